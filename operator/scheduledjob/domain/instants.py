@@ -1,0 +1,54 @@
+"""Instants: how time is written inside the product.
+
+An ``Instant`` is a whole number of microseconds since 1970-01-01T00:00:00Z. Inside, time is nothing else:
+an int compares, adds and sorts without time zones, is exact to the microsecond that ``at`` promises, and
+costs nothing to store. Aware datetimes exist at the borders only (the library's public names, manifests,
+printed output), and this module is where they are turned into instants and back.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+Instant: TypeAlias = int
+"""Microseconds since the epoch, UTC."""
+
+Micros: TypeAlias = int
+"""A length of time in microseconds."""
+
+SECOND: Micros = 1_000_000
+MINUTE: Micros = 60 * SECOND
+HOUR: Micros = 60 * MINUTE
+DAY: Micros = 24 * HOUR
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_instant(moment: datetime) -> Instant:
+    """The instant of an aware datetime; a naive one is a ``ValueError``, because it names no instant."""
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment.isoformat()} has no time zone: give one, as in {moment.isoformat()}+00:00")
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def to_datetime(instant: Instant) -> datetime:
+    """The aware UTC datetime of an instant."""
+    return _EPOCH + timedelta(microseconds=instant)
+
+
+def from_seconds(seconds: float) -> Micros:
+    """A length in seconds as microseconds, rounded to the nearest."""
+    return round(seconds * SECOND)
+
+
+def rfc3339(instant: Instant) -> str:
+    """``2026-12-01T10:00:00Z``, with a fraction only where there is one."""
+    text = to_datetime(instant).isoformat()
+    return text.removesuffix("+00:00") + "Z"
+
+
+def compact(instant: Instant) -> str:
+    """``20261201T100000Z``: the form for labels and names."""
+    return to_datetime(instant).strftime("%Y%m%dT%H%M%SZ")
