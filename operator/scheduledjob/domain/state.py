@@ -1,0 +1,129 @@
+"""State: what has become of a schedule so far, as its row in the store remembers it.
+
+A user's wish (``Definition``) and what was made of it (``State``) are separate things with separate writers: the
+first is written by whoever schedules, the second only by the replica that owns the row, under its version. All
+times are the store's clock.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from .instants import Instant
+
+
+class Outcome(StrEnum):
+    """How a run ended, or why a slot did not run."""
+
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+    SKIPPED_OVERLAP = "SkippedOverlap"
+    MISSED = "Missed"
+    EXCLUDED = "Excluded"
+
+
+class Completion(StrEnum):
+    """Why a schedule is done."""
+
+    JOB = "Job"
+    """Its job said so (``completeOn``, or a custom job that returned None): for good."""
+    MAX_RUNS = "MaxRuns"
+    NO_SLOT = "NoSlot"
+    """No future slot: an edit of its triggers may bring one."""
+
+
+class Run(msgspec.Struct, omit_defaults=True):
+    """The execution of one slot: planned, waiting, running or in backoff; which one follows from where it stands."""
+
+    slot: Instant
+    due: Instant
+    """Its next (or current) attempt does not start before: the slot plus jitter, or the end of a backoff."""
+    attempt: int = 1
+    """Number of the next (or current) attempt."""
+    failed: int = 0
+    """Attempts that ended in failure: what ``maxRetries`` counts."""
+    lost: int = 0
+    """Attempts in a row that were lost with their replica."""
+    begun: Instant = 0
+    """When its first attempt started, where that is known; 0 before."""
+    token: str = ""
+    """Of a manual run: what identifies it in place of the slot."""
+    catch_up: bool = False
+    """One of several slots caught up by ``All``: these never overlap each other."""
+
+
+class State(msgspec.Struct, omit_defaults=True):
+    floor: Instant
+    """Slots at or before it are decided."""
+    next: Run | None = None
+    """The slot that the row waits for. It may be started without a further write, so whoever finds it due under a
+    dead owner counts an attempt as lost."""
+    runs: list[Run] = []
+    """Active: running or in backoff. Each may have begun."""
+    waiting: list[Run] = []
+    """Due, not begun: behind another run of the same schedule."""
+    revision: int = 1
+    """The revision of the definition that this state takes into account."""
+    suspended: bool = False
+    paused: bool = False
+    """By ``pauseAfterFailures``; an edit or a resume ends it."""
+    completed: Completion | None = None
+    started: int = 0
+    """Runs counted by ``maxRuns``."""
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    skipped: int = 0
+    missed: int = 0
+    excluded: int = 0
+    failures_in_row: int = 0
+    last_schedule: Instant | None = None
+    last_success: Instant | None = None
+    last_failure: Instant | None = None
+    expect_from: Instant = 0
+    """From when ``expectSuccessWithin`` counts while there is no success: creation or resume."""
+    overdue: bool = False
+
+    def encode(self) -> bytes:
+        return _encoder.encode(self)
+
+    @staticmethod
+    def decode(data: bytes | str) -> State:
+        return _decoder.decode(data)
+
+
+class RunRecord(msgspec.Struct, omit_defaults=True):
+    """One ended run, as history keeps it."""
+
+    run_id: str
+    uid: str
+    slug: str
+    slot: Instant
+    started: Instant | None
+    """None: it ended before it began."""
+    finished: Instant
+    attempt: int
+    """The number of its last attempt."""
+    outcome: Outcome
+    reason: str = ""
+    code: int | None = None
+    """Exit code or HTTP status of the last attempt."""
+    replica: str = ""
+    output: bytes = b""
+    keep: int = 3
+    """How many runs of this schedule with this kind of outcome history keeps."""
+    expires: Instant = 0
+    """When history drops it at the latest."""
+    manual: bool = False
+
+
+def run_id(uid: str, run: Run) -> str:
+    """The identity of a run: the same for each of its attempts, safe as a label, a file name and a header."""
+    return f"{uid}-{run.token or run.slot}"
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(State)
