@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
+from .definition import Keep
 from .instants import Instant
 
 
@@ -127,3 +128,30 @@ def run_id(uid: str, run: Run) -> str:
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(State)
+
+
+def cut_off(state: State, *, uid: str, slug: str, now: Instant, owned: bool, keep: Keep) -> list[RunRecord]:
+    """The records of a schedule that is deleted at ``now``: each run that is active, or may be, was cancelled.
+
+    ``owned``: a replica has the row, so a planned slot that is due may have begun.
+    """
+    runs = list(state.runs)
+    if owned and state.next is not None and state.next.due <= now:
+        runs.append(state.next)
+    return [
+        RunRecord(
+            run_id=run_id(uid, run),
+            uid=uid,
+            slug=slug,
+            slot=run.slot,
+            started=run.begun or None,
+            finished=now,
+            attempt=run.attempt,
+            outcome=Outcome.CANCELLED,
+            reason="its schedule was deleted",
+            keep=keep.failed,
+            expires=now + keep.ttl,
+            manual=bool(run.token),
+        )
+        for run in runs
+    ]
