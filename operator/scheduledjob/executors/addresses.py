@@ -1,0 +1,173 @@
+"""Which addresses HTTP jobs may not connect to.
+
+A replica stands where its authors' manifests should not reach: beside its own loopback services, the cloud's
+metadata server and the API server. The filter judges the numeric address that a socket is about to connect to,
+because everything before it can lie: a name may resolve to anything and to something else a moment later, a
+literal may be written in octal, a redirect may lead anywhere, and an IPv6 address may be a tunnel to an IPv4 one.
+It knows nothing of HTTP; ``curl.py`` asks it once for each socket.
+"""
+
+from __future__ import annotations
+
+import errno
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Network: TypeAlias = IPv4Network | IPv6Network
+
+# The first that matches gives the word in the error, so metadata addresses stand before the link-local networks.
+_BLOCKED: tuple[tuple[str, tuple[Network, ...]], ...] = tuple(
+    (what, tuple(ip_network(network) for network in networks))
+    for what, networks in (
+        ("an unspecified address", ("0.0.0.0/8", "::/128")),
+        ("a loopback address", ("127.0.0.0/8", "::1/128")),
+        (
+            "a cloud metadata address",
+            (
+                "169.254.169.254/32",  # AWS, Azure, Google, OpenStack, DigitalOcean, Oracle
+                "169.254.169.123/32",
+                "169.254.169.253/32",
+                "169.254.170.0/24",  # AWS: credentials of ECS tasks and EKS pods
+                "169.254.42.42/32",  # Scaleway
+                "100.100.100.200/32",  # Alibaba
+                "168.63.129.16/32",  # Azure's wire server
+                "192.0.0.192/32",  # Oracle, classic
+                "fd00:ec2::/32",  # AWS: ::254 metadata, ::23 credentials of EKS pods
+                "fd20:ce::254/128",  # Google
+                "fd00:42::42/128",  # Scaleway
+                "fd00:c1::a9fe:a9fe/128",  # Oracle
+            ),
+        ),
+        ("a link-local address", ("169.254.0.0/16", "fe80::/10")),
+        ("a multicast address", ("224.0.0.0/4", "ff00::/8")),
+        ("a broadcast address", ("255.255.255.255/32",)),
+    )
+)
+
+# Networks whose addresses hold an IPv4 address, and how far from the right it stands in them.
+_EMBEDDING: tuple[tuple[IPv6Network, tuple[int, ...]], ...] = (
+    (IPv6Network("::/96"), (0,)),  # IPv4-compatible
+    (IPv6Network("::ffff:0:0/96"), (0,)),  # IPv4-mapped
+    (IPv6Network("::ffff:0:0:0/96"), (0,)),  # IPv4-translated
+    (IPv6Network("64:ff9b::/96"), (0,)),  # NAT64
+    (IPv6Network("2002::/16"), (80,)),  # 6to4
+    (IPv6Network("2001::/32"), (64,)),  # Teredo: its server; its client is treated below
+)
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+_TEREDO = IPv6Network("2001::/32")
+_ISATAP = (0x00005EFE, 0x02005EFE)
+_LOW_32 = 0xFFFFFFFF
+
+
+class AddressRefusedError(PermissionError):
+    """The address that was about to be connected to is one that HTTP jobs may not reach."""
+
+    def __init__(self, address: str, what: str) -> None:
+        super().__init__(
+            errno.EACCES,
+            f"{address} is {what}, which HTTP jobs may not reach here: "
+            "use another address, or ask the administrator to allow this one",
+        )
+        self.address = address
+        self.what = what
+
+
+class AddressFilter:
+    """Refuses loopback, link-local, metadata, unspecified and multicast addresses and those of the API server.
+
+    ``allow`` holds networks (``10.0.0.0/8``), addresses and host names; it wins over everything that is refused.
+    ``api_server`` holds the API server's addresses or networks. A ``ValueError`` names an entry that is neither.
+    """
+
+    def __init__(self, allow: Iterable[str] = (), api_server: Iterable[str] = ()) -> None:
+        self._allowed: list[Network] = []
+        self._hosts: set[str] = set()
+        for entry in allow:
+            if (network := _network(entry)) is not None:
+                self._allowed.append(network)
+            elif _is_host_name(entry):
+                self._hosts.add(_canonical_host(entry))
+            else:
+                raise ValueError(
+                    f'allowed address "{entry}": write a network such as 10.0.0.0/8, an address or a host name'
+                )
+        self._api_server: list[Network] = []
+        for entry in api_server:
+            if (network := _network(entry)) is None:
+                raise ValueError(f'API server address "{entry}": write an IP address such as 10.96.0.1, or a network')
+            self._api_server.append(network)
+
+    def trusts(self, host: str) -> bool:
+        """Whether the administrator allowed this host by its name, whatever address it has."""
+        return _canonical_host(host) in self._hosts
+
+    def check(self, address: str) -> None:
+        """Raise ``AddressRefusedError`` unless a socket may be connected to this numeric address.
+
+        An address that can't be read is refused too: what the kernel would make of it is unknown.
+        """
+        try:
+            parsed = ip_address(address.partition("%")[0])
+        except ValueError:
+            raise AddressRefusedError(address, "no IP address that can be judged") from None
+        for form in _forms(parsed):
+            what = self._what(form)
+            if what and not self._is_allowed(form) and not self._is_allowed(parsed):
+                shown = address if form == parsed else f"{address} (that is {form})"
+                raise AddressRefusedError(shown, what)
+
+    def _what(self, address: Address) -> str | None:
+        if _contains(self._api_server, address):
+            return "the API server's address"
+        return next((what for what, networks in _BLOCKED if _contains(networks, address)), None)
+
+    def _is_allowed(self, address: Address) -> bool:
+        return _contains(self._allowed, address)
+
+
+def _contains(networks: Iterable[Network], address: Address) -> bool:
+    return any(network.version == address.version and address in network for network in networks)
+
+
+def _forms(address: Address) -> Iterator[Address]:
+    """The address and every IPv4 address that a translator or tunnel could make of it."""
+    yield address
+    if isinstance(address, IPv4Address):
+        return
+    bits = int(address)
+    for network, shifts in _EMBEDDING:
+        # ::1 and :: are themselves, no tunnels to 0.0.0.1 and 0.0.0.0.
+        if address in network and bits > 1:
+            for shift in shifts:
+                yield IPv4Address(bits >> shift & _LOW_32)
+    if address in _TEREDO:
+        yield IPv4Address(bits & _LOW_32 ^ _LOW_32)
+    if address in _LOCAL_NAT64:
+        # RFC 6052: the IPv4 address follows a prefix of 48, 56, 64 or 96 bits and steps over bits 64 to 71.
+        yield IPv4Address(bits & _LOW_32)
+        yield IPv4Address((bits >> 64 & 0xFFFF) << 16 | bits >> 40 & 0xFFFF)
+        yield IPv4Address((bits >> 64 & 0xFF) << 24 | bits >> 32 & 0xFFFFFF)
+        yield IPv4Address(bits >> 24 & _LOW_32)
+    if bits >> 32 & _LOW_32 in _ISATAP:
+        yield IPv4Address(bits & _LOW_32)
+
+
+def _network(entry: str) -> Network | None:
+    try:
+        return ip_network(entry, strict=False)
+    except ValueError:
+        return None
+
+
+def _is_host_name(entry: str) -> bool:
+    labels = entry.removesuffix(".").split(".")
+    # A last label of digits is a mistyped address or network, never a name.
+    return all(label.replace("-", "").isalnum() for label in labels) and not labels[-1].isdigit()
+
+
+def _canonical_host(host: str) -> str:
+    return host.rstrip(".").lower()
