@@ -86,7 +86,7 @@ class PostgresServer(PostgresDatabases):
     """
 
     def __init__(self, *, durable: bool = True, settings: Mapping[str, str] | None = None) -> None:
-        """`durable`: fsync, full_page_writes and synchronous_commit on, as benchmarks want; off is quicker for tests.
+        """`durable`: fsync and full_page_writes on, as benchmarks want; off is quicker, and enough to survive `kill`.
 
         `settings` are further settings of postgresql.conf. Raises ServerUnavailableError without binaries.
         """
@@ -103,7 +103,8 @@ class PostgresServer(PostgresDatabases):
             "unix_socket_directories": "",
             "fsync": switch,
             "full_page_writes": switch,
-            "synchronous_commit": switch,
+            # Also without fsync: else `kill` would take the last commits with it.
+            "synchronous_commit": "on",
             "max_connections": "200",
             "log_min_messages": "warning",
             **(settings or {}),
