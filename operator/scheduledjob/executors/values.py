@@ -8,7 +8,10 @@ outlive it. What a job encodes, encrypts or prints one character a line is beyon
 
 from __future__ import annotations
 
-from scheduledjob.engine.jobs import References, Value
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scheduledjob.engine.jobs import References, Value
 
 MASK = b"***"
 
