@@ -59,11 +59,11 @@ class Task:
             raise ValueError(f'the payload of "{self.slug}" is not JSON: {error}') from None
 
     def set_json(self, value: Any) -> None:
-        """Make ``value``, written as JSON, the payload from now on; ``TypeError`` or ``ValueError`` if JSON can't say it."""
+        """Make ``value``, written as JSON, the payload from now on; what JSON can't say is an error."""
         self.payload = _as_json(value)
 
     def set_result_json(self, value: Any) -> None:
-        """Make ``value``, written as JSON, the result; ``TypeError`` or ``ValueError`` if JSON can't say it."""
+        """Make ``value``, written as JSON, the result; what JSON can't say is an error."""
         self.result = _as_json(value)
 
 
