@@ -1,0 +1,245 @@
+"""The rows of the memory store: one installation's tables, and how what is due is found in them.
+
+Each method is called under the database's lock. Rows are found by ``wake_at`` through an *agenda* for each kind, so
+that kinds nobody here knows cost nothing, and within it rows that nobody owns apart from leases, because the former
+are claimed ahead of time and the latter not.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from scheduledjob.domain.definition import Definition, Keep
+from scheduledjob.domain.state import RunRecord, State, cut_off
+from scheduledjob.engine.store import Key, NewRow, Origin, Row, Settlement
+
+from .history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from scheduledjob.domain.instants import Instant, Micros
+
+
+class Entry:
+    """A row at rest. There may be a million of them."""
+
+    __slots__ = (
+        "created_at", "definition", "edited_at", "first", "key", "kind", "origin", "owner", "payload", "result",
+        "revision", "slug", "state", "uid", "version", "wake_at",
+    )  # fmt: skip
+
+    def __init__(self, key: int, new: NewRow, now: Instant) -> None:
+        self.key = key
+        self.slug = new.slug
+        self.uid = new.uid
+        self.created_at = new.created_at
+        self.state = new.state
+        self.wake_at = new.wake_at
+        self.result: bytes | None = None
+        self.owner: str | None = None
+        self.version = 0
+        self.revision = 0
+        self.wish(new, now)
+
+    def wish(self, new: NewRow, now: Instant) -> None:
+        self.kind = sys.intern(new.kind)
+        self.origin = Origin(new.origin).value
+        self.definition = sys.intern(new.definition)
+        self.payload = new.payload
+        self.first = new.first
+        self.edited_at = now
+        self.revision += 1
+
+    def differs(self, new: NewRow) -> bool:
+        """Whether ``new`` asks for anything that is not there already."""
+        if new.first is not None:
+            return True
+        return (self.kind, self.definition, self.payload) != (new.kind, new.definition, new.payload)
+
+    def take(self, settlement: Settlement) -> None:
+        self.state = settlement.state
+        if settlement.payload is not None:
+            self.payload = settlement.payload
+        if settlement.result is not None:
+            self.result = settlement.result
+
+    def cut_off(self, now: Instant) -> list[RunRecord]:
+        """Records of the runs that end with a deletion."""
+        try:
+            keep = Definition.decode(self.definition).keep
+        except msgspec.DecodeError:  # defined in code, or by a version that writes something else
+            keep = Keep()
+        state = State.decode(self.state)
+        return cut_off(state, uid=self.uid, slug=self.slug, now=now, owned=self.owner is not None, keep=keep)
+
+    def row(self, taken_over: bool = False) -> Row:
+        return Row(
+            self.key,
+            self.slug,
+            self.uid,
+            self.kind,
+            self.origin,
+            self.definition,
+            self.revision,
+            self.edited_at,
+            self.first,
+            self.payload,
+            self.result,
+            self.created_at,
+            self.version,
+            self.wake_at,
+            self.state,
+            taken_over,
+            self.owner,
+        )
+
+
+class Installation:
+    """The tables of one installation."""
+
+    def __init__(self) -> None:
+        self.keys: dict[Key, Entry] = {}
+        self.slugs: dict[str, Entry] = {}
+        self.history = History()
+        self._last_key = 0
+        self._agendas: dict[str, tuple[Agenda, Agenda]] = {}
+        self._in_order: list[str] | None = None
+        """The slugs sorted, as long as none comes or goes."""
+
+    def create(self, new: NewRow, now: Instant) -> Entry:
+        self._last_key += 1
+        entry = Entry(self._last_key, new, now)
+        self.keys[entry.key] = self.slugs[entry.slug] = entry
+        self._in_order = None
+        self.enter(entry)
+        return entry
+
+    def edit(self, entry: Entry, new: NewRow, now: Instant) -> None:
+        entry.wish(new, now)
+        if entry.owner is None and (entry.wake_at is None or entry.wake_at > now):
+            entry.wake_at = now
+        self.enter(entry)
+
+    def remove(self, entry: Entry) -> None:
+        del self.keys[entry.key], self.slugs[entry.slug]
+        self._in_order = None
+
+    def owned(self, key: Key, replica: str, version: int) -> Entry | None:
+        """The row of that key, if ``replica`` owns it at that version."""
+        entry = self.keys.get(key)
+        return entry if entry is not None and entry.owner == replica and entry.version == version else None
+
+    def page(self, origin: Origin | None, after: str, limit: int) -> list[Entry]:
+        if self._in_order is None:
+            self._in_order = sorted(self.slugs)
+        found: list[Entry] = []
+        for position in range(bisect_right(self._in_order, after), len(self._in_order)):
+            if len(found) >= limit:
+                break
+            entry = self.slugs[self._in_order[position]]
+            if origin is None or entry.origin == origin:
+                found.append(entry)
+        return found
+
+    def enter(self, entry: Entry) -> None:
+        """Put the row where its ``wake_at``, kind and owner say that it is to be found."""
+        if entry.wake_at is None:
+            return
+        if entry.kind not in self._agendas:
+            self._agendas[entry.kind] = (Agenda(self.keys, entry.kind, False), Agenda(self.keys, entry.kind, True))
+        self._agendas[entry.kind][entry.owner is not None].push(entry.wake_at, entry.key)
+
+    def agendas_of(self, kinds: Iterable[str]) -> list[Agenda]:
+        return [agenda for kind in set(kinds) for agenda in self._agendas.get(kind, ())]
+
+
+class Agenda:
+    """Rows of one kind that nobody owns, or that somebody does, by ``wake_at``.
+
+    A heap. A row that moved leaves its old place in it, which is noticed when it comes up; when such places may be
+    half of the heap they are swept out.
+    """
+
+    __slots__ = ("_enough", "_heap", "_keys", "_kind", "leases")
+
+    def __init__(self, keys: dict[Key, Entry], kind: str, leases: bool) -> None:
+        self._keys = keys
+        self._kind = kind
+        self.leases = leases
+        self._heap: list[tuple[Instant, int]] = []
+        self._enough = 64
+
+    def push(self, wake_at: Instant, key: int) -> None:
+        if len(self._heap) >= self._enough:
+            self._heap = [place for place in set(self._heap) if self._holds(place)]
+            heapq.heapify(self._heap)
+            self._enough = 2 * len(self._heap) + 64
+        heapq.heappush(self._heap, (wake_at, key))
+
+    def head(self) -> tuple[Instant, int] | None:
+        """The soonest (``wake_at``, key) that still holds."""
+        while self._heap:
+            if self._holds(self._heap[0]):
+                return self._heap[0]
+            heapq.heappop(self._heap)
+        return None
+
+    def pop(self) -> Entry:
+        """Take out the row that ``head`` has just shown."""
+        return self._keys[heapq.heappop(self._heap)[1]]
+
+    def _holds(self, place: tuple[Instant, int]) -> bool:
+        entry = self._keys.get(place[1])
+        return (
+            entry is not None
+            and entry.wake_at == place[0]
+            and (entry.owner is not None) is self.leases
+            and entry.kind == self._kind
+        )
+
+
+def due_rows(agendas: Sequence[Agenda], horizon: Instant, now: Instant, limit: int) -> list[Entry]:
+    """Take the rows that may be claimed out of their agendas, soonest first."""
+    heads = [(*head, number) for number, agenda in enumerate(agendas) if (head := agenda.head()) is not None]
+    heapq.heapify(heads)
+    found: list[Entry] = []
+    taken: set[int] = set()
+    while heads and len(found) < limit:
+        wake_at, key, number = heads[0]
+        agenda = agendas[number]
+        if wake_at > (now if agenda.leases else horizon):
+            heapq.heappop(heads)
+            continue
+        entry = agenda.pop()
+        if key not in taken:  # it may have two places at the same instant
+            taken.add(key)
+            found.append(entry)
+        if (head := agenda.head()) is not None:
+            heapq.heapreplace(heads, (*head, number))
+        else:
+            heapq.heappop(heads)
+    return found
+
+
+def next_wake(agendas: Sequence[Agenda], now: Instant, ahead: Micros) -> Instant | None:
+    """The earliest wake that a claim would not have brought; None where one would have brought more."""
+    earliest: Instant | None = None
+    for agenda in agendas:
+        if (head := agenda.head()) is not None:
+            wake_at = head[0] + (ahead if agenda.leases else 0)
+            if wake_at <= now + ahead:
+                return None
+            earliest = earlier(earliest, wake_at)
+    return earliest
+
+
+def earlier(one: Instant | None, other: Instant | None) -> Instant | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
