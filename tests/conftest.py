@@ -1,24 +1,58 @@
 """The real servers that tests ask for by fixture; how each is found is told in tests/support.
 
-Each worker of pytest-xdist starts its own on first use: that is quicker than agreeing on a shared one.
+Each worker of pytest-xdist starts its own on first use: that is quicker than agreeing on a shared one. Where a server
+cannot be had its tests are skipped, and one line at the end says how to get it; REQUIRE_ALL=1 makes that a failure.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections import Counter
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
+from tests.support.firestore import FirestoreTarget, any_firestore, new_target
+from tests.support.pgbouncer import PgBouncer, pgbouncer_before
 from tests.support.postgres import PostgresDatabases, PostgresServer, any_postgres
+from tests.support.processes import ServerUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+T = TypeVar("T")
+
+NOT_RUN = "not run for want of a server: "
+
+
+@contextmanager
+def _or_do_without(server: AbstractContextManager[T]) -> Iterator[T]:
+    """Enter `server`; where it cannot be had, skip or fail."""
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(server)
+        except ServerUnavailableError as missing:
+            if os.environ.get("REQUIRE_ALL", "") not in {"", "0"}:
+                pytest.fail(f"REQUIRE_ALL=1, but {missing}", pytrace=False)
+            pytest.skip(f"{NOT_RUN}{missing}")
+        yield running
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = Counter(
+        report.longrepr[2].partition(NOT_RUN)[2]
+        for report in terminalreporter.getreports("skipped")
+        if isinstance(report.longrepr, tuple) and NOT_RUN in report.longrepr[2]
+    )
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"{count} TESTS WERE NOT RUN: {reason}", yellow=True, bold=True)
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresDatabases]:
     """The Postgres that tests share; make databases on it, or take `postgres_dsn`."""
-    with any_postgres() as databases:
+    with _or_do_without(any_postgres()) as databases:
         yield databases
 
 
@@ -43,3 +77,30 @@ def own_postgres() -> Iterator[PostgresServer]:
     """A Postgres server that is this test's own, to stop, pause and kill; it takes most of a second to start."""
     with PostgresServer(durable=False) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres_server: PostgresDatabases) -> Iterator[PgBouncer]:
+    """PgBouncer in transaction mode before the Postgres that tests share."""
+    with _or_do_without(pgbouncer_before(postgres_server.dsn)) as bouncer:
+        yield bouncer
+
+
+@pytest.fixture
+def pgbouncer_dsn(postgres_dsn: str, pgbouncer: PgBouncer) -> str:
+    """The DSN of this test's own database by way of PgBouncer; `postgres_dsn` is the same database without it."""
+    return pgbouncer.through(postgres_dsn)
+
+
+@pytest.fixture(scope="session")
+def firestore_host() -> Iterator[str]:
+    """The `host:port` of the Firestore emulator, which clients find by FIRESTORE_EMULATOR_HOST meanwhile."""
+    with _or_do_without(any_firestore()) as host, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FIRESTORE_EMULATOR_HOST", host)
+        yield host
+
+
+@pytest.fixture
+def firestore_target(firestore_host: str) -> FirestoreTarget:
+    """A collection of the emulator that is this test's own."""
+    return new_target(firestore_host)

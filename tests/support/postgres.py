@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
+from tests.support.containers import running_container
 from tests.support.processes import (
     Account,
     ServerProcess,
@@ -160,20 +161,18 @@ class PostgresServer(PostgresDatabases):
 
     def kill(self) -> None:
         """End every process of the server with SIGKILL, as a crash would; what was committed is still there."""
-        process = self._running()
-        process.signal_all(signal.SIGKILL)
-        process.end(signal.SIGKILL)
+        self._running().kill()
         self._process = None
 
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Freeze every process of the server inside `with`: connections stay open and nothing answers."""
         process = self._running()
-        process.signal_all(signal.SIGSTOP)
+        process.freeze()
         try:
             yield
         finally:
-            process.signal_all(signal.SIGCONT)
+            process.thaw()
 
     def close(self) -> None:
         """End the server, if it runs, and remove its data."""
@@ -244,8 +243,8 @@ def any_postgres() -> Iterator[PostgresDatabases]:
         return
     try:
         server = PostgresServer(durable=False)
-    except ServerUnavailableError as no_binaries:
-        with _container(no_binaries) as databases:
+    except ServerUnavailableError:
+        with _container() as databases:
             yield databases
         return
     with server:
@@ -253,17 +252,16 @@ def any_postgres() -> Iterator[PostgresDatabases]:
 
 
 @contextmanager
-def _container(no_binaries: ServerUnavailableError) -> Iterator[PostgresDatabases]:
-    try:
-        from testcontainers.postgres import PostgresContainer
-
-        container = PostgresContainer(CONTAINER_IMAGE, driver=None).start()
-    except Exception as error:  # whatever the Docker client raises, the answer is the same: no container
-        raise ServerUnavailableError(f"{no_binaries} (Docker: {error})") from error
-    try:
-        yield PostgresDatabases(container.get_connection_url())
-    finally:
-        container.stop()
+def _container() -> Iterator[PostgresDatabases]:
+    password = secrets.token_hex(16)
+    with running_container(
+        CONTAINER_IMAGE,
+        5432,
+        environment={"POSTGRES_PASSWORD": password},
+        ready="database system is ready to accept connections",
+        times=2,  # the image starts the server once to set it up, then for good
+    ) as address:
+        yield PostgresDatabases(f"postgresql://postgres:{password}@{address}/postgres")
 
 
 def _execute(dsn: str, statement: str) -> None:

@@ -35,7 +35,7 @@ NEUTRAL_LOCALE = {"LC_ALL": "C", "TZ": "UTC"}
 
 # $1 process group, $2 directory. Stopped processes (SIGSTOP) must go on before they can end.
 _GUARD = """
-cat >/dev/null
+read -r _
 kill -s TERM -- "-$1"; kill -s CONT -- "-$1"
 for _ in 1 2 3 4 5 6 7 8; do kill -0 -- "-$1" || break; sleep 1; done
 kill -s KILL -- "-$1"
@@ -146,7 +146,7 @@ class ServerProcess:
                     f"the server ended while it started; its log ends with:\n{self.log_tail()}"
                 )
             if time.monotonic() > deadline:
-                self.end(signal.SIGKILL)
+                self.kill()
                 raise ServerUnavailableError(
                     f"the server was not ready within {START_SECONDS:g} s; its log ends with:\n{self.log_tail()}"
                 )
@@ -155,32 +155,53 @@ class ServerProcess:
     def log_tail(self, lines: int = 15) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    def signal_all(self, number: signal.Signals) -> None:
-        """Send `number` to the server first, so that it starts nothing new, then to every process below it."""
-        if not self.running():
-            return
-        server = psutil.Process(self.pid)
-        server.send_signal(number)
-        for child in server.children(recursive=True):
-            try:
-                child.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
+    def freeze(self) -> None:
+        """Stop the server and every process below it, and return once they all stand still."""
+        still = {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
+        # A signal takes effect a little later, and until then the server may start another process.
+        while any(each.status() not in still for each in self._family()):
+            self._signal(self._family(), signal.SIGSTOP)
+            time.sleep(POLL_SECONDS)
+
+    def thaw(self) -> None:
+        """Let the server and every process below it go on."""
+        self._signal(self._family(), signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End the server and every process below it with SIGKILL, at once."""
+        self.freeze()
+        self._signal(self._family(), signal.SIGKILL)
+        self.end(signal.SIGKILL)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Send `number` to the server and wait for its end; after STOP_SECONDS it is killed, children and all."""
+        """Send `number` to the server and return when it and every process below it have ended.
+
+        What has not ended after STOP_SECONDS is killed.
+        """
+        family = self._family()
         if self.running():
-            self._process.send_signal(number)
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.signal_all(signal.SIGKILL)
-                self._process.wait()
-        if self._guard.poll() is None:
-            self._guard.kill()
+            os.killpg(self.pid, number)
+        _, stubborn = psutil.wait_procs(family, timeout=STOP_SECONDS)
+        self._signal(stubborn, signal.SIGKILL)
+        self._process.wait()
+        self._guard.kill()
         assert self._guard.stdin is not None
         self._guard.stdin.close()
         self._guard.wait()
+
+    def _family(self) -> list[psutil.Process]:
+        if not self.running():
+            return []
+        server = psutil.Process(self.pid)
+        return [server, *server.children(recursive=True)]
+
+    @staticmethod
+    def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+        for each in processes:
+            try:
+                each.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
 
 
 def run_to_end(command: Sequence[str | Path], account: Account, directory: Path) -> subprocess.CompletedProcess[str]:

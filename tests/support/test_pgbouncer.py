@@ -1,0 +1,29 @@
+"""The PgBouncer harness: it answers, and it does break what transaction mode breaks."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+pytestmark = pytest.mark.pgbouncer
+
+
+async def test_it_reaches_the_same_database(postgres_dsn: str, pgbouncer_dsn: str) -> None:
+    direct = await asyncpg.connect(postgres_dsn)
+    pooled = await asyncpg.connect(pgbouncer_dsn, statement_cache_size=0)
+    assert postgres_dsn != pgbouncer_dsn
+    assert await pooled.fetchval("SELECT current_database()") == await direct.fetchval("SELECT current_database()")
+    await pooled.close()
+    await direct.close()
+
+
+async def test_transactions_of_one_client_move_between_server_connections(pgbouncer_dsn: str) -> None:
+    one = await asyncpg.connect(pgbouncer_dsn, statement_cache_size=0)
+    two = await asyncpg.connect(pgbouncer_dsn, statement_cache_size=0)
+    async with one.transaction(), two.transaction():  # at once, so that there are two server connections
+        await one.execute("SELECT 1")
+        await two.execute("SELECT 1")
+    backends = {await one.fetchval("SELECT pg_backend_pid()") for _ in range(10)}
+    assert len(backends) == 2
+    await one.close()
+    await two.close()
