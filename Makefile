@@ -1,0 +1,82 @@
+# Everything a developer types. `make venv` makes .venv/ from the locked versions; the other targets stand on it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+SEEDS ?= 2000
+# What to pass on to pytest or to the benchmarks, as in `make test ARGS="tests/stores -k claim"`.
+ARGS ?=
+# 1: a test that lacks its server fails instead of being skipped.
+REQUIRE_ALL ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP_INSTALL := $(BIN)/python -m pip install --quiet
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
+
+.PHONY: help venv demo test lint types contracts check simulate bench lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.installed  ## make .venv/ from requirements-dev.lock, with the project editable in it
+
+$(VENV)/.locked: requirements-dev.lock
+	@python=; for each in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+		if "$$each" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			python=$$each; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "no Python 3.11 or newer with venv and pip found: install one (Debian: apt-get install python3-venv)," \
+			"or name it: make venv PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "making $(VENV) with $$("$$python" --version)"; "$$python" -m venv --clear $(VENV); \
+	fi
+	@echo "installing the locked packages into $(VENV); this takes a minute or two, once"
+	@$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
+	@$(PIP_INSTALL) --require-hashes -r requirements-bench.lock
+	@touch $@
+
+demo: venv  ## run examples/ with the memory store and show what ran and what is next; Ctrl-C ends it
+	@$(BIN)/scheduledjob run -f examples/
+
+test: venv  ## run the tests, two at a time; REQUIRE_ALL=1 fails what it would skip, ARGS go to pytest
+	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+check: lint types contracts  ## lint, types and contracts
+
+lint: venv  ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: venv  ## mypy, strict
+	@$(BIN)/mypy
+
+contracts: venv  ## import-linter: which layer may import which
+	@$(BIN)/lint-imports
+
+simulate: venv  ## run SEEDS=2000 simulated histories of the engine, faults and all
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+bench: $(VENV)/.bench  ## measure against the bars and against pgqueuer; ARGS choose what
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: venv  ## write the lock files again after a change to pyproject.toml; UPGRADE=--upgrade for newer versions
+	@$(LOCK) pyproject.toml requirements-build.in --extra dev --extra kube -o requirements-dev.lock
+	@$(LOCK) pyproject.toml -c requirements-dev.lock -o requirements.lock
+	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra bench -o requirements-bench.lock
+
+clean:  ## remove .venv/ and everything else that can be made again
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
