@@ -1,0 +1,111 @@
+"""What all models of the resource share: their strictness, their rules, and the types of their fields.
+
+The models are the one description of the resource: they validate a manifest here, and the CRD's schema is generated
+from them. So what a schema can state (patterns, bounds, lengths, enumerations) stands in the field's type, what CEL
+can state about fields that belong together stands in ``one_of`` and in small validators, and only what neither can
+state is a function of ``checks``. No field has a default but None: a default that a schema writes back is drift to
+GitOps tools, and hides whether the user said anything. ``definition`` puts the defaults in place when it reads.
+"""
+
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from scheduledjob.manifests import checks
+from scheduledjob.manifests.problems import listed, quoted
+
+DURATION_PATTERN = r"^([0-9]{1,9}d)?([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$"
+LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
+ABSOLUTE_PATH_PATTERN = r"^/"
+ENVIRONMENT_NAME_PATTERN = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"
+STATUS_PATTERN = r"^[1-5]([0-9]{2}|xx)$"
+KIND_PATTERN = r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$"
+IMAGE_PATTERN = r"^[a-zA-Z0-9][^\s]*$"
+
+PATTERN_MEANINGS = {
+    DURATION_PATTERN: 'whole numbers with d, h, m or s, the largest first, as in "1h30m" or "45s"',
+    LABEL_PATTERN: 'lower-case letters, digits and "-", with a letter or digit at both ends',
+    SUBDOMAIN_PATTERN: 'lower-case letters, digits, "-" and ".", with a letter or digit at both ends',
+    KEY_PATTERN: 'letters, digits, "-", "_" and "."',
+    ABSOLUTE_PATH_PATTERN: 'an absolute path, as in "/bin/sh"',
+    ENVIRONMENT_NAME_PATTERN: 'letters, digits, "_", "-" and ".", not beginning with a digit',
+    STATUS_PATTERN: 'a status or a class of them, as in "200" or "2xx"',
+    KIND_PATTERN: 'letters, digits, "-", "_" and ".", with a letter or digit at both ends',
+    IMAGE_PATTERN: 'a container image without spaces, as in "registry.example.com/team/image:1.2"',
+}
+"""What each pattern allows, in words."""
+
+
+class Model(BaseModel):
+    """A part of the resource: unknown keys and wrong types are errors, unset stays None, and nothing changes it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        alias_generator=to_camel,
+        validate_by_alias=True,
+        validate_by_name=False,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+    one_of: ClassVar[tuple[str, ...]] = ()
+    """Keys of which exactly one must be there."""
+    at_most_one_of: ClassVar[tuple[str, ...]] = ()
+    """Keys of which no two may be there."""
+
+    @model_validator(mode="after")
+    def _check_alternatives(self) -> Self:
+        for keys, needed in ((self.one_of, True), (self.at_most_one_of, False)):
+            found = [key for key in keys if key in self.keys_given]
+            if len(found) > 1 or (needed and keys and not found):
+                amount = "exactly one of" if needed else "at most one of"
+                checks.refuse(f"{amount} {listed(keys)} is allowed; found {listed(found, 'and') or 'none'}")
+        return self
+
+    @property
+    def keys_given(self) -> set[str]:
+        """The keys that the user gave a value."""
+        fields = type(self).model_fields
+        return {fields[name].alias or name for name in self.model_fields_set if getattr(self, name) is not None}
+
+
+def _quantity(value: Any) -> str | int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        checks.refuse("a quantity is expected", 'write it like 2, "500m" or "1Gi"')
+    if isinstance(value, int):
+        if value < 0:
+            checks.refuse(f"{value} is not allowed", "0 or more")
+        return value
+    if not checks.QUANTITY.match(value):
+        checks.refuse(f"{quoted(value)} is no quantity", 'write it like "500m", "2" or "1Gi"')
+    return value
+
+
+Text = Annotated[str, Field(max_length=checks.PAYLOAD_LIMIT), AfterValidator(checks.without_nul)]
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN_PATTERN)]
+JobName = Annotated[str, Field(min_length=1, max_length=52, pattern=SUBDOMAIN_PATTERN)]
+Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_PATTERN)]
+DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=KEY_PATTERN)]
+Duration = Annotated[
+    str, BeforeValidator(checks.duration), Field(min_length=2, max_length=40, pattern=DURATION_PATTERN)
+]
+PositiveDuration = Annotated[
+    str,
+    BeforeValidator(checks.duration),
+    Field(min_length=2, max_length=40, pattern=DURATION_PATTERN),
+    AfterValidator(checks.positive),
+]
+CronExpression = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(checks.cron)]
+TimeZone = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(checks.time_zone)]
+InstantText = Annotated[str, Field(min_length=1, max_length=40), AfterValidator(checks.instant)]
+InstantOrDate = Annotated[str, Field(min_length=1, max_length=40), AfterValidator(checks.instant_or_date)]
+AbsolutePath = Annotated[str, Field(max_length=4096, pattern=ABSOLUTE_PATH_PATTERN), AfterValidator(checks.without_nul)]
+Regex = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(checks.regex)]
+Url = Annotated[str, Field(min_length=1, max_length=8192), AfterValidator(checks.url)]
+Image = Annotated[str, Field(min_length=1, max_length=1024, pattern=IMAGE_PATTERN)]
+Quantity = Annotated[Any, BeforeValidator(_quantity)]

@@ -1,0 +1,231 @@
+"""Checks of single values that a pattern can't express: cron expressions, zones, instants, RE2, URLs, headers.
+
+The CRD's schema states what patterns, bounds and lengths can state. What is here is judged when a manifest is loaded
+and, in a cluster, reported in status. Each function takes the value and returns it, or raises ``Refusal`` with what is
+wrong and what is allowed, so that it can stand behind a field as a pydantic validator.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from datetime import UTC, date, datetime
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from zoneinfo import available_timezones
+
+import re2
+from pydantic_core import PydanticCustomError
+
+from scheduledjob.domain.cron_parse import parse as parse_cron
+from scheduledjob.domain.durations import parse_duration
+from scheduledjob.domain.zones import zone_of
+from scheduledjob.manifests.problems import nearest, quoted
+
+QUANTITY = re.compile(
+    r"\+?(?:[0-9]{1,18}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?:[KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,2})?\Z"
+)
+"""A quantity of Kubernetes: ``500m``, ``2``, ``1Gi``."""
+
+REFUSED = "refused"
+"""The pydantic error type of a rule of ours."""
+
+PAYLOAD_LIMIT = 64 * 1024
+"""Bytes of UTF-8."""
+
+_REGEX_MEMORY = 4 << 20
+"""Bytes that a compiled regular expression may take: RE2 is linear in time, this bounds its space."""
+
+
+def refuse(message: str, allowed: str = "", *path: str | int) -> NoReturn:
+    """Reject a value: what is wrong, what to write instead, and the way to the field at fault below this one."""
+    # Braces in pydantic's templates are placeholders, so the text goes in as one.
+    raise PydanticCustomError(REFUSED, "{message}", {"message": message, "allowed": allowed, "path": path})
+
+
+def cron(expression: str) -> str:
+    """A cron expression that the engine can run."""
+    try:
+        parse_cron(expression, "")
+    except ValueError as error:
+        refuse(str(error))
+    return expression
+
+
+def duration(value: Any) -> Any:
+    """A length such as ``1h30m``; stands before the field's pattern, because it knows better what is wrong."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        refuse(f"{value} has no unit", f'write "{value}s" for seconds, "{value}m" for minutes')
+    if isinstance(value, str):
+        try:
+            parse_duration(value)
+        except ValueError as error:
+            refuse(str(error))
+    return value
+
+
+def positive(text: str) -> str:
+    """A length of at least one second."""
+    if parse_duration(text) <= 0:
+        refuse(f"{quoted(text)} is too short", "at least 1s")
+    return text
+
+
+def time_zone(name: str) -> str:
+    """An IANA time zone that this machine knows."""
+    try:
+        zone_of(name)
+    except ValueError:
+        close = nearest(name.replace(" ", "_"), _places())
+        meant = f'did you mean "{_places()[close]}"? ' if close else ""
+        refuse(f"the time zone {quoted(name)} is unknown", f'{meant}IANA names are expected, such as "Europe/Lisbon"')
+    return name
+
+
+@functools.cache
+def _places() -> dict[str, str]:
+    """The zone that a full name, or a city's name alone, may mean."""
+    names = sorted(available_timezones(), reverse=True)
+    return {name.rpartition("/")[2]: name for name in names} | {name: name for name in names}
+
+
+_INSTANT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?"
+    r"(?P<offset>[Zz]|[+-][0-9]{2}:[0-9]{2})?\Z"
+)
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
+
+
+def parse_instant(text: str) -> datetime:
+    """The instant that an RFC 3339 text names, as an aware datetime. Raises ``Refusal`` without an offset."""
+    match = _INSTANT.match(text)
+    if match is None:
+        refuse(
+            f"{quoted(text)} is no point in time", 'write it like "2026-12-01T10:00:00Z" or "2026-12-01T10:00:00+01:00"'
+        )
+    if match["offset"] is None:
+        refuse(f"{quoted(text)} has no offset from UTC", f'write "{text}Z" for UTC, or "{text}+01:00"')
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        refuse(f"{quoted(text)} is no point in time: {_calendar(error)}")
+
+
+def instant(text: str) -> str:
+    """An RFC 3339 instant with its offset."""
+    parse_instant(text)
+    return text
+
+
+def parse_day(text: str) -> date | None:
+    """The date that ``2026-12-24`` names; None for a text of another form."""
+    if not _DATE.match(text):
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        refuse(f"{quoted(text)} is no date: {_calendar(error)}")
+
+
+def instant_or_date(text: str) -> str:
+    """An RFC 3339 instant with its offset, or a date."""
+    if parse_day(text) is None:
+        if not _INSTANT.match(text):
+            refuse(
+                f"{quoted(text)} is neither a date nor a point in time",
+                'write it like "2026-12-24" or "2026-12-24T18:00:00Z"',
+            )
+        parse_instant(text)
+    return text
+
+
+def _calendar(error: Exception) -> str:
+    """Python's words for a date that does not exist, without its quotation of the value."""
+    return "out of range" if isinstance(error, OverflowError) else str(error).partition(": ")[0]
+
+
+def regex(pattern: str) -> str:
+    """A regular expression of RE2."""
+    options = re2.Options()
+    options.max_mem = _REGEX_MEMORY
+    options.log_errors = False
+    try:
+        re2.compile(pattern, options)
+    except re2.error as error:
+        reason = error.args[0] if error.args else error
+        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        refuse(
+            f"{quoted(pattern)} is no regular expression of RE2: {text[:120]}", "see github.com/google/re2/wiki/Syntax"
+        )
+    return pattern
+
+
+def url(text: str) -> str:
+    """An absolute http or https URL without user information."""
+    example = 'write it like "https://example.com/path"'
+    if any(char.isspace() or not char.isprintable() for char in text):
+        refuse("the URL has a space or a control character in it", "write %20 for a space")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        # Python's message may repeat user information, so it is not passed on where there may be any.
+        refuse(
+            f"the URL {quoted(text) if '@' not in text else ''} is not valid".replace("  ", " "),
+            f"{error}; {example}" if "@" not in text else example,
+        )
+    if "@" in parts.netloc:
+        refuse("a URL must not hold a user or a password", "put them into a Secret and name it in auth.basic")
+    if parts.scheme not in ("http", "https"):
+        refuse(f"the URL {quoted(text)} must begin with http:// or https://", example)
+    if not parts.hostname:
+        refuse(f"the URL {quoted(text)} names no host", example)
+    if port == 0:
+        refuse(f"the URL {quoted(text)} has port 0", "a port from 1 to 65535")
+    return text
+
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_FRAMING = frozenset({"content-length", "transfer-encoding", "connection"})
+
+
+def headers(values: dict[str, str]) -> dict[str, str]:
+    """HTTP headers that a user may set: valid names, each once, none that the request or the run needs for itself."""
+    seen: dict[str, str] = {}
+    for name, value in values.items():
+        folded = name.lower()
+        if not _TOKEN.match(name):
+            refuse(f"{quoted(name)} is no header name", "letters, digits and !#$%&'*+-.^_`|~", name)
+        if folded in seen:
+            refuse(f"the header {quoted(name)} is given twice, as {quoted(seen[folded])} too", "leave one out", name)
+        if folded in _FRAMING:
+            refuse(f"{quoted(name)} is set by the request itself", "leave it out", name)
+        if folded.startswith("x-scheduledjob-") or folded == "idempotency-key":
+            refuse(f"{quoted(name)} is set for each run", "leave it out", name)
+        if any((ord(char) < 32 and char != "\t") or ord(char) == 127 for char in value):
+            refuse("a header's value can't hold line breaks or control characters", "write it in one line", name)
+        seen[folded] = name
+    return values
+
+
+def payload(text: str) -> str:
+    """At most 64 KiB of UTF-8 without NUL."""
+    size = len(text.encode())
+    if size > PAYLOAD_LIMIT:
+        refuse(f"{size} bytes are too many", f"at most {PAYLOAD_LIMIT} bytes of UTF-8")
+    return without_nul(text)
+
+
+def without_nul(text: str) -> str:
+    """Text that can be an argument or an environment variable."""
+    if "\0" in text:
+        refuse(f"holds a NUL character (character {text.index(chr(0)) + 1})", "text without NUL")
+    return text
+
+
+def environment_name(name: str) -> str:
+    """The name of an environment variable that is not one of the run's own."""
+    if name.startswith("SCHEDULEDJOB_"):
+        refuse(f"{quoted(name)} begins like the variables that are set for each run", "choose another name")
+    return name

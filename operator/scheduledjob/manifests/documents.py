@@ -1,0 +1,114 @@
+"""One document of a file: what it means, and how a fault in it becomes a problem with a place."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from scheduledjob.manifests.models import API_VERSION, DEFAULT_NAMESPACE, GROUP, KIND
+from scheduledjob.manifests.problems import Path, Problem, dotted, nearest, plain, quoted, shortened
+from scheduledjob.manifests.yamltree import Mapping, Node, Scalar, Sequence, YamlError, find, locate, to_python
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Meaning(Enum):
+    """What a document is for."""
+
+    JOB = auto()
+    SECRET = auto()
+    CONFIG_MAP = auto()
+    LIST = auto()
+    """A ``v1`` List, as ``kubectl get -o yaml`` prints it."""
+    OTHER = auto()
+
+
+class Document:
+    """A document, or an item of a List, in its file."""
+
+    def __init__(self, file: str, line_offset: int, root: Node | None = None, prefix: Path = ()) -> None:
+        """``line_offset`` lines stand before the text that was parsed; ``prefix`` leads from ``root`` to the item."""
+        self.file = file
+        self.root: Node = Mapping(1, 1) if root is None else root
+        self.prefix = prefix
+        self._line_offset = line_offset
+
+    @property
+    def line(self) -> int:
+        """Where it begins, counted from 1."""
+        return locate(self.root, self.prefix)[0] + self._line_offset
+
+    @property
+    def key(self) -> tuple[str, str] | None:
+        """(namespace, name) as far as they can be told."""
+        name = self._text("metadata", "name")
+        return None if name is None else (self._text("metadata", "namespace") or DEFAULT_NAMESPACE, name)
+
+    def value(self) -> Any:
+        """Its plain Python value; ``YamlError`` for a value that JSON can't write."""
+        node = self.find(())
+        assert node is not None
+        return to_python(node, self.prefix)
+
+    def find(self, path: Path) -> Node | None:
+        """The node at exactly this path."""
+        return find(self.root, self.prefix + path)
+
+    def items(self) -> Iterator[Document]:
+        """The documents in a List."""
+        listed = self.find(("items",))
+        for index in range(len(listed.items) if isinstance(listed, Sequence) else 0):
+            yield Document(self.file, self._line_offset, self.root, (*self.prefix, "items", index))
+
+    def problem(
+        self, path: Path, message: str, allowed: str = "", *, at_key: bool = False, key: tuple[str, str] | None = None
+    ) -> Problem:
+        """A fault of the field at ``path``, or of its key."""
+        line, column = locate(self.root, self.prefix + path, at_key=at_key)
+        return Problem(
+            self.file,
+            line + self._line_offset,
+            column,
+            dotted(self.prefix + path),
+            message,
+            allowed,
+            key or self.key,
+        )
+
+    def syntax(self, error: YamlError) -> Problem:
+        """A fault that was found before there was a document."""
+        line = error.line + self._line_offset
+        return Problem(self.file, line, error.column, dotted(error.path), error.message, job=self.key)
+
+    def meaning(self) -> Meaning | Problem:
+        """What this document is for; a problem if it can't be told, or is not said rightly."""
+        if not isinstance(self.find(()), Mapping):
+            what = "a list" if isinstance(self.find(()), Sequence) else "text"
+            return self.problem((), f"{what} is no manifest", "write apiVersion, kind, metadata and spec")
+        kind, api_version = self._text("kind"), self._text("apiVersion")
+        for name, value, example in (("apiVersion", api_version, API_VERSION), ("kind", kind, KIND)):
+            if not value:
+                there = self.find((name,)) is not None
+                return self.problem((name,), "must be text" if there else "is missing", f'write "{example}" for a job')
+        group = (api_version or "").partition("/")[0]
+        if group == GROUP:
+            if kind == KIND:
+                return Meaning.JOB
+            return self.problem(("kind",), f"{quoted(kind or '')} is not allowed", f'write "{KIND}"')
+        if kind == KIND or nearest(group, [GROUP]):
+            return self.problem(
+                ("apiVersion",), f"{quoted(api_version or '')} is not allowed", f'write "{API_VERSION}"'
+            )
+        ours = {"Secret": Meaning.SECRET, "ConfigMap": Meaning.CONFIG_MAP, "List": Meaning.LIST}
+        return ours.get(kind or "", Meaning.OTHER) if api_version == "v1" else Meaning.OTHER
+
+    def passed_over(self) -> str:
+        """The line that says so."""
+        words = [plain(shortened(word)) for word in (self._text("kind"), self._text("metadata", "name")) if word]
+        return f"{plain(self.file)}:{self.line}: {' '.join(words)} is passed over"
+
+    def _text(self, *path: str) -> str | None:
+        """The text at this path; None if there is something else, or nothing."""
+        node = self.find(path)
+        return node.text if isinstance(node, Scalar) else None

@@ -1,0 +1,169 @@
+"""From files to models: every document becomes a job, a Secret, a ConfigMap, a line that passes it over, or problems.
+
+A document that is wrong harms no other: each is cut out of its file at the ``---`` lines before it is parsed, so that
+even a syntax error ends only its own document. Nothing here raises for what a file holds.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from scheduledjob.manifests import files
+from scheduledjob.manifests.documents import Document, Meaning
+from scheduledjob.manifests.models import ConfigMap, ScheduledJob, Secret
+from scheduledjob.manifests.problems import Problem, quoted
+from scheduledjob.manifests.translate import problems_of
+from scheduledjob.manifests.yamltree import YamlError, documents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+DOCUMENTS_LIMIT = 10_000
+"""Documents of one file."""
+
+_SEPARATOR = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedJob:
+    """A valid job and where it stands."""
+
+    job: ScheduledJob
+    file: str
+    line: int
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What some files hold. Keys are (namespace, name), in the order of the files."""
+
+    jobs: dict[tuple[str, str], LoadedJob] = field(default_factory=dict)
+    secrets: dict[tuple[str, str], Secret] = field(default_factory=dict)
+    config_maps: dict[tuple[str, str], ConfigMap] = field(default_factory=dict)
+    passed_over: list[str] = field(default_factory=list)
+    """A line for each document of a kind that is not ours."""
+    problems: list[Problem] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    """The files that were found, those with problems included."""
+
+
+def load(paths: Iterable[str]) -> Loaded:
+    """Everything in these files and directories; a file that is named twice is read once."""
+    loading = _Loading()
+    for path in dict.fromkeys(paths):
+        for found in files.discover(path):
+            if isinstance(found, Problem):
+                loading.loaded.problems.append(found)
+            else:
+                loading.read(found)
+    return loading.loaded
+
+
+def load_text(text: str, file: str = "<text>") -> Loaded:
+    """Everything in the text of one file, which is called ``file`` in problems."""
+    loading = _Loading()
+    loading.add(file, text)
+    return loading.loaded
+
+
+class _Loading:
+    """One pass over some files, which remembers what it has met."""
+
+    def __init__(self) -> None:
+        self.loaded = Loaded()
+        self._read: set[str] = set()
+        self._first: dict[tuple[str, str, str], str] = {}
+        """Where each (kind, namespace, name) stood first, as ``file:line``."""
+
+    def read(self, path: str) -> None:
+        if path in self._read:
+            return
+        self._read.add(path)
+        self.loaded.files.append(path)
+        text = files.read(path)
+        if isinstance(text, Problem):
+            self.loaded.problems.append(text)
+        else:
+            self.add(path, text)
+
+    def add(self, file: str, text: str) -> None:
+        for count, (line_offset, piece) in enumerate(_pieces(text)):
+            if count >= DOCUMENTS_LIMIT:
+                message = f"more than {DOCUMENTS_LIMIT} documents in one file"
+                self.loaded.problems.append(Problem(file, line_offset + 1, 1, "", message, "split it"))
+                return
+            faults: list[YamlError] = []
+            try:
+                for root in documents(piece, faults):
+                    self._take(Document(file, line_offset, root), faults)
+                    faults.clear()
+            except YamlError as error:
+                self.loaded.problems.append(Document(file, line_offset).syntax(error))
+
+    def _take(self, document: Document, faults: list[YamlError]) -> None:
+        """Take one document in, or say what is wrong with it."""
+        meaning = document.meaning()
+        if isinstance(meaning, Problem):
+            self.loaded.problems.append(meaning)
+            return
+        if meaning is Meaning.OTHER:
+            self.loaded.passed_over.append(document.passed_over())
+            return
+        self.loaded.problems.extend(document.syntax(fault) for fault in faults)
+        if meaning is Meaning.LIST:
+            for item in document.items():
+                self._take(item, [])
+        elif meaning is Meaning.JOB:
+            job = self._validated(document, ScheduledJob)
+            if job is not None and not faults and self._is_first(document, "ScheduledJob", job.key):
+                self.loaded.jobs[job.key] = LoadedJob(job, document.file, document.line)
+        elif meaning is Meaning.SECRET:
+            secret = self._validated(document, Secret)
+            if secret is not None and not faults and self._is_first(document, "Secret", secret.key):
+                self.loaded.secrets[secret.key] = secret
+        else:
+            config_map = self._validated(document, ConfigMap)
+            if config_map is not None and not faults and self._is_first(document, "ConfigMap", config_map.key):
+                self.loaded.config_maps[config_map.key] = config_map
+
+    def _validated(self, document: Document, model: type[M]) -> M | None:
+        try:
+            return model.model_validate(document.value())
+        except YamlError as error:
+            self.loaded.problems.append(document.syntax(error))
+        except ValidationError as error:
+            self.loaded.problems.extend(problems_of(error, model, document))
+        return None
+
+    def _is_first(self, document: Document, kind: str, key: tuple[str, str]) -> bool:
+        """Whether this name is new; the document that had it first stays."""
+        first = self._first.setdefault((kind, *key), f"{document.file}:{document.line}")
+        if first == f"{document.file}:{document.line}":
+            return True
+        namespace, name = key
+        message = f"{kind} {quoted(name)} in namespace {quoted(namespace)} stands in {first} already"
+        self.loaded.problems.append(document.problem(("metadata", "name"), message, "choose another name", key=key))
+        return False
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """The documents of a file before they are parsed, each with the number of lines before it.
+
+    YAML gives ``---`` at the beginning of a line this meaning everywhere, inside of block text too.
+    """
+    start, lines = 0, 0
+    for separator in _SEPARATOR.finditer(text):
+        before = text[start : separator.start()]
+        # Comments and directives (%YAML) belong to the document that follows them.
+        if all(not line.strip() or line.lstrip()[0] in "#%" for line in before.split("\n")):
+            continue
+        yield lines, before
+        lines += before.count("\n")
+        start = separator.start()
+    yield lines, text[start:]

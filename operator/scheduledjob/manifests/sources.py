@@ -1,0 +1,47 @@
+"""Where values come from: written in the manifest, or referred to in a Secret or ConfigMap."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from scheduledjob.manifests import checks
+from scheduledjob.manifests.base import ENVIRONMENT_NAME_PATTERN, DataKey, Model, Name, Text
+
+
+class KeySelector(Model):
+    """One key of a Secret or ConfigMap in the job's namespace."""
+
+    name: Name = Field(description="Name of the Secret or ConfigMap, in the job's namespace.")
+    key: DataKey = Field(description="Key whose value is taken.")
+    optional: bool | None = Field(
+        None, description="Whether the Secret or ConfigMap, or its key, may be missing. Default: false."
+    )
+
+
+class ValueFrom(Model):
+    """A value that stands in a Secret or ConfigMap."""
+
+    one_of: ClassVar = ("secretKeyRef", "configMapKeyRef")
+
+    secret_key_ref: KeySelector | None = Field(None, description="The value stands in a Secret.")
+    config_map_key_ref: KeySelector | None = Field(None, description="The value stands in a ConfigMap.")
+
+
+class SecretValue(Model):
+    """A value that must stand in a Secret."""
+
+    secret_key_ref: KeySelector = Field(description="The Secret and the key that hold the value.")
+
+
+class EnvironmentVariable(Model):
+    """An environment variable of the job."""
+
+    one_of: ClassVar = ("value", "valueFrom")
+
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=256, pattern=ENVIRONMENT_NAME_PATTERN),
+        AfterValidator(checks.environment_name),
+    ] = Field(description="Name of the variable; names that begin with SCHEDULEDJOB_ are set for each run.")
+    value: Text | None = Field(None, description="The value itself.")
+    value_from: ValueFrom | None = Field(None, description="The value stands in a Secret or ConfigMap.")

@@ -1,0 +1,365 @@
+"""YAML text turned into a tree that remembers its places.
+
+libyaml scans and parses; the tree is built here, from its events, for four reasons. PyYAML's own composer recurses
+(a document nested ten thousand levels deep ends the process), expands what aliases point to without a bound, lets the
+second of two equal keys win in silence, and forgets where a value stood once it is a Python object.
+
+What a plain scalar means follows kubectl, so that a file means the same here and in a cluster: ``yes`` ``no`` ``on``
+``off`` are booleans as well as ``true`` and ``false``, ``0644`` is octal; but ``1:30`` and ``2026-12-01`` are text,
+which PyYAML would read as the number 90 and a date.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import yaml
+
+from scheduledjob.manifests.problems import Path, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_DEPTH = 64
+"""Levels of mappings and lists, aliases expanded. The resource needs 6, a Pod template some 12."""
+MAX_WEIGHT = 20_000
+"""Values in one document, aliases expanded; each 100 characters of text count as one more."""
+
+_CHARACTERS_PER_WEIGHT = 100
+
+_PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_WORDS = {
+    word: value
+    for value, stems in ((True, ("true", "yes", "on")), (False, ("false", "no", "off")), (None, ("null", "~")))
+    for stem in stems
+    for word in (stem, stem.capitalize(), stem.upper())
+} | {"": None}
+_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,30})\Z")
+_OTHER_BASE = re.compile(
+    r"([-+]?)0(?:o?(?P<octal>[0-7_]{1,30})|x(?P<hex>[0-9a-fA-F_]{1,30})|b(?P<bits>[01_]{1,100}))\Z"
+)
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+_NOT_FINITE = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
+_CORE_TAG = "tag:yaml.org,2002:"
+
+
+class YamlError(Exception):
+    """A document that is not acceptable YAML; ``line`` and ``column`` count from 1 within the text given."""
+
+    def __init__(self, line: int, column: int, message: str, path: Path = ()) -> None:
+        super().__init__(message)
+        self.line = line
+        self.column = column
+        self.message = message
+        self.path = path
+
+
+@dataclass(slots=True)
+class Scalar:
+    """A single value as it was written."""
+
+    text: str
+    plain: bool
+    """Without quotes, so that its form tells its type."""
+    tag: str | None
+    line: int
+    column: int
+    weight: int = 1
+    height: int = 0
+
+
+@dataclass(slots=True)
+class Sequence:
+    """A list."""
+
+    line: int
+    column: int
+    items: list[Node] = field(default_factory=list)
+    weight: int = 1
+    height: int = 0
+
+
+@dataclass(slots=True)
+class Mapping:
+    """Keys and values; a key's own place is kept, because an aliased value stands somewhere else."""
+
+    line: int
+    column: int
+    entries: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
+    merged: list[Node] = field(default_factory=list)
+    """What ``<<`` brings in, the nearest first."""
+    weight: int = 1
+    height: int = 0
+
+
+Node: TypeAlias = Scalar | Sequence | Mapping
+
+
+def documents(text: str, faults: list[YamlError]) -> Iterator[Node]:
+    """The tree of each document in ``text``; empty documents are left out.
+
+    A key that is given twice is added to ``faults``. Raises ``YamlError`` for what makes the rest unreadable.
+    """
+    try:
+        yield from _Composer(faults).compose(yaml.parse(text, Loader=_PARSER))
+    except yaml.MarkedYAMLError as error:
+        raise _explained(error, text) from None
+    except yaml.YAMLError as error:
+        # The reader's error has a position in the text instead of a mark.
+        before = text[: getattr(error, "position", 0)]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        reason = getattr(error, "reason", "") or str(error)
+        raise YamlError(line, column, f"not readable as YAML: {reason}") from None
+
+
+class _Composer:
+    """Builds trees from parser events with a stack of its own, so that depth costs memory in proportion, no more."""
+
+    def __init__(self, faults: list[YamlError]) -> None:
+        self._faults = faults
+        self._open: list[tuple[Sequence | Mapping, str | None]] = []
+        """The collections that are not closed yet, outermost first, each with its anchor."""
+        self._keys: list[Scalar | None] = []
+        """For each of them, the key that waits for its value."""
+        self._anchors: dict[str, Node] = {}
+        self._root: Node | None = None
+
+    def compose(self, events: Iterator[yaml.Event]) -> Iterator[Node]:
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                self._anchors.clear()
+                self._root = None
+            elif isinstance(event, yaml.DocumentEndEvent):
+                root = self._root
+                if root is not None and not _is_empty(root):
+                    yield root
+            elif isinstance(event, yaml.CollectionEndEvent):
+                self._close()
+            elif isinstance(event, yaml.AliasEvent):
+                line, column = _start(event)
+                self._place(self._aliased(event.anchor or "", line, column), line, column)
+            elif isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+                self._add(event)
+
+    def _add(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
+        line, column = _start(event)
+        tag = None if event.tag in (None, "!") else self._checked_tag(event, line, column)
+        if isinstance(event, yaml.ScalarEvent):
+            plain = event.style is None or event.style == ""
+            quoted_by_tag = event.tag == "!"
+            weight = 1 + len(event.value) // _CHARACTERS_PER_WEIGHT
+            scalar = Scalar(event.value, plain and not quoted_by_tag, tag, line, column, weight)
+            if event.anchor is not None:
+                self._anchors[event.anchor] = scalar
+            self._place(scalar, line, column)
+            return
+        opened = Sequence(line, column) if isinstance(event, yaml.SequenceStartEvent) else Mapping(line, column)
+        if len(self._open) >= MAX_DEPTH:
+            raise YamlError(line, column, f"nested too deeply: at most {MAX_DEPTH} levels", self._path())
+        self._open.append((opened, event.anchor))
+        self._keys.append(None)
+
+    def _close(self) -> None:
+        closed, anchor = self._open.pop()
+        self._keys.pop()
+        if isinstance(closed, Mapping):
+            _merge(closed)
+        if anchor is not None:
+            self._anchors[anchor] = closed
+        self._place(closed, closed.line, closed.column)
+
+    def _place(self, node: Node, line: int, column: int) -> None:
+        """Put a finished value where it belongs; ``line`` and ``column`` are those of its alias, if it is one."""
+        if not self._open:
+            self._root = node
+            return
+        parent, _ = self._open[-1]
+        parent.weight += node.weight
+        parent.height = max(parent.height, node.height + 1)
+        if parent.weight > MAX_WEIGHT:
+            raise YamlError(line, column, "too large once its aliases are expanded: split the document", self._path())
+        if len(self._open) + node.height > MAX_DEPTH:
+            raise YamlError(line, column, f"nested too deeply: at most {MAX_DEPTH} levels", self._path())
+        if isinstance(parent, Sequence):
+            parent.items.append(node)
+            return
+        key = self._keys[-1]
+        if key is None:
+            if not isinstance(node, Scalar):
+                raise YamlError(line, column, "a key must be a single word, not a list or a mapping", self._path())
+            # An aliased key stands where the alias is.
+            self._keys[-1] = Scalar(node.text, node.plain, node.tag, line, column)
+            return
+        self._keys[-1] = None
+        if key.plain and key.text == "<<":
+            parent.merged.extend(_sources(node, line, column, (*self._path(), "<<")))
+        elif key.text in parent.entries:
+            first = parent.entries[key.text][0]
+            path = (*self._path(), key.text)
+            self._faults.append(
+                YamlError(key.line, key.column, f"given twice, first in line {first.line}: leave one out", path)
+            )
+        else:
+            parent.entries[key.text] = (key, node)
+
+    def _aliased(self, anchor: str, line: int, column: int) -> Node:
+        node = self._anchors.get(anchor)
+        if node is None:
+            if any(anchor == name for _, name in self._open):
+                raise YamlError(line, column, f"the alias *{anchor[:60]} stands inside its own value", self._path())
+            raise YamlError(
+                line, column, f"the alias *{anchor[:60]} has no anchor &{anchor[:60]} before it", self._path()
+            )
+        return node
+
+    def _checked_tag(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, line: int, column: int) -> str:
+        written = event.tag or ""
+        tag = written.removeprefix(_CORE_TAG)
+        if isinstance(event, yaml.ScalarEvent):
+            allowed: tuple[str, ...] = ("str", "int", "float", "bool", "null")
+        else:
+            allowed = ("seq",) if isinstance(event, yaml.SequenceStartEvent) else ("map",)
+        if tag not in allowed or not written.startswith(_CORE_TAG):
+            shown = f"!!{tag}" if written.startswith(_CORE_TAG) else tag
+            raise YamlError(line, column, f"the tag {quoted(shown)} is not allowed: leave it out", self._path())
+        return tag
+
+    def _path(self) -> Path:
+        """Where the value that is being read stands."""
+        path: list[str | int] = []
+        for (collection, _), key in zip(self._open, self._keys, strict=True):
+            if isinstance(collection, Sequence):
+                path.append(len(collection.items))
+            elif key is not None:
+                path.append(key.text)
+        return tuple(path)
+
+
+def _start(event: yaml.Event) -> tuple[int, int]:
+    mark = event.start_mark
+    return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+
+
+def _is_empty(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.plain and _WORDS.get(node.text, node) is None
+
+
+def _sources(node: Node, line: int, column: int, path: Path) -> list[Node]:
+    """The mappings that a merge key names."""
+    sources = node.items if isinstance(node, Sequence) else [node]
+    if not all(isinstance(source, Mapping) for source in sources):
+        raise YamlError(line, column, "merges mappings only: write an alias of one, or a list of them", path)
+    return list(sources)
+
+
+def _merge(mapping: Mapping) -> None:
+    for source in mapping.merged:
+        assert isinstance(source, Mapping)
+        for key, entry in source.entries.items():
+            mapping.entries.setdefault(key, entry)
+
+
+def _explained(error: yaml.MarkedYAMLError, text: str) -> YamlError:
+    """The parser's complaint in words that say what to do about it."""
+    mark = error.problem_mark or error.context_mark
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    problem = error.problem or "cannot be read"
+    lines = text.split("\n")
+    here = lines[line - 1] if line <= len(lines) else ""
+    character = here[column - 1 : column]
+    if "anchor" in (error.context or "") or "alias" in (error.context or ""):
+        return YamlError(line, column, 'a value that begins with "*" or "&" must stand in quotes ("...")')
+    if "tab character" in problem or character == "\t":
+        return YamlError(line, column, "a tab can't indent YAML: use spaces")
+    if "cannot start any token" in problem:
+        return YamlError(line, column, f'a value can\'t start with {quoted(character)}: put it in quotes ("...")')
+    if "mapping values are not allowed" in problem:
+        return YamlError(
+            line, column, 'a ":" that is not expected here: check the indentation, or put the text in quotes ("...")'
+        )
+    context = error.context_mark
+    since = f" (it began in line {context.line + 1})" if context is not None and context.line + 1 != line else ""
+    return YamlError(line, column, f"not readable as YAML: {problem}{since}")
+
+
+def to_python(node: Node, path: Path = ()) -> Any:
+    """The plain Python value of a tree that stands at ``path``. ``YamlError`` for a number that JSON can't write."""
+    if isinstance(node, Scalar):
+        return _scalar(node, path)
+    if isinstance(node, Sequence):
+        return [to_python(item, (*path, index)) for index, item in enumerate(node.items)]
+    return {key: to_python(value, (*path, key)) for key, (_, value) in node.entries.items()}
+
+
+def _scalar(node: Scalar, path: Path) -> Any:
+    text = node.text
+    if node.tag == "str" or (not node.plain and node.tag is None):
+        return text
+    value = _resolved(node, path)
+    expected = {"int": int, "float": float, "bool": bool, "null": type(None)}.get(node.tag or "")
+    if expected is float and type(value) is int:
+        return float(value)
+    if expected is not None and type(value) is not expected:
+        raise YamlError(node.line, node.column, f"{quoted(text)} is no !!{node.tag}: leave the tag out", path)
+    return value
+
+
+def _resolved(node: Scalar, path: Path) -> Any:
+    """What a scalar without quotes means."""
+    text = node.text
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] not in "+-.0123456789":
+        return text
+    if _DECIMAL.match(text):
+        return int(text.replace("_", ""))
+    if match := _OTHER_BASE.match(text):
+        for group, base in (("octal", 8), ("hex", 16), ("bits", 2)):
+            digits = (match[group] or "").replace("_", "")
+            if digits:
+                return int(match[1] + digits, base)
+    if _FLOAT.match(text) and len(text) <= 100:
+        number = float(text)
+        if number in (float("inf"), float("-inf")):
+            raise YamlError(node.line, node.column, f"{quoted(text)} is too large a number: put text in quotes", path)
+        return number
+    if _NOT_FINITE.match(text):
+        raise YamlError(
+            node.line, node.column, f'{quoted(text)} is no finite number: put text in quotes ("{text}")', path
+        )
+    return text
+
+
+def locate(root: Node, path: Path, *, at_key: bool = False) -> tuple[int, int]:
+    """Line and column of the field at ``path``, or of the nearest field above it that is there.
+
+    The line is the key's; the column that of a value in the same line, unless ``at_key``.
+    """
+    node, place = root, (root.line, root.column)
+    for part in path:
+        if isinstance(node, Mapping) and isinstance(part, str) and part in node.entries:
+            key, node = node.entries[part]
+            same_line = isinstance(node, Scalar) and node.line == key.line and not at_key
+            place = (key.line, node.column if same_line else key.column)
+        elif isinstance(node, Sequence) and isinstance(part, int) and 0 <= part < len(node.items):
+            node = node.items[part]
+            place = (node.line, node.column)
+        else:
+            break
+    return place
+
+
+def find(root: Node, path: Path) -> Node | None:
+    """The node at exactly ``path``."""
+    node: Node | None = root
+    for part in path:
+        if isinstance(node, Mapping) and isinstance(part, str):
+            node = node.entries[part][1] if part in node.entries else None
+        elif isinstance(node, Sequence) and isinstance(part, int):
+            node = node.items[part] if 0 <= part < len(node.items) else None
+        else:
+            return None
+    return node
