@@ -8,11 +8,14 @@ times are the store's clock.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from .definition import Keep
 from .instants import Instant
+
+if TYPE_CHECKING:
+    from .definition import Keep
 
 
 class Outcome(StrEnum):
@@ -67,7 +70,9 @@ class State(msgspec.Struct, omit_defaults=True):
     waiting: list[Run] = []
     """Due, not begun: behind another run of the same schedule."""
     revision: int = 1
-    """The revision of the definition that this state takes into account."""
+    """The revision of the wish that this state takes into account."""
+    when: str = ""
+    """A digest of the triggers that ``next`` and ``floor`` stand on: by it an edit of them is known."""
     suspended: bool = False
     paused: bool = False
     """By ``pauseAfterFailures``; an edit or a resume ends it."""

@@ -8,11 +8,13 @@ and never decides whether a run has failed for good.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from scheduledjob.domain.instants import Instant
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduledjob.domain.instants import Instant
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ class Executor(Protocol):
     async def run(self, attempt: Attempt) -> Result: ...
 
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
-        """The lease of these attempts was renewed: nothing of them need be dead before ``deadline`` (monotonic seconds).
+        """The lease of these attempts was renewed: nothing of them need be dead before ``deadline``, monotonic seconds.
 
         Called from the lease thread, so it must be thread-safe, must not block, and must not need the event loop.
         An executor whose attempts die with the process, and stop with it, has nothing to do here.

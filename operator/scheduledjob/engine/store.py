@@ -25,14 +25,16 @@ All times are instants (microseconds, UTC) of the store's clock; lengths are mic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Protocol, TypeAlias
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from scheduledjob.domain.instants import Instant, Micros
-from scheduledjob.domain.state import RunRecord
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from scheduledjob.domain.instants import Instant, Micros
+    from scheduledjob.domain.state import RunRecord
 
 Key: TypeAlias = int | str
 """How the store itself names a row: a new one for each incarnation of a slug."""
@@ -52,12 +54,10 @@ class SlugTaken(StoreError, ValueError):
     def __init__(self, slugs: Sequence[str]) -> None:
         self.slugs = tuple(slugs)
         names = ", ".join(repr(slug) for slug in self.slugs[:5]) + (" ..." if len(self.slugs) > 5 else "")
-        super().__init__(
-            f"already scheduled: {names}; schedule it with replace=True to update it, or delete it first"
-        )
+        super().__init__(f"already scheduled: {names}; schedule it with replace=True to update it, or delete it first")
 
 
-class Origin(str, Enum):
+class Origin(StrEnum):
     """Who wrote the wish; ``run --prune`` ends only its own."""
 
     LIBRARY = "library"
@@ -258,9 +258,7 @@ class Store(Protocol):
 
     # ---- replicas
 
-    async def claim(
-        self, replica: str, kinds: Iterable[str], *, limit: int, ahead: Micros, lease: Micros
-    ) -> Batch:
+    async def claim(self, replica: str, kinds: Iterable[str], *, limit: int, ahead: Micros, lease: Micros) -> Batch:
         """Own up to ``limit`` rows with ``wake_at <= now + ahead`` whose kind is one of ``kinds``, soonest first.
 
         Each gets ``wake_at = now + lease`` and a raised version. A row that is owned is taken only when its lease

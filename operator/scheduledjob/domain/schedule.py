@@ -1,0 +1,533 @@
+"""Schedule: what follows for one schedule from time passing and from its attempts ending.
+
+This is the state machine at the heart of the product, and it does no I/O: the owner of a row loads it, tells it
+what happened (``taken_over``, ``edited``, ``ended``), asks what is to be done now (``step``) and when to ask again
+(``wake``), and writes what it became (``snapshot``). Every policy that a user can set is decided here: misfire,
+concurrency, retry, completion, auto-pause, overdue.
+
+One rule carries the promise that nothing runs twice unsaid: *a run may start only if the stored state already says
+so*. A row that is released names the slot that it waits for (``next``); whoever claims it may start that slot without
+another write, and whoever finds it due under a dead owner counts the attempt as lost. A run that this object brings
+up itself is ``fresh`` until the state with it in has been stored, and is not handed out to be started before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+from .definition import CatchUp, Concurrency, Definition, FollowingTrigger
+from .instants import SECOND, Instant, Micros
+from .state import Completion, Outcome, Run, RunRecord, State, run_id
+from .triggers import jitter_of
+
+MAX_LOST_IN_ROW = 5
+"""After so many attempts in a row that were lost with their replica, the run has failed: its job may be what kills."""
+
+ON_TIME: Micros = SECOND
+"""A slot less late than this was not missed by anybody: slots of one trigger are at least as far apart."""
+
+JITTER_WALK = 64
+"""How many slots to look back over for the newest whose jitter has passed."""
+
+
+class Slots(Protocol):
+    """When a schedule fires: the union of its triggers without what is excluded."""
+
+    def next(self, after: Instant) -> Instant | None: ...
+
+    def previous(self, at: Instant) -> Instant | None: ...
+
+    def count(self, after: Instant, until: Instant) -> tuple[int, int]: ...
+
+
+class End(Enum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    COMPLETED = "completed"
+    """Succeeded, and the schedule is done for good."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """Its replica ended it for reasons of its own: it counts against nobody."""
+
+
+@dataclass(slots=True)
+class Moves:
+    """What the owner is to do now."""
+
+    start: list[Run] = field(default_factory=list)
+    cancel: list[Run] = field(default_factory=list)
+    became_overdue: bool = False
+
+
+class Schedule:
+    """One schedule in the hands of its owner. All times are instants of the store's clock."""
+
+    __slots__ = (
+        "_cancelling",
+        "_fresh",
+        "_slots",
+        "_storing",
+        "changed",
+        "definition",
+        "executing",
+        "records",
+        "replica",
+        "slug",
+        "state",
+        "uid",
+    )
+
+    def __init__(
+        self, slug: str, uid: str, definition: Definition, slots: Slots | None, state: State, replica: str = ""
+    ) -> None:
+        self.slug = slug
+        self.uid = uid
+        self.definition = definition
+        self._slots = slots
+        self.state = state
+        self.replica = replica
+        self.executing: list[Run] = []
+        """Runs whose attempt this owner has started and that has not ended."""
+        self.records: list[RunRecord] = []
+        """Runs that ended and are not yet in history."""
+        self.changed = False
+        """The state differs from what is stored."""
+        self._fresh: list[Run] = []
+        self._storing: list[Run] = []
+        self._cancelling: list[Run] = []
+
+    # ---------------------------------------------------------------- what happened
+
+    def taken_over(self, now: Instant) -> None:
+        """The row came from a dead owner: whatever could have begun is taken to have begun, and to be lost."""
+        state = self.state
+        if state.next is not None and state.next.due <= now:
+            state.floor = max(state.floor, state.next.slot)
+            self._count_start(state.next)
+            state.runs.append(state.next)
+            state.next = None
+        for run in list(state.runs):
+            if run.due <= now:
+                run.begun = run.begun or run.due
+                self._lose(run, now)
+
+    def edited(self, revision: int, edited_at: Instant, first: Instant | None) -> None:
+        """The wish changed: ``definition`` and slots are the new ones. An edit or a resume never replays the past."""
+        state = self.state
+        self.changed = True
+        state.revision = revision
+        when = when_digest(self.definition)
+        if when != state.when:
+            state.when = when
+            state.floor = max(state.floor, edited_at)
+            if state.completed is Completion.NO_SLOT:
+                state.completed = None
+        if state.completed is Completion.MAX_RUNS and not self._used_up():
+            state.completed = None
+        if state.paused:
+            state.paused = False
+            state.floor = max(state.floor, edited_at)
+        if state.suspended and not self.definition.suspend:
+            state.floor = max(state.floor, edited_at)
+            state.expect_from = edited_at
+        state.suspended = self.definition.suspend
+        state.next = None
+        if first is not None and state.completed is not Completion.JOB:
+            state.completed = None
+            state.next = Run(slot=first, due=first)
+            self._fresh.append(state.next)
+
+    def rewish(self, definition: Definition, slots: Slots | None) -> None:
+        """Go by another definition from now on; ``edited`` follows."""
+        self.definition = definition
+        self._slots = slots
+
+    def began(self, run: Run, now: Instant) -> None:
+        """An attempt that ``step`` gave out starts now."""
+        run.begun = run.begun or now
+        self.executing.append(run)
+
+    def ended(
+        self,
+        run: Run,
+        end: End,
+        now: Instant,
+        *,
+        reason: str = "",
+        code: int | None = None,
+        output: bytes = b"",
+        reserve: Micros = 0,
+    ) -> RunRecord | None:
+        """An attempt ended; the record of its run if that was the run's end.
+
+        ``reserve``: how long before ``total`` a retry would have to start to be of any use.
+        """
+        _remove(self.executing, run)
+        self.changed = True
+        cancelled = _remove(self._cancelling, run)
+        if end is End.LOST:
+            return self._lose(run, now) if not cancelled else self._finish(run, Outcome.CANCELLED, now, reason)
+        run.lost = 0
+        if end is End.CANCELLED or (cancelled and end is End.FAILED):
+            return self._finish(run, Outcome.CANCELLED, now, reason, code, output)
+        if end is End.FAILED:
+            run.failed += 1
+            delay = self.definition.retry.delay(run.failed)
+            total = self.definition.timeouts.total
+            if delay is not None and total is not None and now + delay + reserve >= run.begun + total:
+                delay = None
+                reason = f"{reason}; no time for a retry within timeouts.total" if reason else "timeouts.total passed"
+            if delay is not None:
+                run.due = now + delay
+                run.attempt += 1
+                self._fresh.append(run)
+                return None
+            return self._finish(run, Outcome.FAILED, now, reason, code, output)
+        if end is End.COMPLETED:
+            self.state.completed = Completion.JOB
+            self.state.next = None
+        return self._finish(run, Outcome.SUCCEEDED, now, reason, code, output)
+
+    def cancel(self, run: Run, now: Instant, reason: str) -> bool:
+        """End a run: True if its attempt must be stopped first, False if that was all."""
+        if any(one is run for one in self.executing):
+            if not any(one is run for one in self._cancelling):
+                self._cancelling.append(run)
+            return True
+        self._finish(run, Outcome.CANCELLED, now, reason)
+        return False
+
+    # ---------------------------------------------------------------- what is to be done
+
+    def step(self, now: Instant) -> Moves:
+        """Everything that is due at ``now``: what to start, what to cancel. Asking twice gives nothing twice only
+        after ``began`` was told of what was given."""
+        moves = Moves()
+        state = self.state
+        while state.next is not None and state.next.due <= now and self._open:
+            self._take(state.next, now, moves)
+            self._promote()
+            self._plan(now)
+        self._promote()
+        total = self.definition.timeouts.total
+        for run in list(state.runs):
+            if run.due <= now and not _has(self.executing, run):
+                if total is not None and run.begun and now >= run.begun + total:
+                    self._finish(run, Outcome.FAILED, now, "timeouts.total passed before the next attempt")
+                elif not self._is_fresh(run):
+                    moves.start.append(run)
+        self._promote()
+        self._plan(now)
+        overdue_at = self._overdue_at()
+        if overdue_at is not None and overdue_at <= now:
+            state.overdue = True
+            self.changed = True
+            moves.became_overdue = True
+        return moves
+
+    def wake(self) -> Instant | None:
+        """When ``step`` will next have something to do, if no attempt ends before; None: never."""
+        state = self.state
+        wake = self._overdue_at()
+        if state.next is not None and self._open and (wake is None or state.next.due < wake):
+            wake = state.next.due
+        for run in state.runs:
+            if (wake is None or run.due < wake) and not _has(self.executing, run):
+                wake = run.due
+        return wake
+
+    def blocked(self, now: Instant) -> bool:
+        """A run is due that may start as soon as the state has been stored."""
+        return any(run.due <= now and self._is_fresh(run) for run in self.state.runs)
+
+    @property
+    def done(self) -> bool:
+        """Completed, and nothing of it is active."""
+        return self.state.completed is not None and not self.state.runs and not self.state.waiting
+
+    # ---------------------------------------------------------------- what is stored
+
+    def snapshot(self) -> bytes:
+        """The state to store now. Once it is stored, call ``stored``."""
+        self._storing.extend(self._fresh)
+        self._fresh.clear()
+        self.changed = False
+        return self.state.encode()
+
+    def stored(self) -> None:
+        """The last snapshot is in the store: what was fresh in it may start."""
+        self._storing.clear()
+
+    # ---------------------------------------------------------------- slots
+
+    @property
+    def _open(self) -> bool:
+        """New slots may start."""
+        state = self.state
+        return state.completed is None and not state.suspended and not state.paused
+
+    def _take(self, planned: Run, now: Instant, moves: Moves) -> None:
+        """Decide every slot that is due: ``planned`` and any later one whose time has passed since."""
+        state = self.state
+        state.next = None
+        deadline = self.definition.misfire.deadline
+        if now - planned.due < ON_TIME:
+            taken = [planned] if deadline is None or now - planned.due <= deadline else []
+            if self.definition.exclude and self._slots is not None:
+                state.excluded += self._slots.count(state.floor, planned.slot)[1]
+            state.missed += 1 - len(taken)
+            state.floor = max(state.floor, planned.slot)
+        else:
+            taken = self._misfired(planned, now)
+        limit = self.definition.max_runs
+        if limit is not None and state.started + len(taken) > limit:
+            taken = taken[: limit - state.started]
+        if len(taken) > 1 and self.definition.concurrency is Concurrency.REPLACE:
+            state.missed += len(taken) - 1
+            taken = taken[-1:]
+        for run in taken:
+            run.catch_up = len(taken) > 1
+            state.last_schedule = run.slot
+            self._admit(run, now, moves)
+
+    def _misfired(self, planned: Run, now: Instant) -> list[Run]:
+        """Of the slots from ``planned`` to ``now``, those that the misfire rule lets run, oldest first."""
+        state, misfire = self.state, self.definition.misfire
+        newest = max(self._newest_due(now) or planned.slot, planned.slot)
+        missed = 1
+        if self._slots is not None:
+            missed += self._slots.count(planned.slot, newest)[0]
+            state.excluded += self._slots.count(state.floor, newest)[1]
+        state.floor = max(state.floor, newest)
+        wanted = misfire.max_catch_up if misfire.catch_up is CatchUp.ALL else 1
+        taken: list[Run] = []
+        slot: Instant | None = newest
+        while slot is not None and len(taken) < wanted:
+            run = planned if slot <= planned.slot else Run(slot=slot, due=slot + self._jitter(slot))
+            if misfire.deadline is not None and now - run.due > misfire.deadline:
+                break
+            taken.append(run)
+            if run is planned or self._slots is None:
+                break
+            self._fresh.append(run)
+            self.changed = True
+            slot = self._slots.previous(slot - 1) or planned.slot
+        state.missed += missed - len(taken)
+        taken.reverse()
+        return taken
+
+    def _newest_due(self, now: Instant) -> Instant | None:
+        """The newest slot whose time, jitter included, has come."""
+        if self._slots is None:
+            return None
+        slot = self._slots.previous(now)
+        if not self.definition.jitter:
+            return slot
+        for _ in range(JITTER_WALK):
+            if slot is None or slot + self._jitter(slot) <= now:
+                return slot
+            slot = self._slots.previous(slot - 1)
+        return self._slots.previous(now - self.definition.jitter)
+
+    def _jitter(self, slot: Instant) -> Micros:
+        return jitter_of(self.uid, slot, self.definition.jitter) if self.definition.jitter else 0
+
+    def _plan(self, now: Instant) -> None:
+        """Name the slot to wait for, if there is to be one."""
+        state = self.state
+        if state.next is not None or not self._open:
+            return
+        active = bool(state.runs or state.waiting)
+        if active and self.definition.concurrency is Concurrency.FORBID:
+            return
+        if self._used_up():
+            if not active:
+                state.completed = Completion.MAX_RUNS
+                self.changed = True
+            return
+        slot = self._slots.next(state.floor) if self._slots is not None else None
+        if slot is None:
+            if not active and not any(isinstance(one, FollowingTrigger) for one in self.definition.triggers):
+                state.completed = Completion.NO_SLOT
+                self.changed = True
+            return
+        state.next = Run(slot=slot, due=slot + self._jitter(slot))
+        self._fresh.append(state.next)
+        self.changed = True
+
+    def _used_up(self) -> bool:
+        limit = self.definition.max_runs
+        return limit is not None and self.state.started >= limit
+
+    # ---------------------------------------------------------------- runs
+
+    def _admit(self, run: Run, now: Instant, moves: Moves) -> None:
+        """Give a due run its place by the concurrency policy: active, waiting, or none."""
+        state, policy = self.state, self.definition.concurrency
+        if policy is Concurrency.REPLACE:
+            for active in list(state.runs):
+                if self.cancel(active, now, f"replaced by the slot {run.slot}"):
+                    moves.cancel.append(active)
+            state.skipped += len(state.waiting)
+            state.started -= len(state.waiting)
+            state.waiting.clear()
+        elif not run.catch_up and (state.runs or state.waiting):
+            if policy is Concurrency.FORBID:
+                full = True
+            elif policy is Concurrency.QUEUE:
+                room = len(state.runs) < (self.definition.max_concurrent or 1) and not state.waiting
+                full = not room and len(state.waiting) >= self.definition.queue_depth
+            else:
+                limit = self.definition.max_concurrent
+                full = limit is not None and len(state.runs) + len(state.waiting) >= limit
+            if full:
+                state.skipped += 1
+                self.changed = True
+                return
+        self._count_start(run)
+        if not state.waiting and self._has_room(run):
+            state.runs.append(run)
+        else:
+            state.waiting.append(run)
+            self.changed = True
+
+    def _count_start(self, run: Run) -> None:
+        if not run.token:
+            self.state.started += 1
+
+    def _has_room(self, run: Run) -> bool:
+        runs = self.state.runs
+        if not runs:
+            return True
+        if run.catch_up and any(one.catch_up for one in runs):
+            return False
+        policy = self.definition.concurrency
+        if policy is Concurrency.ALLOW:
+            return self.definition.max_concurrent is None or len(runs) < self.definition.max_concurrent
+        return policy is Concurrency.QUEUE and len(runs) < (self.definition.max_concurrent or 1)
+
+    def _promote(self) -> None:
+        """Let waiting runs become active, in order, while there is room."""
+        waiting = self.state.waiting
+        while waiting and self._has_room(waiting[0]):
+            run = waiting.pop(0)
+            self.state.runs.append(run)
+            self._fresh.append(run)
+            self.changed = True
+
+    def _lose(self, run: Run, now: Instant) -> RunRecord | None:
+        self.changed = True
+        run.lost += 1
+        if run.lost >= MAX_LOST_IN_ROW:
+            reason = f"OwnerLost: {run.lost} attempts in a row were lost with the replica that ran them"
+            return self._finish(run, Outcome.FAILED, now, reason)
+        run.attempt += 1
+        run.due = now
+        self._fresh.append(run)
+        return None
+
+    def _finish(
+        self, run: Run, outcome: Outcome, now: Instant, reason: str = "", code: int | None = None, output: bytes = b""
+    ) -> RunRecord:
+        state, keep = self.state, self.definition.keep
+        self.changed = True
+        _remove(state.runs, run)
+        _remove(self._fresh, run)
+        if outcome is Outcome.SUCCEEDED:
+            state.succeeded += 1
+            state.failures_in_row = 0
+            state.last_success = now
+            state.overdue = False
+        elif outcome is Outcome.FAILED:
+            state.failed += 1
+            state.failures_in_row += 1
+            state.last_failure = now
+            limit = self.definition.pause_after_failures
+            if limit and state.failures_in_row >= limit:
+                state.paused = True
+                state.next = None
+        else:
+            state.cancelled += 1
+        record = RunRecord(
+            run_id=run_id(self.uid, run),
+            uid=self.uid,
+            slug=self.slug,
+            slot=run.slot,
+            started=run.begun or None,
+            finished=now,
+            attempt=run.attempt,
+            outcome=outcome,
+            reason=reason,
+            code=code,
+            replica=self.replica,
+            output=output,
+            keep=keep.succeeded if outcome is Outcome.SUCCEEDED else keep.failed,
+            expires=now + keep.ttl,
+            manual=bool(run.token),
+        )
+        self.records.append(record)
+        if self.definition.concurrency is Concurrency.FORBID and not state.runs and not state.waiting:
+            self._skip_overlapped(now)
+        return record
+
+    def _skip_overlapped(self, now: Instant) -> None:
+        """Under Forbid the slots that came due while a run was active are consumed by that."""
+        state = self.state
+        if self._slots is None or not self._open:
+            return
+        slot = self._slots.next(state.floor)
+        if slot is None or slot + self._jitter(slot) > now:
+            return
+        newest = max(self._newest_due(now) or slot, slot)
+        skipped, excluded = self._slots.count(state.floor, newest)
+        state.skipped += skipped
+        state.excluded += excluded
+        state.floor = newest
+
+    def _overdue_at(self) -> Instant | None:
+        within, state = self.definition.expect_success_within, self.state
+        if within is None or state.overdue or state.suspended or state.completed is not None:
+            return None
+        return max(state.last_success or 0, state.expect_from) + within
+
+    def _is_fresh(self, run: Run) -> bool:
+        return (bool(self._fresh) and _has(self._fresh, run)) or (bool(self._storing) and _has(self._storing, run))
+
+
+def first_state(
+    definition: Definition, slots: Slots | None, uid: str, created: Instant, first: Instant | None = None
+) -> State:
+    """The state of a schedule that nobody has run yet; ``first`` names its first slot in place of its triggers."""
+    state = State(floor=created, expect_from=created, suspended=definition.suspend, when=when_digest(definition))
+    schedule = Schedule("", uid, definition, slots, state)
+    if first is not None and not definition.suspend:
+        state.next = Run(slot=first, due=first)
+    else:
+        schedule._plan(created)
+    return state
+
+
+def when_digest(definition: Definition) -> str:
+    """Names the triggers of a definition; empty where they are registered in code."""
+    if not definition.triggers:
+        return ""
+    return hashlib.blake2b(msgspec.json.encode(definition.when), digest_size=8).hexdigest()
+
+
+def _has(runs: list[Run], run: Run) -> bool:
+    return any(one is run for one in runs)
+
+
+def _remove(runs: list[Run], run: Run) -> bool:
+    for index, one in enumerate(runs):
+        if one is run:
+            del runs[index]
+            return True
+    return False

@@ -1,0 +1,56 @@
+"""A hold: one row in the hands of this replica, from its claim to its release.
+
+Its parts are the row as claimed, the schedule that decides what follows, the lease that it is held under, and a
+``Try`` for each attempt that runs now. What is done with holds is in ``owner.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.schedule import End, Schedule
+    from scheduledjob.domain.state import Run
+
+    from .kinds import Kind
+    from .leases import Lease
+    from .store import Row
+
+
+@dataclass(slots=True, eq=False)
+class Try:
+    """One attempt that this replica runs."""
+
+    run: Run
+    run_id: str
+    task: asyncio.Task[None] | None = None
+    begun: bool = False
+    """Its coroutine has been entered: before that, a cancellation would never reach it."""
+    end: End | None = None
+    """What a cancellation that we asked for means."""
+    reason: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    row: Row
+    kind: Kind
+    schedule: Schedule
+    lease: Lease
+    tries: list[Try] = field(default_factory=list)
+    timer_at: Instant | None = None
+    timer: int = 0
+    """Token of the timer that counts; another one is out of date."""
+    settling: bool = False
+    """A write is on its way; the next waits for its answer."""
+    leaving: bool = False
+    """To be given back as soon as nothing of it runs, due or not."""
+    gone: bool = False
+    """Not ours any more: nothing is written for it."""
+    payload: bytes | None = None
+    """To be written with the next settlement; None: as it is."""
+    result: bytes | None = None

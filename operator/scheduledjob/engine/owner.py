@@ -1,0 +1,436 @@
+"""The owner: everything between the claim of a row and its release.
+
+Each row that was claimed is a ``Hold`` here. The owner asks its schedule what is due, starts and cancels attempts,
+tells the schedule how they ended, and writes what became of it. ``_advance`` is the one place where the next move of a
+hold is decided; whatever happens (a timer, an end of an attempt, an answer of the store, an edit) ends in a call of it.
+
+A hold that is ``gone`` was lost: to another replica, to a deletion, to a store that could not be reached in time. What
+runs under it is stopped at once, and nothing of it is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import structlog
+
+from scheduledjob.domain.instants import SECOND, Instant, Micros
+from scheduledjob.domain.schedule import End, Schedule
+from scheduledjob.domain.state import Outcome, Run, RunRecord, State, run_id
+
+from .hold import Hold, Try
+from .jobs import Attempt, References, Result
+from .kinds import Kind, UnreadableRowError
+from .settler import Settler
+from .store import Fate, Key, Origin, Row, Settlement, Store
+from .timers import Timers
+
+if TYPE_CHECKING:
+    from scheduledjob.domain.definition import Definition
+
+    from .clock import Clock, StoreClock
+    from .leases import Leases, Renewed
+    from .observer import Observer
+
+log = structlog.get_logger("scheduledjob.owner")
+
+Hook: TypeAlias = Callable[[Any, Attempt, RunRecord], Awaitable[Result]]
+"""Calls one hook (its definition as plain JSON) for a run that ended; bounded in time by itself."""
+
+UNREADABLE_AGAIN: Micros = 60 * SECOND
+"""When a row that this version can't read is looked at again: by then a newer replica may have it."""
+
+
+class Owner:
+    """The rows of one replica. Runs in its event loop; attempts are tasks of ``tasks``."""
+
+    def __init__(
+        self,
+        store: Store,
+        replica: str,
+        kinds: Mapping[str, Kind],
+        *,
+        tasks: asyncio.TaskGroup,
+        clock: StoreClock,
+        monotonic: Clock,
+        leases: Leases,
+        observer: Observer,
+        references: References | None,
+        hook: Hook | None,
+        ahead: Micros,
+        on_freed: Callable[[Instant | None], None],
+    ) -> None:
+        self._store = store
+        self._replica = replica
+        self._kinds = kinds
+        self._tasks = tasks
+        self._clock = clock
+        self._monotonic = monotonic
+        self._leases = leases
+        self._observer = observer
+        self._references = references
+        self._hook = hook
+        self._ahead = ahead
+        self._on_freed = on_freed
+        """Called when a hold goes, with the instant at which its row is due again, where it is nobody's now."""
+        self._holds: dict[Key, Hold] = {}
+        self._edited: asyncio.Queue[Hold | None] = asyncio.Queue()
+        self._empty = asyncio.Event()
+        self._leaving = False
+        self.settler: Settler[Hold | None] = Settler(store, replica, self._settled)
+        self._timers: Timers[Hold] = Timers(clock, self._timer_due)
+
+    @property
+    def held(self) -> int:
+        return len(self._holds)
+
+    # ---------------------------------------------------------------- rows come
+
+    def accept(self, row: Row, deadline: float) -> None:
+        """A row was claimed; its lease ends at ``deadline`` (monotonic seconds)."""
+        kind = self._kinds[row.kind]
+        lease = self._leases.hold(row.key, row.version, deadline)
+        try:
+            definition, slots = kind.read(row)
+            schedule = Schedule(row.slug, row.uid, definition, slots, State.decode(row.state), self._replica)
+        except (UnreadableRowError, ValueError) as error:
+            log.error("a schedule is left alone", slug=row.slug, error=str(error))
+            self._leave_alone(row)
+            return
+        hold = Hold(row, kind, schedule, lease)
+        self._holds[row.key] = hold
+        self._observer.claimed(row)
+        now = self._clock.now()
+        if row.taken_over:
+            log.info("taken over from a replica whose lease had passed", slug=row.slug)
+            schedule.taken_over(now)
+        if row.revision != schedule.state.revision:
+            schedule.edited(row.revision, row.edited_at, row.first)
+        if self._leaving:
+            hold.leaving = True
+        self._advance(hold)
+
+    def _leave_alone(self, row: Row) -> None:
+        """Give back a row that this version can't read, as it is."""
+        again = self._clock.now() + UNREADABLE_AGAIN
+        self.settler.submit(None, Settlement(row.key, row.version, Fate.RELEASE, row.state, again, row.revision))
+
+    # ---------------------------------------------------------------- what is next
+
+    def _advance(self, hold: Hold) -> None:
+        """Do what is due for a hold now, and see to it that what comes later is not forgotten."""
+        if hold.gone:
+            return
+        schedule = hold.schedule
+        now = self._clock.now()
+        if not hold.leaving or hold.tries:
+            moves = schedule.step(now)
+            for run in moves.cancel:
+                self._cancel(hold, run, End.CANCELLED, "replaced by a newer slot")
+            for run in moves.start:
+                self._start(hold, run, now)
+            if moves.became_overdue:
+                self._observer.overdue(hold.row.slug)
+        if hold.settling:
+            return
+        if hold.tries:
+            if schedule.changed or schedule.records:
+                self._settle(hold, Fate.KEEP, None)
+            self._set_timer(hold, schedule.wake())
+            return
+        wake = schedule.wake()
+        if not hold.leaving:
+            if schedule.blocked(now):
+                self._settle(hold, Fate.KEEP, None)
+                return
+            if wake is not None and wake <= now + 2 * self._ahead and not schedule.changed and not schedule.records:
+                self._set_timer(hold, wake)
+                return
+        done = schedule.done and hold.row.origin == Origin.LIBRARY.value
+        self._settle(hold, Fate.REMOVE if done else Fate.RELEASE, wake)
+
+    def _set_timer(self, hold: Hold, wake: Instant | None) -> None:
+        if wake is not None and wake != hold.timer_at:
+            hold.timer_at = wake
+            hold.timer = self._timers.set(wake, hold)
+
+    def _timer_due(self, hold: Hold, token: int) -> None:
+        if token == hold.timer:
+            hold.timer_at = None
+            self._advance(hold)
+
+    # ---------------------------------------------------------------- attempts
+
+    def _start(self, hold: Hold, run: Run, now: Instant) -> None:
+        hold.schedule.began(run, now)
+        this = Try(run, run_id(hold.row.uid, run))
+        hold.tries.append(this)
+        hold.lease.run_ids.append(this.run_id)
+        this.task = self._tasks.create_task(self._attempt(hold, this, now))
+
+    async def _attempt(self, hold: Hold, this: Try, now: Instant) -> None:
+        this.begun = True
+        run = this.run
+        attempt = self._describe(hold, this, now)
+        result = Result(False, this.reason)
+        if this.end is None:
+            self._observer.started(attempt, run.due, now - run.due)
+            try:
+                if hold.schedule.definition.payload_from is not None:
+                    attempt.payload = await self._payload(hold.schedule.definition.payload_from)
+                result = await hold.kind.executor.run(attempt)
+            except asyncio.CancelledError:
+                if this.end is None:
+                    this.end, this.reason = End.LOST, "the replica was stopped"
+                result = Result(False, this.reason)
+            except Exception as error:
+                result = Result(False, f"{type(error).__name__}: {error}")
+                this.end = this.end or End.FAILED
+            else:
+                # A run that ended by itself while its cancellation was on the way ended as it says.
+                if result.ok:
+                    this.end = End.COMPLETED if result.complete else End.SUCCEEDED
+                else:
+                    this.end = this.end or End.FAILED
+        await self._ended(hold, this, attempt, result)
+
+    async def _ended(self, hold: Hold, this: Try, attempt: Attempt, result: Result) -> None:
+        assert this.end is not None
+        if hold.gone:
+            self._forget_try(hold, this)
+            return
+        if result.payload is not None:
+            hold.payload = hold.row.payload = result.payload
+        if result.result is not None:
+            hold.result = result.result
+        schedule = hold.schedule
+        record = schedule.ended(
+            this.run, this.end, self._clock.now(), reason=result.reason, code=result.code, output=result.output
+        )
+        if record is None and this.end is End.FAILED:
+            self._observer.retrying(attempt, result.reason, this.run.due)
+        definition = schedule.definition
+        if record is not None and (definition.on_failure or definition.on_success):
+            await self._call_hooks(attempt, record, definition)
+        self._forget_try(hold, this)
+        self._advance(hold)
+
+    async def _call_hooks(self, attempt: Attempt, record: RunRecord, definition: Definition) -> None:
+        """Before the end of the run is written: a crash in between calls them again, never leaves them out."""
+        hooks: Mapping[Outcome, Sequence[Any]] = {
+            Outcome.FAILED: definition.on_failure,
+            Outcome.SUCCEEDED: definition.on_success,
+        }
+        for hook in hooks.get(record.outcome, ()) if self._hook is not None else ():
+            assert self._hook is not None
+            result = await self._hook(hook, attempt, record)
+            if not result.ok:
+                log.warning("a hook failed", slug=record.slug, outcome=record.outcome.value, reason=result.reason)
+
+    def _describe(self, hold: Hold, this: Try, now: Instant) -> Attempt:
+        row, run, definition = hold.row, this.run, hold.schedule.definition
+        limit = definition.timeouts.attempt
+        if definition.timeouts.total is not None:
+            left = max(0, run.begun + definition.timeouts.total - now)
+            limit = left if limit is None else min(limit, left)
+        namespace, name = "", row.slug
+        if row.origin != Origin.LIBRARY.value:
+            namespace, _, name = row.slug.partition("/")
+        return Attempt(
+            this.run_id,
+            row.uid,
+            namespace,
+            name,
+            run.slot,
+            run.attempt,
+            row.version,
+            hold.lease.deadline,
+            None if limit is None else limit / SECOND,
+            hold.kind.params(definition),
+            row.payload,
+            self._references,
+        )
+
+    async def _payload(self, reference: Mapping[str, Sequence[str]]) -> bytes:
+        if self._references is None:
+            raise LookupError("payloadFrom can't be resolved here: there are no Secrets or ConfigMaps beside the job")
+        for kind, field in (("Secret", "secret"), ("ConfigMap", "config_map")):
+            if field in reference:
+                name, key = reference[field]
+                return await self._references.resolve(kind, name, key)
+        raise LookupError(f"payloadFrom names neither a Secret nor a ConfigMap: {reference}")
+
+    def _cancel(self, hold: Hold, run: Run, end: End, reason: str) -> None:
+        for this in hold.tries:
+            if this.run is run and this.end is None:
+                self._stop_try(this, end, reason)
+
+    @staticmethod
+    def _stop_try(this: Try, end: End, reason: str) -> None:
+        if this.end is None:
+            this.end, this.reason = end, reason
+            if this.begun and this.task is not None:
+                this.task.cancel()
+
+    def _forget_try(self, hold: Hold, this: Try) -> None:
+        hold.tries.remove(this)
+        hold.lease.run_ids.remove(this.run_id)
+        if hold.gone and not hold.tries:
+            self._forget(hold, None)
+
+    # ---------------------------------------------------------------- writes
+
+    def _settle(self, hold: Hold, fate: Fate, wake: Instant | None) -> None:
+        schedule = hold.schedule
+        records, schedule.records = schedule.records, []
+        hold.settling = True
+        self._leases.settling(hold.lease)
+        self.settler.submit(
+            hold,
+            Settlement(
+                hold.row.key,
+                hold.row.version,
+                fate,
+                schedule.snapshot(),
+                wake,
+                schedule.state.revision,
+                records,
+                hold.payload,
+                hold.result,
+            ),
+        )
+        hold.payload = hold.result = None
+
+    def _settled(self, hold: Hold | None, settlement: Settlement, done: bool) -> None:
+        if hold is None:
+            self._leases.drop_key(settlement.key)
+            return
+        hold.settling = False
+        if done and settlement.records:
+            self._observer.recorded(settlement.records)
+        if hold.gone:
+            if not hold.tries:
+                self._forget(hold, None)
+        elif not done:
+            self._lose(hold, "its row was changed or deleted by somebody else")
+        elif settlement.fate is Fate.KEEP:
+            hold.row.version += 1
+            self._leases.settled(hold.lease, hold.row.version)
+            hold.schedule.stored()
+            self._advance(hold)
+        else:
+            self._leases.drop(hold.lease)
+            self._observer.released(hold.row.slug, settlement.wake_at)
+            self._forget(hold, settlement.wake_at)
+
+    def _forget(self, hold: Hold, wake: Instant | None) -> None:
+        if self._holds.get(hold.row.key) is hold:
+            del self._holds[hold.row.key]
+        if not self._holds:
+            self._empty.set()
+        self._on_freed(wake)
+
+    # ---------------------------------------------------------------- losing a row
+
+    def _lose(self, hold: Hold, why: str) -> None:
+        """Not ours any more: stop what runs, write nothing."""
+        if hold.gone:
+            return
+        hold.gone = True
+        self._leases.drop(hold.lease)
+        self._observer.fenced(hold.row.slug, why)
+        if hold.tries:
+            log.warning("a run was fenced", slug=hold.row.slug, why=why)
+        for this in hold.tries:
+            self._stop_try(this, End.LOST, why)
+        if not hold.tries and not hold.settling:
+            self._forget(hold, None)
+
+    def leases_expired(self, keys: Sequence[Key]) -> None:
+        """These leases are about to pass without having been renewed."""
+        for key in keys:
+            if (hold := self._holds.get(key)) is not None:
+                self._lose(hold, "its lease could not be renewed in time")
+
+    def leases_renewed(self, renewed: Renewed) -> None:
+        for key in renewed.lost:
+            if (hold := self._holds.get(key)) is not None:
+                self._lose(hold, "its row was claimed or deleted by somebody else")
+        for key, revision in renewed.edited:
+            hold = self._holds.get(key)
+            if hold is not None and revision != hold.schedule.state.revision:
+                self._wish_changed(hold)
+
+    # ---------------------------------------------------------------- edits
+
+    def slugs_changed(self, slugs: Iterable[str]) -> None:
+        """The wish of these slugs changed, or they were deleted."""
+        wanted = set(slugs)
+        for hold in list(self._holds.values()):
+            if hold.row.slug in wanted:
+                self._wish_changed(hold)
+
+    def _wish_changed(self, hold: Hold) -> None:
+        """A row that is only waited for goes back, due at once under its new wish; one that runs is read again."""
+        if hold.gone:
+            return
+        if not hold.tries:
+            hold.leaving = True
+            self._advance(hold)
+        else:
+            self._edited.put_nowait(hold)
+
+    async def reread_edited(self) -> None:
+        """Runs until ``finish``: bring what runs up to date with its wish."""
+        while (hold := await self._edited.get()) is not None:
+            if hold.gone or not hold.tries:
+                continue
+            (row,) = await self._store.get([hold.row.slug])
+            if row is None or row.key != hold.row.key:
+                self._lose(hold, "its schedule was deleted")
+            elif row.revision != hold.schedule.state.revision:
+                self._take_wish(hold, row)
+
+    def _take_wish(self, hold: Hold, row: Row) -> None:
+        if hold.gone or row.kind not in self._kinds:
+            return  # the run that is under way ends as it is; who knows the new kind goes on from there
+        try:
+            definition, slots = self._kinds[row.kind].read(row)
+        except (UnreadableRowError, ValueError) as error:
+            log.error("an edit is not understood and waits for a newer replica", slug=row.slug, error=str(error))
+            return
+        hold.kind = self._kinds[row.kind]
+        hold.row.payload = row.payload
+        hold.schedule.rewish(definition, slots)
+        hold.schedule.edited(row.revision, row.edited_at, row.first)
+        self._advance(hold)
+
+    # ---------------------------------------------------------------- the end
+
+    def leave(self) -> None:
+        """Give back what does not run; what runs goes back when it ends."""
+        self._leaving = True
+        for hold in list(self._holds.values()):
+            hold.leaving = True
+            if not hold.tries and not hold.settling:
+                self._advance(hold)
+
+    def stop_tries(self) -> None:
+        """The grace period is over: end what still runs; it goes back as lost with this replica."""
+        for hold in list(self._holds.values()):
+            for this in hold.tries:
+                self._stop_try(this, End.LOST, "the replica is shutting down")
+
+    async def emptied(self) -> None:
+        """Wait until nothing is held."""
+        while self._holds:
+            self._empty.clear()
+            await self._empty.wait()
+
+    def finish(self) -> None:
+        """Nothing is held any more, or nothing that is can be helped: end the tasks that serve holds."""
+        self._timers.close()
+        self._edited.put_nowait(None)
+        self.settler.close()

@@ -1,0 +1,218 @@
+"""A replica: the parts of the engine put together, started and ended in order.
+
+    claimer  looks at the store, claims rows      -> owner
+    owner    decides, runs attempts, writes ends  -> settler -> store
+    keeper   renews the leases, from its own thread
+    listener hears of what becomes due or changes -> claimer
+
+The end has an order too: stop claiming; give back at once what does not run; let runs finish for the grace period;
+end the rest and give it back, so that another replica starts it without waiting for a lease. A store that does not
+answer can't hold up the end: the leases pass by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+
+from .claimer import Claimer
+from .clock import Clock, StoreClock
+from .keeper import Keeper, KeeperCalls, KeeperThread
+from .leases import Leases
+from .observer import Observer
+from .owner import Hook, Owner
+from .store import ReplicaInfo, Store, StoreError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from scheduledjob.domain.instants import Instant
+
+    from .jobs import Executor, References
+    from .kinds import Kind
+    from .settings import Settings
+
+log = structlog.get_logger("scheduledjob.replica")
+
+BEAT = 1.0
+PRUNE_EVERY = 60.0
+LAST_WRITES = 5.0
+"""Seconds that the end of a replica waits for the store to take what is left."""
+
+
+class Replica:
+    """One replica of the engine on one store. ``run`` once."""
+
+    def __init__(
+        self,
+        store: Store,
+        kinds: Mapping[str, Kind],
+        settings: Settings,
+        *,
+        program_version: str = "",
+        schema_version: int = 0,
+        observer: Observer | None = None,
+        references: References | None = None,
+        hook: Hook | None = None,
+        monotonic: Clock = time.monotonic,
+        chance: random.Random | None = None,
+        keeper: Callable[[Store, str, Leases, Clock, KeeperCalls], Keeper] = KeeperThread,
+        name: str | None = None,
+    ) -> None:
+        self.info = ReplicaInfo(
+            name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}", program_version, schema_version
+        )
+        self._store = store
+        self._kinds = kinds
+        self._settings = settings
+        self._observer = observer or Observer()
+        self._references = references
+        self._hook = hook
+        self._monotonic = monotonic
+        self._chance = chance or random.Random()  # noqa: S311  # spreads load, guards nothing
+        self._new_keeper = keeper
+        self.leases = Leases(settings.lease)
+        self.clock = StoreClock(monotonic)
+        self._stop = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set once the replica claims work."""
+        self._claimer: Claimer | None = None
+
+    def stop(self) -> None:
+        """Begin the end; ``run`` returns when it is done."""
+        self._stop.set()
+
+    def due(self, instant: Instant) -> None:
+        """This process itself made something due: look in time."""
+        if self._claimer is not None:
+            self._claimer.due(instant)
+
+    def changed(self, slugs: Sequence[str]) -> None:
+        """This process itself changed or deleted these slugs."""
+        if self._claimer is not None:
+            self._claimer.owner.slugs_changed(slugs)
+
+    async def run(self) -> None:
+        """Work until ``stop``. Raises what a part of it failed with; an outage of the store is no failure."""
+        executors = list({id(kind.executor): kind.executor for kind in self._kinds.values()}.values())
+        async with contextlib.AsyncExitStack() as stack:
+            for executor in executors:
+                await executor.start()
+                stack.push_async_callback(executor.stop)
+            await self._work(executors)
+
+    async def _work(self, executors: Sequence[Executor]) -> None:
+        await self._read_clock()
+        async with (
+            contextlib.AsyncExitStack() as stack,
+            asyncio.TaskGroup() as attempts,
+            asyncio.TaskGroup() as services,
+        ):
+            owner = Owner(
+                self._store,
+                self.info.id,
+                self._kinds,
+                tasks=attempts,
+                clock=self.clock,
+                monotonic=self._monotonic,
+                leases=self.leases,
+                observer=self._observer,
+                references=self._references,
+                hook=self._hook,
+                ahead=round(self._settings.ahead * 1_000_000),
+                on_freed=lambda wake: claimer.freed(wake),  # noqa: PLW0108  # made below: the two need each other
+            )
+            claimer = self._claimer = Claimer(
+                self._store,
+                owner,
+                self.info,
+                lambda: frozenset(self._kinds),
+                self._settings,
+                clock=self.clock,
+                monotonic=self._monotonic,
+                chance=self._chance,
+            )
+
+            def extend(run_ids: Sequence[str], deadline: float) -> None:
+                for executor in executors:
+                    executor.extend(run_ids, deadline)
+
+            keeper = self._new_keeper(
+                self._store,
+                self.info.id,
+                self.leases,
+                self._monotonic,
+                KeeperCalls(extend, owner.leases_renewed, owner.leases_expired),
+            )
+            self.leases.beat(self._monotonic())
+            keeper.start()
+            stack.push_async_callback(keeper.stop)
+            claiming = services.create_task(claimer.run())
+            settling = services.create_task(owner.settler.run())
+            services.create_task(owner.reread_edited())
+            chores = [services.create_task(chore) for chore in (self._beat(), self._prune(), self._listen(claimer))]
+            self.ready.set()
+            await self._stop.wait()
+            self.ready.clear()
+            claimer.stop()
+            await claiming
+            owner.leave()
+            await self._empty(owner)
+            owner.finish()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WRITES):
+                    await asyncio.shield(settling)
+            settling.cancel()
+            for chore in chores:
+                chore.cancel()
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(LAST_WRITES):
+                    await self._store.withdraw(self.info.id)
+
+    async def _empty(self, owner: Owner) -> None:
+        """Let runs finish for the grace period, then end them; wait for the last writes, but not for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.grace):
+                await owner.emptied()
+        owner.stop_tries()
+        try:
+            async with asyncio.timeout(LAST_WRITES):
+                await owner.emptied()
+        except TimeoutError:
+            log.warning("ended without an answer from the store: what was held is free when its lease passes")
+
+    async def _read_clock(self) -> None:
+        while not self._stop.is_set():
+            sent = self._monotonic()
+            try:
+                now = await self._store.now()
+            except StoreUnavailable as error:
+                log.warning("the store can't be reached", error=str(error))
+                await asyncio.sleep(BEAT)
+                continue
+            self.clock.observe(now, sent, self._monotonic())
+            return
+
+    async def _beat(self) -> None:
+        while True:
+            self.leases.beat(self._monotonic())
+            await asyncio.sleep(BEAT)
+
+    async def _listen(self, claimer: Claimer) -> None:
+        async with self._store.listen(claimer.hear):
+            await asyncio.Event().wait()
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(PRUNE_EVERY * self._chance.uniform(0.5, 1.5))
+            with contextlib.suppress(StoreUnavailable):
+                while await self._store.prune() > 0:
+                    pass

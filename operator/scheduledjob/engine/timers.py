@@ -1,0 +1,65 @@
+"""Timers: what this replica has to wake for, in one heap with one timer of the event loop.
+
+Claimed slots wait here for their time. The event loop's own timer has a resolution of a millisecond and may fire that
+much early; the heap asks its clock again and never gives out an entry before its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from itertools import count
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scheduledjob.domain.instants import Instant
+
+    from .clock import StoreClock
+
+_T = TypeVar("_T")
+
+
+class Timers(Generic[_T]):
+    """Calls ``on_due(item, token)`` when the store's clock reaches an entry's instant, earliest first.
+
+    An entry can't be taken back: whoever set it compares the token with the one it last got.
+    """
+
+    def __init__(self, clock: StoreClock, on_due: Callable[[_T, int], None]) -> None:
+        self._clock = clock
+        self._on_due = on_due
+        self._heap: list[tuple[Instant, int, _T]] = []
+        self._tokens = count(1)
+        self._handle: asyncio.TimerHandle | None = None
+        self._armed: Instant = 0
+
+    def set(self, due: Instant, item: _T) -> int:
+        token = next(self._tokens)
+        heapq.heappush(self._heap, (due, token, item))
+        if self._handle is None or due < self._armed:
+            self._arm()
+        return token
+
+    def close(self) -> None:
+        self._heap.clear()
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _arm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._armed = self._heap[0][0]
+        delay = max(0.0, self._clock.until(self._armed))
+        self._handle = asyncio.get_running_loop().call_later(delay, self._fire)
+
+    def _fire(self) -> None:
+        self._handle = None
+        heap, now = self._heap, self._clock.now()
+        while heap and heap[0][0] <= now:
+            _, token, item = heapq.heappop(heap)
+            self._on_due(item, token)
+        if heap and self._handle is None:
+            self._arm()
