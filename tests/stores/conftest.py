@@ -1,0 +1,127 @@
+"""The behavioural suite's stores: each test runs against each of them, in an installation that is the test's own.
+
+A store that is not there yet, or whose server can't be had, skips its tests and says why; with REQUIRE_ALL set it
+fails them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from scheduledjob.stores import open_store
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from scheduledjob.engine.store import Store
+
+BACKENDS = [
+    pytest.param("memory"),
+    pytest.param("postgres", marks=pytest.mark.postgres),
+    pytest.param("pgbouncer", marks=[pytest.mark.postgres, pytest.mark.pgbouncer]),
+    pytest.param("firestore", marks=pytest.mark.firestore),
+]
+
+
+@dataclass
+class StoreFactory:
+    """Opens connections (replicas, clients) to one fresh installation, and to others in the same place."""
+
+    backend: str
+    url: str
+    installation: str
+    _database: MemoryDatabase = field(default_factory=MemoryDatabase)
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def bulk(self) -> int:
+        """How many rows are many here: the emulator of Firestore is slow."""
+        return 2_000 if self.backend == "firestore" else 20_000
+
+    async def __call__(self, installation: str | None = None) -> Store:
+        name = installation or self.installation
+        store: Store
+        if self.backend == "memory":
+            store = MemoryStore(self._database, installation=name)
+        else:
+            store = open_store(self.url, name)
+        await store.connect()
+        self._stack.push_async_callback(store.close)
+        return store
+
+    async def several(self, count: int) -> list[Store]:
+        return [await self() for _ in range(count)]
+
+
+@pytest.fixture(params=BACKENDS)
+async def store_factory(request: pytest.FixtureRequest) -> AsyncIterator[StoreFactory]:
+    backend: str = request.param
+    url = "memory:" if backend == "memory" else _server_url(backend, request)
+    factory = StoreFactory(backend, url, f"test-{secrets.token_hex(6)}")
+    async with factory._stack:
+        yield factory
+
+
+@pytest.fixture
+async def store(store_factory: StoreFactory) -> Store:
+    """One connection to a fresh installation."""
+    return await store_factory()
+
+
+@pytest.fixture
+async def other(store_factory: StoreFactory, store: Store) -> Store:
+    """Another connection to the same installation."""
+    return await store_factory()
+
+
+MODULES = {
+    "postgres": ("scheduledjob.stores.postgres", "PostgresStore"),
+    "pgbouncer": ("scheduledjob.stores.postgres", "PostgresStore"),
+    "firestore": ("scheduledjob.stores.firestore", "FirestoreStore"),
+}
+
+URL_FIXTURES = {
+    "postgres": "stores_postgres_url",
+    "pgbouncer": "stores_pgbouncer_url",
+    "firestore": "stores_firestore_url",
+}
+
+
+def _server_url(backend: str, request: pytest.FixtureRequest) -> str:
+    module, name = MODULES[backend]
+    if not hasattr(importlib.import_module(module), name):
+        pytest.skip(f"{name} is not there yet")
+    url: str = request.getfixturevalue(URL_FIXTURES[backend])
+    return url
+
+
+@pytest.fixture(scope="session")
+def stores_postgres_url(request: pytest.FixtureRequest) -> str:
+    """One database for all tests of this worker: installations keep them apart, as they do in production."""
+    server = request.getfixturevalue("postgres_server")
+    dsn: str = server.new_database()
+    return dsn
+
+
+@pytest.fixture(scope="session")
+def stores_pgbouncer_url(request: pytest.FixtureRequest) -> str:
+    _absent("no harness for PgBouncer yet")
+
+
+@pytest.fixture(scope="session")
+def stores_firestore_url(request: pytest.FixtureRequest) -> str:
+    _absent("no harness for the Firestore emulator yet")
+
+
+def _absent(why: str) -> NoReturn:
+    if os.environ.get("REQUIRE_ALL"):
+        pytest.fail(why)
+    pytest.skip(why)

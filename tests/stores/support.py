@@ -1,0 +1,244 @@
+"""What the behavioural tests say over and over: wishes, records, claims that wait for a row, and what a row looks like.
+
+The time of a real store can't be turned, so rows are put into its past or future, measured from ``store.now()``, and
+whatever takes time (a lease that passes, a claim that looks below its floor only now and then) is waited for by asking
+again, never by sleeping and then expecting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from scheduledjob.domain.instants import DAY, HOUR, SECOND, Instant, Micros
+from scheduledjob.domain.state import Outcome, RunRecord, State
+from scheduledjob.engine.store import (
+    Batch,
+    Fate,
+    Key,
+    NewRow,
+    Origin,
+    Put,
+    Renewal,
+    Row,
+    Settlement,
+    Store,
+    Wake,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+
+KIND = "print"
+LEASE: Micros = 60 * SECOND
+"""So long that it never passes in a test."""
+SHORT_LEASE: Micros = 300_000
+"""So short that a test can wait for its end."""
+PATIENCE = 20.0
+"""Seconds after which a test that waits has failed."""
+PLAIN = State(floor=0).encode()
+
+
+def wish(
+    slug: str,
+    wake_at: Instant | None = None,
+    *,
+    kind: str = KIND,
+    origin: Origin = Origin.LIBRARY,
+    definition: str = "",
+    state: bytes = PLAIN,
+    first: Instant | None = None,
+    payload: bytes | None = None,
+    created_at: Instant = 0,
+) -> NewRow:
+    return NewRow(slug, f"uid-of-{slug}", kind, origin, definition, state, wake_at, first, payload, created_at)
+
+
+def record(
+    run_id: str,
+    finished: Instant,
+    *,
+    slug: str = "job",
+    outcome: Outcome = Outcome.SUCCEEDED,
+    keep: int = 100,
+    expires: Instant | None = None,
+    reason: str = "",
+) -> RunRecord:
+    return RunRecord(
+        run_id=run_id,
+        uid=f"uid-of-{slug}",
+        slug=slug,
+        slot=finished - SECOND,
+        started=finished - 10,
+        finished=finished,
+        attempt=1,
+        outcome=outcome,
+        reason=reason,
+        keep=keep,
+        expires=finished + DAY if expires is None else expires,
+    )
+
+
+async def put_due(store: Store, *slugs: str, kind: str = KIND, state: bytes = PLAIN) -> None:
+    """Rows that are due already, the first longest."""
+    now = await store.now()
+    rows = [wish(slug, now - HOUR + n, kind=kind, state=state) for n, slug in enumerate(slugs)]
+    assert await store.put(rows, replace=False) == [Put.CREATED] * len(rows)
+
+
+async def claim(
+    store: Store,
+    replica: str = "alice",
+    *,
+    kinds: Iterable[str] = (KIND,),
+    limit: int = 100,
+    ahead: Micros = 0,
+    lease: Micros = LEASE,
+) -> Batch:
+    """One claim, whatever it brings."""
+    return await store.claim(replica, kinds, limit=limit, ahead=ahead, lease=lease)
+
+
+async def take(
+    store: Store,
+    count: int = 1,
+    *,
+    replica: str = "alice",
+    kinds: Iterable[str] = (KIND,),
+    ahead: Micros = 0,
+    lease: Micros = LEASE,
+) -> list[Row]:
+    """Claim until ``count`` rows have come, and no more than that."""
+    rows: list[Row] = []
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            batch = await claim(store, replica, kinds=kinds, limit=count - len(rows), ahead=ahead, lease=lease)
+            rows += batch.rows
+            assert len(rows) <= count
+            if len(rows) == count:
+                return rows
+            await asyncio.sleep(0.02)
+
+
+async def take_one(store: Store, *, replica: str = "alice", lease: Micros = LEASE) -> Row:
+    (row,) = await take(store, replica=replica, lease=lease)
+    return row
+
+
+async def take_over(store: Store, row: Row, *, replica: str = "bob", lease: Micros = LEASE) -> Row:
+    """Wait for the lease of ``row`` to pass, and claim it for ``replica``."""
+    taken = await take_one(store, replica=replica, lease=lease)
+    assert taken.key == row.key
+    return taken
+
+
+def settlement(
+    row: Row,
+    fate: Fate = Fate.RELEASE,
+    *,
+    version: int | None = None,
+    state: bytes | None = None,
+    wake_at: Instant | None = None,
+    revision: int | None = None,
+    records: Sequence[RunRecord] = (),
+    payload: bytes | None = None,
+    result: bytes | None = None,
+) -> Settlement:
+    """A settlement of a claimed row: what is not said is as the row has it."""
+    return Settlement(
+        row.key,
+        row.version if version is None else version,
+        fate,
+        row.state if state is None else state,
+        wake_at,
+        row.revision if revision is None else revision,
+        records,
+        payload,
+        result,
+    )
+
+
+async def settle(store: Store, one: Settlement, *, replica: str = "alice") -> bool:
+    (done,) = await store.settle(replica, [one])
+    return done
+
+
+async def look(store: Store, slug: str) -> Row:
+    """The row as a reader sees it, which is there."""
+    (row,) = await store.get([slug])
+    assert row is not None
+    return row
+
+
+async def gone(store: Store, slug: str) -> bool:
+    return await store.get([slug]) == [None]
+
+
+async def everything(store: Store) -> tuple[list[Row], list[RunRecord]]:
+    """All that an installation of a test holds: to see that something changed nothing."""
+    return await store.rows(), await store.history(limit=10_000)
+
+
+async def renew(store: Store, held: Sequence[tuple[Key, int]], *, replica: str = "alice", lease: Micros) -> Renewal:
+    """Renew as the lease thread does: in a thread and an event loop that know nothing of the store's own."""
+
+    async def in_own_loop() -> Renewal:
+        async with store.renewer(replica) as renewer:
+            return await renewer.renew(held, lease)
+
+    return await asyncio.to_thread(lambda: asyncio.run(in_own_loop()))
+
+
+async def pass_lease(store: Store, row: Row) -> None:
+    """Wait until the store's clock is behind the row's lease."""
+    leased = await look(store, row.slug)
+    assert leased.wake_at is not None
+    end = leased.wake_at
+
+    async def passed() -> bool:
+        return await store.now() > end
+
+    await until(passed)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():  # noqa: ASYNC110 - a store tells nobody that time has passed
+            await asyncio.sleep(0.02)
+
+
+@dataclass
+class Heard:
+    """What a listener was told."""
+
+    wakes: list[Wake] = field(default_factory=list)
+    _more: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __call__(self, wake: Wake) -> None:
+        self.wakes.append(wake)
+        self._more.set()
+
+    async def of(self, condition: Callable[[Wake], bool]) -> Wake:
+        """The first wake that meets the condition, waited for."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                self._more.clear()
+                for wake in self.wakes:
+                    if condition(wake):
+                        return wake
+                await self._more.wait()
+
+    async def due_by(self, instant: Instant) -> Wake:
+        return await self.of(lambda wake: wake.due is not None and wake.due <= instant)
+
+    async def change_of(self, slug: str) -> Wake:
+        return await self.of(lambda wake: slug in wake.changed)
+
+
+@asynccontextmanager
+async def listening(store: Store) -> AsyncIterator[Heard]:
+    heard = Heard()
+    async with store.listen(heard):
+        yield heard
