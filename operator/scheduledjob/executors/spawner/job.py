@@ -1,0 +1,198 @@
+"""One job in the helper: how it is started, and what is kept of what it prints.
+
+The payload on standard input is a file in memory and not a pipe: it never fills up, needs nobody to write the rest of
+it later, and is forgotten when the job closes it, read or not.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from typing import TYPE_CHECKING
+
+from .processes import RUN_ID, VERSION, Mark
+
+if TYPE_CHECKING:
+    from .wire import Start
+
+_READ = 1 << 16
+_LARGEST_PIPE = 1 << 20
+"""To which an unprivileged job can enlarge its pipe."""
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
+"""Signals that the helper ignores: a terminal's are for the replica, which ends the helper by closing its socket;
+SIGXCPU comes when the limit that a job is to inherit is below what the helper itself has used."""
+
+
+class StartError(Exception):
+    """A job could not be started; the message is for the user."""
+
+
+class Limits:
+    """Soft limits that each job gets and the helper itself has not."""
+
+    def __init__(self, limits: dict[int, int]) -> None:
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
+        self._own: list[tuple[int, tuple[int, int]]] = []
+        self._jobs: list[tuple[int, tuple[int, int]]] = []
+        for kind, value in limits.items():
+            soft, hard = resource.getrlimit(kind)
+            self._own.append((kind, (soft, hard)))
+            self._jobs.append((kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard)))
+
+    def __enter__(self) -> None:
+        for kind, pair in self._jobs:
+            resource.setrlimit(kind, pair)
+
+    def __exit__(self, *error: object) -> None:
+        for kind, pair in self._own:
+            resource.setrlimit(kind, pair)
+
+
+class Job:
+    """A job between its start and the death of the last of its processes."""
+
+    __slots__ = (
+        "cause",
+        "deadline",
+        "ends_at",
+        "head",
+        "number",
+        "output",
+        "pid",
+        "problem",
+        "request",
+        "status",
+        "tail",
+        "total",
+    )
+
+    def __init__(self, request: Start, deadline: float) -> None:
+        self.request = request
+        self.number = request.number
+        self.deadline = deadline
+        """When it is killed unless the lease is renewed: the lease's own deadline less the margin."""
+        self.ends_at: float | None = None
+        """When the next step of its end is due: TERM for a timeout at first, then KILL."""
+        self.cause = ""
+        self.problem = ""
+        self.pid = 0
+        """0: not started; kept after its exit, as long as its session may have members."""
+        self.status: int | None = None
+        """None while its first process lives."""
+        self.output: int | None = None
+        self.head = bytearray()
+        self.tail = bytearray()
+        self.total = 0
+
+    @property
+    def mark(self) -> Mark:
+        """Whose a process is that carries this."""
+        environment = self.request.environment
+        return environment.get(RUN_ID, b""), environment.get(VERSION, b"")
+
+    @property
+    def next_alarm(self) -> float:
+        """When the loop must look at it, in monotonic seconds."""
+        return self.deadline if self.ends_at is None else min(self.deadline, self.ends_at)
+
+    def spawn(self, limits: Limits, home: int, nothing: int) -> None:
+        """Start it. ``home`` is the helper's own directory, ``nothing`` is ``/dev/null``.
+
+        Raises ``StartError``, or the ``OSError`` of a machine that has run out of something.
+        """
+        request = self.request
+        opened: list[int] = []
+        try:
+            self.output, writing_end = os.pipe()
+            opened.append(writing_end)
+            os.set_blocking(self.output, False)
+            stdin = nothing
+            if request.stdin:
+                stdin = os.memfd_create("payload")
+                opened.append(stdin)
+                os.write(stdin, request.stdin)
+                os.lseek(stdin, 0, os.SEEK_SET)
+            if request.directory is not None:
+                try:
+                    os.chdir(request.directory)
+                except (OSError, ValueError) as error:
+                    raise StartError(f"working directory {_text(request.directory)}: {_why(error)}") from None
+            try:
+                with limits:
+                    self.pid = os.posix_spawn(
+                        request.command[0],
+                        request.command,
+                        request.environment,
+                        file_actions=[
+                            (os.POSIX_SPAWN_DUP2, stdin, 0),
+                            (os.POSIX_SPAWN_DUP2, writing_end, 1),
+                            (os.POSIX_SPAWN_DUP2, writing_end, 2),
+                        ],
+                        setsid=True,
+                        setsigmask=(),
+                        setsigdef=(*IGNORED, *_IGNORED_BY_PYTHON),
+                    )
+            except (OSError, ValueError) as error:
+                raise StartError(f"can't start {_text(request.command[0])}: {_why(error)}") from None
+            finally:
+                if request.directory is not None:
+                    os.fchdir(home)
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to its process group, while its first process is there to hold the group's id."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            self.problem = f"process {self.pid} runs as another user and can't be killed"
+
+    def read(self) -> bool:
+        """Take what it has printed; False when there will be no more."""
+        assert self.output is not None
+        try:
+            data = os.read(self.output, _READ)
+        except BlockingIOError:
+            return True
+        room = self.request.head - len(self.head)
+        if room > 0:
+            self.head += data[:room]
+        self.tail += data[max(room, 0) :]
+        if len(self.tail) > self.request.tail + _READ:
+            del self.tail[: -self.request.tail]
+        self.total += len(data)
+        return bool(data)
+
+    def drain(self) -> None:
+        """Take what is left in the pipe when nothing of the job is alive, and close it.
+
+        A process that got the pipe handed on may hold it open for ever, so the end of the file is not waited for.
+        """
+        if self.output is None:
+            return
+        for _ in range(_LARGEST_PIPE // _READ):
+            seen = self.total
+            self.read()
+            if self.total == seen:
+                break
+        self.close()
+
+    def close(self) -> None:
+        """Close its output."""
+        if self.output is not None:
+            os.close(self.output)
+            self.output = None
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "replace")
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
