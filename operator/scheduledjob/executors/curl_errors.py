@@ -39,7 +39,7 @@ def in_words(error: Exception, url: URL) -> str:
         case RequestError():
             return str(error)
         case aiohttp.InvalidURL():
-            return f"url: {error.description or 'it can not be read'}: write http://host/path or https://host/path"
+            return f'url: "{url.host}" {error.description or "can not be read"}: write http://host/path or https://host/path'
         case aiohttp.ClientConnectorCertificateError():
             return f"the TLS certificate of {where} is not trusted: {_tls_words(error.certificate_error)}"
         case aiohttp.ClientConnectorDNSError():
@@ -47,12 +47,8 @@ def in_words(error: Exception, url: URL) -> str:
         case aiohttp.ClientConnectorError():
             return _no_connection(error.os_error, where)
         case ConnectionLostError():
-            cause = error.__cause__
-            while cause is not None and not isinstance(cause, ssl.SSLError):
-                cause = cause.__cause__
-            if isinstance(cause, ssl.SSLError):
-                return f"{where} ended the TLS connection: {_tls_words(cause)}"
-            return f"{where} closed the connection before it answered"
+            hint = "; does it want a client certificate?" if url.scheme == "https" else ""
+            return f"{where} closed the connection before it answered{hint}"
         case aiohttp.ClientPayloadError():
             return f"the response of {where} ended early, or is not what its headers say"
         case aiohttp.ClientResponseError():

@@ -32,7 +32,7 @@ class ThreadResolver(AbstractResolver):
         loop = asyncio.get_running_loop()
         found: asyncio.Future[list[ResolveResult]] = loop.create_future()
 
-        def settle(result: list[ResolveResult] | OSError | UnicodeError) -> None:
+        def settle(result: list[ResolveResult] | OSError) -> None:
             if found.done():
                 return
             if isinstance(result, list):
@@ -41,11 +41,13 @@ class ThreadResolver(AbstractResolver):
                 found.set_exception(result)
 
         def look_up() -> None:
-            result: list[ResolveResult] | OSError | UnicodeError
+            result: list[ResolveResult] | OSError
             try:
                 result = _look_up(host, port, family)
-            except (OSError, UnicodeError) as error:
+            except OSError as error:
                 result = error
+            except UnicodeError:
+                result = OSError("it is no host name: a label in it is empty or longer than 63 characters")
             with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
                 loop.call_soon_threadsafe(settle, result)
 

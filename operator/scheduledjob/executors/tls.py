@@ -39,6 +39,9 @@ DEFAULT = TlsSetting()
 @lru_cache(_KEPT)
 def context_of(setting: TlsSetting) -> ssl.SSLContext:
     """The client context of a setting. A ``RequestError`` says which part of it is wrong, without showing it."""
+    if setting.ca is not None and not setting.ca.strip():
+        # ssl takes an empty text for none, and would trust every authority of the system.
+        raise RequestError("tls.ca: no certificates in PEM form (it is empty)")
     try:
         context = ssl.create_default_context(cadata=setting.ca)
     except (ssl.SSLError, ValueError) as error:
@@ -65,10 +68,11 @@ def _no_password() -> str:
 
 def _words(error: Exception) -> str:
     reason = getattr(error, "reason", None)
-    return {
-        "KEY_VALUES_MISMATCH": "the client key belongs to another certificate",
-        "NO_START_LINE": "no PEM in it",
-    }.get(str(reason)) or (str(reason).lower().replace("_", " ") if reason else str(error))
+    if reason is None:
+        return "no PEM in it" if isinstance(error, ssl.SSLError) else str(error)
+    if reason == "KEY_VALUES_MISMATCH":
+        return "the client key belongs to another certificate"
+    return str(reason).lower().replace("_", " ")
 
 
 @contextmanager
