@@ -1,0 +1,5 @@
+"""The store in Postgres."""
+
+from .store import PostgresStore
+
+__all__ = ["PostgresStore"]

@@ -1,0 +1,188 @@
+"""Connections to the server: how they are opened, shared, given up, and what their failures mean.
+
+Every statement of this store is an index scan or a nested loop of them, whatever the table's statistics say: a
+queue is empty now and full a second later, and a plan that was right for an empty table stays cached. So a
+connection tells the planner to leave the rest alone, in its startup packet.
+
+Between us and the server there may be a pooler (PgBouncer) that gives each transaction another server connection.
+Then nothing of a session holds: no such settings, no cached statements, no LISTEN. It shows by refusing the startup
+packet, or by announcing another process id than the server's own. Nothing else here depends on a session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+import asyncpg
+
+from scheduledjob.engine.store import StoreError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from asyncpg import Connection as _Connection
+    from asyncpg import Record
+
+    from .address import Address
+
+    Connection: TypeAlias = _Connection[Record]
+
+_PLANS = dict.fromkeys(
+    ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_material", "jit"), "off"
+)
+
+_UNAVAILABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, until the failover is complete
+    asyncpg.InvalidTransactionStateError,
+    asyncpg.InternalClientError,
+)
+
+
+class Server:
+    """How to reach one database."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.pooled: bool | None = None
+        """Whether a pooler stands between; None: not known yet."""
+
+    async def open(self) -> Connection:
+        """A new connection. Raises whatever asyncpg does: see ``reaching``."""
+        if self.pooled is None:
+            try:
+                connection = await self._connect(pooled=False)
+            except asyncpg.PostgresError as error:
+                if "startup parameter" not in str(error):
+                    raise
+                self.pooled = True
+            else:
+                try:
+                    self.pooled = await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid()
+                except BaseException:
+                    connection.terminate()
+                    raise
+                if not self.pooled:
+                    return connection
+                connection.terminate()
+        return await self._connect(pooled=self.pooled)
+
+    async def _connect(self, *, pooled: bool) -> Connection:
+        return await asyncpg.connect(
+            self.address.dsn,
+            timeout=self.address.connect_timeout,
+            statement_cache_size=0 if pooled else 100,
+            max_cached_statement_lifetime=0,
+            server_settings={"application_name": self.address.application_name, **({} if pooled else _PLANS)},
+        )
+
+    @contextmanager
+    def reaching(self, doing: str) -> Iterator[None]:
+        """Turn what a connection may raise into the store's errors, which say where and what."""
+        try:
+            yield
+        except (StoreError, asyncio.CancelledError):
+            raise
+        except _UNAVAILABLE as error:
+            if isinstance(error, ValueError):  # asyncpg's for an argument that does not fit: a mistake of ours
+                raise
+            if isinstance(error, TimeoutError):
+                reason = "no answer in time"
+            else:
+                reason = str(error).strip() or type(error).__name__
+            raise StoreUnavailable(f"Postgres at {self.address.shown} is unavailable ({doing}): {reason}") from error
+        except asyncpg.PostgresError as error:
+            raise StoreError(f"Postgres at {self.address.shown} refused ({doing}): {error}{_advice(error)}") from error
+
+
+def _advice(error: asyncpg.PostgresError) -> str:
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        return "; check the user and password in the store's URL"
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        return "; create the database, or name another one in the store's URL"
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return (
+            "; the role needs CREATE on the database for the first start, or a schema called scheduledjob that it owns"
+        )
+    if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.UndefinedColumnError)):
+        return "; run scheduledjob migrate"
+    return ""
+
+
+class Pool:
+    """A few connections for the replica's event loop.
+
+    asyncpg's own pool resets the session at each release, which costs a round trip and is of no use where no
+    session has any state; and it waits for a server that does not answer to confirm that a statement is cancelled.
+    Here a connection whose statement did not end in order is dropped.
+    """
+
+    def __init__(self, server: Server, size: int, timeout: float) -> None:
+        self._server = server
+        self._timeout = timeout
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[Connection] = []
+        self._used: set[Connection] = set()
+        self._closed = False
+
+    @asynccontextmanager
+    async def connection(self, doing: str, patience: float | None = None) -> AsyncIterator[Connection]:
+        """A connection, for a few statements that together take ``patience`` seconds at most."""
+        with self._server.reaching(doing):
+            async with asyncio.timeout(patience or self._timeout), self._free:
+                connection = await self._take()
+                try:
+                    yield connection
+                except asyncpg.PostgresError:
+                    self._give_back(connection)
+                    raise
+                except StoreError:
+                    self._give_back(connection)
+                    raise
+                except BaseException:
+                    connection.terminate()
+                    raise
+                else:
+                    self._give_back(connection)
+                finally:
+                    self._used.discard(connection)
+
+    async def _take(self) -> Connection:
+        if self._closed:
+            raise asyncpg.InterfaceError("the store is closed")
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                break
+        else:
+            connection = await self._server.open()
+        self._used.add(connection)
+        return connection
+
+    def _give_back(self, connection: Connection) -> None:
+        if self._closed or connection.is_closed() or connection.is_in_transaction():
+            connection.terminate()
+        else:
+            self._idle.append(connection)
+
+    async def close(self) -> None:
+        """Close what is idle in order, and cut what is in use."""
+        self._closed = True
+        idle, self._idle = self._idle, []
+        for connection in self._used:
+            connection.terminate()
+        for connection in idle:
+            try:
+                await connection.close(timeout=1.0)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection.terminate()

@@ -1,0 +1,37 @@
+"""What the parts of the store share: its server, its pool, its installation and its floor."""
+
+from __future__ import annotations
+
+from scheduledjob.engine.store import StoreError
+
+from .address import parse_address
+from .connections import Pool, Server
+from .floor import Floor
+
+POOL_SIZE = 4
+COMMAND_TIMEOUT = 10.0
+"""Seconds that one call may take before the store counts as unavailable."""
+
+
+class Part:
+    """Base of the parts: made from a URL, and of use once the store has connected."""
+
+    def __init__(self, url: str, *, installation: str = "local", timeout: float = COMMAND_TIMEOUT) -> None:
+        self._server = Server(parse_address(url))
+        self._timeout = timeout
+        self._installation_name = installation
+        self._installation_id: int | None = None
+        self._pool = Pool(self._server, POOL_SIZE, timeout)
+        self._floor = Floor()
+        self._replicas: set[str] = set()
+        """Those that live in this process: what they tell the others they need not hear themselves."""
+
+    @property
+    def _installation(self) -> int:
+        if self._installation_id is None:
+            raise StoreError("the store is not connected: call connect() first")
+        return self._installation_id
+
+    @property
+    def _channel(self) -> str:
+        return f"scheduledjob_{self._installation}"

@@ -1,0 +1,53 @@
+-- What is asked about runs that ended.
+
+-- name: record
+INSERT INTO scheduledjob.history (
+    installation, run_id, uid, slug, slot, started, finished, attempt, outcome,
+    reason, code, replica, output, keep, expires, manual
+)
+SELECT $1, given.* FROM unnest(
+    $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[], $9::text[],
+    $10::text[], $11::integer[], $12::text[], $13::bytea[], $14::integer[], $15::bigint[], $16::boolean[]
+) AS given
+ON CONFLICT DO NOTHING;
+
+-- name: history
+SELECT run_id, uid, slug, slot, started, finished, attempt, outcome,
+    reason, code, replica, output, keep, expires, manual
+FROM scheduledjob.history
+WHERE installation = $1 AND finished < $2
+ORDER BY finished DESC LIMIT $3;
+
+-- name: history_of_slug
+SELECT run_id, uid, slug, slot, started, finished, attempt, outcome,
+    reason, code, replica, output, keep, expires, manual
+FROM scheduledjob.history
+WHERE installation = $1 AND finished < $2 AND slug = $4
+ORDER BY finished DESC LIMIT $3;
+
+-- name: recorded
+SELECT run_id FROM scheduledjob.history WHERE installation = $1 AND run_id = ANY($2::text[]);
+
+-- name: prune
+-- $1 installation, $2 the slug to begin at, $3 how many records to look at, $4 how many to drop at most.
+-- One slug's newest records come last in the index, so it is read backwards: in descending order of slug.
+WITH seen AS MATERIALIZED (
+    SELECT slug, finished, run_id, outcome, keep, expires
+    FROM scheduledjob.history
+    WHERE installation = $1 AND slug <= $2
+    ORDER BY slug DESC, finished DESC LIMIT $3
+), ranked AS (
+    SELECT run_id, keep, expires,
+        row_number() OVER (PARTITION BY slug, outcome = 'Succeeded' ORDER BY finished DESC) AS place
+    FROM seen
+), surplus AS MATERIALIZED (
+    SELECT run_id FROM ranked WHERE place > keep OR expires <= scheduledjob.clock() LIMIT $4
+), gone AS (
+    DELETE FROM scheduledjob.history AS h USING surplus
+    WHERE h.installation = $1 AND h.run_id = surplus.run_id
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM gone) AS gone, (SELECT count(*) FROM seen) AS seen, (SELECT min(slug) FROM seen) AS last;
+
+-- name: only_one_prunes
+SELECT pg_try_advisory_xact_lock(hashtextextended('scheduledjob.prune', $1));

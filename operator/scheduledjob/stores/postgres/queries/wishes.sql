@@ -1,0 +1,77 @@
+-- What clients ask about schedules.
+
+-- name: installation
+WITH made AS (
+    INSERT INTO scheduledjob.installation (name)
+    SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM scheduledjob.installation WHERE name = $1)
+    ON CONFLICT DO NOTHING RETURNING id
+)
+SELECT id FROM made UNION ALL SELECT id FROM scheduledjob.installation WHERE name = $1 LIMIT 1;
+
+-- name: create
+-- Fails as a whole where a slug is taken. Returns what the notification for it needs.
+WITH made AS (
+    INSERT INTO scheduledjob.schedule (
+        installation, slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, edited_at
+    )
+    SELECT $1, given.*, scheduledjob.clock()
+    FROM unnest(
+        $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bigint[], $9::bigint[],
+        $10::bytea[], $11::bigint[]
+    ) AS given
+    RETURNING wake_at
+), told AS (
+    SELECT pg_notify('scheduledjob_' || $1, json_build_object('due', soonest.due)::text)
+    FROM (SELECT min(wake_at) AS due FROM made) AS soonest
+    WHERE EXISTS (SELECT 1 FROM scheduledjob.replica AS r WHERE r.installation = $1 AND r.looks_at > soonest.due)
+)
+SELECT count(*) FROM told;
+
+-- name: replace
+-- Rows that are not returned are as they were asked to be.
+INSERT INTO scheduledjob.schedule AS s (
+    installation, slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, edited_at
+)
+SELECT $1, given.*, scheduledjob.clock()
+FROM unnest(
+    $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bigint[], $9::bigint[],
+    $10::bytea[], $11::bigint[]
+) AS given
+ON CONFLICT (installation, slug) DO UPDATE
+SET kind = excluded.kind, origin = excluded.origin, definition = excluded.definition, payload = excluded.payload,
+    first = excluded.first, edited_at = excluded.edited_at, revision = s.revision + 1,
+    -- least() passes over NULL
+    wake_at = CASE WHEN s.owner IS NULL THEN least(s.wake_at, excluded.edited_at) ELSE s.wake_at END
+WHERE (s.kind, s.definition) <> (excluded.kind, excluded.definition)
+   OR s.payload IS DISTINCT FROM excluded.payload
+   OR excluded.first IS NOT NULL
+RETURNING s.slug, s.revision = 1 AS created, s.owner IS NOT NULL AS owned, s.wake_at;
+
+-- name: latest_look
+SELECT max(looks_at) FROM scheduledjob.replica WHERE installation = $1;
+
+-- name: taken
+SELECT slug FROM scheduledjob.schedule WHERE installation = $1 AND slug = ANY($2::text[]);
+
+-- name: get
+SELECT id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
+    wake_at, state, false, owner
+FROM scheduledjob.schedule
+WHERE installation = $1 AND slug = ANY($2::text[]);
+
+-- name: rows
+SELECT id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
+    wake_at, state, false, owner
+FROM scheduledjob.schedule
+WHERE installation = $1 AND slug > $2 AND ($3::text IS NULL OR origin = $3)
+ORDER BY slug LIMIT $4;
+
+-- name: delete
+DELETE FROM scheduledjob.schedule
+WHERE installation = $1 AND slug = ANY($2::text[])
+RETURNING slug, uid, definition, state, owner IS NOT NULL AS owned, scheduledjob.clock() AS now;
+
+-- name: slugs
+SELECT slug FROM scheduledjob.schedule
+WHERE installation = $1 AND slug > $2 AND ($3::text IS NULL OR origin = $3)
+ORDER BY slug LIMIT $4;

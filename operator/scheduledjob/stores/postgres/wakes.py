@@ -1,0 +1,55 @@
+"""What clients tell listening replicas, as the payload of a NOTIFY: small JSON, at most 8000 bytes each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from scheduledjob.engine.store import Wake
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from scheduledjob.domain.instants import Instant
+
+_ROOM = 7000
+"""Bytes of one payload that slugs may fill; Postgres allows 7999 in all."""
+
+
+class _Told(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
+    due: int | None = None
+    changed: list[str] = []
+    sender: str = ""
+    """The replica that tells, where it need not hear it itself."""
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(_Told)
+
+
+def payloads(due: Instant | None, changed: Iterable[str]) -> list[str]:
+    """Of as few notifications as can be; none where there is nothing to tell."""
+    parcels: list[list[str]] = [[]]
+    room = _ROOM
+    for slug in changed:
+        size = len(_encoder.encode(slug)) + 1
+        if size > room and parcels[-1]:
+            parcels.append([])
+            room = _ROOM
+        parcels[-1].append(slug)
+        room -= size
+    told = [_Told(due if number == 0 else None, parcel) for number, parcel in enumerate(parcels)]
+    return [_encoder.encode(each).decode() for each in told if each.due is not None or each.changed]
+
+
+def wake_of(payload: str, own: Iterable[str] = ()) -> Wake | None:
+    """What a payload tells; None where one of the ``own`` replicas said it. What can't be read makes one look."""
+    try:
+        told = _decoder.decode(payload)
+    except msgspec.DecodeError:
+        return Wake(deaf=True)
+    if told.sender and told.sender in own:
+        return None
+    changed: Sequence[str] = told.changed
+    return Wake(told.due, changed)

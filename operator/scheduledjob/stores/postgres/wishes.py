@@ -1,0 +1,190 @@
+"""What clients do: write wishes, end schedules, read rows.
+
+A write and the notification of it are one transaction, so nobody hears of what is not there yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import asyncpg
+import msgspec
+
+from scheduledjob.domain.definition import Definition, Keep
+from scheduledjob.domain.state import RunRecord, State, cut_off
+from scheduledjob.engine.store import NewRow, Origin, Put, Row, SlugTaken, StoreUnavailable
+
+from .columns import record_columns, wish_columns
+from .part import Part
+from .queries import load
+from .wakes import payloads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from asyncpg import Record
+
+    from scheduledjob.domain.instants import Instant
+
+    from .connections import Connection
+
+_SQL = load("wishes")
+_HISTORY = load("history")
+_REPLICAS = load("replicas")
+
+CHUNK = 5000
+"""Rows in one statement: enough to make round trips not matter, few enough to end in time."""
+
+BULK_TIMEOUT = 120.0
+"""Seconds that a call may take which writes more than one chunk."""
+
+_ATTEMPTS = 3
+
+
+class Wishes(Part):
+    """The part of the store that clients use to write."""
+
+    async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
+        by_slug = {row.slug: row for row in rows}
+        if len(by_slug) < len(rows):
+            slugs = [row.slug for row in rows]
+            twice = next(slug for slug in by_slug if slugs.count(slug) > 1)
+            raise ValueError(f"{twice!r} is given twice in one call: give each slug once")
+        if not rows:
+            return []
+        # In one order everywhere, so that two writers never wait for each other.
+        in_order = [by_slug[slug] for slug in sorted(by_slug)]
+        chunks = [in_order[start : start + CHUNK] for start in range(0, len(in_order), CHUNK)]
+        if replace:
+            return await self._replace(rows, chunks)
+        return await self._create(rows, chunks)
+
+    async def _create(self, rows: Sequence[NewRow], chunks: list[list[NewRow]]) -> list[Put]:
+        slugs = [row.slug for row in rows]
+        for _ in range(_ATTEMPTS):
+            try:
+                async with self._pool.connection("writing schedules", _patience(chunks, self._timeout)) as connection:
+                    if len(chunks) == 1:
+                        await self._create_chunk(connection, chunks[0])
+                    else:
+                        async with connection.transaction():
+                            for chunk in chunks:
+                                await self._create_chunk(connection, chunk)
+            except _Taken:
+                taken = {row.slug for row in await self.get(slugs) if row is not None}
+                if taken:
+                    raise SlugTaken([slug for slug in slugs if slug in taken]) from None
+                continue  # who had it has gone meanwhile
+            self._floor.lower(min((row.wake_at for row in rows if row.wake_at is not None), default=2**62))
+            return [Put.CREATED] * len(rows)
+        raise StoreUnavailable(f"Postgres at {self._server.address.shown}: slugs come and go too quickly to write them")
+
+    async def _create_chunk(self, connection: Connection, chunk: list[NewRow]) -> None:
+        try:
+            await connection.execute(_SQL["create"], self._installation, *wish_columns(chunk))
+        except asyncpg.UniqueViolationError as error:
+            raise _Taken from error
+
+    async def _replace(self, rows: Sequence[NewRow], chunks: list[list[NewRow]]) -> list[Put]:
+        became: dict[str, Put] = {}
+        due: Instant | None = None
+        changed: list[str] = []
+        async with (
+            self._pool.connection("writing schedules", _patience(chunks, self._timeout)) as connection,
+            connection.transaction(),
+        ):
+            for chunk in chunks:
+                written = await connection.fetch(_SQL["replace"], self._installation, *wish_columns(chunk))
+                for slug, created, owned, wake_at in written:
+                    became[slug] = Put.CREATED if created else Put.UPDATED
+                    if owned:
+                        changed.append(slug)
+                    elif wake_at is not None and (due is None or wake_at < due):
+                        due = wake_at
+            await self._tell(connection, due, changed)
+        if due is not None:
+            self._floor.lower(due)
+        return [became.get(row.slug, Put.UNCHANGED) for row in rows]
+
+    async def delete(self, slugs: Sequence[str]) -> list[bool]:
+        found: set[str] = set()
+        in_order = sorted(set(slugs))
+        chunks = [in_order[start : start + CHUNK] for start in range(0, len(in_order), CHUNK)]
+        if chunks:
+            async with (
+                self._pool.connection("deleting schedules", _patience(chunks, self._timeout)) as connection,
+                connection.transaction(),
+            ):
+                for chunk in chunks:
+                    found |= await self._delete_chunk(connection, chunk)
+        return [slug in found for slug in slugs]
+
+    async def _delete_chunk(self, connection: Connection, slugs: Sequence[str]) -> set[str]:
+        gone = await connection.fetch(_SQL["delete"], self._installation, slugs)
+        records = [record for each in gone for record in _records_of(each)]
+        if records:
+            await connection.execute(_HISTORY["record"], self._installation, *record_columns(records))
+        found = {each["slug"] for each in gone}
+        await self._tell(connection, None, sorted(found))
+        return found
+
+    async def clear(self, origin: Origin | None = None) -> int:
+        """Each chunk is a transaction of its own: what is interrupted has ended some schedules and not others."""
+        count = 0
+        after = ""
+        wanted = None if origin is None else origin.value
+        while True:
+            async with (
+                self._pool.connection("deleting schedules", 2 * self._timeout) as connection,
+                connection.transaction(),
+            ):
+                page = await connection.fetch(_SQL["slugs"], self._installation, after, wanted, CHUNK)
+                slugs = [record[0] for record in page]
+                if slugs:
+                    count += len(await self._delete_chunk(connection, slugs))
+                    after = slugs[-1]
+            if len(slugs) < CHUNK:
+                return count
+
+    async def get(self, slugs: Sequence[str]) -> list[Row | None]:
+        found: dict[str, Row] = {}
+        for start in range(0, len(slugs), CHUNK):
+            async with self._pool.connection("reading schedules") as connection:
+                for record in await connection.fetch(_SQL["get"], self._installation, slugs[start : start + CHUNK]):
+                    found[record["slug"]] = Row(*record)
+        return [found.get(slug) for slug in slugs]
+
+    async def rows(self, *, origin: Origin | None = None, after: str = "", limit: int = 1000) -> list[Row]:
+        wanted = None if origin is None else origin.value
+        async with self._pool.connection("reading schedules") as connection:
+            return [
+                Row(*record)
+                for record in await connection.fetch(_SQL["rows"], self._installation, after, wanted, limit)
+            ]
+
+    async def _tell(self, connection: Connection, due: Instant | None, changed: Iterable[str]) -> None:
+        """Notify replicas of what is due before the latest look that they announced, and of what changed."""
+        if due is not None:
+            latest = await connection.fetchval(_SQL["latest_look"], self._installation)
+            if latest is None or due >= latest:
+                due = None
+        for payload in payloads(due, changed):
+            await connection.execute(_REPLICAS["notify"], self._channel, payload)
+
+
+class _Taken(Exception):
+    """A slug is there already; which one is asked for afterwards, because the transaction is gone."""
+
+
+def _patience(chunks: Sequence[object], timeout: float) -> float:
+    return timeout if len(chunks) <= 1 else max(timeout, BULK_TIMEOUT)
+
+
+def _records_of(gone: Record) -> list[RunRecord]:
+    """Of the runs that end with a deletion."""
+    try:
+        keep = Definition.decode(gone["definition"]).keep
+    except msgspec.DecodeError:  # defined in code, or by a version that writes something else
+        keep = Keep()
+    state = State.decode(gone["state"])
+    return cut_off(state, uid=gone["uid"], slug=gone["slug"], now=gone["now"], owned=gone["owned"], keep=keep)
