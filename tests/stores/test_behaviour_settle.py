@@ -1,0 +1,309 @@
+"""Every store: settlements. Only the owner at its version writes, and its runs' records are written with it or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob.domain.instants import HOUR
+from scheduledjob.domain.state import State
+from scheduledjob.engine.store import Fate, Put
+
+from .support import (
+    LEASE,
+    SHORT_LEASE,
+    claim,
+    everything,
+    gone,
+    look,
+    pass_lease,
+    put_due,
+    record,
+    settle,
+    settlement,
+    take,
+    take_one,
+    take_over,
+    wish,
+)
+
+if TYPE_CHECKING:
+    from scheduledjob.engine.store import Store
+
+NEW_STATE = State(floor=5, succeeded=1).encode()
+
+
+async def test_keep_saves_the_state_and_raises_the_version(store: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    leased = await look(store, "job")
+    assert await settle(store, settlement(row, Fate.KEEP, state=NEW_STATE, wake_at=1))
+
+    seen = await look(store, "job")
+    assert seen.state == NEW_STATE
+    assert seen.version == row.version + 1
+    assert (seen.owner, seen.wake_at, seen.revision) == ("alice", leased.wake_at, 1)
+
+
+async def test_after_keep_the_owner_settles_at_the_next_version_only(store: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    assert await settle(store, settlement(row, Fate.KEEP))
+    assert not await settle(store, settlement(row))
+    assert not await settle(store, settlement(row, version=row.version + 2))
+    assert await settle(store, settlement(row, version=row.version + 1))
+
+
+async def test_release_hands_the_row_back(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    due = await store.now() + HOUR
+    assert await settle(store, settlement(row, wake_at=due, state=NEW_STATE))
+
+    seen = await look(other, "job")
+    assert (seen.owner, seen.wake_at, seen.state) == (None, due, NEW_STATE)
+    assert (await claim(other, "bob")).rows == []
+    assert [row.slug for row in await take(other, replica="bob", ahead=2 * HOUR)] == ["job"]
+
+
+async def test_a_row_released_without_wake_sleeps(store: Store) -> None:
+    await put_due(store, "job")
+    assert await settle(store, settlement(await take_one(store), wake_at=None))
+    seen = await look(store, "job")
+    assert (seen.owner, seen.wake_at) == (None, None)
+    assert (await claim(store, ahead=10**15)).rows == []
+
+
+async def test_remove_ends_the_schedule(store: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    ended = record("run-1", await store.now())
+    assert await settle(store, settlement(row, Fate.REMOVE, records=[ended]))
+
+    assert await gone(store, "job")
+    assert await store.history("job") == [ended]
+    assert await store.put([wish("job", None)], replace=False) == [Put.CREATED]
+    assert (await look(store, "job")).key != row.key
+
+
+@pytest.mark.parametrize("fate", Fate)
+async def test_a_stale_owner_changes_nothing_and_learns_it(store: Store, other: Store, fate: Fate) -> None:
+    await put_due(store, "job")
+    stale = await take_one(store, lease=SHORT_LEASE)
+    current = await take_over(other, stale)
+    ended = record("run-1", await store.now())
+    before = await everything(store)
+
+    refused = settlement(stale, fate, state=NEW_STATE, records=[ended], payload=b"new", result=b"new", wake_at=1)
+    assert not await settle(store, refused)
+    refused.version = current.version
+    assert not await settle(store, refused)
+    assert await everything(store) == before
+    assert await store.recorded(["run-1"]) == set()
+    assert await settle(other, settlement(current), replica="bob")
+
+
+@pytest.mark.parametrize("fate", Fate)
+async def test_the_owner_of_an_older_version_changes_nothing(store: Store, fate: Fate) -> None:
+    await put_due(store, "job")
+    first = await take_one(store, lease=SHORT_LEASE)
+    await take_over(store, first, replica="alice")
+    before = await everything(store)
+    assert not await settle(store, settlement(first, fate, state=NEW_STATE, records=[record("run-1", 5)]))
+    assert await everything(store) == before
+
+
+@pytest.mark.parametrize("fate", Fate)
+async def test_a_settlement_sent_twice_counts_once(store: Store, fate: Fate) -> None:
+    await put_due(store, "job", "control")
+    rows = await take(store, 2)
+    row = next(row for row in rows if row.slug == "job")
+    sent = settlement(row, fate, state=NEW_STATE, wake_at=await store.now() + HOUR, records=[record("run-1", 5)])
+    assert await settle(store, sent)
+    before = await everything(store)
+    sent.records = [record("run-2", 6)]
+    assert not await settle(store, sent)
+    assert await everything(store) == before
+
+
+async def test_nobody_settles_what_nobody_owns(store: Store) -> None:
+    await put_due(store, "job")
+    row = await look(store, "job")
+    assert not await settle(store, settlement(row, state=NEW_STATE))
+    assert await look(store, "job") == row
+
+
+async def test_a_deleted_row_is_not_settled(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    await other.delete(["job"])
+    assert not await settle(store, settlement(row, records=[record("run-1", 5)]))
+    assert await store.recorded(["run-1"]) == set()
+    assert await gone(store, "job")
+
+
+async def test_each_of_many_is_settled_or_refused_on_its_own(store: Store, other: Store) -> None:
+    slugs = [f"job-{n}" for n in range(700)]
+    await put_due(store, *slugs)
+    rows = {row.slug: row for row in await take(store, 700)}
+    deleted = set(slugs[::7])
+    await other.delete(sorted(deleted))
+    now = await store.now()
+    answers = await store.settle(
+        "alice",
+        [
+            settlement(rows[slug], state=NEW_STATE, records=[record(f"run-{slug}", now + n, slug=slug)])
+            for n, slug in enumerate(slugs)
+        ],
+    )
+    assert answers == [slug not in deleted for slug in slugs]
+    assert {row.slug for row in await store.rows() if row.state == NEW_STATE} == set(slugs) - deleted
+    assert await store.recorded([f"run-{slug}" for slug in slugs]) == {
+        f"run-{slug}" for slug in slugs if slug not in deleted
+    }
+    assert await store.settle("alice", []) == []
+
+
+async def test_all_fates_in_one_call(store: Store) -> None:
+    await put_due(store, "kept", "released", "removed", "stale")
+    rows = {row.slug: row for row in await take(store, 4)}
+    answers = await store.settle(
+        "alice",
+        [
+            settlement(rows["kept"], Fate.KEEP, result=b"r"),
+            settlement(rows["stale"], version=rows["stale"].version - 1, state=NEW_STATE),
+            settlement(rows["released"], payload=b"p"),
+            settlement(rows["removed"], Fate.REMOVE),
+        ],
+    )
+    assert answers == [True, False, True, True]
+    kept, released, removed, stale = await store.get(["kept", "released", "removed", "stale"])
+    assert kept is not None
+    assert (kept.owner, kept.payload, kept.result) == ("alice", None, b"r")
+    assert released is not None
+    assert (released.owner, released.payload, released.result) == (None, b"p", None)
+    assert removed is None
+    assert stale is not None
+    assert stale.state == rows["stale"].state
+
+
+async def test_an_owner_whose_lease_passed_settles_as_long_as_nobody_took_the_row(store: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store, lease=SHORT_LEASE)
+    await pass_lease(store, row)
+    assert await settle(store, settlement(row, state=NEW_STATE))
+    assert (await look(store, "job")).state == NEW_STATE
+
+
+@pytest.mark.parametrize("fate", [Fate.KEEP, Fate.RELEASE])
+async def test_payload_and_result_change_only_where_they_are_given(store: Store, fate: Fate) -> None:
+    now = await store.now()
+    await store.put([wish("job", now - 1, payload=b"first")], replace=False)
+    row = await take_one(store)
+    assert await settle(store, settlement(row, Fate.KEEP, result=b"done"))
+    assert await settle(store, settlement(row, Fate.KEEP, version=row.version + 1, payload=b""))
+    assert await settle(store, settlement(row, fate, version=row.version + 2))
+    seen = await look(store, "job")
+    assert (seen.payload, seen.result) == (b"", b"done")
+
+
+# ---- a wish that changes while a replica owns its row
+
+
+async def test_an_edit_of_an_owned_row_only_raises_its_revision(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    before = await look(store, "job")
+    assert await other.put([wish("job", payload=b"new")], replace=True) == [Put.UPDATED]
+
+    seen = await look(store, "job")
+    assert (seen.revision, seen.payload) == (2, b"new")
+    assert (seen.owner, seen.version, seen.wake_at, seen.state) == (
+        "alice",
+        before.version,
+        before.wake_at,
+        before.state,
+    )
+    assert await settle(store, settlement(row, Fate.KEEP))
+
+
+async def test_a_row_released_at_an_old_revision_is_due_at_once(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    await other.put([wish("job", payload=b"new")], replace=True)
+    assert await settle(store, settlement(row, state=NEW_STATE, wake_at=await store.now() + HOUR))
+
+    again = await take_one(other, replica="bob")
+    assert (again.revision, again.payload, again.state, again.taken_over) == (2, b"new", NEW_STATE, False)
+
+
+async def test_a_row_released_at_an_old_revision_without_wake_is_due_at_once(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    await other.put([wish("job", payload=b"new")], replace=True)
+    assert await settle(store, settlement(row, wake_at=None))
+    assert (await take_one(other, replica="bob")).revision == 2
+
+
+async def test_a_row_released_at_the_current_revision_is_due_when_it_says(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    await other.put([wish("job", payload=b"new")], replace=True)
+    due = await store.now() + HOUR
+    assert await settle(store, settlement(row, wake_at=due, revision=2))
+    assert (await look(store, "job")).wake_at == due
+
+
+async def test_a_row_removed_at_an_old_revision_is_released_instead(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    await other.put([wish("job", payload=b"new")], replace=True)
+    ended = record("run-1", await store.now())
+    assert await settle(store, settlement(row, Fate.REMOVE, state=NEW_STATE, records=[ended]))
+
+    assert await store.history("job") == [ended]
+    again = await take_one(other, replica="bob")
+    assert again.key == row.key
+    assert (again.revision, again.state, again.taken_over) == (2, NEW_STATE, False)
+
+
+async def test_a_row_removed_at_the_current_revision_goes(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    await other.put([wish("job", payload=b"new")], replace=True)
+    assert await settle(store, settlement(row, Fate.REMOVE, revision=2))
+    assert await gone(store, "job")
+
+
+# ---- records
+
+
+async def test_records_come_with_their_settlement(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    now = await store.now()
+    records = [record("run-1", now), record("run-2", now + 1)]
+    assert await settle(store, settlement(row, Fate.KEEP, records=records))
+    assert await other.history("job") == records[::-1]
+    assert await other.recorded(["run-1", "run-2", "run-3"]) == {"run-1", "run-2"}
+
+
+async def test_a_record_that_is_there_is_left_as_it_is(store: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    now = await store.now()
+    first = record("run-1", now, reason="first")
+    assert await settle(store, settlement(row, Fate.KEEP, records=[first]))
+    again = [record("run-1", now + 5, reason="second"), record("run-2", now + 6)]
+    assert await settle(store, settlement(row, version=row.version + 1, state=NEW_STATE, records=again))
+
+    assert await store.history("job") == [again[1], first]
+    assert (await look(store, "job")).state == NEW_STATE
+
+
+async def test_a_lease_does_not_hinder_readers(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    await take_one(store, lease=LEASE)
+    assert (await look(other, "job")).owner == "alice"
+    assert [row.slug for row in await other.rows()] == ["job"]
