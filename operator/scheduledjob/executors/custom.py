@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
 from scheduledjob.domain.instants import rfc3339
 from scheduledjob.engine.jobs import OUTPUT_LIMIT, Attempt, Result
@@ -109,23 +109,18 @@ class JobExecutor:
         return returned
 
     def _result(self, attempt: Attempt, task: Task, returned: object) -> Result:
-        if returned is None:
-            return Result(True, output=_tail(task.output), complete=True, result=task.result)
-        if not isinstance(returned, Task):
-            return Result(
-                False, f"the job returned {_a(returned)}: return its task to go on, or None to end its schedule"
-            )
-        for what in ("payload", "result", "output"):
-            value = getattr(returned, what)
+        complete = returned is None
+        kept = task if complete else returned
+        if not isinstance(kept, Task):
+            reason = f"the job returned {_a(kept)}: return its task to go on, or None to end its schedule"
+            return Result(False, reason)
+        payload, result, output = kept.payload, kept.result, kept.output
+        for what, value in (("payload", payload), ("result", result), ("output", output)):
             if not isinstance(value, bytes) and (value is not None or what == "output"):
                 return Result(False, f"the job left {_a(value)} in task.{what}: make it bytes{_HINTS[what]}")
-        payload = returned.payload
-        return Result(
-            True,
-            output=_tail(returned.output),
-            payload=None if payload is attempt.payload else payload,
-            result=returned.result,
-        )
+        if complete or payload is attempt.payload:
+            payload = None
+        return Result(True, "", None, _tail(output), complete, payload, result)
 
 
 _HINTS = {"payload": " (task.set_json writes JSON)", "result": " (task.set_result_json writes JSON)", "output": ""}
@@ -184,6 +179,8 @@ class PrintJob:
 
     ``write`` takes the line; None: the standard output of that moment.
     """
+
+    kind: ClassVar[str] = "print"
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self._write = write
