@@ -1,27 +1,28 @@
 """The behavioural suite's stores: each test runs against each of them, in an installation that is the test's own.
 
-A store that is not there yet, or whose server can't be had, skips its tests and says why; with REQUIRE_ALL set it
-fails them.
+Where a server can't be had, the fixture that starts it (in tests/conftest.py) skips the tests.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import secrets
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+from tests.support.firestore import new_target
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from scheduledjob.engine.store import Store
+    from tests.support.pgbouncer import PgBouncer
+    from tests.support.postgres import PostgresDatabases
 
 BACKENDS = [
     pytest.param("memory"),
@@ -82,46 +83,34 @@ async def other(store_factory: StoreFactory, store: Store) -> Store:
     return await store_factory()
 
 
-MODULES = {
+CLASSES = {
     "postgres": ("scheduledjob.stores.postgres", "PostgresStore"),
     "pgbouncer": ("scheduledjob.stores.postgres", "PostgresStore"),
     "firestore": ("scheduledjob.stores.firestore", "FirestoreStore"),
 }
 
-URL_FIXTURES = {
-    "postgres": "stores_postgres_url",
-    "pgbouncer": "stores_pgbouncer_url",
-    "firestore": "stores_firestore_url",
-}
-
 
 def _server_url(backend: str, request: pytest.FixtureRequest) -> str:
-    module, name = MODULES[backend]
+    module, name = CLASSES[backend]
     if not hasattr(importlib.import_module(module), name):
         pytest.skip(f"{name} is not there yet")
-    url: str = request.getfixturevalue(URL_FIXTURES[backend])
+    url: str = request.getfixturevalue(f"behaviour_{backend}_url")
     return url
 
 
 @pytest.fixture(scope="session")
-def stores_postgres_url(request: pytest.FixtureRequest) -> str:
-    """One database for all tests of this worker: installations keep them apart, as they do in production."""
-    server = request.getfixturevalue("postgres_server")
-    dsn: str = server.new_database()
-    return dsn
+def behaviour_postgres_url(postgres_server: PostgresDatabases) -> Iterator[str]:
+    """One database for all: installations keep the tests apart, as they do in production."""
+    dsn = postgres_server.new_database()
+    yield dsn
+    postgres_server.drop_database(dsn)
 
 
 @pytest.fixture(scope="session")
-def stores_pgbouncer_url(request: pytest.FixtureRequest) -> str:
-    _absent("no harness for PgBouncer yet")
+def behaviour_pgbouncer_url(behaviour_postgres_url: str, pgbouncer: PgBouncer) -> str:
+    return pgbouncer.through(behaviour_postgres_url)
 
 
 @pytest.fixture(scope="session")
-def stores_firestore_url(request: pytest.FixtureRequest) -> str:
-    _absent("no harness for the Firestore emulator yet")
-
-
-def _absent(why: str) -> NoReturn:
-    if os.environ.get("REQUIRE_ALL"):
-        pytest.fail(why)
-    pytest.skip(why)
+def behaviour_firestore_url(firestore_host: str) -> str:
+    return new_target(firestore_host).url
