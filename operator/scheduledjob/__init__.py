@@ -1,4 +1,67 @@
 """ScheduledJob: a job scheduler that never loses a run.
 
-The names in ``__all__`` are the public surface; everything else may change.
+The names in ``__all__`` are the public surface and stay stable; everything else may change. They are imported when
+they are first used, so that importing a part of the package (a command, a trigger) does not load all of it.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .domain.backoff import Exponential, Fixed
+    from .domain.triggers import At, Cron, CronError, Every
+    from .engine.store import SlugTaken, StoreError, StoreUnavailable
+    from .engine.task import Task
+    from .executors.custom import Job, PrintJob
+    from .executors.library import CurlJob, ShellJob
+    from .scheduler import Scheduler
+
+_HOMES = {
+    "At": "domain.triggers",
+    "Cron": "domain.triggers",
+    "CronError": "domain.triggers",
+    "CurlJob": "executors.library",
+    "Every": "domain.triggers",
+    "Exponential": "domain.backoff",
+    "Fixed": "domain.backoff",
+    "Job": "executors.custom",
+    "PrintJob": "executors.custom",
+    "Scheduler": "scheduler",
+    "ShellJob": "executors.library",
+    "SlugTaken": "engine.store",
+    "StoreError": "engine.store",
+    "StoreUnavailable": "engine.store",
+    "Task": "engine.task",
+}
+
+__all__ = [
+    "At",
+    "Cron",
+    "CronError",
+    "CurlJob",
+    "Every",
+    "Exponential",
+    "Fixed",
+    "Job",
+    "PrintJob",
+    "Scheduler",
+    "ShellJob",
+    "SlugTaken",
+    "StoreError",
+    "StoreUnavailable",
+    "Task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

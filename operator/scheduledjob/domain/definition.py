@@ -20,6 +20,8 @@ from .instants import DAY, MINUTE, SECOND, Instant, Micros
 class CronTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag="cron", tag_field="trigger"):
     expression: str
     time_zone: str = "UTC"
+    seed: str = ""
+    """What ``H`` spreads by; empty: the name of the schedule."""
 
 
 class EveryTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag="every", tag_field="trigger"):

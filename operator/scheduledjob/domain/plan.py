@@ -6,8 +6,10 @@ all its rows; what depends on the row (when it was created, what it is called) i
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from .cron import Cron
 from .definition import (
     AfterTrigger,
     AtTrigger,
@@ -16,14 +18,15 @@ from .definition import (
     EveryTrigger,
     ExcludeCron,
     FollowingTrigger,
+    Trigger,
 )
-from .instants import SECOND
-from .triggers import At, Cron, Every
+from .instants import SECOND, Instant, from_seconds, to_datetime, to_instant
+from .intervals import Every
+from .moments import At, Following
+from .timetable import Bound, Timetable, Window
 
 if TYPE_CHECKING:
-    from .instants import Instant
     from .schedule import Slots
-    from .triggers import Timetable
 
 
 class Plan:
@@ -43,14 +46,57 @@ def slots_of(plan: Plan, *, seed: str, created: Instant) -> Slots | None:
     return plan.shared or _timetable(plan.definition, seed, created)
 
 
+def spec_of(trigger: Cron | Every | At) -> Trigger:
+    """A trigger of the library as a definition has it."""
+    if isinstance(trigger, Cron):
+        return CronTrigger(trigger.expression, trigger.time_zone, trigger.seed)
+    if isinstance(trigger, Every):
+        return EveryTrigger(
+            from_seconds(trigger.seconds), None if trigger.anchor is None else to_instant(trigger.anchor)
+        )
+    if isinstance(trigger, At):
+        return AtTrigger(trigger.instant)
+    raise TypeError(f"trigger is {type(trigger).__name__}: give Cron(...), Every(...) or At(...)")
+
+
 def _depends_on_row(definition: Definition) -> bool:
     return any(
         isinstance(trigger, AfterTrigger)
         or (isinstance(trigger, EveryTrigger) and trigger.anchor is None)
-        or (isinstance(trigger, CronTrigger) and ("H" in trigger.expression or trigger.expression.startswith("@every")))
+        or (isinstance(trigger, CronTrigger) and _cron_depends_on_row(trigger))
         for trigger in definition.triggers
     )
 
 
-def _timetable(definition: Definition, seed: str, created: Instant) -> Timetable | None:
-    raise NotImplementedError
+def _cron_depends_on_row(trigger: CronTrigger) -> bool:
+    expression = trigger.expression.lstrip().upper()
+    return ("H" in expression and not trigger.seed) or expression.startswith("@EVERY")
+
+
+def _timetable(definition: Definition, seed: str, created: Instant) -> Timetable:
+    return Timetable(
+        [_bound(trigger, seed, created) for trigger in definition.triggers],
+        [
+            _cron(one.expression, one.time_zone, seed) if isinstance(one, ExcludeCron) else Window(one.start, one.end)
+            for one in definition.exclude
+        ],
+        definition.start_at,
+        definition.end_at,
+    )
+
+
+def _bound(trigger: Trigger, seed: str, created: Instant) -> Bound:
+    if isinstance(trigger, CronTrigger):
+        return _cron(trigger.expression, trigger.time_zone, trigger.seed or seed).bind(created)
+    if isinstance(trigger, EveryTrigger):
+        anchor = None if trigger.anchor is None else to_datetime(trigger.anchor)
+        return Every(trigger.every // SECOND, anchor).bind(created)
+    if isinstance(trigger, FollowingTrigger):
+        return Following(trigger.name, trigger.outcome)
+    instant = trigger.at if isinstance(trigger, AtTrigger) else created + trigger.after
+    return At(to_datetime(instant))
+
+
+@lru_cache(maxsize=10_000)
+def _cron(expression: str, time_zone: str, seed: str) -> Cron:
+    return Cron(expression, time_zone, seed=seed if "H" in expression.upper() else "")

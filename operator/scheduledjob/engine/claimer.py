@@ -146,11 +146,13 @@ class Claimer:
         if batch.next_wake is not None:
             again = min(again, received + (batch.next_wake - batch.now) / SECOND - settings.ahead)
         again = max(again, received + LOOK_GAP)
-        if again - received > PROMISE_FROM and again > self._promised and not self._store.polls:
-            await self._store.announce(self._info, batch.now + from_seconds(again - received))
-            self._promised = again
-            return None
-        return again
+        if self._store.polls or again - received <= PROMISE_FROM:
+            return again
+        if self._promised - received > PROMISE_FROM:
+            return min(again, self._promised)
+        await self._store.announce(self._info, batch.now + from_seconds(again - received))
+        self._promised = again
+        return None
 
     async def _sleep_until(self, moment: float, *, bell: bool = True) -> None:
         """Until ``moment``, an earlier one that comes up meanwhile, or the stop."""

@@ -1,0 +1,344 @@
+"""The library's front door: register jobs in Python, schedule them, and run a replica inside your own program.
+
+A ``Scheduler`` is a replica of the engine (or, with ``execute=False``, only a client) on one store. It is an async
+context manager: registering comes before it, scheduling inside. While it is open, a task of its own runs the replica;
+if that fails, the task that opened it is cancelled and the failure comes out of the ``async with``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+import uuid
+from contextlib import suppress
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .domain.backoff import Backoff, Exponential
+from .domain.definition import Definition
+from .domain.instants import Instant, from_seconds, to_instant
+from .domain.plan import Plan, slots_of, spec_of
+from .domain.schedule import first_state
+from .domain.state import State
+from .engine.clock import StoreClock
+from .engine.kinds import Kind
+from .engine.replica import Replica
+from .engine.settings import Settings
+from .engine.store import NewRow, Origin, Store
+from .engine.task import Task
+from .executors.custom import JobExecutor, JobFunction
+from .executors.library import CurlJob, ShellJob
+from .stores import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+
+    from .domain.triggers import At, Cron, Every
+    from .engine.jobs import Executor
+    from .engine.observer import Observer
+    from .executors.custom import Job
+
+    Trigger = Cron | Every | At
+
+_Decorated = TypeVar("_Decorated", bound=JobFunction)
+
+MAX_SLUG = 253
+CLOCK_AGE = 30.0
+"""Seconds after which a client that claims nothing asks for the store's clock again."""
+PAGE = 1000
+ARGUMENTS = frozenset({"slug", "kind", "payload", "delay", "at"})
+
+
+def program_version() -> str:
+    try:
+        return version("scheduledjob")
+    except PackageNotFoundError:
+        return "0"
+
+
+class Scheduler:
+    """Schedules jobs in one installation of a store, and runs them unless ``execute`` is False.
+
+    ``url``: ``memory:``, ``postgresql://...`` or ``firestore://project/collection``. Lengths are seconds:
+    ``heartbeat`` is the longest sleep without a look at the store, ``jitter`` by how much replicas spread it,
+    ``lease`` how long a dead replica's work waits for another, ``grace`` how long the end waits for running jobs.
+    ``capacity``: how many runs this replica takes at once. Raises ``ValueError`` for a URL or number that can't be.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        heartbeat: float = 60.0,
+        jitter: float = 0.0,
+        lease: float = 15.0,
+        grace: float = 8.0,
+        capacity: int = 4096,
+        instance: str = "local",
+        execute: bool = True,
+        observer: Observer | None = None,
+    ) -> None:
+        self._settings = Settings(heartbeat=heartbeat, jitter=jitter, lease=lease, grace=grace, capacity=capacity)
+        self._store: Store = open_store(url, instance)
+        self._execute = execute
+        self._observer = observer
+        self._kinds: dict[str, Kind] = {}
+        self._replica: Replica | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._clock = StoreClock(time.monotonic)
+        self._clock_read = float("-inf")
+        self._terminated = False
+        self._signalled = False
+
+    # ---------------------------------------------------------------- before the start
+
+    def job(
+        self, name: str, *, trigger: Trigger | None = None, backoff: Backoff | None = None
+    ) -> Callable[[_Decorated], _Decorated]:
+        """Register the decorated async function as the kind ``name``."""
+
+        def decorate(function: _Decorated) -> _Decorated:
+            self._add(name, JobExecutor(name, function), trigger, backoff)
+            return function
+
+        return decorate
+
+    def register(
+        self,
+        job: ShellJob | CurlJob | Job,
+        *,
+        name: str | None = None,
+        trigger: Trigger | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """Register a job object as the kind ``name``; without one, ``shell``, ``curl``, ``print`` or the job's
+        own attribute ``kind``."""
+        kind = name or getattr(job, "kind", None)
+        if not isinstance(kind, str) or not kind:
+            raise ValueError(f"{type(job).__name__} has no kind: register it with name=...")
+        executor: Executor = job.executor() if isinstance(job, ShellJob | CurlJob) else JobExecutor(kind, job)
+        self._add(kind, executor, trigger, backoff)
+
+    def _add(self, name: str, executor: Executor, trigger: Trigger | None, backoff: Backoff | None) -> None:
+        if self._tasks is not None:
+            raise RuntimeError(f"job {name!r} comes too late: register jobs before `async with scheduler`")
+        if name in self._kinds:
+            raise ValueError(f"a job {name!r} is registered already: give this one another name")
+        triggers = () if trigger is None else (spec_of(trigger),)
+        definition = Definition(kind=name, triggers=triggers, retry=backoff or Exponential())
+        self._kinds[name] = Kind(name, executor, Plan(definition))
+
+    # ---------------------------------------------------------------- start and end
+
+    async def __aenter__(self) -> Scheduler:
+        if self._tasks is not None:
+            raise RuntimeError("this scheduler is open already, or was: make a new one")
+        await self._store.connect()
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        if self._execute:
+            self._replica = Replica(
+                self._store,
+                self._kinds,
+                self._settings,
+                program_version=program_version(),
+                observer=self._observer,
+            )
+            self._clock = self._replica.clock
+            self._running = self._tasks.create_task(self._replica.run())
+            ready = self._tasks.create_task(self._replica.ready.wait())
+            await asyncio.wait([self._running, ready], return_when=asyncio.FIRST_COMPLETED)
+            ready.cancel()
+            self._watch_signals()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None
+        self._unwatch_signals()
+        if self._replica is not None and self._running is not None:
+            self._replica.stop()
+            while not self._running.done():
+                try:
+                    await asyncio.wait([self._running])
+                except asyncio.CancelledError:  # asked a second time: don't wait for the jobs any longer
+                    self._running.cancel()
+        try:
+            await self._tasks.__aexit__(kind, error, traceback)
+        except BaseExceptionGroup as group:
+            raise _lone(group) from None
+        finally:
+            await self._store.close()
+        if self._terminated and kind is asyncio.CancelledError:
+            raise SystemExit(0)
+
+    def _watch_signals(self) -> None:
+        """SIGTERM ends the scheduler in order, unless the program has a handler of its own."""
+        body = asyncio.current_task()
+        if threading.current_thread() is not threading.main_thread() or body is None:
+            return
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            return
+
+        def terminate() -> None:
+            self._terminated = True
+            body.cancel()
+
+        with suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+            self._signalled = True
+
+    def _unwatch_signals(self) -> None:
+        if self._signalled:
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+            self._signalled = False
+
+    # ---------------------------------------------------------------- scheduling
+
+    async def schedule(
+        self,
+        slug: str,
+        kind: str,
+        *,
+        payload: bytes | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+        replace: bool = False,
+    ) -> None:
+        """Schedule ``slug``: first after ``delay`` seconds, ``at`` an aware datetime, or by its job's trigger.
+
+        A slug that is scheduled already raises ``SlugTaken`` (a ``ValueError``), or is updated with ``replace``: its
+        history and what has run stay.
+        """
+        await self._put([{"slug": slug, "kind": kind, "payload": payload, "delay": delay, "at": at}], replace)
+
+    async def schedule_many(self, schedules: Iterable[Mapping[str, Any]], *, replace: bool = False) -> None:
+        """Schedule many, each a mapping of the arguments of ``schedule``, in few round trips; all or none."""
+        await self._put(schedules, replace)
+
+    async def get(self, slug: str) -> Task | None:
+        """The schedule as it stands: its payload and result, and the slot and attempt that come next or run now."""
+        (row,) = await self._opened().get([slug])
+        if row is None or row.origin != Origin.LIBRARY.value:
+            return None
+        state = State.decode(row.state)
+        run = next(iter([*state.runs, *state.waiting]), None) or state.next
+        return Task(
+            row.slug,
+            row.kind,
+            row.payload,
+            run.slot if run else state.floor,
+            run.attempt if run else 1,
+            row.version,
+            f"{row.uid}-{run.slot}" if run else "",
+            uid=row.uid,
+            result=row.result,
+        )
+
+    async def slugs(self) -> list[str]:
+        """Every slug that is scheduled, in order."""
+        store, slugs, after = self._opened(), list[str](), ""
+        while page := await store.rows(origin=Origin.LIBRARY, after=after, limit=PAGE):
+            slugs.extend(row.slug for row in page)
+            after = page[-1].slug
+        return slugs
+
+    async def delete(self, slug: str) -> bool:
+        """End a schedule, and its run if one is under way; False if there is none."""
+        (deleted,) = await self._opened().delete([slug])
+        if deleted and self._replica is not None:
+            self._replica.changed([slug])
+        return deleted
+
+    async def clear(self) -> None:
+        """End every schedule of this library's installation."""
+        store = self._opened()
+        await store.clear(Origin.LIBRARY)
+
+    # ---------------------------------------------------------------- inside
+
+    def _opened(self) -> Store:
+        if self._tasks is None:
+            raise RuntimeError("the scheduler is not open: write `async with scheduler:` around this")
+        return self._store
+
+    async def _put(self, schedules: Iterable[Mapping[str, Any]], replace: bool) -> None:
+        store, now = self._opened(), await self._now()
+        rows = [self._new_row(schedule, now) for schedule in schedules]
+        await store.put(rows, replace=replace)
+        if self._replica is not None and rows:
+            wakes = [row.wake_at for row in rows if row.wake_at is not None]
+            if replace:
+                self._replica.changed([row.slug for row in rows])
+                wakes.append(now)
+            if wakes:
+                self._replica.due(min(wakes))
+
+    async def _now(self) -> Instant:
+        """The store's clock: the replica's estimate, or one that is read from time to time."""
+        if self._replica is None and time.monotonic() - self._clock_read > CLOCK_AGE:
+            sent = time.monotonic()
+            now = await self._store.now()
+            self._clock_read = time.monotonic()
+            self._clock.observe(now, sent, self._clock_read)
+        return self._clock.now()
+
+    def _new_row(self, schedule: Mapping[str, Any], now: Instant) -> NewRow:
+        unknown = set(schedule) - ARGUMENTS
+        if unknown:
+            raise ValueError(
+                f"{sorted(unknown)[0]!r} is no argument of schedule(): give {', '.join(sorted(ARGUMENTS))}"
+            )
+        slug, kind = schedule.get("slug"), schedule.get("kind")
+        if not isinstance(slug, str) or not 0 < len(slug) <= MAX_SLUG or "\0" in slug:
+            raise ValueError(f"slug {slug!r:.80} is not allowed: text of 1 to {MAX_SLUG} characters without NUL")
+        if not isinstance(kind, str) or not kind:
+            raise ValueError(f"schedule {slug!r}: kind {kind!r:.80} is not allowed: the name of a registered job")
+        payload = schedule.get("payload")
+        if payload is not None and not isinstance(payload, bytes):
+            raise TypeError(
+                f"schedule {slug!r}: payload is {type(payload).__name__}: give bytes, as in {slug!r}.encode()"
+            )
+        known = self._kinds.get(kind)
+        if known is None and self._execute:
+            names = ", ".join(sorted(self._kinds)) or "none"
+            raise ValueError(f"schedule {slug!r}: no job {kind!r} is registered here: register it first ({names} is)")
+        first = _first_slot(slug, schedule.get("delay"), schedule.get("at"), now)
+        definition = known.plan.definition if known and known.plan else Definition(kind=kind)
+        if first is None and not definition.triggers:
+            raise ValueError(
+                f"schedule {slug!r}: job {kind!r} has no trigger here: give delay=0.0 to run it now, delay= or at="
+            )
+        slots = slots_of(known.plan, seed=slug, created=now) if known and known.plan else None
+        uid = uuid.uuid4().hex
+        state = first_state(definition, slots, uid, now, first)
+        wake = state.next.due if state.next else now
+        return NewRow(slug, uid, kind, Origin.LIBRARY, "", state.encode(), wake, first, payload, now)
+
+
+def _first_slot(slug: str, delay: float | None, at: datetime | None, now: Instant) -> Instant | None:
+    if delay is not None and at is not None:
+        raise ValueError(f"schedule {slug!r}: delay and at are both given: give one of them")
+    if delay is not None:
+        if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < 1e10:
+            raise ValueError(f"schedule {slug!r}: delay {delay!r} is not allowed: seconds from now, 0 or more")
+        return now + from_seconds(delay)
+    if at is not None:
+        if not isinstance(at, datetime):
+            raise TypeError(f"schedule {slug!r}: at is {type(at).__name__}: give an aware datetime")
+        return to_instant(at)
+    return None
+
+
+def _lone(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one failure in nested groups, or the group where there are several."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
