@@ -447,7 +447,8 @@ class CronSearch:
             if self._wall_clock:
                 slots |= self._meets_at(segment, begin) << begin - start
                 low = max(low, segment.wall)
-            for local in range(low // DAY, -(-high // DAY)):
+            # Nothing if the overlap outlasts the day: its local times belong to their first occurrence.
+            for local in range(low // DAY, -(-high // DAY) if low < high else low // DAY):
                 if self._local.matches_day(local):
                     first, last = max(low, local * DAY), min(high, (local + 1) * DAY)
                     part = pattern >> first - local * DAY & (1 << last - first) - 1
