@@ -9,12 +9,13 @@ import importlib
 import secrets
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+from scheduledjob.stores.postgres import PostgresStore
 from tests.support.firestore import new_target
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class StoreFactory:
             store = MemoryStore(self._database, installation=name)
         else:
             store = open_store(self.url, name)
+        if self.backend == "pgbouncer":
+            # It waits this long for a notification, which here never comes, before it polls.
+            cast(PostgresStore, store).probe_timeout = 0.1
         await store.connect()
         self._stack.push_async_callback(store.close)
         return store

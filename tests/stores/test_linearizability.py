@@ -1,0 +1,446 @@
+"""Every store against a model: whatever clients and replicas do in whatever order, rows and history are what it says.
+
+The model is a list that is searched from end to end, and knows nothing of heaps, SQL or documents. For the store in
+memory the clock is turned by hand and everything is compared to the microsecond. The others run by their own clocks:
+there the unit of time is an hour, so that nothing falls due during a test, a lease is either of hours or of one
+microsecond, and what depends on the clock is taken over from the store where it lies in bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from scheduledjob.domain.instants import HOUR, SECOND, Instant, Micros
+from scheduledjob.domain.state import Outcome, Run, RunRecord, State
+from scheduledjob.engine.store import Fate, Key, Origin, Put, Row, Settlement, SlugTaken, Store
+from scheduledjob.stores import open_store
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+
+from .support import PATIENCE, record, renew, wish
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+T = TypeVar("T")
+
+SLUGS = [f"job-{n}" for n in range(5)]
+KINDS = ["print", "shell", "curl"]
+REPLICAS = ["alice", "bob"]
+STATES = [State(floor=1).encode(), State(floor=2, runs=[Run(slot=7, due=7)]).encode()]
+"""The second has an active run, which a deletion cancels."""
+START: Instant = 1_800_000_000 * SECOND
+
+few_slugs = st.lists(st.sampled_from(SLUGS), unique=True, min_size=1)
+some_kinds = st.lists(st.sampled_from(KINDS), unique=True)
+steps = st.integers(-3, 3)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a replica remembers of a claim; it may be stale by now."""
+
+    replica: str
+    key: Key
+    version: int
+    revision: int
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The rules; ``open`` gives two connections to one fresh installation."""
+
+    unit: Micros = HOUR
+    slack: Micros = SECOND
+    """By how much readings of the store's clock may differ."""
+    turned = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.rows: list[Row] = []
+        self.history: list[RunRecord] = []
+        self.held: list[Held] = []
+        self.ended = 0
+        self.stores: list[Store] = []
+
+    async def open(self) -> list[Store]:
+        raise NotImplementedError
+
+    @initialize()
+    def connect(self) -> None:
+        self.stores = self.run(self.open())
+
+    def teardown(self) -> None:
+        for store in self.stores:
+            self.run(store.close())
+        self.runner.close()
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(call)
+
+    def now(self) -> Instant:
+        return self.run(self.stores[0].now())
+
+    def find(self, slug: str) -> Row | None:
+        return next((row for row in self.rows if row.slug == slug), None)
+
+    def adopt(self, row: Row, earliest: Instant, latest: Instant) -> None:
+        """Take over ``wake_at``, which the store's clock decides, if it lies in bounds."""
+        (seen,) = self.run(self.stores[0].get([row.slug]))
+        assert seen is not None
+        assert seen.wake_at is not None
+        assert earliest - self.slack <= seen.wake_at <= latest + self.slack
+        row.wake_at = seen.wake_at
+
+    # ---- clients
+
+    @rule(
+        store=st.integers(0, 1),
+        slugs=few_slugs,
+        kind=st.sampled_from(KINDS),
+        origin=st.sampled_from(Origin),
+        payload=st.sampled_from([None, b"", b"p"]),
+        state=st.sampled_from(STATES),
+        step=st.none() | steps,
+        first=st.none() | steps,
+        replacing=st.booleans(),
+    )
+    def put(
+        self,
+        store: int,
+        slugs: list[str],
+        kind: str,
+        origin: Origin,
+        payload: bytes | None,
+        state: bytes,
+        step: int | None,
+        first: int | None,
+        replacing: bool,
+    ) -> None:
+        before = self.now()
+        wake_at = None if step is None else before + step * self.unit
+        named = None if first is None else before + first * self.unit
+        new = [
+            wish(slug, wake_at, kind=kind, origin=origin, payload=payload, state=state, first=named, created_at=before)
+            for slug in slugs
+        ]
+        taken = [slug for slug in slugs if self.find(slug)]
+        if taken and not replacing:
+            with pytest.raises(SlugTaken) as raised:
+                self.run(self.stores[store].put(new, replace=False))
+            assert raised.value.slugs == tuple(taken)
+            return
+        answers = self.run(self.stores[store].put(new, replace=replacing))
+        after = self.now()
+        for one, answer in zip(new, answers, strict=True):
+            row = self.find(one.slug)
+            if row is None:
+                assert answer is Put.CREATED
+                (seen,) = self.run(self.stores[1 - store].get([one.slug]))
+                assert seen is not None
+                assert all(seen.key != held.key for held in self.held)
+                row = replace(seen, uid=one.uid, kind=kind, origin=origin.value, definition="", revision=1, first=named)
+                row = replace(row, payload=payload, result=None, created_at=before, wake_at=wake_at, state=state)
+                self.rows.append(replace(row, owner=None))
+            elif named is None and (row.kind, row.payload) == (kind, payload):
+                assert answer is Put.UNCHANGED
+            else:
+                assert answer is Put.UPDATED
+                row.kind, row.payload, row.first = kind, payload, named
+                row.origin = origin.value
+                row.revision += 1
+                if row.owner is None:
+                    self.adopt(row, min(before, before if row.wake_at is None else row.wake_at), after)
+
+    @rule(slugs=few_slugs)
+    def delete(self, slugs: list[str]) -> None:
+        expected = [self.find(slug) is not None for slug in slugs]
+        self.cancel([row for row in self.rows if row.slug in slugs])
+        assert self.run(self.stores[0].delete(slugs)) == expected
+        self.adopt_cancelled()
+
+    @rule(origin=st.none() | st.sampled_from(Origin))
+    def clear(self, origin: Origin | None) -> None:
+        ending = [row for row in self.rows if origin is None or row.origin == origin]
+        self.cancel(ending)
+        assert self.run(self.stores[1].clear(origin)) == len(ending)
+        self.adopt_cancelled()
+
+    def cancel(self, rows: Sequence[Row]) -> None:
+        self.rows = [row for row in self.rows if row not in rows]
+        there = {each.run_id for each in self.history}
+        self.cancelled = {f"{row.uid}-7" for row in rows if row.state == STATES[1]} - there
+
+    def adopt_cancelled(self) -> None:
+        new = [each for each in self.run(self.stores[0].history(limit=1000)) if each.run_id in self.cancelled]
+        assert {each.run_id for each in new} == self.cancelled
+        assert all(each.outcome is Outcome.CANCELLED for each in new)
+        self.history += new
+
+    # ---- replicas
+
+    @rule(
+        replica=st.sampled_from(REPLICAS),
+        kinds=some_kinds,
+        limit=st.integers(0, 6),
+        ahead=st.integers(0, 3),
+        lease=st.integers(0, 4),
+    )
+    def claim(self, replica: str, kinds: list[str], limit: int, ahead: int, lease: int) -> None:
+        store = self.stores[REPLICAS.index(replica)]
+        ahead *= self.unit
+        lease = lease * self.unit or 1
+        before = self.now()
+        must = self.claimable(kinds, ahead, before, -self.slack)
+        claimed: list[Row] = []
+        next_wake: Instant | None = None
+
+        async def until_all_came() -> None:
+            nonlocal next_wake
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    left = limit - len(claimed)
+                    batch = await store.claim(replica, kinds, limit=left, ahead=ahead, lease=lease)
+                    claimed.extend(batch.rows)
+                    next_wake = batch.next_wake
+                    if len(claimed) >= min(limit, len(must)):
+                        return
+                    await asyncio.sleep(0.02)
+
+        self.run(until_all_came())
+        after = self.now()
+        assert len({row.key for row in claimed}) == len(claimed) <= limit
+        may = {row.key for row in self.claimable(kinds, ahead, after, self.slack)}
+        assert {row.key for row in claimed} <= may
+        if self.turned:
+            wakes = [row.wake_at for row in must]
+            mine = {row.key: row.wake_at for row in must}
+            assert [mine[row.key] for row in claimed] == wakes[:limit]
+        for row in claimed:
+            known = self.find(row.slug)
+            assert known is not None
+            assert row.version > known.version
+            assert row.taken_over == (known.owner is not None)
+            known.owner = replica
+            known.version = row.version
+            self.adopt(known, before + lease, after + lease)
+            assert self.plain(row, known)
+            self.held.append(Held(replica, row.key, row.version, row.revision))
+        if self.turned:
+            assert next_wake == self.next_wake(kinds, ahead, before)
+
+    def claimable(self, kinds: Sequence[str], ahead: Micros, now: Instant, slack: Micros) -> list[Row]:
+        rows = [
+            (row.wake_at, row)
+            for row in self.rows
+            if row.kind in kinds
+            and row.wake_at is not None
+            and row.wake_at <= now + slack + (0 if row.owner else ahead)
+        ]
+        return [row for _, row in sorted(rows, key=lambda each: each[0])]
+
+    def next_wake(self, kinds: Sequence[str], ahead: Micros, now: Instant) -> Instant | None:
+        if self.claimable(kinds, ahead, now, 0):
+            return None
+        return min(
+            (
+                row.wake_at + (ahead if row.owner else 0)
+                for row in self.rows
+                if row.kind in kinds and row.wake_at is not None
+            ),
+            default=None,
+        )
+
+    @precondition(lambda self: self.held)
+    @rule(
+        which=st.lists(st.integers(0, 9), min_size=1, unique=True),
+        foreign=st.booleans(),
+        fate=st.sampled_from(Fate),
+        version=st.sampled_from([0, 0, 0, 1, -1]),
+        informed=st.booleans(),
+        state=st.sampled_from(STATES),
+        step=st.none() | steps,
+        payload=st.sampled_from([None, b"s"]),
+        result=st.sampled_from([None, b"r"]),
+        runs=st.lists(st.integers(0, 6), max_size=2),
+    )
+    def settle(
+        self,
+        which: list[int],
+        foreign: bool,
+        fate: Fate,
+        version: int,
+        informed: bool,
+        state: bytes,
+        step: int | None,
+        payload: bytes | None,
+        result: bytes | None,
+        runs: list[int],
+    ) -> None:
+        before = self.now()
+        wake_at = None if step is None else before + step * self.unit
+        chosen = {held.key: held for held in (self.held[-1 - n] for n in which if n < len(self.held))}
+        if not chosen:
+            return
+        replica = next(iter(chosen.values())).replica
+        if foreign:
+            replica = REPLICAS[1 - REPLICAS.index(replica)]
+        sent = []
+        for held in chosen.values():
+            row = next((row for row in self.rows if row.key == held.key), None)
+            revision = row.revision if row and informed else held.revision
+            self.ended += 1
+            records = [record(f"run-{n}", START + self.ended, slug=f"of-{held.key}") for n in runs]
+            sent.append(Settlement(
+                held.key, held.version + version, fate, state, wake_at, revision, records, payload, result
+            ))  # fmt: skip
+        answers = self.run(self.stores[REPLICAS.index(replica)].settle(replica, sent))
+        after = self.now()
+        for one, answer in zip(sent, answers, strict=True):
+            row = self.owned(replica, one.key, one.version)
+            assert answer == (row is not None)
+            if row is not None:
+                self.carry_out(one, row, before, after)
+
+    def carry_out(self, one: Settlement, row: Row, before: Instant, after: Instant) -> None:
+        there = {each.run_id for each in self.history}
+        for each in one.records:
+            if each.run_id not in there:
+                there.add(each.run_id)
+                self.history.append(each)
+        if one.fate is Fate.REMOVE and one.revision == row.revision:
+            self.rows.remove(row)
+            return
+        row.state = one.state
+        row.payload = row.payload if one.payload is None else one.payload
+        row.result = row.result if one.result is None else one.result
+        if one.fate is Fate.KEEP:
+            row.version += 1
+            self.held.append(Held(row.owner or "", row.key, row.version, one.revision))
+            return
+        row.owner = None
+        if one.revision == row.revision:
+            row.wake_at = one.wake_at
+        else:
+            self.adopt(row, min(before, one.wake_at or before), after)
+
+    @precondition(lambda self: self.held)
+    @rule(
+        which=st.lists(st.integers(0, 9), min_size=1, unique=True),
+        replica=st.sampled_from(REPLICAS),
+        lease=st.integers(0, 4),
+    )
+    def renew(self, which: list[int], replica: str, lease: int) -> None:
+        lease = lease * self.unit or 1
+        asked = {held.key: held.version for held in (self.held[-1 - n] for n in which if n < len(self.held))}
+        before = self.now()
+        answer = self.run(
+            renew(self.stores[REPLICAS.index(replica)], list(asked.items()), replica=replica, lease=lease)
+        )
+        after = self.now()
+        mine = [row for key, version in asked.items() if (row := self.owned(replica, key, version))]
+        assert answer.revisions == {row.key: row.revision for row in mine}
+        for row in mine:
+            self.adopt(row, before + lease, after + lease)
+
+    def owned(self, replica: str, key: Key, version: int) -> Row | None:
+        return next((r for r in self.rows if (r.key, r.owner, r.version) == (key, replica, version)), None)
+
+    # ---- what everybody sees
+
+    @invariant()
+    def rows_are_as_the_model_says(self) -> None:
+        if not self.stores:
+            return
+        seen = self.run(self.stores[1].rows())
+        known = sorted(self.rows, key=lambda row: row.slug)
+        assert [row.slug for row in seen] == [row.slug for row in known]
+        assert all(self.plain(*pair) for pair in zip(seen, known, strict=True))
+
+    @staticmethod
+    def plain(seen: Row, known: Row) -> bool:
+        """Whether both are the same row, but for what only a claimer or only the store's clock says."""
+        assert replace(seen, edited_at=0, taken_over=False) == replace(known, edited_at=0, taken_over=False)
+        return True
+
+    @invariant()
+    def history_is_as_the_model_says(self) -> None:
+        if not self.stores:
+            return
+        seen = self.run(self.stores[0].history(limit=1000))
+        assert [each.finished for each in seen] == sorted((each.finished for each in self.history), reverse=True)
+        assert sorted(seen, key=_by_run) == sorted(self.history, key=_by_run)
+        assert self.run(self.stores[1].recorded([f"run-{n}" for n in range(7)])) == {
+            each.run_id for each in self.history if each.run_id.startswith("run-")
+        }
+
+
+def _by_run(one: RunRecord) -> str:
+    return one.run_id
+
+
+class MemoryMachine(StoreMachine):
+    unit = SECOND
+    slack = 0
+    turned = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = START
+
+    async def open(self) -> list[Store]:
+        database = MemoryDatabase(lambda: self.time)
+        return [MemoryStore(database), MemoryStore(database)]
+
+    @rule(step=st.integers(1, 5 * SECOND) | st.integers(1, 5).map(lambda seconds: seconds * SECOND))
+    def turn_the_clock(self, step: Micros) -> None:
+        self.time += step
+
+
+def _check(url: str, examples: int) -> None:
+    class ServerMachine(StoreMachine):
+        async def open(self) -> list[Store]:
+            installation = f"model-{secrets.token_hex(6)}"
+            stores = [open_store(url, installation) for _ in REPLICAS]
+            for store in stores:
+                await store.connect()
+            return stores
+
+    run_state_machine_as_test(
+        ServerMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        ),
+    )
+
+
+def test_memory_behaves_as_the_model() -> None:
+    run_state_machine_as_test(MemoryMachine, settings=settings(max_examples=200, stateful_step_count=40, deadline=None))
+
+
+@pytest.mark.postgres
+def test_postgres_behaves_as_the_model(behaviour_postgres_url: str) -> None:
+    _check(behaviour_postgres_url, examples=25)
+
+
+@pytest.mark.firestore
+def test_firestore_behaves_as_the_model(behaviour_firestore_url: str) -> None:
+    _check(behaviour_firestore_url, examples=10)
