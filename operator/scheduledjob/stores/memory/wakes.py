@@ -35,9 +35,12 @@ class Listener:
         if self._pending is not None:
             self._pending.due = earlier(self._pending.due, due)
             self._pending.changed = [*self._pending.changed, *changed]
-        elif not self._loop.is_closed():
+        else:
             self._pending = Wake(due, list(changed))
-            self._loop.call_soon_threadsafe(self._call)
+            try:
+                self._loop.call_soon_threadsafe(self._call)
+            except RuntimeError:  # the loop has closed: nobody is there to be told
+                self._pending = None
 
     def forget(self) -> None:
         """Called under the lock: what is on its way does not arrive."""

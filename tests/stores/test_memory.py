@@ -1,0 +1,235 @@
+"""The store in memory, where it promises more than every store does: threads, a steady clock, bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from scheduledjob.domain.instants import SECOND, Instant
+from scheduledjob.engine.store import Fate, NewRow, Put, ReplicaInfo, Wake
+from scheduledjob.stores import open_store
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore, steady_clock
+
+from .support import PATIENCE, claim, listening, look, put_due, record, settle, settlement, take, take_one, wish
+
+NOW: Instant = 1_800_000_000 * SECOND
+
+
+class Turned:
+    """A clock that is turned by hand."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> Instant:
+        return self.now
+
+
+# ---- opening
+
+
+async def test_each_memory_url_is_a_store_of_its_own() -> None:
+    first, second = open_store("memory:"), open_store("memory://")
+    await put_due(first, "job")
+    assert await second.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("", "has no scheme: give one of memory:, postgresql://"),
+        ("/var/lib/jobs", "has no scheme"),
+        ("memory", "has no scheme"),
+        ("mysql://user:secret@host/db", "'mysql' names no store: give one of memory:, postgresql://.*firestore://"),
+        ("memory:jobs", "'memory:jobs' says more than .* write memory:"),
+        ("firestore://project", "write firestore://project/collection"),
+        ("firestore://project/collection/document", "write firestore://project/collection"),
+        ("firestore:///collection", "write firestore://project/collection"),
+    ],
+)
+def test_a_url_that_names_no_store_is_refused_in_words(url: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint) as raised:
+        open_store(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_memory_loads_no_client_library() -> None:
+    script = (
+        "import sys; from scheduledjob.stores import open_store; open_store('memory:');"
+        "print([name for name in ('asyncpg', 'grpc', 'google.cloud.firestore') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+# ---- the clock
+
+
+def test_setting_the_systems_clock_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = steady_clock()
+    before = clock()
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert clock() >= before
+
+
+async def test_times_are_those_of_the_clock_given() -> None:
+    clock = Turned()
+    store = MemoryStore(MemoryDatabase(clock))
+    await store.put([wish("job", NOW + 1)], replace=False)
+    assert (await claim(store)).rows == []
+    clock.now += 1
+    row = await take_one(store, lease=7)
+    assert row.wake_at == NOW + 8
+    clock.now += 6
+    assert (await claim(store, "bob")).rows == []
+    clock.now += 1
+    (taken,) = (await claim(store, "bob")).rows
+    assert taken.taken_over
+
+
+async def test_a_lease_counts_as_ahead_later_than_it_ends() -> None:
+    store = MemoryStore(MemoryDatabase(Turned()))
+    await put_due(store, "job")
+    await take_one(store, lease=10)
+    assert (await claim(store, "bob", ahead=100)).next_wake == NOW + 10 + 100
+
+
+async def test_a_full_batch_tells_no_next_wake() -> None:
+    store = MemoryStore(MemoryDatabase(Turned()))
+    await put_due(store, "a", "b")
+    assert (await claim(store, limit=1)).next_wake is None
+
+
+# ---- threads
+
+
+async def test_threads_share_a_store_without_a_row_going_twice() -> None:
+    database = MemoryDatabase()
+    stores = [MemoryStore(database) for _ in range(4)]
+    await put_due(stores[0], *(f"job-{n}" for n in range(2000)))
+    claimed: list[str] = []
+
+    async def run(store: MemoryStore, replica: str) -> None:
+        async with store.renewer(replica) as renewer:
+            while rows := (await claim(store, replica, limit=7)).rows:
+                held = [(row.key, row.version) for row in rows]
+                assert set((await renewer.renew(held, SECOND * 60)).revisions) == {row.key for row in rows}
+                assert all(await store.settle(replica, [settlement(row, Fate.REMOVE) for row in rows]))
+                claimed.extend(row.slug for row in rows)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        await asyncio.gather(
+            *(asyncio.to_thread(asyncio.run, run(store, f"replica-{n}")) for n, store in enumerate(stores))
+        )
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(claimed) == sorted(f"job-{n}" for n in range(2000))
+    assert await stores[0].rows() == []
+
+
+async def test_a_listener_is_called_in_its_own_thread() -> None:
+    store = MemoryStore()
+    await store.announce(ReplicaInfo("alice", "", 1), await store.now() + 60 * SECOND)
+    ready, called = threading.Event(), threading.Event()
+    threads: list[int] = []
+
+    async def listen() -> None:
+        heard = asyncio.Event()
+
+        def hear(wake: Wake) -> None:
+            threads.append(threading.get_ident())
+            heard.set()
+
+        async with store.listen(hear):
+            ready.set()
+            await asyncio.wait_for(heard.wait(), PATIENCE)
+        threads.append(threading.get_ident())
+        called.set()
+
+    listener = asyncio.create_task(asyncio.to_thread(asyncio.run, listen()))
+    await asyncio.to_thread(ready.wait, PATIENCE)
+    await put_due(store, "job")
+    await listener
+    assert called.is_set()
+    assert threads[0] == threads[1] != threading.get_ident()
+
+
+async def test_what_is_told_at_once_is_told_together() -> None:
+    store = MemoryStore(MemoryDatabase(Turned()))
+    await store.announce(ReplicaInfo("alice", "", 1), NOW + 60 * SECOND)
+    async with listening(store) as heard:
+        for n in range(9, 0, -1):
+            await store.put([wish(f"job-{n}", NOW + n)], replace=False)
+        await store.delete(["job-3"])
+        assert await heard.change_of("job-3") == Wake(due=NOW + 1, changed=["job-3"])
+        assert len(heard.wakes) == 1
+
+
+async def test_a_listener_whose_loop_has_closed_is_passed_over() -> None:
+    store = MemoryStore()
+    contexts = []
+
+    async def forget_to_stop() -> None:
+        context = store.listen(lambda wake: None)
+        await context.__aenter__()
+        contexts.append(context)  # kept, so that it is not closed by the collector
+
+    await asyncio.to_thread(asyncio.run, forget_to_stop())
+    await put_due(store, "job")
+    assert await store.delete(["job"]) == [True]
+
+
+# ---- memory
+
+
+async def test_history_is_bounded_while_it_is_written() -> None:
+    clock = Turned()
+    store = MemoryStore(MemoryDatabase(clock))
+    await put_due(store, "job")
+    row = await take_one(store)
+    for n in range(1000):
+        clock.now += SECOND
+        ended = record(f"run-{n}", clock.now, keep=3, expires=clock.now + 10**12)
+        assert await settle(store, settlement(row, Fate.KEEP, version=row.version + n, records=[ended]))
+    kept = await store.history(limit=1000)
+    assert [each.run_id for each in kept[:3]] == ["run-999", "run-998", "run-997"]
+    assert len(kept) <= 10
+    here = store._here
+    assert len(here.history._by_age) + len(here.history._expiries) < 300
+
+
+async def test_places_that_rows_have_left_do_not_pile_up() -> None:
+    clock = Turned()
+    store = MemoryStore(MemoryDatabase(clock))
+    await put_due(store, *(f"job-{n}" for n in range(10)))
+    rows = await take(store, 10)
+    held = [(row.key, row.version) for row in rows]
+    async with store.renewer("alice") as renewer:
+        for _ in range(500):
+            clock.now += SECOND
+            await renewer.renew(held, 3600 * SECOND)
+    for turn in range(500):
+        await store.put([wish("edited", clock.now, payload=b"%d" % turn)], replace=True)
+        (row,) = (await claim(store)).rows
+        assert await settle(store, settlement(row, wake_at=NOW + 10**12 + turn))
+    places = [len(agenda._heap) for agenda in store._here.agendas_of(["print"])]
+    assert sum(places) < 400
+    clock.now += 3600 * SECOND
+    assert len((await claim(store, "bob")).rows) == 10
+
+
+async def test_equal_definitions_are_held_once() -> None:
+    store = MemoryStore()
+    texts = ["".join(['{"kind":', '"print"}']) for _ in range(2)]
+    assert texts[0] is not texts[1]
+    rows: list[NewRow] = [wish(f"job-{n}", definition=text) for n, text in enumerate(texts)]
+    assert await store.put(rows, replace=False) == [Put.CREATED] * 2
+    assert (await look(store, "job-0")).definition is (await look(store, "job-1")).definition
