@@ -1,0 +1,182 @@
+"""How schedules, runs and replicas are written down as documents.
+
+Below one collection (of the store's URL) each installation has a document of its own, and below that three
+collections. Their names never change, so the index file that ships with the store fits every URL and installation,
+and are unlikely to be anybody else's in the same database:
+
+* ``sjob_schedules``: one document for each schedule. Its id is a hash of the slug: any slug gives a legal id, slugs
+  that sort beside each other spread over the servers, and no two share one. ``born`` tells incarnations of a slug
+  apart and is part of the row's key.
+* ``sjob_runs``: history, one document for each run, its id a hash of the run id.
+* ``sjob_replicas``: who lives.
+
+An index whose values only grow takes 500 writes a second on one server; so ``wake_at``, ``finished`` and ``expires``
+are indexed only behind ``shard``, which is a number below the installation's ``shards``, from the id.
+
+A schedule's ``recent`` lists the runs of it that history keeps, oldest first, so that its owner, who writes the row
+when a run ends, knows without a read which older run that one pushes out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from scheduledjob.domain.definition import Definition, Keep
+from scheduledjob.domain.state import Outcome, RunRecord, State, cut_off
+from scheduledjob.engine.store import Key, Origin, Row
+
+from .wire import Write
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduledjob.domain.instants import Instant
+    from scheduledjob.engine.store import NewRow
+
+    from .wire import Document, Fields
+
+SCHEDULES = "sjob_schedules"
+RUNS = "sjob_runs"
+REPLICAS = "sjob_replicas"
+
+MOST_RECENT = 1_000
+"""How many runs ``recent`` lists at most; what it can't list goes by its age alone."""
+
+
+def document_id(name: str) -> str:
+    """A legal and evenly spread id for any text; different texts have different ids."""
+    return hashlib.blake2b(name.encode(), digest_size=20).hexdigest()
+
+
+def schedule_path(slug: str) -> str:
+    return f"{SCHEDULES}/{document_id(slug)}"
+
+
+def run_path(run_id: str) -> str:
+    return f"{RUNS}/{document_id(run_id)}"
+
+
+def replica_path(replica: str) -> str:
+    return f"{REPLICAS}/{document_id(replica)}"
+
+
+def path_of(key: Key) -> str:
+    return f"{SCHEDULES}/{str(key).partition('.')[0]}"
+
+
+def key_of(document: Document) -> str:
+    return f"{document.path.rpartition('/')[2]}.{document.fields.get('born', '')}"
+
+
+def shard_of(path: str, shards: int) -> int:
+    return int(path.rpartition("/")[2][:8], 16) % shards
+
+
+WISH = ("kind", "origin", "definition", "payload", "first", "edited_at", "revision")
+
+
+def wish_fields(new: NewRow, revision: int, now: Instant) -> Fields:
+    return {
+        "kind": new.kind,
+        "origin": Origin(new.origin).value,
+        "definition": new.definition,
+        "payload": new.payload,
+        "first": new.first,
+        "edited_at": now,
+        "revision": revision,
+    }
+
+
+def schedule_fields(new: NewRow, now: Instant, shards: int) -> Fields:
+    """Of a new row. What nobody waits for has no ``wake_at`` at all, so no query finds it."""
+    fields = wish_fields(new, 1, now)
+    fields |= {
+        "slug": new.slug,
+        "uid": new.uid,
+        "born": secrets.token_hex(6),
+        "shard": shard_of(schedule_path(new.slug), shards),
+        "created_at": new.created_at,
+        "version": 0,
+        "state": new.state,
+        "result": None,
+        "recent": [],
+    }
+    if new.wake_at is not None:
+        fields["wake_at"] = new.wake_at
+    return fields
+
+
+def row_of(document: Document) -> Row:
+    fields = document.fields
+    return Row(
+        key_of(document),
+        fields["slug"],
+        fields["uid"],
+        fields["kind"],
+        fields["origin"],
+        fields["definition"],
+        fields["revision"],
+        fields["edited_at"],
+        fields.get("first"),
+        fields.get("payload"),
+        fields.get("result"),
+        fields["created_at"],
+        fields["version"],
+        fields.get("wake_at"),
+        fields["state"],
+        False,
+        fields.get("owner"),
+    )
+
+
+def run_fields(record: RunRecord, shards: int) -> Fields:
+    fields: dict[str, Any] = {name: getattr(record, name) for name in RunRecord.__struct_fields__}
+    fields["outcome"] = Outcome(record.outcome).value
+    fields["shard"] = shard_of(run_path(record.run_id), shards)
+    return fields
+
+
+def record_of(document: Document) -> RunRecord:
+    return msgspec.convert(document.fields, RunRecord, strict=True)
+
+
+def record_writes(records: Sequence[RunRecord], shards: int) -> list[Write]:
+    """One for each run that history lacks; one given twice is written once."""
+    unique = {record.run_id: record for record in reversed(records)}
+    return [Write(run_path(name), run_fields(record, shards), exists=False) for name, record in unique.items()]
+
+
+def cut_off_records(document: Document, now: Instant) -> list[RunRecord]:
+    """Records of the runs that end with the schedule's deletion."""
+    fields = document.fields
+    try:
+        keep = Definition.decode(fields["definition"]).keep
+    except msgspec.DecodeError:  # defined in code, or by a version that writes something else
+        keep = Keep()
+    state = State.decode(fields["state"])
+    owned = fields.get("owner") is not None
+    return cut_off(state, uid=fields["uid"], slug=fields["slug"], now=now, owned=owned, keep=keep)
+
+
+def with_records(recent: Sequence[str], records: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
+    """``recent`` after these runs have ended, and the paths of those that history need no longer keep."""
+    entries = list(recent)
+    for record in records:
+        ok = "s" if record.outcome is Outcome.SUCCEEDED else "f"
+        entries.append(f"{ok}:{record.keep}:{document_id(record.run_id)}")
+    kept: list[str] = []
+    surplus: list[str] = []
+    newer = {"s": 0, "f": 0}
+    for entry in reversed(entries):
+        ok, keep, run = entry.split(":")
+        newer[ok] += 1
+        if newer[ok] <= int(keep) and len(kept) < MOST_RECENT:
+            kept.append(entry)
+        elif newer[ok] > int(keep):
+            surplus.append(f"{RUNS}/{run}")
+    kept.reverse()
+    return kept, surplus

@@ -1,0 +1,247 @@
+"""An owner's writes: settlements, with the history that belongs to them, and renewals.
+
+A settlement and its records are one *unit*: as many units as fit go into one commit, which Firestore carries out
+altogether or not at all. When it does not, because one document in it is not as this process last saw it, the rows
+of that commit are read: those that are no longer owned at their version are refused, those that a client has edited
+are settled with the edit in view, and the rest go into the next try unharmed by their neighbours. So the usual
+settlement reads nothing, and the unusual one reads each row of one commit once.
+
+Renewals are independent of each other and go out by ``batch_write``; a renewal that is refused is looked at in the
+same way. The end of a lease is the latest the clock can have been when the renewal began, plus the lease (the
+opening of ``clock`` says why).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from scheduledjob.engine.store import Fate, Key, Renewal, Settlement, StoreError, StoreUnavailable
+
+from .layout import path_of, record_writes, run_path, with_records
+from .owned import NOTHING, SEEN, OwnedRows, owned_by
+from .pauses import pause
+from .wire import Conflict, Write, packs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduledjob.domain.instants import Instant, Micros
+
+    from .clock import StoreClock
+    from .owned import Known
+    from .wire import Fields, Wire
+
+TRIES = 8
+"""How often one call looks again at rows that others keep writing."""
+MOST_COMMITS = 4
+"""In flight at once."""
+MOST_SURPLUS = 100_000
+"""Runs that wait for being pruned; what is forgotten beyond that goes by its age."""
+
+
+@dataclass(slots=True)
+class Unit:
+    """A settlement on its way."""
+
+    place: int
+    """In the caller's list."""
+    settlement: Settlement
+    recorded: set[str] = field(default_factory=set)
+    """Paths of its records that history has already."""
+    recent: Sequence[str] = ()
+    surplus: list[str] = field(default_factory=list)
+    overtaken: bool = False
+    """The wish has changed: the row is released, due at once."""
+    done: bool | None = None
+
+
+class Settlements:
+    """The settlements of one process."""
+
+    def __init__(self, wire: Wire, clock: StoreClock, owned: OwnedRows, shards: int) -> None:
+        self._wire = wire
+        self._clock = clock
+        self._owned = owned
+        self._shards = shards
+        self._commits = asyncio.Semaphore(MOST_COMMITS)
+        self.surplus: deque[str] = deque(maxlen=MOST_SURPLUS)
+        """Paths of runs that newer ones have pushed out of history, for ``prune``."""
+
+    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> tuple[list[bool], bool]:
+        """What became of each, and whether a row was released whose wish has changed meanwhile."""
+        units = [Unit(place, settlement) for place, settlement in enumerate(settlements)]
+        while todo := [unit for unit in units if unit.done is None]:
+            # A row can be written once in a commit: a second settlement of it waits for the first.
+            wave = list({unit.settlement.key: unit for unit in reversed(todo)}.values())[::-1]
+            await self._settle(replica, wave)
+        return [bool(unit.done) for unit in units], any(unit.overtaken and unit.done for unit in units)
+
+    async def _settle(self, replica: str, units: Sequence[Unit]) -> None:
+        await self._learn(replica, [unit for unit in units if self._known(replica, unit) is None])
+        for attempt in range(TRIES):
+            todo = [unit for unit in units if unit.done is None]
+            writes = [self._writes(unit, self._known(replica, unit) or NOTHING) for unit in todo]
+            # Each part ends on its own: an error of one must not leave another's fate unknown.
+            parts = [
+                self._commit(replica, [todo[number] for number in numbers], [writes[number] for number in numbers])
+                for numbers in packs(writes)
+            ]
+            failed = [error for error in await asyncio.gather(*parts, return_exceptions=True) if error is not None]
+            if failed:
+                raise next((error for error in failed if not isinstance(error, StoreError)), failed[0])
+            if all(unit.done is not None for unit in units):
+                return
+            await pause(attempt)
+        left = sum(unit.done is None for unit in units)
+        raise StoreUnavailable(f"{left} rows could not be settled, because others keep writing them")
+
+    async def _commit(self, replica: str, units: Sequence[Unit], writes: Sequence[Sequence[Write]]) -> None:
+        async with self._commits:
+            try:
+                stamps = await self._wire.commit([write for some in writes for write in some])
+            except Conflict as conflict:
+                if not conflict.aborted:
+                    await self._understand(replica, units, writes)
+                return
+        position = 0
+        for unit, some in zip(units, writes, strict=True):
+            settlement = unit.settlement
+            unit.done = True
+            self.surplus += unit.surplus
+            if settlement.fate is Fate.KEEP:
+                self._owned.settled(settlement.key, stamps[position], unit.recent)
+            else:
+                self._owned.forget(settlement.key)
+            position += len(some)
+
+    async def _understand(self, replica: str, units: Sequence[Unit], writes: Sequence[Sequence[Write]]) -> None:
+        """Find what made a commit fail: a row that has changed, or else a record that is there already."""
+        if await self._learn(replica, units):
+            return
+        paths = [write.path for some in writes for write in some[1:]]
+        there = set(await self._wire.get(paths, ()))
+        for unit, some in zip(units, writes, strict=True):
+            unit.recorded |= there & {write.path for write in some[1:]}
+
+    async def _learn(self, replica: str, units: Sequence[Unit]) -> bool:
+        """Read the rows again and refuse what is not ours any longer; whether anything is not as it was known."""
+        if not units:
+            return False
+        documents = await self._wire.get([path_of(unit.settlement.key) for unit in units], SEEN)
+        changed = False
+        for unit in units:
+            key = unit.settlement.key
+            document = documents.get(path_of(key))
+            before = self._known(replica, unit)
+            if document is None or not owned_by(document, key, replica, unit.settlement.version):
+                unit.done = False
+                self._owned.forget(key)
+                changed = True
+                continue
+            self._owned.see(document)
+            changed = changed or before is None or before.stamp != document.stamp
+        return changed
+
+    def _known(self, replica: str, unit: Unit) -> Known | None:
+        return self._owned.get(unit.settlement.key, replica, unit.settlement.version)
+
+    def _writes(self, unit: Unit, known: Known) -> list[Write]:
+        """The row's write first, then its records."""
+        settlement = unit.settlement
+        records = [
+            write for write in record_writes(settlement.records, self._shards) if write.path not in unit.recorded
+        ]
+        new = {write.path for write in records}
+        unit.recent, unit.surplus = with_records(
+            known.recent, [record for record in settlement.records if run_path(record.run_id) in new]
+        )
+        unit.overtaken = settlement.fate is not Fate.KEEP and known.revision != settlement.revision
+        path = path_of(settlement.key)
+        if settlement.fate is Fate.REMOVE and not unit.overtaken:
+            return [Write(path, stamp=known.stamp), *records]
+        fields: Fields = {"state": settlement.state}
+        mask = ["state"]
+        if new:
+            fields["recent"] = unit.recent
+            mask.append("recent")
+        if settlement.payload is not None:
+            fields["payload"] = settlement.payload
+            mask.append("payload")
+        if settlement.result is not None:
+            fields["result"] = settlement.result
+            mask.append("result")
+        if settlement.fate is Fate.KEEP:
+            fields["version"] = settlement.version + 1
+            mask.append("version")
+        else:
+            wake_at = self._clock.earliest() if unit.overtaken else settlement.wake_at
+            if wake_at is not None:
+                fields["wake_at"] = wake_at
+            mask += ["owner", "wake_at"]
+        return [Write(path, fields, mask, stamp=known.stamp), *records]
+
+
+class Renewals:
+    """Renews leases over a wire of its own, opened in the lease thread's event loop."""
+
+    def __init__(self, wire: Wire, clock: StoreClock, owned: OwnedRows, replica: str) -> None:
+        self._wire = wire
+        self._clock = clock
+        self._owned = owned
+        self._replica = replica
+
+    async def renew(self, held: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
+        revisions: dict[Key, int] = {}
+        began = self._clock.reading()
+        todo = dict(held)
+        await self._learn({key: version for key, version in held if self._known(key, version) is None}, todo)
+        for attempt in range(TRIES):
+            if not todo:
+                break
+            jumps = self._clock.jumps
+            # Counted from the beginning of the call, as its owner counts.
+            until = self._clock.latest(began) + lease
+            renewed, refused = await self._write(todo, until)
+            if self._clock.jumps == jumps:
+                for key in renewed:
+                    revisions[key] = renewed[key]
+                    del todo[key]
+            # Where the clock had stood still ``until`` was too early: those are written again.
+            if todo:
+                await self._learn({key: todo[key] for key in refused}, todo)
+                await pause(attempt)
+        return Renewal(revisions)
+
+    async def _write(self, held: dict[Key, int], until: Instant) -> tuple[dict[Key, int], list[Key]]:
+        writes: list[Write] = []
+        revisions: dict[Key, int] = {}
+        for key, version in held.items():
+            known = self._known(key, version) or NOTHING
+            revisions[key] = known.revision
+            writes.append(Write(path_of(key), {"wake_at": until}, ("wake_at",), stamp=known.stamp))
+        refused: list[Key] = []
+        for key, stamp in zip(list(revisions), await self._wire.batch_write(writes), strict=True):
+            if stamp is None:
+                refused.append(key)
+                del revisions[key]
+            else:
+                self._owned.renewed(key, stamp)
+        return revisions, refused
+
+    def _known(self, key: Key, version: int) -> Known | None:
+        return self._owned.get(key, self._replica, version)
+
+    async def _learn(self, unknown: dict[Key, int], todo: dict[Key, int]) -> None:
+        """Read rows again; those that are not ours any longer go from ``todo``."""
+        if not unknown:
+            return
+        documents = await self._wire.get([path_of(key) for key in unknown], SEEN)
+        for key, version in unknown.items():
+            document = documents.get(path_of(key))
+            if document is not None and owned_by(document, key, self._replica, version):
+                self._owned.see(document)
+            else:
+                del todo[key]

@@ -1,0 +1,241 @@
+"""What clients write: wishes, and the end of schedules.
+
+A wish for a new slug is a document that must not exist yet; one for a slug that exists is written on condition that
+nobody has touched the document since it was read, because whether it is due at once depends on whether a replica owns
+it. Where such a condition fails, what was read is read again.
+
+**All or none** holds for one commit: up to 500 rows, or 8 MiB. A longer ``put`` is several commits, one after the
+other, and others may see the first of them before the last is made. Without ``replace`` all slugs are looked up
+first, so it is refused as a whole in all cases but one: somebody schedules one of the slugs in the same moment. Then
+what this call has created is taken back, unless a replica has claimed it meanwhile, before SlugTaken is raised. A
+long ``put`` that ends in StoreUnavailable may be half done; repeated with ``replace`` it finds what is there
+unchanged, and does the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scheduledjob.engine.store import Origin, Put, SlugTaken, StoreUnavailable
+
+from .layout import (
+    SCHEDULES,
+    WISH,
+    cut_off_records,
+    record_writes,
+    schedule_fields,
+    schedule_path,
+    wish_fields,
+)
+from .pauses import pause
+from .wire import Conflict, Document, Query, Write, packs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from scheduledjob.domain.instants import Instant
+    from scheduledjob.engine.store import NewRow
+
+    from .clock import StoreClock
+    from .wire import Stamp, Wire
+
+TRIES = 10
+"""How often one call looks again at rows that others keep writing."""
+PAGE = 200
+"""Schedules that are read, and ended, at once."""
+
+
+class Told:
+    """What a call changed that a replica in this process wants to know."""
+
+    def __init__(self) -> None:
+        self.due: Instant | None = None
+        self.changed: list[str] = []
+
+    def becomes_due(self, wake_at: Instant | None) -> None:
+        if wake_at is not None and (self.due is None or wake_at < self.due):
+            self.due = wake_at
+
+
+class Wishes:
+    """Puts and deletes."""
+
+    def __init__(self, wire: Wire, clock: StoreClock, shards: int) -> None:
+        self._wire = wire
+        self._clock = clock
+        self._shards = shards
+
+    # ---- put
+
+    async def put(self, rows: Sequence[NewRow], *, replace: bool, told: Told) -> list[Put]:
+        seen: set[str] = set()
+        for row in rows:
+            if row.slug in seen:
+                raise ValueError(f"{row.slug!r} is given twice in one call: give each slug once")
+            seen.add(row.slug)
+        if replace:
+            answers: list[Put] = []
+            for start in range(0, len(rows), PAGE):
+                answers += await self._replace(rows[start : start + PAGE], told)
+            return answers
+        await self._create(rows, told)
+        return [Put.CREATED] * len(rows)
+
+    async def _create(self, rows: Sequence[NewRow], told: Told) -> None:
+        writes = [
+            Write(schedule_path(row.slug), schedule_fields(row, self._clock.earliest(), self._shards), exists=False)
+            for row in rows
+        ]
+        commits = packs([[write] for write in writes])
+        if len(commits) > 1:
+            await self._none_taken(rows)
+        created: list[tuple[str, Stamp]] = []
+        for numbers in commits:
+            stamps = await self._create_one(rows, [writes[number] for number in numbers], created)
+            created += [(writes[number].path, stamp) for number, stamp in zip(numbers, stamps, strict=True)]
+        for row in rows:
+            told.becomes_due(row.wake_at)
+
+    async def _create_one(
+        self, rows: Sequence[NewRow], writes: Sequence[Write], created: Sequence[tuple[str, Stamp]]
+    ) -> list[Stamp]:
+        """One commit; where a slug is taken, ``created`` by the commits before it is taken back."""
+        for attempt in range(TRIES):
+            try:
+                return await self._wire.commit(writes)
+            except Conflict as conflict:
+                if not conflict.aborted:
+                    paths = {path for path, _ in created}
+                    try:
+                        await self._none_taken([row for row in rows if schedule_path(row.slug) not in paths])
+                    except SlugTaken:
+                        await self._wire.batch_write([Write(path, stamp=stamp) for path, stamp in created])
+                        raise
+            await pause(attempt)
+        raise _busy()
+
+    async def _none_taken(self, rows: Sequence[NewRow]) -> None:
+        there = await self._wire.get([schedule_path(row.slug) for row in rows], ())
+        if taken := [row.slug for row in rows if schedule_path(row.slug) in there]:
+            raise SlugTaken(taken)
+
+    async def _replace(self, rows: Sequence[NewRow], told: Told) -> list[Put]:
+        """One page; in as many commits as its size takes."""
+        answers: dict[str, Put] = {}
+        todo = list(rows)
+        for attempt in range(TRIES):
+            there = await self._wire.get([schedule_path(row.slug) for row in todo])
+            now = self._clock.earliest()
+            changes: list[tuple[NewRow, Write, Put]] = []
+            for row in todo:
+                document = there.get(schedule_path(row.slug))
+                if document is None:
+                    fields = schedule_fields(row, now, self._shards)
+                    changes.append((row, Write(schedule_path(row.slug), fields, exists=False), Put.CREATED))
+                elif _differs(document, row):
+                    changes.append((row, _edit(document, row, now), Put.UPDATED))
+                else:
+                    answers[row.slug] = Put.UNCHANGED
+            for numbers in packs([[write] for _, write, _ in changes]):
+                some = [changes[number] for number in numbers]
+                try:
+                    await self._wire.commit([write for _, write, _ in some])
+                except Conflict:
+                    continue
+                for row, write, answer in some:
+                    answers[row.slug] = answer
+                    document = there.get(write.path)
+                    if document is not None and document.fields.get("owner") is not None:
+                        told.changed.append(row.slug)
+                    else:
+                        told.becomes_due(row.wake_at if document is None else now)
+            todo = [row for row in todo if row.slug not in answers]
+            if not todo:
+                return [answers[row.slug] for row in rows]
+            await pause(attempt)
+        raise _busy()
+
+    # ---- delete
+
+    async def delete(self, slugs: Sequence[str], told: Told) -> list[bool]:
+        ended: set[str] = set()
+        unique = list(dict.fromkeys(slugs))
+        for start in range(0, len(unique), PAGE):
+            ended |= await self._end([schedule_path(slug) for slug in unique[start : start + PAGE]], told)
+        return [schedule_path(slug) in ended for slug in slugs]
+
+    async def clear(self, origin: Origin | None, told: Told) -> int:
+        ended = 0
+        async for page in self._pages(origin):
+            ended += len(await self._end([each.path for each in page], told, origin))
+        return ended
+
+    async def _pages(self, origin: Origin | None) -> AsyncIterator[list[Document]]:
+        after = ""
+        while page := await self._wire.query(page_query(origin, after, PAGE)):
+            yield page
+            after = page[-1].fields["slug"]
+
+    async def _end(self, paths: Sequence[str], told: Told, origin: Origin | None = None) -> set[str]:
+        """Delete these schedules with a record of each run that this cuts off; the paths of those that were there."""
+        ended: set[str] = set()
+        todo = list(paths)
+        recorded: set[str] = set()
+        for attempt in range(TRIES):
+            there = await self._wire.get(todo)
+            documents = [each for each in there.values() if origin is None or each.fields["origin"] == origin.value]
+            now = self._clock.earliest()
+            units = [
+                [
+                    Write(each.path, stamp=each.stamp),
+                    *(
+                        write
+                        for write in record_writes(cut_off_records(each, now), self._shards)
+                        if write.path not in recorded
+                    ),
+                ]
+                for each in documents
+            ]
+            todo = []
+            for numbers in packs(units):
+                try:
+                    await self._wire.commit([write for number in numbers for write in units[number]])
+                except Conflict:
+                    todo += [documents[number].path for number in numbers]
+                    records = [write.path for number in numbers for write in units[number][1:]]
+                    recorded |= set(await self._wire.get(records, ()))
+                    continue
+                ended |= {documents[number].path for number in numbers}
+                told.changed += [documents[number].fields["slug"] for number in numbers]
+            if not todo:
+                return ended
+            await pause(attempt)
+        raise _busy()
+
+
+def page_query(origin: Origin | None, after: str, limit: int) -> Query:
+    """Schedules in order of slug, those greater than ``after``."""
+    return Query(SCHEDULES, "slug", equals={} if origin is None else {"origin": origin.value}, more=after, limit=limit)
+
+
+def _differs(document: Document, new: NewRow) -> bool:
+    """Whether ``new`` asks for anything that is not there already."""
+    there = document.fields
+    return new.first is not None or any(
+        there.get(name) != wanted
+        for name, wanted in (("kind", new.kind), ("definition", new.definition), ("payload", new.payload))
+    )
+
+
+def _edit(document: Document, new: NewRow, now: Instant) -> Write:
+    fields = wish_fields(new, document.fields["revision"] + 1, now)
+    mask = list(WISH)
+    wake_at = document.fields.get("wake_at")
+    if document.fields.get("owner") is None and (wake_at is None or wake_at > now):
+        fields["wake_at"] = now
+        mask.append("wake_at")
+    return Write(document.path, fields, mask, stamp=document.stamp)
+
+
+def _busy() -> StoreUnavailable:
+    return StoreUnavailable("the rows could not be written, because others keep writing them: try again")
