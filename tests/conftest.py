@@ -7,27 +7,33 @@ cannot be had its tests are skipped, and one line at the end says how to get it;
 from __future__ import annotations
 
 import os
-from collections import Counter
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
+from tests.support import firestore, postgres
+from tests.support import pgbouncer as pgbouncer_support
 from tests.support.firestore import FirestoreTarget, any_firestore, new_target
 from tests.support.pgbouncer import PgBouncer, pgbouncer_before
 from tests.support.postgres import PostgresDatabases, PostgresServer, any_postgres
 from tests.support.processes import ServerUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 T = TypeVar("T")
 
-NOT_RUN = "not run for want of a server: "
+NOT_RUN = "not run for want of "
+HOW_TO_GET = {
+    "a Postgres": postgres.HOW_TO_GET,
+    "a PgBouncer": pgbouncer_support.HOW_TO_GET,
+    "a Firestore emulator": firestore.HOW_TO_GET,
+}
 
 
 @contextmanager
-def _or_do_without(server: AbstractContextManager[T]) -> Iterator[T]:
+def _or_do_without(server: AbstractContextManager[T], what: str) -> Iterator[T]:
     """Enter `server`; where it cannot be had, skip or fail."""
     with ExitStack() as stack:
         try:
@@ -35,24 +41,28 @@ def _or_do_without(server: AbstractContextManager[T]) -> Iterator[T]:
         except ServerUnavailableError as missing:
             if os.environ.get("REQUIRE_ALL", "") not in {"", "0"}:
                 pytest.fail(f"REQUIRE_ALL=1, but {missing}", pytrace=False)
-            pytest.skip(f"{NOT_RUN}{missing}")
+            pytest.skip(f"{NOT_RUN}{what}")
         yield running
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reasons = Counter(
-        report.longrepr[2].partition(NOT_RUN)[2]
-        for report in terminalreporter.getreports("skipped")
-        if isinstance(report.longrepr, tuple) and NOT_RUN in report.longrepr[2]
-    )
-    for reason, count in reasons.items():
-        terminalreporter.write_line(f"{count} TESTS WERE NOT RUN: {reason}", yellow=True, bold=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Say what was not run after all that pytest itself says, where it is seen."""
+    result = yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:  # a worker of pytest-xdist has none
+        reasons = [str(report.longrepr) for report in reporter.getreports("skipped")]
+        for what, how_to_get in HOW_TO_GET.items():
+            if count := sum(f"{NOT_RUN}{what}" in reason for reason in reasons):
+                line = f"{count} TESTS WERE NOT RUN for want of {what}: {how_to_get}. REQUIRE_ALL=1 shows what failed."
+                reporter.write_line(line, yellow=True, bold=True)
+    return result
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresDatabases]:
     """The Postgres that tests share; make databases on it, or take `postgres_dsn`."""
-    with _or_do_without(any_postgres()) as databases:
+    with _or_do_without(any_postgres(), "a Postgres") as databases:
         yield databases
 
 
@@ -82,7 +92,7 @@ def own_postgres() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def pgbouncer(postgres_server: PostgresDatabases) -> Iterator[PgBouncer]:
     """PgBouncer in transaction mode before the Postgres that tests share."""
-    with _or_do_without(pgbouncer_before(postgres_server.dsn)) as bouncer:
+    with _or_do_without(pgbouncer_before(postgres_server.dsn), "a PgBouncer") as bouncer:
         yield bouncer
 
 
@@ -95,7 +105,7 @@ def pgbouncer_dsn(postgres_dsn: str, pgbouncer: PgBouncer) -> str:
 @pytest.fixture(scope="session")
 def firestore_host() -> Iterator[str]:
     """The `host:port` of the Firestore emulator, which clients find by FIRESTORE_EMULATOR_HOST meanwhile."""
-    with _or_do_without(any_firestore()) as host, pytest.MonkeyPatch.context() as patch:
+    with _or_do_without(any_firestore(), "a Firestore emulator") as host, pytest.MonkeyPatch.context() as patch:
         patch.setenv("FIRESTORE_EMULATOR_HOST", host)
         yield host
 

@@ -13,9 +13,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def running_container(
-    image: str, port: int, *, command: str = "", environment: Mapping[str, str], ready: str, times: int = 1
+    image: str,
+    port: int,
+    *,
+    command: str = "",
+    environment: Mapping[str, str],
+    ready: str,
+    times: int = 1,
+    otherwise: str,
 ) -> Iterator[str]:
-    """The `host:port` at which the container's `port` answers, once it has logged the line `ready` so many `times`."""
+    """The `host:port` at which the container's `port` answers, once it has logged the line `ready` so many `times`.
+
+    Where Docker can't start it, `otherwise` says in the error what is missing and how to get it.
+    """
     try:
         from testcontainers.core.container import DockerContainer
         from testcontainers.core.wait_strategies import LogMessageWaitStrategy
@@ -25,7 +35,7 @@ def running_container(
             container.with_command(command)
         container.waiting_for(LogMessageWaitStrategy(ready, times=times)).start()
     except Exception as error:  # whatever the Docker client raises, the answer is the same: no container
-        raise ServerUnavailableError(f"Docker cannot start {image}: {error}") from error
+        raise ServerUnavailableError(f"{otherwise} (Docker says: {error})") from error
     try:
         yield f"{container.get_container_host_ip()}:{container.get_exposed_port(port)}"
     finally:

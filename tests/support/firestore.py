@@ -73,6 +73,7 @@ def any_firestore() -> Iterator[str]:
         command="gcloud emulators firestore start --quiet --host-port=0.0.0.0:8080",
         environment={},
         ready="is now running",
+        otherwise=f"no Firestore emulator found: {HOW_TO_GET}",
     ) as host:
         yield host
 

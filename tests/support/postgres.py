@@ -243,8 +243,8 @@ def any_postgres() -> Iterator[PostgresDatabases]:
         return
     try:
         server = PostgresServer(durable=False)
-    except ServerUnavailableError:
-        with _container() as databases:
+    except ServerUnavailableError as no_binaries:
+        with _container(str(no_binaries)) as databases:
             yield databases
         return
     with server:
@@ -252,7 +252,7 @@ def any_postgres() -> Iterator[PostgresDatabases]:
 
 
 @contextmanager
-def _container() -> Iterator[PostgresDatabases]:
+def _container(otherwise: str) -> Iterator[PostgresDatabases]:
     password = secrets.token_hex(16)
     with running_container(
         CONTAINER_IMAGE,
@@ -260,6 +260,7 @@ def _container() -> Iterator[PostgresDatabases]:
         environment={"POSTGRES_PASSWORD": password},
         ready="database system is ready to accept connections",
         times=2,  # the image starts the server once to set it up, then for good
+        otherwise=otherwise,
     ) as address:
         yield PostgresDatabases(f"postgresql://postgres:{password}@{address}/postgres")
 
