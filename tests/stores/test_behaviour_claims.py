@@ -321,3 +321,12 @@ async def test_a_kind_changed_by_an_edit_is_claimed_as_the_new_kind(store: Store
     await store.put([wish("job", kind=KIND)], replace=True)
     assert (await take_one(store)).kind == KIND
     assert (await claim(store, kinds=("old",), ahead=2 * HOUR)).rows == []
+
+
+async def test_a_due_row_whose_kind_changes_is_due_as_the_new_kind_only(store: Store) -> None:
+    now = await store.now()
+    await store.put([wish("job", now - HOUR, kind="old"), wish("control", now - 1, kind="old")], replace=False)
+    await store.put([wish("job", kind=KIND)], replace=True)
+    assert [row.slug for row in await take(store, kinds=("old",))] == ["control"]
+    assert (await claim(store, kinds=("old",))).rows == []
+    assert (await take_one(store)).slug == "job"

@@ -294,6 +294,14 @@ async def test_many_rows_in_one_call(store_factory: StoreFactory) -> None:
 # ---- deleting
 
 
+async def test_many_slugs_are_read_and_deleted_at_once(store: Store, other: Store) -> None:
+    slugs = [f"job-{n}" for n in range(1200)]
+    await put_due(store, *slugs)
+    assert [row and row.slug for row in await other.get(slugs[::-1])] == slugs[::-1]
+    assert await other.delete([*slugs, "missing"]) == [True] * 1200 + [False]
+    assert await store.rows() == []
+
+
 async def test_delete_says_what_was_there(store: Store, other: Store) -> None:
     await put_due(store, "a", "b")
     assert await other.delete(["a", "missing", "b"]) == [True, False, True]

@@ -1,0 +1,167 @@
+"""Every store: calls that cross. Whichever comes first, the outcome is that of one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob.domain.instants import HOUR, SECOND
+from scheduledjob.domain.state import Outcome, Run, State, run_id
+from scheduledjob.engine.store import Fate, Put
+
+from .support import (
+    SHORT_LEASE,
+    claim,
+    look,
+    pass_lease,
+    put_due,
+    record,
+    renew,
+    settle,
+    settlement,
+    take,
+    take_one,
+    until,
+    wish,
+)
+
+if TYPE_CHECKING:
+    from scheduledjob.engine.store import Row, Store
+
+    from .conftest import StoreFactory
+
+ROUNDS = 12
+RUN = Run(slot=7, due=7, begun=8)
+RUNNING = State(floor=7, runs=[RUN]).encode()
+
+
+async def test_of_many_who_could_take_over_exactly_one_does(store_factory: StoreFactory) -> None:
+    stores = await store_factory.several(6)
+    slugs = [f"job-{n}" for n in range(20)]
+    await put_due(stores[0], *slugs)
+    first = await take(stores[0], 20, lease=SHORT_LEASE)
+    await pass_lease(stores[0], first[-1])
+    taken: list[Row] = []
+
+    async def all_taken() -> bool:
+        batches = await asyncio.gather(*(claim(store, f"bob-{n}", limit=7) for n, store in enumerate(stores)))
+        taken.extend(row for batch in batches for row in batch.rows)
+        return len(taken) >= 20
+
+    await until(all_taken)
+    assert sorted(row.slug for row in taken) == sorted(slugs)
+    assert all(row.taken_over for row in taken)
+    answers = await stores[0].settle("alice", [settlement(row) for row in first])
+    assert answers == [False] * 20
+
+
+@pytest.mark.parametrize("fate", Fate)
+async def test_of_one_settlement_sent_by_two_ways_exactly_one_counts(store_factory: StoreFactory, fate: Fate) -> None:
+    stores = await store_factory.several(4)
+    for turn in range(ROUNDS):
+        slug = f"job-{turn}"
+        await put_due(stores[0], slug)
+        row = await take_one(stores[0])
+        sent = settlement(row, fate, records=[record(f"run-{turn}", turn)])
+        assert sorted(await asyncio.gather(*(settle(store, sent) for store in stores))) == [False] * 3 + [True]
+        assert await stores[0].recorded([f"run-{turn}"])
+
+
+@pytest.mark.parametrize("fate", [Fate.RELEASE, Fate.REMOVE])
+async def test_an_edit_that_crosses_a_settlement_is_not_lost(store: Store, other: Store, fate: Fate) -> None:
+    for turn in range(ROUNDS):
+        slug = f"job-{turn}"
+        await put_due(store, slug)
+        row = await take_one(store)
+        edit = wish(slug, await store.now(), payload=b"new")
+        settled, (put,) = await asyncio.gather(
+            settle(store, settlement(row, fate, wake_at=None)), other.put([edit], replace=True)
+        )
+        assert settled
+        seen = await look(store, slug)
+        assert seen.payload == b"new"
+        assert seen.owner is None
+        assert seen.wake_at is not None
+        assert seen.wake_at <= await store.now() + SECOND
+        assert seen.revision == (1 if put is Put.CREATED else 2)
+        assert (await take_one(store)).slug == slug
+
+
+async def test_a_deletion_that_crosses_a_settlement_records_the_run_once(store: Store, other: Store) -> None:
+    for turn in range(ROUNDS):
+        slug = f"job-{turn}"
+        await put_due(store, slug, state=RUNNING)
+        row = await take_one(store)
+        ended = record(run_id(row.uid, RUN), 9, slug=slug)
+        done = settlement(row, state=State(floor=7).encode(), records=[ended])
+        settled, deleted = await asyncio.gather(settle(store, done), other.delete([slug]))
+        assert deleted == [True]
+        (kept,) = await store.history(slug)
+        assert kept.outcome is (Outcome.SUCCEEDED if settled else Outcome.CANCELLED)
+
+
+async def test_of_two_deletions_one_finds_the_schedule(store: Store, other: Store) -> None:
+    slugs = [f"job-{n}" for n in range(40)]
+    await put_due(store, *slugs, state=RUNNING)
+    first, second = await asyncio.gather(store.delete(slugs), other.delete(slugs[::-1]))
+    assert [a + b for a, b in zip(first, second[::-1], strict=True)] == [1] * 40
+    assert len(await store.history()) == 40
+
+
+async def test_a_renewal_that_crosses_a_takeover_is_the_owners_or_nobodys(store: Store, other: Store) -> None:
+    for turn in range(ROUNDS // 3):
+        slug = f"job-{turn}"
+        await put_due(store, slug)
+        row = await take_one(store, lease=SHORT_LEASE)
+        await pass_lease(store, row)
+        renewed, batch = await asyncio.gather(
+            renew(store, [(row.key, row.version)], lease=HOUR), claim(other, "bob", lease=HOUR)
+        )
+        assert bool(renewed.revisions) != bool(batch.rows)
+        assert (await look(store, slug)).owner == ("bob" if batch.rows else "alice")
+
+
+async def test_claims_and_edits_that_cross_leave_every_edit_to_be_seen(store: Store, other: Store) -> None:
+    slugs = [f"job-{n:02}" for n in range(30)]
+    await put_due(store, *slugs)
+    rows: list[Row] = []
+
+    async def all_claimed() -> bool:
+        rows.extend((await claim(store, limit=4)).rows)
+        return len(rows) == len(slugs)
+
+    async def edit() -> None:
+        for start in range(0, len(slugs), 10):
+            edits = [wish(slug, payload=b"new") for slug in slugs[start : start + 10]]
+            assert await other.put(edits, replace=True) == [Put.UPDATED] * 10
+
+    await asyncio.gather(until(all_claimed), edit())
+    answers = await store.settle("alice", [settlement(row, wake_at=None) for row in rows])
+    assert all(answers)
+    known = {row.slug for row in rows if row.revision == 2}
+    asleep = {row.slug for row in await store.rows() if row.wake_at is None}
+    assert asleep == known
+    assert all(row.payload == b"new" for row in rows if row.slug in known)
+
+
+async def test_a_schedule_that_ends_and_is_scheduled_again_meanwhile(store: Store, other: Store) -> None:
+    """The settlement removes, a client schedules anew without replace: taken, or a new row. Never a lost one."""
+    for turn in range(ROUNDS):
+        slug = f"job-{turn}"
+        await put_due(store, slug)
+        row = await take_one(store)
+        settled, put = await asyncio.gather(
+            settle(store, settlement(row, Fate.REMOVE)),
+            other.put([wish(slug, payload=b"again")], replace=False),
+            return_exceptions=True,
+        )
+        assert settled is True
+        seen = (await store.get([slug]))[0]
+        if put == [Put.CREATED]:
+            assert seen is not None
+            assert (seen.payload, seen.revision) == (b"again", 1)
+            assert seen.key != row.key
+        else:
+            assert seen is None
