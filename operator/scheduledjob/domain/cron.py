@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.cron_parse import CronError, CronFields, parse
-from scheduledjob.domain.cron_search import CronSearch, LocalTimes
+from scheduledjob.domain.cron_search import CronSearch
 from scheduledjob.domain.explain import explain
 from scheduledjob.domain.instants import SECOND, Instant, to_datetime, to_instant
 from scheduledjob.domain.intervals import Every
+from scheduledjob.domain.local_times import LocalTimes
 from scheduledjob.domain.zones import zone_of
 
 if TYPE_CHECKING:

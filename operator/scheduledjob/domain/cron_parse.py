@@ -118,10 +118,10 @@ def parse(expression: str, seed: str) -> CronFields | Micros:
         raise CronError(f"the expression has {len(expression)} characters; allowed are {_MAX_LENGTH}")
     if not expression.isascii():
         raise CronError(f"the expression {expression!r} has characters that cron does not know; allowed is ASCII")
-    texts = expression.upper().split()
+    texts = expression.split()
     if texts and texts[0].startswith("@"):
-        if texts[0] == "@EVERY":
-            return _parse_every(expression.split()[1:])
+        if texts[0].upper() == "@EVERY":
+            return _parse_every(texts[1:])
         texts = _macro(expression).split()
     if len(texts) not in {5, 6, 7}:
         raise CronError(
@@ -179,34 +179,35 @@ def _parse_field(field: Field, text: str, seed: str) -> tuple[Term, ...]:
     return tuple(_parse_term(field, part, seed) for part in text.split(","))
 
 
-def _parse_term(field: Field, text: str, seed: str) -> Term:
-    if not text:
-        raise field.error(text, "there is an empty value in the list")
-    special = _parse_special(field, text)
+def _parse_term(field: Field, written: str, seed: str) -> Term:
+    if not written:
+        raise field.error(written, "there is an empty value in the list")
+    text = written.upper()
+    special = _parse_special(field, text, written)
     if special is not None:
         return special
     body, slash, step_text = text.partition("/")
     step = 1
     if slash:
         if not re.fullmatch("[0-9]{1,4}", step_text) or int(step_text) == 0:
-            raise field.error(text, f"the step {step_text!r} is none", "a step is a whole number from 1 on, as in */5")
+            raise field.error(written, "the step is none", "allowed is a whole number from 1 on, as in */5")
         step = int(step_text)
     if body == "*":
         return Term(Kind.ANY, field.first, field.last, step)
     if body.startswith("H"):
-        return _parse_hash(field, text, body, step if slash else 0, seed)
+        return _parse_hash(field, written, body, step if slash else 0, seed)
     first_text, dash, last_text = body.partition("-")
-    first = _number(field, first_text, text)
+    first = _number(field, first_text, written)
     if dash:
-        last = _number(field, last_text, text)
+        last = _number(field, last_text, written)
         if field is Field.YEAR and last < first:
-            raise field.error(text, "the range ends before it begins", f"write {last}-{first}")
+            raise field.error(written, "the range ends before it begins", f"write {last}-{first}")
     else:
         last = field.last if slash else first
     return Term(Kind.SPAN, first, last, step)
 
 
-def _parse_special(field: Field, text: str) -> Term | None:
+def _parse_special(field: Field, text: str, written: str) -> Term | None:
     """The forms with ``L``, ``W`` and ``#``; None if the text is none of them."""
     if field is Field.DAY:
         if text == "LW":
@@ -214,35 +215,36 @@ def _parse_special(field: Field, text: str) -> Term | None:
         if found := re.fullmatch("L(?:-([0-9]{1,4}))?", text):
             before = int(found[1] or 0)
             if before > 30:
-                raise field.error(text, f"no month has a day {before} days before its last", "allowed are L-1 to L-30")
+                wrong = f"no month has a day {before} days before its last"
+                raise field.error(written, wrong, "allowed are L-1 to L-30")
             return Term(Kind.LAST_DAY, before)
         if found := re.fullmatch("([0-9]{1,4})W", text):
-            return Term(Kind.NEAREST_WEEKDAY, _number(field, found[1], text))
+            return Term(Kind.NEAREST_WEEKDAY, _number(field, found[1], written))
     if field is Field.WEEKDAY:
         if text == "L":
-            raise field.error(text, "L needs a day here", "write 6 for Saturday, 5L or FRIL for the last Friday")
+            raise field.error(written, "L needs a day here", "write 6 for Saturday, 5L or FRIL for the last Friday")
         if found := re.fullmatch("([0-9]{1,4}|[A-Z]{3})#([0-9]{1,4})", text):
             if not 1 <= int(found[2]) <= 5:
-                raise field.error(text, f"no month has a {found[2]}. such day", "allowed are n#1 to n#5")
-            return Term(Kind.NTH, _number(field, found[1], text) % 7, int(found[2]))
+                raise field.error(written, f"no month has a {found[2]}. such day", "allowed are n#1 to n#5")
+            return Term(Kind.NTH, _number(field, found[1], written) % 7, int(found[2]))
         if found := re.fullmatch("([0-9]{1,4}|[A-Z]{3})L", text):
-            return Term(Kind.LAST_NTH, _number(field, found[1], text) % 7)
+            return Term(Kind.LAST_NTH, _number(field, found[1], written) % 7)
     return None
 
 
-def _parse_hash(field: Field, text: str, body: str, step: int, seed: str) -> Term:
+def _parse_hash(field: Field, written: str, body: str, step: int, seed: str) -> Term:
     """``H``, ``H/n``, ``H(a-b)``, ``H(a-b)/n``: a value that the seed picks, the same on every replica for ever."""
     if field is Field.YEAR:
-        raise field.error(text, "H can't pick a year")
+        raise field.error(written, "H can't pick a year")
     # H alone leaves out what not every month has, and the second name of Sunday.
     first, last = field.first, {Field.DAY: 28, Field.WEEKDAY: 6}.get(field, field.last)
     if body != "H":
         found = re.fullmatch(r"H\(([0-9A-Z]{1,4})-([0-9A-Z]{1,4})\)", body)
         if found is None:
-            raise field.error(text, "H is not written so", "allowed are H, H/n, H(a-b) and H(a-b)/n")
-        first, last = _number(field, found[1], text), _number(field, found[2], text)
+            raise field.error(written, "H is not written so", "allowed are H, H/n, H(a-b) and H(a-b)/n")
+        first, last = _number(field, found[1], written), _number(field, found[2], written)
         if last < first:
-            raise field.error(text, "the range of H ends before it begins", f"write H({last}-{first})")
+            raise field.error(written, "the range of H ends before it begins", f"write H({last}-{first})")
     size = last - first + 1
     digest = blake2b(f"{field.label}\0{seed}".encode(), digest_size=8).digest()
     picked = int.from_bytes(digest) % (min(step, size) if step else size)
@@ -251,13 +253,13 @@ def _parse_hash(field: Field, text: str, body: str, step: int, seed: str) -> Ter
     return Term(Kind.SPAN, first + picked, last, step, hashed=True)
 
 
-def _number(field: Field, text: str, whole: str) -> int:
+def _number(field: Field, text: str, written: str) -> int:
     if text in field.names:
         return field.names.index(text) + (1 if field is Field.MONTH else 0)
     if not re.fullmatch("[0-9]{1,4}", text):
         shown = text if len(text) <= 40 else text[:40] + "…"
-        raise field.error(whole, f"{shown!r} is no value" if text else "a value is missing")
+        raise field.error(written, f"{shown!r} is no value" if text else "a value is missing")
     number = int(text)
     if not field.first <= number <= field.last:
-        raise field.error(whole, f"{number} is out of range")
+        raise field.error(written, f"{number} is out of range")
     return number

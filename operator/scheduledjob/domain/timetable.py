@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from scheduledjob.domain.cron import Cron
+from scheduledjob.domain.cron import Cron, CronError
 from scheduledjob.domain.instants import DAY, SECOND, Instant
 from scheduledjob.domain.intervals import Every
 from scheduledjob.domain.moments import At, Following
@@ -45,7 +45,7 @@ class Timetable:
     """The union of bound triggers, without what is excluded, from ``start_at`` to ``end_at`` (both inclusive).
 
     An expression among the exclusions leaves out the slots that it has itself; in five fields it says nothing of
-    seconds, and leaves out those of the whole minute.
+    seconds, and leaves out those of the whole minute. ``@every`` is a ``CronError`` there.
     """
 
     __slots__ = ("_days", "_end_at", "_left_out", "_moments", "_repeating", "_start_at", "_windows", "following")
@@ -219,10 +219,10 @@ class Timetable:
 class _Days:
     """The slots of whole UTC days as bits, for one question: what it remembers goes with it."""
 
-    def __init__(self, triggers: Sequence[Cron | Every], left_out: Sequence[CronSearch | Every]) -> None:
+    def __init__(self, triggers: Sequence[Cron | Every], left_out: Sequence[CronSearch]) -> None:
         self._wanted = [(one, one.day_pattern()) for one in (_seconds_of(trigger) for trigger in triggers)]
         self._unwanted = [(one, one.day_pattern()) for one in left_out]
-        self._all = self._wanted + self._unwanted
+        self._all: list[CronSearch | Every] = [one for one, _ in (*self._wanted, *self._unwanted)]
         self._known: dict[object, int] = {}
         self._counted: dict[object, tuple[int, int]] = {}
 
@@ -259,7 +259,7 @@ class _Days:
         return counts
 
     def _key(self, day: int) -> tuple[tuple[int, ...], ...]:
-        return tuple([one.day_key(day) for one, _ in self._all])
+        return tuple([one.day_key(day) for one in self._all])
 
     def _bits(self, day: int) -> tuple[int, int]:
         slots = left_out = 0
@@ -280,8 +280,11 @@ def _seconds_of(trigger: Cron | Every) -> CronSearch | Every:
     return trigger.searches() if isinstance(trigger, Cron) else trigger
 
 
-def _exclusion(expression: Cron) -> CronSearch | Every:
-    return expression.searches(whole_minutes=True)
+def _exclusion(expression: Cron) -> CronSearch:
+    search = expression.searches(whole_minutes=True)
+    if isinstance(search, Every):
+        raise CronError(f"{expression.expression!r} excludes nothing: write an expression with fields, or a window")
+    return search
 
 
 def _start_of(window: Window) -> Instant:
