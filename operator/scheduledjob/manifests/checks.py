@@ -17,10 +17,10 @@ from zoneinfo import available_timezones
 import re2
 from pydantic_core import PydanticCustomError
 
-from scheduledjob.domain.cron_parse import parse as parse_cron
+from scheduledjob.domain.cron import Cron
 from scheduledjob.domain.durations import parse_duration
 from scheduledjob.domain.zones import zone_of
-from scheduledjob.manifests.problems import nearest, quoted
+from scheduledjob.manifests.problems import nearest, plain, quoted, shortened
 
 QUANTITY = re.compile(
     r"\+?(?:[0-9]{1,18}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?:[KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,2})?\Z"
@@ -33,20 +33,25 @@ REFUSED = "refused"
 PAYLOAD_LIMIT = 64 * 1024
 """Bytes of UTF-8."""
 
+FIRST_YEAR, LAST_YEAR = 1970, 9998
+"""Years in which every zone's local time is a valid date too."""
+
 _REGEX_MEMORY = 4 << 20
 """Bytes that a compiled regular expression may take: RE2 is linear in time, this bounds its space."""
 
 
 def refuse(message: str, allowed: str = "", *path: str | int) -> NoReturn:
     """Reject a value: what is wrong, what to write instead, and the way to the field at fault below this one."""
+    # A message may come from elsewhere with the user's value in it: whatever that is, one short line comes out.
+    message = plain(shortened(message, 300))
     # Braces in pydantic's templates are placeholders, so the text goes in as one.
-    raise PydanticCustomError(REFUSED, "{message}", {"message": message, "allowed": allowed, "path": path})
+    raise PydanticCustomError(REFUSED, "{message}", {"message": message, "allowed": plain(allowed), "path": path})
 
 
 def cron(expression: str) -> str:
     """A cron expression that the engine can run."""
     try:
-        parse_cron(expression, "")
+        Cron(expression)
     except ValueError as error:
         refuse(str(error))
     return expression
@@ -107,9 +112,10 @@ def parse_instant(text: str) -> datetime:
         refuse(f"{quoted(text)} has no offset from UTC", f'write "{text}Z" for UTC, or "{text}+01:00"')
     try:
         moment = datetime.fromisoformat(text)
+        _check_year(moment.year, text)
         return moment.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        refuse(f"{quoted(text)} is no point in time: {_calendar(error)}")
+    except ValueError as error:
+        refuse(f"{quoted(text)} is no point in time: {error}")
 
 
 def instant(text: str) -> str:
@@ -123,9 +129,11 @@ def parse_day(text: str) -> date | None:
     if not _DATE.match(text):
         return None
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError as error:
-        refuse(f"{quoted(text)} is no date: {_calendar(error)}")
+        refuse(f"{quoted(text)} is no date: {error}")
+    _check_year(day.year, text)
+    return day
 
 
 def instant_or_date(text: str) -> str:
@@ -140,9 +148,9 @@ def instant_or_date(text: str) -> str:
     return text
 
 
-def _calendar(error: Exception) -> str:
-    """Python's words for a date that does not exist, without its quotation of the value."""
-    return "out of range" if isinstance(error, OverflowError) else str(error).partition(": ")[0]
+def _check_year(year: int, text: str) -> None:
+    if not FIRST_YEAR <= year <= LAST_YEAR:
+        refuse(f"{quoted(text)} is out of range", f"a year from {FIRST_YEAR} to {LAST_YEAR}")
 
 
 def regex(pattern: str) -> str:

@@ -56,9 +56,7 @@ def _worded(detail: ErrorDetails, model: type[BaseModel], path: Path, node: Node
         choices = [str(choice) for choice in _choices(model, path)]
         close = nearest(value, choices) if isinstance(value, str) else None
         hint = f'did you mean "{close}"? ' if close else ""
-        return f"{shown} is not allowed", f"{hint}{listed(choices)}" if len(
-            choices
-        ) > 1 else f"{hint}write {listed(choices)}"
+        return f"{shown} is not allowed", hint + (listed(choices) if len(choices) > 1 else f"write {listed(choices)}")
     if kind == "string_pattern_mismatch":
         return f"{shown} is not allowed", PATTERN_MEANINGS[context["pattern"]]
     if kind in _BOUNDS:

@@ -1,11 +1,11 @@
 """When a job runs: its triggers, and what is left out of them."""
 
-from datetime import UTC, datetime, time
 from typing import ClassVar, Literal, Self
-from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
 
+from scheduledjob.domain.instants import Instant, to_instant
+from scheduledjob.domain.zones import midnight
 from scheduledjob.manifests import checks
 from scheduledjob.manifests.base import (
     CronExpression,
@@ -98,17 +98,12 @@ class Exclude(Model):
         return self
 
     @property
-    def window(self) -> tuple[datetime, datetime] | None:
-        """Beginning and end of the window as aware UTC datetimes; None for an expression."""
+    def window(self) -> tuple[Instant, Instant] | None:
+        """Beginning and end of the window; None for an expression."""
         if self.from_ is None or self.to is None:
             return None
-        return self._moment(self.from_), self._moment(self.to)
+        return self._instant(self.from_), self._instant(self.to)
 
-    def _moment(self, text: str) -> datetime:
+    def _instant(self, text: str) -> Instant:
         day = checks.parse_day(text)
-        if day is None:
-            return checks.parse_instant(text)
-        try:
-            return datetime.combine(day, time(), ZoneInfo(self.time_zone or "UTC")).astimezone(UTC)
-        except OverflowError:
-            checks.refuse(f'"{text}" is out of range', "a year from 2 to 9998")
+        return to_instant(checks.parse_instant(text)) if day is None else midnight(day, self.time_zone or "UTC")

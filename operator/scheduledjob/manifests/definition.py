@@ -1,0 +1,285 @@
+"""From the models to what the engine runs: the one place where the defaults are put in.
+
+A model says what the user wrote; a ``Definition`` says what holds. What a job does becomes the plain JSON of the
+executor's own spec (``ShellSpec``, ``CurlSpec``), with what is unset left out, so that it is short in the store and
+``msgspec.convert`` reads it back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from scheduledjob.domain.backoff import Backoff, Exponential, Fixed
+from scheduledjob.domain.definition import (
+    AfterTrigger,
+    AtTrigger,
+    CatchUp,
+    Concurrency,
+    CronTrigger,
+    Definition,
+    EveryTrigger,
+    ExcludeCron,
+    ExcludeWindow,
+    FollowingTrigger,
+    Keep,
+    Misfire,
+    Timeouts,
+)
+from scheduledjob.domain.durations import parse_duration
+from scheduledjob.domain.instants import MINUTE, SECOND, Instant, Micros, to_instant
+from scheduledjob.engine.jobs import CurlSpec, ShellSpec, Value
+from scheduledjob.manifests.checks import parse_instant
+from scheduledjob.manifests.references import qualified
+
+if TYPE_CHECKING:
+    from scheduledjob.domain.definition import Exclude as DomainExclude
+    from scheduledjob.domain.definition import Trigger as DomainTrigger
+    from scheduledjob.manifests.job import Curl, Hook, Shell
+    from scheduledjob.manifests.models import ScheduledJob, Spec
+    from scheduledjob.manifests.policies import CompleteOn, Retry
+    from scheduledjob.manifests.policies import Misfire as MisfireModel
+    from scheduledjob.manifests.sources import KeySelector, SecretValue, ValueFrom
+    from scheduledjob.manifests.triggers import Exclude, Trigger
+
+CURL_TIMEOUT: Micros = MINUTE
+"""How long an attempt of a curl job may take where the manifest does not say."""
+
+
+def to_definition(job: ScheduledJob) -> Definition:
+    """What the engine is to do for this job, every default in place. The payload is ``payload_of``."""
+    spec = job.spec
+    namespace, _ = job.key
+    kind, description = _job(spec, namespace)
+    optional: dict[str, Any] = {}
+    if spec.queue_depth is not None:
+        optional["queue_depth"] = spec.queue_depth
+    return Definition(
+        kind=kind,
+        job=description,
+        triggers=tuple(_trigger(trigger) for trigger in spec.triggers),
+        exclude=tuple(_exclude(exclude) for exclude in spec.exclude or ()),
+        start_at=_instant(spec.start_at),
+        end_at=_instant(spec.end_at),
+        max_runs=spec.max_runs,
+        jitter=_length(spec.jitter) or 0,
+        suspend=bool(spec.suspend),
+        concurrency=Concurrency(spec.concurrency_policy or Concurrency.FORBID),
+        max_concurrent=spec.max_concurrent,
+        misfire=_misfire(spec.misfire),
+        retry=_retry(spec.retry),
+        timeouts=_timeouts(spec),
+        pause_after_failures=spec.pause_after_failures or 0,
+        expect_success_within=_length(spec.expect_success_within),
+        keep=_keep(spec),
+        on_failure=_hooks(spec.on_failure, namespace),
+        on_success=_hooks(spec.on_success, namespace),
+        payload_from=None if spec.payload_from is None else _short(_value_from(spec.payload_from, namespace)),
+        **optional,
+    )
+
+
+def payload_of(job: ScheduledJob) -> bytes | None:
+    """The payload that stands in the manifest itself."""
+    return None if job.spec.payload is None else job.spec.payload.encode()
+
+
+def needs_pod(job: ScheduledJob) -> str | None:
+    """Why this job can run in a cluster only, as in "job.container runs as a Pod"; None if it runs inline."""
+    spec = job.spec
+    mode = spec.execution.mode if spec.execution is not None else None
+    if spec.job.container is not None:
+        return "job.container runs as a Pod"
+    if mode == "Pod":
+        return "execution.mode is Pod"
+    pod = spec.execution.pod if spec.execution is not None else None
+    if mode is None and spec.job.shell is not None and pod is not None and pod.image is not None:
+        return "execution.pod.image runs the command in a Pod"
+    return None
+
+
+def _length(text: str | None) -> Micros | None:
+    return None if text is None else parse_duration(text)
+
+
+def _seconds(text: str) -> float:
+    return parse_duration(text) / SECOND
+
+
+def _instant(text: str | None) -> Instant | None:
+    return None if text is None else to_instant(parse_instant(text))
+
+
+def _trigger(trigger: Trigger) -> DomainTrigger:
+    if trigger.cron is not None:
+        return CronTrigger(trigger.cron, trigger.time_zone or "UTC")
+    if trigger.every is not None:
+        return EveryTrigger(parse_duration(trigger.every), _instant(trigger.anchor))
+    if trigger.at is not None:
+        return AtTrigger(to_instant(parse_instant(trigger.at)))
+    if trigger.after is not None:
+        return AfterTrigger(parse_duration(trigger.after))
+    assert trigger.following is not None
+    return FollowingTrigger(trigger.following.name, trigger.following.outcome or "Succeeded")
+
+
+def _exclude(exclude: Exclude) -> DomainExclude:
+    window = exclude.window
+    if window is not None:
+        return ExcludeWindow(*window)
+    assert exclude.cron is not None
+    return ExcludeCron(exclude.cron, exclude.time_zone or "UTC")
+
+
+def _misfire(misfire: MisfireModel | None) -> Misfire:
+    if misfire is None:
+        return Misfire()
+    given: dict[str, Any] = {}
+    if misfire.max_catch_up is not None:
+        given["max_catch_up"] = misfire.max_catch_up
+    return Misfire(
+        catch_up=CatchUp(misfire.catch_up or CatchUp.LAST),
+        starting_deadline=_length(misfire.starting_deadline),
+        **given,
+    )
+
+
+def _retry(retry: Retry | None) -> Backoff:
+    if retry is None:
+        return Exponential()
+    if retry.fixed is not None:
+        return Fixed([_seconds(interval) for interval in retry.fixed.intervals], retry.max_retries)
+    given: dict[str, Any] = {}
+    if retry.max_retries is not None:
+        given["max_retries"] = retry.max_retries
+    growth = retry.exponential
+    if growth is not None:
+        if growth.initial is not None:
+            given["initial"] = _seconds(growth.initial)
+        if growth.max is not None:
+            given["max"] = _seconds(growth.max)
+        if growth.multiplier is not None:
+            given["multiplier"] = growth.multiplier
+    return Exponential(**given)
+
+
+def _timeouts(spec: Spec) -> Timeouts:
+    timeouts = spec.timeouts
+    attempt = _length(timeouts.attempt) if timeouts is not None else None
+    if attempt is None and spec.job.curl is not None:
+        attempt = CURL_TIMEOUT
+    if timeouts is None:
+        return Timeouts(attempt=attempt)
+    given = {} if timeouts.pending is None else {"pending": parse_duration(timeouts.pending)}
+    return Timeouts(attempt=attempt, total=_length(timeouts.total), **given)
+
+
+def _keep(spec: Spec) -> Keep:
+    history = spec.history
+    if history is None:
+        return Keep()
+    given = {"succeeded": history.succeeded, "failed": history.failed, "ttl": _length(history.ttl)}
+    return Keep(**{name: value for name, value in given.items() if value is not None})
+
+
+def _job(spec: Spec, namespace: str) -> tuple[str, Any]:
+    """The kind of executor, and what it is told."""
+    job, complete_on = spec.job, spec.complete_on
+    if job.shell is not None:
+        return "shell", _short(_shell(job.shell, complete_on, namespace))
+    if job.curl is not None:
+        return "curl", _short(_curl(job.curl, complete_on, namespace))
+    if job.container is not None:
+        container = job.container
+        exit_codes = sorted(set(complete_on.exit_codes or ())) if complete_on is not None else []
+        parts = {
+            "image": container.image,
+            "command": container.command,
+            "args": container.args,
+            "complete_exit_codes": exit_codes,
+        }
+        return "container", {name: value for name, value in parts.items() if value}
+    assert job.custom is not None
+    return job.custom.kind, job.custom.params
+
+
+def _hooks(hooks: list[Hook] | None, namespace: str) -> tuple[Any, ...]:
+    return tuple(_short(_curl(hook.curl, None, namespace)) for hook in hooks or ())
+
+
+def _shell(shell: Shell, complete_on: CompleteOn | None, namespace: str) -> ShellSpec:
+    spec = ShellSpec(
+        shell.command,
+        working_dir=shell.working_dir,
+        env={
+            variable.name: Value(variable.value)
+            if variable.value_from is None
+            else _value_from(variable.value_from, namespace)
+            for variable in shell.env or ()
+        },
+        complete_exit_codes=frozenset((complete_on.exit_codes if complete_on is not None else None) or ()),
+    )
+    if shell.shell is not None:
+        spec.shell = shell.shell
+    return spec
+
+
+def _curl(curl: Curl, complete_on: CompleteOn | None, namespace: str) -> CurlSpec:
+    spec = CurlSpec(
+        curl.url,
+        headers={name: Value(value) for name, value in (curl.headers or {}).items()},
+        body=None if curl.body is None else Value(curl.body),
+        complete_status=frozenset((complete_on.http_status if complete_on is not None else None) or ()),
+    )
+    if curl.method is not None:
+        spec.method = curl.method
+    if curl.follow_redirects is not None:
+        spec.follow_redirects = curl.follow_redirects
+    if curl.expect is not None:
+        spec.expect_body = curl.expect.body_regex
+        if curl.expect.status is not None:
+            spec.expect_status = tuple(curl.expect.status)
+    if curl.tls is not None:
+        spec.insecure_skip_verify = bool(curl.tls.insecure_skip_verify)
+        spec.server_name = curl.tls.server_name
+        spec.ca = _optional(curl.tls.ca, namespace)
+        spec.client_certificate = _optional(curl.tls.client_certificate, namespace)
+        spec.client_key = _optional(curl.tls.client_key, namespace)
+    if curl.auth is not None and curl.auth.basic is not None:
+        spec.basic_username = _optional(curl.auth.basic.username, namespace)
+        spec.basic_password = _optional(curl.auth.basic.password, namespace)
+    if curl.auth is not None:
+        spec.bearer = _optional(curl.auth.bearer, namespace)
+    return spec
+
+
+def _optional(source: ValueFrom | SecretValue | None, namespace: str) -> Value | None:
+    return None if source is None else _value_from(source, namespace)
+
+
+def _value_from(source: ValueFrom | SecretValue, namespace: str) -> Value:
+    secret: KeySelector | None = source.secret_key_ref
+    if secret is not None:
+        return Value(secret=(qualified(namespace, secret.name), secret.key), optional=bool(secret.optional))
+    selector = getattr(source, "config_map_key_ref", None)
+    assert selector is not None
+    return Value(config_map=(qualified(namespace, selector.name), selector.key), optional=bool(selector.optional))
+
+
+def _short(value: Any) -> Any:
+    """Plain JSON of a spec: fields that have their default are left out, sets are sorted."""
+    if is_dataclass(value):
+        return {
+            part.name: _short(given)
+            for part in fields(value)
+            if (given := getattr(value, part.name)) != _default_of(part)
+        }
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return [_short(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _default_of(part: Any) -> Any:
+    return part.default if part.default_factory is MISSING else part.default_factory()
