@@ -113,7 +113,7 @@ async def serving(handler: Handler | None = None, tls: ssl.SSLContext | None = N
     application.router.add_route("*", "/{path:.*}", remember)
     runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls, backlog=1024)
     await site.start()
     server = Server(runner.addresses[0][1], "https" if tls else "http")
     try:

@@ -17,15 +17,16 @@ import asyncio
 import re
 import socket
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
-import re2
 
-from scheduledjob.engine.jobs import OUTPUT_LIMIT, Attempt, CurlSpec, Result
+from scheduledjob.engine.jobs import Attempt, CurlSpec, Result
+from scheduledjob.executors.body_search import BodySearch, check
 from scheduledjob.executors.curl_errors import ConnectionLostError, RequestError, in_words, place
 from scheduledjob.executors.curl_request import Request, first_request, redirected
-from scheduledjob.executors.reasons import one_line, timed_out
+from scheduledjob.executors.output import condense, to_keep
+from scheduledjob.executors.reasons import of_exception, one_line, timed_out
 from scheduledjob.executors.resolver import ThreadResolver
 from scheduledjob.executors.tls import context_of
 from scheduledjob.executors.values import Secrets
@@ -47,9 +48,6 @@ _KEEPALIVE = 2.0
 """Seconds an idle connection is kept: long enough for a burst, and shorter than the patience of servers, so that a
 request seldom meets a connection that is being closed at that moment."""
 
-_AT_ONCE = 16 << 10
-"""Bytes of a body that are searched on the event loop; more go to a thread, since a pattern can be made slow."""
-
 
 class CurlExecutor:
     """Runs ``CurlSpec`` attempts. ``addresses`` None: every address may be connected to."""
@@ -58,6 +56,7 @@ class CurlExecutor:
         self._addresses = addresses
         self._resolver = resolver
         self._sessions: list[aiohttp.ClientSession] = []
+        self._search = BodySearch()
 
     async def start(self) -> None:
         self._sessions.append(self._session(self._open_socket if self._addresses is not None else None))
@@ -93,6 +92,7 @@ class CurlExecutor:
         for session in self._sessions:
             await session.close()
         self._sessions.clear()
+        self._search.stop()
 
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
         """Nothing to do: a request dies with the process, and stops with it."""
@@ -105,7 +105,7 @@ class CurlExecutor:
         except TimeoutError as error:
             if limit.expired() and attempt.timeout is not None:
                 return Result(False, timed_out(attempt.timeout))
-            result = Result(False, f"TimeoutError: {error}")
+            result = Result(False, of_exception(error))
         if result.reason:
             result.reason = one_line(secrets.mask_text(result.reason))
         return result
@@ -114,7 +114,8 @@ class CurlExecutor:
         try:
             request = await first_request(attempt, spec, secrets)
             expected = _statuses(spec.expect_status)
-            pattern = _compiled(spec.expect_body) if spec.expect_body is not None else None
+            if spec.expect_body is not None:
+                check(spec.expect_body)
         except RequestError as error:
             return Result(False, str(error))
         hops = 0
@@ -124,7 +125,7 @@ class CurlExecutor:
                 try:
                     onward = redirected(request, response, spec)
                     if onward is None:
-                        return await _judge(response, spec, expected, pattern, secrets)
+                        return await self._judge(response, spec, expected, secrets)
                 finally:
                     # At the end of the body the connection is back in the pool already; before it, this closes it.
                     response.close()
@@ -151,6 +152,30 @@ class CurlExecutor:
             server_hostname=request.server_name,
         )
 
+    async def _judge(
+        self, response: aiohttp.ClientResponse, spec: CurlSpec, expected: frozenset[int], secrets: Secrets
+    ) -> Result:
+        status = response.status
+        body = await _read(response, secrets, whole=spec.expect_body is not None)
+        if status in spec.complete_status:
+            return Result(True, "", status, body.output, complete=True)
+        if status not in expected:
+            return Result(False, f"HTTP {status}, expected {' or '.join(spec.expect_status)}", status, body.output)
+        if spec.expect_body is not None and not await self._search.find(spec.expect_body, body.searched):
+            within = f" in its first {BODY_LIMIT >> 20} MiB" if body.cut else ""
+            reason = f'HTTP {status}, but nothing in the body{within} matches expect.bodyRegex "{spec.expect_body}"'
+            return Result(False, reason, status, body.output)
+        return Result(True, "", status, body.output)
+
+
+class _Body(NamedTuple):
+    output: bytes
+    """What history keeps of it."""
+    searched: bytes
+    """What ``bodyRegex`` is searched in; empty without one."""
+    cut: bool
+    """It was longer than what was read."""
+
 
 async def _never_twice(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     try:
@@ -161,71 +186,29 @@ async def _never_twice(request: aiohttp.ClientRequest, send: aiohttp.ClientHandl
         raise ConnectionLostError from error
 
 
-async def _judge(
-    response: aiohttp.ClientResponse,
-    spec: CurlSpec,
-    expected: frozenset[int],
-    pattern: re2._Regexp | None,
-    secrets: Secrets,
-) -> Result:
-    status = response.status
-    body, cut = await _read(response, BODY_LIMIT if pattern is not None else OUTPUT_LIMIT + secrets.longest)
-    output = _output(body, cut, secrets)
-    if status in spec.complete_status:
-        return Result(True, "", status, output, complete=True)
-    if status not in expected:
-        return Result(False, f"HTTP {status}, expected {' or '.join(spec.expect_status)}", status, output)
-    if pattern is not None and not await _found(pattern, body):
-        within = f" in its first {BODY_LIMIT >> 20} MiB" if cut else ""
-        reason = f'HTTP {status}, but nothing in the body{within} matches expect.bodyRegex "{spec.expect_body}"'
-        return Result(False, reason, status, output)
-    return Result(True, "", status, output)
-
-
-async def _read(response: aiohttp.ClientResponse, keep: int) -> tuple[bytes, bool]:
-    """The last ``keep`` bytes of the body's first ``BODY_LIMIT``, and whether the body was longer than that."""
+async def _read(response: aiohttp.ClientResponse, secrets: Secrets, *, whole: bool) -> _Body:
+    """The body up to ``BODY_LIMIT``; of more than history keeps, only that unless ``whole``."""
+    head, tail = to_keep(secrets)
     kept = bytearray()
     total = 0
     async for chunk in response.content.iter_any():
         total += len(chunk)
         kept += chunk
         if total > BODY_LIMIT:
-            del kept[len(kept) - (total - BODY_LIMIT) :]
-            return bytes(kept[-keep:]), True
-        if len(kept) > 2 * keep:
-            del kept[:-keep]
-    return bytes(kept[-keep:]), False
-
-
-def _output(body: bytes, cut: bool, secrets: Secrets) -> bytes:
-    """The last ``OUTPUT_LIMIT`` bytes, masked: also of a secret that lies on a cut nothing is shown."""
-    if not secrets.longest:
-        return body[-OUTPUT_LIMIT:]
+            break
+        if not whole and len(kept) > head + 2 * tail:
+            del kept[head:-tail]
+    cut = total > BODY_LIMIT
     if cut:
-        body = body[: -secrets.longest]
-    start = max(0, len(body) - OUTPUT_LIMIT)
-    for first, end in secrets.spans(body):
-        if first < start < end:
-            start = end
-    return secrets.mask(body[start:])[-OUTPUT_LIMIT:]
-
-
-async def _found(pattern: re2._Regexp, body: bytes) -> bool:
-    if len(body) <= _AT_ONCE:
-        return pattern.search(body) is not None
-    return await asyncio.to_thread(pattern.search, body) is not None
-
-
-@lru_cache(1024)
-def _compiled(pattern: str) -> re2._Regexp:
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = 1 << 20  # bytes for one pattern; what does not fit is refused, not slow
-    try:
-        return re2.compile(pattern, options)
-    except re2.error as error:
-        what = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
-        raise RequestError(f'expect.bodyRegex "{pattern}": {what}; it is RE2 syntax') from None
+        del kept[len(kept) - (total - BODY_LIMIT) :]
+    searched = bytes(kept) if whole else b""
+    if cut:
+        # What the rest of a secret would have been is not known: so nothing that may be its beginning is shown.
+        del kept[len(kept) - secrets.longest :]
+        total = BODY_LIMIT - secrets.longest
+    if total <= head + tail:
+        return _Body(condense(bytes(kept), b"", total, secrets), searched, cut)
+    return _Body(condense(bytes(kept[:head]), bytes(kept[-tail:]), total, secrets), searched, cut)
 
 
 @lru_cache(1024)
