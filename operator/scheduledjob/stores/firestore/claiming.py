@@ -101,27 +101,25 @@ class Claims:
         self, groups: Sequence[list[str]], now: Instant, ahead: Micros, limit: int, start: tuple[Instant, str] | None
     ) -> tuple[list[Document], Instant | None]:
         """Rows to take, soonest first, and when to look for the next."""
-        due: list[Document] = []
+        free: list[Document] = []
         next_wake: Instant | None = None
         for kinds in groups:
-            some, beyond = await self._look(kinds, now + ahead, limit, start)
-            due += some
-            for each in [*some, *beyond]:
-                leased = each.fields.get("owner") is not None
-                wake_at = wake_of(each) + (ahead if leased else 0)
+            due, beyond = await self._look(kinds, now, now + ahead, limit, start)
+            free += [each for each in due if _free(each, now)]
+            for each in [*due, *beyond]:
+                wake_at = wake_of(each) + (ahead if _leased(each) else 0)
                 if wake_at > now + ahead and (next_wake is None or wake_at < next_wake):
                     next_wake = wake_at
-        due.sort(key=wake_of)
-        free = [each for each in due if each.fields.get("owner") is None or wake_of(each) <= now]
+        free.sort(key=wake_of)
         if start is not None:
             # Only a part was looked at: what is next may be any time.
             next_wake = now + ahead
         return free[:limit], next_wake
 
     async def _look(
-        self, kinds: list[str], horizon: Instant, limit: int, start: tuple[Instant, str] | None
+        self, kinds: list[str], now: Instant, horizon: Instant, limit: int, start: tuple[Instant, str] | None
     ) -> tuple[list[Document], list[Document]]:
-        """Up to ``limit`` rows with ``wake_at`` within the horizon, and at most one beyond it, for few reads."""
+        """The rows with ``wake_at`` within the horizon until ``limit`` are free, and at most one beyond it."""
         due: list[Document] = []
         if start is None and (self._expected is None or self._expected > horizon):
             while len(due) < min(2, limit):
@@ -129,12 +127,13 @@ class Claims:
                 if not next_one or wake_of(next_one[0]) > horizon:
                     return due, next_one
                 due += next_one
-        if len(due) < limit:
+        while (missing := limit - sum(_free(each, now) for each in due)) > 0:
             after = _place(due[-1]) if due else start
-            due += await self._query(kinds, limit=limit - len(due), after=after, most=horizon)
-        if len(due) >= limit or start is not None:
-            return due, []
-        return due, await self._query(kinds, limit=1, more=horizon)
+            page = await self._query(kinds, limit=missing, after=after, most=horizon)
+            due += page
+            if len(page) < missing:
+                return due, await self._query(kinds, limit=1, more=horizon) if start is None else []
+        return due, []
 
     async def _query(self, kinds: list[str], *, limit: int, **bounds: Any) -> list[Document]:
         bounds.setdefault("least", None if bounds.keys() & {"more"} else LONG_AGO)
@@ -158,7 +157,7 @@ class Claims:
         for document, write, stamp in zip(found, writes, stamps, strict=True):
             if stamp is None:
                 continue
-            taken_over = document.fields.get("owner") is not None
+            taken_over = _leased(document)
             document.fields |= write.fields or {}
             self._owned.see(document, stamp)
             row = row_of(document)
@@ -170,6 +169,15 @@ class Claims:
 def wake_of(document: Document) -> Instant:
     wake_at: Instant = document.fields["wake_at"]
     return wake_at
+
+
+def _leased(document: Document) -> bool:
+    return document.fields.get("owner") is not None
+
+
+def _free(document: Document, now: Instant) -> bool:
+    """A row that is owned is free only when its lease has passed, not ahead of that."""
+    return not _leased(document) or wake_of(document) <= now
 
 
 def _place(document: Document) -> tuple[Instant, str]:

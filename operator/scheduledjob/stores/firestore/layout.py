@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -164,19 +165,40 @@ def cut_off_records(document: Document, now: Instant) -> list[RunRecord]:
 
 def with_records(recent: Sequence[str], records: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
     """``recent`` after these runs have ended, and the paths of those that history need no longer keep."""
-    entries = list(recent)
-    for record in records:
-        ok = "s" if record.outcome is Outcome.SUCCEEDED else "f"
-        entries.append(f"{ok}:{record.keep}:{document_id(record.run_id)}")
+    entries = [_Entry.read(text) for text in recent]
+    entries += [_Entry.of(record) for record in records]
+    entries.sort(key=lambda entry: entry.finished)
     kept: list[str] = []
     surplus: list[str] = []
-    newer = {"s": 0, "f": 0}
+    newer: Counter[str] = Counter()
     for entry in reversed(entries):
-        ok, keep, run = entry.split(":")
-        newer[ok] += 1
-        if newer[ok] <= int(keep) and len(kept) < MOST_RECENT:
-            kept.append(entry)
-        elif newer[ok] > int(keep):
-            surplus.append(f"{RUNS}/{run}")
+        if newer[entry.shelf] >= entry.keep:
+            surplus.append(f"{RUNS}/{entry.run}")
+        elif len(kept) < MOST_RECENT:
+            kept.append(str(entry))
+        newer[entry.shelf] += 1
     kept.reverse()
     return kept, surplus
+
+
+class _Entry(NamedTuple):
+    """A run in ``recent``."""
+
+    shelf: str
+    """What ``keep`` counts within: a slug, and whether the run succeeded."""
+    keep: int
+    finished: Instant
+    run: str
+
+    @staticmethod
+    def of(record: RunRecord) -> _Entry:
+        shelf = ("s" if record.outcome is Outcome.SUCCEEDED else "f") + document_id(record.slug)[:8]
+        return _Entry(shelf, record.keep, record.finished, document_id(record.run_id))
+
+    @staticmethod
+    def read(text: str) -> _Entry:
+        shelf, keep, finished, run = text.split(":")
+        return _Entry(shelf, int(keep), int(finished), run)
+
+    def __str__(self) -> str:
+        return f"{self.shelf}:{self.keep}:{self.finished}:{self.run}"
