@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.engine.store import Batch, Row
+from scheduledjob.engine.store import Batch, Row, StoreUnavailable
 
 from .layout import SCHEDULES, row_of
-from .pauses import chance
+from .tries import chance
 from .wire import MOST_ALTERNATIVES, Document, Query, Write
 
 if TYPE_CHECKING:
@@ -68,8 +68,13 @@ class Claims:
                 break
             now = self._clock.earliest()
             start = self._somewhere(now + ahead)
-            found, next_wake = await self._find(groups, now, ahead, limit - len(rows), start)
-            taken = await self._take(found, replica, lease_end)
+            try:
+                found, next_wake = await self._find(groups, now, ahead, limit - len(rows), start)
+                taken = await self._take(found, replica, lease_end)
+            except StoreUnavailable:
+                if not rows:
+                    raise
+                break  # what was taken must reach its owner
             rows += taken.values()
             self._lost = min((wake_of(each) for each in found if each.path not in taken), default=None)
             if self._lost is None and start is None:

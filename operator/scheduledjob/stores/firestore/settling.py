@@ -22,8 +22,8 @@ from scheduledjob.engine.store import Fate, Key, Renewal, Settlement, StoreError
 
 from .layout import path_of, record_writes, run_path, with_records
 from .owned import NOTHING, SEEN, OwnedRows, owned_by
-from .pauses import pause
-from .wire import Conflict, Write, packs
+from .tries import pause, together
+from .wire import Conflict, Refused, Write, packs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,13 +85,13 @@ class Settlements:
             todo = [unit for unit in units if unit.done is None]
             writes = [self._writes(unit, self._known(replica, unit) or NOTHING) for unit in todo]
             # Each part ends on its own: an error of one must not leave another's fate unknown.
-            parts = [
+            ends = await together(
                 self._commit(replica, [todo[number] for number in numbers], [writes[number] for number in numbers])
                 for numbers in packs(writes)
-            ]
-            failed = [error for error in await asyncio.gather(*parts, return_exceptions=True) if error is not None]
-            if failed:
-                raise next((error for error in failed if not isinstance(error, StoreError)), failed[0])
+            )
+            for end in ends:
+                if isinstance(end, StoreError):
+                    raise end
             if all(unit.done is not None for unit in units):
                 return
             await pause(attempt)
@@ -99,13 +99,25 @@ class Settlements:
         raise StoreUnavailable(f"{left} rows could not be settled, because others keep writing them")
 
     async def _commit(self, replica: str, units: Sequence[Unit], writes: Sequence[Sequence[Write]]) -> None:
-        async with self._commits:
-            try:
+        try:
+            async with self._commits:
                 stamps = await self._wire.commit([write for some in writes for write in some])
-            except Conflict as conflict:
-                if not conflict.aborted:
-                    await self._understand(replica, units, writes)
-                return
+        except Conflict as conflict:
+            if not conflict.aborted:
+                await self._understand(replica, units, writes)
+            return
+        except Refused:
+            if len(units) == 1:
+                raise
+            # One of them is at fault; the others must not wait for it.
+            half = len(units) // 2
+            ends = await together(
+                self._commit(replica, units[part], writes[part]) for part in (slice(half), slice(half, None))
+            )
+            for end in ends:
+                if isinstance(end, StoreError):
+                    raise end from None
+            return
         position = 0
         for unit, some in zip(units, writes, strict=True):
             settlement = unit.settlement
@@ -213,6 +225,8 @@ class Renewals:
             if todo:
                 await self._learn({key: todo[key] for key in refused}, todo)
                 await pause(attempt)
+        if todo:
+            raise StoreUnavailable(f"{len(todo)} leases could not be renewed, because others keep writing their rows")
         return Renewal(revisions)
 
     async def _write(self, held: dict[Key, int], until: Instant) -> tuple[dict[Key, int], list[Key]]:

@@ -31,7 +31,10 @@ from google.cloud.firestore_v1 import types
 from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
 from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrpcAsyncIOTransport
 
+from scheduledjob.domain.instants import SECOND, Micros
 from scheduledjob.engine.store import StoreError, StoreUnavailable
+
+from .tries import together
 
 if TYPE_CHECKING:
     from .clock import StoreClock
@@ -49,8 +52,14 @@ DEADLINE = 10.0
 """Seconds for one call."""
 READ_PAUSES = (0.05, 0.25)
 """Seconds before the second and the third try of a read."""
+READ_PATIENCE: Micros = 2 * SECOND
+"""A read that failed later than this is not tried again: whoever asked has waited long enough."""
 
 T = TypeVar("T")
+
+
+class Refused(StoreError):
+    """Firestore will never do what was asked: something in it is malformed or too large."""
 
 
 class Conflict(Exception):
@@ -202,15 +211,18 @@ class Wire:
         return [_stamp(result.update_time) for result in raw.write_results]
 
     async def batch_write(self, writes: Sequence[Write]) -> list[Stamp | None]:
-        """Carry out each write on its own; None for one that was not, or may not have been, carried out."""
+        """Carry out each write on its own; None for one that was not, or may not have been, carried out.
+
+        Raises StoreUnavailable where that is all that is known of every write.
+        """
+        parts = packs([[write] for write in writes])
+        answers = await together(self._batch_write([writes[number] for number in numbers]) for numbers in parts)
+        failed = [answer for answer in answers if isinstance(answer, StoreError)]
+        if failed and len(failed) == len(answers):
+            raise failed[0]
         stamps: list[Stamp | None] = []
-        async with asyncio.TaskGroup() as group:
-            parts = [
-                group.create_task(self._batch_write([writes[number] for number in numbers]))
-                for numbers in packs([[write] for write in writes])
-            ]
-        for part in parts:
-            stamps += part.result()
+        for numbers, answer in zip(parts, answers, strict=True):
+            stamps += [None] * len(numbers) if isinstance(answer, StoreError) else answer
         return stamps
 
     async def _batch_write(self, writes: Sequence[Write]) -> list[Stamp | None]:
@@ -341,11 +353,14 @@ class Wire:
         return Document(path, {name: _decode(value) for name, value in raw.fields.items()}, _stamp(raw.update_time))
 
     async def _repeated(self, read: Callable[[], Awaitable[T]]) -> T:
+        began = self._clock.reading()
         for pause in READ_PAUSES:
             try:
                 with _in_words("read"):
                     return await read()
             except StoreUnavailable:
+                if self._clock.reading() - began > READ_PATIENCE:
+                    raise
                 await asyncio.sleep(pause)
         with _in_words("read"):
             return await read()
@@ -377,7 +392,7 @@ def _in_words(act: str) -> Iterator[None]:
             f"store's URL ({error.message})"
         ) from error
     except errors.InvalidArgument as error:
-        raise StoreError(f"Firestore refuses the {act} as malformed or too large: {error.message}") from error
+        raise Refused(f"Firestore refuses the {act} as malformed or too large: {error.message}") from error
     except (errors.GoogleAPIError, GoogleAuthError, grpc.RpcError, TimeoutError) as error:
         words = getattr(error, "message", None) or str(error) or type(error).__name__
         raise StoreUnavailable(f"Firestore did not answer the {act}: {words}") from error

@@ -27,7 +27,7 @@ from .layout import (
     schedule_path,
     wish_fields,
 )
-from .pauses import pause
+from .tries import pause
 from .wire import Conflict, Document, Query, Write, packs
 
 if TYPE_CHECKING:
