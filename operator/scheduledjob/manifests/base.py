@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 
 from scheduledjob.manifests import checks
-from scheduledjob.manifests.problems import listed, quoted
+from scheduledjob.manifests.problems import quoted
 
 DURATION_PATTERN = r"^([0-9]{1,9}d)?([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$"
 LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -30,7 +30,7 @@ PATTERN_MEANINGS = {
     LABEL_PATTERN: 'lower-case letters, digits and "-", with a letter or digit at both ends',
     SUBDOMAIN_PATTERN: 'lower-case letters, digits, "-" and ".", with a letter or digit at both ends',
     KEY_PATTERN: 'letters, digits, "-", "_" and "."',
-    ABSOLUTE_PATH_PATTERN: 'an absolute path, as in "/bin/sh"',
+    ABSOLUTE_PATH_PATTERN: 'an absolute path, one that begins with "/"',
     ENVIRONMENT_NAME_PATTERN: 'letters, digits, "_", "-" and ".", not beginning with a digit',
     STATUS_PATTERN: 'a status or a class of them, as in "200" or "2xx"',
     KIND_PATTERN: 'letters, digits, "-", "_" and ".", with a letter or digit at both ends',
@@ -64,7 +64,7 @@ class Model(BaseModel):
             found = [key for key in keys if key in self.keys_given]
             if len(found) > 1 or (needed and keys and not found):
                 amount = "exactly one of" if needed else "at most one of"
-                checks.refuse(f"{amount} {listed(keys)} is allowed; found {listed(found, 'and') or 'none'}")
+                checks.refuse(f"{amount} {', '.join(keys)}; found {', '.join(found) or 'none'}")
         return self
 
     @property
@@ -102,7 +102,9 @@ PositiveDuration = Annotated[
 ]
 CronExpression = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(checks.cron)]
 TimeZone = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(checks.time_zone)]
-InstantText = Annotated[str, Field(min_length=1, max_length=40), AfterValidator(checks.instant)]
+InstantText = Annotated[
+    str, BeforeValidator(checks.no_number), Field(min_length=1, max_length=40), AfterValidator(checks.instant)
+]
 InstantOrDate = Annotated[str, Field(min_length=1, max_length=40), AfterValidator(checks.instant_or_date)]
 AbsolutePath = Annotated[str, Field(max_length=4096, pattern=ABSOLUTE_PATH_PATTERN), AfterValidator(checks.without_nul)]
 Regex = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(checks.regex)]

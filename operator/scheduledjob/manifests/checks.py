@@ -82,8 +82,8 @@ def time_zone(name: str) -> str:
         zone_of(name)
     except ValueError:
         close = nearest(name.replace(" ", "_"), _places())
-        meant = f'did you mean "{_places()[close]}"? ' if close else ""
-        refuse(f"the time zone {quoted(name)} is unknown", f'{meant}IANA names are expected, such as "Europe/Lisbon"')
+        hint = f'did you mean "{_places()[close]}"?' if close else 'write an IANA name such as "Europe/Lisbon"'
+        refuse(f"the time zone {quoted(name)} is unknown", hint)
     return name
 
 
@@ -98,6 +98,7 @@ _INSTANT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?"
     r"(?P<offset>[Zz]|[+-][0-9]{2}:[0-9]{2})?\Z"
 )
+_INSTANT_EXAMPLE = 'write it like "2026-12-01T10:00:00Z" or "2026-12-01T10:00:00+01:00"'
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 
 
@@ -105,9 +106,7 @@ def parse_instant(text: str) -> datetime:
     """The instant that an RFC 3339 text names, as an aware datetime. Raises ``Refusal`` without an offset."""
     match = _INSTANT.match(text)
     if match is None:
-        refuse(
-            f"{quoted(text)} is no point in time", 'write it like "2026-12-01T10:00:00Z" or "2026-12-01T10:00:00+01:00"'
-        )
+        refuse(f"{quoted(text)} is no point in time", _INSTANT_EXAMPLE)
     if match["offset"] is None:
         refuse(f"{quoted(text)} has no offset from UTC", f'write "{text}Z" for UTC, or "{text}+01:00"')
     try:
@@ -116,6 +115,13 @@ def parse_instant(text: str) -> datetime:
         return moment.astimezone(UTC)
     except ValueError as error:
         refuse(f"{quoted(text)} is no point in time: {error}")
+
+
+def no_number(value: Any) -> Any:
+    """Stands before an instant: a count of seconds must not be taken for text without its quotes."""
+    if isinstance(value, int | float):
+        refuse(f"{value} is no point in time", _INSTANT_EXAMPLE)
+    return value
 
 
 def instant(text: str) -> str:
@@ -174,23 +180,21 @@ def url(text: str) -> str:
     example = 'write it like "https://example.com/path"'
     if any(char.isspace() or not char.isprintable() for char in text):
         refuse("the URL has a space or a control character in it", "write %20 for a space")
+    # Where there may be a password in it, a URL is not repeated.
+    shown = "the URL" if "@" in text else f"the URL {quoted(text)}"
     try:
         parts = urlsplit(text)
         port = parts.port
-    except ValueError as error:
-        # Python's message may repeat user information, so it is not passed on where there may be any.
-        refuse(
-            f"the URL {quoted(text) if '@' not in text else ''} is not valid".replace("  ", " "),
-            f"{error}; {example}" if "@" not in text else example,
-        )
+    except ValueError:
+        refuse(f"{shown} is not valid: check brackets and the port (1 to 65535)", example)
     if "@" in parts.netloc:
         refuse("a URL must not hold a user or a password", "put them into a Secret and name it in auth.basic")
     if parts.scheme not in ("http", "https"):
-        refuse(f"the URL {quoted(text)} must begin with http:// or https://", example)
+        refuse(f"{shown} must begin with http:// or https://", example)
     if not parts.hostname:
-        refuse(f"the URL {quoted(text)} names no host", example)
+        refuse(f"{shown} names no host", example)
     if port == 0:
-        refuse(f"the URL {quoted(text)} has port 0", "a port from 1 to 65535")
+        refuse(f"{shown} has port 0", "a port from 1 to 65535")
     return text
 
 

@@ -8,6 +8,7 @@ the place of the first bad byte.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".yaml", ".yml", ".json")
 SIZE_LIMIT = 1 << 20
 """Bytes of one file."""
+_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+"""A character beyond the first 65,536 as JSON escapes it. YAML has another escape for it, and else is JSON's superset."""
+
 FILES_LIMIT = 10_000
 """Files of one directory, all levels together."""
 
@@ -99,7 +103,12 @@ def decode(path: str, data: bytes) -> str | Problem:
     if "\0" in text:
         line, column = _after(text[: text.index("\0")])
         return Problem(path, line, column, "", "a NUL character", "YAML is text: remove it")
-    return text
+    return _PAIR.sub(_joined, text) if path.lower().endswith(".json") else text
+
+
+def _joined(pair: re.Match[str]) -> str:
+    high, low = int(pair[2], 16), int(pair[3], 16)
+    return f"{pair[1]}\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08X}"
 
 
 def _after(before: str) -> tuple[int, int]:

@@ -23,6 +23,9 @@ Path = tuple[str | int, ...]
 SHOWN = 60
 """Characters of a user's value that a message repeats."""
 
+LEVELS_SHOWN = 20
+"""Levels of a path that a message repeats."""
+
 _BARE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 
@@ -68,14 +71,14 @@ def quoted(text: str) -> str:
 def dotted(path: Path) -> str:
     """``spec.triggers[0].cron``; a key that is not a plain word stands in brackets and quotes."""
     text = ""
-    for part in path:
+    for part in path[:LEVELS_SHOWN]:
         if isinstance(part, int):
             text += f"[{part}]"
         elif _BARE_KEY.match(part):
             text += f".{shortened(part)}" if text else shortened(part)
         else:
             text += f"[{quoted(part)}]"
-    return text
+    return text if len(path) <= LEVELS_SHOWN else f"{text}…"
 
 
 def listed(words: Sequence[str], conjunction: str = "or") -> str:

@@ -12,11 +12,12 @@ from pydantic import BaseModel, ValidationError
 
 from scheduledjob.manifests import checks
 from scheduledjob.manifests.base import PATTERN_MEANINGS
+from scheduledjob.manifests.models import Secret
 from scheduledjob.manifests.problems import Path, Problem, listed, nearest, plain, quoted, shortened
-from scheduledjob.manifests.yamltree import Node, Scalar
+from scheduledjob.manifests.yamltree import Node, Scalar, meaning_without_quotes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from pydantic_core import ErrorDetails
 
@@ -29,10 +30,15 @@ MOST = 20
 def problems_of(error: ValidationError, model: type[BaseModel], document: Document) -> list[Problem]:
     """A problem for each fault, at most ``MOST``, in the order of the file."""
     details = error.errors(include_url=False)
+    unknown = {detail["loc"][:-1] for detail in details if detail["type"] == "extra_forbidden"}
+    # Beside an unknown field a missing one is no second fault: it is there, under another name.
+    details = [detail for detail in details if detail["type"] != "missing" or detail["loc"][:-1] not in unknown]
     problems: list[Problem] = []
     for detail in details[:MOST]:
         path: Path = tuple(part for part in detail["loc"] if part != "[key]")
-        message, allowed = _worded(detail, model, path, document.find(path))
+        node = document.find(path)
+        shown = "" if model is Secret else _shown(detail["input"], node)
+        message, allowed = _worded(detail, model, path, shown)
         if detail["type"] == checks.REFUSED:
             path += tuple(detail["ctx"]["path"])
         problems.append(document.problem(path, message, allowed, at_key=detail["type"] == "extra_forbidden"))
@@ -42,50 +48,69 @@ def problems_of(error: ValidationError, model: type[BaseModel], document: Docume
     return problems
 
 
-def _worded(detail: ErrorDetails, model: type[BaseModel], path: Path, node: Node | None) -> tuple[str, str]:
-    """What is wrong, and what is allowed."""
+def _worded(detail: ErrorDetails, model: type[BaseModel], path: Path, shown: str) -> tuple[str, str]:
+    """What is wrong, and what is allowed; ``shown`` is the value as the user wrote it."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    shown = _shown(value, node)
-    if kind == checks.REFUSED:
-        return context["message"], context["allowed"]
-    if kind == "missing":
-        return "is missing", _description(model, path)
-    if kind == "extra_forbidden":
-        return _unknown_key(model, path)
-    if kind == "literal_error":
-        choices = [str(choice) for choice in _choices(model, path)]
-        close = nearest(value, choices) if isinstance(value, str) else None
-        hint = f'did you mean "{close}"? ' if close else ""
-        return f"{shown} is not allowed", hint + (listed(choices) if len(choices) > 1 else f"write {listed(choices)}")
-    if kind == "string_pattern_mismatch":
-        return f"{shown} is not allowed", PATTERN_MEANINGS[context["pattern"]]
-    if kind in _BOUNDS:
-        return _BOUNDS[kind](context, shown, value)
-    expected = _EXPECTED.get(kind)
-    if expected is None:
-        return f"{shown} is not allowed", detail["msg"]
-    what, example = expected
+    match kind:
+        case checks.REFUSED:
+            return context["message"], context["allowed"]
+        case "missing":
+            return "is missing", _description(model, path)
+        case "extra_forbidden":
+            return _unknown_key(model, path)
+        case "literal_error":
+            return f"{shown} is not allowed", _one_of(_choices(model, path), value)
+        case "string_pattern_mismatch":
+            return f"{shown} is not allowed", PATTERN_MEANINGS[context["pattern"]]
+        case "greater_than_equal":
+            return f"{shown} is not allowed", f"at least {context['ge']}"
+        case "less_than_equal":
+            return f"{shown} is not allowed", f"at most {context['le']}"
+        case "too_short" | "string_too_short":
+            return (
+                "is empty" if not value else f"{shown} is too short",
+                f"at least {_amount(context['min_length'], value)}",
+            )
+        case "too_long" | "string_too_long":
+            return f"{_amount(len(value), value)} are too many", f"at most {context['max_length']}"
+        case "bool_type" | "int_type" | "int_from_float" | "float_type":
+            return _wrong_number(kind, value, shown)
+        case "string_type":
+            if value is None:
+                return "is empty", "text is expected"
+            if isinstance(value, list | dict):
+                return f"text is expected, not {_article(value)}", 'write it in one line, or in lines below "|"'
+            return f"text is expected, not {_article(value)} {shown}".rstrip(), f'put it in quotes ("{shown or "..."}")'
+        case "list_type":
+            return _wrong_structure("a list", value), 'begin each entry with "- "'
+        case "dict_type" | "model_type":
+            return _wrong_structure("a mapping", value), "write keys and values, indented below it"
+    return f"{shown} is not allowed", detail["msg"]
+
+
+def _one_of(choices: list[str], value: Any) -> str:
+    close = nearest(value, choices) if isinstance(value, str) and len(choices) > 1 else None
+    return f'did you mean "{close}"? {listed(choices)}' if close else f"write {listed(choices)}"
+
+
+def _wrong_number(kind: str, value: Any, shown: str) -> tuple[str, str]:
+    what = {"bool_type": "true or false", "float_type": "a number"}.get(kind, "a whole number")
     if value is None:
         return "is empty", f"{what} is expected"
     if isinstance(value, list | dict):
-        return f"{what} is expected, not {_article(value)}", example
-    written = node.text if isinstance(node, Scalar) else str(value)
-    if kind == "string_type":
-        example = f'put it in quotes ("{plain(shortened(written))}")'
-    return f"{what} is expected, not {_article(value)} {shown}", example
+        return f"{what} is expected, not {_article(value)}", ""
+    unquoted = meaning_without_quotes(value) if isinstance(value, str) else None
+    fits = isinstance(unquoted, bool) if kind == "bool_type" else isinstance(unquoted, int | float)
+    return f"{what} is expected, not {_article(value)} {shown}", "write it without quotes" if fits else ""
 
 
-_EXPECTED = {
-    "string_type": ("text", ""),
-    "bool_type": ("true or false", "without quotes"),
-    "int_type": ("a whole number", "without quotes"),
-    "float_type": ("a number", "without quotes"),
-    "float_parsing": ("a number", "without quotes"),
-    "list_type": ("a list", 'begin each entry with "- "'),
-    "dict_type": ("a mapping", "write keys and values, indented below it"),
-    "model_type": ("a mapping", "write keys and values, indented below it"),
-    "model_attributes_type": ("a mapping", "write keys and values, indented below it"),
-}
+def _wrong_structure(what: str, value: Any) -> str:
+    # The text itself is not repeated: it may be a password that belongs into a Secret.
+    return (
+        "is empty"
+        if value is None
+        else f"{what} is expected, not {'text' if isinstance(value, str) else _article(value)}"
+    )
 
 
 def _article(value: Any) -> str:
@@ -95,28 +120,12 @@ def _article(value: Any) -> str:
         return "the number"
     if isinstance(value, list):
         return "a list"
-    return "a mapping" if isinstance(value, dict) else "the text"
+    return "a mapping" if isinstance(value, dict) else "the text" if isinstance(value, str) else "nothing"
 
 
-def _entries(count: int) -> str:
-    return f"{count} {'entry' if count == 1 else 'entries'}"
-
-
-_BOUNDS: dict[str, Callable[[dict[str, Any], str, Any], tuple[str, str]]] = {
-    "greater_than_equal": lambda ctx, shown, _: (f"{shown} is not allowed", f"at least {ctx['ge']:g}"),
-    "less_than_equal": lambda ctx, shown, _: (f"{shown} is not allowed", f"at most {ctx['le']:g}"),
-    "too_short": lambda ctx, shown, value: (f"has {_entries(ctx['actual_length'])}", f"at least {ctx['min_length']}"),
-    "too_long": lambda ctx, shown, value: (f"has {_entries(len(value))}", f"at most {ctx['max_length']}"),
-    "string_too_short": lambda ctx, shown, value: (
-        ("is empty", "") if not value else (f"{shown} is too short", f"at least {ctx['min_length']} characters")
-    ),
-    "string_too_long": lambda ctx, shown, value: (
-        f"{len(value)} characters are too many",
-        f"at most {ctx['max_length']}",
-    ),
-    "finite_number": lambda ctx, shown, _: (f"{shown} is no finite number", ""),
-    "int_from_float": lambda ctx, shown, _: (f"{shown} is not allowed", "a whole number"),
-}
+def _amount(count: int, value: Any) -> str:
+    singular, plural = ("character", "characters") if isinstance(value, str) else ("entry", "entries")
+    return f"{count} {singular if count == 1 else plural}"
 
 
 def _shown(value: Any, node: Node | None) -> str:
@@ -124,7 +133,7 @@ def _shown(value: Any, node: Node | None) -> str:
     if isinstance(value, str):
         return quoted(value)
     if isinstance(node, Scalar):
-        return quoted(node.text)[1:-1] if len(node.text) <= 60 else quoted(node.text)
+        return plain(shortened(node.text))
     return _article(value)
 
 
@@ -146,15 +155,15 @@ def _description(model: type[BaseModel], path: Path) -> str:
     return ""
 
 
-def _choices(model: type[BaseModel], path: Path) -> tuple[Any, ...]:
+def _choices(model: type[BaseModel], path: Path) -> list[str]:
     owner = _model_at(model, path[:-1])
     for name, field in (owner.model_fields if owner else {}).items():
         if (field.alias or name) == path[-1]:
-            return next((choices for choices in _literals(field.annotation)), ())
-    return ()
+            return list(next(_literals(field.annotation), ()))
+    return []
 
 
-def _literals(annotation: Any) -> Iterator[tuple[Any, ...]]:
+def _literals(annotation: Any) -> Iterator[tuple[str, ...]]:
     arguments = get_args(annotation)
     if arguments and all(isinstance(argument, str) for argument in arguments):
         yield arguments

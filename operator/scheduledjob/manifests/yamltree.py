@@ -189,7 +189,9 @@ class _Composer:
         key = self._keys[-1]
         if key is None:
             if not isinstance(node, Scalar):
-                raise YamlError(line, column, "a key must be a single word, not a list or a mapping", self._path())
+                template = ' ("{{" is for templates: render them first)' if isinstance(node, Mapping) else ""
+                message = f"a key must be a single word, not a list or a mapping{template}"
+                raise YamlError(line, column, message, self._path())
             # An aliased key stands where the alias is.
             self._keys[-1] = Scalar(node.text, node.plain, node.tag, line, column)
             return
@@ -282,7 +284,8 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> YamlError:
         )
     context = error.context_mark
     since = f" (it began in line {context.line + 1})" if context is not None and context.line + 1 != line else ""
-    return YamlError(line, column, f"not readable as YAML: {problem}{since}")
+    advice = ": check the indentation" if "expected key" in problem or "'-'" in problem else ""
+    return YamlError(line, column, f"not readable as YAML: {problem}{since}{advice}")
 
 
 def to_python(node: Node, path: Path = ()) -> Any:
@@ -328,9 +331,17 @@ def _resolved(node: Scalar, path: Path) -> Any:
         return number
     if _NOT_FINITE.match(text):
         raise YamlError(
-            node.line, node.column, f'{quoted(text)} is no finite number: put text in quotes ("{text}")', path
+            node.line, node.column, f"{quoted(text)} is no finite number: write a number, or text in quotes", path
         )
     return text
+
+
+def meaning_without_quotes(text: str) -> Any:
+    """What a text would mean if it stood without quotes."""
+    try:
+        return to_python(Scalar(text, True, None, 1, 1))
+    except YamlError:
+        return text
 
 
 def locate(root: Node, path: Path, *, at_key: bool = False) -> tuple[int, int]:
