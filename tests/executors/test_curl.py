@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
+from typing import NoReturn
 
 import pytest
 from aiohttp import web
@@ -222,18 +223,21 @@ async def test_cancelling_closes_the_connection(answer: bytes) -> None:
             await server.closed.wait()
 
 
-async def test_a_connection_refused_a_name_unknown_and_a_name_impossible() -> None:
+async def test_a_connection_refused_a_name_unknown_and_a_name_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert (await run(CurlSpec(f"http://127.0.0.1:{port}/"))).reason == f"connection refused by 127.0.0.1:{port}"
-    result = await run(CurlSpec("http://user:pass@nowhere.invalid/path?token=1"))
-    assert result.reason.startswith('the name "nowhere.invalid" can\'t be resolved: ')
-    assert "pass" not in result.reason
-    assert "token" not in result.reason
     result = await run(CurlSpec(f"http://{'a' * 64}.example/"))
     assert result.reason.endswith(
         "can't be resolved: it is no host name: a label in it is empty or longer than 63 characters"
     )
+
+    def unknown(*arguments: object, **options: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("scheduledjob.executors.resolver.socket.getaddrinfo", unknown)
+    result = await run(CurlSpec("http://user:pass@nowhere.example/path?token=1"))
+    assert result.reason == 'the name "nowhere.example" can\'t be resolved: no such host'
 
 
 @pytest.mark.parametrize(
