@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -425,6 +425,8 @@ def _check(url: str, examples: int) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=25,
+            # Making a failure smaller takes minutes where each step is a round trip; the steps are printed as they are.
+            phases=[Phase.explicit, Phase.generate],
             deadline=None,
             suppress_health_check=list(HealthCheck),
             database=None,

@@ -1,0 +1,117 @@
+"""What the Firestore store costs, counted in documents as Firestore bills them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob.domain.instants import HOUR, MINUTE, SECOND
+from scheduledjob.engine.store import Fate, ReplicaInfo
+from tests.stores.support import claim, record, settlement, wish
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from scheduledjob.stores.firestore import FirestoreStore
+
+    from .metering import Meter
+
+pytestmark = pytest.mark.firestore
+
+RUNS = 1_000
+
+
+@pytest.mark.parametrize("batch", [RUNS, 128])
+async def test_a_run_costs_three_writes_and_two_reads_at_most(store: FirestoreStore, meter: Meter, batch: int) -> None:
+    now = await store.now()
+    await store.put([wish(f"job-{n}", now) for n in range(RUNS)], replace=False)
+    meter.reset()
+    runs = 0
+    while rows := (await claim(store, limit=batch)).rows:
+        runs += len(rows)
+        ends = [
+            settlement(row, wake_at=now + HOUR, records=[record(f"run-of-{row.slug}", now, slug=row.slug)])
+            for row in rows
+        ]
+        assert all(await store.settle("alice", ends))
+    assert runs == RUNS
+    assert meter.written <= 3 * RUNS
+    # The last claim, which finds nothing, is a look and not a run.
+    assert meter.read <= 2 * RUNS
+
+
+@pytest.mark.parametrize("due", [1, 2, 3, 7])
+async def test_few_runs_cost_no_more_each(store: FirestoreStore, meter: Meter, due: int) -> None:
+    now = await store.now()
+    await store.put([wish("later", now + HOUR), *(wish(f"job-{n}", now - n) for n in range(due))], replace=False)
+    for expected in (False, True):
+        meter.reset()
+        batch = await claim(store)
+        assert len(batch.rows) == due
+        assert batch.next_wake == now + HOUR
+        assert meter.read <= 2 * due, f"{expected=}"
+        assert meter.written == due
+        # Due again in a moment, which the next claim knows.
+        await store.settle("alice", [settlement(row, wake_at=now) for row in batch.rows])
+        store._claims._expected = now
+
+
+async def test_a_busy_schedule_is_pruned_without_reading(store: FirestoreStore, meter: Meter) -> None:
+    now = await store.now()
+    await store.put([wish("job", now)], replace=False)
+    await store.prune()
+    (row,) = (await claim(store)).rows
+    meter.reset()
+    for n in range(20):
+        end = settlement(row, Fate.KEEP, records=[record(f"run-{n}", now + n, keep=3, expires=now + HOUR)])
+        assert await store.settle("alice", [end]) == [True]
+        row.version += 1
+        await store.prune()
+    assert meter.read == 0
+    assert meter.deleted == 17
+    assert [each.run_id for each in await store.history("job")] == ["run-19", "run-18", "run-17"]
+
+
+@pytest.mark.parametrize("stored", [0, 3])
+async def test_an_idle_replica_reads_one_document_for_each_look(
+    store: FirestoreStore, meter: Meter, stored: int
+) -> None:
+    now = await store.now()
+    if stored:
+        await store.put([wish(f"job-{n}", now + HOUR + n) for n in range(stored)], replace=False)
+    intervals = [store.poll_interval]
+    meter.reset()
+    for _ in range(12):
+        batch = await claim(store, ahead=SECOND)
+        assert batch.next_wake == (now + HOUR if stored else None)
+        intervals.append(store.poll_interval)
+    assert (meter.read, meter.written) == (12, 0)
+    assert intervals == sorted(intervals)
+    assert intervals[-1] == 5.0
+
+
+async def test_many_kinds_and_shards_are_one_look(
+    open_one: Callable[..., Awaitable[FirestoreStore]], meter: Meter
+) -> None:
+    store = await open_one("?shards=3")
+    meter.reset()
+    await store.claim("alice", [f"kind-{n}" for n in range(10)], limit=10, ahead=0, lease=MINUTE)
+    assert meter.read == 1
+
+
+async def test_an_announcement_that_says_nothing_new_is_free(store: FirestoreStore, meter: Meter) -> None:
+    now = await store.now()
+    meter.reset()
+    for n in range(5):
+        await store.announce(ReplicaInfo("alice", "1.0", 1, {"host": "a"}), now + n * SECOND)
+    assert (meter.read, meter.written) == (0, 1)
+    await store.announce(ReplicaInfo("alice", "1.0", 1, {"host": "b"}), now)
+    assert (meter.read, meter.written) == (0, 2)
+
+
+async def test_the_clock_is_not_measured_while_it_is_known(store: FirestoreStore, meter: Meter) -> None:
+    meter.reset()
+    for _ in range(10):
+        await store.now()
+    assert meter.calls.total() == 0

@@ -1,0 +1,104 @@
+"""Documents: ids of any slug, values that come back as they went, and which runs a newer one pushes out."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.domain.state import Outcome, RunRecord
+from scheduledjob.stores.firestore.documents import MOST_BYTES, MOST_WRITES, Write, packs
+from scheduledjob.stores.firestore.layout import document_id, run_path, shard_of, with_records
+from tests.stores.support import claim, wish
+
+if TYPE_CHECKING:
+    from scheduledjob.stores.firestore import FirestoreStore
+
+ODD = [
+    "a/b",
+    "a//b",
+    "/",
+    "//",
+    ".",
+    "..",
+    "__x__",
+    "__id7__",
+    " ",
+    "a ",
+    "Ä",
+    "A\u0308",
+    "a",
+    "A",
+    "\x00",
+    "a\nb",
+    "%2F",
+    "a.b",
+    "*~[]`",
+    "😀" * 200,
+    "x" * 1_400,
+    "x" * 1_399,
+]
+
+
+@given(st.lists(st.text(min_size=1), unique=True))
+def test_an_id_is_legal_and_its_own(names: list[str]) -> None:
+    ids = [document_id(name) for name in names]
+    assert all(re.fullmatch(r"[0-9a-f]{40}", each) for each in ids)
+    assert len(set(ids)) == len(names)
+    assert all(0 <= shard_of(each, 7) < 7 for each in ids)
+
+
+@pytest.mark.firestore
+async def test_any_slug_can_be_scheduled(store: FirestoreStore) -> None:
+    await store.put([wish(slug, 1, payload=slug.encode()) for slug in ODD], replace=False)
+    assert [row.slug for row in await store.get(ODD) if row is not None] == ODD
+    assert [row.slug for row in await store.rows()] == sorted(ODD)
+    assert {row.slug: row.payload for row in (await claim(store)).rows} == {slug: slug.encode() for slug in ODD}
+    assert await store.delete(ODD) == [True] * len(ODD)
+    assert await store.rows() == []
+
+
+def _record(number: int, ok: bool, keep: int, finished: int, slug: str) -> RunRecord:
+    outcome = Outcome.SUCCEEDED if ok else Outcome.FAILED
+    return RunRecord(f"run-{number}", "uid", slug, 0, None, finished, 1, outcome, keep=keep)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.sampled_from("ab")), max_size=30),
+    st.randoms(use_true_random=False),
+    st.integers(1, 5),
+)
+def test_what_newer_runs_push_out_is_known_without_reading(runs, random, step) -> None:  # type: ignore[no-untyped-def]  # Hypothesis' Random has no public type
+    ends = random.sample(range(1_000), len(runs))
+    records = [_record(n, ok, keep, ends[n], slug) for n, (ok, keep, slug) in enumerate(runs)]
+    recent: list[str] = []
+    dropped: set[str] = set()
+    for start in range(0, len(records), step):
+        recent, surplus = with_records(recent, records[start : start + step])
+        assert not dropped & set(surplus)
+        dropped |= set(surplus)
+        left = {run_path(each.run_id) for each in records[: start + step]} - dropped
+        for slug in "ab":
+            for ok in (True, False):
+                # Nothing that should be kept goes: of each shelf the newest stays, as many as it says itself.
+                shelf = [r for r in records[: start + step] if r.slug == slug and (r.outcome == "Succeeded") is ok]
+                shelf.sort(key=lambda each: -each.finished)
+                for newer, each in enumerate(shelf):
+                    if newer < each.keep:
+                        assert run_path(each.run_id) in left
+                if shelf and len({each.keep for each in shelf}) == 1:
+                    assert len(left & {run_path(each.run_id) for each in shelf}) == min(shelf[0].keep, len(shelf))
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 3 << 20)), max_size=60))
+def test_a_commit_holds_whole_units_and_no_more_than_it_may(units: list[tuple[int, int]]) -> None:
+    blob = bytes(3 << 20)
+    writes = [[Write("p", {"f": blob[:size]})] + [Write("q")] * (count - 1) for count, size in units]
+    parts = packs(writes)
+    assert [number for part in parts for number in part] == list(range(len(units)))
+    for part in parts:
+        assert sum(len(writes[number]) for number in part) <= MOST_WRITES
+        assert len(part) == 1 or sum(write.size() for number in part for write in writes[number]) <= MOST_BYTES
