@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Columns: TypeAlias = list[Sequence[Any]]
 """One sequence for each column, all of one length."""
 
+_MOST = 2**31 - 1
+"""Of an integer column."""
+
 _NO_RECORD = (None,) * 15
 
 
@@ -34,11 +37,11 @@ def record_columns(records: Iterable[RunRecord | None]) -> Columns:
                     record.finished,
                     record.attempt,
                     record.outcome,
-                    record.reason,
+                    _storable(record.reason),
                     record.code,
                     record.replica,
                     record.output,
-                    record.keep,
+                    min(record.keep, _MOST),
                     record.expires,
                     record.manual,
                 )
@@ -47,6 +50,13 @@ def record_columns(records: Iterable[RunRecord | None]) -> Columns:
             strict=True,
         )
     )
+
+
+def _storable(text: str) -> str:
+    """What Postgres takes as text: jobs write reasons, with NUL or half a character in them if they like."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def record_of(columns: Iterable[Any]) -> RunRecord:

@@ -1,8 +1,8 @@
 """Connections to the server: how they are opened, shared, given up, and what their failures mean.
 
 Every statement of this store is an index scan or a nested loop of them, whatever the table's statistics say: a
-queue is empty now and full a second later, and a plan that was right for an empty table stays cached. So a
-connection tells the planner to leave the rest alone, in its startup packet.
+queue is empty now and full a second later, and a plan that was right for an empty table would stay cached. So a
+connection tells the planner in its startup packet to leave the rest alone, and to plan each statement once.
 
 Between us and the server there may be a pooler (PgBouncer) that gives each transaction another server connection.
 Then nothing of a session holds: no such settings, no cached statements, no LISTEN. It shows by refusing the startup
@@ -29,9 +29,23 @@ if TYPE_CHECKING:
 
     Connection: TypeAlias = _Connection[Record]
 
-_PLANS = dict.fromkeys(
-    ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_material", "jit"), "off"
-)
+_SETTINGS = {
+    **dict.fromkeys(
+        (
+            "enable_seqscan",
+            "enable_bitmapscan",
+            "enable_hashjoin",
+            "enable_mergejoin",
+            "enable_material",
+            "enable_sort",
+            "jit",
+        ),
+        "off",
+    ),
+    "plan_cache_mode": "force_generic_plan",
+    # What the claims rely on, should somebody have changed the database's default.
+    "default_transaction_isolation": "read committed",
+}
 
 _UNAVAILABLE = (
     OSError,
@@ -83,7 +97,7 @@ class Server:
             timeout=self.address.connect_timeout,
             statement_cache_size=0 if pooled else 100,
             max_cached_statement_lifetime=0,
-            server_settings={"application_name": self.address.application_name, **({} if pooled else _PLANS)},
+            server_settings={"application_name": self.address.application_name, **({} if pooled else _SETTINGS)},
         )
 
     @contextmanager

@@ -88,6 +88,7 @@ class Listening(Part):
                 await task
 
     async def _listen_always(self, on_wake: Callable[[Wake], None], tried: asyncio.Event) -> None:
+        """``tried`` is set once this listens, or has failed to."""
         pause = RETRY_FIRST
         while True:
             try:

@@ -11,12 +11,13 @@ import msgspec
 from scheduledjob.engine.store import Batch, Fate, Key, Renewal, Renewer, ReplicaInfo, Row, Settlement
 
 from .columns import record_columns
+from .floor import BOTTOM
 from .migrations import SCHEMA_VERSION
 from .part import Part
 from .queries import load
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
     from scheduledjob.domain.instants import Instant, Micros
     from scheduledjob.domain.state import RunRecord
@@ -46,26 +47,26 @@ class Replicas(Part):
             )  # fmt: skip
         now, last_due, next_wake = lines[0][:3]
         rows = [] if lines[0]["id"] is None else [Row(*line[4:]) for line in lines]
-        self._floor.finish(token, now if len(rows) < limit else min(now, last_due))
+        taken_upto = now if len(rows) < limit else min(now, last_due or BOTTOM)
+        self._floor.finish(token, taken_upto)
         return Batch(rows, now, next_wake)
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
-        done: set[tuple[Key, int]] = set()
-        for start in range(0, len(settlements), CHUNK):
-            chunk = sorted(settlements[start : start + CHUNK], key=_key)
-            removed = [each for each in chunk if each.fate is Fate.REMOVE]
-            if removed:
-                done |= await self._settle("settle_removed", replica, removed)
+        done: list[bool] = []
+        for chunk in _chunks(settlements):
+            in_order = sorted(chunk, key=_key)  # in one order everywhere, so that two writers never wait for each other
+            removed = [each for each in in_order if each.fate is Fate.REMOVE]
+            gone = await self._settle("settle_removed", replica, removed) if removed else set()
             # A removal is refused where the wish has changed too: then the row is released, as the other query does.
-            written = [each for each in chunk if each.fate is not Fate.REMOVE or (each.key, each.version) not in done]
-            if written:
-                done |= await self._settle("settle_written", replica, written)
+            written = [each for each in in_order if each.key not in gone]
+            gone |= await self._settle("settle_written", replica, written) if written else set()
+            done += [each.key in gone for each in chunk]
         released = (each.wake_at for each in settlements if each.fate is Fate.RELEASE and each.wake_at is not None)
         if (due := min(released, default=None)) is not None:
             self._floor.lower(due)
-        return [(each.key, each.version) in done for each in settlements]
+        return done
 
-    async def _settle(self, query: str, replica: str, chunk: list[Settlement]) -> set[tuple[Key, int]]:
+    async def _settle(self, query: str, replica: str, chunk: list[Settlement]) -> set[Key]:
         columns: list[Sequence[Any]] = [
             [each.key for each in chunk],
             [each.version for each in chunk],
@@ -88,8 +89,7 @@ class Replicas(Part):
                 async with connection.transaction():
                     lines = await connection.fetch(_SQL[query], self._installation, replica, *columns)
                     await self._record_the_others({line[0] for line in lines}, chunk, connection)
-        versions = {each.key: each.version for each in chunk}
-        return {(line[0], versions[line[0]]) for line in lines}
+        return {line[0] for line in lines}
 
     async def _record_the_others(self, done: set[Key], chunk: list[Settlement], connection: Connection) -> None:
         """A settlement's first record goes with it; few have more."""
@@ -160,12 +160,25 @@ def _key(settlement: Settlement) -> int:
     return int(settlement.key)
 
 
+def _chunks(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
+    """Of a size for one statement, none with two settlements of the same row: these follow each other."""
+    chunk: dict[Key, Settlement] = {}
+    for settlement in settlements:
+        if settlement.key in chunk or len(chunk) == CHUNK:
+            yield list(chunk.values())
+            chunk = {}
+        chunk[settlement.key] = settlement
+    if chunk:
+        yield list(chunk.values())
+
+
 _claims: dict[int, str] = {}
 
 
 def _claim_of(kinds: int) -> str:
     """The claim for that many kinds."""
     if kinds not in _claims:
-        due = [_SQL["due_of_kind"].format(number=number + 1) for number in range(max(kinds, 1))]
-        _claims[kinds] = _SQL["claim"].format(due="\nUNION ALL\n".join(due))
+        parts = [_SQL["due_of_kind"].format(number=number + 1) for number in range(max(kinds, 1))]
+        due = "\nUNION ALL\n".join(parts) + ("\nORDER BY wake_at" if len(parts) > 1 else "")
+        _claims[kinds] = _SQL["claim"].format(due=due)
     return _claims[kinds]

@@ -9,9 +9,7 @@ import msgspec
 from scheduledjob.engine.store import Wake
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from scheduledjob.domain.instants import Instant
+    from collections.abc import Iterable
 
 _ROOM = 7000
 """Bytes of one payload that slugs may fill; Postgres allows 7999 in all."""
@@ -28,8 +26,8 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Told)
 
 
-def payloads(due: Instant | None, changed: Iterable[str]) -> list[str]:
-    """Of as few notifications as can be; none where there is nothing to tell."""
+def payloads(changed: Iterable[str]) -> list[str]:
+    """That tell of changed slugs, as few as can be; the queries make those that tell when something is due."""
     parcels: list[list[str]] = [[]]
     room = _ROOM
     for slug in changed:
@@ -39,8 +37,7 @@ def payloads(due: Instant | None, changed: Iterable[str]) -> list[str]:
             room = _ROOM
         parcels[-1].append(slug)
         room -= size
-    told = [_Told(due if number == 0 else None, parcel) for number, parcel in enumerate(parcels)]
-    return [_encoder.encode(each).decode() for each in told if each.due is not None or each.changed]
+    return [_encoder.encode(_Told(changed=parcel)).decode() for parcel in parcels if parcel]
 
 
 def wake_of(payload: str, own: Iterable[str] = ()) -> Wake | None:
@@ -51,5 +48,4 @@ def wake_of(payload: str, own: Iterable[str] = ()) -> Wake | None:
         return Wake(deaf=True)
     if told.sender and told.sender in own:
         return None
-    changed: Sequence[str] = told.changed
-    return Wake(told.due, changed)
+    return Wake(told.due, told.changed)

@@ -12,7 +12,7 @@ import msgspec
 
 from scheduledjob.domain.definition import Definition, Keep
 from scheduledjob.domain.state import RunRecord, State, cut_off
-from scheduledjob.engine.store import NewRow, Origin, Put, Row, SlugTaken, StoreUnavailable
+from scheduledjob.engine.store import NewRow, Origin, Put, Row, SlugTaken, StoreError, StoreUnavailable
 
 from .columns import record_columns, wish_columns
 from .part import Part
@@ -61,29 +61,28 @@ class Wishes(Part):
 
     async def _create(self, rows: Sequence[NewRow], chunks: list[list[NewRow]]) -> list[Put]:
         slugs = [row.slug for row in rows]
+        due = min((row.wake_at for row in rows if row.wake_at is not None), default=None)
         for _ in range(_ATTEMPTS):
             try:
                 async with self._pool.connection("writing schedules", _patience(chunks, self._timeout)) as connection:
                     if len(chunks) == 1:
-                        await self._create_chunk(connection, chunks[0])
+                        await connection.execute(_SQL["create_and_tell"], self._installation, *wish_columns(chunks[0]))
                     else:
                         async with connection.transaction():
                             for chunk in chunks:
-                                await self._create_chunk(connection, chunk)
-            except _Taken:
+                                await connection.execute(_SQL["create"], self._installation, *wish_columns(chunk))
+                            await self._tell_due(connection, due)
+            except StoreError as error:
+                if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+                    raise
                 taken = {row.slug for row in await self.get(slugs) if row is not None}
                 if taken:
                     raise SlugTaken([slug for slug in slugs if slug in taken]) from None
                 continue  # who had it has gone meanwhile
-            self._floor.lower(min((row.wake_at for row in rows if row.wake_at is not None), default=2**62))
+            if due is not None:
+                self._floor.lower(due)
             return [Put.CREATED] * len(rows)
         raise StoreUnavailable(f"Postgres at {self._server.address.shown}: slugs come and go too quickly to write them")
-
-    async def _create_chunk(self, connection: Connection, chunk: list[NewRow]) -> None:
-        try:
-            await connection.execute(_SQL["create"], self._installation, *wish_columns(chunk))
-        except asyncpg.UniqueViolationError as error:
-            raise _Taken from error
 
     async def _replace(self, rows: Sequence[NewRow], chunks: list[list[NewRow]]) -> list[Put]:
         became: dict[str, Put] = {}
@@ -101,7 +100,8 @@ class Wishes(Part):
                         changed.append(slug)
                     elif wake_at is not None and (due is None or wake_at < due):
                         due = wake_at
-            await self._tell(connection, due, changed)
+            await self._tell_changed(connection, changed)
+            await self._tell_due(connection, due)
         if due is not None:
             self._floor.lower(due)
         return [became.get(row.slug, Put.UNCHANGED) for row in rows]
@@ -125,7 +125,7 @@ class Wishes(Part):
         if records:
             await connection.execute(_HISTORY["record"], self._installation, *record_columns(records))
         found = {each["slug"] for each in gone}
-        await self._tell(connection, None, sorted(found))
+        await self._tell_changed(connection, sorted(found))
         return found
 
     async def clear(self, origin: Origin | None = None) -> int:
@@ -162,18 +162,14 @@ class Wishes(Part):
                 for record in await connection.fetch(_SQL["rows"], self._installation, after, wanted, limit)
             ]
 
-    async def _tell(self, connection: Connection, due: Instant | None, changed: Iterable[str]) -> None:
-        """Notify replicas of what is due before the latest look that they announced, and of what changed."""
+    async def _tell_due(self, connection: Connection, due: Instant | None) -> None:
+        """Last in a transaction: it holds up replicas that announce their next look."""
         if due is not None:
-            latest = await connection.fetchval(_SQL["latest_look"], self._installation)
-            if latest is None or due >= latest:
-                due = None
-        for payload in payloads(due, changed):
+            await connection.execute(_SQL["tell_due"], self._installation, due)
+
+    async def _tell_changed(self, connection: Connection, changed: Iterable[str]) -> None:
+        for payload in payloads(changed):
             await connection.execute(_REPLICAS["notify"], self._channel, payload)
-
-
-class _Taken(Exception):
-    """A slug is there already; which one is asked for afterwards, because the transaction is gone."""
 
 
 def _patience(chunks: Sequence[object], timeout: float) -> float:

@@ -41,10 +41,10 @@ WITH seen AS MATERIALIZED (
         row_number() OVER (PARTITION BY slug, outcome = 'Succeeded' ORDER BY finished DESC) AS place
     FROM seen
 ), surplus AS MATERIALIZED (
-    SELECT run_id FROM ranked WHERE place > keep OR expires <= scheduledjob.clock() LIMIT $4
+    SELECT $1::integer AS installation, run_id FROM ranked WHERE place > keep OR expires <= scheduledjob.clock() LIMIT $4
 ), gone AS (
     DELETE FROM scheduledjob.history AS h USING surplus
-    WHERE h.installation = $1 AND h.run_id = surplus.run_id
+    WHERE h.installation = ANY(ARRAY[surplus.installation]) AND h.run_id = ANY(ARRAY[surplus.run_id])
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM gone) AS gone, (SELECT count(*) FROM seen) AS seen, (SELECT min(slug) FROM seen) AS last;

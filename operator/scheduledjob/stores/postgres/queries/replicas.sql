@@ -1,12 +1,16 @@
--- What replicas ask. Plans are meant to be nested loops over the indexes, always; see connections.py.
+-- What replicas ask.
+--
+-- Each plan is to be nested loops over the indexes, from what is given to the table, whatever the statistics say (see
+-- connections.py). So a row is looked up by `id = ANY(ARRAY[given.id])`: unlike `id = given.id` that cannot be turned
+-- round into a walk over the whole index. `installation - $1 = 0` is there for the same reason.
 
 -- name: claim
 -- $1 installation, $2 kinds, $3 replica, $4 limit, $5 ahead, $6 lease, $7 floor, $8 floor of what was left out.
--- {due} is `due_of_kind` for each of the kinds, with UNION ALL between: their indexes are merged as far as needed.
+-- {due} is `due_of_kind` for each of the kinds, in the order of `wake_at`: read from the index one by one as needed.
 WITH picked AS MATERIALIZED (
     SELECT s.id, s.wake_at, s.owner IS NOT NULL AS taken_over
-    FROM ({due} ORDER BY wake_at) AS due
-    JOIN scheduledjob.schedule AS s ON s.id = due.id
+    FROM ({due}) AS due
+    JOIN scheduledjob.schedule AS s ON s.id = ANY(ARRAY[due.id])
     WHERE s.wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
       AND (s.owner IS NULL OR s.wake_at <= (SELECT scheduledjob.clock()))
     ORDER BY due.wake_at
@@ -16,7 +20,7 @@ WITH picked AS MATERIALIZED (
     UPDATE scheduledjob.schedule AS s
     SET owner = $3, version = s.version + 1, wake_at = (SELECT scheduledjob.clock()) + $6::bigint
     FROM picked
-    WHERE s.id = picked.id
+    WHERE s.id = ANY(ARRAY[picked.id])
     RETURNING picked.wake_at AS was_due, s.id, s.slug, s.uid, s.kind, s.origin, s.definition, s.revision,
         s.edited_at, s.first, s.payload, s.result, s.created_at, s.version, s.wake_at, s.state,
         picked.taken_over, s.owner
@@ -41,7 +45,7 @@ WITH picked AS MATERIALIZED (
                   AND s.wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
                   AND (s.owner IS NULL OR s.wake_at <= (SELECT scheduledjob.clock()))
                   AND s.id NOT IN (SELECT id FROM picked)
-                LIMIT 1
+                ORDER BY s.wake_at LIMIT 1
             )) AS soonest
         ) END AS next_wake
     FROM found
@@ -51,13 +55,16 @@ FROM meta LEFT JOIN claimed ON true
 ORDER BY claimed.was_due;
 
 -- name: due_of_kind
-SELECT id, wake_at FROM scheduledjob.schedule
-WHERE installation = $1 AND kind = ($2::text[])[{number}]
-  AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
+(
+    SELECT id, wake_at FROM scheduledjob.schedule
+    WHERE installation = $1 AND kind = ($2::text[])[{number}]
+      AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
+    ORDER BY wake_at
+)
 
 -- name: settle_removed
 -- A row whose wish has changed is not deleted: it goes through `settle_written` next.
-WITH given AS (
+WITH given AS MATERIALIZED (
     SELECT * FROM unnest(
         $3::bigint[], $4::bigint[], $5::bigint[],
         $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::integer[], $13::text[],
@@ -70,8 +77,8 @@ WITH given AS (
 ), gone AS (
     DELETE FROM scheduledjob.schedule AS s
     USING given
-    WHERE s.id = given.id AND s.version = given.version AND s.revision = given.revision
-      AND s.owner = $2 AND s.installation = $1
+    WHERE s.id = ANY(ARRAY[given.id]) AND s.version = given.version AND s.revision = given.revision
+      AND s.owner = $2 AND s.installation - $1 = 0
     RETURNING given.*
 ), recorded AS (
     INSERT INTO scheduledjob.history (
@@ -87,7 +94,7 @@ SELECT id FROM gone;
 
 -- name: settle_written
 -- Fates: 0 keep, 1 release, 2 remove (here only where the wish has changed).
-WITH given AS (
+WITH given AS MATERIALIZED (
     SELECT * FROM unnest(
         $3::bigint[], $4::bigint[], $5::bigint[],
         $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::integer[], $13::text[],
@@ -112,7 +119,7 @@ WITH given AS (
             ELSE given.wake_at
         END
     FROM given
-    WHERE s.id = given.id AND s.version = given.version AND s.owner = $2 AND s.installation = $1
+    WHERE s.id = ANY(ARRAY[given.id]) AND s.version = given.version AND s.owner = $2 AND s.installation - $1 = 0
       AND (given.fate <> 2 OR s.revision <> given.revision)
     RETURNING given.*, s.owner IS NULL AS released, s.revision <> given.revision AS overtaken, s.wake_at AS wakes_at
 ), recorded AS (
@@ -127,7 +134,7 @@ WITH given AS (
 ), told AS (
     -- Work that is handed back. The replica that does so knows it, except where the wish has changed meanwhile.
     SELECT pg_notify(
-        'scheduledjob_' || $1,
+        'scheduledjob_' || $1::integer,
         json_build_object('due', back.due, 'from', CASE WHEN back.overtaken THEN '' ELSE $2 END)::text
     )
     FROM (
@@ -145,7 +152,7 @@ SELECT id, (SELECT count(*) FROM told) AS told FROM written;
 UPDATE scheduledjob.schedule AS s
 SET wake_at = (SELECT scheduledjob.clock()) + $5::bigint
 FROM unnest($3::bigint[], $4::bigint[]) AS held (id, version)
-WHERE s.id = held.id AND s.version = held.version AND s.owner = $2 AND s.installation = $1
+WHERE s.id = ANY(ARRAY[held.id]) AND s.version = held.version AND s.owner = $2 AND s.installation - $1 = 0
 RETURNING s.id, s.revision;
 
 -- name: announce

@@ -9,7 +9,18 @@ WITH made AS (
 SELECT id FROM made UNION ALL SELECT id FROM scheduledjob.installation WHERE name = $1 LIMIT 1;
 
 -- name: create
--- Fails as a whole where a slug is taken. Returns what the notification for it needs.
+-- Fails as a whole where a slug is taken.
+INSERT INTO scheduledjob.schedule (
+    installation, slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, edited_at
+)
+SELECT $1, given.*, scheduledjob.clock()
+FROM unnest(
+    $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bigint[], $9::bigint[],
+    $10::bytea[], $11::bigint[]
+) AS given;
+
+-- name: create_and_tell
+-- The same and `tell_due` in one statement: what a lone wish waits for.
 WITH made AS (
     INSERT INTO scheduledjob.schedule (
         installation, slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, edited_at
@@ -20,12 +31,26 @@ WITH made AS (
         $10::bytea[], $11::bigint[]
     ) AS given
     RETURNING wake_at
-), told AS (
-    SELECT pg_notify('scheduledjob_' || $1, json_build_object('due', soonest.due)::text)
-    FROM (SELECT min(wake_at) AS due FROM made) AS soonest
-    WHERE EXISTS (SELECT 1 FROM scheduledjob.replica AS r WHERE r.installation = $1 AND r.looks_at > soonest.due)
+), soonest AS (
+    SELECT min(wake_at) AS due FROM made
 )
-SELECT count(*) FROM told;
+SELECT pg_notify('scheduledjob_' || $1::integer, json_build_object('due', due)::text)
+FROM soonest
+WHERE due < (
+    SELECT max(looks_at) FROM (
+        SELECT r.looks_at FROM scheduledjob.replica AS r WHERE r.installation = $1 FOR SHARE
+    ) AS promised
+);
+
+-- name: tell_due
+-- Only where a replica has promised no earlier look. The lock makes one that is announcing a later look wait for this
+-- transaction, so that the look it takes after that finds what this transaction wrote.
+SELECT pg_notify('scheduledjob_' || $1::integer, json_build_object('due', $2::bigint)::text)
+WHERE $2::bigint < (
+    SELECT max(looks_at) FROM (
+        SELECT r.looks_at FROM scheduledjob.replica AS r WHERE r.installation = $1 FOR SHARE
+    ) AS promised
+);
 
 -- name: replace
 -- Rows that are not returned are as they were asked to be.
@@ -46,12 +71,6 @@ WHERE (s.kind, s.definition) <> (excluded.kind, excluded.definition)
    OR s.payload IS DISTINCT FROM excluded.payload
    OR excluded.first IS NOT NULL
 RETURNING s.slug, s.revision = 1 AS created, s.owner IS NOT NULL AS owned, s.wake_at;
-
--- name: latest_look
-SELECT max(looks_at) FROM scheduledjob.replica WHERE installation = $1;
-
--- name: taken
-SELECT slug FROM scheduledjob.schedule WHERE installation = $1 AND slug = ANY($2::text[]);
 
 -- name: get
 SELECT id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
