@@ -40,6 +40,12 @@ class Document:
         return locate(self.root, self.prefix)[0] + self._line_offset
 
     @property
+    def weight(self) -> int:
+        """How much it holds, as ``yamltree.MAX_WEIGHT`` counts it."""
+        node = self.find(())
+        return 0 if node is None else node.weight
+
+    @property
     def key(self) -> tuple[str, str] | None:
         """(namespace, name) as far as they can be told."""
         name = self._text("metadata", "name")

@@ -21,7 +21,10 @@ SUFFIXES = (".yaml", ".yml", ".json")
 SIZE_LIMIT = 1 << 20
 """Bytes of one file."""
 _PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
-"""A character beyond the first 65,536 as JSON escapes it. YAML has another escape for it, and else is JSON's superset."""
+"""A character beyond the first 65,536 as JSON escapes it; YAML, else a superset of JSON, has another escape for it."""
+
+_NOT_AS_IT_IS = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""Characters that a JSON text may have as they are, but that YAML refuses or takes for the end of a line."""
 
 FILES_LIMIT = 10_000
 """Files of one directory, all levels together."""
@@ -103,7 +106,12 @@ def decode(path: str, data: bytes) -> str | Problem:
     if "\0" in text:
         line, column = _after(text[: text.index("\0")])
         return Problem(path, line, column, "", "a NUL character", "YAML is text: remove it")
-    return _PAIR.sub(_joined, text) if path.lower().endswith(".json") else text
+    return as_yaml(text) if path.lower().endswith(".json") else text
+
+
+def as_yaml(json: str) -> str:
+    """The same JSON without what YAML reads in another way, with every line in its place."""
+    return _PAIR.sub(_joined, _NOT_AS_IT_IS.sub(lambda found: f"\\u{ord(found[0]):04X}", json))
 
 
 def _joined(pair: re.Match[str]) -> str:

@@ -6,6 +6,7 @@ even a syntax error ends only its own document. Nothing here raises for what a f
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 DOCUMENTS_LIMIT = 10_000
 """Documents of one file."""
+
+JOB_WEIGHT = 20_000
+"""Values in one job, aliases expanded, as ``yamltree.MAX_WEIGHT`` counts them: what a store is ready to hold."""
 
 _SEPARATOR = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 
@@ -54,7 +58,7 @@ class Loaded:
 
 
 def load(paths: Iterable[str]) -> Loaded:
-    """Everything in these files and directories; a file that is named twice is read once."""
+    """Everything in these files and directories; a file that is reached twice is read once."""
     loading = _Loading()
     for path in dict.fromkeys(paths):
         for found in files.discover(path):
@@ -78,13 +82,15 @@ class _Loading:
     def __init__(self) -> None:
         self.loaded = Loaded()
         self._read: set[str] = set()
+        """The files by their real paths."""
         self._first: dict[tuple[str, str, str], str] = {}
         """Where each (kind, namespace, name) stood first, as ``file:line``."""
 
     def read(self, path: str) -> None:
-        if path in self._read:
+        target = os.path.realpath(path)
+        if target in self._read:
             return
-        self._read.add(path)
+        self._read.add(target)
         self.loaded.files.append(path)
         text = files.read(path)
         if isinstance(text, Problem):
@@ -119,6 +125,9 @@ class _Loading:
         if meaning is Meaning.LIST:
             for item in document.items():
                 self._take(item, [])
+        elif meaning is Meaning.JOB and document.weight > JOB_WEIGHT:
+            message = f"holds more than {JOB_WEIGHT} values, aliases expanded"
+            self.loaded.problems.append(document.problem((), message, "make payload and params smaller"))
         elif meaning is Meaning.JOB:
             job = self._validated(document, ScheduledJob)
             if job is not None and not faults and self._is_first(document, "ScheduledJob", job.key):

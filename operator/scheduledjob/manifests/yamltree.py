@@ -12,6 +12,7 @@ which PyYAML would read as the number 90 and a date.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 64
 """Levels of mappings and lists, aliases expanded. The resource needs 6, a Pod template some 12."""
-MAX_WEIGHT = 20_000
-"""Values in one document, aliases expanded; each 100 characters of text count as one more."""
+MAX_WEIGHT = 100_000
+"""Values in one document, aliases expanded; each 100 characters of text count as one more. Large documents of other
+kinds (CRDs) that stand beside the jobs have some 50,000."""
 
 _CHARACTERS_PER_WEIGHT = 100
 
@@ -37,12 +39,14 @@ _WORDS = {
     for stem in stems
     for word in (stem, stem.capitalize(), stem.upper())
 } | {"": None}
-_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,30})\Z")
+_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)\Z")
 _OTHER_BASE = re.compile(
     r"([-+]?)0(?:o?(?P<octal>[0-7_]{1,30})|x(?P<hex>[0-9a-fA-F_]{1,30})|b(?P<bits>[01_]{1,100}))\Z"
 )
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
 _NOT_FINITE = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
+_LONGEST_NUMBER = 100
+_LARGEST = (1 << 63) - 1
 _CORE_TAG = "tag:yaml.org,2002:"
 
 
@@ -180,7 +184,8 @@ class _Composer:
         parent.weight += node.weight
         parent.height = max(parent.height, node.height + 1)
         if parent.weight > MAX_WEIGHT:
-            raise YamlError(line, column, "too large once its aliases are expanded: split the document", self._path())
+            message = f"the document holds more than {MAX_WEIGHT} values, aliases expanded: split it"
+            raise YamlError(line, column, message, self._path())
         if len(self._open) + node.height > MAX_DEPTH:
             raise YamlError(line, column, f"nested too deeply: at most {MAX_DEPTH} levels", self._path())
         if isinstance(parent, Sequence):
@@ -318,22 +323,28 @@ def _resolved(node: Scalar, path: Path) -> Any:
     if text[0] not in "+-.0123456789":
         return text
     if _DECIMAL.match(text):
-        return int(text.replace("_", ""))
+        number = int(text.replace("_", "")) if len(text) <= _LONGEST_NUMBER else _LARGEST + 1
+        return _in_range(number, node, path)
     if match := _OTHER_BASE.match(text):
         for group, base in (("octal", 8), ("hex", 16), ("bits", 2)):
             digits = (match[group] or "").replace("_", "")
             if digits:
-                return int(match[1] + digits, base)
-    if _FLOAT.match(text) and len(text) <= 100:
-        number = float(text)
-        if number in (float("inf"), float("-inf")):
-            raise YamlError(node.line, node.column, f"{quoted(text)} is too large a number: put text in quotes", path)
-        return number
+                return _in_range(int(match[1] + digits, base), node, path)
+    if _FLOAT.match(text) and len(text) <= _LONGEST_NUMBER:
+        return _in_range(float(text), node, path)
     if _NOT_FINITE.match(text):
         raise YamlError(
             node.line, node.column, f"{quoted(text)} is no finite number: write a number, or text in quotes", path
         )
     return text
+
+
+def _in_range(number: float, node: Scalar, path: Path) -> float:
+    """The number, if every program that reads JSON can hold it."""
+    if abs(number) > (_LARGEST if isinstance(number, int) else sys.float_info.max):
+        message = f"{quoted(node.text)} is too large a number: put text in quotes"
+        raise YamlError(node.line, node.column, message, path)
+    return number
 
 
 def meaning_without_quotes(text: str) -> Any:
