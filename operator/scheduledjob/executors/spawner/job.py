@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _READ = 1 << 16
 _LARGEST_PIPE = 1 << 20
 """To which an unprivileged job can enlarge its pipe."""
-_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+_ALL_SIGNALS = tuple(map(int, signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
 """Signals that the helper ignores: a terminal's are for the replica, which ends the helper by closing its socket;
 SIGXCPU comes when the limit that a job is to inherit is below what the helper itself has used."""
@@ -133,7 +133,7 @@ class Job:
                         ],
                         setsid=True,
                         setsigmask=(),
-                        setsigdef=(*IGNORED, *_IGNORED_BY_PYTHON),
+                        setsigdef=_ALL_SIGNALS,
                     )
             except (OSError, ValueError) as error:
                 raise StartError(f"can't start {_text(request.command[0])}: {_why(error)}") from None

@@ -1,0 +1,116 @@
+"""What the tests of the shell executor share: attempts with a name of their own, jobs that report, who is alive."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from scheduledjob.engine.jobs import Attempt, ShellSpec
+from scheduledjob.executors.spawner.processes import everybody, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+FAR = 3600.0
+"""Seconds: a lease that does not matter to the test."""
+
+
+def attempt_of(
+    command: str,
+    *,
+    run_id: str = "",
+    lease: float = FAR,
+    payload: bytes | None = None,
+    timeout: float | None = None,
+    version: int = 1,
+    references: Any = None,
+    **spec: Any,
+) -> Attempt:
+    """An attempt of a command; its run id is unique unless given."""
+    return Attempt(
+        run_id=run_id or f"run-{uuid.uuid4().hex}",
+        uid="6c7f",
+        namespace="team-a",
+        name="nightly",
+        slot=1_796_119_200_000_000,
+        attempt=2,
+        version=version,
+        deadline=time.monotonic() + lease,
+        timeout=timeout,
+        params=ShellSpec(command, **spec),
+        payload=payload,
+        references=references,
+    )
+
+
+class Reports:
+    """A FIFO into which jobs write lines; who reads waits for an event and not for a while."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / f"reports-{uuid.uuid4().hex}"
+        os.mkfifo(self.path)
+        # Both ways, so that it has no end however often a job opens and closes it.
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+        self._data = b""
+
+    async def line(self) -> str:
+        """The next line that a job wrote."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(30):
+            while b"\n" not in self._data:
+                readable = asyncio.Event()
+                loop.add_reader(self._descriptor, readable.set)
+                try:
+                    await readable.wait()
+                finally:
+                    loop.remove_reader(self._descriptor)
+                self._data += os.read(self._descriptor, 65536)
+        line, _, self._data = self._data.partition(b"\n")
+        return line.decode()
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._descriptor)
+
+
+def bearing(text: str) -> list[int]:
+    """The living processes, zombies too, that have ``text`` in their environment or were forked by one that has."""
+    return [pid for pid in everybody() if text.encode() in _environment(pid)]
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            return environ.read()
+    except OSError:
+        return b""
+
+
+def is_alive(pid: int) -> bool:
+    """Neither gone nor a zombie."""
+    status = status_of(pid)
+    return status is not None and status[0] not in "ZX"
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below one, zombies too."""
+    parents = {other: status[1] for other in everybody() if (status := status_of(other)) is not None}
+
+    def below(parent: int) -> Iterator[int]:
+        for other, its in parents.items():
+            if its == parent:
+                yield other
+                yield from below(other)
+
+    return set(below(pid))
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until something outside this process holds; ``/proc`` sends no events."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.005)
