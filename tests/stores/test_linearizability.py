@@ -304,7 +304,9 @@ class StoreMachine(RuleBasedStateMachine):
             row = next((row for row in self.rows if row.key == held.key), None)
             revision = row.revision if row and informed else held.revision
             self.ended += 1
-            records = [record(f"run-{n}", START + self.ended, slug=f"of-{held.key}") for n in runs]
+            # A run is one schedule's: no store says which of two rows records it first.
+            told = runs if not sent else []
+            records = [record(f"run-{n}", START + self.ended, slug=f"of-{held.key}") for n in told]
             sent.append(Settlement(
                 held.key, held.version + version, fate, state, wake_at, revision, records, payload, result
             ))  # fmt: skip
