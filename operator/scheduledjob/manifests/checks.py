@@ -53,7 +53,8 @@ def cron(expression: str) -> str:
     try:
         Cron(expression)
     except ValueError as error:
-        refuse(str(error))
+        # A long expression would leave no room for what is wrong with it.
+        refuse(str(error).replace(repr(expression), quoted(expression)))
     return expression
 
 

@@ -1,0 +1,325 @@
+"""From models to what the engine runs: every field arrives, and what is unset has the documented default."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
+import pytest
+from pydantic import BaseModel
+
+from scheduledjob.domain.backoff import Exponential, Fixed
+from scheduledjob.domain.definition import (
+    AfterTrigger,
+    AtTrigger,
+    CatchUp,
+    Concurrency,
+    CronTrigger,
+    Definition,
+    EveryTrigger,
+    ExcludeCron,
+    ExcludeWindow,
+    FollowingTrigger,
+    Keep,
+    Misfire,
+    Timeouts,
+)
+from scheduledjob.domain.instants import DAY, HOUR, MINUTE, SECOND, to_instant
+from scheduledjob.engine.jobs import CurlSpec, ShellSpec, Value
+from scheduledjob.manifests.checks import parse_instant
+from scheduledjob.manifests.definition import needs_pod, payload_of, to_definition
+from scheduledjob.manifests.loader import load_text
+from scheduledjob.manifests.models import ScheduledJob
+from scheduledjob.manifests.references import ManifestReferences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def job_of(spec: dict[str, Any]) -> ScheduledJob:
+    document = {
+        "apiVersion": "scheduledjobs.dev/v1beta1",
+        "kind": "ScheduledJob",
+        "metadata": {"name": "a", "namespace": "team-a"},
+        "spec": {"triggers": [{"every": "30s"}], "job": {"custom": {"kind": "print"}}} | spec,
+    }
+    loaded = load_text(json.dumps(document))
+    assert [str(problem) for problem in loaded.problems] == []
+    return loaded.jobs["team-a", "a"].job
+
+
+def definition_of(**spec: Any) -> Definition:
+    return to_definition(job_of(spec))
+
+
+def instant(text: str) -> int:
+    return to_instant(parse_instant(text))
+
+
+def test_defaults() -> None:
+    assert definition_of() == Definition(kind="print", triggers=(EveryTrigger(30 * SECOND),))
+    definition = definition_of()
+    assert definition.concurrency is Concurrency.FORBID
+    assert (definition.queue_depth, definition.max_concurrent) == (1, None)
+    assert definition.misfire == Misfire(CatchUp.LAST, 5, None)
+    assert definition.retry == Exponential(10.0, 600.0, 2.0, 6)
+    assert definition.timeouts == Timeouts(None, 5 * MINUTE, None)
+    assert definition.keep == Keep(3, 5, 7 * DAY)
+
+
+def test_a_curl_attempt_has_a_minute() -> None:
+    curl = {"curl": {"url": "http://example.com/"}}
+    assert definition_of(job=curl).timeouts.attempt == MINUTE
+    assert definition_of(job=curl, timeouts={"total": "1h"}).timeouts == Timeouts(MINUTE, total=HOUR)
+    assert definition_of(job=curl, timeouts={"attempt": "2m"}).timeouts.attempt == 2 * MINUTE
+
+
+def test_triggers() -> None:
+    definition = definition_of(
+        triggers=[
+            {"cron": "0 0 * * *"},
+            {"cron": "0 0 * * *", "timeZone": "Europe/Lisbon"},
+            {"every": "1m", "anchor": "2026-01-01T01:00:00+01:00"},
+            {"at": "2026-12-01T10:00:00.000001Z"},
+            {"after": "0s"},
+            {"following": {"name": "extract"}},
+            {"following": {"name": "extract", "outcome": "Failed"}},
+        ]
+    )
+    assert definition.triggers == (
+        CronTrigger("0 0 * * *", "UTC"),
+        CronTrigger("0 0 * * *", "Europe/Lisbon"),
+        EveryTrigger(MINUTE, instant("2026-01-01T00:00:00Z")),
+        AtTrigger(instant("2026-12-01T10:00:00Z") + 1),
+        AfterTrigger(0),
+        FollowingTrigger("extract", "Succeeded"),
+        FollowingTrigger("extract", "Failed"),
+    )
+
+
+def test_exclude() -> None:
+    definition = definition_of(
+        exclude=[
+            {"from": "2026-07-01", "to": "2026-07-02", "timeZone": "Europe/Lisbon"},
+            {"from": "2026-07-01", "to": "2026-07-01T12:00:00+02:00"},
+            {"cron": "* * * * SAT", "timeZone": "Europe/Lisbon"},
+        ]
+    )
+    assert definition.exclude == (
+        ExcludeWindow(instant("2026-06-30T23:00:00Z"), instant("2026-07-01T23:00:00Z")),
+        ExcludeWindow(instant("2026-07-01T00:00:00Z"), instant("2026-07-01T10:00:00Z")),
+        ExcludeCron("* * * * SAT", "Europe/Lisbon"),
+    )
+
+
+def test_a_midnight_that_is_skipped_is_the_first_moment_after_it() -> None:
+    definition = definition_of(exclude=[{"from": "2018-11-04", "to": "2018-11-05", "timeZone": "America/Sao_Paulo"}])
+    assert definition.exclude == (ExcludeWindow(instant("2018-11-04T03:00:00Z"), instant("2018-11-05T02:00:00Z")),)
+
+
+def test_policies() -> None:
+    definition = definition_of(
+        startAt="2026-01-01T00:00:00Z",
+        endAt="2026-12-31T00:00:00Z",
+        maxRuns=10,
+        jitter="30s",
+        suspend=True,
+        concurrencyPolicy="Queue",
+        maxConcurrent=2,
+        queueDepth=7,
+        misfire={"catchUp": "All", "maxCatchUp": 9, "startingDeadline": "10m"},
+        timeouts={"attempt": "5m", "pending": "6m", "total": "1h"},
+        pauseAfterFailures=4,
+        expectSuccessWithin="26h",
+        history={"succeeded": 0, "failed": 1, "ttl": "1d"},
+    )
+    assert definition == Definition(
+        kind="print",
+        triggers=(EveryTrigger(30 * SECOND),),
+        start_at=instant("2026-01-01T00:00:00Z"),
+        end_at=instant("2026-12-31T00:00:00Z"),
+        max_runs=10,
+        jitter=30 * SECOND,
+        suspend=True,
+        concurrency=Concurrency.QUEUE,
+        max_concurrent=2,
+        queue_depth=7,
+        misfire=Misfire(CatchUp.ALL, 9, 10 * MINUTE),
+        timeouts=Timeouts(5 * MINUTE, 6 * MINUTE, HOUR),
+        pause_after_failures=4,
+        expect_success_within=26 * HOUR,
+        keep=Keep(0, 1, DAY),
+    )
+
+
+@pytest.mark.parametrize(
+    ("retry", "backoff"),
+    [
+        ({}, Exponential()),
+        ({"maxRetries": 0}, Exponential(max_retries=0)),
+        ({"maxRetries": -1, "exponential": {"initial": "5s"}}, Exponential(5.0, max_retries=-1)),
+        ({"exponential": {"max": "1h", "multiplier": 3}}, Exponential(10.0, 3600.0, 3.0)),
+        ({"fixed": {"intervals": ["10s", "1m"]}}, Fixed([10.0, 60.0])),
+        ({"maxRetries": 5, "fixed": {"intervals": ["10s", "1m"]}}, Fixed([10.0, 60.0], 5)),
+    ],
+)
+def test_retry(retry: dict[str, Any], backoff: Exponential | Fixed) -> None:
+    assert definition_of(retry=retry).retry == backoff
+
+
+def test_shell() -> None:
+    definition = definition_of(
+        job={
+            "shell": {
+                "command": "true",
+                "shell": "/bin/bash",
+                "workingDir": "/tmp",
+                "env": [
+                    {"name": "A", "value": ""},
+                    {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+                    {"name": "C", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k", "optional": True}}},
+                ],
+            }
+        },
+        completeOn={"exitCodes": [100, 3, 100]},
+    )
+    assert definition.kind == "shell"
+    assert msgspec.convert(json.loads(json.dumps(definition.job)), ShellSpec) == ShellSpec(
+        "true",
+        "/bin/bash",
+        {"A": Value(""), "B": Value(secret=("team-a/s", "k")), "C": Value(config_map=("team-a/c", "k"), optional=True)},
+        "/tmp",
+        frozenset({3, 100}),
+    )
+
+
+def test_curl() -> None:
+    secret = {"secretKeyRef": {"name": "s", "key": "k"}}
+    value = Value(secret=("team-a/s", "k"))
+    definition = definition_of(
+        job={
+            "curl": {
+                "url": "https://example.com/",
+                "method": "PUT",
+                "headers": {"A": "b"},
+                "body": "x",
+                "expect": {"status": ["204", "3xx"], "bodyRegex": "ok"},
+                "followRedirects": False,
+                "tls": {
+                    "insecureSkipVerify": True,
+                    "serverName": "example.org",
+                    "ca": {"configMapKeyRef": {"name": "c", "key": "k"}},
+                    "clientCertificate": secret,
+                    "clientKey": secret,
+                },
+                "auth": {"basic": {"username": secret, "password": secret}},
+            }
+        },
+        completeOn={"httpStatus": [410]},
+    )
+    assert definition.kind == "curl"
+    assert msgspec.convert(json.loads(json.dumps(definition.job)), CurlSpec) == CurlSpec(
+        "https://example.com/",
+        "PUT",
+        {"A": Value("b")},
+        Value("x"),
+        ("204", "3xx"),
+        "ok",
+        follow_redirects=False,
+        insecure_skip_verify=True,
+        ca=Value(config_map=("team-a/c", "k")),
+        client_certificate=value,
+        client_key=value,
+        server_name="example.org",
+        basic_username=value,
+        basic_password=value,
+        complete_status=frozenset({410}),
+    )
+
+
+def test_what_is_unset_is_short() -> None:
+    bearer = {"secretKeyRef": {"name": "s", "key": "k"}}
+    job = {"curl": {"url": "http://example.com/", "method": "GET", "followRedirects": True, "auth": {"bearer": bearer}}}
+    assert definition_of(job=job).job == {"url": "http://example.com/", "bearer": {"secret": ["team-a/s", "k"]}}
+    assert definition_of(job={"shell": {"command": "true"}}).job == {"command": "true"}
+
+
+def test_hooks_and_payload() -> None:
+    hook = {"curl": {"url": "http://example.com/"}}
+    definition = definition_of(
+        onFailure=[hook], onSuccess=[hook, hook], payloadFrom={"secretKeyRef": {"name": "s", "key": "k"}}
+    )
+    assert definition.on_failure == ({"url": "http://example.com/"},)
+    assert len(definition.on_success) == 2
+    assert definition.payload_from == {"secret": ["team-a/s", "k"]}
+    assert payload_of(job_of({"payload": "ü"})) == "ü".encode()
+    assert payload_of(job_of({})) is None
+
+
+def test_equal_manifests_have_equal_texts() -> None:
+    written = definition_of(job={"shell": {"command": "true", "shell": "/bin/sh", "env": []}}, suspend=False)
+    assert written.encode() == definition_of(job={"shell": {"command": "true"}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ({}, None),
+        ({"job": {"container": {"image": "alpine"}}}, "job.container runs as a Pod"),
+        ({"execution": {"mode": "Pod"}}, "execution.mode is Pod"),
+        ({"execution": {"pod": {"image": "alpine"}}}, None),
+        (
+            {"job": {"shell": {"command": "true"}}, "execution": {"pod": {"image": "alpine"}}},
+            "execution.pod.image runs the command in a Pod",
+        ),
+        (
+            {"job": {"shell": {"command": "true"}}, "execution": {"mode": "Inline", "pod": {"image": "alpine"}}},
+            None,
+        ),
+    ],
+)
+def test_what_needs_a_pod(spec: dict[str, Any], reason: str | None) -> None:
+    assert needs_pod(job_of(spec)) == reason
+
+
+async def test_references_lead_to_the_documents_of_the_namespace() -> None:
+    loaded = load_text(
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: team-a}\nstringData: {k: hunter2}\n---\n"
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\ndata: {k: eu}\n"
+    )
+    references = ManifestReferences(loaded.secrets, loaded.config_maps)
+    assert await references.resolve("Secret", "team-a/s", "k") == b"hunter2"
+    assert await references.resolve("ConfigMap", "default/s", "k") == b"eu"
+    for kind, name, key, told in (
+        ("Secret", "default/s", "k", 'there is no Secret "s" in namespace "default" for key "k"'),
+        ("ConfigMap", "team-a/s", "k", 'there is no ConfigMap "s" in namespace "team-a" for key "k"'),
+        ("Secret", "team-a/s", "other", 'Secret "s" in namespace "team-a" has no key "other": its keys are k'),
+    ):
+        with pytest.raises(LookupError) as error:
+            await references.resolve(kind, name, key)
+        assert str(error.value).startswith(told)
+        assert "hunter2" not in str(error.value)
+    references.replace({}, {})
+    with pytest.raises(LookupError, match="put its document beside"):
+        await references.resolve("Secret", "team-a/s", "k")
+
+
+def models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from models(field.annotation)
+    for argument in get_args(annotation):
+        yield from models(argument)
+
+
+def test_every_field_has_a_sentence_and_none_a_default() -> None:
+    for model in set(models(ScheduledJob)):
+        for name, field in model.model_fields.items():
+            assert field.description, (model, name)
+            assert field.description.endswith("."), (model, name)
+            assert field.is_required() or field.default is None, (model, name)
+    schema = json.dumps(ScheduledJob.model_json_schema(by_alias=True))
+    assert '"default": null' in schema
+    assert schema.count('"default": ') == schema.count('"default": null')

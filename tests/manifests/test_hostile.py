@@ -1,0 +1,291 @@
+"""Hostile manifests: each is answered, at once, with bounded memory, and as ours.
+
+Time is not asserted: the documents are so large that without the limits a test would not end, or would end the
+process. What is asserted is the answer, and the memory it took.
+"""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scheduledjob.manifests.definition import to_definition
+from scheduledjob.manifests.files import decode
+from scheduledjob.manifests.loader import Loaded, load, load_text
+from scheduledjob.manifests.problems import Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD = """apiVersion: scheduledjobs.dev/v1beta1
+kind: ScheduledJob
+metadata: {name: a}
+spec:
+  triggers: [{every: 30s}]
+"""
+PARAMS = HEAD + "  job:\n    custom:\n      kind: report\n      params:\n"
+MEGABYTES = 1 << 20
+
+
+def curl(regex: str) -> str:
+    return HEAD + f"  job: {{curl: {{url: 'http://example.com/', expect: {{bodyRegex: '{regex}'}}}}}}\n"
+
+
+def aliases(width: int, levels: int) -> str:
+    lines = ["        a0: &a0 [" + ", ".join(["x"] * width) + "]"]
+    lines += [f"        a{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * width) + "]" for n in range(1, levels)]
+    return PARAMS + "\n".join(lines) + "\n"
+
+
+HOSTILE = {
+    "lists in lists": (PARAMS + "        a: " + "[" * 10_000 + "]" * 10_000, "nested too deeply"),
+    "mappings in mappings": (PARAMS + "        a: " + "{a: " * 10_000 + "}" * 10_000, "nested too deeply"),
+    "brackets that never close": ("[" * 1_000_000, "nested too deeply"),
+    "dashes": ("- " * 500_000, "nested too deeply"),
+    "keys in keys": ("? " * 500_000, "nested too deeply"),
+    "indentation": ("\n".join(" " * level + "a:" for level in range(1_400)), "nested too deeply"),
+    "billion laughs": (aliases(10, 20), "more than 100000 values"),
+    "deep by aliases": (aliases(1, 10_000), "nested too deeply"),
+    "long by aliases": (
+        PARAMS + "        a: &a " + "x" * 500_000 + "\n        b: [" + ", ".join(["*a"] * 50_000) + "]",
+        "more than 100000 values",
+    ),
+    "wide by merges": (
+        PARAMS
+        + "        a: &a {"
+        + ", ".join(f"k{n}: 1" for n in range(5_000))
+        + "}\n        b: ["
+        + ", ".join(["{<<: *a}"] * 50_000)
+        + "]",
+        "more than 100000 values",
+    ),
+    "large for a job": (PARAMS + "        a: [" + "x, " * 50_000 + "]", "more than 20000 values"),
+    "many documents": ("---\n" * 250_000, "more than 10000 documents"),
+    "a long key": (HEAD + "  " + "k" * 1_000_000 + ": 1", "expected ':'"),
+    "tags": (PARAMS + "        a: " + "!!str " * 150_000 + "x", "not readable"),
+    "a long number": (PARAMS + "        a: " + "9" * 1_000_000, "too large a number"),
+    "a long cron expression": (HEAD.replace("every: 30s", "cron: '" + "*/2," * 200_000 + "'"), "at most 512"),
+    "a list of years": (HEAD.replace("every: 30s", "cron: '" + "0-59," * 90 + "'") + PARAMS[len(HEAD) :], "has 1 "),
+    "repetitions of repetitions": (curl("((((a{100}){100}){100}){100}){100}"), "no regular expression"),
+    "a regex that is large once compiled": (curl(r"\pL{900}" * 450), "too large"),
+    "a regex nested deeply": (curl("(" * 900 + "a" + ")*" * 899 + ")"), ""),
+    "a regex that backtracks elsewhere": (curl("(a*)*" * 800 + "b"), ""),
+    "control characters": (HEAD.replace("30s", '"\\e]0;title\\a\\r\\n"'), "is not a duration"),
+    "right to left": (HEAD.replace("30s", '"\\u202e30s"'), "is not a duration"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_each_is_answered_with_bounded_memory(name: str) -> None:
+    text, answer = HOSTILE[name]
+    tracemalloc.start()
+    try:
+        loaded = load_text(text, "f.yaml")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    told = [str(problem) for problem in loaded.problems]
+    assert bool(told) == bool(answer)
+    assert all(line.isprintable() and len(line) < 600 for line in told)
+    assert not answer or any(answer in line for line in told), told
+    assert peak < 100 * MEGABYTES
+
+
+def test_a_string_of_ten_megabytes_is_not_even_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(HEAD + "  payload: " + "x" * 10 * MEGABYTES, encoding="utf-8")
+    tracemalloc.start()
+    try:
+        (problem,) = load([str(path)]).problems
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert problem.message == "larger than 1 MiB"
+    assert peak < 5 * MEGABYTES
+
+
+def test_what_the_library_escapes_is_not_built() -> None:
+    """A tag of Python's never becomes an object, wherever it stands."""
+    for place in ("name: !!python/name:os.system", "a: !!python/object/new:type [x]", "? !!python/tuple [a]\n: b"):
+        (problem,) = load_text(place).problems
+        assert "the tag" in problem.message
+
+
+VALID = (
+    HEAD
+    + """  payload: '{"region": "eu"}'
+  timeouts: {attempt: 1m, total: 1h}
+  retry: {maxRetries: 3, fixed: {intervals: [10s, 1m]}}
+  exclude: [{from: 2026-12-24, to: 2026-12-27, timeZone: Europe/Lisbon}]
+  onFailure: [{curl: {url: "https://example.com/", headers: {A: b}}}]
+  job:
+    shell:
+      command: |
+        echo hi
+      env: &env
+        - {name: A, value: "1"}
+        - name: B
+          valueFrom: {secretKeyRef: {name: s, key: k}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: s}
+data: {k: aGk=}
+"""
+)
+FRAGMENTS = st.sampled_from(
+    [
+        *(
+            "\n",
+            " ",
+            "\t",
+            ":",
+            ": ",
+            "- ",
+            "---\n",
+            "...\n",
+            "&a ",
+            "*a",
+            "<<: ",
+            "!!str ",
+            "!x ",
+            "? ",
+            "| ",
+            ">",
+            "'",
+            '"',
+        ),
+        *(
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            "#",
+            "%",
+            "@",
+            "`",
+            "\\",
+            "\x00",
+            "\x85",
+            "\u2028",
+            "\ufeff",
+            "é",
+            "🙂",
+            "\x1b",
+            "\x7f",
+        ),
+        *(
+            "null",
+            "true",
+            "no",
+            "-1",
+            "0",
+            "1.5",
+            ".nan",
+            "1e400",
+            "9" * 30,
+            "0x",
+            "08",
+            "1:30",
+            "2026-02-30",
+            "30s",
+            "~",
+            "=",
+        ),
+        *(
+            "cron: '* * 31 2 *'",
+            "every: 0s",
+            "following: {name: a}",
+            "apiVersion: v1",
+            "kind: List",
+            "items: [{}]",
+            "metadata:",
+        ),
+    ]
+)
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> str:
+    """A valid text with some pieces cut out, doubled, moved, or strange ones put in."""
+    text = VALID
+    for _ in range(draw(st.integers(1, 6))):
+        start = draw(st.integers(0, len(text)))
+        end = min(len(text), start + draw(st.integers(0, 40)))
+        piece = draw(st.one_of(st.just(""), FRAGMENTS, st.text(max_size=5), st.just(text[start:end] * 2)))
+        if draw(st.booleans()):
+            lines = text.split("\n")
+            index = draw(st.integers(0, len(lines) - 1))
+            lines.insert(draw(st.integers(0, len(lines))), lines[index])
+            text = "\n".join(lines)
+        else:
+            text = text[:start] + piece + text[end:]
+    return text
+
+
+def judge(loaded: Loaded, lines: int) -> None:
+    """Whatever came in: models that become definitions, and problems of one printable line in the file."""
+    for problem in loaded.problems:
+        assert str(problem).isprintable()
+        assert problem.message
+        assert 0 <= problem.line <= lines + 1
+    for found in loaded.jobs.values():
+        to_definition(found.job).encode()
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(mutations())
+def test_mutated_manifests_give_models_or_problems(text: str) -> None:
+    # As str.splitlines has it, because YAML 1.1 ends lines at some rare characters too.
+    judge(load_text(text, "f.yaml"), len(text.splitlines()) + text.count("\x85"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_mutated_bytes_give_models_or_problems(data: st.DataObject) -> None:
+    whole = bytearray(VALID.encode())
+    for _ in range(data.draw(st.integers(1, 5))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    text = decode("f.yaml", bytes(whole))
+    if isinstance(text, Problem):
+        assert str(text).isprintable()
+    else:
+        judge(load_text(text, "f.yaml"), len(text.splitlines()))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("30s"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+SPEC_KEYS = st.sampled_from(
+    [
+        *("triggers", "exclude", "startAt", "endAt", "maxRuns", "jitter", "suspend", "payload", "payloadFrom"),
+        *("job", "execution", "concurrencyPolicy", "misfire", "maxConcurrent", "queueDepth", "retry"),
+        *("timeouts", "completeOn", "pauseAfterFailures", "expectSuccessWithin", "history", "onFailure"),
+        *("onSuccess", "cron", "every", "at", "after", "from", "to", "timeZone", "shell", "curl", "container"),
+        *("custom", "command", "url", "kind", "params", "fixed"),
+    ]
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(SPEC_KEYS, JSON | st.dictionaries(SPEC_KEYS, JSON, max_size=3), max_size=4))
+def test_any_json_in_any_field_gives_models_or_problems(spec: dict[str, object]) -> None:
+    document = {
+        "apiVersion": "scheduledjobs.dev/v1beta1",
+        "kind": "ScheduledJob",
+        "metadata": {"name": "a"},
+        "spec": {"triggers": [{"every": "30s"}], "job": {"custom": {"kind": "report"}}} | spec,
+    }
+    text = decode("f.json", json.dumps(document, indent=1).encode())
+    assert isinstance(text, str)
+    loaded = load_text(text, "f.json")
+    judge(loaded, text.count("\n") + 1)
+    assert bool(loaded.jobs) != bool(loaded.problems)
