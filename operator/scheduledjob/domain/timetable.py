@@ -31,6 +31,7 @@ _WHOLE_DAY: Final = (1 << _DAY_SECONDS) - 1
 
 _STEPS: Final = 32  # excluded slots in a row that are stepped over before whole days are looked at
 _SEARCHED_DAYS: Final = 4500  # days of nothing but excluded slots after which there is none: twelve years
+_SEARCHED_SPAN: Final = 36_525 * DAY  # and the century in which they must lie, where slots are rare
 _REMEMBERED: Final = 64  # bit masks of days (10 KiB each) kept during one search
 
 
@@ -154,7 +155,9 @@ class Timetable:
         moment = (min if forward else max)(moments, default=None)
         current: Instant | None = slot
         for _ in range(_SEARCHED_DAYS):
-            if current is None or (moment is not None and (current - moment) * edge >= 0):
+            if current is None or abs(current - slot) > _SEARCHED_SPAN:
+                break
+            if moment is not None and (current - moment) * edge >= 0:
                 break
             if current > self._end_at or (self._start_at is not None and current < self._start_at):
                 break
