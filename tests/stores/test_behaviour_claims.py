@@ -267,6 +267,13 @@ async def test_a_renewed_lease_keeps_others_out(store: Store, other: Store) -> N
     await until(past_the_first_lease)
 
 
+async def test_a_renewed_lease_passes_too(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    assert (await renew(store, [(row.key, row.version)], lease=SHORT_LEASE)).revisions
+    assert (await take_over(other, row)).taken_over
+
+
 async def test_a_lease_may_be_renewed_after_its_end_if_nobody_took_it(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store, lease=SHORT_LEASE)

@@ -208,6 +208,9 @@ async def test_rows_come_in_pages(store: Store) -> None:
     assert pages == [slugs[:10], slugs[10:20], slugs[20:]]
     assert [row.slug for row in await store.rows()] == slugs
     assert await store.rows(after="zzz") == []
+    await put_due(store, "job-00")
+    await store.delete(["job-1"])
+    assert [row.slug for row in await store.rows(limit=3)] == ["job-0", "job-00", "job-10"]
 
 
 async def test_rows_of_one_origin(store: Store) -> None:

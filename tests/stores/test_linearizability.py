@@ -50,6 +50,7 @@ RUNS = [run for slug in SLUGS for run in (f"uid-of-{slug}-7", *(f"run-{n}-of-{sl
 few_slugs = st.lists(st.sampled_from(SLUGS), unique=True, min_size=1)
 some_kinds = st.sampled_from([KINDS, KINDS, KINDS[:1], KINDS[1:], []])
 steps = st.integers(-3, 3)
+wake_steps = st.sampled_from([None, -3, -2, -1, -1, 0, 1, 2, 3])
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,25 @@ class StoreMachine(RuleBasedStateMachine):
         origin=st.sampled_from(Origin),
         payload=st.sampled_from([None, b"", b"p"]),
         state=st.sampled_from(STATES),
-        step=st.none() | steps,
+        step=wake_steps,
         first=st.none() | steps,
         replacing=st.sampled_from([True, True, True, False]),
     )
     def put(
+        self,
+        store: int,
+        slugs: list[str],
+        kind: str,
+        origin: Origin,
+        payload: bytes | None,
+        state: bytes,
+        step: int | None,
+        first: int | None,
+        replacing: bool,
+    ) -> None:
+        self.write(store, slugs, kind, origin, payload, state, step, first, replacing)
+
+    def write(
         self,
         store: int,
         slugs: list[str],
@@ -169,18 +184,23 @@ class StoreMachine(RuleBasedStateMachine):
                 if row.owner is None:
                     self.adopt(row, min(before, before if row.wake_at is None else row.wake_at), after)
 
-    @rule(slugs=few_slugs)
-    def delete(self, slugs: list[str]) -> None:
-        expected = [self.find(slug) is not None for slug in slugs]
-        self.cancel([row for row in self.rows if row.slug in slugs])
-        assert self.run(self.stores[0].delete(slugs)) == expected
-        self.adopt_cancelled()
+    @precondition(lambda self: self.rows)
+    @rule(which=st.integers(0, 2), payload=st.binary(max_size=2))
+    def edit(self, which: int, payload: bytes) -> None:
+        """So likely in its own right that rows are edited at every stage of their lives."""
+        row = self.rows[which % len(self.rows)]
+        self.write(0, [row.slug], row.kind, Origin(row.origin), payload, row.state, None, None, True)
 
-    @rule(origin=st.none() | st.sampled_from(Origin))
-    def clear(self, origin: Origin | None) -> None:
-        ending = [row for row in self.rows if origin is None or row.origin == origin]
+    @precondition(lambda self: len(self.rows) == len(SLUGS))
+    @rule(slug=st.sampled_from(SLUGS), everything=st.sampled_from([False] * 5 + [True]), origin=st.sampled_from(Origin))
+    def delete(self, slug: str, everything: bool, origin: Origin) -> None:
+        """Seldom more than one, so that rows live long enough for much to happen to them."""
+        ending = [row for row in self.rows if (row.origin == origin if everything else row.slug == slug)]
         self.cancel(ending)
-        assert self.run(self.stores[1].clear(origin)) == len(ending)
+        if everything:
+            assert self.run(self.stores[1].clear(origin)) == len(ending)
+        else:
+            assert self.run(self.stores[0].delete([slug, "missing"])) == [bool(ending), False]
         self.adopt_cancelled()
 
     def cancel(self, rows: Sequence[Row]) -> None:
@@ -196,14 +216,23 @@ class StoreMachine(RuleBasedStateMachine):
 
     # ---- replicas
 
+    @precondition(lambda self: self.rows)
     @rule(
         replica=st.sampled_from(REPLICAS),
         kinds=some_kinds,
-        limit=st.integers(0, 6),
+        limit=st.integers(0, 3),
         ahead=st.integers(0, 3),
         lease=st.integers(0, 4),
     )
     def claim(self, replica: str, kinds: list[str], limit: int, ahead: int, lease: int) -> None:
+        self.take(replica, kinds, limit, ahead, lease)
+
+    @precondition(lambda self: self.rows)
+    @rule(replica=st.sampled_from(REPLICAS), lease=st.integers(0, 4))
+    def claim_all(self, replica: str, lease: int) -> None:
+        self.take(replica, KINDS, len(SLUGS), 3, lease)
+
+    def take(self, replica: str, kinds: list[str], limit: int, ahead: int, lease: int) -> None:
         store = self.stores[REPLICAS.index(replica)]
         ahead *= self.unit
         lease = lease * self.unit or 1
@@ -269,6 +298,11 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.held)
+    @rule(fate=st.sampled_from(Fate), informed=st.booleans(), state=st.sampled_from(STATES), step=wake_steps)
+    def settle_the_latest(self, fate: Fate, informed: bool, state: bytes, step: int | None) -> None:
+        self.write_state([0], False, fate, 0, informed, state, step, None, None, [])
+
+    @precondition(lambda self: self.held)
     @rule(
         which=st.lists(st.integers(0, 4), min_size=1, unique=True),
         foreign=st.sampled_from([False, False, False, True]),
@@ -276,12 +310,27 @@ class StoreMachine(RuleBasedStateMachine):
         version=st.sampled_from([0, 0, 0, 0, 0, 1, -1]),
         informed=st.booleans(),
         state=st.sampled_from(STATES),
-        step=st.none() | steps,
+        step=wake_steps,
         payload=st.sampled_from([None, b"s"]),
         result=st.sampled_from([None, b"r"]),
         runs=st.lists(st.integers(0, 2), max_size=2, unique=True),
     )
     def settle(
+        self,
+        which: list[int],
+        foreign: bool,
+        fate: Fate,
+        version: int,
+        informed: bool,
+        state: bytes,
+        step: int | None,
+        payload: bytes | None,
+        result: bytes | None,
+        runs: list[int],
+    ) -> None:
+        self.write_state(which, foreign, fate, version, informed, state, step, payload, result, runs)
+
+    def write_state(
         self,
         which: list[int],
         foreign: bool,
@@ -408,7 +457,7 @@ class MemoryMachine(StoreMachine):
         database = MemoryDatabase(lambda: self.time)
         return [MemoryStore(database), MemoryStore(database)]
 
-    @rule(step=st.integers(1, 5 * SECOND) | st.integers(1, 5).map(lambda seconds: seconds * SECOND))
+    @rule(step=st.sampled_from([1, SECOND - 1, SECOND, SECOND, 2 * SECOND, 5 * SECOND]))
     def turn_the_clock(self, step: Micros) -> None:
         self.time += step
 
