@@ -10,7 +10,6 @@ import pytest
 
 from scheduledjob.domain.instants import HOUR
 from scheduledjob.engine.store import Origin, ReplicaInfo
-from scheduledjob.stores.firestore import FirestoreStore
 from scheduledjob.stores.firestore.documents import Query
 from scheduledjob.stores.firestore.layout import REPLICAS, RUNS, SCHEDULES
 from scheduledjob.stores.firestore.wire import Wire
@@ -19,6 +18,7 @@ from tests.stores.support import claim, record, settlement, wish
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from scheduledjob.stores.firestore import FirestoreStore
     from scheduledjob.stores.firestore.documents import Document
 
 pytestmark = pytest.mark.firestore
@@ -85,7 +85,7 @@ async def asked(open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch:
 
     monkeypatch.setattr(Wire, "query", query)
     await use_everything(await open_one("?shards=2"), await open_one())
-    return queries
+    return list(queries)
 
 
 async def test_each_query_has_its_index_and_each_index_its_query(asked: list[Query]) -> None:
@@ -101,7 +101,7 @@ async def test_each_query_has_its_index_and_each_index_its_query(asked: list[Que
 
 
 async def test_no_field_is_indexed_that_no_query_orders_by(
-    asked: list[Query], open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch
+    asked: list[Query], open_one: Callable[..., Awaitable[FirestoreStore]]
 ) -> None:
     """Growing values in an index are a hot spot, and large ones cost storage."""
     store = await open_one()
@@ -114,7 +114,7 @@ async def test_no_field_is_indexed_that_no_query_orders_by(
     for collection, fields in written.items():
         order = {SCHEDULES: "slug", RUNS: "finished", REPLICAS: "seen_at"}[collection]
         for document in await store._wire.query(Query(collection, order, limit=100)):
-            fields |= document.fields.keys()
+            fields.update(document.fields)
     by_itself = {(query.collection, query.order) for query in asked if not query.equals and not query.within}
     overridden = {(each["collectionGroup"], each["fieldPath"]) for each in shipped()["fieldOverrides"]}
     assert {(collection, name) for collection, names in written.items() for name in names} == by_itself | overridden

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.domain.instants import DAY, HOUR
 
+from .documents import Document, Query, Write
 from .layout import REPLICAS, RUNS, record_of, run_path
-from .wire import Document, Query, Write
 
 if TYPE_CHECKING:
     from collections import deque

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from scheduledjob.engine.store import Batch, Row, StoreUnavailable
 
+from .documents import MOST_ALTERNATIVES, Document, Query, Write
 from .layout import SCHEDULES, row_of
 from .tries import chance
-from .wire import MOST_ALTERNATIVES, Document, Query, Write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -30,7 +30,7 @@ from scheduledjob.domain.definition import Definition, Keep
 from scheduledjob.domain.state import Outcome, RunRecord, State, cut_off
 from scheduledjob.engine.store import Key, Origin, Row
 
-from .wire import Write
+from .documents import Write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.instants import Instant
     from scheduledjob.engine.store import NewRow
 
-    from .wire import Document, Fields
+    from .documents import Document, Fields
 
 SCHEDULES = "sjob_schedules"
 RUNS = "sjob_runs"

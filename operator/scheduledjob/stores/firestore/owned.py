@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.engine.store import Key
 
-    from .wire import Document, Stamp
+    from .documents import Document, Stamp
 
 MOST = 50_000
 SEEN = ("born", "owner", "version", "revision", "recent")

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.engine.store import Fate, Key, Renewal, Settlement, StoreError, StoreUnavailable
 
+from .documents import Write, packs
 from .layout import path_of, record_writes, run_path, with_records
 from .owned import NOTHING, SEEN, OwnedRows, owned_by
 from .tries import pause, together
-from .wire import Conflict, Refused, Write, packs
+from .wire import Conflict, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from scheduledjob.domain.instants import Instant, Micros
 
     from .clock import StoreClock
+    from .documents import Fields
     from .owned import Known
-    from .wire import Fields, Wire
+    from .wire import Wire
 
 TRIES = 8
 """How often one call looks again at rows that others keep writing."""
@@ -103,8 +105,11 @@ class Settlements:
             async with self._commits:
                 stamps = await self._wire.commit([write for some in writes for write in some])
         except Conflict as conflict:
-            if not conflict.aborted:
-                await self._understand(replica, units, writes)
+            if conflict.aborted:
+                return
+            # Which document it was is not said, but whether it is a row or a record.
+            if not conflict.taken or not await self._learn_recorded(units, writes):
+                await self._learn(replica, units)
             return
         except Refused:
             if len(units) == 1:
@@ -129,33 +134,26 @@ class Settlements:
                 self._owned.forget(settlement.key)
             position += len(some)
 
-    async def _understand(self, replica: str, units: Sequence[Unit], writes: Sequence[Sequence[Write]]) -> None:
-        """Find what made a commit fail: a row that has changed, or else a record that is there already."""
-        if await self._learn(replica, units):
-            return
-        paths = [write.path for some in writes for write in some[1:]]
-        there = set(await self._wire.get(paths, ()))
+    async def _learn_recorded(self, units: Sequence[Unit], writes: Sequence[Sequence[Write]]) -> bool:
+        """Look which of the records history has already; whether there are any."""
+        there = set(await self._wire.get([write.path for some in writes for write in some[1:]], ()))
         for unit, some in zip(units, writes, strict=True):
             unit.recorded |= there & {write.path for write in some[1:]}
+        return bool(there)
 
-    async def _learn(self, replica: str, units: Sequence[Unit]) -> bool:
-        """Read the rows again and refuse what is not ours any longer; whether anything is not as it was known."""
+    async def _learn(self, replica: str, units: Sequence[Unit]) -> None:
+        """Read the rows and refuse what is not ours any longer."""
         if not units:
-            return False
+            return
         documents = await self._wire.get([path_of(unit.settlement.key) for unit in units], SEEN)
-        changed = False
         for unit in units:
             key = unit.settlement.key
             document = documents.get(path_of(key))
-            before = self._known(replica, unit)
-            if document is None or not owned_by(document, key, replica, unit.settlement.version):
+            if document is not None and owned_by(document, key, replica, unit.settlement.version):
+                self._owned.see(document)
+            else:
                 unit.done = False
                 self._owned.forget(key)
-                changed = True
-                continue
-            self._owned.see(document)
-            changed = changed or before is None or before.stamp != document.stamp
-        return changed
 
     def _known(self, replica: str, unit: Unit) -> Known | None:
         return self._owned.get(unit.settlement.key, replica, unit.settlement.version)

@@ -27,10 +27,11 @@ from scheduledjob.engine.store import Origin, StoreError, StoreUnavailable, Wake
 from .archive import Archive
 from .claiming import Claims
 from .clock import StoreClock
+from .documents import Write
 from .layout import document_id, replica_path, row_of, schedule_path
 from .owned import OwnedRows
 from .settling import Renewals, Settlements
-from .wire import Conflict, Wire, Write
+from .wire import Conflict, Wire
 from .wishes import Told, Wishes, page_query
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.state import RunRecord
     from scheduledjob.engine.store import Batch, NewRow, Put, Renewer, ReplicaInfo, Row, Settlement
 
-    from .wire import Fields
+    from .documents import Fields
 
 MOST_SHARDS = 30
 NOW_IS_FRESH: Micros = 10 * SECOND

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.engine.store import Origin, Put, SlugTaken, StoreUnavailable
 
+from .documents import Document, Query, Write, packs
 from .layout import (
     SCHEDULES,
     WISH,
@@ -28,7 +29,7 @@ from .layout import (
     wish_fields,
 )
 from .tries import pause
-from .wire import Conflict, Document, Query, Write, packs
+from .wire import Conflict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from scheduledjob.engine.store import NewRow
 
     from .clock import StoreClock
-    from .wire import Stamp, Wire
+    from .documents import Stamp
+    from .wire import Wire
 
 TRIES = 10
 """How often one call looks again at rows that others keep writing."""

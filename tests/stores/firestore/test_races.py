@@ -1,0 +1,196 @@
+"""Replicas that want the same rows, clients that edit what a replica owns, and answers that are lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob.domain.instants import HOUR, SECOND
+from scheduledjob.engine.store import Fate, Put, SlugTaken, StoreUnavailable
+from tests.stores.support import LEASE, claim, look, pass_lease, record, settle, settlement, take_one, wish
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from scheduledjob.domain.instants import Micros
+    from scheduledjob.engine.store import Row
+    from scheduledjob.stores.firestore import FirestoreStore
+
+    from .metering import Meter
+
+pytestmark = pytest.mark.firestore
+
+ROWS = 500
+
+
+@pytest.mark.parametrize("spread", [0, 1_000], ids=["one instant", "one after another"])
+async def test_replicas_that_contend_claim_each_row_once(
+    open_one: Callable[..., Awaitable[FirestoreStore]], meter: Meter, spread: int
+) -> None:
+    stores = [await open_one() for _ in range(2)]
+    now = await stores[0].now() - ROWS * spread
+    await stores[0].put([wish(f"job-{n}", now + n * spread) for n in range(ROWS)], replace=False)
+    meter.reset()
+
+    async def drain(name: str, store: FirestoreStore) -> list[Row]:
+        rows: list[Row] = []
+        while found := (await claim(store, name, limit=100)).rows:
+            rows += found
+        return rows
+
+    drained = await asyncio.gather(*(drain(f"replica-{n}", store) for n, store in enumerate(stores)))
+    claimed = Counter(row.slug for rows in drained for row in rows)
+    assert claimed == {f"job-{n}": 1 for n in range(ROWS)}
+    assert meter.written == ROWS
+    # Each gets a share, and what is read in vain stays in bounds.
+    assert min(map(len, drained)) >= ROWS // 10
+    assert meter.read <= 3 * ROWS
+    for name, store, rows in zip(("replica-0", "replica-1"), stores, drained, strict=True):
+        assert all(await store.settle(name, [settlement(row, Fate.REMOVE) for row in rows]))
+
+
+async def test_a_settlement_whose_answer_was_lost_is_refused_when_it_is_repeated(
+    store: FirestoreStore, meter: Meter
+) -> None:
+    now = await store.now()
+    for fate in Fate:
+        await store.put([wish("job", now)], replace=False)
+        row = await take_one(store)
+        end = settlement(row, fate, wake_at=now + HOUR, records=[record(f"run-{fate}", now)])
+        meter.lose = {"commit"}
+        with pytest.raises(StoreUnavailable, match="lost"):
+            await settle(store, end)
+        assert not await settle(store, end)
+        assert await store.recorded([f"run-{fate}"]) == {f"run-{fate}"}
+        await store.clear()
+
+
+async def test_a_claim_whose_answer_was_lost_passes_with_its_lease(store: FirestoreStore, meter: Meter) -> None:
+    now = await store.now()
+    await store.put([wish("job", now)], replace=False)
+    meter.lose = {"batch_write"}
+    with pytest.raises(StoreUnavailable, match="lost"):
+        await claim(store, lease=SECOND // 2)
+    assert (await claim(store)).rows == []
+    row = await take_one(store, replica="bob")
+    assert row.taken_over
+    assert row.version == 2
+
+
+async def test_a_put_whose_answer_was_lost_is_found_when_it_is_repeated(store: FirestoreStore, meter: Meter) -> None:
+    rows = [wish(f"job-{n}", None) for n in range(3)]
+    meter.lose = {"commit"}
+    with pytest.raises(StoreUnavailable, match="lost"):
+        await store.put(rows, replace=False)
+    with pytest.raises(SlugTaken):
+        await store.put(rows, replace=False)
+    assert await store.put(rows, replace=True) == [Put.UNCHANGED] * 3
+
+
+async def test_one_edited_row_does_not_hold_up_its_neighbours(
+    open_one: Callable[..., Awaitable[FirestoreStore]], meter: Meter
+) -> None:
+    store, client = await open_one(), await open_one()
+    now = await store.now()
+    await store.put([wish(f"job-{n}", now) for n in range(50)], replace=False)
+    rows = (await claim(store)).rows
+    edited, deleted, again = rows[7], rows[20], rows[33]
+    await client.put([wish(edited.slug, None, payload=b"new")], replace=True)
+    await client.delete([deleted.slug])
+    await store.settle("alice", [settlement(again, Fate.KEEP, records=[record(f"run-of-{again.slug}", now)])])
+    again.version += 1
+    meter.reset()
+    ends = [settlement(row, wake_at=now + HOUR, records=[record(f"run-of-{row.slug}", now)]) for row in rows]
+    assert await store.settle("alice", ends) == [row is not deleted for row in rows]
+    # The rows once, and once what history has of them.
+    assert meter.read <= 2 * len(rows)
+    after = await look(store, edited.slug)
+    assert after.wake_at is not None
+    assert after.wake_at <= await store.now()
+    assert after.payload == b"new"
+    assert (await look(store, rows[0].slug)).wake_at == now + HOUR
+    assert len(await store.recorded([f"run-of-{row.slug}" for row in rows])) == 49
+
+
+async def test_a_long_put_that_is_refused_takes_back_what_it_did(
+    open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody takes a slug between the look and the last commit."""
+    store, client = await open_one(), await open_one()
+    rows = [wish(f"job-{n:04}", None) for n in range(700)]
+    looked = store._wishes._none_taken
+
+    async def look_then_lose(rows: list[object]) -> None:
+        monkeypatch.undo()
+        await looked(rows)  # type: ignore[arg-type]  # passed on as it came
+        await client.put([wish("job-0650", None)], replace=False)
+
+    monkeypatch.setattr(store._wishes, "_none_taken", look_then_lose)
+    with pytest.raises(SlugTaken, match="job-0650"):
+        await store.put(rows, replace=False)
+    assert [row.slug for row in await store.rows()] == ["job-0650"]
+
+
+def believe(store: FirestoreStore, least: Micros, most: Micros) -> None:
+    """Make the store's clock as uncertain as it would be after a slow measurement, or wrong."""
+    reading = store._clock.reading()
+    now = store._clock.earliest()
+    store._clock._least, store._clock._most = (reading, now + least), (reading, now + most)
+
+
+async def test_an_uncertain_clock_errs_on_the_safe_side(store: FirestoreStore) -> None:
+    now = await store.now()
+    await store.put([wish("just due", now - SECOND), wish("long due", now - 5 * SECOND)], replace=False)
+    await store.put([wish("soon", now + 5 * SECOND)], replace=False)
+    believe(store, -4 * SECOND, 4 * SECOND)
+    before = await store.now()
+    # It may be as early as four seconds ago, so only one is surely due.
+    batch = await claim(store, ahead=0, lease=LEASE)
+    assert [row.slug for row in batch.rows] == ["long due"]
+    # It may be as late as in four seconds, and only then would the owner's own time be up.
+    (row,) = batch.rows
+    assert row.wake_at is not None
+    assert row.wake_at >= before + 8 * SECOND + LEASE
+    believe(store, -4 * SECOND, 4 * SECOND)
+    async with store.renewer("alice") as renewer:
+        assert (await renewer.renew([(row.key, row.version)], 2 * LEASE)).revisions == {row.key: 1}
+    renewed = (await look(store, "long due")).wake_at
+    assert renewed is not None
+    assert renewed >= before + 8 * SECOND + 2 * LEASE
+
+
+async def test_a_lease_that_may_not_have_passed_is_not_taken_over(store: FirestoreStore) -> None:
+    await store.put([wish("job", 1)], replace=False)
+    row = await take_one(store, lease=SECOND // 10)
+    await pass_lease(store, row)
+    believe(store, -4 * SECOND, SECOND)
+    assert (await claim(store, "bob", ahead=HOUR)).rows == []
+    believe(store, 4 * SECOND, 5 * SECOND)
+    assert [each.taken_over for each in (await claim(store, "bob", ahead=HOUR)).rows] == [True]
+
+
+async def test_a_clock_that_stood_still_owns_nothing(store: FirestoreStore) -> None:
+    """Its lease ends earlier on the store's clock than its owner would think, so it must not be used."""
+    now = await store.now()
+    await store.put([wish("job", now - 2 * HOUR)], replace=False)
+    believe(store, -HOUR, -HOUR)
+    assert (await claim(store, lease=LEASE)).rows == []
+    # It is written, by a lease that has passed; and the clock is right again.
+    assert (await look(store, "job")).owner == "alice"
+    row = await take_one(store, replica="bob")
+    assert row.taken_over
+
+
+async def test_a_renewal_by_a_clock_that_stood_still_is_made_again(store: FirestoreStore) -> None:
+    await store.put([wish("job", 1)], replace=False)
+    row = await take_one(store)
+    now = await store.now()
+    async with store.renewer("alice") as renewer:
+        believe(store, -HOUR, -HOUR)
+        assert (await renewer.renew([(row.key, row.version)], LEASE)).revisions == {row.key: 1}
+    renewed = await look(store, "job")
+    assert renewed.wake_at is not None
+    assert renewed.wake_at >= now + LEASE
