@@ -27,10 +27,11 @@ from scheduledjob.domain.definition import (
 )
 from scheduledjob.domain.instants import DAY, HOUR, MINUTE, SECOND, to_instant
 from scheduledjob.engine.jobs import CurlSpec, ShellSpec, Value
+from scheduledjob.manifests.base import PATTERN_MEANINGS
 from scheduledjob.manifests.checks import parse_instant
 from scheduledjob.manifests.definition import needs_pod, payload_of, to_definition
 from scheduledjob.manifests.loader import load_text
-from scheduledjob.manifests.models import ScheduledJob
+from scheduledjob.manifests.models import ConfigMap, ScheduledJob, Secret
 from scheduledjob.manifests.references import ManifestReferences
 
 if TYPE_CHECKING:
@@ -323,3 +324,19 @@ def test_every_field_has_a_sentence_and_none_a_default() -> None:
     schema = json.dumps(ScheduledJob.model_json_schema(by_alias=True))
     assert '"default": null' in schema
     assert schema.count('"default": ') == schema.count('"default": null')
+
+
+def _patterns(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        if isinstance(schema.get("pattern"), str):
+            yield schema["pattern"]
+        # Keys that must match a pattern.
+        yield from (pattern for pattern in schema.get("patternProperties", {}))
+    for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _patterns(inner)
+
+
+def test_every_pattern_is_said_in_words() -> None:
+    everything: tuple[type[BaseModel], ...] = (*set(models(ScheduledJob)), Secret, ConfigMap)
+    patterns = {pattern for model in everything for pattern in _patterns(model.model_json_schema())}
+    assert patterns <= set(PATTERN_MEANINGS)

@@ -9,7 +9,7 @@ GitOps tools, and hides whether the user said anything. ``definition`` puts the 
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
 from scheduledjob.manifests import checks
@@ -24,6 +24,7 @@ ENVIRONMENT_NAME_PATTERN = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"
 STATUS_PATTERN = r"^[1-5]([0-9]{2}|xx)$"
 KIND_PATTERN = r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$"
 IMAGE_PATTERN = r"^[a-zA-Z0-9][^\s]*$"
+HOST_NAME_PATTERN = r"^[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?$"
 
 PATTERN_MEANINGS = {
     DURATION_PATTERN: 'whole numbers with d, h, m or s, the largest first, as in "1h30m" or "45s"',
@@ -34,6 +35,7 @@ PATTERN_MEANINGS = {
     ENVIRONMENT_NAME_PATTERN: 'letters, digits, "_", "-" and ".", not beginning with a digit',
     STATUS_PATTERN: 'a status or a class of them, as in "200" or "2xx"',
     KIND_PATTERN: 'letters, digits, "-", "_" and ".", with a letter or digit at both ends',
+    HOST_NAME_PATTERN: 'a host name, as in "example.com"',
     IMAGE_PATTERN: 'a container image without spaces, as in "registry.example.com/team/image:1.2"',
 }
 """What each pattern allows, in words."""
@@ -110,4 +112,8 @@ AbsolutePath = Annotated[str, Field(max_length=4096, pattern=ABSOLUTE_PATH_PATTE
 Regex = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(checks.regex)]
 Url = Annotated[str, Field(min_length=1, max_length=8192), AfterValidator(checks.url)]
 Image = Annotated[str, Field(min_length=1, max_length=1024, pattern=IMAGE_PATTERN)]
-Quantity = Annotated[Any, BeforeValidator(_quantity)]
+Quantity = Annotated[
+    Any,
+    BeforeValidator(_quantity),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}),
+]

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from scheduledjob.manifests import checks
 from scheduledjob.manifests.base import (
+    HOST_NAME_PATTERN,
     KIND_PATTERN,
     STATUS_PATTERN,
     AbsolutePath,
@@ -73,7 +74,7 @@ class Tls(Model):
         None,
         min_length=1,
         max_length=253,
-        pattern=r"^[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?$",
+        pattern=HOST_NAME_PATTERN,
         description="Name that the server's certificate must have, instead of the URL's host.",
     )
     ca: ValueFrom | None = Field(

@@ -74,7 +74,7 @@ class ExponentialRetry(Model):
 
     initial: PositiveDuration | None = Field(None, description="Wait before the first retry. Default: 10s.")
     max: PositiveDuration | None = Field(None, description="The longest wait. Default: 10m.")
-    multiplier: Annotated[float, Field(ge=1, le=1000, strict=False)] | None = Field(
+    multiplier: Annotated[float, Field(ge=1, le=1000)] | None = Field(
         None, description="Factor from each wait to the next, at least 1. Default: 2."
     )
 

@@ -5,8 +5,8 @@ libyaml scans and parses; the tree is built here, from its events, for four reas
 second of two equal keys win in silence, and forgets where a value stood once it is a Python object.
 
 What a plain scalar means follows kubectl, so that a file means the same here and in a cluster: ``yes`` ``no`` ``on``
-``off`` are booleans as well as ``true`` and ``false``, ``0644`` is octal; but ``1:30`` and ``2026-12-01`` are text,
-which PyYAML would read as the number 90 and a date.
+``off`` ``y`` ``n`` are booleans as well as ``true`` and ``false``, ``0644`` is octal; but ``1:30`` and ``2026-12-01``
+are text, which PyYAML would read as the number 90 and a date.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _WORDS = {
     word: value
-    for value, stems in ((True, ("true", "yes", "on")), (False, ("false", "no", "off")), (None, ("null", "~")))
+    for value, stems in (
+        (True, ("true", "yes", "y", "on")),
+        (False, ("false", "no", "n", "off")),
+        (None, ("null", "~")),
+    )
     for stem in stems
     for word in (stem, stem.capitalize(), stem.upper())
 } | {"": None}
