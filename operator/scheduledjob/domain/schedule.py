@@ -106,9 +106,12 @@ class Schedule:
     # ---------------------------------------------------------------- what happened
 
     def taken_over(self, now: Instant) -> None:
-        """The row came from a dead owner: whatever could have begun is taken to have begun, and to be lost."""
+        """The row came from a dead owner: whatever could have begun is taken to have begun, and to be lost.
+
+        The planned slot could not where another run stands before it: that takes a write first.
+        """
         state = self.state
-        if state.next is not None and state.next.due <= now:
+        if state.next is not None and state.next.due <= now and not state.waiting and self._has_room(state.next):
             state.floor = max(state.floor, state.next.slot)
             self._count_start(state.next)
             state.runs.append(state.next)
@@ -232,6 +235,11 @@ class Schedule:
             moves.became_overdue = True
         return moves
 
+    def leave(self, now: Instant) -> None:
+        """Make the state one that can be handed over: what comes next is named, and nothing is begun."""
+        self._promote()
+        self._plan(now)
+
     def wake(self) -> Instant | None:
         """When ``step`` will next have something to do, if no attempt ends before; None: never."""
         state = self.state
@@ -245,7 +253,7 @@ class Schedule:
 
     def blocked(self, now: Instant) -> bool:
         """A run is due that may start as soon as the state has been stored."""
-        return any(run.due <= now and self._is_fresh(run) for run in self.state.runs)
+        return bool(self._fresh) and any(run.due <= now and self._is_fresh(run) for run in self.state.runs)
 
     @property
     def done(self) -> bool:
@@ -522,7 +530,10 @@ def when_digest(definition: Definition) -> str:
 
 
 def _has(runs: list[Run], run: Run) -> bool:
-    return any(one is run for one in runs)
+    for one in runs:  # noqa: SIM110  # on the path of every start: a generator costs more than the search
+        if one is run:
+            return True
+    return False
 
 
 def _remove(runs: list[Run], run: Run) -> bool:

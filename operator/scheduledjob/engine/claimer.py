@@ -122,12 +122,12 @@ class Claimer:
     async def _look(self) -> float | None:
         """One look at the store; when to look again, or None: at once."""
         settings, sent = self._settings, self._monotonic()
+        self._look_at = sent + settings.heartbeat
         room = settings.capacity - self.owner.held
         self._starved = room <= 0
         if self._starved:
             return sent + settings.heartbeat
         limit = min(room, settings.batch)
-        self._look_at = sent + settings.heartbeat
         batch = await self._store.claim(
             self._info.id,
             self._kinds(),

@@ -49,8 +49,10 @@ class Hold:
     """A write is on its way; the next waits for its answer."""
     leaving: bool = False
     """To be given back as soon as nothing of it runs, due or not."""
+    released: bool = False
+    """Its last write is on its way or done: nothing of it may start any more."""
     gone: bool = False
-    """Not ours any more: nothing is written for it."""
+    """Lost: nothing is written for it."""
     payload: bytes | None = None
     """To be written with the next settlement; None: as it is."""
     result: bytes | None = None

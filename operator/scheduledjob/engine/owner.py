@@ -121,7 +121,7 @@ class Owner:
 
     def _advance(self, hold: Hold) -> None:
         """Do what is due for a hold now, and see to it that what comes later is not forgotten."""
-        if hold.gone:
+        if hold.gone or hold.released:
             return
         schedule = hold.schedule
         now = self._clock.now()
@@ -129,10 +129,16 @@ class Owner:
             moves = schedule.step(now)
             for run in moves.cancel:
                 self._cancel(hold, run, End.CANCELLED, "replaced by a newer slot")
+            if moves.start and self._monotonic() >= hold.lease.deadline - self._leases.margin:
+                # This process stood still: whoever has the row by now may have started these.
+                self._lose(hold, "its lease was about to pass when a slot came due")
+                return
             for run in moves.start:
                 self._start(hold, run, now)
             if moves.became_overdue:
                 self._observer.overdue(hold.row.slug)
+        else:
+            schedule.leave(now)
         if hold.settling:
             return
         if hold.tries:
@@ -286,6 +292,7 @@ class Owner:
         schedule = hold.schedule
         records, schedule.records = schedule.records, []
         hold.settling = True
+        hold.released = fate is not Fate.KEEP
         self._leases.settling(hold.lease)
         self.settler.submit(
             hold,

@@ -1,0 +1,167 @@
+"""The judge: reads the history of a seed and says which promise was broken. It knows nothing of the engine.
+
+Its own idea of what should have happened is simple arithmetic: slots of ``every`` are multiples counted from the
+creation, and each of them was run, or is counted as not run, exactly once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scheduledjob.domain.definition import Concurrency, EveryTrigger
+from scheduledjob.domain.instants import SECOND, Instant
+from scheduledjob.domain.state import Outcome, RunRecord
+
+if TYPE_CHECKING:
+    from .scenario import History, Wish
+    from .world import Event
+
+
+@dataclass(slots=True)
+class Life:
+    """One process, from start to end."""
+
+    start: Event
+    end: Event | None = None
+
+    @property
+    def until(self) -> Instant:
+        return self.end.at if self.end is not None else 1 << 62
+
+
+def check(history: History) -> list[str]:
+    """What is wrong with a history, in words; empty if nothing is."""
+    wrong = list(history.failures)
+    lives = _lives(history.events)
+    records: dict[str, RunRecord] = {}
+    for record in history.records:
+        if record.run_id in records:
+            wrong.append(f"completed twice: {record.run_id} has two records")
+        records[record.run_id] = record
+    by_uid: dict[str, list[Life]] = defaultdict(list)
+    for life in lives:
+        by_uid[life.start.uid].append(life)
+    for wish in history.wishes:
+        mine = sorted(by_uid[wish.uid], key=lambda life: (life.start.at, life.start.process))
+        kept = [record for record in history.records if record.uid == wish.uid]
+        wrong += _early(mine)
+        wrong += _twice(mine, wish)
+        wrong += _attempts(mine, wish)
+        wrong += _stale(mine, kept, records)
+        wrong += _lost(mine, kept, wish, history)
+        wrong += _unended(mine, records, wish, history)
+    return wrong
+
+
+def _lives(events: list[Event]) -> list[Life]:
+    lives: dict[int, Life] = {}
+    for event in events:
+        if event.kind == "start":
+            lives[event.process] = Life(event)
+        elif event.kind in {"end", "killed"}:
+            lives[event.process].end = event
+    return list(lives.values())
+
+
+def _early(lives: list[Life]) -> list[str]:
+    return [
+        f"early: {life.start.run_id} started {life.start.slot - life.start.at} us before its slot"
+        for life in lives
+        if life.start.at < life.start.slot
+    ]
+
+
+def _twice(lives: list[Life], wish: Wish) -> list[str]:
+    """Two processes of one run, or of one schedule that forbids it, must not be alive at once."""
+    wrong = []
+    exclusive = wish.definition.concurrency is not Concurrency.ALLOW
+    for index, life in enumerate(lives):
+        for later in lives[index + 1 :]:
+            same = later.start.run_id == life.start.run_id
+            if (same or exclusive) and later.start.at < life.until:
+                what = life.start.run_id if same else wish.slug
+                wrong.append(f"twice at once: {what} on {life.start.replica} and {later.start.replica}")
+    return wrong
+
+
+def _attempts(lives: list[Life], wish: Wish) -> list[str]:
+    """Each start of a run has a higher attempt and a higher fencing token than those before."""
+    wrong = []
+    last: dict[str, Event] = {}
+    newest = -1
+    for life in lives:
+        start, before = life.start, last.get(life.start.run_id)
+        if before is not None and start.attempt <= before.attempt:
+            wrong.append(f"unsaid: {start.run_id} started again as attempt {start.attempt} after {before.attempt}")
+        if before is not None and start.version <= before.version:
+            wrong.append(f"token: {start.run_id} started at version {start.version} after {before.version}")
+        if wish.definition.concurrency is not Concurrency.ALLOW and start.version <= newest:
+            wrong.append(f"token: {wish.slug} started at version {start.version} after {newest}")
+        newest = max(newest, start.version)
+        last[start.run_id] = start
+    return wrong
+
+
+def _stale(lives: list[Life], kept: list[RunRecord], records: dict[str, RunRecord]) -> list[str]:
+    """What history says of a run is how its last process ended, told by the replica that had it."""
+    wrong = []
+    runs: dict[str, list[Life]] = defaultdict(list)
+    for life in lives:
+        runs[life.start.run_id].append(life)
+        record = records.get(life.start.run_id)
+        if record is not None and life.start.attempt > record.attempt:
+            wrong.append(f"completed twice: {record.run_id} was started again after its record")
+    for record in kept:
+        if record.outcome not in {Outcome.SUCCEEDED, Outcome.FAILED} or record.reason.startswith("OwnerLost"):
+            continue
+        tries = [
+            life
+            for life in runs[record.run_id]
+            if life.start.replica == record.replica and life.start.attempt == record.attempt
+        ]
+        expected = "ok" if record.outcome is Outcome.SUCCEEDED else "failed"
+        ends = [life.end.detail for life in tries if life.end is not None and life.end.kind == "end"]
+        if ends != [expected]:
+            wrong.append(f"stale: {record.run_id} is {record.outcome.value} by {record.replica}, its process: {ends}")
+    return wrong
+
+
+def _lost(lives: list[Life], kept: list[RunRecord], wish: Wish, history: History) -> list[str]:
+    """Every slot up to the floor was run or is counted, and the floor is where it should be."""
+    if wish.deleted:
+        return []
+    state = history.states.get(wish.uid)
+    (trigger,) = wish.definition.triggers or (None,)
+    if trigger is None:
+        return [] if kept else [f"lost: {wish.slug} never ran"]
+    if state is None:
+        return [f"lost: {wish.slug} is gone"]
+    if wish.edited:
+        return []
+    assert isinstance(trigger, EveryTrigger)
+    anchor = wish.created - wish.created % SECOND
+    slots = (state.floor - anchor) // trigger.every
+    run = len(kept) + len(state.runs) + len(state.waiting)
+    counted = state.skipped + state.missed + state.excluded
+    wrong = []
+    if state.completed is None and slots != run + counted:
+        wrong.append(
+            f"lost: {wish.slug} had {slots} slots, {run} runs, {state.skipped} skipped, {state.missed} missed"
+        )
+    behind = history.ended - 31 * SECOND - trigger.every - wish.definition.jitter - 2 * SECOND
+    if state.completed is None and not state.runs and not state.waiting and state.floor < behind:
+        wrong.append(f"lost: {wish.slug} stands still since {(history.ended - state.floor) / SECOND:.1f} s")
+    limit = wish.definition.max_runs
+    if limit is not None and run > limit:
+        wrong.append(f"too many: {wish.slug} ran {run} times of {limit}")
+    return wrong
+
+
+def _unended(lives: list[Life], records: dict[str, RunRecord], wish: Wish, history: History) -> list[str]:
+    """Whatever had begun when the trouble ended has ended."""
+    started = {life.start.run_id for life in lives if life.start.at <= history.trouble_ended}
+    wrong = [f"never ended: {run_id}" for run_id in sorted(started - set(records))]
+    wrong += [f"never ended: process of {life.start.run_id}" for life in lives if life.end is None]
+    return wrong if not wish.deleted else [line for line in wrong if "process" in line]

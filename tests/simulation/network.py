@@ -1,0 +1,197 @@
+"""The network between a replica and the store: it delays, cuts connections, and loses what it pleases.
+
+A call travels to the store, is carried out there at one instant, and its answer travels back. A cut before it arrives
+means that nothing happened; a cut on the way back means that it did happen and nobody was told. The caller sees the
+same error in both cases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scheduledjob.engine.store import (
+    Batch,
+    Key,
+    NewRow,
+    Put,
+    Renewal,
+    Renewer,
+    ReplicaInfo,
+    Row,
+    Settlement,
+    StoreUnavailable,
+    Wake,
+)
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+
+    from scheduledjob.domain.instants import Instant, Micros
+    from scheduledjob.domain.state import RunRecord
+
+    from .world import Machine, World
+
+_T = TypeVar("_T")
+
+
+class Faults:
+    """How bad the network is now."""
+
+    def __init__(self) -> None:
+        self.latency = 0.002
+        self.lose_request = 0.0
+        self.lose_reply = 0.0
+        self.lose_wake = 0.0
+        self.cut: set[str] = set()
+        """Replicas that reach nothing."""
+
+    def heal(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+class Link:
+    """One machine's way to the store."""
+
+    def __init__(self, world: World, machine: Machine, faults: Faults) -> None:
+        self.world = world
+        self.machine = machine
+        self.faults = faults
+
+    def delay(self) -> float:
+        chance, latency = self.world.random, self.faults.latency
+        return chance.uniform(0.2, 1.5) * latency * (chance.uniform(5, 40) if chance.random() < 0.02 else 1)
+
+    def send(self, operation: Callable[[], _T], answer: Callable[[_T | Exception], None]) -> None:
+        """Carry a call out; ``answer`` is called on the way back, unless the machine died."""
+        faults, chance = self.faults, self.world.random
+        lost = StoreUnavailable("the connection was cut")
+
+        def arrive() -> None:
+            try:
+                value: _T | Exception = operation()
+            except Exception as error:
+                value = error
+            if self.machine.name in faults.cut or chance.random() < faults.lose_reply:
+                self.world.after(self.delay() * 20, lambda: answer(lost))
+            else:
+                self.world.after(self.delay(), lambda: answer(value))
+
+        if self.machine.name in faults.cut or chance.random() < faults.lose_request:
+            self.world.after(self.delay() * 20, lambda: answer(lost))
+        else:
+            self.world.after(self.delay(), arrive)
+
+    async def call(self, operation: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        loop = self.machine.loop
+        future: asyncio.Future[_T] = loop.create_future()
+
+        def answer(value: _T | Exception) -> None:
+            if self.machine.dead or future.done():
+                return
+            if isinstance(value, Exception):
+                loop.call_soon(lambda: None if future.done() else future.set_exception(value))
+            else:
+                loop.call_soon(lambda: None if future.done() else future.set_result(value))
+
+        self.send(lambda: at_once(operation()), answer)
+        return await future
+
+
+def at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    raise AssertionError("the model store waited for something")
+
+
+class DistantStore:
+    """``Store``, reached over a link."""
+
+    polls = False
+    poll_interval = 1.0
+
+    def __init__(self, database: MemoryDatabase, link: Link) -> None:
+        self.near = MemoryStore(database)
+        self.link = link
+
+    async def connect(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def now(self) -> Instant:
+        return await self.link.call(self.near.now)
+
+    async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
+        return await self.link.call(lambda: self.near.put(rows, replace=replace))
+
+    async def delete(self, slugs: Sequence[str]) -> list[bool]:
+        return await self.link.call(lambda: self.near.delete(slugs))
+
+    async def get(self, slugs: Sequence[str]) -> list[Row | None]:
+        return await self.link.call(lambda: self.near.get(slugs))
+
+    async def rows(self, **options: Any) -> list[Row]:
+        return await self.link.call(lambda: self.near.rows(**options))
+
+    async def clear(self, origin: Any = None) -> int:
+        return await self.link.call(lambda: self.near.clear(origin))
+
+    async def history(self, slug: str | None = None, **options: Any) -> list[RunRecord]:
+        return await self.link.call(lambda: self.near.history(slug, **options))
+
+    async def recorded(self, run_ids: Sequence[str]) -> set[str]:
+        return await self.link.call(lambda: self.near.recorded(run_ids))
+
+    async def claim(self, replica: str, kinds: Iterable[str], *, limit: int, ahead: Micros, lease: Micros) -> Batch:
+        return await self.link.call(lambda: self.near.claim(replica, kinds, limit=limit, ahead=ahead, lease=lease))
+
+    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
+        return await self.link.call(lambda: self.near.settle(replica, settlements))
+
+    async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
+        return await self.link.call(lambda: self.near.announce(replica, looks_at))
+
+    async def withdraw(self, replica: str) -> None:
+        return await self.link.call(lambda: self.near.withdraw(replica))
+
+    async def prune(self, limit: int = 1000) -> int:
+        return 0
+
+    @asynccontextmanager
+    async def renewer(self, replica: str) -> AsyncIterator[Renewer]:
+        raise AssertionError("the simulation's keeper renews by itself")
+        yield
+
+    def renew(
+        self, replica: str, held: Sequence[tuple[Key, int]], lease: Micros, answer: Callable[[Renewal | Exception], None]
+    ) -> None:
+        """For the keeper, which has no event loop here."""
+
+        async def renewal() -> Renewal:
+            async with self.near.renewer(replica) as renewer:
+                return await renewer.renew(held, lease)
+
+        self.link.send(lambda: at_once(renewal()), answer)
+
+    @asynccontextmanager
+    async def listen(self, on_wake: Callable[[Wake], None]) -> AsyncIterator[None]:
+        """What is told arrives late; a lost notification is a lost connection, of which the replica hears later."""
+        link = self.link
+
+        def arrive(wake: Wake) -> None:
+            if not link.machine.dead:
+                link.machine.loop.call_soon(on_wake, wake)
+
+        def told(wake: Wake) -> None:
+            if link.machine.name in link.faults.cut or link.world.random.random() < link.faults.lose_wake:
+                link.world.after(link.world.random.uniform(0.1, 3.0), lambda: arrive(Wake(deaf=True)))
+            else:
+                link.world.after(link.delay(), lambda: arrive(wake))
+
+        async with self.near.listen(told):
+            yield

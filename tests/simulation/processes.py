@@ -1,0 +1,117 @@
+"""Jobs in the simulation: processes beside the replica, watched as the spawning helper watches real ones.
+
+A process lives in the world and not in its replica: when the replica is killed its helper kills the process at once;
+when the replica is stopped (SIGSTOP) the process goes on until its deadline, which only a renewal moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING
+
+from scheduledjob.engine.jobs import Attempt, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .world import Machine, World
+
+_numbers = count(1)
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    number: int
+    attempt: Attempt
+    machine: Machine
+    deadline: float
+    """By the machine's monotonic clock."""
+    done: asyncio.Future[Result]
+    alive: bool = True
+
+
+class SimulatedExecutor:
+    """``Executor`` whose jobs take a random time and end as the seed wants."""
+
+    def __init__(self, world: World, machine: Machine, *, fail: float, longest: float) -> None:
+        self.world = world
+        self.machine = machine
+        self.fail = fail
+        self.longest = longest
+        self.processes: dict[str, Process] = {}
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def run(self, attempt: Attempt) -> Result:
+        world, machine = self.world, self.machine
+        process = Process(next(_numbers), attempt, machine, attempt.deadline, machine.loop.create_future())
+        self.processes[attempt.run_id] = process
+        self._log("start", process)
+        chance = world.random
+        takes = chance.uniform(0.0, self.longest) if chance.random() < 0.3 else chance.uniform(0.0, 0.3)
+        ok = chance.random() >= self.fail
+        world.after(takes, lambda: self._end(process, Result(ok, "" if ok else "exit code 1", 0 if ok else 1)))
+        self._watch(process)
+        try:
+            return await process.done
+        except asyncio.CancelledError:
+            self._kill(process, "cancelled")
+            raise
+        finally:
+            self.processes.pop(attempt.run_id, None)
+
+    def extend(self, run_ids: Sequence[str], deadline: float) -> None:
+        for run_id in run_ids:
+            if (process := self.processes.get(run_id)) is not None:
+                process.deadline = max(process.deadline, deadline)
+
+    def replica_died(self) -> None:
+        for process in list(self.processes.values()):
+            self._kill(process, "replica died")
+
+    def _watch(self, process: Process) -> None:
+        """The helper kills at the deadline, a margin before it."""
+        left = process.machine.global_time(process.deadline - 0.5) - self.world.now
+
+        def look() -> None:
+            if process.alive and self.machine.global_time(process.deadline - 0.5) <= self.world.now + 1e-6:
+                self._kill(process, "deadline")
+            elif process.alive:
+                self._watch(process)
+
+        self.world.after(max(0.01, left), look)
+
+    def _end(self, process: Process, result: Result) -> None:
+        if process.alive:
+            process.alive = False
+            self._log("end", process, "ok" if result.ok else "failed")
+            self._tell(process, result)
+
+    def _kill(self, process: Process, why: str) -> None:
+        if process.alive:
+            process.alive = False
+            self._log("killed", process, why)
+            self._tell(process, Result(False, f"killed: {why}"))
+
+    def _tell(self, process: Process, result: Result) -> None:
+        if not self.machine.dead:
+            done = process.done
+            self.machine.loop.call_soon(lambda: None if done.done() else done.set_result(result))
+
+    def _log(self, kind: str, process: Process, detail: str = "") -> None:
+        attempt = process.attempt
+        self.world.log(
+            kind,
+            self.machine.name,
+            uid=attempt.uid,
+            run_id=attempt.run_id,
+            slot=attempt.slot,
+            attempt=attempt.attempt,
+            version=attempt.version,
+            detail=detail,
+            process=process.number,
+        )

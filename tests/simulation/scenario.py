@@ -1,0 +1,324 @@
+"""What one seed does: replicas, schedules, edits, and everything that goes wrong; then peace, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from scheduledjob.domain.backoff import Exponential, Fixed
+from scheduledjob.domain.definition import CatchUp, Concurrency, Definition, EveryTrigger, Keep, Misfire
+from scheduledjob.domain.instants import DAY, SECOND, Instant
+from scheduledjob.domain.plan import Plan, slots_of
+from scheduledjob.domain.schedule import first_state
+from scheduledjob.domain.state import RunRecord, State
+from scheduledjob.engine.kinds import Kind
+from scheduledjob.engine.replica import Replica
+from scheduledjob.engine.settings import Settings
+from scheduledjob.engine.store import NewRow, Origin
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+
+from .keeper import SimulatedKeeper
+from .network import DistantStore, Faults, Link, at_once
+from .processes import SimulatedExecutor
+from .world import Event, Machine, World
+
+TROUBLE = 60.0
+"""Seconds in which things go wrong."""
+PEACE = 75.0
+"""Seconds without faults after that: everything begun must have ended by then."""
+LONGEST_JOB = 6.0
+ALL = Keep(10**6, 10**6, 365 * DAY)
+
+
+@dataclass(slots=True)
+class Wish:
+    """One schedule that the scenario made, for the checker."""
+
+    slug: str
+    uid: str
+    definition: Definition
+    created: Instant
+    first: Instant | None
+    edited: bool = False
+    deleted: bool = False
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that a checker may look at."""
+
+    seed: int
+    events: list[Event]
+    wishes: list[Wish]
+    records: list[RunRecord]
+    states: dict[str, State]
+    """By uid, of the schedules that are left at the end."""
+    trouble_ended: Instant
+    ended: Instant
+    failures: list[str]
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    machine: Machine
+    replica: Replica
+    executor: SimulatedExecutor
+    task: asyncio.Task[None]
+
+
+@dataclass(slots=True)
+class Scenario:
+    seed: int
+    world: World = field(init=False)
+    faults: Faults = field(init=False)
+    database: MemoryDatabase = field(init=False)
+    client: MemoryStore = field(init=False)
+    running: list[Running] = field(default_factory=list)
+    wishes: list[Wish] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    started: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.world = World(self.seed)
+        self.faults = Faults()
+        self.database = MemoryDatabase(self.world.store_clock)
+        self.client = MemoryStore(self.database)
+
+    @property
+    def chance(self) -> random.Random:
+        return self.world.random
+
+    def play(self) -> History:
+        chance, world = self.chance, self.world
+        self.settings = {
+            "lease": chance.choice([5.0, 10.0, 15.0]),
+            "capacity": chance.choice([3, 20, 4096]),
+            "batch": chance.choice([2, 500]),
+            "grace": chance.choice([0.0, 2.0, 8.0]),
+            "heartbeat": chance.choice([5.0, 60.0]),
+        }
+        replicas = chance.randint(2, 5)
+        for _ in range(replicas):
+            self.start_replica()
+        for _ in range(chance.randint(8, 20)):
+            world.at(chance.uniform(0, TROUBLE * 0.7), self.make_schedule)
+        for _ in range(chance.randint(0, 6)):
+            world.at(chance.uniform(5, TROUBLE), self.edit_or_delete)
+        for _ in range(chance.randint(2, 14)):
+            world.at(chance.uniform(1, TROUBLE), chance.choice(self.troubles()))
+        world.run_until(TROUBLE)
+        self.make_peace(replicas)
+        trouble_ended = world.store_clock()
+        world.run_until(TROUBLE + PEACE)
+        return self.end(trouble_ended)
+
+    # ---------------------------------------------------------------- replicas
+
+    def start_replica(self) -> None:
+        chance, world = self.chance, self.world
+        self.started += 1
+        machine = Machine(f"replica-{self.started}", chance.uniform(-1e5, 1e5), 1 + chance.uniform(-1e-4, 1e-4), world)
+        store = DistantStore(self.database, Link(world, machine, self.faults))
+        executor = SimulatedExecutor(world, machine, fail=0.15, longest=LONGEST_JOB)
+        replica = Replica(
+            store,
+            {"job": Kind("job", executor)},
+            Settings(**self.settings),
+            monotonic=machine.monotonic,
+            chance=random.Random(chance.random()),
+            keeper=SimulatedKeeper.on(machine, store),  # type: ignore[arg-type]
+            name=machine.name,
+        )
+        world.machines.append(machine)
+        running = Running(machine, replica, executor, machine.loop.create_task(replica.run()))
+        self.running.append(running)
+        world.log("replica", machine.name, detail="started")
+
+    def alive(self) -> list[Running]:
+        return [one for one in self.running if not one.machine.dead and not one.task.done()]
+
+    def kill(self, one: Running) -> None:
+        self.world.log("replica", one.machine.name, detail="killed")
+        one.machine.dead = True
+        one.executor.replica_died()
+        self.faults.cut.discard(one.machine.name)
+
+    # ---------------------------------------------------------------- what goes wrong
+
+    def troubles(self) -> list[Any]:
+        return [self.crash, self.crash, self.pause, self.block, self.cut, self.bad_network, self.restart]
+
+    def crash(self) -> None:
+        if alive := self.alive():
+            self.kill(self.chance.choice(alive))
+            self.world.after(self.chance.uniform(0, 10), self.start_replica)
+
+    def pause(self) -> None:
+        if alive := self.alive():
+            one = self.chance.choice(alive)
+            self._flag_for(one, "paused", self.chance.choice([0.5, 4.0, 12.0, 25.0, 40.0]))
+
+    def block(self) -> None:
+        if alive := self.alive():
+            self._flag_for(self.chance.choice(alive), "blocked", self.chance.choice([0.5, 5.0, 20.0]))
+
+    def _flag_for(self, one: Running, flag: str, seconds: float) -> None:
+        self.world.log("replica", one.machine.name, detail=f"{flag} for {seconds} s")
+        setattr(one.machine, flag, True)
+        self.world.after(seconds, lambda: setattr(one.machine, flag, False))
+
+    def cut(self) -> None:
+        if alive := self.alive():
+            name = self.chance.choice(alive).machine.name
+            seconds = self.chance.choice([1.0, 6.0, 20.0])
+            self.world.log("replica", name, detail=f"cut off for {seconds} s")
+            self.faults.cut.add(name)
+            self.world.after(seconds, lambda: self.faults.cut.discard(name))
+
+    def bad_network(self) -> None:
+        chance, faults = self.chance, self.faults
+        faults.latency = chance.choice([0.002, 0.02, 0.2])
+        faults.lose_request = chance.choice([0.0, 0.05, 0.3])
+        faults.lose_reply = chance.choice([0.0, 0.05, 0.3])
+        faults.lose_wake = chance.choice([0.0, 0.5])
+        self.world.log("network", "", detail=f"{faults.latency} {faults.lose_request} {faults.lose_reply}")
+        self.world.after(chance.uniform(1, 15), lambda: self._heal_network())
+
+    def _heal_network(self) -> None:
+        cut = self.faults.cut
+        self.faults.heal()
+        self.faults.cut = cut
+
+    def restart(self) -> None:
+        """A rolling update: one ends in order while another starts."""
+        if alive := self.alive():
+            one = self.chance.choice(alive)
+            self.world.log("replica", one.machine.name, detail="stops in order")
+            one.machine.loop.call_soon(one.replica.stop)
+            self.world.after(self.chance.uniform(0, 3), self.start_replica)
+
+    def make_peace(self, replicas: int) -> None:
+        self.faults.heal()
+        for one in self.running:
+            one.machine.paused = one.machine.blocked = False
+        while len(self.alive()) < replicas:
+            self.start_replica()
+
+    # ---------------------------------------------------------------- schedules
+
+    def make_schedule(self) -> None:
+        chance, now = self.chance, self.world.store_clock()
+        number = len(self.wishes)
+        retry = chance.choice([Exponential(0.5, 4.0, 2.0, 3), Fixed([0.2, 1.0]), Exponential(1.0, 1.0, 1.0, 0)])
+        if chance.random() < 0.35:
+            definition = Definition(kind="job", retry=retry, keep=ALL)
+            first: Instant | None = now + int(chance.uniform(-2, 20) * SECOND)
+            origin, slug = Origin.LIBRARY, f"once-{number}"
+        else:
+            definition = self.recurring(retry)
+            first, origin, slug = None, Origin.MANIFEST, f"default/job-{number}"
+        uid = f"uid{number}"
+        slots = slots_of(Plan(definition), seed=slug, created=now)
+        state = first_state(definition, slots, uid, now, first)
+        wake = state.next.due if state.next else None
+        row = NewRow(slug, uid, "job", origin, definition.encode(), state.encode(), wake, first, None, now)
+        at_once(self.client.put([row], replace=False))
+        self.wishes.append(Wish(slug, uid, definition, now, first))
+
+    def recurring(self, retry: Exponential | Fixed) -> Definition:
+        chance = self.chance
+        concurrency = chance.choice([Concurrency.FORBID, Concurrency.FORBID, *Concurrency])
+        catch_up = chance.choice(list(CatchUp))
+        return Definition(
+            kind="job",
+            triggers=(EveryTrigger(chance.choice([1, 2, 3, 5, 11]) * SECOND),),
+            concurrency=concurrency,
+            max_concurrent=chance.choice([None, 2]) if concurrency is Concurrency.ALLOW else None,
+            queue_depth=chance.choice([1, 3]),
+            misfire=Misfire(catch_up, 3, chance.choice([None, 4 * SECOND])),
+            max_runs=chance.choice([None, None, None, 7]),
+            jitter=chance.choice([0, 0, 2 * SECOND]),
+            retry=retry,
+            keep=ALL,
+        )
+
+    def edit_or_delete(self) -> None:
+        left = [wish for wish in self.wishes if not wish.deleted]
+        if not left:
+            return
+        wish = self.chance.choice(left)
+        if self.chance.random() < 0.4:
+            wish.deleted = True
+            self.world.log("deleted", "", uid=wish.uid)
+            at_once(self.client.delete([wish.slug]))
+            return
+        (row,) = at_once(self.client.get([wish.slug]))
+        if row is None or row.origin != Origin.MANIFEST.value:
+            return
+        wish.edited = True
+        every = EveryTrigger(self.chance.choice([2, 4, 7]) * SECOND)
+        changes = self.chance.choice([{"suspend": True}, {"suspend": False}, {"triggers": (every,)}, {"job": 1}])
+        values = {name: getattr(wish.definition, name) for name in wish.definition.__struct_fields__} | changes
+        wish.definition = Definition(**values)
+        text = wish.definition.encode()
+        new = NewRow(wish.slug, wish.uid, "job", Origin.MANIFEST, text, row.state, None, None, None, wish.created)
+        self.world.log("edited", "", uid=wish.uid, detail=str(changes))
+        at_once(self.client.put([new], replace=True))
+
+    # ---------------------------------------------------------------- the end
+
+    def end(self, trouble_ended: Instant) -> History:
+        """Stop every replica in order, then see what is left."""
+        world = self.world
+        for one in self.alive():
+            one.machine.loop.call_soon(one.replica.stop)
+        world.run_until(world.now + 30)
+        for one in self.running:
+            for context in one.machine.loop.failures:
+                self.failures.append(f"{one.machine.name}: {context.get('message')} {context.get('exception')!r}")
+            if one.machine.dead:
+                continue
+            if not one.task.done():
+                self.failures.append(f"{one.machine.name} did not end")
+            elif not one.task.cancelled() and (error := one.task.exception()) is not None:
+                self.failures.append(f"{one.machine.name} failed: {_deepest(error)!r}")
+        rows = at_once(self.client.rows(limit=10_000))
+        history = History(
+            self.seed,
+            list(world.events),
+            self.wishes,
+            at_once(self.client.history(limit=1_000_000)),
+            {row.uid: State.decode(row.state) for row in rows},
+            trouble_ended,
+            world.store_clock(),
+            self.failures,
+        )
+        self._bury()
+        return history
+
+    def _bury(self) -> None:
+        """Let the tasks of dead replicas go, which Python would otherwise complain of."""
+        for one in self.running:
+            loop = one.machine.loop
+            for _ in range(20):
+                tasks = asyncio.all_tasks(loop)
+                if not tasks:
+                    break
+                for task in tasks:
+                    task.cancel()
+                loop.run_ready()
+            loop.close()
+
+
+def _deepest(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def play(seed: int) -> History:
+    """The history of a seed: the same each time."""
+    return Scenario(seed).play()

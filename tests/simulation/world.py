@@ -1,0 +1,112 @@
+"""The world: one clock, a queue of what happens when, and the replicas that live in it.
+
+Time is in seconds from the start of the world; the store's clock is a fixed epoch later. Each replica has a monotonic
+clock of its own (another zero, a slightly other rate). Everything random comes from the seed's generator, and things
+that happen at the same time happen in the order in which they were asked for, so a seed replays exactly.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+from scheduledjob.domain.instants import SECOND, Instant
+
+from .loop import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EPOCH: Instant = 1_790_000_000 * SECOND
+
+
+@dataclass(slots=True)
+class Event:
+    """Something that the checker may want to know."""
+
+    at: Instant
+    kind: str
+    replica: str
+    uid: str = ""
+    run_id: str = ""
+    slot: Instant = 0
+    attempt: int = 0
+    version: int = 0
+    detail: str = ""
+    process: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Machine:
+    """Where one replica lives: its clock and event loop, and whether it runs, is paused, or is dead."""
+
+    name: str
+    offset: float
+    rate: float
+    world: World
+    loop: VirtualLoop = field(init=False)
+    paused: bool = False
+    blocked: bool = False
+    """The event loop stands still (a job in Python blocks it); the lease thread goes on."""
+    dead: bool = False
+    finished: bool = False
+
+    def __post_init__(self) -> None:
+        self.loop = VirtualLoop(self.monotonic)
+
+    def monotonic(self) -> float:
+        return self.offset + self.world.now * self.rate
+
+    def global_time(self, monotonic: float) -> float:
+        return (monotonic - self.offset) / self.rate
+
+    @property
+    def runs(self) -> bool:
+        return not (self.dead or self.paused or self.blocked or self.finished)
+
+
+class World:
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.machines: list[Machine] = []
+        self.events: list[Event] = []
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+
+    def store_clock(self) -> Instant:
+        return EPOCH + int(self.now * SECOND)
+
+    def at(self, moment: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (max(moment, self.now), next(self._order), action))
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        self.at(self.now + seconds, action)
+
+    def log(self, kind: str, replica: str, **details: object) -> None:
+        self.events.append(Event(self.store_clock(), kind, replica, **details))  # type: ignore[arg-type]
+
+    def run_until(self, end: float) -> None:
+        """Let everything happen that happens before ``end``."""
+        while True:
+            for machine in self.machines:
+                if machine.runs:
+                    machine.loop.run_ready()
+            moment = self._next()
+            if moment is None or moment > end:
+                self.now = max(self.now, end)
+                return
+            self.now = max(self.now, moment)
+            while self._queue and self._queue[0][0] <= self.now:
+                heapq.heappop(self._queue)[2]()
+
+    def _next(self) -> float | None:
+        moments = [self._queue[0][0]] if self._queue else []
+        for machine in self.machines:
+            if machine.runs and (timer := machine.loop.next_timer()) is not None:
+                # A hair later: the conversion between two clocks must not make a timer that is due look early.
+                moments.append(max(self.now, machine.global_time(timer) + 1e-7))
+        return min(moments, default=None)
