@@ -395,7 +395,7 @@ async def test_a_helper_that_dies_takes_its_jobs_along_and_is_replaced(
 async def test_a_helper_that_is_stopped_does_not_keep_a_cancelled_job_alive(
     executor: ShellExecutor, reports: Reports
 ) -> None:
-    attempt = attempt_of(f"echo $$ > {reports.path}; exec sleep 1000", lease=1.5)
+    attempt = attempt_of(f"echo $$ > {reports.path}; exec sleep 1000", lease=2.5)
     task = asyncio.create_task(executor.run(attempt))
     job = int(await reports.line())
     os.kill(helper_pid(executor), signal.SIGSTOP)

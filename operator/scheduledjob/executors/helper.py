@@ -94,21 +94,22 @@ class Helper(asyncio.Protocol):
         """Start a helper and wait until it listens. Raises ``HelperError``."""
         helper = cls(settings)
         own, its = socket.socketpair()
-        leases, helper._leases = os.pipe()
-        os.set_blocking(helper._leases, False)
-        try:
-            helper._process = _popen(its.fileno(), leases)
-        except OSError as error:
-            own.close()
-            os.close(helper._leases)
-            raise HelperError(f"the helper process can't be started: {error}") from None
-        finally:
-            its.close()
-            os.close(leases)
-        _enlarge(helper._leases)
-        transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: helper, sock=own)
-        helper._transport = transport
-        transport.write(pack(settings))
+        with its:
+            # First of all, so that nothing is waited for between the start of the process and the ``try`` below.
+            loop = asyncio.get_running_loop()
+            helper._transport, _ = await loop.create_unix_connection(lambda: helper, sock=own)
+            leases, helper._leases = os.pipe()
+            try:
+                os.set_blocking(helper._leases, False)
+                _enlarge(helper._leases)
+                helper._process = _popen(its.fileno(), leases)
+            except OSError as error:
+                helper._transport.close()
+                helper._close_leases()
+                raise HelperError(f"the helper process can't be started: {error}") from None
+            finally:
+                os.close(leases)
+        helper._transport.write(pack(settings))
         try:
             async with asyncio.timeout(_START_TIMEOUT):
                 await helper._ready.wait()
