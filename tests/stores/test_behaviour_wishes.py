@@ -209,6 +209,7 @@ async def test_rows_come_in_pages(store: Store) -> None:
     assert [row.slug for row in await store.rows()] == slugs
     assert await store.rows(after="zzz") == []
     await put_due(store, "job-00")
+    assert [row.slug for row in await store.rows(limit=2)] == ["job-0", "job-00"]
     await store.delete(["job-1"])
     assert [row.slug for row in await store.rows(limit=3)] == ["job-0", "job-00", "job-10"]
 
