@@ -70,6 +70,15 @@ def test_a_link_to_its_own_directory_is_harmless(tmp_path: Path) -> None:
     ]
 
 
+def test_links_that_cross_are_harmless(tmp_path: Path) -> None:
+    """Followed without memory, these two would be 2**40 directories."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "a.yaml").write_text(manifest(), encoding="utf-8")
+    (tmp_path / "jobs" / "b").symlink_to(".")
+    (tmp_path / "jobs" / "c").symlink_to(".")
+    assert load(["jobs"]).files == ["jobs/a.yaml"]
+
+
 def test_a_pipe_in_a_directory_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
     assert lines(load(["."]).problems) == ["./a.yaml: not a regular file: name a file or a directory"]

@@ -6,25 +6,26 @@ and only the words are ours, because "Input should be a valid string" helps nobo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from scheduledjob.manifests import checks
 from scheduledjob.manifests.base import PATTERN_MEANINGS
 from scheduledjob.manifests.models import Secret
 from scheduledjob.manifests.problems import Path, Problem, listed, nearest, plain, quoted, shortened
+from scheduledjob.manifests.shape import choices_at, field_at, fields_of, model_at, places
 from scheduledjob.manifests.yamltree import Node, Scalar, meaning_without_quotes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
     from scheduledjob.manifests.documents import Document
 
 MOST = 20
 """Faults of one document that are told."""
+
+FEW = 4
+"""A mapping with fewer known fields is best explained by naming them."""
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], document: Document) -> list[Problem]:
@@ -55,11 +56,12 @@ def _worded(detail: ErrorDetails, model: type[BaseModel], path: Path, shown: str
         case checks.REFUSED:
             return context["message"], context["allowed"]
         case "missing":
-            return "is missing", _description(model, path)
+            field = field_at(model, path)
+            return "is missing", (field.description or "") if field is not None else ""
         case "extra_forbidden":
             return _unknown_key(model, path)
         case "literal_error":
-            return f"{shown} is not allowed", _one_of(_choices(model, path), value)
+            return f"{shown} is not allowed", _one_of(choices_at(model, path), value)
         case "string_pattern_mismatch":
             return f"{shown} is not allowed", PATTERN_MEANINGS[context["pattern"]]
         case "greater_than_equal":
@@ -138,56 +140,31 @@ def _shown(value: Any, node: Node | None) -> str:
 
 
 def _unknown_key(model: type[BaseModel], path: Path) -> tuple[str, str]:
-    owner = _model_at(model, path[:-1])
-    known = [field.alias or name for name, field in owner.model_fields.items()] if owner else []
+    owner = model_at(model, path[:-1])
+    known = list(fields_of(owner)) if owner is not None else []
     written = str(path[-1])
+    elsewhere = _CRON_JOB.get(written) or _elsewhere(model, written)
+    if elsewhere and len(known) >= FEW:
+        return "unknown field here", f"did you mean {elsewhere}?"
     close = nearest(written, known)
     if close:
         return "unknown field", f'did you mean "{close}"?'
     return "unknown field", f"known here: {listed(known, 'and')}"
 
 
-def _description(model: type[BaseModel], path: Path) -> str:
-    owner = _model_at(model, path[:-1])
-    for name, field in (owner.model_fields if owner else {}).items():
-        if (field.alias or name) == path[-1]:
-            return field.description or ""
-    return ""
+_CRON_JOB = {
+    "schedule": "spec.triggers[].cron",
+    "jobTemplate": "spec.job",
+    "startingDeadlineSeconds": "spec.misfire.startingDeadline",
+    "successfulJobsHistoryLimit": "spec.history.succeeded",
+    "failedJobsHistoryLimit": "spec.history.failed",
+    "backoffLimit": "spec.retry.maxRetries",
+    "activeDeadlineSeconds": "spec.timeouts.attempt",
+}
+"""What fields of a CronJob are called here."""
 
 
-def _choices(model: type[BaseModel], path: Path) -> list[str]:
-    owner = _model_at(model, path[:-1])
-    for name, field in (owner.model_fields if owner else {}).items():
-        if (field.alias or name) == path[-1]:
-            return list(next(_literals(field.annotation), ()))
-    return []
-
-
-def _literals(annotation: Any) -> Iterator[tuple[str, ...]]:
-    arguments = get_args(annotation)
-    if arguments and all(isinstance(argument, str) for argument in arguments):
-        yield arguments
-    for argument in arguments:
-        yield from _literals(argument)
-
-
-def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel] | None:
-    """The model that describes what stands at ``path``."""
-    current: type[BaseModel] | None = model
-    for part in path:
-        if isinstance(part, int):
-            continue
-        if current is None:
-            return None
-        annotation = next(
-            (field.annotation for name, field in current.model_fields.items() if (field.alias or name) == part), None
-        )
-        current = next(_models(annotation), None)
-    return current
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)
+def _elsewhere(model: type[BaseModel], key: str) -> str:
+    """The one or two places where this very key belongs."""
+    found = places(model).get(key, [])
+    return listed(found) if len(found) <= 2 else ""
