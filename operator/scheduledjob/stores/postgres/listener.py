@@ -54,7 +54,7 @@ class Listening(Part):
             hears = False
         else:
             try:
-                hears = await ear.hears(min(1.0, self.probe_timeout))
+                hears = await ear.hears(min(0.5, self.probe_timeout))
             finally:
                 ear.close()
         if not hears:

@@ -6,11 +6,13 @@
 
 -- name: claim
 -- $1 installation, $2 kinds, $3 replica, $4 limit, $5 ahead, $6 lease, $7 floor, $8 floor of what was left out.
+-- Between finding a row and taking it, it stands where it stood (`ctid`): looking it up by its id would pass over every
+-- dead version of it. One that a client edits in that moment is missed, and told of by that client.
 -- {due} is `due_of_kind` for each of the kinds, in the order of `wake_at`: read from the index one by one as needed.
 WITH picked AS MATERIALIZED (
-    SELECT s.id, s.wake_at, s.owner IS NOT NULL AS taken_over
+    SELECT s.ctid AS place, s.id, s.wake_at, s.owner IS NOT NULL AS taken_over
     FROM ({due}) AS due
-    JOIN scheduledjob.schedule AS s ON s.id = ANY(ARRAY[due.id])
+    JOIN scheduledjob.schedule AS s ON s.ctid = due.place
     WHERE s.wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
       AND (s.owner IS NULL OR s.wake_at <= (SELECT scheduledjob.clock()))
     ORDER BY due.wake_at
@@ -20,7 +22,7 @@ WITH picked AS MATERIALIZED (
     UPDATE scheduledjob.schedule AS s
     SET owner = $3, version = s.version + 1, wake_at = (SELECT scheduledjob.clock()) + $6::bigint
     FROM picked
-    WHERE s.id = ANY(ARRAY[picked.id])
+    WHERE s.ctid = picked.place
     RETURNING picked.wake_at AS was_due, s.id, s.slug, s.uid, s.kind, s.origin, s.definition, s.revision,
         s.edited_at, s.first, s.payload, s.result, s.created_at, s.version, s.wake_at, s.state,
         picked.taken_over, s.owner
@@ -56,7 +58,7 @@ ORDER BY claimed.was_due;
 
 -- name: due_of_kind
 (
-    SELECT id, wake_at FROM scheduledjob.schedule
+    SELECT ctid AS place, wake_at FROM scheduledjob.schedule
     WHERE installation = $1 AND kind = ($2::text[])[{number}]
       AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
     ORDER BY wake_at

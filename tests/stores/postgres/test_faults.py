@@ -1,0 +1,267 @@
+"""What replicas and clients see when the server restarts, stops to answer, refuses, or is reached through a pooler."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from structlog.testing import capture_logs
+
+from scheduledjob.domain.instants import SECOND
+from scheduledjob.domain.state import State
+from scheduledjob.engine.store import NewRow, Origin, Put, StoreError, StoreUnavailable, Wake
+from scheduledjob.stores.postgres import PostgresStore
+from scheduledjob.stores.postgres.listener import _Ear
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.pgbouncer import PgBouncer
+    from tests.support.postgres import PostgresServer
+
+pytestmark = pytest.mark.postgres
+
+PATIENCE = 20.0
+LEASE = 60 * SECOND
+
+
+@pytest.fixture
+async def store(own_postgres: PostgresServer) -> AsyncIterator[PostgresStore]:
+    """On a server of its own, which a test may hurt; impatient, so that it notices soon."""
+    store = PostgresStore(own_postgres.dsn, timeout=1.0)
+    store.probe_every = store.probe_timeout = 0.2
+    await store.connect()
+    yield store
+    await store.close()
+
+
+def wish(slug: str) -> NewRow:
+    return NewRow(slug, f"uid-{slug}", "noop", Origin.LIBRARY, "", State(floor=0).encode(), 0)
+
+
+def password(url: str) -> str:
+    secret = urlsplit(url).password
+    assert secret
+    return secret
+
+
+class Wakes(list[Wake]):
+    """What was told, to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._more = asyncio.Event()
+
+    def __call__(self, wake: Wake) -> None:
+        self.append(wake)
+        self._more.set()
+
+    async def next(self) -> Wake:
+        async with asyncio.timeout(PATIENCE):
+            while not self:
+                self._more.clear()
+                await self._more.wait()
+        return self.pop(0)
+
+
+async def available(store: PostgresStore) -> None:
+    """Wait until the store answers: a broken connection may be noticed only when it is used."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                await store.now()
+            except StoreUnavailable:
+                continue
+            return
+
+
+async def test_after_a_restart_the_store_goes_on(store: PostgresStore, own_postgres: PostgresServer) -> None:
+    await store.put([wish("before")], replace=False)
+    async with store.renewer("alice") as renewer:
+        (row,) = (await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE)).rows
+        assert (await renewer.renew([(row.key, row.version)], LEASE)).revisions == {row.key: 1}
+
+        own_postgres.stop()
+        with pytest.raises(StoreUnavailable, match=f"Postgres at 127.0.0.1:{own_postgres.port}/") as caught:
+            await store.put([wish("meanwhile")], replace=False)
+        assert password(own_postgres.dsn) not in str(caught.value)
+        with pytest.raises(StoreUnavailable, match="renewing leases"):
+            await renewer.renew([(row.key, row.version)], LEASE)
+
+        own_postgres.start()
+        await available(store)
+        assert await store.put([wish("after")], replace=False) == [Put.CREATED]
+        assert (await renewer.renew([(row.key, row.version)], LEASE)).revisions == {row.key: 1}
+    assert [row.slug for row in await store.rows()] == ["after", "before"]
+
+
+async def test_a_killed_server_has_what_it_confirmed(store: PostgresStore, own_postgres: PostgresServer) -> None:
+    await store.put([wish("kept")], replace=False)
+    own_postgres.kill()
+    with pytest.raises(StoreUnavailable):
+        await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE)
+    own_postgres.start()
+    await available(store)
+    assert [row.slug for row in await store.rows()] == ["kept"]
+
+
+async def test_a_server_that_does_not_answer_hangs_nobody(store: PostgresStore, own_postgres: PostgresServer) -> None:
+    await store.put([wish("job")], replace=False)
+    async with store.renewer("alice") as renewer:
+        (row,) = (await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE)).rows
+        await renewer.renew([(row.key, row.version)], LEASE)
+        async with asyncio.timeout(PATIENCE):
+            with own_postgres.pause():
+                with pytest.raises(StoreUnavailable, match="no answer in time"):
+                    await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE)
+                with pytest.raises(StoreUnavailable, match="no answer in time"):
+                    await renewer.renew([(row.key, row.version)], LEASE)
+                with pytest.raises(StoreUnavailable, match="no answer in time"):  # on a connection that has to be made
+                    await store.now()
+            await available(store)
+            assert (await renewer.renew([(row.key, row.version)], LEASE)).revisions == {row.key: 1}
+
+
+async def test_a_cancelled_call_leaves_a_usable_store(store: PostgresStore, own_postgres: PostgresServer) -> None:
+    with own_postgres.pause(), pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await store.now()
+    await available(store)
+
+
+async def test_closing_does_not_wait_for_a_server_that_does_not_answer(
+    store: PostgresStore, own_postgres: PostgresServer
+) -> None:
+    await store.now()
+    async with asyncio.timeout(PATIENCE):
+        with own_postgres.pause():
+            await store.close()
+    with pytest.raises(StoreUnavailable, match="the store is closed"):
+        await store.now()
+
+
+async def test_a_listener_hears_again_after_a_restart(store: PostgresStore, own_postgres: PostgresServer) -> None:
+    wakes = Wakes()
+    async with store.listen(wakes):
+        own_postgres.restart()
+        assert await wakes.next() == Wake(deaf=True)
+        await available(store)
+        while (await store.put([wish("told")], replace=True)) and (await store.delete(["told"])):
+            wake = await wakes.next()
+            if "told" in wake.changed:
+                break
+            assert wake == Wake(deaf=True)
+
+
+async def test_a_listener_notices_silence(store: PostgresStore, own_postgres: PostgresServer) -> None:
+    """A connection that is open and dead: nothing but the probe can tell."""
+    wakes = Wakes()
+    async with store.listen(wakes):
+        with own_postgres.pause():
+            assert await wakes.next() == Wake(deaf=True)
+        await available(store)
+
+
+async def test_one_may_begin_to_listen_while_the_server_is_away(
+    store: PostgresStore, own_postgres: PostgresServer
+) -> None:
+    own_postgres.stop()
+    wakes = Wakes()
+    async with store.listen(wakes):
+        assert await wakes.next() == Wake(deaf=True)
+        own_postgres.start()
+        await available(store)
+
+
+async def test_an_error_of_the_listeners_user_comes_out_as_it_is(store: PostgresStore) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with store.listen(Wakes()):
+            raise KeyError("mine")
+
+
+async def test_behind_a_transaction_pooler_the_store_polls_and_says_so_once(
+    postgres_dsn: str, pgbouncer: PgBouncer
+) -> None:
+    with capture_logs() as logs:
+        store = PostgresStore(pgbouncer.through(postgres_dsn))
+        await store.connect()
+        await store.connect()
+        wakes = Wakes()
+        async with store.listen(wakes):
+            assert await wakes.next() == Wake(deaf=True)
+        await store.close()
+    assert (store.polls, store.poll_interval) == (True, 1.0)
+    (warning,) = [line for line in logs if line["log_level"] == "warning"]
+    assert "LISTEN does not work through this connection pooler" in warning["event"]
+    assert password(postgres_dsn) not in str(logs)
+
+
+async def test_a_direct_connection_hears(postgres_dsn: str) -> None:
+    store = PostgresStore(postgres_dsn)
+    await store.connect()
+    ear = await _Ear.open(store, lambda wake: None)
+    assert await ear.hears(PATIENCE)
+    assert not store.polls
+    ear.close()
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("postgres:", "nobody:"), "nobody.*check the user and password"),
+        (("/test_", "/nowhere_"), "nowhere.*create the database"),
+    ],
+)
+async def test_a_wrong_address_says_what_to_check(postgres_dsn: str, change: tuple[str, str], complaint: str) -> None:
+    store = PostgresStore(postgres_dsn.replace(*change))
+    with pytest.raises(StoreError, match=complaint) as caught:
+        await store.connect()
+    assert not isinstance(caught.value, StoreUnavailable)
+    assert password(postgres_dsn) not in str(caught.value)
+    await store.close()
+
+
+async def test_a_store_that_is_not_connected_says_so(postgres_dsn: str) -> None:
+    store = PostgresStore(postgres_dsn)
+    with pytest.raises(StoreError, match=r"call connect\(\) first"):
+        await store.rows()
+    await store.close()
+
+
+async def test_too_many_connections_is_a_matter_of_trying_again(
+    own_postgres: PostgresServer, store: PostgresStore
+) -> None:
+    await store.now()
+    connections = []
+    with suppress(asyncpg.TooManyConnectionsError):
+        while True:
+            connections.append(await asyncpg.connect(own_postgres.dsn))
+    late = PostgresStore(own_postgres.dsn)
+    with pytest.raises(StoreUnavailable, match="too many clients"):
+        await late.connect()
+    for connection in connections:
+        await connection.close()
+    await available(store)
+    await late.close()
+
+
+async def test_two_writers_of_the_same_rows_do_not_deadlock(postgres_dsn: str) -> None:
+    stores = [PostgresStore(postgres_dsn) for _ in range(3)]
+    for store in stores:
+        await store.connect()
+    rows = [wish(f"job-{n:04}") for n in range(500)]
+    await stores[0].put(rows, replace=False)
+    for number in range(5):
+        for row in rows:
+            row.payload = str(number).encode()
+        await asyncio.gather(
+            *(store.put(rows[:: 1 - 2 * (n % 2)], replace=True) for n, store in enumerate(stores)),
+            stores[0].claim("alice", ["noop"], limit=200, ahead=0, lease=0),
+        )
+    for store in stores:
+        await store.close()

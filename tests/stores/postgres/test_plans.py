@@ -1,0 +1,180 @@
+"""The work that claims and settlements make the server do, counted in rows and pages and never in seconds.
+
+Each case is one that makes queues in Postgres slow: statistics of an empty table, an old snapshot that holds every
+dead row, due rows that nobody here can run.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+
+from scheduledjob.domain.instants import DAY, SECOND
+from scheduledjob.domain.state import State
+from scheduledjob.engine.store import Fate, NewRow, Origin, Settlement
+from scheduledjob.stores.postgres import PostgresStore
+from scheduledjob.stores.postgres.floor import BOTTOM
+from scheduledjob.stores.postgres.replicas import _claim_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+pytestmark = pytest.mark.postgres
+
+STATE = State(floor=0).encode()
+LEASE = 60 * SECOND
+
+
+@pytest.fixture
+async def store(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(postgres_dsn)
+    await store.connect()
+    yield store
+    await store.close()
+
+
+def wishes(prefix: str, count: int, wake_at: int, *, kind: str = "noop", apart: int = 1) -> list[NewRow]:
+    return [
+        NewRow(f"{prefix}-{n:06}", f"uid-{prefix}-{n}", kind, Origin.LIBRARY, "", STATE, wake_at + n * apart)
+        for n in range(count)
+    ]
+
+
+async def explained(store: PostgresStore, kinds: list[str], floor: int, *, limit: int = 100) -> dict[str, Any]:
+    """The plan of a claim as it was carried out, and undone again."""
+    async with store._pool.connection("explaining") as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        (line,) = await connection.fetch(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + _claim_of(len(kinds)),
+            store._installation, kinds, "explainer", limit, 0, LEASE, floor, floor,
+        )  # fmt: skip
+        await transaction.rollback()
+    plan: dict[str, Any] = json.loads(line[0])[0]["Plan"]
+    return plan
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def rows_read(plan: dict[str, Any]) -> float:
+    """Rows that scans of the table read, those included that a filter dropped."""
+    return sum(
+        float((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"])
+        for node in nodes(plan)
+        if node.get("Relation Name") == "schedule"
+    )
+
+
+def pages(plan: dict[str, Any]) -> int:
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+def pages_of_search(plan: dict[str, Any]) -> int:
+    """Of looking for what is due. Writing new versions of rows beside dead ones is another matter."""
+    return sum(pages(node) for node in nodes(plan) if node.get("Index Name") == "schedule_wake")
+
+
+async def churn(store: PostgresStore, start: int, rounds: int, *, size: int) -> None:
+    """Claim all of the rows and release them again, due a second later each time, as recurring schedules do."""
+    for number in range(rounds):
+        batch = await store.claim("alice", ["noop"], limit=size, ahead=0, lease=LEASE)
+        assert len(batch.rows) == size
+        due = start + (number + 1) * SECOND
+        await store.settle(
+            "alice",
+            [Settlement(row.key, row.version, Fate.RELEASE, row.state, due, row.revision) for row in batch.rows],
+        )
+
+
+async def test_a_claim_reads_what_it_takes_and_not_what_is_stored(store: PostgresStore) -> None:
+    now = await store.now()
+    await store.put(wishes("later", 20_000, now + DAY), replace=False)
+    await store.put(wishes("due", 5_000, now - SECOND), replace=False)
+    plan = await explained(store, ["curl", "noop", "shell"], BOTTOM)
+    assert rows_read(plan) <= 100 * 4, "found, locked and updated, and little else"
+    idle = await explained(store, ["curl", "shell"], BOTTOM)
+    assert rows_read(idle) == 0
+
+
+async def test_a_plan_made_for_an_empty_table_serves_a_full_one(store: PostgresStore) -> None:
+    for _ in range(10):
+        await store.claim("alice", ["noop", "shell"], limit=10, ahead=0, lease=LEASE)
+    async with store._pool.connection("vacuuming") as connection:
+        await connection.execute("VACUUM ANALYZE scheduledjob.schedule")
+    now = await store.now()
+    await store.put(wishes("due", 10_000, now - SECOND), replace=False)
+    plan = await explained(store, ["noop", "shell"], BOTTOM)
+    assert rows_read(plan) <= 100 * 4
+    assert {node["Node Type"] for node in nodes(plan) if node.get("Relation Name") == "schedule"} <= {
+        "Index Scan", "Tid Scan", "ModifyTable",
+    }  # fmt: skip
+
+
+async def test_kinds_that_nobody_knows_are_not_in_the_way(store: PostgresStore) -> None:
+    now = await store.now()
+    await store.put(wishes("unknown", 20_000, now - DAY, kind="rolling-out"), replace=False)
+    await store.put(wishes("known", 10, now - SECOND), replace=False)
+    plan = await explained(store, ["noop", "shell"], BOTTOM)
+    assert rows_read(plan) <= 10 * 6
+    assert pages(plan) < 400
+    batch = await store.claim("alice", ["noop", "shell"], limit=100, ahead=0, lease=LEASE)
+    assert len(batch.rows) == 10
+    left = await store.rows(after="unknown", limit=30_000)
+    assert len(left) == 20_000
+    assert all(row.owner is None and row.version == 0 for row in left)
+
+
+async def test_a_held_snapshot_does_not_slow_the_claim(store: PostgresStore, postgres_dsn: str) -> None:
+    start = await store.now() - DAY
+    await store.put(wishes("job", 500, start, apart=0), replace=False)
+    holder = await asyncpg.connect(postgres_dsn)
+    try:
+        async with holder.transaction(isolation="repeatable_read", readonly=True):
+            await holder.fetchval("SELECT count(*) FROM scheduledjob.schedule")
+            await churn(store, start, 40, size=500)
+            from_the_floor = await explained(store, ["noop"], store._floor.known)
+            from_the_bottom = await explained(store, ["noop"], BOTTOM)
+    finally:
+        await holder.close()
+    assert pages_of_search(from_the_bottom) > 500, "the snapshot holds dead rows, or this test shows nothing"
+    assert pages_of_search(from_the_floor) < 50
+
+
+async def test_a_settlement_looks_up_its_rows_and_no_others(store: PostgresStore) -> None:
+    """With a plan from the time when the table was empty."""
+    async with store._pool.connection("vacuuming") as connection:
+        await connection.execute("VACUUM ANALYZE scheduledjob.schedule")
+    for fate in Fate:
+        assert await store.settle("alice", [Settlement(1, 1, fate, STATE, None, 1)]) == [False]
+    now = await store.now()
+    await store.put(wishes("job", 5_000, now - SECOND), replace=False)
+    before = await _index_reads(store)
+    batch = await store.claim("alice", ["noop"], limit=400, ahead=0, lease=LEASE)
+    fates = [Fate.REMOVE, Fate.RELEASE]
+    assert all(
+        await store.settle(
+            "alice",
+            [
+                Settlement(row.key, row.version, fates[n % 2], row.state, now + DAY, row.revision)
+                for n, row in enumerate(batch.rows)
+            ],
+        )
+    )
+    assert await _index_reads(store) - before < 400 * 10
+
+
+async def _index_reads(store: PostgresStore) -> int:
+    """Index entries of the schedule table that this store's statements have read."""
+    async with store._pool.connection("counting") as connection:
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        count: int = await connection.fetchval(
+            "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname = 'schedule'"
+        )
+    return count
