@@ -102,7 +102,7 @@ class Document:
             if kind == KIND:
                 return Meaning.JOB
             return self.problem(("kind",), f"{quoted(kind or '')} is not allowed", f'write "{KIND}"')
-        if kind == KIND or nearest(group, [GROUP]):
+        if kind == KIND or (nearest(group, [GROUP]) and nearest(kind or "", [KIND])):
             return self.problem(
                 ("apiVersion",), f"{quoted(api_version or '')} is not allowed", f'write "{API_VERSION}"'
             )

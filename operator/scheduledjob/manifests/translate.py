@@ -143,7 +143,7 @@ def _unknown_key(model: type[BaseModel], path: Path) -> tuple[str, str]:
     owner = model_at(model, path[:-1])
     known = list(fields_of(owner)) if owner is not None else []
     written = str(path[-1])
-    elsewhere = _CRON_JOB.get(written) or _elsewhere(model, written)
+    elsewhere = _ELSEWHERE_CALLED.get(written) or _elsewhere(model, written)
     if elsewhere and len(known) >= FEW:
         return "unknown field here", f"did you mean {elsewhere}?"
     close = nearest(written, known)
@@ -152,7 +152,8 @@ def _unknown_key(model: type[BaseModel], path: Path) -> tuple[str, str]:
     return "unknown field", f"known here: {listed(known, 'and')}"
 
 
-_CRON_JOB = {
+_ELSEWHERE_CALLED = {
+    "generateName": "metadata.name",
     "schedule": "spec.triggers[].cron",
     "jobTemplate": "spec.job",
     "startingDeadlineSeconds": "spec.misfire.startingDeadline",
@@ -161,7 +162,7 @@ _CRON_JOB = {
     "backoffLimit": "spec.retry.maxRetries",
     "activeDeadlineSeconds": "spec.timeouts.attempt",
 }
-"""What fields of a CronJob are called here."""
+"""What fields of a CronJob, or of other objects of Kubernetes, are called here."""
 
 
 def _elsewhere(model: type[BaseModel], key: str) -> str:
