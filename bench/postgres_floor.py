@@ -13,6 +13,7 @@ import cProfile
 import pstats
 import time
 
+import psutil
 import uvloop
 
 from scheduledjob.domain.instants import DAY, SECOND
@@ -73,18 +74,34 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-async def bench(arguments: argparse.Namespace, dsn: str) -> None:
-    store = PostgresStore(dsn)
+def server_seconds(server: PostgresServer) -> float:
+    """CPU that the server's processes have used; they outlive the measurement."""
+    total = 0.0
+    for process in psutil.Process(server.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used = process.cpu_times()
+            total += used.user + used.system
+    return total
+
+
+async def bench(arguments: argparse.Namespace, server: PostgresServer) -> None:
+    store = PostgresStore(server.dsn)
     await store.connect()
     for attempt in range(arguments.repeat):
         started = time.perf_counter()
         await store.put(wishes(arguments.rows, await store.now()), replace=False)
         put = time.perf_counter() - started
         with cProfile.Profile() if arguments.profile else contextlib.nullcontext() as profile:
+            ours, theirs = time.process_time(), server_seconds(server)
             started = time.perf_counter()
             done = await drain(store, arguments.batch, arguments.writers)
             took = time.perf_counter() - started
-        print(f"{attempt}: put {arguments.rows / put:9,.0f}/s   drain {done / took:9,.0f}/s   ({done} rows)")
+            ours, theirs = time.process_time() - ours, server_seconds(server) - theirs
+        print(
+            f"{attempt}: put {arguments.rows / put:9,.0f}/s   drain {done / took:9,.0f}/s   "
+            f"CPU for each row: Python {1e6 * ours / done:.1f} us, Postgres {1e6 * theirs / done:.1f} us"
+        )
+        assert done == arguments.rows, f"{done} rows of {arguments.rows} were run"
         if profile is not None:
             pstats.Stats(profile).sort_stats("tottime").print_stats(18)
     if arguments.stored:
@@ -129,7 +146,7 @@ def main() -> None:
             "auto_explain.log_nested_statements": "on",
         }
     with PostgresServer(durable=True, settings=settings) as server:
-        uvloop.run(bench(arguments, server.dsn))
+        uvloop.run(bench(arguments, server))
         if arguments.explain:
             print(server.log.read_text())
 
