@@ -74,6 +74,7 @@ class Schedule:
         "_fresh",
         "_slots",
         "_storing",
+        "_unanswered",
         "changed",
         "definition",
         "executing",
@@ -101,6 +102,7 @@ class Schedule:
         """The state differs from what is stored."""
         self._fresh: list[Run] = []
         self._storing: list[Run] = []
+        self._unanswered = False
         self._cancelling: list[Run] = []
 
     # ---------------------------------------------------------------- what happened
@@ -267,11 +269,13 @@ class Schedule:
         self._storing.extend(self._fresh)
         self._fresh.clear()
         self.changed = False
+        self._unanswered = True
         return self.state.encode()
 
     def stored(self) -> None:
         """The last snapshot is in the store: what was fresh in it may start."""
         self._storing.clear()
+        self._unanswered = False
 
     # ---------------------------------------------------------------- slots
 
@@ -285,6 +289,9 @@ class Schedule:
         """Decide every slot that is due: ``planned`` and any later one whose time has passed since."""
         state = self.state
         state.next = None
+        if (self.changed or self._unanswered) and not self._is_fresh(planned):
+            # In the store another run may still stand before it, so whoever took over would not count it as begun.
+            self._fresh.append(planned)
         deadline = self.definition.misfire.deadline
         if now - planned.due < ON_TIME:
             taken = [planned] if deadline is None or now - planned.due <= deadline else []
