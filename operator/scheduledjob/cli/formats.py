@@ -1,0 +1,80 @@
+"""How the commands print what they found: as a table for people, as JSON or YAML for programs."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from scheduledjob.domain.instants import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scheduledjob.domain.state import RunRecord
+
+
+def run_as_json(record: RunRecord) -> dict[str, Any]:
+    """A run with the keys that it has in JSON everywhere."""
+    namespace, name = split_slug(record.slug)
+    return {
+        "name": name,
+        "namespace": namespace,
+        "slot": rfc3339(record.slot),
+        "started": None if record.started is None else rfc3339(record.started),
+        "finished": rfc3339(record.finished),
+        "attempt": record.attempt,
+        "outcome": record.outcome.value,
+        "reason": record.reason,
+    }
+
+
+def split_slug(slug: str) -> tuple[str, str]:
+    """(namespace, name) of a manifest's slug; the namespace is empty for a schedule of the library."""
+    namespace, slash, name = slug.partition("/")
+    return (namespace, name) if slash else ("", slug)
+
+
+def short_name(slug: str) -> str:
+    """The slug as people write it: without the namespace that is meant when none is given."""
+    return slug.removeprefix("default/")
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], output: str, *, columns: Sequence[str] = (), empty: str = "") -> None:
+    """Print a list of equal mappings; ``columns`` of a table, all by default, and what it says instead of nothing."""
+    if output == "table":
+        for line in table_lines(rows, columns) if rows else [empty]:
+            print(line)  # noqa: T201  # a command prints
+    else:
+        print_value(list(rows), output)
+
+
+def print_value(value: Any, output: str) -> None:
+    """Print plain data as JSON or YAML."""
+    sys.stdout.write(as_yaml(value) if output == "yaml" else as_json(value) + "\n")
+
+
+def as_json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def as_yaml(value: Any, *, explicit_start: bool = False) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, explicit_start=explicit_start)
+    return text
+
+
+def table_lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> list[str]:
+    """A heading and a line for each row, in columns as wide as what is in them."""
+    names = columns or list(rows[0])
+    lines = [[name.upper() for name in names]]
+    lines += [["" if row[name] is None else printable(str(row[name])) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def printable(text: str) -> str:
+    """One line of what a job, a server or a file said, without control characters."""
+    return "".join(char if char.isprintable() else " " for char in text)

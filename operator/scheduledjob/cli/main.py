@@ -1,0 +1,241 @@
+"""The command line: which commands there are, what each is told, and how each ends.
+
+A command's own work stands in a module of its own, which is imported when the command is called: ``next`` answers
+before ``run`` would have loaded its HTTP client. Whatever goes wrong ends here in one line on standard error and an
+exit code that is not 0: 2 for what was typed wrongly or is wrong in a manifest, 1 for everything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from typer.exceptions import TyperException
+
+from scheduledjob.cli.errors import CommandError, Mask, in_one_line, lone
+
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C ended, apart from ``run``, whose regular end it is."""
+
+app = typer.Typer(
+    name="scheduledjob",
+    help="A job scheduler that never loses a run.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+class Level(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+Files = Annotated[
+    list[Path], typer.Option("--file", "-f", help="Manifest file or directory; give it again for more.", metavar="PATH")
+]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="SJOB_STORE",
+        show_envvar=True,
+        show_default=True,
+        metavar="URL",
+        help="memory:, postgresql://user@host/database or firestore://project/collection. "
+        "A password is better kept in the variable than typed.",
+    ),
+]
+Instance = Annotated[
+    str,
+    typer.Option("--instance", envvar="SJOB_INSTANCE", metavar="NAME", help="The installation in the store."),
+]
+Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
+LogLevel = Annotated[Level, typer.Option("--log-level", help="What the log on standard error tells.")]
+Moreover = Annotated[
+    Optional[list[Path]],  # noqa: UP045  # typer reads the annotation while the program runs
+    typer.Argument(metavar="[PATH]...", show_default=False, help="More paths, as a shell's wildcard gives them."),
+]
+
+
+@app.command()
+def run(
+    file: Files,
+    more: Moreover = None,
+    store: Store = "memory:",
+    watch: Annotated[bool, typer.Option("--watch", help="Read changed files again while it runs.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="First end the schedules of earlier manifests that no file has any more.")
+    ] = False,
+    plugins: Annotated[
+        bool, typer.Option("--plugins", help="Load the Python jobs that installed packages announce.")
+    ] = False,
+    instance: Instance = "local",
+    capacity: Annotated[int, typer.Option("--capacity", min=1, help="How many jobs to hold at once at most.")] = 4096,
+    output: Annotated[
+        Optional[Format],  # noqa: UP045  # typer reads the annotation while the program runs
+        typer.Option("--output", "-o", help="How to print; by default a live table on a terminal, else JSON lines."),
+    ] = None,
+    log_level: LogLevel = Level.INFO,
+) -> None:
+    """Run the jobs of manifests until Ctrl-C or SIGTERM.
+
+    Each run that ends is a row of a live table, or a line of JSON. Several processes with the same manifests and
+    one store share the work.
+    """
+    from scheduledjob.cli.run import Asked, run_manifests
+
+    asked = Asked(
+        paths=[str(path) for path in [*file, *(more or ())]],
+        store=store,
+        watch=watch,
+        prune=prune,
+        plugins=plugins,
+        instance=instance,
+        capacity=capacity,
+        output=None if output is None else output.value,
+        log_level=log_level.value,
+    )
+    run_manifests(asked)
+
+
+@app.command("next")
+def next_slots(
+    expression: Annotated[str, typer.Argument(metavar="EXPR", help="A cron expression, in quotes.")],
+    time_zone: Annotated[str, typer.Option("--tz", metavar="ZONE", help="IANA time zone.")] = "UTC",
+    start: Annotated[
+        Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
+        typer.Option("--from", metavar="INSTANT", help="First moment to look at, as in 2026-12-01T10:00:00Z."),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-c", min=1, max=100_000, help="How many slots.")] = 5,
+    seed: Annotated[str, typer.Option("--seed", help="What H spreads by: namespace/name of the job.")] = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """List the next slots of a cron expression."""
+    from scheduledjob.cli.expressions import print_next
+
+    print_next(expression, time_zone, start, count, seed, output.value)
+
+
+@app.command()
+def explain(
+    expression: Annotated[str, typer.Argument(metavar="EXPR", help="A cron expression, in quotes.")],
+    time_zone: Annotated[str, typer.Option("--tz", metavar="ZONE", help="IANA time zone.")] = "UTC",
+    output: Output = Format.TABLE,
+) -> None:
+    """Say a cron expression in words."""
+    from scheduledjob.cli.expressions import print_explanation
+
+    print_explanation(expression, time_zone, output.value)
+
+
+@app.command()
+def validate(file: Files, more: Moreover = None, output: Output = Format.TABLE) -> None:
+    """Check manifests; the exit code is 2 if anything is wrong."""
+    from scheduledjob.cli.validation import print_faults
+
+    if print_faults([str(path) for path in [*file, *(more or ())]], output.value):
+        raise typer.Exit(2)
+
+
+@app.command()
+def migrate(
+    store: Store,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Also what older versions can't live with, once none of them runs.")
+    ] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Bring the schema of a store up to this version."""
+    from scheduledjob.cli.stores import print_migration
+
+    print_migration(store, finish, output.value)
+
+
+@app.command()
+def history(
+    store: Store,
+    name: Annotated[
+        Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
+        typer.Argument(metavar="[NAME]", help="Name of a job, or the slug of a library's schedule."),
+    ] = None,
+    namespace: Annotated[
+        Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
+        typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Namespace of the job."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="How many runs at most.")] = 50,
+    instance: Instance = "local",
+    output: Output = Format.TABLE,
+) -> None:
+    """List ended runs, the newest first."""
+    from scheduledjob.cli.stores import print_history
+
+    print_history(store, instance, name, namespace, limit, output.value)
+
+
+def main() -> None:
+    """Run the command that was typed, and exit."""
+    sys.exit(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, prog_name="scheduledjob", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Exit as end:
+        return end.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away. What Python would still flush at its end goes nowhere, and says nothing.
+        sys.stdout = None
+        return 1
+    except TyperException as error:
+        return _failed(error.format_message().replace("\n", " "), 2)
+    except CommandError as error:
+        return _failed(str(error), error.code)
+    except Exception as error:
+        return _failed(*_told(lone(error)))
+    return code if isinstance(code, int) else 0
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """An error that no command foresaw: the line, and the exit code."""
+    from scheduledjob.engine.store import StoreError
+
+    if isinstance(error, StoreError | OSError | ValueError):
+        return in_one_line(error), 1
+    if type(error).__module__.startswith("scheduledjob."):
+        return in_one_line(error), 1
+    return f"this should not happen: {type(error).__name__}: {in_one_line(error)}", 1
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"scheduledjob: {_masked(message)}", file=sys.stderr)  # noqa: T201  # a command prints
+    return code
+
+
+def _masked(message: str) -> str:
+    """Without the password of a store that was named on the command line or in the environment."""
+    import os
+
+    for word in [*sys.argv[1:], os.environ.get("SJOB_STORE", "")]:
+        if "://" in word:
+            message = Mask(word.removeprefix("--store="))(message)
+    return message
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""``migrate`` and ``history``: what people ask a store without running anything."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from scheduledjob.cli.errors import CommandError
+from scheduledjob.cli.formats import print_rows, print_value, run_as_json, split_slug
+from scheduledjob.domain.durations import format_duration
+from scheduledjob.stores import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.engine.store import Migrating, Store
+
+PAGE = 500
+
+
+def print_migration(url: str, finish: bool, output: str) -> None:
+    """Apply what is to be applied, and say what that was."""
+    store = _opened(url, "local")
+    migrate = getattr(store, "migrate", None)
+    if migrate is None:
+        done = []
+    else:
+        done = asyncio.run(_migrate(store, finish))
+    if output == "table":
+        for line in done or ["nothing to do: the store is up to date"]:
+            print(line)  # noqa: T201  # a command prints
+    else:
+        print_value({"done": done}, output)
+
+
+async def _migrate(store: Store, finish: bool) -> list[str]:
+    try:
+        return await cast("Migrating", store).migrate(finish=finish)
+    finally:
+        await store.close()
+
+
+def print_history(url: str, instance: str, name: str | None, namespace: str | None, limit: int, output: str) -> None:
+    """Ended runs of one job, of one namespace or of all, the newest first."""
+    if url.lower().startswith("memory:"):
+        raise CommandError(
+            "a store in memory ends with its process and has no history: "
+            "name the store with --store postgresql://... or --store firestore://..., or in SJOB_STORE",
+            2,
+        )
+    records = asyncio.run(_history(_opened(url, instance), name, namespace, limit))
+    if output == "table":
+        rows = [_row(record) for record in records]
+        print_rows(rows, output, empty="no runs" if name is None else f"no runs of {name!r}")
+    else:
+        print_value([run_as_json(record) for record in records], output)
+
+
+def _opened(url: str, instance: str) -> Store:
+    try:
+        return open_store(url, instance)
+    except ValueError as error:
+        raise CommandError(f"--store: {error}", 2) from None
+
+
+async def _history(store: Store, name: str | None, namespace: str | None, limit: int) -> list[RunRecord]:
+    try:
+        await store.connect()
+        if name is not None:
+            found = [await store.history(slug, limit=limit) for slug in _slugs(name, namespace)]
+            return sorted((one for records in found for one in records), key=lambda one: -one.finished)[:limit]
+        return await _all(store, namespace, limit)
+    finally:
+        await store.close()
+
+
+def _slugs(name: str, namespace: str | None) -> Sequence[str]:
+    """What the schedule may be called in the store: a manifest's, or a program's own slug."""
+    if namespace is not None:
+        return (f"{namespace}/{name}",)
+    return (name,) if "/" in name else (f"default/{name}", name)
+
+
+async def _all(store: Store, namespace: str | None, limit: int) -> list[RunRecord]:
+    found: list[RunRecord] = []
+    seen: set[str] = set()
+    before: Instant | None = None
+    while len(found) < limit:
+        page = await store.history(before=before, limit=PAGE)
+        fresh = [record for record in page if record.run_id not in seen]
+        if not fresh:
+            break
+        seen.update(record.run_id for record in fresh)
+        found += [record for record in fresh if namespace is None or split_slug(record.slug)[0] == namespace]
+        if len(page) < PAGE:
+            break
+        before = page[-1].finished + 1  # those of the same instant may be on both pages
+    return found[:limit]
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    run = run_as_json(record)
+    took = "" if record.started is None else format_duration((record.finished - record.started) // 1000 * 1000)
+    return {**{key: run[key] for key in ("namespace", "name", "slot", "started")}, "took": took} | {
+        key: run[key] for key in ("attempt", "outcome", "reason")
+    }
