@@ -15,6 +15,7 @@ import pytest
 
 from scheduledjob.engine.jobs import OUTPUT_LIMIT, Value
 from scheduledjob.executors.shell import ShellExecutor, ShellLimits
+from scheduledjob.executors.spawner.processes import status_of
 from tests.executors.shells import Reports, attempt_of, bearing, descendants, is_alive, until
 
 if TYPE_CHECKING:
@@ -195,8 +196,8 @@ async def test_what_can_not_be_started_says_why(executor: ShellExecutor, spec: d
 
 async def test_a_timeout_lets_a_job_clean_up(executor: ShellExecutor, reports: Reports) -> None:
     command = f"trap 'echo bye; exit 0' TERM; echo up > {reports.path}; while :; do sleep 0.01; done"
-    result = await executor.run(attempt_of(command, timeout=0.3))
-    assert (result.ok, result.reason) == (False, "timed out after 300ms")
+    result = await executor.run(attempt_of(command, timeout=1.0))
+    assert (result.ok, result.reason) == (False, "timed out after 1s")
     # The shell may say that its sleep was terminated too.
     assert result.output.endswith(b"bye\n")
 
@@ -212,6 +213,17 @@ async def test_a_timeout_lets_a_job_clean_up(executor: ShellExecutor, reports: R
 async def test_a_timeout_ends_what_ignores_it(executor: ShellExecutor, command: str) -> None:
     result = await executor.run(attempt_of(command, timeout=0.1))
     assert result.reason == "timed out after 100ms"
+
+
+async def test_a_stopped_job_can_clean_up_too(executor: ShellExecutor, reports: Reports, tmp_path: Path) -> None:
+    command = f"trap 'echo bye > {tmp_path}/bye; exit' TERM; echo $$ > {reports.path}; kill -STOP $$"
+    task = asyncio.create_task(executor.run(attempt_of(command)))
+    job = int(await reports.line())
+    await until(lambda: (status_of(job) or "?")[0] == "T")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (tmp_path / "bye").read_text() == "bye\n"
 
 
 async def test_cancelling_asks_politely_first(executor: ShellExecutor, reports: Reports, tmp_path: Path) -> None:
