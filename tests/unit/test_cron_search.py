@@ -259,6 +259,9 @@ def test_the_last_hour_of_a_year_that_clocks_repeat_is_found() -> None:
     cron = Cron("0 */15 1 1 11 ? 2026", LOS_ANGELES)
     assert cron.next(moment("2026-11-01T08:45:00Z")) == moment("2026-11-01T09:00:00Z")
     assert cron.next(moment("2026-11-01T09:45:00Z")) is None
+    assert cron.previous(moment("2027-06-01T00:00:00Z")) == moment("2026-11-01T09:45:00Z")
+    assert cron.previous(moment("2026-11-01T09:44:59Z")) == moment("2026-11-01T09:30:00Z")
+    assert cron.previous(moment("2026-11-01T08:59:59Z")) == moment("2026-11-01T08:45:00Z")
     assert cron.count(0, to_instant(moment("2027-01-01T00:00:00Z"))) == 8
 
 

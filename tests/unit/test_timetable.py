@@ -271,3 +271,18 @@ def test_an_epoch_is_no_edge() -> None:
     timetable = Timetable([Every(60).bind(to_instant(EPOCH - timedelta(days=1)))])
     assert timetable.previous(-1) == -MINUTE
     assert timetable.next(-1) == 0
+
+
+def test_the_search_by_days_ends_with_the_schedule() -> None:
+    seconds = [Cron("1-59 * * * * ?")]
+    assert Timetable([Every(1).bind(0)], seconds, end_at=START + 59 * SECOND).next(START) is None
+    assert Timetable([Every(1).bind(0)], seconds, end_at=START + MINUTE).next(START) == START + MINUTE
+    assert Timetable([Every(1).bind(0)], seconds, start_at=START + 1).previous(START + 59 * SECOND) is None
+    assert Timetable([Every(1).bind(0)], seconds, start_at=START).previous(START + 59 * SECOND) == START
+
+
+def test_days_are_alike_only_where_their_clocks_are() -> None:
+    """After the day that Alaska had twice, local times of the next UTC day belong to their first occurrence."""
+    one, same = Cron("0 0 0-23 * * ?", "America/Juneau"), Cron("0 0 0-22,23 * * ?", "America/Juneau")
+    begin, end = instant("1867-10-10T00:00:00Z"), instant("1867-10-30T00:00:00Z")
+    assert Timetable([one, same]).count(begin, end) == (one.count(begin, end), 0)

@@ -159,7 +159,7 @@ class Timetable:
                 break
             if moment is not None and (current - moment) * edge >= 0:
                 break
-            if current > self._end_at or (self._start_at is not None and current < self._start_at):
+            if not self._is_within(current):
                 break
             day = current // DAY
             from_second = current // SECOND - day * _DAY_SECONDS
@@ -171,16 +171,17 @@ class Timetable:
                 window = self._window_of(candidate)
                 if window is None:
                     current = candidate if moment is None else (min if forward else max)(candidate, moment)
-                    return current if (self._start_at or current) <= current <= self._end_at else None
+                    return current if self._is_within(current) else None
                 beyond = (window.end - 1 if forward else window.start) // SECOND - day * _DAY_SECONDS
                 if forward:
                     bits &= -1 << min(max(beyond + 1, found + 1), _DAY_SECONDS)
                 else:
                     bits &= (1 << min(max(beyond, 0), found)) - 1
             current = self._first((day + 1) * DAY - 1) if forward else self._last(day * DAY - 1)
-        if moment is None or moment > self._end_at or (self._start_at is not None and moment < self._start_at):
-            return None
-        return moment
+        return moment if moment is not None and self._is_within(moment) else None
+
+    def _is_within(self, slot: Instant) -> bool:
+        return slot <= self._end_at and (self._start_at is None or slot >= self._start_at)
 
     def _is_excluded(self, slot: Instant) -> bool:
         return self._window_of(slot) is not None or self._is_left_out(slot)
