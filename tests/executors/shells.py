@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 import uuid
@@ -12,8 +13,10 @@ from scheduledjob.engine.jobs import Attempt, ShellSpec
 from scheduledjob.executors.spawner.processes import everybody, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
+
+    from scheduledjob.executors.shell import ShellExecutor
 
 FAR = 3600.0
 """Seconds: a lease that does not matter to the test."""
@@ -114,3 +117,21 @@ async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)
+
+
+def helper_pid(executor: ShellExecutor) -> int:
+    """The process id of its helper."""
+    assert executor._helper is not None
+    return executor._helper._process.pid
+
+
+@contextlib.asynccontextmanager
+async def running(executor: ShellExecutor) -> AsyncIterator[ShellExecutor]:
+    """The executor, started; at the end its helper must have no child left, and this process neither."""
+    await executor.start()
+    try:
+        yield executor
+        assert descendants(helper_pid(executor)) == set()
+    finally:
+        await executor.stop()
+    assert descendants(os.getpid()) == set()

@@ -22,7 +22,7 @@ from scheduledjob.executors.shell import ShellExecutor
 from tests.executors.shells import Reports, attempt_of, bearing, descendants, is_alive, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 REPLICA = """
 import asyncio, os, sys
@@ -43,13 +43,6 @@ asyncio.run(main(*sys.argv[1:]))
 DAEMON = "setsid sh -c 'setsid sh -c \"echo up > {0}; exec sleep 1000\" & exit' & sleep 1000"
 STUBBORN = "trap '' TERM; echo up > {0}; sleep 1000; sleep 1000"
 NAMELESS = "env -i setsid sh -c 'echo up > {0}; exec sleep 1000' & exec sleep 1000"
-
-
-@pytest.fixture
-def reports(tmp_path: Path) -> Iterator[Reports]:
-    fifo = Reports(tmp_path)
-    yield fifo
-    fifo.close()
 
 
 @pytest.fixture

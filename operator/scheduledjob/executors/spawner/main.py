@@ -282,7 +282,7 @@ class Spawner:
     def _find_owner(self, pid: int) -> Job:
         try:
             job = self._sessions.get(os.getsid(pid)) or self._sessions.get(os.getpgid(pid))
-        except ProcessLookupError:
+        except OSError:
             job = None
         if job is None:
             mark = mark_of(pid)
