@@ -21,7 +21,7 @@ def print_next(expression: str, time_zone: str, start: str | None, count: int, s
     zone = ZoneInfo(time_zone)
     # A slot at the very beginning belongs to it; that of an interval would be its creation, at which none fires.
     slot = bound.next_instant(begin - 1 if bound is cron else begin)
-    rows = []
+    rows: list[dict[str, str]] = []
     while slot is not None and len(rows) < count:
         rows.append({"slot": rfc3339(slot), "local": _local(slot, zone)})
         slot = bound.next_instant(slot)

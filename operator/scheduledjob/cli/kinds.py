@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from scheduledjob.cli.formats import run_as_json
-from scheduledjob.domain.definition import Definition
 from scheduledjob.engine.jobs import Attempt, CurlSpec, Executor, Result, ShellSpec
 from scheduledjob.engine.kinds import Kind
 from scheduledjob.executors.curl import CurlExecutor
@@ -22,6 +21,7 @@ from scheduledjob.manifests.definition import CURL_TIMEOUT, to_definition
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from scheduledjob.domain.definition import Definition
     from scheduledjob.domain.state import RunRecord
     from scheduledjob.engine.owner import Hook
     from scheduledjob.manifests.models import ScheduledJob

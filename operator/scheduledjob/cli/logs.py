@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, MutableMapping
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -19,7 +19,7 @@ def configure(level: str, say: Callable[[str], None], mask: Callable[[str], str]
     ``say`` is called from any thread and must not block.
     """
 
-    def emit(_logger: Any, method: str, event: dict[str, Any]) -> str:
+    def emit(_logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         moment, text = event.pop("timestamp"), event.pop("event")
         error = event.pop("exception", "")
         words = "".join(f" {key}={value!r}" if " " in str(value) else f" {key}={value}" for key, value in event.items())

@@ -95,7 +95,11 @@ class _Running:
             report.close()
 
     def _new_report(self, on_broken: Callable[[], object]) -> Report:
-        output = self._asked.output
+        output, terminal = self._asked.output, sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        if terminal and output in {None, "table"}:
+            from scheduledjob.cli.live import LiveTable
+
+            return LiveTable(self._mask)
         return Lines(output or "json", on_broken, self._mask)
 
     async def _begin_and_work(self, report: Report) -> None:
@@ -147,7 +151,7 @@ class _Running:
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER, 20, 100)
         async with asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(report.follow(self._store, replica.clock.now))]
+            beside = [tasks.create_task(self._follow(report, replica))]
             if self._asked.watch:
                 beside.append(tasks.create_task(self._watch(schedules, watcher, replica)))
             if self._stopping.is_set():
@@ -155,6 +159,10 @@ class _Running:
             await tasks.create_task(replica.run())
             for task in beside:
                 task.cancel()
+
+    async def _follow(self, report: Report, replica: Replica) -> None:
+        await replica.ready.wait()
+        await report.follow(self._store, replica.clock.now)
 
     async def _watch(self, schedules: Schedules, watcher: Watcher, replica: Replica) -> None:
         await replica.ready.wait()

@@ -24,10 +24,7 @@ def print_migration(url: str, finish: bool, output: str) -> None:
     """Apply what is to be applied, and say what that was."""
     store = _opened(url, "local")
     migrate = getattr(store, "migrate", None)
-    if migrate is None:
-        done = []
-    else:
-        done = asyncio.run(_migrate(store, finish))
+    done = [] if migrate is None else asyncio.run(_migrate(store, finish))
     if output == "table":
         for line in done or ["nothing to do: the store is up to date"]:
             print(line)  # noqa: T201  # a command prints

@@ -21,7 +21,7 @@ def print_faults(paths: Sequence[str], output: str) -> bool:
     if output == "table":
         for problem in loaded.problems:
             print(problem)  # noqa: T201  # a command prints
-        print(summary(loaded), file=sys.stderr if loaded.problems else sys.stdout)  # noqa: T201  # the same
+        print(summary(loaded), file=sys.stderr if loaded.problems else sys.stdout)
     else:
         faults = [_as_json(problem) for problem in loaded.problems]
         print_value({"files": len(loaded.files), "jobs": len(loaded.jobs), "faults": faults}, output)
