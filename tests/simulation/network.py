@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+LONGEST_ANSWER = 8.0
+"""Seconds after which a client gives a call up."""
+
 
 class Faults:
     """How bad the network is now."""
@@ -62,7 +65,8 @@ class Link:
 
     def delay(self) -> float:
         chance, latency = self.world.random, self.faults.latency
-        return chance.uniform(0.2, 1.5) * latency * (chance.uniform(5, 40) if chance.random() < 0.02 else 1)
+        delay = chance.uniform(0.2, 1.5) * latency * (chance.uniform(5, 40) if chance.random() < 0.02 else 1)
+        return min(delay, LONGEST_ANSWER)
 
     def send(self, operation: Callable[[], _T], answer: Callable[[_T | Exception], None]) -> None:
         """Carry a call out; ``answer`` is called on the way back, unless the machine died."""
@@ -75,12 +79,12 @@ class Link:
             except Exception as error:
                 value = error
             if self.machine.name in faults.cut or chance.random() < faults.lose_reply:
-                self.world.after(self.delay() * 20, lambda: answer(lost))
+                self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: answer(lost))
             else:
                 self.world.after(self.delay(), lambda: answer(value))
 
         if self.machine.name in faults.cut or chance.random() < faults.lose_request:
-            self.world.after(self.delay() * 20, lambda: answer(lost))
+            self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: answer(lost))
         else:
             self.world.after(self.delay(), arrive)
 

@@ -26,7 +26,7 @@ from .moments import At, Following
 from .timetable import Bound, Timetable, Window
 
 if TYPE_CHECKING:
-    from .schedule import Slots
+    from .misfire import Slots
 
 
 class Plan:

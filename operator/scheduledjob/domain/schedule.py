@@ -16,33 +16,20 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from .definition import CatchUp, Concurrency, Definition, FollowingTrigger
-from .instants import SECOND, Instant, Micros
-from .state import Completion, Outcome, Run, RunRecord, State, run_id
-from .triggers import jitter_of
+from .concurrency import has_room, is_skipped
+from .definition import Concurrency, Definition, FollowingTrigger
+from .misfire import Slots, decide, jitter_of, newest_due
+from .state import Completion, Outcome, Run, RunRecord, State, record_of
+
+if TYPE_CHECKING:
+    from .instants import Instant, Micros
 
 MAX_LOST_IN_ROW = 5
 """After so many attempts in a row that were lost with their replica, the run has failed: its job may be what kills."""
-
-ON_TIME: Micros = SECOND
-"""A slot less late than this was not missed by anybody: slots of one trigger are at least as far apart."""
-
-JITTER_WALK = 64
-"""How many slots to look back over for the newest whose jitter has passed."""
-
-
-class Slots(Protocol):
-    """When a schedule fires: the union of its triggers without what is excluded."""
-
-    def next(self, after: Instant) -> Instant | None: ...
-
-    def previous(self, at: Instant) -> Instant | None: ...
-
-    def count(self, after: Instant, until: Instant) -> tuple[int, int]: ...
 
 
 class End(Enum):
@@ -113,7 +100,12 @@ class Schedule:
         The planned slot could not where another run stands before it: that takes a write first.
         """
         state = self.state
-        if state.next is not None and state.next.due <= now and not state.waiting and self._has_room(state.next):
+        if (
+            state.next is not None
+            and state.next.due <= now
+            and not state.waiting
+            and has_room(self.definition, state, state.next)
+        ):
             state.floor = max(state.floor, state.next.slot)
             self._count_start(state.next)
             state.runs.append(state.next)
@@ -286,73 +278,33 @@ class Schedule:
         return state.completed is None and not state.suspended and not state.paused
 
     def _take(self, planned: Run, now: Instant, moves: Moves) -> None:
-        """Decide every slot that is due: ``planned`` and any later one whose time has passed since."""
-        state = self.state
+        """Decide every slot that is due: ``planned`` and any later one whose time has come since."""
+        state, definition = self.state, self.definition
         state.next = None
-        if (self.changed or self._unanswered) and not self._is_fresh(planned):
+        if (self.changed or self._unanswered) and not _has(self._fresh, planned):
             # In the store another run may still stand before it, so whoever took over would not count it as begun.
             self._fresh.append(planned)
-        deadline = self.definition.misfire.deadline
-        if now - planned.due < ON_TIME:
-            taken = [planned] if deadline is None or now - planned.due <= deadline else []
-            if self.definition.exclude and self._slots is not None:
-                state.excluded += self._slots.count(state.floor, planned.slot)[1]
-            state.missed += 1 - len(taken)
-            state.floor = max(state.floor, planned.slot)
-        else:
-            taken = self._misfired(planned, now)
-        limit = self.definition.max_runs
-        if limit is not None and state.started + len(taken) > limit:
-            taken = taken[: limit - state.started]
-        if len(taken) > 1 and self.definition.concurrency is Concurrency.REPLACE:
+        decided = decide(definition, self._slots, self.uid, planned.slot, planned.due, state.floor, now)
+        state.floor = decided.floor
+        state.missed += decided.missed
+        state.excluded += decided.excluded
+        taken = decided.taken
+        if definition.max_runs is not None:
+            taken = taken[: max(0, definition.max_runs - state.started)]
+        if len(taken) > 1 and definition.concurrency is Concurrency.REPLACE:
             state.missed += len(taken) - 1
             taken = taken[-1:]
-        for run in taken:
+        for slot in taken:
+            run = planned
+            if slot != planned.slot:
+                run = Run(slot=slot, due=slot + jitter_of(self.uid, slot, definition.jitter))
+                self._fresh.append(run)
+                self.changed = True
             run.catch_up = len(taken) > 1
-            state.last_schedule = run.slot
+            state.last_schedule = slot
             self._admit(run, now, moves)
-
-    def _misfired(self, planned: Run, now: Instant) -> list[Run]:
-        """Of the slots from ``planned`` to ``now``, those that the misfire rule lets run, oldest first."""
-        state, misfire = self.state, self.definition.misfire
-        newest = max(self._newest_due(now) or planned.slot, planned.slot)
-        missed = 1
-        if self._slots is not None:
-            missed += self._slots.count(planned.slot, newest)[0]
-            state.excluded += self._slots.count(state.floor, newest)[1]
-        state.floor = max(state.floor, newest)
-        wanted = misfire.max_catch_up if misfire.catch_up is CatchUp.ALL else 1
-        taken: list[Run] = []
-        slot: Instant | None = newest
-        while slot is not None and len(taken) < wanted:
-            run = planned if slot <= planned.slot else Run(slot=slot, due=slot + self._jitter(slot))
-            if misfire.deadline is not None and now - run.due > misfire.deadline:
-                break
-            taken.append(run)
-            if run is planned or self._slots is None:
-                break
-            self._fresh.append(run)
+        if not taken:
             self.changed = True
-            slot = self._slots.previous(slot - 1) or planned.slot
-        state.missed += missed - len(taken)
-        taken.reverse()
-        return taken
-
-    def _newest_due(self, now: Instant) -> Instant | None:
-        """The newest slot whose time, jitter included, has come."""
-        if self._slots is None:
-            return None
-        slot = self._slots.previous(now)
-        if not self.definition.jitter:
-            return slot
-        for _ in range(JITTER_WALK):
-            if slot is None or slot + self._jitter(slot) <= now:
-                return slot
-            slot = self._slots.previous(slot - 1)
-        return self._slots.previous(now - self.definition.jitter)
-
-    def _jitter(self, slot: Instant) -> Micros:
-        return jitter_of(self.uid, slot, self.definition.jitter) if self.definition.jitter else 0
 
     def _plan(self, now: Instant) -> None:
         """Name the slot to wait for, if there is to be one."""
@@ -373,7 +325,7 @@ class Schedule:
                 state.completed = Completion.NO_SLOT
                 self.changed = True
             return
-        state.next = Run(slot=slot, due=slot + self._jitter(slot))
+        state.next = Run(slot=slot, due=slot + jitter_of(self.uid, slot, self.definition.jitter))
         self._fresh.append(state.next)
         self.changed = True
 
@@ -385,29 +337,20 @@ class Schedule:
 
     def _admit(self, run: Run, now: Instant, moves: Moves) -> None:
         """Give a due run its place by the concurrency policy: active, waiting, or none."""
-        state, policy = self.state, self.definition.concurrency
-        if policy is Concurrency.REPLACE:
+        state = self.state
+        if self.definition.concurrency is Concurrency.REPLACE:
             for active in list(state.runs):
                 if self.cancel(active, now, f"replaced by the slot {run.slot}"):
                     moves.cancel.append(active)
             state.skipped += len(state.waiting)
             state.started -= len(state.waiting)
             state.waiting.clear()
-        elif not run.catch_up and (state.runs or state.waiting):
-            if policy is Concurrency.FORBID:
-                full = True
-            elif policy is Concurrency.QUEUE:
-                room = len(state.runs) < (self.definition.max_concurrent or 1) and not state.waiting
-                full = not room and len(state.waiting) >= self.definition.queue_depth
-            else:
-                limit = self.definition.max_concurrent
-                full = limit is not None and len(state.runs) + len(state.waiting) >= limit
-            if full:
-                state.skipped += 1
-                self.changed = True
-                return
+        elif is_skipped(self.definition, state, run):
+            state.skipped += 1
+            self.changed = True
+            return
         self._count_start(run)
-        if not state.waiting and self._has_room(run):
+        if not state.waiting and has_room(self.definition, state, run):
             state.runs.append(run)
         else:
             state.waiting.append(run)
@@ -417,21 +360,10 @@ class Schedule:
         if not run.token:
             self.state.started += 1
 
-    def _has_room(self, run: Run) -> bool:
-        runs = self.state.runs
-        if not runs:
-            return True
-        if run.catch_up and any(one.catch_up for one in runs):
-            return False
-        policy = self.definition.concurrency
-        if policy is Concurrency.ALLOW:
-            return self.definition.max_concurrent is None or len(runs) < self.definition.max_concurrent
-        return policy is Concurrency.QUEUE and len(runs) < (self.definition.max_concurrent or 1)
-
     def _promote(self) -> None:
         """Let waiting runs become active, in order, while there is room."""
         waiting = self.state.waiting
-        while waiting and self._has_room(waiting[0]):
+        while waiting and has_room(self.definition, self.state, waiting[0]):
             run = waiting.pop(0)
             self.state.runs.append(run)
             self._fresh.append(run)
@@ -470,23 +402,10 @@ class Schedule:
                 state.next = None
         else:
             state.cancelled += 1
-        record = RunRecord(
-            run_id=run_id(self.uid, run),
-            uid=self.uid,
-            slug=self.slug,
-            slot=run.slot,
-            started=run.begun or None,
-            finished=now,
-            attempt=run.attempt,
-            outcome=outcome,
-            reason=reason,
-            code=code,
-            replica=self.replica,
-            output=output,
-            keep=keep.succeeded if outcome is Outcome.SUCCEEDED else keep.failed,
-            expires=now + keep.ttl,
-            manual=bool(run.token),
+        record = record_of(
+            run, outcome, now, uid=self.uid, slug=self.slug, keep=keep, replica=self.replica, reason=reason
         )
+        record.code, record.output = code, output
         self.records.append(record)
         if self.definition.concurrency is Concurrency.FORBID and not state.runs and not state.waiting:
             self._skip_overlapped(now)
@@ -498,9 +417,9 @@ class Schedule:
         if self._slots is None or not self._open:
             return
         slot = self._slots.next(state.floor)
-        if slot is None or slot + self._jitter(slot) > now:
+        if slot is None or slot + jitter_of(self.uid, slot, self.definition.jitter) > now:
             return
-        newest = max(self._newest_due(now) or slot, slot)
+        newest = max(newest_due(self._slots, self.uid, self.definition.jitter, now) or slot, slot)
         skipped, excluded = self._slots.count(state.floor, newest)
         state.skipped += skipped
         state.excluded += excluded

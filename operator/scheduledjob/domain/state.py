@@ -135,6 +135,27 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(State)
 
 
+def record_of(
+    run: Run, outcome: Outcome, now: Instant, *, uid: str, slug: str, keep: Keep, replica: str = "", reason: str = ""
+) -> RunRecord:
+    """What history says of a run that ends at ``now``."""
+    return RunRecord(
+        run_id=run_id(uid, run),
+        uid=uid,
+        slug=slug,
+        slot=run.slot,
+        started=run.begun or None,
+        finished=now,
+        attempt=run.attempt,
+        outcome=outcome,
+        reason=reason,
+        replica=replica,
+        keep=keep.succeeded if outcome is Outcome.SUCCEEDED else keep.failed,
+        expires=now + keep.ttl,
+        manual=bool(run.token),
+    )
+
+
 def cut_off(state: State, *, uid: str, slug: str, now: Instant, owned: bool, keep: Keep) -> list[RunRecord]:
     """The records of a schedule that is deleted at ``now``: each run that is active, or may be, was cancelled.
 
@@ -143,20 +164,5 @@ def cut_off(state: State, *, uid: str, slug: str, now: Instant, owned: bool, kee
     runs = list(state.runs)
     if owned and state.next is not None and state.next.due <= now:
         runs.append(state.next)
-    return [
-        RunRecord(
-            run_id=run_id(uid, run),
-            uid=uid,
-            slug=slug,
-            slot=run.slot,
-            started=run.begun or None,
-            finished=now,
-            attempt=run.attempt,
-            outcome=Outcome.CANCELLED,
-            reason="its schedule was deleted",
-            keep=keep.failed,
-            expires=now + keep.ttl,
-            manual=bool(run.token),
-        )
-        for run in runs
-    ]
+    reason = "its schedule was deleted"
+    return [record_of(run, Outcome.CANCELLED, now, uid=uid, slug=slug, keep=keep, reason=reason) for run in runs]

@@ -7,16 +7,13 @@ a ``Timetable`` is the union of bound triggers. Slots are instants; the public m
 
 from __future__ import annotations
 
-from hashlib import blake2b
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from scheduledjob.domain.cron import Cron, CronError
 from scheduledjob.domain.intervals import Every
+from scheduledjob.domain.misfire import jitter_of
 from scheduledjob.domain.moments import After, At, Following
 from scheduledjob.domain.timetable import Bound, Timetable, Window
-
-if TYPE_CHECKING:
-    from scheduledjob.domain.instants import Instant, Micros
 
 __all__ = [
     "After",
@@ -33,9 +30,3 @@ __all__ = [
 ]
 
 Trigger: TypeAlias = Cron | Every | At | After | Following
-
-
-def jitter_of(uid: str, slot: Instant, jitter: Micros) -> Micros:
-    """By how much a slot is put off: from 0 to ``jitter``, uniform, and the same on every replica and version."""
-    digest = blake2b(f"{uid}\0{slot}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) * (jitter + 1) >> 64

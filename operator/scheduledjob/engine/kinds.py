@@ -20,7 +20,7 @@ from .store import Row, StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scheduledjob.domain.schedule import Slots
+    from scheduledjob.domain.misfire import Slots
 
     from .jobs import Executor
 

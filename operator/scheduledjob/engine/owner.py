@@ -24,7 +24,7 @@ from .hold import Hold, Try
 from .jobs import Attempt, References, Result
 from .kinds import Kind, UnreadableRowError
 from .settler import Settler
-from .store import Fate, Key, Origin, Row, Settlement, Store
+from .store import Fate, Key, Origin, Row, Settlement, StoreUnavailable, Store
 from .timers import Timers
 
 if TYPE_CHECKING:
@@ -394,7 +394,10 @@ class Owner:
         while (hold := await self._edited.get()) is not None:
             if hold.gone or not hold.tries:
                 continue
-            (row,) = await self._store.get([hold.row.slug])
+            try:
+                (row,) = await self._store.get([hold.row.slug])
+            except StoreUnavailable:
+                continue  # the next renewal finds the same, and asks again
             if row is None or row.key != hold.row.key:
                 self._lose(hold, "its schedule was deleted")
             elif row.revision != hold.schedule.state.revision:

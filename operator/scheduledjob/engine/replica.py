@@ -44,6 +44,8 @@ log = structlog.get_logger("scheduledjob.replica")
 
 BEAT = 1.0
 PRUNE_EVERY = 60.0
+LAST_CLAIM = 1.0
+"""Seconds that the end of a replica waits for a claim under way: what it brings is handed back at once."""
 LAST_WRITES = 5.0
 """Seconds that the end of a replica waits for the store to take what is left."""
 
@@ -163,7 +165,8 @@ class Replica:
             await self._stop.wait()
             self.ready.clear()
             claimer.stop()
-            await claiming
+            await asyncio.wait([claiming], timeout=LAST_CLAIM)
+            claiming.cancel()
             owner.leave()
             await self._empty(owner)
             owner.finish()
