@@ -286,3 +286,17 @@ def test_days_are_alike_only_where_their_clocks_are() -> None:
     one, same = Cron("0 0 0-23 * * ?", "America/Juneau"), Cron("0 0 0-22,23 * * ?", "America/Juneau")
     begin, end = instant("1867-10-10T00:00:00Z"), instant("1867-10-30T00:00:00Z")
     assert Timetable([one, same]).count(begin, end) == (one.count(begin, end), 0)
+
+
+def test_the_search_by_days_passes_windows_and_stops_at_moments() -> None:
+    minutes = Cron("1-59 * * * * ?")
+    windowed = Timetable([Every(1).bind(0)], [minutes, Window(START, START + 5 * MINUTE)])
+    assert windowed.next(START - 50 * SECOND) == START + 5 * MINUTE
+    assert windowed.previous(START + 5 * MINUTE + 59 * SECOND) == START + 5 * MINUTE
+    moment = START + 5 * MINUTE - 3 * SECOND
+    between = Timetable([Every(7).bind(START), Every(1).bind(0), At(to_datetime(moment + 1))], [Cron("1-56 * * * * ?")])
+    assert between.next(START + 4 * MINUTE) == moment
+    early = Timetable([Every(1).bind(0), At(to_datetime(moment - 500))], [minutes, Cron("57 * * * * ?")])
+    assert early.next(START + 4 * MINUTE) == START + 5 * MINUTE  # its second is left out, and it with that
+    kept = Timetable([Every(2).bind(0), At(to_datetime(moment + 500))], [Cron("0-56/2,58 * * * * ?")])
+    assert kept.next(START + 3 * MINUTE) == moment + 500
