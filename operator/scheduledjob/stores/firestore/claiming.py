@@ -4,11 +4,11 @@ A claim reads rows in order of ``wake_at`` and writes itself into each, on condi
 read. A failed condition is a row that somebody else has won, or a client has edited; it costs one read and nothing
 more. So a row has one owner at a time whatever the replicas do.
 
-What is read is billed, so the order of questions matters. A look when nothing is expected reads one document: the
-one with the earliest ``wake_at``. It is either not due, and then says when to come back, or it is taken, and a
-second tells whether there is more. Only then, or when the last look said that something would be due by now, the
-due rows are asked for with the limit of the claim, and one more document tells what comes after them. That is at most
-two reads for each row taken, and close to one when there are many.
+What is read is billed, so the order of questions matters. A look reads one document: the one with the earliest
+``wake_at``. It is either not due, and then says when to come back, or it is taken, and a second tells whether there
+is more. Only then, or when the last batch was full, are the due rows asked for with the limit of the claim, and one
+more document tells what comes after them. That is one read for a look in vain, at most two for each row taken, and
+close to one when there are many. What is due soon is claimed ahead of its time, so the round trips delay nothing.
 
 Replicas that look at once find the same rows, and whoever writes later loses all of them. The loser therefore goes on
 from a random place among what is due, and begins there in its next claim too; as ids are hashes, a place in their
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from .owned import OwnedRows
     from .wire import Wire
 
-ROUNDS = 4
+SPREAD = 4
+"""How far, in portions like the one that was lost, a replica goes on behind it."""
+ROUNDS = 6
 """How often one claim looks again for rows in place of those that others won."""
 LONG_AGO: Instant = 0
 
@@ -47,10 +49,10 @@ class Claims:
         self._clock = clock
         self._owned = owned
         self._shards = list(range(shards))
-        self._expected: Instant | None = None
-        """When the last claim said that something is due next."""
-        self._lost: Instant | None = None
-        """The earliest ``wake_at`` of the rows that were last lost to others; None: none were."""
+        self._full = False
+        """The last batch was, so there is probably more."""
+        self._lost: list[Instant] = []
+        """``wake_at`` of the rows that were last lost to others, in order."""
 
     async def claim(self, replica: str, kinds: Iterable[str], *, limit: int, ahead: Micros, lease: Micros) -> Batch:
         """As ``Store.claim``; ``next_wake`` looks at the kinds asked for only.
@@ -58,8 +60,8 @@ class Claims:
         A lease can't be claimed ahead of its end, so there it counts as ``ahead`` later than it ends.
         """
         # The lease counts from here, because nothing was sent yet.
-        lease_end = self._clock.latest() + lease
         jumps = self._clock.jumps
+        lease_end = self._clock.latest() + lease
         groups = list(self._groups(kinds))
         rows: list[Row] = []
         next_wake: Instant | None = None
@@ -76,17 +78,15 @@ class Claims:
                     raise
                 break  # what was taken must reach its owner
             rows += taken.values()
-            self._lost = min((wake_of(each) for each in found if each.path not in taken), default=None)
-            if self._lost is None and start is None:
+            self._lost = [wake_of(each) for each in found if each.path not in taken]
+            if not self._lost and start is None:
                 break
         if self._clock.jumps != jumps:
             # The clock had stood still, so these leases may end before their owner would think. They are left to
             # pass: nothing of them has begun.
-            return Batch([], self._clock.earliest(), None)
-        if len(rows) >= limit:
-            next_wake = None
-        self._expected = LONG_AGO if len(rows) >= limit else next_wake
-        return Batch(rows, self._clock.earliest(), next_wake)
+            return Batch([], self._clock.earliest(), self._clock.earliest())
+        self._full = len(rows) >= limit
+        return Batch(rows, self._clock.earliest(), None if self._full else next_wake)
 
     def _groups(self, kinds: Iterable[str]) -> Iterator[list[str]]:
         """The kinds in portions of what one query may ask for; nearly always that is all of them."""
@@ -97,9 +97,13 @@ class Claims:
 
     def _somewhere(self, horizon: Instant) -> tuple[Instant, str] | None:
         """A random place among what is due, when rows were lost last time; None: begin at the front."""
-        if self._lost is None:
+        if not self._lost:
             return None
-        wake_at = self._lost if chance.random() < 0.5 else chance.randint(min(self._lost, horizon), horizon)
+        first, last = self._lost[0], self._lost[-1]
+        if 2 * self._lost.count(last) >= len(self._lost):
+            wake_at = last  # many are due at one instant, perhaps many more
+        else:
+            wake_at = min(horizon, last + int(chance.random() * SPREAD * (last - first)))
         return wake_at, f"{SCHEDULES}/{chance.getrandbits(160):040x}"
 
     async def _find(
@@ -126,7 +130,7 @@ class Claims:
     ) -> tuple[list[Document], list[Document]]:
         """The rows with ``wake_at`` within the horizon until ``limit`` are free, and at most one beyond it."""
         due: list[Document] = []
-        if start is None and (self._expected is None or self._expected > horizon):
+        if start is None and not self._full:
             while len(due) < min(2, limit):
                 next_one = await self._query(kinds, limit=1, after=_place(due[-1]) if due else None)
                 if not next_one or wake_of(next_one[0]) > horizon:

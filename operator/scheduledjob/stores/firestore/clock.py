@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 DRIFT_PER_MILLION = 500
 """By how much a monotonic clock may be wrong: what Linux lets NTP slew it at most, many times a quartz's own error."""
 
+ROUNDING: Micros = 2
+"""The readings and the stamp are each cut to a whole microsecond."""
+
 
 def monotonic_micros() -> Micros:
     return time.monotonic_ns() // 1000
@@ -61,8 +64,8 @@ class StoreClock:
 
     def measured(self, sent: Micros, answered: Micros, stamp: Instant) -> None:
         """A write that was sent and answered at these readings happened at ``stamp``."""
-        drift = (answered - sent) * DRIFT_PER_MILLION // 1_000_000 + 1
-        least, most = stamp, stamp + (answered - sent) + drift
+        passed = answered - sent
+        least, most = stamp - ROUNDING, stamp + passed + _drift(passed) + ROUNDING
         with self._lock:
             self._measured = max(self._measured, answered)
             if self._least is None or self._most is None:
@@ -104,9 +107,14 @@ def _known(bound: tuple[Micros, Instant] | None) -> tuple[Micros, Instant]:
 
 def _least_at(bound: tuple[Micros, Instant], reading: Micros) -> Instant:
     passed = reading - bound[0]
-    return bound[1] + passed - abs(passed) * DRIFT_PER_MILLION // 1_000_000
+    return bound[1] + passed - _drift(passed)
 
 
 def _most_at(bound: tuple[Micros, Instant], reading: Micros) -> Instant:
     passed = reading - bound[0]
-    return bound[1] + passed + abs(passed) * DRIFT_PER_MILLION // 1_000_000
+    return bound[1] + passed + _drift(passed)
+
+
+def _drift(passed: Micros) -> Micros:
+    """Rounded up, for a time in either direction."""
+    return -(-abs(passed) * DRIFT_PER_MILLION // 1_000_000)

@@ -14,7 +14,7 @@ opening of ``clock`` says why).
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,8 @@ MOST_COMMITS = 4
 """In flight at once."""
 MOST_SURPLUS = 100_000
 """Runs that wait for being pruned; what is forgotten beyond that goes by its age."""
+MOST_LEFT = 10_000
+"""Removed rows whose history is remembered."""
 
 
 @dataclass(slots=True)
@@ -69,6 +71,8 @@ class Settlements:
         self._owned = owned
         self._shards = shards
         self._commits = asyncio.Semaphore(MOST_COMMITS)
+        self._left: OrderedDict[str, Sequence[str]] = OrderedDict()
+        """By slug, ``recent`` of rows that were removed: the slug may be scheduled again, and its history goes on."""
         self.surplus: deque[str] = deque(maxlen=MOST_SURPLUS)
         """Paths of runs that newer ones have pushed out of history, for ``prune``."""
 
@@ -128,11 +132,19 @@ class Settlements:
             settlement = unit.settlement
             unit.done = True
             self.surplus += unit.surplus
+            if settlement.fate is Fate.REMOVE:
+                self._leave(settlement, unit.recent)
             if settlement.fate is Fate.KEEP:
                 self._owned.settled(settlement.key, stamps[position], unit.recent)
             else:
                 self._owned.forget(settlement.key)
             position += len(some)
+
+    def _leave(self, settlement: Settlement, recent: Sequence[str]) -> None:
+        if settlement.records:
+            self._left[settlement.records[0].slug] = recent
+            while len(self._left) > MOST_LEFT:
+                self._left.popitem(last=False)
 
     async def _learn_recorded(self, units: Sequence[Unit], writes: Sequence[Sequence[Write]]) -> bool:
         """Look which of the records history has already; whether there are any."""
@@ -165,8 +177,11 @@ class Settlements:
             write for write in record_writes(settlement.records, self._shards) if write.path not in unit.recorded
         ]
         new = {write.path for write in records}
+        recent = known.recent
+        if not recent and settlement.records:
+            recent = self._left.get(settlement.records[0].slug, ())
         unit.recent, unit.surplus = with_records(
-            known.recent, [record for record in settlement.records if run_path(record.run_id) in new]
+            recent, [record for record in settlement.records if run_path(record.run_id) in new]
         )
         unit.overtaken = settlement.fate is not Fate.KEEP and known.revision != settlement.revision
         path = path_of(settlement.key)

@@ -131,11 +131,15 @@ class FirestoreStore:
 
     async def _measure(self) -> None:
         """Write the installation's document for the sake of the time at which that happens."""
+        # Something must change: a write that changes nothing happens at no time.
+        await self._write(Write("", {"touched": secrets.token_hex(8)}, ("touched",), exists=True))
+
+    async def _write(self, write: Write) -> None:
+        """One write that nobody else's stands against."""
         try:
-            # Something must change: a write that changes nothing happens at no time.
-            await self._wire.commit([Write("", {"touched": secrets.token_hex(8)}, ("touched",), exists=True)])
+            await self._wire.commit([write])
         except Conflict as conflict:
-            raise StoreUnavailable(f"the store's clock could not be read: {conflict}") from conflict
+            raise StoreUnavailable(f"Firestore gave up the write: {conflict}") from conflict
 
     async def now(self) -> Instant:
         """At most a round trip's error late, never early."""
@@ -236,11 +240,11 @@ class FirestoreStore:
             "looks_at": looks_at,
             "seen_at": self._clock.earliest(),
         }
-        await self._wire.commit([Write(replica_path(replica.id), fields)])
+        await self._write(Write(replica_path(replica.id), fields))
         self._announced = (replica, reading)
 
     async def withdraw(self, replica: str) -> None:
-        await self._wire.commit([Write(replica_path(replica))])
+        await self._write(Write(replica_path(replica)))
         self._announced = self._looks_at = None
 
     @asynccontextmanager

@@ -75,12 +75,13 @@ class Wire:
         self._root = f"{self._database}/documents/{root}"
         self._clock = clock
         self._deadline = deadline
-        self._metadata = [("google-cloud-resource-prefix", self._database)]
+        self._metadata: list[tuple[str, str]] = []
         self._opened: FirestoreAsyncClient | None = None
 
     async def open(self) -> None:
         """Make the channel; nothing is sent yet. Raises StoreError without credentials."""
         emulator = os.environ.get("FIRESTORE_EMULATOR_HOST")
+        self._metadata = [("google-cloud-resource-prefix", self._database)]
         # Without these a channel that lost its server tries again only after up to two minutes.
         options = [
             ("grpc.initial_reconnect_backoff_ms", 100),

@@ -32,7 +32,7 @@ from .tries import pause
 from .wire import Conflict
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from scheduledjob.domain.instants import Instant
     from scheduledjob.engine.store import NewRow
@@ -161,31 +161,25 @@ class Wishes:
 
     async def delete(self, slugs: Sequence[str], told: Told) -> list[bool]:
         ended: set[str] = set()
-        unique = list(dict.fromkeys(slugs))
-        for start in range(0, len(unique), PAGE):
-            ended |= await self._end([schedule_path(slug) for slug in unique[start : start + PAGE]], told)
+        paths = list(dict.fromkeys(schedule_path(slug) for slug in slugs))
+        for start in range(0, len(paths), PAGE):
+            there = await self._wire.get(paths[start : start + PAGE])
+            ended |= await self._end(list(there.values()), told)
         return [schedule_path(slug) in ended for slug in slugs]
 
     async def clear(self, origin: Origin | None, told: Told) -> int:
         ended = 0
-        async for page in self._pages(origin):
-            ended += len(await self._end([each.path for each in page], told, origin))
-        return ended
-
-    async def _pages(self, origin: Origin | None) -> AsyncIterator[list[Document]]:
         after = ""
         while page := await self._wire.query(page_query(origin, after, PAGE)):
-            yield page
+            ended += len(await self._end(page, told, origin))
             after = page[-1].fields["slug"]
+        return ended
 
-    async def _end(self, paths: Sequence[str], told: Told, origin: Origin | None = None) -> set[str]:
+    async def _end(self, documents: Sequence[Document], told: Told, origin: Origin | None = None) -> set[str]:
         """Delete these schedules with a record of each run that this cuts off; the paths of those that were there."""
         ended: set[str] = set()
-        todo = list(paths)
         recorded: set[str] = set()
         for attempt in range(TRIES):
-            there = await self._wire.get(todo)
-            documents = [each for each in there.values() if origin is None or each.fields["origin"] == origin.value]
             now = self._clock.earliest()
             units = [
                 [
@@ -198,7 +192,7 @@ class Wishes:
                 ]
                 for each in documents
             ]
-            todo = []
+            todo: list[str] = []
             for numbers in packs(units):
                 try:
                     await self._wire.commit([write for number in numbers for write in units[number]])
@@ -212,6 +206,8 @@ class Wishes:
             if not todo:
                 return ended
             await pause(attempt)
+            there = (await self._wire.get(todo)).values()
+            documents = [each for each in there if origin is None or each.fields["origin"] == origin.value]
         raise _busy()
 
 
