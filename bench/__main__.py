@@ -1,0 +1,85 @@
+"""``python -m bench [NAME...] [--quick] [--json FILE]``: measure against the bars, and beside the peer.
+
+Without names everything is measured, one after the other; ``--list`` prints the names. It ends with 1 where a bar is
+missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from bench.common import Asked, use_cores
+from bench.report import Row, show, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+BENCHMARKS = {
+    # name: module and function, which is given what was asked for and returns rows
+    "drain-1": "drain.drain_one",
+    "drain-2": "drain.drain_two",
+}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n\n")[2])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure; everything by default")
+    parser.add_argument("--quick", action="store_true", help="shorter and fewer runs: to see that it works")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", default=Path("bench/results/latest.json"), help="where the numbers go"
+    )
+    parser.add_argument(
+        "--cores", type=int, default=2, metavar="N", help="bind everything to N cores (0: all; default 2)"
+    )
+    parser.add_argument("--list", action="store_true", help="print the names and end")
+    given = parser.parse_args()
+    unknown = [name for name in given.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"there is no benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")
+    return given
+
+
+def measure(name: str, asked: Asked) -> list[Row]:
+    """The rows of one benchmark; what it failed with is a row, too, so that the others are still measured."""
+    module, function = BENCHMARKS[name].split(".")
+    benchmark: Callable[[Asked], Coroutine[None, None, list[Row]]]
+    benchmark = getattr(importlib.import_module(f"bench.{module}"), function)
+    began, load = time.monotonic(), os.getloadavg()[0]
+    try:
+        rows = uvloop.run(benchmark(asked))
+    except (Exception, asyncio.CancelledError) as error:
+        traceback.print_exc()
+        rows = [Row(name, "", f"{type(error).__name__}: {error}"[:200], passed=False)]
+    for row in rows:
+        row.details |= {"load average before": round(load, 2), "seconds": round(time.monotonic() - began, 1)}
+    return rows
+
+
+def main() -> int:
+    given = arguments()
+    if given.list:
+        print("\n".join(BENCHMARKS))
+        return 0
+    cores = use_cores(given.cores)
+    asked, began, rows = Asked(given.quick), time.monotonic(), list[Row]()
+    for name in given.names or BENCHMARKS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        rows += measure(name, asked)
+        write(given.json, rows, quick=given.quick, cores=cores, took=time.monotonic() - began)
+    show(rows)
+    print(f"written to {given.json}")
+    return int(any(row.passed is False for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

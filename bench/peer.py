@@ -1,0 +1,56 @@
+"""pgqueuer, the quickest Python peer, set up as it asks to be: pool driver, batches of 1,000, its own autovacuum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import asyncpg
+from pgqueuer import PgQueuer
+from pgqueuer.db import AsyncpgDriver, AsyncpgPoolDriver
+from pgqueuer.queries import Queries
+from pgqueuer.types import QueueExecutionMode
+
+from bench.common import settle_garbage
+
+if TYPE_CHECKING:
+    from pgqueuer.models import Job
+
+    from bench.common import Line
+
+BATCH = 1000
+
+
+async def install_peer(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    queries = Queries(AsyncpgDriver(connection))
+    await queries.install()
+    await queries.optimize_autovacuum()
+    await connection.close()
+
+
+async def fill_peer(dsn: str, runs: int) -> None:
+    await install_peer(dsn)
+    connection = await asyncpg.connect(dsn)
+    queries = Queries(AsyncpgDriver(connection))
+    for first in range(0, runs, 10_000):
+        count = min(10_000, runs - first)
+        await queries.enqueue(["noop"] * count, [None] * count, [0] * count)
+    await connection.close()
+
+
+async def drain_peer(line: Line, dsn: str) -> None:
+    """Run what is due until nothing is left; sends how many it ran."""
+    ran = 0
+    settle_garbage()
+    line.send()
+    await line.receive()
+    async with asyncpg.create_pool(dsn) as pool:
+        queuer = PgQueuer(AsyncpgPoolDriver(pool))
+
+        @queuer.entrypoint("noop")
+        async def noop(job: Job) -> None:
+            nonlocal ran
+            ran += 1
+
+        await queuer.run(batch_size=BATCH, mode=QueueExecutionMode.drain)
+        line.send(ran)
