@@ -265,3 +265,23 @@ async def test_two_writers_of_the_same_rows_do_not_deadlock(postgres_dsn: str) -
         )
     for store in stores:
         await store.close()
+
+
+async def test_a_call_undone_by_a_deadlock_is_repeated(postgres_dsn: str) -> None:
+    store = PostgresStore(postgres_dsn)
+    await store.connect()
+    await store.put([wish("a"), wish("b")], replace=False)
+    other = await asyncpg.connect(postgres_dsn)
+    touch = "UPDATE scheduledjob.schedule SET payload = 'other' WHERE slug = $1"
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, other.transaction():
+        await other.execute(touch, "b")
+        call = tasks.create_task(store.put([wish("a"), wish("b")], replace=True))
+        while not await other.fetchval(waiting):
+            pass
+        # Who has waited longest notices first, and gives way.
+        await other.execute(touch, "a")
+    assert call.result() == [Put.UPDATED, Put.UPDATED]
+    assert [row.payload for row in await store.rows()] == [None, None]
+    await other.close()
+    await store.close()

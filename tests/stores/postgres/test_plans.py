@@ -13,10 +13,11 @@ import asyncpg
 import pytest
 
 from scheduledjob.domain.instants import DAY, SECOND
-from scheduledjob.domain.state import State
+from scheduledjob.domain.state import Outcome, RunRecord, State
 from scheduledjob.engine.store import Fate, NewRow, Origin, Settlement
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.floor import BOTTOM
+from scheduledjob.stores.postgres.past import LOOKED_AT
 from scheduledjob.stores.postgres.replicas import _claim_of
 
 if TYPE_CHECKING:
@@ -168,18 +169,53 @@ async def test_a_settlement_looks_up_its_rows_and_no_others(store: PostgresStore
     assert await _rows_read(store) - before < 400 * 10
 
 
+async def test_what_clients_ask_is_looked_up_and_not_searched(store: PostgresStore) -> None:
+    """With plans from the time when the tables were empty."""
+
+    async def ask() -> None:
+        slugs = [f"job-{n:06}" for n in range(1, 60, 6)]
+        await store.get(slugs)
+        await store.rows(after="job-000100", limit=10)
+        await store.recorded([f"run-of-{slug}" for slug in slugs])
+        await store.history(limit=10)
+        await store.history("job-000050", limit=10)
+        assert await store.prune(limit=10) == 0
+        await store.delete(slugs)
+
+    await _vacuum(store)
+    await ask()
+    now = await store.now()
+    await store.put(wishes("job", 2_000, now), replace=False)
+    batch = await store.claim("alice", ["noop"], limit=2_000, ahead=0, lease=LEASE)
+    records = [
+        RunRecord(f"run-of-{row.slug}", row.uid, row.slug, now, now, now, 1, Outcome.SUCCEEDED, expires=now + DAY)
+        for row in batch.rows
+    ]
+    kept = [
+        Settlement(row.key, row.version, Fate.RELEASE, row.state, None, row.revision, [record])
+        for row, record in zip(batch.rows, records, strict=True)
+    ]
+    assert sum(await store.settle("alice", kept)) == 2_000
+    before = await _rows_read(store), await _rows_read(store, "history")
+    await ask()
+    after = await _rows_read(store), await _rows_read(store, "history")
+    assert after[0] - before[0] < 100
+    assert after[1] - before[1] < 100 + 10 * LOOKED_AT
+
+
 async def _vacuum(store: PostgresStore) -> None:
     """Let the server know that the table is empty."""
     async with store._pool.connection("vacuuming") as connection:
-        await connection.execute("VACUUM ANALYZE scheduledjob.schedule")
+        await connection.execute("VACUUM ANALYZE scheduledjob.schedule, scheduledjob.history")
 
 
-async def _rows_read(store: PostgresStore) -> int:
-    """Rows of the schedule table that this store's statements have read, by whatever way."""
+async def _rows_read(store: PostgresStore, table: str = "schedule") -> int:
+    """Rows of a table that this store's statements have read, by whatever way."""
     async with store._pool.connection("counting") as connection:
         await connection.execute("SELECT pg_stat_force_next_flush()")
         count: int = await connection.fetchval(
             "SELECT seq_tup_read + (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relid = t.relid) "
-            "FROM pg_stat_user_tables AS t WHERE relname = 'schedule'"
+            "FROM pg_stat_user_tables AS t WHERE relname = $1",
+            table,
         )
     return count

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 import asyncpg
 
 from scheduledjob.engine.store import StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from asyncpg import Connection as _Connection
     from asyncpg import Record
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from .address import Address
 
     Connection: TypeAlias = _Connection[Record]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_REPEATS = 3
 
 _SETTINGS = {
     **dict.fromkeys(
@@ -131,6 +137,25 @@ def _advice(error: asyncpg.PostgresError) -> str:
     if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.UndefinedColumnError)):
         return "; run scheduledjob migrate"
     return ""
+
+
+def repeated(call: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
+    """Repeat a call whose transaction the server undid to end a deadlock.
+
+    Clients lock rows in order of slug and owners in order of key, so these may cross.
+    """
+
+    @wraps(call)
+    async def repeating(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for _ in range(_REPEATS):
+            try:
+                return await call(*args, **kwargs)
+            except StoreUnavailable as error:
+                if not isinstance(error.__cause__, asyncpg.TransactionRollbackError):
+                    raise
+        return await call(*args, **kwargs)
+
+    return repeating
 
 
 class Pool:

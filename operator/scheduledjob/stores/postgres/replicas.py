@@ -11,6 +11,7 @@ import msgspec
 from scheduledjob.engine.store import Batch, Fate, Key, Renewal, Renewer, ReplicaInfo, Row, Settlement
 
 from .columns import record_columns
+from .connections import repeated
 from .floor import BOTTOM
 from .migrations import SCHEMA_VERSION
 from .part import Part
@@ -66,6 +67,7 @@ class Replicas(Part):
             self._floor.lower(due)
         return done
 
+    @repeated
     async def _settle(self, query: str, replica: str, chunk: list[Settlement]) -> set[Key]:
         columns: list[Sequence[Any]] = [
             [each.key for each in chunk],

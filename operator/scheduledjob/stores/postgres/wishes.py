@@ -15,6 +15,7 @@ from scheduledjob.domain.state import RunRecord, State, cut_off
 from scheduledjob.engine.store import NewRow, Origin, Put, Row, SlugTaken, StoreError, StoreUnavailable
 
 from .columns import record_columns, wish_columns
+from .connections import repeated
 from .part import Part
 from .queries import load
 from .wakes import payloads
@@ -84,6 +85,7 @@ class Wishes(Part):
             return [Put.CREATED] * len(rows)
         raise StoreUnavailable(f"Postgres at {self._server.address.shown}: slugs come and go too quickly to write them")
 
+    @repeated
     async def _replace(self, rows: Sequence[NewRow], chunks: list[list[NewRow]]) -> list[Put]:
         became: dict[str, Put] = {}
         due: Instant | None = None
@@ -106,6 +108,7 @@ class Wishes(Part):
             self._floor.lower(due)
         return [became.get(row.slug, Put.UNCHANGED) for row in rows]
 
+    @repeated
     async def delete(self, slugs: Sequence[str]) -> list[bool]:
         found: set[str] = set()
         in_order = sorted(set(slugs))
@@ -131,20 +134,23 @@ class Wishes(Part):
     async def clear(self, origin: Origin | None = None) -> int:
         """Each chunk is a transaction of its own: what is interrupted has ended some schedules and not others."""
         count = 0
-        after = ""
-        wanted = None if origin is None else origin.value
-        while True:
-            async with (
-                self._pool.connection("deleting schedules", 2 * self._timeout) as connection,
-                connection.transaction(),
-            ):
-                page = await connection.fetch(_SQL["slugs"], self._installation, after, wanted, CHUNK)
-                slugs = [record[0] for record in page]
-                if slugs:
-                    count += len(await self._delete_chunk(connection, slugs))
-                    after = slugs[-1]
-            if len(slugs) < CHUNK:
-                return count
+        after: str | None = ""
+        while after is not None:
+            gone, after = await self._clear_chunk(None if origin is None else origin.value, after)
+            count += gone
+        return count
+
+    @repeated
+    async def _clear_chunk(self, origin: str | None, after: str) -> tuple[int, str | None]:
+        """How many went of the schedules behind ``after``, and behind which there may be more."""
+        async with (
+            self._pool.connection("deleting schedules", 2 * self._timeout) as connection,
+            connection.transaction(),
+        ):
+            page = await connection.fetch(_SQL["slugs"], self._installation, after, origin, CHUNK)
+            slugs = [record[0] for record in page]
+            gone = await self._delete_chunk(connection, slugs) if slugs else set()
+        return len(gone), slugs[-1] if len(slugs) == CHUNK else None
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]:
         found: dict[str, Row] = {}

@@ -65,11 +65,12 @@ CREATE TABLE scheduledjob.history (
     reason       text NOT NULL,
     replica      text NOT NULL,
     output       bytea NOT NULL,
-    PRIMARY KEY (installation, run_id)
+    PRIMARY KEY (run_id, installation)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_limit = 2000);
 
 CREATE INDEX history_slug ON scheduledjob.history (installation, slug, finished);
-CREATE INDEX history_finished ON scheduledjob.history (installation, finished);
+-- For `installation + 0` only: no other query can be planned over this one by mistake (see queries/history.sql).
+CREATE INDEX history_finished ON scheduledjob.history ((installation + 0), finished);
 
 CREATE TABLE scheduledjob.replica (
     id              text COLLATE "C" PRIMARY KEY,

@@ -1,4 +1,6 @@
 -- What clients ask about schedules.
+--
+-- A row is looked up for each slug that is given, inside LATERAL, so that no plan of an empty table turns it round.
 
 -- name: installation
 WITH made AS (
@@ -75,8 +77,9 @@ RETURNING s.slug, s.revision = 1 AS created, s.owner IS NOT NULL AS owned, s.wak
 -- name: get
 SELECT id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
     wake_at, state, false, owner
-FROM scheduledjob.schedule
-WHERE installation = $1 AND slug = ANY($2::text[]);
+FROM unnest($2::text[]) AS wanted(wanted_slug), LATERAL (
+    SELECT * FROM scheduledjob.schedule WHERE installation = $1 AND slug = wanted_slug OFFSET 0
+) AS s;
 
 -- name: rows
 SELECT id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
@@ -86,9 +89,16 @@ WHERE installation = $1 AND slug > $2 AND ($3::text IS NULL OR origin = $3)
 ORDER BY slug LIMIT $4;
 
 -- name: delete
-DELETE FROM scheduledjob.schedule
-WHERE installation = $1 AND slug = ANY($2::text[])
-RETURNING slug, uid, definition, state, owner IS NOT NULL AS owned, scheduledjob.clock() AS now;
+WITH found AS MATERIALIZED (
+    SELECT s.id
+    FROM unnest($2::text[]) AS wanted(slug), LATERAL (
+        SELECT id FROM scheduledjob.schedule WHERE installation = $1 AND slug = wanted.slug OFFSET 0
+    ) AS s
+)
+DELETE FROM scheduledjob.schedule AS s
+USING found
+WHERE s.id = ANY(ARRAY[found.id])
+RETURNING s.slug, s.uid, s.definition, s.state, s.owner IS NOT NULL AS owned, scheduledjob.clock() AS now;
 
 -- name: slugs
 SELECT slug FROM scheduledjob.schedule
