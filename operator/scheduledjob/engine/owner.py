@@ -24,7 +24,7 @@ from .hold import Hold, Try
 from .jobs import Attempt, References, Result
 from .kinds import Kind, UnreadableRowError
 from .settler import Settler
-from .store import Fate, Key, Origin, Row, Settlement, StoreUnavailable, Store
+from .store import Fate, Key, Origin, Row, Settlement, Store, StoreUnavailable
 from .timers import Timers
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 @dataclass(slots=True, frozen=True)
 class Settings:
     heartbeat: float = 60.0
-    """The longest sleep without a look at the store. Shorter costs queries; nothing but a lost notification needs it."""
+    """The longest sleep without a look at the store. Shorter costs queries; only a lost notification needs it."""
     jitter: float = 0.0
     """By how much replicas spread that look, so that many of them don't look at once."""
     lease: float = 15.0
