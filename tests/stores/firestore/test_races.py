@@ -116,6 +116,20 @@ async def test_one_edited_row_does_not_hold_up_its_neighbours(
     assert len(await store.recorded([f"run-of-{row.slug}" for row in rows])) == 49
 
 
+async def test_a_result_above_what_a_document_holds_is_dropped_alone(store: FirestoreStore) -> None:
+    await store.put([wish("large", 1), wish("small", 1)], replace=False)
+    rows = sorted((await claim(store)).rows, key=lambda row: row.slug)
+    ends = [
+        settlement(row, result=result, payload=b"next", records=[record(f"run-{row.slug}", 1)])
+        for row, result in zip(rows, (bytes(2 << 20), b"ok"), strict=True)
+    ]
+    assert await store.settle("alice", ends) == [True, True]
+    large, small = await look(store, "large"), await look(store, "small")
+    assert (large.owner, large.result, large.payload) == (None, None, None)
+    assert (small.owner, small.result, small.payload) == (None, b"ok", b"next")
+    assert await store.recorded(["run-large", "run-small"]) == {"run-large", "run-small"}
+
+
 async def test_a_long_put_that_is_refused_takes_back_what_it_did(
     open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

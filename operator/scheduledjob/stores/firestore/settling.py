@@ -18,6 +18,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import structlog
+
 from scheduledjob.engine.store import Fate, Key, Renewal, Settlement, StoreError, StoreUnavailable
 
 from .documents import Write, packs
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from .documents import Fields
     from .owned import Known
     from .wire import Wire
+
+log = structlog.get_logger("scheduledjob.firestore")
 
 TRIES = 8
 """How often one call looks again at rows that others keep writing."""
@@ -59,6 +63,8 @@ class Unit:
     surplus: list[str] = field(default_factory=list)
     overtaken: bool = False
     """The wish has changed: the row is released, due at once."""
+    slim: bool = False
+    """Without the payload and result, with which Firestore refused it."""
     done: bool | None = None
 
 
@@ -117,7 +123,8 @@ class Settlements:
             return
         except Refused:
             if len(units) == 1:
-                raise
+                self._slim(units[0])
+                return
             # One of them is at fault; the others must not wait for it.
             half = len(units) // 2
             ends = await together(
@@ -145,6 +152,17 @@ class Settlements:
             self._left[settlement.records[0].slug] = recent
             while len(self._left) > MOST_LEFT:
                 self._left.popitem(last=False)
+
+    def _slim(self, unit: Unit) -> None:
+        """Do without what a job may have made too large; a run must end even so."""
+        key = unit.settlement.key
+        if unit.slim:
+            log.error("Firestore refuses the end of a run, which is given up", key=key)
+            unit.done = False
+            self._owned.forget(key)
+        else:
+            log.warning("a job's payload or result is dropped: with it the row is above Firestore's 1 MiB", key=key)
+            unit.slim = True
 
     async def _learn_recorded(self, units: Sequence[Unit], writes: Sequence[Sequence[Write]]) -> bool:
         """Look which of the records history has already; whether there are any."""
@@ -192,10 +210,10 @@ class Settlements:
         if new:
             fields["recent"] = unit.recent
             mask.append("recent")
-        if settlement.payload is not None:
+        if settlement.payload is not None and not unit.slim:
             fields["payload"] = settlement.payload
             mask.append("payload")
-        if settlement.result is not None:
+        if settlement.result is not None and not unit.slim:
             fields["result"] = settlement.result
             mask.append("result")
         if settlement.fate is Fate.KEEP:
