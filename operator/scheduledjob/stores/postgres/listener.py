@@ -40,13 +40,16 @@ class Listening(Part):
     """The part of the store that hears of what others write."""
 
     polls = False
+    """Also while the listening connection is lost."""
     poll_interval = 1.0
+    _unheard_of = False
+    """No notification can come here, ever."""
     probe_every = PROBE_EVERY
     probe_timeout = PROBE_TIMEOUT
 
     async def _choose_polling(self) -> None:
         """Behind a pooler: find out whether notifications arrive at all."""
-        if not self._server.pooled or self.polls:
+        if not self._server.pooled or self._unheard_of:
             return
         try:
             ear = await _Ear.open(self, lambda wake: None)
@@ -58,7 +61,7 @@ class Listening(Part):
             finally:
                 ear.close()
         if not hears:
-            self.polls = True
+            self.polls = self._unheard_of = True
             log.warning(
                 "LISTEN does not work through this connection pooler, so replicas poll; give them a URL that leads "
                 "to Postgres itself, or a pooler in session mode, to have work started without that delay",
@@ -73,7 +76,7 @@ class Listening(Part):
                 self._floor.lower(wake.due)
             on_wake(wake)
 
-        if self.polls:
+        if self._unheard_of:
             on_wake(Wake(deaf=True))
             yield
             return
@@ -95,21 +98,24 @@ class Listening(Part):
                 ear = await _Ear.open(self, on_wake)
             except StoreError as error:
                 log.warning("can't listen for notifications", error=str(error))
-                on_wake(Wake(deaf=True))
             else:
+                tried.set()
                 try:
-                    if tried.is_set():
-                        on_wake(Wake(deaf=True))  # what came while nobody listened
-                    tried.set()
-                    if await ear.listen():
+                    if await ear.listen(lambda: self._turn(on_wake, deaf=False)):
                         pause = RETRY_FIRST
                 finally:
                     ear.close()
                 log.warning("lost the connection that listens for notifications", server=self._server.address.shown)
-                on_wake(Wake(deaf=True))
+            self._turn(on_wake, deaf=True)
             tried.set()
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_MOST)
+
+    def _turn(self, on_wake: Callable[[Wake], None], *, deaf: bool) -> None:
+        """Poll while deaf; and look once more when no longer, for what came in between."""
+        if self.polls != deaf:
+            self.polls = deaf
+            on_wake(Wake(deaf=True))
 
 
 class _Ear:
@@ -156,11 +162,12 @@ class _Ear:
             return False
         return True
 
-    async def listen(self) -> bool:
+    async def listen(self, on_heard: Callable[[], None]) -> bool:
         """Return when the connection is lost; whether it ever worked."""
         worked = False
         while not self._lost.is_set() and await self.hears(self._store.probe_timeout):
             worked = True
+            on_heard()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._store.probe_every):
                     await self._lost.wait()
