@@ -11,11 +11,12 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from scheduledjob.domain.instants import SECOND
+from scheduledjob.domain.instants import HOUR, SECOND
 from scheduledjob.domain.state import State
-from scheduledjob.engine.store import NewRow, Origin, Put, StoreError, StoreUnavailable, Wake
+from scheduledjob.engine.store import NewRow, Origin, Put, ReplicaInfo, StoreError, StoreUnavailable, Wake
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.listener import _Ear
+from scheduledjob.stores.postgres.queries import load
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.postgres
 
 PATIENCE = 20.0
 LEASE = 60 * SECOND
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 @pytest.fixture
@@ -276,17 +278,33 @@ async def test_two_writers_of_the_same_rows_do_not_deadlock(postgres_dsn: str) -
         await store.close()
 
 
+async def test_an_announcement_waits_for_writers_that_have_read_the_one_before(postgres_dsn: str) -> None:
+    """Else such a writer tells nobody, and the look that follows the announcement comes too early to see its row."""
+    store = PostgresStore(postgres_dsn)
+    await store.connect()
+    now = await store.now()
+    await store.announce(ReplicaInfo("alice", "0.1.0", 1), now + HOUR)
+    writer = await asyncpg.connect(postgres_dsn)
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, writer.transaction():
+        await writer.execute(load("wishes")["tell_due"], store._installation, now + 2 * HOUR)
+        announcing = tasks.create_task(store.announce(ReplicaInfo("alice", "0.1.0", 1), now + 3 * HOUR))
+        while not await writer.fetchval(WAITING):
+            pass
+        assert not announcing.done()
+    await writer.close()
+    await store.close()
+
+
 async def test_a_call_undone_by_a_deadlock_is_repeated(postgres_dsn: str) -> None:
     store = PostgresStore(postgres_dsn)
     await store.connect()
     await store.put([wish("a"), wish("b")], replace=False)
     other = await asyncpg.connect(postgres_dsn)
     touch = "UPDATE scheduledjob.schedule SET payload = 'other' WHERE slug = $1"
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, other.transaction():
         await other.execute(touch, "b")
         call = tasks.create_task(store.put([wish("a"), wish("b")], replace=True))
-        while not await other.fetchval(waiting):
+        while not await other.fetchval(WAITING):
             pass
         # Who has waited longest notices first, and gives way.
         await other.execute(touch, "a")

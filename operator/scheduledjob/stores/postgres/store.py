@@ -7,7 +7,6 @@ Its parts stand beside this file: what clients write (``wishes``), what replicas
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from . import migrations
@@ -31,11 +30,11 @@ class PostgresStore(Wishes, Replicas, Listening, Past):
     """One installation in one database. Implements ``Store`` and ``Migrating``."""
 
     async def connect(self) -> None:
-        async with self._pool.connection("connecting", MIGRATION_TIMEOUT) as connection:
-            async with asyncio.timeout(self._timeout):
-                needed = await migrations.needed(connection)
-            if needed:
-                await migrations.migrate(connection)
+        async with self._pool.connection("connecting") as connection:
+            needed = await migrations.needed(connection)
+        if needed:
+            await self.migrate()
+        async with self._pool.connection("connecting") as connection:
             self._installation_id = await self._register(connection)
         await self._choose_polling()
 
