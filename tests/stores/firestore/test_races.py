@@ -116,6 +116,21 @@ async def test_one_edited_row_does_not_hold_up_its_neighbours(
     assert len(await store.recorded([f"run-of-{row.slug}" for row in rows])) == 49
 
 
+async def test_a_row_or_a_run_twice_in_one_call_takes_its_turn(store: FirestoreStore) -> None:
+    await store.put([wish("a", 1), wish("b", 1)], replace=False)
+    a, b = sorted((await claim(store)).rows, key=lambda row: row.slug)
+    run = record("run", 1)
+    ends = [
+        settlement(a, Fate.KEEP, state=b'{"floor":1}', records=[run, run]),
+        settlement(b, records=[run]),
+        settlement(a, version=a.version + 1, state=b'{"floor":2}', records=[run]),
+        settlement(a, version=a.version + 1),
+    ]
+    assert await store.settle("alice", ends) == [True, True, True, False]
+    assert (await look(store, "a")).state == b'{"floor":2}'
+    assert await store.history() == [run]
+
+
 async def test_a_result_above_what_a_document_holds_is_dropped_alone(store: FirestoreStore) -> None:
     await store.put([wish("large", 1), wish("small", 1)], replace=False)
     rows = sorted((await claim(store)).rows, key=lambda row: row.slug)

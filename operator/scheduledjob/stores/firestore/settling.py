@@ -54,8 +54,6 @@ MOST_LEFT = 10_000
 class Unit:
     """A settlement on its way."""
 
-    place: int
-    """In the caller's list."""
     settlement: Settlement
     recorded: set[str] = field(default_factory=set)
     """Paths of its records that history has already."""
@@ -84,10 +82,16 @@ class Settlements:
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> tuple[list[bool], bool]:
         """What became of each, and whether a row was released whose wish has changed meanwhile."""
-        units = [Unit(place, settlement) for place, settlement in enumerate(settlements)]
+        units = [Unit(settlement) for settlement in settlements]
         while todo := [unit for unit in units if unit.done is None]:
-            # A row can be written once in a commit: a second settlement of it waits for the first.
-            wave = list({unit.settlement.key: unit for unit in reversed(todo)}.values())[::-1]
+            # A document can be written once in a commit: what concerns the same row or run waits for its turn.
+            wave: list[Unit] = []
+            taken: set[Key] = set()
+            for unit in todo:
+                names = {unit.settlement.key, *(record.run_id for record in unit.settlement.records)}
+                if taken.isdisjoint(names):
+                    wave.append(unit)
+                taken |= names
             await self._settle(replica, wave)
         return [bool(unit.done) for unit in units], any(unit.overtaken and unit.done for unit in units)
 
