@@ -47,6 +47,8 @@ COUNTDOWN = 1.0
 READ_EVERY = 1.0
 MOST_NEXT = 12
 MOST_RAN = 200
+LEAST = {"started": 8, "job": 16, "outcome": 9, "took": 6, "attempt": 7, "late": 6}
+"""Characters of columns, so that they don't move with every line that comes."""
 STYLES = {Outcome.SUCCEEDED: "green", Outcome.FAILED: "red", Outcome.CANCELLED: "yellow"}
 
 
@@ -200,29 +202,27 @@ class LiveTable:
         above = max(room - below, 2)
         live.update(
             Group(
-                _ran_table(ran[-above:]),
+                _ran_table(ran[-above:], self._console.width),
                 Text(),
-                self._next_table(running[:below], coming[: max(0, below - len(running))]),
+                *([self._next_table(running[:below], coming[: max(0, below - len(running))])] if below else []),
                 Text(self._summary(counts, len(running)), style="bold yellow" if self._ending else "dim"),
             ),
             refresh=True,
         )
 
     def _next_table(self, running: Sequence[_Running], coming: Sequence[_Next]) -> RenderableType:
-        table = _table(("next", 14, "left"), ("job", None, "left"), ("in", 24, "left"))
+        table = _table(self._console.width, "next")
+        table.add_column("in", ratio=1, no_wrap=True)
         now, passed = self._now(), time.monotonic()
         for run in running:
             took = format_duration(int(passed - run.since) * SECOND)
             again = f", attempt {run.attempt}" if run.attempt > 1 else ""
             table.add_row(_clock(run.slot, now), Text(printable(short_name(run.slug))), f"runs for {took}{again}")
         for one in coming:
-            left = max(0, one.due - now)
+            left = -(-max(0, one.due - now) // SECOND) * SECOND
             again = f"attempt {one.attempt} in " if one.attempt > 1 else ""
-            table.add_row(
-                _clock(one.slot, now),
-                Text(printable(short_name(one.slug))),
-                again + length(-(-left // SECOND) * SECOND),
-            )
+            when = again + format_duration(left) if left else "now"
+            table.add_row(_clock(one.slot, now), Text(printable(short_name(one.slug))), when)
         return table
 
     def _summary(self, counts: dict[Outcome, int], running: int) -> str:
@@ -260,16 +260,11 @@ class _Notes(Lateness):
         self._table.fenced(slug)
 
 
-def _ran_table(runs: Sequence[Ended]) -> Table:
-    table = _table(
-        ("started", 14, "left"),
-        ("job", 2, "left"),
-        ("outcome", 10, "left"),
-        ("took", 8, "right"),
-        ("attempt", 7, "right"),
-        ("late", 7, "right"),
-        ("reason or output", 3, "left"),
-    )
+def _ran_table(runs: Sequence[Ended], width: int) -> Table:
+    table = _table(width)
+    for name in ("outcome", "took", "attempt", "late"):
+        table.add_column(name, justify="left" if name == "outcome" else "right", min_width=LEAST[name], no_wrap=True)
+    table.add_column("reason or output", ratio=1, no_wrap=True, overflow="ellipsis")
     for record, late in runs:
         begun = record.finished if record.started is None else record.started
         table.add_row(
@@ -294,19 +289,11 @@ def _told(record: RunRecord) -> Text:
     return Text(printable(last.removeprefix(f"{rfc3339(record.slot)} {record.slug} ")), style="dim")
 
 
-def _table(*columns: tuple[str, int | None, str]) -> Table:
-    """Columns with their width in characters, or below 4 their share of what is left."""
-    table = Table(box=None, expand=True, header_style="bold", pad_edge=False)
-    for name, width, justify in columns:
-        shared = width is None or width < 4
-        table.add_column(
-            name,
-            justify="right" if justify == "right" else "left",
-            width=None if shared else width,
-            ratio=(width or 1) if shared else None,
-            no_wrap=True,
-            overflow="ellipsis",
-        )
+def _table(width: int, first: str = "started") -> Table:
+    """A table for a terminal of this width, with the columns that both tables begin with."""
+    table = Table(box=None, expand=True, header_style="bold", pad_edge=False, padding=(0, 1))
+    table.add_column(first, min_width=LEAST["started"], no_wrap=True)
+    table.add_column("job", min_width=LEAST["job"], max_width=max(LEAST["job"], width // 3), no_wrap=True)
     return table
 
 

@@ -187,10 +187,11 @@ def history(
 
 def main() -> None:
     """Run the command that was typed, and exit."""
-    sys.exit(_main(sys.argv[1:]))
+    sys.exit(execute(sys.argv[1:]))
 
 
-def _main(arguments: list[str]) -> int:
+def execute(arguments: list[str]) -> int:
+    """Run a command; its exit code."""
     try:
         code = app(arguments, prog_name="scheduledjob", standalone_mode=False)
         sys.stdout.flush()

@@ -92,7 +92,7 @@ class Lines:
         await asyncio.Event().wait()
 
     def ending(self) -> None:
-        """Nothing to do."""
+        self.say("ending: what still runs has some seconds to end by itself; Ctrl-C again ends at once")
 
     def close(self) -> None:
         self._runs.close()

@@ -1,0 +1,144 @@
+"""The commands that answer and end, called as the program calls them; their errors are one line each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scheduledjob.cli.main import execute
+from tests.manifests.test_corpus import INVALID, expectations, matches
+
+INVALID_FILES = Path(__file__).parent.parent / "manifests" / "invalid"
+VALID_FILES = INVALID_FILES.with_name("valid")
+
+
+def test_next_follows_the_clocks(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["next", "0 30 2 * * ?", "--tz", "America/Los_Angeles", "--from", "2026-03-07T23:00:00-08:00"]
+    assert execute([*arguments, "--count", "2", "-o", "json"]) == 0
+    assert [row["slot"] for row in json.loads(capsys.readouterr().out)] == [
+        "2026-03-08T10:00:00Z",
+        "2026-03-09T09:30:00Z",
+    ]
+
+
+def test_next_begins_with_the_moment_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["next", "0 10 * * *", "--from", "2026-12-01T10:00:00Z", "--count", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("2026-12-01T10:00:00Z")
+
+
+def test_next_counts_an_interval_from_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["next", "@every 90s", "--from", "2026-12-01T10:00:00Z", "--count", "2", "-o", "yaml"]) == 0
+    assert [row["slot"] for row in yaml.safe_load(capsys.readouterr().out)] == [
+        "2026-12-01T10:01:30Z",
+        "2026-12-01T10:03:00Z",
+    ]
+
+
+def test_next_says_when_there_is_no_slot(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["next", "0 0 0 1 1 ? 2030", "--from", "2030-01-02T00:00:00Z"]) == 0
+    assert "never fires again" in capsys.readouterr().out
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["explain", "0 30 2 ? * MON-FRI", "--tz", "Europe/Lisbon"]) == 0
+    assert capsys.readouterr().out == "at 02:30, Monday to Friday, Europe/Lisbon time\n"
+    assert execute(["explain", "0 30 2 ? * MON-FRI", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["explanation"] == "at 02:30, Monday to Friday, UTC"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["next", "61 * * * *"], "61 is out of range"),
+        (["next", "0 0 31 2 *"], "can never fire"),
+        (["next", "* * * * *", "--tz", "Europe/Lissabon"], "Europe/Lissabon"),
+        (["next", "* * * * *", "--from", "2026-12-01T10:00:00"], "no offset from UTC"),
+        (["next", "* * * * *", "--from", "tomorrow"], "no point in time"),
+        (["next", "* * * * *", "--count", "0"], "--count"),
+        (["next"], "EXPR"),
+        (["explain", ""], "0 fields"),
+        (["nxt"], "nxt"),
+        (["run"], "--file"),
+        (["run", "-f", "there/is/nothing", "--store", "mysql://x"], "'mysql' names no store"),
+        (["run", "-f", "x", "--capacity", "0"], "--capacity"),
+        (["history"], "--store"),
+        (["history", "--store", "memory:"], "ends with its process"),
+        (["migrate"], "--store"),
+        (["migrate", "--store", "nothing"], "no scheme"),
+        (["validate"], "--file"),
+        (["validate", "-f", "x", "-o", "xml"], "xml"),
+    ],
+)
+def test_what_is_typed_wrongly_is_said_in_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SJOB_STORE", raising=False)
+    assert execute(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("scheduledjob: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_a_store_that_is_away_is_named_without_its_password(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "postgresql://somebody:geh%65im@127.0.0.1:9/nowhere"
+    assert execute(["history", "--store", url]) == 1
+    err = capsys.readouterr().err
+    assert "127.0.0.1" in err
+    assert err.count("\n") == 1
+    assert "geheim" not in err
+    assert "geh%65im" not in err
+
+
+def test_migrate_has_nothing_to_do_in_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["migrate", "--store", "memory:"]) == 0
+    assert "up to date" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_validate_says_each_fault_of_the_corpus(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(INVALID_FILES)
+    assert execute(["validate", "-f", name]) == 2
+    out, err = capsys.readouterr()
+    expected = expectations(Path(name))
+    assert len(out.splitlines()) == len(expected)
+    for line, expectation in zip(out.splitlines(), expected, strict=True):
+        assert matches(line.removeprefix(f"{name}:").replace(": ", " ", 1), expectation)
+    assert err.startswith(f"{len(expected)} fault")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("file", sorted(VALID_FILES.iterdir()), ids=lambda file: file.name)
+def test_validate_has_nothing_to_say_of_what_is_right(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["validate", "-f", str(file)]) == 0
+    assert capsys.readouterr().out.startswith("no faults; ")
+
+
+def test_validate_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["validate", "-f", str(INVALID_FILES / "cron-minute-61.yaml"), "-o", "json"]) == 2
+    (fault,) = json.loads(capsys.readouterr().out)["faults"]
+    assert fault["line"] > 0
+    assert fault["field"] == "spec.triggers[0].cron"
+
+
+def test_validate_takes_several_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["validate", "-f", *(str(VALID_FILES / name) for name in ("curl.yaml", "shell.yaml"))]) == 0
+    assert "2 files" in capsys.readouterr().out
+
+
+def test_a_question_about_an_expression_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from scheduledjob.cli.main import execute; execute(['next', '* * * * *']);"
+        "heavy = {'structlog', 'aiohttp', 'asyncpg', 'rich', 'uvloop', 'yaml', 'google'} & set(sys.modules);"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

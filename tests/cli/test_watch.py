@@ -1,0 +1,138 @@
+"""`run --watch`: files change while it runs, and the schedules follow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scheduledjob.cli.watch import Watcher
+from tests.cli.support import Running, job, names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def named(name: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda run: run["name"] == name
+
+
+def prints(name: str, text: str) -> str:
+    return job(name, what=f"custom: {{kind: print, params: {{text: {text}}}}}")
+
+
+def test_added_edited_rejected_and_removed(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(prints("stays", "as-it-was") + prints("goes", "soon"))
+    with Running("run", "-f", tmp_path, "--watch") as running:
+        running.wait_for_run(named("goes"))
+
+        (tmp_path / "b.yaml").write_text(prints("added", "later"))
+        running.wait_for_run(named("added"))
+
+        file.write_text(prints("stays", "edited") + prints("goes", "soon"))
+        running.wait_for_error("edited")
+
+        file.write_text(prints("stays", "edited").replace("every: 1s", "every: 0s") + prints("goes", "soon"))
+        said = running.wait_for_error("spec.triggers[0].every")
+        assert said.startswith(f"{file}:7: ")
+        running.wait_for_error("edited")  # its last valid version is still at work
+        running.wait_for_error("edited")
+
+        # The removal is carried out before what is new begins.
+        file.write_text(prints("stays", "again"))
+        (tmp_path / "c.yaml").write_text(prints("sentinel", "on-guard"))
+        first = running.wait_for_run(named("sentinel"))["slot"]
+        for _ in range(3):
+            running.wait_for_run(named("sentinel"))
+        assert not [run for run in running.runs if run["name"] == "goes" and run["slot"] > first]
+        assert [run for run in running.runs if run["name"] == "stays" and run["slot"] > first]
+
+        (tmp_path / "b.yaml").unlink()
+        (tmp_path / "c.yaml").write_text(prints("another", "on-guard"))
+        first = running.wait_for_run(named("another"))["slot"]
+        for _ in range(3):
+            running.wait_for_run(named("another"))
+        assert not [run for run in running.runs if run["name"] in {"added", "sentinel"} and run["slot"] > first]
+        assert running.end() == 0
+
+
+def test_a_file_that_can_not_be_read_ends_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(prints("stays", "here"))
+    with Running("run", "-f", tmp_path, "--watch") as running:
+        running.wait_for_run(named("stays"))
+        file.write_bytes(b"\xff\xfe not what it was")
+        running.wait_for_error("UTF-16")
+        (tmp_path / "b.yaml").write_text(prints("sentinel", "on-guard"))
+        running.wait_for_run(named("sentinel"))
+        running.wait_for_run(named("stays"))
+        assert running.end() == 0
+
+
+def test_it_waits_for_the_first_manifest(tmp_path: Path) -> None:
+    with Running("run", "-f", tmp_path, "--watch") as running:
+        (tmp_path / "a.yaml").write_text(prints("first", "one"))
+        running.wait_for_run(named("first"))
+        assert running.end() == 0
+        assert names(running.runs) == {"first"}
+
+
+def test_without_watch_a_change_means_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(prints("first", "unchanged"))
+    with Running("run", "-f", tmp_path) as running:
+        running.wait_for_run(named("first"))
+        file.write_text(prints("second", "changed"))
+        for _ in range(3):
+            running.wait_for_run(named("first"))
+        assert running.end() == 0
+        assert names(running.runs) == {"first"}
+
+
+def test_a_secret_that_changes_counts_from_the_next_run(tmp_path: Path) -> None:
+    secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {code: '%d'}\n"
+    shell = """shell:
+      command: exit $CODE
+      env: [{name: CODE, valueFrom: {secretKeyRef: {name: s, key: code}}}]"""
+    (tmp_path / "job.yaml").write_text(job("exits", what=shell, more="  retry: {maxRetries: 0}\n"))
+    (tmp_path / "secret.yaml").write_text(secret % 5)
+    with Running("run", "-f", tmp_path, "--watch") as running:
+        running.wait_for_run(lambda run: run["reason"] == "exit code 5")
+        (tmp_path / "secret.yaml").write_text(secret % 6)
+        running.wait_for_run(lambda run: run["reason"] == "exit code 6")
+        (tmp_path / "secret.yaml").write_text("---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: 7\n")
+        running.wait_for_error("secret.yaml:5")
+        running.wait_for_run(lambda run: run["reason"] == "exit code 6")
+        assert running.end() == 0
+
+
+@pytest.fixture
+def watcher(tmp_path: Path) -> Watcher:
+    (tmp_path / "a.yaml").write_text("a")
+    watcher = Watcher([str(tmp_path)])
+    watcher.begin()
+    return watcher
+
+
+def test_a_change_counts_when_it_has_come_to_rest(watcher: Watcher, tmp_path: Path) -> None:
+    assert not watcher.look()
+    (tmp_path / "a.yaml").write_text("half")
+    assert not watcher.look()
+    (tmp_path / "a.yaml").write_text("half and half")
+    assert not watcher.look()
+    assert watcher.look()
+    assert watcher.look(), "until it was read"
+    watcher.done()
+    assert not watcher.look()
+
+
+def test_files_that_come_and_go_are_changes(watcher: Watcher, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").unlink()
+    watcher.look()
+    assert watcher.look()
+    watcher.done()
+    (tmp_path / "b.yaml").write_text("b")
+    watcher.look()
+    assert watcher.look()

@@ -1,0 +1,84 @@
+"""The writer: whoever hands lines over never waits, and the reader gets them in order."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from scheduledjob.cli import writing
+from scheduledjob.cli.writing import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pytest
+
+
+def as_lines(items: Sequence[int]) -> str:
+    return "".join(f"{item}\n" for item in items)
+
+
+def test_nobody_waits_for_a_slow_reader() -> None:
+    ours, theirs = os.pipe()
+    writer = Writer(theirs, as_lines)
+    for item in range(50_000):  # many times what a pipe holds
+        writer.put([item])
+    with open(ours, encoding="ascii") as reader:
+        assert [int(reader.readline()) for _ in range(50_000)] == list(range(50_000))
+    writer.close()
+    os.close(theirs)
+
+
+def test_a_reader_that_is_too_far_behind_is_told_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "MOST_WAITING", 1000)
+    ours, theirs = os.pipe()
+    lost: list[int] = []
+    told = threading.Event()
+
+    def on_lost(count: int) -> None:
+        lost.append(count)
+        told.set()
+
+    def as_blocks(items: Sequence[int]) -> str:
+        return "x" * 4096 * len(items)
+
+    writer = Writer(theirs, as_blocks, on_lost=on_lost)
+
+    def close() -> None:
+        writer.close()
+        os.close(theirs)
+
+    for item in range(100_000):
+        writer.put([item])
+    with open(ours, "rb", buffering=0) as reader:
+        while not told.is_set():
+            reader.read(1 << 20)
+        closing = threading.Thread(target=close)
+        closing.start()
+        while reader.read(1 << 20):
+            pass
+        closing.join()
+    assert sum(lost) >= 90_000
+
+
+def test_a_reader_that_has_gone_is_noticed() -> None:
+    ours, theirs = os.pipe()
+    gone = threading.Event()
+    writer = Writer(theirs, as_lines, gone.set)
+    os.close(ours)
+    writer.put([1])
+    assert gone.wait(60)
+    writer.put([2])
+    writer.close()
+    os.close(theirs)
+
+
+def test_what_is_no_text_is_written_all_the_same() -> None:
+    ours, theirs = os.pipe()
+    writer: Writer[str] = Writer(theirs, "".join)
+    writer.put(["\ud800\n"])
+    with open(ours, encoding="ascii") as reader:
+        assert reader.readline() == "\\ud800\n"
+    writer.close()
+    os.close(theirs)
