@@ -28,6 +28,14 @@ BENCHMARKS = {
     # name: module and function, which is given what was asked for and returns rows
     "drain-1": "drain.drain_one",
     "drain-2": "drain.drain_two",
+    "instant": "punctual.one_instant",
+    "lateness": "punctual.spread_evenly",
+    "recurring": "punctual.recurring",
+    "insert-to-start": "idle.insert_to_start",
+    "idle": "idle.idle_replica",
+    "memory": "idle.memory",
+    "claim": "claims.claim_latency",
+    "next-slot": "slots.next_slot",
 }
 
 

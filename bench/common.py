@@ -79,6 +79,7 @@ class Line:
         self._connection = connection
         self._came = asyncio.Event()
         asyncio.get_running_loop().add_reader(connection.fileno(), self._came.set)
+        os.set_blocking(connection.fileno(), True)  # uvloop makes it non-blocking, which a Connection can't do with
 
     def send(self, message: object = None) -> None:
         self._connection.send(message)
@@ -138,7 +139,7 @@ def _work(work: Callable[..., Coroutine[Any, Any, None]], connection: Connection
     async def main() -> None:
         await work(Line(connection), *args)
 
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, ConnectionResetError):
         uvloop.run(main())
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -54,3 +57,38 @@ async def drain_peer(line: Line, dsn: str) -> None:
 
         await queuer.run(batch_size=BATCH, mode=QueueExecutionMode.drain)
         line.send(ran)
+
+
+async def schedule_peer(dsn: str, runs: int, delay: float) -> None:
+    """Enqueue runs that are due together, ``delay`` seconds from now; with none, install its tables instead."""
+    if not runs:
+        await install_peer(dsn)
+        return
+    connection = await asyncpg.connect(dsn)
+    queries = Queries(AsyncpgDriver(connection))
+    await queries.enqueue(["note"] * runs, [None] * runs, [0] * runs, [timedelta(seconds=delay)] * runs)
+    await connection.close()
+
+
+async def noting_peer(line: Line, dsn: str) -> None:
+    """A worker that answers each message with what it started since: (queue entry, due, began), in seconds."""
+    starts: list[tuple[int, float, float]] = []
+    settle_garbage()
+    async with asyncpg.create_pool(dsn) as pool:
+        queuer = PgQueuer(AsyncpgPoolDriver(pool))
+
+        @queuer.entrypoint("note")
+        async def note(job: Job) -> None:
+            starts.append((job.id, job.execute_after.timestamp(), time.time()))
+
+        running = asyncio.create_task(queuer.run(batch_size=BATCH))
+        await asyncio.sleep(1.0)
+        line.send()
+        try:
+            while True:
+                await line.receive()
+                line.send(starts[:])
+                starts.clear()
+        finally:
+            queuer.shutdown.set()
+            await running
