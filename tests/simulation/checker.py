@@ -147,9 +147,7 @@ def _lost(lives: list[Life], kept: list[RunRecord], wish: Wish, history: History
     counted = state.skipped + state.missed + state.excluded
     wrong = []
     if state.completed is None and slots != run + counted:
-        wrong.append(
-            f"lost: {wish.slug} had {slots} slots, {run} runs, {state.skipped} skipped, {state.missed} missed"
-        )
+        wrong.append(f"lost: {wish.slug} had {slots} slots, {run} runs, {state.skipped} skipped, {state.missed} missed")
     behind = history.ended - 31 * SECOND - trigger.every - wish.definition.jitter - 2 * SECOND
     if state.completed is None and not state.runs and not state.waiting and state.floor < behind:
         wrong.append(f"lost: {wish.slug} stands still since {(history.ended - state.floor) / SECOND:.1f} s")

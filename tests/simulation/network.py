@@ -7,7 +7,6 @@ same error in both cases.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +26,7 @@ from scheduledjob.engine.store import (
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 
     from scheduledjob.domain.instants import Instant, Micros
@@ -172,7 +172,11 @@ class DistantStore:
         yield
 
     def renew(
-        self, replica: str, held: Sequence[tuple[Key, int]], lease: Micros, answer: Callable[[Renewal | Exception], None]
+        self,
+        replica: str,
+        held: Sequence[tuple[Key, int]],
+        lease: Micros,
+        answer: Callable[[Renewal | Exception], None],
     ) -> None:
         """For the keeper, which has no event loop here."""
 

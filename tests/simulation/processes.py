@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from itertools import count
 from typing import TYPE_CHECKING
 
 from scheduledjob.engine.jobs import Attempt, Result
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .world import Machine, World
-
-_numbers = count(1)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +45,7 @@ class SimulatedExecutor:
 
     async def run(self, attempt: Attempt) -> Result:
         world, machine = self.world, self.machine
-        process = Process(next(_numbers), attempt, machine, attempt.deadline, machine.loop.create_future())
+        process = Process(next(world.numbers), attempt, machine, attempt.deadline, machine.loop.create_future())
         self.processes[attempt.run_id] = process
         self._log("start", process)
         chance = world.random

@@ -76,6 +76,8 @@ class World:
         self.events: list[Event] = []
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
+        self.numbers = count(1)
+        """Of processes."""
 
     def store_clock(self) -> Instant:
         return EPOCH + int(self.now * SECOND)

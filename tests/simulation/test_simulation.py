@@ -1,0 +1,76 @@
+"""Some hundred seeds of the simulation, the planted bugs, and the promise that a seed replays exactly.
+
+``make simulate SEEDS=2000`` plays more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import astuple
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from .bugs import BUGS
+from .checker import check
+from .loop import SpinningError
+from .scenario import play
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SEEDS = 240
+AT_A_TIME = 20
+SEEDS_FOR_A_BUG = 200
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """What a replica logs while everything goes wrong is of no interest here."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, AT_A_TIME))
+def test_no_promise_is_broken(first: int) -> None:
+    for seed in range(first, first + AT_A_TIME):
+        wrong = check(play(seed))
+        assert not wrong, f"python -m tests.simulation --seed {seed}"
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_planted_bug_is_found(name: str) -> None:
+    plant, rule = BUGS[name]
+    with plant():
+        for seed in range(SEEDS_FOR_A_BUG):
+            try:
+                wrong = check(play(seed))
+            except SpinningError:
+                continue  # found as well, but not by the rule in question
+            if any(line.startswith(rule) for line in wrong):
+                return
+    pytest.fail(f"not found in {SEEDS_FOR_A_BUG} seeds")
+
+
+def test_a_seed_replays_exactly() -> None:
+    assert [astuple(event) for event in play(7).events] == [astuple(event) for event in play(7).events]
+
+
+def test_a_seed_replays_exactly_in_another_process() -> None:
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-m", "tests.simulation", "--seed", "11"],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert outputs[0] == outputs[1]
