@@ -74,10 +74,14 @@ def decide(
         missed = 1 if rule.deadline is not None and late > rule.deadline else 0
         excluded = slots.count(floor, planned)[1] if definition.exclude and slots is not None else 0
         return Decided([] if missed else [planned], missed, excluded, max(floor, planned))
-    newest, total, excluded = planned, 1, 0
+    newest, total, excluded, since = planned, 1, 0, planned
     if slots is not None:
-        newest = max(newest_due(slots, uid, definition.jitter, now) or planned, planned)
-        total += slots.count(planned, newest)[0]
+        # A slot that a caller named may lie in the past: those between it and the floor are decided already.
+        since = max(planned, floor)
+        newest_of_triggers = newest_due(slots, uid, definition.jitter, now)
+        if newest_of_triggers is not None and newest_of_triggers > since:
+            newest = newest_of_triggers
+            total += slots.count(since, newest)[0]
         excluded = slots.count(floor, newest)[1]
     wanted = rule.max_catch_up if rule.catch_up is CatchUp.ALL else 1
     taken: list[Instant] = []
@@ -89,6 +93,8 @@ def decide(
         taken.append(slot)
         if slot == planned or slots is None:
             break
-        slot = max(slots.previous(slot - 1) or planned, planned)
+        slot = slots.previous(slot - 1) or planned
+        if slot <= since:
+            slot = planned
     taken.reverse()
     return Decided(taken, total - len(taken), excluded, max(floor, newest))

@@ -103,9 +103,12 @@ class Schedule:
         if (
             state.next is not None
             and state.next.due <= now
+            and self._open
             and not state.waiting
             and has_room(self.definition, state, state.next)
         ):
+            if self.definition.exclude and self._slots is not None:
+                state.excluded += self._slots.count(state.floor, state.next.slot)[1]
             state.floor = max(state.floor, state.next.slot)
             self._count_start(state.next)
             state.runs.append(state.next)
@@ -135,6 +138,11 @@ class Schedule:
             state.floor = max(state.floor, edited_at)
             state.expect_from = edited_at
         state.suspended = self.definition.suspend
+        if state.suspended:
+            self._drop_waiting()
+        overdue_at = self._overdue_from()
+        if state.overdue and (overdue_at is None or overdue_at > edited_at):
+            state.overdue = False
         state.next = None
         if first is not None and state.completed is not Completion.JOB:
             state.completed = None
@@ -188,8 +196,10 @@ class Schedule:
                 return None
             return self._finish(run, Outcome.FAILED, now, reason, code, output)
         if end is End.COMPLETED:
+            self._skip_overlapped(run, now)
             self.state.completed = Completion.JOB
             self.state.next = None
+            self._drop_waiting()
         return self._finish(run, Outcome.SUCCEEDED, now, reason, code, output)
 
     def cancel(self, run: Run, now: Instant, reason: str) -> bool:
@@ -289,11 +299,11 @@ class Schedule:
         state.missed += decided.missed
         state.excluded += decided.excluded
         taken = decided.taken
-        if definition.max_runs is not None:
-            taken = taken[: max(0, definition.max_runs - state.started)]
         if len(taken) > 1 and definition.concurrency is Concurrency.REPLACE:
             state.missed += len(taken) - 1
             taken = taken[-1:]
+        if definition.max_runs is not None:
+            taken = taken[: max(0, definition.max_runs - state.started)]
         for slot in taken:
             run = planned
             if slot != planned.slot:
@@ -342,9 +352,7 @@ class Schedule:
             for active in list(state.runs):
                 if self.cancel(active, now, f"replaced by the slot {run.slot}"):
                     moves.cancel.append(active)
-            state.skipped += len(state.waiting)
-            state.started -= len(state.waiting)
-            state.waiting.clear()
+            self._drop_waiting()
         elif is_skipped(self.definition, state, run):
             state.skipped += 1
             self.changed = True
@@ -354,6 +362,16 @@ class Schedule:
             state.runs.append(run)
         else:
             state.waiting.append(run)
+            self.changed = True
+
+    def _drop_waiting(self) -> None:
+        """What waits does not start any more; a manual run still does."""
+        state = self.state
+        dropped = [run for run in state.waiting if not run.token]
+        if dropped:
+            state.skipped += len(dropped)
+            state.started -= len(dropped)
+            state.waiting = [run for run in state.waiting if run.token]
             self.changed = True
 
     def _count_start(self, run: Run) -> None:
@@ -385,6 +403,7 @@ class Schedule:
     ) -> RunRecord:
         state, keep = self.state, self.definition.keep
         self.changed = True
+        self._skip_overlapped(run, now)
         _remove(state.runs, run)
         _remove(self._fresh, run)
         if outcome is Outcome.SUCCEEDED:
@@ -400,6 +419,7 @@ class Schedule:
             if limit and state.failures_in_row >= limit:
                 state.paused = True
                 state.next = None
+                self._drop_waiting()
         else:
             state.cancelled += 1
         record = record_of(
@@ -407,14 +427,14 @@ class Schedule:
         )
         record.code, record.output = code, output
         self.records.append(record)
-        if self.definition.concurrency is Concurrency.FORBID and not state.runs and not state.waiting:
-            self._skip_overlapped(now)
         return record
 
-    def _skip_overlapped(self, now: Instant) -> None:
-        """Under Forbid the slots that came due while a run was active are consumed by that."""
+    def _skip_overlapped(self, ending: Run, now: Instant) -> None:
+        """Under Forbid the slots that came due while a run was active are consumed by that, once the last one ends."""
         state = self.state
-        if self._slots is None or not self._open:
+        if self.definition.concurrency is not Concurrency.FORBID or state.waiting:
+            return
+        if self._slots is None or not self._open or any(run is not ending for run in state.runs):
             return
         slot = self._slots.next(state.floor)
         if slot is None or slot + jitter_of(self.uid, slot, self.definition.jitter) > now:
@@ -426,8 +446,11 @@ class Schedule:
         state.floor = newest
 
     def _overdue_at(self) -> Instant | None:
+        return None if self.state.overdue else self._overdue_from()
+
+    def _overdue_from(self) -> Instant | None:
         within, state = self.definition.expect_success_within, self.state
-        if within is None or state.overdue or state.suspended or state.completed is not None:
+        if within is None or state.suspended or state.completed is not None:
             return None
         return max(state.last_success or 0, state.expect_from) + within
 
