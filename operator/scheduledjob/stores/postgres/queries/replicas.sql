@@ -166,7 +166,15 @@ SET installation = excluded.installation, program_version = excluded.program_ver
     details = excluded.details;
 
 -- name: withdraw
-DELETE FROM scheduledjob.replica WHERE installation = $1 AND id = $2;
+-- What it has handed back was its own when the others looked, and may be due before they look again: they look now.
+WITH gone AS (
+    DELETE FROM scheduledjob.replica WHERE installation = $1 AND id = $2
+)
+SELECT pg_notify(
+    'scheduledjob_' || $1::integer,
+    json_build_object('due', scheduledjob.clock(), 'from', $2::text)::text
+)
+WHERE EXISTS (SELECT 1 FROM scheduledjob.replica AS r WHERE r.installation = $1 AND r.id <> $2);
 
 -- name: forget_replicas
 -- Those that ended without a word, a day ago.
