@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def leases_are_not_respected() -> Iterator[None]:
-    """A claim takes rows of living owners too, when their slot is due."""
+    """A claim takes rows of living owners too, four seconds before their lease ends."""
     due_rows = rows.due_rows
 
     def impatient(agendas: Any, until: int, now: int, limit: int) -> Any:
-        return due_rows(agendas, until + 14_000_000, now + 14_000_000, limit)
+        return due_rows(agendas, until, now + 4_000_000, limit)
 
     with patch("scheduledjob.stores.memory.store.due_rows", impatient):
         yield

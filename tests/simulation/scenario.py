@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from scheduledjob.domain.backoff import Exponential, Fixed
+from scheduledjob.domain.backoff import Backoff, Exponential, Fixed
 from scheduledjob.domain.definition import CatchUp, Concurrency, Definition, EveryTrigger, Keep, Misfire
 from scheduledjob.domain.instants import DAY, SECOND, Instant
 from scheduledjob.domain.plan import Plan, slots_of
@@ -29,6 +29,7 @@ TROUBLE = 60.0
 PEACE = 75.0
 """Seconds without faults after that: everything begun must have ended by then."""
 LONGEST_JOB = 6.0
+BACKOFFS: list[Backoff] = [Exponential(0.5, 4.0, 2.0, 3), Fixed([0.2, 1.0]), Exponential(1.0, 1.0, 1.0, 0)]
 ALL = Keep(10**6, 10**6, 365 * DAY)
 
 
@@ -185,7 +186,7 @@ class Scenario:
         faults.lose_reply = chance.choice([0.0, 0.05, 0.3])
         faults.lose_wake = chance.choice([0.0, 0.5])
         self.world.log("network", "", detail=f"{faults.latency} {faults.lose_request} {faults.lose_reply}")
-        self.world.after(chance.uniform(1, 15), lambda: self._heal_network())
+        self.world.after(chance.uniform(1, 15), self._heal_network)
 
     def _heal_network(self) -> None:
         cut = self.faults.cut
@@ -212,7 +213,7 @@ class Scenario:
     def make_schedule(self) -> None:
         chance, now = self.chance, self.world.store_clock()
         number = len(self.wishes)
-        retry = chance.choice([Exponential(0.5, 4.0, 2.0, 3), Fixed([0.2, 1.0]), Exponential(1.0, 1.0, 1.0, 0)])
+        retry: Backoff = chance.choice(BACKOFFS)
         if chance.random() < 0.35:
             definition = Definition(kind="job", retry=retry, keep=ALL)
             first: Instant | None = now + int(chance.uniform(-2, 20) * SECOND)
@@ -228,7 +229,7 @@ class Scenario:
         at_once(self.client.put([row], replace=False))
         self.wishes.append(Wish(slug, uid, definition, now, first))
 
-    def recurring(self, retry: Exponential | Fixed) -> Definition:
+    def recurring(self, retry: Backoff) -> Definition:
         chance = self.chance
         concurrency = chance.choice([Concurrency.FORBID, Concurrency.FORBID, *Concurrency])
         catch_up = chance.choice(list(CatchUp))
@@ -260,7 +261,10 @@ class Scenario:
             return
         wish.edited = True
         every = EveryTrigger(self.chance.choice([2, 4, 7]) * SECOND)
-        changes = self.chance.choice([{"suspend": True}, {"suspend": False}, {"triggers": (every,)}, {"job": 1}])
+        options = [{"suspend": True}, {"suspend": False}, {"triggers": (every,)}, {"job": 1}]
+        changes: dict[str, Any] = self.chance.choice(options)
+            [{"suspend": True}, {"suspend": False}, {"triggers": (every,)}, {"job": 1}]
+        )
         values = {name: getattr(wish.definition, name) for name in wish.definition.__struct_fields__} | changes
         wish.definition = Definition(**values)
         text = wish.definition.encode()

@@ -106,9 +106,12 @@ class World:
                 heapq.heappop(self._queue)[2]()
 
     def _next(self) -> float | None:
-        moments = [self._queue[0][0]] if self._queue else []
-        for machine in self.machines:
-            if machine.runs and (timer := machine.loop.next_timer()) is not None:
-                # A hair later: the conversion between two clocks must not make a timer that is due look early.
-                moments.append(max(self.now, machine.global_time(timer) + 1e-7))
+        # A hair later: the conversion between two clocks must not make a timer that is due look early.
+        moments = [
+            max(self.now, machine.global_time(timer) + 1e-7)
+            for machine in self.machines
+            if machine.runs and (timer := machine.loop.next_timer()) is not None
+        ]
+        if self._queue:
+            moments.append(self._queue[0][0])
         return min(moments, default=None)
