@@ -262,7 +262,6 @@ class Scenario:
         wish.edited = True
         every = EveryTrigger(self.chance.choice([2, 4, 7]) * SECOND)
         options = [{"suspend": True}, {"suspend": False}, {"triggers": (every,)}, {"job": 1}]
-        )
         values = {name: getattr(wish.definition, name) for name in wish.definition.__struct_fields__} | changes
         wish.definition = Definition(**values)
         text = wish.definition.encode()
