@@ -171,6 +171,9 @@ class Scheduler:
                     self._running.cancel()
         try:
             await self._tasks.__aexit__(kind, error, traceback)
+        except asyncio.CancelledError:
+            if not self._terminated:
+                raise
         except BaseExceptionGroup as group:
             raise _lone(group) from None
         finally:
