@@ -261,8 +261,8 @@ class Scenario:
             return
         wish.edited = True
         every = EveryTrigger(self.chance.choice([2, 4, 7]) * SECOND)
-        options = [{"suspend": True}, {"suspend": False}, {"triggers": (every,)}, {"job": 1}]
-        changes: dict[str, Any] = self.chance.choice(options)
+        options: list[dict[str, Any]] = [{"suspend": True}, {"suspend": False}, {"triggers": (every,)}, {"job": 1}]
+        changes = self.chance.choice(options)
         values = {name: getattr(wish.definition, name) for name in wish.definition.__struct_fields__} | changes
         wish.definition = Definition(**values)
         text = wish.definition.encode()

@@ -14,7 +14,6 @@ up itself is ``fresh`` until the state with it in has been stored, and is not ha
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -44,12 +43,11 @@ class End(Enum):
     """Its replica ended it for reasons of its own: it counts against nobody."""
 
 
-@dataclass(slots=True)
-class Moves:
+class Moves(msgspec.Struct):
     """What the owner is to do now."""
 
-    start: list[Run] = field(default_factory=list)
-    cancel: list[Run] = field(default_factory=list)
+    start: list[Run] = []
+    cancel: list[Run] = []
     became_overdue: bool = False
 
 
@@ -291,9 +289,6 @@ class Schedule:
         """Decide every slot that is due: ``planned`` and any later one whose time has come since."""
         state, definition = self.state, self.definition
         state.next = None
-        if (self.changed or self._unanswered) and not _has(self._fresh, planned):
-            # In the store another run may still stand before it, so whoever took over would not count it as begun.
-            self._fresh.append(planned)
         decided = decide(definition, self._slots, self.uid, planned.slot, planned.due, state.floor, now)
         state.floor = decided.floor
         state.missed += decided.missed
@@ -359,6 +354,9 @@ class Schedule:
             return
         self._count_start(run)
         if not state.waiting and has_room(self.definition, state, run):
+            if (self.changed or self._unanswered) and not _has(self._fresh, run):
+                # In the store another run may still stand before it: whoever took over would not count it as begun.
+                self._fresh.append(run)
             state.runs.append(run)
         else:
             state.waiting.append(run)

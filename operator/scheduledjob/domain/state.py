@@ -39,7 +39,7 @@ class Completion(StrEnum):
     """No future slot: an edit of its triggers may bring one."""
 
 
-class Run(msgspec.Struct, omit_defaults=True):
+class Run(msgspec.Struct, omit_defaults=True, gc=False):
     """The execution of one slot: planned, waiting, running or in backoff; which one follows from where it stands."""
 
     slot: Instant
@@ -59,7 +59,7 @@ class Run(msgspec.Struct, omit_defaults=True):
     """One of several slots caught up by ``All``: these never overlap each other."""
 
 
-class State(msgspec.Struct, omit_defaults=True):
+class State(msgspec.Struct, omit_defaults=True, gc=False):
     floor: Instant
     """Slots at or before it are decided."""
     next: Run | None = None
@@ -101,7 +101,7 @@ class State(msgspec.Struct, omit_defaults=True):
         return _decoder.decode(data)
 
 
-class RunRecord(msgspec.Struct, omit_defaults=True):
+class RunRecord(msgspec.Struct, omit_defaults=True, gc=False):
     """One ended run, as history keeps it."""
 
     run_id: str

@@ -6,23 +6,20 @@ Its parts are the row as claimed, the schedule that decides what follows, the le
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import asyncio
 
-if TYPE_CHECKING:
-    import asyncio
+import msgspec
 
-    from scheduledjob.domain.instants import Instant
-    from scheduledjob.domain.schedule import End, Schedule
-    from scheduledjob.domain.state import Run
+from scheduledjob.domain.instants import Instant
+from scheduledjob.domain.schedule import End, Schedule
+from scheduledjob.domain.state import Run
 
-    from .kinds import Kind
-    from .leases import Lease
-    from .store import Row
+from .kinds import Kind
+from .leases import Lease
+from .store import Row
 
 
-@dataclass(slots=True, eq=False)
-class Try:
+class Try(msgspec.Struct, eq=False):
     """One attempt that this replica runs."""
 
     run: Run
@@ -35,13 +32,12 @@ class Try:
     reason: str = ""
 
 
-@dataclass(slots=True, eq=False)
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     row: Row
     kind: Kind
     schedule: Schedule
     lease: Lease
-    tries: list[Try] = field(default_factory=list)
+    tries: list[Try] = msgspec.field(default_factory=list)
     timer_at: Instant | None = None
     timer: int = 0
     """Token of the timer that counts; another one is out of date."""

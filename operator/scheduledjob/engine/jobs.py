@@ -11,14 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
+from scheduledjob.domain.instants import Instant
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scheduledjob.domain.instants import Instant
 
-
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct):
     """One try of a run, with everything that its job is told about itself."""
 
     run_id: str
@@ -45,8 +46,7 @@ class Attempt:
     """Resolves Secret and ConfigMap references when the attempt starts; None where there can be none."""
 
 
-@dataclass(slots=True)
-class Result:
+class Result(msgspec.Struct, gc=False):
     """How an attempt ended."""
 
     ok: bool

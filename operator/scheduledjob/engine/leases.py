@@ -16,22 +16,25 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from .store import Key
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .store import Key, Renewal
+    from .store import Renewal
 
 WEDGED_AFTER = 60.0
 """Seconds without a sign of life of the event loop after which its leases are no longer renewed."""
 
 
-@dataclass(slots=True)
-class Lease:
+class Lease(msgspec.Struct, eq=False):
     key: Key
     version: int
     deadline: float
     """Monotonic seconds."""
-    run_ids: list[str] = field(default_factory=list)
+    run_ids: list[str] = msgspec.field(default_factory=list)
     """Attempts that run under it."""
     unsettled: bool = False
     """A settlement is on its way that may change the version: a renewal that misses the row proves nothing."""

@@ -25,16 +25,21 @@ All times are instants (microseconds, UTC) of the store's clock; lengths are mic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+import msgspec
+
+from scheduledjob.domain.instants import Instant
+from scheduledjob.domain.state import RunRecord
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
-    from scheduledjob.domain.instants import Instant, Micros
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.instants import Micros
 
 Key: TypeAlias = int | str
 """How the store itself names a row: a new one for each incarnation of a slug."""
@@ -95,8 +100,7 @@ class Put(Enum):
     """``replace`` with the same kind, definition and payload and no ``first``."""
 
 
-@dataclass(slots=True)
-class Row:
+class Row(msgspec.Struct, gc=False):
     """A row as its claimer, or a reader, sees it. Positional order is the order of the stores' columns."""
 
     key: Key
@@ -121,8 +125,7 @@ class Row:
     """For readers: who owns it now. For a claimer: itself."""
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(msgspec.Struct, gc=False):
     """What a claim brought."""
 
     rows: list[Row]
@@ -145,8 +148,7 @@ class Fate(int, Enum):
     due at once, with the state given."""
 
 
-@dataclass(slots=True)
-class Settlement:
+class Settlement(msgspec.Struct, gc=False):
     """An owner's write."""
 
     key: Key

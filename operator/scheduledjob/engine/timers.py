@@ -1,7 +1,8 @@
 """Timers: what this replica has to wake for, in one heap with one timer of the event loop.
 
 Claimed slots wait here for their time. The event loop's own timer has a resolution of a millisecond and may fire that
-much early; the heap asks its clock again and never gives out an entry before its time.
+much early; the heap asks its clock again and never gives out an entry before its time. Nor does it ask for less than
+that millisecond: uvloop would take it for "at once", and the loop would spin until the entry is due.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from .clock import StoreClock
 
 _T = TypeVar("_T")
+
+RESOLUTION = 0.001
+"""Seconds: the shortest wait that the event loop knows."""
 
 
 class Timers(Generic[_T]):
@@ -52,7 +56,8 @@ class Timers(Generic[_T]):
         if self._handle is not None:
             self._handle.cancel()
         self._armed = self._heap[0][0]
-        delay = max(0.0, self._clock.until(self._armed))
+        left = self._clock.until(self._armed)
+        delay = max(RESOLUTION, left) if left > 0 else 0.0
         self._handle = asyncio.get_running_loop().call_later(delay, self._fire)
 
     def _fire(self) -> None:
