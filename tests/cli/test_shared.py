@@ -19,6 +19,8 @@ from tests.cli.support import Running, job
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.postgres import PostgresServer
+
 pytestmark = pytest.mark.postgres
 
 
@@ -160,3 +162,13 @@ def test_the_password_of_a_store_is_never_printed(postgres_dsn: str, tmp_path: P
         assert len(running.errors) == 1
         assert "127.0.0.1" in running.errors[0]
         assert "geheimes-wort" not in running.errors[0]
+
+
+def test_the_end_does_not_wait_for_a_store_that_is_away(own_postgres: PostgresServer, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(job("one"))
+    with Running("run", "-f", tmp_path, "--store", own_postgres.dsn) as running:
+        running.wait_for_run(lambda run: run["name"] == "one")
+        with own_postgres.pause():
+            running.send(signal.SIGTERM)
+            running.wait_for_error("ending")
+            assert running.end(None) == 0
