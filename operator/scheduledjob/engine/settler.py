@@ -43,7 +43,7 @@ class Settler(Generic[_T]):
         self._pending: list[tuple[_T, Settlement]] = []
         self._wake = asyncio.Event()
         self._closing = False
-        self._next_write = 0.0
+        self._next_write = float("-inf")
         """By the event loop's clock; earlier only for a full batch."""
 
     def submit(self, owner: _T, settlement: Settlement) -> None:
