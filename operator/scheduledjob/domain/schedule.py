@@ -25,6 +25,8 @@ from .misfire import Slots, decide, jitter_of, newest_due
 from .state import Completion, Outcome, Run, RunRecord, State, record_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .instants import Instant, Micros
 
 MAX_LOST_IN_ROW = 5
@@ -43,11 +45,11 @@ class End(Enum):
     """Its replica ended it for reasons of its own: it counts against nobody."""
 
 
-class Moves(msgspec.Struct):
+class Moves(msgspec.Struct, gc=False):
     """What the owner is to do now."""
 
-    start: list[Run] = []
-    cancel: list[Run] = []
+    start: tuple[Run, ...] = ()
+    cancel: tuple[Run, ...] = ()
     became_overdue: bool = False
 
 
@@ -79,16 +81,16 @@ class Schedule:
         self._slots = slots
         self.state = state
         self.replica = replica
-        self.executing: list[Run] = []
+        self.executing: tuple[Run, ...] = ()
         """Runs whose attempt this owner has started and that has not ended."""
-        self.records: list[RunRecord] = []
+        self.records: tuple[RunRecord, ...] = ()
         """Runs that ended and are not yet in history."""
         self.changed = False
         """The state differs from what is stored."""
-        self._fresh: list[Run] = []
-        self._storing: list[Run] = []
+        self._fresh: tuple[Run, ...] = ()
+        self._storing: tuple[Run, ...] = ()
         self._unanswered = False
-        self._cancelling: list[Run] = []
+        self._cancelling: tuple[Run, ...] = ()
 
     # ---------------------------------------------------------------- what happened
 
@@ -145,7 +147,7 @@ class Schedule:
         if first is not None and state.completed is not Completion.JOB:
             state.completed = None
             state.next = Run(slot=first, due=first)
-            self._fresh.append(state.next)
+            self._fresh += (state.next,)
 
     def rewish(self, definition: Definition, slots: Slots | None) -> None:
         """Go by another definition from now on; ``edited`` follows."""
@@ -155,7 +157,7 @@ class Schedule:
     def began(self, run: Run, now: Instant) -> None:
         """An attempt that ``step`` gave out starts now."""
         run.begun = run.begun or now
-        self.executing.append(run)
+        self.executing += (run,)
 
     def ended(
         self,
@@ -172,9 +174,10 @@ class Schedule:
 
         ``reserve``: how long before ``total`` a retry would have to start to be of any use.
         """
-        _remove(self.executing, run)
+        self.executing = _without(self.executing, run)
         self.changed = True
-        cancelled = _remove(self._cancelling, run)
+        cancelled = _has(self._cancelling, run)
+        self._cancelling = _without(self._cancelling, run)
         if end is End.LOST:
             return self._lose(run, now) if not cancelled else self._finish(run, Outcome.CANCELLED, now, reason)
         run.lost = 0
@@ -190,7 +193,7 @@ class Schedule:
             if delay is not None:
                 run.due = now + delay
                 run.attempt += 1
-                self._fresh.append(run)
+                self._fresh += (run,)
                 return None
             return self._finish(run, Outcome.FAILED, now, reason, code, output)
         if end is End.COMPLETED:
@@ -202,9 +205,9 @@ class Schedule:
 
     def cancel(self, run: Run, now: Instant, reason: str) -> bool:
         """End a run: True if its attempt must be stopped first, False if that was all."""
-        if any(one is run for one in self.executing):
-            if not any(one is run for one in self._cancelling):
-                self._cancelling.append(run)
+        if _has(self.executing, run):
+            if not _has(self._cancelling, run):
+                self._cancelling += (run,)
             return True
         self._finish(run, Outcome.CANCELLED, now, reason)
         return False
@@ -227,7 +230,7 @@ class Schedule:
                 if total is not None and run.begun and now >= run.begun + total:
                     self._finish(run, Outcome.FAILED, now, "timeouts.total passed before the next attempt")
                 elif not self._is_fresh(run):
-                    moves.start.append(run)
+                    moves.start += (run,)
         self._promote()
         self._plan(now)
         overdue_at = self._overdue_at()
@@ -266,15 +269,15 @@ class Schedule:
 
     def snapshot(self) -> bytes:
         """The state to store now. Once it is stored, call ``stored``."""
-        self._storing.extend(self._fresh)
-        self._fresh.clear()
+        self._storing += self._fresh
+        self._fresh = ()
         self.changed = False
         self._unanswered = True
         return self.state.encode()
 
     def stored(self) -> None:
         """The last snapshot is in the store: what was fresh in it may start."""
-        self._storing.clear()
+        self._storing = ()
         self._unanswered = False
 
     # ---------------------------------------------------------------- slots
@@ -303,7 +306,7 @@ class Schedule:
             run = planned
             if slot != planned.slot:
                 run = Run(slot=slot, due=slot + jitter_of(self.uid, slot, definition.jitter))
-                self._fresh.append(run)
+                self._fresh += (run,)
                 self.changed = True
             run.catch_up = len(taken) > 1
             state.last_schedule = slot
@@ -331,7 +334,7 @@ class Schedule:
                 self.changed = True
             return
         state.next = Run(slot=slot, due=slot + jitter_of(self.uid, slot, self.definition.jitter))
-        self._fresh.append(state.next)
+        self._fresh += (state.next,)
         self.changed = True
 
     def _used_up(self) -> bool:
@@ -346,7 +349,7 @@ class Schedule:
         if self.definition.concurrency is Concurrency.REPLACE:
             for active in list(state.runs):
                 if self.cancel(active, now, f"replaced by the slot {run.slot}"):
-                    moves.cancel.append(active)
+                    moves.cancel += (active,)
             self._drop_waiting()
         elif is_skipped(self.definition, state, run):
             state.skipped += 1
@@ -356,7 +359,8 @@ class Schedule:
         if not state.waiting and has_room(self.definition, state, run):
             if (self.changed or self._unanswered) and not _has(self._fresh, run):
                 # In the store another run may still stand before it: whoever took over would not count it as begun.
-                self._fresh.append(run)
+                self._fresh += (run,)
+                self.changed = True
             state.runs.append(run)
         else:
             state.waiting.append(run)
@@ -382,7 +386,7 @@ class Schedule:
         while waiting and has_room(self.definition, self.state, waiting[0]):
             run = waiting.pop(0)
             self.state.runs.append(run)
-            self._fresh.append(run)
+            self._fresh += (run,)
             self.changed = True
 
     def _lose(self, run: Run, now: Instant) -> RunRecord | None:
@@ -393,7 +397,7 @@ class Schedule:
             return self._finish(run, Outcome.FAILED, now, reason)
         run.attempt += 1
         run.due = now
-        self._fresh.append(run)
+        self._fresh += (run,)
         return None
 
     def _finish(
@@ -403,7 +407,7 @@ class Schedule:
         self.changed = True
         self._skip_overlapped(run, now)
         _remove(state.runs, run)
-        _remove(self._fresh, run)
+        self._fresh = _without(self._fresh, run)
         if outcome is Outcome.SUCCEEDED:
             state.succeeded += 1
             state.failures_in_row = 0
@@ -424,7 +428,7 @@ class Schedule:
             run, outcome, now, uid=self.uid, slug=self.slug, keep=keep, replica=self.replica, reason=reason
         )
         record.code, record.output = code, output
-        self.records.append(record)
+        self.records += (record,)
         return record
 
     def _skip_overlapped(self, ending: Run, now: Instant) -> None:
@@ -476,16 +480,19 @@ def when_digest(definition: Definition) -> str:
     return hashlib.blake2b(msgspec.json.encode(definition.when), digest_size=8).hexdigest()
 
 
-def _has(runs: list[Run], run: Run) -> bool:
+def _has(runs: Sequence[Run], run: Run) -> bool:
     for one in runs:  # noqa: SIM110  # on the path of every start: a generator costs more than the search
         if one is run:
             return True
     return False
 
 
-def _remove(runs: list[Run], run: Run) -> bool:
+def _remove(runs: list[Run], run: Run) -> None:
     for index, one in enumerate(runs):
         if one is run:
             del runs[index]
-            return True
-    return False
+            return
+
+
+def _without(runs: tuple[Run, ...], run: Run) -> tuple[Run, ...]:
+    return tuple([one for one in runs if one is not run]) if runs else runs

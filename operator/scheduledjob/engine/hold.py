@@ -2,6 +2,10 @@
 
 Its parts are the row as claimed, the schedule that decides what follows, the lease that it is held under, and a
 ``Try`` for each attempt that runs now. What is done with holds is in ``owner.py``.
+
+Thousands of them are made and dropped each second, and the garbage collector would look at each again and again, so
+they are kept out of its sight (``gc=False``, tuples in place of lists). They may be, because each cycle that they are
+part of is broken when an attempt ends, which every attempt does.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from .leases import Lease
 from .store import Row
 
 
-class Try(msgspec.Struct, eq=False):
+class Try(msgspec.Struct, eq=False, gc=False):
     """One attempt that this replica runs."""
 
     run: Run
@@ -32,12 +36,12 @@ class Try(msgspec.Struct, eq=False):
     reason: str = ""
 
 
-class Hold(msgspec.Struct, eq=False):
+class Hold(msgspec.Struct, eq=False, gc=False):
     row: Row
     kind: Kind
     schedule: Schedule
     lease: Lease
-    tries: list[Try] = msgspec.field(default_factory=list)
+    tries: tuple[Try, ...] = ()
     timer_at: Instant | None = None
     timer: int = 0
     """Token of the timer that counts; another one is out of date."""

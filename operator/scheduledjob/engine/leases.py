@@ -29,12 +29,12 @@ WEDGED_AFTER = 60.0
 """Seconds without a sign of life of the event loop after which its leases are no longer renewed."""
 
 
-class Lease(msgspec.Struct, eq=False):
+class Lease(msgspec.Struct, eq=False, gc=False):
     key: Key
     version: int
     deadline: float
     """Monotonic seconds."""
-    run_ids: list[str] = msgspec.field(default_factory=list)
+    run_ids: tuple[str, ...] = ()
     """Attempts that run under it."""
     unsettled: bool = False
     """A settlement is on its way that may change the version: a renewal that misses the row proves nothing."""

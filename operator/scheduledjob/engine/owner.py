@@ -172,8 +172,8 @@ class Owner:
     def _start(self, hold: Hold, run: Run, now: Instant) -> None:
         hold.schedule.began(run, now)
         this = Try(run, run_id(hold.row.uid, run))
-        hold.tries.append(this)
-        hold.lease.run_ids.append(this.run_id)
+        hold.tries += (this,)
+        hold.lease.run_ids += (this.run_id,)
         this.task = self._tasks.create_task(self._attempt(hold, this, now))
 
     async def _attempt(self, hold: Hold, this: Try, now: Instant) -> None:
@@ -281,8 +281,8 @@ class Owner:
                 this.task.cancel()
 
     def _forget_try(self, hold: Hold, this: Try) -> None:
-        hold.tries.remove(this)
-        hold.lease.run_ids.remove(this.run_id)
+        hold.tries = tuple([one for one in hold.tries if one is not this])
+        hold.lease.run_ids = tuple([one for one in hold.lease.run_ids if one != this.run_id])
         if hold.gone and not hold.tries:
             self._forget(hold, None)
 
@@ -290,7 +290,7 @@ class Owner:
 
     def _settle(self, hold: Hold, fate: Fate, wake: Instant | None) -> None:
         schedule = hold.schedule
-        records, schedule.records = schedule.records, []
+        records, schedule.records = schedule.records, ()
         hold.settling = True
         hold.released = fate is not Fate.KEEP
         self._leases.settling(hold.lease)
