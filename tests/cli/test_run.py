@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 from contextlib import contextmanager
@@ -224,3 +225,61 @@ def test_a_reader_that_goes_away_ends_the_program(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
+
+
+def test_a_corpus_of_mistakes_harms_no_good_job(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(job("good-one", namespace="apart"))
+    with Running("run", "-f", INVALID_FILES, "-f", tmp_path) as running:
+        for _ in range(2):
+            running.wait_for_run(lambda run: run["name"] == "good-one")
+        assert running.end() == 0
+        said = {line.removeprefix(f"{INVALID_FILES}/").split(":")[0] for line in running.errors}
+    missing = {path.name for path in INVALID_FILES.iterdir() if path.suffix in {".yaml", ".yml", ".json"}} - said
+    assert missing == set()
+
+
+def plugin(directory: Path, target: str) -> dict[str, str]:
+    """An installed distribution that announces the job `report`."""
+    (directory / "reports.py").write_text(
+        "async def report(task):\n"
+        "    print(task.params['region'], flush=True, file=__import__('sys').stderr)\n"
+        "    return None\n"
+    )
+    (information := directory / "reports-1.0.dist-info").mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: reports\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(f"[scheduledjob.jobs]\nreport = {target}\n")
+    return {"PYTHONPATH": str(directory)}
+
+
+def test_jobs_of_installed_packages_run_when_asked_for(tmp_path: Path) -> None:
+    environment = plugin(tmp_path, "reports:report")
+    file = tmp_path / "a.yaml"
+    file.write_text(job("monthly", what="custom: {kind: report, params: {region: eu}}") + job("other"))
+    with Running("run", "-f", file, "--plugins", environment=environment) as running:
+        running.wait_for_run(lambda run: run["name"] == "monthly")
+        for _ in range(3):
+            running.wait_for_run(lambda run: run["name"] == "other")
+        assert running.end() == 0
+        assert "eu" in running.errors
+        assert len([run for run in running.runs if run["name"] == "monthly"]) == 1, "None: done for good"
+    with Running("run", "-f", file, environment=environment) as running:
+        running.wait_for_error('no job "report" is known here')
+
+
+def test_a_broken_plugin_is_an_error_in_one_line(tmp_path: Path) -> None:
+    environment = plugin(tmp_path, "reports:nothing")
+    (tmp_path / "a.yaml").write_text(job("one"))
+    with Running("run", "-f", tmp_path / "a.yaml", "--plugins", environment=environment) as running:
+        assert running.end(None) == 1
+        assert len(running.errors) == 1
+        assert 'entry point "report" (reports:nothing) of reports 1.0' in running.errors[0]
+
+
+def test_a_start_that_hangs_ends_with_a_signal(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(job("one"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://somebody@127.0.0.1:{silent.getsockname()[1]}/nowhere"
+        with Running("run", "-f", tmp_path, "--store", url) as running:
+            connection, _ = silent.accept()
+            with connection:
+                assert running.end(signal.SIGTERM) == 0

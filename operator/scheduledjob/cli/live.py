@@ -116,6 +116,10 @@ class LiveTable:
     def unplanned(self, slug: str) -> None:
         self.planned(slug, None)
 
+    def claimed(self, row: Row) -> None:
+        if row.wake_at is not None:
+            self._wakes.setdefault(row.slug, row.wake_at)
+
     def started(self, attempt: Attempt) -> None:
         slug = f"{attempt.namespace}/{attempt.name}"
         with self._lock:
@@ -242,8 +246,7 @@ class _Notes(Lateness):
         self._table = table
 
     def claimed(self, row: Row) -> None:
-        if row.wake_at is not None:
-            self._table._wakes.setdefault(row.slug, row.wake_at)
+        self._table.claimed(row)
 
     def started(self, attempt: Attempt, due: Instant, late: Micros) -> None:
         super().started(attempt, due, late)
@@ -256,7 +259,6 @@ class _Notes(Lateness):
         self._table.planned(slug, wake_at)
 
     def fenced(self, slug: str, why: str) -> None:
-        super().fenced(slug, why)
         self._table.fenced(slug)
 
 

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     """A run, and how late its first attempt started, where this process saw that."""
 
 
+MOST_STARTED = 100_000
+"""Runs whose lateness is remembered until they end."""
+
+
 class Report(Protocol):
     """Where ``run`` tells what happens."""
 
@@ -107,15 +111,12 @@ class Lateness(Observer):
         self._late: dict[str, Micros] = {}
 
     def started(self, attempt: Attempt, due: Instant, late: Micros) -> None:
+        if len(self._late) >= MOST_STARTED:  # of runs that were lost and that another process tells of
+            self._late.clear()
         self._late.setdefault(attempt.run_id, late)
 
     def recorded(self, records: Sequence[RunRecord]) -> None:
         self._ended([(record, self._late.pop(record.run_id, None)) for record in records])
-
-    def fenced(self, slug: str, why: str) -> None:
-        # Rare: what was lost to another replica is told by that one.
-        if len(self._late) > 100_000:
-            self._late.clear()
 
 
 _encoder = msgspec.json.Encoder()

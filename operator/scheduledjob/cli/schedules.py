@@ -15,6 +15,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from scheduledjob.cli.errors import in_one_line
 from scheduledjob.cli.kinds import definition_of, kind_of
 from scheduledjob.domain.plan import Plan, slots_of
 from scheduledjob.domain.schedule import first_state
@@ -124,8 +125,11 @@ class Schedules:
             slug = f"{namespace}/{name}"
             reason = self._cannot_run(found)
             if reason is None:
-                wishes[slug] = _wish(found)
-            else:
+                try:
+                    wishes[slug] = _wish(found, slug)
+                except ValueError as error:
+                    reason = in_one_line(error)
+            if reason is not None:
                 rejected.add(slug)
                 lines.append(f"{plain(found.file)}:{found.line}: {reason}")
         for line in lines:
@@ -215,9 +219,12 @@ class Schedules:
             after = page[-1].slug
 
 
-def _wish(found: LoadedJob) -> _Wish:
+def _wish(found: LoadedJob, slug: str) -> _Wish:
+    """Raises ``ValueError`` for what only shows when it is all put together."""
     definition = definition_of(found.job)
-    return _Wish(found.file, found.line, definition.kind, definition.encode(), payload_of(found.job), Plan(definition))
+    plan = Plan(definition)
+    slots_of(plan, seed=slug, created=0)
+    return _Wish(found.file, found.line, definition.kind, definition.encode(), payload_of(found.job), plan)
 
 
 def _new_row(slug: str, wish: _Wish, now: Instant) -> NewRow:
