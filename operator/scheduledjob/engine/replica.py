@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.replica")
 
 BEAT = 1.0
+CLOCK_EVERY = 0.5
+"""Seconds: in that time two clocks drift apart by less than a short round trip takes."""
 PRUNE_EVERY = 60.0
 LAST_CLAIM = 1.0
 """Seconds that the end of a replica waits for a claim under way: what it brings is handed back at once."""
@@ -160,7 +162,10 @@ class Replica:
             claiming = services.create_task(claimer.run())
             settling = services.create_task(owner.settler.run())
             services.create_task(owner.reread_edited())
-            chores = [services.create_task(chore) for chore in (self._beat(), self._prune(), self._listen(claimer))]
+            chores = [
+                services.create_task(chore)
+                for chore in (self._beat(), self._prune(), self._listen(claimer), self._watch_clock(owner))
+            ]
             self.ready.set()
             await self._stop.wait()
             self.ready.clear()
@@ -203,6 +208,18 @@ class Replica:
                 continue
             self.clock.observe(now, sent, self._monotonic())
             return
+
+    async def _watch_clock(self, owner: Owner) -> None:
+        """While something is held, ask for the store's clock by a call that does nothing else.
+
+        The answer to a claim of many rows takes milliseconds, and by so much the estimate would be late.
+        """
+        while True:
+            await asyncio.sleep(CLOCK_EVERY)
+            if owner.held:
+                sent = self._monotonic()
+                with contextlib.suppress(StoreUnavailable):
+                    self.clock.observe(await self._store.now(), sent, self._monotonic())
 
     async def _beat(self) -> None:
         while True:
