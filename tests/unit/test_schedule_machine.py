@@ -30,13 +30,14 @@ from scheduledjob.domain.definition import (
     Trigger,
 )
 from scheduledjob.domain.instants import SECOND, Instant
-from scheduledjob.domain.misfire import Slots
 from scheduledjob.domain.plan import Plan, slots_of
 from scheduledjob.domain.schedule import MAX_LOST_IN_ROW, End, Moves, Schedule, first_state
 from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from scheduledjob.domain.misfire import Slots
 
 CREATED: Instant = 1_790_000_000 * SECOND
 UID = "8c5f"
@@ -435,9 +436,11 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.store.owned = True
         self.closed_since = None
         self.look_whether_open()
-        if self.first is None and state.next is not None and not slots_between(
-            self.definition, state.next.slot - 1, state.next.slot
-        )[0]:
+        if (
+            self.first is None
+            and state.next is not None
+            and not slots_between(self.definition, state.next.slot - 1, state.next.slot)[0]
+        ):
             self.first = state.next.slot
         if taken_over:
             before = self.before()
@@ -465,5 +468,9 @@ def seen(schedule: Schedule, now: Instant) -> tuple[object, ...]:
 
 TestSchedule = ScheduleMachine.TestCase
 TestSchedule.settings = settings(
-    max_examples=600, stateful_step_count=40, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck)
+    max_examples=600,
+    stateful_step_count=40,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
 )

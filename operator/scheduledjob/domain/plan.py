@@ -63,14 +63,14 @@ def _depends_on_row(definition: Definition) -> bool:
     return any(
         isinstance(trigger, AfterTrigger)
         or (isinstance(trigger, EveryTrigger) and trigger.anchor is None)
-        or (isinstance(trigger, CronTrigger) and _cron_depends_on_row(trigger))
+        or (isinstance(trigger, CronTrigger) and _cron_depends_on_row(trigger.expression, trigger.seed))
         for trigger in definition.triggers
-    )
+    ) or any(isinstance(one, ExcludeCron) and _cron_depends_on_row(one.expression, "") for one in definition.exclude)
 
 
-def _cron_depends_on_row(trigger: CronTrigger) -> bool:
-    expression = trigger.expression.lstrip().upper()
-    return ("H" in expression and not trigger.seed) or expression.startswith("@EVERY")
+def _cron_depends_on_row(expression: str, seed: str) -> bool:
+    expression = expression.lstrip().upper()
+    return ("H" in expression and not seed) or expression.startswith("@EVERY")
 
 
 def _timetable(definition: Definition, seed: str, created: Instant) -> Timetable:
