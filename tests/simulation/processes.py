@@ -92,7 +92,7 @@ class SimulatedExecutor:
         if process.alive:
             process.alive = False
             self._log("killed", process, why)
-            self._tell(process, Result(False, f"killed: {why}"))
+            self._tell(process, Result(False, f"killed: {why}", lost=True))
 
     def _tell(self, process: Process, result: Result) -> None:
         if not self.machine.dead:

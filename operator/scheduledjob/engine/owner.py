@@ -199,7 +199,7 @@ class Owner:
                 if result.ok:
                     this.end = End.COMPLETED if result.complete else End.SUCCEEDED
                 else:
-                    this.end = this.end or End.FAILED
+                    this.end = this.end or (End.LOST if result.lost else End.FAILED)
         await self._ended(hold, this, attempt, result)
 
     async def _ended(self, hold: Hold, this: Try, attempt: Attempt, result: Result) -> None:

@@ -134,7 +134,8 @@ class ShellExecutor:
         helper = await self._living_helper()
         ended = await helper.run(attempt, start)
         if ended is None:
-            return Result(ok=False, reason="the helper process that ran this job has died; the job was killed")
+            reason = "the helper process that ran this job has died; the job was killed"
+            return Result(ok=False, reason=reason, lost=True)
         return _result(attempt, ended, secrets)
 
     async def _living_helper(self) -> Helper:
@@ -183,11 +184,12 @@ def _result(attempt: Attempt, ended: Ended, secrets: Secrets) -> Result:
     output = condense(ended.head, ended.tail, ended.total, secrets)
     status = ended.status
     code = status if status is not None and status >= 0 else None
+    lost = False
     if ended.cause == "timeout":
         reason = reasons.timed_out(attempt.timeout or 0.0)
     elif ended.cause:
         # A cancel does not come here: it is a CancelledError by then.
-        reason = "ended because its lease was about to pass"
+        reason, lost = "ended because its lease was about to pass", True
     elif status is None:
         reason = ""
     elif code is None:
@@ -200,7 +202,7 @@ def _result(attempt: Attempt, ended: Ended, secrets: Secrets) -> Result:
         meaning = _EXIT_CODES.get(code)
         reason = f"exit code {code}" + (f" ({meaning})" if meaning else "")
     reason = "; ".join(filter(None, (reason, ended.problem)))
-    return Result(ok=False, reason=reasons.one_line(reason), code=code, output=output)
+    return Result(ok=False, reason=reasons.one_line(reason), code=code, output=output, lost=lost)
 
 
 def _signal_name(number: int) -> str:
