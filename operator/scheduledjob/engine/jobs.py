@@ -56,15 +56,15 @@ class Result(msgspec.Struct, gc=False):
     """Exit code or HTTP status, where there is one."""
     output: bytes = b""
     """The last output as printed, at most ``OUTPUT_LIMIT`` bytes, Secret values masked."""
-    lost: bool = False
-    """Ended with its replica (the lease was about to pass, a helper died) and not by itself: it counts against nobody,
-    and the run goes on with its next attempt."""
     complete: bool = False
     """The schedule is done for good (``completeOn`` matched, or a custom job returned None)."""
     payload: bytes | None = None
     """The schedule's payload from now on; None: as it was."""
     result: bytes | None = None
     """What a custom job left in ``task.result``; None: as it was."""
+    lost: bool = False
+    """Ended with its replica (the lease was about to pass, a helper died) and not by itself: it counts against nobody,
+    and the run goes on with its next attempt."""
 
 
 OUTPUT_LIMIT = 4096
