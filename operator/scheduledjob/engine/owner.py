@@ -259,13 +259,18 @@ class Owner:
             self._references,
         )
 
-    async def _payload(self, reference: Mapping[str, Sequence[str]]) -> bytes:
+    async def _payload(self, reference: Mapping[str, Any]) -> bytes | None:
         if self._references is None:
             raise LookupError("payloadFrom can't be resolved here: there are no Secrets or ConfigMaps beside the job")
         for kind, field in (("Secret", "secret"), ("ConfigMap", "config_map")):
             if field in reference:
                 name, key = reference[field]
-                return await self._references.resolve(kind, name, key)
+                try:
+                    return await self._references.resolve(kind, name, key)
+                except LookupError:
+                    if reference.get("optional"):
+                        return None
+                    raise
         raise LookupError(f"payloadFrom names neither a Secret nor a ConfigMap: {reference}")
 
     def _cancel(self, hold: Hold, run: Run, end: End, reason: str) -> None:

@@ -1,0 +1,175 @@
+"""Replicas on a store in memory, with jobs that a test steers: what the tests of the engine share.
+
+Time is real here, so tests wait for events and never for a length of time; ``PATIENCE`` only ends a test that hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from scheduledjob.domain.definition import AtTrigger, Definition, Keep
+from scheduledjob.domain.instants import DAY, SECOND, Instant
+from scheduledjob.domain.plan import Plan, slots_of
+from scheduledjob.domain.schedule import first_state
+from scheduledjob.engine.jobs import Attempt, Executor, Result
+from scheduledjob.engine.kinds import Kind
+from scheduledjob.engine.observer import Observer
+from scheduledjob.engine.replica import Replica
+from scheduledjob.engine.settings import Settings
+from scheduledjob.engine.store import NewRow, Origin, Row, Store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from scheduledjob.domain.instants import Micros
+    from scheduledjob.domain.state import RunRecord
+
+PATIENCE = 30.0
+"""Seconds after which a test that waits has failed."""
+KEEP_ALL = Keep(10**6, 10**6, 365 * DAY)
+
+
+def at_once(slot: Instant, **fields: Any) -> Definition:
+    """A definition with one slot."""
+    return Definition(**{"kind": "job", "triggers": (AtTrigger(slot),), "keep": KEEP_ALL} | fields)
+
+
+def wish(slug: str, definition: Definition, created: Instant, *, payload: bytes | None = None) -> NewRow:
+    """A row as ``scheduledjob run`` would put it."""
+    uid = f"uid-of-{slug}"
+    slots = slots_of(Plan(definition), seed=slug, created=created)
+    state = first_state(definition, slots, uid, created)
+    wake = state.next.due if state.next else None
+    text = definition.encode()
+    kind = definition.kind
+    return NewRow(slug, uid, kind, Origin.MANIFEST, text, state.encode(), wake, None, payload, created)
+
+
+async def put(
+    store: Store, *slugs: str, payload: bytes | None = None, late: Micros = SECOND // 2, **fields: Any
+) -> None:
+    """Schedules of one slot each, which was ``late`` ago."""
+    now = await store.now()
+    definition = at_once(now - late, **fields)
+    await store.put([wish(slug, definition, now - late - 1, payload=payload) for slug in slugs], replace=True)
+
+
+async def row_of(store: Store, slug: str) -> Row:
+    (row,) = await store.get([slug])
+    assert row is not None
+    return row
+
+
+async def ok(attempt: Attempt) -> Result:
+    return Result(True)
+
+
+async def for_ever(attempt: Attempt) -> Result:
+    return await asyncio.Event().wait() and Result(True)
+
+
+class Jobs:
+    """An ``Executor`` whose attempts do what the test says, and which remembers them."""
+
+    def __init__(self, behave: Callable[[Attempt], Awaitable[Result]] = ok) -> None:
+        self.behave = behave
+        self.begun: asyncio.Queue[Attempt] = asyncio.Queue()
+        self.cancelled: asyncio.Queue[Attempt] = asyncio.Queue()
+        self.active = 0
+        self.most_active = 0
+        self.extended: list[tuple[Sequence[str], float]] = []
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def extend(self, run_ids: Sequence[str], deadline: float) -> None:
+        self.extended.append((run_ids, deadline))
+
+    async def run(self, attempt: Attempt) -> Result:
+        self.active += 1
+        self.most_active = max(self.active, self.most_active)
+        self.begun.put_nowait(attempt)
+        try:
+            return await self.behave(attempt)
+        except asyncio.CancelledError:
+            self.cancelled.put_nowait(attempt)
+            raise
+        finally:
+            self.active -= 1
+
+
+class Watcher(Observer):
+    """Remembers what it is told, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+        self.records: list[RunRecord] = []
+        self._news = asyncio.Event()
+
+    def _tell(self, what: str, detail: Any) -> None:
+        self.told.append((what, detail))
+        self._news.set()
+
+    def claimed(self, row: Row) -> None:
+        self._tell("claimed", row.slug)
+
+    def started(self, attempt: Attempt, due: Instant, late: Micros) -> None:
+        assert late >= 0
+        self._tell("started", attempt.attempt)
+
+    def retrying(self, attempt: Attempt, reason: str, due: Instant) -> None:
+        self._tell("retrying", (attempt.attempt, reason))
+
+    def recorded(self, records: Sequence[RunRecord]) -> None:
+        self.records += records
+        self._tell("recorded", [record.outcome.value for record in records])
+
+    def released(self, slug: str, wake_at: Instant | None) -> None:
+        self._tell("released", slug)
+
+    def fenced(self, slug: str, why: str) -> None:
+        self._tell("fenced", slug)
+
+    def overdue(self, slug: str) -> None:
+        self._tell("overdue", slug)
+
+    async def until(self, enough: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not enough():
+                self._news.clear()
+                await self._news.wait()
+
+    async def until_told(self, what: str, times: int = 1) -> None:
+        await self.until(lambda: sum(one == what for one, _ in self.told) >= times)
+
+    async def until_recorded(self, count: int = 1) -> None:
+        await self.until(lambda: len(self.records) >= count)
+
+
+def replica_of(
+    store: Store, executor: Executor, *, kinds: Sequence[str] = ("job",), observer: Observer | None = None, **more: Any
+) -> Replica:
+    """A replica with patience for no one: it looks often."""
+    settings = {name: more.pop(name) for name in Settings.__dataclass_fields__ if name in more}
+    return Replica(
+        store,
+        {kind: Kind(kind, executor) for kind in kinds},
+        Settings(**{"heartbeat": 0.2} | settings),
+        observer=observer,
+        **more,
+    )
+
+
+@asynccontextmanager
+async def running(replica: Replica) -> AsyncIterator[Replica]:
+    """Run a replica until the end of the block, and through its orderly end."""
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(replica.run())
+        await replica.ready.wait()
+        try:
+            yield replica
+        finally:
+            replica.stop()

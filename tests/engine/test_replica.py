@@ -1,0 +1,332 @@
+"""A replica on a real store and in real time: what it starts, how it ends, and what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from scheduledjob.domain.backoff import Fixed
+from scheduledjob.domain.definition import EveryTrigger
+from scheduledjob.domain.instants import SECOND
+from scheduledjob.domain.state import Outcome, State
+from scheduledjob.engine.jobs import Attempt, Result
+from scheduledjob.engine.store import Origin
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+
+from .support import Jobs, Watcher, at_once, for_ever, ok, put, replica_of, row_of, running, wish
+
+if TYPE_CHECKING:
+    from scheduledjob.domain.state import RunRecord
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+async def fails(attempt: Attempt) -> Result:
+    return Result(False, "exit code 3", 3)
+
+
+@pytest.mark.parametrize("capacity", [1, 3])
+async def test_capacity_is_never_exceeded(store: MemoryStore, capacity: int) -> None:
+    full = asyncio.Event()
+
+    async def until_full(attempt: Attempt) -> Result:
+        if jobs.active == capacity:
+            full.set()
+        await full.wait()
+        await asyncio.sleep(0)
+        return Result(True)
+
+    jobs, watcher = Jobs(until_full), Watcher()
+    await put(store, *[f"ns/job-{n}" for n in range(30)])
+    async with running(replica_of(store, jobs, observer=watcher, capacity=capacity, batch=7)):
+        await watcher.until_recorded(30)
+    assert jobs.most_active == capacity
+    assert len({record.run_id for record in watcher.records}) == 30
+
+
+async def test_nothing_more_is_claimed_than_there_is_room_for(store: MemoryStore) -> None:
+    jobs = Jobs(for_ever)
+    await put(store, *[f"ns/job-{n}" for n in range(10)])
+    async with running(replica_of(store, jobs, capacity=4, grace=0.0)):
+        for _ in range(4):
+            await jobs.begun.get()
+        assert sum(row.owner is not None for row in await store.rows()) == 4
+
+
+# ---------------------------------------------------------------- the end
+
+
+async def test_a_stop_hands_back_what_has_not_begun(store: MemoryStore) -> None:
+    now = await store.now()
+    await store.put([wish("ns/later", at_once(now + 2 * SECOND), now)], replace=False)
+    watcher = Watcher()
+    async with running(replica_of(store, Jobs(), observer=watcher, ahead=5.0)):
+        await watcher.until_told("claimed")
+        assert (await row_of(store, "ns/later")).owner is not None
+    row = await row_of(store, "ns/later")
+    assert row.owner is None
+    jobs = Jobs()
+    async with running(replica_of(store, jobs)):
+        attempt = await jobs.begun.get()
+    assert attempt.attempt == 1
+    assert attempt.slot == now + 2 * SECOND
+
+
+async def test_a_stop_lets_runs_finish_for_the_grace_period(store: MemoryStore) -> None:
+    may_end = asyncio.Event()
+
+    async def until_told(attempt: Attempt) -> Result:
+        await may_end.wait()
+        return Result(True)
+
+    jobs, watcher = Jobs(until_told), Watcher()
+    await put(store, "ns/slow")
+    async with running(replica_of(store, jobs, observer=watcher, grace=20.0)) as replica:
+        await jobs.begun.get()
+        replica.stop()
+        asyncio.get_running_loop().call_later(0.1, may_end.set)
+    assert [record.outcome for record in watcher.records] == [Outcome.SUCCEEDED]
+
+
+async def test_a_stop_hands_back_what_does_not_finish_as_lost(store: MemoryStore) -> None:
+    jobs, watcher = Jobs(for_ever), Watcher()
+    await put(store, "ns/hangs", retry=Fixed([500.0]))
+    async with running(replica_of(store, jobs, observer=watcher, grace=0.05)):
+        await jobs.begun.get()
+    assert jobs.cancelled.qsize() == 1
+    row = await row_of(store, "ns/hangs")
+    assert row.owner is None
+    (run,) = State.decode(row.state).runs
+    assert (run.attempt, run.lost, run.failed) == (2, 1, 0)
+    assert row.wake_at is not None
+    assert row.wake_at <= await store.now()  # nobody has to wait for a lease, nor for a backoff
+    other = Jobs()
+    async with running(replica_of(store, other)):
+        assert (await other.begun.get()).attempt == 2
+    assert watcher.records == []
+
+
+# ---------------------------------------------------------------- retries, hooks, what is told
+
+
+async def test_what_an_observer_is_told(store: MemoryStore) -> None:
+    async def second_time(attempt: Attempt) -> Result:
+        return Result(attempt.attempt > 1, "exit code 3", 3)
+
+    watcher = Watcher()
+    await put(store, "ns/a", retry=Fixed([0.02]))
+    async with running(replica_of(store, Jobs(second_time), observer=watcher)):
+        await watcher.until_recorded()
+        await watcher.until_told("released")
+    told = [one for one in watcher.told if one[0] not in {"claimed", "released"}]
+    assert told == [
+        ("started", 1),
+        ("retrying", (1, "exit code 3")),
+        ("started", 2),
+        ("recorded", ["Succeeded"]),
+    ]
+    assert watcher.told[0] == ("claimed", "ns/a")
+    (record,) = watcher.records
+    assert await store.history() == [record]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.SUCCEEDED])
+async def test_hooks_are_called_once_after_the_last_retry_before_the_record(
+    store: MemoryStore, outcome: Outcome
+) -> None:
+    calls: list[tuple[Any, int, Outcome, set[str]]] = []
+
+    async def hook(what: Any, attempt: Attempt, record: RunRecord) -> Result:
+        calls.append((what, attempt.attempt, record.outcome, await store.recorded([record.run_id])))
+        return Result(False, "the hook's own failure matters to nobody")
+
+    async def fails_once_or_for_ever(attempt: Attempt) -> Result:
+        return Result(outcome is Outcome.SUCCEEDED and attempt.attempt == 3, "exit code 3")
+
+    watcher = Watcher()
+    hooks = {"on_failure": ({"url": "f"},), "on_success": ({"url": "s"}, {"url": "s2"})}
+    await put(store, "ns/a", retry=Fixed([0.01, 0.01]), **hooks)
+    async with running(replica_of(store, Jobs(fails_once_or_for_ever), observer=watcher, hook=hook)):
+        await watcher.until_recorded()
+    assert [record.outcome for record in watcher.records] == [outcome]
+    assert calls == [(one, 3, outcome, set()) for one in hooks[f"on_{['failure', 'success'][outcome == 'Succeeded']}"]]
+
+
+async def test_an_executor_that_raises_is_a_failed_attempt(store: MemoryStore) -> None:
+    async def bursts(attempt: Attempt) -> Result:
+        raise ZeroDivisionError("by nothing")
+
+    watcher = Watcher()
+    await put(store, "ns/a", retry=Fixed([0.01], max_retries=0))
+    async with running(replica_of(store, Jobs(bursts), observer=watcher)):
+        await watcher.until_recorded()
+    assert [(one.outcome, one.reason) for one in watcher.records] == [(Outcome.FAILED, "ZeroDivisionError: by nothing")]
+
+
+# ---------------------------------------------------------------- edits and deletions
+
+
+async def test_an_edit_while_it_runs_holds_from_the_next_attempt_on(store: MemoryStore) -> None:
+    edited = asyncio.Event()
+
+    async def fails_after_the_edit(attempt: Attempt) -> Result:
+        await edited.wait()
+        return Result(attempt.attempt > 1, "exit code 3")
+
+    jobs, watcher = Jobs(fails_after_the_edit), Watcher()
+    now = await store.now() - SECOND // 2
+    definition = at_once(now, retry=Fixed([600.0]))
+    await store.put([wish("ns/a", definition, now - 1, payload=b"old")], replace=False)
+    async with running(replica_of(store, jobs, observer=watcher)) as replica:
+        assert (await jobs.begun.get()).payload == b"old"
+        changed = at_once(now, retry=Fixed([0.01]), job={"other": 1})
+        await store.put([wish("ns/a", changed, now - 1, payload=b"new")], replace=True)
+        assert replica._claimer is not None
+        (hold,) = replica._claimer.owner._holds.values()
+        while hold.schedule.state.revision != 2:
+            await asyncio.sleep(0.001)
+        edited.set()
+        second = await jobs.begun.get()
+        assert (second.payload, second.params, second.attempt) == (b"new", {"other": 1}, 2)
+        await watcher.until_recorded()
+    assert jobs.most_active == 1
+
+
+async def test_a_deletion_stops_what_runs(store: MemoryStore) -> None:
+    jobs, watcher = Jobs(for_ever), Watcher()
+    await put(store, "ns/a")
+    async with running(replica_of(store, jobs, observer=watcher)):
+        await jobs.begun.get()
+        assert await store.delete(["ns/a"]) == [True]
+        await watcher.until_told("fenced")
+        await jobs.cancelled.get()
+        assert [one.outcome for one in await store.history()] == [Outcome.CANCELLED]
+    assert watcher.records == []
+    assert await store.rows() == []
+
+
+async def test_a_slug_that_is_made_anew_while_its_run_stops_is_another(store: MemoryStore) -> None:
+    jobs = Jobs(for_ever)
+    await put(store, "ns/a")
+    async with running(replica_of(store, jobs, grace=0.0)):
+        await jobs.begun.get()
+        await store.delete(["ns/a"])
+        jobs.behave = ok
+        await put(store, "ns/a")
+        assert (await jobs.begun.get()).attempt == 1
+    assert [one.outcome for one in await store.history()][-1] is Outcome.CANCELLED
+
+
+# ---------------------------------------------------------------- payloads by reference
+
+
+class Values:
+    """``References`` with one ConfigMap."""
+
+    async def resolve(self, kind: str, name: str, key: str) -> bytes:
+        if (kind, name, key) == ("ConfigMap", "regions", "eu"):
+            return b"Lisbon"
+        raise LookupError(f'{kind} "{name}" has no key "{key}"')
+
+
+@pytest.mark.parametrize(
+    ("reference", "payload"),
+    [
+        ({"config_map": ["regions", "eu"]}, b"Lisbon"),
+        ({"config_map": ["regions", "eu"], "optional": True}, b"Lisbon"),
+        ({"secret": ["regions", "eu"], "optional": True}, None),
+    ],
+)
+async def test_a_payload_by_reference(store: MemoryStore, reference: Any, payload: bytes | None) -> None:
+    jobs = Jobs()
+    await put(store, "ns/a", payload_from=reference)
+    async with running(replica_of(store, jobs, references=Values())):
+        assert (await jobs.begun.get()).payload == payload
+
+
+@pytest.mark.parametrize("references", [Values(), None])
+async def test_a_payload_that_is_not_there_is_a_failed_attempt(store: MemoryStore, references: Values | None) -> None:
+    jobs, watcher = Jobs(), Watcher()
+    await put(store, "ns/a", payload_from={"secret": ["token", "k"]}, retry=Fixed([0.01]))
+    async with running(replica_of(store, jobs, observer=watcher, references=references)):
+        await watcher.until_recorded()
+    (record,) = watcher.records
+    assert (record.outcome, record.attempt) == (Outcome.FAILED, 2)
+    assert ('Secret "token" has no key "k"' if references else "there are no Secrets or ConfigMaps") in record.reason
+    assert jobs.begun.empty()
+
+
+# ---------------------------------------------------------------- rolling deploys
+
+
+async def test_an_unknown_kind_is_left_for_who_knows_it() -> None:
+    database = MemoryDatabase()
+    old, new = MemoryStore(database), MemoryStore(database)
+    first, second, watcher = Jobs(), Jobs(), Watcher()
+    await put(old, "ns/novel", kind="novel")
+    await put(old, "ns/known")
+    async with running(replica_of(old, first, observer=watcher)):
+        await watcher.until_recorded()
+        assert (await row_of(old, "ns/novel")).version == 0
+        async with running(replica_of(new, second, kinds=["job", "novel"])):
+            assert (await second.begun.get()).name == "novel"
+    assert first.begun.qsize() == 1
+
+
+@pytest.mark.parametrize("spoiled", ["definition", "state"])
+async def test_a_row_that_can_t_be_read_is_left_alone(store: MemoryStore, spoiled: str) -> None:
+    now = await store.now()
+    row = wish("ns/odd", at_once(now - 1), now - 2)
+    if spoiled == "state":
+        row.state = b'{"floor":"somewhere"}'
+    else:
+        row.definition = '{"kind":"job","triggers":[{"trigger":"moon"}]}'
+    await store.put([row], replace=False)
+    watcher = Watcher()
+    with capture_logs() as logs:
+        async with running(replica_of(store, Jobs(), observer=watcher)):
+            await put(store, "ns/good")
+            await watcher.until_recorded()
+    after = await row_of(store, "ns/odd")
+    assert (after.definition, after.state, after.owner) == (row.definition, row.state, None)
+    assert after.wake_at is not None
+    assert after.wake_at > now + 30 * SECOND
+    assert any(entry["log_level"] == "error" and entry.get("slug") == "ns/odd" for entry in logs)
+    assert [record.slug for record in watcher.records] == ["ns/good"]
+
+
+# ---------------------------------------------------------------- every now and then
+
+
+async def test_a_schedule_goes_on_slot_after_slot(store: MemoryStore) -> None:
+    now = await store.now()
+    definition = at_once(now, triggers=(EveryTrigger(SECOND, now - now % SECOND),))
+    await store.put([wish("ns/every", definition, now)], replace=False)
+    watcher = Watcher()
+    async with running(replica_of(store, Jobs(), observer=watcher)):
+        await watcher.until_recorded(3)
+    slots = [record.slot for record in watcher.records]
+    assert slots == [slots[0], slots[0] + SECOND, slots[0] + 2 * SECOND]
+    assert all(record.started is not None and record.started >= record.slot for record in watcher.records)
+
+
+async def test_overdue_is_told(store: MemoryStore) -> None:
+    watcher = Watcher()
+    await put(store, "ns/a", expect_success_within=SECOND // 5, retry=Fixed([900.0]))
+    async with running(replica_of(store, Jobs(fails), observer=watcher)):
+        await watcher.until_told("overdue")
+
+
+async def test_a_manifest_s_namespace_and_name_reach_the_job(store: MemoryStore) -> None:
+    jobs = Jobs()
+    await put(store, "team-a/report")
+    async with running(replica_of(store, jobs)):
+        attempt = await jobs.begun.get()
+    assert (attempt.namespace, attempt.name, attempt.uid) == ("team-a", "report", "uid-of-team-a/report")
+    assert (await row_of(store, "team-a/report")).origin == Origin.MANIFEST.value
