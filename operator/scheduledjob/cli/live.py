@@ -9,6 +9,7 @@ or a backoff shows as well.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import sys
 import threading
@@ -184,7 +185,8 @@ class LiveTable:
 
     def _draw(self) -> None:
         live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-        with live:
+        # OSError: the terminal has gone, and with it who looked at it; the jobs go on until the signal that follows.
+        with contextlib.suppress(OSError), live:
             while not self._closing.is_set():
                 self._frame(live)
                 self._closing.wait(FRAME)
