@@ -36,6 +36,12 @@ BENCHMARKS = {
     "memory": "idle.memory",
     "claim": "claims.claim_latency",
     "next-slot": "slots.next_slot",
+    "shell-rate": "manifests.shell_rate",
+    "shell-burst": "manifests.shell_burst",
+    "curl-burst": "manifests.curl_burst",
+    "memory-print": "manifests.memory_print",
+    "firestore": "firestore.cost",
+    "takeover": "takeover.kill_one",
 }
 
 

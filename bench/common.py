@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import multiprocessing
 import os
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
 import psutil
+import structlog
 import uvloop
 
 from scheduledjob.engine.observer import Observer
@@ -136,6 +138,8 @@ class Worker:
 
 
 def _work(work: Callable[..., Coroutine[Any, Any, None]], connection: Connection, args: Sequence[object]) -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
     async def main() -> None:
         await work(Line(connection), *args)
 
