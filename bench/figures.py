@@ -16,12 +16,13 @@ BEGIN, END = "<!-- figures: begin, written by bench.figures -->", "<!-- figures:
 
 def figures(run: dict[str, Any]) -> str:
     """A run as Markdown."""
-    machine = run["machine"]
+    machine, versions = run["machine"], run["machine"]["versions"]
+    packages = ", ".join(f"{name} {versions[name]}" for name in ("asyncpg", "uvloop", "pgqueuer"))
+    cores = len(machine["cores used"]) or machine["cores"]
     lines = [
-        f"Measured {run['written'][:10]} at commit {machine['commit']}: {len(machine['cores used']) or machine['cores']} "
-        f"cores of {machine['processor']}, Python {machine['python']}, asyncpg {machine['versions']['asyncpg']}, uvloop "
-        f"{machine['versions']['uvloop']}, pgqueuer {machine['versions']['pgqueuer']}"
-        + (", in short (`--quick`)." if run["quick"] else "."),
+        f"Measured {run['written'][:10]} at commit {machine['commit']} on "
+        f"{cores} cores of {machine['processor']}, Python {machine['python']}, "
+        f"{packages}" + (", in short (`--quick`)." if run["quick"] else "."),
         "",
         "| What | Bar | Ours | Peer | Ratio | Met |",
         "|---|---|---|---|---|---|",
