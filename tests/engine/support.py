@@ -33,7 +33,8 @@ KEEP_ALL = Keep(10**6, 10**6, 365 * DAY)
 
 def at_once(slot: Instant, **fields: Any) -> Definition:
     """A definition with one slot."""
-    return Definition(**{"kind": "job", "triggers": (AtTrigger(slot),), "keep": KEEP_ALL} | fields)
+    given: dict[str, Any] = {"kind": "job", "triggers": (AtTrigger(slot),), "keep": KEEP_ALL} | fields
+    return Definition(**given)
 
 
 def wish(slug: str, definition: Definition, created: Instant, *, payload: bytes | None = None) -> NewRow:

@@ -150,7 +150,7 @@ async def test_hooks_are_called_once_after_the_last_retry_before_the_record(
         return Result(outcome is Outcome.SUCCEEDED and attempt.attempt == 3, "exit code 3")
 
     watcher = Watcher()
-    hooks = {"on_failure": ({"url": "f"},), "on_success": ({"url": "s"}, {"url": "s2"})}
+    hooks: dict[str, Any] = {"on_failure": ({"url": "f"},), "on_success": ({"url": "s"}, {"url": "s2"})}
     await put(store, "ns/a", retry=Fixed([0.01, 0.01]), **hooks)
     async with running(replica_of(store, Jobs(fails_once_or_for_ever), observer=watcher, hook=hook)):
         await watcher.until_recorded()
@@ -189,7 +189,7 @@ async def test_an_edit_while_it_runs_holds_from_the_next_attempt_on(store: Memor
         await store.put([wish("ns/a", changed, now - 1, payload=b"new")], replace=True)
         assert replica._claimer is not None
         (hold,) = replica._claimer.owner._holds.values()
-        while hold.schedule.state.revision != 2:
+        while hold.schedule.state.revision != 2:  # noqa: ASYNC110  # there is no event for a wish that was taken in
             await asyncio.sleep(0.001)
         edited.set()
         second = await jobs.begun.get()

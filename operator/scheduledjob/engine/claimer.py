@@ -65,6 +65,8 @@ class Claimer:
         self._look_at = 0.0
         """Monotonic seconds of the look that is planned; -inf while none is."""
         self._promised = 0.0
+        self._promised_now = False
+        """The last look ended in a promise: this one comes after it, and may end in a sleep."""
         self._starved = False
         """There was no room at the last look."""
         self._stopping = False
@@ -148,10 +150,11 @@ class Claimer:
         again = max(again, received + LOOK_GAP)
         if self._store.polls or again - received <= PROMISE_FROM:
             return again
-        if self._promised - received > PROMISE_FROM:
+        if self._promised_now or self._promised - received > PROMISE_FROM:
+            self._promised_now = False
             return min(again, self._promised)
         await self._store.announce(self._info, batch.now + from_seconds(again - received))
-        self._promised = again
+        self._promised, self._promised_now = again, True
         return None
 
     async def _sleep_until(self, moment: float, *, bell: bool = True) -> None:

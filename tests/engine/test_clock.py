@@ -1,0 +1,150 @@
+"""The estimate of the store's clock: never ahead, whatever two clocks and a network do; and the timers on it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.domain.instants import SECOND, Instant
+from scheduledjob.engine.clock import DRIFT, StoreClock
+from scheduledjob.engine.timers import Timers
+
+T: Instant = 1_790_000_000 * SECOND
+
+
+@dataclass
+class Pair:
+    """True time in seconds; the store's clock goes with it, ours at another rate and from another zero."""
+
+    rate: float = 1.0
+    zero: float = 0.0
+    time: float = 0.0
+    set_to: Instant = T
+
+    def monotonic(self) -> float:
+        return self.zero + self.time * self.rate
+
+    def store(self) -> Instant:
+        return self.set_to + int(self.time * SECOND)
+
+
+rates = st.floats(1 - DRIFT * 0.99, 1 + DRIFT * 0.99)
+lags = st.floats(0, 2)
+
+
+@given(rates, st.floats(-1e5, 1e5), st.lists(st.tuples(lags, lags, st.floats(0, 5000)), min_size=1, max_size=20))
+def test_it_is_never_ahead_and_behind_by_less_than_the_round_trip(
+    rate: float, zero: float, exchanges: list[tuple[float, float, float]]
+) -> None:
+    pair = Pair(rate, zero)
+    clock = StoreClock(pair.monotonic)
+    for there, back, pause in exchanges:
+        sent = pair.monotonic()
+        pair.time += there
+        said = pair.store()
+        pair.time += back
+        clock.observe(said, sent, pair.monotonic())
+        behind = pair.store() - clock.now()
+        assert -2 <= behind <= back * SECOND + 5
+        pair.time += pause
+        behind = pair.store() - clock.now()
+        assert -2 <= behind <= back * SECOND + pause * 3 * DRIFT * SECOND + 5
+
+
+def test_the_best_of_recent_answers_serves() -> None:
+    pair = Pair()
+    clock = StoreClock(pair.monotonic)
+    clock.observe(pair.store(), 0.0, 0.0)
+    pair.time = 10.0
+    clock.observe(pair.store() - SECOND, 8.0, 10.0)  # an answer that took long to come
+    assert pair.store() - clock.now() <= 10 * DRIFT * SECOND + 2
+
+
+@given(st.floats(0, 1), st.integers(2, 10**6))
+def test_a_clock_that_was_set_back_is_followed(round_trip: float, back: int) -> None:
+    pair = Pair()
+    clock = StoreClock(pair.monotonic)
+    clock.observe(pair.store(), pair.monotonic(), pair.monotonic())
+    pair.set_to -= back * SECOND
+    sent = pair.monotonic()
+    pair.time += round_trip
+    clock.observe(pair.store(), sent, pair.monotonic())
+    assert clock.now() <= pair.store()
+
+
+@given(rates, st.integers(0, 10**10))
+def test_when_it_has_waited_as_long_as_it_said_the_instant_has_come(rate: float, length: int) -> None:
+    pair = Pair(rate)
+    clock = StoreClock(pair.monotonic)
+    clock.observe(pair.store(), pair.monotonic(), pair.monotonic())
+    pair.time += clock.until(T + length) / rate + 2e-6
+    assert clock.now() >= T + length
+    assert clock.until(T + length) <= 0
+    assert pair.store() >= T + length - 2
+
+
+# ---------------------------------------------------------------- timers
+
+
+class Slow:
+    """The event loop's clock runs a little fast against the store's: its timers fire early."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.zero = self.loop.time()
+        self.clock = StoreClock(lambda: self.zero + (self.loop.time() - self.zero) * 0.7)
+        self.clock.observe(T, self.zero, self.zero)
+
+
+async def test_timers_fire_in_order_and_never_before_their_time() -> None:
+    slow = Slow()
+    fired: list[str] = []
+    done = asyncio.Event()
+
+    def on_due(item: tuple[str, Instant], token: int) -> None:
+        assert slow.clock.now() >= item[1]
+        fired.append(item[0])
+        if item[0] == "last":
+            done.set()
+
+    timers: Timers[tuple[str, Instant]] = Timers(slow.clock, on_due)
+    now = slow.clock.now()
+    for name, later in (("c", 30), ("last", 60), ("a", 0), ("b", 10)):
+        due = now + later * 1000
+        timers.set(due, (name, due))
+    async with asyncio.timeout(30):
+        await done.wait()
+    assert fired == ["a", "b", "c", "last"]
+
+
+async def test_a_timer_set_while_one_fires_and_tokens_that_tell_which() -> None:
+    slow = Slow()
+    fired: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+
+    def on_due(item: str, token: int) -> None:
+        if item == "first":
+            timers.set(slow.clock.now() - 5, "past")
+        fired.put_nowait((item, token))
+
+    timers: Timers[str] = Timers(slow.clock, on_due)
+    one = timers.set(slow.clock.now() + 5000, "first")
+    other = timers.set(slow.clock.now() + 5000, "first")
+    assert one != other
+    async with asyncio.timeout(30):
+        assert [(await fired.get())[0] for _ in range(4)].count("past") == 2
+
+
+async def test_closed_timers_fire_no_more() -> None:
+    slow = Slow()
+    fired: list[str] = []
+    timers: Timers[str] = Timers(slow.clock, lambda item, token: fired.append(item))
+    timers.set(slow.clock.now() + 1000, "never")
+    timers.close()
+    other = asyncio.Event()
+    later: Timers[str] = Timers(slow.clock, lambda item, token: other.set())
+    later.set(slow.clock.now() + 20_000, "later")
+    await other.wait()
+    assert fired == []

@@ -1,0 +1,287 @@
+"""Leases: the pure step, the thread that drives it, and an event loop that a job blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from scheduledjob.domain.instants import SECOND
+from scheduledjob.domain.state import Outcome, State
+from scheduledjob.engine import leases as leases_module
+from scheduledjob.engine.jobs import Attempt, Result
+from scheduledjob.engine.keeper import KeeperCalls, KeeperThread
+from scheduledjob.engine.leases import Leases, Renewed
+from scheduledjob.engine.store import Key, Renewal, Renewer, Row, StoreUnavailable
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+
+from .support import PATIENCE, Jobs, Watcher, put, replica_of, row_of, running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+# ---------------------------------------------------------------- the pure step
+
+
+def beating(length: float = 15.0) -> Leases:
+    leases = Leases(length)
+    leases.beat(100.0)
+    return leases
+
+
+def test_a_lease_is_renewed_when_a_third_of_it_is_gone() -> None:
+    leases = beating()
+    leases.hold(1, 7, 115.0)
+    assert leases.to_renew(104.9) == []
+    assert leases.to_renew(105.0) == [(1, 7)]
+
+
+def test_a_renewal_counts_from_when_it_was_sent() -> None:
+    leases = beating()
+    lease = leases.hold(1, 7, 115.0)
+    lease.run_ids = ("run",)
+    renewed = leases.renewed([(1, 7)], Renewal({1: 3}), sent=106.0)
+    assert (renewed.deadline, lease.deadline) == (121.0, 121.0)
+    assert (renewed.extended, renewed.edited, renewed.lost) == (["run"], [(1, 3)], [])
+
+
+def test_a_row_that_is_missing_from_the_answer_is_lost() -> None:
+    leases = beating()
+    leases.hold(1, 7, 115.0)
+    assert leases.renewed([(1, 7)], Renewal({}), 106.0).lost == [1]
+    assert list(leases.keys()) == []
+    assert leases.renewed([(1, 7)], Renewal({}), 106.0).lost == []
+
+
+def test_unless_a_settlement_was_on_its_way_that_changed_the_version() -> None:
+    leases = beating()
+    lease = leases.hold(1, 7, 115.0)
+    leases.settling(lease)
+    assert leases.renewed([(1, 7)], Renewal({}), 106.0).lost == []
+    leases.settled(lease, 8)
+    assert leases.renewed([(1, 7)], Renewal({}), 106.0).lost == []  # asked before, answered after
+    assert leases.renewed([(1, 8)], Renewal({}), 106.0).lost == [1]
+
+
+@pytest.mark.parametrize(("length", "margin"), [(1.0, 0.2), (15.0, 3.0), (100.0, 3.0)])
+def test_a_lease_is_given_up_before_it_passes(length: float, margin: float) -> None:
+    leases = beating(length)
+    leases.hold(1, 7, 100.0 + length)
+    just = 100.0 + length - margin
+    assert leases.expired(just - 0.001) == []
+    assert leases.expired(just + 0.001) == [1]
+    assert leases.expired(just + 0.002) == []
+
+
+def test_a_silent_event_loop_loses_its_leases_after_a_minute() -> None:
+    leases = beating()
+    leases.hold(1, 7, 115.0)
+    assert leases.to_renew(159.0) == [(1, 7)]
+    assert not leases.wedged
+    assert leases.to_renew(160.1) == []
+    assert leases.wedged
+
+
+def test_another_lease_on_the_same_row_is_not_dropped_with_the_old_one() -> None:
+    leases = beating()
+    old = leases.hold(1, 7, 115.0)
+    new = leases.hold(1, 8, 120.0)
+    leases.drop(old)
+    assert list(leases.keys()) == [1]
+    leases.drop(new)
+    assert list(leases.keys()) == []
+
+
+# ---------------------------------------------------------------- the thread
+
+
+class Kept:
+    """A keeper on a store, and what it says."""
+
+    def __init__(self, store: MemoryStore, length: float) -> None:
+        self.leases = Leases(length)
+        self.news: asyncio.Queue[Renewed | list[Key]] = asyncio.Queue()
+        self.extended: list[tuple[tuple[str, ...], float, int]] = []
+        calls = KeeperCalls(self._extend, self.news.put_nowait, lambda keys: self.news.put_nowait(list(keys)))
+        self.thread = KeeperThread(store, "me", self.leases, time.monotonic, calls)
+
+    def _extend(self, run_ids: Sequence[str], deadline: float) -> None:
+        self.extended.append((tuple(run_ids), deadline, threading.get_ident()))
+
+    async def until(self, wanted: Callable[[Any], bool]) -> Any:
+        async with asyncio.timeout(PATIENCE):
+            while not wanted(news := await self.news.get()):
+                pass
+        return news
+
+
+@asynccontextmanager
+async def keeping(store: MemoryStore, length: float = 0.6) -> AsyncIterator[Kept]:
+    kept = Kept(store, length)
+    kept.leases.beat(time.monotonic())
+    kept.thread.start()
+    try:
+        yield kept
+    finally:
+        await kept.thread.stop()
+
+
+async def claimed(store: MemoryStore, length: float = 0.6) -> Row:
+    await put(store, "ns/a")
+    batch = await store.claim("me", ["job"], limit=1, ahead=0, lease=round(length * SECOND))
+    return batch.rows[0]
+
+
+async def test_the_thread_renews_for_as_long_as_the_row_is_held() -> None:
+    store = MemoryStore()
+    async with keeping(store) as kept:
+        row = await claimed(store)
+        first = row.wake_at
+        lease = kept.leases.hold(row.key, row.version, time.monotonic() + 0.6)
+        lease.run_ids = ("run",)
+        for _ in range(3):
+            await kept.until(lambda news: isinstance(news, Renewed) and news.edited == [(row.key, 1)])
+        after = (await row_of(store, "ns/a")).wake_at
+        assert first is not None
+        assert after is not None
+        assert after > first
+        assert {runs for runs, _, _ in kept.extended} == {("run",)}
+        assert all(thread != threading.get_ident() for _, _, thread in kept.extended)
+        kept.leases.drop(lease)
+
+
+async def test_the_thread_tells_of_rows_that_are_gone_or_edited() -> None:
+    store = MemoryStore()
+    async with keeping(store) as kept:
+        row = await claimed(store)
+        kept.leases.hold(row.key, row.version, time.monotonic() + 0.6)
+        await put(store, "ns/a", payload=b"other")
+        await kept.until(lambda news: isinstance(news, Renewed) and news.edited == [(row.key, 2)])
+        await store.delete(["ns/a"])
+        await kept.until(lambda news: isinstance(news, Renewed) and news.lost == [row.key])
+
+
+class Unreachable(MemoryStore):
+    """No lease can be renewed here."""
+
+    def renewer(self, replica: str) -> AbstractAsyncContextManager[Renewer]:
+        raise StoreUnavailable("the store is away")
+
+
+async def test_the_thread_gives_up_what_it_can_t_renew_before_it_passes() -> None:
+    store = Unreachable()
+    async with keeping(store) as kept:
+        row = await claimed(store)
+        kept.leases.hold(row.key, row.version, time.monotonic() + 0.6)
+        assert await kept.until(lambda news: isinstance(news, list)) == [row.key]
+
+
+async def test_a_replica_that_can_t_renew_stops_its_job() -> None:
+    async def endless(attempt: Attempt) -> Result:
+        return await asyncio.Event().wait() and Result(True)
+
+    database = MemoryDatabase()
+    jobs, watcher = Jobs(endless), Watcher()
+    store = Unreachable(database)
+    await put(store, "ns/a")
+    async with running(replica_of(store, jobs, observer=watcher, lease=0.6, name="cut off")):
+        await jobs.begun.get()
+        await jobs.cancelled.get()
+        await watcher.until_told("fenced")
+    assert watcher.records == []
+    other = Jobs()
+    async with running(replica_of(MemoryStore(database), other)):
+        assert (await other.begun.get()).attempt >= 2
+
+
+# ---------------------------------------------------------------- a job that blocks the event loop
+
+
+def in_a_thread(main: Callable[[], Any]) -> threading.Thread:
+    """A replica with an event loop of its own, which its job will block."""
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    return thread
+
+
+async def test_a_blocked_event_loop_keeps_its_lease() -> None:
+    database = MemoryDatabase()
+    begun, watcher, rival = threading.Event(), Watcher(), Jobs()
+
+    async def blocks(attempt: Attempt) -> Result:
+        begun.set()
+        time.sleep(2.5)  # noqa: ASYNC251  # what a job in Python may do
+        return Result(True)
+
+    async def blocked() -> None:
+        async with running(replica_of(MemoryStore(database), Jobs(blocks), observer=watcher, lease=0.6, name="busy")):
+            await watcher.until_recorded()
+
+    await put(MemoryStore(database), "ns/a")
+    thread = in_a_thread(blocked)
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    async with running(replica_of(MemoryStore(database), rival, lease=0.6, heartbeat=0.05)):
+        await asyncio.to_thread(thread.join)
+    assert rival.begun.empty()
+    assert [(one.outcome, one.attempt, one.replica) for one in watcher.records] == [(Outcome.SUCCEEDED, 1, "busy")]
+
+
+async def test_an_event_loop_that_is_blocked_for_too_long_loses_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases_module, "WEDGED_AFTER", 1.5)
+    database = MemoryDatabase()
+    begun, taken_over = threading.Event(), threading.Event()
+    watcher, rival = Watcher(), Watcher()
+
+    async def blocks(attempt: Attempt) -> Result:
+        begun.set()
+        taken_over.wait(PATIENCE)
+        return Result(True)
+
+    async def blocked() -> None:
+        store = MemoryStore(database)
+        async with running(replica_of(store, Jobs(blocks), observer=watcher, lease=0.6, capacity=1, name="wedged")):
+            await watcher.until_told("fenced")
+
+    async def takes_over(attempt: Attempt) -> Result:
+        taken_over.set()
+        return Result(True)
+
+    await put(MemoryStore(database), "ns/a")
+    with capture_logs() as logs:
+        thread = in_a_thread(blocked)
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        async with running(
+            replica_of(MemoryStore(database), Jobs(takes_over), observer=rival, heartbeat=0.05, name="rival")
+        ):
+            await rival.until_recorded()
+            await asyncio.to_thread(thread.join)
+    assert [(one.outcome, one.attempt, one.replica) for one in rival.records] == [(Outcome.SUCCEEDED, 2, "rival")]
+    assert await MemoryStore(database).history() == rival.records
+    assert watcher.records == []
+    assert any("event loop has not run" in entry["event"] for entry in logs)
+
+
+async def test_a_take_over_is_counted_as_a_lost_attempt() -> None:
+    """An owner that vanished without a word: its lease passes, and what could have begun is taken to have."""
+    database = MemoryDatabase()
+    store, jobs = MemoryStore(database), Jobs()
+    await put(store, "ns/a")
+    await store.claim("vanished", ["job"], limit=1, ahead=0, lease=SECOND // 5)
+
+    async def looks(attempt: Attempt) -> Result:
+        (run,) = State.decode((await row_of(store, "ns/a")).state).runs
+        assert (run.attempt, run.lost) == (2, 1)
+        return Result(True)
+
+    jobs.behave = looks
+    watcher = Watcher()
+    async with running(replica_of(MemoryStore(database), jobs, observer=watcher)):
+        assert (await jobs.begun.get()).attempt == 2
+        await watcher.until_recorded()
+    assert watcher.records[0].outcome is Outcome.SUCCEEDED

@@ -1,0 +1,116 @@
+"""The settler: writes in batches, and what it makes of an answer that never came."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob.domain.instants import HOUR
+from scheduledjob.domain.state import Outcome, RunRecord
+from scheduledjob.engine import settler as settler_module
+from scheduledjob.engine.settler import Settler
+from scheduledjob.engine.store import Fate, Row, Settlement, StoreUnavailable
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+
+from .support import PATIENCE, Jobs, Watcher, put, replica_of, row_of, running
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Forgetful(MemoryStore):
+    """Loses the reply to some writes: before they are carried out, or after."""
+
+    def __init__(self, database: MemoryDatabase | None = None, *, before: int = 0, after: int = 0) -> None:
+        super().__init__(database)
+        self.before = before
+        self.after = after
+        self.batches: list[int] = []
+
+    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
+        self.batches.append(len(settlements))
+        await asyncio.sleep(0)
+        if self.before > 0:
+            self.before -= 1
+            raise StoreUnavailable("it was never sent")
+        answer = await super().settle(replica, settlements)
+        if self.after > 0:
+            self.after -= 1
+            raise StoreUnavailable("the reply was lost")
+        return answer
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settler_module, "RETRY_AFTER", 0.01)
+
+
+def settlement(row: Row, fate: Fate = Fate.RELEASE, *, records: bool = True) -> Settlement:
+    ended = RunRecord(f"{row.uid}-1", row.uid, row.slug, 1, 1, 2, 1, Outcome.SUCCEEDED, expires=2**60, keep=9)
+    return Settlement(row.key, row.version, fate, row.state, None, row.revision, [ended] if records else [])
+
+
+async def settled(store: MemoryStore, writes: Sequence[Settlement]) -> list[bool]:
+    """What the settler tells of each write."""
+    told: dict[int, bool] = {}
+
+    def on_settled(number: int, _: Settlement, done: bool) -> None:
+        assert number not in told
+        told[number] = done
+
+    settler: Settler[int] = Settler(store, "me", on_settled)
+    for number, write in enumerate(writes):
+        settler.submit(number, write)
+    settler.close()
+    async with asyncio.timeout(PATIENCE):
+        await settler.run()
+    return [told[number] for number in range(len(writes))]
+
+
+async def held(store: MemoryStore, count: int = 1) -> list[Row]:
+    await put(store, *[f"ns/job-{n:04}" for n in range(count)])
+    return (await store.claim("me", ["job"], limit=count, ahead=0, lease=HOUR)).rows
+
+
+@pytest.mark.parametrize("fate", [Fate.RELEASE, Fate.REMOVE])
+@pytest.mark.parametrize("faults", [{"before": 2}, {"after": 1}, {"before": 1, "after": 1}, {"after": 3}])
+async def test_a_lost_reply_counts_once(fate: Fate, faults: dict[str, int]) -> None:
+    store = Forgetful(**faults)
+    (row,) = await held(store)
+    assert await settled(store, [settlement(row, fate)]) == [True]
+    assert [one.run_id for one in await store.history()] == [f"{row.uid}-1"]
+
+
+async def test_a_row_that_somebody_else_has_stays_his() -> None:
+    store = Forgetful(before=1)
+    (row,) = await held(store)
+    await store.delete([row.slug])
+    assert await settled(store, [settlement(row)]) == [False]
+    assert Outcome.SUCCEEDED not in [one.outcome for one in await store.history()]
+
+
+async def test_a_write_without_records_whose_reply_was_lost_is_given_up() -> None:
+    store = Forgetful(after=1)
+    (row,) = await held(store)
+    assert await settled(store, [settlement(row, Fate.KEEP, records=False)]) == [False]
+
+
+async def test_many_writes_share_few_round_trips() -> None:
+    store = Forgetful()
+    rows = await held(store, 2500)
+    assert await settled(store, [settlement(row) for row in rows]) == [True] * 2500
+    assert sorted(store.batches) == [500, 1000, 1000]
+
+
+async def test_a_replica_tells_of_a_run_once_whatever_becomes_of_replies() -> None:
+    store, watcher, jobs = Forgetful(after=3), Watcher(), Jobs()
+    await put(store, "ns/a", "ns/b", "ns/c")
+    async with running(replica_of(store, jobs, observer=watcher)):
+        await watcher.until_recorded(3)
+    assert sorted(record.slug for record in watcher.records) == ["ns/a", "ns/b", "ns/c"]
+    assert len(await store.history()) == 3
+    assert jobs.begun.qsize() == 3
+    assert not any(what == "fenced" for what, _ in watcher.told)
+    assert (await row_of(store, "ns/a")).owner is None
