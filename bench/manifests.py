@@ -38,6 +38,7 @@ BURST = 1000
 RATE = 300
 TRIGGERS = 15
 """One-shots of one job, of the 16 triggers that it may have."""
+IN_ONE_FILE = 200
 END = 15.0
 """Seconds that the program has to end after SIGTERM."""
 
@@ -61,10 +62,12 @@ class Program:
 
     def __init__(self, documents: Iterable[str], store: str, *options: str) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="scheduledjob-bench-")
-        self._file = Path(self._directory.name, "jobs.yaml")
-        self._file.write_text("\n---\n".join(documents))
+        some = list(documents)
+        for first in range(0, len(some), IN_ONE_FILE):
+            file = Path(self._directory.name, f"jobs-{first}.yaml")
+            file.write_text("\n---\n".join(some[first : first + IN_ONE_FILE]))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the program
-        self._command = [sys.executable, "-m", "scheduledjob.cli.main", "run", "-f", str(self._file), *options]
+        self._command = [sys.executable, "-m", "scheduledjob.cli.main", "run", "-f", self._directory.name, *options]
         self._environment = os.environ | {"SJOB_STORE": store}
         self.lines: list[tuple[float, bytes]] = []
         """When each line of standard output came, and the line."""
