@@ -24,7 +24,6 @@ from .support import PATIENCE, Jobs, Watcher, put, replica_of, row_of, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
 
 # ---------------------------------------------------------------- the pure step
 
@@ -170,8 +169,14 @@ async def test_the_thread_tells_of_rows_that_are_gone_or_edited() -> None:
 class Unreachable(MemoryStore):
     """No lease can be renewed here."""
 
-    def renewer(self, replica: str) -> AbstractAsyncContextManager[Renewer]:
-        raise StoreUnavailable("the store is away")
+    away = True
+
+    @asynccontextmanager
+    async def renewer(self, replica: str) -> AsyncIterator[Renewer]:
+        if self.away:
+            raise StoreUnavailable("the store is away")
+        async with super().renewer(replica) as renewer:
+            yield renewer
 
 
 async def test_the_thread_gives_up_what_it_can_t_renew_before_it_passes() -> None:

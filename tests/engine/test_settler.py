@@ -77,7 +77,7 @@ async def held(store: MemoryStore, count: int = 1) -> list[Row]:
 @pytest.mark.parametrize("fate", [Fate.RELEASE, Fate.REMOVE])
 @pytest.mark.parametrize("faults", [{"before": 2}, {"after": 1}, {"before": 1, "after": 1}, {"after": 3}])
 async def test_a_lost_reply_counts_once(fate: Fate, faults: dict[str, int]) -> None:
-    store = Forgetful(**faults)
+    store = Forgetful(before=faults.get("before", 0), after=faults.get("after", 0))
     (row,) = await held(store)
     assert await settled(store, [settlement(row, fate)]) == [True]
     assert [one.run_id for one in await store.history()] == [f"{row.uid}-1"]
