@@ -141,9 +141,17 @@ def parse(expression: str, seed: str) -> CronFields | Micros:
         raise Field.WEEKDAY.error(
             weekday, f"day-of-month is set too ({day})", "with six or seven fields write ? or * in one of the two"
         )
-    terms = [_parse_field(field, text, seed) for field, text in zip(Field, texts, strict=True)]
+    second, minute, hour, days, month, weekdays, year = (
+        _parse_field(field, text, seed) for field, text in zip(Field, texts, strict=True)
+    )
     return CronFields(
-        *terms,
+        second,
+        minute,
+        hour,
+        days,
+        month,
+        weekdays,
+        year,
         either_day=both_set,
         wall_clock=not (texts[1].startswith("*") or texts[2].startswith("*")),
         with_seconds=not unix,

@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import asyncpg
 
 from scheduledjob.engine.store import StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from asyncpg import Connection as _Connection
     from asyncpg import Record
@@ -139,7 +139,7 @@ def _advice(error: asyncpg.PostgresError) -> str:
     return ""
 
 
-def repeated(call: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
+def repeated(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
     """Repeat a call whose transaction the server undid to end a deadlock.
 
     Clients lock rows in order of slug and owners in order of key, so these may cross.
