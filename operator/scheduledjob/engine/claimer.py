@@ -144,14 +144,17 @@ class Claimer:
         if len(batch.rows) >= limit:
             return None
         heartbeat = settings.heartbeat - self._chance.uniform(0, min(settings.jitter, settings.heartbeat / 2))
-        again = received + min(heartbeat, self._store.poll_interval if self._store.polls else heartbeat)
+        promised_now, self._promised_now = self._promised_now, False
+        if promised_now:
+            again = self._promised
+        else:
+            again = received + min(heartbeat, self._store.poll_interval if self._store.polls else heartbeat)
         if batch.next_wake is not None:
             again = min(again, received + (batch.next_wake - batch.now) / SECOND - settings.ahead)
         again = max(again, received + LOOK_GAP)
         if self._store.polls or again - received <= PROMISE_FROM:
             return again
-        if self._promised_now or self._promised - received > PROMISE_FROM:
-            self._promised_now = False
+        if promised_now or self._promised - received > PROMISE_FROM:
             return min(again, self._promised)
         await self._store.announce(self._info, batch.now + from_seconds(again - received))
         self._promised, self._promised_now = again, True

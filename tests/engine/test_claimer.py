@@ -1,0 +1,224 @@
+"""When a claimer looks at the store: as late as it may, as early as it must, on the fake clock of the simulation."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from scheduledjob.domain.instants import SECOND, Instant, Micros
+from scheduledjob.engine.claimer import Claimer
+from scheduledjob.engine.clock import StoreClock
+from scheduledjob.engine.settings import Settings
+from scheduledjob.engine.store import Batch, Fate, ReplicaInfo, Row, Settlement, StoreUnavailable, Wake
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+from tests.simulation.network import at_once as now_done
+from tests.simulation.world import Machine, World
+
+from .support import at_once, wish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from scheduledjob.engine.owner import Owner
+
+
+class Looked(MemoryStore):
+    """Remembers when it was looked at, and what was promised."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(MemoryDatabase(world.store_clock))
+        self.world = world
+        self.looks: list[float] = []
+        self.promises: list[float] = []
+        self.away = False
+
+    async def claim(self, replica: str, kinds: Iterable[str], *, limit: int, ahead: Micros, lease: Micros) -> Batch:
+        self.looks.append(round(self.world.now, 3))
+        assert len(self.looks) < 1000, "it spins"
+        if self.away:
+            raise StoreUnavailable("away")
+        return await super().claim(replica, kinds, limit=limit, ahead=ahead, lease=lease)
+
+    async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
+        self.promises.append(round((looks_at - self.world.store_clock()) / SECOND, 3))
+        await super().announce(replica, looks_at)
+
+
+@dataclass
+class Holds:
+    """What a claimer needs of an ``Owner``."""
+
+    rows: list[Row] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+    @property
+    def held(self) -> int:
+        return len(self.rows)
+
+    def accept(self, row: Row, deadline: float) -> None:
+        self.rows.append(row)
+
+    def slugs_changed(self, slugs: Iterable[str]) -> None:
+        self.changed += slugs
+
+
+class Scene:
+    def __init__(self, **settings: Any) -> None:
+        self.world = World(1)
+        self.machine = Machine("m", 7.0, 1.0, self.world)
+        self.world.machines.append(self.machine)
+        self.store = Looked(self.world)
+        self.holds = Holds()
+        self.info = ReplicaInfo("me", "", 0)
+        self.settings = Settings(**settings)
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> Claimer:
+        loop = self.machine.loop
+        asyncio._set_running_loop(loop)
+        try:
+            claimer = Claimer(
+                self.store,
+                cast("Owner", self.holds),
+                self.info,
+                lambda: frozenset({"job"}),
+                self.settings,
+                clock=StoreClock(self.machine.monotonic),
+                monotonic=self.machine.monotonic,
+                chance=random.Random(1),
+            )
+        finally:
+            asyncio._set_running_loop(None)
+        self.task = loop.create_task(claimer.run())
+        self.claimer = claimer
+        return claimer
+
+    def put(self, slug: str, after: float) -> None:
+        slot = self.world.store_clock() + round(after * SECOND)
+        now_done(self.store.put([wish(slug, at_once(slot), slot - 10**9)], replace=False))
+
+    def until(self, moment: float) -> list[float]:
+        """Let time pass; when the store was looked at since the last call."""
+        seen = len(self.store.looks)
+        self.world.run_until(moment)
+        assert self.task is not None
+        assert not self.task.done()
+        return self.store.looks[seen:]
+
+    def end(self) -> None:
+        if self.task is not None:
+            self.machine.loop.call_soon(self.claimer.stop)
+            self.world.run_until(self.world.now + 1)
+            assert self.task.done()
+        self.machine.loop.close()
+
+
+@pytest.fixture
+def scene(request: pytest.FixtureRequest) -> Any:
+    scene = Scene(**getattr(request, "param", {}))
+    yield scene
+    scene.end()
+
+
+def test_an_idle_replica_looks_at_each_heartbeat_and_promises_it(scene: Scene) -> None:
+    scene.start()
+    assert scene.until(59.0) == [0.0, 0.0]  # once more after the promise: a client may have read an earlier one
+    assert scene.store.promises == [60.0]
+    assert scene.until(119.0) == [60.0, 60.0]
+
+
+def test_it_sleeps_until_shortly_before_the_next_row_is_due(scene: Scene) -> None:
+    scene.put("ns/a", 30.0)
+    scene.start()
+    assert scene.until(28.9) == [0.0, 0.0]
+    assert scene.until(29.1)[0] == 29.0
+    assert [row.slug for row in scene.holds.rows] == ["ns/a"]
+
+
+@pytest.mark.parametrize("scene", [{"heartbeat": each} for each in (0.02, 0.05, 0.0501, 0.06)], indirect=True)
+def test_a_short_heartbeat_does_not_spin(scene: Scene) -> None:
+    scene.start()
+    assert 10 < len(scene.until(2.0)) < 220
+
+
+@pytest.mark.parametrize("scene", [{"jitter": 20.0}], indirect=True)
+def test_jitter_spreads_the_look_but_never_puts_it_off(scene: Scene) -> None:
+    scene.start()
+    looks = sorted(set(scene.until(600.0)))
+    gaps = [round(later - earlier, 3) for earlier, later in pairwise(looks)]
+    assert all(39 <= gap <= 60 for gap in gaps)
+    assert len(set(gaps)) > 3
+
+
+def test_a_notification_ends_the_sleep(scene: Scene) -> None:
+    claimer = scene.start()
+    scene.until(10.0)
+    claimer.hear(Wake(due=scene.world.store_clock() + 5 * SECOND))
+    assert scene.until(20.0)[0] == pytest.approx(14.0, abs=0.01)
+    claimer.hear(Wake(changed=["ns/a"]))
+    assert scene.until(25.0) == []
+    assert scene.holds.changed == ["ns/a"]
+
+
+def test_what_may_have_been_missed_is_looked_for_at_once(scene: Scene) -> None:
+    claimer = scene.start()
+    scene.until(10.0)
+    claimer.hear(Wake(deaf=True))
+    assert scene.until(11.0)[0] == 10.0
+
+
+@pytest.mark.parametrize("scene", [{"capacity": 3, "batch": 2}], indirect=True)
+def test_without_room_it_does_not_look_until_there_is_some(scene: Scene) -> None:
+    for n in range(5):
+        scene.put(f"ns/{n}", 0.0)
+    claimer = scene.start()
+    assert len(scene.until(10.0)) == 2
+    assert scene.holds.held == 3
+    assert scene.until(50.0) == []
+    del scene.holds.rows[:2]
+    claimer.freed(None)
+    assert scene.until(51.0)[0] == 50.0
+    assert scene.holds.held == 3
+
+
+def test_a_full_batch_is_followed_by_another_at_once(scene: Scene) -> None:
+    for n in range(1200):
+        scene.put(f"ns/{n}", 0.0)
+    scene.start()
+    assert scene.until(0.5)[:3] == [0.0, 0.0, 0.0]
+    assert scene.holds.held == 1200
+
+
+def test_what_was_given_back_is_looked_for_in_time(scene: Scene) -> None:
+    claimer = scene.start()
+    scene.until(10.0)
+    claimer.freed(scene.world.store_clock() + 20 * SECOND)
+    assert scene.until(40.0)[0] == pytest.approx(29.0, abs=0.01)
+
+
+def test_a_store_that_is_away_is_asked_again_ever_more_rarely(scene: Scene) -> None:
+    scene.store.away = True
+    scene.start()
+    looks = scene.until(60.0)
+    gaps = [later - earlier for earlier, later in pairwise(looks)]
+    assert gaps[0] <= 0.1
+    assert all(2.4 <= gap <= 5.01 for gap in gaps[-5:])
+    scene.store.away = False
+    assert scene.until(66.0)
+
+
+def test_a_lease_that_passes_is_looked_for_when_it_does(scene: Scene) -> None:
+    scene.put("ns/a", 0.0)
+    batch = now_done(scene.store.claim("dead", ["job"], limit=1, ahead=0, lease=15 * SECOND))
+    scene.start()
+    assert scene.until(14.9)[0] == 0.0
+    scene.until(15.2)
+    assert [row.taken_over for row in scene.holds.rows] == [True]
+    (row,) = batch.rows
+    stale = Settlement(row.key, row.version, Fate.RELEASE, row.state, None, 1)
+    assert now_done(scene.store.settle("dead", [stale])) == [False]
