@@ -119,9 +119,9 @@ async def named_pipe() -> AsyncIterator[tuple[str, list[Start]]]:
 
         def read() -> None:
             nonlocal rest
-            now = time.time()
             with contextlib.suppress(BlockingIOError):
                 *lines, rest = (rest + os.read(descriptor, 1 << 16)).split(b"\n")
+                now = time.time()  # after the reading: before it, what came meanwhile would seem early
                 for line in lines:
                     name, slot = line.decode().split()
                     starts.append((name, micros(slot), now))
