@@ -144,8 +144,8 @@ class Claimer:
         if len(batch.rows) >= limit:
             return None
         heartbeat = settings.heartbeat - self._chance.uniform(0, min(settings.jitter, settings.heartbeat / 2))
-        promised_now, self._promised_now = self._promised_now, False
-        if promised_now:
+        promised, self._promised_now = self._promised_now, False
+        if promised:
             again = self._promised
         else:
             again = received + min(heartbeat, self._store.poll_interval if self._store.polls else heartbeat)
@@ -154,7 +154,7 @@ class Claimer:
         again = max(again, received + LOOK_GAP)
         if self._store.polls or again - received <= PROMISE_FROM:
             return again
-        if promised_now or self._promised - received > PROMISE_FROM:
+        if self._promised - received > PROMISE_FROM:
             return min(again, self._promised)
         await self._store.announce(self._info, batch.now + from_seconds(again - received))
         self._promised, self._promised_now = again, True
