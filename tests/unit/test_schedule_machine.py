@@ -153,7 +153,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     def create(self, definition: Definition, first: Instant | None) -> None:
         self.take_wish(definition)
         state = first_state(definition, self.slots, UID, self.now, first)
-        self.first = first if state.next is not None and state.next.slot == first else None
+        self.first = self.given_first = first if state.next is not None and state.next.slot == first else None
         self.store = InStore(state.encode())
         self.schedule = Schedule("s", UID, definition, self.slots, State.decode(self.store.state))
         self.look_whether_open()
@@ -436,12 +436,8 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.store.owned = True
         self.closed_since = None
         self.look_whether_open()
-        if (
-            self.first is None
-            and state.next is not None
-            and not slots_between(self.definition, state.next.slot - 1, state.next.slot)[0]
-        ):
-            self.first = state.next.slot
+        if state.revision == 1 and state.next is not None and state.next.slot == self.given_first:
+            self.first = self.given_first
         if taken_over:
             before = self.before()
             self.schedule.taken_over(self.now)
