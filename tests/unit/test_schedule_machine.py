@@ -464,7 +464,7 @@ def seen(schedule: Schedule, now: Instant) -> tuple[object, ...]:
 
 TestSchedule = ScheduleMachine.TestCase
 TestSchedule.settings = settings(
-    max_examples=600,
+    max_examples=400,
     stateful_step_count=40,
     deadline=None,
     report_multiple_bugs=False,
