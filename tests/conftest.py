@@ -7,6 +7,7 @@ cannot be had its tests are skipped, and one line at the end says how to get it;
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 T = TypeVar("T")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in the background so, and the programs that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NOT_RUN = "not run for want of "
 HOW_TO_GET = {
