@@ -21,7 +21,6 @@ from scheduledjob.domain.definition import (
 )
 from scheduledjob.domain.instants import MINUTE, SECOND, to_datetime
 from scheduledjob.domain.plan import Plan, slots_of, spec_of
-from scheduledjob.domain.schedule import when_digest
 from scheduledjob.domain.triggers import At, Cron, Every
 from tests.unit.test_schedule_machine import definitions
 
@@ -73,7 +72,7 @@ def test_what_no_version_wrote_is_an_error(text: str) -> None:
 )
 def test_what_decides_slots_is_an_edit_of_the_triggers(changes: dict[str, object]) -> None:
     old = Definition(kind="k", triggers=(EveryTrigger(SECOND),))
-    assert when_digest(msgspec.structs.replace(old, **changes)) != when_digest(old)
+    assert msgspec.structs.replace(old, **changes).when_digest != old.when_digest
 
 
 def test_nothing_else_is_one() -> None:
@@ -81,8 +80,8 @@ def test_nothing_else_is_one() -> None:
     new = Definition(
         kind="k2", triggers=old.triggers, max_runs=3, suspend=True, job=1, misfire=Misfire(CatchUp.ALL), queue_depth=9
     )
-    assert when_digest(new) == when_digest(old)
-    assert when_digest(Definition(kind="k")) == ""
+    assert new.when_digest == old.when_digest
+    assert Definition(kind="k").when_digest == ""
 
 
 def test_a_plan_is_shared_by_rows_where_no_row_changes_it() -> None:

@@ -22,8 +22,9 @@ from scheduledjob.domain.definition import (
 )
 from scheduledjob.domain.instants import MINUTE, SECOND, Instant
 from scheduledjob.domain.misfire import jitter_of
+from scheduledjob.domain.moves import End, Moves
 from scheduledjob.domain.plan import Plan, slots_of
-from scheduledjob.domain.schedule import End, Moves, Schedule, first_state
+from scheduledjob.domain.schedule import Schedule, first_state
 from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State
 
 T: Instant = 1_790_000_000 * SECOND

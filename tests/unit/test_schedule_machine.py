@@ -30,8 +30,9 @@ from scheduledjob.domain.definition import (
     Trigger,
 )
 from scheduledjob.domain.instants import SECOND, Instant
+from scheduledjob.domain.moves import End, Moves
 from scheduledjob.domain.plan import Plan, slots_of
-from scheduledjob.domain.schedule import MAX_LOST_IN_ROW, End, Moves, Schedule, first_state
+from scheduledjob.domain.schedule import MAX_LOST_IN_ROW, Schedule, first_state
 from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State
 
 if TYPE_CHECKING:

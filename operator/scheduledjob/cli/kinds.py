@@ -19,11 +19,11 @@ from scheduledjob.executors.shell import ShellExecutor
 from scheduledjob.manifests.definition import CURL_TIMEOUT, to_definition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from scheduledjob.domain.definition import Definition
     from scheduledjob.domain.state import RunRecord
-    from scheduledjob.engine.owner import Hook
+    from scheduledjob.engine.attempts import Hook
     from scheduledjob.manifests.models import ScheduledJob
 
 
@@ -46,13 +46,15 @@ def manifest_kinds(write: Callable[[str], object], *, plugins: bool) -> tuple[di
     """
     curl = CurlExecutor()
     executors: dict[str, Executor] = {
-        "shell": _Described(ShellExecutor(), ShellSpec),
-        "curl": _Described(curl, CurlSpec),
+        "shell": ShellExecutor(),
+        "curl": curl,
         "print": JobExecutor("print", PrintJob(write)),
     }
     for name, job in (discover_jobs() if plugins else {}).items():
         executors[name] = JobExecutor(name, job)
     kinds = {kind_of(name): Kind(kind_of(name), executor) for name, executor in executors.items()}
+    kinds[kind_of("shell")].params = _described_as(ShellSpec)
+    kinds[kind_of("curl")].params = _described_as(CurlSpec)
 
     async def call_hook(hook: Any, attempt: Attempt, record: RunRecord) -> Result:
         return await _call_hook(curl, hook, attempt, record)
@@ -60,28 +62,16 @@ def manifest_kinds(write: Callable[[str], object], *, plugins: bool) -> tuple[di
     return kinds, call_hook
 
 
-class _Described:
-    """Gives an executor its typed description, made from the plain JSON of a definition."""
+def _described_as(description: type) -> Callable[[Definition], Any]:
+    """Makes an executor's typed description of the plain JSON of a definition."""
 
-    def __init__(self, executor: Executor, description: type) -> None:
-        self._executor = executor
-        self._description = description
-
-    async def start(self) -> None:
-        await self._executor.start()
-
-    async def stop(self) -> None:
-        await self._executor.stop()
-
-    def extend(self, run_ids: Sequence[str], deadline: float) -> None:
-        self._executor.extend(run_ids, deadline)
-
-    async def run(self, attempt: Attempt) -> Result:
+    def describe(definition: Definition) -> Any:
         try:
-            attempt.params = msgspec.convert(attempt.params, self._description)
+            return msgspec.convert(definition.job, description)
         except msgspec.ValidationError as error:
-            return Result(False, f"the job can't be read by this version: {error}")
-        return await self._executor.run(attempt)
+            raise ValueError(f"the job can't be read by this version: {error}") from None
+
+    return describe
 
 
 async def _call_hook(curl: CurlExecutor, hook: Any, attempt: Attempt, record: RunRecord) -> Result:

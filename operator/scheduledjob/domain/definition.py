@@ -8,6 +8,7 @@ travels as plain JSON in ``job``.
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -140,6 +141,13 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
     def when(self) -> tuple[object, ...]:
         """Everything that decides which slots there are: a change of it is a trigger edit."""
         return (self.triggers, self.exclude, self.start_at, self.end_at, self.jitter)
+
+    @property
+    def when_digest(self) -> str:
+        """Names the triggers; empty where they are registered in code."""
+        if not self.triggers:
+            return ""
+        return hashlib.blake2b(msgspec.json.encode(self.when), digest_size=8).hexdigest()
 
     def encode(self) -> str:
         """Canonical JSON: equal definitions have equal texts."""

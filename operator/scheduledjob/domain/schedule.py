@@ -13,44 +13,19 @@ up itself is ``fresh`` until the state with it in has been stored, and is not ha
 
 from __future__ import annotations
 
-import hashlib
-from enum import Enum
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from .concurrency import has_room, is_skipped
 from .definition import Concurrency, Definition, FollowingTrigger
 from .misfire import Slots, decide, jitter_of, newest_due
+from .moves import End, Moves, has, remove, without
 from .state import Completion, Outcome, Run, RunRecord, State, record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from .instants import Instant, Micros
 
 MAX_LOST_IN_ROW = 5
 """After so many attempts in a row that were lost with their replica, the run has failed: its job may be what kills."""
-
-
-class End(Enum):
-    """How an attempt ended."""
-
-    SUCCEEDED = "succeeded"
-    COMPLETED = "completed"
-    """Succeeded, and the schedule is done for good."""
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    LOST = "lost"
-    """Its replica ended it for reasons of its own: it counts against nobody."""
-
-
-class Moves(msgspec.Struct, gc=False):
-    """What the owner is to do now."""
-
-    start: tuple[Run, ...] = ()
-    cancel: tuple[Run, ...] = ()
-    became_overdue: bool = False
 
 
 class Schedule:
@@ -123,7 +98,7 @@ class Schedule:
         state = self.state
         self.changed = True
         state.revision = revision
-        when = when_digest(self.definition)
+        when = self.definition.when_digest
         if when != state.when:
             state.when = when
             state.floor = max(state.floor, edited_at)
@@ -174,10 +149,10 @@ class Schedule:
 
         ``reserve``: how long before ``total`` a retry would have to start to be of any use.
         """
-        self.executing = _without(self.executing, run)
+        self.executing = without(self.executing, run)
         self.changed = True
-        cancelled = _has(self._cancelling, run)
-        self._cancelling = _without(self._cancelling, run)
+        cancelled = has(self._cancelling, run)
+        self._cancelling = without(self._cancelling, run)
         if end is End.LOST:
             return self._lose(run, now) if not cancelled else self._finish(run, Outcome.CANCELLED, now, reason)
         run.lost = 0
@@ -205,8 +180,8 @@ class Schedule:
 
     def cancel(self, run: Run, now: Instant, reason: str) -> bool:
         """End a run: True if its attempt must be stopped first, False if that was all."""
-        if _has(self.executing, run):
-            if not _has(self._cancelling, run):
+        if has(self.executing, run):
+            if not has(self._cancelling, run):
                 self._cancelling += (run,)
             return True
         self._finish(run, Outcome.CANCELLED, now, reason)
@@ -226,7 +201,7 @@ class Schedule:
         self._promote()
         total = self.definition.timeouts.total
         for run in list(state.runs):
-            if run.due <= now and not _has(self.executing, run):
+            if run.due <= now and not has(self.executing, run):
                 if total is not None and run.begun and now >= run.begun + total:
                     self._finish(run, Outcome.FAILED, now, "timeouts.total passed before the next attempt")
                 elif not self._is_fresh(run):
@@ -252,7 +227,7 @@ class Schedule:
         if state.next is not None and self._open and (wake is None or state.next.due < wake):
             wake = state.next.due
         for run in state.runs:
-            if (wake is None or run.due < wake) and not _has(self.executing, run):
+            if (wake is None or run.due < wake) and not has(self.executing, run):
                 wake = run.due
         return wake
 
@@ -357,7 +332,7 @@ class Schedule:
             return
         self._count_start(run)
         if not state.waiting and has_room(self.definition, state, run):
-            if (self.changed or self._unanswered) and not _has(self._fresh, run):
+            if (self.changed or self._unanswered) and not has(self._fresh, run):
                 # In the store another run may still stand before it: whoever took over would not count it as begun.
                 self._fresh += (run,)
                 self.changed = True
@@ -406,8 +381,8 @@ class Schedule:
         state, keep = self.state, self.definition.keep
         self.changed = True
         self._skip_overlapped(run, now)
-        _remove(state.runs, run)
-        self._fresh = _without(self._fresh, run)
+        remove(state.runs, run)
+        self._fresh = without(self._fresh, run)
         if outcome is Outcome.SUCCEEDED:
             state.succeeded += 1
             state.failures_in_row = 0
@@ -457,42 +432,17 @@ class Schedule:
         return max(state.last_success or 0, state.expect_from) + within
 
     def _is_fresh(self, run: Run) -> bool:
-        return (bool(self._fresh) and _has(self._fresh, run)) or (bool(self._storing) and _has(self._storing, run))
+        return (bool(self._fresh) and has(self._fresh, run)) or (bool(self._storing) and has(self._storing, run))
 
 
 def first_state(
     definition: Definition, slots: Slots | None, uid: str, created: Instant, first: Instant | None = None
 ) -> State:
     """The state of a schedule that nobody has run yet; ``first`` names its first slot in place of its triggers."""
-    state = State(floor=created, expect_from=created, suspended=definition.suspend, when=when_digest(definition))
+    state = State(floor=created, expect_from=created, suspended=definition.suspend, when=definition.when_digest)
     schedule = Schedule("", uid, definition, slots, state)
     if first is not None and not definition.suspend:
         state.next = Run(slot=first, due=first)
     else:
         schedule._plan(created)
     return state
-
-
-def when_digest(definition: Definition) -> str:
-    """Names the triggers of a definition; empty where they are registered in code."""
-    if not definition.triggers:
-        return ""
-    return hashlib.blake2b(msgspec.json.encode(definition.when), digest_size=8).hexdigest()
-
-
-def _has(runs: Sequence[Run], run: Run) -> bool:
-    for one in runs:  # noqa: SIM110  # on the path of every start: a generator costs more than the search
-        if one is run:
-            return True
-    return False
-
-
-def _remove(runs: list[Run], run: Run) -> None:
-    for index, one in enumerate(runs):
-        if one is run:
-            del runs[index]
-            return
-
-
-def _without(runs: tuple[Run, ...], run: Run) -> tuple[Run, ...]:
-    return tuple([one for one in runs if one is not run]) if runs else runs

@@ -15,7 +15,8 @@ import asyncio
 import msgspec
 
 from scheduledjob.domain.instants import Instant
-from scheduledjob.domain.schedule import End, Schedule
+from scheduledjob.domain.moves import End
+from scheduledjob.domain.schedule import Schedule
 from scheduledjob.domain.state import Run
 
 from .kinds import Kind

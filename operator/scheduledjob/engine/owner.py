@@ -11,33 +11,31 @@ runs under it is stopped at once, and nothing of it is written.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import structlog
 
 from scheduledjob.domain.instants import SECOND, Instant, Micros
-from scheduledjob.domain.schedule import End, Schedule
-from scheduledjob.domain.state import Outcome, Run, RunRecord, State, run_id
+from scheduledjob.domain.moves import End
+from scheduledjob.domain.schedule import Schedule
+from scheduledjob.domain.state import Run, State, run_id
 
 from .hold import Hold, Try
-from .jobs import Attempt, References, Result
+from .jobs import Attempt, Result
 from .kinds import Kind, UnreadableRowError
 from .settler import Settler
 from .store import Fate, Key, Origin, Row, Settlement, Store, StoreUnavailable
 from .timers import Timers
 
 if TYPE_CHECKING:
-    from scheduledjob.domain.definition import Definition
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from .attempts import Attempts
     from .clock import Clock, StoreClock
     from .leases import Leases, Renewed
     from .observer import Observer
 
 log = structlog.get_logger("scheduledjob.owner")
-
-Hook: TypeAlias = Callable[[Any, Attempt, RunRecord], Awaitable[Result]]
-"""Calls one hook (its definition as plain JSON) for a run that ended; bounded in time by itself."""
 
 UNREADABLE_AGAIN: Micros = 60 * SECOND
 """When a row that this version can't read is looked at again: by then a newer replica may have it."""
@@ -57,8 +55,7 @@ class Owner:
         monotonic: Clock,
         leases: Leases,
         observer: Observer,
-        references: References | None,
-        hook: Hook | None,
+        attempts: Attempts,
         ahead: Micros,
         on_freed: Callable[[Instant | None], None],
     ) -> None:
@@ -70,8 +67,7 @@ class Owner:
         self._monotonic = monotonic
         self._leases = leases
         self._observer = observer
-        self._references = references
-        self._hook = hook
+        self._attempts = attempts
         self._ahead = ahead
         self._on_freed = on_freed
         """Called when a hold goes, with the instant at which its row is due again, where it is nobody's now."""
@@ -179,14 +175,12 @@ class Owner:
     async def _attempt(self, hold: Hold, this: Try, now: Instant) -> None:
         this.begun = True
         run = this.run
-        attempt = self._describe(hold, this, now)
+        attempt = self._attempts.describe(hold, this, now)
         result = Result(False, this.reason)
         if this.end is None:
             self._observer.started(attempt, run.due, now - run.due)
             try:
-                if hold.schedule.definition.payload_from is not None:
-                    attempt.payload = await self._payload(hold.schedule.definition.payload_from)
-                result = await hold.kind.executor.run(attempt)
+                result = await self._attempts.run(hold, attempt)
             except asyncio.CancelledError:
                 if this.end is None:
                     this.end, this.reason = End.LOST, "the replica was stopped"
@@ -219,59 +213,9 @@ class Owner:
             self._observer.retrying(attempt, result.reason, this.run.due)
         definition = schedule.definition
         if record is not None and (definition.on_failure or definition.on_success):
-            await self._call_hooks(attempt, record, definition)
+            await self._attempts.call_hooks(attempt, record, definition)
         self._forget_try(hold, this)
         self._advance(hold)
-
-    async def _call_hooks(self, attempt: Attempt, record: RunRecord, definition: Definition) -> None:
-        """Before the end of the run is written: a crash in between calls them again, never leaves them out."""
-        hooks: Mapping[Outcome, Sequence[Any]] = {
-            Outcome.FAILED: definition.on_failure,
-            Outcome.SUCCEEDED: definition.on_success,
-        }
-        for hook in hooks.get(record.outcome, ()) if self._hook is not None else ():
-            assert self._hook is not None
-            result = await self._hook(hook, attempt, record)
-            if not result.ok:
-                log.warning("a hook failed", slug=record.slug, outcome=record.outcome.value, reason=result.reason)
-
-    def _describe(self, hold: Hold, this: Try, now: Instant) -> Attempt:
-        row, run, definition = hold.row, this.run, hold.schedule.definition
-        limit = definition.timeouts.attempt
-        if definition.timeouts.total is not None:
-            left = max(0, run.begun + definition.timeouts.total - now)
-            limit = left if limit is None else min(limit, left)
-        namespace, name = "", row.slug
-        if row.origin != Origin.LIBRARY.value:
-            namespace, _, name = row.slug.partition("/")
-        return Attempt(
-            this.run_id,
-            row.uid,
-            namespace,
-            name,
-            run.slot,
-            run.attempt,
-            row.version,
-            hold.lease.deadline,
-            None if limit is None else limit / SECOND,
-            hold.kind.params(definition),
-            row.payload,
-            self._references,
-        )
-
-    async def _payload(self, reference: Mapping[str, Any]) -> bytes | None:
-        if self._references is None:
-            raise LookupError("payloadFrom can't be resolved here: there are no Secrets or ConfigMaps beside the job")
-        for kind, field in (("Secret", "secret"), ("ConfigMap", "config_map")):
-            if field in reference:
-                name, key = reference[field]
-                try:
-                    return await self._references.resolve(kind, name, key)
-                except LookupError:
-                    if reference.get("optional"):
-                        return None
-                    raise
-        raise LookupError(f"payloadFrom names neither a Secret nor a ConfigMap: {reference}")
 
     def _cancel(self, hold: Hold, run: Run, end: End, reason: str) -> None:
         for this in hold.tries:

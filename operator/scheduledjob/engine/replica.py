@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from .attempts import Attempts, Hook
 from .claimer import Claimer
 from .clock import Clock, StoreClock
 from .keeper import Keeper, KeeperCalls, KeeperThread
 from .leases import Leases
 from .observer import Observer
-from .owner import Hook, Owner
+from .owner import Owner
 from .store import ReplicaInfo, Store, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ class Replica:
                 monotonic=self._monotonic,
                 leases=self.leases,
                 observer=self._observer,
-                references=self._references,
-                hook=self._hook,
+                attempts=Attempts(self._references, self._hook),
                 ahead=round(self._settings.ahead * 1_000_000),
                 on_freed=lambda wake: claimer.freed(wake),  # noqa: PLW0108  # made below: the two need each other
             )

@@ -145,7 +145,7 @@ def _callable_of(kind: str, job: object) -> JobFunction:
     if not any(inspect.iscoroutinefunction(f) for f in (inner, call, getattr(call, "__call__", None))):  # noqa: B004 - what it is, not whether it is
         name = getattr(call, "__qualname__", type(call).__qualname__)
         raise TypeError(f'job "{kind}": {name} is not async: write "async def"')
-    return cast(JobFunction, call)
+    return cast("JobFunction", call)
 
 
 def _a(value: object) -> str:

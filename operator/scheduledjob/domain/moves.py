@@ -1,0 +1,54 @@
+"""Moves: what a schedule and its owner say to each other about runs, and how lists of runs are handled.
+
+A run is found by identity, never by equality: two runs of one schedule may look the same for a moment.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .state import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class End(Enum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    COMPLETED = "completed"
+    """Succeeded, and the schedule is done for good."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """Its replica ended it for reasons of its own: it counts against nobody."""
+
+
+class Moves(msgspec.Struct, gc=False):
+    """What the owner is to do now."""
+
+    start: tuple[Run, ...] = ()
+    cancel: tuple[Run, ...] = ()
+    became_overdue: bool = False
+
+
+def has(runs: Sequence[Run], run: Run) -> bool:
+    for one in runs:  # noqa: SIM110  # on the path of every start: a generator costs more than the search
+        if one is run:
+            return True
+    return False
+
+
+def remove(runs: list[Run], run: Run) -> None:
+    for index, one in enumerate(runs):
+        if one is run:
+            del runs[index]
+            return
+
+
+def without(runs: tuple[Run, ...], run: Run) -> tuple[Run, ...]:
+    return tuple([one for one in runs if one is not run]) if runs else runs

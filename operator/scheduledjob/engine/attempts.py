@@ -1,0 +1,97 @@
+"""Attempts: what one needs before it starts, and the hooks that its run's end calls.
+
+The owner of a row decides that an attempt starts; here it is described for its executor, given what it refers to, and
+run. What is wrong with it at that point (a description that this version can't read, a Secret that is not there) is a
+failed attempt with words, like anything else that goes wrong in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import structlog
+
+from scheduledjob.domain.instants import SECOND, Instant
+from scheduledjob.domain.state import Outcome, RunRecord
+
+from .jobs import Attempt, References, Result
+from .store import Origin
+
+if TYPE_CHECKING:
+    from scheduledjob.domain.definition import Definition
+
+    from .hold import Hold, Try
+
+log = structlog.get_logger("scheduledjob.attempts")
+
+Hook: TypeAlias = Callable[[Any, Attempt, RunRecord], Awaitable[Result]]
+"""Calls one hook (its definition as plain JSON) for a run that ended; bounded in time by itself."""
+
+
+class Attempts:
+    """Describes and runs attempts. ``references`` None: nothing can be referred to; ``hook`` None: there are none."""
+
+    def __init__(self, references: References | None = None, hook: Hook | None = None) -> None:
+        self._references = references
+        self._hook = hook
+
+    def describe(self, hold: Hold, this: Try, now: Instant) -> Attempt:
+        """Everything that a job is told about itself, but for what ``run`` still has to find out."""
+        row, run, definition = hold.row, this.run, hold.schedule.definition
+        limit = definition.timeouts.attempt
+        if definition.timeouts.total is not None:
+            left = max(0, run.begun + definition.timeouts.total - now)
+            limit = left if limit is None else min(limit, left)
+        namespace, name = "", row.slug
+        if row.origin != Origin.LIBRARY.value:
+            namespace, _, name = row.slug.partition("/")
+        return Attempt(
+            this.run_id,
+            row.uid,
+            namespace,
+            name,
+            run.slot,
+            run.attempt,
+            row.version,
+            hold.lease.deadline,
+            None if limit is None else limit / SECOND,
+            None,
+            row.payload,
+            self._references,
+        )
+
+    async def run(self, hold: Hold, attempt: Attempt) -> Result:
+        """Run an attempt to its end. Whatever is raised, but for a cancellation, is its failure."""
+        definition = hold.schedule.definition
+        attempt.params = hold.kind.params(definition)
+        if definition.payload_from is not None:
+            attempt.payload = await self._payload(definition.payload_from)
+        return await hold.kind.executor.run(attempt)
+
+    async def _payload(self, reference: Mapping[str, Any]) -> bytes | None:
+        if self._references is None:
+            raise LookupError("payloadFrom can't be resolved here: there are no Secrets or ConfigMaps beside the job")
+        for kind, field in (("Secret", "secret"), ("ConfigMap", "config_map")):
+            if field in reference:
+                name, key = reference[field]
+                try:
+                    return await self._references.resolve(kind, name, key)
+                except LookupError:
+                    if reference.get("optional"):
+                        return None
+                    raise
+        raise LookupError(f"payloadFrom names neither a Secret nor a ConfigMap: {reference}")
+
+    async def call_hooks(self, attempt: Attempt, record: RunRecord, definition: Definition) -> None:
+        """Before the end of the run is written: a crash in between calls them again, never leaves them out."""
+        if self._hook is None:
+            return
+        hooks: Mapping[Outcome, Sequence[Any]] = {
+            Outcome.FAILED: definition.on_failure,
+            Outcome.SUCCEEDED: definition.on_success,
+        }
+        for hook in hooks.get(record.outcome, ()):
+            result = await self._hook(hook, attempt, record)
+            if not result.ok:
+                log.warning("a hook failed", slug=record.slug, outcome=record.outcome.value, reason=result.reason)
