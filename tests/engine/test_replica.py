@@ -330,3 +330,20 @@ async def test_a_manifest_s_namespace_and_name_reach_the_job(store: MemoryStore)
         attempt = await jobs.begun.get()
     assert (attempt.namespace, attempt.name, attempt.uid) == ("team-a", "report", "uid-of-team-a/report")
     assert (await row_of(store, "team-a/report")).origin == Origin.MANIFEST.value
+
+
+async def test_a_schedule_that_is_overdue_is_told_to_its_failure_hook_once(store: MemoryStore) -> None:
+    told: asyncio.Queue[RunRecord] = asyncio.Queue()
+
+    async def hook(what: Any, attempt: Attempt, record: RunRecord) -> Result:
+        told.put_nowait(record)
+        return Result(True)
+
+    await put(store, "ns/a", expect_success_within=SECOND // 10, on_failure=({"url": "f"},))
+    watcher = Watcher()
+    async with running(replica_of(store, Jobs(for_ever), observer=watcher, hook=hook, grace=0.0)):
+        record = await told.get()
+    assert (record.slug, record.outcome, record.reason) == ("ns/a", Outcome.FAILED, "Overdue: no success for 0.1s")
+    assert told.empty()
+    assert State.decode((await row_of(store, "ns/a")).state).overdue
+    assert await store.history() == []

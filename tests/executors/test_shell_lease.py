@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.executors.shell import ShellExecutor
-from tests.executors.shells import Reports, attempt_of, bearing, descendants, is_alive, until
+from tests.executors.shells import Reports, attempt_of, bearing, descendants, is_alive, running, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,11 +47,8 @@ NAMELESS = "env -i setsid sh -c 'echo up > {0}; exec sleep 1000' & exec sleep 10
 
 @pytest.fixture
 async def executor() -> AsyncIterator[ShellExecutor]:
-    executor = ShellExecutor()
-    await executor.start()
-    yield executor
-    await executor.stop()
-    assert descendants(os.getpid()) == set()
+    async with running(ShellExecutor()) as executor:
+        yield executor
 
 
 class Replica:

@@ -15,13 +15,13 @@ import pytest
 
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
-from scheduledjob.stores.postgres import PostgresStore
 from tests.support.firestore import new_target
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from scheduledjob.engine.store import Store
+    from scheduledjob.stores.postgres import PostgresStore
     from tests.support.pgbouncer import PgBouncer
     from tests.support.postgres import PostgresDatabases
 
@@ -57,7 +57,7 @@ class StoreFactory:
             store = open_store(self.url, name)
         if self.backend == "pgbouncer":
             # It waits this long for a notification, which here never comes, before it polls.
-            cast(PostgresStore, store).probe_timeout = 0.1
+            cast("PostgresStore", store).probe_timeout = 0.1
         await store.connect()
         self._stack.push_async_callback(store.close)
         return store

@@ -598,3 +598,14 @@ def test_a_manual_run_moves_no_count_of_max_runs() -> None:
     (run,) = job.at(80).start
     assert run.token == "by hand"
     assert job.state.started == 1
+
+
+def test_under_an_edited_policy_a_slot_that_may_have_begun_waits_as_its_next_attempt() -> None:
+    job = Driver(defined(concurrency=Concurrency.ALLOW))
+    assert job.starts(60) == [60]
+    stored = State.decode(job.state.encode())  # with the slot of the second minute planned beside the first
+    edited = msgspec.structs.replace(job.definition, concurrency=Concurrency.FORBID)
+    heir = Schedule("s", "u", edited, slots_of(Plan(edited), seed="s", created=T), stored, "other")
+    heir.taken_over(T + 125 * SECOND, edited=True)
+    assert [(run.slot - T, run.attempt) for run in heir.state.runs] == [(60 * SECOND, 2)]
+    assert [(run.slot - T, run.attempt) for run in heir.state.waiting] == [(120 * SECOND, 2)]

@@ -69,25 +69,27 @@ class Schedule:
 
     # ---------------------------------------------------------------- what happened
 
-    def taken_over(self, now: Instant) -> None:
+    def taken_over(self, now: Instant, *, edited: bool = False) -> None:
         """The row came from a dead owner: whatever could have begun is taken to have begun, and to be lost.
 
-        The planned slot could not where another run stands before it: that takes a write first.
+        The planned slot could not where another run stands before it: that takes a write first. With a wish that was
+        ``edited`` since, the policy that the dead owner went by is not known: then it may have begun even so.
         """
-        state = self.state
-        if (
-            state.next is not None
-            and state.next.due <= now
-            and self._open
-            and not state.waiting
-            and has_room(self.definition, state, state.next)
-        ):
-            if self.definition.exclude and self._slots is not None:
-                state.excluded += self._slots.count(state.floor, state.next.slot)[1]
-            state.floor = max(state.floor, state.next.slot)
-            self._count_start(state.next)
-            state.runs.append(state.next)
-            state.next = None
+        state, planned = self.state, self.state.next
+        if planned is not None and planned.due <= now and self._open:
+            room = not state.waiting and has_room(self.definition, state, planned)
+            if room or edited:
+                if self.definition.exclude and self._slots is not None:
+                    state.excluded += self._slots.count(state.floor, planned.slot)[1]
+                state.floor = max(state.floor, planned.slot)
+                self._count_start(planned)
+                state.next = None
+                if room:
+                    state.runs.append(planned)
+                else:
+                    planned.begun, planned.attempt, planned.lost = planned.due, 2, 1
+                    state.waiting.append(planned)
+                    self.changed = True
         for run in list(state.runs):
             if run.due <= now:
                 run.begun = run.begun or run.due

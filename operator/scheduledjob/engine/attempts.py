@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
+from scheduledjob.domain.durations import format_duration
 from scheduledjob.domain.instants import SECOND, Instant
-from scheduledjob.domain.state import Outcome, RunRecord
+from scheduledjob.domain.state import Outcome, Run, RunRecord, record_of
 
+from .hold import Hold, Try
 from .jobs import Attempt, References, Result
 from .store import Origin
 
 if TYPE_CHECKING:
     from scheduledjob.domain.definition import Definition
-
-    from .hold import Hold, Try
 
 log = structlog.get_logger("scheduledjob.attempts")
 
@@ -95,3 +95,15 @@ class Attempts:
             result = await self._hook(hook, attempt, record)
             if not result.ok:
                 log.warning("a hook failed", slug=record.slug, outcome=record.outcome.value, reason=result.reason)
+
+    async def tell_overdue(self, hold: Hold, now: Instant) -> None:
+        """Call ``onFailure`` for a schedule without a success for too long: once, beside whatever else goes on.
+
+        There is no run that this belongs to, so it is told as one of its own, for the instant at which it was noticed.
+        """
+        row, definition = hold.row, hold.schedule.definition
+        notice = Run(slot=now, due=now, token=f"overdue-{now}")
+        reason = f"Overdue: no success for {format_duration(definition.expect_success_within or 0)}"
+        record = record_of(notice, Outcome.FAILED, now, uid=row.uid, slug=row.slug, keep=definition.keep, reason=reason)
+        attempt = self.describe(hold, Try(notice, record.run_id), now)
+        await self.call_hooks(attempt, record, definition)

@@ -93,7 +93,8 @@ class Claimer:
         if instant is not None:
             self.due(instant)
         if self._starved:
-            enough = self._settings.capacity - self.owner.held >= self._settings.batch
+            wanted = min(self._settings.batch, self._settings.capacity // 2)
+            enough = self._settings.capacity - self.owner.held >= wanted
             self._look_by(self._monotonic() + (0.0 if enough else LOOK_GAP))
 
     def stop(self) -> None:

@@ -72,6 +72,7 @@ class Leases:
     def beat(self, now: float) -> None:
         """The event loop is alive."""
         self._beat = now
+        self.wedged = False
 
     def hold(self, key: Key, version: int, deadline: float) -> Lease:
         lease = Lease(key, version, deadline)

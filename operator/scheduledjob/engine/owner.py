@@ -75,6 +75,8 @@ class Owner:
         self._edited: asyncio.Queue[Hold | None] = asyncio.Queue()
         self._empty = asyncio.Event()
         self._leaving = False
+        self._notices: list[asyncio.Task[None]] = []
+        """What is told beside runs; ended with the replica."""
         self.settler: Settler[Hold | None] = Settler(store, replica, self._settled)
         self._timers: Timers[Hold] = Timers(clock, self._timer_due)
 
@@ -101,7 +103,7 @@ class Owner:
         now = self._clock.now()
         if row.taken_over:
             log.info("taken over from a replica whose lease had passed", slug=row.slug)
-            schedule.taken_over(now)
+            schedule.taken_over(now, edited=row.revision != schedule.state.revision)
         if row.revision != schedule.state.revision:
             schedule.edited(row.revision, row.edited_at, row.first)
         if self._leaving:
@@ -133,6 +135,9 @@ class Owner:
                 self._start(hold, run, now)
             if moves.became_overdue:
                 self._observer.overdue(hold.row.slug)
+                if schedule.definition.on_failure:
+                    self._notices = [notice for notice in self._notices if not notice.done()]
+                    self._notices.append(self._tasks.create_task(self._attempts.tell_overdue(hold, now)))
         else:
             schedule.leave(now)
         if hold.settling:
@@ -391,5 +396,7 @@ class Owner:
     def finish(self) -> None:
         """Nothing is held any more, or nothing that is can be helped: end the tasks that serve holds."""
         self._timers.close()
+        for notice in self._notices:
+            notice.cancel()
         self._edited.put_nowait(None)
         self.settler.close()
