@@ -49,7 +49,7 @@ CLOCK_EVERY = 0.5
 PRUNE_EVERY = 60.0
 LAST_CLAIM = 1.0
 """Seconds that the end of a replica waits for a claim under way: what it brings is handed back at once."""
-LAST_WRITES = 5.0
+LAST_WRITES = 2.0
 """Seconds that the end of a replica waits for the store to take what is left."""
 
 
