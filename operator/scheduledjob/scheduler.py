@@ -22,7 +22,7 @@ from .domain.definition import Definition
 from .domain.instants import Instant, from_seconds, to_instant
 from .domain.plan import Plan, slots_of, spec_of
 from .domain.schedule import first_state
-from .domain.state import State
+from .domain.state import State, run_id
 from .engine.clock import StoreClock
 from .engine.kinds import Kind
 from .engine.replica import Replica
@@ -239,7 +239,7 @@ class Scheduler:
             run.slot if run else state.floor,
             run.attempt if run else 1,
             row.version,
-            f"{row.uid}-{run.slot}" if run else "",
+            run_id(row.uid, run) if run else "",
             uid=row.uid,
             result=row.result,
         )

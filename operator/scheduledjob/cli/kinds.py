@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from scheduledjob.cli.formats import run_as_json
+from scheduledjob.domain.instants import SECOND
 from scheduledjob.engine.jobs import Attempt, CurlSpec, Executor, Result, ShellSpec
 from scheduledjob.engine.kinds import Kind
 from scheduledjob.executors.curl import CurlExecutor
@@ -85,7 +86,7 @@ async def _call_hook(curl: CurlExecutor, hook: Any, attempt: Attempt, record: Ru
         attempt=attempt.attempt,
         version=attempt.version,
         deadline=attempt.deadline,
-        timeout=CURL_TIMEOUT / 1_000_000,
+        timeout=CURL_TIMEOUT / SECOND,
         payload=msgspec.json.encode(run_as_json(record)),
         references=attempt.references,
     )

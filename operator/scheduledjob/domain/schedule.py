@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from .concurrency import has_room, is_skipped
 from .definition import Concurrency, Definition, FollowingTrigger
+from .instants import rfc3339
 from .misfire import Slots, decide, jitter_of, newest_due
 from .moves import End, Moves, has, remove, without
 from .state import Completion, Outcome, Run, RunRecord, State, record_of
 
 if TYPE_CHECKING:
-    from .instants import Instant, Micros
+    from .instants import Instant
 
 MAX_LOST_IN_ROW = 5
 """After so many attempts in a row that were lost with their replica, the run has failed: its job may be what kills."""
@@ -145,12 +146,8 @@ class Schedule:
         reason: str = "",
         code: int | None = None,
         output: bytes = b"",
-        reserve: Micros = 0,
     ) -> RunRecord | None:
-        """An attempt ended; the record of its run if that was the run's end.
-
-        ``reserve``: how long before ``total`` a retry would have to start to be of any use.
-        """
+        """An attempt ended; the record of its run if that was the run's end."""
         self.executing = without(self.executing, run)
         self.changed = True
         cancelled = has(self._cancelling, run)
@@ -164,7 +161,7 @@ class Schedule:
             run.failed += 1
             delay = self.definition.retry.delay(run.failed)
             total = self.definition.timeouts.total
-            if delay is not None and total is not None and now + delay + reserve >= run.begun + total:
+            if delay is not None and total is not None and now + delay >= run.begun + total:
                 delay = None
                 reason = f"{reason}; no time for a retry within timeouts.total" if reason else "timeouts.total passed"
             if delay is not None:
@@ -325,7 +322,7 @@ class Schedule:
         state = self.state
         if self.definition.concurrency is Concurrency.REPLACE:
             for active in list(state.runs):
-                if self.cancel(active, now, f"replaced by the slot {run.slot}"):
+                if self.cancel(active, now, f"replaced by the slot {rfc3339(run.slot)}"):
                     moves.cancel += (active,)
             self._drop_waiting()
         elif is_skipped(self.definition, state, run):

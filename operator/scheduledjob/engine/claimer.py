@@ -70,8 +70,6 @@ class Claimer:
         self._starved = False
         """There was no room at the last look."""
         self._stopping = False
-        self.reached_at: float | None = None
-        """Monotonic seconds of the last look that the store answered."""
 
     # ---- reasons to look earlier
 
@@ -138,7 +136,7 @@ class Claimer:
             ahead=from_seconds(settings.ahead),
             lease=from_seconds(settings.lease),
         )
-        self.reached_at = received = self._monotonic()
+        received = self._monotonic()
         self._clock.observe(batch.now, sent, received)
         for row in batch.rows:
             self.owner.accept(row, sent + settings.lease)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from scheduledjob.domain.instants import SECOND, Instant, Micros
+from scheduledjob.domain.instants import SECOND, Instant
 
 DRIFT = 200e-6
 """How much faster than the store's clock ours may run: twice what is seen of machines without NTP."""
@@ -49,7 +49,3 @@ class StoreClock:
 
     def _estimate(self, monotonic: float) -> Instant:
         return self._base + int((monotonic - self._at) * (1 - DRIFT) * SECOND)
-
-
-def seconds(micros: Micros) -> float:
-    return micros / SECOND

@@ -126,7 +126,7 @@ class Owner:
         if not hold.leaving or hold.tries:
             moves = schedule.step(now)
             for run in moves.cancel:
-                self._cancel(hold, run, End.CANCELLED, "replaced by a newer slot")
+                self._cancel(hold, run, "replaced by a newer slot")
             if moves.start and self._monotonic() >= hold.lease.deadline - self._leases.margin:
                 # This process stood still: whoever has the row by now may have started these.
                 self._lose(hold, "its lease was about to pass when a slot came due")
@@ -222,10 +222,10 @@ class Owner:
         self._forget_try(hold, this)
         self._advance(hold)
 
-    def _cancel(self, hold: Hold, run: Run, end: End, reason: str) -> None:
+    def _cancel(self, hold: Hold, run: Run, reason: str) -> None:
         for this in hold.tries:
-            if this.run is run and this.end is None:
-                self._stop_try(this, end, reason)
+            if this.run is run:
+                self._stop_try(this, End.CANCELLED, reason)
 
     @staticmethod
     def _stop_try(this: Try, end: End, reason: str) -> None:

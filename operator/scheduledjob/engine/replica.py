@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from scheduledjob.domain.instants import from_seconds
+
 from .attempts import Attempts, Hook
 from .claimer import Claimer
 from .clock import Clock, StoreClock
@@ -131,7 +133,7 @@ class Replica:
                 leases=self.leases,
                 observer=self._observer,
                 attempts=Attempts(self._references, self._hook),
-                ahead=round(self._settings.ahead * 1_000_000),
+                ahead=from_seconds(self._settings.ahead),
                 on_freed=lambda wake: claimer.freed(wake),  # noqa: PLW0108  # made below: the two need each other
             )
             claimer = self._claimer = Claimer(
