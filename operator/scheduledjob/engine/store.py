@@ -2,8 +2,9 @@
 
 A *row* is one schedule. It has two parts with separate writers:
 
-* the **wish** (slug, kind, definition, payload, ``first``): written by clients through ``put`` and ``delete``; each
-  change raises ``revision`` and makes a row that nobody owns due at once, so that a replica reconciles it;
+* the **wish** (slug, kind, definition, payload, ``first``, acts): written by clients through ``put``, ``reconcile``
+  and ``delete``; each change raises ``revision`` and makes a row that nobody owns due at once, so that a replica
+  reconciles it;
 * the **state** (``State``, ``wake_at``, owner, version, result): written by the replica that owns the row, through
   ``settle``, which checks ``version`` and owner.
 
@@ -32,17 +33,19 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
-from scheduledjob.domain.instants import Instant
+from scheduledjob.domain.instants import DAY, Instant, Micros
 from scheduledjob.domain.state import RunRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
-    from scheduledjob.domain.instants import Micros
-
 Key: TypeAlias = int | str
 """How the store itself names a row: a new one for each incarnation of a slug."""
+
+
+TOMBSTONE_KEPT: Micros = 7 * DAY
+"""For how long at least a buried uid is not taken again."""
 
 
 class StoreError(Exception):
@@ -88,7 +91,11 @@ class NewRow:
     """The slot to plan next, where the caller named one (``at=``, ``delay=``): reconciled into an existing row."""
     payload: bytes | None = None
     created_at: Instant = 0
-    """Of a new row, by the writer's best knowledge of the store's clock."""
+    """Of a new row, by the writer's best knowledge of the store's clock; of an object in a cluster, its creation."""
+    generation: int = 0
+    """Of the object in a cluster that the wish was read from (from 1); 0 elsewhere."""
+    acts: str = ""
+    """``Acts.encode()``: what people ask of the schedule by hand; empty: nothing."""
 
 
 class Put(Enum):
@@ -97,7 +104,9 @@ class Put(Enum):
     CREATED = "created"
     UPDATED = "updated"
     UNCHANGED = "unchanged"
-    """``replace`` with the same kind, definition and payload and no ``first``."""
+    """Asked again for what is there already: the same kind, definition, payload, acts and no ``first``."""
+    STALE = "stale"
+    """``reconcile`` only: the store knows better, and was left as it is."""
 
 
 class Row(msgspec.Struct, gc=False):
@@ -123,6 +132,8 @@ class Row(msgspec.Struct, gc=False):
     """The claim took it from an owner whose lease had passed: what could have begun may have begun."""
     owner: str | None = None
     """For readers: who owns it now. For a claimer: itself."""
+    generation: int = 0
+    acts: str = ""
 
 
 class Batch(msgspec.Struct, gc=False):
@@ -197,6 +208,18 @@ class ReplicaInfo:
     details: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True, frozen=True)
+class Presence:
+    """A living replica of another installation that works for the same cluster."""
+
+    installation: str
+    replica: str
+    namespaces: tuple[str, ...]
+    """Those that it watches; empty: all."""
+    since: Instant
+    """When it first said so."""
+
+
 class Renewer(Protocol):
     """Renews leases over a connection of its own, from the thread and event loop that opened it."""
 
@@ -242,6 +265,31 @@ class Store(Protocol):
         False for a slug that is not there.
         """
 
+    async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
+        """Write wishes that were read from objects of a cluster, all or none: what is older never wins.
+
+        Any number of replicas do this with what they have seen, in any order, and again. Each row has a ``uid`` and a
+        ``generation``, and becomes:
+
+        * STALE where that uid was buried, where the row has a later generation of the same uid, or where its slug is
+          another uid's that was created at the same time or later, or is not a cluster's;
+        * UPDATED where the row is of the same uid and anything differs (kind, definition, payload, acts, generation;
+          ``payload`` is compared and written only if the generation is another one, because a job may have changed
+          it since);
+        * CREATED where the slug is free, or where it is another uid's that was created earlier: that one is buried,
+          and each of its active runs is recorded as Cancelled.
+        """
+
+    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> list[bool]:
+        """End the schedules of these (slug, uid) as ``delete`` does; a slug that is another uid's stays.
+
+        Whether a row was there (True) or not, ``reconcile`` takes none of these uids any more for as long as history
+        is kept at the longest (``TOMBSTONE_KEPT`` at least).
+        """
+
+    async def nudge(self, slugs: Sequence[str]) -> None:
+        """Have these rows looked at as if their wish had changed: due at once where nobody owns them."""
+
     async def get(self, slugs: Sequence[str]) -> list[Row | None]: ...
 
     async def rows(self, *, origin: Origin | None = None, after: str = "", limit: int = 1000) -> list[Row]:
@@ -285,7 +333,21 @@ class Store(Protocol):
         """
 
     async def withdraw(self, replica: str) -> None:
-        """This replica ends in order."""
+        """This replica ends in order; its presence and its locks go with it."""
+
+    async def lock(self, name: str, replica: str, length: Micros) -> bool:
+        """Take, or keep, a lock of this installation until ``length`` from now by the store's clock; False: another
+        replica has it. For chores that one replica at a time should do, never for what must not happen twice."""
+
+    async def unlock(self, name: str, replica: str) -> None:
+        """Give up a lock; nothing where it is another's."""
+
+    async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
+        """This replica lives until ``lifetime`` from now, and works for these namespaces (empty: all) of a cluster.
+
+        Returns the living replicas of other installations in this store that work for the same cluster, whatever
+        their namespaces are, those that came first first.
+        """
 
     def listen(self, on_wake: Callable[[Wake], None]) -> AbstractAsyncContextManager[None]:
         """While open, ``on_wake`` is called in this event loop for what clients tell; losing the connection is told
