@@ -5,33 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.domain.instants import rfc3339
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from scheduledjob.domain.state import RunRecord
-
-
-def run_as_json(record: RunRecord) -> dict[str, Any]:
-    """A run with the keys that it has in JSON everywhere."""
-    namespace, name = split_slug(record.slug)
-    return {
-        "name": name,
-        "namespace": namespace,
-        "slot": rfc3339(record.slot),
-        "started": None if record.started is None else rfc3339(record.started),
-        "finished": rfc3339(record.finished),
-        "attempt": record.attempt,
-        "outcome": record.outcome.value,
-        "reason": record.reason,
-    }
-
-
-def split_slug(slug: str) -> tuple[str, str]:
-    """(namespace, name) of a manifest's slug; the namespace is empty for a schedule of the library."""
-    namespace, slash, name = slug.partition("/")
-    return (namespace, name) if slash else ("", slug)
 
 
 def short_name(slug: str) -> str:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from scheduledjob.cli.formats import as_yaml, printable, run_as_json, short_name
+from scheduledjob.cli.formats import as_yaml, printable, short_name
 from scheduledjob.cli.writing import Writer
 from scheduledjob.domain.durations import format_duration
 from scheduledjob.domain.instants import rfc3339
 from scheduledjob.engine.observer import Observer
+from scheduledjob.kinds import run_as_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

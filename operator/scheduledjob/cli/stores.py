@@ -6,8 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from scheduledjob.cli.errors import CommandError
-from scheduledjob.cli.formats import print_rows, print_value, run_as_json, split_slug
+from scheduledjob.cli.formats import print_rows, print_value
 from scheduledjob.domain.durations import format_duration
+from scheduledjob.kinds import run_as_json, split_slug
 from scheduledjob.stores import open_store
 
 if TYPE_CHECKING:
