@@ -52,7 +52,10 @@ demo: venv  ## run examples/ with the memory store and show what ran and what is
 	@$(BIN)/scheduledjob run -f examples/
 
 test: venv  ## run the tests, two at a time; REQUIRE_ALL=1 fails what it would skip, ARGS go to pytest
-	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist worksteal --ignore=tests/cluster $(ARGS)
+
+test-cluster: venv  ## run the tests that need a real Kubernetes; the first time builds one, in some minutes
+	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist loadgroup tests/cluster $(ARGS)
 
 check: lint types contracts  ## lint, types and contracts
 

@@ -6,48 +6,40 @@ cannot be had its tests are skipped, and one line at the end says how to get it;
 
 from __future__ import annotations
 
-import os
 import signal
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support import firestore, postgres
 from tests.support import pgbouncer as pgbouncer_support
+from tests.support.absent import NOT_RUN, or_do_without
 from tests.support.firestore import FirestoreTarget, any_firestore, new_target
 from tests.support.pgbouncer import PgBouncer, pgbouncer_before
 from tests.support.postgres import PostgresDatabases, PostgresServer, any_postgres
-from tests.support.processes import ServerUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-
-T = TypeVar("T")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what runs in the background so, and the programs that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-NOT_RUN = "not run for want of "
 HOW_TO_GET = {
     "a Postgres": postgres.HOW_TO_GET,
     "a PgBouncer": pgbouncer_support.HOW_TO_GET,
     "a Firestore emulator": firestore.HOW_TO_GET,
+    # In words here, so that no test but theirs imports their harness.
+    "a Kubernetes control plane": (
+        "install Go 1.26 (the first run builds Kubernetes, once, in some minutes), or set KUBEBUILDER_ASSETS to a "
+        "folder with etcd, kube-apiserver, kube-controller-manager and kubectl, or TEST_KUBECONFIG to a kubeconfig"
+    ),
+    "a Kubernetes control plane to break": "unset TEST_KUBECONFIG, so that the harness starts one",
+    "a Kubernetes node": (
+        "run as root on Debian with Go 1.26 and without TEST_KUBECONFIG, and "
+        "apt-get install containerd runc containernetworking-plugins busybox-static iptables"
+    ),
 }
-
-
-@contextmanager
-def _or_do_without(server: AbstractContextManager[T], what: str) -> Iterator[T]:
-    """Enter `server`; where it cannot be had, skip or fail."""
-    with ExitStack() as stack:
-        try:
-            running = stack.enter_context(server)
-        except ServerUnavailableError as missing:
-            if os.environ.get("REQUIRE_ALL", "") not in {"", "0"}:
-                pytest.fail(f"REQUIRE_ALL=1, but {missing}", pytrace=False)
-            pytest.skip(f"{NOT_RUN}{what}")
-        yield running
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -67,7 +59,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresDatabases]:
     """The Postgres that tests share; make databases on it, or take `postgres_dsn`."""
-    with _or_do_without(any_postgres(), "a Postgres") as databases:
+    with or_do_without(any_postgres(), "a Postgres") as databases:
         yield databases
 
 
@@ -97,7 +89,7 @@ def own_postgres() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def pgbouncer(postgres_server: PostgresDatabases) -> Iterator[PgBouncer]:
     """PgBouncer in transaction mode before the Postgres that tests share."""
-    with _or_do_without(pgbouncer_before(postgres_server.dsn), "a PgBouncer") as bouncer:
+    with or_do_without(pgbouncer_before(postgres_server.dsn), "a PgBouncer") as bouncer:
         yield bouncer
 
 
@@ -110,7 +102,7 @@ def pgbouncer_dsn(postgres_dsn: str, pgbouncer: PgBouncer) -> str:
 @pytest.fixture(scope="session")
 def firestore_host() -> Iterator[str]:
     """The `host:port` of the Firestore emulator, which clients find by FIRESTORE_EMULATOR_HOST meanwhile."""
-    with _or_do_without(any_firestore(), "a Firestore emulator") as host, pytest.MonkeyPatch.context() as patch:
+    with or_do_without(any_firestore(), "a Firestore emulator") as host, pytest.MonkeyPatch.context() as patch:
         patch.setenv("FIRESTORE_EMULATOR_HOST", host)
         yield host
 

@@ -1,0 +1,45 @@
+"""A real Kubernetes control plane, and a real node, for tests and benchmarks.
+
+How to use it in a test below tests/cluster (fixtures of tests/cluster/conftest.py; everything is skipped, loudly,
+where there is no cluster to be had, and REQUIRE_ALL=1 makes that a failure)::
+
+    pytestmark = pytest.mark.cluster
+
+    async def test_something(cluster: Cluster, namespace: str) -> None:   # one cluster for all tests, a namespace each
+        await cluster.apply(YAML_TEXT, "-n", namespace)                   # or a Path; kubectl apply --server-side
+        done = await cluster.kubectl("get", "sjob", "-n", namespace, "-o", "json")      # .stdout, .stderr, .returncode
+        async with cluster.client() as api:                               # JSON; client.ApiError(.status .reason)
+            pods = await api.list(f"/api/v1/namespaces/{namespace}/pods", labelSelector="a=b")
+            await api.patch(f"{SCHEDULED_JOBS}/namespaces/{namespace}/scheduledjobs/x", {"spec": {"suspend": True}})
+            async with asyncio.timeout(10):
+                async for event in api.watch(f"/api/v1/namespaces/{namespace}/pods", resourceVersion="0"):
+                    ...
+
+    operator_config = cluster.kubeconfig_for("operator", ["operators"])   # a user of whom RBAC knows what you tell it
+    account_config = await cluster.kubeconfig_for_account(namespace, "default")
+
+    async def test_a_crash(own_cluster: ControlPlane) -> None:            # this test's own, in three seconds
+        own_cluster.apiserver.kill()                                      # etcd, apiserver, controller_manager:
+        await own_cluster.apiserver.start()                               # kill pause resume; await start restart
+        await own_cluster.compact_etcd()                                  # then restart the apiserver: watches get 410
+
+`cluster.kubeconfig` is the path of the administrator's kubeconfig. `shared_control_plane` is `cluster` as a
+ControlPlane, for what needs to see its processes and leaves them as they were. Outside of pytest, as in a benchmark:
+``async with ControlPlane(durable=True) as cluster``. `make cluster` is one to try things on.
+"""
+
+from tests.cluster.harness.client import SCHEDULED_JOBS, ApiClient, ApiError
+from tests.cluster.harness.cluster import Cluster, GivenCluster, NotOursError
+from tests.cluster.harness.components import Component
+from tests.cluster.harness.control_plane import ControlPlane
+
+__all__ = [
+    "SCHEDULED_JOBS",
+    "ApiClient",
+    "ApiError",
+    "Cluster",
+    "Component",
+    "ControlPlane",
+    "GivenCluster",
+    "NotOursError",
+]
