@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: help venv demo test lint types contracts check simulate bench lock clean
+.PHONY: help venv demo test lint types contracts check crds simulate bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ types: venv  ## mypy, strict
 
 contracts: venv  ## import-linter: which layer may import which
 	@$(BIN)/lint-imports
+
+crds: venv  ## write crds/ again after a change to the models
+	@$(BIN)/python -m scheduledjob.manifests.crd crds/scheduledjobs.scheduledjobs.dev.yaml
 
 simulate: venv  ## run SEEDS=2000 simulated histories of the engine, faults and all
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)

@@ -2,20 +2,46 @@
 
 The models are the one description of the resource: they validate a manifest here, and the CRD's schema is generated
 from them. So what a schema can state (patterns, bounds, lengths, enumerations) stands in the field's type, what CEL
-can state about fields that belong together stands in ``one_of`` and in small validators, and only what neither can
-state is a function of ``checks``. No field has a default but None: a default that a schema writes back is drift to
-GitOps tools, and hides whether the user said anything. ``definition`` puts the defaults in place when it reads.
+can state stands in ``one_of`` and in ``rules``, beside small validators that say the same, and only what neither can
+state is a function of ``checks`` alone. No field has a default but None: a default that a schema writes back is drift
+to GitOps tools, and hides whether the user said anything. ``definition`` puts the defaults in place when it reads.
 """
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema
 
+from scheduledjob.domain.durations import MAX_DURATION
+from scheduledjob.domain.instants import DAY, SECOND
 from scheduledjob.manifests import checks
+from scheduledjob.manifests.cron_rules import CRON_CHECKS
 from scheduledjob.manifests.problems import quoted
+from scheduledjob.manifests.rules import (
+    ALTERNATIVES,
+    DATE_PATTERN,
+    DURATION_PATTERN,
+    INSTANT_PATTERN,
+    TIME_ZONE_PATTERN,
+    VALIDATIONS,
+    Rule,
+    alternatives,
+    is_duration,
+    matches,
+    seconds,
+    stated,
+)
 
-DURATION_PATTERN = r"^([0-9]{1,9}d)?([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$"
 LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
@@ -59,6 +85,20 @@ class Model(BaseModel):
     """Keys of which exactly one must be there."""
     at_most_one_of: ClassVar[tuple[str, ...]] = ()
     """Keys of which no two may be there."""
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """What the validators say of fields that belong together, for the API server."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        rules = list(cls.rules)
+        for keys, needed in ((cls.at_most_one_of, False), (cls.one_of, True)):
+            if keys:
+                rules.insert(0, alternatives(keys, needed=needed))
+                schema[ALTERNATIVES] = f"{'Exactly' if needed else 'At most'} one of {', '.join(keys)}."
+        if rules:
+            schema[VALIDATIONS] = [rule.schema() for rule in rules]
+        return schema
 
     @model_validator(mode="after")
     def _check_alternatives(self) -> Self:
@@ -76,6 +116,9 @@ class Model(BaseModel):
         return {fields[name].alias or name for name in self.model_fields_set if getattr(self, name) is not None}
 
 
+QUANTITY_PATTERN = f"^(?:{checks.QUANTITY.pattern.removesuffix(chr(92) + 'Z')})$"
+
+
 def _quantity(value: Any) -> str | int:
     if isinstance(value, bool) or not isinstance(value, str | int):
         checks.refuse("a quantity is expected", 'write it like 2, "500m" or "1Gi"')
@@ -88,32 +131,101 @@ def _quantity(value: Any) -> str | int:
     return value
 
 
-Text = Annotated[str, Field(max_length=checks.PAYLOAD_LIMIT), AfterValidator(checks.without_nul)]
+NO_NUL = Rule(r"!self.contains('\x00')", "holds a NUL character: write text without NUL")
+_A_CENTURY = Rule(
+    f"!{is_duration('self')} || {seconds('self')} <= {MAX_DURATION // SECOND}",
+    f"is longer than a century: write at most {MAX_DURATION // DAY}d",
+)
+_AT_LEAST_A_SECOND = Rule(matches("self", "[1-9]"), "is too short: write at least 1s")
+
+Text = Annotated[str, Field(max_length=checks.PAYLOAD_LIMIT), AfterValidator(checks.without_nul), stated(NO_NUL)]
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN_PATTERN)]
 JobName = Annotated[str, Field(min_length=1, max_length=52, pattern=SUBDOMAIN_PATTERN)]
 Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_PATTERN)]
 DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=KEY_PATTERN)]
 Duration = Annotated[
-    str, BeforeValidator(checks.duration), Field(min_length=2, max_length=40, pattern=DURATION_PATTERN)
+    str,
+    Field(min_length=2, max_length=40, pattern=DURATION_PATTERN),
+    BeforeValidator(checks.duration),
+    stated(_A_CENTURY),
 ]
 PositiveDuration = Annotated[
     str,
-    BeforeValidator(checks.duration),
     Field(min_length=2, max_length=40, pattern=DURATION_PATTERN),
+    BeforeValidator(checks.duration),
     AfterValidator(checks.positive),
+    stated(_AT_LEAST_A_SECOND, _A_CENTURY),
 ]
-CronExpression = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(checks.cron)]
-TimeZone = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(checks.time_zone)]
+CronExpression = Annotated[
+    str,
+    Field(min_length=1, max_length=512),
+    AfterValidator(checks.cron),
+    stated(*(check.rule() for check in CRON_CHECKS)),
+]
+TimeZone = Annotated[
+    str,
+    Field(min_length=1, max_length=64),
+    AfterValidator(checks.time_zone),
+    stated(Rule(matches("self", TIME_ZONE_PATTERN), 'write an IANA name such as "Europe/Lisbon", or "UTC"')),
+]
 InstantText = Annotated[
-    str, BeforeValidator(checks.no_number), Field(min_length=1, max_length=40), AfterValidator(checks.instant)
+    str,
+    BeforeValidator(checks.no_number),
+    Field(min_length=1, max_length=40),
+    AfterValidator(checks.instant),
+    stated(
+        Rule(
+            matches("self", INSTANT_PATTERN),
+            'write an instant with its offset, as in "2026-12-01T10:00:00Z" or "2026-12-01T10:00:00+01:00"',
+        )
+    ),
 ]
-InstantOrDate = Annotated[str, Field(min_length=1, max_length=40), AfterValidator(checks.instant_or_date)]
-AbsolutePath = Annotated[str, Field(max_length=4096, pattern=ABSOLUTE_PATH_PATTERN), AfterValidator(checks.without_nul)]
+InstantOrDate = Annotated[
+    str,
+    Field(min_length=1, max_length=40),
+    AfterValidator(checks.instant_or_date),
+    stated(
+        Rule(
+            matches("self", f"{DATE_PATTERN}|{INSTANT_PATTERN}"),
+            'write a date or an instant with its offset, as in "2026-12-24" or "2026-12-24T18:00:00Z"',
+        )
+    ),
+]
+AbsolutePath = Annotated[
+    str,
+    Field(max_length=4096, pattern=ABSOLUTE_PATH_PATTERN),
+    AfterValidator(checks.without_nul),
+    stated(NO_NUL),
+]
 Regex = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(checks.regex)]
-Url = Annotated[str, Field(min_length=1, max_length=8192), AfterValidator(checks.url)]
+Url = Annotated[
+    str,
+    Field(min_length=1, max_length=8192),
+    AfterValidator(checks.url),
+    stated(
+        Rule("!" + matches("self", r"[\pZ\pC]"), "has a space or a control character in it: write %20 for a space"),
+        Rule(
+            matches("self", checks.URL_PATTERN),
+            "write an http or https URL with a host and, if at all, a port from 1 to 65535, as in "
+            '"https://example.com/path"',
+        ),
+    ),
+]
 Image = Annotated[str, Field(min_length=1, max_length=1024, pattern=IMAGE_PATTERN)]
 Quantity = Annotated[
     Any,
     BeforeValidator(_quantity),
-    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "maxLength": 64,
+            VALIDATIONS: [
+                Rule(
+                    f"type(self) == int ? self >= 0 : {matches('self', QUANTITY_PATTERN)}",
+                    'write a quantity, as in 2, "500m" or "1Gi"',
+                ).schema()
+            ],
+        }
+    ),
 ]

@@ -176,6 +176,13 @@ def regex(pattern: str) -> str:
     return pattern
 
 
+URL_PATTERN = (
+    r"^(?i:https?)://([^/?#]*@)?(\[[^\]/?#]*\]|[^/?#:\[\]]+)"
+    r"(:(0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?)?([/?#]|$)"
+)
+"""What a pattern can say of a URL: its scheme, that there is a host, the port."""
+
+
 def url(text: str) -> str:
     """An absolute http or https URL without user information."""
     example = 'write it like "https://example.com/path"'

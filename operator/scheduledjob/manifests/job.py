@@ -17,6 +17,7 @@ from scheduledjob.manifests.base import (
     Url,
 )
 from scheduledjob.manifests.problems import quoted
+from scheduledjob.manifests.rules import VALIDATIONS, Rule
 from scheduledjob.manifests.sources import EnvironmentVariable, SecretValue, ValueFrom
 
 
@@ -28,7 +29,10 @@ class Shell(Model):
     )
     shell: AbsolutePath | None = Field(None, description="Absolute path of the shell. Default: /bin/sh.")
     env: list[EnvironmentVariable] | None = Field(
-        None, max_length=256, description="Environment variables, beside those that every run is given."
+        None,
+        max_length=256,
+        description="Environment variables, beside those that every run is given.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     working_dir: AbsolutePath | None = Field(
         None, description="Absolute path of the directory in which the command starts."
@@ -53,7 +57,7 @@ class Shell(Model):
 class Expect(Model):
     """What a response must look like to count as success."""
 
-    status: list[Annotated[str, Field(pattern=STATUS_PATTERN)]] | None = Field(
+    status: list[Annotated[str, Field(max_length=3, pattern=STATUS_PATTERN)]] | None = Field(
         None,
         min_length=1,
         max_length=32,
@@ -66,6 +70,13 @@ class Expect(Model):
 
 class Tls(Model):
     """How the server is trusted, and the client shown to it."""
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.clientCertificate) == has(self.clientKey)",
+            "clientCertificate and clientKey go together: give both or none",
+        ),
+    )
 
     insecure_skip_verify: bool | None = Field(
         None, description="Whether to accept any certificate of the server. Default: false."
@@ -98,6 +109,30 @@ class BasicAuth(Model):
     password: SecretValue = Field(description="The password.")
 
 
+_HEADER_RULES = (
+    Rule(
+        r"self.all(name, name.matches('^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$'))",
+        "a header's name has letters, digits and !#$%&'*+-.^_`|~ only",
+    ),
+    Rule(
+        "self.all(name, self.exists_one(other, other.lowerAscii() == name.lowerAscii()))",
+        "a header is given twice: leave one out, capital letters make no difference",
+    ),
+    Rule(
+        "!self.exists(name, name.lowerAscii() in ['content-length', 'transfer-encoding', 'connection'])",
+        "Content-Length, Transfer-Encoding and Connection are set by the request itself: leave them out",
+    ),
+    Rule(
+        "!self.exists(name, name.lowerAscii() == 'idempotency-key' || name.lowerAscii().startsWith('x-scheduledjob-'))",
+        "Idempotency-Key and X-ScheduledJob-... are set for each run: leave them out",
+    ),
+    Rule(
+        r"self.all(name, !self[name].matches('[\x00-\x08\x0a-\x1f\x7f]'))",
+        "a header's value can't hold line breaks or control characters: write it in one line",
+    ),
+)
+
+
 class Auth(Model):
     """How the request is authorised."""
 
@@ -110,12 +145,31 @@ class Auth(Model):
 class Curl(Model):
     """An HTTP request."""
 
+    rules: ClassVar = (
+        # Not with the URL itself, because an answer about a text repeats the text.
+        Rule(
+            "!self.url.matches('^[^/?#]*//[^/?#]*@')",
+            "must not hold a user or a password: put them into a Secret and name it in auth.basic",
+            "url",
+        ),
+        Rule(
+            "!has(self.auth) || !has(self.headers) || !self.headers.exists(name, name.lowerAscii() == 'authorization')",
+            "the request has the header Authorization from auth already: leave one out",
+            "headers",
+        ),
+    )
+
     url: Url = Field(description="Absolute http or https URL, without user or password.")
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] | None = Field(
         None, description="Method of the request. Default: GET."
     )
     headers: Annotated[dict[str, Annotated[str, Field(max_length=8192)]], AfterValidator(checks.headers)] | None = (
-        Field(None, max_length=64, description="Headers, beside those that every run is given.")
+        Field(
+            None,
+            max_length=64,
+            description="Headers, beside those that every run is given.",
+            json_schema_extra={VALIDATIONS: [rule.schema() for rule in _HEADER_RULES]},
+        )
     )
     body: Annotated[str, Field(max_length=256 * 1024)] | None = Field(
         None, description="Body of the request. Default: the payload."
@@ -141,17 +195,26 @@ class Container(Model):
     command: list[Text] | None = Field(
         None, min_length=1, max_length=256, description="Entry point, instead of the image's."
     )
-    args: list[Text] | None = Field(None, max_length=1024, description="Arguments, instead of the image's.")
+    args: list[Text] | None = Field(None, max_length=256, description="Arguments, instead of the image's.")
 
 
 class Custom(Model):
     """A Python job that is registered under a name; `print` is built in."""
+
+    rules: ClassVar = (
+        Rule(
+            "!(self.kind in ['shell', 'curl', 'container'])",
+            "is built in: write job.shell, job.curl or job.container instead of job.custom",
+            "kind",
+        ),
+    )
 
     kind: str = Field(
         min_length=1, max_length=63, pattern=KIND_PATTERN, description="Name under which the job is registered."
     )
     params: dict[str, Any] | None = Field(
         None,
+        max_length=1024,
         description="Parameters for the job: any fields.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )

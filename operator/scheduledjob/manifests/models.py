@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from scheduledjob.manifests import checks
 from scheduledjob.manifests.base import (
+    NO_NUL,
     DataKey,
     Duration,
     InstantText,
@@ -23,6 +24,8 @@ from scheduledjob.manifests.base import (
 )
 from scheduledjob.manifests.job import Hook, Job
 from scheduledjob.manifests.policies import CompleteOn, Execution, History, Misfire, Retry, Timeouts
+from scheduledjob.manifests.problems import listed
+from scheduledjob.manifests.rules import Rule, not_later, stated
 from scheduledjob.manifests.sources import ValueFrom
 from scheduledjob.manifests.triggers import Exclude, Trigger
 
@@ -57,6 +60,29 @@ class Spec(Model):
     """When a job runs, what it does, and how its runs are treated."""
 
     at_most_one_of: ClassVar = ("payload", "payloadFrom")
+    rules: ClassVar = (
+        Rule(
+            f"!has(self.startAt) || !has(self.endAt) || {not_later('self.startAt', 'self.endAt')}",
+            "is before startAt, no slot could be: write an instant after startAt",
+            "endAt",
+        ),
+        Rule(
+            "!has(self.job.container) || !has(self.execution) || !has(self.execution.mode) || "
+            "self.execution.mode != 'Inline'",
+            "a container can't run Inline: write Pod, or leave mode out",
+            "execution.mode",
+        ),
+        Rule(
+            "!has(self.maxConcurrent) || has(self.concurrencyPolicy) && self.concurrencyPolicy in ['Allow', 'Queue']",
+            "goes with Allow and Queue only: write concurrencyPolicy: Allow or Queue, or leave it out",
+            "maxConcurrent",
+        ),
+        Rule(
+            "!has(self.queueDepth) || has(self.concurrencyPolicy) && self.concurrencyPolicy == 'Queue'",
+            "goes with Queue only: write concurrencyPolicy: Queue, or leave it out",
+            "queueDepth",
+        ),
+    )
 
     triggers: list[Trigger] = Field(
         min_length=1, max_length=16, description="When the job runs: its slots are the union of those of all triggers."
@@ -77,9 +103,21 @@ class Spec(Model):
     suspend: bool | None = Field(
         None, description="Whether to start no new slots; runs in progress end normally. Default: false."
     )
-    payload: Annotated[str, Field(max_length=checks.PAYLOAD_LIMIT), AfterValidator(checks.payload)] | None = Field(
-        None, description="What the job is given: at most 64 KiB of UTF-8 without NUL."
-    )
+    payload: (
+        Annotated[
+            str,
+            Field(max_length=checks.PAYLOAD_LIMIT),
+            AfterValidator(checks.payload),
+            stated(
+                NO_NUL,
+                Rule(
+                    f"size(bytes(self)) <= {checks.PAYLOAD_LIMIT}",
+                    f"is too long: at most {checks.PAYLOAD_LIMIT} bytes of UTF-8",
+                ),
+            ),
+        ]
+        | None
+    ) = Field(None, description="What the job is given: at most 64 KiB of UTF-8 without NUL.")
     payload_from: ValueFrom | None = Field(None, description="The payload stands in a Secret or ConfigMap.")
     job: Job = Field(description="What to do.")
     execution: Execution | None = Field(None, description="Where the job runs.")
@@ -125,6 +163,20 @@ class Spec(Model):
         return self
 
     @model_validator(mode="after")
+    def _check_concurrency(self) -> Self:
+        for key, amount, policies in (
+            ("maxConcurrent", self.max_concurrent, ("Allow", "Queue")),
+            ("queueDepth", self.queue_depth, ("Queue",)),
+        ):
+            if amount is not None and self.concurrency_policy not in policies:
+                checks.refuse(
+                    f"goes with {listed(policies, 'and')} only, not with {self.concurrency_policy or 'Forbid'}",
+                    f"write concurrencyPolicy: {listed(policies)}, or leave it out",
+                    key,
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_mode(self) -> Self:
         if self.job.container is not None and self.execution is not None and self.execution.mode == "Inline":
             checks.refuse("a container can't run Inline", 'write "Pod", or leave mode out', "execution", "mode")
@@ -133,6 +185,16 @@ class Spec(Model):
 
 class ScheduledJob(Model):
     """A job and its schedule."""
+
+    rules: ClassVar = (
+        Rule("size(self.metadata.name) <= 52", "metadata.name is too long: at most 52 characters"),
+        Rule(
+            "!self.spec.triggers.exists(trigger, has(trigger.following) && "
+            "trigger.following.name == self.metadata.name)",
+            "a job can't follow itself: name another job in following.name",
+            "spec.triggers",
+        ),
+    )
 
     api_version: Literal["scheduledjobs.dev/v1beta1"] = Field(description="Always scheduledjobs.dev/v1beta1.")
     kind: Literal["ScheduledJob"] = Field(description="Always ScheduledJob.")

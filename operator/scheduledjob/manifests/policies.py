@@ -7,6 +7,10 @@ from pydantic import Field, model_validator
 from scheduledjob.domain.durations import parse_duration
 from scheduledjob.manifests import checks
 from scheduledjob.manifests.base import Image, Model, Name, PositiveDuration, Quantity
+from scheduledjob.manifests.rules import Rule, literal, not_longer
+
+_FIRST_WAIT, _LONGEST_WAIT = "10s", "10m"
+"""Of an exponential retry that does not say."""
 
 
 class Resources(Model):
@@ -21,11 +25,13 @@ class PodTemplate(Model):
 
     metadata: dict[str, Any] | None = Field(
         None,
+        max_length=64,
         description="Labels and annotations of the Pod.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
     spec: dict[str, Any] | None = Field(
         None,
+        max_length=256,
         description="Any part of a PodSpec; the job's container is called `job`.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
@@ -72,6 +78,24 @@ class Misfire(Model):
 class ExponentialRetry(Model):
     """Waits that grow by a factor."""
 
+    rules: ClassVar = (
+        Rule(
+            f"!has(self.initial) || !has(self.max) || {not_longer('self.initial', 'self.max')}",
+            "is shorter than initial: write at least as much",
+            "max",
+        ),
+        Rule(
+            f"!has(self.initial) || has(self.max) || {not_longer('self.initial', literal(_LONGEST_WAIT))}",
+            f"is longer than max ({_LONGEST_WAIT} unless it is given): write max too, or less",
+            "initial",
+        ),
+        Rule(
+            f"has(self.initial) || !has(self.max) || {not_longer(literal(_FIRST_WAIT), 'self.max')}",
+            f"is shorter than initial ({_FIRST_WAIT} unless it is given): write initial too, or more",
+            "max",
+        ),
+    )
+
     initial: PositiveDuration | None = Field(None, description="Wait before the first retry. Default: 10s.")
     max: PositiveDuration | None = Field(None, description="The longest wait. Default: 10m.")
     multiplier: Annotated[float, Field(ge=1, le=1000)] | None = Field(
@@ -80,7 +104,7 @@ class ExponentialRetry(Model):
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
-        initial, longest = self.initial or "10s", self.max or "10m"
+        initial, longest = self.initial or _FIRST_WAIT, self.max or _LONGEST_WAIT
         if parse_duration(initial) > parse_duration(longest):
             told = "" if self.max else " (the default)"
             checks.refuse(f'"{longest}"{told} is shorter than initial "{initial}"', f'at least "{initial}"', "max")
@@ -117,6 +141,14 @@ class Retry(Model):
 
 class Timeouts(Model):
     """How long a run may take."""
+
+    rules: ClassVar = (
+        Rule(
+            f"!has(self.attempt) || !has(self.total) || {not_longer('self.attempt', 'self.total')}",
+            "is below attempt: write at least as much",
+            "total",
+        ),
+    )
 
     attempt: PositiveDuration | None = Field(
         None, description="The longest that one attempt may take. Default: 1m for curl, else no limit."

@@ -2,14 +2,17 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from scheduledjob.manifests import checks
 from scheduledjob.manifests.base import ENVIRONMENT_NAME_PATTERN, DataKey, Model, Name, Text
+from scheduledjob.manifests.rules import Rule, stated
 
 
 class KeySelector(Model):
     """One key of a Secret or ConfigMap in the job's namespace."""
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})
 
     name: Name = Field(description="Name of the Secret or ConfigMap, in the job's namespace.")
     key: DataKey = Field(description="Key whose value is taken.")
@@ -42,6 +45,12 @@ class EnvironmentVariable(Model):
         str,
         Field(min_length=1, max_length=256, pattern=ENVIRONMENT_NAME_PATTERN),
         AfterValidator(checks.environment_name),
+        stated(
+            Rule(
+                "!self.startsWith('SCHEDULEDJOB_')",
+                "begins like the variables that are set for each run: choose another name",
+            )
+        ),
     ] = Field(description="Name of the variable; names that begin with SCHEDULEDJOB_ are set for each run.")
     value: Text | None = Field(None, description="The value itself.")
     value_from: ValueFrom | None = Field(None, description="The value stands in a Secret or ConfigMap.")

@@ -17,6 +17,7 @@ from scheduledjob.manifests.base import (
     PositiveDuration,
     TimeZone,
 )
+from scheduledjob.manifests.rules import Rule, window_is_open
 
 
 class Following(Model):
@@ -32,6 +33,10 @@ class Trigger(Model):
     """One rule that gives slots; the job's slots are the union of those of all its triggers."""
 
     one_of: ClassVar = ("cron", "every", "at", "after", "following")
+    rules: ClassVar = (
+        Rule("has(self.cron) || !has(self.timeZone)", "goes with cron only: leave it out", "timeZone"),
+        Rule("has(self.every) || !has(self.anchor)", "goes with every only: leave it out", "anchor"),
+    )
 
     cron: CronExpression | None = Field(
         None,
@@ -69,6 +74,19 @@ class Exclude(Model):
     """Slots to leave out: those in a window, or those that match a cron expression."""
 
     one_of: ClassVar = ("from", "cron")
+    rules: ClassVar = (
+        Rule("!has(self.cron) || !has(self.to)", "goes with from only: leave it out", "to"),
+        Rule(
+            "has(self.cron) || has(self.to)",
+            "is missing: a window needs both from and to; write to: the end, exclusive",
+            "to",
+        ),
+        Rule(
+            f"!has(self.from) || !has(self.to) || {window_is_open('self.from', 'self.to', 'self.timeZone')}",
+            "is not after from: to is exclusive, for one day write the date of the next day",
+            "to",
+        ),
+    )
 
     from_: InstantOrDate | None = Field(
         None,

@@ -1,0 +1,149 @@
+"""What a pattern can say of a cron expression, so that the API server refuses most wrong ones by itself.
+
+The edit that brings a wrong expression is then turned away, and the version before stays at work. A pattern knows
+forms and ranges of numbers, not the calendar: that a range of years runs backwards, or that an expression never
+fires, is mostly left to ``domain.cron_parse``, which stays the judge. Nothing that it accepts is refused here.
+
+Every check reads the whole expression and lets pass what is another check's business, so that one mistake has one
+answer. Patterns are RE2. Fields stand between anything up to a space: a control character that is no space is wrong
+in a field as well, and this class is short.
+"""
+
+from typing import Final, NamedTuple
+
+from scheduledjob.domain.cron_parse import MACROS, Field
+from scheduledjob.manifests.rules import Rule, matches
+
+_SPACE: Final = r"[\x00- ]"
+_CHAR: Final = "[!-~]"
+_GAP: Final = f"{_SPACE}+"
+_WORD: Final = f"{_CHAR}+"
+_FIRST_WORD: Final = f"[!-?A-~]{_CHAR}*"
+
+
+def _numbers(*digits: str) -> str:
+    """Numbers of up to four digits, zeros in front included; each of ``digits`` has one bracket for each of its own."""
+    return "|".join(f"0{{0,{4 - form.count('[')}}}{form}" for form in digits)
+
+
+_BELOW_60 = _numbers("[0-9]", "[1-5][0-9]")
+_HOUR = _numbers("[0-9]", "[1][0-9]", "[2][0-3]")
+_DAY = _numbers("[1-9]", "[12][0-9]", "[3][01]")
+_BELOW_31 = _numbers("[0-9]", "[12][0-9]", "[3][0]")
+_MONTH = f"{_numbers('[1-9]', '[1][0-2]')}|{'|'.join(Field.MONTH.names)}"
+_WEEKDAY = f"{_numbers('[0-7]')}|{'|'.join(Field.WEEKDAY.names)}"
+_YEAR = "19[7-9][0-9]|20[0-9]{2}"
+_STEP = f"(?:/(?:{_numbers('[1-9]', '[1-9][0-9]', '[1-9][0-9][0-9]', '[1-9][0-9][0-9][0-9]')}))?"
+
+
+def _list(value: str, *special: str, hashed: bool = True) -> str:
+    """A field: terms with commas between them."""
+    number = f"(?:{value})"
+    forms = [rf"\*{_STEP}", f"{number}(?:-{number})?{_STEP}", *special]
+    if hashed:
+        forms.append(rf"H(?:\({number}-{number}\))?{_STEP}")
+    term = f"(?:{'|'.join(forms)})"
+    return f"{term}(?:,{term})*"
+
+
+_FORMS: Final = {
+    Field.SECOND: _list(_BELOW_60),
+    Field.MINUTE: _list(_BELOW_60),
+    Field.HOUR: _list(_HOUR),
+    Field.DAY: r"(?:\?|" + _list(_DAY, "LW", f"L(?:-(?:{_BELOW_31}))?", f"(?:{_DAY})W") + ")",
+    Field.MONTH: _list(_MONTH),
+    Field.WEEKDAY: r"(?:\?|" + _list(_WEEKDAY, f"(?:{_WEEKDAY})#0{{0,3}}[1-5]", f"(?:{_WEEKDAY})L") + ")",
+    Field.YEAR: _list(_YEAR, hashed=False),
+}
+_UNIX: Final = (Field.MINUTE, Field.HOUR, Field.DAY, Field.MONTH, Field.WEEKDAY)
+_QUARTZ: Final = tuple(Field)
+
+_ANOTHER_COUNT: Final = f"(?:{_WORD}(?:{_GAP}{_WORD}){{0,3}})?|{_WORD}(?:{_GAP}{_WORD}){{7,}}|@.*"
+
+
+class Check(NamedTuple):
+    """A pattern that an expression must match, or must not, and the answer where it is otherwise."""
+
+    pattern: str
+    message: str
+    forbidden: bool = False
+
+    def rule(self) -> Rule:
+        """The check in CEL."""
+        return Rule(("!" if self.forbidden else "") + matches("self", self.pattern), self.message)
+
+
+def _whole(*forms: str) -> str:
+    return f"(?is)^{_SPACE}*(?:{'|'.join(forms)}){_SPACE}*$"
+
+
+def _count() -> Check:
+    macros = "|".join(name.removeprefix("@").lower() for name in MACROS)
+    lengths = [f"[0-9]{{1,10}}{unit}" for unit in "dhms"]
+    durations = (
+        length + "".join(f"(?:{smaller})?" for smaller in lengths[place + 1 :]) for place, length in enumerate(lengths)
+    )
+    forms = (f"{_FIRST_WORD}(?:{_GAP}{_WORD}){{4,6}}", f"@(?:{macros})", f"@every{_GAP}(?:{'|'.join(durations)})")
+    allowed = ", ".join(name.lower() for name in MACROS)
+    return Check(
+        _whole(*forms),
+        "write 5 fields (minute hour day-of-month month day-of-week), 6 (second first) or 7 (year last), or one of "
+        f"{allowed} and @every 30s",
+    )
+
+
+def _field(field: Field) -> Check:
+    """The field is well formed wherever the expression has it."""
+    form, forms = _FORMS[field], []
+    if field in _UNIX:
+        before = _UNIX.index(field)
+        forms.append(f"(?:{_WORD}{_GAP}){{{before}}}{form}(?:{_GAP}{_WORD}){{{4 - before}}}")
+    else:
+        forms.append(f"{_WORD}(?:{_GAP}{_WORD}){{4}}")
+    before = _QUARTZ.index(field)
+    if field is Field.YEAR:
+        forms += [f"{_WORD}(?:{_GAP}{_WORD}){{5}}", f"(?:{_WORD}{_GAP}){{6}}{form}"]
+    else:
+        forms.append(f"(?:{_WORD}{_GAP}){{{before}}}{form}(?:{_GAP}{_WORD}){{{5 - before},{6 - before}}}")
+    steps = ", lists (1,2), ranges (1-5) and steps (*/5)"
+    return Check(_whole(*forms, _ANOTHER_COUNT), f"{field.label}: allowed are * and {field.values}{steps}")
+
+
+def _never() -> str:
+    """A day that none of the months has, where the day of the week sets nothing."""
+    day_30, day_31 = "0{0,2}3[01]W?", "0{0,2}31W?"
+    february = "(?:0{0,3}2|FEB)"
+    short = "(?:0{0,3}[2469]|0{0,2}11|FEB|APR|JUN|SEP|NOV)"
+    pairs = f"{day_30}(?:,{day_30})*{_GAP}{february}(?:,{february})*|{day_31}(?:,{day_31})*{_GAP}{short}(?:,{short})*"
+    return f"(?:{_WORD}{_GAP}){{2,3}}(?:{pairs}){_GAP}[*?]{_CHAR}*(?:{_GAP}{_WORD})?"
+
+
+_SET: Final = f"[!-)+->@-~]{_CHAR}*"
+_SIX_OR_SEVEN_BEFORE: Final = f"(?:{_WORD}{_GAP}){{3}}"
+_SIX_OR_SEVEN_AFTER: Final = f"(?:{_GAP}{_WORD})?"
+
+CRON_CHECKS: Final = (
+    _count(),
+    *(_field(field) for field in Field),
+    Check(
+        _whole(f"{_SIX_OR_SEVEN_BEFORE}{_SET}{_GAP}{_WORD}{_GAP}{_SET}{_SIX_OR_SEVEN_AFTER}"),
+        "day-of-month and day-of-week are both set: with six or seven fields write ? or * in one of the two",
+        forbidden=True,
+    ),
+    Check(
+        _whole(rf"{_SIX_OR_SEVEN_BEFORE}\?{_GAP}{_WORD}{_GAP}\?{_SIX_OR_SEVEN_AFTER}"),
+        "day-of-month and day-of-week are both ?: write * in one of them",
+        forbidden=True,
+    ),
+    Check(
+        _whole(_never()),
+        "can never fire: the months have no such day; write another day or another month",
+        forbidden=True,
+    ),
+    Check(
+        _whole(f"@every{_GAP}(?:0+[dhms])+"),
+        "@every is too short: write 1s or longer",
+        forbidden=True,
+    ),
+)
+"""In the order of the fields."""
