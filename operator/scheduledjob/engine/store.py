@@ -299,9 +299,9 @@ class Store(Protocol):
         """Delete every schedule (of one origin), as ``delete`` does; how many there were."""
 
     async def history(
-        self, slug: str | None = None, *, before: Instant | None = None, limit: int = 100
+        self, slug: str | None = None, *, uid: str | None = None, before: Instant | None = None, limit: int = 100
     ) -> list[RunRecord]:
-        """Ended runs, the newest (by ``finished``) first."""
+        """Ended runs, the newest (by ``finished``) first; with ``uid``, beside ``slug``, those of one incarnation."""
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
         """Those of the runs that history has."""

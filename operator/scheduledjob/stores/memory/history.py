@@ -65,8 +65,8 @@ class History:
     def recorded(self, run_ids: Iterable[str]) -> set[str]:
         return {run_id for run_id in run_ids if run_id in self._lines}
 
-    def newest(self, slug: str | None, before: Instant | None, limit: int) -> list[RunRecord]:
-        """Records (of one slug) that finished earlier than ``before``, the newest first."""
+    def newest(self, slug: str | None, uid: str | None, before: Instant | None, limit: int) -> list[RunRecord]:
+        """Records (of one slug, of one uid) that finished earlier than ``before``, the newest first."""
         lines: Sequence[Line] = self._by_age
         if slug is not None:
             lines = sorted(line for ok in (True, False) for line in self._shelves.get((slug, ok), ()))
@@ -76,7 +76,7 @@ class History:
             if len(found) >= limit:
                 break
             line = lines[position]
-            if self._lines.get(line[2].run_id) is line:
+            if self._lines.get(line[2].run_id) is line and uid in {None, line[2].uid}:
                 found.append(line[2])
         return found
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import heapq
 import sys
 from bisect import bisect_right
+from itertools import islice
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from scheduledjob.domain.definition import Definition, Keep
 from scheduledjob.domain.state import RunRecord, State, cut_off
 from scheduledjob.engine.store import Key, NewRow, Origin, Row, Settlement
 
+from ..incarnations import buried_for, keep_of
 from .history import History
+from .living import Locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,8 +30,8 @@ class Entry:
     """A row at rest. There may be a million of them."""
 
     __slots__ = (
-        "created_at", "definition", "edited_at", "first", "key", "kind", "origin", "owner", "payload", "result",
-        "revision", "slug", "state", "uid", "version", "wake_at",
+        "acts", "created_at", "definition", "edited_at", "first", "generation", "key", "kind", "origin", "owner",
+        "payload", "result", "revision", "slug", "state", "uid", "version", "wake_at",
     )  # fmt: skip
 
     def __init__(self, key: int, new: NewRow, now: Instant) -> None:
@@ -53,6 +53,8 @@ class Entry:
         self.definition = sys.intern(new.definition)
         self.payload = new.payload
         self.first = new.first
+        self.generation = new.generation
+        self.acts = sys.intern(new.acts)
         self.edited_at = now
         self.revision += 1
 
@@ -71,11 +73,7 @@ class Entry:
 
     def cut_off(self, now: Instant) -> list[RunRecord]:
         """Records of the runs that end with a deletion."""
-        try:
-            keep = Definition.decode(self.definition).keep
-        except msgspec.DecodeError:  # defined in code, or by a version that writes something else
-            keep = Keep()
-        state = State.decode(self.state)
+        state, keep = State.decode(self.state), keep_of(self.definition)
         return cut_off(state, uid=self.uid, slug=self.slug, now=now, owned=self.owner is not None, keep=keep)
 
     def row(self, taken_over: bool = False) -> Row:
@@ -97,6 +95,8 @@ class Entry:
             self.state,
             taken_over,
             self.owner,
+            self.generation,
+            self.acts,
         )
 
 
@@ -107,10 +107,13 @@ class Installation:
         self.keys: dict[Key, Entry] = {}
         self.slugs: dict[str, Entry] = {}
         self.history = History()
+        self.locks = Locks()
         self._last_key = 0
         self._agendas: dict[str, tuple[Agenda, Agenda]] = {}
         self._in_order: list[str] | None = None
         """The slugs sorted, as long as none comes or goes."""
+        self._buried: dict[str, Instant] = {}
+        """Uids that are not taken again, until when."""
 
     def create(self, new: NewRow, now: Instant) -> Entry:
         self._last_key += 1
@@ -122,6 +125,13 @@ class Installation:
 
     def edit(self, entry: Entry, new: NewRow, now: Instant) -> None:
         entry.wish(new, now)
+        self._look_at(entry, now)
+
+    def nudge(self, entry: Entry, now: Instant) -> None:
+        entry.revision += 1
+        self._look_at(entry, now)
+
+    def _look_at(self, entry: Entry, now: Instant) -> None:
         if entry.owner is None and (entry.wake_at is None or entry.wake_at > now):
             entry.wake_at = now
         self.enter(entry)
@@ -129,6 +139,18 @@ class Installation:
     def remove(self, entry: Entry) -> None:
         del self.keys[entry.key], self.slugs[entry.slug]
         self._in_order = None
+
+    def bury(self, uid: str, now: Instant, definition: str = "") -> None:
+        """``definition``: of the schedule that ends with it."""
+        self._buried[uid] = max(self._buried.get(uid, 0), now + buried_for(definition))
+
+    def is_buried(self, uid: str, now: Instant) -> bool:
+        return self._buried.get(uid, now) > now
+
+    def forget_buried(self, now: Instant, limit: int) -> None:
+        passed = (uid for uid, until in self._buried.items() if until <= now)
+        for uid in list(islice(passed, limit)):
+            del self._buried[uid]
 
     def owned(self, key: Key, replica: str, version: int) -> Entry | None:
         """The row of that key, if ``replica`` owns it at that version."""

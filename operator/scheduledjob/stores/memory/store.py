@@ -7,6 +7,7 @@ thread with an event loop of its own; nothing waits while it is held. Several st
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ from scheduledjob.engine.store import (
     Key,
     NewRow,
     Origin,
+    Presence,
     Put,
     Renewal,
     Renewer,
@@ -30,7 +32,9 @@ from scheduledjob.engine.store import (
     Wake,
 )
 
-from .rows import Installation, due_rows, earlier, next_wake
+from ..incarnations import each_once, judge
+from .living import Presences
+from .rows import Entry, Installation, due_rows, earlier, next_wake
 from .wakes import Listener, Wakes
 
 if TYPE_CHECKING:
@@ -51,6 +55,7 @@ class MemoryDatabase:
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or steady_clock()
         self.lock = threading.Lock()
+        self.presences = Presences()
         self._installations: dict[str, tuple[Installation, Wakes]] = {}
 
     def installation(self, name: str) -> tuple[Installation, Wakes]:
@@ -68,6 +73,7 @@ class MemoryStore:
         self._database = database or MemoryDatabase()
         self._clock = self._database.clock
         self._lock = self._database.lock
+        self._installation = installation
         self._here, self._wakes = self._database.installation(installation)
 
     async def connect(self) -> None:
@@ -82,35 +88,89 @@ class MemoryStore:
     # ---- clients
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
-        slugs = [row.slug for row in rows]
-        if len(set(slugs)) < len(slugs):
-            twice = next(slug for slug in slugs if slugs.count(slug) > 1)
-            raise ValueError(f"{twice!r} is given twice in one call: give each slug once")
+        slugs = each_once(rows)
         here = self._here
         with self._lock:
             if not replace and (taken := [slug for slug in slugs if slug in here.slugs]):
                 raise SlugTaken(taken)
             now = self._clock()
-            due: Instant | None = None
-            changed: list[str] = []
+            written: list[Entry] = []
             answers: list[Put] = []
             for row in rows:
                 entry = here.slugs.get(row.slug)
-                if entry is None:
-                    entry = here.create(row, now)
-                    answers.append(Put.CREATED)
-                elif not entry.differs(row):
+                if entry is not None and not entry.differs(row):
                     answers.append(Put.UNCHANGED)
                     continue
+                # Generations and acts are a cluster's.
+                wish = dataclasses.replace(row, generation=0, acts="")
+                if entry is None:
+                    entry = here.create(wish, now)
+                    answers.append(Put.CREATED)
                 else:
-                    here.edit(entry, row, now)
+                    here.edit(entry, wish, now)
                     answers.append(Put.UPDATED)
-                if entry.owner is not None:
-                    changed.append(entry.slug)
-                else:
-                    due = earlier(due, entry.wake_at)
-            self._wakes.tell(due, changed)
+                written.append(entry)
+            self._tell(written)
         return answers
+
+    async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
+        each_once(rows)
+        here = self._here
+        with self._lock:
+            now = self._clock()
+            answers = [judge(here.slugs.get(row.slug), row, buried=here.is_buried(row.uid, now)) for row in rows]
+            asked = list(zip(rows, answers, strict=True))
+            self._end(
+                [here.slugs[row.slug] for row, put in asked if put is Put.CREATED and row.slug in here.slugs], now
+            )
+            written: list[Entry] = []
+            for row, put in asked:
+                if put is Put.CREATED:
+                    written.append(here.create(row, now))
+                elif put is Put.UPDATED:
+                    entry = here.slugs[row.slug]
+                    payload = entry.payload if entry.generation == row.generation else row.payload
+                    here.edit(entry, dataclasses.replace(row, payload=payload), now)
+                    written.append(entry)
+            self._tell(written)
+        return answers
+
+    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> list[bool]:
+        here = self._here
+        with self._lock:
+            now = self._clock()
+            there = [
+                (slug, uid) if (entry := here.slugs.get(slug)) is not None and entry.uid == uid else None
+                for slug, uid in incarnations
+            ]
+            self._end([here.slugs[slug] for slug, _ in dict.fromkeys(filter(None, there))], now)
+            for _, uid in incarnations:
+                here.bury(uid, now)
+        return [each is not None for each in there]
+
+    def _end(self, entries: Sequence[Entry], now: Instant) -> None:
+        """Remove and bury, with a record of each run that this cuts off."""
+        self._remove(entries, now)
+        for entry in entries:
+            self._here.bury(entry.uid, now, entry.definition)
+
+    async def nudge(self, slugs: Sequence[str]) -> None:
+        with self._lock:
+            now = self._clock()
+            found = [entry for slug in dict.fromkeys(slugs) if (entry := self._here.slugs.get(slug)) is not None]
+            for entry in found:
+                self._here.nudge(entry, now)
+            self._tell(found)
+
+    def _tell(self, written: Sequence[Entry]) -> None:
+        due: Instant | None = None
+        changed: list[str] = []
+        for entry in written:
+            if entry.owner is not None:
+                changed.append(entry.slug)
+            else:
+                due = earlier(due, entry.wake_at)
+        self._wakes.tell(due, changed)
 
     async def delete(self, slugs: Sequence[str]) -> list[bool]:
         with self._lock:
@@ -122,15 +182,17 @@ class MemoryStore:
             return len(self._delete([each.slug for each in entries if origin is None or each.origin == origin]))
 
     def _delete(self, slugs: Sequence[str]) -> list[bool]:
-        now = self._clock()
         found = {slug: entry for slug in slugs if (entry := self._here.slugs.get(slug)) is not None}
-        # All records are made before anything goes: a state that can't be read must not leave half of it done.
-        records = [record for entry in found.values() for record in entry.cut_off(now)]
-        self._here.history.add(records)
-        for entry in found.values():
-            self._here.remove(entry)
-        self._wakes.tell(None, list(found))
+        self._remove(list(found.values()), self._clock())
         return [slug in found for slug in slugs]
+
+    def _remove(self, entries: Sequence[Entry], now: Instant) -> None:
+        # All records are made before anything goes: a state that can't be read must not leave half of it done.
+        records = [record for entry in entries for record in entry.cut_off(now)]
+        self._here.history.add(records)
+        for entry in entries:
+            self._here.remove(entry)
+        self._wakes.tell(None, [entry.slug for entry in entries])
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]:
         with self._lock:
@@ -142,10 +204,10 @@ class MemoryStore:
             return [entry.row() for entry in self._here.page(origin, after, limit)]
 
     async def history(
-        self, slug: str | None = None, *, before: Instant | None = None, limit: int = 100
+        self, slug: str | None = None, *, uid: str | None = None, before: Instant | None = None, limit: int = 100
     ) -> list[RunRecord]:
         with self._lock:
-            return self._here.history.newest(slug, before, limit)
+            return self._here.history.newest(slug, uid, before, limit)
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
         with self._lock:
@@ -218,6 +280,23 @@ class MemoryStore:
     async def withdraw(self, replica: str) -> None:
         with self._lock:
             self._wakes.looks.pop(replica, None)
+            self._here.locks.forget(replica)
+            self._database.presences.forget(self._installation, replica)
+
+    async def lock(self, name: str, replica: str, length: Micros) -> bool:
+        with self._lock:
+            now = self._clock()
+            return self._here.locks.take(name, replica, now, now + length)
+
+    async def unlock(self, name: str, replica: str) -> None:
+        with self._lock:
+            self._here.locks.give_up(name, replica)
+
+    async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
+        with self._lock:
+            now = self._clock()
+            me = Presence(self._installation, replica, tuple(namespaces), now)
+            return self._database.presences.say(me, cluster, now, now + lifetime)
 
     def listen(self, on_wake: Callable[[Wake], None]) -> AbstractAsyncContextManager[None]:
         return self._listen(on_wake)
@@ -236,7 +315,9 @@ class MemoryStore:
 
     async def prune(self, limit: int = 1000) -> int:
         with self._lock:
-            return self._here.history.prune(self._clock(), limit)
+            now = self._clock()
+            self._here.forget_buried(now, limit)
+            return self._here.history.prune(now, limit)
 
 
 class _MemoryRenewer:
