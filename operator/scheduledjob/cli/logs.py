@@ -1,7 +1,12 @@
-"""The log of a command: one line for each event, to wherever the command sends its lines for people."""
+"""The log of a command: one line for each event, to wherever the command sends its lines.
+
+``console`` is for people, ``json`` for machines: an object with ``time``, ``level``, ``logger``, ``event`` and
+whatever the event tells of itself.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +18,15 @@ if TYPE_CHECKING:
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def configure(level: str, say: Callable[[str], None], mask: Callable[[str], str]) -> None:
+def configure(level: str, say: Callable[[str], None], mask: Callable[[str], str], *, form: str = "console") -> None:
     """Send what the engine logs from ``level`` on to ``say``, a line each, through ``mask``.
 
-    ``say`` is called from any thread and must not block.
+    ``say`` is called from any thread and must not block. ``form`` is ``console`` or ``json``.
     """
+    written = _as_json if form == "json" else _for_people
 
-    def emit(_logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-        moment, text = event.pop("timestamp"), event.pop("event")
-        error = event.pop("exception", "")
-        words = "".join(f" {key}={value!r}" if " " in str(value) else f" {key}={value}" for key, value in event.items())
-        return mask(f"{moment} {method}: {text}{words}" + (f"\n{error}" if error else ""))
+    def emit(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        return written(getattr(logger, "name", ""), method, event, mask)
 
     structlog.configure(
         processors=[
@@ -32,18 +35,65 @@ def configure(level: str, say: Callable[[str], None], mask: Callable[[str], str]
             emit,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *_: _Lines(say),
+        logger_factory=lambda *names: _Lines(say, *names),
         cache_logger_on_first_use=False,
     )
+
+
+def take_standard(level: str) -> None:
+    """Bring what libraries log by the standard library's ``logging`` into the same log, after ``configure``.
+
+    Theirs is told from one level above ``level``: at ``info`` a library tells of its own work, not of the jobs.
+    """
+    root = logging.getLogger()
+    root.handlers = [_Bridge()]
+    root.setLevel(min(_LEVELS[level] + 10, logging.ERROR))
+
+
+def _for_people(_name: str, method: str, event: MutableMapping[str, Any], mask: Callable[[str], str]) -> str:
+    moment, text = event.pop("timestamp"), event.pop("event")
+    error = event.pop("exception", "")
+    words = "".join(f" {key}={value!r}" if " " in str(value) else f" {key}={value}" for key, value in event.items())
+    return mask(f"{moment} {method}: {text}{words}" + (f"\n{error}" if error else ""))
+
+
+def _as_json(name: str, method: str, event: MutableMapping[str, Any], mask: Callable[[str], str]) -> str:
+    told: dict[str, Any] = {"time": event.pop("timestamp"), "level": method}
+    logger = event.pop("logger", name)
+    if logger:
+        told["logger"] = logger
+    return json.dumps(_masked({**told, **event}, mask), ensure_ascii=False, separators=(",", ":"))
+
+
+def _masked(value: Any, mask: Callable[[str], str]) -> Any:
+    """A value that JSON can hold. Masked before it is written: JSON would spell a quote in a password otherwise."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _masked(each, mask) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_masked(each, mask) for each in value]
+    return mask(str(value))
 
 
 class _Lines:
     """What structlog calls with a finished line."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], name: str = "") -> None:
         self._say = say
+        self.name = name
 
     def msg(self, line: str) -> None:
         self._say(line)
 
     debug = info = warning = warn = error = critical = fatal = exception = log = msg
+
+
+class _Bridge(logging.Handler):
+    """Hands records of the standard library on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = next((name for name, least in reversed(_LEVELS.items()) if record.levelno >= least), "debug")
+        error = {"exc_info": record.exc_info} if record.exc_info else {}
+        tell = getattr(structlog.get_logger(record.name), level)
+        tell(record.getMessage(), logger=record.name, **error)

@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from scheduledjob.cli.errors import CommandError, Mask, in_one_line, lone
+from scheduledjob.cli.operator import operator
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C ended, apart from ``run``, whose regular end it is."""
@@ -183,6 +184,9 @@ def history(
     from scheduledjob.cli.stores import print_history
 
     print_history(store, instance, name, namespace, limit, output.value)
+
+
+app.command("operator")(operator)
 
 
 def main() -> None:
