@@ -1,0 +1,165 @@
+"""The Lease of an operator whose store is its own memory.
+
+Two such operators would run everything twice, so one that has its store in memory works only while it holds a
+coordination Lease, and an operator with any other store waits at its start until nobody does: that makes an upgrade
+from memory to Postgres run nothing twice.
+
+It is held as a run is: renewed at a third of its length, measured by our own monotonic clock from before each renewal
+was sent. When it could have passed to another, this process has already ended, and its jobs with it. Other people's
+clocks are never compared with ours: a Lease of somebody else has passed when we saw it unchanged for its whole length.
+
+An end in order empties the holder, after status was brought up to date. So whoever comes next knows whether status
+tells the whole truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from .errors import AlreadyExists, ApiError, Conflict, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .api import Api
+
+log = structlog.get_logger("scheduledjob.lease")
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at a Lease that somebody else holds."""
+MARGIN = 0.2
+"""The part of the Lease that is kept for ending what runs."""
+
+
+class MemoryLease:
+    """A Lease of ``coordination.k8s.io``. All lengths are seconds."""
+
+    def __init__(
+        self,
+        api: Api,
+        namespace: str,
+        name: str,
+        holder: str,
+        length: float,
+        *,
+        now: Callable[[], str],
+        fence: Callable[[str], None],
+    ) -> None:
+        """``now``: the wall clock as ``2026-12-01T10:00:00.000000Z``, for people to read. ``fence`` ends the process."""
+        self._api = api
+        self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._namespace = namespace
+        self._name = name
+        self._holder = holder
+        self._length = length
+        self._now = now
+        self._fence = fence
+        self._version = ""
+        self._deadline = 0.0
+        self.in_order = False
+        """Whether the last holder had let go of it, so that nothing of its is unsaid; False where there was none."""
+        self.waits_for = ""
+        """Who holds it, while we wait."""
+
+    async def free(self) -> None:
+        """Wait until nobody holds it; nobody can keep another from taking it after that."""
+        await self._wait()
+
+    async def take(self) -> None:
+        """Wait until nobody holds it, and hold it; ``hold`` must follow at once."""
+        while True:
+            there = await self._wait()
+            sent = time.monotonic()
+            try:
+                if there is None:
+                    lease = await self._api.post(self._path, {"metadata": {"name": self._name}, "spec": self._spec()})
+                else:
+                    body = {"metadata": {"resourceVersion": there["metadata"]["resourceVersion"]}, "spec": self._spec()}
+                    lease = await self._api.patch(f"{self._path}/{self._name}", body)
+            except (Conflict, AlreadyExists, NotFound):
+                continue
+            self._version = lease["metadata"]["resourceVersion"]
+            self._deadline = sent + self._length
+            self.in_order = there is not None and not (there["spec"].get("holderIdentity") or "")
+            self.waits_for = ""
+            return
+
+    async def hold(self) -> None:
+        """Renew until cancelled; ends the process before the Lease can pass to another."""
+        last_call = self._length * MARGIN
+        while True:
+            await asyncio.sleep(self._length / 3)
+            while True:
+                left = self._deadline - last_call - time.monotonic()
+                if left <= 0:
+                    self._fence(f"the Lease {self._namespace}/{self._name} could not be renewed in {self._length:g} s")
+                    return
+                try:
+                    async with asyncio.timeout(left):
+                        await self._renew()
+                    break
+                except Conflict:
+                    self._fence(f"the Lease {self._namespace}/{self._name} was taken by somebody else")
+                    return
+                except (ApiError, TimeoutError) as error:
+                    log.warning("the Lease could not be renewed yet", error=str(error), seconds_left=round(left, 1))
+                    await asyncio.sleep(min(LOOK_EVERY, max(0.0, left)))
+
+    async def release(self) -> None:
+        """Let go of it: whoever waits for it need not wait for its end."""
+        body = {"metadata": {"resourceVersion": self._version}, "spec": {"holderIdentity": ""}}
+        await self._api.patch(f"{self._path}/{self._name}", body, attempts=1)
+
+    async def _renew(self) -> None:
+        sent = time.monotonic()
+        body = {"metadata": {"resourceVersion": self._version}, "spec": {"renewTime": self._now()}}
+        try:
+            lease = await self._api.patch(f"{self._path}/{self._name}", body, attempts=1)
+        except Conflict:
+            # Ours all the same, if an earlier renewal was carried out and its answer lost.
+            lease = await self._api.get(f"{self._path}/{self._name}", attempts=1)
+            if lease["spec"].get("holderIdentity") != self._holder:
+                raise
+            self._version = lease["metadata"]["resourceVersion"]
+            return await self._renew()
+        self._version = lease["metadata"]["resourceVersion"]
+        self._deadline = sent + self._length
+
+    async def _wait(self) -> dict[str, Any] | None:
+        """The Lease, once nobody holds it; None where there is none."""
+        seen, since = "", 0.0
+        while True:
+            try:
+                lease: dict[str, Any] = await self._api.get(f"{self._path}/{self._name}", attempts=1)
+            except NotFound:
+                return None
+            except ApiError as error:
+                log.warning("the Lease can't be read", lease=f"{self._namespace}/{self._name}", error=str(error))
+                await asyncio.sleep(LOOK_EVERY)
+                continue
+            holder = lease["spec"].get("holderIdentity") or ""
+            # The same name is the same place (a container that was started again): who was there before is dead.
+            if not holder or holder == self._holder:
+                return lease
+            version = lease["metadata"]["resourceVersion"]
+            if version != seen:
+                seen, since = version, time.monotonic()
+            elif time.monotonic() - since >= lease["spec"].get("leaseDurationSeconds", self._length):
+                return lease
+            if self.waits_for != holder:
+                self.waits_for = holder
+                log.info("waiting for an operator whose store is its memory", holder=holder, lease=self._name)
+            await asyncio.sleep(LOOK_EVERY)
+
+    def _spec(self) -> dict[str, Any]:
+        now = self._now()
+        return {
+            "holderIdentity": self._holder,
+            "leaseDurationSeconds": round(self._length),
+            "acquireTime": now,
+            "renewTime": now,
+        }

@@ -1,0 +1,295 @@
+"""What the status of an object says: the state of its row, told in the words of the resource.
+
+A pure function of what the store has, so that any replica may write it and two that write the same truth write the
+same text. Nothing here is a default, a guess or a clock of its own: the only thing that is carried over from the
+status that stands there is since when each condition has been as it is.
+
+``status.engine`` is the row's state itself. A store that does not know the object (memory after a restart, a new or
+restored database) goes on from there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from scheduledjob.domain.definition import (
+    AfterTrigger,
+    AtTrigger,
+    CronTrigger,
+    Definition,
+    EveryTrigger,
+    Trigger,
+)
+from scheduledjob.domain.durations import format_duration
+from scheduledjob.domain.instants import SECOND, rfc3339
+from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State, run_id
+
+from .wishes import problem_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.misfire import Slots
+    from scheduledjob.engine.store import Row
+
+RECENT_RUNS = 10
+OUTPUT_SHOWN = 1024
+"""Bytes of output that stand with the newest failed run."""
+REASON_SHOWN = 1024
+SCHEDULE_SHOWN = 256
+ACTIVE_SHOWN = 50
+WAITING_KEPT = 100
+"""Runs that wait, as far as a store that does not know the object is told of them."""
+
+Since = dict[str, tuple[str, str]]
+"""Of each condition by its type: the status that it has, and since when (RFC 3339)."""
+
+_COMPLETED = {
+    Completion.JOB: "its job said that it is done",
+    Completion.MAX_RUNS: "maxRuns is reached",
+    Completion.NO_SLOT: "its triggers have no slot left",
+}
+
+
+def build_status(
+    row: Row,
+    definition: Definition,
+    slots: Slots | None,
+    records: Sequence[RunRecord],
+    kinds: Collection[str],
+    since: Since,
+    now: Instant,
+) -> dict[str, Any]:
+    """The whole status; a field that is None is to be absent.
+
+    ``records``: the newest runs of this object, newest first. ``kinds``: what this operator can run. ``since``: of
+    the conditions that stand there now.
+    """
+    state = State.decode(row.state)
+    next_due = _next_due(state, definition, slots, now)
+    newest = next((one for one in records if one.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)), None)
+    active = state.runs[:ACTIVE_SHOWN]
+    return {
+        "observedGeneration": row.generation,
+        "conditions": _conditions(row, definition, state, newest, kinds, since, now),
+        "schedule": _shortened(", ".join(_in_words(trigger) for trigger in definition.triggers), SCHEDULE_SHOWN) or None,
+        "nextRunTime": _time(next_due),
+        "nextRun": _next_in_words(state, definition, next_due),
+        "lastScheduleTime": _time(state.last_schedule),
+        "lastSuccessTime": _time(state.last_success),
+        "lastFailureTime": _time(state.last_failure),
+        "lastOutcome": records[0].outcome.value if records else None,
+        "activeCount": len(state.runs),
+        "queuedCount": len(state.waiting),
+        "active": [_active(row.uid, run) for run in active],
+        "recentRuns": _recent(row.uid, records[:RECENT_RUNS]),
+        "counters": {
+            "started": state.started,
+            "succeeded": state.succeeded,
+            "failed": state.failed,
+            "cancelled": state.cancelled,
+            "skippedOverlap": state.skipped,
+            "missed": state.missed,
+            "excluded": state.excluded,
+        },
+        "handled": _handled(state),
+        "engine": engine_text(state),
+    }
+
+
+def engine_text(state: State) -> str:
+    """The state as status keeps it: payloads stay in the annotations and the spec, where they came from."""
+    kept = msgspec.structs.replace(
+        state,
+        runs=[_without_payload(run) for run in state.runs],
+        waiting=[_without_payload(run) for run in state.waiting[:WAITING_KEPT]],
+    )
+    return kept.encode().decode()
+
+
+def since_of(conditions: Sequence[Mapping[str, Any]]) -> Since:
+    """Since when the conditions of an object are as they are."""
+    return {one["type"]: (one["status"], one["lastTransitionTime"]) for one in conditions}
+
+
+def _without_payload(run: Run) -> Run:
+    return run if run.payload is None else msgspec.structs.replace(run, payload=None)
+
+
+# ---------------------------------------------------------------- conditions
+
+
+def _conditions(
+    row: Row,
+    definition: Definition,
+    state: State,
+    newest: RunRecord | None,
+    kinds: Collection[str],
+    since: Since,
+    now: Instant,
+) -> list[dict[str, Any]]:
+    stalled, reason, message = _standing(row, definition, state, kinds)
+    found = [
+        ("Ready", not stalled, reason, message),
+        ("Stalled", stalled, reason, message if stalled else ""),
+        _suspended(state),
+        _last_run(state, newest),
+    ]
+    if definition.expect_success_within is not None or state.overdue:
+        within = format_duration(definition.expect_success_within or 0)
+        message = f"no success for {within}" if state.overdue else f"a success is expected every {within}"
+        found.append(("Overdue", state.overdue, "NoSuccess" if state.overdue else "InTime", message))
+    conditions = []
+    for kind, holds, why, words in found:
+        status = "Unknown" if holds is None else str(holds)
+        known = since.get(kind)
+        conditions.append(
+            {
+                "type": kind,
+                "status": status,
+                "reason": why,
+                "message": _shortened(words, REASON_SHOWN),
+                "lastTransitionTime": known[1] if known is not None and known[0] == status else _second(now),
+                "observedGeneration": row.generation,
+            }
+        )
+    return conditions
+
+
+def _standing(row: Row, definition: Definition, state: State, kinds: Collection[str]) -> tuple[bool, str, str]:
+    """Whether the schedule stands still for a reason that somebody has to mend; the reason, and words."""
+    if problem := problem_of(definition):
+        return True, "InvalidSpec", problem
+    if row.kind not in kinds:
+        kind = row.kind.rpartition(".")[2]
+        known = sorted(one.removeprefix("cluster.custom.") for one in kinds if one.startswith("cluster.custom."))
+        words = f'spec.job.custom.kind: no job "{kind}" is installed in the operator (known: {", ".join(known)})'
+        return True, "UnknownKind", words
+    if state.completed is not None:
+        return False, "Completed", _COMPLETED[state.completed]
+    if state.paused:
+        return False, "AutoPaused", f"{state.failures_in_row} runs in a row have failed"
+    if state.suspended:
+        return False, "Suspended", "spec.suspend is true: no new slot starts"
+    return False, "Scheduled", "its slots are run as they come due"
+
+
+def _suspended(state: State) -> tuple[str, bool | None, str, str]:
+    if state.suspended:
+        return "Suspended", True, "Suspended", "spec.suspend is true"
+    if state.paused:
+        words = "pauseAfterFailures is reached: change the spec, or annotate scheduledjobs.dev/resume with a new token"
+        return "Suspended", True, "AutoPaused", words
+    return "Suspended", False, "NotSuspended", ""
+
+
+def _last_run(state: State, newest: RunRecord | None) -> tuple[str, bool | None, str, str]:
+    succeeded, failed = state.last_success or 0, state.last_failure or 0
+    if not succeeded and not failed:
+        return "LastRunSucceeded", None, "NoRunYet", "no run has ended yet"
+    if succeeded >= failed:
+        return "LastRunSucceeded", True, "Succeeded", ""
+    reason = newest.reason if newest is not None and newest.outcome is Outcome.FAILED else ""
+    return "LastRunSucceeded", False, "Failed", reason
+
+
+# ---------------------------------------------------------------- times
+
+
+def _next_due(state: State, definition: Definition, slots: Slots | None, now: Instant) -> Instant | None:
+    if state.completed is not None or state.suspended or state.paused or problem_of(definition):
+        return None
+    if state.next is not None:
+        return state.next.due
+    if slots is None or (definition.max_runs is not None and state.started >= definition.max_runs):
+        return None
+    return slots.next(max(state.floor, now))
+
+
+def _next_in_words(state: State, definition: Definition, due: Instant | None) -> str:
+    if due is not None:
+        return rfc3339(due // SECOND * SECOND)
+    if problem_of(definition):
+        return "invalid"
+    if state.completed is not None:
+        return "completed"
+    if state.suspended:
+        return "suspended"
+    return "paused" if state.paused else "none"
+
+
+def _time(instant: Instant | None) -> str | None:
+    return None if instant is None else rfc3339(instant)
+
+
+def _second(instant: Instant) -> str:
+    """Conditions have whole seconds."""
+    return rfc3339(instant // SECOND * SECOND)
+
+
+def _in_words(trigger: Trigger) -> str:
+    if isinstance(trigger, CronTrigger):
+        return trigger.expression + ("" if trigger.time_zone == "UTC" else f" {trigger.time_zone}")
+    if isinstance(trigger, EveryTrigger):
+        return f"every {format_duration(trigger.every)}"
+    if isinstance(trigger, AtTrigger):
+        return f"at {rfc3339(trigger.at)}"
+    if isinstance(trigger, AfterTrigger):
+        return f"after {format_duration(trigger.after)}"
+    return f"following {trigger.name}"
+
+
+# ---------------------------------------------------------------- runs
+
+
+def _active(uid: str, run: Run) -> dict[str, Any]:
+    shown: dict[str, Any] = {"runID": run_id(uid, run), "slot": rfc3339(run.slot), "attempt": run.attempt}
+    if run.begun:
+        shown["started"] = rfc3339(run.begun)
+    if run.token:
+        shown["token"] = run.token
+    return shown
+
+
+def _recent(uid: str, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    shown = []
+    output_given = False
+    for record in records:
+        run: dict[str, Any] = {
+            "runID": record.run_id,
+            "slot": rfc3339(record.slot),
+            "finished": rfc3339(record.finished),
+            "attempt": record.attempt,
+            "outcome": record.outcome.value,
+        }
+        if record.started is not None:
+            run["started"] = rfc3339(record.started)
+        if record.reason:
+            run["reason"] = _shortened(record.reason, REASON_SHOWN)
+        if record.code is not None:
+            run["code"] = record.code
+        if record.replica:
+            run["ranOn"] = record.replica
+        if record.manual:
+            run["token"] = record.run_id.removeprefix(f"{uid}-")
+        if record.outcome is Outcome.FAILED and not output_given:
+            output_given = True
+            if record.output:
+                run["output"] = record.output[-OUTPUT_SHOWN:].decode("utf-8", "replace").replace("\0", "\ufffd")
+        shown.append(run)
+    return shown
+
+
+def _handled(state: State) -> dict[str, list[str]]:
+    handled: dict[str, list[str]] = {"runNow": [], "cancel": [], "resume": []}
+    for act in state.handled:
+        name, _, token = act.partition("/")
+        handled["runNow" if name == "run-now" else name].append(token)
+    return handled
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "\u2026"

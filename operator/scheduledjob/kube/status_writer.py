@@ -1,0 +1,195 @@
+"""Writes status: of the objects whose schedule has changed, as often as the budget allows, and always what is true now.
+
+What is remembered of a change is only that there was one. When its turn comes the row and its newest runs are read
+from the store, so a thousand changes cost one write, and the latest wins. Any replica may write: the write names the
+version of the object that was known *before* the store was read, so whoever read the store earlier and writes later
+is refused, and looks again.
+
+A run that begins is often over before anybody could read of it, so its beginning waits a little for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from scheduledjob.engine.kinds import UnreadableRowError
+from scheduledjob.engine.store import Store, StoreError
+from scheduledjob.manifests.models import GROUP, VERSION
+
+from .errors import ApiError, Conflict, NotFound
+from .status import RECENT_RUNS, build_status
+from .wishes import KIND_INVALID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from scheduledjob.domain.instants import Instant
+    from scheduledjob.engine.kinds import Kind
+
+    from .api import Api
+    from .budget import Budget
+    from .objects import Objects, Seen
+
+log = structlog.get_logger("scheduledjob.status")
+
+SOON = 0.05
+"""Seconds from a change to its write: what follows at once is in the same write."""
+BEGUN = 1.0
+"""Seconds from the beginning of a run to the write that tells of it."""
+AGAIN = 2.0
+"""Seconds until a write that failed is tried again."""
+WRITERS = 4
+"""Writes on their way at once: an API server that takes 200 ms for each does not hold up the budget."""
+
+
+class StatusWriter:
+    """``changed`` at any time; ``run`` until it is cancelled."""
+
+    def __init__(
+        self,
+        api: Api,
+        store: Store,
+        objects: Objects,
+        budget: Budget,
+        kinds: Mapping[str, Kind],
+        now: Callable[[], Instant],
+        *,
+        on_written: Callable[[], object] = lambda: None,
+    ) -> None:
+        """``now``: the store's clock."""
+        self._api = api
+        self._store = store
+        self._objects = objects
+        self._budget = budget
+        self._kinds = kinds
+        self._now = now
+        self._on_written = on_written
+        self._agenda: list[tuple[float, str]] = []
+        """(monotonic seconds, uid) of each that is to be written; a heap."""
+        self._at: dict[str, float] = {}
+        """When each is to be written; a place in the agenda that says otherwise is out of date."""
+        self._writing: set[str] = set()
+        self._came = asyncio.Event()
+        self._done = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Objects whose status is behind."""
+        return len(self._at) + len(self._writing)
+
+    def changed(self, uid: str, after: float = SOON) -> None:
+        """The status of this object is to be written, ``after`` seconds from now at the earliest."""
+        at = time.monotonic() + after
+        if at < self._at.get(uid, float("inf")):
+            self._put(uid, at)
+
+    def gone(self, uid: str) -> None:
+        self._at.pop(uid, None)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as writers:
+            for _ in range(WRITERS):
+                writers.create_task(self._write_all())
+
+    async def flush(self) -> None:
+        """Bring every status up to date without regard to the budget: the end of an operator whose store ends with it."""
+        for uid in list(self._at):
+            self._put(uid, 0.0)
+        self._budget.lift()
+        while self.waiting:
+            self._done.clear()
+            await self._done.wait()
+
+    async def _write_all(self) -> None:
+        while True:
+            uid = await self._next()
+            self._writing.add(uid)
+            try:
+                await self._write(uid)
+            finally:
+                self._writing.discard(uid)
+                self._done.set()
+
+    async def _next(self) -> str:
+        """Wait for the next object whose time has come."""
+        while True:
+            left = None
+            if self._agenda:
+                at, uid = self._agenda[0]
+                left = at - time.monotonic()
+                if self._at.get(uid) != at:
+                    heapq.heappop(self._agenda)
+                    continue
+                if left <= 0:
+                    heapq.heappop(self._agenda)
+                    if uid not in self._writing:
+                        del self._at[uid]
+                        return uid
+                    self._put(uid, time.monotonic() + SOON)  # after the write that is under way
+                    continue
+            self._came.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._came.wait()
+
+    def _put(self, uid: str, at: float) -> None:
+        self._at[uid] = at
+        heapq.heappush(self._agenda, (at, uid))
+        self._came.set()
+
+    async def _write(self, uid: str) -> None:
+        seen = self._objects.get(uid)
+        if seen is None:
+            return
+        version = seen.version
+        try:
+            status = await self._status(seen)
+            if status is None:
+                return
+            await self._budget.take()
+            body = await self._api.patch(
+                f"{path_of(seen.slug)}/status",
+                {"metadata": {"resourceVersion": version}, "status": status},
+                {"fieldManager": "scheduledjob"},
+                attempts=1,
+            )
+        except Conflict:
+            # Somebody wrote the object since; the watch tells what, and only then can it succeed.
+            self.changed(uid, SOON if self._objects.get(uid) is not seen else AGAIN)
+        except NotFound:
+            pass  # the watch or the sweep will tell
+        except StoreError as error:
+            log.info("a status waits for the store", slug=seen.slug, error=str(error))
+            self.changed(uid, AGAIN)
+        except ApiError as error:
+            log.warning("a status could not be written", slug=seen.slug, error=str(error))
+            self.changed(uid, AGAIN if error.status != 422 else 60.0)
+        else:
+            self._objects.saw(body)
+            self._on_written()
+
+    async def _status(self, seen: Seen) -> dict[str, Any] | None:
+        """What is to stand there; None where the store has nothing to say of this object."""
+        (row,) = await self._store.get([seen.slug])
+        if row is None or row.uid != seen.uid:
+            return None
+        records = await self._store.history(seen.slug, limit=RECENT_RUNS)
+        try:
+            definition, slots = self._kinds.get(row.kind, self._kinds[KIND_INVALID]).read(row)
+        except UnreadableRowError as error:
+            log.warning("a status is left to a newer replica", slug=seen.slug, error=str(error))
+            return None
+        own = [record for record in records if record.uid == seen.uid]
+        return build_status(row, definition, slots, own, self._kinds.keys(), seen.since, self._now())
+
+
+def path_of(slug: str) -> str:
+    """The path of an object."""
+    namespace, _, name = slug.partition("/")
+    return f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/scheduledjobs/{name}"

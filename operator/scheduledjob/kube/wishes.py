@@ -1,0 +1,193 @@
+"""From an object of the cluster to the wish that the store holds: what is asked for, or why it can't be done.
+
+An object that the API server took may still be wrong (a time zone that does not exist, a cron expression that no
+pattern can judge) or not allowed here (inline shell in a namespace that was not opened to it). It becomes a wish too,
+of the kind ``cluster.invalid``: a schedule that fires never and says why. So the schedule stops, what ran goes on
+being known, and once the object is mended the past is not replayed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from pydantic import ValidationError
+
+from scheduledjob.domain.acts import NONE, Acts
+from scheduledjob.domain.backoff import Exponential
+from scheduledjob.domain.definition import Definition, FollowingTrigger
+from scheduledjob.domain.instants import Instant, to_instant
+from scheduledjob.domain.plan import Plan, slots_of
+from scheduledjob.manifests.checks import PAYLOAD_LIMIT, parse_instant
+from scheduledjob.manifests.definition import payload_of, to_definition
+from scheduledjob.manifests.loader import load_text
+from scheduledjob.manifests.models import API_VERSION, GROUP, KIND, ScheduledJob
+from scheduledjob.manifests.pod import pod_description
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from scheduledjob.domain.misfire import Slots
+
+KIND_INVALID = "cluster.invalid"
+KIND_POD = "cluster.pod"
+TOKEN_LIMIT = 253
+"""Characters of a token: more is no name for anything."""
+PROBLEMS_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the administrator allows, as far as it decides how an object is run."""
+
+    inline_shell: Collection[str] = ()
+    """Namespaces; ``*``: all."""
+    has_image: bool = False
+    """The operator knows the image that shell, HTTP and Python jobs run in as Pods."""
+
+    def allows_inline_shell(self, namespace: str) -> bool:
+        return "*" in self.inline_shell or namespace in self.inline_shell
+
+
+@dataclass(slots=True)
+class Wish:
+    """What one object asks for."""
+
+    slug: str
+    uid: str
+    generation: int
+    created_at: Instant
+    kind: str
+    plan: Plan
+    payload: bytes | None
+    acts: Acts
+    problem: str = ""
+    """Why it is invalid; empty where it is not."""
+    refused_act: str = ""
+    """Why something that was asked by annotation is not done."""
+
+    @property
+    def definition(self) -> Definition:
+        return self.plan.definition
+
+    @property
+    def slots(self) -> Slots | None:
+        return slots_of(self.plan, seed=self.slug, created=self.created_at)
+
+    @property
+    def follows(self) -> list[str]:
+        """Slugs of the schedules whose runs this one follows."""
+        namespace, _, _ = self.slug.partition("/")
+        return [f"{namespace}/{one.name}" for one in self.definition.triggers if isinstance(one, FollowingTrigger)]
+
+
+def kind_of(kind: str) -> str:
+    """What the store calls an inline kind of job of a cluster: ``cluster.shell``, ``cluster.custom.report``."""
+    return f"cluster.{kind}" if kind in {"shell", "curl"} else f"cluster.custom.{kind}"
+
+
+def read_object(body: Mapping[str, Any], rules: Rules) -> Wish:
+    """The wish of an object as the API server gives it."""
+    metadata = body["metadata"]
+    slug = f"{metadata['namespace']}/{metadata['name']}"
+    acts, refused = _acts(metadata.get("annotations") or {})
+    created = to_instant(parse_instant(metadata["creationTimestamp"]))
+    wish = Wish(
+        slug, metadata["uid"], metadata["generation"], created, KIND_INVALID, _NEVER, None, acts, refused_act=refused
+    )
+    try:
+        job = ScheduledJob.model_validate(_judged(body))
+        definition = _definition(job, rules)
+        plan = Plan(definition)
+        slots_of(plan, seed=slug, created=created)
+    except ValidationError:
+        wish.problem = _in_words(body)
+    except ValueError as error:
+        wish.problem = str(error)
+    else:
+        wish.kind, wish.plan, wish.payload = definition.kind, plan, payload_of(job)
+        return wish
+    wish.plan = Plan(msgspec.structs.replace(_NEVER.definition, job={"problem": wish.problem}))
+    return wish
+
+
+def problem_of(definition: Definition) -> str:
+    """Why the object that this definition was made of is invalid; empty where it is not."""
+    return definition.job["problem"] if definition.kind == KIND_INVALID else ""
+
+
+# Nothing of it starts by itself, and a retry that was due when the object became wrong fails for good.
+_NEVER = Plan(Definition(kind=KIND_INVALID, job={"problem": ""}, retry=Exponential(max_retries=0)))
+
+
+def _judged(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The part that the user wrote: the rest of the metadata is the API server's, and it has judged it."""
+    metadata = body["metadata"]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        "spec": body.get("spec"),
+    }
+
+
+def _in_words(body: Mapping[str, Any]) -> str:
+    problems = load_text(msgspec.json.encode(_judged(body)).decode()).problems
+    lines = [": ".join(part for part in (one.field, one.message, one.allowed) if part) for one in problems]
+    more = len(lines) - PROBLEMS_SHOWN
+    return "; ".join(lines[:PROBLEMS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _definition(job: ScheduledJob, rules: Rules) -> Definition:
+    """Raises ``ValueError`` for what is not allowed or not possible in this cluster."""
+    definition = to_definition(job)
+    if not _as_pod(job, rules):
+        return msgspec.structs.replace(definition, kind=kind_of(definition.kind))
+    execution = job.spec.execution
+    pod = execution.pod if execution is not None else None
+    own_image = job.spec.job.container is not None or (
+        job.spec.job.shell is not None and pod is not None and pod.image is not None
+    )
+    if not own_image and not rules.has_image:
+        raise ValueError(
+            "spec.execution.pod.image: this job needs a Pod, and the operator was not told which image to run it in: "
+            "name one here for a shell job, use job.container, or have the administrator set SJOB_POD_IMAGE"
+        )
+    return msgspec.structs.replace(definition, kind=KIND_POD, job=pod_description(job))
+
+
+def _as_pod(job: ScheduledJob, rules: Rules) -> bool:
+    spec, (namespace, _) = job.spec, job.key
+    mode = spec.execution.mode if spec.execution is not None else None
+    if spec.job.container is not None or mode == "Pod":
+        return True
+    if spec.job.shell is None:
+        return False
+    if mode == "Inline":
+        if not rules.allows_inline_shell(namespace):
+            raise ValueError(
+                f'spec.execution.mode: inline shell is not allowed in namespace "{namespace}": write Pod, or have the '
+                "administrator allow it (inline-shell-namespaces)"
+            )
+        return False
+    pod = spec.execution.pod if spec.execution is not None else None
+    return (pod is not None and pod.image is not None) or not rules.allows_inline_shell(namespace)
+
+
+def _acts(annotations: Mapping[str, str]) -> tuple[Acts, str]:
+    """What is asked by annotation, and why something of it is not done."""
+    asked = {name: annotations.get(f"{GROUP}/{name}", "") for name in ("run-now", "cancel", "resume")}
+    for name, token in asked.items():
+        if len(token) > TOKEN_LIMIT:
+            reason = f"metadata.annotations.{GROUP}/{name}: more than {TOKEN_LIMIT} characters: write a shorter one"
+            return NONE, reason
+    payload = annotations.get(f"{GROUP}/run-now-payload")
+    if payload is not None and ("\0" in payload or len(payload.encode()) > PAYLOAD_LIMIT):
+        reason = (
+            f"metadata.annotations.{GROUP}/run-now-payload: at most 64 KiB of text without NUL: nothing was started"
+        )
+        return Acts(cancel=asked["cancel"], resume=asked["resume"]), reason
+    run = asked["run-now"]
+    given = payload.encode() if run and payload is not None else None
+    return Acts(run=run, payload=given, cancel=asked["cancel"], resume=asked["resume"]), ""
