@@ -16,10 +16,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: help venv demo test lint types contracts check crds simulate bench lock clean
+.PHONY: help venv demo test test-cluster lint types contracts check crds docs simulate bench lock cluster node cluster-down \
+	clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.installed  ## make .venv/ from requirements-dev.lock, with the project editable in it
 
@@ -72,6 +73,10 @@ contracts: venv  ## import-linter: which layer may import which
 crds: venv  ## write crds/ again after a change to the models
 	@$(BIN)/python -m scheduledjob.manifests.crd crds/scheduledjobs.scheduledjobs.dev.yaml
 
+docs: venv  ## write the pages of docs/ again that are made from the code
+	@$(BIN)/python -m scheduledjob.kube.settings_page docs/operator-settings.md
+	@$(BIN)/python -m scheduledjob.web.metrics docs/metrics.md
+
 simulate: venv  ## run SEEDS=2000 simulated histories of the engine, faults and all
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
@@ -82,6 +87,15 @@ lock: venv  ## write the lock files again after a change to pyproject.toml; UPGR
 	@$(LOCK) pyproject.toml requirements-build.in --extra dev --extra kube -o requirements-dev.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock -o requirements.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra bench -o requirements-bench.lock
+
+cluster: venv  ## start a Kubernetes control plane and print the line that sets KUBECONFIG
+	@$(BIN)/python -m tests.cluster.harness up
+
+node: venv  ## start its node too, so that Pods run (root, Debian's containerd)
+	@$(BIN)/python -m tests.cluster.harness node
+
+cluster-down: venv  ## end what `make cluster` and `make node` started
+	@$(BIN)/python -m tests.cluster.harness down
 
 clean:  ## remove .venv/ and everything else that can be made again
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from tests.cluster.harness import Cluster, ControlPlane, GivenCluster, NotOursError
+from tests.cluster.harness import Cluster, ControlPlane, GivenCluster, Node, NotOursError
 from tests.support.absent import do_without, or_do_without
 
 if TYPE_CHECKING:
@@ -24,6 +24,15 @@ T = TypeVar("T")
 
 A_CONTROL_PLANE = "a Kubernetes control plane"
 ONE_TO_BREAK = "a Kubernetes control plane to break"
+A_NODE = "a Kubernetes node"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the tests that share a node to one worker, so that there is one (`--dist loadgroup`)."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "node" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("node"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -63,6 +72,28 @@ def own_cluster() -> Iterator[ControlPlane]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def node() -> Iterator[Node]:
+    """The node that tests share, with a control plane of its own: in `cluster` Pods stay as the test left them."""
+    with or_do_without(_new_node(), A_NODE) as running:
+        yield running
+
+
+@pytest.fixture
+async def node_namespace(node: Node) -> AsyncIterator[str]:
+    """A namespace of the node's cluster that is this test's own; its Pods end with it."""
+    name = await node.cluster.new_namespace()
+    yield name
+    await node.cluster.delete_namespace(name)
+
+
+@pytest.fixture
+def own_node() -> Iterator[Node]:
+    """A node, and a control plane, that are this test's own, to kill and restart; they take four seconds to start."""
+    with or_do_without(_new_node(), A_NODE) as running:
+        yield running
+
+
 @contextmanager
 def _any_cluster() -> Iterator[Cluster]:
     if given := os.environ.get("TEST_KUBECONFIG"):
@@ -86,6 +117,17 @@ def _new_control_plane() -> Iterator[ControlPlane]:
         yield control_plane
     finally:
         _in_a_loop_of_its_own(control_plane.close())
+
+
+@contextmanager
+def _new_node() -> Iterator[Node]:
+    with _new_control_plane() as control_plane:
+        node = Node(control_plane)
+        try:
+            _in_a_loop_of_its_own(node.start())
+            yield node
+        finally:
+            _in_a_loop_of_its_own(node.close())
 
 
 def _ours(cluster: Cluster) -> ControlPlane:

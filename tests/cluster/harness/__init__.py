@@ -23,17 +23,28 @@ where there is no cluster to be had, and REQUIRE_ALL=1 makes that a failure)::
         await own_cluster.apiserver.start()                               # kill pause resume; await start restart
         await own_cluster.compact_etcd()                                  # then restart the apiserver: watches get 410
 
+    pytestmark = pytest.mark.node                                         # needs root, too
+
+    async def test_a_pod(node: Node, node_namespace: str) -> None:        # Pods run; `own_node` is one to break
+        await node.cluster.apply(POD_OF_BUSYBOX_IMAGE, "-n", node_namespace)
+        await node.import_image("localhost/mine:1", folder, ["/run"])     # images are made of folders, never pulled
+        url = f"http://{node.host}:{port}"                                # what listens on 127.0.0.1, for a Pod
+
 `cluster.kubeconfig` is the path of the administrator's kubeconfig. `shared_control_plane` is `cluster` as a
 ControlPlane, for what needs to see its processes and leaves them as they were. Outside of pytest, as in a benchmark:
-``async with ControlPlane(durable=True) as cluster``. `make cluster` is one to try things on.
+``async with ControlPlane(durable=True) as cluster, Node(cluster) as node``. `make cluster` and `make node` are one to
+try things on.
 """
 
 from tests.cluster.harness.client import SCHEDULED_JOBS, ApiClient, ApiError
 from tests.cluster.harness.cluster import Cluster, GivenCluster, NotOursError
 from tests.cluster.harness.components import Component
 from tests.cluster.harness.control_plane import ControlPlane
+from tests.cluster.harness.node import BUSYBOX_IMAGE, NODE_NAME, Node
 
 __all__ = [
+    "BUSYBOX_IMAGE",
+    "NODE_NAME",
     "SCHEDULED_JOBS",
     "ApiClient",
     "ApiError",
@@ -41,5 +52,6 @@ __all__ = [
     "Component",
     "ControlPlane",
     "GivenCluster",
+    "Node",
     "NotOursError",
 ]

@@ -42,6 +42,15 @@ class Cluster(ABC):
         parent = "/tmp" if os.geteuid() == 0 else None
         self.directory = Path(tempfile.mkdtemp(prefix="scheduledjob-cluster-", dir=parent))
         self._kubectl: Path | None = None
+        # When the tests are killed their servers get some seconds to end (see ServerProcess) before their files go.
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _; sleep 12; rm -rf -- "$1"', "guard", self.directory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
 
     @abstractmethod
     def kubeconfig_for(self, user: str, groups: Iterable[str] = ()) -> Path:
@@ -112,6 +121,8 @@ class Cluster(ABC):
         return programs([name])[name]
 
     async def close(self) -> None:
+        self._guard.kill()
+        await asyncio.to_thread(self._guard.communicate)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _write_kubeconfig(self, name: str, user: dict[str, str]) -> Path:

@@ -55,8 +55,8 @@ class ControlPlane(Cluster):
         super().__init__()
         self._kubectl = found["kubectl"]
         self.network = Network()
-        self._etcd_port, peer_port, self._api_port = lasting_port(), lasting_port(), lasting_port()
-        self.server = f"https://127.0.0.1:{self._api_port}"
+        self._etcd_port, peer_port, self.api_port = lasting_port(), lasting_port(), lasting_port()
+        self.server = f"https://127.0.0.1:{self.api_port}"
         self.authority = Authority(self.directory / "pki")
         self._trusted = in_base64(self.authority.certificate.read_bytes())
         admin = self.authority.issue_client("admin", ["system:masters"])
@@ -74,14 +74,14 @@ class ControlPlane(Cluster):
         self.apiserver = Component(
             [found["kube-apiserver"], *self._apiserver_flags(), *apiserver_flags],
             logs / "kube-apiserver",
-            lambda: self._api_has("/readyz"),
+            lambda: self.ask("/readyz") is not None,
         )
         quick = [] if durable else ["--kube-api-qps=500", "--kube-api-burst=1000"]
         self.controller_manager = Component(
             [found["kube-controller-manager"], *self._controller_flags(), *quick, *controller_flags],
             logs / "kube-controller-manager",
             # A Pod is refused until its namespace has this account, which the controller manager makes.
-            lambda: self._api_has(DEFAULT_ACCOUNT),
+            lambda: self.ask(DEFAULT_ACCOUNT) is not None,
         )
 
     @property
@@ -123,6 +123,22 @@ class ControlPlane(Cluster):
         path = self.directory / f"{certificate[0].stem}.kubeconfig"
         return write_kubeconfig(path, self.server, self._trusted, certificate_user(*certificate))
 
+    def ask(self, path: str) -> dict[str, Any] | None:
+        """What the administrator gets from the API server at once, with blocking, or None if it does not say 200."""
+        connection = http.client.HTTPSConnection("127.0.0.1", self.api_port, timeout=PROBE_SECONDS, context=self._tls)
+        try:
+            connection.request("GET", path, headers={"Accept": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+        if answer.status != 200:
+            return None
+        parsed: dict[str, Any] = {} if content == b"ok" else json.loads(content)
+        return parsed
+
     async def compact_etcd(self) -> int:
         """Make etcd forget every revision before the newest, which is returned.
 
@@ -155,7 +171,7 @@ class ControlPlane(Cluster):
         to_kubelet = self.authority.issue_client("kube-apiserver-kubelet-client", ["system:masters"])
         return [
             "--bind-address=127.0.0.1",
-            f"--secure-port={self._api_port}",
+            f"--secure-port={self.api_port}",
             "--advertise-address=127.0.0.1",
             "--endpoint-reconciler-type=none",  # Endpoints may hold no loopback address: it could only fail
             f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
@@ -186,16 +202,6 @@ class ControlPlane(Cluster):
             f"--cluster-signing-cert-file={self.authority.certificate}",
             f"--cluster-signing-key-file={self.authority.key}",
         ]
-
-    def _api_has(self, path: str) -> bool:
-        connection = http.client.HTTPSConnection("127.0.0.1", self._api_port, timeout=PROBE_SECONDS, context=self._tls)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
 
     def _etcd_is_ours(self) -> bool:
         """Whether etcd answers, and is not another cluster's that was quicker to take the port."""
