@@ -97,7 +97,7 @@ def _places() -> dict[str, str]:
 
 _INSTANT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?"
-    r"(?P<offset>[Zz]|[+-][0-9]{2}:[0-9]{2})?\Z"
+    r"(?P<offset>[Zz]|[+-][0-9]{2}:[0-5][0-9])?\Z"
 )
 _INSTANT_EXAMPLE = 'write it like "2026-12-01T10:00:00Z" or "2026-12-01T10:00:00+01:00"'
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
@@ -111,7 +111,7 @@ def parse_instant(text: str) -> datetime:
     if match["offset"] is None:
         refuse(f"{quoted(text)} has no offset from UTC", f'write "{text}Z" for UTC, or "{text}+01:00"')
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text.upper())
         _check_year(moment.year, text)
         return moment.astimezone(UTC)
     except ValueError as error:

@@ -39,10 +39,10 @@ _STEP = f"(?:/(?:{_numbers('[1-9]', '[1-9][0-9]', '[1-9][0-9][0-9]', '[1-9][0-9]
 def _list(value: str, *special: str, hashed: bool = True) -> str:
     """A field: terms with commas between them."""
     number = f"(?:{value})"
-    forms = [rf"\*{_STEP}", f"{number}(?:-{number})?{_STEP}", *special]
+    bodies = [r"\*", f"{number}(?:-{number})?"]
     if hashed:
-        forms.append(rf"H(?:\({number}-{number}\))?{_STEP}")
-    term = f"(?:{'|'.join(forms)})"
+        bodies.append(rf"H(?:\({number}-{number}\))?")
+    term = "(?:" + "|".join(["(?:" + "|".join(bodies) + f"){_STEP}", *special]) + ")"
     return f"{term}(?:,{term})*"
 
 
@@ -58,7 +58,8 @@ _FORMS: Final = {
 _UNIX: Final = (Field.MINUTE, Field.HOUR, Field.DAY, Field.MONTH, Field.WEEKDAY)
 _QUARTZ: Final = tuple(Field)
 
-_ANOTHER_COUNT: Final = f"(?:{_WORD}(?:{_GAP}{_WORD}){{0,3}})?|{_WORD}(?:{_GAP}{_WORD}){{7,}}|@.*"
+_NO_FIELDS: Final = f"(?:{_WORD}(?:{_GAP}{_WORD}){{0,3}})?|{_WORD}(?:{_GAP}{_WORD}){{7,}}|@.*|.*[^\\x00-~].*"
+"""What the check of the whole form refuses, or a macro."""
 
 
 class Check(NamedTuple):
@@ -92,21 +93,25 @@ def _count() -> Check:
     )
 
 
+def _words(count: int) -> str:
+    return f"(?:{_WORD}{_GAP}){{{count}}}" if count else ""
+
+
 def _field(field: Field) -> Check:
     """The field is well formed wherever the expression has it."""
     form, forms = _FORMS[field], []
     if field in _UNIX:
         before = _UNIX.index(field)
-        forms.append(f"(?:{_WORD}{_GAP}){{{before}}}{form}(?:{_GAP}{_WORD}){{{4 - before}}}")
+        forms.append(_words(before) + form + f"(?:{_GAP}{_WORD}){{{4 - before}}}")
     else:
         forms.append(f"{_WORD}(?:{_GAP}{_WORD}){{4}}")
     before = _QUARTZ.index(field)
     if field is Field.YEAR:
-        forms += [f"{_WORD}(?:{_GAP}{_WORD}){{5}}", f"(?:{_WORD}{_GAP}){{6}}{form}"]
+        forms += [f"{_WORD}(?:{_GAP}{_WORD}){{5}}", _words(6) + form]
     else:
-        forms.append(f"(?:{_WORD}{_GAP}){{{before}}}{form}(?:{_GAP}{_WORD}){{{5 - before},{6 - before}}}")
+        forms.append(_words(before) + form + f"(?:{_GAP}{_WORD}){{{5 - before},{6 - before}}}")
     steps = ", lists (1,2), ranges (1-5) and steps (*/5)"
-    return Check(_whole(*forms, _ANOTHER_COUNT), f"{field.label}: allowed are * and {field.values}{steps}")
+    return Check(_whole(*forms, _NO_FIELDS), f"{field.label}: allowed are * and {field.values}{steps}")
 
 
 def _never() -> str:

@@ -69,7 +69,7 @@ class Condition(Part):
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it is so.")
     observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = Field(
-        None, description="The metadata.generation that this was said of."
+        default=None, description="The metadata.generation that this was said of."
     )
     last_transition_time: Time = Field(description="When `status` changed last.")
     reason: Annotated[
@@ -83,94 +83,100 @@ class Condition(Part):
 class ActiveRun(Part):
     """A run that is claimed, pending, running or in backoff."""
 
-    run_id: Identity = Field(alias="runID", description="Identity of the run, the same for each of its attempts.")
+    run_id: Identity = Field(
+        validation_alias="runID",
+        serialization_alias="runID",
+        description="Identity of the run, the same for each of its attempts.",
+    )
     slot: Time = Field(description="The instant at which its trigger fired; of a manual run, when it was asked for.")
     attempt: Annotated[int, Field(ge=1, json_schema_extra={"format": "int64"})] = Field(
         description="Number of its current or next attempt, from 1."
     )
-    started: Time | None = Field(None, description="When its first attempt started; unset before.")
-    due: Time | None = Field(None, description="When its next attempt starts; unset while one is running.")
-    pod: Identity | None = Field(None, description="Name of the Pod in which it runs; unset for an inline run.")
-    token: Identity | None = Field(None, description="Token of a manual run; unset for a scheduled one.")
+    started: Time | None = Field(default=None, description="When its first attempt started; unset before.")
+    due: Time | None = Field(default=None, description="When its next attempt starts; unset while one is running.")
+    pod: Identity | None = Field(default=None, description="Name of the Pod in which it runs; unset for an inline run.")
+    token: Identity | None = Field(default=None, description="Token of a manual run; unset for a scheduled one.")
 
 
 class RecentRun(Part):
     """A run that has ended, or a slot that did not run."""
 
-    name: Identity | None = Field(None, description="Identity of the run, the same for each of its attempts.")
+    name: Identity | None = Field(default=None, description="Identity of the run, the same for each of its attempts.")
     slot: Time = Field(description="The instant at which its trigger fired; of a manual run, when it was asked for.")
-    started: Time | None = Field(None, description="When its first attempt started; unset if none did.")
+    started: Time | None = Field(default=None, description="When its first attempt started; unset if none did.")
     finished: Time = Field(description="When it ended.")
     attempt: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] = Field(
         description="Number of its last attempt."
     )
     outcome: RunOutcome = Field(description="How the run ended, or why the slot did not run.")
-    reason: Line | None = Field(None, description="Why it ended so, in words.")
+    reason: Line | None = Field(default=None, description="Why it ended so, in words.")
     code: Annotated[int, Field(json_schema_extra={"format": "int64"})] | None = Field(
-        None, description="Exit code or HTTP status of its last attempt."
+        default=None, description="Exit code or HTTP status of its last attempt."
     )
-    replica: Identity | None = Field(None, description="The operator's replica that ran its last attempt.")
-    pod: Identity | None = Field(None, description="Name of the Pod in which its last attempt ran.")
+    replica: Identity | None = Field(default=None, description="The operator's replica that ran its last attempt.")
+    pod: Identity | None = Field(default=None, description="Name of the Pod in which its last attempt ran.")
     output: Annotated[str, _end(OUTPUT_LIMIT), Field(max_length=OUTPUT_LIMIT)] | None = Field(
-        None, description="The last 1 KiB of its output, with the newest failed run only."
+        default=None, description="The last 1 KiB of its output, with the newest failed run only."
     )
-    token: Identity | None = Field(None, description="Token of a manual run; unset for a scheduled one.")
+    token: Identity | None = Field(default=None, description="Token of a manual run; unset for a scheduled one.")
 
 
 class Counters(Part):
     """How many runs and slots ended how, since the object was created."""
 
-    started: Count | None = Field(None, description="Runs that spec.maxRuns counts.")
-    succeeded: Count | None = Field(None, description="Runs that succeeded.")
-    failed: Count | None = Field(None, description="Runs that failed after their last retry.")
-    cancelled: Count | None = Field(None, description="Runs that were cancelled.")
-    skipped_overlap: Count | None = Field(None, description="Slots that were skipped because a run was active.")
-    missed: Count | None = Field(None, description="Slots that could not run in time.")
-    excluded: Count | None = Field(None, description="Slots that spec.exclude left out.")
+    started: Count | None = Field(default=None, description="Runs that spec.maxRuns counts.")
+    succeeded: Count | None = Field(default=None, description="Runs that succeeded.")
+    failed: Count | None = Field(default=None, description="Runs that failed after their last retry.")
+    cancelled: Count | None = Field(default=None, description="Runs that were cancelled.")
+    skipped_overlap: Count | None = Field(default=None, description="Slots that were skipped because a run was active.")
+    missed: Count | None = Field(default=None, description="Slots that could not run in time.")
+    excluded: Count | None = Field(default=None, description="Slots that spec.exclude left out.")
 
 
 class Handled(Part):
     """Tokens of manual acts that have been carried out: each counts once. The newest 16 of each kind, newest last."""
 
-    run_now: Tokens | None = Field(None, description="Tokens of the annotation scheduledjobs.dev/run-now.")
-    cancel: Tokens | None = Field(None, description="Run ids of the annotation scheduledjobs.dev/cancel.")
-    resume: Tokens | None = Field(None, description="Tokens of the annotation scheduledjobs.dev/resume.")
+    run_now: Tokens | None = Field(default=None, description="Tokens of the annotation scheduledjobs.dev/run-now.")
+    cancel: Tokens | None = Field(default=None, description="Run ids of the annotation scheduledjobs.dev/cancel.")
+    resume: Tokens | None = Field(default=None, description="Tokens of the annotation scheduledjobs.dev/resume.")
 
 
 class Status(Part):
     """What the operator observed."""
 
     observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = Field(
-        None, description="The metadata.generation that this status takes into account."
+        default=None, description="The metadata.generation that this status takes into account."
     )
     conditions: Annotated[list[Condition], Field(max_length=16)] | None = Field(
-        None,
+        default=None,
         description="Ready, Stalled, Suspended, LastRunSucceeded and Overdue. A failed run never makes Ready false.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    schedule: Line | None = Field(None, description="The triggers in words.")
+    schedule: Line | None = Field(default=None, description="The triggers in words.")
     next_run: Word | None = Field(
-        None, description="When the next slot starts, or why there is none, as `kubectl get` shows it."
+        default=None, description="When the next slot starts, or why there is none, as `kubectl get` shows it."
     )
-    next_run_time: Time | None = Field(None, description="When the next slot starts; unset if none will.")
-    last_schedule_time: Time | None = Field(None, description="The newest slot that was started.")
-    last_success_time: Time | None = Field(None, description="When a run succeeded last.")
-    last_failure_time: Time | None = Field(None, description="When a run failed last.")
-    last_outcome: RunOutcome | None = Field(None, description="How the newest run ended.")
-    active_count: Count | None = Field(None, description="Runs that are claimed, pending, running or in backoff.")
+    next_run_time: Time | None = Field(default=None, description="When the next slot starts; unset if none will.")
+    last_schedule_time: Time | None = Field(default=None, description="The newest slot that was started.")
+    last_success_time: Time | None = Field(default=None, description="When a run succeeded last.")
+    last_failure_time: Time | None = Field(default=None, description="When a run failed last.")
+    last_outcome: RunOutcome | None = Field(default=None, description="How the newest run ended.")
+    active_count: Count | None = Field(
+        default=None, description="Runs that are claimed, pending, running or in backoff."
+    )
     active: Annotated[list[ActiveRun], _end(ACTIVE_RUNS), Field(max_length=ACTIVE_RUNS)] | None = Field(
-        None, description="The runs that `activeCount` counts, the newest 100 of them, newest last."
+        default=None, description="The runs that `activeCount` counts, the newest 100 of them, newest last."
     )
     recent_runs: Annotated[list[RecentRun], _beginning(RECENT_RUNS), Field(max_length=RECENT_RUNS)] | None = Field(
-        None, description="The newest 10 runs that have ended, newest first."
+        default=None, description="The newest 10 runs that have ended, newest first."
     )
-    counters: Counters | None = Field(None, description="How many runs and slots ended how.")
-    handled: Handled | None = Field(None, description="Tokens of manual acts that have been carried out.")
+    counters: Counters | None = Field(default=None, description="How many runs and slots ended how.")
+    handled: Handled | None = Field(default=None, description="Tokens of manual acts that have been carried out.")
     floor: Time | None = Field(
-        None, description="Slots up to here are decided: a store that does not know the object goes on from it."
+        default=None, description="Slots up to here are decided: a store that does not know the object goes on from it."
     )
-    engine: Annotated[str, _whole(ENGINE_LIMIT), Field(max_length=ENGINE_LIMIT)] | None = Field(
-        None, description="The operator's own record, from which a store that does not know the object goes on."
+    engine: Annotated[Annotated[str, Field(max_length=ENGINE_LIMIT)] | None, _whole(ENGINE_LIMIT)] = Field(
+        default=None, description="The operator's own record, from which a store that does not know the object goes on."
     )
 
     def body(self) -> dict[str, Any]:
