@@ -57,7 +57,10 @@ def test_halves_are_in_order() -> None:
 
 
 async def test_an_empty_database_is_migrated_once(store: PostgresStore) -> None:
-    assert await store.migrate() == ["version 1, first half: tables"]
+    assert await store.migrate() == [
+        "version 1, first half: tables",
+        "version 2, first half: objects of a cluster",
+    ]
     assert await store.migrate() == []
     assert await store.migrate(finish=True) == []
     await store.connect()

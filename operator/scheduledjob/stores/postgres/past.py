@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.state import RunRecord
 
 _SQL = load("history")
+_CLUSTER = load("cluster")
 
 _FOREVER: Instant = 2**63 - 1
 _LAST_SLUG = "\U0010ffff" * 8
@@ -31,14 +32,14 @@ class Past(Part):
     _prune_more = 1
 
     async def history(
-        self, slug: str | None = None, *, before: Instant | None = None, limit: int = 100
+        self, slug: str | None = None, *, uid: str | None = None, before: Instant | None = None, limit: int = 100
     ) -> list[RunRecord]:
         end = _FOREVER if before is None else before
         async with self._pool.connection("reading history") as connection:
             if slug is None:
                 lines = await connection.fetch(_SQL["history"], self._installation, end, limit)
             else:
-                lines = await connection.fetch(_SQL["history_of_slug"], self._installation, end, limit, slug)
+                lines = await connection.fetch(_SQL["history_of_slug"], self._installation, end, limit, slug, uid)
         return [record_of(line) for line in lines]
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
@@ -52,6 +53,7 @@ class Past(Part):
         async with self._pool.connection("pruning history") as connection, connection.transaction():
             if not await connection.fetchval(_SQL["only_one_prunes"], self._installation):
                 return 0
+            await connection.execute(_CLUSTER["forget_buried"], self._installation, limit)
             record = await connection.fetchrow(_SQL["prune"], self._installation, self._prune_from, look, limit)
         assert record is not None  # an aggregate
         gone, seen, last = record

@@ -1,8 +1,8 @@
 """The store in Postgres: everything in one schema of one database, which any number of replicas and clients share.
 
-Its parts stand beside this file: what clients write (``wishes``), what replicas do (``replicas``), what they hear
-(``listener``) and what has been (``past``). Here is how it begins and ends. The SQL is in ``queries``, the schema in
-``migrations``.
+Its parts stand beside this file: what clients write (``wishes``), what is seen in a cluster (``cluster``), what
+replicas do (``replicas``), hear (``listener``) and hold (``living``), and what has been (``past``). Here is how it
+begins and ends. The SQL is in ``queries``, the schema in ``migrations``.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import migrations
+from .cluster import Cluster
 from .listener import Listening
+from .living import Living
 from .past import Past
 from .queries import load
 from .replicas import Replicas
-from .wishes import Wishes
 
 if TYPE_CHECKING:
     from .connections import Connection
 
 _SQL = load("wishes")
 _REPLICAS = load("replicas")
+_LIVING = load("living")
 
 MIGRATION_TIMEOUT = 600.0
 """Seconds that bringing the schema up to date may take, waiting for others who do so included."""
 
 
-class PostgresStore(Wishes, Replicas, Listening, Past):
+class PostgresStore(Cluster, Replicas, Living, Listening, Past):
     """One installation in one database. Implements ``Store`` and ``Migrating``."""
 
     async def connect(self) -> None:
@@ -43,6 +45,7 @@ class PostgresStore(Wishes, Replicas, Listening, Past):
             number: int | None = await connection.fetchval(_SQL["installation"], self._installation_name)
             if number is not None:  # None: somebody registers it just now
                 await connection.execute(_REPLICAS["forget_replicas"], number)
+                await connection.execute(_LIVING["forget_presences"])
                 return number
 
     async def close(self) -> None:

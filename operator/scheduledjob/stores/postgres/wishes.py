@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import asyncpg
-import msgspec
 
-from scheduledjob.domain.definition import Definition, Keep
 from scheduledjob.domain.state import RunRecord, State, cut_off
 from scheduledjob.engine.store import NewRow, Origin, Put, Row, SlugTaken, StoreError, StoreUnavailable
 
+from ..incarnations import each_once, keep_of
 from .columns import record_columns, wish_columns
 from .connections import repeated
 from .part import Part
@@ -46,11 +45,7 @@ class Wishes(Part):
     """The part of the store that clients use to write."""
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
-        by_slug = {row.slug: row for row in rows}
-        if len(by_slug) < len(rows):
-            slugs = [row.slug for row in rows]
-            twice = next(slug for slug in by_slug if slugs.count(slug) > 1)
-            raise ValueError(f"{twice!r} is given twice in one call: give each slug once")
+        by_slug = each_once(rows)
         if not rows:
             return []
         # In one order everywhere, so that two writers never wait for each other.
@@ -65,7 +60,7 @@ class Wishes(Part):
         due = min((row.wake_at for row in rows if row.wake_at is not None), default=None)
         for _ in range(_ATTEMPTS):
             try:
-                async with self._pool.connection("writing schedules", _patience(chunks, self._timeout)) as connection:
+                async with self._pool.connection("writing schedules", patience(chunks, self._timeout)) as connection:
                     if len(chunks) == 1:
                         await connection.execute(_SQL["create_and_tell"], self._installation, *wish_columns(chunks[0]))
                     else:
@@ -91,7 +86,7 @@ class Wishes(Part):
         due: Instant | None = None
         changed: list[str] = []
         async with (
-            self._pool.connection("writing schedules", _patience(chunks, self._timeout)) as connection,
+            self._pool.connection("writing schedules", patience(chunks, self._timeout)) as connection,
             connection.transaction(),
         ):
             for chunk in chunks:
@@ -115,7 +110,7 @@ class Wishes(Part):
         chunks = [in_order[start : start + CHUNK] for start in range(0, len(in_order), CHUNK)]
         if chunks:
             async with (
-                self._pool.connection("deleting schedules", _patience(chunks, self._timeout)) as connection,
+                self._pool.connection("deleting schedules", patience(chunks, self._timeout)) as connection,
                 connection.transaction(),
             ):
                 for chunk in chunks:
@@ -124,7 +119,7 @@ class Wishes(Part):
 
     async def _delete_chunk(self, connection: Connection, slugs: Sequence[str]) -> set[str]:
         gone = await connection.fetch(_SQL["delete"], self._installation, slugs)
-        records = [record for each in gone for record in _records_of(each)]
+        records = [record for each in gone for record in records_of(each)]
         if records:
             await connection.execute(_HISTORY["record"], self._installation, *record_columns(records))
         found = {each["slug"] for each in gone}
@@ -178,15 +173,12 @@ class Wishes(Part):
             await connection.execute(_REPLICAS["notify"], self._channel, payload)
 
 
-def _patience(chunks: Sequence[object], timeout: float) -> float:
+def patience(chunks: Sequence[object], timeout: float) -> float:
+    """Seconds for a call that writes so many chunks."""
     return timeout if len(chunks) <= 1 else max(timeout, BULK_TIMEOUT)
 
 
-def _records_of(gone: Record) -> list[RunRecord]:
+def records_of(gone: Record) -> list[RunRecord]:
     """Of the runs that end with a deletion."""
-    try:
-        keep = Definition.decode(gone["definition"]).keep
-    except msgspec.DecodeError:  # defined in code, or by a version that writes something else
-        keep = Keep()
-    state = State.decode(gone["state"])
+    state, keep = State.decode(gone["state"]), keep_of(gone["definition"])
     return cut_off(state, uid=gone["uid"], slug=gone["slug"], now=gone["now"], owned=gone["owned"], keep=keep)

@@ -25,7 +25,7 @@ ORDER BY finished DESC LIMIT $3;
 SELECT run_id, uid, slug, slot, started, finished, attempt, outcome,
     reason, code, replica, output, keep, expires, manual
 FROM scheduledjob.history
-WHERE installation = $1 AND finished < $2 AND slug = $4
+WHERE installation = $1 AND finished < $2 AND slug = $4 AND ($5::text IS NULL OR uid = $5)
 ORDER BY finished DESC LIMIT $3;
 
 -- name: recorded

@@ -25,7 +25,7 @@ WITH picked AS MATERIALIZED (
     WHERE s.ctid = picked.place
     RETURNING picked.wake_at AS was_due, s.id, s.slug, s.uid, s.kind, s.origin, s.definition, s.revision,
         s.edited_at, s.first, s.payload, s.result, s.created_at, s.version, s.wake_at, s.state,
-        picked.taken_over, s.owner
+        picked.taken_over, s.owner, s.generation, s.acts
 ), found AS (
     SELECT count(*) AS rows, max(wake_at) AS last_due FROM picked
 ), meta AS (
@@ -169,6 +169,10 @@ SET installation = excluded.installation, program_version = excluded.program_ver
 -- What it has handed back was its own when the others looked, and may be due before they look again: they look now.
 WITH gone AS (
     DELETE FROM scheduledjob.replica WHERE installation = $1 AND id = $2
+), unlocked AS (
+    DELETE FROM scheduledjob.lock WHERE installation = $1 AND owner = $2
+), absent AS (
+    DELETE FROM scheduledjob.presence WHERE installation = $1 AND replica = $2
 )
 SELECT pg_notify(
     'scheduledjob_' || $1::integer,

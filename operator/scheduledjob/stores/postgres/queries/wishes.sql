@@ -66,7 +66,7 @@ FROM unnest(
 ) AS given
 ON CONFLICT (installation, slug) DO UPDATE
 SET kind = excluded.kind, origin = excluded.origin, definition = excluded.definition, payload = excluded.payload,
-    first = excluded.first, edited_at = excluded.edited_at, revision = s.revision + 1,
+    first = excluded.first, generation = 0, acts = '', edited_at = excluded.edited_at, revision = s.revision + 1,
     -- least() passes over NULL
     wake_at = CASE WHEN s.owner IS NULL THEN least(s.wake_at, excluded.edited_at) ELSE s.wake_at END
 WHERE (s.kind, s.definition) <> (excluded.kind, excluded.definition)
@@ -76,14 +76,14 @@ RETURNING s.slug, s.revision = 1 AS created, s.owner IS NOT NULL AS owned, s.wak
 
 -- name: get
 SELECT id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
-    wake_at, state, false, owner
+    wake_at, state, false, owner, generation, acts
 FROM unnest($2::text[]) AS wanted(wanted_slug), LATERAL (
     SELECT * FROM scheduledjob.schedule WHERE installation = $1 AND slug = wanted_slug OFFSET 0
 ) AS s;
 
 -- name: rows
 SELECT id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
-    wake_at, state, false, owner
+    wake_at, state, false, owner, generation, acts
 FROM scheduledjob.schedule
 WHERE installation = $1 AND slug > $2 AND ($3::text IS NULL OR origin = $3)
 ORDER BY slug LIMIT $4;

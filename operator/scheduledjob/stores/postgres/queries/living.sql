@@ -1,0 +1,34 @@
+-- What replicas hold for a while: locks, and the word that they live.
+
+-- name: lock
+INSERT INTO scheduledjob.lock AS l (installation, name, owner, until_at)
+VALUES ($1, $2, $3, scheduledjob.clock() + $4::bigint)
+ON CONFLICT (installation, name) DO UPDATE
+SET owner = excluded.owner, until_at = excluded.until_at
+WHERE l.owner = excluded.owner OR l.until_at <= scheduledjob.clock()
+RETURNING true;
+
+-- name: unlock
+DELETE FROM scheduledjob.lock WHERE installation = $1 AND name = $2 AND owner = $3;
+
+-- name: present
+INSERT INTO scheduledjob.presence AS p (installation, replica, cluster, namespaces, since, until_at)
+VALUES ($1, $2, $3, $4, scheduledjob.clock(), scheduledjob.clock() + $5::bigint)
+ON CONFLICT (installation, replica) DO UPDATE
+SET cluster = excluded.cluster, namespaces = excluded.namespaces, until_at = excluded.until_at,
+    since = CASE WHEN p.until_at > excluded.since THEN p.since ELSE excluded.since END;
+
+-- name: others
+SELECT i.name, p.replica, p.namespaces, p.since
+FROM scheduledjob.presence AS p JOIN scheduledjob.installation AS i ON i.id = p.installation
+WHERE p.cluster = $2 AND p.installation <> $1 AND p.until_at > scheduledjob.clock()
+ORDER BY p.since, i.name, p.replica;
+
+-- name: forget_presences
+-- Those that are over, of all installations. SKIP LOCKED, because two who do this may meet.
+DELETE FROM scheduledjob.presence AS p
+USING (
+    SELECT installation, replica FROM scheduledjob.presence
+    WHERE until_at <= scheduledjob.clock() FOR UPDATE SKIP LOCKED
+) AS over
+WHERE p.installation = over.installation AND p.replica = over.replica;
