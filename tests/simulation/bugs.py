@@ -103,12 +103,12 @@ def leaving_forgets_the_plan() -> Iterator[None]:
 @contextmanager
 def missed_slots_are_not_counted() -> Iterator[None]:
     """The misfire rule drops slots without a word."""
-    from scheduledjob.domain import misfire, schedule
+    from scheduledjob.domain import due, misfire
 
     def silent(*arguments: Any) -> misfire.Decided:
         return misfire.decide(*arguments)._replace(missed=0)
 
-    with patch.object(schedule, "decide", silent):
+    with patch.object(due, "decide", silent):
         yield
 
 
@@ -137,7 +137,7 @@ def history_takesdoubles() -> Iterator[None]:
 @contextmanager
 def failed_runs_stay() -> Iterator[None]:
     """A run whose retries are used up waits for a retry that never comes."""
-    finish = Schedule._finish
+    finish = Schedule.finish
 
     def never(self: Schedule, run: Any, outcome: Any, *arguments: Any) -> Any:
         if outcome == "Failed":
@@ -145,7 +145,7 @@ def failed_runs_stay() -> Iterator[None]:
             return None
         return finish(self, run, outcome, *arguments)
 
-    with patch.object(Schedule, "_finish", never):
+    with patch.object(Schedule, "finish", never):
         yield
 
 

@@ -94,7 +94,7 @@ class Driver:
     def die(self, seconds: float) -> None:
         """The owner dies, and somebody takes over what had been stored last."""
         old = self.schedule
-        self.schedule = Schedule("s", "u", old.definition, old._slots, State.decode(old.state.encode()), "other")
+        self.schedule = Schedule("s", "u", old.definition, old.slots, State.decode(old.state.encode()), "other")
         self.schedule.taken_over(T + round(seconds * SECOND))
 
 
@@ -460,7 +460,7 @@ def test_lost_attempts_use_up_no_retries_and_count_in_a_row_only() -> None:
 def test_what_is_handed_back_before_it_began_keeps_its_attempt() -> None:
     job = Driver(defined())
     job.at(10)
-    other = Schedule("s", "u", job.definition, job.schedule._slots, State.decode(job.state.encode()))
+    other = Schedule("s", "u", job.definition, job.schedule.slots, State.decode(job.state.encode()))
     (run,) = other.step(T + MINUTE).start
     assert run.attempt == 1
 

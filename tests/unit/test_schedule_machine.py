@@ -32,7 +32,8 @@ from scheduledjob.domain.definition import (
 from scheduledjob.domain.instants import SECOND, Instant
 from scheduledjob.domain.moves import End, Moves
 from scheduledjob.domain.plan import Plan, slots_of
-from scheduledjob.domain.schedule import MAX_LOST_IN_ROW, Schedule, first_state
+from scheduledjob.domain.runs import MAX_LOST_IN_ROW
+from scheduledjob.domain.schedule import Schedule, first_state
 from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State
 
 if TYPE_CHECKING:
@@ -451,7 +452,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
 
 def copy_of(schedule: Schedule) -> Schedule:
-    shared = {id(one): one for one in (schedule._slots, schedule.definition)}
+    shared = {id(one): one for one in (schedule.slots, schedule.definition)}
     return copy.deepcopy(schedule, shared)
 
 

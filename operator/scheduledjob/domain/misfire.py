@@ -14,7 +14,10 @@ from .definition import CatchUp
 from .instants import SECOND, Instant, Micros
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .definition import Definition
+    from .moments import Following
 
 ON_TIME: Micros = SECOND
 """A slot less late than this is on time: slots of one trigger are at least as far apart."""
@@ -26,11 +29,19 @@ JITTER_WALK = 64
 class Slots(Protocol):
     """When a schedule fires: the union of its triggers without what is excluded."""
 
+    @property
+    def following(self) -> Sequence[Following]:
+        """What it follows besides: the ends of those runs are slots too, which only their end makes known."""
+
     def next(self, after: Instant) -> Instant | None: ...
 
     def previous(self, at: Instant) -> Instant | None: ...
 
     def count(self, after: Instant, until: Instant) -> tuple[int, int]: ...
+
+    def is_within(self, slot: Instant) -> bool: ...
+
+    def is_excluded(self, slot: Instant) -> bool: ...
 
 
 class Decided(NamedTuple):

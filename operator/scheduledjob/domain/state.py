@@ -7,7 +7,9 @@ times are the store's clock.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -57,6 +59,14 @@ class Run(msgspec.Struct, omit_defaults=True, gc=False):
     """Of a manual run: what identifies it in place of the slot."""
     catch_up: bool = False
     """One of several slots caught up by ``All``: these never overlap each other."""
+    payload: bytes | None = None
+    """Of a manual run: given to its attempts in place of the schedule's own."""
+    outlives: bool = False
+    """Its next (or current) attempt lives outside the replica that starts it: whoever takes over goes on with it."""
+    handed_on: bool = False
+    """Of one that outlives: an earlier owner may have started its current attempt."""
+    cancelling: str = ""
+    """Why it is to be ended; it stays active until its end is confirmed."""
 
 
 class State(msgspec.Struct, omit_defaults=True, gc=False):
@@ -76,6 +86,8 @@ class State(msgspec.Struct, omit_defaults=True, gc=False):
     suspended: bool = False
     paused: bool = False
     """By ``pauseAfterFailures``; an edit or a resume ends it."""
+    paused_under: Instant = 0
+    """When the wish had been written under which it was paused: another one ends the pause."""
     completed: Completion | None = None
     started: int = 0
     """Runs counted by ``maxRuns``."""
@@ -92,6 +104,16 @@ class State(msgspec.Struct, omit_defaults=True, gc=False):
     expect_from: Instant = 0
     """From when ``expectSuccessWithin`` counts while there is no success: creation or resume."""
     overdue: bool = False
+    generation: int = 0
+    """The generation of the object in a cluster that this state takes into account; 0 where it is none's."""
+    handled: list[str] = []
+    """Acts that were carried out (``run-now/<token>``, ``cancel/<run id>``, ``resume/<token>``), newest last."""
+    followed: Instant = 0
+    """Of the runs that this schedule follows, those that finished at or before it are decided."""
+    followed_ids: dict[str, Instant] = {}
+    """Those decided of the runs that finished after it, and the slot that each became."""
+    upcoming: list[Run] = []
+    """Slots made by runs that this schedule follows, whose jitter has not passed yet."""
 
     def encode(self) -> bytes:
         return _encoder.encode(self)
@@ -102,7 +124,7 @@ class State(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class RunRecord(msgspec.Struct, omit_defaults=True, gc=False):
-    """One ended run, as history keeps it."""
+    """One ended run, as history keeps it; or a manual one that its schedule did not let begin."""
 
     run_id: str
     uid: str
@@ -118,6 +140,7 @@ class RunRecord(msgspec.Struct, omit_defaults=True, gc=False):
     code: int | None = None
     """Exit code or HTTP status of the last attempt."""
     replica: str = ""
+    """Where its last attempt ran: the replica, or the Pod."""
     output: bytes = b""
     keep: int = 3
     """How many runs of this schedule with this kind of outcome history keeps."""
@@ -128,9 +151,18 @@ class RunRecord(msgspec.Struct, omit_defaults=True, gc=False):
 
 def run_id(uid: str, run: Run) -> str:
     """The identity of a run: the same for each of its attempts, safe as a label, a file name and a header."""
-    return f"{uid}-{run.token or run.slot}"
+    return f"{uid}-{_safe(run.token) if run.token else run.slot}"
 
 
+def _safe(token: str) -> str:
+    """A token as it is where that is safe and can be taken neither for a slot nor for the hash of another token."""
+    if _SAFE.fullmatch(token) and not _TAKEN.fullmatch(token):
+        return token
+    return f"token-{blake2b(token.encode(errors='surrogatepass'), digest_size=8).hexdigest()}"
+
+
+_SAFE = re.compile(r"[A-Za-z0-9._-]{0,62}[A-Za-z0-9]")
+_TAKEN = re.compile(r"-?[0-9]+|token-[0-9a-f]{16}")
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(State)
 

@@ -151,7 +151,7 @@ class Timetable:
         """
         days = _Days(self._repeating, self._left_out)
         edge = 1 if forward else -1
-        moments = [one for one in self._moments if (one - slot) * edge >= 0 and not self._is_excluded(one)]
+        moments = [one for one in self._moments if (one - slot) * edge >= 0 and not self.is_excluded(one)]
         moment = (min if forward else max)(moments, default=None)
         current: Instant | None = slot
         for _ in range(_SEARCHED_DAYS):
@@ -159,7 +159,7 @@ class Timetable:
                 break
             if moment is not None and (current - moment) * edge >= 0:
                 break
-            if not self._is_within(current):
+            if not self.is_within(current):
                 break
             day = current // DAY
             from_second = current // SECOND - day * _DAY_SECONDS
@@ -171,19 +171,21 @@ class Timetable:
                 window = self._window_of(candidate)
                 if window is None:
                     current = candidate if moment is None else (min if forward else max)(candidate, moment)
-                    return current if self._is_within(current) else None
+                    return current if self.is_within(current) else None
                 beyond = (window.end - 1 if forward else window.start) // SECOND - day * _DAY_SECONDS
                 if forward:
                     bits &= -1 << min(max(beyond + 1, found + 1), _DAY_SECONDS)
                 else:
                     bits &= (1 << min(max(beyond, 0), found)) - 1
             current = self._first((day + 1) * DAY - 1) if forward else self._last(day * DAY - 1)
-        return moment if moment is not None and self._is_within(moment) else None
+        return moment if moment is not None and self.is_within(moment) else None
 
-    def _is_within(self, slot: Instant) -> bool:
+    def is_within(self, slot: Instant) -> bool:
+        """Whether ``startAt`` and ``endAt`` let a slot be at that instant."""
         return slot <= self._end_at and (self._start_at is None or slot >= self._start_at)
 
-    def _is_excluded(self, slot: Instant) -> bool:
+    def is_excluded(self, slot: Instant) -> bool:
+        """Whether a slot at that instant is left out."""
         return self._window_of(slot) is not None or self._is_left_out(slot)
 
     def _pieces(self, after: Instant, until: Instant) -> Iterator[tuple[Instant, Instant, bool]]:

@@ -1,0 +1,296 @@
+"""Runs: those of one schedule, from the moment that their slot is due to their end.
+
+A run that is due is admitted by the concurrency policy: it becomes active, waits, or is passed over. Active, it has
+attempts, of which each ends in success, failure, cancellation, or with its replica; from that follows the next attempt
+or the end of the run, with its record. Which slots there are, and when, ``Schedule`` says, which stands on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import due, manual
+from .concurrency import has_room, is_skipped
+from .definition import Concurrency, Definition
+from .instants import rfc3339
+from .moves import End, Moves, has, remove, without
+from .state import Completion, Outcome, Run, RunRecord, State, record_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .acts import Acts
+    from .instants import Instant
+    from .misfire import Slots
+    from .moments import Following
+
+MAX_LOST_IN_ROW = 5
+"""After so many attempts in a row that were lost with their replica, the run has failed: its job may be what kills."""
+
+
+class Runs:
+    """The runs of one schedule in the hands of its owner. All times are instants of the store's clock."""
+
+    __slots__ = (
+        "_acts",
+        "_asked_at",
+        "_storing",
+        "_unanswered",
+        "changed",
+        "definition",
+        "executing",
+        "follows",
+        "fresh",
+        "look_at",
+        "outlives",
+        "records",
+        "replica",
+        "slots",
+        "slug",
+        "state",
+        "uid",
+        "wished_at",
+    )
+
+    def __init__(
+        self,
+        slug: str,
+        uid: str,
+        definition: Definition,
+        slots: Slots | None,
+        state: State,
+        replica: str = "",
+        *,
+        outlives: bool = False,
+        wished_at: Instant = 0,
+    ) -> None:
+        self.slug = slug
+        self.uid = uid
+        self.definition = definition
+        self.slots = slots
+        self.state = state
+        self.replica = replica
+        self.outlives = outlives
+        """Attempts that start now live outside the replica."""
+        self.wished_at = wished_at
+        """When the definition was written, as the store says."""
+        self.follows: Sequence[Following] = slots.following if slots is not None else ()
+        self.look_at: Instant | None = None
+        """When to look for runs of what it follows, and tell ``followed``; None: never, as it is now."""
+        self.executing: tuple[Run, ...] = ()
+        """Runs whose attempt this owner has started and that has not ended."""
+        self.records: tuple[RunRecord, ...] = ()
+        """Runs that ended and are not yet in history."""
+        self.changed = False
+        """The state differs from what is stored."""
+        self.fresh: tuple[Run, ...] = ()
+        """Runs that the stored state does not know yet."""
+        self._storing: tuple[Run, ...] = ()
+        self._unanswered = False
+        self._acts: Acts | None = None
+        self._asked_at: Instant = 0
+
+    # ---------------------------------------------------------------- slots
+
+    @property
+    def open(self) -> bool:
+        """New slots may start."""
+        state = self.state
+        return state.completed is None and not state.suspended and not state.paused
+
+    @property
+    def used_up(self) -> bool:
+        limit = self.definition.max_runs
+        return limit is not None and self.state.started >= limit
+
+    def new_run(self, slot: Instant, at: Instant) -> Run:
+        """A run of a slot, due at ``at``."""
+        return Run(slot=slot, due=at, outlives=self.outlives)
+
+    # ---------------------------------------------------------------- attempts
+
+    def began(self, run: Run, now: Instant) -> None:
+        """An attempt that ``step`` gave out starts now."""
+        run.begun = run.begun or now
+        self.executing += (run,)
+
+    def ended(
+        self,
+        run: Run,
+        end: End,
+        now: Instant,
+        *,
+        reason: str = "",
+        code: int | None = None,
+        output: bytes = b"",
+        where: str = "",
+    ) -> RunRecord | None:
+        """An attempt ended; the record of its run if that was the run's end. ``where``: if not in this replica."""
+        self.executing = without(self.executing, run)
+        self.changed = True
+        if end is End.LOST:
+            return self._lose(run, now)
+        run.lost = 0
+        if end is End.CANCELLED or (run.cancelling and end is End.FAILED):
+            return self.finish(run, Outcome.CANCELLED, now, run.cancelling or reason, code, output, where)
+        if end is End.FAILED:
+            run.failed += 1
+            delay = self.definition.retry.delay(run.failed)
+            total = self.definition.timeouts.total
+            if delay is not None and total is not None and now + delay >= run.begun + total:
+                delay = None
+                reason = f"{reason}; no time for a retry within timeouts.total" if reason else "timeouts.total passed"
+            if delay is not None:
+                self._go_on_with_next(run, now + delay)
+                return None
+            return self.finish(run, Outcome.FAILED, now, reason, code, output, where)
+        if end is End.COMPLETED:
+            due.skip_overlapped(self, run, now)
+            self.state.completed = Completion.JOB
+            self.state.next = None
+            self.state.upcoming = []
+            self._drop_waiting()
+            for waiting in list(self.state.waiting):
+                self.cancel(waiting, now, manual.COMPLETED)
+        return self.finish(run, Outcome.SUCCEEDED, now, reason, code, output, where)
+
+    def cancel(self, run: Run, now: Instant, reason: str) -> bool:
+        """End a run: True if its attempt must be stopped first, False if there is nothing of it to be stopped here."""
+        if has(self.executing, run) or run.handed_on:
+            self.changed = True
+            run.cancelling = run.cancelling or reason
+            if has(self.state.waiting, run):
+                remove(self.state.waiting, run)
+                self.state.runs.append(run)
+            return has(self.executing, run)
+        self.finish(run, Outcome.CANCELLED, now, reason)
+        return False
+
+    # ---------------------------------------------------------------- runs
+
+    def admit(self, run: Run, now: Instant, moves: Moves) -> None:
+        """Give a due run its place by the concurrency policy: active, waiting, or none."""
+        state = self.state
+        if self.definition.concurrency is Concurrency.REPLACE:
+            newer = f"the manual run {run.token}" if run.token else f"the slot {rfc3339(run.slot)}"
+            for active in list(state.runs):
+                if self.cancel(active, now, f"replaced by {newer}"):
+                    moves.cancel += (active,)
+            self._drop_waiting()
+        elif is_skipped(self.definition, state, run):
+            state.skipped += 1
+            self.changed = True
+            if run.token:
+                manual.tell_skipped(self, run, now)
+            return
+        self._count_start(run)
+        if not state.waiting and has_room(self.definition, state, run):
+            if (self.changed or self._unanswered) and not has(self.fresh, run):
+                # In the store another run may still stand before it: whoever took over would not count it as begun.
+                self.fresh += (run,)
+                self.changed = True
+            state.runs.append(run)
+        else:
+            state.waiting.append(run)
+            self.changed = True
+
+    def _drop_waiting(self) -> None:
+        """What waits does not start any more; a manual run still does, and what may have begun goes on."""
+        state = self.state
+        dropped = [run for run in state.waiting if not run.token and not run.handed_on]
+        if dropped:
+            state.skipped += len(dropped)
+            state.started -= len(dropped)
+            state.waiting = [run for run in state.waiting if run.token or run.handed_on]
+            self.changed = True
+
+    def _count_start(self, run: Run) -> None:
+        if not run.token:
+            self.state.started += 1
+
+    def _promote(self) -> None:
+        """Let waiting runs become active, in order, while there is room."""
+        waiting = self.state.waiting
+        while waiting and has_room(self.definition, self.state, waiting[0]):
+            run = waiting.pop(0)
+            self.state.runs.append(run)
+            self.fresh += (run,)
+            self.changed = True
+
+    def _lose(self, run: Run, now: Instant) -> RunRecord | None:
+        """Its owner can't go on with its attempt: another goes on, with this attempt or with the next."""
+        self.changed = True
+        if run.outlives and self.outlives:
+            run.handed_on = True
+            return None
+        if run.cancelling:
+            return self.finish(run, Outcome.CANCELLED, now, run.cancelling)
+        run.lost += 1
+        if run.lost >= MAX_LOST_IN_ROW:
+            reason = f"OwnerLost: {run.lost} attempts in a row were lost with the replica that ran them"
+            return self.finish(run, Outcome.FAILED, now, reason)
+        self._go_on_with_next(run, now)
+        return None
+
+    def _go_on_with_next(self, run: Run, at: Instant) -> None:
+        """Its next attempt starts at ``at``."""
+        run.due = at
+        run.attempt += 1
+        run.outlives, run.handed_on = self.outlives, False
+        self.fresh += (run,)
+        self.changed = True
+
+    def _change_over(self, run: Run, now: Instant) -> None:
+        """Its attempt was to live outside the replica, and now within, or the reverse: an edit changed that."""
+        if run.handed_on:
+            self._lose(run, now)
+            return
+        run.outlives = self.outlives
+        if not has(self.fresh, run):
+            self.fresh += (run,)
+        self.changed = True
+
+    def finish(
+        self,
+        run: Run,
+        outcome: Outcome,
+        now: Instant,
+        reason: str = "",
+        code: int | None = None,
+        output: bytes = b"",
+        where: str = "",
+    ) -> RunRecord:
+        """The end of a run."""
+        state, keep = self.state, self.definition.keep
+        self.changed = True
+        due.skip_overlapped(self, run, now)
+        remove(state.runs, run)
+        remove(state.waiting, run)
+        self.fresh = without(self.fresh, run)
+        if outcome is Outcome.SUCCEEDED:
+            state.succeeded += 1
+            state.failures_in_row = 0
+            state.last_success = now
+            state.overdue = False
+        elif outcome is Outcome.FAILED:
+            state.failed += 1
+            state.failures_in_row += 1
+            state.last_failure = now
+            limit = self.definition.pause_after_failures
+            if limit and state.failures_in_row >= limit:
+                state.paused = True
+                state.paused_under = self.wished_at
+                state.next = None
+                state.upcoming = []
+                self._drop_waiting()
+        else:
+            state.cancelled += 1
+        record = record_of(
+            run, outcome, now, uid=self.uid, slug=self.slug, keep=keep, replica=where or self.replica, reason=reason
+        )
+        record.code, record.output = code, output
+        self.records += (record,)
+        return record
+
+    def _is_fresh(self, run: Run) -> bool:
+        return (bool(self.fresh) and has(self.fresh, run)) or (bool(self._storing) and has(self._storing, run))
