@@ -154,12 +154,9 @@ def store_url() -> Kind[str]:
         try:
             open_store(text)
         except ValueError as error:
-            # Libraries repeat what they could not read, and that may hold a password.
-            inside = text.partition("://")[2].rpartition("@")[0]
-            told = (
-                str(error) if not inside or not any(part in str(error) for part in (inside, *inside.split(":"))) else ""
-            )
-            raise ValueError(told or f"the store's URL can't be read: give one of {ALLOWED}") from None
+            # Whoever could not read a part of the URL repeats it, and it may be the password.
+            told = str(error) if not _repeats_a_secret(str(error), text) else f"the URL can't be read: write {ALLOWED}"
+            raise ValueError(told) from None
         return text
 
     return Kind(
@@ -167,10 +164,25 @@ def store_url() -> Kind[str]:
     )
 
 
+def _repeats_a_secret(message: str, url: str) -> bool:
+    """Whether any word of the user, the password or the values of parameters of a URL stands in the message."""
+    rest = url.partition(":")[2]
+    login, parameters = rest.rpartition("@")[0], "".join(re.split("[?#]", rest, maxsplit=1)[1:])
+    if "password" not in parameters:
+        # The names of parameters may be repeated; beside a password they may be the rest of it.
+        parameters = re.sub("(^|&)[^&=]*=", " ", parameters)
+    words = re.findall("[0-9A-Za-z]{3,}", f"{login} {parameters}")
+    return any(word in message for word in words)
+
+
 def without_password(url: str) -> str:
     """A store's URL as it may be shown: without user, password and parameters."""
     scheme, separator, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if separator else url
+    if not separator:
+        return f"{url.partition(':')[0]}:"
+    shown = re.split("[?#]", rest, maxsplit=1)[0]
+    # A password that is not encoded as it should be may hold any of the characters that end it.
+    return f"{scheme}://..." if "@" in rest[len(shown) :] else f"{scheme}://{shown.rpartition('@')[2]}"
 
 
 def _words(given: Sequence[str]) -> list[str]:

@@ -1,0 +1,130 @@
+"""The operator's own web server: ``/healthz``, ``/readyz`` and ``/metrics``, and nothing else.
+
+``/healthz`` is for the kubelet, which kills a Pod whose probe fails. So it answers whatever the API server and the
+store do, and fails only where a restart would mend something: the lease thread stands still, or the event loop does
+(then it does not answer at all). ``/readyz`` tells the truth to people and to rolling updates: every condition that
+is not met, a line each. Neither asks anybody anything: what they tell is known already.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING, Self
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from types import TracebackType
+
+    from prometheus_client import CollectorRegistry
+
+    from .listen import Listen
+
+LARGEST_HEADER = 4096
+"""Bytes of one header, and of the request line; a body is refused whatever its size."""
+BACKLOG = 64
+KEPT_ALIVE = 75.0
+"""Seconds that an idle connection is kept: longer than a scraper's interval."""
+LAST_ANSWERS = 1.0
+"""Seconds that the end waits for answers under way."""
+
+
+class Server:
+    """Serves inside of ``async with``; ``OSError`` where it can't listen."""
+
+    def __init__(
+        self,
+        listen: Listen,
+        health: Callable[[], str | None],
+        ready: Callable[[], Mapping[str, str | None]],
+        registry: CollectorRegistry,
+    ) -> None:
+        """``health``: None, or why this process is to be killed. ``ready``: each condition, and why it is not met."""
+        self._listen = listen
+        self._health = health
+        self._ready = ready
+        self._registry = registry
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+        """The port that it listens on, once it does."""
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=1, middlewares=[_only_reads])
+        app.router.add_get("/healthz", self._answer_health)
+        app.router.add_get("/readyz", self._answer_ready)
+        app.router.add_get("/metrics", self._answer_metrics)
+        app.on_response_prepare.append(_say_little)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=KEPT_ALIVE,
+            shutdown_timeout=LAST_ANSWERS,
+            max_line_size=LARGEST_HEADER,
+            max_field_size=LARGEST_HEADER,
+        )
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, self._listen.host or None, self._listen.port, backlog=BACKLOG)
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            raise OSError(error.errno, self._why_not(error)) from None
+        self._runner = runner
+        self.port = runner.addresses[0][1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def _why_not(self, error: OSError) -> str:
+        if isinstance(error, socket.gaierror):
+            return f"can't listen on {self._listen}: {self._listen.host} is no address of this machine"
+        hint = {
+            errno.EADDRINUSE: "another program has it; listen on another port",
+            errno.EACCES: "ports below 1024 need a privilege; listen on a higher one",
+            errno.EADDRNOTAVAIL: f"{self._listen.host} is no address of this machine",
+        }.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
+        return f"can't listen on {self._listen}: {hint}"
+
+    async def _answer_health(self, _: web.Request) -> web.Response:
+        reason = self._health()
+        return web.Response(text="ok\n" if reason is None else f"{reason}\n", status=200 if reason is None else 503)
+
+    async def _answer_ready(self, request: web.Request) -> web.Response:
+        conditions = dict(self._ready())
+        missing = {name: reason for name, reason in conditions.items() if reason is not None}
+        status = 503 if missing else 200
+        if "application/json" in request.headers.get("Accept", ""):
+            return web.json_response({"ready": not missing, "conditions": conditions}, status=status)
+        lines = [f"{name}: {' '.join(reason.split())}" for name, reason in missing.items()]
+        return web.Response(text="\n".join(lines or ["ok"]) + "\n", status=status)
+
+    async def _answer_metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+
+
+@web.middleware
+async def _only_reads(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    if request.body_exists:
+        return web.Response(text="send no body\n", status=413, headers={"Connection": "close"})
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return web.Response(text="there are /healthz, /readyz and /metrics\n", status=404)
+
+
+async def _say_little(_: web.Request, response: web.StreamResponse) -> None:
+    """What runs here, in which version, is nobody's business who merely asks."""
+    del response.headers["Server"]
+    response.headers["Cache-Control"] = "no-store"
