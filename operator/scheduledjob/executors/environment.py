@@ -30,6 +30,11 @@ def inherited() -> dict[bytes, bytes]:
     return {b"PATH": _DEFAULT_PATH} | {name: os.environb[name] for name in _INHERITED if name in os.environb}
 
 
+def confined() -> dict[bytes, bytes]:
+    """What every confined job has besides its scratch as HOME and TMPDIR: a PATH and LANG that are nobody's own."""
+    return {b"PATH": _DEFAULT_PATH, b"LANG": b"C.UTF-8"}
+
+
 def given(variables: Mapping[str, str]) -> dict[bytes, bytes]:
     """What the spec gives. Raises ``ValueError`` that names the variable and what is wrong with it."""
     environment: dict[bytes, bytes] = {}

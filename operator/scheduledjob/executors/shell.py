@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scheduledjob.engine.jobs import Attempt
+    from scheduledjob.executors.confine import Confinement
     from scheduledjob.executors.spawner.wire import Ended
 
 _LEAST_MEMORY = 64 << 20
@@ -38,7 +39,8 @@ _EXIT_CODES = {126: "command can't be executed", 127: "command not found"}
 class ShellLimits:
     """Soft resource limits of each process of a job; None: as the replica's own.
 
-    They guard against accidents: a job may raise its soft limits to the hard ones, as anywhere in Unix.
+    They guard against accidents: a job may raise its soft limits to the hard ones, as anywhere in Unix. Those of a
+    confined job are hard too.
     """
 
     cpu_seconds: int | None = None
@@ -76,27 +78,44 @@ class ShellLimits:
         return {name: value for name, value in values.items() if value is not None}
 
 
+CONFINED_LIMITS = ShellLimits(processes=4096, file_bytes=1 << 30)
+"""The default for confined jobs: what keeps one that has gone wrong from taking the replica along."""
+
+
 @dataclass(slots=True)
 class ShellExecutor:
     """The executor of shell jobs; an ``Executor`` whose attempts have ``ShellSpec`` as their params."""
 
-    limits: ShellLimits = field(default_factory=ShellLimits)
+    limits: ShellLimits | None = None
+    """None: ``CONFINED_LIMITS`` for confined jobs, ``ShellLimits()`` for others."""
     timeout_grace: float = 5.0
     """Seconds between TERM and KILL for a job that took too long."""
     cancel_grace: float = 1.0
     """The same for one that is cancelled."""
     margin: float = 1.0
     """Seconds before its lease deadline at which a job is killed; at most a quarter of what is left of the lease."""
+    confined: Confinement | None = None
+    """None: jobs may do what this process may. Where they can't be confined as it says, each attempt fails and says
+    why, as ``Confinement.refusal`` does."""
     _helper: Helper | None = field(default=None, init=False)
     _attempts: dict[str, Attempt] = field(default_factory=dict, init=False)
     """By run id: those under way, which hear of renewals before the helper knows of them."""
     _launching: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1), init=False)
-    _inherited: dict[bytes, bytes] = field(default_factory=environment.inherited, init=False)
+    _inherited: dict[bytes, bytes] = field(init=False)
+    _refusal: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        if self.confined is None:
+            self._inherited = environment.inherited()
+        else:
+            self._inherited = environment.confined()
+            self._refusal = self.confined.refusal()
 
     async def start(self) -> None:
-        """Start the helper process. Raises ``HelperError`` if it can't be."""
-        await self._living_helper()
+        """Start the helper process, unless jobs can't be confined. Raises ``HelperError`` if it can't be."""
+        if not self._refusal:
+            await self._living_helper()
 
     async def run(self, attempt: Attempt) -> Result:
         """Run one attempt to the end of its last process; see the ``Executor`` protocol."""
@@ -124,6 +143,8 @@ class ShellExecutor:
             await helper.close()
 
     async def _run(self, attempt: Attempt) -> Result:
+        if self._refusal:
+            return Result(ok=False, reason=reasons.one_line(self._refusal))
         secrets = Secrets()
         try:
             start = await self._request(attempt, secrets)
@@ -146,7 +167,11 @@ class ShellExecutor:
                 if not self._helper.dead:
                     return self._helper
                 await self._helper.close()
-            settings = Settings(self.limits.by_resource(), self.timeout_grace, self.cancel_grace, self.margin)
+            limits = self.limits or (ShellLimits() if self.confined is None else CONFINED_LIMITS)
+            settings = Settings(limits.by_resource(), self.timeout_grace, self.cancel_grace, self.margin)
+            if self.confined is not None:
+                scratches, readable, with_landlock = self.confined.for_helper()
+                settings = settings._replace(scratches=scratches, readable=readable, landlock=with_landlock)
             self._helper = await Helper.launch(settings)
             return self._helper
 

@@ -6,6 +6,7 @@ it later, and is forgotten when the job closes it, read or not.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from .processes import RUN_ID, VERSION, Mark
 
 if TYPE_CHECKING:
+    from .cells import Cell, Cells
     from .wire import Start
 
 _READ = 1 << 16
@@ -29,18 +31,32 @@ class StartError(Exception):
     """A job could not be started; the message is for the user."""
 
 
-class Limits:
-    """Soft limits that each job gets and the helper itself has not."""
+_HARMLESS = (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC)
+"""Limits that the helper itself can live with."""
 
-    def __init__(self, limits: dict[int, int]) -> None:
+
+class Limits:
+    """Soft limits that each job gets and the helper itself has not; with ``hard``, a job can't raise them either.
+
+    Only root can raise a hard limit again, so those that the helper can live with it has too. The others it sets when
+    the job has begun: what raises them first is quicker than a shell that has just been executed.
+    """
+
+    def __init__(self, limits: dict[int, int], *, hard: bool = False) -> None:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
         self._own: list[tuple[int, tuple[int, int]]] = []
         self._jobs: list[tuple[int, tuple[int, int]]] = []
+        self._are_hard = hard
         for kind, value in limits.items():
-            soft, hard = resource.getrlimit(kind)
-            self._own.append((kind, (soft, hard)))
-            self._jobs.append((kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard)))
+            if hard and kind in _HARMLESS:
+                most = resource.getrlimit(kind)[1]
+                value = value if most == resource.RLIM_INFINITY else min(value, most)
+                resource.setrlimit(kind, (value, value))
+                continue
+            soft, most = resource.getrlimit(kind)
+            self._own.append((kind, (soft, most)))
+            self._jobs.append((kind, (value if most == resource.RLIM_INFINITY else min(value, most), most)))
 
     def __enter__(self) -> None:
         for kind, pair in self._jobs:
@@ -50,15 +66,24 @@ class Limits:
         for kind, pair in self._own:
             resource.setrlimit(kind, pair)
 
+    def harden(self, pid: int) -> None:
+        """Make them hard for a process that has just been started."""
+        if self._are_hard:
+            for kind, (value, _) in self._jobs:
+                with contextlib.suppress(ProcessLookupError):
+                    resource.prlimit(pid, kind, (value, value))
+
 
 class Job:
     """A job between its start and the death of the last of its processes."""
 
     __slots__ = (
         "cause",
+        "cell",
         "deadline",
         "ends_at",
         "head",
+        "looks",
         "number",
         "output",
         "pid",
@@ -83,6 +108,10 @@ class Job:
         self.status: int | None = None
         """None while its first process lives."""
         self.output: int | None = None
+        self.cell: Cell | None = None
+        """None: not confined."""
+        self.looks = 0
+        """At what might be left of it, since everybody in its cell was killed."""
         self.head = bytearray()
         self.tail = bytearray()
         self.total = 0
@@ -98,14 +127,18 @@ class Job:
         """When the loop must look at it, in monotonic seconds."""
         return self.deadline if self.ends_at is None else min(self.deadline, self.ends_at)
 
-    def spawn(self, limits: Limits, home: int, nothing: int) -> None:
-        """Start it. ``home`` is the helper's own directory, ``nothing`` is ``/dev/null``.
+    def spawn(self, limits: Limits, home: int, nothing: int, cells: Cells | None) -> None:
+        """Start it. ``home`` is the helper's own directory, ``nothing`` is ``/dev/null``; without cells, unconfined.
 
         Raises ``StartError``, or the ``OSError`` of a machine that has run out of something.
         """
         request = self.request
+        environment = request.environment
         opened: list[int] = []
         try:
+            if cells is not None:
+                self.cell = cells.make()
+                environment = {b"HOME": self.cell.home, b"TMPDIR": self.cell.home, **environment}
             self.output, writing_end = os.pipe()
             opened.append(writing_end)
             os.set_blocking(self.output, False)
@@ -115,34 +148,48 @@ class Job:
                 opened.append(stdin)
                 os.write(stdin, request.stdin)
                 os.lseek(stdin, 0, os.SEEK_SET)
-            if request.directory is not None:
-                try:
-                    os.chdir(request.directory)
-                except (OSError, ValueError) as error:
-                    raise StartError(f"working directory {_text(request.directory)}: {_why(error)}") from None
+
+            def start() -> int:
+                return os.posix_spawn(
+                    request.command[0],
+                    request.command,
+                    environment,
+                    file_actions=[
+                        (os.POSIX_SPAWN_DUP2, stdin, 0),
+                        (os.POSIX_SPAWN_DUP2, writing_end, 1),
+                        (os.POSIX_SPAWN_DUP2, writing_end, 2),
+                    ],
+                    setsid=True,
+                    setsigmask=(),
+                    setsigdef=_ALL_SIGNALS,
+                )
+
             try:
+                self._enter_directory()
                 with limits:
-                    self.pid = os.posix_spawn(
-                        request.command[0],
-                        request.command,
-                        request.environment,
-                        file_actions=[
-                            (os.POSIX_SPAWN_DUP2, stdin, 0),
-                            (os.POSIX_SPAWN_DUP2, writing_end, 1),
-                            (os.POSIX_SPAWN_DUP2, writing_end, 2),
-                        ],
-                        setsid=True,
-                        setsigmask=(),
-                        setsigdef=_ALL_SIGNALS,
-                    )
+                    self.pid = start() if self.cell is None else self.cell.start(start)
+                limits.harden(self.pid)
             except (OSError, ValueError) as error:
                 raise StartError(f"can't start {_text(request.command[0])}: {_why(error)}") from None
             finally:
-                if request.directory is not None:
-                    os.fchdir(home)
+                os.fchdir(home)
         finally:
             for descriptor in opened:
                 os.close(descriptor)
+
+    def _enter_directory(self) -> None:
+        """Go where it is to run; that is all of the process, so the caller goes back."""
+        directory = self.request.directory
+        if self.cell is not None:
+            os.chdir(self.cell.home)
+        if directory is None:
+            return
+        try:
+            os.chdir(directory)
+        except (OSError, ValueError) as error:
+            raise StartError(f"working directory {_text(directory)}: {_why(error)}") from None
+        if self.cell is not None and not self.cell.may_be_in(os.getcwdb()):
+            raise StartError(f"working directory {_text(directory)}: belongs to another job")
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to its process group, while its first process is there to hold the group's id."""

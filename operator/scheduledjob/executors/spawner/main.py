@@ -24,6 +24,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from .cells import Cells
 from .job import IGNORED, Job, Limits, StartError
 from .processes import Mark, children, mark_of
 from .wire import LEASE, Cancel, Ended, Ready, Settings, Start, Started, Unpacker, pack
@@ -67,6 +68,8 @@ class Spawner:
         """Their first process is gone, and there may be others."""
         self._owners: dict[int, Job] = {}
         """Whose an adopted child is. It can't become another's before it is reaped here."""
+        self._members: set[int] = set()
+        """Adopted children of which the session tells whose they are: nobody can join another's."""
         self._strangers: collections.Counter[int] = collections.Counter()
         self._beyond_us: set[int] = set()
         """Adopted children that run as another user."""
@@ -76,6 +79,8 @@ class Spawner:
         self._last_number = 0
         self._settings = Settings({}, 5.0, 1.0, 1.0)
         self._limits = Limits({})
+        self._cells: Cells | None = None
+        self._replica = replica
         self._home = os.open(".", os.O_PATH | os.O_DIRECTORY)
         self._nothing = os.open(os.devnull, os.O_RDONLY)
 
@@ -100,6 +105,11 @@ class Spawner:
                 self._round()
         except ReplicaGoneError:
             self._kill_all()
+            if self._cells is not None:
+                for job in self._jobs.values():
+                    if job.cell is not None:
+                        job.cell.close()
+                self._cells.close()
 
     def _round(self) -> None:
         for key, _ in self._selector.select(self._patience()):
@@ -151,7 +161,9 @@ class Spawner:
                 self._terminate(cancelled, "cancel", self._settings.cancel_grace)
         elif isinstance(message, Settings):
             self._settings = message
-            self._limits = Limits(message.limits)
+            self._limits = Limits(message.limits, hard=message.scratches is not None)
+            if message.scratches is not None:
+                self._cells = Cells(message.scratches, message.readable, message.landlock, self._replica)
 
     def _read_leases(self) -> None:
         data = os.read(self._leases, LEASE.size << 12)
@@ -177,7 +189,7 @@ class Spawner:
             self._conclude(job)
             return
         try:
-            job.spawn(self._limits, self._home, self._nothing)
+            job.spawn(self._limits, self._home, self._nothing, self._cells)
         except StartError as error:
             job.problem = str(error)
         except OSError as error:
@@ -258,6 +270,7 @@ class Spawner:
                 self._ending.add(job)
             os.waitpid(pid, 0)
             self._owners.pop(pid, None)
+            self._members.discard(pid)
             self._strangers.pop(pid, None)
             self._beyond_us.discard(pid)
 
@@ -265,26 +278,43 @@ class Spawner:
         """Kill what the jobs that are ending have left behind, and conclude those of which nothing is left."""
         if not self._ending:
             return
+        left = children().difference(self._running, self._beyond_us)
+        if left:
+            self._clear_cells()
         busy: set[Job] = set()
-        for pid in children().difference(self._running, self._beyond_us):
+        for pid in left:
             owner = self._owners.get(pid) or self._find_owner(pid)
             if owner in self._ending:
-                busy.add(owner)
+                if owner.looks <= _LOOKS_AT_A_STRANGER or pid in self._members:
+                    busy.add(owner)
                 self._kill_straggler(pid, owner)
             elif owner is _NOBODY:
-                busy |= self._ending
-                if self._strangers[pid] >= _LOOKS_AT_A_STRANGER:
+                busy |= {job for job in self._ending if job.looks <= _LOOKS_AT_A_STRANGER}
+                # In a cell of its own it may be a running job's, and that job's end will find it.
+                if self._strangers[pid] >= _LOOKS_AT_A_STRANGER and any(not job.looks for job in self._ending):
                     self._kill_straggler(pid, owner)
         for job in self._ending - busy:
             self._ending.discard(job)
             self._conclude(job)
+
+    def _clear_cells(self) -> None:
+        """Kill whoever is in the cells of the jobs that are ending, where that can be done.
+
+        After it, a job's own are dead or dying, so what is still there after some looks is another's, whatever it says
+        that it is: the mark in an environment can be forged, and a child that forks quickly is never the same twice.
+        """
+        for job in self._ending:
+            if job.cell is not None and (job.looks or job.cell.kill()):
+                job.looks += 1
 
     def _find_owner(self, pid: int) -> Job:
         try:
             job = self._sessions.get(os.getsid(pid)) or self._sessions.get(os.getpgid(pid))
         except OSError:
             job = None
-        if job is None:
+        if job is not None:
+            self._members.add(pid)
+        else:
             mark = mark_of(pid)
             job = self._marks.get(mark) if mark is not None else None
         if job is None:
@@ -306,6 +336,8 @@ class Spawner:
             if job.pid:
                 self._selector.unregister(job.output)
             job.drain()
+        if job.cell is not None:
+            job.cell.close()
         del self._jobs[job.number]
         self._sessions.pop(job.pid, None)
         if self._marks.get(job.mark) is job:
@@ -315,11 +347,14 @@ class Spawner:
 
     def _kill_all(self) -> None:
         """Kill every descendant there is; orphans come here until there is none left."""
+        for job in self._jobs.values():
+            if job.cell is not None:
+                job.cell.kill()
         for job in self._running.values():
             job.signal(signal.SIGKILL)
         while True:
             self._reap()
-            remaining = children() - self._beyond_us
+            remaining = (children() | self._running.keys()) - self._beyond_us
             if not remaining:
                 return
             for pid in remaining:

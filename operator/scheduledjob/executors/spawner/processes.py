@@ -23,9 +23,10 @@ RUN_ID, VERSION = b"SCHEDULEDJOB_RUN_ID", b"SCHEDULEDJOB_VERSION"
 
 
 def children() -> set[int]:
-    """The children of this process, which must have a single thread and reap them itself.
+    """The children of this process's first thread, which is the only one that reaps them.
 
-    Under these two conditions nothing leaves the kernel's list while it is read, so it is exact.
+    So nothing leaves the kernel's list while it is read, and it is exact. Orphans come to the first thread; what
+    another thread has started is not among them until that thread ends.
     """
     own = os.getpid()
     try:

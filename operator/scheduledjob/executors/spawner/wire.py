@@ -28,6 +28,12 @@ class Settings(NamedTuple):
     """The same for a job that was cancelled."""
     margin: float
     """Seconds before its lease deadline at which a job is killed; less where the lease is short."""
+    scratches: bytes | None = None
+    """The folder in which each job gets one of its own; None: jobs are not confined."""
+    readable: tuple[bytes, ...] = ()
+    """What a confined job may read and execute."""
+    landlock: bool = True
+    """False: confined by everything else."""
 
 
 class Start(NamedTuple):
@@ -40,7 +46,7 @@ class Start(NamedTuple):
     environment: dict[bytes, bytes]
     """All of it. The run id and version in it tell whose a process is, wherever it has gone."""
     directory: bytes | None
-    """None: where the replica was started."""
+    """None: where the replica was started, or in the job's own scratch if it is confined."""
     stdin: bytes
     deadline: float
     """Monotonic seconds, the same clock in both processes."""
