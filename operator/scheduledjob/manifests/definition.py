@@ -50,7 +50,7 @@ def to_definition(job: ScheduledJob) -> Definition:
     """What the engine is to do for this job, every default in place. The payload is ``payload_of``."""
     spec = job.spec
     namespace, _ = job.key
-    kind, description = _job(spec, namespace)
+    kind, description = plain_job(spec, namespace)
     optional: dict[str, Any] = {}
     if spec.queue_depth is not None:
         optional["queue_depth"] = spec.queue_depth
@@ -71,10 +71,10 @@ def to_definition(job: ScheduledJob) -> Definition:
         timeouts=_timeouts(spec),
         pause_after_failures=spec.pause_after_failures or 0,
         expect_success_within=_length(spec.expect_success_within),
-        keep=_keep(spec),
+        keep=keep_of(spec),
         on_failure=_hooks(spec.on_failure, namespace),
         on_success=_hooks(spec.on_success, namespace),
-        payload_from=None if spec.payload_from is None else _short(_value_from(spec.payload_from, namespace)),
+        payload_from=None if spec.payload_from is None else plain_payload_from(spec.payload_from, namespace),
         **optional,
     )
 
@@ -174,7 +174,8 @@ def _timeouts(spec: Spec) -> Timeouts:
     return Timeouts(attempt=attempt, total=_length(timeouts.total), **given)
 
 
-def _keep(spec: Spec) -> Keep:
+def keep_of(spec: Spec) -> Keep:
+    """How much history stays."""
     history = spec.history
     if history is None:
         return Keep()
@@ -182,8 +183,8 @@ def _keep(spec: Spec) -> Keep:
     return Keep(**{name: value for name, value in given.items() if value is not None})
 
 
-def _job(spec: Spec, namespace: str) -> tuple[str, Any]:
-    """The kind of executor, and what it is told."""
+def plain_job(spec: Spec, namespace: str) -> tuple[str, Any]:
+    """The kind of executor, and what it is told, as plain JSON."""
     job, complete_on = spec.job, spec.complete_on
     if job.shell is not None:
         return "shell", _short(_shell(job.shell, complete_on, namespace))
@@ -201,6 +202,11 @@ def _job(spec: Spec, namespace: str) -> tuple[str, Any]:
         return "container", {name: value for name, value in parts.items() if value}
     assert job.custom is not None
     return job.custom.kind, job.custom.params
+
+
+def plain_payload_from(source: ValueFrom, namespace: str) -> Any:
+    """The reference to a payload, as plain JSON."""
+    return _short(_value_from(source, namespace))
 
 
 def _hooks(hooks: list[Hook] | None, namespace: str) -> tuple[Any, ...]:
