@@ -34,7 +34,7 @@ HOW_TO_GET = {
         "install Go 1.26 (the first run builds Kubernetes, once, in some minutes), or set KUBEBUILDER_ASSETS to a "
         "folder with etcd, kube-apiserver, kube-controller-manager and kubectl, or TEST_KUBECONFIG to a kubeconfig"
     ),
-    "a Kubernetes control plane to break": "unset TEST_KUBECONFIG, so that the harness starts one",
+    "a cluster that may be broken": "unset TEST_KUBECONFIG, so that the harness starts one",
     "a Kubernetes node": (
         "run as root on Debian with Go 1.26 and without TEST_KUBECONFIG, and "
         "apt-get install containerd runc containernetworking-plugins busybox-static iptables"

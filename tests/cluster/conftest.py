@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 A_CONTROL_PLANE = "a Kubernetes control plane"
-ONE_TO_BREAK = "a Kubernetes control plane to break"
+ONE_TO_BREAK = "a cluster that may be broken"
 A_NODE = "a Kubernetes node"
 
 
@@ -36,12 +36,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Generator[None, object, object]:
+def pytest_runtest_setup() -> Generator[None, object, object]:
     """A test that finds the cluster to be the user's own, while it needs one of the harness, is not run."""
     try:
         return (yield)
     except NotOursError as reason:
         do_without(ONE_TO_BREAK, reason)
+
+
+pytest_runtest_call = pytest_runtest_setup
 
 
 @pytest.fixture(scope="session")

@@ -127,37 +127,25 @@ class Cluster(ABC):
 
     def _write_kubeconfig(self, name: str, user: dict[str, str]) -> Path:
         cluster, _ = read_kubeconfig(self.kubeconfig)
-        authority = cluster["certificate-authority-data"]
-        path = self.directory / f"{name}-{secrets.token_hex(4)}.kubeconfig"
-        return write_kubeconfig(path, cluster["server"], authority, user)
+        return write_kubeconfig(self.directory / f"{name}-{secrets.token_hex(4)}.kubeconfig", cluster, user)
 
 
 class GivenCluster(Cluster):
     """The cluster that the user named; nothing of it can be killed, and nobody's certificate can be signed."""
 
     def __init__(self, kubeconfig: str) -> None:
-        super().__init__()
-        kubectl = self.program("kubectl")
         # Flat: what the user's kubeconfig names by file is written out, and the other contexts go.
-        view = [
-            str(kubectl),
-            "--kubeconfig",
-            kubeconfig,
-            "config",
-            "view",
-            "--raw",
-            "--flatten",
-            "--minify",
-            "-o",
-            "json",
-        ]
-        shown = subprocess.run(view, capture_output=True, text=True, check=False)
-        _, user = _flat(shown.stdout, kubeconfig) if shown.returncode == 0 else ({}, {"exec": shown.stderr})
-        if not {"token", "client-certificate-data"} & user.keys():
+        view = ["config", "view", "--raw", "--flatten", "--minify", "-o", "json", "--kubeconfig"]
+        shown = subprocess.run(
+            [self.program("kubectl"), *view, kubeconfig], capture_output=True, text=True, check=False
+        )
+        users = (json.loads(shown.stdout).get("users") or []) if shown.returncode == 0 else []
+        if not any({"token", "client-certificate-data"} & each["user"].keys() for each in users):
             raise ServerUnavailableError(
-                f"TEST_KUBECONFIG={kubeconfig} must name a kubeconfig whose current context has a token or a client "
-                f"certificate; this one has {', '.join(user) or 'neither'} {shown.stderr}"
+                f"TEST_KUBECONFIG={kubeconfig} must name a kubeconfig whose current context has a user with a token or "
+                f"a client certificate {shown.stderr}"
             )
+        super().__init__()
         self.kubeconfig = self.directory / "admin.kubeconfig"
         self.kubeconfig.touch(mode=0o600)
         self.kubeconfig.write_text(shown.stdout)
@@ -168,10 +156,3 @@ class GivenCluster(Cluster):
 
     def kubeconfig_for(self, user: str, groups: Iterable[str] = ()) -> Path:
         raise NotOursError(f"a kubeconfig for {user} needs the authority of the cluster that TEST_KUBECONFIG names")
-
-
-def _flat(content: str, name: str) -> tuple[dict[str, str], dict[str, str]]:
-    parsed = json.loads(content)
-    if len(parsed.get("clusters") or ()) != 1 or len(parsed.get("users") or ()) != 1:
-        raise ServerUnavailableError(f"TEST_KUBECONFIG={name}: its current context names no cluster and user")
-    return parsed["clusters"][0]["cluster"], parsed["users"][0]["user"]

@@ -58,7 +58,6 @@ class ControlPlane(Cluster):
         self._etcd_port, peer_port, self.api_port = lasting_port(), lasting_port(), lasting_port()
         self.server = f"https://127.0.0.1:{self.api_port}"
         self.authority = Authority(self.directory / "pki")
-        self._trusted = in_base64(self.authority.certificate.read_bytes())
         admin = self.authority.issue_client("admin", ["system:masters"])
         self.kubeconfig = self.kubeconfig_of("admin", admin)
         self._tls = ssl.create_default_context(cafile=str(self.authority.certificate))
@@ -121,7 +120,9 @@ class ControlPlane(Cluster):
     def kubeconfig_of(self, name: str, certificate: tuple[Path, Path]) -> Path:
         """A kubeconfig that shows a certificate which the cluster's authority has issued."""
         path = self.directory / f"{certificate[0].stem}.kubeconfig"
-        return write_kubeconfig(path, self.server, self._trusted, certificate_user(*certificate))
+        trusted = in_base64(self.authority.certificate.read_bytes())
+        cluster = {"server": self.server, "certificate-authority-data": trusted}
+        return write_kubeconfig(path, cluster, certificate_user(*certificate))
 
     def ask(self, path: str) -> dict[str, Any] | None:
         """What the administrator gets from the API server at once, with blocking, or None if it does not say 200."""
@@ -188,6 +189,8 @@ class ControlPlane(Cluster):
             f"--kubelet-client-certificate={to_kubelet[0]}",
             f"--kubelet-client-key={to_kubelet[1]}",
             "--kubelet-preferred-address-types=Hostname",
+            # Else it waits at its end for a minute for watches that their clients keep open.
+            "--shutdown-watch-termination-grace-period=1s",
         ]
 
     def _controller_flags(self) -> list[str]:

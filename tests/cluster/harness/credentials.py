@@ -84,13 +84,13 @@ class Authority:
         )
 
 
-def write_kubeconfig(path: Path, server: str, authority: str, user: Mapping[str, str]) -> Path:
-    """Write a kubeconfig for `server` (a URL) that trusts `authority` (PEM in base64); `user` as in its `user:`."""
+def write_kubeconfig(path: Path, cluster: Mapping[str, str], user: Mapping[str, str]) -> Path:
+    """Write a kubeconfig with one context, of what its `cluster:` and its `user:` are to hold."""
     content = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority-data": authority}}],
+        "clusters": [{"name": "test", "cluster": dict(cluster)}],
         "users": [{"name": "test", "user": dict(user)}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
     }
