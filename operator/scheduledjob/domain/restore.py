@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def restored_state(
-    text: str, definition: Definition, slots: Slots | None, uid: str, now: Instant, *, in_order: bool
+    text: str, definition: Definition, slots: Slots | None, uid: str, now: Instant, *, in_order: bool, outlives: bool
 ) -> tuple[State, Instant | None]:
     """The state to begin a row with, and when it is due; ``text`` is ``State.encode()`` as it was last written.
 
-    ``in_order``: whoever wrote it had stopped before, so nothing has begun since. Raises
-    ``msgspec.ValidationError`` for a text that no version of this product wrote.
+    ``in_order``: whoever wrote it had stopped before, so nothing has begun since. ``outlives``: its attempts outlive
+    their replica. Raises ``msgspec.ValidationError`` for a text that no version of this product wrote.
     """
     state = State.decode(text)
-    schedule = Schedule("", uid, definition, slots, state)
+    schedule = Schedule("", uid, definition, slots, state, outlives=outlives)
     if not in_order and definition.when_digest == state.when:
         schedule.taken_over(now)
         known = [*state.runs, *state.waiting]

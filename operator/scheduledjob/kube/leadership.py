@@ -49,7 +49,7 @@ class MemoryLease:
         now: Callable[[], str],
         fence: Callable[[str], None],
     ) -> None:
-        """``now``: the wall clock as ``2026-12-01T10:00:00.000000Z``, for people to read. ``fence`` ends the process."""
+        """``now``: the wall clock as RFC 3339 with six digits, for people to read. ``fence`` ends the process."""
         self._api = api
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._namespace = namespace
@@ -115,19 +115,22 @@ class MemoryLease:
         await self._api.patch(f"{self._path}/{self._name}", body, attempts=1)
 
     async def _renew(self) -> None:
-        sent = time.monotonic()
-        body = {"metadata": {"resourceVersion": self._version}, "spec": {"renewTime": self._now()}}
-        try:
-            lease = await self._api.patch(f"{self._path}/{self._name}", body, attempts=1)
-        except Conflict:
-            # Ours all the same, if an earlier renewal was carried out and its answer lost.
-            lease = await self._api.get(f"{self._path}/{self._name}", attempts=1)
-            if lease["spec"].get("holderIdentity") != self._holder:
-                raise
+        """Raises Conflict where it is another's."""
+        while True:
+            sent = time.monotonic()
+            body = {"metadata": {"resourceVersion": self._version}, "spec": {"renewTime": self._now()}}
+            try:
+                lease = await self._api.patch(f"{self._path}/{self._name}", body, attempts=1)
+            except Conflict:
+                # Ours all the same, if an earlier renewal was carried out and its answer lost.
+                lease = await self._api.get(f"{self._path}/{self._name}", attempts=1)
+                if lease["spec"].get("holderIdentity") != self._holder:
+                    raise
+                self._version = lease["metadata"]["resourceVersion"]
+                continue
             self._version = lease["metadata"]["resourceVersion"]
-            return await self._renew()
-        self._version = lease["metadata"]["resourceVersion"]
-        self._deadline = sent + self._length
+            self._deadline = sent + self._length
+            return
 
     async def _wait(self) -> dict[str, Any] | None:
         """The Lease, once nobody holds it; None where there is none."""

@@ -49,10 +49,10 @@ class Permission:
         return f"{self.verb} {what}{group}{where}"
 
 
-def permissions_of(namespaces: Sequence[str], lease: tuple[str, str] | None) -> list[Permission]:
+def permissions_of(namespaces: Sequence[str], lease: tuple[str, str], *, holds: bool) -> list[Permission]:
     """Everything that the shipped roles grant, Secrets and ConfigMaps apart: those are the administrator's choice.
 
-    ``lease``: (namespace, name) of the Lease that has to be held; None: none has.
+    ``lease``: (namespace, name) of the Lease of operators with a store in memory; ``holds``: this is one of them.
     """
     needed = [
         ("list", GROUP, "scheduledjobs", ""),
@@ -72,23 +72,23 @@ def permissions_of(namespaces: Sequence[str], lease: tuple[str, str] | None) -> 
         for namespace in namespaces or [""]
         for verb, group, resource, subresource in needed
     ]
-    if lease is not None:
-        namespace, name = lease
-        found += [
-            Permission("create", "coordination.k8s.io", "leases", namespace=namespace),
-            Permission("get", "coordination.k8s.io", "leases", namespace=namespace, name=name),
-            Permission("patch", "coordination.k8s.io", "leases", namespace=namespace, name=name),
-        ]
+    namespace, name = lease
+    found.append(Permission("get", "coordination.k8s.io", "leases", namespace=namespace, name=name))
+    if holds:
+        found.append(Permission("create", "coordination.k8s.io", "leases", namespace=namespace))
+        found.append(Permission("patch", "coordination.k8s.io", "leases", namespace=namespace, name=name))
+    found.append(Permission("get", "", "namespaces", namespace="kube-system", name="kube-system"))
     return found
 
 
 class Preflight:
     """Asks until everything is there; ``missing`` says what is not, for readiness."""
 
-    def __init__(self, api: Api, namespaces: Sequence[str], lease: tuple[str, str] | None) -> None:
+    def __init__(self, api: Api, namespaces: Sequence[str], permissions: Sequence[Permission]) -> None:
+        """``namespaces``: empty for all."""
         self._api = api
         self._namespaces = namespaces
-        self._permissions = permissions_of(namespaces, lease)
+        self._permissions = permissions
         self.missing: str | None = "the cluster has not been asked yet"
 
     async def passed(self) -> None:
@@ -113,9 +113,7 @@ class Preflight:
     async def _crd(self) -> str | None:
         namespace = f"/namespaces/{self._namespaces[0]}" if self._namespaces else ""
         try:
-            await self._api.get(
-                f"/apis/{GROUP}/{VERSION}{namespace}/scheduledjobs", {"limit": 1}, attempts=1
-            )
+            await self._api.get(f"/apis/{GROUP}/{VERSION}{namespace}/scheduledjobs", {"limit": 1}, attempts=1)
         except NotFound:
             return f"the cluster does not know ScheduledJobs: apply the CustomResourceDefinition {CRD} (crds/)"
         except ApiError as error:

@@ -199,18 +199,28 @@ class Reconciler:
     def _first(self, body: Mapping[str, Any], wish: Wish, now: Instant) -> tuple[bytes, Instant | None]:
         """The state that the row begins with, and when it is due."""
         wake_at: Instant | None
+        outlives = wish.kind == KIND_POD
         remembered = (body.get("status") or {}).get("engine")
         if remembered:
             try:
                 state, wake_at = restored_state(
-                    remembered, wish.definition, wish.slots, wish.uid, now, in_order=self._in_order()
+                    remembered,
+                    wish.definition,
+                    wish.slots,
+                    wish.uid,
+                    now,
+                    in_order=self._in_order(),
+                    outlives=outlives,
                 )
             except msgspec.MsgspecError:
                 log.warning("the status of an object is none of ours: it begins anew", slug=wish.slug)
             else:
+                for run in [*state.runs, *state.waiting]:
+                    if run.token and run.token == wish.acts.run:
+                        run.payload = wish.acts.payload
                 as_it_was = state.generation == wish.generation and wish.acts == NONE
                 return state.encode(), wake_at if as_it_was else now
-        state = first_state(wish.definition, wish.slots, wish.uid, wish.created_at, outlives=wish.kind == KIND_POD)
+        state = first_state(wish.definition, wish.slots, wish.uid, wish.created_at, outlives=outlives)
         state.generation = wish.generation
         wake_at = state.next.due if state.next is not None else now
         if wish.acts != NONE:

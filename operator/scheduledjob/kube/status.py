@@ -25,6 +25,7 @@ from scheduledjob.domain.definition import (
 from scheduledjob.domain.durations import format_duration
 from scheduledjob.domain.instants import SECOND, rfc3339
 from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State, run_id
+from scheduledjob.manifests.status import OUTPUT_LIMIT, RECENT_RUNS, Status
 
 from .wishes import problem_of
 
@@ -35,17 +36,13 @@ if TYPE_CHECKING:
     from scheduledjob.domain.misfire import Slots
     from scheduledjob.engine.store import Row
 
-RECENT_RUNS = 10
-OUTPUT_SHOWN = 1024
-"""Bytes of output that stand with the newest failed run."""
-REASON_SHOWN = 1024
-SCHEDULE_SHOWN = 256
-ACTIVE_SHOWN = 50
 WAITING_KEPT = 100
 """Runs that wait, as far as a store that does not know the object is told of them."""
 
 Since = dict[str, tuple[str, str]]
 """Of each condition by its type: the status that it has, and since when (RFC 3339)."""
+
+_NOTHING: dict[str, Any] = dict.fromkeys(part.alias or name for name, part in Status.model_fields.items())
 
 _COMPLETED = {
     Completion.JOB: "its job said that it is done",
@@ -56,6 +53,7 @@ _COMPLETED = {
 
 def build_status(
     row: Row,
+    state: State,
     definition: Definition,
     slots: Slots | None,
     records: Sequence[RunRecord],
@@ -63,27 +61,27 @@ def build_status(
     since: Since,
     now: Instant,
 ) -> dict[str, Any]:
-    """The whole status; a field that is None is to be absent.
+    """The whole status, as a merge patch: a field that is None is to be absent.
 
-    ``records``: the newest runs of this object, newest first. ``kinds``: what this operator can run. ``since``: of
+    ``state``: the row's. ``records``: the newest runs of this object, newest first. ``kinds``: what this operator can run. ``since``: of
     the conditions that stand there now.
     """
-    state = State.decode(row.state)
     next_due = _next_due(state, definition, slots, now)
     newest = next((one for one in records if one.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)), None)
-    active = state.runs[:ACTIVE_SHOWN]
-    return {
+    active = list(state.runs)
+    if row.owner is not None and state.next is not None and state.next.due <= now:
+        active.append(state.next)  # it may begin without a write
+    status = {
         "observedGeneration": row.generation,
         "conditions": _conditions(row, definition, state, newest, kinds, since, now),
-        "schedule": _shortened(", ".join(_in_words(trigger) for trigger in definition.triggers), SCHEDULE_SHOWN) or None,
+        "schedule": ", ".join(_in_words(trigger) for trigger in definition.triggers) or None,
         "nextRunTime": _time(next_due),
         "nextRun": _next_in_words(state, definition, next_due),
         "lastScheduleTime": _time(state.last_schedule),
         "lastSuccessTime": _time(state.last_success),
         "lastFailureTime": _time(state.last_failure),
         "lastOutcome": records[0].outcome.value if records else None,
-        "activeCount": len(state.runs),
-        "queuedCount": len(state.waiting),
+        "activeCount": len(active),
         "active": [_active(row.uid, run) for run in active],
         "recentRuns": _recent(row.uid, records[:RECENT_RUNS]),
         "counters": {
@@ -96,8 +94,10 @@ def build_status(
             "excluded": state.excluded,
         },
         "handled": _handled(state),
+        "floor": rfc3339(state.floor),
         "engine": engine_text(state),
     }
+    return _NOTHING | Status.model_validate(status).body()
 
 
 def engine_text(state: State) -> str:
@@ -151,7 +151,7 @@ def _conditions(
                 "type": kind,
                 "status": status,
                 "reason": why,
-                "message": _shortened(words, REASON_SHOWN),
+                "message": words,
                 "lastTransitionTime": known[1] if known is not None and known[0] == status else _second(now),
                 "observedGeneration": row.generation,
             }
@@ -268,17 +268,17 @@ def _recent(uid: str, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
         if record.started is not None:
             run["started"] = rfc3339(record.started)
         if record.reason:
-            run["reason"] = _shortened(record.reason, REASON_SHOWN)
+            run["reason"] = record.reason
         if record.code is not None:
             run["code"] = record.code
         if record.replica:
-            run["ranOn"] = record.replica
+            run["replica"] = record.replica
         if record.manual:
             run["token"] = record.run_id.removeprefix(f"{uid}-")
         if record.outcome is Outcome.FAILED and not output_given:
             output_given = True
             if record.output:
-                run["output"] = record.output[-OUTPUT_SHOWN:].decode("utf-8", "replace").replace("\0", "\ufffd")
+                run["output"] = record.output[-OUTPUT_LIMIT:].decode("utf-8", "replace").replace("\0", "\ufffd")
         shown.append(run)
     return shown
 
@@ -289,7 +289,3 @@ def _handled(state: State) -> dict[str, list[str]]:
         name, _, token = act.partition("/")
         handled["runNow" if name == "run-now" else name].append(token)
     return handled
-
-
-def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "\u2026"

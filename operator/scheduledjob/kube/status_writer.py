@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from scheduledjob.domain.state import State
 from scheduledjob.engine.kinds import UnreadableRowError
 from scheduledjob.engine.store import Store, StoreError
 from scheduledjob.manifests.models import GROUP, VERSION
+from scheduledjob.manifests.status import RECENT_RUNS
 
 from .errors import ApiError, Conflict, NotFound
-from .status import RECENT_RUNS, build_status
+from .status import build_status
 from .wishes import KIND_INVALID
 
 if TYPE_CHECKING:
@@ -60,9 +62,9 @@ class StatusWriter:
         kinds: Mapping[str, Kind],
         now: Callable[[], Instant],
         *,
-        on_written: Callable[[], object] = lambda: None,
+        on_written: Callable[[Seen, State], object],
     ) -> None:
-        """``now``: the store's clock."""
+        """``now``: the store's clock. ``on_written``: the object as it was before, and the state that is told now."""
         self._api = api
         self._store = store
         self._objects = objects
@@ -98,7 +100,8 @@ class StatusWriter:
                 writers.create_task(self._write_all())
 
     async def flush(self) -> None:
-        """Bring every status up to date without regard to the budget: the end of an operator whose store ends with it."""
+        """Bring every status up to date without regard to the budget: for the end of an operator whose store is its
+        memory."""
         for uid in list(self._at):
             self._put(uid, 0.0)
         self._budget.lift()
@@ -149,9 +152,10 @@ class StatusWriter:
             return
         version = seen.version
         try:
-            status = await self._status(seen)
-            if status is None:
+            found = await self._status(seen)
+            if found is None:
                 return
+            status, state = found
             await self._budget.take()
             body = await self._api.patch(
                 f"{path_of(seen.slug)}/status",
@@ -172,9 +176,9 @@ class StatusWriter:
             self.changed(uid, AGAIN if error.status != 422 else 60.0)
         else:
             self._objects.saw(body)
-            self._on_written()
+            self._on_written(seen, state)
 
-    async def _status(self, seen: Seen) -> dict[str, Any] | None:
+    async def _status(self, seen: Seen) -> tuple[dict[str, Any], State] | None:
         """What is to stand there; None where the store has nothing to say of this object."""
         (row,) = await self._store.get([seen.slug])
         if row is None or row.uid != seen.uid:
@@ -186,7 +190,8 @@ class StatusWriter:
             log.warning("a status is left to a newer replica", slug=seen.slug, error=str(error))
             return None
         own = [record for record in records if record.uid == seen.uid]
-        return build_status(row, definition, slots, own, self._kinds.keys(), seen.since, self._now())
+        state = State.decode(row.state)
+        return build_status(row, state, definition, slots, own, self._kinds.keys(), seen.since, self._now()), state
 
 
 def path_of(slug: str) -> str:

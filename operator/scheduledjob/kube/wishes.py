@@ -9,7 +9,7 @@ being known, and once the object is mended the past is not replayed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from pydantic import ValidationError
@@ -26,7 +26,7 @@ from scheduledjob.manifests.models import API_VERSION, GROUP, KIND, ScheduledJob
 from scheduledjob.manifests.pod import pod_description
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from scheduledjob.domain.misfire import Slots
 
@@ -37,17 +37,14 @@ TOKEN_LIMIT = 253
 PROBLEMS_SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the administrator allows, as far as it decides how an object is run."""
+class Rules(Protocol):
+    """What the administrator allows, as far as it decides how an object is run: ``OperatorSettings``."""
 
-    inline_shell: Collection[str] = ()
-    """Namespaces; ``*``: all."""
-    has_image: bool = False
-    """The operator knows the image that shell, HTTP and Python jobs run in as Pods."""
+    @property
+    def pod_image(self) -> str | None:
+        """The image that shell, HTTP and Python jobs run in as Pods; None: it is not known."""
 
-    def allows_inline_shell(self, namespace: str) -> bool:
-        return "*" in self.inline_shell or namespace in self.inline_shell
+    def may_run_shell_inline(self, namespace: str) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -149,7 +146,7 @@ def _definition(job: ScheduledJob, rules: Rules) -> Definition:
     own_image = job.spec.job.container is not None or (
         job.spec.job.shell is not None and pod is not None and pod.image is not None
     )
-    if not own_image and not rules.has_image:
+    if not own_image and rules.pod_image is None:
         raise ValueError(
             "spec.execution.pod.image: this job needs a Pod, and the operator was not told which image to run it in: "
             "name one here for a shell job, use job.container, or have the administrator set SJOB_POD_IMAGE"
@@ -165,14 +162,14 @@ def _as_pod(job: ScheduledJob, rules: Rules) -> bool:
     if spec.job.shell is None:
         return False
     if mode == "Inline":
-        if not rules.allows_inline_shell(namespace):
+        if not rules.may_run_shell_inline(namespace):
             raise ValueError(
                 f'spec.execution.mode: inline shell is not allowed in namespace "{namespace}": write Pod, or have the '
                 "administrator allow it (inline-shell-namespaces)"
             )
         return False
     pod = spec.execution.pod if spec.execution is not None else None
-    return (pod is not None and pod.image is not None) or not rules.allows_inline_shell(namespace)
+    return (pod is not None and pod.image is not None) or not rules.may_run_shell_inline(namespace)
 
 
 def _acts(annotations: Mapping[str, str]) -> tuple[Acts, str]:

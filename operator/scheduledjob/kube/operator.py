@@ -1,0 +1,174 @@
+"""The operator's life: what it waits for before it works, the signal that ends it, and the order of its end.
+
+The start waits for what can be mended from outside (the API server, the CRD, RBAC, another operator's Lease, the
+store, a neighbour) and says in readiness what for. What it does from then on is in ``working.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+import uvloop
+
+from scheduledjob.engine.store import Store, StoreError
+from scheduledjob.executors.custom import JobPluginError
+from scheduledjob.scheduler import program_version
+from scheduledjob.stores import open_store
+from scheduledjob.web.metrics import Metrics
+from scheduledjob.web.observing import timed
+from scheduledjob.web.server import Server
+
+from .api import Api
+from .config import ConfigError
+from .errors import ApiError
+from .leadership import MemoryLease
+from .neighbours import Neighbours
+from .preflight import Preflight, permissions_of
+from .readiness import Readiness
+from .working import Working
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import NoReturn
+
+    from .settings import OperatorSettings
+
+log = structlog.get_logger("scheduledjob.operator")
+
+STORE_AGAIN = 2.0
+"""Seconds until a store that could not be reached at the start is tried again."""
+MEMORY_LEASE = 45.0
+"""Seconds: longer than an API server takes to come back from a restart, since losing the Lease ends the process."""
+
+
+def run_operator(settings: OperatorSettings) -> int:
+    """Run until SIGTERM or SIGINT; the exit code of the process."""
+    try:
+        store = open_store(settings.store, settings.instance)
+    except ValueError as error:
+        log.error("the store can't be used", error=str(error))
+        return 2
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Operator(settings, store).run())
+
+
+class Operator:
+    """One replica of the operator, for one life."""
+
+    def __init__(self, settings: OperatorSettings, store: Store) -> None:
+        self._settings = settings
+        self._metrics = Metrics(program_version())
+        self._store = timed(store, self._metrics)
+        self._in_memory = settings.store.lower().startswith("memory:")
+        self._readiness = Readiness()
+        self._stopping = asyncio.Event()
+        self._working: Working | None = None
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stopping.set)
+        settings = self._settings
+        api = Api.from_config(settings.kubeconfig, settings.context, on_request=self._metrics.api_request)
+        server = Server(settings.listen, self._health, self._readiness, self._metrics.registry)
+        try:
+            async with server, api:
+                log.info("begins", version=program_version(), listens_on=server.port)
+                await self._live(api)
+        except (ConfigError, JobPluginError, OSError) as error:
+            log.error("the operator can't begin", error=str(error))
+            return 1
+        log.info("ended in order")
+        return 0
+
+    def _health(self) -> str | None:
+        return None if self._working is None else self._working.health()
+
+    async def _live(self, api: Api) -> None:
+        settings = self._settings
+        namespace = settings.namespace or api.access.namespace
+        lease = MemoryLease(
+            api, namespace, settings.memory_lease, socket.gethostname(), MEMORY_LEASE, now=_wall_clock, fence=_fence
+        )
+        working = Working(settings, api, self._store, self._metrics, in_order=lambda: lease.in_order)
+        neighbours = Neighbours(self._store, working.replica.info.id, settings.namespaces)
+        permissions = permissions_of(settings.namespaces, (namespace, settings.memory_lease), holds=self._in_memory)
+        preflight = Preflight(api, settings.namespaces, permissions)
+        try:
+            with self._readiness.waiting("cluster", lambda: preflight.missing):
+                if not await self._unless_stopped(preflight.passed()):
+                    return
+            with self._readiness.waiting("lease", lambda: f"held by {lease.waits_for}" if lease.waits_for else None):
+                if not await self._unless_stopped(lease.take() if self._in_memory else lease.free()):
+                    return
+            async with asyncio.TaskGroup() as holding:
+                held = holding.create_task(lease.hold()) if self._in_memory else None
+                if await self._connect_and_be_alone(api, neighbours):
+                    staying = holding.create_task(neighbours.stay())
+                    await self._work(working)
+                    staying.cancel()
+                if held is not None:
+                    held.cancel()
+            if held is not None:
+                with contextlib.suppress(ApiError):  # it passes by itself
+                    await lease.release()
+        finally:
+            await self._store.close()
+
+    async def _connect_and_be_alone(self, api: Api, neighbours: Neighbours) -> bool:
+        """False: the signal to end came before."""
+        failures: list[str] = [""]
+        with self._readiness.waiting("store", lambda: failures[-1]):
+            if not await self._unless_stopped(self._connect(failures)):
+                return False
+        with self._readiness.waiting("neighbours", lambda: neighbours.in_the_way):
+            return await self._unless_stopped(neighbours.alone(api))
+
+    async def _connect(self, failures: list[str]) -> None:
+        while True:
+            try:
+                await self._store.connect()
+            except StoreError as error:
+                if str(error) != failures[-1]:
+                    log.warning("waiting for the store", error=str(error))
+                failures[:] = [str(error)]
+                await asyncio.sleep(STORE_AGAIN)
+            else:
+                return
+
+    async def _work(self, working: Working) -> None:
+        self._working = working
+        for part, why_not in working.conditions().items():
+            self._readiness.add(part, why_not)
+        self._readiness.add("end", lambda: "it is ending" if self._stopping.is_set() else None)
+        await working.run(self._stopping)
+
+    async def _unless_stopped(self, work: Coroutine[object, object, None]) -> bool:
+        """Whether it was done before the signal to end came."""
+        doing = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([doing, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if doing.done():
+            doing.result()
+            return True
+        doing.cancel()
+        await asyncio.wait([doing])
+        return False
+
+
+def _wall_clock() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _fence(why: str) -> NoReturn:
+    """End at once, inline jobs and all: another operator may begin now."""
+    log.critical("ends at once", reason=why)
+    os._exit(3)

@@ -1,0 +1,137 @@
+"""What is told of the work: by metrics to machines, by status and Events to people.
+
+The engine, the reconciler and the status writer each say what happened to one listener, and this is it. Everything
+here is called between two steps of a run, so it counts, marks and remembers; what takes time is done by others later.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from scheduledjob.domain.instants import rfc3339
+from scheduledjob.domain.state import Outcome, State
+from scheduledjob.engine.store import Origin
+from scheduledjob.manifests.models import API_VERSION, KIND
+from scheduledjob.web.observing import MetricsObserver
+
+from .status_writer import BEGUN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scheduledjob.domain.instants import Instant, Micros
+    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.engine.jobs import Attempt
+    from scheduledjob.engine.store import Row, Settlement
+    from scheduledjob.web.metrics import Metrics
+
+    from .events import Events
+    from .objects import Objects, Seen
+    from .status_writer import StatusWriter
+    from .wishes import Wish
+
+NORMAL, WARNING = "Normal", "Warning"
+
+
+class Telling(MetricsObserver):
+    """The listener of one replica of the operator."""
+
+    def __init__(self, metrics: Metrics, objects: Objects, events: Events) -> None:
+        super().__init__(metrics)
+        self._metrics = metrics
+        self._objects = objects
+        self._events = events
+        self.status: StatusWriter | None = None
+        """Told of what changes, once there is one."""
+
+    # ---------------------------------------------------------------- of the engine
+
+    def started(self, attempt: Attempt, due: Instant, late: Micros) -> None:
+        super().started(attempt, due, late)
+        self._changed(attempt.uid, BEGUN)
+
+    def settled(self, row: Row, settlement: Settlement) -> None:
+        super().settled(row, settlement)
+        if row.origin == Origin.CLUSTER.value:
+            self._changed(row.uid)
+
+    def recorded(self, records: Sequence[RunRecord]) -> None:
+        super().recorded(records)
+        for record in records:
+            if record.outcome is Outcome.FAILED:
+                words = f"The run of {rfc3339(record.slot)} failed at its attempt {record.attempt}: {record.reason}"
+                self._say(record.uid, record.slug, WARNING, "Failed", words)
+            elif record.outcome is Outcome.SUCCEEDED:
+                self._say(record.uid, record.slug, NORMAL, "Succeeded", f"The run of {rfc3339(record.slot)} succeeded")
+            else:
+                words = f"The run of {rfc3339(record.slot)} ended as {record.outcome.value}: {record.reason}"
+                self._say(record.uid, record.slug, NORMAL, record.outcome.value, words)
+
+    def retrying(self, attempt: Attempt, reason: str, due: Instant) -> None:
+        super().retrying(attempt, reason, due)
+        words = f"Attempt {attempt.attempt} of the run of {rfc3339(attempt.slot)} failed, next at {rfc3339(due)}: {reason}"
+        self._say(attempt.uid, f"{attempt.namespace}/{attempt.name}", WARNING, "Retrying", words)
+
+    def fenced(self, slug: str, why: str) -> None:
+        super().fenced(slug, why)
+        if uid := self._objects.uid_of(slug):
+            self._say(uid, slug, WARNING, "Fenced", f"A replica gave it up, and stopped what it ran of it: {why}")
+
+    def overdue(self, slug: str) -> None:
+        super().overdue(slug)
+        if uid := self._objects.uid_of(slug):
+            self._say(uid, slug, WARNING, "Overdue", "No run has succeeded for longer than expectSuccessWithin")
+
+    # ---------------------------------------------------------------- of the reconciler
+
+    def taken(self, wish: Wish) -> None:
+        self._metrics.reconciled.add()
+        if wish.problem:
+            self._say(wish.uid, wish.slug, WARNING, "InvalidSpec", wish.problem)
+        self._changed(wish.uid)
+
+    def buried(self, uid: str) -> None:
+        if self.status is not None:
+            self.status.gone(uid)
+
+    def refused(self, body: Mapping[str, Any], reason: str) -> None:
+        metadata = body["metadata"]
+        self._say(metadata["uid"], f"{metadata['namespace']}/{metadata['name']}", WARNING, "ActRefused", reason)
+
+    def failed(self) -> None:
+        self._metrics.reconcile_errors.add()
+
+    # ---------------------------------------------------------------- of the status writer
+
+    def written(self, seen: Seen, state: State) -> None:
+        """The status of an object was written; ``seen``: as it was before."""
+        self._metrics.status_writes.add()
+        before = _state_of(seen.engine)
+        if state.paused and (before is None or not before.paused):
+            words = f"{state.failures_in_row} runs in a row have failed: change the spec, or resume it"
+            self._say(seen.uid, seen.slug, WARNING, "AutoPaused", words)
+        if state.completed is not None and (before is None or before.completed is None):
+            self._say(seen.uid, seen.slug, NORMAL, "Completed", f"It is done: {state.completed.value}")
+
+    # ---------------------------------------------------------------- the two ways
+
+    def _changed(self, uid: str, after: float | None = None) -> None:
+        if self.status is not None:
+            if after is None:
+                self.status.changed(uid)
+            else:
+                self.status.changed(uid, after)
+
+    def _say(self, uid: str, slug: str, kind: str, reason: str, words: str) -> None:
+        namespace, _, name = slug.partition("/")
+        regarding = {"apiVersion": API_VERSION, "kind": KIND, "namespace": namespace, "name": name, "uid": uid}
+        self._events.say(regarding, kind, reason, words)
+
+
+def _state_of(engine: str) -> State | None:
+    try:
+        return State.decode(engine) if engine else None
+    except msgspec.MsgspecError:
+        return None

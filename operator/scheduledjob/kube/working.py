@@ -1,0 +1,190 @@
+"""An operator at work: its parts, who tells whom, and the order in which they end.
+
+    watching, sweep -> reconciler -> store <- replica -> inline jobs, Pods
+                                       |         |
+                              status writer <- telling -> Events, metrics
+
+The parts need each other less than one might think: runs go on while the API server is away, the watch goes on while
+the store is. The end has an order: runs are finished or handed back while everything that tells of them still works;
+then status is brought up to date, which with a store in memory is all that is left of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import structlog
+
+from scheduledjob.engine.replica import Replica
+from scheduledjob.engine.settings import Settings
+from scheduledjob.engine.store import StoreError
+from scheduledjob.executors.addresses import AddressFilter
+from scheduledjob.executors.pod.executor import PodExecutor
+from scheduledjob.scheduler import program_version
+
+from .budget import Budget
+from .errors import ApiError
+from .events import Events
+from .handover import Handover
+from .kinds import cluster_kinds
+from .objects import Objects
+from .pods import Pods
+from .reconcile import Reconciler
+from .references import ClusterReferences
+from .status_writer import StatusWriter
+from .sweeping import Sweeping
+from .telling import Telling
+from .watching import Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scheduledjob.engine.store import Store
+    from scheduledjob.web.metrics import Metrics
+
+    from .api import Api
+    from .settings import OperatorSettings
+
+log = structlog.get_logger("scheduledjob.operator")
+
+LAST_STATUS = 5.0
+"""Seconds that the end waits for status to be written, where the store keeps what it says anyway."""
+LAST_STATUS_OF_MEMORY = 60.0
+"""Seconds that it waits where status is all that will be left."""
+COLLECT_AFTER = 100_000
+"""New objects between two garbage collections: a collection stops the loop, and what starts then starts late."""
+
+
+class Working:
+    """The parts of one replica of the operator. ``run`` once."""
+
+    def __init__(
+        self, settings: OperatorSettings, api: Api, store: Store, metrics: Metrics, *, in_order: Callable[[], bool]
+    ) -> None:
+        """``in_order``: whether the operator before this one, if its store was its memory, had ended in order."""
+        self._settings = settings
+        self._in_memory = settings.store.lower().startswith("memory:")
+        self._metrics = metrics
+        self._objects = Objects()
+        self._budget = Budget(settings.status_budget)
+        self._events = Events(api, self._budget)
+        self._telling = Telling(metrics, self._objects, self._events)
+        self._pods = Pods(api, settings.namespaces)
+        runnable = cluster_kinds(
+            shell=None,
+            pods=PodExecutor(self._pods),
+            addresses=AddressFilter(settings.inline_http_allow, _addresses_of(api)),
+            plugins=settings.plugins,
+            write=lambda line: log.info("printed", text=line),
+        )
+        self.replica = Replica(
+            store,
+            runnable.kinds,
+            Settings(
+                heartbeat=settings.heartbeat,
+                jitter=settings.heartbeat / 10,
+                lease=settings.lease,
+                capacity=settings.capacity,
+                grace=settings.grace,
+            ),
+            program_version=program_version(),
+            observer=self._telling,
+            references=ClusterReferences(api),
+            hook=runnable.hook,
+            followers=self._objects.followers,
+        )
+        self._status = StatusWriter(
+            api,
+            store,
+            self._objects,
+            self._budget,
+            runnable.kinds,
+            self.replica.clock.now,
+            on_written=self._telling.written,
+        )
+        self._telling.status = self._status
+        self._reconciler = Reconciler(store, self._objects, settings, self.replica, self._telling, in_order=in_order)
+        self._handover = Handover()
+        self._watcher = Watcher(
+            api.access, settings.namespaces, self._handover, on_request=metrics.api_request
+        )
+        self._sweeping = Sweeping(api, store, self._objects, self._reconciler, self._status, settings, self.replica)
+        metrics.at_scrape(self._look)
+
+    # ---------------------------------------------------------------- what is said of it
+
+    def health(self) -> str | None:
+        """Why this process is to be killed; None: it is not."""
+        return "the event loop stood still for longer than the lease" if self.replica.leases.wedged else None
+
+    def conditions(self) -> dict[str, Callable[[], str | None]]:
+        """By part: why it is not ready; None where it is."""
+        return {
+            "engine": lambda: None if self.replica.ready.is_set() else "it does not claim work",
+            "store": self.replica.store_problem,
+            "watch": lambda: (self._watcher.state.error or "it is not connected")
+            if self._watcher.state.connected_since is None
+            else None,
+            "objects": lambda: None if self._sweeping.listed else "not every ScheduledJob has been read yet",
+        }
+
+    def _look(self) -> None:
+        metrics, stats = self._metrics, self.replica.stats()
+        metrics.held_schedules.set(stats.held)
+        metrics.queued_runs.set(stats.waiting)
+        metrics.schedules.set(len(self._objects))
+        metrics.invalid_schedules.set(self._objects.invalid)
+        metrics.status_dirty.set(self._status.waiting)
+
+    # ---------------------------------------------------------------- work
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Work until ``stopping`` is set, and end in order."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER, 20, 100)
+        async with asyncio.TaskGroup() as tasks:
+            parts = [
+                tasks.create_task(part)
+                for part in (
+                    self._events.run(),
+                    self._status.run(),
+                    self._pods.run(),
+                    self._reconciler.run(),
+                    self._take_over(),
+                    self._watcher.run(),
+                    self._sweeping.run(),
+                )
+            ]
+            replica = tasks.create_task(self.replica.run())
+            await stopping.wait()
+            log.info("ends: what runs may finish", seconds=self._settings.grace)
+            self.replica.stop()
+            await replica
+            await self._last_words()
+            for part in parts:
+                part.cancel()
+
+    async def _take_over(self) -> None:
+        """What the watch sees goes to the reconciler."""
+        while True:
+            for body, deleted in await self._handover.take():
+                self._reconciler.seen(body, deleted=deleted)
+
+    async def _last_words(self) -> None:
+        """Bring status up to date."""
+        seconds = LAST_STATUS_OF_MEMORY if self._in_memory else LAST_STATUS
+        try:
+            async with asyncio.timeout(seconds):
+                await self._status.flush()
+        except TimeoutError:
+            log.warning("ended before every status was up to date", objects=self._status.waiting)
+
+
+def _addresses_of(api: Api) -> list[str]:
+    """The API server's addresses, which inline HTTP jobs may not reach."""
