@@ -29,6 +29,7 @@ LARGEST_HEADER = 4096
 BACKLOG = 64
 KEPT_ALIVE = 75.0
 """Seconds that an idle connection is kept: longer than a scraper's interval."""
+EVERY_ADDRESS = ""
 LAST_ANSWERS = 1.0
 """Seconds that the end waits for answers under way."""
 
@@ -69,8 +70,7 @@ class Server:
         )
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._listen.host or None, self._listen.port, backlog=BACKLOG)
-            await site.start()
+            await self._site(runner).start()
         except OSError as error:
             await runner.cleanup()
             raise OSError(error.errno, self._why_not(error)) from None
@@ -83,6 +83,17 @@ class Server:
     ) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def _site(self, runner: web.AppRunner) -> web.BaseSite:
+        if self._listen.host:
+            return web.TCPSite(runner, self._listen.host, self._listen.port, backlog=BACKLOG)
+        # One socket for IPv4 and IPv6: two of them would take two free ports where 0 is asked for.
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        address = (EVERY_ADDRESS, self._listen.port)
+        return web.SockSite(
+            runner, socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both), backlog=BACKLOG
+        )
 
     def _why_not(self, error: OSError) -> str:
         if isinstance(error, socket.gaierror):
