@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -181,12 +181,18 @@ class Api:
             query["continue"] = token
 
     async def watch(
-        self, path: str, params: Params | None = None, *, silence: float | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
+        self,
+        path: str,
+        params: Params | None = None,
+        *,
+        silence: float | None = None,
+        on_open: Callable[[], None] | None = None,
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """Events (``type``, ``object``) until the server ends the watch, which it does by ``timeoutSeconds``.
 
-        One try: whoever watches knows from where to go on. Raises ApiError, also for an event of type ERROR, and
-        ApiUnavailable when nothing at all, not even a bookmark, came for ``silence`` seconds.
+        One try: whoever watches knows from where to go on. ``on_open`` is called when the watch has begun, which an
+        event may not show for long. Raises ApiError, also for an event of type ERROR, and ApiUnavailable when nothing
+        at all, not even a bookmark, came for ``silence`` seconds. Close it (``aclosing``) to end it from here.
         """
         query = {**(params or {}), "watch": "true", "allowWatchBookmarks": "true"}
         limits = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=silence)
@@ -198,6 +204,8 @@ class Api:
                 self._observe("watch", path, status, started)
                 if status >= 400:
                     raise refusal(status, await answer.read())
+                if on_open is not None:
+                    on_open()
                 pieces: list[bytes] = []
                 async for chunk in answer.content.iter_any():
                     *lines, rest = chunk.split(b"\n")

@@ -7,8 +7,12 @@ watch is broken and once that it is mended, so of kopf's lines only warnings and
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING, Any
 
 import structlog
+
+if TYPE_CHECKING:
+    import asyncio
 
 LONGEST = 300
 """Characters of a line that are kept: a line that quotes an object would have more."""
@@ -23,6 +27,11 @@ def quieten() -> None:
         logger.addHandler(_Handler(logging.WARNING))
     logger.setLevel(logging.WARNING)
     logger.propagate = False
+
+
+def left_behind(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio has to say of the tasks that an ending kopf leaves behind."""
+    log.debug("kopf left something behind", what=context.get("message", ""), error=repr(context.get("exception")))
 
 
 class _Handler(logging.Handler):

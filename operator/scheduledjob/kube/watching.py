@@ -31,7 +31,7 @@ from scheduledjob.manifests.models import GROUP, VERSION
 
 from .api import Api, Observer, pause, resource_of, user_agent
 from .errors import ApiError, Forbidden, NotFound
-from .kopf_logs import quieten
+from .kopf_logs import left_behind, quieten
 from .paths import PLURAL, scheduled_jobs
 
 if TYPE_CHECKING:
@@ -142,9 +142,10 @@ class Watcher:
         self.state.error = words
 
     async def _one_life(self, connections: _Connections) -> None:
-        over = asyncio.Event()
+        over, loop = asyncio.Event(), asyncio.get_running_loop()
+        loop.set_exception_handler(left_behind)
         with self._lock:
-            self._life = asyncio.get_running_loop(), over
+            self._life = loop, over
         try:
             if not self._stopping.is_set():
                 await self._watch(over, connections)
@@ -158,12 +159,12 @@ class Watcher:
             connections.expected = {scheduled_jobs(namespace) for namespace in allowed}
             async with self._session(connections) as session:
                 kopf_task = asyncio.create_task(self._kopf(allowed, session, over))
+                connections.end = kopf_task.cancel
                 try:
                     await self._look_after(kopf_task, api, connections)
                 finally:
-                    over.set()
-                    await asyncio.wait([kopf_task], timeout=ENDING_SECONDS)
                     kopf_task.cancel()
+                    await asyncio.wait([kopf_task], timeout=ENDING_SECONDS)
                 if not self._stopping.is_set():
                     await kopf_task
                     raise Ended("kopf has ended without an error")
@@ -189,10 +190,15 @@ class Watcher:
         return allowed
 
     async def _look_after(self, kopf_task: asyncio.Task[None], api: Api, connections: _Connections) -> None:
-        """Until kopf ends. Raises Ended where it has lost a watch, or a namespace may be watched that was refused."""
+        """Until kopf ends. Raises Ended where it will, where it has lost a watch, or where more may be watched by now.
+
+        When a watch is refused kopf ends of itself, but takes seconds for that, and its words are not for people.
+        """
         rechecked = time.monotonic()
         while True:
             done, _ = await asyncio.wait([kopf_task], timeout=CHECK_SECONDS)
+            if connections.refusal:
+                raise Ended(connections.refusal)
             if done:
                 return
             now = time.monotonic()
@@ -244,6 +250,10 @@ class _Connections:
         """Paths that are watched when all is well; empty until kopf has begun."""
         self.first_at: float | None = None
         """When (monotonic) all of them were watched for the first time."""
+        self.refusal = ""
+        """Why this life had to end: a watch was refused."""
+        self.end: Callable[[], object] = bool
+        """Ends this life."""
         self._state = state
         self._on_request = on_request
         self._asked: dict[str, float] = {}
@@ -275,6 +285,9 @@ class _Connections:
                 raise
             else:
                 self._note(path, watch, "" if status < 400 else f"the API server answers HTTP {status}")
+                if watch and status >= 400 and status != 429:
+                    self.refusal = f"the API server refuses the watch with HTTP {status}"
+                    self.end()
                 return answer
             finally:
                 if self._on_request is not None:
