@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LOOK_EVERY: Micros = MINUTE
 """How long a look is good for where nobody tells of a run that ended."""
+LOOK_AGAIN: Micros = 5 * SECOND
+"""How soon to look again where the store could not be asked."""
 LATE: Micros = 5 * MINUTE
 """How long after its end a run may reach history and still be noticed."""
 REMEMBERED = 100

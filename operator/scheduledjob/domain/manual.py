@@ -63,7 +63,7 @@ def _resume(schedule: Schedule, now: Instant) -> None:
         state.failures_in_row = 0
         state.floor = max(state.floor, now)
         start_anew(state, now)
-        schedule.look_at = now if schedule.follows else None
+        schedule.look(now)
 
 
 def _cancel(schedule: Schedule, wanted: str, now: Instant, moves: Moves) -> None:

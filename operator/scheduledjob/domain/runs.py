@@ -42,6 +42,7 @@ class Runs:
         "follows",
         "fresh",
         "look_at",
+        "looking",
         "outlives",
         "records",
         "replica",
@@ -76,7 +77,9 @@ class Runs:
         """When the definition was written, as the store says."""
         self.follows: Sequence[Following] = slots.following if slots is not None else ()
         self.look_at: Instant | None = None
-        """When to look for runs of what it follows, and tell ``followed``; None: never, as it is now."""
+        """When to look for runs of what it follows; None: never, as it is now."""
+        self.looking = False
+        """Somebody looks, and will tell ``followed``."""
         self.executing: tuple[Run, ...] = ()
         """Runs whose attempt this owner has started and that has not ended."""
         self.records: tuple[RunRecord, ...] = ()

@@ -131,10 +131,20 @@ class Schedule(Runs):
         """Runs of what it follows may have ended: look for them at that time, if it follows any."""
         self.look_at = at if self.follows and self.open else None
 
-    def followed(self, records: Sequence[RunRecord], now: Instant) -> None:
-        """These are the newest runs of what it follows: what is new among them makes slots."""
-        follow.take_ends(self, records, now)
-        self.look(now + follow.LOOK_EVERY)
+    def looks(self, now: Instant) -> bool:
+        """Whether to look now; ``followed`` is told what was found."""
+        if self.look_at is None or self.look_at > now or self.looking:
+            return False
+        self.look_at, self.looking = None, True
+        return True
+
+    def followed(self, records: Sequence[RunRecord] | None, now: Instant) -> None:
+        """These are the newest runs of what it follows: what is new among them makes slots. None: nobody could say."""
+        self.looking = False
+        if records is not None:
+            follow.take_ends(self, records, now)
+        if self.look_at is None:  # else there was a reason to look again meanwhile
+            self.look(now + (follow.LOOK_AGAIN if records is None else follow.LOOK_EVERY))
 
     # ---------------------------------------------------------------- what is to be done
 
@@ -175,6 +185,9 @@ class Schedule(Runs):
         """Make the state one that can be handed over: what comes next is named, and nothing is begun."""
         self._promote()
         due.plan(self, now)
+        if self.looking:
+            self.looking = False
+            self.look(now)
 
     def wake(self) -> Instant | None:
         """When ``step`` will next have something to do, if no attempt ends before; None: never."""
@@ -183,7 +196,7 @@ class Schedule(Runs):
         if self.open:
             if state.next is not None and (wake is None or state.next.due < wake):
                 wake = state.next.due
-            if self.look_at is not None and (wake is None or self.look_at < wake):
+            if self.look_at is not None and not self.looking and (wake is None or self.look_at < wake):
                 wake = self.look_at
             for run in state.upcoming:
                 if wake is None or run.due < wake:

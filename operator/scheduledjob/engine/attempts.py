@@ -16,12 +16,13 @@ from scheduledjob.domain.durations import format_duration
 from scheduledjob.domain.instants import SECOND, Instant
 from scheduledjob.domain.state import Outcome, Run, RunRecord, record_of
 
-from .hold import Hold, Try
 from .jobs import Attempt, References, Result
 from .store import Origin
 
 if TYPE_CHECKING:
     from scheduledjob.domain.definition import Definition
+
+    from .hold import Hold, Try
 
 log = structlog.get_logger("scheduledjob.attempts")
 
@@ -36,18 +37,18 @@ class Attempts:
         self._references = references
         self._hook = hook
 
-    def describe(self, hold: Hold, this: Try, now: Instant) -> Attempt:
+    def describe(self, hold: Hold, run: Run, run_id: str, now: Instant) -> Attempt:
         """Everything that a job is told about itself, but for what ``run`` still has to find out."""
-        row, run, definition = hold.row, this.run, hold.schedule.definition
-        limit = definition.timeouts.attempt
-        if definition.timeouts.total is not None:
-            left = max(0, run.begun + definition.timeouts.total - now)
+        row, timeouts = hold.row, hold.schedule.definition.timeouts
+        limit = timeouts.attempt
+        if timeouts.total is not None:
+            left = max(0, run.begun + timeouts.total - now)
             limit = left if limit is None else min(limit, left)
         namespace, name = "", row.slug
         if row.origin != Origin.LIBRARY.value:
             namespace, _, name = row.slug.partition("/")
         return Attempt(
-            this.run_id,
+            run_id,
             row.uid,
             namespace,
             name,
@@ -57,17 +58,20 @@ class Attempts:
             hold.lease.deadline,
             None if limit is None else limit / SECOND,
             None,
-            row.payload,
+            row.payload if run.payload is None else run.payload,
             self._references,
+            timeouts.pending / SECOND,
+            run.begun,
+            run.handed_on,
         )
 
-    async def run(self, hold: Hold, attempt: Attempt) -> Result:
+    async def run(self, this: Try) -> Result:
         """Run an attempt to its end. Whatever is raised, but for a cancellation, is its failure."""
-        definition = hold.schedule.definition
-        attempt.params = hold.kind.params(definition)
-        if definition.payload_from is not None:
+        attempt, definition = this.attempt, this.definition
+        attempt.params = this.kind.params(definition)
+        if definition.payload_from is not None and this.run.payload is None and not this.kind.outlives:
             attempt.payload = await self._payload(definition.payload_from)
-        return await hold.kind.executor.run(attempt)
+        return await this.kind.executor.run(attempt)
 
     async def _payload(self, reference: Mapping[str, Any]) -> bytes | None:
         if self._references is None:
@@ -105,5 +109,5 @@ class Attempts:
         notice = Run(slot=now, due=now, token=f"overdue-{now}")
         reason = f"Overdue: no success for {format_duration(definition.expect_success_within or 0)}"
         record = record_of(notice, Outcome.FAILED, now, uid=row.uid, slug=row.slug, keep=definition.keep, reason=reason)
-        attempt = self.describe(hold, Try(notice, record.run_id), now)
+        attempt = self.describe(hold, notice, record.run_id, now)
         await self.call_hooks(attempt, record, definition)

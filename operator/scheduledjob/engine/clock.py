@@ -31,9 +31,12 @@ class StoreClock:
         self._base: Instant = 0
         self._at = 0.0
         self.known = False
+        self.heard_at = float("-inf")
+        """When the store last said anything; our monotonic seconds."""
 
     def observe(self, store_now: Instant, sent: float, received: float) -> None:
         """The store said ``store_now`` at some moment between ``sent`` and ``received`` (our monotonic seconds)."""
+        self.heard_at = received
         estimate = self._estimate(received)
         stepped_back = estimate > store_now + round((received - sent) * SECOND)
         if not self.known or estimate <= store_now or stepped_back:

@@ -14,11 +14,13 @@ import asyncio
 
 import msgspec
 
+from scheduledjob.domain.definition import Definition
 from scheduledjob.domain.instants import Instant
 from scheduledjob.domain.moves import End
 from scheduledjob.domain.schedule import Schedule
 from scheduledjob.domain.state import Run
 
+from .jobs import Attempt
 from .kinds import Kind
 from .leases import Lease
 from .store import Row
@@ -29,6 +31,10 @@ class Try(msgspec.Struct, eq=False, gc=False):
 
     run: Run
     run_id: str
+    attempt: Attempt
+    kind: Kind
+    definition: Definition
+    """As it was when the attempt started; an edit holds from the next one on."""
     task: asyncio.Task[None] | None = None
     begun: bool = False
     """Its coroutine has been entered: before that, a cancellation would never reach it."""
@@ -42,6 +48,10 @@ class Hold(msgspec.Struct, eq=False, gc=False):
     kind: Kind
     schedule: Schedule
     lease: Lease
+    counted: tuple[int, int, int] = (0, 0, 0)
+    """Slots skipped, missed and excluded, as far as the observer knows of them."""
+    counting: tuple[int, int, int] = (0, 0, 0)
+    """The same, with what the write on its way says."""
     tries: tuple[Try, ...] = ()
     timer_at: Instant | None = None
     timer: int = 0

@@ -44,6 +44,21 @@ class Attempt(msgspec.Struct, gc=False):
     payload: bytes | None = None
     references: Any = None
     """Resolves Secret and ConfigMap references when the attempt starts; None where there can be none."""
+    pending: float | None = None
+    """Seconds that what runs the attempt may wait to begin (``timeouts.pending``), for executors that have to wait."""
+    begun: Instant = 0
+    """When the first attempt of the run started."""
+    adopted: bool = False
+    """Of a kind that outlives: an earlier owner may have started this attempt, so look for it first. ``timeout`` counts
+    from when it really began; where ``timeouts.total`` is near, ``timeout`` is what is left of that now."""
+    ending: str = ""
+    """Why ``run`` is cancelled, set before: ``CANCELLED`` or ``RELEASED``; empty while it is not."""
+
+
+CANCELLED = "cancelled"
+"""The run is to end: end the attempt, wherever it lives, and wait until that is certain."""
+RELEASED = "released"
+"""This replica lets go of the attempt: what lives outside of it goes on, and another replica adopts it."""
 
 
 class Result(msgspec.Struct, gc=False):
@@ -64,7 +79,9 @@ class Result(msgspec.Struct, gc=False):
     """What a custom job left in ``task.result``; None: as it was."""
     lost: bool = False
     """Ended with its replica (the lease was about to pass, a helper died) and not by itself: it counts against nobody,
-    and the run goes on with its next attempt."""
+    and the run goes on with its next attempt; of a kind that outlives, with the same."""
+    where: str = ""
+    """Where it ran, if not in this replica: the name of its Pod."""
 
 
 OUTPUT_LIMIT = 4096
@@ -78,6 +95,19 @@ class Executor(Protocol):
     ``ok=False``; an exception out of ``run`` is a failed attempt whose reason is the exception. Cancelling ``run``
     ends the attempt at once (TERM is for timeouts and polite cancels; see each executor), and the CancelledError
     comes out only after nothing of it is alive: the engine takes it as the confirmed end.
+
+    Of a kind that *outlives* (``Kind.outlives``) attempts live outside the replica. There ``run`` starts the attempt,
+    or goes on with what there is of it: whoever takes a run over calls it again for the same attempt. When ``run`` is
+    cancelled, ``Attempt.ending`` says what is meant:
+
+    * ``CANCELLED``: end the attempt and let the CancelledError out (or a Result, if it had ended before) only when its
+      end is confirmed, however long that takes. If meanwhile ``run`` is cancelled again and ``ending`` is RELEASED,
+      leave at once. The engine may also call ``run`` with ``ending`` CANCELLED from the start: start nothing, end
+      whatever there is of the attempt, confirm, return.
+    * ``RELEASED``, or empty: let go of it at once, and end nothing.
+
+    What fails on the way (an API that does not answer) is waited for; giving up is a Result with ``lost``, never an
+    exception, because that would be taken for the end of the attempt.
     """
 
     async def start(self) -> None:

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scheduledjob.domain.instants import Instant, Micros
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.state import Outcome, RunRecord
 
     from .jobs import Attempt
-    from .store import Row
+    from .store import Row, Settlement
 
 
 class Observer:
@@ -24,11 +24,20 @@ class Observer:
     def started(self, attempt: Attempt, due: Instant, late: Micros) -> None:
         """An attempt starts, ``late`` after it was due by the store's clock."""
 
+    def adopted(self, attempt: Attempt) -> None:
+        """An attempt that an earlier owner started goes on with this replica."""
+
     def retrying(self, attempt: Attempt, reason: str, due: Instant) -> None:
         """An attempt failed, the next starts at ``due``."""
 
     def recorded(self, records: Sequence[RunRecord]) -> None:
         """Runs ended, and history has them."""
+
+    def passed_over(self, slug: str, outcome: Outcome, count: int) -> None:
+        """So many more slots did not run, for that reason, and the store has it."""
+
+    def settled(self, row: Row, settlement: Settlement) -> None:
+        """The state of a row was written: what anybody shows of it may be out of date."""
 
     def released(self, slug: str, wake_at: Instant | None) -> None:
         """A row is nobody's now, and due at ``wake_at``."""

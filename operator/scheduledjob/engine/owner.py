@@ -1,8 +1,8 @@
 """The owner: everything between the claim of a row and its release.
 
-Each row that was claimed is a ``Hold`` here. The owner asks its schedule what is due, starts and cancels attempts,
-tells the schedule how they ended, and writes what became of it. ``_advance`` is the one place where the next move of a
-hold is decided; whatever happens (a timer, an end of an attempt, an answer of the store, an edit) ends in a call of it.
+Each row that was claimed is a ``Hold`` here. The owner asks its schedule what is due, has attempts started and
+cancelled (``runner.py``), and writes what became of it. ``_advance`` is the one place where the next move of a hold is
+decided; whatever happens (a timer, an end of an attempt, an answer of the store, an edit) ends in a call of it.
 
 A hold that is ``gone`` was lost: to another replica, to a deletion, to a store that could not be reached in time. What
 runs under it is stopped at once, and nothing of it is written.
@@ -13,22 +13,28 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
+from scheduledjob.domain.acts import NONE, Acts
 from scheduledjob.domain.instants import SECOND, Instant, Micros
-from scheduledjob.domain.moves import End
+from scheduledjob.domain.moves import has
 from scheduledjob.domain.schedule import Schedule
-from scheduledjob.domain.state import Run, State, run_id
+from scheduledjob.domain.state import Outcome, State
 
-from .hold import Hold, Try
-from .jobs import Attempt, Result
+from .following import Following
+from .hold import Hold
 from .kinds import Kind, UnreadableRowError
+from .runner import Runner
 from .settler import Settler
+from .stats import Stats
 from .store import Fate, Key, Origin, Row, Settlement, Store, StoreUnavailable
 from .timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from scheduledjob.domain.state import RunRecord
 
     from .attempts import Attempts
     from .clock import Clock, StoreClock
@@ -58,16 +64,15 @@ class Owner:
         attempts: Attempts,
         ahead: Micros,
         on_freed: Callable[[Instant | None], None],
+        followers: Callable[[str], Sequence[str]] | None = None,
     ) -> None:
         self._store = store
         self._replica = replica
         self._kinds = kinds
-        self._tasks = tasks
         self._clock = clock
         self._monotonic = monotonic
         self._leases = leases
         self._observer = observer
-        self._attempts = attempts
         self._ahead = ahead
         self._on_freed = on_freed
         """Called when a hold goes, with the instant at which its row is due again, where it is nobody's now."""
@@ -75,14 +80,24 @@ class Owner:
         self._edited: asyncio.Queue[Hold | None] = asyncio.Queue()
         self._empty = asyncio.Event()
         self._leaving = False
-        self._notices: list[asyncio.Task[None]] = []
-        """What is told beside runs; ended with the replica."""
         self.settler: Settler[Hold | None] = Settler(store, replica, self._settled)
         self._timers: Timers[Hold] = Timers(clock, self._timer_due)
+        self._runner = Runner(tasks, clock, observer, attempts, self._try_ended)
+        self.following = Following(store, followers, self._upstream_seen)
 
     @property
     def held(self) -> int:
         return len(self._holds)
+
+    def stats(self) -> Stats:
+        stats = Stats(len(self._holds))
+        for hold in self._holds.values():
+            state, executing = hold.schedule.state, len(hold.tries)
+            stats.ahead += not executing
+            stats.executing += executing
+            stats.waiting += len(state.waiting)
+            stats.retrying += sum(run.attempt > 1 and not has(hold.schedule.executing, run) for run in state.runs)
+        return stats
 
     # ---------------------------------------------------------------- rows come
 
@@ -92,20 +107,34 @@ class Owner:
         lease = self._leases.hold(row.key, row.version, deadline)
         try:
             definition, slots = kind.read(row)
-            schedule = Schedule(row.slug, row.uid, definition, slots, State.decode(row.state), self._replica)
+            state = State.decode(row.state)
         except (UnreadableRowError, ValueError) as error:
             log.error("a schedule is left alone", slug=row.slug, error=str(error))
             self._leave_alone(row)
             return
-        hold = Hold(row, kind, schedule, lease)
+        schedule = Schedule(
+            row.slug,
+            row.uid,
+            definition,
+            slots,
+            state,
+            self._replica,
+            outlives=kind.outlives,
+            wished_at=row.edited_at,
+        )
+        hold = Hold(row, kind, schedule, lease, (state.skipped, state.missed, state.excluded))
         self._holds[row.key] = hold
         self._observer.claimed(row)
         now = self._clock.now()
         if row.taken_over:
             log.info("taken over from a replica whose lease had passed", slug=row.slug)
-            schedule.taken_over(now, edited=row.revision != schedule.state.revision)
-        if row.revision != schedule.state.revision:
-            schedule.edited(row.revision, row.edited_at, row.first)
+            schedule.taken_over(now, edited=row.revision != state.revision and not _same_spec(row, state))
+        if row.revision != state.revision:
+            schedule.edited(row.revision, row.edited_at, row.first, row.generation)
+        if row.acts:
+            schedule.asked(_acts_of(row), row.edited_at)
+        if schedule.follows:
+            schedule.look(now)
         if self._leaving:
             hold.leaving = True
         self._advance(hold)
@@ -126,18 +155,18 @@ class Owner:
         if not hold.leaving or hold.tries:
             moves = schedule.step(now)
             for run in moves.cancel:
-                self._cancel(hold, run, "replaced by a newer slot")
+                self._runner.cancel(hold, run)
             if moves.start and self._monotonic() >= hold.lease.deadline - self._leases.margin:
                 # This process stood still: whoever has the row by now may have started these.
                 self._lose(hold, "its lease was about to pass when a slot came due")
                 return
             for run in moves.start:
-                self._start(hold, run, now)
+                if not (self._leaving and run.outlives):  # it would be let go at once
+                    self._runner.start(hold, run, now)
             if moves.became_overdue:
-                self._observer.overdue(hold.row.slug)
-                if schedule.definition.on_failure:
-                    self._notices = [notice for notice in self._notices if not notice.done()]
-                    self._notices.append(self._tasks.create_task(self._attempts.tell_overdue(hold, now)))
+                self._runner.tell_overdue(hold, now)
+            if schedule.looks(now):
+                self.following.look(hold)
         else:
             schedule.leave(now)
         if hold.settling:
@@ -151,6 +180,8 @@ class Owner:
         if not hold.leaving:
             if schedule.blocked(now):
                 self._settle(hold, Fate.KEEP, None)
+                return
+            if schedule.looking:
                 return
             if wake is not None and wake <= now + 2 * self._ahead and not schedule.changed and not schedule.records:
                 self._set_timer(hold, wake)
@@ -168,77 +199,18 @@ class Owner:
             hold.timer_at = None
             self._advance(hold)
 
-    # ---------------------------------------------------------------- attempts
-
-    def _start(self, hold: Hold, run: Run, now: Instant) -> None:
-        hold.schedule.began(run, now)
-        this = Try(run, run_id(hold.row.uid, run))
-        hold.tries += (this,)
-        hold.lease.run_ids += (this.run_id,)
-        this.task = self._tasks.create_task(self._attempt(hold, this, now))
-
-    async def _attempt(self, hold: Hold, this: Try, now: Instant) -> None:
-        this.begun = True
-        run = this.run
-        attempt = self._attempts.describe(hold, this, now)
-        result = Result(False, this.reason)
-        if this.end is None:
-            self._observer.started(attempt, run.due, now - run.due)
-            try:
-                result = await self._attempts.run(hold, attempt)
-            except asyncio.CancelledError:
-                if this.end is None:
-                    this.end, this.reason = End.LOST, "the replica was stopped"
-                result = Result(False, this.reason)
-            except Exception as error:
-                result = Result(False, f"{type(error).__name__}: {error}")
-                this.end = this.end or End.FAILED
-            else:
-                # A run that ended by itself while its cancellation was on the way ended as it says.
-                if result.ok:
-                    this.end = End.COMPLETED if result.complete else End.SUCCEEDED
-                else:
-                    this.end = this.end or (End.LOST if result.lost else End.FAILED)
-        await self._ended(hold, this, attempt, result)
-
-    async def _ended(self, hold: Hold, this: Try, attempt: Attempt, result: Result) -> None:
-        assert this.end is not None
-        if hold.gone:
-            self._forget_try(hold, this)
-            return
-        if result.payload is not None:
-            hold.payload = hold.row.payload = result.payload
-        if result.result is not None:
-            hold.result = result.result
-        schedule = hold.schedule
-        record = schedule.ended(
-            this.run, this.end, self._clock.now(), reason=result.reason, code=result.code, output=result.output
-        )
-        if record is None and this.end is End.FAILED:
-            self._observer.retrying(attempt, result.reason, this.run.due)
-        definition = schedule.definition
-        if record is not None and (definition.on_failure or definition.on_success):
-            await self._attempts.call_hooks(attempt, record, definition)
-        self._forget_try(hold, this)
-        self._advance(hold)
-
-    def _cancel(self, hold: Hold, run: Run, reason: str) -> None:
-        for this in hold.tries:
-            if this.run is run:
-                self._stop_try(this, End.CANCELLED, reason)
-
-    @staticmethod
-    def _stop_try(this: Try, end: End, reason: str) -> None:
-        if this.end is None:
-            this.end, this.reason = end, reason
-            if this.begun and this.task is not None:
-                this.task.cancel()
-
-    def _forget_try(self, hold: Hold, this: Try) -> None:
-        hold.tries = tuple([one for one in hold.tries if one is not this])
-        hold.lease.run_ids = tuple([one for one in hold.lease.run_ids if one != this.run_id])
-        if hold.gone and not hold.tries:
+    def _try_ended(self, hold: Hold) -> None:
+        """An attempt has left its hold."""
+        if not hold.gone:
+            self._advance(hold)
+        elif not hold.tries:
             self._forget(hold, None)
+
+    def _upstream_seen(self, hold: Hold, records: Sequence[RunRecord] | None) -> None:
+        """The runs that a schedule follows were read, or could not be."""
+        if not hold.gone and not hold.released:
+            hold.schedule.followed(records, self._clock.now())
+            self._advance(hold)
 
     # ---------------------------------------------------------------- writes
 
@@ -263,14 +235,16 @@ class Owner:
             ),
         )
         hold.payload = hold.result = None
+        state = schedule.state
+        hold.counting = (state.skipped, state.missed, state.excluded)
 
     def _settled(self, hold: Hold | None, settlement: Settlement, done: bool) -> None:
         if hold is None:
             self._leases.drop_key(settlement.key)
             return
         hold.settling = False
-        if done and settlement.records:
-            self._observer.recorded(settlement.records)
+        if done:
+            self._tell_settled(hold, settlement)
         if hold.gone:
             if not hold.tries:
                 self._forget(hold, None)
@@ -285,6 +259,18 @@ class Owner:
             self._leases.drop(hold.lease)
             self._observer.released(hold.row.slug, settlement.wake_at)
             self._forget(hold, settlement.wake_at)
+
+    def _tell_settled(self, hold: Hold, settlement: Settlement) -> None:
+        if settlement.records:
+            self._observer.recorded(settlement.records)
+            self.following.ended(hold.row.slug)
+        if hold.counting != hold.counted:
+            outcomes = (Outcome.SKIPPED_OVERLAP, Outcome.MISSED, Outcome.EXCLUDED)
+            for outcome, before, after in zip(outcomes, hold.counted, hold.counting, strict=True):
+                if after > before:
+                    self._observer.passed_over(hold.row.slug, outcome, after - before)
+            hold.counted = hold.counting
+        self._observer.settled(hold.row, settlement)
 
     def _forget(self, hold: Hold, wake: Instant | None) -> None:
         if self._holds.get(hold.row.key) is hold:
@@ -304,8 +290,7 @@ class Owner:
         self._observer.fenced(hold.row.slug, why)
         if hold.tries:
             log.warning("a run was fenced", slug=hold.row.slug, why=why)
-        for this in hold.tries:
-            self._stop_try(this, End.LOST, why)
+        self._runner.release(hold, why)
         if not hold.tries and not hold.settling:
             self._forget(hold, None)
 
@@ -367,25 +352,29 @@ class Owner:
             return
         hold.kind = self._kinds[row.kind]
         hold.row.payload = row.payload
-        hold.schedule.rewish(definition, slots)
-        hold.schedule.edited(row.revision, row.edited_at, row.first)
+        schedule = hold.schedule
+        schedule.rewish(definition, slots, outlives=hold.kind.outlives)
+        schedule.edited(row.revision, row.edited_at, row.first, row.generation)
+        if row.acts:
+            schedule.asked(_acts_of(row), row.edited_at)
+        schedule.look(self._clock.now())
         self._advance(hold)
 
     # ---------------------------------------------------------------- the end
 
     def leave(self) -> None:
-        """Give back what does not run; what runs goes back when it ends."""
+        """Give back what does not run, or goes on without this replica; what runs here goes back when it ends."""
         self._leaving = True
         for hold in list(self._holds.values()):
             hold.leaving = True
+            self._runner.let_go(hold, "the replica is shutting down")
             if not hold.tries and not hold.settling:
                 self._advance(hold)
 
     def stop_tries(self) -> None:
         """The grace period is over: end what still runs; it goes back as lost with this replica."""
         for hold in list(self._holds.values()):
-            for this in hold.tries:
-                self._stop_try(this, End.LOST, "the replica is shutting down")
+            self._runner.release(hold, "the replica is shutting down")
 
     async def emptied(self) -> None:
         """Wait until nothing is held."""
@@ -396,7 +385,19 @@ class Owner:
     def finish(self) -> None:
         """Nothing is held any more, or nothing that is can be helped: end the tasks that serve holds."""
         self._timers.close()
-        for notice in self._notices:
-            notice.cancel()
+        self._runner.finish()
         self._edited.put_nowait(None)
         self.settler.close()
+
+
+def _same_spec(row: Row, state: State) -> bool:
+    """Only acts or nudges made a new revision of what a cluster's object says."""
+    return bool(row.generation) and row.generation == state.generation
+
+
+def _acts_of(row: Row) -> Acts:
+    try:
+        return Acts.decode(row.acts)
+    except msgspec.MsgspecError as error:
+        log.warning("what is asked for by hand is not understood", slug=row.slug, error=str(error))
+        return NONE

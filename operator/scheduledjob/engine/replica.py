@@ -32,6 +32,7 @@ from .keeper import Keeper, KeeperCalls, KeeperThread
 from .leases import Leases
 from .observer import Observer
 from .owner import Owner
+from .stats import Stats
 from .store import ReplicaInfo, Store, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ class Replica:
         chance: random.Random | None = None,
         keeper: Callable[[Store, str, Leases, Clock, KeeperCalls], Keeper] = KeeperThread,
         name: str | None = None,
+        followers: Callable[[str], Sequence[str]] | None = None,
     ) -> None:
+        """``followers``: the slugs that follow a slug, as far as is known here; None: nobody does."""
         self.info = ReplicaInfo(
             name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}", program_version, schema_version
         )
@@ -86,6 +89,7 @@ class Replica:
         self._monotonic = monotonic
         self._chance = chance or random.Random()  # noqa: S311  # spreads load, guards nothing
         self._new_keeper = keeper
+        self._followers = followers
         self.leases = Leases(settings.lease)
         self.clock = StoreClock(monotonic)
         self._stop = asyncio.Event()
@@ -106,6 +110,40 @@ class Replica:
         """This process itself changed or deleted these slugs."""
         if self._claimer is not None:
             self._claimer.owner.slugs_changed(slugs)
+
+    # ---------------------------------------------------------------- how it is
+
+    def stats(self) -> Stats:
+        """What this replica has in its hands now."""
+        return self._claimer.owner.stats() if self._claimer is not None else Stats()
+
+    @property
+    def alive(self) -> bool:
+        """False where nothing but a new process helps: the event loop stands still, and its leases were given up.
+
+        An outage of the store is nothing of the kind. To be asked from another thread: one that is answered by the
+        event loop itself needs no answer.
+        """
+        return not self.leases.wedged
+
+    @property
+    def store_heard(self) -> float:
+        """Seconds since the store last answered; infinite before it first did."""
+        return self._monotonic() - self.clock.heard_at
+
+    async def store_answers(self, within: float) -> bool:
+        """Whether the store has answered in the last ``within`` seconds; if not, whether it does now, in as many."""
+        if self.store_heard <= within:
+            return True
+        sent = self._monotonic()
+        try:
+            async with asyncio.timeout(within):
+                self.clock.observe(await self._store.now(), sent, self._monotonic())
+        except (StoreError, TimeoutError):
+            return False
+        return True
+
+    # ---------------------------------------------------------------- its life
 
     async def run(self) -> None:
         """Work until ``stop``. Raises what a part of it failed with; an outage of the store is no failure."""
@@ -135,6 +173,7 @@ class Replica:
                 attempts=Attempts(self._references, self._hook),
                 ahead=from_seconds(self._settings.ahead),
                 on_freed=lambda wake: claimer.freed(wake),  # noqa: PLW0108  # made below: the two need each other
+                followers=self._followers,
             )
             claimer = self._claimer = Claimer(
                 self._store,
@@ -164,6 +203,7 @@ class Replica:
             claiming = services.create_task(claimer.run())
             settling = services.create_task(owner.settler.run())
             services.create_task(owner.reread_edited())
+            following = services.create_task(owner.following.run())
             chores = [
                 services.create_task(chore)
                 for chore in (self._beat(), self._prune(), self._listen(claimer), self._watch_clock(owner))
@@ -181,6 +221,11 @@ class Replica:
                 async with asyncio.timeout(LAST_WRITES):
                     await asyncio.shield(settling)
             settling.cancel()
+            owner.following.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WRITES):
+                    await asyncio.shield(following)
+            following.cancel()
             for chore in chores:
                 chore.cancel()
             with contextlib.suppress(StoreError, TimeoutError):
