@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -67,8 +67,8 @@ def seen(
     )
 
 
-def running(now: Instant, **others: int) -> bytes:
-    return State(floor=now, runs=[Run(slot=now - 7, due=now - 7, begun=now - 6)], **others).encode()
+def running(now: Instant) -> bytes:
+    return State(floor=now, runs=[Run(slot=now - 7, due=now - 7, begun=now - 6)]).encode()
 
 
 async def reconcile(store: Store, one: NewRow) -> Put:
@@ -126,7 +126,7 @@ async def test_seen_again_is_unchanged(store: Store, other: Store) -> None:
     ids=lambda change: next(iter(change)),
 )
 async def test_any_difference_is_an_update_that_is_due_at_once(
-    store: Store, other: Store, change: dict[str, object]
+    store: Store, other: Store, change: dict[str, Any]
 ) -> None:
     now = await store.now()
     new = seen(generation=2, wake_at=now + DAY)

@@ -6,6 +6,7 @@ from what is older. Each reads and writes rows in its own way, but none judges i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -69,6 +70,11 @@ def keep_of(definition: str) -> Keep:
 def buried_for(definition: str) -> Micros:
     """For how long the uid of a schedule that ends is not taken again."""
     return max(TOMBSTONE_KEPT, keep_of(definition).ttl)
+
+
+def no_object(new: NewRow) -> NewRow:
+    """The wish as ``put`` takes it: generations and acts are of objects in a cluster."""
+    return replace(new, generation=0, acts="") if new.generation or new.acts else new
 
 
 def each_once(rows: Sequence[NewRow]) -> dict[str, NewRow]:

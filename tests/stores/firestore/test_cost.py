@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from scheduledjob.domain.instants import HOUR, MINUTE, SECOND
-from scheduledjob.engine.store import Fate, ReplicaInfo
+from scheduledjob.engine.store import Fate, Origin, Put, ReplicaInfo
 from tests.stores.support import claim, record, settlement, wish
 
 if TYPE_CHECKING:
@@ -122,3 +123,22 @@ async def test_the_clock_is_not_measured_while_it_is_known(store: FirestoreStore
     for _ in range(10):
         await store.now()
     assert meter.calls.total() == 0
+
+
+async def test_what_is_there_already_costs_a_read_and_no_write(store: FirestoreStore, meter: Meter) -> None:
+    objects = [replace(wish(f"ns/{n}", origin=Origin.CLUSTER), generation=1) for n in range(300)]
+    await store.reconcile(objects)
+    meter.reset()
+    assert set(await store.reconcile(objects)) == {Put.UNCHANGED}
+    assert (meter.read, meter.written, meter.deleted) == (300, 0, 0)
+    meter.reset()
+    assert set(await store.reconcile([replace(each, generation=2) for each in objects])) == {Put.UPDATED}
+    assert (meter.read, meter.written, meter.deleted) == (300, 300, 0)
+
+
+async def test_a_lock_costs_a_read_and_a_write(store: FirestoreStore, meter: Meter) -> None:
+    assert await store.lock("sweep", "alice", HOUR)
+    assert await store.lock("sweep", "alice", HOUR)
+    assert (meter.read, meter.written) == (2, 2)
+    assert not await store.lock("sweep", "bob", HOUR)
+    assert (meter.read, meter.written) == (3, 2)

@@ -11,7 +11,7 @@ import pytest
 from scheduledjob.domain.instants import HOUR
 from scheduledjob.engine.store import Origin, ReplicaInfo
 from scheduledjob.stores.firestore.documents import Query
-from scheduledjob.stores.firestore.layout import REPLICAS, RUNS, SCHEDULES
+from scheduledjob.stores.firestore.layout import LOCKS, PRESENCES, REPLICAS, RUNS, SCHEDULES
 from scheduledjob.stores.firestore.wire import Wire
 from tests.stores.support import claim, record, settlement, wish
 
@@ -65,7 +65,14 @@ async def use_everything(one: FirestoreStore, two: FirestoreStore) -> None:
     for slug in (None, "a"):
         await one.history(slug)
         await one.history(slug, before=now)
+    await one.history("a", uid="uid-of-a")
     await one.announce(ReplicaInfo("alice", "1", 1), now)
+    await one.bury([("d", "uid-of-d")])
+    await one.reconcile([wish("d", now, origin=Origin.CLUSTER)])
+    await one.nudge(["d"])
+    await one.lock("sweep", "carol", HOUR)
+    await one.present("carol", "cluster", [], HOUR)
+    await one.withdraw("carol")
     await one.prune()
     await one.get(["a"])
     await one.recorded(["run"])
@@ -110,11 +117,16 @@ async def test_no_field_is_indexed_that_no_query_orders_by(
     one, _ = (await claim(store)).rows
     await store.settle("alice", [settlement(one, records=[record("run", now)])])
     await store.announce(ReplicaInfo("alice", "1", 1), now)
-    written: dict[str, set[str]] = {SCHEDULES: set(), RUNS: set(), REPLICAS: set()}
-    for collection, fields in written.items():
-        order = {SCHEDULES: "slug", RUNS: "finished", REPLICAS: "seen_at"}[collection]
-        for document in await store._wire.query(Query(collection, order, limit=100)):
-            fields.update(document.fields)
+    await store.bury([("c", "uid-of-c")])
+    await store.lock("sweep", "alice", HOUR)
+    await store.present("alice", "cluster", [], HOUR)
+    orders = [(SCHEDULES, "slug"), (SCHEDULES, "forget_at"), (RUNS, "finished"), (REPLICAS, "seen_at")]
+    orders += [(LOCKS, "name"), (PRESENCES, "since")]
+    written: dict[str, set[str]] = {collection: set() for collection, _ in orders}
+    for collection, order in orders:
+        wire = store._living._common if collection == PRESENCES else store._wire
+        for document in await wire.query(Query(collection, order, limit=100)):
+            written[collection].update(document.fields)
     by_itself = {(query.collection, query.order) for query in asked if not query.equals and not query.within}
     overridden = {(each["collectionGroup"], each["fieldPath"]) for each in shipped()["fieldOverrides"]}
     assert {(collection, name) for collection, names in written.items() for name in names} == by_itself | overridden

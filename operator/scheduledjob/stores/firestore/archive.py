@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from scheduledjob.domain.instants import DAY, HOUR
 
 from .documents import Document, Query, Write
-from .layout import REPLICAS, RUNS, record_of, run_path
+from .layout import REPLICAS, RUNS, SCHEDULES, is_row, record_of, run_path
 
 if TYPE_CHECKING:
     from collections import deque
@@ -37,6 +37,7 @@ class Archive:
         self._surplus = surplus
         self._expires: Instant = LONG_AGO
         """When to look for expired runs again."""
+        self._looks_for_graves: Instant = LONG_AGO
         self._looks_for_replicas: Instant = LONG_AGO
 
     def note(self, records: Sequence[RunRecord]) -> None:
@@ -44,13 +45,21 @@ class Archive:
         for record in records:
             self._expires = min(self._expires, record.expires)
 
-    async def newest(self, slug: str | None, before: Instant | None, limit: int) -> list[RunRecord]:
+    async def newest(self, slug: str | None, uid: str | None, before: Instant | None, limit: int) -> list[RunRecord]:
+        """One slug has few uids and not many runs, so those of another uid are read and passed over: no index more."""
         query = Query(RUNS, "finished", descending=True, less=before, limit=limit)
         if slug is None:
             query.within["shard"] = self._shards
         else:
             query.equals["slug"] = slug
-        return [record_of(document) for document in await self._wire.query(query)] if limit > 0 else []
+        found: list[RunRecord] = []
+        while len(found) < limit:
+            page = await self._wire.query(query)
+            found += [record for record in map(record_of, page) if uid in {None, record.uid}]
+            if len(page) < limit:
+                break
+            query.after = (page[-1].fields["finished"], page[-1].path)
+        return found[:limit]
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
         there = await self._wire.get([run_path(name) for name in dict.fromkeys(run_ids)], ())
@@ -66,6 +75,7 @@ class Archive:
             known = set(paths)
             paths += [document.path for document in expired if document.path not in known]
         gone = await self._drop(paths)
+        await self._drop_graves(now, limit)
         await self._drop_replicas(now)
         return gone
 
@@ -80,6 +90,16 @@ class Archive:
         """Delete what is there; another replica may have been quicker."""
         stamps = await self._wire.batch_write([Write(path, exists=True) for path in paths]) if paths else []
         return sum(stamp is not None for stamp in stamps)
+
+    async def _drop_graves(self, now: Instant, limit: int) -> None:
+        """Forget slugs of which nothing is left but uids that may be taken again."""
+        if now < self._looks_for_graves:
+            return
+        query = Query(SCHEDULES, "forget_at", within={"shard": self._shards}, most=now, limit=limit)
+        graves = [document for document in await self._wire.query(query) if not is_row(document)]
+        await self._wire.batch_write([Write(grave.path, stamp=grave.stamp) for grave in graves])
+        if len(graves) < limit:
+            self._looks_for_graves = now + HOUR
 
     async def _drop_replicas(self, now: Instant) -> None:
         """Forget replicas that ended without saying so, a day after."""

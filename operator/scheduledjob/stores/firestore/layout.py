@@ -1,6 +1,6 @@
 """How schedules, runs and replicas are written down as documents.
 
-Below one collection (of the store's URL) each installation has a document of its own, and below that three
+Below one collection (of the store's URL) each installation has a document of its own, and below that four
 collections. Their names never change, so the index file that ships with the store fits every URL and installation,
 and are unlikely to be anybody else's in the same database:
 
@@ -9,9 +9,17 @@ and are unlikely to be anybody else's in the same database:
   apart and is part of the row's key.
 * ``sjob_runs``: history, one document for each run, its id a hash of the run id.
 * ``sjob_replicas``: who lives.
+* ``sjob_locks``: who has which lock.
 
-An index whose values only grow takes 500 writes a second on one server; so ``wake_at``, ``finished`` and ``expires``
-are indexed only behind ``shard``, which is a number below the installation's ``shards``, from the id.
+One more, ``sjob_presences``, is common to all installations and stands below a document beside theirs.
+
+The uids of a slug that are not taken again stand in the slug's own document (``buried``), so that whoever makes a row
+reads and checks them with the row itself. Where no row is left, the document becomes a *grave*: it has no ``slug``
+and no ``wake_at``, so no query for rows finds it, and ``forget_at`` says when it may go.
+
+An index whose values only grow takes 500 writes a second on one server; so ``wake_at``, ``finished``,
+``expires`` and ``forget_at`` are indexed only behind ``shard``, which is a number below the installation's
+``shards``, from the id.
 
 A schedule's ``recent`` lists the runs of it that history keeps, oldest first, so that its owner, who writes the row
 when a run ends, knows without a read which older run that one pushes out.
@@ -26,26 +34,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from scheduledjob.domain.definition import Definition, Keep
 from scheduledjob.domain.state import Outcome, RunRecord, State, cut_off
 from scheduledjob.engine.store import Key, Origin, Row
 
+from ..incarnations import keep_of
 from .documents import Write
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from scheduledjob.domain.instants import Instant
     from scheduledjob.engine.store import NewRow
 
-    from .documents import Document, Fields
+    from .documents import Document, Fields, Stamp
 
 SCHEDULES = "sjob_schedules"
 RUNS = "sjob_runs"
 REPLICAS = "sjob_replicas"
+LOCKS = "sjob_locks"
+PRESENCES = "sjob_presences"
 
 MOST_RECENT = 1_000
 """How many runs ``recent`` lists at most; what it can't list goes by its age alone."""
+MOST_BURIED = 1_000
+"""How many uids of one slug are kept from coming back at most: beyond that the one that may come first."""
 
 
 def document_id(name: str) -> str:
@@ -65,6 +77,14 @@ def replica_path(replica: str) -> str:
     return f"{REPLICAS}/{document_id(replica)}"
 
 
+def lock_path(name: str) -> str:
+    return f"{LOCKS}/{document_id(name)}"
+
+
+def presence_path(installation: str, replica: str) -> str:
+    return f"{PRESENCES}/{document_id(f'{installation}/{replica}')}"
+
+
 def path_of(key: Key) -> str:
     return f"{SCHEDULES}/{str(key).partition('.')[0]}"
 
@@ -77,9 +97,6 @@ def shard_of(path: str, shards: int) -> int:
     return int(path.rpartition("/")[2][:8], 16) % shards
 
 
-WISH = ("kind", "origin", "definition", "payload", "first", "edited_at", "revision")
-
-
 def wish_fields(new: NewRow, revision: int, now: Instant) -> Fields:
     return {
         "kind": new.kind,
@@ -87,12 +104,14 @@ def wish_fields(new: NewRow, revision: int, now: Instant) -> Fields:
         "definition": new.definition,
         "payload": new.payload,
         "first": new.first,
+        "generation": new.generation,
+        "acts": new.acts,
         "edited_at": now,
         "revision": revision,
     }
 
 
-def schedule_fields(new: NewRow, now: Instant, shards: int) -> Fields:
+def schedule_fields(new: NewRow, now: Instant, shards: int, buried: Sequence[str] = ()) -> Fields:
     """Of a new row. What nobody waits for has no ``wake_at`` at all, so no query finds it."""
     fields = wish_fields(new, 1, now)
     fields |= {
@@ -106,6 +125,8 @@ def schedule_fields(new: NewRow, now: Instant, shards: int) -> Fields:
         "result": None,
         "recent": [],
     }
+    if buried:
+        fields["buried"] = buried
     if new.wake_at is not None:
         fields["wake_at"] = new.wake_at
     return fields
@@ -131,7 +152,39 @@ def row_of(document: Document) -> Row:
         fields["state"],
         False,
         fields.get("owner"),
+        fields.get("generation", 0),
+        fields.get("acts", ""),
     )
+
+
+def is_row(document: Document) -> bool:
+    """It is a schedule, and not only a grave."""
+    return "slug" in document.fields
+
+
+def buried_in(document: Document | None, now: Instant) -> dict[str, Instant]:
+    """The uids of that slug that are not taken again, until when."""
+    if document is None:
+        return {}
+    entries = (text.partition(":") for text in document.fields.get("buried") or ())
+    return {uid: int(until) for until, _, uid in entries if int(until) > now}
+
+
+def buried_field(buried: Mapping[str, Instant]) -> list[str]:
+    """Those that are kept longest last; what is too much goes from the front."""
+    return sorted(f"{until}:{uid}" for uid, until in buried.items())[-MOST_BURIED:]
+
+
+def removal(path: str, buried: Sequence[str], shards: int, stamp: Stamp | None) -> Write:
+    """Of a schedule: nothing is left, or a grave. No ``stamp``: nothing may be there yet."""
+    if not buried:
+        return Write(path, stamp=stamp)
+    fields: Fields = {
+        "buried": buried,
+        "forget_at": max(int(text.partition(":")[0]) for text in buried),
+        "shard": shard_of(path, shards),
+    }
+    return Write(path, fields, exists=False if stamp is None else None, stamp=stamp)
 
 
 def run_fields(record: RunRecord, shards: int) -> Fields:
@@ -154,11 +207,7 @@ def record_writes(records: Sequence[RunRecord], shards: int) -> list[Write]:
 def cut_off_records(document: Document, now: Instant) -> list[RunRecord]:
     """Records of the runs that end with the schedule's deletion."""
     fields = document.fields
-    try:
-        keep = Definition.decode(fields["definition"]).keep
-    except msgspec.DecodeError:  # defined in code, or by a version that writes something else
-        keep = Keep()
-    state = State.decode(fields["state"])
+    state, keep = State.decode(fields["state"]), keep_of(fields["definition"])
     owned = fields.get("owner") is not None
     return cut_off(state, uid=fields["uid"], slug=fields["slug"], now=now, owned=owned, keep=keep)
 

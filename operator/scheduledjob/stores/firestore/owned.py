@@ -1,7 +1,7 @@
 """What this process knows of the rows that it owns: enough to write them without reading them first.
 
 A write is let through only if the document is still as it was when this process last saw it (its stamp); so for each
-owned row the stamp is kept, with the two things that a settlement depends on and that can't have changed while the
+owned row the stamp is kept, with the few things that a settlement depends on and that can't have changed while the
 stamp holds. What is not known here, because it was long ago or a client's edit moved the stamp, is read again: the
 map is bounded, and being wrong costs one read and nothing else. The lease thread renews through the same map.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .documents import Document, Stamp
 
 MOST = 50_000
-SEEN = ("born", "owner", "version", "revision", "recent")
+SEEN = ("born", "owner", "version", "revision", "recent", "buried")
 """The fields to read of a row that has to be known again."""
 
 
@@ -34,6 +34,7 @@ class Known:
     version: int
     revision: int
     recent: Sequence[str]
+    buried: Sequence[str] = ()
 
 
 NOTHING = Known(0, "", 0, 0, ())
@@ -61,6 +62,7 @@ class OwnedRows:
             fields["version"],
             fields["revision"],
             fields.get("recent") or (),
+            fields.get("buried") or (),
         )
         with self._lock:
             self._known[key_of(document)] = known

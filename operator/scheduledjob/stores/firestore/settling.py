@@ -23,7 +23,7 @@ import structlog
 from scheduledjob.engine.store import Fate, Key, Renewal, Settlement, StoreError, StoreUnavailable
 
 from .documents import Write, packs
-from .layout import path_of, record_writes, run_path, with_records
+from .layout import path_of, record_writes, removal, run_path, with_records
 from .owned import NOTHING, SEEN, OwnedRows, owned_by
 from .tries import pause, together
 from .wire import Conflict, Refused
@@ -208,7 +208,7 @@ class Settlements:
         unit.overtaken = settlement.fate is not Fate.KEEP and known.revision != settlement.revision
         path = path_of(settlement.key)
         if settlement.fate is Fate.REMOVE and not unit.overtaken:
-            return [Write(path, stamp=known.stamp), *records]
+            return [removal(path, known.buried, self._shards, known.stamp), *records]
         fields: Fields = {"state": settlement.state}
         mask = ["state"]
         if new:

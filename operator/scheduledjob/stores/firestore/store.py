@@ -27,8 +27,10 @@ from scheduledjob.engine.store import Origin, StoreError, StoreUnavailable, Wake
 from .archive import Archive
 from .claiming import Claims
 from .clock import StoreClock
+from .cluster import Cluster
 from .documents import Write
-from .layout import document_id, replica_path, row_of, schedule_path
+from .layout import document_id, is_row, replica_path, row_of, schedule_path
+from .living import Living
 from .owned import OwnedRows
 from .settling import Renewals, Settlements
 from .wire import Conflict, Wire
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.instants import Instant, Micros
     from scheduledjob.domain.state import RunRecord
-    from scheduledjob.engine.store import Batch, NewRow, Put, Renewer, ReplicaInfo, Row, Settlement
+    from scheduledjob.engine.store import Batch, NewRow, Presence, Put, Renewer, ReplicaInfo, Row, Settlement
 
     from .documents import Fields
 
@@ -101,6 +103,8 @@ class FirestoreStore:
             await self._wire.close()
             raise
         self._wishes = Wishes(self._wire, self._clock, shards)
+        self._cluster = Cluster(self._wire, self._clock, shards)
+        self._living = Living(self._wire, self._wire.beside(f"{self._collection}/clusters"), self._clock)
         self._claims = Claims(self._wire, self._clock, self._owned, shards)
         self._settlements = Settlements(self._wire, self._clock, self._owned, shards)
         self._archive = Archive(self._wire, self._clock, shards, self._settlements.surplus)
@@ -171,6 +175,31 @@ class FirestoreStore:
         finally:
             self._tell(told)
 
+    async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
+        """As ``Store.reconcile``; all or none holds for 200 rows, or 8 MiB."""
+        await self._know_the_time(CLOCK_IS_KNOWN)
+        told = Told()
+        try:
+            return await self._cluster.reconcile(rows, told)
+        finally:
+            self._tell(told)
+
+    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> list[bool]:
+        await self._know_the_time(CLOCK_IS_KNOWN)
+        told = Told()
+        try:
+            return await self._cluster.bury(incarnations, told)
+        finally:
+            self._tell(told)
+
+    async def nudge(self, slugs: Sequence[str]) -> None:
+        await self._know_the_time(CLOCK_IS_KNOWN)
+        told = Told()
+        try:
+            await self._cluster.nudge(slugs, told)
+        finally:
+            self._tell(told)
+
     async def clear(self, origin: Origin | None = None) -> int:
         await self._know_the_time(CLOCK_IS_KNOWN)
         told = Told()
@@ -181,7 +210,8 @@ class FirestoreStore:
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]:
         paths = {slug: schedule_path(slug) for slug in slugs}
-        there = await self._wire.get(list(paths.values()))
+        found = await self._wire.get(list(paths.values()))
+        there = {path: document for path, document in found.items() if is_row(document)}
         return [row_of(there[paths[slug]]) if paths[slug] in there else None for slug in slugs]
 
     async def rows(self, *, origin: Origin | None = None, after: str = "", limit: int = 1000) -> list[Row]:
@@ -190,9 +220,9 @@ class FirestoreStore:
         return [row_of(document) for document in await self._wire.query(page_query(origin, after, limit))]
 
     async def history(
-        self, slug: str | None = None, *, before: Instant | None = None, limit: int = 100
+        self, slug: str | None = None, *, uid: str | None = None, before: Instant | None = None, limit: int = 100
     ) -> list[RunRecord]:
-        return await self._archive.newest(slug, before, limit)
+        return await self._archive.newest(slug, uid, before, limit)
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
         return await self._archive.recorded(run_ids)
@@ -245,7 +275,19 @@ class FirestoreStore:
 
     async def withdraw(self, replica: str) -> None:
         await self._write(Write(replica_path(replica)))
+        await self._living.forget(self._installation, replica)
         self._announced = self._looks_at = None
+
+    async def lock(self, name: str, replica: str, length: Micros) -> bool:
+        await self._know_the_time(CLOCK_IS_KNOWN)
+        return await self._living.lock(name, replica, length)
+
+    async def unlock(self, name: str, replica: str) -> None:
+        await self._living.unlock(name, replica)
+
+    async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
+        await self._know_the_time(CLOCK_IS_KNOWN)
+        return await self._living.present(self._installation, replica, cluster, namespaces, lifetime)
 
     @asynccontextmanager
     async def listen(self, on_wake: Callable[[Wake], None]) -> AsyncIterator[None]:

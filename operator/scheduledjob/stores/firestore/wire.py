@@ -19,6 +19,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -108,6 +109,12 @@ class Wire:
         if self._opened is not None:
             await self._opened.transport.close()  # type: ignore[no-untyped-call]  # Google's method is untyped
             self._opened = None
+
+    def beside(self, root: str) -> Wire:
+        """The same connection below another root document; it closes with this one."""
+        other = copy(self)
+        other._root = f"{self._database}/documents/{root}"
+        return other
 
     @property
     def _api(self) -> FirestoreAsyncClient:

@@ -18,12 +18,16 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.engine.store import Origin, Put, SlugTaken, StoreUnavailable
 
+from ..incarnations import each_once, no_object
 from .documents import Document, Query, Write, packs
 from .layout import (
     SCHEDULES,
-    WISH,
+    buried_field,
+    buried_in,
     cut_off_records,
+    is_row,
     record_writes,
+    removal,
     schedule_fields,
     schedule_path,
     wish_fields,
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
     from scheduledjob.engine.store import NewRow
 
     from .clock import StoreClock
-    from .documents import Stamp
+    from .documents import Fields, Stamp
     from .wire import Wire
 
 TRIES = 10
@@ -70,11 +74,7 @@ class Wishes:
     # ---- put
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool, told: Told) -> list[Put]:
-        seen: set[str] = set()
-        for row in rows:
-            if row.slug in seen:
-                raise ValueError(f"{row.slug!r} is given twice in one call: give each slug once")
-            seen.add(row.slug)
+        rows = list(map(no_object, each_once(rows).values()))
         if replace:
             answers: list[Put] = []
             for start in range(0, len(rows), PAGE):
@@ -91,15 +91,15 @@ class Wishes:
         commits = packs([[write] for write in writes])
         if len(commits) > 1:
             await self._none_taken(rows)
-        created: list[tuple[str, Stamp]] = []
+        created: list[tuple[Write, Stamp]] = []
         for numbers in commits:
             stamps = await self._create_one(rows, [writes[number] for number in numbers], created)
-            created += [(writes[number].path, stamp) for number, stamp in zip(numbers, stamps, strict=True)]
+            created += [(writes[number], stamp) for number, stamp in zip(numbers, stamps, strict=True)]
         for row in rows:
             told.becomes_due(row.wake_at)
 
     async def _create_one(
-        self, rows: Sequence[NewRow], writes: Sequence[Write], created: Sequence[tuple[str, Stamp]]
+        self, rows: Sequence[NewRow], writes: Sequence[Write], created: Sequence[tuple[Write, Stamp]]
     ) -> list[Stamp]:
         """One commit; where a slug is taken, ``created`` by the commits before it is taken back."""
         for attempt in range(TRIES):
@@ -107,19 +107,35 @@ class Wishes:
                 return await self._wire.commit(writes)
             except Conflict as conflict:
                 if not conflict.aborted:
-                    paths = {path for path, _ in created}
+                    paths = {write.path for write, _ in created}
                     try:
-                        await self._none_taken([row for row in rows if schedule_path(row.slug) not in paths])
+                        graves = await self._none_taken([row for row in rows if schedule_path(row.slug) not in paths])
                     except SlugTaken:
-                        await self._wire.batch_write([Write(path, stamp=stamp) for path, stamp in created])
+                        await self._wire.batch_write([self._taken_back(write, stamp) for write, stamp in created])
                         raise
+                    for write in writes:
+                        self._lay_over(write, graves.get(write.path))
             await pause(attempt)
-        raise _busy()
+        raise busy()
 
-    async def _none_taken(self, rows: Sequence[NewRow]) -> None:
-        there = await self._wire.get([schedule_path(row.slug) for row in rows], ())
-        if taken := [row.slug for row in rows if schedule_path(row.slug) in there]:
+    async def _none_taken(self, rows: Sequence[NewRow]) -> dict[str, Document]:
+        """The graves that stand in the rows' places, by path. Raises SlugTaken where a schedule does."""
+        there = await self._wire.get([schedule_path(row.slug) for row in rows], ("slug", "buried"))
+        found = {path for path, document in there.items() if is_row(document)}
+        if taken := [row.slug for row in rows if schedule_path(row.slug) in found]:
             raise SlugTaken(taken)
+        return there
+
+    def _lay_over(self, write: Write, grave: Document | None) -> None:
+        """Have a new row's write keep what is buried in its place."""
+        assert write.fields is not None
+        write.fields["buried"] = buried_field(buried_in(grave, self._clock.earliest()))
+        write.exists, write.stamp = (False, None) if grave is None else (None, grave.stamp)
+
+    def _taken_back(self, write: Write, stamp: Stamp) -> Write:
+        buried = (write.fields or {}).get("buried") or ()
+        assert isinstance(buried, (list, tuple))
+        return removal(write.path, buried, self._shards, stamp)
 
     async def _replace(self, rows: Sequence[NewRow], told: Told) -> list[Put]:
         """One page; in as many commits as its size takes."""
@@ -131,11 +147,13 @@ class Wishes:
             changes: list[tuple[NewRow, Write, Put]] = []
             for row in todo:
                 document = there.get(schedule_path(row.slug))
-                if document is None:
-                    fields = schedule_fields(row, now, self._shards)
-                    changes.append((row, Write(schedule_path(row.slug), fields, exists=False), Put.CREATED))
+                if document is None or not is_row(document):
+                    write = Write(schedule_path(row.slug), schedule_fields(row, now, self._shards), exists=False)
+                    if document is not None:
+                        self._lay_over(write, document)
+                    changes.append((row, write, Put.CREATED))
                 elif _differs(document, row):
-                    changes.append((row, _edit(document, row, now), Put.UPDATED))
+                    changes.append((row, edit(document, row, now), Put.UPDATED))
                 else:
                     answers[row.slug] = Put.UNCHANGED
             for numbers in packs([[write] for _, write, _ in changes]):
@@ -150,12 +168,12 @@ class Wishes:
                     if document is not None and document.fields.get("owner") is not None:
                         told.changed.append(row.slug)
                     else:
-                        told.becomes_due(row.wake_at if document is None else now)
+                        told.becomes_due(now if answer is Put.UPDATED else row.wake_at)
             todo = [row for row in todo if row.slug not in answers]
             if not todo:
                 return [answers[row.slug] for row in rows]
             await pause(attempt)
-        raise _busy()
+        raise busy()
 
     # ---- delete
 
@@ -163,8 +181,8 @@ class Wishes:
         ended: set[str] = set()
         paths = list(dict.fromkeys(schedule_path(slug) for slug in slugs))
         for start in range(0, len(paths), PAGE):
-            there = await self._wire.get(paths[start : start + PAGE])
-            ended |= await self._end(list(there.values()), told)
+            there = (await self._wire.get(paths[start : start + PAGE])).values()
+            ended |= await self._end([each for each in there if is_row(each)], told)
         return [schedule_path(slug) in ended for slug in slugs]
 
     async def clear(self, origin: Origin | None, told: Told) -> int:
@@ -183,7 +201,7 @@ class Wishes:
             now = self._clock.earliest()
             units = [
                 [
-                    Write(each.path, stamp=each.stamp),
+                    removal(each.path, buried_field(buried_in(each, now)), self._shards, each.stamp),
                     *(
                         write
                         for write in record_writes(cut_off_records(each, now), self._shards)
@@ -206,9 +224,9 @@ class Wishes:
             if not todo:
                 return ended
             await pause(attempt)
-            there = (await self._wire.get(todo)).values()
+            there = (each for each in (await self._wire.get(todo)).values() if is_row(each))
             documents = [each for each in there if origin is None or each.fields["origin"] == origin.value]
-        raise _busy()
+        raise busy()
 
 
 def page_query(origin: Origin | None, after: str, limit: int) -> Query:
@@ -225,15 +243,18 @@ def _differs(document: Document, new: NewRow) -> bool:
     )
 
 
-def _edit(document: Document, new: NewRow, now: Instant) -> Write:
-    fields = wish_fields(new, document.fields["revision"] + 1, now)
-    mask = list(WISH)
+def edit(document: Document, new: NewRow, now: Instant) -> Write:
+    """Of the wish."""
+    return looked_at(document, wish_fields(new, document.fields["revision"] + 1, now), now)
+
+
+def looked_at(document: Document, fields: Fields, now: Instant) -> Write:
+    """These fields written, and the row due at once where nobody owns it."""
     wake_at = document.fields.get("wake_at")
     if document.fields.get("owner") is None and (wake_at is None or wake_at > now):
         fields["wake_at"] = now
-        mask.append("wake_at")
-    return Write(document.path, fields, mask, stamp=document.stamp)
+    return Write(document.path, fields, list(fields), stamp=document.stamp)
 
 
-def _busy() -> StoreUnavailable:
+def busy() -> StoreUnavailable:
     return StoreUnavailable("the rows could not be written, because others keep writing them: try again")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from scheduledjob.engine.store import Presence
 
 if TYPE_CHECKING:
-
     from scheduledjob.domain.instants import Instant
 
 

@@ -32,7 +32,7 @@ from scheduledjob.engine.store import (
     Wake,
 )
 
-from ..incarnations import each_once, judge
+from ..incarnations import each_once, judge, no_object
 from .living import Presences
 from .rows import Entry, Installation, due_rows, earlier, next_wake
 from .wakes import Listener, Wakes
@@ -101,8 +101,7 @@ class MemoryStore:
                 if entry is not None and not entry.differs(row):
                     answers.append(Put.UNCHANGED)
                     continue
-                # Generations and acts are a cluster's.
-                wish = dataclasses.replace(row, generation=0, acts="")
+                wish = no_object(row)
                 if entry is None:
                     entry = here.create(wish, now)
                     answers.append(Put.CREATED)
