@@ -21,28 +21,27 @@ _WORD: Final = f"{_CHAR}+"
 _FIRST_WORD: Final = f"[!-?A-~]{_CHAR}*"
 
 
-def _numbers(*digits: str) -> str:
-    """Numbers of up to four digits, zeros in front included; each of ``digits`` has one bracket for each of its own."""
-    return "|".join(f"0{{0,{4 - form.count('[')}}}{form}" for form in digits)
+# Zeros in front are not counted, to keep the patterns short: their length is what a check costs the API server.
+_BELOW_60: Final = r"0*[1-5]?\d"
+_HOUR: Final = r"0*(?:1?\d|2[0-3])"
+_DAY: Final = r"0*(?:[1-9]|[12]\d|3[01])"
+_BELOW_31: Final = r"0*(?:[12]?\d|30)"
+_MONTH: Final = f"0*(?:[1-9]|1[0-2])|{'|'.join(Field.MONTH.names)}"
+_WEEKDAY: Final = f"0*[0-7]|{'|'.join(Field.WEEKDAY.names)}"
+_YEAR: Final = r"19[7-9]\d|20\d\d"
+_STEP: Final = r"(?:/0*[1-9]\d{0,3})?"
 
 
-_BELOW_60 = _numbers("[0-9]", "[1-5][0-9]")
-_HOUR = _numbers("[0-9]", "[1][0-9]", "[2][0-3]")
-_DAY = _numbers("[1-9]", "[12][0-9]", "[3][01]")
-_BELOW_31 = _numbers("[0-9]", "[12][0-9]", "[3][0]")
-_MONTH = f"{_numbers('[1-9]', '[1][0-2]')}|{'|'.join(Field.MONTH.names)}"
-_WEEKDAY = f"{_numbers('[0-7]')}|{'|'.join(Field.WEEKDAY.names)}"
-_YEAR = "19[7-9][0-9]|20[0-9]{2}"
-_STEP = f"(?:/(?:{_numbers('[1-9]', '[1-9][0-9]', '[1-9][0-9][0-9]', '[1-9][0-9][0-9][0-9]')}))?"
-
-
-def _list(value: str, *special: str, hashed: bool = True) -> str:
-    """A field: terms with commas between them."""
+def _list(value: str, *special: str, ending: str = "", hashed: bool = True) -> str:
+    """A field: terms with commas between them. ``special`` are terms too, an ``ending`` may follow one value."""
     number = f"(?:{value})"
-    bodies = [r"\*", f"{number}(?:-{number})?"]
+    stepped = [r"\*", f"{number}(?:-{number})?"] if not ending else [r"\*"]
     if hashed:
-        bodies.append(rf"H(?:\({number}-{number}\))?")
-    term = "(?:" + "|".join(["(?:" + "|".join(bodies) + f"){_STEP}", *special]) + ")"
+        stepped.append(rf"H(?:\({number}-{number}\))?")
+    forms = [f"(?:{'|'.join(stepped)}){_STEP}", *special]
+    if ending:
+        forms.append(f"{number}(?:(?:-{number})?{_STEP}|{ending})")
+    term = f"(?:{'|'.join(forms)})"
     return f"{term}(?:,{term})*"
 
 
@@ -50,9 +49,9 @@ _FORMS: Final = {
     Field.SECOND: _list(_BELOW_60),
     Field.MINUTE: _list(_BELOW_60),
     Field.HOUR: _list(_HOUR),
-    Field.DAY: r"(?:\?|" + _list(_DAY, "LW", f"L(?:-(?:{_BELOW_31}))?", f"(?:{_DAY})W") + ")",
+    Field.DAY: rf"(?:\?|{_list(_DAY, 'LW', f'L(?:-(?:{_BELOW_31}))?', ending='W')})",
     Field.MONTH: _list(_MONTH),
-    Field.WEEKDAY: r"(?:\?|" + _list(_WEEKDAY, f"(?:{_WEEKDAY})#0{{0,3}}[1-5]", f"(?:{_WEEKDAY})L") + ")",
+    Field.WEEKDAY: rf"(?:\?|{_list(_WEEKDAY, ending='#0*[1-5]|L')})",
     Field.YEAR: _list(_YEAR, hashed=False),
 }
 _UNIX: Final = (Field.MINUTE, Field.HOUR, Field.DAY, Field.MONTH, Field.WEEKDAY)
@@ -80,7 +79,7 @@ def _whole(*forms: str) -> str:
 
 def _count() -> Check:
     macros = "|".join(name.removeprefix("@").lower() for name in MACROS)
-    lengths = [f"[0-9]{{1,10}}{unit}" for unit in "dhms"]
+    lengths = [rf"\d{{1,10}}{unit}" for unit in "dhms"]
     durations = (
         length + "".join(f"(?:{smaller})?" for smaller in lengths[place + 1 :]) for place, length in enumerate(lengths)
     )
@@ -116,9 +115,9 @@ def _field(field: Field) -> Check:
 
 def _never() -> str:
     """A day that none of the months has, where the day of the week sets nothing."""
-    day_30, day_31 = "0{0,2}3[01]W?", "0{0,2}31W?"
-    february = "(?:0{0,3}2|FEB)"
-    short = "(?:0{0,3}[2469]|0{0,2}11|FEB|APR|JUN|SEP|NOV)"
+    day_30, day_31 = "0*3[01]W?", "0*31W?"
+    february = "(?:0*2|FEB)"
+    short = "(?:0*(?:[2469]|11)|FEB|APR|JUN|SEP|NOV)"
     pairs = f"{day_30}(?:,{day_30})*{_GAP}{february}(?:,{february})*|{day_31}(?:,{day_31})*{_GAP}{short}(?:,{short})*"
     return f"(?:{_WORD}{_GAP}){{2,3}}(?:{pairs}){_GAP}[*?]{_CHAR}*(?:{_GAP}{_WORD})?"
 

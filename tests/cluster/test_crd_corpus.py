@@ -1,0 +1,91 @@
+"""Every manifest of the corpus before the real API server: it takes what the loader takes, and refuses the rest.
+
+What it lets through although the loader refuses it stands in a list, each with the reason why neither a schema nor
+CEL can tell: the operator reports it in status.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob.manifests.loader import load
+from tests.cluster.crd.install import MANIFESTS, ROOT, install, jobs_in, verdict
+
+if TYPE_CHECKING:
+    from tests.cluster.harness import Cluster
+
+pytestmark = pytest.mark.cluster
+
+NAMESPACE = "default"
+VALID = sorted(path.name for path in (MANIFESTS / "valid").iterdir())
+INVALID = sorted(path.name for path in (MANIFESTS / "invalid").iterdir() if path.suffix != ".expect")
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.yaml"))
+
+_RE2 = "no function of CEL compiles a pattern within a bounded cost"
+_NO_KEYS = "fields of an object that any fields may be in are not seen by CEL"
+LET_THROUGH = {
+    "curl-regex-bomb.yaml": _RE2,
+    "curl-regex-lookahead.yaml": _RE2,
+    "curl-regex-too-large.yaml": _RE2,
+    "curl-regex-unclosed.yaml": _RE2,
+    "duplicate-name.yaml": "each document is a request of its own, and the second an update",
+    "exclude-mixed-backwards-in-a-zone.yaml": "no function of CEL knows a zone's offset on a day",
+    "generate-name.yaml": "the API server makes the name, and then judges it",
+    "key-twice.yaml": "JSON can't have a key twice; kubectl refuses it in YAML",
+    "namespace-dot.yaml": "the namespace is the request's, where there is none of that name",
+    "print-text-number.yaml": _NO_KEYS,
+    "print-unknown-parameter.yaml": _NO_KEYS,
+    "zone-unknown.yaml": "a list of zones would refuse those that come after it",
+}
+
+
+@pytest.fixture(autouse=True)
+async def _installed(cluster: Cluster) -> None:
+    await install(cluster)
+
+
+def ways_to_say(field: str) -> set[str]:
+    """How the API server may call the field that the loader means: to CEL a key's fault is its mapping's or list's."""
+    above = re.sub(r"(\.[^.\[]+|\[[^\]]*\](\.name)?)$", "", field)
+    last = {each.rpartition(".")[2] for each in (field, above)} - {"spec", "metadata"}
+    return {way.lower() for way in last | {f"{field}:", f'"{above}.'}}
+
+
+@pytest.mark.parametrize("name", INVALID)
+async def test_an_invalid_manifest_is_refused_by_name_of_its_field(cluster: Cluster, name: str) -> None:
+    path = MANIFESTS / "invalid" / name
+    jobs = jobs_in(path, NAMESPACE)
+    async with cluster.client() as api:
+        said = [await verdict(api, job, NAMESPACE) for job in jobs]
+    refusals = [message for message in said if message]
+    if not jobs or not refusals:
+        unreadable = "not readable as YAML" in str(load([str(path)]).problems) or not jobs
+        assert name in LET_THROUGH or unreadable, "let through"
+        return
+    assert name not in LET_THROUGH, "refused after all: take it from the list"
+    fields = [problem.field for problem in load([str(path)]).problems if problem.field]
+    ways = {way for field in fields for way in ways_to_say(field)}
+    assert any(way in message.lower() for message in refusals for way in ways), (ways, refusals)
+
+
+def test_most_invalid_manifests_are_sent() -> None:
+    sent = [name for name in INVALID if jobs_in(MANIFESTS / "invalid" / name, NAMESPACE) and name not in LET_THROUGH]
+    assert len(sent) >= 150
+    assert len(VALID) >= 50
+    assert set(INVALID) > LET_THROUGH.keys()
+
+
+@pytest.mark.parametrize("name", VALID)
+async def test_a_valid_manifest_is_accepted(cluster: Cluster, name: str) -> None:
+    jobs = jobs_in(MANIFESTS / "valid" / name, NAMESPACE)
+    assert jobs
+    async with cluster.client() as api:
+        assert [await verdict(api, job, NAMESPACE) for job in jobs] == [""] * len(jobs)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+async def test_every_example_is_applied(cluster: Cluster, namespace: str, name: str) -> None:
+    await cluster.apply(ROOT / "examples" / name, "-n", namespace)
