@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests.cluster.harness import ApiError
@@ -112,3 +115,25 @@ async def test_compaction_ends_watches_from_before(own_cluster: ControlPlane) ->
         with pytest.raises(ApiError) as error:
             await asyncio.wait_for(anext(api.watch(path, resourceVersion=before)), 10)
     assert error.value.status == 410
+
+
+HOLDER = """
+import asyncio
+from tests.cluster.harness import ControlPlane
+async def hold():
+    async with ControlPlane() as cluster:
+        print(*(each.pid for each in cluster.components), flush=True)
+        await asyncio.Event().wait()
+asyncio.run(hold())
+"""
+
+
+@pytest.mark.usefixtures("shared_control_plane")  # so that it is skipped where there can be none
+def test_no_server_outlives_tests_that_are_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        servers = [psutil.Process(int(pid)) for pid in holder.stdout.readline().split()]
+        holder.kill()
+    assert len(servers) == 3
+    _, alive = psutil.wait_procs(servers, timeout=20)
+    assert not alive

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from tests.cluster.harness import BUSYBOX_IMAGE
@@ -96,23 +98,41 @@ async def test_nothing_is_left_of_a_node_that_ran_pods(own_node: Node) -> None:
     async with own_node.cluster.client() as api:
         await api.post(f"/api/v1/namespaces/{namespace}/pods", pod("stays", "sleep 1000"))
     await own_node.cluster.kubectl("wait", "pod/stays", "-n", namespace, "--for=condition=Ready", "--timeout=30s")
-    assert traces(own_node)
+    before = traces(own_node.directory, own_node.network.name)
+    assert any("kubelet" in each for each in before)
+    assert any("DNAT" in each for each in before)
     await own_node.close()
-    assert not traces(own_node)
+    assert not traces(own_node.directory, own_node.network.name)
 
 
-def traces(node: Node) -> list[str]:
-    """What this machine shows of the node: mounts, processes, control groups, its bridge and its rules."""
-    directory, name = str(node.directory), node.network.name
-    commands = [
-        path.read_bytes().replace(b"\0", b" ").decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline")
-        if path.exists()
-    ]  # fmt: skip
+HOLDER = """
+import asyncio
+from tests.cluster.harness import ControlPlane, Node
+async def hold():
+    async with ControlPlane() as cluster, Node(cluster) as node:
+        print(node.directory, node.network.name, flush=True)
+        await asyncio.Event().wait()
+asyncio.run(hold())
+"""
+
+
+@pytest.mark.usefixtures("node")  # so that it is skipped where there can be none
+def test_nothing_is_left_of_a_node_whose_tests_were_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        directory, name = holder.stdout.readline().split()
+        processes = [each for each in psutil.process_iter(["cmdline"]) if directory in str(each.info["cmdline"])]
+        holder.kill()
+    assert traces(Path(directory), name)
+    psutil.wait_procs(processes, timeout=20)
+    assert not traces(Path(directory), name)
+
+
+def traces(directory: Path, name: str) -> list[str]:
+    """What this machine shows of the node in `directory` and of the network `name`: each is of no other node."""
     rules = subprocess.run(["iptables-save", "-t", "nat"], capture_output=True, text=True, check=True).stdout
-    return [
-        *(line for line in Path("/proc/mounts").read_text().splitlines() if directory in line),
-        *(command for command in commands if directory in command),
-        *(str(group) for group in Path("/sys/fs/cgroup").glob(f"**/{name}")),
-        *(line for line in rules.splitlines() if name in line or node.network.api_service in line),
-        *(str(path) for path in (Path("/sys/class/net") / name, node.directory) if path.exists()),
-    ]
+    lines = [*Path("/proc/mounts").read_text().splitlines(), *rules.splitlines()]
+    lines += [" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])]
+    groups = [str(group) for group in Path("/sys/fs/cgroup").glob(f"**/{name}")]
+    paths = [str(path) for path in (Path("/sys/class/net") / name, directory) if path.exists()]
+    return [*(line for line in lines if str(directory) in line or name in line), *groups, *paths]

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 def nat_rules(network: Network, api_port: int) -> list[str]:
     """Rules for the nat table: the API server's Service, every loopback port of this machine, host-network Pods."""
-    api = f"-d {network.api_service} -p tcp --dport 443 -j DNAT --to-destination 127.0.0.1:{api_port}"
+    ours = f"-p tcp -m comment --comment {network.name}"
+    api = f"-d {network.api_service} {ours} --dport 443 -j DNAT --to-destination 127.0.0.1:{api_port}"
     return [
         f"PREROUTING -i {network.name} {api}",
-        f"PREROUTING -i {network.name} -d {network.gateway} -p tcp -j DNAT --to-destination 127.0.0.1",
+        f"PREROUTING -i {network.name} -d {network.gateway} {ours} -j DNAT --to-destination 127.0.0.1",
         f"OUTPUT {api}",
     ]
 
