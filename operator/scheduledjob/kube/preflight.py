@@ -65,7 +65,8 @@ def permissions_of(namespaces: Sequence[str], lease: tuple[str, str], *, holds: 
         ("watch", "", "pods", ""),
         ("get", "", "pods", "log"),
         ("create", "events.k8s.io", "events", ""),
-        ("patch", "events.k8s.io", "events", ""),
+        ("get", "", "events", ""),
+        ("patch", "", "events", ""),
     ]
     found = [
         Permission(verb, group, resource, subresource, namespace)

@@ -139,6 +139,10 @@ class Reconciler:
             (f"{body['metadata']['namespace']}/{body['metadata']['name']}", body["metadata"]["uid"]) for body in bodies
         ]
         await self._store.bury(gone)
+        self.buried(gone)
+
+    def buried(self, gone: Sequence[tuple[str, str]]) -> None:
+        """The schedules of these (slug, uid) have been ended."""
         self._objects.gone([uid for _, uid in gone])
         self._replica.changed([slug for slug, _ in gone])
         for _, uid in gone:

@@ -63,8 +63,8 @@ def build_status(
 ) -> dict[str, Any]:
     """The whole status, as a merge patch: a field that is None is to be absent.
 
-    ``state``: the row's. ``records``: the newest runs of this object, newest first. ``kinds``: what this operator can run. ``since``: of
-    the conditions that stand there now.
+    ``state``: the row's. ``records``: the newest runs of this object, newest first. ``kinds``: what this operator can
+    run. ``since``: of the conditions that stand there now.
     """
     next_due = _next_due(state, definition, slots, now)
     newest = next((one for one in records if one.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)), None)

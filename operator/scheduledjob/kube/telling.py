@@ -13,9 +13,9 @@ import msgspec
 from scheduledjob.domain.instants import rfc3339
 from scheduledjob.domain.state import Outcome, State
 from scheduledjob.engine.store import Origin
-from scheduledjob.manifests.models import API_VERSION, KIND
 from scheduledjob.web.observing import MetricsObserver
 
+from .events import Kind, Reason, Regarding
 from .status_writer import BEGUN
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from .status_writer import StatusWriter
     from .wishes import Wish
 
-NORMAL, WARNING = "Normal", "Warning"
+NORMAL: Kind = "Normal"
+WARNING: Kind = "Warning"
 
 
 class Telling(MetricsObserver):
@@ -62,34 +63,38 @@ class Telling(MetricsObserver):
         for record in records:
             if record.outcome is Outcome.FAILED:
                 words = f"The run of {rfc3339(record.slot)} failed at its attempt {record.attempt}: {record.reason}"
-                self._say(record.uid, record.slug, WARNING, "Failed", words)
+                self._say(record.uid, record.slug, WARNING, Reason.FAILED, words)
             elif record.outcome is Outcome.SUCCEEDED:
-                self._say(record.uid, record.slug, NORMAL, "Succeeded", f"The run of {rfc3339(record.slot)} succeeded")
+                self._say(
+                    record.uid, record.slug, NORMAL, Reason.SUCCEEDED, f"The run of {rfc3339(record.slot)} succeeded"
+                )
             else:
                 words = f"The run of {rfc3339(record.slot)} ended as {record.outcome.value}: {record.reason}"
-                self._say(record.uid, record.slug, NORMAL, record.outcome.value, words)
+                self._say(record.uid, record.slug, NORMAL, Reason(record.outcome.value), words)
 
     def retrying(self, attempt: Attempt, reason: str, due: Instant) -> None:
         super().retrying(attempt, reason, due)
-        words = f"Attempt {attempt.attempt} of the run of {rfc3339(attempt.slot)} failed, next at {rfc3339(due)}: {reason}"
-        self._say(attempt.uid, f"{attempt.namespace}/{attempt.name}", WARNING, "Retrying", words)
+        words = f"Attempt {attempt.attempt} of the run of {rfc3339(attempt.slot)} failed: {reason}"
+        self._say(attempt.uid, f"{attempt.namespace}/{attempt.name}", WARNING, Reason.RETRYING, words)
 
     def fenced(self, slug: str, why: str) -> None:
         super().fenced(slug, why)
         if uid := self._objects.uid_of(slug):
-            self._say(uid, slug, WARNING, "Fenced", f"A replica gave it up, and stopped what it ran of it: {why}")
+            self._say(
+                uid, slug, WARNING, Reason.OWNER_LOST, f"A replica gave it up, and stopped what it ran of it: {why}"
+            )
 
     def overdue(self, slug: str) -> None:
         super().overdue(slug)
         if uid := self._objects.uid_of(slug):
-            self._say(uid, slug, WARNING, "Overdue", "No run has succeeded for longer than expectSuccessWithin")
+            self._say(uid, slug, WARNING, Reason.OVERDUE, "No run has succeeded for longer than expectSuccessWithin")
 
     # ---------------------------------------------------------------- of the reconciler
 
     def taken(self, wish: Wish) -> None:
         self._metrics.reconciled.add()
         if wish.problem:
-            self._say(wish.uid, wish.slug, WARNING, "InvalidSpec", wish.problem)
+            self._say(wish.uid, wish.slug, WARNING, Reason.INVALID_SPEC, wish.problem, "Reconcile")
         self._changed(wish.uid)
 
     def buried(self, uid: str) -> None:
@@ -98,7 +103,14 @@ class Telling(MetricsObserver):
 
     def refused(self, body: Mapping[str, Any], reason: str) -> None:
         metadata = body["metadata"]
-        self._say(metadata["uid"], f"{metadata['namespace']}/{metadata['name']}", WARNING, "ActRefused", reason)
+        self._say(
+            metadata["uid"],
+            f"{metadata['namespace']}/{metadata['name']}",
+            WARNING,
+            Reason.ACT_REFUSED,
+            reason,
+            "Reconcile",
+        )
 
     def failed(self) -> None:
         self._metrics.reconcile_errors.add()
@@ -111,9 +123,9 @@ class Telling(MetricsObserver):
         before = _state_of(seen.engine)
         if state.paused and (before is None or not before.paused):
             words = f"{state.failures_in_row} runs in a row have failed: change the spec, or resume it"
-            self._say(seen.uid, seen.slug, WARNING, "AutoPaused", words)
+            self._say(seen.uid, seen.slug, WARNING, Reason.AUTO_PAUSED, words)
         if state.completed is not None and (before is None or before.completed is None):
-            self._say(seen.uid, seen.slug, NORMAL, "Completed", f"It is done: {state.completed.value}")
+            self._say(seen.uid, seen.slug, NORMAL, Reason.COMPLETED, f"It is done: {state.completed.value}")
 
     # ---------------------------------------------------------------- the two ways
 
@@ -124,10 +136,9 @@ class Telling(MetricsObserver):
             else:
                 self.status.changed(uid, after)
 
-    def _say(self, uid: str, slug: str, kind: str, reason: str, words: str) -> None:
+    def _say(self, uid: str, slug: str, kind: Kind, reason: Reason, words: str, action: str = "Run") -> None:
         namespace, _, name = slug.partition("/")
-        regarding = {"apiVersion": API_VERSION, "kind": KIND, "namespace": namespace, "name": name, "uid": uid}
-        self._events.say(regarding, kind, reason, words)
+        self._events.say(Regarding(namespace, name, uid), kind, reason, words, action)
 
 
 def _state_of(engine: str) -> State | None:

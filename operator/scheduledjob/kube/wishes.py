@@ -109,6 +109,11 @@ def read_object(body: Mapping[str, Any], rules: Rules) -> Wish:
     return wish
 
 
+def acts_of(body: Mapping[str, Any]) -> Acts:
+    """What is asked of an object by annotation."""
+    return _acts(body["metadata"].get("annotations") or {})[0]
+
+
 def problem_of(definition: Definition) -> str:
     """Why the object that this definition was made of is invalid; empty where it is not."""
     return definition.job["problem"] if definition.kind == KIND_INVALID else ""

@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import time
+import os
+import socket
+import uuid
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -22,13 +24,11 @@ import structlog
 
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.settings import Settings
-from scheduledjob.engine.store import StoreError
 from scheduledjob.executors.addresses import AddressFilter
 from scheduledjob.executors.pod.executor import PodExecutor
 from scheduledjob.scheduler import program_version
 
 from .budget import Budget
-from .errors import ApiError
 from .events import Events
 from .handover import Handover
 from .kinds import cluster_kinds
@@ -44,6 +44,7 @@ from .watching import Watcher
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scheduledjob.domain.instants import Instant
     from scheduledjob.engine.store import Store
     from scheduledjob.web.metrics import Metrics
 
@@ -72,7 +73,8 @@ class Working:
         self._metrics = metrics
         self._objects = Objects()
         self._budget = Budget(settings.status_budget)
-        self._events = Events(api, self._budget)
+        name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._events = Events(api, self._budget, instance=name, now=self._now)
         self._telling = Telling(metrics, self._objects, self._events)
         self._pods = Pods(api, settings.namespaces)
         runnable = cluster_kinds(
@@ -97,6 +99,7 @@ class Working:
             references=ClusterReferences(api),
             hook=runnable.hook,
             followers=self._objects.followers,
+            name=name,
         )
         self._status = StatusWriter(
             api,
@@ -104,17 +107,21 @@ class Working:
             self._objects,
             self._budget,
             runnable.kinds,
-            self.replica.clock.now,
+            self._now,
             on_written=self._telling.written,
         )
         self._telling.status = self._status
         self._reconciler = Reconciler(store, self._objects, settings, self.replica, self._telling, in_order=in_order)
         self._handover = Handover()
-        self._watcher = Watcher(
-            api.access, settings.namespaces, self._handover, on_request=metrics.api_request
+        self._watcher = Watcher(api.access, settings.namespaces, self._handover, on_request=metrics.api_request)
+        self._sweeping = Sweeping(
+            settings, api, store, self.replica.info.id, self._objects, self._reconciler, self._status, metrics
         )
-        self._sweeping = Sweeping(api, store, self._objects, self._reconciler, self._status, settings, self.replica)
         metrics.at_scrape(self._look)
+
+    def _now(self) -> Instant:
+        """The store's clock."""
+        return self.replica.clock.now()
 
     # ---------------------------------------------------------------- what is said of it
 
@@ -127,9 +134,11 @@ class Working:
         return {
             "engine": lambda: None if self.replica.ready.is_set() else "it does not claim work",
             "store": self.replica.store_problem,
-            "watch": lambda: (self._watcher.state.error or "it is not connected")
-            if self._watcher.state.connected_since is None
-            else None,
+            "watch": lambda: (
+                (self._watcher.state.error or "it is not connected")
+                if self._watcher.state.connected_since is None
+                else None
+            ),
             "objects": lambda: None if self._sweeping.listed else "not every ScheduledJob has been read yet",
         }
 
@@ -188,3 +197,9 @@ class Working:
 
 def _addresses_of(api: Api) -> list[str]:
     """The API server's addresses, which inline HTTP jobs may not reach."""
+    names = {urlsplit(api.access.server).hostname, os.environ.get("KUBERNETES_SERVICE_HOST")}
+    found: set[str] = set()
+    for name in filter(None, names):
+        with contextlib.suppress(OSError):
+            found |= {str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
+    return sorted(found)

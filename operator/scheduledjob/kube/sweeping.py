@@ -1,0 +1,138 @@
+"""What is done with a complete list of the objects: missed edits are reconciled, status that is out of date is mended.
+
+Each replica lists once when it begins, because it is ready when it has read everything; from then on one replica at a
+time sweeps for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+
+from scheduledjob.domain.instants import from_seconds
+from scheduledjob.domain.state import State
+
+from .errors import ApiError
+from .paths import scheduled_jobs
+from .status import engine_text
+from .sweep import Sweeper, known_rows
+from .wishes import acts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scheduledjob.engine.store import Row, Store
+    from scheduledjob.web.metrics import Metrics
+
+    from .api import Api
+    from .objects import Objects
+    from .reconcile import Reconciler
+    from .settings import OperatorSettings
+    from .status_writer import StatusWriter
+
+log = structlog.get_logger("scheduledjob.sweep")
+
+AGAIN = 2.0
+"""Seconds until a first list that failed is begun again."""
+LOCK = "sweep"
+
+
+class Sweeping:
+    """The first list, then the sweep."""
+
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        api: Api,
+        store: Store,
+        replica: str,
+        objects: Objects,
+        reconciler: Reconciler,
+        status: StatusWriter,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._api = api
+        self._store = store
+        self._replica = replica
+        self._objects = objects
+        self._reconciler = reconciler
+        self._status = status
+        self._metrics = metrics
+        self.listed = False
+        """The store has everything that there was when this replica began."""
+
+    async def run(self) -> None:
+        """List, then sweep until it is cancelled."""
+        await self._list()
+        await self._reconciler.settled()
+        self.listed = True
+        log.info("every ScheduledJob has been read", objects=len(self._objects))
+        sweeper = Sweeper(
+            self._api,
+            self._settings.namespaces,
+            lambda: known_rows(self._store),
+            self._bury,
+            on_page=self._look_at,
+            lock=self._is_ours,
+            every=self._settings.sweep_interval,
+        )
+        await sweeper.run()
+
+    async def _list(self) -> None:
+        """Read every object, however long the API server takes to let us."""
+        while True:
+            try:
+                for namespace in self._settings.namespaces or [""]:
+                    async for page in self._api.pages(scheduled_jobs(namespace)):
+                        for body in page["items"]:
+                            self._reconciler.seen(body)
+                        await asyncio.sleep(0)  # a page is some milliseconds of work: others have their turn between
+            except ApiError as error:
+                log.warning("ScheduledJobs can't be listed yet", error=str(error))
+                await asyncio.sleep(AGAIN)
+            else:
+                return
+
+    async def _is_ours(self) -> bool:
+        return await self._store.lock(LOCK, self._replica, from_seconds(3 * self._settings.sweep_interval))
+
+    async def _bury(self, gone: Sequence[tuple[str, str]]) -> None:
+        await self._store.bury(gone)
+        self._metrics.swept.add()
+        self._reconciler.buried(gone)
+
+    async def _look_at(self, page: list[dict[str, Any]]) -> None:
+        """A page of the list, beside what the store has of its objects."""
+        slugs = [_slug(body) for body in page]
+        for body, row in zip(page, await self._store.get(slugs), strict=True):
+            if row is None or _is_behind(row, body):
+                self._reconciler.seen(body)
+            else:
+                seen = self._objects.saw(body)
+                if seen.observed != row.generation or seen.engine != _engine_of(row):
+                    self._status.changed(seen.uid)
+
+
+def _slug(body: Mapping[str, Any]) -> str:
+    return f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+
+
+def _is_behind(row: Row, body: Mapping[str, Any]) -> bool:
+    metadata = body["metadata"]
+    return (
+        "deletionTimestamp" in metadata
+        or row.uid != metadata["uid"]
+        or row.generation < metadata["generation"]
+        or row.acts != acts_of(body).encode()
+    )
+
+
+def _engine_of(row: Row) -> str:
+    try:
+        return engine_text(State.decode(row.state))
+    except msgspec.MsgspecError:
+        return ""
