@@ -16,7 +16,6 @@ import typer
 from typer.exceptions import TyperException
 
 from scheduledjob.cli.errors import CommandError, Mask, in_one_line, lone
-from scheduledjob.cli.operator import operator
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C ended, apart from ``run``, whose regular end it is."""
@@ -186,7 +185,14 @@ def history(
     print_history(store, instance, name, namespace, limit, output.value)
 
 
-app.command("operator")(operator)
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def operator(context: typer.Context) -> int:
+    """Run the ScheduledJobs of a Kubernetes cluster until SIGTERM or Ctrl-C."""
+    # Its options come from the model of its settings, which other commands need not wait for.
+    from scheduledjob.cli.operator import command
+
+    code: int | None = command(context.args, prog_name="scheduledjob operator", standalone_mode=False)
+    return code or 0
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ _MISSING = {"kopf", "kubernetes", "prometheus_client"}
 
 
 def operator(**typed: Any) -> None:
-    """Run ScheduledJobs of a Kubernetes cluster until SIGTERM or Ctrl-C.
+    """Run the ScheduledJobs of a Kubernetes cluster until SIGTERM or Ctrl-C.
 
     Each option is also a variable (--pod-capacity: SJOB_POD_CAPACITY) and a key of the file that --config names
     (podCapacity). Options win over variables, variables over the file.
@@ -88,3 +88,6 @@ def _parameters() -> list[inspect.Parameter]:
 # What typer reads in place of the code's own signature.
 operator.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]  # functions may carry one
 operator.__annotations__ = {each.name: each.annotation for each in _parameters()}
+
+command = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+command.command()(operator)

@@ -4,8 +4,8 @@ A field is a setting: ``pod_capacity`` is the flag ``--pod-capacity``, the varia
 ``podCapacity`` of the file that ``--config`` names. What it means, what is allowed and what holds without it stands
 beside the field, once. Where values come from, and which source wins, is in ``setting_sources.py``.
 
-A plain dataclass on purpose: each start of the command line builds its options from this module, and a validation
-library would cost every ``scheduledjob next`` more time than the rest of its start.
+A plain dataclass: what its fields need is one notation for text from three places and messages that name the place,
+which is less than it would take to bend a validation library to it.
 """
 
 from __future__ import annotations
