@@ -298,7 +298,7 @@ def user_agent() -> str:
 
 def pause(attempt: int, asked: float) -> float:
     """Seconds after this many tries, at least those that the server asked for."""
-    own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (attempt - 1)) * chance.uniform(0.5, 1.0)
+    own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt - 1, 30)) * chance.uniform(0.5, 1.0)
     return max(own, min(asked, LONGEST_ASKED_PAUSE) * chance.uniform(1.0, 1.1))
 
 

@@ -1,0 +1,166 @@
+"""The budget of writes, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.kube.budget import Budget, Use
+from tests.simulation.loop import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+
+class World:
+    """One event loop, and its time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.loop = VirtualLoop(lambda: self.now)
+
+    def start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        return self.loop.create_task(work)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, and whatever is due in it happen when it is due."""
+        end = self.now + seconds
+        self.loop.run_ready()
+        while (timer := self.loop.next_timer()) is not None and timer <= end:
+            self.now = max(self.now, timer)
+            self.loop.run_ready()
+        self.now = end
+        self.loop.run_ready()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    for task in asyncio.all_tasks(world.loop):
+        task.cancel()
+    world.loop.run_ready()
+    world.loop.close()
+
+
+async def write(budget: Budget, use: Use, count: int, done: Callable[[], None]) -> None:
+    for _ in range(count):
+        await budget.take(use)
+        done()
+
+
+def times(world: World, budget: Budget, use: Use, count: int = 10**6) -> list[float]:
+    """When each of many writes that one writer wants to do was let go, in seconds from now."""
+    begun, let_go = world.now, list[float]()
+    world.start(write(budget, use, count, lambda: let_go.append(world.now - begun)))
+    return let_go
+
+
+def test_after_the_burst_comes_the_rate(world: World) -> None:
+    let_go = times(world, Budget(20.0, 5), Use.STATUS)
+    world.run(10.0)
+    assert let_go[:6] == [0.0, 0.0, 0.0, 0.0, 0.0, pytest.approx(0.05)]
+    assert len(let_go) == 5 + 200
+
+
+def test_rest_does_not_add_up_beyond_the_burst(world: World) -> None:
+    budget = Budget(20.0, 5)
+    times(world, budget, Use.STATUS, 5)
+    world.run(3600.0)
+    let_go = times(world, budget, Use.STATUS)
+    world.run(1.0)
+    assert len(let_go) == 5 + 20
+
+
+def test_events_alone_get_a_quarter(world: World) -> None:
+    let_go = times(world, Budget(20.0, 20.0), Use.EVENT)
+    world.run(100.0)
+    assert len(let_go) == pytest.approx(5 + 500, abs=1)
+
+
+def test_under_a_storm_of_both_each_has_its_share(world: World) -> None:
+    budget = Budget(20.0, 20.0)
+    status, events = times(world, budget, Use.STATUS), times(world, budget, Use.EVENT)
+    world.run(100.0)
+    assert len(events) == pytest.approx(500, abs=10)
+    assert len(status) == pytest.approx(1500, abs=20)
+    assert max(later - sooner for sooner, later in pairwise(status)) < 0.4, "five Events at once at most"
+
+
+def test_status_may_have_it_all_while_there_are_no_events(world: World) -> None:
+    let_go = times(world, Budget(20.0, 1), Use.STATUS)
+    world.run(10.0)
+    assert len(let_go) == pytest.approx(201, abs=1)
+
+
+def test_who_is_cancelled_in_line_takes_nothing(world: World) -> None:
+    budget = Budget(1.0, 1)
+    times(world, budget, Use.STATUS, 1)
+    world.run(0.0)
+    impatient = [world.start(write(budget, Use.STATUS, 1, lambda: None)) for _ in range(10)]
+    world.run(0.0)
+    for task in impatient:
+        task.cancel()
+    let_go = times(world, budget, Use.STATUS)
+    world.run(5.0)
+    assert let_go == [pytest.approx(1.0 + n) for n in range(5)]
+
+
+def test_a_token_that_came_with_the_cancellation_is_given_back(world: World) -> None:
+    budget = Budget(1.0, 1)
+    times(world, budget, Use.STATUS, 1)
+    unlucky = world.start(write(budget, Use.STATUS, 1, lambda: None))
+    world.run(0.0)
+    world.loop.call_later(1.1, unlucky.cancel)
+    let_go = times(world, budget, Use.STATUS, 1)
+    world.now += 1.2  # the loop was busy: both are due, the token first
+    world.loop.run_ready()
+    assert unlucky.cancelled()
+    assert let_go == [pytest.approx(1.2)]
+
+
+def test_lifted_it_holds_nobody(world: World) -> None:
+    budget = Budget(1.0, 1)
+    status, events = times(world, budget, Use.STATUS, 1000), times(world, budget, Use.EVENT, 1000)
+    world.run(0.0)
+    budget.lift()
+    world.run(0.0)
+    assert (len(status), len(events)) == (1000, 1000)
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0.5), (float("nan"), 1)])
+def test_a_budget_that_allows_nothing_is_refused(rate: float, burst: float) -> None:
+    with pytest.raises(ValueError, match="allows none"):
+        Budget(rate, burst)
+
+
+@given(
+    rate=st.floats(0.1, 1000.0),
+    burst=st.floats(1.0, 100.0),
+    moves=st.lists(st.tuples(st.sampled_from(Use), st.integers(0, 30), st.floats(0.0, 5.0)), max_size=20),
+)
+def test_no_span_of_time_has_more_than_burst_and_rate(
+    rate: float, burst: float, moves: list[tuple[Use, int, float]]
+) -> None:
+    world = World()
+    budget = Budget(rate, burst)
+    let_go: list[tuple[float, Use]] = []
+    wanted = 0
+    for use, count, seconds in moves:
+        wanted += count
+        world.start(write(budget, use, count, lambda use=use: let_go.append((world.now, use))))  # type: ignore[misc]  # a lambda with a default
+        world.run(seconds)
+    world.run(wanted / rate * 4 + 1)
+    assert len(let_go) == wanted, "everybody is let go in the end"
+    for share, chosen in ((1.0, set(Use)), (0.25, {Use.EVENT})):
+        at = [moment for moment, use in let_go if use in chosen]
+        most = max(1.0, burst * share)
+        for first, begun in enumerate(at):
+            for last in range(first, len(at)):
+                assert last - first + 1 <= most + (at[last] - begun) * rate * share + 1e-3
+    world.loop.close()
