@@ -48,13 +48,15 @@ class Cells:
         self._rights.update(dict.fromkeys(_DEVICES, landlock.READ_FILE | landlock.WRITE_FILE))
         self._open: dict[bytes, int] = {}
         self._looked_at = -_LOOK_AGAIN
+        self._common: list[bytes] = []
+        """The rules of all jobs."""
         threading.stack_size(_STACK)
 
     def make(self) -> Cell:
         """A cell for one job. Raises ``OSError``."""
         scratch = self.scratches.make()
         try:
-            return Cell(self, scratch, self._rules(scratch) if self.version else None)
+            return Cell(self, scratch, self._rules_for(scratch) if self.version else None)
         except OSError:
             self.scratches.discard(scratch)
             raise
@@ -63,21 +65,15 @@ class Cells:
         """Wait until every scratch is gone."""
         self.scratches.close()
 
-    def _rules(self, scratch: Scratch) -> landlock.Rules:
+    def _rules_for(self, scratch: Scratch) -> landlock.Rules:
         now = time.monotonic()
         if now - self._looked_at >= _LOOK_AGAIN:
             self._looked_at = now
             for path in self._rights:
                 self._look_up(path)
-        rules = landlock.Rules(self.version)
-        try:
-            for path, descriptor in self._open.items():
-                rules.allow(self._rights[path], descriptor, folder=landlock.is_folder(descriptor))
-            rules.allow_all(scratch.descriptor)
-        except OSError:
-            rules.close()
-            raise
-        return rules
+            self._common = [landlock.rule(self.version, self._rights[path], own) for path, own in self._open.items()]
+        own = landlock.rule(self.version, landlock.ALL, scratch.descriptor)
+        return landlock.Rules(self.version, [*self._common, own])
 
     def _look_up(self, path: bytes) -> None:
         """Open a path, if there is one; what has not changed stays open: ``/proc`` forgets files that nobody holds."""

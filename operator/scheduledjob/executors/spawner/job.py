@@ -10,7 +10,7 @@ import contextlib
 import os
 import resource
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .processes import RUN_ID, VERSION, Mark
 
@@ -74,6 +74,20 @@ class Limits:
                     resource.prlimit(pid, kind, (value, value))
 
 
+class Surroundings(NamedTuple):
+    """What of the helper each start of a job needs."""
+
+    limits: Limits
+    home: int
+    """The helper's own directory."""
+    nothing: int
+    """``/dev/null``."""
+    doors: tuple[int, int]
+    """Two descriptors below every limit: with a soft limit in force, the C library refuses to hand on those above."""
+    cells: Cells | None
+    """None: jobs are not confined."""
+
+
 class Job:
     """A job between its start and the death of the last of its processes."""
 
@@ -127,27 +141,27 @@ class Job:
         """When the loop must look at it, in monotonic seconds."""
         return self.deadline if self.ends_at is None else min(self.deadline, self.ends_at)
 
-    def spawn(self, limits: Limits, home: int, nothing: int, cells: Cells | None) -> None:
-        """Start it. ``home`` is the helper's own directory, ``nothing`` is ``/dev/null``; without cells, unconfined.
-
-        Raises ``StartError``, or the ``OSError`` of a machine that has run out of something.
-        """
+    def spawn(self, around: Surroundings) -> None:
+        """Start it. Raises ``StartError``, or the ``OSError`` of a machine that has run out of something."""
         request = self.request
         environment = request.environment
         opened: list[int] = []
         try:
-            if cells is not None:
-                self.cell = cells.make()
+            if around.cells is not None:
+                self.cell = around.cells.make()
                 environment = {b"HOME": self.cell.home, b"TMPDIR": self.cell.home, **environment}
             self.output, writing_end = os.pipe()
             opened.append(writing_end)
             os.set_blocking(self.output, False)
-            stdin = nothing
+            stdin = around.nothing
             if request.stdin:
                 stdin = os.memfd_create("payload")
                 opened.append(stdin)
                 os.write(stdin, request.stdin)
                 os.lseek(stdin, 0, os.SEEK_SET)
+            entrance, exit_ = around.doors
+            os.dup2(stdin, entrance, inheritable=False)
+            os.dup2(writing_end, exit_, inheritable=False)
 
             def start() -> int:
                 return os.posix_spawn(
@@ -155,9 +169,9 @@ class Job:
                     request.command,
                     environment,
                     file_actions=[
-                        (os.POSIX_SPAWN_DUP2, stdin, 0),
-                        (os.POSIX_SPAWN_DUP2, writing_end, 1),
-                        (os.POSIX_SPAWN_DUP2, writing_end, 2),
+                        (os.POSIX_SPAWN_DUP2, entrance, 0),
+                        (os.POSIX_SPAWN_DUP2, exit_, 1),
+                        (os.POSIX_SPAWN_DUP2, exit_, 2),
                     ],
                     setsid=True,
                     setsigmask=(),
@@ -166,13 +180,16 @@ class Job:
 
             try:
                 self._enter_directory()
-                with limits:
+                with around.limits:
                     self.pid = start() if self.cell is None else self.cell.start(start)
-                limits.harden(self.pid)
+                around.limits.harden(self.pid)
             except (OSError, ValueError) as error:
                 raise StartError(f"can't start {_text(request.command[0])}: {_why(error)}") from None
             finally:
-                os.fchdir(home)
+                os.fchdir(around.home)
+                # Else the job's output would not end with it.
+                for door in around.doors:
+                    os.dup2(around.nothing, door, inheritable=False)
         finally:
             for descriptor in opened:
                 os.close(descriptor)

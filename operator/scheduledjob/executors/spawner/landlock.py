@@ -17,12 +17,18 @@ import ctypes
 import os
 import stat
 import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _MAKE_CHARACTER_DEVICE, _MAKE_BLOCK_DEVICE = 1 << 6, 1 << 11
 _REFER, _TRUNCATE, _IOCTL_DEVICE = 1 << 13, 1 << 14, 1 << 15
 
 READ = EXECUTE | READ_FILE | READ_DIR
+ALL = (1 << 15) - 1 & ~(_MAKE_CHARACTER_DEVICE | _MAKE_BLOCK_DEVICE)
+"""Every right but those on devices."""
 _FOR_FILES = EXECUTE | WRITE_FILE | READ_FILE | _TRUNCATE | _IOCTL_DEVICE
 """Rights that mean something for what is no folder; the kernel refuses rules that give others."""
 
@@ -36,6 +42,11 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 _system = ctypes.CDLL(None, use_errno=True)
 _system.syscall.restype = ctypes.c_long
+# By itself and with its types, because it is called dozens of times for each job. Only PyDLL keeps the interpreter's
+# lock, which costs more than the call to give up and get back.
+_add_rule = ctypes.PyDLL(None, use_errno=True).syscall
+_add_rule.restype = ctypes.c_long
+_add_rule.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 
 
 def _call(number: int, *arguments: object) -> int:
@@ -58,31 +69,39 @@ def no_new_privileges() -> None:
         raise OSError(error, os.strerror(error))
 
 
-class Rules:
-    """What one job may do with files, as a ruleset of the kernel; everything that it is not given is denied."""
+def handled(version: int) -> int:
+    """The rights that a kernel of this version knows, all of which are denied where no rule gives them."""
+    rights = (1 << 13) - 1
+    for since, right in ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL_DEVICE)):
+        if version >= since:
+            rights |= right
+    return rights
 
-    def __init__(self, version: int) -> None:
-        handled = (1 << 13) - 1
-        for since, right in ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL_DEVICE)):
-            if version >= since:
-                handled |= right
-        self._handled = handled
-        attributes = struct.pack("=Q", handled)
+
+def rule(version: int, rights: int, descriptor: int) -> bytes:
+    """What gives rights on an open file, or on an open folder and all below it. Raises ``OSError``."""
+    rights &= handled(version)
+    if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        rights &= _FOR_FILES
+    return struct.pack("=Qi", rights, descriptor)
+
+
+class Rules:
+    """What one job may do with files, as a ruleset of the kernel; everything that no rule gives is denied."""
+
+    def __init__(self, version: int, rules: Iterable[bytes]) -> None:
+        """With rules made by ``rule``, whose descriptors must be open still. Raises ``OSError``."""
+        attributes = struct.pack("=Q", handled(version))
         if version >= SCOPES_SINCE:
             # Between the two: rights on TCP ports, none of which are handled.
             attributes += struct.pack("=QQ", 0, _ABSTRACT_SOCKETS | _SIGNALS)
         size = ctypes.c_size_t(len(attributes))
         self._ruleset = _call(_CREATE_RULESET, attributes, size, ctypes.c_uint32(0))
-
-    def allow(self, rights: int, descriptor: int, *, folder: bool) -> None:
-        """Give rights on an open file, or on an open folder and all below it."""
-        rights &= self._handled if folder else self._handled & _FOR_FILES
-        rule = struct.pack("=Qi", rights, descriptor)
-        _call(_ADD_RULE, ctypes.c_int(self._ruleset), ctypes.c_int(_PATH_BENEATH), rule, ctypes.c_uint32(0))
-
-    def allow_all(self, folder: int) -> None:
-        """Give every right on a folder and all below it, but that of making devices."""
-        self.allow(self._handled & ~(_MAKE_CHARACTER_DEVICE | _MAKE_BLOCK_DEVICE | _IOCTL_DEVICE), folder, folder=True)
+        for each in rules:
+            if _add_rule(_ADD_RULE, self._ruleset, _PATH_BENEATH, each, 0) != 0:
+                error = ctypes.get_errno()
+                os.close(self._ruleset)
+                raise OSError(error, os.strerror(error))
 
     def enter(self) -> None:
         """Hold this thread, and what it starts from now on, to the rules. For good; needs no new privileges first."""
@@ -91,8 +110,3 @@ class Rules:
     def close(self) -> None:
         """Forget the ruleset; who has entered it stays in it."""
         os.close(self._ruleset)
-
-
-def is_folder(descriptor: int) -> bool:
-    """Whether an open file is a folder."""
-    return stat.S_ISDIR(os.fstat(descriptor).st_mode)

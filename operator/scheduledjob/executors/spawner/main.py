@@ -25,7 +25,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .cells import Cells
-from .job import IGNORED, Job, Limits, StartError
+from .job import IGNORED, Job, Limits, StartError, Surroundings
 from .processes import Mark, children, mark_of
 from .wire import LEASE, Cancel, Ended, Ready, Settings, Start, Started, Unpacker, pack
 
@@ -78,11 +78,10 @@ class Spawner:
         """Renewed before their request was read: the pipe is quicker than the socket."""
         self._last_number = 0
         self._settings = Settings({}, 5.0, 1.0, 1.0)
-        self._limits = Limits({})
-        self._cells: Cells | None = None
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        home = os.open(".", os.O_PATH | os.O_DIRECTORY)
+        self._around = Surroundings(Limits({}), home, nothing, (os.dup(nothing), os.dup(nothing)), None)
         self._replica = replica
-        self._home = os.open(".", os.O_PATH | os.O_DIRECTORY)
-        self._nothing = os.open(os.devnull, os.O_RDONLY)
 
         self._selector = selectors.DefaultSelector()
         self._selector.register(requests, selectors.EVENT_READ, self._read_requests)
@@ -105,11 +104,11 @@ class Spawner:
                 self._round()
         except ReplicaGoneError:
             self._kill_all()
-            if self._cells is not None:
-                for job in self._jobs.values():
-                    if job.cell is not None:
-                        job.cell.close()
-                self._cells.close()
+            for job in self._jobs.values():
+                if job.cell is not None:
+                    job.cell.close()
+            if self._around.cells is not None:
+                self._around.cells.close()
 
     def _round(self) -> None:
         for key, _ in self._selector.select(self._patience()):
@@ -161,9 +160,11 @@ class Spawner:
                 self._terminate(cancelled, "cancel", self._settings.cancel_grace)
         elif isinstance(message, Settings):
             self._settings = message
-            self._limits = Limits(message.limits, hard=message.scratches is not None)
+            limits = Limits(message.limits, hard=message.scratches is not None)
+            cells = None
             if message.scratches is not None:
-                self._cells = Cells(message.scratches, message.readable, message.landlock, self._replica)
+                cells = Cells(message.scratches, message.readable, message.landlock, self._replica)
+            self._around = self._around._replace(limits=limits, cells=cells)
 
     def _read_leases(self) -> None:
         data = os.read(self._leases, LEASE.size << 12)
@@ -189,7 +190,7 @@ class Spawner:
             self._conclude(job)
             return
         try:
-            job.spawn(self._limits, self._home, self._nothing, self._cells)
+            job.spawn(self._around)
         except StartError as error:
             job.problem = str(error)
         except OSError as error:
