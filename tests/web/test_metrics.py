@@ -108,6 +108,13 @@ def test_nothing_is_lost_between_threads() -> None:
     assert counter.value("a") == histogram.count() == 80_000
 
 
+def test_what_somebody_else_counts_is_taken_over() -> None:
+    metrics = Metrics()
+    metrics.watch_restarts.reached(2, "pods")
+    metrics.watch_restarts.reached(5, "pods")
+    assert samples(metrics)["scheduledjob_watch_restarts_total", frozenset({("resource", "pods")})] == 5
+
+
 def test_requests_to_the_api_server_are_counted_and_watches_not_timed() -> None:
     metrics = Metrics()
     metrics.api_request("patch", "scheduledjobs/status", 200, 0.01)

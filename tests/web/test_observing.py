@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.domain.backoff import Fixed
-from scheduledjob.domain.instants import SECOND
+from scheduledjob.domain.definition import CatchUp, EveryTrigger, Misfire
+from scheduledjob.domain.instants import HOUR, SECOND
 from scheduledjob.engine.jobs import Attempt, Result
 from scheduledjob.engine.store import SlugTaken, Store, StoreUnavailable
 from scheduledjob.stores.memory import MemoryStore
@@ -19,7 +20,7 @@ from tests.engine.support import PATIENCE, Jobs, at_once, for_ever, put, replica
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.state import Outcome, RunRecord
 
 
 class Counted(MetricsObserver):
@@ -31,6 +32,10 @@ class Counted(MetricsObserver):
 
     def recorded(self, records: Sequence[RunRecord]) -> None:
         super().recorded(records)
+        self.news.set()
+
+    def passed_over(self, slug: str, outcome: Outcome, count: int) -> None:
+        super().passed_over(slug, outcome, count)
         self.news.set()
 
     def fenced(self, slug: str, why: str) -> None:
@@ -71,6 +76,16 @@ async def test_runs_attempts_and_retries_are_counted(metrics: Metrics) -> None:
     assert metrics.start_lateness.count() == 8
     assert metrics.lease_losses.value() == 0
     assert not observer._kinds, "what is not held is forgotten"
+
+
+async def test_slots_that_did_not_run_are_counted_by_reason(metrics: Metrics) -> None:
+    store, observer, jobs = MemoryStore(), Counted(metrics), Jobs()
+    skip = Misfire(catch_up=CatchUp.SKIP)
+    await put(store, "ns/job", late=HOUR, triggers=(EveryTrigger(60 * SECOND),), misfire=skip)
+    async with running(replica_of(store, jobs, observer=observer)):
+        await observer.until(lambda: metrics.slots_passed_over.value("Missed") >= 58)
+    assert metrics.slots_passed_over.value("Missed") <= 60
+    assert metrics.slots_passed_over.value("Excluded") == 0
 
 
 async def test_losing_a_schedule_is_counted(metrics: Metrics) -> None:

@@ -55,6 +55,11 @@ class Counter(Instrument):
         with self._lock:
             self._values[labels] = self._values.get(labels, 0) + by
 
+    def reached(self, total: float, *labels: str) -> None:
+        """What somebody else counts stands at ``total`` now."""
+        with self._lock:
+            self._values[labels] = total
+
     def value(self, *labels: str) -> float:
         return self._values.get(labels, 0)
 

@@ -43,6 +43,9 @@ class Metrics:
         # Runs
         self.runs = add(Counter("runs", "Runs that ended, by outcome and kind of job.", "outcome", "kind"))
         self.attempts_started = add(Counter("attempts_started", "Attempts that were started, retries too.", "kind"))
+        self.attempts_adopted = add(
+            Counter("attempts_adopted", "Attempts in Pods that this replica took over from another.")
+        )
         self.retries = add(Counter("retries", "Attempts that failed and are tried again."))
         self.start_lateness = add(
             Histogram(

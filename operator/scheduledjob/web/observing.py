@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from scheduledjob.domain.instants import Instant, Micros
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.state import Outcome, RunRecord
     from scheduledjob.engine.jobs import Attempt
     from scheduledjob.engine.store import Key, Renewal, Row
 
@@ -49,12 +49,18 @@ class MetricsObserver(Observer):
         self._metrics.attempts_started.add(self._kinds.get(slug, UNKNOWN))
         self._metrics.start_lateness.observe(late / SECOND)
 
+    def adopted(self, attempt: Attempt) -> None:
+        self._metrics.attempts_adopted.add()
+
     def retrying(self, attempt: Attempt, reason: str, due: Instant) -> None:
         self._metrics.retries.add()
 
     def recorded(self, records: Sequence[RunRecord]) -> None:
         for record in records:
             self._metrics.runs.add(record.outcome.value, self._kinds.get(record.slug, UNKNOWN))
+
+    def passed_over(self, slug: str, outcome: Outcome, count: int) -> None:
+        self._metrics.slots_passed_over.add(outcome.value, by=count)
 
     def released(self, slug: str, wake_at: Instant | None) -> None:
         self._kinds.pop(slug, None)
