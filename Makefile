@@ -56,6 +56,7 @@ test: venv  ## run the tests, two at a time; REQUIRE_ALL=1 fails what it would s
 	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist worksteal --ignore=tests/cluster $(ARGS)
 
 test-cluster: venv  ## run the tests that need a real Kubernetes; the first time builds one, in some minutes
+	@$(BIN)/python -m tests.cluster.harness build || true
 	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist loadgroup tests/cluster $(ARGS)
 
 check: lint types contracts  ## lint, types and contracts

@@ -1,7 +1,7 @@
 """`make cluster`, `make node` and `make cluster-down`: one cluster of the harness that stays, to try things on.
 
 A process in the background holds it, as pytest holds the clusters of tests, and says in a file what runs. `up` starts
-that process, `node` asks it for a node with SIGUSR1, `down` ends it with SIGTERM.
+that process, `node` asks it for a node with SIGUSR1, `down` ends it with SIGTERM. `build` is for `make test-cluster`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.processes import ServerUnavailableError
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = ("up", "node", "down")
+COMMANDS = ("build", "up", "node", "down")
 UP_SECONDS = 90.0
 DOWN_SECONDS = 60.0
 _MODULE = "tests.cluster.harness"
@@ -39,7 +39,9 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python -m {_MODULE} {'|'.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        if arguments == ["down"]:
+        if arguments == ["build"]:
+            _build()
+        elif arguments == ["down"]:
             _down()
         else:
             _up(node=arguments == ["node"])
@@ -47,6 +49,12 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _build() -> None:
+    """Build what the tests would, where its progress is seen."""
+    if not os.environ.get("TEST_KUBECONFIG"):
+        programs([*CONTROL_PLANE, *(NODE if os.geteuid() == 0 else ())])
 
 
 def _up(*, node: bool) -> None:

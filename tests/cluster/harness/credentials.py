@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import datetime
 import ipaddress
+import re
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -53,7 +55,9 @@ class Authority:
 
     def issue_client(self, user: str, groups: Iterable[str] = ()) -> tuple[Path, Path]:
         """The files of a certificate that makes its holder `user` in `groups`, and of its key."""
-        return self._issue(user.replace(":", "-").replace("/", "-"), user, groups, ExtendedKeyUsageOID.CLIENT_AUTH, ())
+        # The same user may be issued one with other groups later.
+        file = f"{re.sub('[^a-z0-9.]', '-', user.lower())}-{secrets.token_hex(3)}"
+        return self._issue(file, user, groups, ExtendedKeyUsageOID.CLIENT_AUTH, ())
 
     def _issue(
         self, file: str, name: str, groups: Iterable[str], usage: x509.ObjectIdentifier, addresses: Iterable[str]

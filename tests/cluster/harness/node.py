@@ -37,6 +37,7 @@ NODE_NAME = "localhost"
 BUSYBOX_IMAGE = "localhost/busybox:1"
 PAUSE_IMAGE = "localhost/pause:1"
 PACKAGES = "containerd runc containernetworking-plugins busybox-static iptables iproute2"
+_DEBIAN = ("containerd", "ctr", "runc", "iptables", "ip", "/usr/lib/cni/bridge", "/bin/busybox")
 _END = Path(__file__).with_name("node_end.sh")
 _SYSCTLS = (  # what the kubelet and the bridge plugin set for the whole machine
     "net/ipv4/ip_forward",
@@ -57,16 +58,15 @@ class Node:
         self.cluster = cluster
         if os.geteuid() != 0:
             raise ServerUnavailableError("a node needs root")
-        debian = {name: shutil.which(name, path=SEARCH) for name in ("containerd", "ctr", "runc", "iptables", "ip")}
-        debian |= {path: path if Path(path).exists() else None for path in ("/usr/lib/cni/bridge", "/bin/busybox")}
-        if missing := [name for name, found in debian.items() if found is None]:
+        debian = {name: shutil.which(name, path=SEARCH) or "" for name in _DEBIAN}
+        if missing := [name for name, path in debian.items() if not path]:
             raise ServerUnavailableError(f"a node needs {', '.join(missing)}: apt-get install {PACKAGES}")
         found = programs(NODE)
         self.network = cluster.network
         self.directory = Path(tempfile.mkdtemp(prefix="scheduledjob-node-", dir="/tmp"))
         self._port, self._health_port = lasting_port(), lasting_port()
         socket = self.directory / "containerd.sock"
-        self._ctr = [debian["ctr"] or "", "--address", str(socket), "--namespace", "k8s.io"]
+        self._ctr = [debian["ctr"], "--address", str(socket), "--namespace", "k8s.io"]
         self.scheduler = Component(
             [
                 found["kube-scheduler"],
@@ -78,7 +78,7 @@ class Node:
             lambda: True,
         )
         self.containerd = Component(
-            [debian["containerd"] or "", "--config", self.directory / "containerd.toml", "--log-level", "warn"],
+            [debian["containerd"], "--config", self.directory / "containerd.toml", "--log-level", "warn"],
             self.directory / "containerd",
             lambda: subprocess.run([*self._ctr, "version"], capture_output=True, check=False).returncode == 0,
         )
