@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scheduledjob.engine.jobs import CurlSpec, ShellSpec, Value
 from scheduledjob.executors.pod.build import Blueprint, build_pod
-from scheduledjob.executors.pod.names import is_of, keep_of, pod_name
+from scheduledjob.executors.pod.names import is_of, keep_of, pod_name, timeout_of
 from scheduledjob.executors.pod.order import read_order
 from scheduledjob.executors.pod.spec import CustomSpec, KeepPods, PodSettings, PodSpec
 from tests.executors.pod.examples import (
@@ -149,6 +149,12 @@ def test_the_runner_is_restricted_whatever_the_template_says() -> None:
     assert pod["spec"]["serviceAccountName"] == "robot"
 
 
+def test_what_needs_the_operators_image_says_so() -> None:
+    with pytest.raises(ValueError, match=r"execution\.pod\.image"):
+        build_pod(attempt(), PodSpec(shell=ShellSpec("true")), PodSettings())
+    build_pod(attempt(), container(), PodSettings())
+
+
 def test_plugins_are_loaded_for_python_jobs_where_the_administrator_says_so() -> None:
     settings = PodSettings(image=IMAGE, plugins=True, image_pull_policy="IfNotPresent")
     job = job_of(build_pod(attempt(), PodSpec(custom=CustomSpec("report", {"a": 1})), settings))
@@ -160,9 +166,10 @@ def test_plugins_are_loaded_for_python_jobs_where_the_administrator_says_so() ->
 
 
 def test_a_payload_from_a_secret_stays_there() -> None:
-    pod = build_pod(attempt(payload=b"never"), container(payload_from=SECRET), SETTINGS)
+    pod = build_pod(attempt(), container(payload_from=SECRET), SETTINGS)
     assert variables_of(pod)["SCHEDULEDJOB_PAYLOAD"] == {"secretKeyRef": {"name": "db", "key": "password"}}
-    assert "never" not in str(pod)
+    given = build_pod(attempt(payload=b"by hand"), container(payload_from=SECRET), SETTINGS)
+    assert variables_of(given)["SCHEDULEDJOB_PAYLOAD"] == "by hand"
 
 
 def test_a_payload_that_no_variable_can_hold() -> None:
@@ -185,6 +192,8 @@ def test_a_token_comes_with_a_service_account() -> None:
 def test_the_backstop_comes_after_everything_else() -> None:
     blueprint = Blueprint(container(), SETTINGS)
     assert "activeDeadlineSeconds" not in blueprint.pod(attempt())["spec"]
+    assert timeout_of(blueprint.pod(attempt())) is None
+    assert timeout_of(blueprint.pod(attempt(timeout=10.5))) == 10.5
     assert blueprint.pod(attempt(timeout=10.5), pending=300.0)["spec"]["activeDeadlineSeconds"] == 311 + 30 + 60
     own = Blueprint(container(template={"spec": {"activeDeadlineSeconds": 5}}), SETTINGS)
     assert own.pod(attempt(timeout=10.5))["spec"]["activeDeadlineSeconds"] == 5

@@ -12,13 +12,19 @@ from scheduledjob.executors.pod.order import encode_report
 from scheduledjob.executors.pod.outcome import Phase, gone, look, started_at
 
 
-def pod(status: dict[str, Any], *, memory: str | None = None, deleted: bool = False, runner: bool = False) -> Any:
+def pod(
+    status: dict[str, Any], *, memory: str | None = None, deleted: bool = False, runner: bool = False, timeout: str = ""
+) -> Any:
     container: dict[str, Any] = {"name": "job", "image": "busybox"}
     if memory is not None:
         container["resources"] = {"limits": {"memory": memory}}
     if runner:
         container["env"] = [{"name": "SJOB_RUN", "value": "{}"}]
-    metadata = {"name": "a", "deletionTimestamp": "2026-12-01T10:00:00Z"} if deleted else {"name": "a"}
+    metadata: dict[str, Any] = {"name": "a"}
+    if deleted:
+        metadata["deletionTimestamp"] = "2026-12-01T10:00:00Z"
+    if timeout:
+        metadata["annotations"] = {"scheduledjobs.dev/timeout": timeout}
     return {"metadata": metadata, "spec": {"containers": [{"name": "proxy"}, container]}, "status": status}
 
 
@@ -75,7 +81,7 @@ DISRUPTED = {"type": "DisruptionTarget", "status": "True"}
             137,
         ),
         (over(terminated(143), reason="DeadlineExceeded"), {}, "ended by activeDeadlineSeconds", 143),
-        (over(terminated(143), reason="DeadlineExceeded"), {"timeout": 90.0}, "timed out after 1m30s", 143),
+        (over(terminated(143), reason="DeadlineExceeded"), {"timeout": "90s"}, "timed out after 1m30s", 143),
         (
             over(None, reason="NodeLost", message="Node a which was running pod b is unresponsive"),
             {},
@@ -121,8 +127,7 @@ DISRUPTED = {"type": "DisruptionTarget", "status": "True"}
     ],
 )
 def test_a_failure(status: dict[str, Any], options: dict[str, Any], reason: str, code: int | None) -> None:
-    timeout = options.pop("timeout", None)
-    seen = look(pod(status, **options), timeout=timeout)
+    seen = look(pod(status, **options))
     assert seen.phase is Phase.ENDED
     assert seen.result == Result(False, reason, code)
 
@@ -168,9 +173,7 @@ def test_exit_codes_that_complete_the_schedule() -> None:
         ),
         (
             over(
-                waiting(
-                    "CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"
-                ),
+                waiting("CreateContainerConfigError", "failed to sync secret cache: timed out"),
                 "Pending",
             ),
             "can't be started: failed to sync secret cache: timed out",
@@ -180,7 +183,7 @@ def test_exit_codes_that_complete_the_schedule() -> None:
             over(
                 waiting("PodInitializing"),
                 "Pending",
-                initContainerStatuses=[{"name": "setup", **waiting("ErrImagePull", "no such image")}],
+                initContainerStatuses=[{**waiting("ErrImagePull", "no such image"), "name": "setup"}],
             ),
             "init container setup: the image can't be pulled (ErrImagePull): no such image",
             False,

@@ -97,10 +97,13 @@ class Blueprint:
             "VERSION": str(attempt.version),
         }
         found: list[dict[str, Any]] = [{"name": PREFIX + name, "value": _literal(text)} for name, text in told.items()]
-        if self.spec.payload_from is not None:
+        if attempt.payload is not None:
+            # Of a manual run, say: it was given in place of what the spec refers to.
+            text = self._as_text(attempt.payload)
+            if text is not None:
+                found.append({"name": f"{PREFIX}PAYLOAD", "value": _literal(text)})
+        elif self.spec.payload_from is not None:
             found.append(_variable(f"{PREFIX}PAYLOAD", self.spec.payload_from))
-        elif attempt.payload is not None and (text := self._as_text(attempt.payload)) is not None:
-            found.append({"name": f"{PREFIX}PAYLOAD", "value": _literal(text)})
         return found
 
     def _as_text(self, payload: bytes) -> str | None:
@@ -123,7 +126,7 @@ class Blueprint:
         of_attempt: dict[str, Any] = {}
         if attempt.timeout is not None:
             of_attempt["timeout"] = attempt.timeout
-        if self.spec.payload_from is None and attempt.payload and self._as_text(attempt.payload) is None:
+        if attempt.payload and self._as_text(attempt.payload) is None:
             of_attempt["payload"] = attempt.payload
         text = self._ordered
         if of_attempt:
@@ -191,8 +194,14 @@ class Blueprint:
             if reference is not None and (kind, *reference) not in self._references:
                 self._own.append(_variable(f"{REFERENCE}{len(self._references)}", value))
                 self._references.append((kind, *reference))
+        image = spec.image or settings.image
+        if image is None:
+            raise ValueError(
+                "the operator was not told its own image (--pod-image), in which this job would run as a Pod: "
+                "give the job one, execution.pod.image"
+            )
         found: dict[str, Any] = {
-            "image": spec.image or settings.image,
+            "image": image,
             "command": ["scheduledjob", "run-one", *(["--plugins"] if spec.custom and settings.plugins else [])],
             "args": [],
             "terminationMessagePath": "/dev/termination-log",

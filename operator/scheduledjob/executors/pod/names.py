@@ -34,6 +34,7 @@ TOKEN_LABEL = f"{GROUP}/token"
 RUN_ID = f"{GROUP}/run-id"
 ATTEMPT = f"{GROUP}/attempt"
 HISTORY = f"{GROUP}/history"
+TIMEOUT = f"{GROUP}/timeout"
 
 _LONGEST = 63
 _LABEL = re.compile(r"[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?")
@@ -58,12 +59,24 @@ def pod_labels(attempt: Attempt) -> dict[str, str]:
 
 
 def pod_annotations(attempt: Attempt, keep: KeepPods) -> dict[str, str]:
-    """What tells one attempt's Pod from every other, and how many of them stay when they have finished."""
-    return {
+    """What tells one attempt's Pod from every other, how long it may run, and how many stay when they have finished."""
+    found = {
         RUN_ID: attempt.run_id,
         ATTEMPT: str(attempt.attempt),
         HISTORY: f"{keep.succeeded}/{keep.failed}/{keep.ttl}s",
     }
+    if attempt.timeout is not None:
+        found[TIMEOUT] = f"{attempt.timeout:g}s"
+    return found
+
+
+def timeout_of(pod: Mapping[str, Any]) -> float | None:
+    """Seconds that its job may run: what held when the attempt started, whatever was edited since."""
+    said = re.fullmatch(r"([0-9.e+]{1,20})s", annotation(pod, TIMEOUT))
+    try:
+        return None if said is None else float(said[1])
+    except ValueError:
+        return None
 
 
 def keep_of(pod: Mapping[str, Any]) -> KeepPods:

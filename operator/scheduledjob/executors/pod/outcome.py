@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from scheduledjob.engine.jobs import Result
 from scheduledjob.executors.reasons import one_line, timed_out
 
-from .names import CONTAINER
+from .names import CONTAINER, timeout_of
 from .order import ORDER, read_report
 
 if TYPE_CHECKING:
@@ -64,9 +64,8 @@ _DISRUPTIONS = {
 }
 
 
-def look(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset(), timeout: float | None = None) -> Seen:
-    """What the Pod says of its job. ``complete``: exit codes that end the schedule for good; ``timeout``: the
-    attempt's, in seconds, for the words of a Pod that reached its deadline."""
+def look(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) -> Seen:
+    """What the Pod says of its job. ``complete``: exit codes that end the schedule for good."""
     status = pod.get("status") or {}
     phase = status.get("phase") or "Pending"
     over = phase in ("Succeeded", "Failed")
@@ -75,7 +74,7 @@ def look(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset(), timeo
     ended = state.get("terminated")
     began = ended is not None or "running" in state
     if over:
-        result = _of_pod(pod, status, ended, timeout) or _of_init(status) or _of_container(pod, ended, complete)
+        result = _of_pod(pod, status, ended) or _of_init(status) or _of_container(pod, ended, complete)
         return _ended(result or _unexplained(status, phase), pod, ended, began=began)
     if ended is not None:
         result = _of_container(pod, ended, complete)
@@ -112,7 +111,7 @@ def gone(pod: Mapping[str, Any]) -> Result:
 
 def _ended(result: Result, pod: Mapping[str, Any], ended: Mapping[str, Any] | None, *, began: bool) -> Seen:
     seen = Seen(Phase.ENDED, began=began, result=result, log_wanted=began)
-    if ended is None or not _by_runner(pod):
+    if ended is None or not by_runner(pod):
         return seen
     report = read_report(ended.get("message") or "")
     if report is None:
@@ -136,15 +135,14 @@ def _ended(result: Result, pod: Mapping[str, Any], ended: Mapping[str, Any] | No
     return seen
 
 
-def _of_pod(
-    pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[str, Any] | None, timeout: float | None
-) -> Result | None:
+def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[str, Any] | None) -> Result | None:
     """What ended the Pod as a whole."""
     if status.get("phase") == "Succeeded":
         return None
     code = None if ended is None else ended.get("exitCode")
     reason, message = status.get("reason") or "", status.get("message") or ""
     if reason == "DeadlineExceeded":
+        timeout = timeout_of(pod)
         words = "ended by activeDeadlineSeconds" if timeout is None else timed_out(timeout)
         return Result(False, words, code)
     if reason == "Evicted":
@@ -179,7 +177,7 @@ def _of_container(pod: Mapping[str, Any], ended: Mapping[str, Any] | None, compl
     if code == 0 and reason in ("", "Completed"):
         return Result(True, code=0)
     words = _words(ended, _memory_limit(pod))
-    if reason in ("", "Error") and not _by_runner(pod) and (message := (ended.get("message") or "").strip()):
+    if reason in ("", "Error") and not by_runner(pod) and (message := (ended.get("message") or "").strip()):
         words = f"{words}: {message}"
     return _failed(words, code)
 
@@ -245,7 +243,7 @@ def _memory_limit(pod: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _by_runner(pod: Mapping[str, Any]) -> bool:
+def by_runner(pod: Mapping[str, Any]) -> bool:
     return any(
         container["name"] == CONTAINER and any(one["name"] == ORDER for one in container.get("env") or ())
         for container in pod["spec"]["containers"]

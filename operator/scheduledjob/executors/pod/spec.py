@@ -77,8 +77,8 @@ class PodSpec:
 class PodSettings:
     """What the administrator decides about Pods."""
 
-    image: str
-    """The operator's own image, in which the runner is."""
+    image: str | None = None
+    """The operator's own image, in which the runner is; None: what needs it fails, and says so."""
     image_pull_policy: str | None = None
     """Of the operator's own image; None: as Kubernetes has it."""
     restricted: bool = False
