@@ -253,7 +253,7 @@ class Store(Protocol):
     # ---- clients
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
-        """Write wishes, in few round trips, all or none.
+        """Write wishes, in few round trips, all or none. Their ``generation`` and ``acts`` count for nothing here.
 
         Without ``replace`` any slug that exists raises SlugTaken with those that do, and nothing is written. A
         slug twice in ``rows`` is a ValueError.
@@ -268,14 +268,14 @@ class Store(Protocol):
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
         """Write wishes that were read from objects of a cluster, all or none: what is older never wins.
 
-        Any number of replicas do this with what they have seen, in any order, and again. Each row has a ``uid`` and a
-        ``generation``, and becomes:
+        Any number of replicas do this with what they have seen, in any order, and again. Each row has a ``uid``, which
+        is of one slug for good, and a ``generation``. A slug twice in ``rows`` is a ValueError. A row becomes:
 
         * STALE where that uid was buried, where the row has a later generation of the same uid, or where its slug is
           another uid's that was created at the same time or later, or is not a cluster's;
-        * UPDATED where the row is of the same uid and anything differs (kind, definition, payload, acts, generation;
-          ``payload`` is compared and written only if the generation is another one, because a job may have changed
-          it since);
+        * UPDATED where the row is of the same uid and anything differs (kind, definition, acts, generation; also where
+          ``first`` is given). ``payload`` is written only with another generation, because a job may have changed it
+          since;
         * CREATED where the slug is free, or where it is another uid's that was created earlier: that one is buried,
           and each of its active runs is recorded as Cancelled.
         """
@@ -288,7 +288,10 @@ class Store(Protocol):
         """
 
     async def nudge(self, slugs: Sequence[str]) -> None:
-        """Have these rows looked at as if their wish had changed: due at once where nobody owns them."""
+        """Have these rows looked at as if their wish had changed: due at once where nobody owns them.
+
+        ``revision`` goes up and ``edited_at`` does not. A slug that is not there is passed over.
+        """
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]: ...
 
@@ -346,7 +349,8 @@ class Store(Protocol):
         """This replica lives until ``lifetime`` from now, and works for these namespaces (empty: all) of a cluster.
 
         Returns the living replicas of other installations in this store that work for the same cluster, whatever
-        their namespaces are, those that came first first.
+        their namespaces are, those that came first first. Of two that do this at once, at least one sees the other.
+        One that was silent for longer than its lifetime has come anew.
         """
 
     def listen(self, on_wake: Callable[[Wake], None]) -> AbstractAsyncContextManager[None]:
@@ -354,7 +358,8 @@ class Store(Protocol):
         by ``deaf`` and mended from inside."""
 
     async def prune(self, limit: int = 1000) -> int:
-        """Drop history beyond what its records say to keep, at most ``limit`` runs; how many went.
+        """Drop history beyond what its records say to keep, at most ``limit`` runs; how many went. And forget as many
+        of the buried uids that may be taken again.
 
         Safe from any number of replicas at once; a store may let one of them do it.
         """

@@ -11,7 +11,7 @@ from zlib import crc32
 
 import asyncpg
 
-from scheduledjob.engine.store import TOMBSTONE_KEPT, NewRow, Put, Row, StoreError, StoreUnavailable
+from scheduledjob.engine.store import NewRow, Put, Row, StoreError, StoreUnavailable
 
 from ..incarnations import buried_for, each_once, judge
 from .columns import record_columns, seen_columns
@@ -162,7 +162,7 @@ class Cluster(Wishes):
         records = [record for each in gone for record in records_of(each)]
         if records:
             await connection.execute(_HISTORY["record"], self._installation, *record_columns(records))
-        kept = dict.fromkeys(sorted(uids), TOMBSTONE_KEPT)
+        kept = dict.fromkeys(sorted(uids), buried_for(""))
         kept |= {each["uid"]: buried_for(each["definition"]) for each in gone}
         await connection.execute(_SQL["bury"], self._installation, list(kept), list(kept.values()))
         written.changed += [each["slug"] for each in gone]

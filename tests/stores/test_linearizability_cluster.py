@@ -1,0 +1,170 @@
+"""The same against the model, with objects of a cluster among what happens: seen in any order, buried, nudged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from msgspec.structs import replace
+
+from scheduledjob.engine.store import NewRow, Origin, Put
+
+from .test_linearizability import KINDS, RUNS, SLUGS, START, STATES, MemoryMachine, StoreMachine, check, few_slugs
+
+if TYPE_CHECKING:
+    from scheduledjob.domain.instants import Instant
+    from scheduledjob.engine.store import Row
+
+
+def uid_of(slug: str, number: int) -> str:
+    """The first is that of what ``put`` writes too."""
+    return f"uid-of-{slug}" if number == 0 else f"uid-{number}-of-{slug}"
+
+
+UIDS = range(4)
+CREATED = [START - 5, START - 3, START - 3, START - 1]
+"""Two in one second, as Kubernetes counts."""
+
+
+class ClusterMachine(StoreMachine):
+    """The rules that a cluster adds."""
+
+    runs = (*RUNS, *(f"{uid_of(slug, n)}-7" for slug in SLUGS for n in UIDS))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buried: set[str] = set()
+
+    @rule(
+        store=st.integers(0, 1),
+        slugs=few_slugs,
+        number=st.sampled_from(UIDS),
+        generation=st.integers(1, 3),
+        kind=st.sampled_from(KINDS),
+        acts=st.sampled_from(["", "", '{"run":"1"}']),
+        payload=st.sampled_from([None, b"p"]),
+        state=st.sampled_from(STATES),
+        step=st.sampled_from([None, -3, -1, 0, 1, 3]),
+    )
+    def reconcile(
+        self,
+        store: int,
+        slugs: list[str],
+        number: int,
+        generation: int,
+        kind: str,
+        acts: str,
+        payload: bytes | None,
+        state: bytes,
+        step: int | None,
+    ) -> None:
+        before = self.now()
+        wake_at = None if step is None else before + step * self.unit
+        new = [
+            NewRow(
+                slug, uid_of(slug, number), kind, Origin.CLUSTER, "", state, wake_at, None, payload, CREATED[number],
+                generation, acts,
+            )
+            for slug in slugs
+        ]  # fmt: skip
+        expected = [self.expect(one) for one in new]
+        replaced = [
+            row
+            for one, put in zip(new, expected, strict=True)
+            if put is Put.CREATED and (row := self.find(one.slug)) is not None
+        ]
+        self.cancel(replaced)
+        self.buried |= {row.uid for row in replaced}
+        assert self.run(self.stores[store].reconcile(new)) == expected
+        after = self.now()
+        self.adopt_cancelled()
+        for one, put in zip(new, expected, strict=True):
+            if put is Put.CREATED:
+                self.appear(one)
+            elif put is Put.UPDATED:
+                self.change(one, before, after)
+
+    def expect(self, new: NewRow) -> Put:
+        row = self.find(new.slug)
+        if new.uid in self.buried:
+            return Put.STALE
+        if row is None:
+            return Put.CREATED
+        if row.origin != "cluster" or (row.uid == new.uid and row.generation > new.generation):
+            return Put.STALE
+        if row.uid != new.uid:
+            return Put.CREATED if row.created_at < new.created_at else Put.STALE
+        same = (row.kind, row.acts, row.generation) == (new.kind, new.acts, new.generation)
+        return Put.UNCHANGED if same else Put.UPDATED
+
+    def appear(self, new: NewRow) -> None:
+        (seen,) = self.run(self.stores[0].get([new.slug]))
+        assert seen is not None
+        assert all(seen.key != held.key for held in self.held)
+        row = replace(seen, uid=new.uid, kind=new.kind, origin="cluster", definition="", revision=1, first=None)
+        row = replace(row, payload=new.payload, result=None, created_at=new.created_at, wake_at=new.wake_at)
+        self.rows.append(replace(row, state=new.state, owner=None, generation=new.generation, acts=new.acts))
+
+    def change(self, new: NewRow, before: Instant, after: Instant) -> None:
+        row = self.find(new.slug)
+        assert row is not None
+        if row.generation != new.generation:
+            row.payload = new.payload
+        row.kind, row.generation, row.acts, row.first = new.kind, new.generation, new.acts, None
+        self.look_at(row, before, after)
+
+    def look_at(self, row: Row, before: Instant, after: Instant) -> None:
+        row.revision += 1
+        if row.owner is None:
+            self.adopt(row, min(before, before if row.wake_at is None else row.wake_at), after)
+
+    @precondition(lambda self: self.rows)
+    @rule(store=st.integers(0, 1), which=st.integers(0, 2), numbers=st.lists(st.sampled_from(UIDS), max_size=2))
+    def bury(self, store: int, which: int, numbers: list[int]) -> None:
+        row = self.rows[which % len(self.rows)]
+        asked = [(row.slug, row.uid), *((row.slug, uid_of(row.slug, n)) for n in numbers), ("missing", "uid-missing")]
+        self.cancel([row])
+        self.buried |= {uid for _, uid in asked}
+        assert self.run(self.stores[store].bury(asked)) == [uid == row.uid for _, uid in asked]
+        self.adopt_cancelled()
+
+    @rule(slug=st.sampled_from(SLUGS), number=st.sampled_from(UIDS))
+    def bury_one(self, slug: str, number: int) -> None:
+        """Most often one that is not there."""
+        uid = uid_of(slug, number)
+        ending = [row for row in self.rows if (row.slug, row.uid) == (slug, uid)]
+        self.cancel(ending)
+        self.buried.add(uid)
+        assert self.run(self.stores[0].bury([(slug, uid)])) == [bool(ending)]
+        self.adopt_cancelled()
+
+    @rule(slugs=few_slugs)
+    def nudge(self, slugs: list[str]) -> None:
+        before = self.now()
+        self.run(self.stores[0].nudge(slugs))
+        after = self.now()
+        for slug in slugs:
+            if (row := self.find(slug)) is not None:
+                self.look_at(row, before, after)
+
+
+class MemoryClusterMachine(ClusterMachine, MemoryMachine):
+    pass
+
+
+def test_memory_behaves_as_the_model() -> None:
+    steps = settings(max_examples=200, stateful_step_count=40, deadline=None)
+    run_state_machine_as_test(MemoryClusterMachine, settings=steps)
+
+
+@pytest.mark.postgres
+def test_postgres_behaves_as_the_model(behaviour_postgres_url: str) -> None:
+    check(behaviour_postgres_url, 25, ClusterMachine)
+
+
+@pytest.mark.firestore
+def test_firestore_behaves_as_the_model(behaviour_firestore_url: str) -> None:
+    check(behaviour_firestore_url, 10, ClusterMachine)
