@@ -37,7 +37,7 @@ HOW_TO_GET = {
     "a cluster that may be broken": "unset TEST_KUBECONFIG, so that the harness starts one",
     "a Kubernetes node": (
         "run as root on Debian with Go 1.26 and without TEST_KUBECONFIG, and "
-        "apt-get install containerd runc containernetworking-plugins busybox-static iptables"
+        "apt-get install containerd runc containernetworking-plugins busybox-static iptables iproute2"
     ),
 }
 

@@ -12,6 +12,7 @@ import json
 import random
 import secrets
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.cluster.harness.binaries import CONTROL_PLANE, programs
@@ -21,23 +22,30 @@ from tests.cluster.harness.credentials import Authority, certificate_user, in_ba
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
     from types import TracebackType
 
 PROBE_SECONDS = 2.0
 DEFAULT_ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
 
 
+_NETWORKS = [(row, column) for row in range(32) for column in range(256)]
+
+
 class Network:
     """The addresses of one cluster, chosen at random so that two can run on one machine."""
 
     def __init__(self) -> None:
-        row, column = random.randrange(32), random.randrange(256)
-        self.name = f"sj-{row:02x}{column:02x}"
+        taken = {path.name for path in Path("/sys/class/net").glob("sj-*")}
+        row, column = random.choice([each for each in _NETWORKS if _bridge(*each) not in taken])
+        self.name = _bridge(row, column)
         self.services = f"10.{160 + row}.{column}.0/24"
         self.api_service = f"10.{160 + row}.{column}.1"
         self.pods = f"10.{128 + row}.{column}.0/24"
         self.gateway = f"10.{128 + row}.{column}.1"
+
+
+def _bridge(row: int, column: int) -> str:
+    return f"sj-{row:02x}{column:02x}"
 
 
 class ControlPlane(Cluster):

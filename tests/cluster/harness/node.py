@@ -12,6 +12,7 @@ node_end.sh takes them away, when the tests were killed too.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import http.client
 import os
 import shutil
@@ -39,6 +40,7 @@ PAUSE_IMAGE = "localhost/pause:1"
 PACKAGES = "containerd runc containernetworking-plugins busybox-static iptables iproute2"
 _DEBIAN = ("containerd", "ctr", "runc", "iptables", "ip", "/usr/lib/cni/bridge", "/bin/busybox")
 _END = Path(__file__).with_name("node_end.sh")
+_SETTINGS = Path("/run/scheduledjob-nodes")
 _SYSCTLS = (  # what the kubelet and the bridge plugin set for the whole machine
     "net/ipv4/ip_forward",
     "vm/overcommit_memory",
@@ -149,7 +151,6 @@ class Node:
         """Everything outside the servers: files, the bridge, the way to loopback, and control groups."""
         rules = nat_rules(self.network, self.cluster.api_port)
         (self.directory / "nat").write_text("".join(f"{rule}\n" for rule in rules))
-        (self.directory / "sysctl").write_text("".join(_sysctl_lines()))
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", 'read -r _; exec /bin/sh "$@"', "guard", _END, self.directory, self.network.name],
             stdin=subprocess.PIPE,
@@ -166,8 +167,8 @@ class Node:
         ports = (self._port, self._health_port)
         (self.directory / "kubelet.yaml").write_text(kubelet_config(self.network, self.directory, authority, ports))
         _control_groups(self.network.name)
+        _add_bridge(self.network.name)
         for command in (
-            f"ip link add {self.network.name} type bridge",
             f"ip addr add {self.network.gateway}/24 dev {self.network.name}",
             f"ip link set {self.network.name} up",
             *(f"iptables -w -t nat -A {rule}" for rule in rules),
@@ -212,9 +213,17 @@ class Node:
         _must(["/bin/sh", str(_END), str(self.directory), self.network.name])
 
 
-def _sysctl_lines() -> list[str]:
-    files = [Path("/proc/sys") / each for each in _SYSCTLS]
-    return [f"{file} {file.read_text().strip()}\n" for file in files if file.exists()]
+def _add_bridge(name: str) -> None:
+    """Add the bridge, and note the machine's settings if it is the first; node_end.sh gives them back with the last."""
+    directory = os.open("/run", os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        if not _SETTINGS.exists():
+            files = [Path("/proc/sys") / each for each in _SYSCTLS]
+            _SETTINGS.write_text("".join(f"{file} {file.read_text().strip()}\n" for file in files if file.exists()))
+        _must(["ip", "link", "add", name, "type", "bridge"])
+    finally:
+        os.close(directory)
 
 
 def _control_groups(name: str) -> None:

@@ -45,10 +45,18 @@ while read -r rule; do
     # shellcheck disable=SC2086 # a rule is words
     iptables -w -t nat -D $rule 2>/dev/null
 done <"$root/nat"
-ip link del "$name" 2>/dev/null
-while read -r setting value; do
-    [ "$(cat "$setting" 2>/dev/null)" = "$value" ] || echo "$value" >"$setting"
-done <"$root/sysctl" 2>/dev/null
+(
+    flock 9
+    ip link del "$name" 2>/dev/null
+    # The last node of the machine gives back the settings that the first one found.
+    set -- /sys/class/net/sj-*
+    if [ ! -e "$1" ] && [ -e /run/scheduledjob-nodes ]; then
+        while read -r setting value; do
+            [ "$(cat "$setting")" = "$value" ] || echo "$value" >"$setting"
+        done </run/scheduledjob-nodes
+        rm -f /run/scheduledjob-nodes
+    fi
+) 9</run
 # What has a place that can't be chosen: links to logs, results of the network plugin, sockets of nobody.
 for link in /var/log/containers/*; do
     case $(readlink "$link") in "$root/"*) rm -f "$link" ;; esac
