@@ -9,8 +9,12 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 def load(file: str) -> dict[str, str]:
-    """The queries of ``<file>.sql`` by name, without their comments, which the server need not read each time."""
-    text = (files(__package__) / f"{file}.sql").read_text("utf-8")
+    """The queries of ``<file>.sql`` by name."""
+    return named((files(__package__) / f"{file}.sql").read_text("utf-8"))
+
+
+def named(text: str) -> dict[str, str]:
+    """The queries of a file by name, without their comments, which the server need not read each time."""
     _, *parts = _NAME.split(text)
     return {
         name: "\n".join(line for line in body.splitlines() if line and not line.lstrip().startswith("--")).rstrip(";")
