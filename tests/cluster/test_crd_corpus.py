@@ -51,7 +51,7 @@ def ways_to_say(field: str) -> set[str]:
     """How the API server may call the field that the loader means: to CEL a key's fault is its mapping's or list's."""
     above = re.sub(r"(\.[^.\[]+|\[[^\]]*\](\.name)?)$", "", field)
     last = {each.rpartition(".")[2] for each in (field, above)} - {"spec", "metadata"}
-    return {way.lower() for way in last | {f"{field}:", f'"{above}.'}}
+    return {way.lower() for way in last | {f"{field}:", f"{field}.", f'"{above}.'}}
 
 
 @pytest.mark.parametrize("name", INVALID)

@@ -25,7 +25,7 @@ from pydantic_core import CoreSchema
 from scheduledjob.domain.durations import MAX_DURATION
 from scheduledjob.domain.instants import DAY, SECOND
 from scheduledjob.manifests import checks
-from scheduledjob.manifests.cron_rules import CRON_CHECKS
+from scheduledjob.manifests.cron_rules import CRON_RULES
 from scheduledjob.manifests.problems import quoted
 from scheduledjob.manifests.rules import (
     ALTERNATIVES,
@@ -160,7 +160,7 @@ CronExpression = Annotated[
     str,
     Field(min_length=1, max_length=512),
     AfterValidator(checks.cron),
-    stated(*(check.rule() for check in CRON_CHECKS)),
+    stated(*CRON_RULES),
 ]
 TimeZone = Annotated[
     str,

@@ -1,8 +1,8 @@
 """What a pattern can say of a cron expression, so that the API server refuses most wrong ones by itself.
 
 The edit that brings a wrong expression is then turned away, and the version before stays at work. A pattern knows
-forms and ranges of numbers, not the calendar: that a range of years runs backwards, or that an expression never
-fires, is mostly left to ``domain.cron_parse``, which stays the judge. Nothing that it accepts is refused here.
+forms and ranges of numbers, not the calendar: that an expression never fires is mostly left to ``domain.cron_parse``,
+which stays the judge. Nothing that it accepts is refused here.
 
 Every check reads the whole expression and lets pass what is another check's business, so that one mistake has one
 answer. Patterns are RE2. Fields stand between anything up to a space: a control character that is no space is wrong
@@ -12,7 +12,7 @@ in a field as well, and this class is short.
 from typing import Final, NamedTuple
 
 from scheduledjob.domain.cron_parse import MACROS, Field
-from scheduledjob.manifests.rules import Rule, matches
+from scheduledjob.manifests.rules import Rule, literal, matches
 
 _SPACE: Final = r"[\x00- ]"
 _CHAR: Final = "[!-~]"
@@ -151,3 +151,22 @@ CRON_CHECKS: Final = (
     ),
 )
 """In the order of the fields."""
+
+_HASH_RANGE: Final = r"(?i)H\([0-9]{1,4}-[0-9]{1,4}\)"
+_YEAR_RANGE: Final = "[12][0-9]{3}-[12][0-9]{3}"
+
+CRON_RULES: Final = (
+    *(check.rule() for check in CRON_CHECKS),
+    # Of the first such range only: the API server finds no bound for the cost of all.
+    Rule(
+        f"!{matches('self', _HASH_RANGE)} || int(self.find({literal(_HASH_RANGE)}).find('[0-9]+')) <= "
+        f"int(self.find({literal(_HASH_RANGE)}).find('-[0-9]+').substring(1))",
+        "a range of H ends before it begins: write the smaller number first, as in H(10-30)",
+    ),
+    Rule(
+        f"!{matches('self', _YEAR_RANGE)} || "
+        f"self.find('{_YEAR_RANGE}').substring(0, 4) <= self.find('{_YEAR_RANGE}').substring(5)",
+        "a range of years ends before it begins: write the earlier year first",
+    ),
+)
+"""What the API server checks: the patterns, and the order of numbers in ranges that may not wrap."""

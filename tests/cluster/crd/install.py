@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.manifests import files
-from scheduledjob.manifests.crd import NAME
+from scheduledjob.manifests.crd import NAME, PLURAL
 from scheduledjob.manifests.models import API_VERSION
 from scheduledjob.manifests.yamltree import YamlError, documents, to_python
 from tests.cluster.harness import ApiError
@@ -21,15 +23,28 @@ CRDS = ROOT / "crds"
 MANIFESTS = ROOT / "tests" / "manifests"
 WRITTEN_BY_THE_SERVER = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields")
 
+PUBLISHED_SECONDS = 30.0
+
 _installed: set[Path] = set()
 
 
 async def install(cluster: Cluster) -> None:
-    """Apply the CRD, once for each cluster, and wait until it is served."""
+    """Apply the CRD, once for each cluster, and wait until it is served and explained."""
     if cluster.kubeconfig not in _installed:
         await cluster.apply(CRDS, "--force-conflicts")
         await cluster.kubectl("wait", "--for=condition=Established", f"crd/{NAME}", "--timeout=30s")
+        await _published(cluster)
         _installed.add(cluster.kubeconfig)
+
+
+async def _published(cluster: Cluster) -> None:
+    """Return when the schema can be read, which is a moment after the CRD is established and has no event."""
+    async with cluster.client() as api, asyncio.timeout(PUBLISHED_SECONDS):
+        while True:
+            with contextlib.suppress(ApiError):
+                if f"/namespaces/{{namespace}}/{PLURAL}" in await api.text(f"/openapi/v3{SCHEDULED_JOBS}"):
+                    return
+            await asyncio.sleep(0.05)
 
 
 def jobs_in(path: Path, namespace: str) -> list[dict[str, Any]]:
