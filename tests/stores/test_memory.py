@@ -11,7 +11,7 @@ import time
 import pytest
 
 from scheduledjob.domain.instants import SECOND, Instant
-from scheduledjob.engine.store import Fate, NewRow, Put, ReplicaInfo, Wake
+from scheduledjob.engine.store import TOMBSTONE_KEPT, Fate, NewRow, Put, ReplicaInfo, Wake
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore, steady_clock
 
@@ -233,3 +233,18 @@ async def test_equal_definitions_are_held_once() -> None:
     rows: list[NewRow] = [wish(f"job-{n}", definition=text) for n, text in enumerate(texts)]
     assert await store.put(rows, replace=False) == [Put.CREATED] * 2
     assert (await look(store, "job-0")).definition is (await look(store, "job-1")).definition
+
+
+async def test_a_tombstone_goes_with_the_first_pruning_after_its_time() -> None:
+    clock = Turned()
+    store = MemoryStore(MemoryDatabase(clock))
+    await store.bury([("a", "uid-a"), ("b", "uid-b")])
+    clock.now += TOMBSTONE_KEPT - 1
+    await store.bury([("c", "uid-c")])
+    await store.prune()
+    assert set(store._here._buried) == {"uid-a", "uid-b", "uid-c"}
+    clock.now += 1
+    await store.prune(limit=1)
+    assert len(store._here._buried) == 2
+    await store.prune()
+    assert set(store._here._buried) == {"uid-c"}

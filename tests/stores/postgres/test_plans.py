@@ -14,7 +14,7 @@ import pytest
 
 from scheduledjob.domain.instants import DAY, SECOND
 from scheduledjob.domain.state import Outcome, RunRecord, State
-from scheduledjob.engine.store import Fate, NewRow, Origin, Settlement
+from scheduledjob.engine.store import Fate, NewRow, Origin, Put, Settlement
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.floor import BOTTOM
 from scheduledjob.stores.postgres.past import LOOKED_AT
@@ -219,3 +219,67 @@ async def _rows_read(store: PostgresStore, table: str = "schedule") -> int:
             table,
         )
     return count
+
+
+async def test_what_a_cluster_asks_is_looked_up_and_not_searched(store: PostgresStore) -> None:
+    """With plans from the time when the tables were empty."""
+
+    def objects(numbers: range, generation: int = 1) -> list[NewRow]:
+        return [
+            NewRow(f"job-{n:06}", f"uid-{n}", "noop", Origin.CLUSTER, "", STATE, None, generation=generation)
+            for n in numbers
+        ]
+
+    few = range(1, 60, 6)
+
+    async def ask() -> None:
+        await store.reconcile(objects(few, 2))
+        await store.reconcile(objects(few, 2))
+        await store.nudge([f"job-{n:06}" for n in few])
+        await store.bury([(f"job-{n:06}", "uid-of-another") for n in few])
+        await store.bury([(f"job-{n:06}", f"uid-{n}") for n in few])
+        await store.reconcile(objects(few, 3))
+        await store.history("job-000001", uid="uid-1")
+        await store.prune(limit=10)
+
+    await _vacuum(store)
+    await ask()
+    async with store._pool.connection("preparing") as connection:
+        await connection.execute("DELETE FROM scheduledjob.tombstone")
+    await store.reconcile(objects(range(3_000)))
+    await store.bury([(f"other-{n}", f"uid-of-other-{n}") for n in range(3_000)])
+    before = await _rows_read(store), await _rows_read(store, "tombstone")
+    await ask()
+    after = await _rows_read(store), await _rows_read(store, "tombstone")
+    assert after[0] - before[0] < 250
+    assert after[1] - before[1] < 250
+
+
+async def test_a_restart_of_the_operator_waits_for_no_lock(store: PostgresStore) -> None:
+    objects = [
+        NewRow(f"job-{n:06}", f"uid-{n}", "noop", Origin.CLUSTER, "", STATE, None, generation=1) for n in range(2_000)
+    ]
+    await store.reconcile(objects)
+    async with store._pool.connection("blocking") as connection:
+        blocker = connection.transaction()
+        await blocker.start()
+        await connection.fetch("SELECT id FROM scheduledjob.schedule FOR UPDATE")
+        answers = await store.reconcile(objects)
+        await blocker.rollback()
+    assert set(answers) == {Put.UNCHANGED}
+
+
+async def test_tombstones_and_presences_that_are_over_go(store: PostgresStore, postgres_dsn: str) -> None:
+    await store.bury([("a", "uid-a"), ("b", "uid-b")])
+    for replica in ("alice", "bob"):
+        await store.present(replica, "cluster", [], SECOND)
+    async with store._pool.connection("preparing") as connection:
+        await connection.execute("UPDATE scheduledjob.tombstone SET expires = 5 WHERE uid = 'uid-a'")
+        await connection.execute("UPDATE scheduledjob.presence SET until_at = 5 WHERE replica = 'alice'")
+    await store.prune()
+    again = PostgresStore(postgres_dsn)
+    await again.connect()
+    await again.close()
+    async with store._pool.connection("looking") as connection:
+        assert [each[0] for each in await connection.fetch("SELECT uid FROM scheduledjob.tombstone")] == ["uid-b"]
+        assert [each[0] for each in await connection.fetch("SELECT replica FROM scheduledjob.presence")] == ["bob"]

@@ -1,0 +1,115 @@
+"""What is left of a slug whose uids are buried: a document that is no schedule, and that nobody trips over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob.domain.instants import HOUR
+from scheduledjob.engine.store import Fate, NewRow, Origin, Put, SlugTaken
+from scheduledjob.stores import incarnations
+from scheduledjob.stores.firestore import layout
+from scheduledjob.stores.firestore.layout import schedule_path
+from tests.stores.support import KIND, PLAIN, settle, settlement, take_one, until, wish
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from scheduledjob.stores.firestore import FirestoreStore
+
+    from .metering import Meter
+
+pytestmark = pytest.mark.firestore
+
+
+def seen(slug: str, uid: str, created_at: int = 5, wake_at: int | None = None) -> NewRow:
+    return NewRow(slug, uid, KIND, Origin.CLUSTER, "", PLAIN, wake_at, created_at=created_at, generation=1)
+
+
+async def fields(store: FirestoreStore, slug: str) -> set[str] | None:
+    there = (await store._wire.get([schedule_path(slug)])).get(schedule_path(slug))
+    return None if there is None else set(there.fields)
+
+
+async def test_a_grave_goes_when_its_time_is_over_and_only_then(
+    open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_one("?shards=3")
+    await store.bury([(f"long-{n}", "uid") for n in range(3)])
+    monkeypatch.setattr(incarnations, "buried_for", lambda definition: 1)
+    monkeypatch.setattr("scheduledjob.stores.firestore.cluster.buried_for", lambda definition: 1)
+    await store.bury([(f"short-{n}", "uid") for n in range(3)])
+    end = await store.now() + 1
+
+    async def is_over() -> bool:
+        return await store.now() > end
+
+    await until(is_over)
+    assert await store.prune() == 0
+    assert [await fields(store, f"short-{n}") for n in range(3)] == [None] * 3
+    assert [await fields(store, f"long-{n}") for n in range(3)] == [{"shard", "buried", "forget_at"}] * 3
+
+
+@pytest.mark.parametrize("how", ["delete", "clear", "settle"])
+async def test_a_schedule_over_a_grave_leaves_it_as_it_was(store: FirestoreStore, how: str) -> None:
+    await store.bury([("job", "uid-1")])
+    await store.put([wish("job", await store.now() - 1)], replace=False)
+    if how == "delete":
+        assert await store.delete(["job"]) == [True]
+    elif how == "clear":
+        assert await store.clear() == 1
+    else:
+        assert await settle(store, settlement(await take_one(store), Fate.REMOVE))
+    assert await fields(store, "job") == {"shard", "buried", "forget_at"}
+    assert await store.reconcile([seen("job", "uid-1"), seen("more", "uid-1")]) == [Put.STALE, Put.CREATED]
+
+
+async def test_a_long_put_over_graves_that_is_refused_leaves_them(
+    open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody takes the last slug between the look at all of them and the last commit."""
+    store, other = await open_one(), await open_one()
+    await store.bury([(f"job-{n:03}", "uid") for n in range(600)])
+    real = store._wishes._none_taken
+    looks = 0
+
+    async def none_taken(rows: list[NewRow]) -> object:
+        nonlocal looks
+        found = await real(rows)
+        looks += 1
+        if looks == 1:
+            await other.put([wish("job-599")], replace=False)
+        return found
+
+    monkeypatch.setattr(store._wishes, "_none_taken", none_taken)
+    with pytest.raises(SlugTaken, match="job-599"):
+        await store.put([wish(f"job-{n:03}") for n in range(600)], replace=False)
+    assert [row.slug for row in await store.rows()] == ["job-599"]
+    answers = await store.reconcile([seen(f"job-{n:03}", "uid", created_at=9) for n in range(599)])
+    assert set(answers) == {Put.STALE}
+
+
+async def test_no_more_uids_are_kept_than_a_document_can_hold(
+    store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "MOST_BURIED", 3)
+    for n in range(5):
+        await store.bury([("job", f"uid-{n}")])
+    assert await store.reconcile([seen("job", "uid-4")]) == [Put.STALE]
+    assert await store.reconcile([seen("job", "uid-2")]) == [Put.STALE]
+    assert await store.reconcile([seen("job", "uid-1")]) == [Put.CREATED]
+
+
+async def test_what_is_repeated_after_a_lost_answer_is_done_once(store: FirestoreStore, meter: Meter) -> None:
+    now = await store.now()
+    for call in (
+        lambda: store.reconcile([seen("job", "uid-1", wake_at=now + HOUR)]),
+        lambda: store.reconcile([seen("job", "uid-2", 6, wake_at=now + HOUR)]),
+        lambda: store.bury([("job", "uid-2")]),
+    ):
+        meter.lose = {"commit"}
+        with pytest.raises(Exception, match="lost"):
+            await call()
+        assert await call() in ([Put.UNCHANGED], [False])
+    assert await store.reconcile([seen("job", "uid-1"), seen("x", "uid-3")]) == [Put.STALE, Put.CREATED]
