@@ -99,7 +99,7 @@ def test_the_first_lines_of_the_log_tell_the_settings_without_the_password(
     monkeypatch.setenv("SJOB_STORE", URL)
 
     def work() -> int:
-        structlog.get_logger("engine").warning("can't reach", url=URL, parts=["hunter2", {"a": "hunter2"}])
+        structlog.get_logger("engine").warning("can't reach", time="mine", url=URL, parts=["hunter2", {"a": "hunter2"}])
         logging.getLogger("kopf").error("refused by %s", URL)
         logging.getLogger("kopf").info("not of interest")
         raise OSError(f"no way to {URL}")
@@ -117,7 +117,8 @@ def test_the_first_lines_of_the_log_tell_the_settings_without_the_password(
     assert (theirs["logger"], theirs["level"]) == ("kopf", "error")
     assert theirs["event"] == "refused by postgresql://me:***@db/jobs"
     assert "OSError: no way to" in end["exception"]
-    assert all(line["time"].endswith("Z") for line in (settings, theirs))
+    assert list(ours)[:4] == ["time", "level", "logger", "event"]
+    assert all(line["time"].endswith("Z") for line in (settings, ours, theirs))
 
 
 def test_the_log_for_people(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:

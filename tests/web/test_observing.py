@@ -12,6 +12,7 @@ from scheduledjob.domain.definition import CatchUp, EveryTrigger, Misfire
 from scheduledjob.domain.instants import HOUR, SECOND
 from scheduledjob.engine.jobs import Attempt, Result
 from scheduledjob.engine.store import SlugTaken, Store, StoreUnavailable
+from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryStore
 from scheduledjob.web.metrics import Metrics
 from scheduledjob.web.observing import MetricsObserver, timed
@@ -110,6 +111,17 @@ async def test_the_stores_calls_are_timed_and_everything_else_is_its_own(metrics
         assert metrics.store_call_seconds.count(call) >= 1, call
     assert not any(metrics.store_errors.value(call) for call in vars(Store))
     assert (await under_watch.rows()) == (await store.rows())
+
+
+@pytest.mark.parametrize("url", ["memory:", "postgresql://db/jobs", "firestore://project/jobs"])
+def test_any_store_can_be_timed(url: str, metrics: Metrics) -> None:
+    store = open_store(url)
+    under_watch = timed(store, metrics)
+    for name in ("claim", "settle", "reconcile", "present"):
+        assert getattr(under_watch, name) != getattr(store, name)
+    for name in ("polls", "listen"):
+        assert getattr(under_watch, name) == getattr(store, name)
+    assert hasattr(under_watch, "migrate") == hasattr(store, "migrate")
 
 
 async def test_renewals_are_timed(metrics: Metrics) -> None:

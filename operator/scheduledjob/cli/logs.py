@@ -62,7 +62,8 @@ def _as_json(name: str, method: str, event: MutableMapping[str, Any], mask: Call
     logger = event.pop("logger", name)
     if logger:
         told["logger"] = logger
-    return json.dumps(_masked({**told, **event}, mask), ensure_ascii=False, separators=(",", ":"))
+    told["event"] = event.pop("event")
+    return json.dumps(_masked({**told, **event, **told}, mask), ensure_ascii=False, separators=(",", ":"))
 
 
 def _masked(value: Any, mask: Callable[[str], str]) -> Any:
