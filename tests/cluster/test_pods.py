@@ -1,0 +1,389 @@
+"""Pods on a real API server without a node: what is asked of it, what it refuses, and what becomes of that.
+
+The status of a Pod is written by the test, as its kubelet would; everything else is the API server's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scheduledjob.domain.instants import SECOND
+from scheduledjob.engine.jobs import CANCELLED, RELEASED, CurlSpec, Result, ShellSpec, Value
+from scheduledjob.executors.pod.executor import PodExecutor
+from scheduledjob.executors.pod.order import encode_report
+from scheduledjob.executors.pod.pruning import AttemptOf
+from scheduledjob.executors.pod.spec import CustomSpec, KeepPods, PodSettings, PodSpec
+from tests.cluster.harness import ApiError
+from tests.cluster.pods_support import ENDED_AT, began, bench, cancel, container, exited, waits
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from tests.cluster.harness import Cluster, ControlPlane
+
+pytestmark = pytest.mark.cluster
+
+SETTINGS = PodSettings(image="registry.example.com/scheduledjob:1")
+
+
+async def test_a_pod_is_made_and_its_end_is_the_attempts(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"), timeout=60.0)
+        task = at.run(attempt)
+        pod = await at.seen(attempt)
+        assert pod["spec"]["activeDeadlineSeconds"] == 60 + 300 + 30 + 60
+        assert pod["metadata"]["ownerReferences"][0]["uid"] == at.uid
+        await at.report(attempt, began())
+        await at.report(attempt, exited(3))
+        result = await task
+        assert (result.ok, result.reason, result.code) == (False, "exit code 3", 3)
+        assert result.where == pod["metadata"]["name"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        PodSpec(shell=ShellSpec("echo $HOME", env={"A": Value(secret=("x/s", "k"))}), image="alpine"),
+        PodSpec(shell=ShellSpec("echo $HOME", env={"A": Value(secret=("x/s", "k"))})),
+        PodSpec(curl=CurlSpec("https://example.com", body=Value("x" * 200_000), bearer=Value(secret=("x/s", "k")))),
+        PodSpec(custom=CustomSpec("report", {"a": 1}), payload_from=Value(config_map=("x/c", "k"), optional=True)),
+        container(template={"spec": {"initContainers": [{"name": "a", "image": "b"}], "hostNetwork": True}}),
+    ],
+)
+async def test_what_is_built_the_api_server_takes(spec: PodSpec, cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace, SETTINGS) as at:
+        attempt = at.attempt(spec, payload=b"p")
+        task = at.run(attempt)
+        await at.seen(attempt)
+        await at.report(attempt, exited(0))
+        assert (await task).ok
+
+
+@pytest.mark.parametrize(
+    ("spec", "level", "settings"),
+    [
+        (PodSpec(shell=ShellSpec("true")), "restricted", SETTINGS),
+        (PodSpec(curl=CurlSpec("https://example.com")), "restricted", SETTINGS),
+        (container("true"), "baseline", SETTINGS),
+        (container("true"), "restricted", PodSettings(restricted=True)),
+        (
+            container("true", template={"spec": {"containers": [{"name": "b", "image": "b"}]}}),
+            "restricted",
+            PodSettings(restricted=True),
+        ),
+    ],
+)
+async def test_pod_security_admits_it(
+    spec: PodSpec, level: str, settings: PodSettings, cluster: Cluster, namespace: str
+) -> None:
+    async with bench(cluster, namespace, settings) as at:
+        label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}}
+        await at.api.patch(f"/api/v1/namespaces/{namespace}", label)
+        attempt = at.attempt(spec)
+        task = at.run(attempt)
+        await at.seen(attempt)
+        await at.report(attempt, exited(0))
+        assert (await task).ok
+
+
+async def test_admission_refuses_with_its_own_words(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+        await at.api.patch(f"/api/v1/namespaces/{namespace}", label)
+        result = await at.executor.run(at.attempt(container("true")))
+        assert not result.ok
+        assert not result.lost
+        assert 'violates PodSecurity "restricted:latest": unrestricted capabilities' in result.reason
+
+
+async def test_a_quota_refuses_with_its_own_words(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        quota = {"metadata": {"name": "few"}, "spec": {"hard": {"pods": "0"}}}
+        path = f"/api/v1/namespaces/{namespace}/resourcequotas"
+        await at.api.post(path, quota)
+        await at.api.patch(f"{path}/few/status", {"status": {"hard": {"pods": "0"}, "used": {"pods": "0"}}})
+        result = await at.executor.run(at.attempt(container("true")))
+        assert not result.ok
+        assert "exceeded quota: few, requested: pods=1" in result.reason
+
+
+async def test_an_invalid_pod_is_a_failed_attempt(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        result = await at.executor.run(at.attempt(container("true", resources={"limits": {"memory": "-1"}})))
+        assert not result.ok
+        assert "spec.containers[0].resources.limits[memory]" in result.reason
+        wrong = await at.executor.run(at.attempt(container("true", template={"spec": {"containers": {}}})))
+        assert wrong.reason == "execution.pod.template.spec.containers is an object: a list belongs here"
+        missing = await at.executor.run(at.attempt(container("true", service_account="robot")))
+        assert 'serviceaccount "robot" not found' in missing.reason
+
+
+async def test_a_namespace_that_is_gone(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        result = await at.executor.run(at.attempt(container("true"), namespace="nowhere"))
+        assert result.reason == 'refused by the API server: namespaces "nowhere" not found'
+
+
+async def test_a_pod_that_is_there_is_adopted(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"))
+        first = at.run(attempt)
+        pod = await at.seen(attempt)
+        assert await cancel(first, attempt, RELEASED) is None
+        attempt.ending = ""
+        for adopted in (False, True):  # found by its name, and looked for
+            attempt.adopted = adopted
+            task = at.run(attempt)
+            if adopted:
+                await at.report(attempt, exited(7))
+                assert (await task).code == 7
+            else:
+                assert await cancel(task, attempt, RELEASED) is None
+                attempt.ending = ""
+        now = await at.api.get(at.path_of(attempt))
+        assert now["metadata"]["uid"] == pod["metadata"]["uid"]
+
+
+async def test_a_pod_that_finished_meanwhile_gives_its_outcome(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true", complete_exit_codes=frozenset({100})))
+        task = at.run(attempt)
+        await at.seen(attempt)
+        assert await cancel(task, attempt, RELEASED) is None
+        await at.report(attempt, exited(100))
+        attempt.ending, attempt.adopted = "", True
+        result = await at.executor.run(attempt)
+        assert (result.ok, result.complete) == (True, True)
+
+
+async def test_what_an_adopted_attempt_may_still_take(cluster: Cluster, namespace: str) -> None:
+    """Its time counts from when its container started, by the cluster's clocks."""
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"), timeout=3600.0)
+        task = at.run(attempt)
+        await at.seen(attempt)
+        await at.report(attempt, began())
+        assert await cancel(task, attempt, RELEASED) is None
+        later = ENDED_AT + 3601 * SECOND
+        attempt.ending, attempt.adopted, attempt.timeout = "", True, 5.0
+        late = asyncio.create_task(PodExecutor(at.pods, now=lambda: later).run(attempt))
+        async for event in at.api.watch(at.path, resourceVersion="0"):
+            if event["object"]["spec"].get("activeDeadlineSeconds") == 1:
+                break
+        ended = exited(143, reason="DeadlineExceeded")
+        await at.report(attempt, ended)
+        assert (await late).reason == "timed out after 1h"
+
+
+async def test_somebody_elses_pod_of_that_name(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"))
+        name = at.path_of(attempt).rpartition("/")[2]
+        body: dict[str, Any] = {"metadata": {"name": name}, "spec": {"containers": [{"name": "job", "image": "x"}]}}
+        await at.api.post(at.path, body)
+        result = await at.executor.run(attempt)
+        assert result.reason == f'there is a Pod called "{name}" that is not this run\'s: delete it'
+        attempt.ending = CANCELLED
+        await at.executor.run(attempt)
+        await at.api.get(at.path_of(attempt))
+
+
+async def test_a_pod_deleted_by_somebody(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"))
+        task = at.run(attempt)
+        await at.seen(attempt)
+        await at.api.delete(at.path_of(attempt))
+        assert (await task).reason == "its Pod was deleted"
+
+
+async def test_a_cancel_ends_the_pod_and_waits_for_that(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"))
+        task = at.run(attempt)
+        await at.seen(attempt)
+        # A finalizer stands for a node that takes its time.
+        await at.api.patch(at.path_of(attempt), {"metadata": {"finalizers": ["example.com/wait"]}})
+        attempt.ending = CANCELLED
+        task.cancel()
+        async for event in at.api.watch(at.path, resourceVersion="0"):
+            if event["object"]["metadata"].get("deletionTimestamp"):
+                break
+        assert not task.done()
+        await at.api.patch(at.path_of(attempt), {"metadata": {"finalizers": None}})
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(ApiError):
+            await at.api.get(at.path_of(attempt))
+
+
+async def test_a_cancel_at_any_moment_leaves_no_pod(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        for turns in range(30):
+            attempt = at.attempt(container("true"))
+            task = at.run(attempt)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await cancel(task, attempt)
+            assert task.cancelled()
+        assert await at.api.list(at.path) == []
+
+
+async def test_a_release_leaves_the_pod_alone(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"))
+        task = at.run(attempt)
+        await at.seen(attempt)
+        assert await cancel(task, attempt, RELEASED) is None
+        pod = await at.api.get(at.path_of(attempt))
+        assert "deletionTimestamp" not in pod["metadata"]
+
+
+async def test_a_cancel_from_the_start(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"))
+        task = at.run(attempt)
+        await at.seen(attempt)
+        await cancel(task, attempt, RELEASED)
+        attempt.ending = CANCELLED
+        await at.executor.run(attempt)
+        assert await at.api.list(at.path) == []
+        other = at.attempt(container("true"), ending=CANCELLED)
+        await at.executor.run(other)
+        assert await at.api.list(at.path) == []
+
+
+async def test_a_cancel_of_what_had_ended_is_its_result(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"))
+        task = at.run(attempt)
+        await at.seen(attempt)
+        await cancel(task, attempt, RELEASED)
+        await at.report(attempt, exited(0))
+        attempt.ending = CANCELLED
+        assert (await at.executor.run(attempt)).ok
+
+
+async def test_what_does_not_start_ends_by_its_patience(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"), pending=0.5)
+        assert (await at.executor.run(attempt)).reason == "not started within 500ms"
+        pulls = at.attempt(container("true"), pending=3.0)
+        task = at.run(pulls)
+        await at.seen(pulls)
+        await at.report(pulls, waits("ImagePullBackOff", 'Back-off pulling image "x"'))
+        reason = 'not started within 3s: the image can\'t be pulled (ImagePullBackOff): Back-off pulling image "x"'
+        assert (await task).reason == reason
+        assert await at.api.list(at.path) == []
+
+
+async def test_what_can_not_start_ends_at_once(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"))
+        task = at.run(attempt)
+        await at.seen(attempt)
+        await at.report(attempt, waits("CreateContainerConfigError", 'secret "db" not found'))
+        assert (await task).reason == 'can\'t be started: secret "db" not found'
+
+
+async def test_a_report_of_the_runner(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace, SETTINGS) as at:
+        attempt = at.attempt(PodSpec(curl=CurlSpec("https://example.com")))
+        task = at.run(attempt)
+        await at.seen(attempt)
+        told = Result(False, "HTTP 500, expected 2xx", 500, b"oops", payload=b"next")
+        status = exited(1)
+        status["containerStatuses"][0]["state"]["terminated"]["message"] = encode_report(told).decode()
+        await at.report(attempt, status)
+        result = await task
+        result.where = ""
+        assert result == told
+
+
+async def test_capacity_bounds_the_pods(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace, capacity=1) as at:
+        first, second = at.attempt(container("true")), at.attempt(container("true"))
+        tasks = [at.run(first), at.run(second)]
+        await at.seen(first)
+        assert len(await at.api.list(at.path)) == 1
+        await at.report(first, exited(0))
+        await at.seen(second)
+        await at.report(second, exited(0))
+        assert all(result.ok for result in await asyncio.gather(*tasks))
+
+
+async def test_old_pods_go_and_strays_too(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        keep = container("true", keep=KeepPods(1, 1))
+        attempts = [at.attempt(keep) for _ in range(6)]
+        tasks = [at.run(attempt) for attempt in attempts]
+        ends = [0, 0, 1, 1, None, None]
+        for attempt, code in zip(attempts, ends, strict=True):
+            await at.seen(attempt)
+            if code is not None:
+                await at.report(attempt, exited(code))
+        await asyncio.gather(*tasks[:4])
+        # By now the watch has told of all of them: their results came from it.
+        await at.told_of(6)
+        living = AttemptOf(at.uid, attempts[5].run_id, 1)
+        asked: set[AttemptOf] = set()
+
+        async def active(those: Collection[AttemptOf]) -> Collection[AttemptOf]:
+            asked.update(those)
+            return {living}
+
+        now = time.time_ns() // 1000
+        assert await at.pods.prune(now, 60.0, active) == 0
+        later = max(now, ENDED_AT) + 120 * SECOND
+        assert await at.pods.prune(later, 60.0, active) == 3
+        assert living in asked
+        there = {pod["metadata"]["annotations"]["scheduledjobs.dev/run-id"] for pod in await at.api.list(at.path)}
+        assert len(there) == 3
+        assert attempts[4].run_id not in there
+        assert attempts[5].run_id in there
+        assert (await tasks[4]).reason == "its Pod was deleted"
+        await cancel(tasks[5], attempts[5])
+
+
+async def test_pods_are_seen_to_their_end_although_the_api_server_was_away(own_cluster: ControlPlane) -> None:
+    namespace = await own_cluster.new_namespace()
+    async with bench(own_cluster, namespace) as at:
+        attempts = [at.attempt(container("true")) for _ in range(50)]
+        tasks = [at.run(attempt) for attempt in attempts]
+        for attempt in attempts:
+            await at.seen(attempt)
+        cancelled = at.attempt(container("true"))
+        to_cancel = at.run(cancelled)
+        await at.seen(cancelled)
+        own_cluster.apiserver.kill()
+        late = at.attempt(container("true"))
+        tasks.append(at.run(late))
+        cancelled.ending = CANCELLED
+        to_cancel.cancel()
+        await asyncio.wait([to_cancel], timeout=0.5)
+        assert not to_cancel.done()
+        await own_cluster.apiserver.start()
+        with pytest.raises(asyncio.CancelledError):
+            await to_cancel
+        await at.seen(late)
+        for attempt in (*attempts, late):
+            await at.report(attempt, exited(0))
+        results = await asyncio.gather(*tasks)
+        assert [result.ok for result in results] == [True] * 51
+
+
+async def test_many_pods_in_the_same_second(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        spec = container("true")
+        attempts = [at.attempt(spec) for _ in range(300)]
+        tasks = [at.run(attempt) for attempt in attempts]
+        await at.told_of(len(attempts))
+        assert len(await at.api.list(at.path, limit=500)) == len(attempts)
+        for task, attempt in zip(tasks, attempts, strict=True):
+            attempt.ending = RELEASED
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
