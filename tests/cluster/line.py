@@ -59,6 +59,9 @@ class Line:
         self._flowing.clear()
 
     def mend(self) -> None:
+        """From now on connections work; those that were held are gone."""
+        if not self._flowing.is_set():
+            self._hang_up()
         self._open = True
         self._flowing.set()
 

@@ -330,7 +330,8 @@ def _settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.watching.chunk_size = 500
     settings.watching.server_timeout = SERVER_SECONDS
-    settings.watching.client_timeout = settings.watching.inactivity_timeout = CLIENT_SECONDS
+    settings.watching.client_timeout = CLIENT_SECONDS
+    settings.watching.inactivity_timeout = 2 * CLIENT_SECONDS  # never comes: kopf ends when it does at a bad moment
     settings.watching.connect_timeout = settings.networking.connect_timeout = 10.0
     settings.networking.request_timeout = 60.0
     settings.networking.error_backoffs = (0.2, 0.5, 1.0, 2.0)
