@@ -12,8 +12,10 @@ from unittest.mock import patch
 
 from scheduledjob.domain.schedule import Schedule
 from scheduledjob.engine.clock import StoreClock
+from scheduledjob.engine.following import Following
 from scheduledjob.engine.leases import Leases
 from scheduledjob.engine.owner import Owner
+from scheduledjob.engine.runner import Runner
 from scheduledjob.stores.memory import MemoryStore, rows
 from scheduledjob.stores.memory.history import History
 
@@ -149,6 +151,140 @@ def failed_runs_stay() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def acts_are_done_again() -> Iterator[None]:
+    """What was asked for by hand is not remembered."""
+
+    def forgetful(self: Schedule, acts: Any, at: int) -> None:
+        asked(self, acts, at)
+        self._acts = acts
+        self.state.handled = []
+
+    asked = Schedule.asked
+    with patch.object(Schedule, "asked", forgetful):
+        yield
+
+
+@contextmanager
+def acts_are_taken_with_the_wish() -> Iterator[None]:
+    """What is asked for is looked at when the wish is another one, and not when it was put off then."""
+    asked = Schedule.asked
+
+    def once(self: Schedule, acts: Any, at: int) -> None:
+        if self.changed:
+            asked(self, acts, at)
+
+    with (
+        patch.object(Schedule, "asked", once),
+        patch.object(Schedule, "wake", without_acts),
+    ):
+        yield
+
+
+def without_acts(schedule: Schedule) -> int | None:
+    acts, schedule._acts = schedule._acts, None
+    try:
+        return WAKE(schedule)
+    finally:
+        schedule._acts = acts
+
+
+WAKE = Schedule.wake
+
+
+@contextmanager
+def cancellations_are_forgotten() -> Iterator[None]:
+    """The store is not told that a run is to end."""
+    snapshot = Schedule.snapshot
+
+    def without_them(self: Schedule) -> bytes:
+        reasons = [(run, run.cancelling) for run in self.state.runs]
+        for run, _ in reasons:
+            run.cancelling = ""
+        try:
+            return snapshot(self)
+        finally:
+            for run, reason in reasons:
+                run.cancelling = reason
+
+    with patch.object(Schedule, "snapshot", without_them):
+        yield
+
+
+@contextmanager
+def pods_are_not_adopted() -> Iterator[None]:
+    """What outlives its replica is started again as the next attempt."""
+    lose = Schedule._lose
+
+    def as_inline(self: Schedule, run: Any, now: int) -> Any:
+        run.outlives = False
+        return lose(self, run, now)
+
+    with patch.object(Schedule, "_lose", as_inline):
+        yield
+
+
+@contextmanager
+def adoptions_count_as_lost() -> Iterator[None]:
+    """An attempt that goes on is given another number."""
+    lose = Schedule._lose
+
+    def counted(self: Schedule, run: Any, now: int) -> Any:
+        record = lose(self, run, now)
+        run.attempt += run.handed_on
+        return record
+
+    with patch.object(Schedule, "_lose", counted):
+        yield
+
+
+@contextmanager
+def pods_are_only_let_go() -> Iterator[None]:
+    """A run whose Pod should end is over at once, and its Pod goes on."""
+    stop = Runner._stop
+
+    def careless(this: Any, end: Any, reason: str, ending: str) -> None:
+        stop(this, end, reason, "released")
+
+    with patch.object(Runner, "_stop", staticmethod(careless)):
+        yield
+
+
+@contextmanager
+def late_ends_are_overlooked() -> Iterator[None]:
+    """A follower takes everything that finished before its last look for decided."""
+    with patch("scheduledjob.domain.follow.LATE", 0):
+        yield
+
+
+@contextmanager
+def followers_sleep() -> Iterator[None]:
+    """A follower looks once, and is never nudged."""
+    followed = Schedule.followed
+
+    def then_never(self: Schedule, records: Any, now: int) -> None:
+        followed(self, records, now)
+        self.look_at = None
+
+    with patch.object(Schedule, "followed", then_never), patch.object(Following, "ended", lambda self, slug: None):
+        yield
+
+
+@contextmanager
+def followers_forget() -> Iterator[None]:
+    """A follower does not remember what it has seen."""
+    from scheduledjob.domain import follow
+
+    take = follow.take_ends
+
+    def forgetful(schedule: Any, records: Any, now: int) -> None:
+        take(schedule, records, now)
+        schedule.state.followed_ids = {}
+
+    with patch.object(follow, "take_ends", forgetful):
+        yield
+
+
 BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "leases are not respected": (leases_are_not_respected, "twice at once"),
     "leases are not fenced": (leases_are_not_fenced, "twice at once"),
@@ -161,4 +297,13 @@ BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "missed slots are not counted": (missed_slots_are_not_counted, "lost"),
     "history takes doubles": (history_takesdoubles, "completed twice"),
     "failed runs stay": (failed_runs_stay, "never ended"),
+    "acts are done again": (acts_are_done_again, "unsaid"),
+    "acts are taken with the wish": (acts_are_taken_with_the_wish, "unheard"),
+    "cancellations are forgotten": (cancellations_are_forgotten, "uncancelled"),
+    "pods are not adopted": (pods_are_not_adopted, "twice at once"),
+    "adoptions count as lost": (adoptions_count_as_lost, "twice at once"),
+    "pods are only let go": (pods_are_only_let_go, "twice at once"),
+    "late ends are overlooked": (late_ends_are_overlooked, "unfollowed"),
+    "followers sleep": (followers_sleep, "unfollowed"),
+    "followers forget": (followers_forget, "unfollowed"),
 }

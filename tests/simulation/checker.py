@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.definition import Concurrency, EveryTrigger
+from scheduledjob.domain.definition import Concurrency, EveryTrigger, FollowingTrigger
 from scheduledjob.domain.instants import SECOND, Instant
 from scheduledjob.domain.state import Outcome, RunRecord
 
@@ -52,6 +52,7 @@ def check(history: History) -> list[str]:
         wrong += _stale(mine, kept, records)
         wrong += _lost(mine, kept, wish, history)
         wrong += _unended(mine, records, wish, history)
+        wrong += _unheard(mine, records, wish, history)
     return wrong
 
 
@@ -138,18 +139,23 @@ def _lost(lives: list[Life], kept: list[RunRecord], wish: Wish, history: History
         return [] if kept else [f"lost: {wish.slug} never ran"]
     if state is None:
         return [f"lost: {wish.slug} is gone"]
-    if wish.edited:
+    if wish.edited or wish.resumed:
         return []
+    by_hand = sum(record.outcome is Outcome.SKIPPED_OVERLAP for record in kept)
+    kept = [record for record in kept if not record.manual]
+    run = len(kept) + sum(not one.token for one in (*state.runs, *state.waiting))
+    counted = state.skipped + state.missed + state.excluded - by_hand
+    if wish.follows:
+        return _unfollowed(kept, wish, history, run + counted + len(state.upcoming))
     assert isinstance(trigger, EveryTrigger)
     anchor = wish.created - wish.created % SECOND
     slots = (state.floor - anchor) // trigger.every
-    run = len(kept) + len(state.runs) + len(state.waiting)
-    counted = state.skipped + state.missed + state.excluded
     wrong = []
     if state.completed is None and slots != run + counted:
         wrong.append(f"lost: {wish.slug} had {slots} slots, {run} runs, {state.skipped} skipped, {state.missed} missed")
     behind = history.ended - 31 * SECOND - trigger.every - wish.definition.jitter - 2 * SECOND
-    if state.completed is None and not state.runs and not state.waiting and state.floor < behind:
+    stopped = state.completed is not None or state.paused
+    if not stopped and not state.runs and not state.waiting and state.floor < behind:
         wrong.append(f"lost: {wish.slug} stands still since {(history.ended - state.floor) / SECOND:.1f} s")
     limit = wish.definition.max_runs
     if limit is not None and run > limit:
@@ -163,3 +169,47 @@ def _unended(lives: list[Life], records: dict[str, RunRecord], wish: Wish, histo
     wrong = [f"never ended: {run_id}" for run_id in sorted(started - set(records))]
     wrong += [f"never ended: process of {life.start.run_id}" for life in lives if life.end is None]
     return wrong if not wish.deleted else [line for line in wrong if "process" in line]
+
+
+def _unfollowed(kept: list[RunRecord], wish: Wish, history: History, decided: int) -> list[str]:
+    """Each end of a run that it follows made a slot, and nothing else did."""
+    (trigger,) = wish.definition.triggers
+    assert isinstance(trigger, FollowingTrigger)
+    ends = [
+        record.finished
+        for record in history.records
+        if record.slug == wish.follows and record.outcome.value == trigger.outcome and record.finished > wish.created
+    ]
+    wrong = [
+        f"unfollowed: {record.run_id} follows nothing"
+        for record in kept
+        if not any(0 <= record.slot - finished < 10 for finished in ends)
+    ]
+    if history.states[wish.uid].paused:
+        return wrong
+    due = sum(finished + wish.definition.jitter < history.ended - 33 * SECOND for finished in ends)
+    if not due <= decided <= len(ends):
+        wrong.append(f"unfollowed: {wish.slug} decided {decided} of {due} to {len(ends)} ends")
+    return wrong
+
+
+def _unheard(lives: list[Life], records: dict[str, RunRecord], wish: Wish, history: History) -> list[str]:
+    """What was asked for by hand was done once, and a run that was told to end was not started again."""
+    if wish.deleted:
+        return []
+    wrong = []
+    state = history.states.get(wish.uid)
+    if state is not None and wish.acts:
+        last = wish.acts[-1]
+        if last.run and f"{wish.uid}-{last.run}" not in records:
+            wrong.append(f"unheard: {wish.uid}-{last.run} has no record")
+        asked = [("run-now", last.run), ("cancel", last.cancel), ("resume", last.resume)]
+        missing = [f"{act}/{token}" for act, token in asked if token and f"{act}/{token}" not in state.handled]
+        wrong += [f"unheard: {wish.slug} {act}" for act in missing]
+    if wish.edited:
+        return wrong  # an edit may take back what told it to end
+    told = {event.run_id: event.attempt for event in history.events if event.kind == "told" and event.uid == wish.uid}
+    for life in lives:
+        if life.start.attempt > told.get(life.start.run_id, 1 << 62):
+            wrong.append(f"uncancelled: {life.start.run_id} was told to end and started again")
+    return wrong

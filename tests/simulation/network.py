@@ -14,6 +14,7 @@ from scheduledjob.engine.store import (
     Batch,
     Key,
     NewRow,
+    Presence,
     Put,
     Renewal,
     Renewer,
@@ -147,6 +148,24 @@ class DistantStore:
 
     async def history(self, slug: str | None = None, **options: Any) -> list[RunRecord]:
         return await self.link.call(lambda: self.near.history(slug, **options))
+
+    async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
+        return await self.link.call(lambda: self.near.reconcile(rows))
+
+    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> list[bool]:
+        return await self.link.call(lambda: self.near.bury(incarnations))
+
+    async def lock(self, name: str, replica: str, length: Micros) -> bool:
+        return await self.link.call(lambda: self.near.lock(name, replica, length))
+
+    async def unlock(self, name: str, replica: str) -> None:
+        return await self.link.call(lambda: self.near.unlock(name, replica))
+
+    async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
+        return await self.link.call(lambda: self.near.present(replica, cluster, namespaces, lifetime))
+
+    async def nudge(self, slugs: Sequence[str]) -> None:
+        return await self.link.call(lambda: self.near.nudge(slugs))
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
         return await self.link.call(lambda: self.near.recorded(run_ids))

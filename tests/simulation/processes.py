@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.jobs import Attempt, Result
+from scheduledjob.engine.jobs import CANCELLED, Attempt, Result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +56,8 @@ class SimulatedExecutor:
         try:
             return await process.done
         except asyncio.CancelledError:
+            if attempt.ending == CANCELLED:
+                self._log("told", process)
             self._kill(process, "cancelled")
             raise
         finally:

@@ -7,8 +7,18 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from scheduledjob.domain.acts import NONE, Acts
 from scheduledjob.domain.backoff import Backoff, Exponential, Fixed
-from scheduledjob.domain.definition import CatchUp, Concurrency, Definition, EveryTrigger, Keep, Misfire
+from scheduledjob.domain.definition import (
+    CatchUp,
+    Concurrency,
+    Definition,
+    EveryTrigger,
+    FollowingTrigger,
+    Keep,
+    Misfire,
+    Trigger,
+)
 from scheduledjob.domain.instants import DAY, SECOND, Instant
 from scheduledjob.domain.plan import Plan, slots_of
 from scheduledjob.domain.schedule import first_state
@@ -21,6 +31,7 @@ from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 from .keeper import SimulatedKeeper
 from .network import DistantStore, Faults, Link, at_once
+from .pods import Cluster, PodExecutor
 from .processes import SimulatedExecutor
 from .world import Event, Machine, World
 
@@ -44,6 +55,21 @@ class Wish:
     first: Instant | None
     edited: bool = False
     deleted: bool = False
+    resumed: bool = False
+    generation: int = 0
+    """0: not of a cluster."""
+    acts: list[Acts] = field(default_factory=list)
+    """What stood on the object, one after the other."""
+
+    @property
+    def outlives(self) -> bool:
+        return self.definition.kind == "pod"
+
+    @property
+    def follows(self) -> str:
+        """The slug of what it follows; empty: nothing."""
+        (trigger,) = self.definition.triggers or (None,)
+        return f"default/{trigger.name}" if isinstance(trigger, FollowingTrigger) else ""
 
 
 @dataclass(slots=True)
@@ -76,6 +102,7 @@ class Scenario:
     faults: Faults = field(init=False)
     database: MemoryDatabase = field(init=False)
     client: MemoryStore = field(init=False)
+    cluster: Cluster = field(init=False)
     running: list[Running] = field(default_factory=list)
     wishes: list[Wish] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -87,6 +114,7 @@ class Scenario:
         self.faults = Faults()
         self.database = MemoryDatabase(self.world.store_clock)
         self.client = MemoryStore(self.database)
+        self.cluster = Cluster(self.world, fail=0.15, longest=LONGEST_JOB)
 
     @property
     def chance(self) -> random.Random:
@@ -108,10 +136,14 @@ class Scenario:
             world.at(chance.uniform(0, TROUBLE * 0.7), self.make_schedule)
         for _ in range(chance.randint(0, 6)):
             world.at(chance.uniform(5, TROUBLE), self.edit_or_delete)
+        for _ in range(chance.randint(0, 25)):
+            world.at(chance.uniform(2, TROUBLE), self.act)
         for _ in range(chance.randint(2, 14)):
             world.at(chance.uniform(1, TROUBLE), chance.choice(self.troubles()))
         world.run_until(TROUBLE)
         self.make_peace(replicas)
+        for wish in self.wishes:
+            self.reconcile(wish)
         trouble_ended = world.store_clock()
         world.run_until(TROUBLE + PEACE)
         return self.end(trouble_ended)
@@ -122,16 +154,18 @@ class Scenario:
         chance, world = self.chance, self.world
         self.started += 1
         machine = Machine(f"replica-{self.started}", chance.uniform(-1e5, 1e5), 1 + chance.uniform(-1e-4, 1e-4), world)
-        store = DistantStore(self.database, Link(world, machine, self.faults))
+        link = Link(world, machine, self.faults)
+        store = DistantStore(self.database, link)
         executor = SimulatedExecutor(world, machine, fail=0.15, longest=LONGEST_JOB)
         replica = Replica(
             store,
-            {"job": Kind("job", executor)},
+            {"job": Kind("job", executor), "pod": Kind("pod", PodExecutor(self.cluster, link), outlives=True)},
             Settings(**self.settings),
             monotonic=machine.monotonic,
             chance=random.Random(chance.random()),
             keeper=SimulatedKeeper.on(machine, store),  # type: ignore[arg-type]
             name=machine.name,
+            followers=lambda slug: [wish.slug for wish in self.wishes if wish.follows == slug],
         )
         world.machines.append(machine)
         running = Running(machine, replica, executor, machine.loop.create_task(replica.run()))
@@ -217,34 +251,92 @@ class Scenario:
         if chance.random() < 0.35:
             definition = Definition(kind="job", retry=retry, keep=ALL)
             first: Instant | None = now + int(chance.uniform(-2, 20) * SECOND)
-            origin, slug = Origin.LIBRARY, f"once-{number}"
+            slug = f"once-{number}"
         else:
             definition = self.recurring(retry)
-            first, origin, slug = None, Origin.MANIFEST, f"default/job-{number}"
-        uid = f"uid{number}"
-        slots = slots_of(Plan(definition), seed=slug, created=now)
-        state = first_state(definition, slots, uid, now, first)
-        wake = state.next.due if state.next else None
-        row = NewRow(slug, uid, "job", origin, definition.encode(), state.encode(), wake, first, None, now)
-        at_once(self.client.put([row], replace=False))
-        self.wishes.append(Wish(slug, uid, definition, now, first))
+            first, slug = None, f"default/job-{number}"
+        wish = Wish(slug, f"uid{number}", definition, now, first)
+        self.wishes.append(wish)
+        if first is None:
+            wish.generation = 1
+            self.reconcile(wish)
+        else:
+            at_once(self.client.put([self.row_of(wish, Origin.LIBRARY)], replace=False))
+
+    def row_of(self, wish: Wish, origin: Origin, acts: Acts = NONE) -> NewRow:
+        definition, slug, created = wish.definition, wish.slug, wish.created
+        slots = slots_of(Plan(definition), seed=slug, created=created)
+        state = first_state(definition, slots, wish.uid, created, wish.first, outlives=wish.outlives)
+        state.generation = wish.generation
+        wake = state.next.due if state.next else created
+        return NewRow(
+            slug,
+            wish.uid,
+            definition.kind,
+            origin,
+            definition.encode(),
+            state.encode(),
+            wake,
+            wish.first,
+            None,
+            created,
+            wish.generation,
+            acts.encode(),
+        )
+
+    def reconcile(self, wish: Wish, acts: Acts | None = None) -> None:
+        """Somebody saw the object, with the acts that stand there, or stood there when he looked."""
+        if wish.generation and not wish.deleted:
+            acts = acts or (wish.acts[-1] if wish.acts else NONE)
+            at_once(self.client.reconcile([self.row_of(wish, Origin.CLUSTER, acts)]))
 
     def recurring(self, retry: Backoff) -> Definition:
         chance = self.chance
         concurrency = chance.choice([Concurrency.FORBID, Concurrency.FORBID, *Concurrency])
         catch_up = chance.choice(list(CatchUp))
+        upstream = [wish.slug.partition("/")[2] for wish in self.wishes if wish.generation]
+        trigger: Trigger = EveryTrigger(chance.choice([1, 2, 3, 5, 11]) * SECOND)
+        limit = chance.choice([None, None, None, 7])
+        if upstream and chance.random() < 0.25:
+            trigger = FollowingTrigger(chance.choice(upstream), chance.choice(["Succeeded", "Succeeded", "Failed"]))
+            limit = None
         return Definition(
-            kind="job",
-            triggers=(EveryTrigger(chance.choice([1, 2, 3, 5, 11]) * SECOND),),
+            kind=chance.choice(["job", "job", "pod"]),
+            triggers=(trigger,),
             concurrency=concurrency,
             max_concurrent=chance.choice([None, 2]) if concurrency is Concurrency.ALLOW else None,
             queue_depth=chance.choice([1, 3]),
             misfire=Misfire(catch_up, 3, chance.choice([None, 4 * SECOND])),
-            max_runs=chance.choice([None, None, None, 7]),
+            max_runs=limit,
             jitter=chance.choice([0, 0, 2 * SECOND]),
             retry=retry,
+            pause_after_failures=chance.choice([0, 0, 0, 2]),
             keep=ALL,
         )
+
+    def act(self) -> None:
+        """Somebody asks for something by hand; somebody else may have seen the object as it was before."""
+        chance = self.chance
+        left = [wish for wish in self.wishes if wish.generation and not wish.deleted]
+        if not left:
+            return
+        wish = chance.choice(left)
+        values = dict.fromkeys(("run", "cancel", "resume"), "")
+        if wish.acts:
+            values = {name: getattr(wish.acts[-1], name) for name in values}
+        what = chance.choice(["run", "run", "cancel", "cancel", "resume"])
+        values[what] = f"{what}-{len(wish.acts)}"
+        if what == "cancel":
+            begun = [event.run_id for event in self.world.events if event.kind == "start" and event.uid == wish.uid]
+            values[what] = begun[-1] if begun else "nothing"
+        wish.resumed |= what == "resume"
+        wish.acts.append(Acts(**values, payload=b"by hand" if what == "run" else None))
+        self.world.log("act", "", uid=wish.uid, detail=f"{what} {values[what]}")
+        self.reconcile(wish)
+        if chance.random() < 0.3:
+            old = chance.choice(wish.acts)
+            self.world.after(chance.uniform(0, 3), lambda: self.reconcile(wish, old))
+            self.world.after(chance.uniform(3, 6), lambda: self.reconcile(wish))
 
     def edit_or_delete(self) -> None:
         left = [wish for wish in self.wishes if not wish.deleted]
@@ -254,10 +346,13 @@ class Scenario:
         if self.chance.random() < 0.4:
             wish.deleted = True
             self.world.log("deleted", "", uid=wish.uid)
-            at_once(self.client.delete([wish.slug]))
+            if wish.generation:
+                at_once(self.client.bury([(wish.slug, wish.uid)]))
+            else:
+                at_once(self.client.delete([wish.slug]))
+            self.cluster.owner_deleted(wish.uid)
             return
-        (row,) = at_once(self.client.get([wish.slug]))
-        if row is None or row.origin != Origin.MANIFEST.value:
+        if not wish.generation:
             return
         wish.edited = True
         every = EveryTrigger(self.chance.choice([2, 4, 7]) * SECOND)
@@ -265,10 +360,9 @@ class Scenario:
         changes = self.chance.choice(options)
         values = {name: getattr(wish.definition, name) for name in wish.definition.__struct_fields__} | changes
         wish.definition = Definition(**values)
-        text = wish.definition.encode()
-        new = NewRow(wish.slug, wish.uid, "job", Origin.MANIFEST, text, row.state, None, None, None, wish.created)
+        wish.generation += 1
         self.world.log("edited", "", uid=wish.uid, detail=str(changes))
-        at_once(self.client.put([new], replace=True))
+        self.reconcile(wish)
 
     # ---------------------------------------------------------------- the end
 

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from scheduledjob.domain.acts import Acts
 from scheduledjob.domain.backoff import WITHOUT_END, Backoff, Exponential, Fixed
 from scheduledjob.domain.definition import (
     AtTrigger,
@@ -34,7 +35,7 @@ from scheduledjob.domain.moves import End, Moves
 from scheduledjob.domain.plan import Plan, slots_of
 from scheduledjob.domain.runs import MAX_LOST_IN_ROW
 from scheduledjob.domain.schedule import Schedule, first_state
-from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State
+from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State, run_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,22 +144,28 @@ class ScheduleMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = CREATED
         self.revision = 1
-        self.started: dict[Instant, int] = {}
-        """The newest attempt of each slot that was started."""
+        self.started: dict[str, int] = {}
+        """The newest attempt of each run that was started."""
+        self.acts = Acts()
+        """What people ask for now."""
         self.recorded: dict[str, RunRecord] = {}
         self.pending: tuple[bytes, Sequence[RunRecord], bool] | None = None
         """A snapshot on its way to the store, with its records; the flag says whether it gives the row back."""
         self.closed_since: set[Instant] | None = None
         """While no slot may start: the slots of the runs that had been admitted before."""
 
-    @initialize(definition=definitions, first=st.none() | instants)
-    def create(self, definition: Definition, first: Instant | None) -> None:
+    @initialize(definition=definitions, first=st.none() | instants, outlives=st.booleans())
+    def create(self, definition: Definition, first: Instant | None, outlives: bool) -> None:
+        self.outlives = outlives
         self.take_wish(definition)
-        state = first_state(definition, self.slots, UID, self.now, first)
+        state = first_state(definition, self.slots, UID, self.now, first, outlives=outlives)
         self.first = self.given_first = first if state.next is not None and state.next.slot == first else None
         self.store = InStore(state.encode())
-        self.schedule = Schedule("s", UID, definition, self.slots, State.decode(self.store.state))
+        self.schedule = self.schedule_of(State.decode(self.store.state))
         self.look_whether_open()
+
+    def schedule_of(self, state: State) -> Schedule:
+        return Schedule("s", UID, self.definition, self.slots, state, outlives=self.outlives)
 
     def take_wish(self, definition: Definition) -> None:
         self.definition = definition
@@ -227,7 +234,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     @rule(data=st.data(), end=st.sampled_from(End))
     def end(self, data: st.DataObject, end: End) -> None:
         run = data.draw(st.sampled_from(self.schedule.executing))
-        before, failed, lost = self.before(), run.failed, run.lost
+        before, failed, lost, attempt = self.before(), run.failed, run.lost, run.attempt
         record = self.schedule.ended(run, end, self.now, reason="because")
         self.judge_slots(before)
         assert not any(run is one for one in self.schedule.executing)
@@ -241,6 +248,8 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert run.due > self.now
             total = self.definition.timeouts.total
             assert total is None or run.due < run.begun + total
+        elif end is End.LOST and self.outlives:
+            assert (run.attempt, run.lost, run.handed_on) == (attempt, lost, True)
         elif end is End.LOST and retried:
             assert run.failed == failed  # it counts against nobody
             assert run.lost == lost + 1 < MAX_LOST_IN_ROW
@@ -262,6 +271,16 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert self.schedule.cancel(run, self.now, "somebody wished it") == running
         self.judge_slots(before)
         self.look_whether_open()
+
+    @rule(what=st.sampled_from(["run", "run", "cancel", "resume"]), token=st.sampled_from("abc"), data=st.data())
+    def ask(self, what: str, token: str, data: st.DataObject) -> None:
+        """People ask for something by hand; the tokens are few, so that some come again."""
+        state = self.schedule.state
+        if what == "cancel":
+            active = [run_id(UID, run) for run in (*state.runs, *state.waiting)]
+            token = data.draw(st.sampled_from(active)) if active else "nothing"
+        self.acts = msgspec.structs.replace(self.acts, **{what: token})
+        self.schedule.asked(self.acts, self.now)
 
     def retries(self) -> int:
         retry = self.definition.retry
@@ -292,7 +311,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         floor, was_paused, was_suspended = state.floor, state.paused, state.suspended
         planned_first = self.first is not None and state.next is not None
         self.most_started = state.started
-        self.schedule.rewish(self.definition, self.slots)
+        self.schedule.rewish(self.definition, self.slots, outlives=self.outlives)
         self.schedule.edited(self.revision, self.now, None)
         assert accounted(state) == before.accounted
         assert state.floor >= floor
@@ -338,7 +357,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     def active_and_waiting_are_apart(self) -> None:
         state = self.schedule.state
         runs = [*state.runs, *state.waiting, *([state.next] if state.next else [])]
-        assert len({run.slot for run in runs}) == len(runs)
+        assert len({run_id(UID, run) for run in runs}) == len(runs)
         for run in self.schedule.executing:
             assert any(run is one for one in state.runs)
         assert all(not run.begun for run in state.waiting)
@@ -346,7 +365,8 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert state.next is None or state.next.slot > state.floor or state.next.slot == self.first
         assert not (self.schedule.done and self.schedule.executing)
         if not open_for_slots(state):
-            assert not state.waiting
+            assert all(run.token for run in state.waiting)
+        assert len(set(state.handled)) == len(state.handled)
         limit = self.definition.max_runs
         assert limit is None or state.started <= max(limit, self.most_started)
 
@@ -377,15 +397,19 @@ class ScheduleMachine(RuleBasedStateMachine):
         if self.first is not None and (state.next is None or state.next.slot != self.first):
             taken_first, after, self.first = 1, max(after, self.first), None
         kept, excluded = slots_between(self.definition, after, state.floor)
-        decided = accounted(state) - before.accounted
+        by_hand = len(run_now(state) - run_now(old))
+        decided = accounted(state) - before.accounted - by_hand
         used_up = self.definition.max_runs is not None and state.started >= self.definition.max_runs
-        assert decided == len(kept) + taken_first or (used_up and decided < len(kept) + taken_first)
-        assert taken_first or state.excluded - old.excluded == excluded
+        if not old.paused or state.paused:  # a resume replays nothing, and counts nothing
+            assert decided == len(kept) + taken_first or (used_up and decided < len(kept) + taken_first)
+            assert taken_first or state.excluded - old.excluded == excluded
         assert len(state.runs) <= max(len(old.runs), most_at_once(self.definition))
         assert caught_up(state.runs) <= max(caught_up(old.runs), 1), "slots caught up together overlap"
-        known = {run.slot for run in [*old.runs, *old.waiting]}
+        known = {run_id(UID, run) for run in [*old.runs, *old.waiting]}
         for run in [*state.runs, *state.waiting]:
-            if run.slot not in known:
+            if run.token:
+                assert f"run-now/{run.token}" in state.handled
+            elif run_id(UID, run) not in known:
                 assert open_for_slots(old)
                 assert run.slot in kept or taken_first
         self.look_whether_open()
@@ -401,9 +425,13 @@ class ScheduleMachine(RuleBasedStateMachine):
         """Start an attempt, if no rule forbids it."""
         assert run.slot <= self.now, "before its time"
         assert run.due <= self.now
-        assert run.attempt > self.started.get(run.slot, 0), "started again as the same attempt"
-        assert self.closed_since is None or run.slot in self.closed_since
-        self.started[run.slot] = run.attempt
+        name = run_id(UID, run)
+        if run.handed_on:
+            assert run.attempt >= self.started.get(name, 0), "went on as an attempt before"
+        else:
+            assert run.attempt > self.started.get(name, 0), "started again as the same attempt"
+        assert self.closed_since is None or run.slot in self.closed_since or run.token
+        self.started[name] = run.attempt
         self.schedule.began(run, self.now)
         self.must_be_counted_after_a_crash(run)
 
@@ -413,13 +441,17 @@ class ScheduleMachine(RuleBasedStateMachine):
         if self.pending is not None:
             contents.append((self.pending[0], True))
         for data, _ in contents:
-            successor = Schedule("s", UID, self.definition, self.slots, State.decode(data))
+            successor = self.schedule_of(State.decode(data))
             successor.taken_over(self.now)
+            name = run_id(UID, run)
             ((attempt),) = [
-                *(one.attempt for one in successor.state.runs if one.slot == run.slot),
-                *(one.attempt + 1 for one in successor.records if one.slot == run.slot),
+                *(one.attempt for one in successor.state.runs if run_id(UID, one) == name),
+                *(one.attempt + 1 for one in successor.records if one.run_id == name),
             ]
-            assert attempt == run.attempt + 1
+            assert attempt == run.attempt + (not self.outlives)
+            if self.outlives:
+                again = successor.step(self.now).start
+                assert any(one.handed_on and run_id(UID, one) == name for one in again), "nobody goes on with it"
 
     # ---------------------------------------------------------------- the store
 
@@ -434,7 +466,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     def load(self, *, taken_over: bool) -> None:
         state = State.decode(self.store.state)
-        self.schedule = Schedule("s", UID, self.definition, self.slots, state)
+        self.schedule = self.schedule_of(state)
         self.store.owned = True
         self.closed_since = None
         self.look_whether_open()
@@ -448,7 +480,12 @@ class ScheduleMachine(RuleBasedStateMachine):
         if state.revision != self.revision:
             self.schedule.edited(self.revision, self.now, None)
             self.first = None
+        self.schedule.asked(self.acts, self.now)
         self.look_whether_open()
+
+
+def run_now(state: State) -> set[str]:
+    return {entry for entry in state.handled if entry.startswith("run-now/")}
 
 
 def copy_of(schedule: Schedule) -> Schedule:
