@@ -133,6 +133,6 @@ def traces(directory: Path, name: str) -> list[str]:
     rules = subprocess.run(["iptables-save", "-t", "nat"], capture_output=True, text=True, check=True).stdout
     lines = [*Path("/proc/mounts").read_text().splitlines(), *rules.splitlines()]
     lines += [" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])]
-    groups = [str(group) for group in Path("/sys/fs/cgroup").glob(f"**/{name}")]
-    paths = [str(path) for path in (Path("/sys/class/net") / name, directory) if path.exists()]
-    return [*(line for line in lines if str(directory) in line or name in line), *groups, *paths]
+    places = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir(), Path("/sys/class/net")]
+    paths = [str(path) for path in (directory, *(place / name for place in places)) if path.exists()]
+    return [*(line for line in lines if str(directory) in line or name in line), *paths]
