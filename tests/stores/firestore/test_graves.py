@@ -14,9 +14,10 @@ from scheduledjob.stores.firestore.layout import schedule_path
 from tests.stores.support import KIND, PLAIN, settle, settlement, take_one, until, wish
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from scheduledjob.stores.firestore import FirestoreStore
+    from scheduledjob.stores.firestore.documents import Write
 
     from .metering import Meter
 
@@ -113,3 +114,30 @@ async def test_what_is_repeated_after_a_lost_answer_is_done_once(store: Firestor
             await call()
         assert await call() in ([Put.UNCHANGED], [False])
     assert await store.reconcile([seen("job", "uid-1"), seen("x", "uid-3")]) == [Put.STALE, Put.CREATED]
+
+
+@pytest.mark.parametrize("before", ["nothing", "a grave", "an older row", "the row itself"])
+async def test_a_burial_between_the_look_and_the_write_is_seen(
+    open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    store, other = await open_one(), await open_one()
+    if before == "a grave":
+        await other.bury([("job", "uid-0")])
+    elif before != "nothing":
+        await other.reconcile([seen("job", "uid-1", created_at=1 if before == "an older row" else 5)])
+    uid = "uid-1" if before == "the row itself" else "uid-2"
+    commit = store._wire.commit
+    commits = 0
+
+    async def crossed(writes: Sequence[Write]) -> list[int]:
+        nonlocal commits
+        commits += 1
+        if commits == 1:
+            await other.bury([("job", uid)])
+        return await commit(writes)
+
+    monkeypatch.setattr(store._wire, "commit", crossed)
+    new = seen("job", uid)
+    new.generation = 2
+    assert await store.reconcile([new]) == [Put.STALE]
+    assert [row.uid for row in await store.rows()] == (["uid-1"] if before == "an older row" else [])

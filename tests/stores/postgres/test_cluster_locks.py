@@ -1,0 +1,79 @@
+"""Sightings that meet an unfinished transaction of somebody who takes no lock on slugs: a client, or an owner."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from scheduledjob.engine.store import NewRow, Origin, Put
+from scheduledjob.stores.postgres import PostgresStore
+from tests.stores.support import KIND, PLAIN, look, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from scheduledjob.stores.postgres.connections import Connection
+
+pytestmark = pytest.mark.postgres
+
+CLAIMED_BY_A_CLIENT = "UPDATE scheduledjob.schedule SET origin = 'library', revision = revision + 1"
+GONE = "DELETE FROM scheduledjob.schedule"
+TAKEN = (
+    "INSERT INTO scheduledjob.schedule "
+    "(installation, slug, uid, kind, origin, definition, state, created_at, edited_at) "
+    "SELECT id, 'ns/new', 'uid', 'print', 'library', '', '', 1, 1 FROM scheduledjob.installation"
+)
+
+
+@pytest.fixture
+async def store(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(postgres_dsn)
+    await store.connect()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def client(postgres_dsn: str, store: PostgresStore) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
+
+
+def seen(slug: str, generation: int) -> NewRow:
+    return NewRow(slug, "uid", KIND, Origin.CLUSTER, "", PLAIN, None, created_at=5, generation=generation)
+
+
+@pytest.mark.parametrize(
+    ("slug", "crossing", "put", "origin"),
+    [
+        ("ns/job", CLAIMED_BY_A_CLIENT, Put.STALE, "library"),
+        ("ns/job", GONE, Put.CREATED, "cluster"),
+        ("ns/new", TAKEN, Put.STALE, "library"),
+    ],
+    ids=["edited", "gone", "taken"],
+)
+async def test_a_sighting_waits_for_who_writes_the_row_and_is_judged_after(
+    store: PostgresStore, client: Connection, slug: str, crossing: str, put: Put, origin: str
+) -> None:
+    await store.reconcile([seen("ns/job", 1)])
+    async with asyncio.TaskGroup() as group, client.transaction():
+        await client.execute(crossing)
+        asked = group.create_task(store.reconcile([seen(slug, 2)]))
+
+        async def waiting() -> bool:
+            async with store._pool.connection("looking") as connection:  # a transaction sees one state of all others
+                return (
+                    await connection.fetchval(
+                        "SELECT count(*) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                    )
+                    == 1
+                )
+
+        await until(waiting)
+    assert asked.result() == [put]
+    assert (await look(store, slug)).origin == origin
