@@ -111,6 +111,21 @@ def run(
     run_manifests(asked)
 
 
+@app.command("run-one", hidden=True)
+def run_one(
+    plugins: Annotated[
+        bool, typer.Option("--plugins", help="Load the Python jobs that installed packages announce.")
+    ] = False,
+    message: Annotated[
+        Path, typer.Option("--message", metavar="PATH", help="Where to write what came of it.")
+    ] = Path("/dev/termination-log"),
+) -> None:
+    """Run the one job that the environment describes: what a Pod of the operator's own image does."""
+    from scheduledjob.cli.run_one import run_ordered
+
+    raise typer.Exit(run_ordered(message, plugins=plugins))
+
+
 @app.command("next")
 def next_slots(
     expression: Annotated[str, typer.Argument(metavar="EXPR", help="A cron expression, in quotes.")],

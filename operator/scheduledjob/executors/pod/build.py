@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from scheduledjob.domain.instants import rfc3339
+from scheduledjob.engine.jobs import Value
 from scheduledjob.executors.environment import LONGEST_STRING, PREFIX, as_string, given
 
 from . import names
 from .merge import as_list, as_object, by_key, merge
-from .order import ORDER, REFERENCE, variables
+from .order import ORDER, REFERENCE, grace_of, variables
 from .security import OF_RUNNER, refuse_violations, with_defaults
 from .spec import PodSettings, PodSpec, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduledjob.engine.jobs import Attempt, CurlSpec, ShellSpec, Value
+    from scheduledjob.engine.jobs import Attempt, CurlSpec, ShellSpec
 
 GRACE = 30
 """Seconds between TERM and KILL, where a template does not say: Kubernetes' own default."""
@@ -128,6 +129,8 @@ class Blueprint:
             of_attempt["timeout"] = attempt.timeout
         if attempt.payload and self._as_text(attempt.payload) is None:
             of_attempt["payload"] = attempt.payload
+        elif attempt.payload is None and (self.spec.payload_from or Value()).secret is not None:
+            of_attempt["payload_is_secret"] = True
         text = self._ordered
         if of_attempt:
             text = f"{text[:-1]},{msgspec.json.encode(of_attempt).decode()[1:]}"
@@ -143,7 +146,7 @@ class Blueprint:
             kind = "curl"
         elif spec.custom is not None:
             kind, job = spec.custom.kind, spec.custom.params
-        order = {"kind": kind, "job": job, "references": self._references}
+        order = {"kind": kind, "job": job, "grace": grace_of(self.grace), "references": self._references}
         return msgspec.json.encode(order).decode()
 
     @cached_property

@@ -42,6 +42,10 @@ class Order:
     """Seconds."""
     payload: bytes | None = None
     """Where it is nothing that a variable can hold; else it is in ``SCHEDULEDJOB_PAYLOAD``."""
+    payload_is_secret: bool = False
+    """It came out of a Secret, and is not to be shown."""
+    grace: float = 5.0
+    """Seconds that the job has between TERM and KILL when the Pod is ended."""
     references: list[tuple[str, str, str]] = field(default_factory=list)
     """(kind, name, key) of the value in each ``SJOB_REF_n``."""
 
