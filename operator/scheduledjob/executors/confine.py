@@ -146,9 +146,7 @@ class Confinement:
                 raise ValueError(f"{path!r} is not an absolute path; write it like /var/lib/jobs")
         for path in (*READABLE, *self.readable):
             if _is_in(self.scratches, path):
-                raise ValueError(
-                    f"readable: {path} holds the folder of scratches, {self.scratches}; name what is in it"
-                )
+                raise ValueError(f"scratches: {self.scratches} lies in {path}, which every job may read; take another")
 
     def refusal(self) -> str:
         """Why no job can be run so on this machine; empty: they can."""

@@ -16,7 +16,6 @@ import _thread
 import contextlib
 import os
 import signal
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 _DEVICES = (b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random", b"/dev/urandom")
 _LOOK_AGAIN = 10.0
 """Seconds after which the readable paths are looked up anew: files in /etc are replaced, not rewritten."""
-_STACK = 256 * 1024
 
 
 class Cells:
@@ -50,7 +48,6 @@ class Cells:
         self._looked_at = -_LOOK_AGAIN
         self._common: list[bytes] = []
         """The rules of all jobs."""
-        threading.stack_size(_STACK)
 
     def make(self) -> Cell:
         """A cell for one job. Raises ``OSError``."""

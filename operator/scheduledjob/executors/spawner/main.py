@@ -21,6 +21,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,8 @@ _ROUND_WHILE_ENDING = 0.005
 """Seconds: exits wake the loop, so this is only for what no signal tells, such as an exec that is under way."""
 _LOOKS_AT_A_STRANGER = 3
 """A child is nobody's if so many looks at its environment show none: one in the middle of an exec has none either."""
+_STACK = 256 * 1024
+"""Bytes for each thread of a confined job, which does next to nothing."""
 _NOBODY = Job(Start(0, [], {}, None, b"", 0.0, None, 0, 0), 0.0)
 
 
@@ -397,4 +400,5 @@ def main(requests: int, leases: int, replica: int) -> None:
         os.set_inheritable(descriptor, False)
     if os.getppid() != replica:
         return
+    threading.stack_size(_STACK)
     Spawner(socket.socket(fileno=requests), leases, replica).serve()
