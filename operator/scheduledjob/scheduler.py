@@ -14,7 +14,6 @@ import time
 import uuid
 from contextlib import suppress
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .domain.backoff import Backoff, Exponential
@@ -32,6 +31,7 @@ from .engine.task import Task
 from .executors.custom import JobExecutor, JobFunction
 from .executors.library import CurlJob, ShellJob
 from .stores import open_store
+from .version import program_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -51,13 +51,6 @@ CLOCK_AGE = 30.0
 """Seconds after which a client that claims nothing asks for the store's clock again."""
 PAGE = 1000
 ARGUMENTS = frozenset({"slug", "kind", "payload", "delay", "at"})
-
-
-def program_version() -> str:
-    try:
-        return version("scheduledjob")
-    except PackageNotFoundError:
-        return "0"
 
 
 class Scheduler:

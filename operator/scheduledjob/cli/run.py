@@ -29,8 +29,8 @@ from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.settings import Settings
 from scheduledjob.engine.store import Store, StoreError
 from scheduledjob.executors.custom import JobPluginError
-from scheduledjob.scheduler import program_version
 from scheduledjob.stores import open_store
+from scheduledjob.version import program_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -95,6 +95,7 @@ class Owner:
             state, executing = hold.schedule.state, len(hold.tries)
             stats.ahead += not executing
             stats.executing += executing
+            stats.outliving += sum(this.kind.outlives for this in hold.tries)
             stats.waiting += len(state.waiting)
             stats.retrying += sum(run.attempt > 1 and not has(hold.schedule.executing, run) for run in state.runs)
         return stats

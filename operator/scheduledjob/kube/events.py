@@ -135,6 +135,8 @@ class Events:
         """A heap: when (monotonic) each of those that wait is written."""
         self._known: OrderedDict[_Key, _Series] = OrderedDict()
         self._came = asyncio.Event()
+        self.written = 0
+        """Writes that the API server took."""
         self.dropped = 0
         """Happenings that no Event tells of, because too many waited or the API server would not have them."""
 
@@ -215,6 +217,7 @@ class Events:
                 raise
             self._known.pop(key, None)  # its time was over: the series begins anew
         else:
+            self.written += 1
             return True
         return False
 

@@ -52,6 +52,11 @@ class Objects:
     def invalid(self) -> int:
         return len(self._invalid)
 
+    @property
+    def overdue(self) -> int:
+        """By what their status says."""
+        return sum(seen.since.get("Overdue", _NEVER)[0] == "True" for seen in self._by_uid.values())
+
     def get(self, uid: str) -> Seen | None:
         return self._by_uid.get(uid)
 
@@ -110,6 +115,9 @@ class Objects:
             followers.discard(slug)
             if not followers:
                 del self._followers[upstream]
+
+
+_NEVER = ("False", "")
 
 
 def _is_newer(one: str, other: str) -> bool:

@@ -18,9 +18,10 @@ import structlog
 import uvloop
 
 from scheduledjob.engine.store import Store, StoreError
+from scheduledjob.executors.confine import make_unreadable
 from scheduledjob.executors.custom import JobPluginError
-from scheduledjob.scheduler import program_version
 from scheduledjob.stores import open_store
+from scheduledjob.version import program_version
 from scheduledjob.web.metrics import Metrics
 from scheduledjob.web.observing import timed
 from scheduledjob.web.server import Server
@@ -50,6 +51,8 @@ MEMORY_LEASE = 45.0
 
 def run_operator(settings: OperatorSettings) -> int:
     """Run until SIGTERM or SIGINT; the exit code of the process."""
+    if settings.inline_shell_namespaces:
+        make_unreadable()  # before anything of value is in memory
     try:
         store = open_store(settings.store, settings.instance)
     except ValueError as error:

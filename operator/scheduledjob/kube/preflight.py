@@ -59,6 +59,7 @@ def permissions_of(namespaces: Sequence[str], lease: tuple[str, str], *, holds: 
         ("watch", GROUP, "scheduledjobs", ""),
         ("patch", GROUP, "scheduledjobs", "status"),
         ("create", "", "pods", ""),
+        ("patch", "", "pods", ""),
         ("delete", "", "pods", ""),
         ("get", "", "pods", ""),
         ("list", "", "pods", ""),

@@ -9,7 +9,7 @@ being known, and once the object is mended the past is not replayed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic import ValidationError
@@ -26,7 +26,7 @@ from scheduledjob.manifests.models import API_VERSION, GROUP, KIND, ScheduledJob
 from scheduledjob.manifests.pod import pod_description
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from scheduledjob.domain.misfire import Slots
 
@@ -37,14 +37,22 @@ TOKEN_LIMIT = 253
 PROBLEMS_SHOWN = 3
 
 
-class Rules(Protocol):
-    """What the administrator allows, as far as it decides how an object is run: ``OperatorSettings``."""
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the administrator allows, as far as it decides how an object is run."""
 
-    @property
-    def pod_image(self) -> str | None:
-        """The image that shell, HTTP and Python jobs run in as Pods; None: it is not known."""
+    pod_image: str | None = None
+    """The image that shell, HTTP and Python jobs run in as Pods; None: it is not known."""
+    allows_shell: Callable[[str], bool] = lambda namespace: False
+    """Whether shell jobs of a namespace may run inline."""
+    shell_off: str = ""
+    """Why none may, whatever is allowed."""
 
-    def may_run_shell_inline(self, namespace: str) -> bool: ...
+    def why_not_inline(self, namespace: str) -> str:
+        """Why shell jobs of this namespace don't run inline; empty: they do."""
+        if not self.allows_shell(namespace):
+            return f'inline shell is not allowed in namespace "{namespace}"'
+        return self.shell_off
 
 
 @dataclass(slots=True)
@@ -167,14 +175,14 @@ def _as_pod(job: ScheduledJob, rules: Rules) -> bool:
     if spec.job.shell is None:
         return False
     if mode == "Inline":
-        if not rules.may_run_shell_inline(namespace):
+        if why_not := rules.why_not_inline(namespace):
             raise ValueError(
-                f'spec.execution.mode: inline shell is not allowed in namespace "{namespace}": write Pod, or have the '
-                "administrator allow it (inline-shell-namespaces)"
+                f"spec.execution.mode: {why_not}: write Pod, or have the administrator allow it "
+                "(inline-shell-namespaces)"
             )
         return False
     pod = spec.execution.pod if spec.execution is not None else None
-    return (pod is not None and pod.image is not None) or not rules.may_run_shell_inline(namespace)
+    return (pod is not None and pod.image is not None) or bool(rules.why_not_inline(namespace))
 
 
 def _acts(annotations: Mapping[str, str]) -> tuple[Acts, str]:

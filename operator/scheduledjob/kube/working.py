@@ -25,14 +25,18 @@ import structlog
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.settings import Settings
 from scheduledjob.executors.addresses import AddressFilter
+from scheduledjob.executors.confine import Confinement
 from scheduledjob.executors.pod.executor import PodExecutor
-from scheduledjob.scheduler import program_version
+from scheduledjob.executors.pod.spec import PodSettings
+from scheduledjob.executors.shell import ShellExecutor
+from scheduledjob.version import program_version
 
 from .budget import Budget
 from .events import Events
 from .handover import Handover
 from .kinds import cluster_kinds
 from .objects import Objects
+from .pod_chores import PodChores
 from .pods import Pods
 from .reconcile import Reconciler
 from .references import ClusterReferences
@@ -40,6 +44,7 @@ from .status_writer import StatusWriter
 from .sweeping import Sweeping
 from .telling import Telling
 from .watching import Watcher
+from .wishes import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +58,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.operator")
 
+STORE_PATIENCE = 5.0
+"""Seconds without an answer of the store after which it counts as away."""
 LAST_STATUS = 5.0
 """Seconds that the end waits for status to be written, where the store keeps what it says anyway."""
 LAST_STATUS_OF_MEMORY = 60.0
@@ -77,9 +84,16 @@ class Working:
         self._events = Events(api, self._budget, instance=name, now=self._now)
         self._telling = Telling(metrics, self._objects, self._events)
         self._pods = Pods(api, settings.namespaces)
+        shell, shell_off = _inline_shell(settings)
+        pod_settings = PodSettings(
+            image=settings.pod_image or "",
+            restricted=settings.pod_security == "restricted",
+            plugins=settings.plugins,
+            min_age=2 * settings.lease,
+        )
         runnable = cluster_kinds(
-            shell=None,
-            pods=PodExecutor(self._pods),
+            shell=shell,
+            pods=PodExecutor(self._pods, pod_settings, capacity=settings.pod_capacity, now=self._now),
             addresses=AddressFilter(settings.inline_http_allow, _addresses_of(api)),
             plugins=settings.plugins,
             write=lambda line: log.info("printed", text=line),
@@ -91,7 +105,7 @@ class Working:
                 heartbeat=settings.heartbeat,
                 jitter=settings.heartbeat / 10,
                 lease=settings.lease,
-                capacity=settings.capacity,
+                capacity=settings.capacity + settings.pod_capacity,
                 grace=settings.grace,
             ),
             program_version=program_version(),
@@ -111,12 +125,17 @@ class Working:
             on_written=self._telling.written,
         )
         self._telling.status = self._status
-        self._reconciler = Reconciler(store, self._objects, settings, self.replica, self._telling, in_order=in_order)
+        rules = Rules(settings.pod_image, settings.may_run_shell_inline, shell_off)
+        self._reconciler = Reconciler(store, self._objects, rules, self.replica, self._telling, in_order=in_order)
+        self._chores = PodChores(
+            self._pods, store, self.replica.info.id, self._objects, self._now, pod_settings.min_age
+        )
         self._handover = Handover()
         self._watcher = Watcher(api.access, settings.namespaces, self._handover, on_request=metrics.api_request)
         self._sweeping = Sweeping(
             settings, api, store, self.replica.info.id, self._objects, self._reconciler, self._status, metrics
         )
+        self._store_answers = True
         metrics.at_scrape(self._look)
 
     def _now(self) -> Instant:
@@ -127,13 +146,13 @@ class Working:
 
     def health(self) -> str | None:
         """Why this process is to be killed; None: it is not."""
-        return "the event loop stood still for longer than the lease" if self.replica.leases.wedged else None
+        return None if self.replica.alive else "the event loop stood still for longer than the lease"
 
     def conditions(self) -> dict[str, Callable[[], str | None]]:
         """By part: why it is not ready; None where it is."""
         return {
             "engine": lambda: None if self.replica.ready.is_set() else "it does not claim work",
-            "store": self.replica.store_problem,
+            "store": lambda: None if self._store_answers else "the store does not answer",
             "watch": lambda: (
                 (self._watcher.state.error or "it is not connected")
                 if self._watcher.state.connected_since is None
@@ -143,12 +162,21 @@ class Working:
         }
 
     def _look(self) -> None:
+        """Set the gauges, before a scrape."""
         metrics, stats = self._metrics, self.replica.stats()
         metrics.held_schedules.set(stats.held)
+        metrics.claimed_ahead.set(stats.ahead)
         metrics.queued_runs.set(stats.waiting)
+        metrics.active_runs.set(stats.executing - stats.outliving, "inline")
+        metrics.active_runs.set(stats.outliving, "pod")
         metrics.schedules.set(len(self._objects))
         metrics.invalid_schedules.set(self._objects.invalid)
+        metrics.overdue_schedules.set(self._objects.overdue)
         metrics.status_dirty.set(self._status.waiting)
+        metrics.events.reached(self._events.written)
+        metrics.events_dropped.reached(self._events.dropped)
+        metrics.watch_restarts.reached(self._watcher.state.restarts, "scheduledjobs")
+        metrics.watch_restarts.reached(self._pods.reflector.restarts, "pods")
 
     # ---------------------------------------------------------------- work
 
@@ -168,6 +196,8 @@ class Working:
                     self._take_over(),
                     self._watcher.run(),
                     self._sweeping.run(),
+                    self._chores.run(),
+                    self._ask_store(),
                 )
             ]
             replica = tasks.create_task(self.replica.run())
@@ -185,6 +215,12 @@ class Working:
             for body, deleted in await self._handover.take():
                 self._reconciler.seen(body, deleted=deleted)
 
+    async def _ask_store(self) -> None:
+        """Readiness tells whether the store answers, also while there is nothing else to ask it."""
+        while True:
+            self._store_answers = await self.replica.store_answers(STORE_PATIENCE)
+            await asyncio.sleep(STORE_PATIENCE)
+
     async def _last_words(self) -> None:
         """Bring status up to date."""
         seconds = LAST_STATUS_OF_MEMORY if self._in_memory else LAST_STATUS
@@ -193,6 +229,17 @@ class Working:
                 await self._status.flush()
         except TimeoutError:
             log.warning("ended before every status was up to date", objects=self._status.waiting)
+
+
+def _inline_shell(settings: OperatorSettings) -> tuple[ShellExecutor | None, str]:
+    """What runs shell jobs inside the operator; None where none may, and why, if the administrator asked for it."""
+    if not settings.inline_shell_namespaces:
+        return None, "no namespace is allowed"
+    confinement = Confinement(accept_unconfined=settings.accept_unconfined_shell)
+    if refusal := confinement.refusal():
+        log.warning("shell jobs run as Pods", reason=refusal)
+        return None, refusal
+    return ShellExecutor(confined=confinement), ""
 
 
 def _addresses_of(api: Api) -> list[str]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.cluster.harness import ApiClient, Cluster
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = Path(sys.executable).with_name("scheduledjob")
 RULES = ROOT / "charts" / "scheduledjob-operator" / "files" / "rules.yaml"
 CRD = ROOT / "crds" / "scheduledjobs.scheduledjobs.dev.yaml"
@@ -162,9 +162,9 @@ class OperatorProcess:
         await self.said("begins")
         async with aiohttp.ClientSession() as session, self._patience("to become ready"):
             while True:
-                status, _ = await self.readiness(session)
-                if status == 200:
-                    return
+                with contextlib.suppress(aiohttp.ClientError):
+                    if (await self.readiness(session))[0] == 200:
+                        return
                 self._assert_alive()
                 await asyncio.sleep(0.05)  # readiness can only be asked for
 
@@ -275,6 +275,8 @@ class Sink:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.dropped: list[Call] = []
+        """Calls that whoever made them gave up before they were answered."""
         self.answer: Callable[[Call], web.Response] = lambda _: web.Response(text="ok")
         self.gate = asyncio.Event()
         """While it is cleared, calls wait for their answer."""
@@ -286,7 +288,7 @@ class Sink:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._take)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -312,7 +314,13 @@ class Sink:
         async with self._news:
             self.calls.append(call)
             self._news.notify_all()
-        await self.gate.wait()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.dropped.append(call)
+            async with self._news:
+                self._news.notify_all()
+            raise
         return self.answer(call)
 
     async def reached(
