@@ -32,7 +32,9 @@ async def install(cluster: Cluster) -> None:
     """Apply the CRD, once for each cluster, and wait until it is served and explained."""
     if cluster.kubeconfig not in _installed:
         await cluster.apply(CRDS, "--force-conflicts")
-        await cluster.kubectl("wait", "--for=condition=Established", f"crd/{NAME}", "--timeout=30s")
+        established = ("wait", "--for=condition=Established", f"crd/{NAME}", "--timeout=30s")
+        while (await cluster.kubectl(*established, check=False)).returncode:
+            await asyncio.sleep(0.05)  # kubectl fails at once while the CRD has no status at all
         await _published(cluster)
         _installed.add(cluster.kubeconfig)
 

@@ -1,0 +1,220 @@
+"""The sweep finds what the watch has missed, and ends nobody's schedule by mistake; against the real API server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scheduledjob.domain.definition import AtTrigger
+from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
+from scheduledjob.kube.api import Api
+from scheduledjob.kube.paths import scheduled_jobs
+from scheduledjob.kube.sweep import Known, Sweeper, known_rows
+from scheduledjob.stores.memory.store import MemoryStore
+from tests.cluster.crd.install import install
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.cluster.harness import Cluster, ControlPlane
+    from tests.cluster.harness.client import ApiClient
+
+pytestmark = pytest.mark.cluster
+
+PATIENCE = 60.0
+
+
+class Schedules:
+    """What a store would know, and what was ended there."""
+
+    def __init__(self, *known: Known) -> None:
+        self.known = list(known)
+        self.buried: list[tuple[str, str]] = []
+        self.pages: list[list[str]] = []
+        self.locked = True
+
+    async def rows(self) -> list[Known]:
+        return self.known
+
+    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> None:
+        self.buried += incarnations
+        self.known = [each for each in self.known if (each.slug, each.uid) not in incarnations]
+
+    async def take_page(self, bodies: list[dict[str, Any]]) -> None:
+        self.pages.append([body["metadata"]["name"] for body in bodies])
+
+    async def lock(self) -> bool:
+        return self.locked
+
+    def sweeper(self, api: Api, *namespaces: str, every: float = 60.0) -> Sweeper:
+        return Sweeper(api, namespaces, self.rows, self.bury, on_page=self.take_page, lock=self.lock, every=every)
+
+
+def a_job(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "scheduledjobs.dev/v1beta1",
+        "kind": "ScheduledJob",
+        "metadata": {"name": name},
+        "spec": {"triggers": [{"every": "1h"}], "job": {"shell": {"command": "true"}}},
+    }
+
+
+async def made(api: ApiClient, namespace: str, *names: str) -> list[Known]:
+    path = scheduled_jobs(namespace)
+    bodies = [await api.post(path, a_job(name)) for name in names]
+    return [Known(f"{namespace}/{body['metadata']['name']}", body["metadata"]["uid"]) for body in bodies]
+
+
+async def test_an_object_that_is_gone_ends_its_schedule_at_the_second_list(cluster: Cluster, namespace: str) -> None:
+    await install(cluster)
+    async with cluster.client() as client, Api.from_config(str(cluster.kubeconfig)) as api:
+        stays, goes, again = await made(client, namespace, "stays", "goes", "again")
+        schedules = Schedules(stays, goes, again)
+        sweeper = schedules.sweeper(api, namespace)
+        await client.delete(scheduled_jobs(namespace, "goes"))
+        await client.delete(scheduled_jobs(namespace, "again"))
+        await made(client, namespace, "again")
+        assert await sweeper.sweep() == []
+        assert await sweeper.sweep() == [goes, again]
+        assert schedules.buried == [tuple(goes), tuple(again)]
+        assert schedules.known == [stays]
+        assert await sweeper.sweep() == []
+        assert schedules.pages == 3 * [["again", "stays"]]
+
+
+async def test_an_object_made_while_the_list_is_read_is_not_missing(cluster: Cluster, namespace: str) -> None:
+    """Its schedule is there before the next sweep asks for rows, and its object is in the list that follows."""
+    await install(cluster)
+    schedules = Schedules()
+    async with cluster.client() as client, Api.from_config(str(cluster.kubeconfig)) as api:
+        await made(client, namespace, "first")
+
+        async def take_page(_: list[dict[str, Any]]) -> None:
+            schedules.known += await made(client, namespace, f"late-{len(schedules.known)}")
+
+        sweeper = Sweeper(api, [namespace], schedules.rows, schedules.bury, on_page=take_page, lock=schedules.lock)
+        for _ in range(4):
+            await sweeper.sweep()
+    assert not schedules.buried
+
+
+async def test_without_the_crd_nobody_is_missing(own_cluster: ControlPlane) -> None:
+    schedules = Schedules(Known("a/one", "uid-1"))
+    async with Api.from_config(str(own_cluster.kubeconfig)) as api:
+        for namespaces in ((), ("a",)):
+            sweeper = schedules.sweeper(api, *namespaces)
+            for _ in range(3):
+                assert await sweeper.sweep() == []
+            assert sweeper.last is not None
+            assert list(sweeper.last.errors) == list(namespaces or ("",))
+    assert not schedules.buried
+
+
+async def test_a_forbidden_namespace_loses_nobody_and_keeps_no_other_from_it(own_cluster: ControlPlane) -> None:
+    await install(own_cluster)
+    ours, forbidden, unwatched = [await own_cluster.new_namespace() for _ in range(3)]
+    job = "--resource=scheduledjobs.scheduledjobs.dev"
+    await own_cluster.kubectl("create", "role", "lister", "--verb=list", job, "-n", ours)
+    await own_cluster.kubectl("create", "rolebinding", "lister", "--role=lister", "--user=lister", "-n", ours)
+    gone = Known(f"{ours}/gone", "uid-1")
+    schedules = Schedules(gone, Known(f"{forbidden}/gone", "uid-2"), Known(f"{unwatched}/gone", "uid-3"))
+    async with Api.from_config(str(own_cluster.kubeconfig_for("lister"))) as api:
+        sweeper = schedules.sweeper(api, ours, forbidden)
+        for _ in range(4):
+            await sweeper.sweep()
+        everywhere = schedules.sweeper(api)
+        for _ in range(4):
+            await everywhere.sweep()
+    assert schedules.buried == [tuple(gone)]
+
+
+async def test_a_server_that_is_away_loses_nobody(own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    await install(own_cluster)
+    monkeypatch.setattr("scheduledjob.kube.api.FIRST_PAUSE", 0.001)
+    schedules = Schedules(Known("a/one", "uid-1"))
+    async with Api.from_config(str(own_cluster.kubeconfig)) as api:
+        sweeper = schedules.sweeper(api)
+        await sweeper.sweep()
+        own_cluster.apiserver.kill()
+        for _ in range(3):
+            assert await sweeper.sweep() == []
+        assert not schedules.buried
+        await own_cluster.apiserver.start()
+        assert len(await sweeper.sweep()) == 1
+
+
+async def test_a_list_that_expires_half_way_is_begun_anew_and_counts_for_nothing_before(
+    own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await install(own_cluster)
+    namespace = await own_cluster.new_namespace()
+    pages = Api.pages
+    monkeypatch.setattr(Api, "pages", lambda api, path: pages(api, path, limit=2))
+    async with own_cluster.client() as client, Api.from_config(str(own_cluster.kubeconfig)) as api:
+        known = await made(client, namespace, "a", "b", "c", "d", "e")
+        schedules = Schedules(*known)
+        broken = 0
+
+        async def take_page(bodies: list[dict[str, Any]]) -> None:
+            """Makes the rest of the list impossible, each time but the last."""
+            nonlocal broken
+            if broken < 4 and bodies[0]["metadata"]["name"] == "a":
+                broken += 1
+                await client.patch(scheduled_jobs(namespace, "a"), {"metadata": {"labels": {"n": str(broken)}}})
+                await own_cluster.compact_etcd()
+                await own_cluster.apiserver.restart()
+
+        sweeper = Sweeper(api, [], schedules.rows, schedules.bury, on_page=take_page, lock=schedules.lock)
+        for _ in range(2):
+            assert await sweeper.sweep() == []
+            assert sweeper.last is not None
+            assert "expired" in sweeper.last.errors[""]
+            assert not sweeper.last.complete
+        assert await sweeper.sweep() == []
+        assert sweeper.last is not None
+        assert sweeper.last.uids == {each.uid for each in known}
+        assert not schedules.buried
+
+
+async def test_it_sweeps_by_itself_where_it_has_the_lock(cluster: Cluster, namespace: str) -> None:
+    await install(cluster)
+    gone = Known(f"{namespace}/gone", "uid-1")
+    schedules = Schedules(gone)
+    asked = asyncio.Semaphore(0)
+    failures = [StoreUnavailable("away")]
+
+    async def lock() -> bool:
+        asked.release()
+        if failures:
+            raise failures.pop()
+        return schedules.locked
+
+    schedules.lock = lock  # type: ignore[method-assign]  # this one counts
+    schedules.locked = False
+    async with Api.from_config(str(cluster.kubeconfig)) as api, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        running = group.create_task(schedules.sweeper(api, namespace, every=0.01).run())
+        for _ in range(4):
+            await asked.acquire()
+        assert schedules.pages == []
+        schedules.locked = True
+        while not schedules.buried:
+            await asked.acquire()
+        running.cancel()
+    assert schedules.buried == [tuple(gone)]
+
+
+async def test_rows_of_a_store_are_those_that_came_from_objects() -> None:
+    store = MemoryStore()
+    at = AtTrigger(10**15)
+
+    def row(slug: str, origin: Origin) -> NewRow:
+        return NewRow(slug, f"uid-of-{slug}", "job", origin, "", b"", at.at, generation=1)
+
+    await store.put([row(f"ns/n{number:04}", Origin.CLUSTER) for number in range(2500)], replace=False)
+    await store.put([row("library", Origin.LIBRARY)], replace=False)
+    known = await known_rows(store)
+    assert len(known) == 2500
+    assert known[0] == Known("ns/n0000", "uid-of-ns/n0000")
+    assert known[0].namespace == "ns"

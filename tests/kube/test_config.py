@@ -1,0 +1,131 @@
+"""What a kubeconfig can be wrong in, and that the message says what to give instead."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from scheduledjob.kube import config
+from scheduledjob.kube.config import Access, ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "config"
+
+
+def write(path: Path, *, user: dict[str, Any] | None = None, namespace: str = "", **cluster: Any) -> Path:
+    context = {"cluster": "it", "user": "me", **({"namespace": namespace} if namespace else {})}
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "one",
+        "clusters": [{"name": "it", "cluster": {"server": "https://it.example:6443", **cluster}}],
+        "users": [{"name": "me", "user": {"token": "secret"} if user is None else user}],
+        "contexts": [{"name": "one", "context": context}, {"name": "two", "context": {**context, "namespace": "two"}}],
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def loaded(path: Path, context: str | None = None) -> Access:
+    access = Access(str(path), context)
+    access.load()
+    return access
+
+
+def test_a_token(kubeconfig: Path) -> None:
+    access = loaded(write(kubeconfig, server="https://it.example:6443/"))
+    assert (access.server, access.authorization) == ("https://it.example:6443", "Bearer secret")
+    assert (access.namespace, access.proxy, access.server_name) == ("default", None, None)
+
+
+def test_a_context_and_its_namespace(kubeconfig: Path) -> None:
+    write(kubeconfig, namespace="mine", **{"tls-server-name": "kubernetes"})
+    assert loaded(kubeconfig).namespace == "mine"
+    assert loaded(kubeconfig, "two").namespace == "two"
+    assert loaded(kubeconfig).server_name == "kubernetes"
+
+
+def test_the_environment_names_one(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(write(kubeconfig)))
+    access = Access()
+    access.load()
+    assert access.server == "https://it.example:6443"
+
+
+def test_the_environments_proxy_and_its_exceptions(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(kubeconfig)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    assert loaded(kubeconfig).proxy == "http://proxy:3128"
+    monkeypatch.setenv("NO_PROXY", ".example")
+    assert loaded(kubeconfig).proxy is None
+
+
+def test_a_kubectl_proxy_on_loopback(kubeconfig: Path) -> None:
+    access = loaded(write(kubeconfig, user={}, server="http://127.0.0.1:8001"))
+    assert (access.tls, access.authorization) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"insecure-skip-tls-verify": True}, "insecure-skip-tls-verify.* give certificate-authority"),
+        ({"server": "http://it.example"}, "give an https:// address"),
+        ({"user": {}}, "holds neither token nor client certificate"),
+        ({"user": {"exec": {"command": "/no/such/plugin", "apiVersion": "x"}}}, "the plugin gave none"),
+        ({"certificate-authority-data": base64.b64encode(b"no").decode()}, "certificates or a key that can't be read"),
+        ({"user": {"client-certificate": "/no/such", "client-key": "/no/such"}}, "/no/such"),
+    ],
+)
+def test_what_is_wrong_is_said(kubeconfig: Path, wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as error:
+        loaded(write(kubeconfig, **wrong))
+    assert str(kubeconfig) in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "[]", "clusters: 3", "{}", "\x00"])
+def test_a_file_that_is_no_kubeconfig(kubeconfig: Path, content: str) -> None:
+    kubeconfig.write_text(content)
+    with pytest.raises(ConfigError, match="can't be used: .*give another with --kubeconfig"):
+        loaded(kubeconfig)
+
+
+def test_a_file_or_a_context_that_is_not_there(kubeconfig: Path) -> None:
+    with pytest.raises(ConfigError, match="give another with --kubeconfig"):
+        loaded(kubeconfig)
+    with pytest.raises(ConfigError, match="three"):
+        loaded(write(kubeconfig), "three")
+
+
+def test_no_secret_is_in_a_message(kubeconfig: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        loaded(write(kubeconfig, user={"token": "hush-hush"}, server="http://it.example"))
+    assert "hush-hush" not in str(error.value)
+
+
+def test_one_caller_a_minute_looks_at_the_token_again(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(config.time, "monotonic", lambda: now)
+    access = loaded(write(kubeconfig))
+    assert not access.due()
+    now += config.REFRESH_SECONDS
+    assert [access.due(), access.due()] == [True, False]
+
+
+def test_what_was_refused_is_read_again_by_one_only(kubeconfig: Path) -> None:
+    access = loaded(write(kubeconfig))
+    write(kubeconfig, user={"token": "newer"})
+    access.renew("Bearer secret")
+    assert access.authorization == "Bearer newer"
+    write(kubeconfig, user={"token": "newest"})
+    access.renew("Bearer secret")  # of somebody who was refused at the same time
+    assert access.authorization == "Bearer newer"
