@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,7 +50,8 @@ def test_a_token(kubeconfig: Path) -> None:
 
 
 def test_a_context_and_its_namespace(kubeconfig: Path) -> None:
-    write(kubeconfig, namespace="mine", **{"tls-server-name": "kubernetes"})
+    name: dict[str, Any] = {"tls-server-name": "kubernetes"}
+    write(kubeconfig, namespace="mine", **name)
     assert loaded(kubeconfig).namespace == "mine"
     assert loaded(kubeconfig, "two").namespace == "two"
     assert loaded(kubeconfig).server_name == "kubernetes"
@@ -95,7 +97,7 @@ def test_what_is_wrong_is_said(kubeconfig: Path, wrong: dict[str, Any], words: s
 @pytest.mark.parametrize("content", ["", "a: [", "[]", "clusters: 3", "{}", "\x00"])
 def test_a_file_that_is_no_kubeconfig(kubeconfig: Path, content: str) -> None:
     kubeconfig.write_text(content)
-    with pytest.raises(ConfigError, match="can't be used: .*give another with --kubeconfig"):
+    with pytest.raises(ConfigError, match=r"can't be used: .*give another with --kubeconfig"):
         loaded(kubeconfig)
 
 
@@ -114,7 +116,7 @@ def test_no_secret_is_in_a_message(kubeconfig: Path) -> None:
 
 def test_one_caller_a_minute_looks_at_the_token_again(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(config.time, "monotonic", lambda: now)
+    monkeypatch.setattr("scheduledjob.kube.config.time", SimpleNamespace(monotonic=lambda: now))
     access = loaded(write(kubeconfig))
     assert not access.due()
     now += config.REFRESH_SECONDS
