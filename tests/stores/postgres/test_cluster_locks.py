@@ -65,14 +65,13 @@ async def test_a_sighting_waits_for_who_writes_the_row_and_is_judged_after(
         asked = group.create_task(store.reconcile([seen(slug, 2)]))
 
         async def waiting() -> bool:
-            async with store._pool.connection("looking") as connection:  # a transaction sees one state of all others
-                return (
-                    await connection.fetchval(
-                        "SELECT count(*) FROM pg_stat_activity "
-                        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                    )
-                    == 1
+            # Not over the client's: a transaction sees one state of all others.
+            async with store._pool.connection("looking") as connection:
+                found: int = await connection.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND wait_event_type = 'Lock'"
                 )
+            return found == 1
 
         await until(waiting)
     assert asked.result() == [put]
