@@ -6,6 +6,10 @@ let something through that the validator refuses (the operator then reports it i
 the validator lets through. Texts that become numbers or instants in CEL are matched against their pattern first,
 because an evaluation error is a refusal without words.
 
+What a rule may cost is bounded twice by the API server: for the schema by the lengths that it allows, and for each
+object by what it has. Every value alone may be as large as the models allow; a manifest above a megabyte in which
+many are at once can be too much, and is refused with these words.
+
 Only functions that every supported API server has are used: Kubernetes 1.29 for CEL (``find``, ``replace``,
 ``messageExpression``, ``fieldPath``), 1.31 for the resource's ``selectableFields``.
 """
