@@ -117,8 +117,9 @@ class Access:
             load_kube_config(self._kubeconfig, self._context, found, persist_config=False)  # type: ignore[no-untyped-call]  # it has no types
             contexts, active = list_kube_config_contexts(self._kubeconfig)  # type: ignore[no-untyped-call]  # it has no types
         except Exception as error:  # yaml, files, keys: what a wrong kubeconfig can raise has no common base
+            words = " ".join(str(error).split())
             raise ConfigError(
-                f"{source} can't be used: {' '.join(str(error).split())}; give another with --kubeconfig or KUBECONFIG, "
+                f"{source} can't be used: {words}; give another with --kubeconfig or KUBECONFIG, "
                 "or run in a Pod that has a service account token"
             ) from error
         chosen = next((each for each in contexts if each["name"] == self._context), active)
