@@ -182,7 +182,7 @@ class Job:
                 self._enter_directory()
                 with around.limits:
                     self.pid = start() if self.cell is None else self.cell.start(start)
-                around.limits.harden(self.pid)
+                self._harden(around.limits)
             except (OSError, ValueError) as error:
                 raise StartError(f"can't start {_text(request.command[0])}: {_why(error)}") from None
             finally:
@@ -193,6 +193,15 @@ class Job:
         finally:
             for descriptor in opened:
                 os.close(descriptor)
+
+    def _harden(self, limits: Limits) -> None:
+        try:
+            limits.harden(self.pid)
+        except OSError:
+            # Nobody watches it yet: it must not go on without its limits.
+            os.kill(self.pid, signal.SIGKILL)
+            self.pid = 0
+            raise
 
     def _enter_directory(self) -> None:
         """Go where it is to run; that is all of the process, so the caller goes back."""
