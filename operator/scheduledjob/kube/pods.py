@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from scheduledjob.engine.jobs import OUTPUT_LIMIT
 from scheduledjob.executors.pod.names import CONTAINER, UID_LABEL
 from scheduledjob.executors.pod.pods import PodExists, PodRefused, PodsAway
 from scheduledjob.executors.pod.pruning import attempt_of, superfluous
@@ -37,8 +38,12 @@ IN_FLIGHT = 64
 """Requests under way at once that create Pods: more only wait in the API server."""
 TRIES = 3
 """Tries of one request before whoever asked hears of it; the executor asks again for as long as it takes."""
-LOG_LINES = 256
+LOG_LINES = 512
+"""Of a log as most are; of one with very short lines they are too few, of one with very long lines too many."""
+LONG_LINES = 15
 LOG_BYTES = 256 * 1024
+"""Where a log's last lines are longer, the API server cuts their end off. No line is longer than 16 KiB: the runtime
+breaks them."""
 
 
 class Pods:
@@ -92,16 +97,19 @@ class Pods:
         await self._gone_or(self._api.delete(_path(pod), options, attempts=TRIES))
 
     async def log(self, pod: Mapping[str, Any]) -> bytes:
-        params: dict[str, str | int] = {"container": CONTAINER, "tailLines": LOG_LINES, "limitBytes": LOG_BYTES}
         try:
-            found = await self._api.read("GET", f"{_path(pod)}/log", params=params, attempts=TRIES)
+            found = await self._tail(pod, LOG_LINES)
             if len(found) >= LOG_BYTES:
-                # The limit cut the end off. In a log no line is longer than 16 KiB: the runtime breaks them.
-                params["tailLines"] = 8
-                found = await self._api.read("GET", f"{_path(pod)}/log", params=params, attempts=TRIES)
+                found = await self._tail(pod, LONG_LINES)
+            elif len(found) < OUTPUT_LIMIT and found.count(b"\n") >= LOG_LINES:
+                found = await self._tail(pod, OUTPUT_LIMIT)
         except ApiError as error:
             raise _told_apart(error) from None
         return found
+
+    async def _tail(self, pod: Mapping[str, Any], lines: int) -> bytes:
+        params: dict[str, str | int] = {"container": CONTAINER, "tailLines": lines, "limitBytes": LOG_BYTES}
+        return await self._api.read("GET", f"{_path(pod)}/log", params=params, attempts=TRIES)
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
         try:

