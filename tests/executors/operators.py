@@ -71,6 +71,9 @@ async def main():
                 tasks[number].cancel()
             else:
                 group.create_task(run(number, asked))
+        # What a test that has failed left under way.
+        for task in tasks.values():
+            task.cancel()
     await executor.stop()
 
 def say(what):
@@ -233,8 +236,9 @@ async def an_operator(
         yield operator
         assert operator.process.stdin is not None
         operator.process.stdin.close()
-        assert await operator.process.wait() == operator.status
-        await listening
+        async with asyncio.timeout(30):
+            assert await operator.process.wait() == operator.status
+            await listening
         assert shared or operator.names_of_scratches() == []
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -64,7 +64,7 @@ def on_another_kernel(number: int, error: int, scratches: Path, *, accept: bool 
     """What becomes of a job on a kernel that answers a system call so."""
     run = subprocess.run(
         [sys.executable, "-c", ON_ANOTHER_KERNEL, json.dumps([number, error, str(scratches), accept])],
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        env={**os.environ, "PYTHONPATH": f"{os.getcwd()}:{os.getcwd()}/operator"},
         capture_output=True,
         text=True,
         check=False,
