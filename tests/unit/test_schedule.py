@@ -68,6 +68,8 @@ class Driver:
             for run in more.start:
                 self.schedule.began(run, now)
             started = (*started, *more.start)
+            if self.schedule.look_at is not None and self.schedule.look_at <= now:
+                break  # that is for whoever looks
         self.schedule.snapshot()
         self.schedule.stored()
         return Moves(started, moves.cancel, moves.became_overdue)

@@ -72,6 +72,8 @@ class Schedule(Runs):
             if run.due <= now:
                 run.begun = run.begun or run.due
                 self._lose(run, now)
+        # A slot that has come due meanwhile may replace what is active before that is given out to go on.
+        due.plan(self, now)
 
     def edited(self, revision: int, edited_at: Instant, first: Instant | None, generation: int = 0) -> None:
         """The wish is another revision: ``definition`` and slots are the new ones, written at ``edited_at``.
