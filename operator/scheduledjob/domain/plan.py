@@ -93,7 +93,8 @@ def _bound(trigger: Trigger, seed: str, created: Instant) -> Bound:
         return Every(trigger.every // SECOND, anchor).bind(created)
     if isinstance(trigger, FollowingTrigger):
         return Following(trigger.name, trigger.outcome)
-    instant = trigger.at if isinstance(trigger, AtTrigger) else created + trigger.after
+    # A slot lies after the creation, were it by the shortest time there is: what is not after the floor is decided.
+    instant = trigger.at if isinstance(trigger, AtTrigger) else created + max(trigger.after, 1)
     return At(to_datetime(instant))
 
 
