@@ -154,7 +154,9 @@ def test_a_status_cuts_what_would_have_it_refused() -> None:
             Condition(type="Ready", status="True", last_transition_time=NOW, reason="Scheduled", message="m" * 99_999)
         ],
         recent_runs=[
-            RecentRun(slot=NOW, finished=NOW, attempt=1, outcome="Failed", output="x" * 5_000 + "end", name=str(number))
+            RecentRun(
+                slot=NOW, finished=NOW, attempt=1, outcome="Failed", output="x" * 5_000 + "end", run_id=str(number)
+            )
             for number in range(20)
         ],
         active=[ActiveRun(run_id=f"r{number}", slot=NOW, attempt=1) for number in range(500)],
@@ -163,7 +165,7 @@ def test_a_status_cuts_what_would_have_it_refused() -> None:
     )
     body = status.body()
     assert len(body["conditions"][0]["message"]) == 32_768
-    assert [run["name"] for run in body["recentRuns"]] == [str(number) for number in range(RECENT_RUNS)]
+    assert [run["runID"] for run in body["recentRuns"]] == [str(number) for number in range(RECENT_RUNS)]
     assert len(body["recentRuns"][0]["output"]) == OUTPUT_LIMIT
     assert body["recentRuns"][0]["output"].endswith("end")
     assert body["active"][-1]["runID"] == "r499"

@@ -26,7 +26,7 @@ HANDLED_TOKENS = 16
 """Tokens of manual acts of each kind."""
 OUTPUT_LIMIT = 1024
 """Characters of the newest failed run's output."""
-ENGINE_LIMIT = 16 * 1024
+ENGINE_LIMIT = 128 * 1024
 """Characters of the engine's own record. It is useless when cut, so it is left out instead."""
 
 
@@ -101,7 +101,7 @@ class ActiveRun(Part):
 class RecentRun(Part):
     """A run that has ended, or a slot that did not run."""
 
-    name: Identity | None = Field(default=None, description="Identity of the run, the same for each of its attempts.")
+    run_id: Identity = Field(alias="runID", description="Identity of the run, the same for each of its attempts.")
     slot: Time = Field(description="The instant at which its trigger fired; of a manual run, when it was asked for.")
     started: Time | None = Field(default=None, description="When its first attempt started; unset if none did.")
     finished: Time = Field(description="When it ended.")
