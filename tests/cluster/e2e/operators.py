@@ -25,7 +25,7 @@ from aiohttp import web
 from tests.cluster.harness import SCHEDULED_JOBS, ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
 
     from tests.cluster.harness import ApiClient, Cluster
@@ -268,6 +268,8 @@ class Call(NamedTuple):
     body: bytes
     at: float
     """By the event loop's clock."""
+    path: str = "/"
+    headers: Mapping[str, str] = {}
 
 
 class Sink:
@@ -310,6 +312,8 @@ class Sink:
             int(headers.get("X-ScheduledJob-Version", 0)),
             await request.read(),
             asyncio.get_running_loop().time(),
+            request.path,
+            dict(headers),
         )
         async with self._news:
             self.calls.append(call)
@@ -361,6 +365,39 @@ async def read(api: ApiClient, namespace: str, name: str) -> dict[str, Any]:
     return found
 
 
+async def change(api: ApiClient, namespace: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Merge this into the spec of a ScheduledJob; the object then."""
+    path = f"{SCHEDULED_JOBS}/namespaces/{namespace}/scheduledjobs/{name}"
+    return await api.patch(path, {"spec": spec})
+
+
+async def annotate(api: ApiClient, namespace: str, name: str, **asked: str) -> dict[str, Any]:
+    """Ask for manual acts by annotation: ``run_now="token"``; the object then."""
+    annotations = {f"scheduledjobs.dev/{act.replace('_', '-')}": token for act, token in asked.items()}
+    path = f"{SCHEDULED_JOBS}/namespaces/{namespace}/scheduledjobs/{name}"
+    return await api.patch(path, {"metadata": {"annotations": annotations}})
+
+
+async def events(api: ApiClient, namespace: str, name: str, reason: str) -> list[dict[str, Any]]:
+    """The Events with this reason about a ScheduledJob."""
+    selector = f"involvedObject.name={name},reason={reason}"
+    return await api.list(f"/api/v1/namespaces/{namespace}/events", fieldSelector=selector)
+
+
+async def until_event(api: ApiClient, namespace: str, name: str, reason: str) -> dict[str, Any]:
+    """Wait until there is an Event with this reason about a ScheduledJob."""
+    path = f"/api/v1/namespaces/{namespace}/events"
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                selector = f"involvedObject.name={name},reason={reason}"
+                async for seen in api.watch(path, fieldSelector=selector, resourceVersion="0"):
+                    found: dict[str, Any] = seen["object"]
+                    return found
+    except TimeoutError:
+        raise AssertionError(f"no Event {reason} about {name} came") from None
+
+
 async def until(
     api: ApiClient,
     namespace: str,
@@ -385,6 +422,30 @@ async def until(
                             return last
     except TimeoutError:
         raise AssertionError(f"{what} did not come; {name} has the status {json.dumps(last.get('status'))}") from None
+
+
+def status_of(body: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = body.get("status") or {}
+    return found
+
+
+def recent(body: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = status_of(body).get("recentRuns") or []
+    return found
+
+
+def is_so(kind: str, status: str = "True", reason: str | None = None) -> Callable[[dict[str, Any]], bool]:
+    """For ``until``: whether a condition has this status, and reason, for the generation that there is."""
+
+    def holds(body: dict[str, Any]) -> bool:
+        found = condition(body, kind)
+        return (
+            found.get("status") == status
+            and reason in (None, found.get("reason"))
+            and found.get("observedGeneration") == body["metadata"]["generation"]
+        )
+
+    return holds
 
 
 def condition(body: dict[str, Any], kind: str) -> dict[str, Any]:
