@@ -101,7 +101,11 @@ class ActiveRun(Part):
 class RecentRun(Part):
     """A run that has ended, or a slot that did not run."""
 
-    run_id: Identity = Field(alias="runID", description="Identity of the run, the same for each of its attempts.")
+    run_id: Identity = Field(
+        validation_alias="runID",
+        serialization_alias="runID",
+        description="Identity of the run, the same for each of its attempts.",
+    )
     slot: Time = Field(description="The instant at which its trigger fired; of a manual run, when it was asked for.")
     started: Time | None = Field(default=None, description="When its first attempt started; unset if none did.")
     finished: Time = Field(description="When it ended.")
