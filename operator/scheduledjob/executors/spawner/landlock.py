@@ -40,10 +40,11 @@ _VERSION = 1
 _PATH_BENEATH = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
-_system = ctypes.CDLL(None, use_errno=True)
+# PyDLL keeps the interpreter's lock during a call: they are short, there are dozens of them for each job, and to give
+# the lock up and get it back from the other threads costs more than the call.
+_system = ctypes.PyDLL(None, use_errno=True)
 _system.syscall.restype = ctypes.c_long
-# By itself and with its types, because it is called dozens of times for each job. Only PyDLL keeps the interpreter's
-# lock, which costs more than the call to give up and get back.
+# By itself and with its types, because it is called most.
 _add_rule = ctypes.PyDLL(None, use_errno=True).syscall
 _add_rule.restype = ctypes.c_long
 _add_rule.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)

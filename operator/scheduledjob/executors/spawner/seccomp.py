@@ -72,7 +72,7 @@ _OF_ITSELF_ONLY: dict[str, tuple[int, int]] = {
 """Their first argument is a process; 0 is the caller."""
 _SETPRIORITY, _IOPRIO_SET, _PRLIMIT, _CLONE, _CLONE3 = (141, 140), (251, 30), (302, 261), (56, 220), (435, 435)
 
-_system = ctypes.CDLL(None, use_errno=True)
+_system = ctypes.PyDLL(None, use_errno=True)
 
 
 def program(machine: str) -> bytes | None:
