@@ -144,6 +144,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = CREATED
         self.revision = 1
+        self.edited_at = CREATED
         self.started: dict[str, int] = {}
         """The newest attempt of each run that was started."""
         self.acts = Acts()
@@ -165,7 +166,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.look_whether_open()
 
     def schedule_of(self, state: State) -> Schedule:
-        return Schedule("s", UID, self.definition, self.slots, state, outlives=self.outlives)
+        return Schedule("s", UID, self.definition, self.slots, state, outlives=self.outlives, wished_at=self.edited_at)
 
     def take_wish(self, definition: Definition) -> None:
         self.definition = definition
@@ -307,6 +308,8 @@ class ScheduleMachine(RuleBasedStateMachine):
         changes = {name: getattr(new, name) for name in what} | {"suspend": suspend}
         self.take_wish(msgspec.structs.replace(old, **changes))
         self.revision += 1
+        self.now += 1
+        self.edited_at = self.now
         before = self.before()
         floor, was_paused, was_suspended = state.floor, state.paused, state.suspended
         planned_first = self.first is not None and state.next is not None
@@ -478,7 +481,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             if state.revision == self.revision:  # else what was planned was planned by another definition
                 self.judge_slots(before)
         if state.revision != self.revision:
-            self.schedule.edited(self.revision, self.now, None)
+            self.schedule.edited(self.revision, self.edited_at, None)
             self.first = None
         self.schedule.asked(self.acts, self.now)
         self.look_whether_open()
