@@ -30,6 +30,8 @@ class Seen(msgspec.Struct, gc=False):
     """``status.engine``."""
     observed: int
     """``status.observedGeneration``."""
+    wish: tuple[int, str] = (0, "")
+    """The generation and the acts that the store has taken from it, by this replica's knowledge."""
 
 
 class Objects:
@@ -82,13 +84,16 @@ class Objects:
             since_of(status.get("conditions") or ()),
             status.get("engine") or "",
             status.get("observedGeneration") or 0,
+            known.wish if known is not None else (0, ""),
         )
         self._by_uid[uid] = seen
         self._uid_of[seen.slug] = uid
         return seen
 
-    def understood(self, slug: str, follows: Sequence[str], *, valid: bool) -> None:
-        """What was found when the spec of an object was read."""
+    def understood(self, uid: str, slug: str, wish: tuple[int, str], follows: Sequence[str], *, valid: bool) -> None:
+        """What was found when an object was read, and what the store has taken from it."""
+        if (seen := self._by_uid.get(uid)) is not None:
+            seen.wish = wish
         self._forget_follows(slug)
         if follows:
             self._follows[slug] = list(follows)

@@ -21,7 +21,7 @@ from scheduledjob.domain.restore import restored_state
 from scheduledjob.domain.schedule import first_state
 from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
 
-from .wishes import KIND_POD, Rules, Wish, read_object
+from .wishes import KIND_POD, Rules, Wish, acts_of, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -94,8 +94,11 @@ class Reconciler:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def seen(self, body: Mapping[str, Any], *, deleted: bool = False) -> None:
-        """An object as it is now, or as it was last. One that is being deleted starts nothing more."""
+    def seen(self, body: Mapping[str, Any], *, deleted: bool = False, again: bool = False) -> None:
+        """An object as it is now, or as it was last. One that is being deleted starts nothing more.
+
+        What is none of our business (labels, status) is passed over if the store has the rest; ``again``: it has not.
+        """
         metadata = body["metadata"]
         gone = deleted or "deletionTimestamp" in metadata
         uid = metadata["uid"]
@@ -105,8 +108,11 @@ class Reconciler:
             waiting = self._waiting.get(uid)
             if waiting is not None and waiting.gone:
                 return  # a uid never comes back
-            if self._objects.saw(body).version != metadata["resourceVersion"]:
+            known = self._objects.saw(body)
+            if known.version != metadata["resourceVersion"]:
                 return  # seen before, in a newer version
+            if not again and waiting is None and known.wish == (known.generation, acts_of(body).encode()):
+                return
         self._waiting[uid] = _Waiting(body, gone)
         self._idle.clear()
         self._came.set()
@@ -168,7 +174,8 @@ class Reconciler:
         for (body, wish, row), put in zip(newest.values(), puts, strict=True):
             if put is Put.STALE:
                 continue
-            self._objects.understood(wish.slug, wish.follows, valid=not wish.problem)
+            taken = (wish.generation, wish.acts.encode())
+            self._objects.understood(wish.uid, wish.slug, taken, wish.follows, valid=not wish.problem)
             if wish.refused_act:
                 self._told.refused(body, wish.refused_act)
             observed = (body.get("status") or {}).get("observedGeneration")

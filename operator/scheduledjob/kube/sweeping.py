@@ -110,7 +110,7 @@ class Sweeping:
         slugs = [_slug(body) for body in page]
         for body, row in zip(page, await self._store.get(slugs), strict=True):
             if row is None or _is_behind(row, body):
-                self._reconciler.seen(body)
+                self._reconciler.seen(body, again=True)
             else:
                 seen = self._objects.saw(body)
                 if seen.observed != row.generation or seen.engine != _engine_of(row):
