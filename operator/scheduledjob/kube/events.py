@@ -49,8 +49,8 @@ MOST_NOTE = 1024
 """Bytes of a note, which is the API's own limit."""
 AGAIN = 10.0
 """Seconds until a write that the API server did not answer is tried again."""
-ATTEMPTS = 3
-"""Writes of one series at a time, each after another replica's came first."""
+ATTEMPTS = 5
+"""Writes of one series in a row, each after another replica's came first."""
 CONTROLLER = f"{GROUP}/operator"
 
 Kind = Literal["Normal", "Warning"]
@@ -161,7 +161,7 @@ class Events:
                 except TimeoutError:
                     pass
             _, key = heapq.heappop(self._due)
-            if (soonest := self._soonest(key)) > self._monotonic():  # its series was written while this waited
+            if (soonest := self._soonest(key)) > self._monotonic():
                 heapq.heappush(self._due, (soonest, key))
                 continue
             await self._budget.take(Use.EVENT)
@@ -172,7 +172,7 @@ class Events:
             self.dropped += happening.count
             return
         self._waiting[key] = happening
-        heapq.heappush(self._due, (max(self._soonest(key), self._monotonic() + at_least), key))
+        heapq.heappush(self._due, (self._monotonic() + at_least, key))
         self._came.set()
 
     def _soonest(self, key: _Key) -> float:
@@ -187,12 +187,13 @@ class Events:
                 if await self._try(key, happening):
                     return
         except ApiUnavailable:
-            self._again(key, happening)
-            return
+            pass
         except ApiError as error:
             # Somebody's namespace is being deleted, or we may not write Events there: nothing that waiting mends.
             log.info("an Event is not taken", name=happening.regarding.name, reason=key.reason, error=error.message)
-        self.dropped += happening.count
+            self.dropped += happening.count
+            return
+        self._again(key, happening)
 
     async def _try(self, key: _Key, happening: _Happening) -> bool:
         """False: another replica was first, or it is gone, and what we know of the series has changed."""
