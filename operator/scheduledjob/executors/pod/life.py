@@ -87,14 +87,23 @@ class Life:
                 return await self._finish(seen)
             if self._gone:
                 return self._named(gone(self._pod))
-            if seen.phase is Phase.PENDING and seen.hopeless:
-                return await self._give_up(seen.words)
-            until = self._until(seen)
-            if not await self._news(until):
-                if seen.phase is Phase.PENDING:
-                    waited = f"not started within {length(self._patience or 0.0)}"
-                    return await self._give_up(f"{waited}: {seen.words}" if seen.words else waited)
+            if seen.phase is Phase.RUNNING:
+                self._note_begin()
+            hopeless = seen.hopeless and not self._began
+            if not hopeless and await self._news(self._running_until if self._began else self._pending_until):
+                continue
+            # What is known may be old: nothing is ended for it before the API server has said that it is so.
+            await insist(self._read)
+            now = look(self._pod, self._complete)
+            if self._gone or now.phase is Phase.ENDED:
+                continue
+            if self._began:
                 return await self._time_out()
+            if now.hopeless:
+                return await self._give_up(now.words)
+            if now.phase is Phase.PENDING and not hopeless:
+                waited = f"not started within {length(self._patience or 0.0)}"
+                return await self._give_up(f"{waited}: {now.words}" if now.words else waited)
 
     async def end(self) -> Result | None:
         """End it, if it has not ended, and wait until the API server says that it is gone: then None."""
@@ -106,18 +115,15 @@ class Life:
 
     # ---------------------------------------------------------------- waiting
 
-    def _until(self, seen: Seen) -> float | None:
-        """Monotonic seconds at which patience with this phase ends."""
-        if seen.phase is Phase.PENDING:
-            self._first_look = False
-            return self._pending_until
-        if not self._began:
-            self._began = True
-            ran = self._since(started_at(self._pod)) if self._first_look else 0.0
-            if self._timeout is not None:
-                slack = RUNNER_SLACK if by_runner(self._pod) else 0.0
-                self._running_until = time.monotonic() + self._timeout + slack - ran
-        return self._running_until
+    def _note_begin(self) -> None:
+        """The container runs. A watch that lags behind may still tell of the time before: that changes nothing."""
+        if self._began:
+            return
+        self._began = True
+        ran = self._since(started_at(self._pod)) if self._first_look else 0.0
+        if self._timeout is not None:
+            slack = RUNNER_SLACK if by_runner(self._pod) else 0.0
+            self._running_until = time.monotonic() + self._timeout + slack - ran
 
     def _since(self, stamp: str | None) -> float:
         """Seconds from a time stamp of the cluster until now."""
@@ -128,6 +134,7 @@ class Life:
 
     async def _news(self, until: float | None, again: float = LOOK_AGAIN) -> bool:
         """Wait until the Pod has changed or is gone; False: it had not by ``until``."""
+        self._first_look = False
         while not self._gone:
             now = time.monotonic()
             if until is not None and now >= until:
@@ -152,16 +159,19 @@ class Life:
 
     async def _ask(self) -> bool:
         """Whether the API server answered what has become of the Pod."""
-        metadata = self._pod["metadata"]
         try:
-            pod = await self._pods.read(metadata["namespace"], metadata["name"])
+            await self._read()
         except PodsAway:
             return False
+        return True
+
+    async def _read(self) -> None:
+        metadata = self._pod["metadata"]
+        pod = await self._pods.read(metadata["namespace"], metadata["name"])
         if pod is None or pod["metadata"]["uid"] != self._uid:
             self._gone = True
         else:
             self._pod = pod
-        return True
 
     # ---------------------------------------------------------------- the end
 

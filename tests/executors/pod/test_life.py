@@ -1,0 +1,161 @@
+"""What is known of a Pod may be old, because its watch lags behind or is broken: then nothing is ended for it.
+
+The order of what is told is the test's, which no real API server would let it choose; what is done is on real ones, in
+tests/cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from scheduledjob.engine.jobs import Result
+from scheduledjob.executors.pod.life import Life
+from scheduledjob.executors.pod.pods import PodsAway
+from tests.executors.pod.examples import SETTINGS as NO_IMAGE
+from tests.executors.pod.examples import SLOT, attempt, container
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+from scheduledjob.executors.pod.build import build_pod
+
+STAMP = "2026-12-01T10:00:00Z"
+
+
+def pod(status: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    found = build_pod(attempt(timeout=timeout), container(), NO_IMAGE)
+    found["metadata"] |= {"uid": "u", "creationTimestamp": STAMP}
+    return found | {"status": status}
+
+
+def state(**told: Any) -> list[dict[str, Any]]:
+    return [{"name": "job", "state": told}]
+
+
+PENDING = {"phase": "Pending"}
+RUNNING = {"phase": "Running", "containerStatuses": state(running={"startedAt": STAMP})}
+DONE = {"phase": "Succeeded", "containerStatuses": state(terminated={"exitCode": 0, "startedAt": STAMP})}
+NO_SECRET = {
+    "phase": "Pending",
+    "containerStatuses": state(waiting={"reason": "CreateContainerConfigError", "message": 'secret "db" not found'}),
+}
+
+
+class Watch:
+    """A watch that tells what the test gives it."""
+
+    def __init__(self) -> None:
+        self.latest: Mapping[str, Any] | None = None
+        self.gone: frozenset[str] = frozenset()
+        self.blind = False
+        self.asked = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    def tell(self, latest: Mapping[str, Any]) -> None:
+        self.latest = latest
+        self._changed.set()
+
+    async def change(self) -> None:
+        self.asked.set()
+        await self._changed.wait()
+        self._changed.clear()
+
+
+class Served:
+    """Pods whose truth is one Pod, which the test changes; what is asked of it is remembered."""
+
+    def __init__(self, truth: Mapping[str, Any] | None) -> None:
+        self.truth = truth
+        self.away = 0
+        self.done: list[str] = []
+
+    async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        if self.away:
+            self.away -= 1
+            raise PodsAway("away")
+        return self.truth
+
+    async def log(self, pod: Mapping[str, Any]) -> bytes:
+        return b""
+
+    async def expire(self, pod: Mapping[str, Any]) -> None:
+        self.done.append("expire")
+
+    async def delete(self, pod: Mapping[str, Any]) -> None:
+        self.done.append("delete")
+        self.truth = None
+
+    async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
+        raise NotImplementedError
+
+    @contextmanager
+    def watch(self, namespace: str, name: str) -> Iterator[Watch]:
+        yield Watch()
+
+
+def life(served: Served, watch: Watch, known: Mapping[str, Any], *, pending: float, adopted: bool) -> Life:
+    # Its clock stands an hour after the Pod was made.
+    now = SLOT + 3_600_000_000
+    return Life(served, known, watch, complete=frozenset(), pending=pending, adopted=adopted, now=lambda: now)
+
+
+async def test_a_watch_that_lags_behind_ends_nothing() -> None:
+    served, watch = Served(pod(RUNNING)), Watch()
+    task = asyncio.create_task(life(served, watch, pod(RUNNING), pending=300.0, adopted=True).run())
+    await watch.asked.wait()
+    watch.asked.clear()
+    watch.tell(pod(PENDING))  # from before the container began; its patience passed an hour ago
+    await watch.asked.wait()
+    watch.asked.clear()
+    watch.tell(pod(NO_SECRET))
+    await watch.asked.wait()
+    watch.tell(pod(DONE))
+    assert await task == Result(True, code=0, where=served_name())
+    assert served.done == []
+
+
+async def test_patience_ends_only_when_the_api_server_says_that_it_waits() -> None:
+    served, watch = Served(pod(RUNNING)), Watch()
+    task = asyncio.create_task(life(served, watch, pod(PENDING), pending=300.0, adopted=True).run())
+    await watch.asked.wait()  # it was asked for, and runs
+    watch.tell(pod(DONE))
+    assert (await task).ok
+    assert served.done == []
+
+
+async def test_what_is_hopeless_is_asked_for_once_more() -> None:
+    served, watch = Served(pod(RUNNING)), Watch()
+    task = asyncio.create_task(life(served, watch, pod(NO_SECRET), pending=300.0, adopted=False).run())
+    await watch.asked.wait()
+    watch.tell(pod(DONE))
+    assert (await task).ok
+    assert served.done == []
+
+
+async def test_a_pod_that_ended_while_the_api_server_was_away() -> None:
+    served, watch = Served(pod(DONE, timeout=60.0)), Watch()
+    served.away = 2
+    # Adopted an hour after its container began, with a minute to run: that is over, but it had ended.
+    result = await life(served, watch, pod(RUNNING, timeout=60.0), pending=300.0, adopted=True).run()
+    assert result.ok
+    assert served.done == []
+
+
+async def test_what_took_too_long_is_told_to_its_node() -> None:
+    served, watch = Served(pod(RUNNING, timeout=60.0)), Watch()
+    task = asyncio.create_task(life(served, watch, pod(RUNNING, timeout=60.0), pending=300.0, adopted=True).run())
+    await watch.asked.wait()
+    assert served.done == ["expire"]
+    ended = {**DONE, "phase": "Failed", "reason": "DeadlineExceeded"}
+    watch.tell(pod(ended, timeout=60.0))
+    assert (await task).reason == "timed out after 1m"
+    assert served.done == ["expire"]
+
+
+def served_name() -> str:
+    return str(pod(PENDING)["metadata"]["name"])
