@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster.e2e.operators import Sink, granted, install
+from tests.cluster.crd.install import install
+from tests.cluster.e2e.operators import Sink, granted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -33,16 +33,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = Path(sys.executable).with_name("scheduledjob")
 RULES = ROOT / "charts" / "scheduledjob-operator" / "files" / "rules.yaml"
-CRD = ROOT / "crds" / "scheduledjobs.scheduledjobs.dev.yaml"
 _LIBC = ctypes.CDLL(None)
 PATIENCE = 90.0
 """Seconds after which something that a test waits for will never come."""
-
-
-async def install(cluster: Cluster) -> None:
-    """The CRD, and nothing else."""
-    await cluster.apply(CRD)
-    await cluster.kubectl("wait", "--for=condition=Established", "crd/scheduledjobs.scheduledjobs.dev", "--timeout=30s")
 
 
 async def granted(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cluster.e2e.operators import OperatorProcess, granted, install, manifest, until
+from tests.cluster.crd.install import install
+from tests.cluster.e2e.operators import OperatorProcess, granted, manifest, until
 from tests.cluster.harness import BUSYBOX_IMAGE, SCHEDULED_JOBS
 
 if TYPE_CHECKING:
