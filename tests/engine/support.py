@@ -13,6 +13,7 @@ from scheduledjob.domain.definition import AtTrigger, Definition, Keep
 from scheduledjob.domain.instants import DAY, SECOND, Instant
 from scheduledjob.domain.plan import Plan, slots_of
 from scheduledjob.domain.schedule import first_state
+from scheduledjob.domain.state import State
 from scheduledjob.engine.jobs import Attempt, Executor, Result
 from scheduledjob.engine.kinds import Kind
 from scheduledjob.engine.observer import Observer
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from scheduledjob.domain.instants import Micros
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.state import Outcome, RunRecord
+    from scheduledjob.engine.store import Settlement
 
 PATIENCE = 30.0
 """Seconds after which a test that waits has failed."""
@@ -108,6 +110,8 @@ class Watcher(Observer):
     def __init__(self) -> None:
         self.told: list[tuple[str, Any]] = []
         self.records: list[RunRecord] = []
+        self.states: dict[str, State] = {}
+        """As they were last written."""
         self._news = asyncio.Event()
 
     def _tell(self, what: str, detail: Any) -> None:
@@ -120,6 +124,16 @@ class Watcher(Observer):
     def started(self, attempt: Attempt, due: Instant, late: Micros) -> None:
         assert late >= 0
         self._tell("started", attempt.attempt)
+
+    def adopted(self, attempt: Attempt) -> None:
+        self._tell("adopted", attempt.attempt)
+
+    def passed_over(self, slug: str, outcome: Outcome, count: int) -> None:
+        self._tell("passed over", (slug, outcome.value, count))
+
+    def settled(self, row: Row, settlement: Settlement) -> None:
+        self.states[row.slug] = State.decode(settlement.state)
+        self._news.set()
 
     def retrying(self, attempt: Attempt, reason: str, due: Instant) -> None:
         self._tell("retrying", (attempt.attempt, reason))
@@ -151,13 +165,19 @@ class Watcher(Observer):
 
 
 def replica_of(
-    store: Store, executor: Executor, *, kinds: Sequence[str] = ("job",), observer: Observer | None = None, **more: Any
+    store: Store,
+    executor: Executor,
+    *,
+    kinds: Sequence[str] = ("job",),
+    observer: Observer | None = None,
+    outlives: bool = False,
+    **more: Any,
 ) -> Replica:
     """A replica with patience for no one: it looks often."""
     settings = {name: more.pop(name) for name in Settings.__dataclass_fields__ if name in more}
     return Replica(
         store,
-        {kind: Kind(kind, executor) for kind in kinds},
+        {kind: Kind(kind, executor, outlives=outlives) for kind in kinds},
         Settings(**{"heartbeat": 0.2} | settings),
         observer=observer,
         **more,

@@ -237,6 +237,8 @@ class ScheduleMachine(RuleBasedStateMachine):
         run = data.draw(st.sampled_from(self.schedule.executing))
         before, failed, lost, attempt = self.before(), run.failed, run.lost, run.attempt
         record = self.schedule.ended(run, end, self.now, reason="because")
+        if not open_for_slots(self.schedule.state):
+            self.first = None  # planned beside a manual run: that has closed the schedule
         self.judge_slots(before)
         assert not any(run is one for one in self.schedule.executing)
         retried = any(run is one for one in self.schedule.state.runs)

@@ -1,0 +1,351 @@
+"""A replica and the rows of a cluster: acts, attempts that outlive it, schedules that follow others, how it is."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from scheduledjob.domain.acts import NONE, Acts
+from scheduledjob.domain.definition import Concurrency, Definition, EveryTrigger, FollowingTrigger
+from scheduledjob.domain.instants import DAY, SECOND
+from scheduledjob.domain.state import Outcome, State
+from scheduledjob.engine.jobs import CANCELLED, RELEASED, Attempt, Result
+from scheduledjob.engine.replica import Replica
+from scheduledjob.engine.stats import Stats
+from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+
+from .support import PATIENCE, Jobs, Watcher, at_once, for_ever, ok, put, replica_of, row_of, running, wish
+
+if TYPE_CHECKING:
+    from scheduledjob.domain.instants import Instant
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+def seen(slug: str, definition: Definition, created: Instant, acts: Acts = NONE, generation: int = 1) -> NewRow:
+    """An object of a cluster, as a watcher hands it over."""
+    row = wish(slug, definition, created, payload=b"the spec's")
+    due = created if row.wake_at is None else row.wake_at  # what follows has to look for the first time
+    return replace(row, origin=Origin.CLUSTER, generation=generation, acts=acts.encode(), wake_at=due)
+
+
+def far_away(**fields: Any) -> Definition:
+    """A definition that does nothing by itself for a day."""
+    return at_once(0, **{"triggers": (EveryTrigger(DAY),)} | fields)
+
+
+# ---------------------------------------------------------------- acts
+
+
+async def test_a_run_now_while_nobody_holds_the_row(store: MemoryStore) -> None:
+    now = await store.now()
+    jobs, watcher = Jobs(), Watcher()
+    async with running(replica_of(store, jobs, observer=watcher)):
+        await store.reconcile([seen("ns/a", far_away(), now)])
+        for _ in range(3):
+            await store.reconcile([seen("ns/a", far_away(), now, Acts(run="t", payload=b"mine"))])
+        attempt = await jobs.begun.get()
+        await watcher.until(lambda: "ns/a" in watcher.states and watcher.states["ns/a"].succeeded == 1)
+        await store.reconcile([seen("ns/a", far_away(suspend=True), now, Acts(run="t", payload=b"mine"), 2)])
+        await watcher.until(lambda: watcher.states["ns/a"].generation == 2)
+    assert (attempt.run_id, attempt.payload) == ("uid-of-ns/a-t", b"mine")
+    assert [(record.run_id, record.manual) for record in watcher.records] == [("uid-of-ns/a-t", True)]
+    assert State.decode((await row_of(store, "ns/a")).state).handled == ["run-now/t"]
+    assert jobs.begun.empty()
+
+
+async def test_a_manual_run_leaves_the_payload_of_its_schedule(store: MemoryStore) -> None:
+    async def changes(attempt: Attempt) -> Result:
+        return Result(True, payload=b"changed")
+
+    now = await store.now()
+    watcher = Watcher()
+    await store.reconcile([seen("ns/a", far_away(), now)])
+    async with running(replica_of(store, Jobs(changes), observer=watcher)):
+        await store.reconcile([seen("ns/a", far_away(), now, Acts(run="t", payload=b"mine"))])
+        await watcher.until_recorded()
+    assert (await row_of(store, "ns/a")).payload == b"the spec's"
+
+
+async def test_a_cancel_reaches_the_run_that_is_under_way(store: MemoryStore) -> None:
+    now = await store.now()
+    definition = at_once(now - SECOND // 2)
+    jobs, watcher = Jobs(for_ever), Watcher()
+    async with running(replica_of(store, jobs, observer=watcher)):
+        await store.reconcile([seen("ns/a", definition, now - SECOND)])
+        attempt = await jobs.begun.get()
+        await store.reconcile([seen("ns/a", definition, now - SECOND, Acts(cancel=attempt.run_id))])
+        assert (await jobs.cancelled.get()).ending == CANCELLED
+        await watcher.until_recorded()
+    (record,) = watcher.records
+    assert (record.outcome, record.reason) == (Outcome.CANCELLED, "cancelled by hand")
+
+
+async def test_acts_that_are_not_understood_are_left_alone(store: MemoryStore) -> None:
+    now = await store.now()
+    row = replace(seen("ns/a", at_once(now - SECOND // 2), now - SECOND), acts='{"run":["from a later version"]}')
+    row.state = replace_revision(row.state)
+    watcher = Watcher()
+    with capture_logs() as logs:
+        async with running(replica_of(store, Jobs(), observer=watcher)):
+            await store.reconcile([row])
+            await watcher.until_recorded()
+    assert any("not understood" in entry["event"] for entry in logs)
+
+
+def replace_revision(state: bytes) -> bytes:
+    decoded = State.decode(state)
+    decoded.revision = 0
+    return decoded.encode()
+
+
+async def test_slots_that_were_passed_over_are_told_once_they_are_stored(store: MemoryStore) -> None:
+    now = await store.now()
+    definition = far_away(triggers=(EveryTrigger(SECOND),))
+    watcher = Watcher()
+    async with running(replica_of(store, Jobs(), observer=watcher)):
+        await store.reconcile([seen("ns/a", definition, now - 10 * SECOND)])
+        await watcher.until_told("passed over")
+    (told,) = [detail for what, detail in watcher.told if what == "passed over"]
+    assert told[:2] == ("ns/a", "Missed")
+    assert told[2] in {9, 10}  # by where in its second the test began
+
+
+# ---------------------------------------------------------------- attempts that outlive
+
+
+class Pods(Jobs):
+    """An executor of Pods, each of which lives until the test ends it; the ends of those cancelled are confirmed by
+    ``gone``."""
+
+    def __init__(self) -> None:
+        super().__init__(self.watch)
+        self.done = asyncio.Event()
+        self.gone = asyncio.Event()
+
+    async def watch(self, attempt: Attempt) -> Result:
+        if attempt.ending == CANCELLED:
+            await self.gone.wait()
+            return Result(False, "deleted", where="the-pod")
+        try:
+            await self.done.wait()
+        except asyncio.CancelledError:
+            if attempt.ending == CANCELLED:
+                await self.gone.wait()
+            raise
+        return Result(True, where="the-pod")
+
+
+async def test_a_stop_lets_go_at_once_and_another_replica_goes_on(store: MemoryStore) -> None:
+    pods, others, watcher = Pods(), Pods(), Watcher()
+    others.done.set()
+    await put(store, "ns/a", *[f"ns/more-{n}" for n in range(5)])
+    async with running(replica_of(store, pods, outlives=True, grace=PATIENCE)):
+        first = [await pods.begun.get() for _ in range(6)]
+    assert {attempt.ending for attempt in first} == {RELEASED}
+    (run,) = State.decode((await row_of(store, "ns/a")).state).runs
+    assert (run.attempt, run.lost, run.outlives, run.handed_on) == (1, 0, True, True)
+    async with running(replica_of(store, others, outlives=True, observer=watcher)):
+        await watcher.until_recorded(6)
+    assert {(record.attempt, record.replica) for record in watcher.records} == {(1, "the-pod")}
+    assert {what for what, _ in watcher.told} >= {"adopted"}
+    assert "started" not in {what for what, _ in watcher.told}
+
+
+async def test_what_a_fenced_replica_ran_is_let_go(store: MemoryStore) -> None:
+    pods = Pods()
+    await put(store, "ns/a")
+    async with running(replica_of(store, pods, outlives=True)):
+        attempt = await pods.begun.get()
+        await store.delete(["ns/a"])
+        await pods.cancelled.get()
+    assert attempt.ending == RELEASED
+
+
+async def test_a_cancelled_run_stays_active_until_its_end_is_confirmed(store: MemoryStore) -> None:
+    now = await store.now()
+    definition = at_once(now - SECOND // 2, concurrency=Concurrency.REPLACE)
+    pods, watcher = Pods(), Watcher()
+    async with running(replica_of(store, pods, outlives=True, observer=watcher)):
+        await store.reconcile([seen("ns/a", definition, now - SECOND)])
+        attempt = await pods.begun.get()
+        await store.reconcile([seen("ns/a", definition, now - SECOND, Acts(run="t"))])
+        await watcher.until(lambda: bool(watcher.states and watcher.states["ns/a"].waiting))
+        (run,) = watcher.states["ns/a"].runs
+        assert (attempt.ending, run.cancelling) == (CANCELLED, "replaced by the manual run t")
+        assert pods.begun.empty()
+        pods.gone.set()
+        assert (await pods.begun.get()).run_id == "uid-of-ns/a-t"
+        pods.done.set()
+        await watcher.until_recorded(2)
+    assert [record.outcome for record in watcher.records] == [Outcome.CANCELLED, Outcome.SUCCEEDED]
+
+
+async def test_a_cancellation_under_way_is_taken_on_by_the_next_replica(store: MemoryStore) -> None:
+    now = await store.now()
+    definition = at_once(now - SECOND // 2)
+    pods, others, watcher, later = Pods(), Pods(), Watcher(), Watcher()
+    async with running(replica_of(store, pods, outlives=True, observer=watcher, grace=PATIENCE)):
+        await store.reconcile([seen("ns/a", definition, now - SECOND)])
+        attempt = await pods.begun.get()
+        await store.reconcile([seen("ns/a", definition, now - SECOND, Acts(cancel=attempt.run_id))])
+        await watcher.until(lambda: bool(watcher.states and watcher.states["ns/a"].runs[0].cancelling))
+    assert attempt.ending == RELEASED
+    others.gone.set()
+    async with running(replica_of(store, others, outlives=True, observer=later)):
+        await later.until_recorded()
+    again = await others.begun.get()
+    assert (again.attempt, again.adopted, again.ending) == (1, True, CANCELLED)
+    (record,) = later.records
+    assert (record.outcome, record.reason, record.replica) == (Outcome.CANCELLED, "cancelled by hand", "the-pod")
+
+
+async def test_an_executor_that_gives_up_goes_on_with_the_same_attempt(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduledjob.engine.runner.LOST_PAUSE", 0.01)
+    calls: list[Attempt] = []
+
+    async def gives_up_twice(attempt: Attempt) -> Result:
+        calls.append(attempt)
+        return Result(len(calls) == 8, "the API server is away", lost=len(calls) < 8)
+
+    watcher = Watcher()
+    await put(store, "ns/a")
+    async with running(replica_of(store, Jobs(gives_up_twice), outlives=True, observer=watcher)):
+        await watcher.until_recorded()
+    assert {attempt.attempt for attempt in calls} == {1}
+    assert watcher.records[0].outcome is Outcome.SUCCEEDED
+
+
+async def test_what_a_payload_refers_to_is_left_to_an_executor_of_attempts_that_outlive(store: MemoryStore) -> None:
+    jobs = Jobs()
+    await put(store, "ns/a", payload_from={"secret": ["token", "k"]})
+    async with running(replica_of(store, jobs, outlives=True)):
+        attempt = await jobs.begun.get()
+    assert attempt.payload is None
+    assert attempt.pending == 300.0
+
+
+# ---------------------------------------------------------------- following
+
+
+def followers_of(store: MemoryStore, follows: dict[str, str]) -> dict[str, Any]:
+    return {"followers": lambda slug: [one for one, other in follows.items() if other == slug]}
+
+
+async def test_a_chain_runs_link_by_link(store: MemoryStore) -> None:
+    now = await store.now()
+    follows = {"ns/b": "ns/a", "ns/c": "ns/b"}
+    jobs, watcher = Jobs(), Watcher()
+    async with running(replica_of(store, jobs, observer=watcher, heartbeat=60.0, **followers_of(store, follows))):
+        for slug, upstream in follows.items():
+            trigger = FollowingTrigger(upstream.partition("/")[2])
+            await store.reconcile([seen(slug, far_away(triggers=(trigger,)), now)])
+        await store.reconcile([seen("ns/a", at_once(now), now - 1)])
+        await watcher.until_recorded(3)
+    assert [record.slug for record in watcher.records] == ["ns/a", "ns/b", "ns/c"]
+    a, b, c = watcher.records
+    assert (b.slot - a.finished, c.slot - b.finished) == (0, 0)
+
+
+async def test_a_follower_finds_what_ended_while_nobody_nudged_it(store: MemoryStore) -> None:
+    now = await store.now()
+    watcher, later = Watcher(), Watcher()
+    async with running(replica_of(store, Jobs(), observer=watcher)):
+        await store.reconcile([seen("ns/a", at_once(now), now - 1)])
+        await watcher.until_recorded()
+    await store.reconcile([seen("ns/b", far_away(triggers=(FollowingTrigger("a"),)), now - 1)])
+    await store.nudge(["ns/b"])
+    async with running(replica_of(store, Jobs(), observer=later)):
+        await later.until_recorded()
+    assert [record.slug for record in later.records] == ["ns/b"]
+
+
+class Away(MemoryStore):
+    """A store that can't be reached while the test says so."""
+
+    away = False
+
+    def __init__(self, database: MemoryDatabase | None = None) -> None:
+        super().__init__(database)
+        self.looks: asyncio.Queue[None] = asyncio.Queue()
+
+    async def history(self, *arguments: Any, **options: Any) -> Any:
+        self.looks.put_nowait(None)
+        self.check()
+        return await super().history(*arguments, **options)
+
+    async def nudge(self, slugs: Any) -> None:
+        self.check()
+        await super().nudge(slugs)
+
+    async def now(self) -> Instant:
+        self.check()
+        return await super().now()
+
+    def check(self) -> None:
+        if self.away:
+            raise StoreUnavailable("it is away")
+
+
+async def test_a_follower_looks_again_where_the_store_could_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduledjob.domain.follow.LOOK_AGAIN", SECOND // 20)
+    database = MemoryDatabase()
+    store = Away(database)
+    now = await store.now()
+    watcher = Watcher()
+    async with running(replica_of(store, Jobs(), observer=watcher, **followers_of(store, {"ns/b": "ns/a"}))):
+        store.away = True
+        near = MemoryStore(database)
+        await near.reconcile([seen("ns/b", far_away(triggers=(FollowingTrigger("a"),)), now - 1)])
+        await near.reconcile([seen("ns/a", at_once(now), now - 1)])
+        await watcher.until_recorded()
+        for _ in range(3):
+            await store.looks.get()
+        store.away = False
+        await watcher.until_recorded(2)
+    assert [record.slug for record in watcher.records] == ["ns/a", "ns/b"]
+
+
+# ---------------------------------------------------------------- how it is
+
+
+async def test_what_a_replica_has_in_its_hands(store: MemoryStore) -> None:
+    now = await store.now()
+    jobs = Jobs(for_ever)
+    await put(store, "ns/a", "ns/b")
+    await store.put([wish("ns/soon", at_once(now + 30 * SECOND), now)], replace=False)
+    async with running(replica_of(store, jobs, ahead=60.0, grace=0.0)) as replica:
+        for _ in range(2):
+            await jobs.begun.get()
+        assert replica.stats() == Stats(held=3, ahead=1, executing=2)
+        assert replica.alive
+
+
+async def test_a_replica_outlasts_a_store_that_is_away_at_its_start_and_says_so() -> None:
+    store = Away()
+    await put(store, "ns/a")
+    store.away = True
+    watcher = Watcher()
+    replica = replica_of(store, Jobs(ok), observer=watcher)
+    assert replica.stats() == Stats()
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(replica.run())
+        assert not await replica.store_answers(0.5)
+        assert replica.store_heard == float("inf")
+        assert replica.alive
+        store.away = False
+        assert await replica.store_answers(0.5)
+        await watcher.until_recorded()
+        assert replica.store_heard < PATIENCE
+        replica.stop()
+    assert isinstance(replica, Replica)
