@@ -211,7 +211,6 @@ async def test_a_crd_that_comes_goes_and_comes_again(own_cluster: ControlPlane) 
         await seen.until(lambda state: "is not installed" in state.error)
         for name in ("first", "second"):
             await own_cluster.apply(CRDS)
-            await own_cluster.kubectl("wait", "--for=condition=Established", CRD, "--timeout=30s")
             await seen.connected()
             await _made_when_it_can_be(api, path, a_job(name))
             await seen.next(name)

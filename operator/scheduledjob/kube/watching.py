@@ -158,7 +158,8 @@ class Watcher:
         async with Api(self._access, connections=1, on_request=self._on_request) as api:
             allowed = await self._allowed(api)
             connections.expected = {scheduled_jobs(namespace) for namespace in allowed}
-            async with self._session(connections) as session:
+            connector = _Connector(limit=0, ssl=self._access.tls or False)
+            async with self._session(connector, connections) as session:
                 kopf_task = asyncio.create_task(self._kopf(allowed, session, over))
                 connections.end = kopf_task.cancel
                 try:
@@ -166,7 +167,7 @@ class Watcher:
                 finally:
                     kopf_task.cancel()
                     await asyncio.wait([kopf_task], timeout=ENDING_SECONDS)
-                    connections.hang_up()
+                    connector.hang_up()
                     await asyncio.sleep(0)  # the transports close in the next round of the loop
                 if not self._stopping.is_set():
                     await kopf_task
@@ -235,14 +236,32 @@ class Watcher:
         """kopf's handler: returns None, so that kopf has nothing to store in the object."""
         await self._handover.give(event["object"], deleted=event["type"] == "DELETED")
 
-    def _session(self, connections: _Connections) -> aiohttp.ClientSession:
+    def _session(self, connector: _Connector, connections: _Connections) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._access.tls or False),
+            connector=connector,
             headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=self._access.proxy,
             middlewares=[connections.through(self._access)],
         )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Knows its connections, those too that are being closed: a dead one would wait half a minute for its end."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._transports: WeakSet[asyncio.Transport] = WeakSet()
+
+    async def connect(self, *arguments: Any, **more: Any) -> Any:
+        connection = await super().connect(*arguments, **more)
+        if connection.transport is not None:
+            self._transports.add(connection.transport)
+        return connection
+
+    def hang_up(self) -> None:
+        for transport in list(self._transports):
+            transport.abort()
 
 
 class _Connections:
@@ -260,18 +279,12 @@ class _Connections:
         self._state = state
         self._on_request = on_request
         self._asked: dict[str, float] = {}
-        self._transports: WeakSet[asyncio.Transport] = WeakSet()
         self._watched: set[str] = set()
         self._begun = time.monotonic()
 
     def asked_at(self) -> float:
         """When (monotonic) the watch was asked for that was not asked for the longest."""
         return min(self._asked.get(path, self._begun) for path in self.expected)
-
-    def hang_up(self) -> None:
-        """Close the connections of watches at once: one that is dead would wait half a minute for its end to agree."""
-        for transport in list(self._transports):
-            transport.abort()
 
     def through(self, access: Access) -> Callable[..., Any]:
         """The middleware of the session."""
@@ -294,8 +307,6 @@ class _Connections:
                 raise
             else:
                 self._note(path, watch, "" if status < 400 else f"the API server answers HTTP {status}")
-                if watch and answer.connection is not None and answer.connection.transport is not None:
-                    self._transports.add(answer.connection.transport)
                 if watch and status >= 400 and status != 429:
                     self.refusal = f"the API server refuses the watch with HTTP {status}"
                     self.end()
