@@ -208,8 +208,9 @@ def _unheard(lives: list[Life], records: dict[str, RunRecord], wish: Wish, histo
         wrong += [f"unheard: {wish.slug} {act}" for act in missing]
     if wish.edited:
         return wrong  # an edit may take back what told it to end
-    told = {event.run_id: event.attempt for event in history.events if event.kind == "told" and event.uid == wish.uid}
+    told = {event.run_id: event for event in history.events if event.kind == "told" and event.uid == wish.uid}
     for life in lives:
-        if life.start.attempt > told.get(life.start.run_id, 1 << 62):
+        cancel = told.get(life.start.run_id)
+        if cancel is not None and life.start.attempt > cancel.attempt and life.start.at > cancel.at:
             wrong.append(f"uncancelled: {life.start.run_id} was told to end and started again")
     return wrong
