@@ -25,6 +25,7 @@ from scheduledjob.domain.definition import (
 from scheduledjob.domain.durations import format_duration
 from scheduledjob.domain.instants import SECOND, rfc3339
 from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State, run_id
+from scheduledjob.executors.pod.names import pod_name
 from scheduledjob.manifests.status import OUTPUT_LIMIT, RECENT_RUNS, Status
 
 from .wishes import problem_of
@@ -82,8 +83,8 @@ def build_status(
         "lastFailureTime": _time(state.last_failure),
         "lastOutcome": records[0].outcome.value if records else None,
         "activeCount": len(active),
-        "active": [_active(row.uid, run) for run in active],
-        "recentRuns": _recent(row.uid, records[:RECENT_RUNS]),
+        "active": [_active(row, run, now) for run in active],
+        "recentRuns": _recent(row.uid, _kept(records, now)[:RECENT_RUNS]),
         "counters": {
             "started": state.started,
             "succeeded": state.succeeded,
@@ -245,13 +246,30 @@ def _in_words(trigger: Trigger) -> str:
 # ---------------------------------------------------------------- runs
 
 
-def _active(uid: str, run: Run) -> dict[str, Any]:
-    shown: dict[str, Any] = {"runID": run_id(uid, run), "slot": rfc3339(run.slot), "attempt": run.attempt}
+def _active(row: Row, run: Run, now: Instant) -> dict[str, Any]:
+    name = run_id(row.uid, run)
+    shown: dict[str, Any] = {"runID": name, "slot": rfc3339(run.slot), "attempt": run.attempt}
     if run.begun:
         shown["started"] = rfc3339(run.begun)
+    if run.due > now:
+        shown["due"] = rfc3339(run.due)
+    elif run.outlives:
+        shown["pod"] = pod_name(row.slug.rpartition("/")[2], name, run.attempt)
     if run.token:
         shown["token"] = run.token
     return shown
+
+
+def _kept(records: Sequence[RunRecord], now: Instant) -> list[RunRecord]:
+    """Those that history keeps: the store drops the others in its own time, and status is not to tell of that."""
+    newer = {True: 0, False: 0}
+    kept = []
+    for record in records:
+        succeeded = record.outcome is Outcome.SUCCEEDED
+        if newer[succeeded] < record.keep and record.expires > now:
+            kept.append(record)
+        newer[succeeded] += 1
+    return kept
 
 
 def _recent(uid: str, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
