@@ -183,13 +183,13 @@ class OperatorProcess:
                 total += float(value)
         return total
 
-    async def said(self, event: str, *, since: int | None = None) -> dict[str, Any]:
-        """Wait for a line of the log of its present life."""
+    async def said(self, event: str, *, since: int | None = None, **fields: str) -> dict[str, Any]:
+        """Wait for a line of the log of its present life, with these fields."""
         start = self._born if since is None else since
         async with self._patience(f"to say {event!r}"), self._news:
             while True:
                 for line in self.lines[start:]:
-                    if event in str(line.get("event")):
+                    if event in str(line.get("event")) and fields.items() <= line.items():
                         return line
                 self._assert_alive()
                 await self._news.wait()
