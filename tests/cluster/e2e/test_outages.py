@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.cluster.e2e.operators import (
-    PATIENCE,
-    OperatorProcess,
-    Sink,
-    condition,
-    curl,
-    granted,
-    install,
-    manifest,
-    until,
-)
+from tests.cluster.crd.install import install
+from tests.cluster.e2e.operators import PATIENCE, OperatorProcess, Sink, condition, curl, granted, manifest, until
 from tests.cluster.e2e.records import Records, anchored, bounded, create, seconds_from_now, slots
 from tests.cluster.harness import SCHEDULED_JOBS
 from tests.cluster.line import Line
