@@ -35,6 +35,7 @@ HOW_TO_GET = {
         "folder with etcd, kube-apiserver, kube-controller-manager and kubectl, or TEST_KUBECONFIG to a kubeconfig"
     ),
     "a cluster that may be broken": "unset TEST_KUBECONFIG, so that the harness starts one",
+    "a wrong clock": "apt-get install libfaketime",
     "a Kubernetes node": (
         "run as root on Debian with Go 1.26 and without TEST_KUBECONFIG, and "
         "apt-get install containerd runc containernetworking-plugins busybox-static iptables iproute2"
