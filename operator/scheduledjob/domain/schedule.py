@@ -195,7 +195,7 @@ class Schedule(Runs):
         """When ``step`` will next have something to do, if no attempt ends before; None: never."""
         state = self.state
         wake = self._overdue_at()
-        if self.open:
+        if (state.next is not None or self.look_at is not None or state.upcoming) and self.open:
             if state.next is not None and (wake is None or state.next.due < wake):
                 wake = state.next.due
             if self.look_at is not None and not self.looking and (wake is None or self.look_at < wake):

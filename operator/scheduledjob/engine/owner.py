@@ -166,7 +166,7 @@ class Owner:
                     self._runner.start(hold, run, now)
             if moves.became_overdue:
                 self._runner.tell_overdue(hold, now)
-            if schedule.looks(now):
+            if schedule.look_at is not None and schedule.looks(now):
                 self.following.look(hold)
         else:
             schedule.leave(now)
@@ -245,7 +245,12 @@ class Owner:
             return
         hold.settling = False
         if done:
-            self._tell_settled(hold, settlement)
+            if settlement.records:
+                self._observer.recorded(settlement.records)
+                self.following.ended(hold.row.slug)
+            if hold.counting != hold.counted:
+                self._tell_passed_over(hold)
+            self._observer.settled(hold.row, settlement)
         if hold.gone:
             if not hold.tries:
                 self._forget(hold, None)
@@ -261,17 +266,12 @@ class Owner:
             self._observer.released(hold.row.slug, settlement.wake_at)
             self._forget(hold, settlement.wake_at)
 
-    def _tell_settled(self, hold: Hold, settlement: Settlement) -> None:
-        if settlement.records:
-            self._observer.recorded(settlement.records)
-            self.following.ended(hold.row.slug)
-        if hold.counting != hold.counted:
-            outcomes = (Outcome.SKIPPED_OVERLAP, Outcome.MISSED, Outcome.EXCLUDED)
-            for outcome, before, after in zip(outcomes, hold.counted, hold.counting, strict=True):
-                if after > before:
-                    self._observer.passed_over(hold.row.slug, outcome, after - before)
-            hold.counted = hold.counting
-        self._observer.settled(hold.row, settlement)
+    def _tell_passed_over(self, hold: Hold) -> None:
+        outcomes = (Outcome.SKIPPED_OVERLAP, Outcome.MISSED, Outcome.EXCLUDED)
+        for outcome, before, after in zip(outcomes, hold.counted, hold.counting, strict=True):
+            if after > before:
+                self._observer.passed_over(hold.row.slug, outcome, after - before)
+        hold.counted = hold.counting
 
     def _forget(self, hold: Hold, wake: Instant | None) -> None:
         if self._holds.get(hold.row.key) is hold:
