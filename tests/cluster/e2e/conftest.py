@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cluster.crd.install import install
-from tests.cluster.e2e.operators import Sink, granted
+from tests.cluster.e2e.operators import OperatorProcess, Sink, granted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,3 +41,11 @@ async def kubeconfig(sjobs: Cluster, namespace: str) -> Path:
 async def sink() -> AsyncIterator[Sink]:
     async with Sink() as server:
         yield server
+
+
+@pytest.fixture
+async def operator(kubeconfig: Path, namespace: str) -> AsyncIterator[OperatorProcess]:
+    """One that works in this test's namespace, with its store in memory."""
+    flags = [f"--namespaces={namespace}", "--inline-http-allow=127.0.0.1", "--sweep-interval=5s"]
+    async with OperatorProcess(kubeconfig, namespace, *flags) as operator:
+        yield operator
