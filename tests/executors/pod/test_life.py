@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.engine.jobs import Result
 from scheduledjob.executors.pod.life import Life
@@ -17,9 +17,11 @@ from tests.executors.pod.examples import SETTINGS as NO_IMAGE
 from tests.executors.pod.examples import SLOT, attempt, container
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Awaitable, Iterator, Mapping
 
 from scheduledjob.executors.pod.build import build_pod
+
+T = TypeVar("T")
 
 STAMP = "2026-12-01T10:00:00Z"
 
@@ -107,33 +109,33 @@ def life(served: Served, watch: Watch, known: Mapping[str, Any], *, pending: flo
 async def test_a_watch_that_lags_behind_ends_nothing() -> None:
     served, watch = Served(pod(RUNNING)), Watch()
     task = asyncio.create_task(life(served, watch, pod(RUNNING), pending=300.0, adopted=True).run())
-    await watch.asked.wait()
+    await soon(watch.asked.wait())
     watch.asked.clear()
     watch.tell(pod(PENDING))  # from before the container began; its patience passed an hour ago
-    await watch.asked.wait()
+    await soon(watch.asked.wait())
     watch.asked.clear()
     watch.tell(pod(NO_SECRET))
-    await watch.asked.wait()
+    await soon(watch.asked.wait())
     watch.tell(pod(DONE))
-    assert await task == Result(True, code=0, where=served_name())
+    assert await soon(task) == Result(True, code=0, where=served_name())
     assert served.done == []
 
 
 async def test_patience_ends_only_when_the_api_server_says_that_it_waits() -> None:
     served, watch = Served(pod(RUNNING)), Watch()
     task = asyncio.create_task(life(served, watch, pod(PENDING), pending=300.0, adopted=True).run())
-    await watch.asked.wait()  # it was asked for, and runs
+    await soon(watch.asked.wait())  # it was asked for, and runs
     watch.tell(pod(DONE))
-    assert (await task).ok
+    assert (await soon(task)).ok
     assert served.done == []
 
 
 async def test_what_is_hopeless_is_asked_for_once_more() -> None:
     served, watch = Served(pod(RUNNING)), Watch()
     task = asyncio.create_task(life(served, watch, pod(NO_SECRET), pending=300.0, adopted=False).run())
-    await watch.asked.wait()
+    await soon(watch.asked.wait())
     watch.tell(pod(DONE))
-    assert (await task).ok
+    assert (await soon(task)).ok
     assert served.done == []
 
 
@@ -149,12 +151,17 @@ async def test_a_pod_that_ended_while_the_api_server_was_away() -> None:
 async def test_what_took_too_long_is_told_to_its_node() -> None:
     served, watch = Served(pod(RUNNING, timeout=60.0)), Watch()
     task = asyncio.create_task(life(served, watch, pod(RUNNING, timeout=60.0), pending=300.0, adopted=True).run())
-    await watch.asked.wait()
+    await soon(watch.asked.wait())
     assert served.done == ["expire"]
     ended = {**DONE, "phase": "Failed", "reason": "DeadlineExceeded"}
     watch.tell(pod(ended, timeout=60.0))
-    assert (await task).reason == "timed out after 1m"
+    assert (await soon(task)).reason == "timed out after 1m"
     assert served.done == ["expire"]
+
+
+async def soon(awaited: Awaitable[T]) -> T:
+    """Instead of a test that never ends."""
+    return await asyncio.wait_for(awaited, 30.0)
 
 
 def served_name() -> str:
