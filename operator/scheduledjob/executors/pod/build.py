@@ -198,7 +198,7 @@ class Blueprint:
                 self._own.append(_variable(f"{REFERENCE}{len(self._references)}", value))
                 self._references.append((kind, *reference))
         image = spec.image or settings.image
-        if image is None:
+        if not image:
             raise ValueError(
                 "the operator was not told its own image (--pod-image), in which this job would run as a Pod: "
                 "give the job one, execution.pod.image"
