@@ -44,6 +44,19 @@ def test_each_run_is_a_line_of_json_until_a_signal(number: signal.Signals, tmp_p
         assert len([line for line in running.errors if "this is" not in line]) == 1, "that it ends"
 
 
+def test_a_job_runs_when_the_one_that_it_follows_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        job("last", "following: {name: middle}") + job("middle", "following: {name: first}")
+    )
+    (tmp_path / "b.yaml").write_text(job("first", "after: 0s"))
+    with Running("run", "-f", tmp_path) as running:
+        last = running.wait_for_run(lambda run: run["name"] == "last")
+        middle = running.wait_for_run(lambda run: run["name"] == "middle")
+        assert running.end() == 0
+    (first,) = (run for run in running.runs if run["name"] == "first")
+    assert [middle["slot"], last["slot"]] == [first["finished"], middle["finished"]]
+
+
 def test_what_print_jobs_print_stays_out_of_the_json(tmp_path: Path) -> None:
     text = 'params: {text: "{\\"name\\": \\"forged\\"}"}'
     (tmp_path / "a.yaml").write_text(job("print", what=f"custom: {{kind: print, {text}}}"))

@@ -141,6 +141,7 @@ class _Running:
             observer=report.observer,
             references=schedules.references,
             hook=hook,
+            followers=schedules.followers,
         )
         return schedules, watcher
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from scheduledjob.cli.errors import in_one_line
 from scheduledjob.cli.kinds import definition_of, kind_of
+from scheduledjob.domain.definition import FollowingTrigger
 from scheduledjob.domain.plan import Plan, slots_of
 from scheduledjob.domain.schedule import first_state
 from scheduledjob.engine.store import NewRow, Origin, Put, Row, Store
@@ -73,6 +74,8 @@ class Schedules:
         self._said: set[str] = set()
         self._applied: dict[str, _Wish] = {}
         """By slug: what this process has put into the store."""
+        self._followers: dict[str, list[str]] = {}
+        """By slug: the slugs of what follows it."""
         self._secrets: dict[tuple[str, str], Secret] = {}
         self._config_maps: dict[tuple[str, str], ConfigMap] = {}
         self.references = ManifestReferences({}, {})
@@ -84,12 +87,17 @@ class Schedules:
     def count(self) -> int:
         return len(self._applied)
 
+    def followers(self, slug: str) -> Sequence[str]:
+        """The slugs of the jobs that follow this one."""
+        return self._followers.get(slug, ())
+
     async def begin(self, *, prune: bool) -> None:
         """Read the files and put what they say; with ``prune`` first end what earlier files said and none says now."""
         loaded, wishes, rejected = await self._read()
         if prune:
             await self._prune(wishes.keys() | rejected, loaded.problems)
         await self._put(wishes, None)
+        self._find_followers()
 
     async def update(self, replica: Replica) -> None:
         """Read the files again and carry out what has changed.
@@ -112,6 +120,15 @@ class Schedules:
         self._applied |= {slug: wish for slug, wish in wishes.items() if slug not in changed}
         await self._end(gone, replica)
         await self._put(changed, replica)
+        self._find_followers()
+
+    def _find_followers(self) -> None:
+        self._followers = {}
+        for slug, wish in self._applied.items():
+            namespace, _, _ = slug.partition("/")
+            for trigger in wish.plan.definition.triggers:
+                if isinstance(trigger, FollowingTrigger):
+                    self._followers.setdefault(f"{namespace}/{trigger.name}", []).append(slug)
 
     # ---------------------------------------------------------------- reading
 
