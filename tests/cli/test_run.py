@@ -50,10 +50,10 @@ def test_a_job_runs_when_the_one_that_it_follows_has_ended(tmp_path: Path) -> No
     )
     (tmp_path / "b.yaml").write_text(job("first", "after: 0s"))
     with Running("run", "-f", tmp_path) as running:
-        last = running.wait_for_run(lambda run: run["name"] == "last")
-        middle = running.wait_for_run(lambda run: run["name"] == "middle")
+        running.wait_for_run(lambda run: run["name"] == "last")
         assert running.end() == 0
-    (first,) = (run for run in running.runs if run["name"] == "first")
+    first, middle, last = running.runs
+    assert [run["name"] for run in running.runs] == ["first", "middle", "last"]
     assert [middle["slot"], last["slot"]] == [first["finished"], middle["finished"]]
 
 
