@@ -178,10 +178,10 @@ async def test_a_list_that_expires_half_way_is_begun_anew_and_counts_for_nothing
         assert not schedules.buried
 
 
-async def test_it_sweeps_by_itself_where_it_has_the_lock(cluster: Cluster, namespace: str) -> None:
+async def test_it_sweeps_when_it_begins_and_then_where_it_has_the_lock(cluster: Cluster, namespace: str) -> None:
     await install(cluster)
-    gone = Known(f"{namespace}/gone", "uid-1")
-    schedules = Schedules(gone)
+    first, second = Known(f"{namespace}/first", "uid-1"), Known(f"{namespace}/second", "uid-2")
+    schedules = Schedules(first)
     asked = asyncio.Semaphore(0)
     failures = [StoreUnavailable("away")]
 
@@ -195,14 +195,19 @@ async def test_it_sweeps_by_itself_where_it_has_the_lock(cluster: Cluster, names
     schedules.locked = False
     async with Api.from_config(str(cluster.kubeconfig)) as api, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         running = group.create_task(schedules.sweeper(api, namespace, every=0.01).run())
-        for _ in range(4):
-            await asked.acquire()
-        assert schedules.pages == []
-        schedules.locked = True
         while not schedules.buried:
             await asked.acquire()
+        for _ in range(2):  # what was under way when the first went is over
+            await asked.acquire()
+        schedules.known = [second]
+        for _ in range(4):
+            await asked.acquire()
+        assert schedules.buried == [tuple(first)]
+        schedules.locked = True
+        while len(schedules.buried) == 1:
+            await asked.acquire()
         running.cancel()
-    assert schedules.buried == [tuple(gone)]
+    assert schedules.buried == [tuple(first), tuple(second)]
 
 
 async def test_rows_of_a_store_are_those_that_came_from_objects() -> None:

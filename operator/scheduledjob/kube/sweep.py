@@ -8,7 +8,8 @@ To end somebody's schedule by mistake is worse than to end it late. So the rows 
 counts for a namespace only when it was complete, and a uid goes only when two complete lists in a row lack it. An
 error, a 404 of the CRD, a list that expired half-way and a namespace that was not listed say nothing about anybody.
 
-One replica at a time sweeps (``lock``); each counts for itself, and a new one begins at nothing.
+One replica at a time sweeps (``lock``); each counts for itself, and a new one begins at nothing. But each sweeps once
+when it begins.
 """
 
 from __future__ import annotations
@@ -127,15 +128,21 @@ class Sweeper:
         """What the last sweep of this replica saw."""
 
     async def run(self) -> None:
-        """Sweep soon, and then every so often; errors of the API server and of the store are waited out."""
-        wait = min(CONFIRM, self._every)
+        """Sweep soon, and then every so often; errors of the API server and of the store are waited out.
+
+        The lock does not count until the first sweep is sure of everybody: who has it may have died with all the
+        others, and what was deleted since would run on until it passes.
+        """
+        soon = wait = min(CONFIRM, self._every)
+        begins = True
         while True:
             await asyncio.sleep(wait * chance.uniform(0.8, 1.0))
             wait = self._every
             try:
-                if await self._lock():
+                if await self._lock() or begins:
                     await self.sweep()
-                    wait = min(CONFIRM, self._every) if self._absences.unsure else self._every
+                    begins = begins and (self._absences.unsure or self._blind)
+                    wait = soon if self._absences.unsure else self._every
             except StoreError as error:
                 log.warning("the sweep waits for the store", error=str(error))
 
@@ -155,6 +162,11 @@ class Sweeper:
             log.info("schedules without an object end", count=len(gone), first=gone[0].slug)
             await self._bury([(each.slug, each.uid) for each in gone])
         return gone
+
+    @property
+    def _blind(self) -> bool:
+        """Whether the last list said nothing of somebody."""
+        return self.last is None or bool(self.last.errors)
 
     async def _list(self) -> Listing:
         listing = Listing()

@@ -112,6 +112,15 @@ class Records:
 
         await _none(left)
 
+    async def until_locked(self, chore: str) -> None:
+        """Wait until some replica has the lock of a chore."""
+
+        async def left() -> str:
+            found = await self._connection.fetchval("SELECT count(*) FROM scheduledjob.lock WHERE name = $1", chore)
+            return "" if found else f"nobody has the lock {chore}"
+
+        await _none(left)
+
 
 async def _none(left: Callable[[], Awaitable[str]]) -> None:
     """Wait until nothing is left; of what is, in the end, the test fails. The store tells of nothing by itself."""

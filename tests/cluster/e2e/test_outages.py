@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
+PRINT = "{custom: {kind: print, params: {text: x}}}"
 OUTAGE = 30.0
 """Seconds."""
 
@@ -170,22 +172,33 @@ async def test_what_watches_forgot_is_seen_all_the_same(
     assert [call.name for call in sink.calls].count("kept") == 1
 
 
-async def test_what_was_deleted_while_no_operator_ran_ends(place: Place, postgres_dsn: str, sink: Sink) -> None:
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "killed"])
+async def test_what_was_deleted_while_no_operator_ran_ends(
+    end: signal.Signals, place: Place, postgres_dsn: str, sink: Sink
+) -> None:
+    """A replica finds it when it begins: sweeps are an hour apart here."""
     objects = f"{SCHEDULED_JOBS}/namespaces/{place.namespace}/scheduledjobs"
-    job = "{custom: {kind: print, params: {text: x}}}"
+    flags = ["--sweep-interval=1h", "--lease=3s", "--grace=1s"]
     async with Records(postgres_dsn, place.namespace) as records:
-        async with place.operator(postgres_dsn):
+        sink.gate.clear()
+        async with place.operator(postgres_dsn, *flags) as operator:
             await create(place.api, place.namespace, [manifest("gone", "every: 1s", curl(sink.url))])
-            await create(place.api, place.namespace, [manifest("there", "every: 1s", job)])
+            await create(place.api, place.namespace, [manifest("there", "every: 1s", PRINT)])
             await sink.reached(lambda calls: len(calls) >= 1)
+            await records.until_locked("sweep")
+            operator.send(end)
+            await operator.ended()
         await place.api.delete(f"{objects}/gone")
         await place.cluster.compact_etcd()
-        async with place.operator(postgres_dsn):
+        async with place.operator(postgres_dsn, *flags):
             await records.until_gone("gone")
-            ended = len(await records.ended_of("gone"))
+            await sink.reached(lambda calls: len(sink.dropped) == len(calls), "the end of its run")
+            (ended,) = await records.ended_of("gone")
+            assert ended.outcome == "Cancelled"
             before = (await records.states())["there"].succeeded
             await until(place.api, place.namespace, "there", lambda one: _succeeded(one) > before + 2)
-            assert len(await records.ended_of("gone")) == ended
+            assert await records.ended_of("gone") == [ended]
+        assert len(sink.dropped) == len(sink.calls)
 
 
 def _break(cluster: ControlPlane, how: str) -> None:
