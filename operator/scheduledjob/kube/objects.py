@@ -31,7 +31,7 @@ class Seen(msgspec.Struct, gc=False):
     observed: int
     """``status.observedGeneration``."""
     wish: tuple[int, str] = (0, "")
-    """The generation and the acts that the store has taken from it, by this replica's knowledge."""
+    """The generation, and what was asked for (``asked_of``), that was taken from it, by this replica's knowledge."""
 
 
 class Objects:
@@ -58,6 +58,9 @@ class Objects:
     def overdue(self) -> int:
         """By what their status says."""
         return sum(seen.since.get("Overdue", _NEVER)[0] == "True" for seen in self._by_uid.values())
+
+    def is_invalid(self, slug: str) -> bool:
+        return slug in self._invalid
 
     def get(self, uid: str) -> Seen | None:
         return self._by_uid.get(uid)

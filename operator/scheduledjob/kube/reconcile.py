@@ -21,7 +21,7 @@ from scheduledjob.domain.restore import restored_state
 from scheduledjob.domain.schedule import first_state
 from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
 
-from .wishes import KIND_POD, Rules, Wish, acts_of, read_object
+from .wishes import KIND_POD, Rules, Wish, asked_of, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +111,7 @@ class Reconciler:
             known = self._objects.saw(body)
             if known.version != metadata["resourceVersion"]:
                 return  # seen before, in a newer version
-            if not again and waiting is None and known.wish == (known.generation, acts_of(body).encode()):
+            if not again and waiting is None and known.wish == (known.generation, asked_of(body)):
                 return
         self._waiting[uid] = _Waiting(body, gone)
         self._idle.clear()
@@ -174,7 +174,7 @@ class Reconciler:
         for (body, wish, row), put in zip(newest.values(), puts, strict=True):
             if put is Put.STALE:
                 continue
-            taken = (wish.generation, wish.acts.encode())
+            taken = (wish.generation, wish.asked)
             self._objects.understood(wish.uid, wish.slug, taken, wish.follows, valid=not wish.problem)
             if wish.refused_act:
                 self._told.refused(body, wish.refused_act)

@@ -45,11 +45,12 @@ Since = dict[str, tuple[str, str]]
 
 _NOTHING: dict[str, Any] = dict.fromkeys(part.alias or name for name, part in Status.model_fields.items())
 
-_COMPLETED = {
+COMPLETED = {
     Completion.JOB: "its job said that it is done",
     Completion.MAX_RUNS: "maxRuns is reached",
     Completion.NO_SLOT: "its triggers have no slot left",
 }
+"""Why a schedule is done, in words."""
 
 
 def build_status(
@@ -84,7 +85,7 @@ def build_status(
         "lastOutcome": records[0].outcome.value if records else None,
         "activeCount": len(active),
         "active": [_active(row, run, now) for run in active],
-        "recentRuns": _recent(row.uid, _kept(records, now)[:RECENT_RUNS]),
+        "recentRuns": _recent(row, _kept(records, now)[:RECENT_RUNS]),
         "counters": {
             "started": state.started,
             "succeeded": state.succeeded,
@@ -170,7 +171,7 @@ def _standing(row: Row, definition: Definition, state: State, kinds: Collection[
         words = f'spec.job.custom.kind: no job "{kind}" is installed in the operator (known: {", ".join(known)})'
         return True, "UnknownKind", words
     if state.completed is not None:
-        return False, "Completed", _COMPLETED[state.completed]
+        return False, "Completed", COMPLETED[state.completed]
     if state.paused:
         return False, "AutoPaused", f"{state.failures_in_row} runs in a row have failed"
     if state.suspended:
@@ -272,7 +273,7 @@ def _kept(records: Sequence[RunRecord], now: Instant) -> list[RunRecord]:
     return kept
 
 
-def _recent(uid: str, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+def _recent(row: Row, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     shown = []
     output_given = False
     for record in records:
@@ -290,9 +291,10 @@ def _recent(uid: str, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
         if record.code is not None:
             run["code"] = record.code
         if record.replica:
-            run["replica"] = record.replica
+            pod = pod_name(row.slug.rpartition("/")[2], record.run_id, record.attempt)
+            run["pod" if record.replica == pod else "replica"] = record.replica
         if record.manual:
-            run["token"] = record.run_id.removeprefix(f"{uid}-")
+            run["token"] = record.run_id.removeprefix(f"{row.uid}-")
         if record.outcome is Outcome.FAILED and not output_given:
             output_given = True
             if record.output:

@@ -16,6 +16,7 @@ from scheduledjob.engine.store import Origin
 from scheduledjob.web.observing import MetricsObserver
 
 from .events import Kind, Reason, Regarding
+from .status import COMPLETED
 from .status_writer import BEGUN
 
 if TYPE_CHECKING:
@@ -124,8 +125,10 @@ class Telling(MetricsObserver):
         if state.paused and (before is None or not before.paused):
             words = f"{state.failures_in_row} runs in a row have failed: change the spec, or resume it"
             self._say(seen.uid, seen.slug, WARNING, Reason.AUTO_PAUSED, words)
-        if state.completed is not None and (before is None or before.completed is None):
-            self._say(seen.uid, seen.slug, NORMAL, Reason.COMPLETED, f"It is done: {state.completed.value}")
+        # One that is stopped because of its spec has no slots either, and is not done.
+        done = None if self._objects.is_invalid(seen.slug) else state.completed
+        if done is not None and (before is None or before.completed is None):
+            self._say(seen.uid, seen.slug, NORMAL, Reason.COMPLETED, f"It is done: {COMPLETED[done]}")
 
     # ---------------------------------------------------------------- the two ways
 

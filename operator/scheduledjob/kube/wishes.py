@@ -77,6 +77,11 @@ class Wish:
         return self.plan.definition
 
     @property
+    def asked(self) -> str:
+        """As ``asked_of`` says."""
+        return self.acts.encode() + self.refused_act
+
+    @property
     def slots(self) -> Slots | None:
         return slots_of(self.plan, seed=self.slug, created=self.created_at)
 
@@ -120,6 +125,12 @@ def read_object(body: Mapping[str, Any], rules: Rules) -> Wish:
 def acts_of(body: Mapping[str, Any]) -> Acts:
     """What is asked of an object by annotation."""
     return _acts(body["metadata"].get("annotations") or {})[0]
+
+
+def asked_of(body: Mapping[str, Any]) -> str:
+    """The same as text, with why something of it is not done: it changes when something else is to be done or said."""
+    acts, refused = _acts(body["metadata"].get("annotations") or {})
+    return acts.encode() + refused
 
 
 def problem_of(definition: Definition) -> str:
