@@ -65,7 +65,8 @@ def test_an_edit_replays_nothing() -> None:
     before = a_state()
     before.next = planned
     state, _ = restored(before, OTHER)
-    assert not state.runs and not state.waiting
+    assert not state.runs
+    assert not state.waiting
 
 
 def test_a_state_that_plans_nothing_is_looked_at() -> None:
@@ -136,4 +137,5 @@ def test_the_first_state_comes_back_as_it_was() -> None:
     slots = slots_of(Plan(EVERY), seed="ns/a", created=NOW)
     state = first_state(EVERY, slots, "u", NOW)
     found, wake = restored(state, in_order=True)
-    assert found.next is not None and wake == found.next.due
+    assert found.next is not None
+    assert wake == found.next.due

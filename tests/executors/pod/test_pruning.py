@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,6 +70,14 @@ def test_what_goes_already_and_what_is_not_ours() -> None:
     assert gone([foreign, leaving], 1000) == set()
     assert attempt_of(foreign) is None
     assert attempt_of(leaving) == AttemptOf("u", "leaving", 1)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "1.5", "x", "", "\u0663"])
+def test_a_number_that_we_never_write_is_nobodys(number: str) -> None:
+    hostile = pod("hostile", "Running", 0)
+    hostile["metadata"]["annotations"]["scheduledjobs.dev/attempt"] = number
+    assert attempt_of(hostile) is None
+    assert gone([hostile], 1000) == set()
 
 
 _PODS = st.lists(

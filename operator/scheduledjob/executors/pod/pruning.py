@@ -8,6 +8,7 @@ from starting the attempt again, or belong to an attempt that the store is about
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,10 @@ from .names import ATTEMPT, RUN_ID, UID_LABEL, annotation, keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+
+_NUMBER = re.compile(r"[0-9]{1,10}")
+"""Of an attempt. Anybody may write labels and annotations like ours, with whatever they like in them."""
 
 
 class AttemptOf(NamedTuple):
@@ -32,7 +37,7 @@ def attempt_of(pod: Mapping[str, Any]) -> AttemptOf | None:
     """The attempt that a Pod was made for; None: it does not say."""
     uid = (pod["metadata"].get("labels") or {}).get(UID_LABEL, "")
     run_id, number = annotation(pod, RUN_ID), annotation(pod, ATTEMPT)
-    return AttemptOf(uid, run_id, int(number)) if uid and run_id and number.isdecimal() else None
+    return AttemptOf(uid, run_id, int(number)) if uid and run_id and _NUMBER.fullmatch(number) else None
 
 
 def superfluous(pods: Iterable[Mapping[str, Any]], now: Instant, min_age: float) -> list[Mapping[str, Any]]:
