@@ -10,8 +10,9 @@ from scheduledjob.executors.curl import CurlExecutor
 from scheduledjob.executors.custom import JobExecutor, PrintJob, discover_jobs
 from scheduledjob.executors.pod.spec import PodSpec
 from scheduledjob.kinds import described_as, hook_caller
+from scheduledjob.manifests.pod import POD_KIND
 
-from .wishes import KIND_INVALID, KIND_POD, kind_of
+from .wishes import KIND_INVALID, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,6 +67,6 @@ def cluster_kinds(
     kinds[kind_of("curl")].params = described_as(CurlSpec)
     if shell is not None:
         kinds[kind_of("shell")].params = described_as(ShellSpec)
-    kinds[KIND_POD] = Kind(KIND_POD, pods, params=described_as(PodSpec), outlives=True)
+    kinds[POD_KIND] = Kind(POD_KIND, pods, params=described_as(PodSpec), outlives=True)
     kinds[KIND_INVALID] = Kind(KIND_INVALID, _Invalid())
     return Runnable(kinds, hook_caller(curl))

@@ -20,8 +20,9 @@ from scheduledjob.domain.acts import NONE
 from scheduledjob.domain.restore import restored_state
 from scheduledjob.domain.schedule import first_state
 from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
+from scheduledjob.manifests.pod import POD_KIND
 
-from .wishes import KIND_POD, Rules, Wish, asked_of, read_object
+from .wishes import Rules, Wish, asked_of, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -210,7 +211,7 @@ class Reconciler:
     def _first(self, body: Mapping[str, Any], wish: Wish, now: Instant) -> tuple[bytes, Instant | None]:
         """The state that the row begins with, and when it is due."""
         wake_at: Instant | None
-        outlives = wish.kind == KIND_POD
+        outlives = wish.kind == POD_KIND
         remembered = (body.get("status") or {}).get("engine")
         if remembered:
             try:

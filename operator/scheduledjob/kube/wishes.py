@@ -8,7 +8,7 @@ being known, and once the object is mended the past is not replayed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,11 +19,13 @@ from scheduledjob.domain.backoff import Exponential
 from scheduledjob.domain.definition import Definition, FollowingTrigger
 from scheduledjob.domain.instants import Instant, to_instant
 from scheduledjob.domain.plan import Plan, slots_of
+from scheduledjob.executors.pod.build import Blueprint
+from scheduledjob.executors.pod.spec import PodSettings, PodSpec
 from scheduledjob.manifests.checks import PAYLOAD_LIMIT, parse_instant
 from scheduledjob.manifests.definition import payload_of, to_definition
 from scheduledjob.manifests.loader import load_text
 from scheduledjob.manifests.models import API_VERSION, GROUP, KIND, ScheduledJob
-from scheduledjob.manifests.pod import pod_description
+from scheduledjob.manifests.pod import to_pod_definition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from scheduledjob.domain.misfire import Slots
 
 KIND_INVALID = "cluster.invalid"
-KIND_POD = "cluster.pod"
 TOKEN_LIMIT = 253
 """Characters of a token: more is no name for anything."""
 PROBLEMS_SHOWN = 3
@@ -41,8 +42,8 @@ PROBLEMS_SHOWN = 3
 class Rules:
     """What the administrator allows, as far as it decides how an object is run."""
 
-    pod_image: str | None = None
-    """The image that shell, HTTP and Python jobs run in as Pods; None: it is not known."""
+    pods: PodSettings = field(default_factory=PodSettings)
+    """How Pods are made. Without an image there only jobs that name their own can be Pods."""
     allows_shell: Callable[[str], bool] = lambda namespace: False
     """Whether shell jobs of a namespace may run inline."""
     shell_off: str = ""
@@ -162,20 +163,18 @@ def _in_words(body: Mapping[str, Any]) -> str:
 
 def _definition(job: ScheduledJob, rules: Rules) -> Definition:
     """Raises ``ValueError`` for what is not allowed or not possible in this cluster."""
-    definition = to_definition(job)
     if not _as_pod(job, rules):
+        definition = to_definition(job)
         return msgspec.structs.replace(definition, kind=kind_of(definition.kind))
-    execution = job.spec.execution
-    pod = execution.pod if execution is not None else None
-    own_image = job.spec.job.container is not None or (
-        job.spec.job.shell is not None and pod is not None and pod.image is not None
-    )
-    if not own_image and rules.pod_image is None:
+    definition = to_pod_definition(job)
+    spec = msgspec.convert(definition.job, PodSpec)
+    if spec.by_runner and spec.image is None and not rules.pods.image:
         raise ValueError(
             "spec.execution.pod.image: this job needs a Pod, and the operator was not told which image to run it in: "
             "name one here for a shell job, use job.container, or have the administrator set SJOB_POD_IMAGE"
         )
-    return msgspec.structs.replace(definition, kind=KIND_POD, job=pod_description(job))
+    Blueprint(spec, rules.pods)  # a template that can't be merged is found here and not at each attempt
+    return definition
 
 
 def _as_pod(job: ScheduledJob, rules: Rules) -> bool:

@@ -60,8 +60,9 @@ log = structlog.get_logger("scheduledjob.operator")
 
 STORE_PATIENCE = 5.0
 """Seconds without an answer of the store after which it counts as away."""
-LAST_STATUS = 5.0
-"""Seconds that the end waits for status to be written, where the store keeps what it says anyway."""
+LAST_STATUS = 3.0
+"""Seconds that the end waits for status to be written, where the store keeps what it says anyway. With what a replica
+waits for at its end, no more than the Pod has after the grace period."""
 LAST_STATUS_OF_MEMORY = 60.0
 """Seconds that it waits where status is all that will be left."""
 COLLECT_AFTER = 100_000
@@ -86,10 +87,9 @@ class Working:
         self._pods = Pods(api, settings.namespaces)
         shell, shell_off = _inline_shell(settings)
         pod_settings = PodSettings(
-            image=settings.pod_image or "",
+            image=settings.pod_image,
             restricted=settings.pod_security == "restricted",
             plugins=settings.plugins,
-            min_age=2 * settings.lease,
         )
         runnable = cluster_kinds(
             shell=shell,
@@ -125,11 +125,9 @@ class Working:
             on_written=self._telling.written,
         )
         self._telling.status = self._status
-        rules = Rules(settings.pod_image, settings.may_run_shell_inline, shell_off)
+        rules = Rules(pod_settings, settings.may_run_shell_inline, shell_off)
         self._reconciler = Reconciler(store, self._objects, rules, self.replica, self._telling, in_order=in_order)
-        self._chores = PodChores(
-            self._pods, store, self.replica.info.id, self._objects, self._now, pod_settings.min_age
-        )
+        self._chores = PodChores(self._pods, store, self.replica.info.id, self._objects, self._now, 2 * settings.lease)
         self._handover = Handover()
         self._watcher = Watcher(api.access, settings.namespaces, self._handover, on_request=metrics.api_request)
         self._sweeping = Sweeping(
@@ -223,6 +221,8 @@ class Working:
 
     async def _last_words(self) -> None:
         """Bring status up to date."""
+        if not self._store_answers:
+            return  # there is nothing to be read that it could say
         seconds = LAST_STATUS_OF_MEMORY if self._in_memory else LAST_STATUS
         try:
             async with asyncio.timeout(seconds):

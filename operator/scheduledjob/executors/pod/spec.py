@@ -88,9 +88,6 @@ class PodSettings:
     slack: int = 60
     """Seconds that a Pod may live beyond all that it is allowed before the kubelet ends it: only a backstop, so long
     that the operator's own timeout comes first."""
-    min_age: float = 120.0
-    """Seconds that a finished Pod stays at least, whatever ``history`` says: two leases, so that the creation of a
-    replica that stood still meets the Pod that is there."""
 
 
 def values_of(spec: ShellSpec | CurlSpec) -> Iterator[Value]:
