@@ -1,0 +1,220 @@
+{{- /* Names and labels, and what other templates conclude from the values. */ -}}
+
+{{- define "sjob.name" -}}
+{{- default "scheduledjob" .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "sjob.fullname" -}}
+{{- $name := include "sjob.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" (.Release.Name | trunc 40 | trimSuffix "-") $name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What has no namespace is named by it: releases in two namespaces may have one name. */ -}}
+{{- define "sjob.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "sjob.fullname" .) -}}
+{{- end -}}
+
+{{- define "sjob.selector" -}}
+app.kubernetes.io/name: {{ include "sjob.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "sjob.labels" -}}
+{{- $labels := dict
+  "app.kubernetes.io/name" (include "sjob.name" .)
+  "app.kubernetes.io/instance" .Release.Name
+  "app.kubernetes.io/version" (.Chart.AppVersion | replace "+" "_" | trunc 63)
+  "app.kubernetes.io/part-of" "scheduledjob"
+  "app.kubernetes.io/managed-by" .Release.Service
+  "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63)
+-}}
+{{- toYaml (merge $labels .Values.commonLabels) -}}
+{{- end -}}
+
+{{- define "sjob.serviceAccount" -}}
+{{- default (ternary (include "sjob.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{- define "sjob.lease" -}}
+{{- default (include "sjob.fullname" .) .Values.memoryLease -}}
+{{- end -}}
+
+{{- define "sjob.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ default $.Chart.AppVersion .tag }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The cluster's own name is the uid of kube-system; without it two clusters that share a store would be one. */ -}}
+{{- define "sjob.instance" -}}
+{{- if .Values.instance -}}
+{{- .Values.instance -}}
+{{- else -}}
+{{- $local := printf "%s/%s" .Release.Namespace .Release.Name -}}
+{{- $kubeSystem := lookup "v1" "Namespace" "" "kube-system" -}}
+{{- if $kubeSystem -}}
+{{- printf "%s/%s" $kubeSystem.metadata.uid $local -}}
+{{- else if eq .Values.store.type "memory" -}}
+{{- $local -}}
+{{- else -}}
+{{- fail (printf "\n\ninstance: the cluster can't be asked for its uid here, and operators of other clusters that share the store would be taken for this one: write a name that no other has, such as\n  --set instance=$(kubectl get namespace kube-system -o jsonpath={.metadata.uid})/%s\n" $local) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Seconds of a length of time such as 1h30m. */ -}}
+{{- define "sjob.seconds" -}}
+{{- $sum := 0 -}}
+{{- range $part := regexFindAll "[0-9]+[dhms]" . -1 -}}
+{{- $unit := get (dict "d" 86400 "h" 3600 "m" 60 "s" 1) (trimAll "0123456789" $part) -}}
+{{- $sum = add $sum (mul (regexFind "[0-9]+" $part | atoi) $unit) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
+{{- define "sjob.graceSeconds" -}}
+{{- $least := add 8 (include "sjob.seconds" (default "20s" .Values.settings.grace) | atoi) -}}
+{{- $given := .Values.terminationGracePeriodSeconds -}}
+{{- if kindIs "invalid" $given -}}
+{{- $least -}}
+{{- else if lt (int64 $given) $least -}}
+{{- fail (printf "\n\nterminationGracePeriodSeconds: %d is less than settings.grace (%s) and 8 seconds: jobs would be killed before they could be handed to another replica; write %d or more, or leave it out\n" (int64 $given) (default "20s" .Values.settings.grace) $least) -}}
+{{- else -}}
+{{- int64 $given -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The store as variables of a container: `SJOB_STORE`, and what goes with it. */ -}}
+{{- define "sjob.storeEnv" -}}
+{{- with .Values.store -}}
+{{- if eq .type "secret" }}
+- name: SJOB_STORE
+  valueFrom:
+    secretKeyRef: {name: {{ .secret.name }}, key: {{ .secret.key }}}
+{{- else if eq .type "postgresql" }}
+{{- $pairs := list }}
+{{- range $key, $value := .postgresql.parameters }}
+{{- $pairs = append $pairs (printf "%s=%s" $key (toString $value | urlquery | replace "+" "%20")) }}
+{{- end }}
+{{- $query := ternary (printf "?%s" (join "&" $pairs)) "" (gt (len $pairs) 0) }}
+- name: SJOB_STORE
+  value: {{ printf "postgresql://%s@%s:%d/%s%s" (urlquery .postgresql.user | replace "+" "%20") .postgresql.host (int .postgresql.port) (urlquery .postgresql.database | replace "+" "%20") $query | quote }}
+{{- with .postgresql.passwordSecret }}
+{{- if .name }}
+- name: PGPASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
+{{- end }}
+{{- end }}
+{{- else if eq .type "firestore" }}
+- name: SJOB_STORE
+  value: {{ printf "firestore://%s/%s" .firestore.project .firestore.collection | quote }}
+{{- if .firestore.credentialsSecret.name }}
+- name: GOOGLE_APPLICATION_CREDENTIALS
+  value: {{ printf "/etc/scheduledjob/firestore/%s" .firestore.credentialsSecret.key }}
+{{- end }}
+{{- else }}
+- name: SJOB_STORE
+  value: "memory:"
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "sjob.storeMounts" -}}
+{{- if and (eq .Values.store.type "firestore") .Values.store.firestore.credentialsSecret.name }}
+- name: firestore-credentials
+  mountPath: /etc/scheduledjob/firestore
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "sjob.storeVolumes" -}}
+{{- with .Values.store.firestore.credentialsSecret }}
+{{- if and (eq $.Values.store.type "firestore") .name }}
+- name: firestore-credentials
+  secret:
+    secretName: {{ .name }}
+    items: [{key: {{ .key }}, path: {{ .key }}}]
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Variables of the container: the store's and the settings'. A flag would be seen by everybody on the node. */ -}}
+{{- define "sjob.settingsEnv" -}}
+{{- $settings := dict
+  "instance" (include "sjob.instance" .)
+  "memoryLease" (include "sjob.lease" .)
+  "namespaces" .Values.namespaces
+  "listen" (printf ":%d" (int .Values.metrics.port))
+-}}
+{{- $settings = merge $settings (omit .Values.settings "podImage") (dict "podImage" (default (include "sjob.image" .) .Values.settings.podImage)) -}}
+{{- range $key, $value := $settings }}
+{{- if not (or (kindIs "invalid" $value) (and (kindIs "slice" $value) (empty $value))) }}
+- name: SJOB_{{ snakecase $key | upper }}
+{{- if kindIs "slice" $value }}
+  value: {{ join "," $value | quote }}
+{{- else if kindIs "float64" $value }}
+  value: {{ int64 $value | quote }}
+{{- else }}
+  value: {{ toString $value | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Not empty where this upgrade takes the store out of memory. The new Pods then wait for the Lease of the old one, and
+a rolling update would wait for the new ones to become ready before it ends the old one. */ -}}
+{{- define "sjob.leavesMemory" -}}
+{{- $now := lookup "apps/v1" "Deployment" .Release.Namespace (include "sjob.fullname" .) -}}
+{{- range (dig "spec" "template" "spec" "containers" list $now) -}}
+{{- range .env -}}
+{{- if and (eq .name "SJOB_STORE") (eq (default "" .value) "memory:") -}}
+yes
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "sjob.pod" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+enableServiceLinks: false
+securityContext:
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "sjob.scratchVolume" -}}
+- name: scratch
+  emptyDir:
+    sizeLimit: {{ .Values.scratch.sizeLimit }}
+    {{- with .Values.scratch.medium }}
+    medium: {{ . }}
+    {{- end }}
+{{- end -}}
