@@ -46,6 +46,9 @@ BEGUN = 1.0
 """Seconds from the beginning of a run to the write that tells of it."""
 AGAIN = 2.0
 """Seconds until a write that failed is tried again."""
+HOPELESS = 60.0
+"""Seconds until one is tried again that the API server would not have, or that could not even be made: it is wrong for
+a reason that time alone does not mend."""
 WRITERS = 4
 """Writes on their way at once: an API server that takes 200 ms for each does not hold up the budget."""
 
@@ -79,6 +82,8 @@ class StatusWriter:
         self._writing: set[str] = set()
         self._came = asyncio.Event()
         self._done = asyncio.Event()
+        self._ending = False
+        self._all_told = True
 
     @property
     def waiting(self) -> int:
@@ -93,21 +98,24 @@ class StatusWriter:
 
     def gone(self, uid: str) -> None:
         self._at.pop(uid, None)
+        self._done.set()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as writers:
             for _ in range(WRITERS):
                 writers.create_task(self._write_all())
 
-    async def flush(self) -> None:
+    async def flush(self) -> bool:
         """Bring every status up to date without regard to the budget: for the end of an operator whose store is its
-        memory."""
+        memory. False: there are some that can't be."""
+        self._ending = True
         for uid in list(self._at):
             self._put(uid, 0.0)
         self._budget.lift()
         while self.waiting:
             self._done.clear()
             await self._done.wait()
+        return self._all_told
 
     async def _write_all(self) -> None:
         while True:
@@ -173,10 +181,22 @@ class StatusWriter:
             self.changed(uid, AGAIN)
         except ApiError as error:
             log.warning("a status could not be written", slug=seen.slug, error=str(error))
-            self.changed(uid, AGAIN if error.status != 422 else 60.0)
+            if error.status == 422:
+                self._without_hope(uid)
+            else:
+                self.changed(uid, AGAIN)
+        except Exception:  # one object must never keep the others from being told of, nor end the operator
+            log.exception("a status can't be told", slug=seen.slug)
+            self._without_hope(uid)
         else:
             self._objects.saw(body)
             self._on_written(seen, state)
+
+    def _without_hope(self, uid: str) -> None:
+        if self._ending:
+            self._all_told = False
+        else:
+            self.changed(uid, HOPELESS)
 
     async def _status(self, seen: Seen) -> tuple[dict[str, Any], State] | None:
         """What is to stand there; None where the store has nothing to say of this object."""

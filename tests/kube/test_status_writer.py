@@ -1,0 +1,133 @@
+"""What the writer of status does where one of many objects can't be told of; the store is real, and in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scheduledjob.domain.acts import NONE
+from scheduledjob.domain.instants import SECOND
+from scheduledjob.engine.kinds import Kind
+from scheduledjob.engine.store import NewRow, Origin
+from scheduledjob.kube.budget import Budget
+from scheduledjob.kube.errors import ApiUnavailable, Invalid
+from scheduledjob.kube.objects import Objects
+from scheduledjob.kube.status_writer import StatusWriter
+from scheduledjob.kube.wishes import KIND_INVALID
+from scheduledjob.stores.memory import MemoryStore
+from tests.engine.support import Jobs, at_once
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+NOW = 1_796_119_200 * SECOND
+PATIENCE = 30.0
+FINE, STRANGE = b'{"floor":1}', b'{"floor":"what a later version may write"}'
+NONSENSE = b'{"floor":1,"last_success":99999999999999999999}'
+
+
+class Writes:
+    """Takes what is written, in place of a client; the test says of which objects it will not have it."""
+
+    def __init__(self, *, refused: str = "", away: str = "") -> None:
+        self._refused, self._away = refused, away
+        self.written: asyncio.Queue[str] = asyncio.Queue()
+
+    async def patch(self, path: str, body: Mapping[str, Any], *_: object, **__: object) -> dict[str, Any]:
+        name = path.split("/")[-2]
+        self.written.put_nowait(name)
+        if name == self._refused:
+            raise Invalid(422, "Invalid", "status: this will not do")
+        if name == self._away:
+            raise ApiUnavailable(0, "", "nobody answers")
+        return an_object(name) | {"status": body["status"]}
+
+
+def an_object(name: str) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "ns", "name": name, "uid": f"uid-{name}", "generation": 1, "resourceVersion": "7"}
+    }
+
+
+@asynccontextmanager
+async def writing(writes: Writes, states: Mapping[str, bytes]) -> AsyncIterator[StatusWriter]:
+    """A writer at work, for objects of these names, whose rows have these states."""
+    store, objects = MemoryStore(), Objects()
+    definition = at_once(NOW, kind=KIND_INVALID, job={"problem": "none"}).encode()
+    rows = [
+        NewRow(
+            f"ns/{name}", f"uid-{name}", KIND_INVALID, Origin.CLUSTER, definition, state, None,
+            created_at=NOW, generation=1, acts=NONE.encode(),
+        )
+        for name, state in states.items()
+    ]  # fmt: skip
+    await store.reconcile(rows)
+    for name in states:
+        objects.saw(an_object(name))
+    kinds = {KIND_INVALID: Kind(KIND_INVALID, Jobs())}
+    writer = StatusWriter(
+        writes,  # type: ignore[arg-type]  # of the client it needs one method
+        store,
+        objects,
+        Budget(1000.0),
+        kinds,
+        lambda: NOW,
+        on_written=lambda *_: None,
+    )
+    async with asyncio.timeout(PATIENCE):
+        working = asyncio.create_task(writer.run())
+        try:
+            yield writer
+            assert not working.done()
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+
+async def rounds() -> None:
+    """As many of the event loop as what was begun may take to its end."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("state", [STRANGE, NONSENSE])
+async def test_a_state_that_can_t_be_told_is_in_nobodys_way(state: bytes) -> None:
+    writes = Writes()
+    async with writing(writes, {"strange": state, "fine": FINE}) as writer:
+        writer.changed("uid-strange", 0.0)
+        await rounds()
+        writer.changed("uid-fine", 0.0)
+        assert await writes.written.get() == "fine"
+        assert not await writer.flush()
+
+
+async def test_at_the_end_what_is_refused_is_not_waited_for() -> None:
+    writes = Writes(refused="refused")
+    async with writing(writes, {"refused": FINE, "fine": FINE}) as writer:
+        writer.changed("uid-refused")
+        writer.changed("uid-fine")
+        assert not await writer.flush()
+        assert writes.written.qsize() == 2
+
+
+async def test_at_the_end_all_is_told() -> None:
+    async with writing(Writes(), {"a": FINE, "b": FINE}) as writer:
+        writer.changed("uid-a", 1000.0)
+        writer.changed("uid-b", 1000.0)
+        assert await writer.flush()
+        assert not writer.waiting
+
+
+async def test_at_the_end_what_goes_is_not_waited_for() -> None:
+    writes = Writes(away="a")
+    async with writing(writes, {"a": FINE}) as writer:
+        writer.changed("uid-a")
+        flushing = asyncio.create_task(writer.flush())
+        await writes.written.get()
+        await rounds()
+        assert writer.waiting == 1
+        writer.gone("uid-a")
+        assert await flushing
