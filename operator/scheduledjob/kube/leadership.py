@@ -10,12 +10,18 @@ clocks are never compared with ours: a Lease of somebody else has passed when we
 
 An end in order empties the holder, after status was brought up to date. So whoever comes next knows whether status
 tells the whole truth.
+
+A holder is named after its process, so that no other is ever taken for it. Whoever finds the name of a process of its
+own host that is there no more (a container that was started again) need not wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -48,8 +54,10 @@ class MemoryLease:
         *,
         now: Callable[[], str],
         fence: Callable[[str], None],
+        is_dead: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """``now``: the wall clock as RFC 3339 with six digits, for people to read. ``fence`` ends the process."""
+        """``now``: the wall clock as RFC 3339 with six digits, for people to read. ``fence`` ends the process.
+        ``is_dead``: whether another holder is known to be no more."""
         self._api = api
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._namespace = namespace
@@ -58,6 +66,7 @@ class MemoryLease:
         self._length = length
         self._now = now
         self._fence = fence
+        self._is_dead = is_dead
         self._version = ""
         self._deadline = 0.0
         self.in_order = False
@@ -67,7 +76,10 @@ class MemoryLease:
 
     async def free(self) -> None:
         """Wait until nobody holds it; nobody can keep another from taking it after that."""
-        await self._wait()
+        there = await self._wait()
+        # Let go of before our eyes: an older one says nothing of who came after its holder.
+        self.in_order = bool(self.waits_for) and there is not None and not _holder(there)
+        self.waits_for = ""
 
     async def take(self) -> None:
         """Wait until nobody holds it, and hold it; ``hold`` must follow at once."""
@@ -82,9 +94,13 @@ class MemoryLease:
                     lease = await self._api.patch(f"{self._path}/{self._name}", body)
             except (Conflict, AlreadyExists, NotFound):
                 continue
+            except ApiError as error:
+                self._cannot("taken", error)
+                await asyncio.sleep(LOOK_EVERY)
+                continue
             self._version = lease["metadata"]["resourceVersion"]
             self._deadline = sent + self._length
-            self.in_order = there is not None and not (there["spec"].get("holderIdentity") or "")
+            self.in_order = there is not None and not _holder(there)
             self.waits_for = ""
             return
 
@@ -111,25 +127,28 @@ class MemoryLease:
 
     async def release(self) -> None:
         """Let go of it: whoever waits for it need not wait for its end."""
-        body = {"metadata": {"resourceVersion": self._version}, "spec": {"holderIdentity": ""}}
-        await self._api.patch(f"{self._path}/{self._name}", body, attempts=1)
+        await self._write({"holderIdentity": ""})
 
     async def _renew(self) -> None:
         """Raises Conflict where it is another's."""
+        sent = time.monotonic()
+        await self._write({"renewTime": self._now()})
+        self._deadline = sent + self._length
+
+    async def _write(self, spec: dict[str, Any]) -> None:
+        """Change what is ours. Raises Conflict where it is another's."""
         while True:
-            sent = time.monotonic()
-            body = {"metadata": {"resourceVersion": self._version}, "spec": {"renewTime": self._now()}}
+            body = {"metadata": {"resourceVersion": self._version}, "spec": spec}
             try:
                 lease = await self._api.patch(f"{self._path}/{self._name}", body, attempts=1)
             except Conflict:
-                # Ours all the same, if an earlier renewal was carried out and its answer lost.
+                # Ours all the same, if an earlier write was carried out and its answer lost.
                 lease = await self._api.get(f"{self._path}/{self._name}", attempts=1)
-                if lease["spec"].get("holderIdentity") != self._holder:
+                if _holder(lease) != self._holder:
                     raise
                 self._version = lease["metadata"]["resourceVersion"]
                 continue
             self._version = lease["metadata"]["resourceVersion"]
-            self._deadline = sent + self._length
             return
 
     async def _wait(self) -> dict[str, Any] | None:
@@ -141,12 +160,11 @@ class MemoryLease:
             except NotFound:
                 return None
             except ApiError as error:
-                log.warning("the Lease can't be read", lease=f"{self._namespace}/{self._name}", error=str(error))
+                self._cannot("read", error)
                 await asyncio.sleep(LOOK_EVERY)
                 continue
-            holder = lease["spec"].get("holderIdentity") or ""
-            # The same name is the same place (a container that was started again): who was there before is dead.
-            if not holder or holder == self._holder:
+            holder = _holder(lease)
+            if not holder or holder == self._holder or self._is_dead(holder):
                 return lease
             version = lease["metadata"]["resourceVersion"]
             if version != seen:
@@ -158,6 +176,9 @@ class MemoryLease:
                 log.info("waiting for an operator whose store is its memory", holder=holder, lease=self._name)
             await asyncio.sleep(LOOK_EVERY)
 
+    def _cannot(self, be: str, error: ApiError) -> None:
+        log.warning(f"the Lease can't be {be}", lease=f"{self._namespace}/{self._name}", error=str(error))
+
     def _spec(self) -> dict[str, Any]:
         now = self._now()
         return {
@@ -166,3 +187,28 @@ class MemoryLease:
             "acquireTime": now,
             "renewTime": now,
         }
+
+
+def _holder(lease: dict[str, Any]) -> str:
+    return lease["spec"].get("holderIdentity") or ""
+
+
+def this_process() -> str:
+    """A name for this process that no other has: ``host/pid.start``."""
+    return f"{socket.gethostname()}/{os.getpid()}.{_started(os.getpid())}"
+
+
+def is_dead(holder: str) -> bool:
+    """Whether this is the name of a process that was on this host and is there no more."""
+    host, _, process = holder.rpartition("/")
+    pid, _, started = process.partition(".")
+    return host == socket.gethostname() and pid.isdigit() and _started(int(pid)) != started
+
+
+def _started(pid: int) -> str:
+    """When a process began, in ticks since the start of its machine; empty where there is none, or no ``/proc``."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]

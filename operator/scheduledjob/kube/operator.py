@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ from scheduledjob.web.server import Server
 from .api import Api
 from .config import ConfigError
 from .errors import ApiError
-from .leadership import MemoryLease
+from .leadership import MemoryLease, is_dead, this_process
 from .neighbours import Neighbours
 from .preflight import Preflight, permissions_of
 from .readiness import Readiness
@@ -98,7 +97,14 @@ class Operator:
         settings = self._settings
         namespace = settings.namespace or api.access.namespace
         lease = MemoryLease(
-            api, namespace, settings.memory_lease, socket.gethostname(), MEMORY_LEASE, now=_wall_clock, fence=_fence
+            api,
+            namespace,
+            settings.memory_lease,
+            this_process(),
+            MEMORY_LEASE,
+            now=_wall_clock,
+            fence=_fence,
+            is_dead=is_dead,
         )
         working = Working(settings, api, self._store, self._metrics, in_order=lambda: lease.in_order)
         neighbours = Neighbours(self._store, working.replica.info.id, settings.namespaces)
