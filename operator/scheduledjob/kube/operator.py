@@ -117,15 +117,16 @@ class Operator:
             with self._readiness.waiting("lease", lambda: f"held by {lease.waits_for}" if lease.waits_for else None):
                 if not await self._unless_stopped(lease.take() if self._in_memory else lease.free()):
                     return
+            all_told = True
             async with asyncio.TaskGroup() as holding:
                 held = holding.create_task(lease.hold()) if self._in_memory else None
                 if await self._connect_and_be_alone(api, neighbours):
                     staying = holding.create_task(neighbours.stay())
-                    await self._work(working)
+                    all_told = await self._work(working)
                     staying.cancel()
                 if held is not None:
                     held.cancel()
-            if held is not None:
+            if held is not None and all_told:  # else whoever comes next must know that status may not be the truth
                 with contextlib.suppress(ApiError):  # it passes by itself
                     await lease.release()
         finally:
@@ -152,12 +153,13 @@ class Operator:
             else:
                 return
 
-    async def _work(self, working: Working) -> None:
+    async def _work(self, working: Working) -> bool:
+        """Until the end; whether status tells everything then."""
         self._working = working
         for part, why_not in working.conditions().items():
             self._readiness.add(part, why_not)
         self._readiness.add("end", lambda: "it is ending" if self._stopping.is_set() else None)
-        await working.run(self._stopping)
+        return await working.run(self._stopping)
 
     async def _unless_stopped(self, work: Coroutine[object, object, None]) -> bool:
         """Whether it was done before the signal to end came."""

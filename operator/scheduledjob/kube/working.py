@@ -178,7 +178,7 @@ class Working:
 
     # ---------------------------------------------------------------- work
 
-    async def run(self, stopping: asyncio.Event) -> None:
+    async def run(self, stopping: asyncio.Event) -> bool:
         """Work until ``stopping`` is set, and end in order."""
         gc.collect()
         gc.freeze()
@@ -203,9 +203,10 @@ class Working:
             log.info("ends: what runs may finish", seconds=self._settings.grace)
             self.replica.stop()
             await replica
-            await self._last_words()
+            all_told = await self._last_words()
             for part in parts:
                 part.cancel()
+        return all_told
 
     async def _take_over(self) -> None:
         """What the watch sees goes to the reconciler."""
@@ -219,16 +220,19 @@ class Working:
             self._store_answers = await self.replica.store_answers(STORE_PATIENCE)
             await asyncio.sleep(STORE_PATIENCE)
 
-    async def _last_words(self) -> None:
-        """Bring status up to date."""
+    async def _last_words(self) -> bool:
+        """Bring status up to date; whether it is."""
         if not self._store_answers:
             return  # there is nothing to be read that it could say
         seconds = LAST_STATUS_OF_MEMORY if self._in_memory else LAST_STATUS
         try:
             async with asyncio.timeout(seconds):
-                await self._status.flush()
+                if await self._status.flush():
+                    return True
         except TimeoutError:
-            log.warning("ended before every status was up to date", objects=self._status.waiting)
+            pass
+        log.warning("ended before every status was up to date", objects=self._status.waiting)
+        return False
 
 
 def _inline_shell(settings: OperatorSettings) -> tuple[ShellExecutor | None, str]:
