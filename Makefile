@@ -16,11 +16,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: help venv demo test test-cluster lint types contracts check crds docs simulate bench lock cluster node cluster-down \
+.PHONY: help venv demo test test-cluster lint types contracts check crds docs simulate bench bench-cluster lock cluster node cluster-down \
 	clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.installed  ## make .venv/ from requirements-dev.lock, with the project editable in it
 
@@ -73,6 +73,13 @@ contracts: venv  ## import-linter: which layer may import which
 
 crds: venv  ## write crds/ again after a change to the models
 	@$(BIN)/python -m scheduledjob.manifests.crd crds/scheduledjobs.scheduledjobs.dev.yaml
+	@cp crds/scheduledjobs.scheduledjobs.dev.yaml charts/scheduledjob-operator/files/crd.yaml
+
+chart: venv  ## write the chart's README again after a change to its values
+	@$(BIN)/python -m charts.readme charts/scheduledjob-operator
+
+install-yaml: venv  ## write install.yaml, the chart for those without Helm, again
+	@$(BIN)/python -m charts.install_yaml install.yaml
 
 docs: venv  ## write the pages of docs/ again that are made from the code
 	@$(BIN)/python -m scheduledjob.kube.settings_page docs/operator-settings.md
@@ -83,6 +90,10 @@ simulate: venv  ## run SEEDS=2000 simulated histories of the engine, faults and 
 
 bench: $(VENV)/.bench  ## measure against the bars and against pgqueuer; ARGS choose what
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-cluster: venv  ## measure the operator on a real control plane, on two cores; the first time builds one
+	@$(BIN)/python -m tests.cluster.harness build
+	@$(BIN)/python -m bench.cluster $(ARGS)
 
 lock: venv  ## write the lock files again after a change to pyproject.toml; UPGRADE=--upgrade for newer versions
 	@$(LOCK) pyproject.toml requirements-build.in --extra dev --extra kube -o requirements-dev.lock

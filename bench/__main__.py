@@ -22,7 +22,7 @@ from bench.common import Asked, use_cores
 from bench.report import Row, show, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
 BENCHMARKS = {
     # name: module and function, which is given what was asked for and returns rows
@@ -45,27 +45,25 @@ BENCHMARKS = {
 }
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n\n")[2])
+def arguments(benchmarks: Mapping[str, str], program: str, says: str, results: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=says.partition("\n\n")[2])
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure; everything by default")
     parser.add_argument("--quick", action="store_true", help="shorter and fewer runs: to see that it works")
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", default=Path("bench/results/latest.json"), help="where the numbers go"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", default=Path(results), help="where the numbers go")
     parser.add_argument(
         "--cores", type=int, default=2, metavar="N", help="bind everything to N cores (0: all; default 2)"
     )
     parser.add_argument("--list", action="store_true", help="print the names and end")
     given = parser.parse_args()
-    unknown = [name for name in given.names if name not in BENCHMARKS]
+    unknown = [name for name in given.names if name not in benchmarks]
     if unknown:
-        parser.error(f"there is no benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")
+        parser.error(f"there is no benchmark {unknown[0]!r}: choose from {', '.join(benchmarks)}")
     return given
 
 
-def measure(name: str, asked: Asked) -> list[Row]:
+def measure(name: str, where: str, asked: Asked) -> list[Row]:
     """The rows of one benchmark; what it failed with is a row, too, so that the others are still measured."""
-    module, function = BENCHMARKS[name].split(".")
+    module, _, function = where.rpartition(".")
     benchmark: Callable[[Asked], Coroutine[None, None, list[Row]]]
     benchmark = getattr(importlib.import_module(f"bench.{module}"), function)
     began, load = time.monotonic(), os.getloadavg()[0]
@@ -79,16 +77,17 @@ def measure(name: str, asked: Asked) -> list[Row]:
     return rows
 
 
-def main() -> int:
-    given = arguments()
+def run(benchmarks: Mapping[str, str], program: str, says: str, results: str) -> int:
+    """The exit code of ``python -m PROGRAM``. ``results``: where the numbers go, unless another file is named."""
+    given = arguments(benchmarks, program, says, results)
     if given.list:
-        print("\n".join(BENCHMARKS))
+        print("\n".join(benchmarks))
         return 0
     cores = use_cores(given.cores)
     asked, began, rows = Asked(given.quick), time.monotonic(), list[Row]()
-    for name in given.names or BENCHMARKS:
+    for name in given.names or benchmarks:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        rows += measure(name, asked)
+        rows += measure(name, benchmarks[name], asked)
         write(given.json, rows, quick=given.quick, cores=cores, took=time.monotonic() - began)
     show(rows)
     print(f"written to {given.json}")
@@ -96,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(BENCHMARKS, "bench", __doc__ or "", "bench/results/latest.json"))

@@ -1,0 +1,198 @@
+"""Pods on time: a thousand in one second, and one alone; the CronJob controller beside them.
+
+There is no node, so Pods stay pending: what is measured is the way from the slot to a Pod that everybody can see. A
+Pod is seen when its event has arrived at a watch of a process of its own, which does nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from bench.cluster.world import Use, operator, rfc3339, settled, sleep_until, world
+from bench.common import Asked, Worker, median, spread
+from bench.report import Row
+from tests.cluster.harness import ApiClient
+from tests.cluster.harness.client import _tls as tls_of
+from tests.cluster.harness.credentials import read_kubeconfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.common import Line
+
+JOBS = 1000
+MINUTE = 60.0
+BEFORE = 12.0
+"""Seconds that the last object is created before its first slot, at least."""
+CRON_JOBS = 200
+CRON_JOB_SECONDS = 55.0
+"""For so long a minute's Pods of the CronJob controller are waited for."""
+CONTAINER = {"image": "busybox", "command": ["true"]}
+
+_OWNER = re.compile(rb'"ownerReferences":\[\{[^]]*?"name":"([^"]+)"')
+_VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
+
+Arrival = tuple[str, float]
+"""(Name of the owner, Unix seconds at which the event of the new Pod arrived.)"""
+
+
+async def pod_watcher(line: Line, kubeconfig: Path, path: str) -> None:
+    """Watches Pods; answers each message with those that were new since the last one."""
+    events: list[tuple[float, bytes]] = []
+    async with ApiClient(kubeconfig) as api, asyncio.TaskGroup() as group:
+        version = (await api.get(path, limit=1))["metadata"]["resourceVersion"]
+        watching = group.create_task(_watch(kubeconfig, path, version, events))
+        line.send()
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            while True:
+                await line.receive()
+                found = [(_OWNER.search(event), at) for at, event in events if event.startswith(b'{"type":"ADDED"')]
+                events.clear()
+                line.send([(owner[1].decode(), at) for owner, at in found if owner is not None])
+        watching.cancel()
+
+
+async def _watch(kubeconfig: Path, path: str, version: str, events: list[tuple[float, bytes]]) -> None:
+    """The API server ends a watch whose events can't all be sent at once: then it goes on from the last one."""
+    cluster, user = read_kubeconfig(kubeconfig)
+    connector = aiohttp.TCPConnector(ssl=tls_of(cluster, user))
+    async with aiohttp.ClientSession(
+        cluster["server"], connector=connector, timeout=aiohttp.ClientTimeout(), auto_decompress=False
+    ) as session:
+        while True:
+            query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": "7200"}
+            async with session.get(path, params=query) as answer:
+                rest = b""
+                async for chunk in answer.content.iter_any():
+                    now = time.time()
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    events.extend((now, each) for each in lines)
+                    if lines and (last := _VERSION.search(lines[-1])) is not None:
+                        version = last[1].decode()
+
+
+async def arrived(watcher: Worker) -> list[Arrival]:
+    watcher.tell()
+    found: list[Arrival] = await watcher.answer()
+    return found
+
+
+def minute_after(moment: float) -> float:
+    return (moment // MINUTE + 1) * MINUTE
+
+
+async def burst(asked: Asked) -> list[Row]:
+    """A thousand container jobs that are due in the same second, in each of three minutes."""
+    minutes = 1 if asked.quick else 3
+    async with world() as some, operator(some) as process:
+        names = [f"job-{n}" for n in range(JOBS)]
+        first = minute_after(time.time() + BEFORE + 0.03 * JOBS)
+        spec = {
+            "triggers": [{"cron": "0 * * * * ?"}],
+            "startAt": rfc3339(first),
+            "endAt": rfc3339(first + (minutes - 1) * MINUTE + 1),
+            "concurrencyPolicy": "Allow",
+            "job": {"container": CONTAINER},
+        }
+        await some.create(dict.fromkeys(names, spec))
+        if not asked.quick:
+            await settled(process, JOBS)
+        async with Worker(pod_watcher, some.cluster.kubeconfig, some.pods) as watcher:
+            await watcher.answer()
+            found, use = [], None
+            if first < time.time() + 3:
+                raise RuntimeError(f"the objects were not ready {time.time() - first:.0f} s before their first slot")
+            await sleep_until(first - 2)
+            use = Use(some, process)
+            for minute in range(minutes):
+                slot = first + minute * MINUTE
+                await sleep_until(slot + (20 if asked.quick else 50))
+                found.append([at - slot for owner, at in await arrived(watcher) if owner in set(names)])
+            used = use.used()
+    return [_judged(found, used, minutes)]
+
+
+def _judged(found: list[list[float]], used: dict[str, float], minutes: int) -> Row:
+    count = sum(len(each) for each in found)
+    late = [spread(each) for each in found if each]
+    p50, last = (max((each[name] for each in late), default=0.0) for name in ("p50", "max"))
+    middle = {name: median([each[name] for each in late] or [0.0]) for name in ("p50", "max")}
+    cpu = {name: round(1000 * each / max(count, 1), 2) for name, each in used.items()}
+    return Row(
+        f"{JOBS:,} ScheduledJobs, a Pod each, due in the same second, {minutes} times",
+        "all Pods; p50 < 2 s, last < 4 s",
+        f"{count:,} Pods; median p50 {middle['p50']:.2f}, last {middle['max']:.2f} s (worst {p50:.2f}, {last:.2f}); "
+        f"CPU for each Pod {sum(cpu.values()):.1f} ms",
+        count == minutes * JOBS and all(at >= 0 for each in found for at in each) and p50 < 2 and last < 4,
+        details={"seconds after the slot": late, "CPU ms for each Pod": cpu},
+    )
+
+
+async def one(asked: Asked) -> list[Row]:
+    """One ScheduledJob with a Pod, every three seconds, and nothing else to do."""
+    slots = 4 if asked.quick else 20
+    async with world() as some, operator(some) as process:
+        async with Worker(pod_watcher, some.cluster.kubeconfig, some.pods) as watcher:
+            await watcher.answer()
+            first = float(int(time.time())) + 6
+            spec = {
+                "triggers": [{"every": "3s", "anchor": rfc3339(first)}],
+                "endAt": rfc3339(first + 3 * slots - 2),
+                "concurrencyPolicy": "Allow",
+                "job": {"container": CONTAINER},
+            }
+            await some.create({"alone": spec})
+            await sleep_until(first + 3 * slots)
+            late = [(at - first) % 3 for _, at in await arrived(watcher) if at >= first]
+        assert process.pid
+    return [
+        Row(
+            "one ScheduledJob: its Pod seen after its slot",
+            "median < 0.1 s",
+            f"median {median(late):.3f}, max {max(late):.3f} s in {len(late)} slots",
+            len(late) >= slots and median(late) < 0.1,
+            details={"seconds": [round(each, 4) for each in late]},
+        )
+    ]
+
+
+async def cron_jobs(asked: Asked) -> list[Row]:
+    """The CronJob controller with its default flags, for comparison: 200 of them."""
+    async with world() as some:
+        path = f"/apis/batch/v1/namespaces/{some.namespace}/cronjobs"
+        template = {
+            "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "job", **CONTAINER}]}}}
+        }
+        spec = {"schedule": "* * * * *", "concurrencyPolicy": "Allow", "jobTemplate": template}
+        slot = minute_after(time.time() + 15)
+        async with Worker(pod_watcher, some.cluster.kubeconfig, some.pods) as watcher:
+            await watcher.answer()
+            await sleep_until(slot - 15)
+            await some.create_all(path, (_cron_job(f"cron-{n}", spec) for n in range(CRON_JOBS)))
+            await sleep_until(slot - 1)
+            use = Use(some)
+            await sleep_until(slot + CRON_JOB_SECONDS)
+            late = [at - slot for _, at in await arrived(watcher) if at >= slot]
+            used = use.used()
+    cpu = {name: round(1000 * each / max(len(late), 1), 2) for name, each in used.items() if name != "postgres"}
+    figures = spread(late or [0.0])
+    return [
+        Row(
+            f"for comparison: {CRON_JOBS} CronJobs due in the same minute, default flags",
+            "-",
+            f"{len(late)} Pods; p50 {figures['p50']:.1f}, last {figures['max']:.1f} s; "
+            f"CPU for each Pod {sum(cpu.values()):.1f} ms",
+            None,
+            details={"seconds after the slot": figures, "CPU ms for each Pod": cpu},
+        )
+    ]
+
+
+def _cron_job(name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name}, "spec": spec}

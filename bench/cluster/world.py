@@ -1,0 +1,181 @@
+"""What the benchmarks on a cluster share: a control plane that loses nothing, an operator on it, and who used CPU.
+
+Everything is of this run's own: etcd and Postgres sync to disk, the controller manager has Kubernetes' own rate limit,
+and the operator is a process under the roles that are shipped. What is measured is seen from outside: by a watch of
+the measuring program's own, by a server that jobs call, by the API server's own counters and by ``/proc``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from bench.common import postgres
+from scheduledjob.stores import open_store
+from tests.cluster.crd.install import install
+from tests.cluster.e2e.operators import OperatorProcess, granted
+from tests.cluster.harness import SCHEDULED_JOBS, ControlPlane
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+    from pathlib import Path
+
+    from scheduledjob.engine.store import Store
+    from tests.cluster.harness import ApiClient
+    from tests.support.postgres import PostgresServer
+
+CREATORS = 8
+"""Objects that are created at once: more only wait in the API server."""
+SETTLED = 600.0
+"""Seconds after which an operator that still writes status of new objects is given up."""
+
+
+@dataclass(slots=True)
+class World:
+    """A control plane with a namespace for what is measured, and a Postgres."""
+
+    cluster: ControlPlane
+    server: PostgresServer
+    namespace: str
+    api: ApiClient
+    """The administrator's."""
+    kubeconfig: Path
+    """The operator's."""
+    dsn: str
+
+    def operator(self, *flags: str) -> OperatorProcess:
+        """An operator of this namespace, with all of its settings but these as they are by default."""
+        return OperatorProcess(
+            self.kubeconfig,
+            self.namespace,
+            f"--namespaces={self.namespace}",
+            *flags,
+            environment={"SJOB_STORE": self.dsn},
+        )
+
+    @contextlib.asynccontextmanager
+    async def store(self) -> AsyncIterator[Store]:
+        """The operator's store, to read."""
+        store = open_store(self.dsn, "local")
+        await store.connect()
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    @property
+    def scheduled_jobs(self) -> str:
+        return f"{SCHEDULED_JOBS}/namespaces/{self.namespace}/scheduledjobs"
+
+    @property
+    def pods(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/pods"
+
+    async def create(self, specs: Mapping[str, dict[str, Any]]) -> None:
+        """ScheduledJobs by their names."""
+        await self.create_all(
+            self.scheduled_jobs,
+            (
+                {
+                    "apiVersion": "scheduledjobs.dev/v1beta1",
+                    "kind": "ScheduledJob",
+                    "metadata": {"name": name},
+                    "spec": spec,
+                }
+                for name, spec in specs.items()
+            ),
+        )
+
+    async def create_all(self, path: str, bodies: Iterable[dict[str, Any]]) -> None:
+        left = iter(bodies)
+
+        async def some() -> None:
+            for body in left:
+                await self.api.post(path, body)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CREATORS):
+                group.create_task(some())
+
+    async def requests(self, *resources: str) -> Counter[str]:
+        """What the API server has answered so far, by verb: of these resources, or of all."""
+        found: Counter[str] = Counter()
+        for labels, count in re.findall(
+            r"^apiserver_request_total\{(.*)\} (\S+)$", await self.api.text("/metrics"), re.MULTILINE
+        ):
+            of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            if not resources or of["resource"] in resources:
+                found[of["verb"]] += round(float(count))
+        return found
+
+
+@contextlib.asynccontextmanager
+async def world() -> AsyncIterator[World]:
+    """A new one. The operator may do in the namespace what the shipped roles say, and nothing else."""
+    with postgres() as server:
+        async with ControlPlane(durable=True) as cluster, cluster.client() as api:
+            await install(cluster)
+            namespace = await cluster.new_namespace()
+            kubeconfig = await granted(cluster, "operator", namespace, [namespace])
+            yield World(cluster, server, namespace, api, kubeconfig, server.new_database())
+
+
+async def settled(operator: OperatorProcess, objects: int) -> None:
+    """Return when the operator has every object and the status of each."""
+    async with asyncio.timeout(SETTLED):
+        while (  # noqa: ASYNC110  # it can only be asked
+            await operator.metric("scheduledjob_schedules") < objects
+            or await operator.metric("scheduledjob_status_dirty") > 0
+        ):
+            await asyncio.sleep(0.5)
+
+
+@contextlib.asynccontextmanager
+async def operator(some: World, *flags: str) -> AsyncIterator[OperatorProcess]:
+    async with some.operator(*flags) as process:
+        yield process
+
+
+class Use:
+    """CPU seconds that each part has used since this was made."""
+
+    def __init__(self, some: World, operator: OperatorProcess | None = None) -> None:
+        self._processes = {each.name: psutil.Process(each.pid) for each in some.cluster.components}
+        self._processes["postgres"] = psutil.Process(some.server.pid)
+        if operator is not None:
+            self._processes["operator"] = psutil.Process(operator.pid)
+        self._before = self._now()
+
+    def _now(self) -> dict[str, float]:
+        return {name: _used(process) for name, process in self._processes.items()}
+
+    def used(self) -> dict[str, float]:
+        return {name: now - self._before[name] for name, now in self._now().items()}
+
+
+def _used(process: psutil.Process) -> float:
+    total = 0.0
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            total += times.user + times.system
+            if each is process:
+                total += times.children_user + times.children_system
+    return total
+
+
+async def sleep_until(moment: float) -> None:
+    """``moment``: Unix seconds."""
+    await asyncio.sleep(max(0.0, moment - time.time()))
+
+
+def rfc3339(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
