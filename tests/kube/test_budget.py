@@ -83,13 +83,22 @@ def test_events_alone_get_a_quarter(world: World) -> None:
     assert len(let_go) == pytest.approx(5 + 500, abs=1)
 
 
-def test_under_a_storm_of_both_each_has_its_share(world: World) -> None:
+def test_under_a_storm_of_both_one_in_twenty_is_an_event(world: World) -> None:
     budget = Budget(20.0, 20.0)
     status, events = times(world, budget, Use.STATUS), times(world, budget, Use.EVENT)
     world.run(100.0)
-    assert len(events) == pytest.approx(500, abs=10)
-    assert len(status) == pytest.approx(1500, abs=20)
-    assert max(later - sooner for sooner, later in pairwise(status)) < 0.4, "five Events at once at most"
+    assert len(events) == pytest.approx(100, abs=5)
+    assert len(status) == pytest.approx(1920, abs=20)
+    assert max(later - sooner for sooner, later in pairwise(status)) < 0.2, "one Event at once at most"
+
+
+def test_after_the_storm_events_have_their_quarter_again(world: World) -> None:
+    budget = Budget(20.0, 20.0)
+    status, events = times(world, budget, Use.STATUS, 1000), times(world, budget, Use.EVENT)
+    world.run(100.0)
+    assert len(status) == 1000
+    assert status[-1] < 55.0
+    assert len([moment for moment in events if moment > status[-1]]) == pytest.approx(5 * (100.0 - status[-1]), abs=6)
 
 
 def test_status_may_have_it_all_while_there_are_no_events(world: World) -> None:
