@@ -221,6 +221,27 @@ class Api:
                 self._observe("watch", path, 0, started)
             raise no_answer(error, silence) from error
 
+    async def stream(self, path: str, params: Params | None = None) -> AsyncGenerator[bytes, None]:
+        """The answer in pieces as they come, until the server ends it: the log of a Pod that is followed.
+
+        One try. Raises ApiError. Close it (``aclosing``) to end it from here.
+        """
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+        started, status = time.monotonic(), 0
+        try:
+            async with await self._send("GET", path, params, None, "", limits) as answer:
+                status = answer.status
+                self._observe("get", path, status, started)
+                if status >= 400:
+                    raise refusal(status, await answer.read())
+                async for piece in answer.content.iter_any():
+                    yield piece
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._failed_at = time.monotonic()
+            if not status:
+                self._observe("get", path, 0, started)
+            raise no_answer(error, None) from error
+
     async def _try(
         self, method: str, path: str, params: Params | None, data: bytes | None, content_type: str, seconds: float
     ) -> tuple[int, bytes, float]:
