@@ -162,14 +162,14 @@ async def test_a_request_outlives_a_restart_of_the_server(own_cluster: ControlPl
 
 async def test_a_server_that_is_away_or_hangs_is_unavailable(own_cluster: ControlPlane) -> None:
     async with api_of(own_cluster) as api, asyncio.timeout(PATIENCE):
-        await api.get("/version")
+        await api.get("/api")
         own_cluster.apiserver.pause()
         with pytest.raises(ApiUnavailable, match=r"no answer within 0\.2 s"):
-            await api.request("GET", "/version", attempts=2, seconds=0.2)
+            await api.request("GET", "/api", attempts=2, seconds=0.2)
         own_cluster.apiserver.resume()
         own_cluster.apiserver.kill()
         with pytest.raises(ApiUnavailable, match="can't be reached") as error:
-            await api.get("/version", attempts=2)
+            await api.get("/api", attempts=2)
     assert error.value.status == 0
 
 
@@ -236,10 +236,10 @@ async def test_another_authority_is_not_believed(own_cluster: ControlPlane, clus
     config = write_kubeconfig(tmp_path / "config", {**theirs, "server": ours["server"]}, user)
     async with Api.from_config(str(config)) as api:
         with pytest.raises(ApiUnavailable, match="certificate verify failed"):
-            await api.get("/version", attempts=1)
+            await api.get("/api", attempts=1)
 
 
 async def test_clients_may_share_one_access(cluster: Cluster) -> None:
     access = Access(str(cluster.kubeconfig))
     async with Api(access) as one, Api(access) as other:
-        assert await one.get("/version") == await other.get("/version")
+        assert await one.get("/api") == await other.get("/version")

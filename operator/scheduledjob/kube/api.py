@@ -18,6 +18,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -25,7 +26,18 @@ import aiohttp
 import msgspec
 
 from .config import Access, ConfigError
-from .errors import ApiError, ApiUnavailable, Forbidden, Gone, ListExpired, Unauthorized, from_status, later, refusal
+from .errors import (
+    MOST_TEXT,
+    ApiError,
+    ApiUnavailable,
+    Forbidden,
+    Gone,
+    ListExpired,
+    Unauthorized,
+    from_status,
+    later,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -126,7 +138,7 @@ class Api:
         answer = await self.read(
             method, path, params=params, body=body, content_type=content_type, seconds=seconds, attempts=attempts
         )
-        return msgspec.json.decode(answer) if answer else None
+        return _object(answer)
 
     async def read(
         self,
@@ -325,7 +337,7 @@ def pause(attempt: int, asked: float) -> float:
 
 def retry_after(header: str | None) -> float:
     """Seconds; the API server sends a number, and a date (which a proxy may send) is as good as nothing."""
-    return float(header) if header is not None and header.isdigit() else 0.0
+    return float(header) if header is not None and header.isdecimal() else 0.0
 
 
 def no_answer(error: BaseException, seconds: float | None) -> ApiUnavailable:
@@ -351,8 +363,27 @@ def _verb(method: str, path: str) -> str:
     return _VERBS.get(method) or ("get" if resource_of(path)[1] else "list")
 
 
+def _object(answer: bytes) -> dict[str, Any]:
+    """The object in an answer. Whatever else answers for the API server (a proxy with a page, say) is no answer."""
+    with suppress(ValueError):  # msgspec's errors are ValueErrors
+        found = msgspec.json.decode(answer)
+        if isinstance(found, dict) and "kind" in found:
+            return found
+    raise _not_understood(answer)
+
+
+def _not_understood(answer: bytes) -> ApiUnavailable:
+    text = answer[: 4 * MOST_TEXT].decode(errors="replace").strip()[:MOST_TEXT]
+    return ApiUnavailable(0, "", f"the API server can't be reached: what answers for it says {text!r}")
+
+
 def _event(line: bytes) -> dict[str, Any]:
-    event: dict[str, Any] = msgspec.json.decode(line)
+    try:
+        event: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
+    except ValueError:
+        event = {}
+    if not isinstance(event.get("object"), dict) or "type" not in event:
+        raise _not_understood(line)
     if event["type"] == "ERROR":
         raise from_status(event["object"].get("code") or 0, event["object"])
     return event
