@@ -31,7 +31,17 @@ _HELMS_OWN = re.compile(r"^ *(helm\.sh/chart: .*|app\.kubernetes\.io/managed-by:
 
 def install_yaml(helm: Path) -> str:
     """The text of install.yaml."""
-    command = [helm, "template", NAME, CHART, "--namespace", NAMESPACE, "--no-hooks", "--set", "crds.keep=false"]
+    command = [
+        str(helm),
+        "template",
+        NAME,
+        str(CHART),
+        "--namespace",
+        NAMESPACE,
+        "--no-hooks",
+        "--set",
+        "crds.keep=false",
+    ]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603  # our own words
     return BEGINNING + _HELMS_OWN.sub("", made)
 

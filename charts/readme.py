@@ -45,8 +45,8 @@ store:
 The service account gets the rules of `files/rules.yaml` and nothing else: in all namespaces, or in those of
 `namespaces`. Secrets and ConfigMaps are not among them until `rbac.secrets` and `rbac.configMaps` say where.
 
-`helm uninstall` leaves the CustomResourceDefinition and with it every ScheduledJob, unless `crds.keep` is false; objects
-that are left can be deleted as any other. A release of another name takes it over with
+`helm uninstall` leaves the CustomResourceDefinition and with it every ScheduledJob, unless `crds.keep` is false;
+objects that are left can be deleted as any other. A release of another name takes it over with
 `helm install --take-ownership`, or leaves it alone with `crds.install=false`. `helm upgrade` upgrades it too.
 
 Without Helm, `kubectl apply --server-side -f install.yaml` is the chart with no values.
