@@ -82,7 +82,7 @@ def build_status(
         "lastScheduleTime": _time(state.last_schedule),
         "lastSuccessTime": _time(state.last_success),
         "lastFailureTime": _time(state.last_failure),
-        "lastOutcome": records[0].outcome.value if records else None,
+        "lastOutcome": _last_outcome(state, records),
         "activeCount": len(active),
         "active": [_active(row, run, now) for run in active],
         "recentRuns": _recent(row, _kept(records, now)[:RECENT_RUNS]),
@@ -196,6 +196,16 @@ def _last_run(state: State, newest: RunRecord | None) -> tuple[str, bool | None,
         return "LastRunSucceeded", True, "Succeeded", ""
     reason = newest.reason if newest is not None and newest.outcome is Outcome.FAILED else ""
     return "LastRunSucceeded", False, "Failed", reason
+
+
+def _last_outcome(state: State, records: Sequence[RunRecord]) -> str | None:
+    """Of the newest run, whether or not history has kept it."""
+    if records:
+        return records[0].outcome.value
+    succeeded, failed = state.last_success or 0, state.last_failure or 0
+    if not succeeded and not failed:
+        return None
+    return (Outcome.SUCCEEDED if succeeded >= failed else Outcome.FAILED).value
 
 
 # ---------------------------------------------------------------- times
