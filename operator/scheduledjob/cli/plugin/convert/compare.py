@@ -21,7 +21,7 @@ from scheduledjob.executors.pod.build import build_pod
 from scheduledjob.executors.pod.spec import PodSettings, PodSpec
 from scheduledjob.manifests.pod import pod_description
 
-from .template import pull_policy_of
+from .template import field_references, pull_policy_of, renamed_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -69,13 +69,15 @@ def pod_of_scheduledjob(converted: Converted, settings: PodSettings | None = Non
 def differences(cronjob: Mapping[str, Any], converted: Converted) -> list[Difference]:
     """Every field in which the two Pods differ; containers are compared under the names that they have now."""
     theirs, ours = pod_of_cronjob(cronjob), pod_of_scheduledjob(converted)
-    _rename(theirs["spec"], converted.template.renamed)
+    _rename(theirs, converted.template.renamed)
     ours = {"metadata": {name: ours["metadata"][name] for name in ("labels", "annotations")}, "spec": ours["spec"]}
     return list(compare(with_defaults(theirs), with_defaults(ours)))
 
 
 def compare(was: Any, now: Any, path: str = "", name: str = "") -> Iterator[Difference]:
     """Walks both; lists whose items have a name are compared by it, others as they are."""
+    if name == "securityContext":  # the API server writes an empty one
+        was, now = (part if isinstance(part, dict) else {} for part in (was, now))
     if isinstance(was, dict) and isinstance(now, dict):
         for key in [*was, *(key for key in now if key not in was)]:
             below = f"{path}[{key}]" if "/" in key or "." in key else f"{path}.{key}" if path else key
@@ -130,10 +132,16 @@ def _quantity(value: Any) -> Any:
     return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _rename(spec: dict[str, Any], renamed: Mapping[str, str]) -> None:
+def _rename(pod: dict[str, Any], renamed: Mapping[str, str]) -> None:
+    metadata, spec = pod["metadata"], pod["spec"]
+    if "annotations" in metadata:
+        metadata["annotations"] = renamed_annotations(metadata["annotations"], renamed)
     for kind in ("containers", "initContainers"):
         for container in spec.get(kind) or []:
             container["name"] = renamed.get(container["name"], container["name"])
+    for reference in field_references(spec):
+        if (owner := reference.get("containerName")) in renamed:
+            reference["containerName"] = renamed[owner]
 
 
 def in_words(difference: Difference) -> str:
@@ -148,17 +156,16 @@ def in_words(difference: Difference) -> str:
         )
     if path == "spec.securityContext.seccompProfile":
         return "seccompProfile is RuntimeDefault, where nothing was said; write Unconfined into the template otherwise"
-    if path.startswith("spec.securityContext") and was is None:
-        return f"{path} is {_short(now)}, where nothing was said; write another into the template otherwise"
-    if path.endswith("].securityContext") and now == {"allowPrivilegeEscalation": False}:
-        path = f"{path}.allowPrivilegeEscalation"
     if path.endswith("securityContext.allowPrivilegeEscalation") and was is None:
         return (
             "allowPrivilegeEscalation is false, where nothing was said (sudo, ping and other set-user-id programs): "
             "write true into the template otherwise"
         )
     if path == "spec.restartPolicy":
-        return f"restartPolicy is Never, not {was}: each attempt is a new Pod"
+        return (
+            f"restartPolicy is Never, not {was}: a failed container was started again in its Pod; here each attempt is "
+            "a new Pod, so an emptyDir begins empty and init containers run again"
+        )
     if path == "spec.activeDeadlineSeconds" and was is None:
         return "the Pod has an activeDeadlineSeconds, a little longer than timeouts.total, should the operator be away"
     if ".env[SCHEDULEDJOB_" in path and was is None:

@@ -52,7 +52,7 @@ def _expression(text: str, schedule: str) -> str:
     written = []
     for place, field in enumerate(fields):
         if stars[place]:
-            written.append("*")
+            written.append(field if field in ("*", "*/1") else "*")
             continue
         terms = [_term(term, place) for term in field.split(",") if term]
         if place in (_DAY, _WEEKDAY) and not stars[_DAY] and not stars[_WEEKDAY]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scheduledjob.executors.pod.names import CONTAINER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 _BY_CONTAINER = ("container.apparmor.security.beta.kubernetes.io/", "container.seccomp.security.alpha.kubernetes.io/")
@@ -54,11 +57,7 @@ def template_of(template: dict[str, Any]) -> Template:
             del spec[name]
     if not spec.get("securityContext"):
         spec.pop("securityContext", None)
-    if spec.pop("restartPolicy", "Never") == "OnFailure":
-        notes.append(
-            "restartPolicy OnFailure: a failed container was started again in its Pod; here each attempt is a new Pod, "
-            "so an emptyDir begins empty and init containers run again"
-        )
+    spec.pop("restartPolicy", None)  # always Never
     pod: dict[str, Any] = {}
     account = spec.pop("serviceAccountName", None) or spec.get("serviceAccount")
     spec.pop("serviceAccount", None)
@@ -111,17 +110,17 @@ def _rename(spec: dict[str, Any], main: str, notes: list[str]) -> dict[str, str]
             notes.append(f'container "{CONTAINER}" is called "{free}", because "{main}" has its name')
     for one in of_kinds:
         one["name"] = renamed.get(one["name"], one["name"])
-    for reference in _field_references(spec):
+    for reference in field_references(spec):
         if (owner := reference.get("containerName")) in renamed:
             reference["containerName"] = renamed[owner]
     return renamed
 
 
-def _field_references(part: Any) -> list[dict[str, Any]]:
+def field_references(part: Any) -> list[dict[str, Any]]:
     """Everywhere a container's name stands in a reference to its resources."""
     found: list[dict[str, Any]] = []
     for value in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
-        found += _field_references(value)
+        found += field_references(value)
     if isinstance(part, dict) and isinstance(reference := part.get("resourceFieldRef"), dict):
         found.append(reference)
     return found
@@ -183,18 +182,24 @@ def _metadata(metadata: dict[str, Any], renamed: dict[str, str], notes: list[str
     kept: dict[str, Any] = {}
     if labels := metadata.get("labels"):
         kept["labels"] = labels
-    annotations = {}
-    for name, value in (metadata.get("annotations") or {}).items():
-        if name == DEFAULT_CONTAINER:
-            continue  # which is the job's here, always
-        front = next((front for front in _BY_CONTAINER if name.startswith(front)), None)
-        container = name.removeprefix(front or "")
-        annotations[front + renamed.get(container, container) if front else name] = value
+    annotations = renamed_annotations(metadata.get("annotations") or {}, renamed)
+    annotations.pop(DEFAULT_CONTAINER, None)  # which is the job's here, always
     if annotations:
         kept["annotations"] = annotations
     if lost := sorted({"finalizers", "ownerReferences"} & metadata.keys()):
         notes.append(f"not carried over: {', '.join(lost)} of the Pod template; the operator writes its own")
     return kept
+
+
+def renamed_annotations(annotations: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """Annotations in which containers have their new names."""
+    found: dict[str, Any] = {}
+    for name, value in annotations.items():
+        front = next((front for front in _BY_CONTAINER if name.startswith(front)), "")
+        container = name.removeprefix(front)
+        new = renamed.get(value, value) if name == DEFAULT_CONTAINER else value
+        found[front + renamed.get(container, container) if front else name] = new
+    return found
 
 
 def _speaks_of_jobs(text: str) -> bool:

@@ -1,0 +1,213 @@
+"""CronJobs of many shapes as ScheduledJobs: what comes out is valid, and what differs is told.
+
+Each file in ``cronjobs/`` is a shape of CronJob as people write them. Its lines ``#! ...`` are what has to be told of
+it beyond what is told of nearly every one (``COMMON``); nothing else may be.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from scheduledjob.cli.plugin.app import execute
+from scheduledjob.cli.plugin.convert.compare import differences, in_words, pod_of_scheduledjob
+from scheduledjob.cli.plugin.convert.cronjob import Converted, convert
+from scheduledjob.manifests.loader import load_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHAPES = sorted((Path(__file__).parent / "cronjobs").glob("*.yaml"))
+COMMON = (
+    "without a timeZone the schedule is in UTC",
+    "a Pod that has not begun to run after timeouts.pending",
+    "no variables for the namespace's Services",
+    "no service account token",
+    "seccompProfile is RuntimeDefault",
+    "allowPrivilegeEscalation is false",
+    "the job is told of its run in variables",
+    "Pods bear labels scheduledjobs.dev/name",
+    "concurrencyPolicy Forbid: a slot",
+    "a local time that a change of the clock",
+    "the Pod has an activeDeadlineSeconds",
+)
+
+
+def cronjob_of(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    return found
+
+
+def shape(name: str) -> dict[str, Any]:
+    return cronjob_of(Path(__file__).parent / "cronjobs" / f"{name}.yaml")
+
+
+def told(cronjob: dict[str, Any], converted: Converted) -> list[str]:
+    return [*converted.notes, *map(in_words, differences(cronjob, converted))]
+
+
+def test_there_are_shapes_enough() -> None:
+    assert len(SHAPES) >= 25
+
+
+@pytest.mark.parametrize("path", SHAPES, ids=lambda path: path.stem)
+def test_a_shape(path: Path) -> None:
+    cronjob = cronjob_of(path)
+    before = json.dumps(cronjob, default=str)
+    converted = convert(cronjob)
+    assert json.dumps(cronjob, default=str) == before
+    wanted = [line.removeprefix("#! ") for line in path.read_text().splitlines() if line.startswith("#! ")]
+    notes = told(cronjob, converted)
+    for want in wanted:
+        assert any(want in note for note in notes), (want, notes)
+    unforeseen = [note for note in notes if not any(one in note for one in (*wanted, *COMMON))]
+    assert unforeseen == []
+    assert load_text(yaml.safe_dump(converted.manifest)).problems == []
+
+
+def test_what_a_cronjob_says_is_carried_over() -> None:
+    assert convert(shape("deadlines-and-limits")).manifest == {
+        "apiVersion": "scheduledjobs.dev/v1beta1",
+        "kind": "ScheduledJob",
+        "metadata": {"name": "limits"},
+        "spec": {
+            "triggers": [{"cron": "*/15 * * * *"}],
+            "job": {"container": {"image": "example/x:1"}},
+            "execution": {
+                "pod": {"template": {"spec": {"activeDeadlineSeconds": 300, "terminationGracePeriodSeconds": 5}}}
+            },
+            "concurrencyPolicy": "Replace",
+            "misfire": {"startingDeadline": "3m20s"},
+            "retry": {"maxRetries": 4},
+            "timeouts": {"total": "10m"},
+            "history": {"succeeded": 10, "failed": 0, "ttl": "1d"},
+        },
+    }
+
+
+def test_what_the_server_wrote_is_left_out() -> None:
+    assert convert(shape("as-the-server-gives-it")).manifest == {
+        "apiVersion": "scheduledjobs.dev/v1beta1",
+        "kind": "ScheduledJob",
+        "metadata": {"name": "from-server", "namespace": "team-a"},
+        "spec": {
+            "triggers": [{"cron": "*/1 * * * *"}],
+            "job": {"container": {"image": "busybox:1.28", "command": ["/bin/sh", "-c", "date"]}},
+            "concurrencyPolicy": "Allow",
+            "history": {"failed": 1},
+        },
+    }
+
+
+def test_references_follow_a_container_to_its_new_name() -> None:
+    spec = pod_of_scheduledjob(convert(shape("second-is-the-job")))["spec"]
+    by_name = {one["name"]: one for one in spec["containers"]}
+    assert {name: one["image"] for name, one in by_name.items()} == {
+        "job": "example/worker:1",
+        "job-2": "example/proxy:1",
+    }
+    owners = {
+        one["name"]: one["valueFrom"]["resourceFieldRef"]["containerName"]
+        for one in by_name["job"]["env"]
+        if "valueFrom" in one
+    }
+    assert owners == {"CPU": "job", "PROXY_MEMORY": "job-2"}
+
+
+def test_privileges_that_the_server_wants_with_escalation_keep_it() -> None:
+    spec = pod_of_scheduledjob(convert(shape("privileged")))["spec"]
+    for container in (*spec["containers"], *spec["initContainers"]):
+        assert container["securityContext"]["allowPrivilegeEscalation"] is True
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("schedule", "0 0 * *", "has 4 fields, and a CronJob has five"),
+        ("schedule", "0 0 31 2 *", "can never fire"),
+        ("schedule", "@fortnightly", "is unknown to CronJobs"),
+        ("schedule", "@every soon", "is no duration"),
+        ("schedule", None, "spec.schedule is missing"),
+        ("timeZone", "Mars/Olympus", "Mars/Olympus"),
+        ("jobTemplate", {}, "each needs a name, and one there must be"),
+        ("jobTemplate", {"spec": {"template": {"spec": {"containers": [{"name": "x"}]}}}}, "image"),
+    ],
+)
+def test_what_can_not_be_converted(field: str, value: object, words: str) -> None:
+    cronjob = shape("plain")
+    cronjob["spec"][field] = value
+    with pytest.raises(ValueError, match=re.escape(words)):
+        convert(cronjob)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run(capsys: pytest.CaptureFixture[str], arguments: Sequence[str | Path]) -> tuple[int, str, str]:
+    code = execute([str(one) for one in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_all_shapes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, ["convert", "-f", SHAPES[0].parent])
+    assert code == 0
+    documents = list(yaml.safe_load_all(out))
+    assert len(documents) == len(SHAPES)
+    assert f"all {len(SHAPES)}: Pods bear labels scheduledjobs.dev/name" in err
+    assert "can't be converted" not in err
+
+
+def test_a_wrong_one_harms_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong, broken = shape("plain"), shape("on-failure")
+    wrong["spec"]["schedule"] = "never"
+    wrong["metadata"]["name"] = "wrong"
+    broken["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"] = [{"value": "nameless"}]
+    documents = [shape("resources"), wrong, broken, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}]
+    file = tmp_path / "all.yaml"
+    file.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": documents}))
+    code, out, err = run(capsys, ["convert", "-f", file])
+    assert code == 1
+    assert [each["metadata"]["name"] for each in yaml.safe_load_all(out)] == ["resources"]
+    assert 'wrong: can\'t be converted: spec.schedule: "never" has 1 fields' in err
+    assert "hello: can't be converted: " in err
+    assert "has no name" in err
+
+
+def test_a_pipe_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(SHAPES[0].read_text()))
+    code, out, _ = run(capsys, ["convert", "-f", "-", "-o", "json"])
+    assert code == 0
+    assert json.loads(out)["kind"] == "ScheduledJob"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "apiVersion: v1\nkind: Secret\n",
+            "there is no CronJob (apiVersion: batch/v1, kind: CronJob) in what -f names",
+        ),
+        ("a: [", "expected"),
+        ("apiVersion: batch/v1\nkind: CronJob\nkind: CronJob\n", "given twice"),
+    ],
+)
+def test_files_that_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    code, out, err = run(capsys, ["convert", "-f", tmp_path / "a.yaml"])
+    assert code == 2
+    assert out == ""
+    assert words in err
+
+
+@pytest.mark.parametrize("arguments", [["convert"], ["convert", "a", "--all"], ["convert", "-f", "/does/not/exist"]])
+def test_wrong_arguments(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    code, out, err = run(capsys, arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
