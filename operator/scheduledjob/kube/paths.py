@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from scheduledjob.manifests.models import GROUP, VERSION
 
 PLURAL = "scheduledjobs"
+
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+"""Of a Secret, say. What somebody wrote as a name is part of a path only if it is one: else it may lead elsewhere."""
 
 
 def scheduled_jobs(namespace: str = "", name: str = "") -> str:

@@ -21,6 +21,7 @@ from scheduledjob.executors.pod.pruning import attempt_of, superfluous
 from scheduledjob.executors.pod.trim import trim
 
 from .errors import AlreadyExists, ApiError, ApiUnavailable, Conflict, NotFound, Unauthorized
+from .paths import NAME
 from .paths import pods as pods_path
 from .reflector import Reflector
 
@@ -112,6 +113,8 @@ class Pods:
         return await self._api.read("GET", f"{_path(pod)}/log", params=params, attempts=TRIES)
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
+        if not NAME.fullmatch(name):  # the API server lets a Pod refer to what can't be there
+            return {}
         try:
             found = await self._api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}", attempts=TRIES)
         except NotFound:

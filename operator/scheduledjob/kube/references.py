@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 from typing import TYPE_CHECKING, Any
 
 from .errors import ApiError, ApiUnavailable, Forbidden, NotFound
+from .paths import NAME
 
 if TYPE_CHECKING:
     from .api import Api
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 PLURALS = {"Secret": "secrets", "ConfigMap": "configmaps"}
 ATTEMPTS = 4
 """Tries of one request: about two seconds, after which the attempt has failed."""
-
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 class CannotRead(Exception):
@@ -43,7 +41,7 @@ class ClusterReferences:
         """The value of ``key`` in the ``kind`` called ``namespace/name``. Raises LookupError and CannotRead."""
         namespace, _, bare = name.partition("/")
         # A name of another form would be another path: that of another namespace's Secret, say.
-        if not _NAME.fullmatch(namespace) or not _NAME.fullmatch(bare):
+        if not NAME.fullmatch(namespace) or not NAME.fullmatch(bare):
             raise LookupError(f'there can be no {kind} "{bare}" for key "{key}": give the name of one in the namespace')
         plural = PLURALS[kind]
         found = await self._read(f"/api/v1/namespaces/{namespace}/{plural}/{bare}")
