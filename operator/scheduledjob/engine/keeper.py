@@ -83,7 +83,9 @@ class KeeperThread:
         self._up.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch())
-            tasks.create_task(self._renew_always())
+            renewing = tasks.create_task(self._renew_always())
+            await self._stopping.wait()
+            renewing.cancel()  # a store that does not answer must not hold up the end
 
     async def _watch(self) -> None:
         """Hand over leases about to pass."""

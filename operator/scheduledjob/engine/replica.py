@@ -53,7 +53,9 @@ PRUNE_EVERY = 60.0
 LAST_CLAIM = 1.0
 """Seconds that the end of a replica waits for a claim under way: what it brings is handed back at once."""
 LAST_WRITES = 2.0
-"""Seconds that the end of a replica waits for the store to take what is left."""
+"""Seconds that the end of a replica waits for the store, once after the grace period and once for all that is left."""
+LAST_WORD = 1.0
+"""Seconds that it waits for the store to hear that it has ended."""
 
 
 class Replica:
@@ -217,19 +219,20 @@ class Replica:
             owner.leave()
             await self._empty(owner)
             owner.finish()
+            last = asyncio.get_running_loop().time() + LAST_WRITES
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WRITES):
+                async with asyncio.timeout_at(last):
                     await asyncio.shield(settling)
             settling.cancel()
             owner.following.close()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WRITES):
+                async with asyncio.timeout_at(last):
                     await asyncio.shield(following)
             following.cancel()
             for chore in chores:
                 chore.cancel()
             with contextlib.suppress(StoreError, TimeoutError):
-                async with asyncio.timeout(LAST_WRITES):
+                async with asyncio.timeout(LAST_WORD):
                     await self._store.withdraw(self.info.id)
 
     async def _empty(self, owner: Owner) -> None:

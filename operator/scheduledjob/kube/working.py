@@ -63,6 +63,8 @@ STORE_PATIENCE = 5.0
 LAST_STATUS = 3.0
 """Seconds that the end waits for status to be written, where the store keeps what it says anyway. With what a replica
 waits for at its end, no more than the Pod has after the grace period."""
+LAST_ANSWER = 1.0
+"""Seconds that the store has, at the end, to show that status can be read from it."""
 LAST_STATUS_OF_MEMORY = 60.0
 """Seconds that it waits where status is all that will be left."""
 COLLECT_AFTER = 100_000
@@ -222,8 +224,8 @@ class Working:
 
     async def _last_words(self) -> bool:
         """Bring status up to date; whether it is."""
-        if not self._store_answers:
-            return  # there is nothing to be read that it could say
+        if not self._in_memory and not await self.replica.store_answers(LAST_ANSWER):
+            return False  # what it would say can't be read
         seconds = LAST_STATUS_OF_MEMORY if self._in_memory else LAST_STATUS
         try:
             async with asyncio.timeout(seconds):
