@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.cluster.harness import ApiClient, ControlPlane
+    from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.cluster
 
 PRINT = "{custom: {kind: print, params: {text: x}}}"
+CONTAINER = "{container: {image: localhost/x, command: [x]}}"
 OUTAGE = 30.0
 """Seconds."""
 
@@ -98,7 +101,6 @@ async def test_runs_go_on_without_the_api_server(how: str, place: Place, postgre
 async def test_how_pods_ended_is_recorded_after_an_outage(place: Place, postgres_dsn: str) -> None:
     """Of 50 Pods some end before it, some while nobody sees it; and one of the two replicas dies meanwhile."""
     names = [f"pod-{number}" for number in range(50)]
-    job = "{container: {image: localhost/x, command: [x]}}"
     more = "  retry: {maxRetries: 0}\n"
     flags = ["--lease=5s"]
     async with (
@@ -106,7 +108,7 @@ async def test_how_pods_ended_is_recorded_after_an_outage(place: Place, postgres
         place.operator(postgres_dsn, *flags),
         Records(postgres_dsn, place.namespace) as records,
     ):
-        await create(place.api, place.namespace, [manifest(name, "after: 1s", job, more) for name in names])
+        await create(place.api, place.namespace, [manifest(name, "after: 1s", CONTAINER, more) for name in names])
         pods = await _pods(place, len(names))
         for pod in pods.values():
             await _report(place, pod, began())
@@ -130,19 +132,24 @@ async def test_how_pods_ended_is_recorded_after_an_outage(place: Place, postgres
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sweep", ["5s", "1h"])
 async def test_what_watches_forgot_is_seen_all_the_same(
-    place: Place, postgres_dsn: str, sink: Sink, tmp_path: Path
+    sweep: str, place: Place, postgres_dsn: str, sink: Sink, tmp_path: Path
 ) -> None:
-    """Objects are made, edited and deleted behind a broken watch, and what it would go on from is gone (410)."""
+    """Objects are made, edited and deleted behind a broken watch, and what it would go on from is gone (410).
+
+    What there is the next list tells, without a sweep; what there is no more only a sweep can.
+    """
     sink.gate.clear()
     objects = f"{SCHEDULED_JOBS}/namespaces/{place.namespace}/scheduledjobs"
     async with (
         Line(place.cluster, tmp_path, place.kubeconfig) as line,
-        place.operator(postgres_dsn, kubeconfig=line.kubeconfig) as operator,
+        place.operator(postgres_dsn, f"--sweep-interval={sweep}", kubeconfig=line.kubeconfig) as operator,
         Records(postgres_dsn, place.namespace) as records,
     ):
         old = [manifest(name, "after: 1s", curl(sink.url)) for name in ("kept", "deleted", "renewed")]
         await create(place.api, place.namespace, [*old, manifest("edited", "every: 1d", curl(sink.url))])
+        await records.until_locked("sweep")  # the first sweep is over
         await sink.reached(lambda calls: len(calls) == 3)
         await until(place.api, place.namespace, "edited", lambda one: condition(one, "Ready"))
         line.cut()
@@ -162,13 +169,15 @@ async def test_what_watches_forgot_is_seen_all_the_same(
             ),
             "the runs of what is new",
         )
-        await sink.reached(lambda _: {call.name for call in sink.dropped} >= {"deleted", "renewed"}, "their end")
-        await records.until_gone("deleted")
+        gone = {"renewed", "deleted"} if sweep == "5s" else {"renewed"}
+        await sink.reached(lambda _: {call.name for call in sink.dropped} >= gone, "their end")
         sink.gate.set()
         await until(place.api, place.namespace, "kept", lambda one: _succeeded(one) == 1)
         await operator.ready()
         ended = {run.name: run.outcome for run in await records.ended() if not run.run_id.startswith(uid)}
-        assert (ended["kept"], ended["deleted"], ended["renewed"]) == ("Succeeded", "Cancelled", "Cancelled")
+        assert ended["kept"] == "Succeeded"
+        assert {ended[name] for name in gone} == {"Cancelled"}
+        assert ("deleted" in await records.states()) == ("deleted" not in gone)
     assert [call.name for call in sink.calls].count("kept") == 1
 
 
@@ -199,6 +208,32 @@ async def test_what_was_deleted_while_no_operator_ran_ends(
             await until(place.api, place.namespace, "there", lambda one: _succeeded(one) > before + 2)
             assert await records.ended_of("gone") == [ended]
         assert len(sink.dropped) == len(sink.calls)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("away", ["API server", "store", "both"])
+async def test_an_outage_does_not_hold_up_the_end(
+    away: str, place: Place, own_postgres: PostgresServer, sink: Sink
+) -> None:
+    grace = 2
+    jobs = {"inline": curl(sink.url), "quick": PRINT, "pod": CONTAINER}
+    async with place.operator(own_postgres.new_database(), f"--grace={grace}s") as operator:
+        sink.gate.clear()
+        await create(place.api, place.namespace, [manifest(name, "every: 1s", job) for name, job in jobs.items()])
+        await sink.reached(lambda calls: len(calls) >= 1)
+        await _pods(place, 1)
+        with own_postgres.pause() if away != "API server" else contextlib.nullcontext():
+            if away != "store":
+                place.cluster.apiserver.pause()
+            operator.send(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(grace + 8):  # then it would be killed: it is what a Pod is given
+                    assert await operator.ended() == 0
+            except TimeoutError:
+                raise AssertionError(f"the end takes too long: {operator.tail()}") from None
+        await operator.said("ended in order")
+        if away != "store":
+            place.cluster.apiserver.resume()
 
 
 def _break(cluster: ControlPlane, how: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from scheduledjob.domain.instants import SECOND, to_instant
+from tests.cluster.e2e.late_line import LateLine
 from tests.cluster.e2e.operators import PATIENCE, OperatorProcess, Sink, curl, manifest, until, until_event
 from tests.cluster.e2e.records import (
     Records,
@@ -150,6 +151,37 @@ async def test_a_replica_that_stood_still_is_fenced(
     assert len(calls) == 2 * len(names) + 1
 
 
+@pytest.mark.slow
+async def test_what_arrives_too_late_at_the_store_does_not_count(
+    kubeconfig: Path, api: ApiClient, namespace: str, postgres_dsn: str, sink: Sink
+) -> None:
+    """A replica's writes are under way for so long that another has ended its runs when they arrive."""
+    names = [f"job-{number}" for number in range(10)]
+    sink.answer = lambda call: web.Response(status=500 if call.attempt == 1 and call.name in names else 200)
+    async with LateLine(postgres_dsn) as line, Records(postgres_dsn, namespace) as records:
+        late = Replicas(kubeconfig, namespace, line.dsn).one("--lease=3s")
+        prompt = Replicas(kubeconfig, namespace, postgres_dsn).one("--lease=3s")
+        async with late:
+            await create(api, namespace, [manifest("first", "after: 1s", curl(sink.url))])
+            await records.until_ended(1)
+            sink.gate.clear()
+            more = "  retry: {maxRetries: 0}\n"
+            await create(api, namespace, [manifest(name, "after: 1s", curl(sink.url), more) for name in names])
+            await sink.reached(lambda calls: len(calls) == 1 + len(names))
+            async with prompt:
+                line.hold()
+                sink.gate.set()
+                (_, *runs) = await records.until_ended(1 + len(names))
+                line.deliver()
+            await create(api, namespace, [manifest("last", "after: 1s", curl(sink.url))])
+            (_, *before, _) = await records.until_ended(2 + len(names))
+            states = await records.states()
+    assert [(run.outcome, run.attempt) for run in runs] == [("Succeeded", 2)] * len(names)
+    assert before == runs
+    assert [(states[name].succeeded, states[name].failed) for name in names] == [(1, 0)] * len(names)
+    assert set(Counter((call.run_id, call.attempt) for call in sink.calls).values()) == {1}
+
+
 @pytest.mark.parametrize("shift", ["+1h", "-1h"])
 async def test_a_wrong_clock_makes_nothing_early_or_late(
     shift: str, faketime: str, replicas: Replicas, api: ApiClient, namespace: str, postgres_dsn: str, sink: Sink
@@ -221,6 +253,33 @@ async def test_a_replica_that_ends_hands_its_work_on(
     assert [ended[f"long-{number}"] for number in range(3)] == [(2, "Succeeded")] * 3
     assert [ended[f"pod-{number}"] for number in range(3)] == [(1, "Succeeded")] * 3
     assert len(sink.calls) == 6
+
+
+@pytest.mark.slow
+async def test_a_rolling_update_costs_no_attempt(
+    replicas: Replicas, api: ApiClient, namespace: str, postgres_dsn: str, sink: Sink
+) -> None:
+    """Runs that end within the grace period are not begun twice, and what had not begun goes over as it was."""
+    begin, count = seconds_from_now(5), 12
+    more = "  concurrencyPolicy: Allow\n" + CATCH_UP + bounded(begin, 1, count)
+    jobs = {f"print-{number}": PRINT for number in range(100)}
+    jobs |= {f"curl-{number}": curl(sink.url) for number in range(20)}
+    flags = ["--lease=10m", "--grace=5s"]
+    async with replicas.one(*flags) as one, replicas.one(*flags) as two, Records(postgres_dsn, namespace) as records:
+        await create(api, namespace, [manifest(name, anchored(begin, 1), job, more) for name, job in jobs.items()])
+        await sink.reached(lambda calls: len(calls) >= 20)
+        for replica in (one, two):
+            assert await replica.stop() == 0
+            await replica.start()
+            await replica.ready()
+        states = await records.complete(list(jobs))
+        runs = await records.ended()
+    assert {(run.outcome, run.attempt) for run in runs} == {("Succeeded", 1)}
+    for name, state in states.items():
+        assert [run.slot for run in runs if run.name == name] == slots(begin, 1, count)
+        assert (state.succeeded, state.missed, state.skipped) == (count, 0, 0)
+    assert len(sink.calls) == len({call.run_id for call in sink.calls}) == 20 * count
+    assert len({run.replica for run in runs}) >= 3
 
 
 async def test_a_second_installation_for_the_same_namespaces_waits(
