@@ -22,12 +22,14 @@ from scheduledjob.domain.schedule import first_state
 from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
 from scheduledjob.manifests.pod import POD_KIND
 
+from .remembered import told_state
 from .wishes import Rules, Wish, asked_of, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.state import State
 
     from .objects import Objects
 
@@ -211,30 +213,35 @@ class Reconciler:
     def _first(self, body: Mapping[str, Any], wish: Wish, now: Instant) -> tuple[bytes, Instant | None]:
         """The state that the row begins with, and when it is due."""
         wake_at: Instant | None
+        if (remembered := self._remembered(body.get("status") or {}, wish, now)) is not None:
+            state, wake_at = remembered
+            for run in [*state.runs, *state.waiting]:
+                if run.token and run.token == wish.acts.run:
+                    run.payload = wish.acts.payload
+            as_it_was = state.generation == wish.generation and wish.acts == NONE
+            return state.encode(), wake_at if as_it_was else now
         outlives = wish.kind == POD_KIND
-        remembered = (body.get("status") or {}).get("engine")
-        if remembered:
-            try:
-                state, wake_at = restored_state(
-                    remembered,
-                    wish.definition,
-                    wish.slots,
-                    wish.uid,
-                    now,
-                    in_order=self._in_order(),
-                    outlives=outlives,
-                )
-            except msgspec.MsgspecError:
-                log.warning("the status of an object is none of ours: it begins anew", slug=wish.slug)
-            else:
-                for run in [*state.runs, *state.waiting]:
-                    if run.token and run.token == wish.acts.run:
-                        run.payload = wish.acts.payload
-                as_it_was = state.generation == wish.generation and wish.acts == NONE
-                return state.encode(), wake_at if as_it_was else now
         state = first_state(wish.definition, wish.slots, wish.uid, wish.created_at, outlives=outlives)
         state.generation = wish.generation
         wake_at = state.next.due if state.next is not None else now
         if wish.acts != NONE:
             state.revision, wake_at = 0, now  # whoever takes it first looks at what is asked for
         return state.encode(), wake_at
+
+    def _remembered(self, status: Mapping[str, Any], wish: Wish, now: Instant) -> tuple[State, Instant | None] | None:
+        """The state that status remembers, and when it is due: by the engine's record, else by what people are told."""
+
+        def restored(text: str) -> tuple[State, Instant | None] | None:
+            in_order, outlives = self._in_order(), wish.kind == POD_KIND
+            try:
+                return restored_state(
+                    text, wish.definition, wish.slots, wish.uid, now, in_order=in_order, outlives=outlives
+                )
+            except msgspec.MsgspecError as error:
+                log.warning("the status of an object is none of ours", slug=wish.slug, error=str(error))
+                return None
+
+        if (text := status.get("engine")) and (found := restored(text)) is not None:
+            return found
+        told = told_state(status, wish, now)
+        return None if told is None else restored(told.encode().decode())

@@ -1,0 +1,165 @@
+"""An object that the store does not know, with the status that was written of it: with the engine's record, and
+without."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scheduledjob.domain.instants import MINUTE, SECOND, Instant, rfc3339
+from scheduledjob.domain.state import Completion, Run, State
+from scheduledjob.engine.store import Row
+from scheduledjob.kube.objects import Objects
+from scheduledjob.kube.reconcile import Reconciler
+from scheduledjob.kube.status import build_status
+from scheduledjob.kube.wishes import Rules, Wish, read_object
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+NOW: Instant = 1_796_119_200 * SECOND
+CREATED = NOW - 60 * MINUTE
+CUSTOM = {"custom": {"kind": "print", "params": {"text": "x"}}}
+CONTAINER = {"container": {"image": "busybox:1"}}
+
+
+class Nobody:
+    """Who is told of everything, and wants to know nothing."""
+
+    def due(self, instant: Instant) -> None: ...
+    def changed(self, slugs: Sequence[str]) -> None: ...
+    def taken(self, wish: Wish) -> None: ...
+    def buried(self, uid: str) -> None: ...
+    def refused(self, body: Mapping[str, Any], reason: str) -> None: ...
+    def failed(self) -> None:
+        raise AssertionError("an object could not be read")
+
+
+def an_object(job: Mapping[str, Any] = CUSTOM, asked: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "namespace": "ns",
+            "name": "a",
+            "uid": "u",
+            "generation": 3,
+            "resourceVersion": "7",
+            "creationTimestamp": rfc3339(CREATED),
+            "annotations": {f"scheduledjobs.dev/{name}": token for name, token in asked.items()},
+        },
+        "spec": {"triggers": [{"every": "1m"}], "job": job, "concurrencyPolicy": "Allow"},
+    }
+
+
+def with_status(body: dict[str, Any], state: State, *, engine: str | None = None) -> dict[str, Any]:
+    """The object with the status of that state; ``engine`` in place of the engine's own record."""
+    wish = read_object(body, Rules())
+    assert not wish.problem
+    state.generation, state.when = wish.generation, wish.definition.when_digest
+    row = Row(
+        1, wish.slug, wish.uid, wish.kind, "cluster", wish.definition.encode(), 1, NOW, None, None, None, CREATED, 1,
+        None, state.encode(), owner="somebody", generation=wish.generation,
+    )  # fmt: skip
+    status = build_status(row, state, wish.definition, wish.slots, [], {wish.kind}, {}, NOW)
+    return body | {"status": {name: part for name, part in status.items() if part is not None} | {"engine": engine}}
+
+
+async def taken(body: dict[str, Any], *, in_order: bool = False) -> State:
+    """The state of the row that a store begins with that has never heard of this object."""
+    store = MemoryStore(MemoryDatabase(clock=lambda: NOW))
+    reconciler = Reconciler(store, Objects(), Rules(), Nobody(), Nobody(), in_order=lambda: in_order)
+    await reconciler._write([body])
+    (row,) = await store.get(["ns/a"])
+    assert row is not None
+    return State.decode(row.state)
+
+
+NOTHING_READABLE = [None, "", "}{", '{"floor": -1}', '{"floor": 99999999999999999999999}']
+
+
+@pytest.mark.parametrize("engine", NOTHING_READABLE)
+async def test_what_was_decided_stays_so(engine: str | None) -> None:
+    before = State(
+        floor=NOW, started=7, succeeded=5, failed=2, missed=3, last_success=NOW - MINUTE,
+        handled=["run-now/once", "cancel/u-1", "resume/again"],
+    )  # fmt: skip
+    state = await taken(with_status(an_object(), before, engine=engine))
+    assert state.floor == NOW
+    assert (state.started, state.succeeded, state.failed, state.missed) == (7, 5, 2, 3)
+    assert sorted(state.handled) == sorted(before.handled)
+    assert state.last_success == NOW - MINUTE
+
+
+@pytest.mark.parametrize("engine", NOTHING_READABLE)
+async def test_what_had_begun_is_known(engine: str | None) -> None:
+    slot = NOW - 5 * MINUTE
+    runs = [
+        Run(slot=slot, due=slot, begun=slot + 7, attempt=2),
+        Run(slot=slot + 1, due=slot + 1, begun=slot + 1, token="by-hand"),
+    ]
+    body = with_status(
+        an_object(asked={"run-now": "by-hand", "run-now-payload": "p"}),
+        State(floor=NOW, runs=runs, handled=["run-now/by-hand"]),
+        engine=engine,
+    )
+    state = await taken(body)
+    assert [(run.slot, run.attempt, run.lost, run.token, run.payload) for run in state.runs] == [
+        (slot, 3, 1, "", None),
+        (slot + 1, 2, 1, "by-hand", b"p"),
+    ]
+
+
+@pytest.mark.parametrize("engine", NOTHING_READABLE)
+async def test_a_pod_is_adopted(engine: str | None) -> None:
+    slot = NOW - 5 * MINUTE
+    run = Run(slot=slot, due=slot, begun=slot, outlives=True)
+    state = await taken(with_status(an_object(CONTAINER), State(floor=slot, runs=[run]), engine=engine))
+    assert state.runs
+    assert (state.runs[0].slot, state.runs[0].attempt, state.runs[0].handed_on) == (slot, 1, True)
+
+
+@pytest.mark.parametrize("engine", NOTHING_READABLE)
+@pytest.mark.parametrize("in_order", [True, False])
+async def test_a_planned_slot_is_one_run(engine: str | None, in_order: bool) -> None:
+    before = State(floor=NOW - MINUTE, next=Run(slot=NOW, due=NOW))
+    state = await taken(with_status(an_object(), before, engine=engine), in_order=in_order)
+    runs = [*state.runs, *([state.next] if state.next is not None and state.next.due <= NOW else [])]
+    assert [(run.slot, run.attempt) for run in runs] == [(NOW, 1 if in_order else 2)]
+
+
+@pytest.mark.parametrize(
+    ("before", "part"),
+    [
+        (State(floor=NOW, completed=Completion.JOB), "completed"),
+        (State(floor=NOW, paused=True, failures_in_row=3), "paused"),
+        (State(floor=NOW, suspended=True), "suspended"),
+    ],
+    ids=["completed", "paused", "suspended"],
+)
+@pytest.mark.parametrize("engine", NOTHING_READABLE)
+async def test_what_was_closed_stays_closed(before: State, part: str, engine: str | None) -> None:
+    state = await taken(with_status(an_object(), before, engine=engine))
+    assert getattr(state, part) == getattr(before, part)
+
+
+async def test_the_record_of_the_engine_counts_first() -> None:
+    body = with_status(an_object(), State(floor=NOW - 5 * MINUTE))
+    body["status"]["engine"] = State(floor=NOW - MINUTE).encode().decode()
+    assert (await taken(body, in_order=True)).floor == NOW - MINUTE
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {},
+        {"floor": "yesterday"},
+        {"floor": "2026-01-01T00:00:00"},
+        {"floor": 5},
+        {"active": "x", "floor": rfc3339(NOW)},
+    ],
+)
+async def test_a_status_that_says_nothing_is_none(status: dict[str, Any]) -> None:
+    state = await taken(an_object() | {"status": status})
+    assert state.floor == CREATED
