@@ -1,0 +1,361 @@
+"""The Lease of operators in memory, on a clock that the test moves: never two at work, whatever becomes of requests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduledjob.kube.errors import AlreadyExists, ApiUnavailable, Conflict, NotFound
+from scheduledjob.kube.leadership import MARGIN, MemoryLease, is_dead, this_process
+from tests.simulation.loop import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+LENGTH = 45.0
+
+
+class Server:
+    """One Lease as an API server keeps it: a write that names another version than there is is refused."""
+
+    def __init__(self) -> None:
+        self.lease: dict[str, Any] | None = None
+        self._version = 0
+
+    def read(self) -> dict[str, Any]:
+        if self.lease is None:
+            raise NotFound(404, "NotFound", "there is none")
+        return {"metadata": dict(self.lease["metadata"]), "spec": dict(self.lease["spec"])}
+
+    def create(self, spec: dict[str, Any]) -> dict[str, Any]:
+        if self.lease is not None:
+            raise AlreadyExists(409, "AlreadyExists", "there is one")
+        self._write(spec)
+        return self.read()
+
+    def change(self, version: str, spec: dict[str, Any]) -> dict[str, Any]:
+        there = self.read()
+        if there["metadata"]["resourceVersion"] != version:
+            raise Conflict(409, "Conflict", "it changed")
+        self._write({**there["spec"], **spec})
+        return self.read()
+
+    def _write(self, spec: dict[str, Any]) -> None:
+        self._version += 1
+        self.lease = {"metadata": {"resourceVersion": str(self._version)}, "spec": spec}
+
+
+class Wire:
+    """One operator's line to the server. What it is told to do to the next requests stands in `plan`."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.away = False
+        self.plan: list[tuple[float, str]] = []
+        """(seconds, "ok" | "lost before" | "lost after") of the next requests; then all is well at once."""
+
+    async def get(self, _: str, *, attempts: int = 0) -> dict[str, Any]:
+        return await self._do(self._server.read)
+
+    async def post(self, _: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await self._do(lambda: self._server.create(body["spec"]))
+
+    async def patch(self, _: str, body: dict[str, Any], *, attempts: int = 0) -> dict[str, Any]:
+        return await self._do(lambda: self._server.change(body["metadata"]["resourceVersion"], body["spec"]))
+
+    async def _do(self, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        seconds, fate = self.plan.pop(0) if self.plan else (0.0, "ok")
+        await asyncio.sleep(seconds / 2)
+        if self.away or fate == "lost before":
+            raise ApiUnavailable(0, "", "no answer")
+        answer = act()
+        await asyncio.sleep(seconds / 2)
+        if fate == "lost after":
+            raise ApiUnavailable(0, "", "no answer")
+        return answer
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.loop = VirtualLoop(lambda: self.now)
+        self.server = Server()
+        self.moments: list[Callable[[], None]] = []
+        """Called whenever something has happened."""
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        self._ready()
+        while (timer := self.loop.next_timer()) is not None and timer <= end:
+            self.now = max(self.now, timer)
+            self._ready()
+        self.now = end
+
+    def _ready(self) -> None:
+        self.loop.run_ready()
+        for moment in self.moments:
+            moment()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self.loop.create_task(work)
+
+    def close(self) -> None:
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_ready()
+        self.loop.close()
+
+
+class Holder:
+    """One operator, as far as the Lease goes: at work from when it has it until it is fenced or has let go."""
+
+    def __init__(self, world: World, name: str, is_dead: Callable[[str], bool] = lambda _: False) -> None:
+        self.world = world
+        self.wire = Wire(world.server)
+        self.at_work = False
+        self.fenced: str | None = None
+        self.lease = MemoryLease(
+            self.wire,  # type: ignore[arg-type]  # it stands in for the client
+            "home",
+            "scheduledjob",
+            name,
+            LENGTH,
+            now=lambda: "2026-01-01T00:00:00.000000Z",
+            fence=self._fence,
+            is_dead=is_dead,
+        )
+        self.task: asyncio.Task[None] | None = None
+
+    def works(self) -> bool:
+        return self.at_work
+
+    def _fence(self, why: str) -> None:
+        self.at_work, self.fenced = False, why
+
+    def begin(self) -> None:
+        self.task = self.world.start(self._live())
+
+    async def _live(self) -> None:
+        await self.lease.take()
+        self.at_work = True
+        await self.lease.hold()
+
+    def die(self) -> None:
+        assert self.task is not None
+        self.task.cancel()
+        self.at_work = False
+
+    def end(self) -> None:
+        self.die()
+        self.world.start(self.lease.release())
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    world = World()
+    monkeypatch.setattr(time, "monotonic", lambda: world.now)
+    yield world
+    world.close()
+    assert world.loop.failures == []
+
+
+def test_the_first_takes_it_and_keeps_it(world: World) -> None:
+    first = Holder(world, "first")
+    first.begin()
+    world.run(10 * LENGTH)
+    assert first.works()
+    assert not first.lease.in_order, "nobody had let go of it"
+    assert world.server.read()["spec"]["holderIdentity"] == "first"
+    assert world.server.read()["spec"]["leaseDurationSeconds"] == LENGTH
+
+
+def test_a_second_waits_for_as_long_as_the_first_lives(world: World) -> None:
+    first, second = Holder(world, "first"), Holder(world, "second")
+    first.begin()
+    world.run(1)
+    second.begin()
+    world.run(10 * LENGTH)
+    assert (first.works(), second.works()) == (True, False)
+    assert second.lease.waits_for == "first"
+    first.end()
+    world.run(2)
+    assert second.works()
+    assert second.lease.in_order
+    assert second.lease.waits_for == ""
+
+
+def test_a_dead_one_is_waited_for_the_whole_length(world: World) -> None:
+    first, second = Holder(world, "first"), Holder(world, "second")
+    first.begin()
+    world.run(LENGTH)
+    first.die()
+    second.begin()
+    world.run(LENGTH - 1)
+    assert not second.works()
+    world.run(3)
+    assert second.works()
+    assert not second.lease.in_order
+
+
+def test_one_that_is_known_to_be_dead_is_not_waited_for(world: World) -> None:
+    first, second = Holder(world, "first"), Holder(world, "second", is_dead=lambda holder: holder == "first")
+    first.begin()
+    world.run(1)
+    first.die()
+    second.begin()
+    world.run(0)
+    assert second.works()
+    assert not second.lease.in_order
+
+
+def test_one_that_can_not_renew_ends_before_another_may_begin(world: World) -> None:
+    first, second = Holder(world, "first"), Holder(world, "second")
+    first.begin()
+    world.run(LENGTH + 1)
+    second.begin()
+    first.wire.away = True
+    world.run(LENGTH * (1 - MARGIN) + 2)
+    assert first.fenced is not None
+    assert "could not be renewed" in first.fenced
+    assert not second.works()
+    world.run(LENGTH)
+    assert second.works()
+
+
+def test_an_outage_that_is_short_enough_is_got_over(world: World) -> None:
+    first = Holder(world, "first")
+    first.begin()
+    world.run(LENGTH / 3 - 1)
+    first.wire.away = True
+    world.run(LENGTH / 3)
+    first.wire.away = False
+    world.run(10 * LENGTH)
+    assert first.works()
+
+
+def test_one_whose_lease_was_taken_ends_at_its_next_renewal(world: World) -> None:
+    first = Holder(world, "first")
+    first.begin()
+    world.run(1)
+    world.server.change(world.server.read()["metadata"]["resourceVersion"], {"holderIdentity": "thief"})
+    world.run(LENGTH / 3)
+    assert first.fenced is not None
+    assert "somebody else" in first.fenced
+
+
+@pytest.mark.parametrize("when", ["renewal", "release"])
+def test_an_answer_that_was_lost_does_not_lose_the_lease(world: World, when: str) -> None:
+    first = Holder(world, "first")
+    first.begin()
+    world.run(1)
+    first.wire.plan = [(0.0, "lost after")]
+    world.run(LENGTH / 3)
+    if when == "renewal":
+        world.run(5 * LENGTH)
+        assert first.works()
+    else:
+        # The answer to a renewal came too late for the version to be known.
+        first.end()
+        world.run(1)
+        assert world.server.read()["spec"]["holderIdentity"] == ""
+
+
+def test_an_outage_while_it_is_taken_is_waited_out(world: World) -> None:
+    first = Holder(world, "first")
+    first.wire.plan = [(0.0, "ok"), (0.0, "lost before"), (0.0, "lost before"), (0.0, "ok"), (0.0, "lost after")]
+    first.begin()
+    world.run(10)
+    assert first.works()
+
+
+def test_an_operator_with_another_store_waits_and_takes_nothing(world: World) -> None:
+    first, other = Holder(world, "first"), Holder(world, "other")
+    alone = world.start(other.lease.free())
+    world.run(0)
+    assert alone.done()
+    assert not other.lease.in_order
+    first.begin()
+    world.run(1)
+    waiting = world.start(other.lease.free())
+    world.run(3 * LENGTH)
+    assert not waiting.done()
+    first.end()
+    world.run(2)
+    assert waiting.done()
+    assert other.lease.in_order, "it was let go of before its eyes"
+    again = world.start(other.lease.free())
+    world.run(0)
+    assert again.done()
+    assert not other.lease.in_order, "who knows what came after"
+
+
+_FATES = st.tuples(st.floats(0, 40), st.sampled_from(["ok", "ok", "lost before", "lost after"]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    plans=st.lists(st.lists(_FATES, max_size=12), min_size=2, max_size=3),
+    acts=st.lists(st.tuples(st.floats(0, 60), st.integers(0, 2), st.sampled_from(["die", "end", "begin"])), max_size=8),
+)
+def test_never_are_two_at_work(plans: list[list[tuple[float, str]]], acts: list[tuple[float, int, str]]) -> None:
+    world = World()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: world.now)
+        holders = [Holder(world, f"h{number}") for number in range(len(plans))]
+        most = [0]
+
+        def look() -> None:
+            most[0] = max(most[0], sum(one.works() for one in holders))
+
+        world.moments.append(look)
+        for holder, plan in zip(holders, plans, strict=True):
+            holder.wire.plan = list(plan)
+            holder.begin()
+        for seconds, number, act in acts:
+            world.run(seconds)
+            holder = holders[number % len(holders)]
+            if act == "begin":
+                if holder.task is not None and holder.task.done() and not holder.works():
+                    holder.fenced = None
+                    holder.begin()
+            elif holder.works():
+                getattr(holder, act)()
+        world.run(20 * LENGTH)
+        alive = [one for one in holders if one.task is not None and not one.task.done()]
+        working = sum(one.works() for one in holders)
+        world.close()
+    assert most[0] <= 1
+    assert working == min(1, len(alive))
+
+
+def test_a_process_is_named_so_that_its_end_can_be_told() -> None:
+    name = this_process()
+    assert name == this_process()
+    assert name.startswith(f"{socket.gethostname()}/{os.getpid()}.")
+    assert not is_dead(name)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        of_child = subprocess.run(
+            [sys.executable, "-c", f"from scheduledjob.kube.leadership import _started; print(_started({child.pid}))"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        holder = f"{socket.gethostname()}/{child.pid}.{of_child}"
+        assert not is_dead(holder)
+        # Its number is another process's now: it began at another time.
+        assert is_dead(f"{socket.gethostname()}/{child.pid}.{int(of_child) - 1}")
+    assert is_dead(holder)
+
+
+@pytest.mark.parametrize("holder", ["", "elsewhere/1.1", "somebody-else", f"{socket.gethostname()}/x.1"])
+def test_of_others_nothing_is_known(holder: str) -> None:
+    assert not is_dead(holder)
