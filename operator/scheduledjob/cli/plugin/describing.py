@@ -25,6 +25,8 @@ _SETTINGS = (
 )  # fmt: skip
 """Of the spec, shown as they are written."""
 
+_COUNTERS = ("started", "succeeded", "failed", "cancelled", "skippedOverlap", "missed", "excluded")
+
 
 def print_description(where: Where, name: str, form: Form) -> None:
     """Print one ScheduledJob."""
@@ -153,7 +155,8 @@ def _state(body: Object) -> None:
         ("Last failure", "lastFailureTime"),
     ):
         _field(label, status.get(key))
-    _field("Counters", ", ".join(f"{key} {count}" for key, count in (status.get("counters") or {}).items() if count))
+    counters = status.get("counters") or {}
+    _field("Counters", ", ".join(f"{key} {counters[key]}" for key in _COUNTERS if counters.get(key)))
     _heading("Conditions")
     columns = ("type", "status", "reason", "message")
     print_table([{key: one.get(key) for key in columns} for one in status.get("conditions") or ()], empty="none")

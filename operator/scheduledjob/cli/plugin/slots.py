@@ -135,13 +135,14 @@ def print_next(where: Where, name: str | None, start: str | None, count: int, fo
         _tell_of_following(schedule)
         if name or not schedule.standing:
             schedules.append(schedule)
-    rows = [_row(*each, wide=form is Form.WIDE) for each in _first(schedules, begin, count)]
+    jitters = form is Form.WIDE or any(each.definition.jitter for each in schedules)
+    rows = [_row(*each, with_start=jitters) for each in _first(schedules, begin, count)]
     if form is Form.NAME:
         for row in rows:
             out(row["slot"])
     elif form.is_for_people:
-        if name or not where.everywhere:
-            rows = [{key: row[key] for key in row if key != "namespace"} for row in rows]
+        known = {"name", "namespace"} if name else set() if where.everywhere else {"namespace"}
+        rows = [{key: text for key, text in row.items() if key not in known} for row in rows]
         print_table(rows, empty="no slot is left" if found else "")
     else:
         print_plain(rows, form)
@@ -163,7 +164,7 @@ def _first(schedules: list[Schedule], after: Instant, count: int) -> Iterator[tu
         yield schedules[place], slot, start
 
 
-def _row(schedule: Schedule, slot: Instant, start: Instant, *, wide: bool) -> dict[str, str]:
+def _row(schedule: Schedule, slot: Instant, start: Instant, *, with_start: bool) -> dict[str, str]:
     zone = next((one.time_zone for one in schedule.definition.triggers if isinstance(one, CronTrigger)), "UTC")
     local = to_datetime(slot).astimezone(ZoneInfo(zone))
     row = {
@@ -173,7 +174,7 @@ def _row(schedule: Schedule, slot: Instant, start: Instant, *, wide: bool) -> di
         "local": local.strftime("%a %Y-%m-%d %H:%M:%S %z"),
         "in": format_duration(max(0, start - now()) // SECOND * SECOND),
     }
-    if wide or schedule.definition.jitter:
+    if with_start:
         row["starts"] = rfc3339(start // SECOND * SECOND)
     return row
 

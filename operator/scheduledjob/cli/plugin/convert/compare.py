@@ -140,8 +140,8 @@ def _rename(pod: dict[str, Any], renamed: Mapping[str, str]) -> None:
         for container in spec.get(kind) or []:
             container["name"] = renamed.get(container["name"], container["name"])
     for reference in field_references(spec):
-        if (owner := reference.get("containerName")) in renamed:
-            reference["containerName"] = renamed[owner]
+        if isinstance(owner := reference.get("containerName"), str):
+            reference["containerName"] = renamed.get(owner, owner)
 
 
 def in_words(difference: Difference) -> str:

@@ -1,0 +1,181 @@
+"""Every command when things are not as hoped: one clear line on standard error, and an exit code that is not 0."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from tests.cluster.e2e.operators import manifest
+from tests.cluster.plugin.support import Plugin
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cluster.harness import Cluster, ControlPlane
+
+pytestmark = pytest.mark.cluster
+
+ASKING = [
+    ("list",),
+    ("next",),
+    ("next", "job"),
+    ("describe", "job"),
+    ("explain", "job"),
+    ("trigger", "job"),
+    ("trigger", "job", "--wait"),
+    ("suspend", "job"),
+    ("resume", "job"),
+    ("cancel", "job"),
+    ("history",),
+    ("history", "job"),
+    ("logs", "job"),
+    ("convert", "job"),
+    ("convert", "--all"),
+    ("simulate",),
+]
+"""Every command that asks the API server."""
+NAMING = [each for each in ASKING if "job" in each]
+
+every_command = pytest.mark.parametrize("arguments", ASKING, ids=" ".join)
+
+
+def one_line(err: str) -> str:
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in err
+    return lines[0]
+
+
+@every_command
+async def test_no_permission(sjobs: Cluster, namespace: str, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    plugin = Plugin(sjobs.kubeconfig_for("nobody"), namespace, tmp_path)
+    done = await plugin(*arguments)
+    assert (done.code, done.out) == (1, "")
+    line = one_line(done.err)
+    assert 'User "nobody" cannot' in line
+    assert namespace in line
+
+
+@every_command
+async def test_unreachable(sjobs: Cluster, namespace: str, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    plugin = Plugin(sjobs.kubeconfig, namespace, tmp_path)
+    content = yaml.safe_load(plugin.kubeconfig.read_text())
+    content["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    plugin.kubeconfig.write_text(yaml.safe_dump(content))
+    done = await plugin(*arguments)
+    assert (done.code, done.out) == (1, "")
+    line = one_line(done.err)
+    assert "the API server can't be reached" in line
+    assert "127.0.0.1:1" in line
+
+
+@pytest.mark.parametrize("arguments", NAMING, ids=" ".join)
+async def test_missing(plugin: Plugin, namespace: str, arguments: tuple[str, ...]) -> None:
+    done = await plugin(*arguments)
+    assert (done.code, done.out) == (1, "")
+    kind = "CronJob" if arguments[0] == "convert" else "ScheduledJob"
+    assert f'there is no {kind} "job" in namespace "{namespace}"' in one_line(done.err)
+
+
+async def test_on_a_terminal(plugin: Plugin, namespace: str) -> None:
+    shown = await plugin.on_a_terminal("describe", "job")
+    assert shown.code == 1
+    assert shown.out.startswith("\x1b[31merror:\x1b[0m there is no ScheduledJob")
+
+
+async def test_no_right_to_write(sjobs: Cluster, namespace: str, tmp_path: Path) -> None:
+    await sjobs.apply(manifest("job", "every: 1h", "{custom: {kind: print}}"), "-n", namespace)
+    user = f"reader-{namespace}"
+    rules = [{"apiGroups": ["scheduledjobs.dev"], "resources": ["scheduledjobs"], "verbs": ["get", "list", "watch"]}]
+    api = "rbac.authorization.k8s.io/v1"
+    metadata = {"name": "reader", "namespace": namespace}
+    group = "rbac.authorization.k8s.io"
+    role = {"apiVersion": api, "kind": "Role", "metadata": metadata, "rules": rules}
+    binding = {
+        "apiVersion": api,
+        "kind": "RoleBinding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "reader"},
+        "subjects": [{"kind": "User", "name": user, "apiGroup": group}],
+    }
+    await sjobs.apply(yaml.safe_dump_all([role, binding]))
+    plugin = Plugin(sjobs.kubeconfig_for(user), namespace, tmp_path)
+    assert (await plugin("list", "-o", "name")).out == "scheduledjob.scheduledjobs.dev/job\n"
+    for act in ("trigger", "suspend"):
+        done = await plugin(act, "job")
+        assert done.code == 1
+        assert "cannot patch resource" in one_line(done.err)
+    described = await plugin("describe", "job")
+    assert described.code == 0
+    assert "cannot list resource" in described.out  # Events, and the rest is told all the same
+    done = await plugin("logs", "job")
+    assert done.code == 1
+    assert 'cannot list resource "pods"' in one_line(done.err)
+
+
+async def test_a_cluster_without_the_operator(own_cluster: ControlPlane, tmp_path: Path) -> None:
+    plugin = Plugin(own_cluster.kubeconfig, "default", tmp_path)
+    for arguments in (("list",), ("describe", "job"), ("suspend", "job")):
+        done = await plugin(*arguments)
+        assert done.code == 1
+        assert "the cluster knows no ScheduledJobs: install the operator, or its CRD" in one_line(done.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lisst"], "Did you mean"),
+        (["list", "--no-such"], "--no-such"),
+        (["list", "-o", "xml"], "xml"),
+        (["describe"], "Missing argument"),
+        (["describe", "a", "b"], "unexpected extra argument"),
+        (["next", "a", "-A"], "-A goes with no name"),
+        (["next", "--from", "tomorrow"], "write an instant with its offset"),
+        (["next", "--from", "2026-12-01T00:00:00"], "has no offset from UTC"),
+        (["next", "-c", "0"], "greater than or equal to 1"),
+        (["explain", "0 0 31 2 *"], "never fire"),
+        (["explain", "0 0 * * *", "--tz", "Mars"], "Mars"),
+        (["trigger", "a", "--timeout", "3"], "--timeout goes with --wait"),
+        (["trigger", "a", "--payload", "x" * 70_000], "at most 64 KiB"),
+        (["suspend"], "Missing argument"),
+        (["cancel", "a", "b", "c"], "unexpected extra argument"),
+        (["history", "--limit", "0"], "greater than or equal to 1"),
+        (["logs", "a", "--tail", "0"], "greater than or equal to 1"),
+        (["validate"], "Missing option"),
+        (["validate", "-f", "/does/not/exist"], "no such file"),
+        (["convert", "a", "--all"], "name CronJobs of the cluster"),
+        (["simulate", "-f", "/does/not/exist"], "no such file"),
+        (["simulate", "--from", "2026-12-02T00:00:00Z", "--to", "2026-12-01T00:00:00Z"], "--to must be after --from"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+async def test_wrong_arguments(plugin: Plugin, arguments: list[str], words: str) -> None:
+    done = await plugin(*arguments)
+    assert done.code == 2
+    assert words in done.err + done.out
+    assert "Traceback" not in done.err
+
+
+async def test_a_wrong_kubeconfig_or_context(plugin: Plugin, tmp_path: Path) -> None:
+    for arguments in (("--context", "nope"), ("--kubeconfig", str(tmp_path / "nope"))):
+        done = await plugin("list", *arguments)
+        assert done.code == 1
+        assert "nope" in one_line(done.err)
+
+
+async def test_options_may_stand_before_the_command(plugin: Plugin) -> None:
+    done = await plugin("-n", "default", "list")
+    assert (done.code, done.err) == (0, 'no ScheduledJobs in namespace "default" (-A for all)\n')
+
+
+async def test_a_reader_that_goes_away(plugin: Plugin) -> None:
+    process = await plugin.start("simulate", "-f", "examples", "-o", "json")
+    assert process.stdout is not None
+    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # there is no other way to it
+    assert process.stderr is not None
+    err = await process.stderr.read()
+    await process.wait()
+    assert b"Traceback" not in err
