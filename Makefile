@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: help venv demo test test-cluster lint types contracts check crds docs simulate bench bench-cluster lock cluster node cluster-down \
+.PHONY: help venv demo test test-cluster lint types contracts check crds docs site terminal simulate bench bench-cluster lock cluster node cluster-down \
 	clean
 
 help:  ## list the targets
@@ -47,6 +47,10 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 
 $(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
 	@$(PIP_INSTALL) --require-hashes -r requirements-bench.lock
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.installed requirements-docs.lock
+	@$(PIP_INSTALL) --require-hashes -r requirements-docs.lock
 	@touch $@
 
 demo: venv  ## run examples/ with the memory store and show what ran and what is next; Ctrl-C ends it
@@ -81,9 +85,18 @@ chart: venv  ## write the chart's README again after a change to its values
 install-yaml: venv  ## write install.yaml, the chart for those without Helm, again
 	@$(BIN)/python -m charts.install_yaml install.yaml
 
-docs: venv  ## write the pages of docs/ again that are made from the code
+docs: venv  ## write the pages and pictures of docs/ again that are made from the code
 	@$(BIN)/python -m scheduledjob.kube.settings_page docs/operator-settings.md
 	@$(BIN)/python -m scheduledjob.web.metrics docs/metrics.md
+	@$(BIN)/python -m docs.tools.crd_page docs/crd-reference.md
+	@$(BIN)/python -m docs.tools.cli_page docs/cli-reference.md
+	@$(BIN)/python -m docs.tools.pictures docs/pictures
+
+terminal: venv  ## draw the terminal of README again, from a run of `make demo`
+	@$(BIN)/python -m docs.tools.terminal docs/pictures/terminal.svg
+
+site: $(VENV)/.docs  ## build the documentation as a site into build/site, strictly, without network
+	@$(BIN)/mkdocs build --strict --quiet
 
 simulate: venv  ## run SEEDS=2000 simulated histories of the engine, faults and all
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
@@ -99,6 +112,7 @@ lock: venv  ## write the lock files again after a change to pyproject.toml; UPGR
 	@$(LOCK) pyproject.toml requirements-build.in --extra dev --extra kube -o requirements-dev.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock -o requirements.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra bench -o requirements-bench.lock
+	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra docs -o requirements-docs.lock
 
 cluster: venv  ## start a Kubernetes control plane and print the line that sets KUBECONFIG
 	@$(BIN)/python -m tests.cluster.harness up

@@ -1,0 +1,135 @@
+"""A story: one schedule, told what happens to it, by the domain's own state machine and with a clock that is told too.
+
+What a picture needs to say is the specification, how long each attempt takes and how it ends, and when no replica was
+there. What follows from that is not said here but found out: which slots ran, when, and which did not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import yaml
+
+from scheduledjob.domain.instants import SECOND, Instant, Micros
+from scheduledjob.domain.moves import End
+from scheduledjob.domain.plan import Plan, slots_of
+from scheduledjob.domain.schedule import Schedule, first_state
+from scheduledjob.manifests.definition import to_definition
+from scheduledjob.manifests.loader import load_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from scheduledjob.domain.misfire import Slots
+    from scheduledjob.domain.state import Run
+
+    Ending = Callable[[Run], tuple[Micros, End]]
+    """How long the run's attempt takes, and how it ends."""
+
+TICK: Micros = SECOND
+
+
+@dataclass
+class Attempt:
+    """One attempt, as it went."""
+
+    slot: Instant
+    number: int
+    started: Instant
+    ends: Instant
+    end: End
+
+
+@dataclass
+class Story:
+    """What became of a schedule."""
+
+    slots: list[Instant]
+    """Those that its triggers gave."""
+    attempts: list[Attempt] = field(default_factory=list)
+    missed: list[Instant] = field(default_factory=list)
+    skipped: list[Instant] = field(default_factory=list)
+
+
+def tell(
+    spec: str,
+    created: Instant,
+    until: Instant,
+    ending: Ending,
+    away: Sequence[tuple[Instant, Instant]] = (),
+) -> Story:
+    """What becomes of a schedule with this ``spec`` (YAML) from its creation; ``away``: when no replica was there."""
+    schedule, slots = _new(spec, created)
+    story = Story(_slots_between(slots, created, until))
+    running: list[tuple[Run, Attempt]] = []
+    now = created
+    while now <= until:
+        if not any(begin <= now < end for begin, end in away):
+            for run, attempt in [pair for pair in running if pair[1].ends <= now]:
+                running.remove((run, attempt))
+                schedule.ended(run, attempt.end, now)
+            while _step(schedule, now, running, story, ending):
+                pass
+        now += TICK
+    _find_passed_over(story, schedule, away, until)
+    return story
+
+
+def _new(spec: str, created: Instant) -> tuple[Schedule, Slots]:
+    manifest = {"apiVersion": "scheduledjobs.dev/v1beta1", "kind": "ScheduledJob", "metadata": {"name": "job"}}
+    manifest["spec"] = {"job": {"custom": {"kind": "print"}}} | yaml.safe_load(spec)
+    loaded = load_text(yaml.safe_dump(manifest))
+    if loaded.problems:
+        raise ValueError("; ".join(str(problem) for problem in loaded.problems))
+    (job,) = loaded.jobs.values()
+    definition = to_definition(job.job)
+    slots = slots_of(Plan(definition), seed="default/job", created=created)
+    assert slots is not None
+    state = first_state(definition, slots, "uid", created)
+    return Schedule("default/job", "uid", definition, slots, state), slots
+
+
+def _step(schedule: Schedule, now: Instant, running: list[tuple[Run, Attempt]], story: Story, ending: Ending) -> bool:
+    """What is to be done now; whether there may be more. Each state counts as stored at once."""
+    moves = schedule.step(now)
+    for run in moves.cancel:
+        (attempt,) = [attempt for one, attempt in running if one is run]
+        attempt.ends, attempt.end = now, End.CANCELLED
+        running[:] = [(one, other) for one, other in running if one is not run]
+        schedule.ended(run, End.CANCELLED, now)
+    for run in moves.start:
+        takes, end = ending(run)
+        attempt = Attempt(run.slot, run.attempt, now, now + takes, end)
+        schedule.began(run, now)
+        running.append((run, attempt))
+        story.attempts.append(attempt)
+    if schedule.changed:
+        schedule.snapshot()
+        schedule.stored()
+        return True
+    return bool(moves.cancel or moves.start)
+
+
+def _slots_between(slots: Slots, after: Instant, until: Instant) -> list[Instant]:
+    found: list[Instant] = []
+    slot = slots.next(after)
+    while slot is not None and slot <= until:
+        found.append(slot)
+        slot = slots.next(slot)
+    return found
+
+
+def _find_passed_over(
+    story: Story, schedule: Schedule, away: Sequence[tuple[Instant, Instant]], until: Instant
+) -> None:
+    """Say of each slot that did not run why; the schedule's own counters have to agree."""
+    ran = {attempt.slot for attempt in story.attempts} | {run.slot for run in schedule.state.waiting}
+    for slot in story.slots:
+        if slot in ran or slot > until:
+            continue
+        absent = any(begin <= slot < end for begin, end in away)
+        (story.missed if absent else story.skipped).append(slot)
+    counted = schedule.state.missed, schedule.state.skipped
+    if counted != (len(story.missed), len(story.skipped)):
+        raise AssertionError(f"the schedule counts {counted} missed and skipped, the picture {story}")
