@@ -12,6 +12,7 @@ start them.
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,12 +22,17 @@ import msgspec
 from .store import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .store import Renewal
 
 WEDGED_AFTER = 60.0
 """Seconds without a sign of life of the event loop after which its leases are no longer renewed."""
+
+
+def no_bound() -> float:
+    """Leases are bounded by their length alone."""
+    return math.inf
 
 
 class Lease(msgspec.Struct, eq=False, gc=False):
@@ -56,9 +62,13 @@ class Renewed:
 class Leases:
     """The leases of one replica. Safe for use from the event loop and the lease thread at once."""
 
-    def __init__(self, length: float) -> None:
+    def __init__(self, length: float, until: Callable[[], float] = no_bound) -> None:
+        """``until``: monotonic seconds beyond which none of them reaches, as it stands when asked. A store that is
+        this process's own memory gives leases to whoever asks; then something else says whether others may run the
+        same jobs."""
         self.length = length
         """Seconds."""
+        self._until = until
         self.margin = min(length * 0.2, 3.0)
         self.tick = length / 12
         """How often to step, in seconds."""
@@ -75,7 +85,7 @@ class Leases:
         self.wedged = False
 
     def hold(self, key: Key, version: int, deadline: float) -> Lease:
-        lease = Lease(key, version, deadline)
+        lease = Lease(key, version, min(deadline, self._until()))
         with self._lock:
             self._leases[key] = lease
         return lease
@@ -110,7 +120,7 @@ class Leases:
 
     def renewed(self, asked: Sequence[tuple[Key, int]], answer: Renewal, sent: float) -> Renewed:
         """Take in the store's answer to a renewal that was sent at ``sent``."""
-        result = Renewed(deadline=sent + self.length)
+        result = Renewed(deadline=min(sent + self.length, self._until()))
         with self._lock:
             for key, version in asked:
                 lease = self._leases.get(key)

@@ -29,7 +29,7 @@ from .attempts import Attempts, Hook
 from .claimer import Claimer
 from .clock import Clock, StoreClock
 from .keeper import Keeper, KeeperCalls, KeeperThread
-from .leases import Leases
+from .leases import Leases, no_bound
 from .observer import Observer
 from .owner import Owner
 from .stats import Stats
@@ -77,8 +77,10 @@ class Replica:
         keeper: Callable[[Store, str, Leases, Clock, KeeperCalls], Keeper] = KeeperThread,
         name: str | None = None,
         followers: Callable[[str], Sequence[str]] | None = None,
+        until: Clock | None = None,
     ) -> None:
-        """``followers``: the slugs that follow a slug, as far as is known here; None: nobody does."""
+        """``followers``: the slugs that follow a slug, as far as is known here; None: nobody does. ``until``: a bound
+        on every lease, in monotonic seconds, as it stands when asked; None: there is none."""
         self.info = ReplicaInfo(
             name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}", program_version, schema_version
         )
@@ -92,7 +94,7 @@ class Replica:
         self._chance = chance or random.Random()  # noqa: S311  # spreads load, guards nothing
         self._new_keeper = keeper
         self._followers = followers
-        self.leases = Leases(settings.lease)
+        self.leases = Leases(settings.lease, until or no_bound)
         self.clock = StoreClock(monotonic)
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()

@@ -74,6 +74,11 @@ class MemoryLease:
         self.waits_for = ""
         """Who holds it, while we wait."""
 
+    @property
+    def ours_until(self) -> float:
+        """Monotonic seconds until which nobody else can have it, less what is kept for ending what runs."""
+        return self._deadline - self._length * MARGIN
+
     async def free(self) -> None:
         """Wait until nobody holds it; nobody can keep another from taking it after that."""
         there = await self._wait()

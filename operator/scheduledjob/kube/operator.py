@@ -106,7 +106,14 @@ class Operator:
             fence=_fence,
             is_dead=is_dead,
         )
-        working = Working(settings, api, self._store, self._metrics, in_order=lambda: lease.in_order)
+        working = Working(
+            settings,
+            api,
+            self._store,
+            self._metrics,
+            in_order=lambda: lease.in_order,
+            until=(lambda: lease.ours_until) if self._in_memory else None,
+        )
         neighbours = Neighbours(self._store, working.replica.info.id, settings.namespaces)
         permissions = permissions_of(settings.namespaces, (namespace, settings.memory_lease), holds=self._in_memory)
         preflight = Preflight(api, settings.namespaces, permissions)

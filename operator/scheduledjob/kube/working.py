@@ -67,6 +67,9 @@ LAST_ANSWER = 1.0
 """Seconds that the store has, at the end, to show that status can be read from it."""
 LAST_STATUS_OF_MEMORY = 60.0
 """Seconds that it waits where status is all that will be left."""
+LEASE_IN_MEMORY = 15.0
+"""Seconds, at most, of a lease that this process gives itself: they follow the operator's own Lease, so they have to be
+renewed more often than that."""
 COLLECT_AFTER = 100_000
 """New objects between two garbage collections: a collection stops the loop, and what starts then starts late."""
 
@@ -75,9 +78,20 @@ class Working:
     """The parts of one replica of the operator. ``run`` once."""
 
     def __init__(
-        self, settings: OperatorSettings, api: Api, store: Store, metrics: Metrics, *, in_order: Callable[[], bool]
+        self,
+        settings: OperatorSettings,
+        api: Api,
+        store: Store,
+        metrics: Metrics,
+        *,
+        in_order: Callable[[], bool],
+        until: Callable[[], float] | None = None,
     ) -> None:
-        """``in_order``: whether the operator before this one, if its store was its memory, had ended in order."""
+        """``in_order``: whether the operator before this one, if its store was its memory, had ended in order.
+
+        ``until``: the monotonic second until which no other operator runs the same jobs, as it stands when asked;
+        None: that is for the store's leases to say.
+        """
         self._settings = settings
         self._in_memory = settings.store.lower().startswith("memory:")
         self._metrics = metrics
@@ -106,7 +120,7 @@ class Working:
             Settings(
                 heartbeat=settings.heartbeat,
                 jitter=settings.heartbeat / 10,
-                lease=settings.lease,
+                lease=min(settings.lease, LEASE_IN_MEMORY) if self._in_memory else settings.lease,
                 capacity=settings.capacity + settings.pod_capacity,
                 grace=settings.grace,
             ),
@@ -116,6 +130,7 @@ class Working:
             hook=runnable.hook,
             followers=self._objects.followers,
             name=name,
+            until=until,
         )
         self._status = StatusWriter(
             api,
