@@ -1,0 +1,170 @@
+"""Who is told what: metrics of everything, status of what has changed, Events of what people want to know."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from scheduledjob.domain.instants import SECOND
+from scheduledjob.domain.state import Completion, Outcome, RunRecord, State
+from scheduledjob.engine.jobs import Attempt
+from scheduledjob.engine.store import Fate, Origin, Row, Settlement
+from scheduledjob.kube.events import Reason, Regarding
+from scheduledjob.kube.objects import Objects
+from scheduledjob.kube.status_writer import BEGUN
+from scheduledjob.kube.telling import Telling
+from scheduledjob.web.metrics import Metrics
+
+T = 1_800_000_000 * SECOND
+
+
+class Said(NamedTuple):
+    regarding: Regarding
+    type: str
+    reason: Reason
+    message: str
+    action: str
+
+
+class World:
+    """The listener, and everybody to whom it passes on what it hears."""
+
+    def __init__(self) -> None:
+        self.said: list[Said] = []
+        self.changes: list[tuple[str, float | None]] = []
+        self.forgotten: list[str] = []
+        self.objects = Objects()
+        self.metrics = Metrics()
+        self.telling = Telling(self.metrics, self.objects, self)  # type: ignore[arg-type]  # stands in for Events
+        self.telling.status = self  # type: ignore[assignment]  # and for the writer of status
+
+    def say(self, *said: Any) -> None:
+        self.said.append(Said(*said))
+
+    def changed(self, uid: str, after: float | None = None) -> None:
+        self.changes.append((uid, after))
+
+    def gone(self, uid: str) -> None:
+        self.forgotten.append(uid)
+
+    def knows(self, **status: Any) -> None:
+        metadata = {"namespace": "n", "name": "a", "uid": "u", "resourceVersion": "1", "generation": 1}
+        self.objects.saw({"metadata": metadata, "status": status})
+
+    @property
+    def reasons(self) -> list[tuple[str, str]]:
+        return [(one.reason.value, one.type) for one in self.said]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def record(outcome: Outcome, reason: str = "") -> RunRecord:
+    return RunRecord("u-1", "u", "n/a", T, T, T, 2, outcome, reason=reason, expires=T)
+
+
+def row(origin: Origin = Origin.CLUSTER) -> Row:
+    return Row(1, "n/a", "u", "cluster.curl", origin.value, "", 1, T, None, None, None, T, 1, None, b"")
+
+
+def attempt() -> Attempt:
+    return Attempt(run_id="u-1", uid="u", namespace="n", name="a", slot=T, attempt=1, version=1, deadline=0.0)
+
+
+def test_each_end_of_a_run_is_an_event_of_its_own_reason(world: World) -> None:
+    world.telling.recorded(
+        [
+            record(Outcome.SUCCEEDED),
+            record(Outcome.FAILED, "exit code 3"),
+            record(Outcome.CANCELLED, "cancelled by hand"),
+            record(Outcome.SKIPPED_OVERLAP, "another run was active"),
+        ]
+    )
+    assert world.reasons == [
+        ("Succeeded", "Normal"),
+        ("Failed", "Warning"),
+        ("Cancelled", "Normal"),
+        ("SkippedOverlap", "Normal"),
+    ]
+    failed = world.said[1]
+    assert failed.regarding == Regarding("n", "a", "u")
+    assert failed.message == "The run of 2027-01-15T08:00:00Z failed at its attempt 2: exit code 3"
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_outcome_has_a_reason(world: World, outcome: Outcome) -> None:
+    if outcome is not Outcome.EXCLUDED:  # which is counted, and never recorded
+        world.telling.recorded([record(outcome)])
+        assert len(world.said) == 1
+
+
+def test_status_follows_what_is_written_at_once_and_a_beginning_a_little_later(world: World) -> None:
+    world.telling.settled(row(), Settlement(1, 1, Fate.KEEP, b"", None, 1))
+    world.telling.settled(row(Origin.MANIFEST), Settlement(1, 1, Fate.KEEP, b"", None, 1))
+    world.telling.started(attempt(), T, 0)
+    assert world.changes == [("u", None), ("u", BEGUN)]
+    assert world.said == []
+    world.telling.buried("u")
+    assert world.forgotten == ["u"]
+
+
+def test_a_retry_and_a_loss_are_warned_of(world: World) -> None:
+    world.telling.retrying(attempt(), "status 500", T)
+    world.telling.fenced("n/a", "its lease passed")
+    world.telling.overdue("n/a")
+    assert world.reasons == [("Retrying", "Warning")], "of an object that is not known nothing can be said"
+    world.knows()
+    world.telling.fenced("n/a", "its lease passed")
+    world.telling.overdue("n/a")
+    assert world.reasons[1:] == [("OwnerLost", "Warning"), ("Overdue", "Warning")]
+    assert "its lease passed" in world.said[1].message
+
+
+def told(world: World, state: State, before: State | None = None) -> list[str]:
+    """The reasons of the Events that a written status makes."""
+    world.knows(engine="" if before is None else before.encode().decode())
+    seen = world.objects.get("u")
+    assert seen is not None
+    before_it = len(world.said)
+    world.telling.written(seen, state)
+    return [one.reason.value for one in world.said[before_it:]]
+
+
+def test_a_pause_and_a_completion_are_told_once(world: World) -> None:
+    plain = State(floor=T)
+    paused = State(floor=T, paused=True, failures_in_row=3)
+    done = State(floor=T, completed=Completion.MAX_RUNS)
+    assert told(world, plain) == []
+    assert told(world, paused, plain) == ["AutoPaused"]
+    assert told(world, paused, paused) == []
+    assert told(world, done, plain) == ["Completed"]
+    assert world.said[-1].message == "It is done: maxRuns is reached"
+    assert told(world, done, done) == []
+    assert told(world, done) == ["Completed"], "of a status that says nothing it is news"
+
+
+def test_what_is_stopped_because_of_its_spec_is_not_done(world: World) -> None:
+    world.knows()
+    world.objects.understood("u", "n/a", (1, ""), [], valid=False)
+    assert told(world, State(floor=T, completed=Completion.NO_SLOT)) == []
+
+
+def test_what_is_refused_is_said_of_the_object(world: World) -> None:
+    world.knows()
+    body = {"metadata": {"namespace": "n", "name": "a", "uid": "u"}}
+    world.telling.refused(body, "write a shorter one")
+    assert world.said == [
+        Said(Regarding("n", "a", "u"), "Warning", Reason.ACT_REFUSED, "write a shorter one", "Reconcile")
+    ]
+
+
+def test_an_engine_that_cannot_be_read_is_as_none(world: World) -> None:
+    world.knows(engine="{broken")
+    seen = world.objects.get("u")
+    assert seen is not None
+    world.telling.written(seen, msgspec.structs.replace(State(floor=T), completed=Completion.JOB))
+    assert world.reasons == [("Completed", "Normal")]

@@ -1,0 +1,174 @@
+"""What is made of an object: what it asks for, in which way it is run, or words that say what to write instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.domain.acts import Acts
+from scheduledjob.domain.definition import EveryTrigger
+from scheduledjob.domain.instants import SECOND
+from scheduledjob.executors.pod.spec import PodSettings
+from scheduledjob.kube.wishes import (
+    KIND_INVALID,
+    TOKEN_LIMIT,
+    Rules,
+    Wish,
+    acts_of,
+    asked_of,
+    problem_of,
+    read_object,
+)
+
+GROUP = "scheduledjobs.dev"
+KIND_POD = "cluster.pod"
+SHELL = {"shell": {"command": "true"}}
+CURL = {"curl": {"url": "http://example.com"}}
+OPEN = Rules(allows_shell=lambda namespace: namespace == "team-a")
+WITH_IMAGE = Rules(PodSettings(image="registry/operator:1"))
+
+
+def an_object(job: dict[str, Any] = CURL, annotations: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    metadata = {
+        "namespace": "team-a",
+        "name": "job",
+        "uid": "u",
+        "resourceVersion": "7",
+        "generation": 3,
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "managedFields": [{"manager": "kubectl"}],
+        "annotations": {f"{GROUP}/{name}": text for name, text in (annotations or {}).items()},
+    }
+    return {"metadata": metadata, "spec": {"triggers": [{"every": "1m"}], "job": job, **spec}}
+
+
+def kind(job: dict[str, Any], rules: Rules = OPEN, **spec: Any) -> str:
+    wish = read_object(an_object(job, **spec), rules)
+    assert wish.problem == ""
+    return wish.kind
+
+
+def problem(job: dict[str, Any], rules: Rules = OPEN, **spec: Any) -> str:
+    wish = read_object(an_object(job, **spec), rules)
+    assert wish.kind == KIND_INVALID
+    assert problem_of(wish.definition) == wish.problem
+    assert wish.slots is None or wish.slots.next(0) is None, "it fires never"
+    return wish.problem
+
+
+def test_what_an_object_asks_for() -> None:
+    wish = read_object(an_object(payload="p"), OPEN)
+    assert (wish.slug, wish.uid, wish.generation, wish.payload) == ("team-a/job", "u", 3, b"p")
+    assert wish.definition.triggers == (EveryTrigger(60 * SECOND),)
+    assert wish.slots is not None
+    assert wish.slots.next(wish.created_at) == wish.created_at + 60 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("job", "execution", "rules", "found"),
+    [
+        (CURL, None, OPEN, "cluster.curl"),
+        (CURL, {"mode": "Pod"}, WITH_IMAGE, KIND_POD),
+        ({"custom": {"kind": "report"}}, None, OPEN, "cluster.custom.report"),
+        ({"container": {"image": "i"}}, None, OPEN, KIND_POD),
+        (SHELL, None, OPEN, "cluster.shell"),
+        (SHELL, {"mode": "Inline"}, OPEN, "cluster.shell"),
+        (SHELL, {"pod": {"image": "i"}}, OPEN, KIND_POD),
+        (SHELL, {"mode": "Pod", "pod": {"image": "i"}}, OPEN, KIND_POD),
+        (SHELL, None, WITH_IMAGE, KIND_POD),
+        (SHELL, {"pod": {"image": "i"}}, Rules(), KIND_POD),
+    ],
+)
+def test_where_a_job_runs(job: dict[str, Any], execution: dict[str, Any] | None, rules: Rules, found: str) -> None:
+    assert kind(job, rules, **({"execution": execution} if execution else {})) == found
+
+
+def test_inline_shell_that_is_not_allowed_is_refused_in_words() -> None:
+    closed = Rules(PodSettings(image="i"))
+    found = problem(SHELL, closed, execution={"mode": "Inline"})
+    assert found.startswith('spec.execution.mode: inline shell is not allowed in namespace "team-a"')
+    assert "write Pod" in found
+    unconfined = Rules(allows_shell=lambda _: True, shell_off="the kernel has no Landlock")
+    assert "the kernel has no Landlock" in problem(SHELL, unconfined, execution={"mode": "Inline"})
+
+
+def test_a_pod_without_an_image_is_refused_in_words() -> None:
+    assert problem(SHELL, Rules()).startswith("spec.execution.pod.image: this job needs a Pod")
+    assert "SJOB_POD_IMAGE" in problem(CURL, Rules(), execution={"mode": "Pod"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"triggers": [{"cron": "0 0 31 2 *"}]}, "spec.triggers[0].cron: "),
+        ({"triggers": [{"cron": "@daily", "timeZone": "Europe/Nowhere"}]}, "spec.triggers[0].timeZone: "),
+        ({"triggers": []}, "spec.triggers: "),
+        ({"triggers": [{"every": "1m"}] * 17}, "spec.triggers: "),
+        ({"maxConcurrent": 2}, "spec.maxConcurrent: "),
+        ({"retry": {"maxRetries": -2}}, "spec.retry.maxRetries: "),
+        ({"unheardOf": 1}, "spec.unheardOf: "),
+    ],
+)
+def test_what_the_api_server_let_through_is_refused_with_its_field(spec: dict[str, Any], field: str) -> None:
+    assert problem(CURL, **spec).startswith(field)
+
+
+def test_many_problems_are_counted() -> None:
+    found = problem(CURL, triggers=[{"cron": "61 * * * *"}] * 6)
+    assert found.count("spec.triggers[") == 3
+    assert found.endswith("; and 3 more")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(_JSON)
+def test_whatever_stands_in_a_spec_is_a_wish(spec: Any) -> None:
+    body = an_object()
+    body["spec"] = spec
+    wish = read_object(body, OPEN)
+    assert wish.kind == KIND_INVALID
+    assert wish.problem
+
+
+def acts(**annotations: str) -> Wish:
+    named = {name.replace("_", "-"): text for name, text in annotations.items()}
+    body = an_object(annotations=named)
+    wish = read_object(body, OPEN)
+    assert acts_of(body) == wish.acts
+    assert asked_of(body) == wish.asked
+    return wish
+
+
+def test_what_is_asked_for_by_hand() -> None:
+    assert acts().acts == Acts()
+    assert acts(run_now="t", run_now_payload="p").acts == Acts(run="t", payload=b"p")
+    assert acts(run_now="t", run_now_payload="").acts == Acts(run="t", payload=b"")
+    assert acts(run_now="t").acts == Acts(run="t", payload=None)
+    assert acts(run_now_payload="p").acts == Acts(), "a payload alone asks for nothing"
+    assert acts(cancel="c", resume="r").acts == Acts(cancel="c", resume="r")
+
+
+def test_what_is_asked_for_wrongly_is_not_done_and_said() -> None:
+    assert acts(run_now="t" * TOKEN_LIMIT).refused_act == ""
+    wish = acts(run_now="t" * (TOKEN_LIMIT + 1), cancel="c")
+    assert wish.acts == Acts()
+    assert f"{GROUP}/run-now: more than {TOKEN_LIMIT} characters" in wish.refused_act
+    for payload in ("x" * 65_537, "a\0b", "ä" * 40_000):
+        wish = acts(run_now="t", run_now_payload=payload, cancel="c")
+        assert wish.acts == Acts(cancel="c"), "what has nothing to do with it is done"
+        assert f"{GROUP}/run-now-payload" in wish.refused_act
+    assert acts(run_now="t", run_now_payload="x" * 65_536).refused_act == ""
+
+
+def test_what_is_asked_for_changes_with_what_is_refused() -> None:
+    assert acts(run_now="t" * 300).asked != acts().asked
+    assert acts(run_now="a").asked != acts(run_now="b").asked
+    assert acts().asked == ""
