@@ -1,5 +1,7 @@
 """Puts the figures of one run into ``docs/benchmarks.md``: ``python -m bench.figures bench/results/FILE``.
 
+With ``cluster`` after the file they are those of ``python -m bench.cluster``, which have a section of their own.
+
 Nobody types a figure into the documentation: it comes from a run's JSON, with the machine that it was measured on.
 """
 
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- figures: begin, written by bench.figures -->", "<!-- figures: end -->"
+SECTIONS = ("figures", "cluster")
 
 
 def figures(run: dict[str, Any]) -> str:
@@ -19,31 +21,35 @@ def figures(run: dict[str, Any]) -> str:
     machine, versions = run["machine"], run["machine"]["versions"]
     packages = ", ".join(f"{name} {versions[name]}" for name in ("asyncpg", "uvloop", "pgqueuer"))
     cores = len(machine["cores used"]) or machine["cores"]
+    compared = any(row["peer"] for row in run["rows"])
     lines = [
         f"Measured {run['written'][:10]} at commit {machine['commit']} on "
         f"{cores} cores of {machine['processor']}, Python {machine['python']}, "
         f"{packages}" + (", in short (`--quick`)." if run["quick"] else "."),
         "",
-        "| What | Bar | Ours | Peer | Ratio | Met |",
-        "|---|---|---|---|---|---|",
+        "| What | Bar | Ours | Peer | Ratio | Met |" if compared else "| What | Bar | Ours | Met |",
+        "|---|---|---|---|---|---|" if compared else "|---|---|---|---|",
     ]
     for row in run["rows"]:
         met = {True: "yes", False: "no", None: ""}[row["passed"]]
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        cells = (row["what"], row["bar"], row["ours"], row["peer"], ratio, met)
+        beside = (row["peer"], ratio) if compared else ()
+        cells = (row["what"], row["bar"], row["ours"], *beside, met)
         lines.append("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
-        print("usage: python -m bench.figures bench/results/FILE", file=sys.stderr)
+    section = sys.argv[2] if len(sys.argv) == 3 else SECTIONS[0]
+    if len(sys.argv) not in (2, 3) or section not in SECTIONS:
+        print("usage: python -m bench.figures bench/results/FILE [cluster]", file=sys.stderr)
         return 2
+    begin, end = f"<!-- {section}: begin, written by bench.figures -->", f"<!-- {section}: end -->"
     run = json.loads(Path(sys.argv[1]).read_text())
     text = DOCUMENT.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{figures(run)}\n{END}{after}")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    DOCUMENT.write_text(f"{before}{begin}\n{figures(run)}\n{end}{after}")
     return 0
 
 
