@@ -123,6 +123,8 @@ def _without_payload(run: Run) -> Run:
 
 # ---------------------------------------------------------------- conditions
 
+_OF_SPEC = ("Ready", "Stalled")
+
 
 def _conditions(
     row: Row,
@@ -155,7 +157,8 @@ def _conditions(
                 "reason": why,
                 "message": words,
                 "lastTransitionTime": known[1] if known is not None and known[0] == status else _second(now),
-                "observedGeneration": row.generation,
+                # What follows from the spec is said of the spec that stands there; the rest of that which is gone by.
+                "observedGeneration": row.generation if kind in _OF_SPEC else state.generation or row.generation,
             }
         )
     return conditions

@@ -1,0 +1,258 @@
+"""The status of an object: true to its row, within the bounds of the CRD, and the same whoever writes it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.domain.definition import AtTrigger, CronTrigger, Definition, EveryTrigger, FollowingTrigger
+from scheduledjob.domain.instants import MINUTE, SECOND, Instant
+from scheduledjob.domain.plan import Plan, slots_of
+from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State, run_id
+from scheduledjob.engine.store import Origin, Row
+from scheduledjob.executors.pod.names import pod_name
+from scheduledjob.kube.status import build_status, engine_text, since_of
+from scheduledjob.manifests.status import HANDLED_TOKENS, RECENT_RUNS
+
+T: Instant = 1_800_000_000 * SECOND
+UID = "6f1c1f6e-8d0a-4f0e-9f6e-0123456789ab"
+EVERY = Definition("cluster.curl", triggers=(EveryTrigger(MINUTE),))
+INVALID = Definition("cluster.invalid", job={"problem": "spec.triggers[0].cron: write something else"})
+KINDS = {"cluster.curl", "cluster.invalid", "cluster.custom.print", "cluster.pod"}
+
+
+def status(
+    state: State | None = None,
+    definition: Definition = EVERY,
+    records: list[RunRecord] | None = None,
+    *,
+    now: Instant = T + SECOND,
+    since: dict[str, tuple[str, str]] | None = None,
+    generation: int = 1,
+    owner: str | None = None,
+) -> dict[str, Any]:
+    state = State(floor=T, generation=1) if state is None else state
+    slots = slots_of(Plan(definition), seed="n/a", created=T)
+    row = Row(
+        1, "n/a", UID, definition.kind, Origin.CLUSTER.value, definition.encode(), 1, T, None, None, None, T, 1, None,
+        state.encode(), owner=owner, generation=generation,
+    )  # fmt: skip
+    return build_status(row, state, definition, slots, records or [], KINDS, since or {}, now)
+
+
+def conditions(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {one["type"]: (one["status"], one["reason"]) for one in found["conditions"]}
+
+
+def record(number: int, outcome: Outcome = Outcome.SUCCEEDED, **more: Any) -> RunRecord:
+    at = T + number * MINUTE
+    fields = {"keep": 100, "expires": T + 10**15, **more}
+    return RunRecord(f"{UID}-{at}", UID, "n/a", at, at, at + SECOND, 1, outcome, **fields)
+
+
+@pytest.mark.parametrize(
+    ("state", "definition", "ready", "stalled", "suspended"),
+    [
+        (State(T), EVERY, ("True", "Scheduled"), "False", ("False", "NotSuspended")),
+        (State(T, suspended=True), EVERY, ("True", "Suspended"), "False", ("True", "Suspended")),
+        (State(T, paused=True), EVERY, ("True", "AutoPaused"), "False", ("True", "AutoPaused")),
+        (State(T, completed=Completion.JOB), EVERY, ("True", "Completed"), "False", ("False", "NotSuspended")),
+        (State(T, completed=Completion.NO_SLOT), INVALID, ("False", "InvalidSpec"), "True", ("False", "NotSuspended")),
+        (State(T), Definition("cluster.custom.x"), ("False", "UnknownKind"), "True", ("False", "NotSuspended")),
+    ],
+)
+def test_where_a_schedule_stands(
+    state: State, definition: Definition, ready: tuple[str, str], stalled: str, suspended: tuple[str, str]
+) -> None:
+    found = conditions(status(state, definition))
+    assert found["Ready"] == ready
+    assert found["Stalled"][0] == stalled
+    assert found["Suspended"] == suspended
+    assert found["LastRunSucceeded"] == ("Unknown", "NoRunYet")
+    assert "Overdue" not in found
+
+
+def test_a_failed_run_leaves_it_ready_and_says_why() -> None:
+    state = State(T, last_success=T, last_failure=T + SECOND)
+    found = status(state, records=[record(1, Outcome.FAILED, reason="exit code 3")])
+    assert conditions(found)["Ready"][0] == "True"
+    assert conditions(found)["LastRunSucceeded"] == ("False", "Failed")
+    assert next(one for one in found["conditions"] if one["type"] == "LastRunSucceeded")["message"] == "exit code 3"
+
+
+def test_overdue_is_told_where_a_success_is_expected() -> None:
+    expecting = msgspec.structs.replace(EVERY, expect_success_within=MINUTE)
+    assert conditions(status(State(T), expecting))["Overdue"] == ("False", "InTime")
+    assert conditions(status(State(T, overdue=True), expecting))["Overdue"] == ("True", "NoSuccess")
+
+
+def test_a_condition_keeps_its_time_for_as_long_as_it_holds() -> None:
+    before = status(now=T + SECOND)
+    after = status(State(T, suspended=True), since=since_of(before["conditions"]), now=T + MINUTE)
+    times = {one["type"]: one["lastTransitionTime"] for one in after["conditions"]}
+    assert times["Ready"] == "2027-01-15T08:00:01Z"
+    assert times["Suspended"] == "2027-01-15T08:01:00Z"
+
+
+def test_a_condition_says_of_which_spec_it_is() -> None:
+    """The spec was edited; whoever has the row goes by the one before still."""
+    found = status(State(T, generation=1), generation=2)
+    assert found["observedGeneration"] == 2
+    said = {one["type"]: one["observedGeneration"] for one in found["conditions"]}
+    assert said == {"Ready": 2, "Stalled": 2, "Suspended": 1, "LastRunSucceeded": 1}
+
+
+@pytest.mark.parametrize(
+    ("state", "definition", "words"),
+    [
+        (State(T, next=Run(T + MINUTE, T + MINUTE + 7)), EVERY, "2027-01-15T08:01:00Z"),
+        (State(T), EVERY, "2027-01-15T08:01:00Z"),
+        (State(T, suspended=True), EVERY, "suspended"),
+        (State(T, paused=True), EVERY, "paused"),
+        (State(T, completed=Completion.JOB), EVERY, "completed"),
+        (State(T), INVALID, "invalid"),
+        (State(T), Definition("cluster.curl", triggers=(FollowingTrigger("up"),)), "none"),
+        (State(T, started=1), msgspec.structs.replace(EVERY, max_runs=1), "none"),
+    ],
+)
+def test_the_next_run_in_words(state: State, definition: Definition, words: str) -> None:
+    found = status(state, definition)
+    assert found["nextRun"] == words
+    assert (found.get("nextRunTime") is not None) == words.startswith("2027")
+
+
+def test_the_triggers_in_words() -> None:
+    triggers = (
+        CronTrigger("@daily"),
+        CronTrigger("0 12 * * *", "Europe/Lisbon"),
+        EveryTrigger(90 * SECOND),
+        AtTrigger(T),
+        FollowingTrigger("up"),
+    )
+    found = status(definition=Definition("cluster.curl", triggers=triggers))
+    words = "@daily, 0 12 * * * Europe/Lisbon, every 1m30s, at 2027-01-15T08:00:00Z, following up"
+    assert found["schedule"] == words
+
+
+def test_what_is_active() -> None:
+    running = Run(T, T, begun=T)
+    waits = Run(T + 1, T + MINUTE, attempt=2, begun=T)
+    pod = Run(T + 2, T, attempt=3, outlives=True, token="by-hand")
+    planned = Run(T + 3, T + SECOND)
+    shown = status(State(T, runs=[running, waits, pod], next=planned), owner="r")
+    assert shown["activeCount"] == 4, "what is planned and due may have begun without a write"
+    assert [("due" in one, one.get("pod"), one.get("token")) for one in shown["active"]] == [
+        (False, None, None),
+        (True, None, None),
+        (False, pod_name("a", run_id(UID, pod), 3), "by-hand"),
+        (False, None, None),
+    ]
+    assert status(State(T, next=planned))["activeCount"] == 0, "of nobody's row nothing runs"
+
+
+def test_recent_runs_are_those_that_history_keeps() -> None:
+    records = [record(number, keep=2) for number in range(20, 10, -1)]
+    records[5:5] = [record(15, Outcome.FAILED, keep=1, reason="no"), record(14, Outcome.CANCELLED, keep=1)]
+    shown = status(records=records)["recentRuns"]
+    assert [run["outcome"] for run in shown] == ["Succeeded", "Succeeded", "Failed"]
+    assert status(records=[record(1, expires=T)])["recentRuns"] == []
+    assert len(status(records=[record(number) for number in range(50, 0, -1)])["recentRuns"]) == RECENT_RUNS
+
+
+def test_a_recent_run_tells_its_place_and_only_the_newest_failed_one_its_output() -> None:
+    first = record(3, Outcome.FAILED, output=b"newest \xff\0" + b"x" * 2000, replica="host-1", code=500)
+    older = record(2, Outcome.FAILED, output=b"older")
+    in_pod = msgspec.structs.replace(record(1, manual=True), run_id=f"{UID}-by-hand")
+    in_pod.replica = pod_name("a", in_pod.run_id, 1)
+    shown = status(records=[first, older, in_pod])["recentRuns"]
+    assert shown[0]["output"] == "x" * 1024
+    assert (shown[0]["replica"], shown[0]["code"]) == ("host-1", 500)
+    assert "output" not in shown[1]
+    assert (shown[2]["pod"], shown[2].get("replica"), shown[2]["token"]) == (in_pod.replica, None, "by-hand")
+
+
+def test_the_last_outcome_outlives_history() -> None:
+    assert status()["lastOutcome"] is None
+    assert status(State(T, last_success=T))["lastOutcome"] == "Succeeded"
+    assert status(State(T, last_success=T, last_failure=T + 1))["lastOutcome"] == "Failed"
+    newest = [record(2, Outcome.CANCELLED), record(1)]
+    assert status(State(T, last_success=T), records=newest)["lastOutcome"] == "Cancelled"
+
+
+def test_what_was_asked_for_and_handled() -> None:
+    handled = [f"run-now/t{number}" for number in range(30)] + ["cancel/u-1", "resume/again/and/again"]
+    shown = status(State(T, handled=handled))["handled"]
+    assert shown["runNow"] == [f"t{number}" for number in range(30)][-HANDLED_TOKENS:]
+    assert (shown["cancel"], shown["resume"]) == (["u-1"], ["again/and/again"])
+
+
+_INSTANTS = st.integers(T - 10**12, T + 10**12)
+_RUNS = st.builds(
+    Run,
+    slot=_INSTANTS,
+    due=_INSTANTS,
+    attempt=st.integers(1, 10**6),
+    begun=st.just(0) | _INSTANTS,
+    token=st.text(max_size=300),
+    payload=st.none() | st.just(b"the secret payload"),
+    outlives=st.booleans(),
+)
+_STATES = st.builds(
+    State,
+    floor=_INSTANTS,
+    next=st.none() | _RUNS,
+    runs=st.lists(_RUNS, max_size=150),
+    waiting=st.lists(_RUNS, max_size=150),
+    suspended=st.booleans(),
+    paused=st.booleans(),
+    completed=st.none() | st.sampled_from(Completion),
+    started=st.integers(0, 2**40),
+    last_success=st.none() | _INSTANTS,
+    last_failure=st.none() | _INSTANTS,
+    overdue=st.booleans(),
+    generation=st.integers(0, 9),
+    handled=st.lists(st.text(max_size=300).map("run-now/".__add__), max_size=32),
+)
+_RECORDS = st.lists(
+    st.builds(
+        record,
+        st.integers(0, 100),
+        st.sampled_from(Outcome),
+        reason=st.text(max_size=3000),
+        output=st.binary(max_size=5000),
+        keep=st.integers(0, 20),
+        code=st.none() | st.integers(-(2**31), 2**31),
+    ),
+    max_size=12,
+)
+
+
+@given(_STATES, st.sampled_from([EVERY, INVALID]), _RECORDS, st.booleans())
+def test_whatever_the_row_says_is_a_status_that_the_api_server_takes(
+    state: State, definition: Definition, records: list[RunRecord], owned: bool
+) -> None:
+    before = state.encode()
+    found = status(state, definition, records, owner="r" if owned else None)
+    assert state.encode() == before, "the row's state is left as it is"
+    text = json.dumps({key: value for key, value in found.items() if value is not None}, ensure_ascii=False)
+    assert len(text.encode()) < 400_000
+    assert "the secret payload" not in text
+    assert found == status(state, definition, records, owner="r" if owned else None)
+    ready, stalled = conditions(found)["Ready"][0], conditions(found)["Stalled"][0]
+    assert (ready, stalled) in (("True", "False"), ("False", "True"))
+    assert len(found["recentRuns"]) <= RECENT_RUNS
+    kept = State.decode(engine_text(state))
+    assert [(run.slot, run.attempt, run.token) for run in kept.runs] == [
+        (run.slot, run.attempt, run.token) for run in state.runs
+    ]
+
+
+def test_a_part_that_is_unset_is_taken_away_from_what_stands_there() -> None:
+    """The status is a merge patch: what it does not name would stay."""
+    assert status(State(T, suspended=True)).keys() == status(State(T)).keys()
+    assert status(State(T, suspended=True))["nextRunTime"] is None
