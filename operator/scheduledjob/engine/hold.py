@@ -38,6 +38,8 @@ class Try(msgspec.Struct, eq=False, gc=False):
     task: asyncio.Task[None] | None = None
     begun: bool = False
     """Its coroutine has been entered: before that, a cancellation would never reach it."""
+    telling: bool = False
+    """It has ended, and the hooks of its run are called."""
     end: End | None = None
     """What a cancellation that we asked for means."""
     reason: str = ""

@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+import structlog
+
 from scheduledjob.domain.moves import End
 from scheduledjob.domain.state import Run, run_id
 
@@ -21,11 +23,15 @@ from .jobs import CANCELLED, RELEASED, Result
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scheduledjob.domain.definition import Definition
     from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.state import RunRecord
 
     from .attempts import Attempts
     from .clock import StoreClock
     from .observer import Observer
+
+log = structlog.get_logger("scheduledjob.runner")
 
 LOST_PAUSE = 1.0
 """Seconds before an attempt that its executor could not follow is taken up again: by then it may be able to."""
@@ -120,8 +126,18 @@ class Runner:
             self._observer.retrying(this.attempt, result.reason, this.run.due)
         definition = hold.schedule.definition
         if record is not None and (definition.on_failure or definition.on_success):
-            await self._attempts.call_hooks(this.attempt, record, definition)
+            await self._call_hooks(this, record, definition)
         self._forget(hold, this)
+
+    async def _call_hooks(self, this: Try, record: RunRecord, definition: Definition) -> None:
+        """A replica that ends waits for no answer: what counts is that the run has ended, or it would run again."""
+        this.telling = True
+        try:
+            await self._attempts.call_hooks(this.attempt, record, definition)
+        except asyncio.CancelledError:
+            log.warning("the hooks of a run were given up at the end of the replica", run_id=this.run_id)
+        finally:
+            this.telling = False
 
     def cancel(self, hold: Hold, run: Run) -> None:
         """The run is to end, for the reason that it says."""
@@ -136,6 +152,8 @@ class Runner:
         that runs inside a replica.
         """
         for this in hold.tries:
+            if this.telling and this.task is not None:
+                this.task.cancel()
             passes_on = hold.gone or not this.run.outlives or hold.schedule.outlives
             self._stop(this, End.LOST, why, RELEASED if passes_on else CANCELLED)
 
