@@ -24,6 +24,7 @@ from tests.cluster.e2e.operators import (
     until,
 )
 from tests.cluster.harness import SCHEDULED_JOBS
+from tests.cluster.line import Line
 from tests.cluster.plugin.support import end
 
 if TYPE_CHECKING:
@@ -196,6 +197,60 @@ async def test_a_run_that_may_not_begin(
     assert done.code == 3
     assert "SkippedOverlap" in done.err
     assert "concurrencyPolicy is Forbid" in done.err
+
+
+async def test_waiting_outlives_an_outage_of_the_api_server(
+    sjobs: Cluster,
+    api: ApiClient,
+    operator: OperatorProcess,
+    plugin: Plugin,
+    namespace: str,
+    sink: Sink,
+    tmp_path: Path,
+) -> None:
+    sink.gate.clear()
+    await sjobs.apply(manifest("job", NEVER, curl(sink.url)), "-n", namespace)
+    async with Line(sjobs, tmp_path, plugin.kubeconfig) as line:
+        process = await plugin.start("trigger", "job", "--wait", KUBECONFIG=str(line.kubeconfig))
+        try:
+            await sink.reached(lambda calls: len(calls) == 1)
+            line.cut()
+            sink.gate.set()
+            await until(api, namespace, "job", lambda body: len(recent(body)) == 1)
+            assert process.stderr is not None
+            async with asyncio.timeout(PATIENCE):
+                while b"goes on, but the API server can't be reached" not in await process.stderr.readline():
+                    pass
+                line.mend()
+                _, err = await process.communicate()
+        finally:
+            await end(process)
+    assert process.returncode == 0
+    assert b"Succeeded" in err
+
+
+async def test_history_of_the_store_has_it_all(
+    sjobs: Cluster,
+    api: ApiClient,
+    kubeconfig: Path,
+    plugin: Plugin,
+    namespace: str,
+    sink: Sink,
+    postgres_dsn: str,
+) -> None:
+    flags = [f"--namespaces={namespace}", f"--store={postgres_dsn}", "--inline-http-allow=127.0.0.1"]
+    async with OperatorProcess(kubeconfig, namespace, *flags, "--instance=here"):
+        more = "  concurrencyPolicy: Allow\n  history: {succeeded: 20}"
+        await sjobs.apply(manifest("job", NEVER, curl(sink.url), more), "-n", namespace)
+        for number in range(12):
+            await annotate(api, namespace, "job", run_now=f"t{number}")
+            token = f"t{number}"
+            await until(api, namespace, "job", lambda body, token=token: token in str(recent(body)))  # type: ignore[misc]  # a default binds it
+    store = ("history", "job", "--store", postgres_dsn, "--instance", "here")
+    assert len(json.loads((await plugin("history", "job", "-o", "json")).out)) == 10
+    assert len(json.loads((await plugin(*store, "-o", "json")).out)) == 12
+    shown = await plugin.on_a_terminal(*store)
+    assert shown.plain.count("Succeeded") == 12
 
 
 async def test_interrupted(sjobs: Cluster, api: ApiClient, plugin: Plugin, namespace: str, sink: Sink) -> None:

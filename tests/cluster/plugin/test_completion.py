@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster.e2e.operators import manifest
+from tests.cluster.e2e.operators import PATIENCE, manifest
+from tests.cluster.plugin.support import end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,25 +24,29 @@ pytestmark = pytest.mark.cluster
 PROGRAMS = {"kubectl-scheduledjob": "app", "kubectl_complete-scheduledjob": "completion"}
 
 
+async def run(words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    process = await asyncio.create_subprocess_exec(
+        *words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate()
+    finally:
+        await end(process)
+    return subprocess.CompletedProcess(words, process.returncode or 0, out.decode(), err.decode())
+
+
 class Kubectl:
     def __init__(self, program: Path, plugin: Plugin, folder: Path) -> None:
         for name, module in PROGRAMS.items():
             script = folder / name
             script.write_text(f"#!{sys.executable}\nfrom scheduledjob.cli.plugin.{module} import main\nmain()\n")
             script.chmod(0o755)
-        self._program = program
-        self._environment = plugin.environment | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+        self.program = program
+        self.environment = plugin.environment | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
 
     async def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return await asyncio.to_thread(
-            subprocess.run,
-            [self._program, *arguments],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return await run([str(self.program), *arguments], self.environment)
 
     async def complete(self, *words: str) -> tuple[list[str], str]:
         """The words that are suggested, and the directive."""
@@ -105,20 +110,12 @@ async def test_a_shell_asks_for_it(kubectl: Kubectl, tmp_path: Path) -> None:
         _get_comp_words_by_ref() {{ :; }}
         _init_completion() {{ words=("${{COMP_WORDS[@]}}"); cword=$COMP_CWORD; cur=${{words[cword]}}; prev=; }}
         __ltrim_colon_completions() {{ :; }}
-        kubectl() {{ "{kubectl._program}" "$@"; }}
+        kubectl() {{ "{kubectl.program}" "$@"; }}
         source {script}
         COMP_WORDS=(kubectl scheduledjob describe n) COMP_CWORD=3 COMP_LINE="kubectl scheduledjob describe n"
         COMP_POINT=${{#COMP_LINE}} COMP_TYPE=9
         __start_kubectl 2>/dev/null
         echo "${{COMPREPLY[@]}}"
     """
-    done = await asyncio.to_thread(
-        subprocess.run,
-        ["bash", "--norc", "-c", asks],
-        env=kubectl._environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
+    done = await run(["bash", "--norc", "-c", asks], kubectl.environment)
     assert done.stdout.split()[0] == "nightly"

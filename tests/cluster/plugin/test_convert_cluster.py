@@ -114,8 +114,8 @@ async def test_of_the_cluster(plugin: Plugin, sjobs: Cluster, api: ApiClient, na
     await sjobs.apply((await plugin("convert", "--all")).out, "-n", namespace)
     found = await api.list(f"{SCHEDULED_JOBS}/namespaces/{namespace}/scheduledjobs")
     by_name = {each["metadata"]["name"]: each["spec"] for each in found}
-    wanted = convert(shape("env-from-secrets")).manifest["spec"]
-    assert by_name["postgres-backup"] == wanted | {"suspend": True}
+    wanted = convert(shape("scheduling")).manifest["spec"]
+    assert by_name["scheduling"] == wanted | {"suspend": True, "history": {"failed": 1}}
     shown = await plugin.on_a_terminal("convert", "hello")
     assert "\x1b[33mhello\x1b[0m: " in shown.out
     assert "kind: ScheduledJob" in shown.plain

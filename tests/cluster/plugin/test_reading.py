@@ -250,3 +250,34 @@ async def test_simulate_of_the_cluster(plugin: Plugin, uid: str, namespace: str)
     assert {name for minute in read["minutes"] for name in minute["jobs"]} == {
         f"{namespace}/nightly", f"{namespace}/spread",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("next", "--from", "2026-12-01T00:00:00Z", "-c", "3", "-o", "yaml"),
+        ("explain", "nightly"),
+        ("explain", "0 9 * * *"),
+        ("describe", "nightly"),
+        ("history", "-o", "wide"),
+        ("validate", "-f", "examples"),
+        ("convert", "-f", "tests/cli/plugin/cronjobs/plain.yaml", "-o", "name"),
+        ("simulate", "--from", "2026-12-01T00:00:00Z", "--to", "2026-12-01T06:00:00Z"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.usefixtures("uid")
+async def test_a_terminal_shows_what_a_pipe_gets(plugin: Plugin, arguments: tuple[str, ...]) -> None:
+    piped = await plugin(*arguments)
+    shown = await plugin.on_a_terminal(*arguments)
+    assert (piped.code, shown.code) == (0, 0)
+    assert "\x1b" not in piped.out
+    assert _without_ages(shown.plain) == _without_ages(
+        piped.out + piped.err if "Events" not in piped.out else piped.out
+    )
+
+
+def _without_ages(text: str) -> set[str]:
+    """The lines, which standard error may stand between, without what the clock changes."""
+    changing = ("ago)", "  in: ")
+    return {line for line in text.splitlines() if line not in ("", "none") and not any(one in line for one in changing)}

@@ -10,6 +10,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.errors import CommandError
+from scheduledjob.cli.formats import printable
 from scheduledjob.domain.instants import compact
 from scheduledjob.manifests.checks import PAYLOAD_LIMIT
 from scheduledjob.manifests.models import GROUP
@@ -93,17 +94,16 @@ def cancel(where: Where, name: str, run_id: str | None, form: Form) -> None:
             if not active:
                 raise CommandError(f"{name} has no active run")
             if len(active) > 1:
-                short = ", ".join(one.removeprefix(f"{uid}-") for one in active)
+                short = printable(", ".join(one.removeprefix(f"{uid}-") for one in active))
                 raise CommandError(f"{name} has {len(active)} active runs: name one of {short}", 2)
             wanted = active[0]
         elif not wanted.startswith(f"{uid}-"):
             wanted = f"{uid}-{wanted}"
+        shown = printable(wanted.removeprefix(f"{uid}-"))
         if wanted not in active:
-            say(f"status does not show {wanted} as active: it is asked for all the same")
+            say(f"status does not show {shown} as active: it is asked for all the same")
         annotations = {"metadata": {"annotations": {f"{GROUP}/cancel": wanted}}}
-        print_changed(
-            await cluster.patch(name, annotations), form, f"asked to cancel run {wanted.removeprefix(f'{uid}-')}"
-        )
+        print_changed(await cluster.patch(name, annotations), form, f"asked to cancel run {shown}")
 
     where.run(write)
 

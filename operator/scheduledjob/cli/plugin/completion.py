@@ -43,11 +43,14 @@ def complete(words: Sequence[str]) -> tuple[list[Suggestion], int]:
 
     *before, unfinished = words or [""]
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
-    before = command_first([*before, ""])
-    name = before[0]
-    if name not in commands:
-        return _fitting(((each, _sentence(commands[each].help)) for each in commands), unfinished), NOTHING
-    return _in_command(commands[name], name, before[1:-1], unfinished)
+    name, *rest = command_first([*before, ""])
+    if name in commands:
+        return _in_command(commands[name], name, rest[:-1], unfinished)
+    if name.startswith("-") or (not name and unfinished.startswith("-")):
+        return _in_command(commands["list"], "list", before, unfinished)  # an option before the command
+    if name:
+        return [], NOTHING
+    return _fitting(((each, _sentence(commands[each].help)) for each in commands), unfinished), NOTHING
 
 
 def _in_command(command: Any, name: str, before: Sequence[str], unfinished: str) -> tuple[list[Suggestion], int]:

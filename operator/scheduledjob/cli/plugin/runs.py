@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.errors import CommandError
+from scheduledjob.cli.formats import printable
 
 from .cluster import Cluster, Object, instant_of, key_of, status_of
 from .listing import nothing
@@ -26,7 +27,7 @@ def print_recent(where: Where, name: str | None, limit: int, form: Form) -> None
     runs = runs[:limit]
     if form is Form.NAME:
         for _, run in runs:
-            out(run["runID"])
+            out(printable(run["runID"]))
     elif form.is_for_people:
         rows = [_row(body, run, where, name, wide=form is Form.WIDE) for body, run in runs]
         print_table(

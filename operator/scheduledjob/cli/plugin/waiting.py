@@ -158,17 +158,31 @@ async def _ended(cluster: Cluster, body: Object, run_id: str, token: str, progre
         try:
             async with aclosing(cluster.api.watch(path, params, silence=SILENCE)) as events:
                 async for event in events:
-                    if event["type"] == "DELETED" or event["object"]["metadata"].get("uid", uid) != uid:
-                        raise CommandError(f"{name} was deleted; the run {token} ends with it")
                     if event["type"] == "BOOKMARK":
                         continue
+                    if event["type"] == "DELETED" or event["object"]["metadata"]["uid"] != uid:
+                        raise CommandError(f"{name} was deleted; the run {token} ends with it")
                     body = event["object"]
                     if (run := _look(body, run_id, token, progress)) is not None:
                         return run
-        except (ApiUnavailable, Gone) as error:
-            progress.tell(f"{name}: {error.message}")
+        except Gone:
+            pass
+        except ApiUnavailable as error:
+            progress.tell(f"{name}: {token} goes on, but {error.message}")
+        body = await _read_again(cluster, name)
+        if body["metadata"]["uid"] != uid:
+            raise CommandError(f"{name} was deleted; the run {token} ends with it")
+
+
+async def _read_again(cluster: Cluster, name: str) -> Object:
+    """The object, as soon as the API server answers: a run that was begun does not end because it is away."""
+    from scheduledjob.kube.errors import ApiUnavailable
+
+    while True:
+        try:
+            return await cluster.job(name)
+        except ApiUnavailable:
             await asyncio.sleep(PAUSE)
-        body = await cluster.job(name)
 
 
 def _look(body: Object, run_id: str, token: str, progress: Progress) -> Object | None:
