@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: help venv demo test test-cluster lint types contracts check crds docs site terminal simulate bench bench-cluster lock cluster node cluster-down \
+.PHONY: help venv demo test test-cluster lint types contracts check crds chart install-yaml docs site terminal simulate bench bench-cluster lock cluster node cluster-down \
 	clean
 
 help:  ## list the targets

@@ -33,7 +33,7 @@ class Health(NamedTuple):
 def argo_cd(obj: Object) -> Health:
     """By the health check as argocd-cm.yaml has it, with nothing at hand that Argo CD does not have."""
     config = yaml.safe_load(CONFIG_MAP.read_text())["data"]
-    lua = LuaRuntime()
+    lua = LuaRuntime(unpack_returned_tuples=True)
     for library in ("io", "os", "package", "debug", "require", "dofile", "loadfile", "python"):
         lua.globals()[library] = None
     lua.globals()["obj"] = lua.table_from(obj, recursive=True)
