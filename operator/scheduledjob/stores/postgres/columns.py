@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from msgspec.structs import astuple
+
 from scheduledjob.domain.state import Outcome, RunRecord
 
 if TYPE_CHECKING:
@@ -18,38 +20,26 @@ Columns: TypeAlias = list[Sequence[Any]]
 _MOST = 2**31 - 1
 """Of an integer column."""
 
-_NO_RECORD = (None,) * 15
+_REASON, _KEEP = 8, 12
+_NO_RECORD = (*[None] * _REASON, "", None, None, None, 0, None, None)
 
 
 def record_columns(records: Iterable[RunRecord | None]) -> Columns:
-    """Of history, in the order of its queries; None makes a line of NULLs. There must be at least one."""
-    return list(
-        zip(
-            *[
-                _NO_RECORD
-                if record is None
-                else (
-                    record.run_id,
-                    record.uid,
-                    record.slug,
-                    record.slot,
-                    record.started,
-                    record.finished,
-                    record.attempt,
-                    record.outcome,
-                    _storable(record.reason),
-                    record.code,
-                    record.replica,
-                    record.output,
-                    min(record.keep, _MOST),
-                    record.expires,
-                    record.manual,
-                )
-                for record in records
-            ],
-            strict=True,
-        )
-    )
+    """Of history, in the order of its queries, which is that of a record's fields. There must be at least one.
+
+    None makes a line without a ``run_id``.
+    """
+    columns: Columns = list(zip(*[_NO_RECORD if each is None else astuple(each) for each in records], strict=True))
+    if any(columns[_REASON]):
+        columns[_REASON] = [_storable(reason) for reason in columns[_REASON]]
+    if max(columns[_KEEP]) > _MOST:
+        columns[_KEEP] = [min(keep, _MOST) for keep in columns[_KEEP]]
+    return columns
+
+
+def shortened(columns: Columns) -> Columns:
+    """Only the first line of each column that holds one value everywhere, as most do where many runs end alike."""
+    return [column[:1] if column.count(column[0]) == len(column) else column for column in columns]
 
 
 def _storable(text: str) -> str:

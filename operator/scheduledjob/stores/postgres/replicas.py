@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from scheduledjob.engine.store import Batch, Fate, Key, Renewal, Renewer, ReplicaInfo, Row, Settlement
 
-from .columns import record_columns
+from .columns import Columns, record_columns, shortened
 from .connections import repeated
 from .floor import BOTTOM
 from .migrations import SCHEMA_VERSION
@@ -69,11 +69,11 @@ class Replicas(Part):
 
     @repeated
     async def _settle(self, query: str, replica: str, chunk: list[Settlement]) -> set[Key]:
-        columns: list[Sequence[Any]] = [
+        columns: Columns = [
             [each.key for each in chunk],
             [each.version for each in chunk],
             [each.revision for each in chunk],
-            *record_columns(each.records[0] if each.records else None for each in chunk),
+            *record_columns([each.records[0] if each.records else None for each in chunk]),
         ]
         if query == "settle_written":
             columns += [
@@ -83,6 +83,7 @@ class Replicas(Part):
                 [each.payload for each in chunk],
                 [each.result for each in chunk],
             ]
+        columns = shortened(columns)
         several = any(len(each.records) > 1 for each in chunk)
         async with self._pool.connection("completing") as connection:
             if not several:

@@ -65,9 +65,27 @@ ORDER BY claimed.was_due;
 )
 
 -- name: settle_removed
+-- Of a column that holds one value everywhere only the first line is given (see columns.py).
 -- A row whose wish has changed is not deleted: it goes through `settle_written` next.
 WITH given AS MATERIALIZED (
-    SELECT * FROM unnest(
+    SELECT id, run_id,
+        coalesce(version, ($4::bigint[])[1]) AS version,
+        coalesce(revision, ($5::bigint[])[1]) AS revision,
+        coalesce(uid, ($7::text[])[1]) AS uid,
+        coalesce(slug, ($8::text[])[1]) AS slug,
+        coalesce(slot, ($9::bigint[])[1]) AS slot,
+        CASE WHEN cardinality($10::bigint[]) = 1 THEN ($10::bigint[])[1] ELSE started END AS started,
+        coalesce(finished, ($11::bigint[])[1]) AS finished,
+        coalesce(attempt, ($12::integer[])[1]) AS attempt,
+        coalesce(outcome, ($13::text[])[1]) AS outcome,
+        coalesce(reason, ($14::text[])[1]) AS reason,
+        CASE WHEN cardinality($15::integer[]) = 1 THEN ($15::integer[])[1] ELSE code END AS code,
+        coalesce(replica, ($16::text[])[1]) AS replica,
+        coalesce(output, ($17::bytea[])[1]) AS output,
+        coalesce(keep, ($18::integer[])[1]) AS keep,
+        coalesce(expires, ($19::bigint[])[1]) AS expires,
+        coalesce(manual, ($20::boolean[])[1]) AS manual
+    FROM unnest(
         $3::bigint[], $4::bigint[], $5::bigint[],
         $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::integer[], $13::text[],
         $14::text[], $15::integer[], $16::text[], $17::bytea[], $18::integer[], $19::bigint[], $20::boolean[]
@@ -97,7 +115,29 @@ SELECT id FROM gone;
 -- name: settle_written
 -- Fates: 0 keep, 1 release, 2 remove (here only where the wish has changed).
 WITH given AS MATERIALIZED (
-    SELECT * FROM unnest(
+    SELECT id, run_id,
+        coalesce(version, ($4::bigint[])[1]) AS version,
+        coalesce(revision, ($5::bigint[])[1]) AS revision,
+        coalesce(uid, ($7::text[])[1]) AS uid,
+        coalesce(slug, ($8::text[])[1]) AS slug,
+        coalesce(slot, ($9::bigint[])[1]) AS slot,
+        CASE WHEN cardinality($10::bigint[]) = 1 THEN ($10::bigint[])[1] ELSE started END AS started,
+        coalesce(finished, ($11::bigint[])[1]) AS finished,
+        coalesce(attempt, ($12::integer[])[1]) AS attempt,
+        coalesce(outcome, ($13::text[])[1]) AS outcome,
+        coalesce(reason, ($14::text[])[1]) AS reason,
+        CASE WHEN cardinality($15::integer[]) = 1 THEN ($15::integer[])[1] ELSE code END AS code,
+        coalesce(replica, ($16::text[])[1]) AS replica,
+        coalesce(output, ($17::bytea[])[1]) AS output,
+        coalesce(keep, ($18::integer[])[1]) AS keep,
+        coalesce(expires, ($19::bigint[])[1]) AS expires,
+        coalesce(manual, ($20::boolean[])[1]) AS manual,
+        coalesce(fate, ($21::integer[])[1]) AS fate,
+        coalesce(state, ($22::bytea[])[1]) AS state,
+        CASE WHEN cardinality($23::bigint[]) = 1 THEN ($23::bigint[])[1] ELSE wake_at END AS wake_at,
+        CASE WHEN cardinality($24::bytea[]) = 1 THEN ($24::bytea[])[1] ELSE payload END AS payload,
+        CASE WHEN cardinality($25::bytea[]) = 1 THEN ($25::bytea[])[1] ELSE result END AS result
+    FROM unnest(
         $3::bigint[], $4::bigint[], $5::bigint[],
         $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::integer[], $13::text[],
         $14::text[], $15::integer[], $16::text[], $17::bytea[], $18::integer[], $19::bigint[], $20::boolean[],
