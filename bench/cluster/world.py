@@ -161,6 +161,19 @@ class Use:
         return {name: now - self._before[name] for name, now in self._now().items()}
 
 
+async def at_rest(some: World, operator: OperatorProcess | None, seconds: float) -> dict[str, float]:
+    """CPU seconds that each part uses in a second in which nothing is to be done: measured for ``seconds``."""
+    use, began = Use(some, operator), time.monotonic()
+    await asyncio.sleep(seconds)
+    took = time.monotonic() - began
+    return {name: used / took for name, used in use.used().items()}
+
+
+def beyond_rest(used: Mapping[str, float], rest: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """CPU seconds used in so many seconds, without those that would have been used at rest."""
+    return {name: max(0.0, cpu - rest[name] * seconds) for name, cpu in used.items()}
+
+
 def _used(process: psutil.Process) -> float:
     total = 0.0
     for each in (process, *process.children(recursive=True)):
