@@ -21,7 +21,7 @@ from scheduledjob.stores.memory import MemoryStore
 from tests.engine.support import Jobs, at_once
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
 NOW = 1_796_119_200 * SECOND
 PATIENCE = 30.0
@@ -34,11 +34,13 @@ class Writes:
 
     def __init__(self, *, refused: str = "", away: str = "") -> None:
         self._refused, self._away = refused, away
+        self.meanwhile: Callable[[], object] = bool
         self.written: asyncio.Queue[str] = asyncio.Queue()
 
     async def patch(self, path: str, body: Mapping[str, Any], *_: object, **__: object) -> dict[str, Any]:
         name = path.split("/")[-2]
         self.written.put_nowait(name)
+        self.meanwhile()
         if name == self._refused:
             raise Invalid(422, "Invalid", "status: this will not do")
         if name == self._away:
@@ -53,9 +55,11 @@ def an_object(name: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def writing(writes: Writes, states: Mapping[str, bytes]) -> AsyncIterator[StatusWriter]:
+async def writing(
+    writes: Writes, states: Mapping[str, bytes], objects: Objects | None = None
+) -> AsyncIterator[StatusWriter]:
     """A writer at work, for objects of these names, whose rows have these states."""
-    store, objects = MemoryStore(), Objects()
+    store, objects = MemoryStore(), Objects() if objects is None else objects
     definition = at_once(NOW, kind=KIND_INVALID, job={"problem": "none"}).encode()
     rows = [
         NewRow(
@@ -131,3 +135,12 @@ async def test_at_the_end_what_goes_is_not_waited_for() -> None:
         assert writer.waiting == 1
         writer.gone("uid-a")
         assert await flushing
+
+
+async def test_what_goes_while_it_is_written_stays_gone() -> None:
+    writes, objects = Writes(), Objects()
+    writes.meanwhile = lambda: objects.gone(["uid-a"])
+    async with writing(writes, {"a": FINE}, objects) as writer:
+        writer.changed("uid-a")
+        await writer.flush()
+        assert len(objects) == 0

@@ -189,7 +189,8 @@ class StatusWriter:
             log.exception("a status can't be told", slug=seen.slug)
             self._without_hope(uid)
         else:
-            self._objects.saw(body)
+            if self._objects.get(uid) is not None:  # its end may have been seen while this was on its way
+                self._objects.saw(body)
             self._on_written(seen, state)
 
     def _without_hope(self, uid: str) -> None:
