@@ -150,7 +150,7 @@ FULL_STATUS = Status(
     active=[ActiveRun(run_id="u-1", slot=NOW, attempt=2, started=NOW, due=NOW, pod="p", token="t")],
     recent_runs=[
         RecentRun(
-            name="u-0",
+            run_id="u-0",
             slot=NOW,
             started=NOW,
             finished=NOW,

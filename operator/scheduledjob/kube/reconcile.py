@@ -131,8 +131,7 @@ class Reconciler:
             while self._waiting:
                 batch = [self._waiting.pop(uid) for uid in list(self._waiting)[:BATCH]]
                 try:
-                    await self._bury([one.body for one in batch if one.gone])
-                    await self._write([one.body for one in batch if not one.gone])
+                    await self._take(batch)
                 except StoreError as error:
                     log.warning("objects wait for the store", objects=len(batch), error=str(error))
                     self._told.failed()
@@ -140,6 +139,21 @@ class Reconciler:
                         self._waiting.setdefault(one.body["metadata"]["uid"], one)
                     await asyncio.sleep(AGAIN)
             self._idle.set()
+
+    async def _take(self, batch: Sequence[_Waiting]) -> None:
+        """Bring these into the store. What it can't hold keeps nothing else out of it."""
+        try:
+            await self._bury([one.body for one in batch if one.gone])
+            await self._write([one.body for one in batch if not one.gone])
+        except StoreError:
+            raise
+        except Exception:
+            if len(batch) > 1:
+                for one in batch:
+                    await self._take([one])
+                return
+            log.exception("an object is left out", uid=batch[0].body["metadata"]["uid"])
+            self._told.failed()
 
     async def _bury(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         if not bodies:
