@@ -1,0 +1,146 @@
+"""The reconciler on a store in memory: order, repetition, outages, and an object that the store can't hold."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from scheduledjob.domain.instants import SECOND, Instant, rfc3339
+from scheduledjob.engine.store import NewRow, Put, StoreUnavailable
+from scheduledjob.kube import reconcile
+from scheduledjob.kube.objects import Objects
+from scheduledjob.kube.reconcile import Reconciler
+from scheduledjob.kube.wishes import Rules, Wish
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    import pytest
+
+NOW: Instant = 1_796_119_200 * SECOND
+
+
+class Store(MemoryStore):
+    """A store that can be away, and that can't hold some slugs."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryDatabase(clock=lambda: NOW))
+        self.away = 0
+        self.cannot_hold: set[str] = set()
+
+    async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
+        if self.away:
+            self.away -= 1
+            raise StoreUnavailable("away")
+        if any(row.slug in self.cannot_hold for row in rows):
+            raise ValueError("a value that no column takes")
+        return await super().reconcile(rows)
+
+
+class Told:
+    def __init__(self) -> None:
+        self.slugs_taken: list[str] = []
+        self.uids_buried: list[str] = []
+        self.failures = 0
+
+    def due(self, instant: Instant) -> None: ...
+    def changed(self, slugs: Sequence[str]) -> None: ...
+    def refused(self, body: Mapping[str, Any], reason: str) -> None: ...
+
+    def taken(self, wish: Wish) -> None:
+        self.slugs_taken.append(wish.slug)
+
+    def buried(self, uid: str) -> None:
+        self.uids_buried.append(uid)
+
+    def failed(self) -> None:
+        self.failures += 1
+
+
+def body(name: str, *, version: int = 1, generation: int = 1, uid: str = "", labels: int = 0) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "namespace": "ns",
+            "name": name,
+            "uid": uid or f"uid-{name}",
+            "generation": generation,
+            "resourceVersion": str(version),
+            "creationTimestamp": rfc3339(NOW),
+            "labels": {"n": str(labels)},
+        },
+        "spec": {"triggers": [{"every": f"{generation}m"}], "job": {"curl": {"url": "http://example.com/"}}},
+    }
+
+
+@asynccontextmanager
+async def reconciling(store: Store, told: Told) -> AsyncIterator[Reconciler]:
+    reconciler = Reconciler(store, Objects(), Rules(), told, told, in_order=lambda: True)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(reconciler.run())
+        yield reconciler
+        running.cancel()
+
+
+async def slugs(store: Store) -> list[str]:
+    return [row.slug for row in await store.rows()]
+
+
+async def test_what_is_seen_gets_into_the_store_once() -> None:
+    store, told = Store(), Told()
+    async with reconciling(store, told) as reconciler:
+        reconciler.seen(body("a"))
+        reconciler.seen(body("b"))
+        await reconciler.settled()
+        reconciler.seen(body("a", version=2, labels=1))  # a label is none of our business
+        await reconciler.settled()
+    assert await slugs(store) == ["ns/a", "ns/b"]
+    assert told.slugs_taken == ["ns/a", "ns/b"]
+
+
+async def test_an_older_view_changes_nothing() -> None:
+    store, told = Store(), Told()
+    async with reconciling(store, told) as reconciler:
+        reconciler.seen(body("a", version=9, generation=2))
+        reconciler.seen(body("a", version=3, generation=1))
+        await reconciler.settled()
+    (row,) = await store.rows()
+    assert row.generation == 2
+
+
+async def test_a_deletion_stays_one_whatever_is_seen_after_it() -> None:
+    store, told = Store(), Told()
+    async with reconciling(store, told) as reconciler:
+        reconciler.seen(body("a"))
+        await reconciler.settled()
+        reconciler.seen(body("a", version=2), deleted=True)
+        reconciler.seen(body("a", version=3, generation=2))
+        await reconciler.settled()
+        reconciler.seen(body("a", version=4, generation=3))
+        await reconciler.settled()
+    assert await slugs(store) == []
+    assert told.uids_buried == ["uid-a"]
+
+
+async def test_an_outage_of_the_store_makes_it_later_never_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "AGAIN", 0.0)
+    store, told = Store(), Told()
+    store.away = 3
+    async with reconciling(store, told) as reconciler:
+        reconciler.seen(body("a"))
+        reconciler.seen(body("b"))
+        await reconciler.settled()
+    assert await slugs(store) == ["ns/a", "ns/b"]
+    assert told.failures == 3
+
+
+async def test_an_object_that_the_store_cannot_hold_keeps_nobody_out() -> None:
+    store, told = Store(), Told()
+    store.cannot_hold = {"ns/b"}
+    async with reconciling(store, told) as reconciler:
+        for name in "abc":
+            reconciler.seen(body(name))
+        await reconciler.settled()
+    assert await slugs(store) == ["ns/a", "ns/c"]
+    assert told.failures == 1
