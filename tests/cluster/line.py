@@ -31,6 +31,7 @@ class Line:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self.accepted = 0
+        self.refused = 0
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
@@ -71,6 +72,7 @@ class Line:
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._open:
+            self.refused += 1
             writer.transport.abort()
             return
         self.accepted += 1

@@ -91,6 +91,12 @@ def test_what_a_cronjob_says_is_carried_over() -> None:
     }
 
 
+def test_what_a_cronjob_leaves_out_means_what_it_means_there() -> None:
+    spec = convert(shape("plain")).manifest["spec"]
+    assert spec["concurrencyPolicy"] == "Allow"
+    assert spec.keys() == {"triggers", "job", "concurrencyPolicy"}
+
+
 def test_what_the_server_wrote_is_left_out() -> None:
     assert convert(shape("as-the-server-gives-it")).manifest == {
         "apiVersion": "scheduledjobs.dev/v1beta1",

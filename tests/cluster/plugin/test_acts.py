@@ -221,6 +221,8 @@ async def test_waiting_outlives_an_outage_of_the_api_server(
             async with asyncio.timeout(PATIENCE):
                 while b"goes on, but the API server can't be reached" not in await process.stderr.readline():
                     pass
+                while line.refused < 12:  # noqa: ASYNC110  # nobody tells of what the plugin tries
+                    await asyncio.sleep(0.05)
                 line.mend()
                 _, err = await process.communicate()
         finally:
