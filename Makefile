@@ -53,8 +53,8 @@ $(VENV)/.docs: $(VENV)/.installed requirements-docs.lock
 	@$(PIP_INSTALL) --require-hashes -r requirements-docs.lock
 	@touch $@
 
-demo: venv  ## run examples/ with the memory store and show what ran and what is next; Ctrl-C ends it
-	@$(BIN)/scheduledjob run -f examples/
+demo: venv  ## run examples/*.yaml with the memory store and show what ran and what is next; Ctrl-C ends it
+	@$(BIN)/scheduledjob run -f examples/*.yaml
 
 test: venv  ## run the tests, two at a time; REQUIRE_ALL=1 fails what it would skip, ARGS go to pytest
 	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist worksteal --ignore=tests/cluster $(ARGS)
