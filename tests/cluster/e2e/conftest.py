@@ -45,7 +45,7 @@ async def sink() -> AsyncIterator[Sink]:
 
 @pytest.fixture
 async def operator(kubeconfig: Path, namespace: str) -> AsyncIterator[OperatorProcess]:
-    """One that works in this test's namespace, with its store in memory."""
-    flags = [f"--namespaces={namespace}", "--inline-http-allow=127.0.0.1", "--sweep-interval=5s"]
+    """One that works in this test's namespace, with its store in memory. What it sees, it sees by the watch."""
+    flags = [f"--namespaces={namespace}", "--inline-http-allow=127.0.0.1", "--sweep-interval=1h"]
     async with OperatorProcess(kubeconfig, namespace, *flags) as operator:
         yield operator

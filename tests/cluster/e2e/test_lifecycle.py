@@ -41,7 +41,7 @@ NO_RETRY = "  retry: {maxRetries: 0}"
 @pytest.fixture(params=["memory", "postgres"])
 async def operator(request: pytest.FixtureRequest, kubeconfig: Path, namespace: str) -> AsyncIterator[OperatorProcess]:
     store = "memory:" if request.param == "memory" else request.getfixturevalue("postgres_dsn")
-    flags = [f"--namespaces={namespace}", f"--store={store}", "--inline-http-allow=127.0.0.1", "--sweep-interval=5s"]
+    flags = [f"--namespaces={namespace}", f"--store={store}", "--inline-http-allow=127.0.0.1", "--sweep-interval=1h"]
     async with OperatorProcess(kubeconfig, namespace, *flags) as operator:
         yield operator
 
@@ -167,7 +167,7 @@ async def test_a_namespace_that_is_deleted_goes_while_its_jobs_run(
 ) -> None:
     doomed = await sjobs.new_namespace()
     config = await granted(sjobs, f"operator-{namespace}", namespace, [doomed, namespace])
-    flags = [f"--namespaces={doomed},{namespace}", "--inline-http-allow=127.0.0.1", "--sweep-interval=5s"]
+    flags = [f"--namespaces={doomed},{namespace}", "--inline-http-allow=127.0.0.1", "--sweep-interval=1h"]
     async with OperatorProcess(config, namespace, *flags) as operator:
         sink.gate.clear()
         await sjobs.apply(manifest("doomed", "every: 1s", curl(sink.url)), "-n", doomed)
