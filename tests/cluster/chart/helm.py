@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tests.cluster.harness.binaries import programs
+from tests.support.absent import do_without
+from tests.support.processes import ServerUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +30,14 @@ class Refused(Exception):
     """Helm's own words."""
 
 
+def program() -> Path:
+    """Helm itself; a test that can't have it is not run."""
+    try:
+        return programs(["helm"])["helm"]
+    except ServerUnavailableError as reason:
+        do_without("a Kubernetes control plane", reason)
+
+
 def values_of(text: str) -> Object:
     """Values as they would stand in a file."""
     loaded: Object = yaml.safe_load(text) or {}
@@ -36,7 +46,7 @@ def values_of(text: str) -> Object:
 
 async def helm(*arguments: str, values: Object | None = None, kubeconfig: Path | None = None) -> str:
     """What it printed; Refused where it failed. Without a kubeconfig it has no cluster to ask."""
-    command = [str(programs(["helm"])["helm"]), *arguments, *(["--values", "-"] if values is not None else [])]
+    command = [str(program()), *arguments, *(["--values", "-"] if values is not None else [])]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HELM_", "KUBE"))}
     process = await asyncio.create_subprocess_exec(
         *command,

@@ -26,28 +26,18 @@ from tests.cluster.chart.helm import (
     environment,
     helm,
     kinds,
+    program,
     render,
     the,
     values_of,
 )
 from tests.cluster.chart.sets import ACCEPTED, REFUSED
-from tests.cluster.harness.binaries import programs
-from tests.support.absent import do_without
-from tests.support.processes import ServerUnavailableError
 
 pytestmark = pytest.mark.cluster
 
 SETS = {name: values_of(dedent(text)) for name, text in ACCEPTED.items()}
 CRD = "CustomResourceDefinition"
 RULES = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _helm() -> None:
-    try:
-        programs(["helm"])
-    except ServerUnavailableError as reason:
-        do_without("a Kubernetes control plane", reason)
 
 
 def set_of(name: str) -> Object:
@@ -327,7 +317,7 @@ def test_the_chart_has_the_definition_of_this_version() -> None:
 
 
 def test_install_yaml_is_not_stale() -> None:
-    made = install_yaml(programs(["helm"])["helm"])
+    made = install_yaml(program())
     assert (ROOT / "install.yaml").read_text(encoding="utf-8") == made, "run: make install-yaml"
 
 
