@@ -183,6 +183,12 @@ class OperatorProcess:
                 total += float(value)
         return total
 
+    async def until_metric(self, name: str, holds: Callable[[float], bool], **labels: str) -> None:
+        """Wait until the sum of a metric's series is as `holds` says."""
+        async with self._patience(f"until {name} is as it should be"):
+            while not holds(await self.metric(name, **labels)):  # noqa: ASYNC110  # nobody could set an Event
+                await asyncio.sleep(0.05)
+
     async def said(self, event: str, *, since: int | None = None, **fields: str) -> dict[str, Any]:
         """Wait for a line of the log of its present life, with these fields."""
         start = self._born if since is None else since

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -191,7 +191,7 @@ async def test_what_is_done_stays_done(
         return web.Response(status=410 if call.name == "told" and len(sink.of("told")) == 2 else 200)
 
     sink.answer = answer
-    at = datetime.now(UTC).isoformat()
+    at = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
     documents = [
         manifest("at", f'at: "{at}"', curl(sink.url)),
         manifest("after", "after: 1s", curl(sink.url)),
@@ -264,10 +264,10 @@ async def test_a_job_without_success_is_overdue_until_it_succeeds(
     assert condition(body, "Ready")["status"] == "True"
     await until_event(api, namespace, "dead", "Overdue")
     await sink.reached(lambda calls: any(b"Overdue" in call.body for call in calls if call.path == "/alarm"))
-    assert await operator.metric("scheduledjob_overdue_schedules") == 1
+    await operator.until_metric("scheduledjob_overdue_schedules", lambda count: count == 1)
     sink.answer = lambda _: web.Response()
     await until(api, namespace, "dead", is_so("Overdue", "False"))
-    assert await operator.metric("scheduledjob_overdue_schedules") == 0
+    await operator.until_metric("scheduledjob_overdue_schedules", lambda count: count == 0)
 
 
 @in_memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -11,7 +12,7 @@ import yaml
 from scheduledjob.kube.api import Api
 from scheduledjob.kube.preflight import Preflight, permissions_of
 from tests.cluster.crd.install import install
-from tests.cluster.e2e.operators import RULES, OperatorProcess, curl, granted, manifest
+from tests.cluster.e2e.operators import PATIENCE, RULES, OperatorProcess, curl, granted, manifest
 from tests.cluster.line import Line
 
 if TYPE_CHECKING:
@@ -131,8 +132,9 @@ async def test_each_verb_of_the_shipped_rules_is_missed(sjobs: Cluster, api: Api
 
 async def _once_other_than(preflight: Preflight, before: str | None) -> str:
     """What it says as soon as that differs: the API server takes a moment to know a role."""
-    while (found := await preflight.look()) == before:
-        pass
+    async with asyncio.timeout(PATIENCE):
+        while (found := await preflight.look()) == before:
+            pass
     return str(found)
 
 
