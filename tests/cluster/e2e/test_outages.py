@@ -66,9 +66,10 @@ async def place(own_cluster: ControlPlane) -> AsyncIterator[Place]:
 async def test_runs_go_on_without_the_api_server(how: str, place: Place, postgres_dsn: str, sink: Sink) -> None:
     """500 runs and more, 20 a second."""
     names, every, count = [f"job-{number}" for number in range(40)], 2, 19
-    begin = seconds_from_now(5)
-    jobs = [manifest(name, anchored(begin, every), curl(sink.url), bounded(begin, every, count)) for name in names]
     async with place.operator(postgres_dsn) as operator, Records(postgres_dsn, place.namespace) as records:
+        begin = seconds_from_now(5)
+        more = bounded(begin, every, count)
+        jobs = [manifest(name, anchored(begin, every), curl(sink.url), more) for name in names]
         await create(place.api, place.namespace, jobs)
         await sink.reached(lambda calls: len(calls) >= 2 * len(names))
         _break(place.cluster, how)

@@ -37,14 +37,14 @@ async def test_slots_of_an_outage_follow_the_misfire_rule(
     how: str, kubeconfig: Path, api: ApiClient, namespace: str, own_postgres: PostgresServer, sink: Sink
 ) -> None:
     dsn = own_postgres.new_database()
-    begin = seconds_from_now(5)
     names = [f"{rule}-{number}" for rule in RULES for number in range(3)]
-    jobs = [_job(name, anchored(begin, 1), sink, bounded(begin, 1, COUNT)) for name in names]
     late = [f"{rule}-late" for rule in RULES]
-    jobs += [_job(name, f'at: "{rfc3339(slots(begin, 1, COUNT)[LATE])}"', sink) for name in late]
     flags = [f"--namespaces={namespace}", f"--store={dsn}", "--inline-http-allow=127.0.0.1"]
     async with OperatorProcess(kubeconfig, namespace, *flags) as operator:
-        await create(api, namespace, jobs)
+        begin = seconds_from_now(5)
+        jobs = [_job(name, anchored(begin, 1), sink, bounded(begin, 1, COUNT)) for name in names]
+        instant = rfc3339(slots(begin, 1, COUNT)[LATE])
+        await create(api, namespace, [*jobs, *(_job(name, f'at: "{instant}"', sink) for name in late)])
         await sink.reached(lambda calls: len(calls) >= 4 * len(names))
         if how == "killed":
             own_postgres.kill()
@@ -66,25 +66,30 @@ async def test_slots_of_an_outage_follow_the_misfire_rule(
     assert set(calls.values()) == {1}
     last = {run.run_id: run.attempt for run in runs}
     assert all(call.attempt <= last[call.run_id] for call in sink.calls)
+    # What ended while the store was away is written before it could be begun again. Where slots run side by side it may
+    # be the beginning of a run that was being written then, and its end is lost.
+    assert {run.name.partition("-")[0] for run in runs if run.attempt > 1} <= {"all"}
     assert {run.outcome for run in runs} == {"Succeeded"}
     grid = slots(begin, 1, COUNT)
     for name in names:
         state, caught_up = states[name], RULES[name.partition("-")[0]][1]
         ran = [run.slot for run in runs if run.name == name]
         assert state.succeeded == len(ran) == len(set(ran))
-        assert len(ran) + state.missed + state.skipped == COUNT
-        gaps = [(one, other) for one, other in itertools.pairwise(ran) if other - one > SECOND]
-        assert len(gaps) == 1, f"{name} ran {[(slot - grid[0]) // SECOND for slot in ran]}"
-        first = gaps[0][1]
+        shown = [((run.slot - grid[0]) // SECOND, run.attempt) for run in runs if run.name == name]
+        assert len(ran) + state.missed + state.skipped == COUNT, f"{name} ran {shown}, {state}"
+        first = max(itertools.pairwise(ran), key=lambda two: two[1] - two[0])[1]
         back = came_at(next(call for call in sink.of(name) if slot_of(call) == first))
         caught = [slot for slot in ran if first <= slot <= back]
-        assert caught_up <= len(caught) <= caught_up + 2  # those that came due while it found its feet
+        assert caught_up <= len(caught) <= caught_up + 2, f"{name} ran {shown}"  # and those due meanwhile
     assert [states[name].missed for name in late] == [1, 0, 0]
 
 
 def _job(name: str, trigger: str, sink: Sink, more: str = "") -> str:
     rule, _ = RULES[name.partition("-")[0]]
-    return manifest(name, trigger, curl(sink.url), f"  misfire: {{catchUp: {rule}}}\n{more}")
+    # Under Forbid a run whose fate was not known, and that is begun again, would stand in the way of what is caught up.
+    policy = "Allow" if rule.startswith("All") else "Forbid"
+    more = f"  concurrencyPolicy: {policy}\n  misfire: {{catchUp: {rule}}}\n{more}"
+    return manifest(name, trigger, curl(sink.url), more)
 
 
 async def _outage(operator: OperatorProcess) -> None:
