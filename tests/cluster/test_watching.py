@@ -103,6 +103,20 @@ async def test_what_was_there_before_arrives_too(cluster: Cluster, namespace: st
                 names |= {each.body["metadata"]["name"] for each in taken if _is_in(each, namespace)}
 
 
+async def test_a_user_without_a_name_can_watch(
+    cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose uid stands in no file of users."""
+
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000")
+
+    await install(cluster)
+    monkeypatch.setattr("getpass.getuser", nobody)
+    async with watched(cluster.kubeconfig, namespace) as seen:
+        assert seen.state.connected_since is not None
+
+
 def _is_in(seen: Seen, namespace: str) -> bool:
     return bool(seen.body["metadata"]["namespace"] == namespace)
 

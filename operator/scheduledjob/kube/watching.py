@@ -227,6 +227,8 @@ class Watcher:
             registry=registry,
             settings=_settings(),
             standalone=True,
+            # kopf would ask for the name of the user, and in a container a uid may have none.
+            identity="scheduledjob",  # type: ignore[arg-type]  # kopf has a type of text for it that it keeps to itself
             clusterwide=everywhere,
             namespaces=() if everywhere else namespaces,
             stop_flag=over,
