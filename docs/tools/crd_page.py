@@ -16,8 +16,8 @@ _BEGINNING = """# CRD reference
 
 <!-- Written by `make docs` from operator/scheduledjob/manifests. -->
 
-Every field of a `ScheduledJob` (`apiVersion: scheduledjobs.dev/v1beta1`), as `kubectl explain scheduledjob.spec` tells it
-too. The same models check manifests in `scheduledjob validate` and `scheduledjob run`.
+Every field of a `ScheduledJob` (`apiVersion: scheduledjobs.dev/v1beta1`), as `kubectl explain scheduledjob.spec` tells
+it too. The same models check manifests in `scheduledjob validate` and `scheduledjob run`.
 
 The definition holds no defaults that the API server would write back: they apply when an object is read, and stand in
 the descriptions. Lengths of time are written `1h30m` or `45s`, never as a bare number. A field in **bold** has to be

@@ -1,4 +1,4 @@
-"""The picture of a terminal in README: ``python -m docs.tools.terminal FILE`` runs ``make demo`` and draws what it shows.
+"""The picture of a terminal in README: ``python -m docs.tools.terminal FILE`` draws what ``make demo`` shows.
 
 The program runs on a terminal of its own for some seconds, as anybody would see it, and is ended with Ctrl-C; the last
 frame before that is drawn by rich. So the picture is of a real run, and each drawing of it is another.
@@ -61,7 +61,7 @@ def watched(command: list[str], seconds: float) -> str:
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ["TERM"] = "xterm-256color"
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # noqa: S606  # the program is ours, and a shell is not needed
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     written, interrupt_at, interrupted = b"", time.monotonic() + seconds, False
     while True:

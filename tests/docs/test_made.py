@@ -1,0 +1,82 @@
+"""Pages and pictures that are made from the code are as the code makes them: `make docs` was run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from docs.tools.cli_page import cli_page
+from docs.tools.crd_page import crd_page
+from docs.tools.pictures import every_picture
+from docs.tools.terminal import picture, screen
+from scheduledjob.manifests.loader import load_text
+from tests.docs.pages import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def _stale(path: Path, text: str) -> None:
+    assert path.read_text(encoding="utf-8") == text, f"{path.relative_to(ROOT)} is out of date: run make docs"
+
+
+def test_the_reference_of_the_crd() -> None:
+    _stale(DOCS / "crd-reference.md", crd_page())
+
+
+def test_the_reference_of_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SJOB_STORE", raising=False)
+    monkeypatch.delenv("SJOB_INSTANCE", raising=False)
+    _stale(DOCS / "cli-reference.md", cli_page())
+
+
+@pytest.mark.parametrize("name", every_picture())
+def test_the_pictures(name: str) -> None:
+    text = every_picture()[name]
+    _stale(DOCS / "pictures" / name, text)
+    assert ElementTree.fromstring(text).tag == f"{SVG}svg"
+    assert not re.search(r'(?:href|src)=|url\("?http', text), "it asks for something from elsewhere"
+
+
+def test_the_terminal_is_a_whole_picture_that_asks_for_nothing() -> None:
+    text = (DOCS / "pictures" / "terminal.svg").read_text(encoding="utf-8")
+    words = " ".join(ElementTree.fromstring(text).itertext()).replace("\xa0", " ")
+    for word in ("make demo", "started", "heartbeat", "Succeeded", "next", "Ctrl-C ends"):
+        assert word in words
+    assert not re.search(r'(?:href|src)=|url\("?http', text)
+
+
+def test_a_terminal_shows_what_was_written_last() -> None:
+    written = "one\r\ntwo\r\x1b[2K\x1b[1A\x1b[2K\x1b[1mONE\x1b[0m\r\n\x1b[?25htwo\r\n"
+    assert screen(written) == ["\x1b[1mONE\x1b[0m", "two", ""]
+    assert "ONE" in picture("make demo", screen(written))
+
+
+def test_every_picture_is_shown_somewhere() -> None:
+    shown = {name for page in PAGES for name in re.findall(r"pictures/([\w-]+\.svg)", page.read_text(encoding="utf-8"))}
+    assert shown == {path.name for path in (DOCS / "pictures").iterdir()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_piece_of_a_spec_is_valid(page: Path) -> None:
+    for block in re.findall(r"^```yaml\n(spec:\n.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        spec = {"triggers": [{"every": "1m"}], "job": {"shell": {"command": "true"}}} | yaml.safe_load(block)["spec"]
+        manifest = {"apiVersion": "scheduledjobs.dev/v1beta1", "kind": "ScheduledJob", "metadata": {"name": "a"}}
+        loaded = load_text(yaml.safe_dump(manifest | {"spec": spec}))
+        assert [str(problem) for problem in loaded.problems] == [], block
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="make site installs what builds the site")
+    command = [str(Path(sys.executable).with_name("mkdocs")), "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (built.returncode, built.stdout) == (0, ""), built.stderr
+    assert (tmp_path / "index.html").exists()
+    assert (tmp_path / "repository" / "charts" / "scheduledjob-operator" / "files" / "rules.yaml").exists()

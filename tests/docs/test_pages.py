@@ -1,0 +1,77 @@
+"""What README and the pages of docs/ say can be typed does what they say, in the order in which they say it.
+
+What needs a cluster is typed in tests/cluster/docs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.docs.pages import ROOT, Command, File, PageError, pages, steps
+from tests.docs.reader import Reader, copy_repository, matches
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_reader_can_do_what_it_says(page: Path, tmp_path: Path) -> None:
+    todo = [step for step in steps(page) if isinstance(step, File) or not step.needs_cluster]
+    if not any(isinstance(step, Command) for step in todo):
+        return
+    copy_repository(tmp_path)
+    with Reader(tmp_path) as reader:
+        for step in todo:
+            if isinstance(step, File):
+                reader.save(step)
+            else:
+                reader.type(step)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    return tmp_path / "page.md"
+
+
+def test_files_and_commands_are_found_in_order(page: Path) -> None:
+    page.write_text(
+        'Save it:\n\n```yaml title="a.yaml"\nb: 1\n```\n\n<!-- exit code 2; times vary -->\n'
+        "```console\n$ one \\\n  two\nprinted\n$ three\n```\n\n```text\n$ never\n```\n"
+    )
+    file, one, three = steps(page)
+    assert file == File(3, "a.yaml", "b: 1\n")
+    assert one == Command(9, "one \\\n  two", "printed\n", code=2, times_vary=True)
+    assert three == Command(12, "three", "", code=2, times_vary=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("<!-- need a cluster -->\n```console\n$ a\n```\n", "nobody knows 'need a cluster'"),
+        ("```console\na\n```\n", "begins with a command"),
+    ],
+)
+def test_what_is_written_wrongly_is_told(page: Path, text: str, told: str) -> None:
+    page.write_text(text)
+    with pytest.raises(PageError, match=told):
+        steps(page)
+
+
+def test_what_is_printed_has_to_be_what_the_page_says(tmp_path: Path) -> None:
+    with Reader(tmp_path) as reader:
+        reader.type(Command(1, "export WORD=hello", ""))
+        reader.type(Command(2, "echo $WORD; echo and more", "hello\n...\n"))
+        with pytest.raises(AssertionError, match="is not what the page says"):
+            reader.type(Command(3, "echo $WORD", "goodbye\n"))
+        with pytest.raises(AssertionError, match="exit code 1"):
+            reader.type(Command(4, "false", ""))
+        reader.type(Command(5, "echo began; sleep 60   # Ctrl-C ends it", "began\n"))
+        reader.type(Command(6, "echo $WORD", "hello\n"))
+
+
+def test_times_vary_where_the_page_says_so() -> None:
+    assert matches("ran at 20:24:00, took 26ms", "ran at 23:01:59, took 1.2s", times_vary=True)
+    assert not matches("ran at 20:24:00", "ran at 23:01:59", times_vary=False)
+    assert not matches("ran at 20:24:00", "ran", times_vary=True)
