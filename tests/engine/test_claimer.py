@@ -35,6 +35,8 @@ class Looked(MemoryStore):
         self.world = world
         self.looks: list[float] = []
         self.promises: list[float] = []
+        self.asked: list[float] = []
+        """When it was asked for its clock."""
         self.away = False
         self.takes = 0.0
         """Seconds until a claim is answered."""
@@ -47,6 +49,13 @@ class Looked(MemoryStore):
         if self.takes:
             await asyncio.sleep(self.takes)
         return await super().claim(replica, kinds, limit=limit, ahead=ahead, lease=lease)
+
+    async def now(self) -> Instant:
+        self.asked.append(self.world.now)
+        if self.away:
+            self.looks.append(round(self.world.now, 3))
+            raise StoreUnavailable("away")
+        return await super().now()
 
     async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
         self.promises.append(round((looks_at - self.world.store_clock()) / SECOND, 3))
@@ -218,7 +227,25 @@ def test_a_store_that_is_away_is_asked_again_ever_more_rarely(scene: Scene) -> N
     assert gaps[0] <= 0.1
     assert all(2.4 <= gap <= 5.01 for gap in gaps[-5:])
     scene.store.away = False
-    assert scene.until(66.0)
+    assert scene.until(67.0)
+
+
+def test_after_an_outage_in_which_leases_may_have_passed_writes_come_before_claims(scene: Scene) -> None:
+    scene.store.away = True
+    scene.start()
+    scene.until(30.0)
+    scene.store.away = False
+    first = scene.until(40.0)[0]
+    assert first - scene.store.asked[-1] == pytest.approx(1.0, abs=0.01)
+
+
+def test_after_a_short_outage_claims_go_on_at_once(scene: Scene) -> None:
+    scene.store.away = True
+    scene.start()
+    scene.until(3.0)
+    scene.store.away = False
+    scene.until(10.0)
+    assert scene.store.asked == []
 
 
 def test_a_lease_that_passes_is_looked_for_when_it_does(scene: Scene) -> None:

@@ -37,6 +37,10 @@ PROMISE_FROM = 0.05
 RETRY = (0.1, 5.0)
 """Seconds to wait after the store could not be reached: at first, at most."""
 
+WRITES_FIRST = 1.0
+"""Seconds from the end of an outage in which leases may have passed to the first claim: a run that ended meanwhile is
+begun again if it is claimed before its end is written, by this replica or another."""
+
 
 class Claimer:
     """Feeds an ``Owner`` with rows until ``stop``."""
@@ -107,16 +111,19 @@ class Claimer:
     # ---- the loop
 
     async def run(self) -> None:
-        pause = RETRY[0]
+        pause, away_since = RETRY[0], float("inf")
         while not self._stopping:
             try:
+                if self._monotonic() - away_since > self._settings.lease / 2:
+                    await self._store.now()
+                    await self._sleep_until(self._monotonic() + WRITES_FIRST, bell=False)
                 again = await self._look()
             except StoreUnavailable as error:
                 log.warning("the store can't be reached", error=str(error), again_in=round(pause, 1))
                 await self._sleep_until(self._monotonic() + pause * self._chance.uniform(0.5, 1.0), bell=False)
-                pause = min(pause * 2, RETRY[1])
+                pause, away_since = min(pause * 2, RETRY[1]), min(away_since, self._monotonic())
                 continue
-            pause = RETRY[0]
+            pause, away_since = RETRY[0], float("inf")
             if again is not None:
                 await self._sleep_until(again)
 

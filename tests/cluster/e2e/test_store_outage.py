@@ -66,9 +66,11 @@ async def test_slots_of_an_outage_follow_the_misfire_rule(
     assert set(calls.values()) == {1}
     last = {run.run_id: run.attempt for run in runs}
     assert all(call.attempt <= last[call.run_id] for call in sink.calls)
-    # What ended while the store was away is written before it could be begun again. Where slots run side by side it may
-    # be the beginning of a run that was being written then, and its end is lost.
-    assert {run.name.partition("-")[0] for run in runs if run.attempt > 1} <= {"all"}
+    # What ended while the store was away is written before it could be begun again. But where slots run side by side it
+    # may be the beginning of a run that was being written then, and a paused server carries out a claim when it goes on
+    # that it was sent before.
+    again = {run.name.partition("-")[0] for run in runs if run.attempt > 1}
+    assert again <= {"all"} or how == "paused"
     assert {run.outcome for run in runs} == {"Succeeded"}
     grid = slots(begin, 1, COUNT)
     for name in names:
