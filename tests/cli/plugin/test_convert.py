@@ -6,6 +6,7 @@ it beyond what is told of nearly every one (``COMMON``); nothing else may be.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -14,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduledjob.cli.plugin.app import execute
+from scheduledjob.cli.plugin.convert.command import print_converted
 from scheduledjob.cli.plugin.convert.compare import differences, in_words, pod_of_scheduledjob
 from scheduledjob.cli.plugin.convert.cronjob import Converted, convert
+from scheduledjob.cli.plugin.printing import Form
 from scheduledjob.manifests.loader import load_text
 
 if TYPE_CHECKING:
@@ -141,6 +146,8 @@ def test_privileges_that_the_server_wants_with_escalation_keep_it() -> None:
         ("schedule", "@every soon", "is no duration"),
         ("schedule", None, "spec.schedule is missing"),
         ("timeZone", "Mars/Olympus", "Mars/Olympus"),
+        ("startingDeadlineSeconds", "10", "spec.startingDeadlineSeconds must be a whole number, 0 or more"),
+        ("failedJobsHistoryLimit", True, "spec.failedJobsHistoryLimit must be a whole number"),
         ("jobTemplate", {}, "each needs a name, and one there must be"),
         ("jobTemplate", {"spec": {"template": {"spec": {"containers": [{"name": "x"}]}}}}, "image"),
     ],
@@ -150,6 +157,40 @@ def test_what_can_not_be_converted(field: str, value: object, words: str) -> Non
     cronjob["spec"][field] = value
     with pytest.raises(ValueError, match=re.escape(words)):
         convert(cronjob)
+
+
+def places(part: Any) -> list[tuple[str | int, ...]]:
+    """The ways to everything in a CronJob."""
+    below = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    return [(), *((key, *rest) for key, value in below for rest in places(value))]
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(st.data(), st.sampled_from(SHAPES), ANYTHING)
+def test_no_cronjob_is_too_strange(data: st.DataObject, path: Path, value: Any) -> None:
+    """One with anything at any place is converted, or it is said that it can't be."""
+    cronjob = cronjob_of(path)
+    way = data.draw(st.sampled_from(places(cronjob)[1:]))
+    part: Any = cronjob
+    for key in way[:-1]:
+        part = part[key]
+    part[way[-1]] = value
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = print_converted([cronjob], Form.YAML)
+    assert code == (0 if out.getvalue() else 1)
+    assert ("can't be converted" in err.getvalue()) == bool(code)
+    assert load_text(out.getvalue()).problems == []
 
 
 # ---------------------------------------------------------------- the command

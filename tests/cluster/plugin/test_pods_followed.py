@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import TYPE_CHECKING
 
 import pytest
 
+from scheduledjob.cli.plugin.cluster import Cluster as PluginCluster
+from scheduledjob.cli.plugin.cluster import Where
+from scheduledjob.cli.plugin.waiting import Progress, _Output
+from scheduledjob.kube.api import Api
 from tests.cluster.crd.install import install
-from tests.cluster.e2e.operators import PATIENCE, OperatorProcess, granted, manifest, recent, until
+from tests.cluster.e2e.operators import PATIENCE, OperatorProcess, annotate, granted, manifest, recent, until
 from tests.cluster.harness import BUSYBOX_IMAGE
 from tests.cluster.plugin.support import Plugin, end
 
@@ -99,3 +104,24 @@ async def test_logs_are_those_of_the_newest_pod(node: Node, plugin: Plugin, node
     assert done.out == f"first\n{newest}\n"
     assert "attempt 1 <==" in done.err
     assert (await plugin("logs", "job", "--tail", "1", "--run", oldest)).out == f"{oldest}\n"
+
+
+@pytest.mark.usefixtures("operator")
+async def test_a_job_too_quick_for_the_watch_is_shown_all_the_same(
+    node: Node, plugin: Plugin, node_namespace: str
+) -> None:
+    await node.cluster.apply(manifest("job", NEVER, container("echo quick")), "-n", node_namespace)
+    async with node.cluster.client() as client:
+        await annotate(client, node_namespace, "job", run_now="one")
+        body = await until(client, node_namespace, "job", recent)
+    (run,) = recent(body)
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written)
+    async with Api.from_config(str(plugin.kubeconfig)) as api, asyncio.TaskGroup() as group:
+        cluster = PluginCluster(api, Where())
+        output = _Output(cluster, body["metadata"]["uid"], run["runID"], Progress(), stream)
+        watching = group.create_task(asyncio.sleep(PATIENCE))
+        await output.finish(watching)
+        assert output.printed
+        await output.finish(watching)  # and once only
+    assert written.getvalue() == b"quick\n"

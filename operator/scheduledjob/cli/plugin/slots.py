@@ -205,7 +205,7 @@ def print_explanation(where: Where, name: str, time_zone: str, form: Form) -> No
     for heading, lines_of in said.items():
         for index, line in enumerate([lines_of] if isinstance(lines_of, str) else lines_of):
             label = f"{heading}:" if not index else ""
-            out(f"{coloured(label, BOLD)}{' ' * (14 - len(label))}{line}")
+            out(f"{coloured(label, BOLD)}{' ' * (14 - len(label))}{printable(line)}")
 
 
 def explanation(schedule: Schedule) -> dict[str, Any]:

@@ -55,14 +55,19 @@ def print_converted(cronjobs: list[dict[str, Any]], form: Form) -> int:
     told: dict[str, list[str]] = {}
     code = 0
     for cronjob in cronjobs:
-        metadata = cronjob.get("metadata") or {}
-        name = plain(str(metadata.get("name", "?")))
+        metadata = cronjob.get("metadata")
+        name = plain(str(metadata.get("name", "?"))) if isinstance(metadata, dict) else "?"
         try:
             converted = convert(cronjob)
             notes = [*converted.notes, *map(in_words, differences(cronjob, converted))]
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            # A template may hold anything: what is no Pod at all shows as an error of any of these.
-            say(coloured(f"{name}: can't be converted: {in_one_line(error)}", YELLOW, sys.stderr))
+        except ValueError as error:
+            say(coloured(f"{name}: can't be converted: {plain(in_one_line(error))}", YELLOW, sys.stderr))
+            code = 1
+            continue
+        except (TypeError, AttributeError, LookupError):
+            # A template may hold anything, and what is no Pod at all shows as an error of any of these.
+            words = "it is no CronJob that the API server would take (kubectl create --dry-run=server tells why)"
+            say(coloured(f"{name}: can't be converted: {words}", YELLOW, sys.stderr))
             code = 1
             continue
         manifests.append(converted.manifest)

@@ -152,25 +152,27 @@ def _tell_of_schedule(schedule: str, trigger: dict[str, Any], notes: list[str]) 
 def _carry_limits(
     spec: Mapping[str, Any], job_spec: Mapping[str, Any], found: dict[str, Any], notes: list[str]
 ) -> None:
-    deadline = spec.get("startingDeadlineSeconds")
+    deadline = _number(spec, "spec", "startingDeadlineSeconds")
     if deadline is not None:
         found["misfire"] = {"startingDeadline": _length(deadline)}
         if deadline < 1:
             notes.append("startingDeadlineSeconds 0 is written startingDeadline: 1s, the shortest there is")
-    retries = job_spec.get("backoffLimit")
+    of_job = "spec.jobTemplate.spec"
+    retries = _number(job_spec, of_job, "backoffLimit")
     if retries is not None and retries != 6:
         found["retry"] = {"maxRetries": -1 if retries > _ENDLESS else retries}
-    total = job_spec.get("activeDeadlineSeconds")
+    total = _number(job_spec, of_job, "activeDeadlineSeconds")
     if total is not None:
         found["timeouts"] = {"total": _length(total)}
-    history = {}
-    for name, limit, default in (
+    history: dict[str, Any] = {}
+    for name, field, default in (
         ("succeeded", "successfulJobsHistoryLimit", 3),
         ("failed", "failedJobsHistoryLimit", 5),
     ):
-        if spec.get(limit) is not None and spec[limit] != default:
-            history[name] = min(spec[limit], 10_000)
-    ttl = job_spec.get("ttlSecondsAfterFinished")
+        limit = _number(spec, "spec", field)
+        if limit is not None and limit != default:
+            history[name] = min(limit, 10_000)
+    ttl = _number(job_spec, of_job, "ttlSecondsAfterFinished")
     if ttl is not None:
         history["ttl"] = _length(ttl)
         notes.append(
@@ -179,6 +181,13 @@ def _carry_limits(
         )
     if history:
         found["history"] = history
+
+
+def _number(part: Mapping[str, Any], where: str, name: str) -> int | None:
+    value = part.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError(f"{where}.{name} must be a whole number, 0 or more")
+    return value
 
 
 def _tell_of_rest(
@@ -205,4 +214,4 @@ def _tell_of_rest(
 
 
 def _length(seconds: int) -> str:
-    return format_duration(max(1, int(seconds)) * SECOND)
+    return format_duration(max(1, seconds) * SECOND)

@@ -45,7 +45,7 @@ def template_of(template: dict[str, Any]) -> Template:
     template = copy.deepcopy(template)
     metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
     containers = spec.get("containers") or []
-    if not containers or not all(isinstance(one, dict) and one.get("name") for one in containers):
+    if not containers or not all(isinstance(one, dict) and _is_name(one.get("name")) for one in containers):
         raise ValueError("spec.jobTemplate.spec.template.spec.containers: each needs a name, and one there must be")
     notes: list[str] = []
     main = _main(containers, metadata.get("annotations") or {}, notes)
@@ -79,6 +79,10 @@ def template_of(template: dict[str, Any]) -> Template:
             "SCHEDULEDJOB_RUN_ID, or the labels scheduledjobs.dev/name and scheduledjobs.dev/slot"
         )
     return Template(container, pod, renamed, notes)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _main(containers: list[dict[str, Any]], annotations: dict[str, Any], notes: list[str]) -> str:
