@@ -144,3 +144,15 @@ async def test_an_object_that_the_store_cannot_hold_keeps_nobody_out() -> None:
         await reconciler.settled()
     assert await slugs(store) == ["ns/a", "ns/c"]
     assert told.failures == 1
+
+
+async def test_a_clock_of_the_cluster_that_is_ahead_puts_nothing_off() -> None:
+    store, told = Store(), Told()
+    ahead = body("a")
+    ahead["metadata"]["creationTimestamp"] = rfc3339(NOW + 3600 * SECOND)
+    ahead["spec"]["triggers"] = [{"cron": "* * * * * ?"}]
+    async with reconciling(store, told) as reconciler:
+        reconciler.seen(ahead)
+        await reconciler.settled()
+    (row,) = await store.rows()
+    assert row.wake_at == NOW + SECOND

@@ -235,7 +235,9 @@ class Reconciler:
             as_it_was = state.generation == wish.generation and wish.acts == NONE
             return state.encode(), wake_at if as_it_was else now
         outlives = wish.kind == POD_KIND
-        state = first_state(wish.definition, wish.slots, wish.uid, wish.created_at, outlives=outlives)
+        # The API server's clock may be ahead of the store's: that would put off what is due by the difference.
+        created = min(wish.created_at, now)
+        state = first_state(wish.definition, wish.slots, wish.uid, created, outlives=outlives)
         state.generation = wish.generation
         wake_at = state.next.due if state.next is not None else now
         if wish.acts != NONE:
