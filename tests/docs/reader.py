@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PATIENCE = 120.0
 """Seconds after which a command will never end."""
 _VARYING = (
+    (re.compile(r"\b\d{8}t\d{6}z-[0-9a-f]+\b"), "<token>"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "<instant>"),
     (re.compile(r"\d\d:\d\d:\d\d"), "<time>"),
     (re.compile(r"\b\d+(\.\d+)?(ms|s|m|h|d)\b"), "<length>"),
@@ -53,10 +54,14 @@ def copy_repository(folder: Path) -> None:
 class Reader:
     """One reader of one page."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, programs: Path | None = None
+    ) -> None:
+        """``programs``: a folder of further programs that can be typed."""
         self._folder = folder
         kept = {name: value for name, value in os.environ.items() if name in {"PATH", "LANG", "TMPDIR"}}
-        kept["PATH"] = f"{Path(sys.executable).parent}:{kept['PATH']}"
+        folders = [programs, Path(sys.executable).parent, kept["PATH"]]
+        kept["PATH"] = ":".join(str(one) for one in folders if one is not None)
         self._process = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
             cwd=folder,

@@ -1,0 +1,34 @@
+"""What runs before a commit and for a change is what a developer can run: targets and programs that are there."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from tests.docs.pages import ROOT
+
+
+def _yaml(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+
+
+def test_workflows_run_targets_of_the_makefile_and_nothing_else() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    ran = []
+    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
+        jobs = _yaml(str(workflow.relative_to(ROOT)))["jobs"].values()
+        ran += [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    assert ran
+    for command in ran:
+        made = re.match(r"make ([\w-]+)", command)
+        assert ".ci/run" in command or (made is not None and made[1] in targets), command
+
+
+def test_hooks_of_a_commit_are_local() -> None:
+    repositories = _yaml(".pre-commit-config.yaml")["repos"]
+    assert [one["repo"] for one in repositories] == ["local"]
+    for hook in repositories[0]["hooks"]:
+        assert hook["entry"].startswith(".venv/bin/")
+        assert hook["language"] == "system"
