@@ -76,9 +76,9 @@ def plan(schedule: Runs, now: Instant) -> None:
 def skip_overlapped(schedule: Runs, ending: Run, now: Instant) -> None:
     """Under Forbid the slots that came due while a run was active are consumed by that, once the last one ends."""
     state, slots = schedule.state, schedule.slots
-    if schedule.definition.concurrency is not Concurrency.FORBID or state.waiting:
+    if slots is None or schedule.definition.concurrency is not Concurrency.FORBID or state.waiting:
         return
-    if slots is None or not schedule.open or any(run is not ending for run in state.runs):
+    if not schedule.open or any(run is not ending for run in state.runs):
         return
     slot = slots.next(state.floor)
     if slot is None or slot + jitter_of(schedule.uid, slot, schedule.definition.jitter) > now:

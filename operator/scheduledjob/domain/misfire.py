@@ -81,19 +81,18 @@ def decide(
     """Decide the slot that was planned, due at ``due``, and every later one whose time has come by ``now``."""
     rule = definition.misfire
     late = now - due
-    if late < ON_TIME:
+    if late < ON_TIME or slots is None:
         missed = 1 if rule.deadline is not None and late > rule.deadline else 0
         excluded = slots.count(floor, planned)[1] if definition.exclude and slots is not None else 0
         return Decided([] if missed else [planned], missed, excluded, max(floor, planned))
-    newest, total, excluded, since = planned, 1, 0, planned
-    if slots is not None:
-        # A slot that a caller named may lie in the past: those between it and the floor are decided already.
-        since = max(planned, floor)
-        newest_of_triggers = newest_due(slots, uid, definition.jitter, now)
-        if newest_of_triggers is not None and newest_of_triggers > since:
-            newest = newest_of_triggers
-            total += slots.count(since, newest)[0]
-        excluded = slots.count(floor, newest)[1]
+    newest, total = planned, 1
+    # A slot that a caller named may lie in the past: those between it and the floor are decided already.
+    since = max(planned, floor)
+    newest_of_triggers = newest_due(slots, uid, definition.jitter, now)
+    if newest_of_triggers is not None and newest_of_triggers > since:
+        newest = newest_of_triggers
+        total += slots.count(since, newest)[0]
+    excluded = slots.count(floor, newest)[1]
     wanted = rule.max_catch_up if rule.catch_up is CatchUp.ALL else 1
     taken: list[Instant] = []
     slot = newest
@@ -102,7 +101,7 @@ def decide(
         if rule.deadline is not None and now - slot_due > rule.deadline:
             break
         taken.append(slot)
-        if slot == planned or slots is None:
+        if slot == planned:
             break
         slot = slots.previous(slot - 1) or planned
         if slot <= since:

@@ -6,7 +6,7 @@ A run is found by identity, never by equality: two runs of one schedule may look
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from .state import Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_T = TypeVar("_T")
 
 
 class End(Enum):
@@ -50,5 +52,7 @@ def remove(runs: list[Run], run: Run) -> None:
             return
 
 
-def without(runs: tuple[Run, ...], run: Run) -> tuple[Run, ...]:
-    return tuple([one for one in runs if one is not run]) if runs else runs
+def without(those: tuple[_T, ...], this: _T) -> tuple[_T, ...]:
+    if len(those) == 1 and those[0] is this:
+        return ()
+    return tuple([one for one in those if one is not this]) if those else those

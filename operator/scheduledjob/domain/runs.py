@@ -9,89 +9,59 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from . import due, manual
+from .acts import Acts
 from .concurrency import has_room, is_skipped
 from .definition import Concurrency, Definition
-from .instants import rfc3339
+from .instants import Instant, rfc3339
+from .misfire import Slots
 from .moves import End, Moves, has, remove, without
 from .state import Completion, Outcome, Run, RunRecord, State, record_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .acts import Acts
-    from .instants import Instant
-    from .misfire import Slots
     from .moments import Following
 
 MAX_LOST_IN_ROW = 5
 """After so many attempts in a row that were lost with their replica, the run has failed: its job may be what kills."""
 
 
-class Runs:
+class Runs(msgspec.Struct, eq=False, gc=False):
     """The runs of one schedule in the hands of its owner. All times are instants of the store's clock."""
 
-    __slots__ = (
-        "_acts",
-        "_asked_at",
-        "_storing",
-        "_unanswered",
-        "changed",
-        "definition",
-        "executing",
-        "follows",
-        "fresh",
-        "look_at",
-        "looking",
-        "outlives",
-        "records",
-        "replica",
-        "slots",
-        "slug",
-        "state",
-        "uid",
-        "wished_at",
-    )
+    slug: str
+    uid: str
+    definition: Definition
+    slots: Slots | None
+    state: State
+    replica: str = ""
+    outlives: bool = False
+    """Attempts that start now live outside the replica."""
+    wished_at: Instant = 0
+    """When the definition was written, as the store says."""
+    look_at: Instant | None = None
+    """When to look for runs of what it follows; None: never, as it is now."""
+    looking: bool = False
+    """Somebody looks, and will tell ``followed``."""
+    executing: tuple[Run, ...] = ()
+    """Runs whose attempt this owner has started and that has not ended."""
+    records: tuple[RunRecord, ...] = ()
+    """Runs that ended and are not yet in history."""
+    changed: bool = False
+    """The state differs from what is stored."""
+    fresh: tuple[Run, ...] = ()
+    """Runs that the stored state does not know yet."""
+    _storing: tuple[Run, ...] = ()
+    _unanswered: bool = False
+    _acts: Acts | None = None
+    _asked_at: Instant = 0
 
-    def __init__(
-        self,
-        slug: str,
-        uid: str,
-        definition: Definition,
-        slots: Slots | None,
-        state: State,
-        replica: str = "",
-        *,
-        outlives: bool = False,
-        wished_at: Instant = 0,
-    ) -> None:
-        self.slug = slug
-        self.uid = uid
-        self.definition = definition
-        self.slots = slots
-        self.state = state
-        self.replica = replica
-        self.outlives = outlives
-        """Attempts that start now live outside the replica."""
-        self.wished_at = wished_at
-        """When the definition was written, as the store says."""
-        self.follows: Sequence[Following] = slots.following if slots is not None else ()
-        self.look_at: Instant | None = None
-        """When to look for runs of what it follows; None: never, as it is now."""
-        self.looking = False
-        """Somebody looks, and will tell ``followed``."""
-        self.executing: tuple[Run, ...] = ()
-        """Runs whose attempt this owner has started and that has not ended."""
-        self.records: tuple[RunRecord, ...] = ()
-        """Runs that ended and are not yet in history."""
-        self.changed = False
-        """The state differs from what is stored."""
-        self.fresh: tuple[Run, ...] = ()
-        """Runs that the stored state does not know yet."""
-        self._storing: tuple[Run, ...] = ()
-        self._unanswered = False
-        self._acts: Acts | None = None
-        self._asked_at: Instant = 0
+    @property
+    def follows(self) -> Sequence[Following]:
+        return self.slots.following if self.slots is not None else ()
 
     # ---------------------------------------------------------------- slots
 
@@ -268,7 +238,8 @@ class Runs:
         self.changed = True
         due.skip_overlapped(self, run, now)
         remove(state.runs, run)
-        remove(state.waiting, run)
+        if state.waiting:
+            remove(state.waiting, run)
         self.fresh = without(self.fresh, run)
         if outcome is Outcome.SUCCEEDED:
             state.succeeded += 1

@@ -35,10 +35,8 @@ if TYPE_CHECKING:
     from .state import RunRecord
 
 
-class Schedule(Runs):
+class Schedule(Runs, eq=False, gc=False):
     """One schedule in the hands of its owner. All times are instants of the store's clock."""
-
-    __slots__ = ()
 
     # ---------------------------------------------------------------- what happened
 
@@ -122,7 +120,6 @@ class Schedule(Runs):
         self.definition = definition
         self.slots = slots
         self.outlives = outlives
-        self.follows = slots.following if slots is not None else ()
 
     def asked(self, acts: Acts, at: Instant) -> None:
         """This is what people ask for, and has been since ``at``; what is new of it is carried out by ``step``."""
@@ -153,10 +150,9 @@ class Schedule(Runs):
     def step(self, now: Instant) -> Moves:
         """Everything that is due at ``now``: what to start, what to cancel. Asking twice gives nothing twice only
         after ``began`` was told of what was given."""
-        moves = Moves()
-        state = self.state
-        while state.next is not None and state.next.due <= now and self.open:
-            due.take(self, state.next, now, moves)
+        moves, state = Moves(), self.state
+        while (planned := state.next) is not None and planned.due <= now and self.open:
+            due.take(self, planned, now, moves)
             self._promote()
             due.plan(self, now)
         if state.upcoming and self.open:
@@ -165,16 +161,9 @@ class Schedule(Runs):
             acts, self._acts = self._acts, None
             manual.carry_out(self, acts, now, moves)
         self._promote()
-        total = self.definition.timeouts.total
-        for run in list(state.runs):
-            if run.due <= now and not has(self.executing, run):
-                if run.outlives is not self.outlives:
-                    self._change_over(run, now)
-                elif total is not None and run.begun and now >= run.begun + total and not run.handed_on:
-                    self.finish(run, Outcome.FAILED, now, "timeouts.total passed before the next attempt")
-                elif not self._is_fresh(run):
-                    moves.start += (run,)
-        self._promote()
+        if state.runs:
+            self._go_on(now, moves)
+            self._promote()
         due.plan(self, now)
         overdue_at = self._overdue_at()
         if overdue_at is not None and overdue_at <= now:
@@ -182,6 +171,18 @@ class Schedule(Runs):
             self.changed = True
             moves.became_overdue = True
         return moves
+
+    def _go_on(self, now: Instant, moves: Moves) -> None:
+        """What of the active runs is due for an attempt."""
+        total = self.definition.timeouts.total
+        for run in list(self.state.runs):
+            if run.due <= now and not has(self.executing, run):
+                if run.outlives is not self.outlives:
+                    self._change_over(run, now)
+                elif total is not None and run.begun and now >= run.begun + total and not run.handed_on:
+                    self.finish(run, Outcome.FAILED, now, "timeouts.total passed before the next attempt")
+                elif not self._is_fresh(run):
+                    moves.start += (run,)
 
     def leave(self, now: Instant) -> None:
         """Make the state one that can be handed over: what comes next is named, and nothing is begun."""
@@ -235,7 +236,9 @@ class Schedule(Runs):
         self._unanswered = False
 
     def _overdue_at(self) -> Instant | None:
-        return None if self.state.overdue else self._overdue_from()
+        if self.definition.expect_success_within is None or self.state.overdue:
+            return None
+        return self._overdue_from()
 
     def _overdue_from(self) -> Instant | None:
         within, state = self.definition.expect_success_within, self.state

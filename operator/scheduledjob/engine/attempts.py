@@ -45,7 +45,7 @@ class Attempts:
             left = max(0, run.begun + timeouts.total - now)
             limit = left if limit is None else min(limit, left)
         namespace, name = "", row.slug
-        if row.origin != Origin.LIBRARY.value:
+        if row.origin != Origin.LIBRARY:
             namespace, _, name = row.slug.partition("/")
         return Attempt(
             run_id,
@@ -65,13 +65,17 @@ class Attempts:
             run.handed_on,
         )
 
-    async def run(self, this: Try) -> Result:
+    def run(self, this: Try) -> Awaitable[Result]:
         """Run an attempt to its end. Whatever is raised, but for a cancellation, is its failure."""
         attempt, definition = this.attempt, this.definition
         attempt.params = this.kind.params(definition)
         if definition.payload_from is not None and this.run.payload is None and not this.kind.outlives:
-            attempt.payload = await self._payload(definition.payload_from)
-        return await this.kind.executor.run(attempt)
+            return self._run_with_payload(this, definition.payload_from)
+        return this.kind.executor.run(attempt)
+
+    async def _run_with_payload(self, this: Try, reference: Mapping[str, Any]) -> Result:
+        this.attempt.payload = await self._payload(reference)
+        return await this.kind.executor.run(this.attempt)
 
     async def _payload(self, reference: Mapping[str, Any]) -> bytes | None:
         if self._references is None:

@@ -151,19 +151,19 @@ class Owner:
         """Do what is due for a hold now, and see to it that what comes later is not forgotten."""
         if hold.gone or hold.released:
             return
-        schedule = hold.schedule
-        now = self._clock.now()
+        schedule, now = hold.schedule, self._clock.now()
         if not hold.leaving or hold.tries:
             moves = schedule.step(now)
             for run in moves.cancel:
                 self._runner.cancel(hold, run)
-            if moves.start and self._monotonic() >= hold.lease.deadline - self._leases.margin:
-                # This process stood still: whoever has the row by now may have started these.
-                self._lose(hold, "its lease was about to pass when a slot came due")
-                return
-            for run in moves.start:
-                if not (self._leaving and run.outlives):  # it would be let go at once
-                    self._runner.start(hold, run, now)
+            if moves.start:
+                if self._monotonic() >= hold.lease.deadline - self._leases.margin:
+                    # This process stood still: whoever has the row by now may have started these.
+                    self._lose(hold, "its lease was about to pass when a slot came due")
+                    return
+                for run in moves.start:
+                    if not (self._leaving and run.outlives):  # it would be let go at once
+                        self._runner.start(hold, run, now)
             if moves.became_overdue:
                 self._runner.tell_overdue(hold, now)
             if schedule.look_at is not None and schedule.looks(now):
@@ -187,7 +187,7 @@ class Owner:
             if wake is not None and wake <= now + 2 * self._ahead and not schedule.changed and not schedule.records:
                 self._set_timer(hold, wake)
                 return
-        done = schedule.done and hold.row.origin == Origin.LIBRARY.value
+        done = schedule.done and hold.row.origin == Origin.LIBRARY
         self._settle(hold, Fate.REMOVE if done else Fate.RELEASE, wake)
 
     def _set_timer(self, hold: Hold, wake: Instant | None) -> None:

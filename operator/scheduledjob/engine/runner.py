@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.domain.moves import End
+from scheduledjob.domain.moves import End, without
 from scheduledjob.domain.state import Run, run_id
 
 from .hold import Hold, Try
@@ -94,7 +94,12 @@ class Runner:
                     this.end = End.LOST
                 else:
                     this.end = this.end or (End.LOST if result.lost else End.FAILED)
-        await self._ended(hold, this, result)
+        if not hold.gone:
+            record = self._ended(hold, this, result)
+            definition = hold.schedule.definition
+            if record is not None and (definition.on_failure or definition.on_success):
+                await self._call_hooks(this, record, definition)
+        self._forget(hold, this)
 
     @staticmethod
     async def _pause(this: Try) -> None:
@@ -104,11 +109,9 @@ class Runner:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(LOST_PAUSE)
 
-    async def _ended(self, hold: Hold, this: Try, result: Result) -> None:
+    def _ended(self, hold: Hold, this: Try, result: Result) -> RunRecord | None:
+        """Tell the schedule; the record of the run if that was its end."""
         assert this.end is not None
-        if hold.gone:
-            self._forget(hold, this)
-            return
         if result.payload is not None and this.run.payload is None:
             hold.payload = hold.row.payload = result.payload
         if result.result is not None:
@@ -124,10 +127,7 @@ class Runner:
         )
         if record is None and this.end is End.FAILED:
             self._observer.retrying(this.attempt, result.reason, this.run.due)
-        definition = hold.schedule.definition
-        if record is not None and (definition.on_failure or definition.on_success):
-            await self._call_hooks(this, record, definition)
-        self._forget(hold, this)
+        return record
 
     async def _call_hooks(self, this: Try, record: RunRecord, definition: Definition) -> None:
         """A replica that ends waits for no answer: what counts is that the run has ended, or it would run again."""
@@ -171,8 +171,8 @@ class Runner:
                 this.task.cancel()
 
     def _forget(self, hold: Hold, this: Try) -> None:
-        hold.tries = tuple([one for one in hold.tries if one is not this])
-        hold.lease.run_ids = tuple([one for one in hold.lease.run_ids if one != this.run_id])
+        hold.tries = without(hold.tries, this)
+        hold.lease.run_ids = without(hold.lease.run_ids, this.run_id)
         self._on_ended(hold)
 
     def tell_overdue(self, hold: Hold, now: Instant) -> None:

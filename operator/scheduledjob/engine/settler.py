@@ -48,7 +48,8 @@ class Settler(Generic[_T]):
 
     def submit(self, owner: _T, settlement: Settlement) -> None:
         self._pending.append((owner, settlement))
-        self._wake.set()
+        if len(self._pending) == 1:  # writers wait for nothing else
+            self._wake.set()
 
     def close(self) -> None:
         """Write what is pending, then end ``run``."""

@@ -115,9 +115,9 @@ class JobExecutor:
             reason = f"the job returned {_a(kept)}: return its task to go on, or None to end its schedule"
             return Result(False, reason)
         payload, result, output = kept.payload, kept.result, kept.output
-        for what, value in (("payload", payload), ("result", result), ("output", output)):
-            if not isinstance(value, bytes) and (value is not None or what == "output"):
-                return Result(False, f"the job left {_a(value)} in task.{what}: make it bytes{_HINTS[what]}")
+        if not (_storable(payload) and _storable(result) and isinstance(output, bytes)):
+            what = "payload" if not _storable(payload) else "result" if not _storable(result) else "output"
+            return Result(False, f"the job left {_a(getattr(kept, what))} in task.{what}: make it bytes{_HINTS[what]}")
         if complete or payload is attempt.payload:
             payload = None
         return Result(True, "", None, _tail(output), complete, payload, result)
@@ -150,6 +150,10 @@ def _callable_of(kind: str, job: object) -> JobFunction:
 
 def _a(value: object) -> str:
     return f"an object of type {type(value).__name__}"
+
+
+def _storable(value: object) -> bool:
+    return value is None or isinstance(value, bytes)
 
 
 def _tail(output: bytes) -> bytes:
