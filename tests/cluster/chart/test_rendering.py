@@ -238,6 +238,15 @@ async def test_the_migration_has_the_store_and_no_token() -> None:
     assert not deployment.items() <= job["spec"]["template"]["metadata"]["labels"].items()
 
 
+async def test_the_log_of_helm_test_can_be_read_after_it() -> None:
+    """`helm test --logs` fails where its Pod is deleted as soon as it has succeeded; the rest goes then."""
+    objects = [each for each in await render() if each["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
+    policies = {each["kind"]: each["metadata"]["annotations"]["helm.sh/hook-delete-policy"] for each in objects}
+    assert policies.pop("Pod") == "before-hook-creation"
+    assert set(policies.values()) == {"before-hook-creation,hook-succeeded"}
+    assert set(policies) == {"ServiceAccount", "ConfigMap", "Role", "RoleBinding"}
+
+
 async def test_the_pod_may_be_put_where_one_wants() -> None:
     objects = await render(set_of("where Pods are put"))
     deployment = the(objects, "Deployment")["spec"]
