@@ -1,0 +1,72 @@
+# The operator's image: the program, the Python packages that it needs, and as much of Debian as runs them.
+#
+# It builds on every Debian with python3, venv and the authorities' certificates: BASE_IMAGE names it. Three stages:
+# `build` installs what the lock files name by hash, `root` makes the file system, and the last one is that file system
+# and nothing else, so that what `root` removes is in no layer. `make image` calls it; its two secrets, an authority and
+# a pip.conf for a network that has its own, are there while pip runs and in no image. There is no HEALTHCHECK:
+# Kubernetes asks /healthz and /readyz.
+ARG BASE_IMAGE=python:3.11-slim
+
+FROM ${BASE_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1
+RUN python3 -m venv /build && python3 -m venv --without-pip /opt/scheduledjob
+WORKDIR /source
+COPY requirements-image.lock requirements-wheel.lock ./
+RUN --mount=type=secret,id=authority,target=/run/authority.crt --mount=type=secret,id=pip,target=/run/pip.conf \
+    set -eu; \
+    if [ -s /run/pip.conf ]; then export PIP_CONFIG_FILE=/run/pip.conf; fi; \
+    if [ -s /run/authority.crt ]; then export PIP_CERT=/run/authority.crt; fi; \
+    /build/bin/pip install --quiet --only-binary :all: --require-hashes -r requirements-wheel.lock; \
+    /build/bin/pip --python /opt/scheduledjob/bin/python3 install --quiet --no-compile --only-binary :all: \
+        --require-hashes -r requirements-image.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY operator operator
+# What no program reads goes: sources in C, and of Kubernetes' client, which only reads kubeconfigs here, the calls of
+# every API and a second copy of everything for asyncio.
+RUN set -eu; \
+    export PIP_NO_INDEX=1; \
+    /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel .; \
+    /build/bin/pip --python /opt/scheduledjob/bin/python3 install --quiet --no-deps --no-compile /wheel/*.whl; \
+    cd /opt/scheduledjob/lib/python3*/site-packages; \
+    rm -rf kubernetes/aio kubernetes/client/api; \
+    find . -type f \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -delete
+
+FROM ${BASE_IMAGE} AS root
+# A compiler is in no base that is fit for this; a shell stays, for shell jobs in Pods of this image.
+RUN set -eu; \
+    export DEBIAN_FRONTEND=noninteractive; \
+    if dpkg-query --show python3-venv >/dev/null 2>&1; then \
+        apt-get purge --yes --auto-remove python3-venv 'python3.*-venv' >/dev/null; \
+    fi; \
+    python="$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"; \
+    for each in ensurepip idlelib lib2to3 pydoc_data test tkinter turtledemo; do rm -rf "$python/$each"; done; \
+    rm -rf /usr/local/lib/python3*/site-packages/* /usr/local/bin/pip* /usr/share/python-wheels /root/.cache; \
+    rm -rf /usr/share/man /usr/share/info /usr/share/locale /usr/share/lintian; \
+    find /usr/share/doc -type f ! -name copyright -delete; \
+    find /usr/share/doc -depth -type d -empty -delete; \
+    rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /var/backups/* /tmp/* /var/tmp/*; \
+    echo 'scheduledjob:x:65532:65532::/tmp:/usr/sbin/nologin' >>/etc/passwd; \
+    echo 'scheduledjob:x:65532:' >>/etc/group
+COPY --from=build /opt/scheduledjob /opt/scheduledjob
+# Bytecode is never compared with its source: nobody changes either. Nothing is writable by who is not root, /tmp
+# neither: it is there to be mounted on.
+RUN set -eu; \
+    python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+        "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" /opt/scheduledjob/lib; \
+    find / -xdev -type f -perm /6000 -exec chmod a-s {} +; \
+    find / -xdev ! -type l -perm -o=w -exec chmod o-w {} +
+
+FROM scratch
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ScheduledJob operator" \
+      org.opencontainers.image.description="Runs ScheduledJobs, by cron, interval or event, and never loses a run" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=root / /
+ENV PATH=/opt/scheduledjob/bin:/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 65532:65532
+WORKDIR /tmp
+ENTRYPOINT ["scheduledjob"]
+CMD ["operator"]
