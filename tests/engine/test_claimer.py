@@ -212,6 +212,27 @@ def test_a_full_batch_is_followed_by_another_at_once(scene: Scene) -> None:
     assert scene.holds.held == 1200
 
 
+def test_the_store_looks_for_more_while_the_owner_begins(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(1200):
+        scene.put(f"ns/{n}", 0.0)
+    claim = scene.store.claim
+    held: list[int] = []
+
+    async def slow(*args: Any, **options: Any) -> Batch:
+        held.append(scene.holds.held)
+        await asyncio.sleep(1.0)
+        return await claim(*args, **options)
+
+    monkeypatch.setattr(scene.store, "claim", slow)
+    scene.start()
+    scene.until(1.5)
+    assert held == [0, 0]
+    assert scene.holds.held == 500
+    scene.until(3.5)
+    assert held[:3] == [0, 0, 500]
+    assert scene.holds.held == 1200
+
+
 def test_what_was_given_back_is_looked_for_in_time(scene: Scene) -> None:
     claimer = scene.start()
     scene.until(10.0)

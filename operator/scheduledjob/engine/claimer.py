@@ -2,7 +2,8 @@
 
 It claims a little ahead of time (``ahead``), so that a slot's start waits for a local timer and not for the store.
 After each look it knows when the next row will be due, and sleeps until shortly before, at most a heartbeat; a
-notification, room in the capacity or a row given back end the sleep early. Before a long sleep it promises in the
+notification, room in the capacity or a row given back end the sleep early. After a full batch it claims again at once,
+and hands that batch over while the claim is on its way, so that the store and this process work side by side. Before a long sleep it promises in the
 store when it will look again, and looks once more: a client that makes something due before that promise notifies.
 """
 
@@ -16,11 +17,11 @@ import structlog
 
 from scheduledjob.domain.instants import SECOND, Instant, from_seconds
 
-from .store import ReplicaInfo, Store, StoreUnavailable, Wake
+from .store import ReplicaInfo, Row, Store, StoreUnavailable, Wake
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .clock import Clock, StoreClock
     from .owner import Owner
@@ -73,6 +74,8 @@ class Claimer:
         """The last look ended in a promise: this one comes after it, and may end in a sleep."""
         self._starved = False
         """There was no room at the last look."""
+        self._coming = 0
+        """Rows that were claimed and are about to be the owner's."""
         self._stopping = False
 
     # ---- reasons to look earlier
@@ -131,7 +134,7 @@ class Claimer:
         """One look at the store; when to look again, or None: at once."""
         settings, sent = self._settings, self._monotonic()
         self._look_at = sent + settings.heartbeat
-        room = settings.capacity - self.owner.held
+        room = settings.capacity - self.owner.held - self._coming
         self._starved = room <= 0
         if self._starved:
             return sent + settings.heartbeat
@@ -145,10 +148,13 @@ class Claimer:
         )
         received = self._monotonic()
         self._clock.observe(batch.now, sent, received)
+        if len(batch.rows) >= limit:
+            # There may be more: the store looks for it while the owner begins with these.
+            self._coming += len(batch.rows)
+            asyncio.get_running_loop().call_soon(self._hand_over, batch.rows, sent + settings.lease)
+            return None
         for row in batch.rows:
             self.owner.accept(row, sent + settings.lease)
-        if len(batch.rows) >= limit:
-            return None
         heartbeat = settings.heartbeat - self._chance.uniform(0, min(settings.jitter, settings.heartbeat / 2))
         promised, self._promised_now = self._promised_now, False
         if promised:
@@ -165,6 +171,11 @@ class Claimer:
         await self._store.announce(self._info, batch.now + from_seconds(again - received))
         self._promised, self._promised_now = again, True
         return None
+
+    def _hand_over(self, rows: Sequence[Row], deadline: float) -> None:
+        for row in rows:
+            self._coming -= 1
+            self.owner.accept(row, deadline)
 
     async def _sleep_until(self, moment: float, *, bell: bool = True) -> None:
         """Until ``moment``, an earlier one that comes up meanwhile, or the stop."""
