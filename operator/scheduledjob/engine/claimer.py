@@ -2,9 +2,10 @@
 
 It claims a little ahead of time (``ahead``), so that a slot's start waits for a local timer and not for the store.
 After each look it knows when the next row will be due, and sleeps until shortly before, at most a heartbeat; a
-notification, room in the capacity or a row given back end the sleep early. After a full batch it claims again at once,
-and hands that batch over while the claim is on its way, so that the store and this process work side by side. Before a long sleep it promises in the
-store when it will look again, and looks once more: a client that makes something due before that promise notifies.
+notification, room in the capacity or a row given back end the sleep early. After a full batch it claims again at once
+and hands that batch over while the claim is on its way, so that the store and this process work side by side. Before a
+long sleep it promises in the store when it will look again, and looks once more: a client that makes something due
+before that promise notifies.
 """
 
 from __future__ import annotations
