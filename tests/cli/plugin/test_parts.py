@@ -158,6 +158,9 @@ def body(**spec: Any) -> dict[str, Any]:
             "of the slots that could not start in time the newest 5 run, oldest first",
         ),
         ({"retry": {"maxRetries": 0}}, "On failure", "no retry"),
+        ({"retry": {"maxRetries": 0, "fixed": {"intervals": ["5s"]}}}, "On failure", "no retry"),
+        ({"retry": {"maxRetries": 1, "fixed": {"intervals": ["5s"]}}}, "On failure", "tried again once, after 5s"),
+        ({"retry": {"fixed": {"intervals": ["5s", "1m"]}}}, "On failure", "tried again after 5s, 60s"),
         (
             {"retry": {"maxRetries": -1, "fixed": {"intervals": ["5s"]}}},
             "On failure",

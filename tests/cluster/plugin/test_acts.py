@@ -92,6 +92,8 @@ async def test_a_triggered_run_that_fails(
     read = json.loads((await plugin("trigger", "job", "-w", "-o", "json")).out)
     assert read["outcome"] == "Failed"
     assert (await plugin("logs", "job")).out.strip().endswith("this is why")
+    slot = (await plugin("history", "job", "--limit", "1")).out.splitlines()[1].split()[0]
+    assert "this is why" in (await plugin("logs", "job", "--run", slot)).out  # as the table has it, to the second
     table = (await plugin.on_a_terminal("history", "job")).out
     assert "(manual)" in table
     assert "\x1b[31mFailed" in table

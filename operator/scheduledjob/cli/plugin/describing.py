@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.formats import printable
@@ -138,9 +139,7 @@ def _spec(body: Object) -> None:
 def _compact(value: Any) -> str:
     if value is None:
         return ""
-    from scheduledjob.cli.formats import as_json
-
-    return " ".join(as_json(value).split()) if isinstance(value, dict | list) else str(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
 
 
 def _state(body: Object) -> None:
@@ -148,7 +147,8 @@ def _state(body: Object) -> None:
     if not status:
         _field("Status", "none: no operator has looked at it yet")
         return
-    _field("Next run", status.get("nextRun"))
+    if not status.get("nextRunTime"):
+        _field("Next run", status.get("nextRun"))
     for label, key in (
         ("Last slot", "lastScheduleTime"),
         ("Last success", "lastSuccessTime"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .cluster import Cluster, Object, condition_of, instant_of, key_of, now, status_of
-from .printing import Form, age, print_objects, print_table
+from .printing import Form, age, print_objects, print_table, second
 
 if TYPE_CHECKING:
     from .cluster import Where
@@ -48,8 +48,8 @@ def _row(body: Object, *, everywhere: bool, wide: bool) -> dict[str, Any]:
             "job": kind_of_job(body),
             "active": status.get("activeCount", 0),
             "ready": condition_of(body, "Ready").get("status", "Unknown"),
-            "last success": status.get("lastSuccessTime"),
-            "last failure": status.get("lastFailureTime"),
+            "last success": second(instant_of(status.get("lastSuccessTime"))),
+            "last failure": second(instant_of(status.get("lastFailureTime"))),
         }
     return row
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TextIO
 from scheduledjob.cli.errors import CommandError
 from scheduledjob.executors.pod.names import ATTEMPT, CONTAINER, RUN_ID, UID_LABEL, annotation, label_value
 
-from .cluster import Cluster, Object, status_of
-from .printing import say
+from .cluster import Cluster, Object, instant_of, status_of
+from .printing import say, second
 
 if TYPE_CHECKING:
     from .cluster import Where
@@ -62,7 +62,7 @@ def _run_id(body: Object, run: str) -> str:
     uid, status = body["metadata"]["uid"], status_of(body)
     known = [*(status.get("active") or ()), *(status.get("recentRuns") or ())]
     for each in known:
-        if run in (each["runID"], each["slot"], each.get("token")):
+        if run in (each["runID"], each["slot"], second(instant_of(each["slot"])), each.get("token")):
             return str(each["runID"])
     return run if run.startswith(f"{uid}-") else f"{uid}-{run}"
 

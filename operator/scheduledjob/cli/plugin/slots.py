@@ -279,12 +279,16 @@ def _retry(definition: Definition) -> str:
     if isinstance(retry, Exponential):
         if not retry.max_retries:
             return "no retry"
-        count = "without end" if retry.max_retries < 0 else f"up to {retry.max_retries} times"
+        count = _count(retry.max_retries)
         waits = f"after {retry.initial:g}s at first, then {retry.multiplier:g} times as long each time"
         return f"tried again {count}, {waits}, at most {retry.max:g}s"
     waits = ", ".join(f"{wait:g}s" for wait in retry.intervals)
     if retry.max_retries is None:
         return f"tried again after {waits}"
-    return (
-        f"tried again {'without end' if retry.max_retries < 0 else f'up to {retry.max_retries} times'}, after {waits}"
-    )
+    return f"tried again {_count(retry.max_retries)}, after {waits}" if retry.max_retries else "no retry"
+
+
+def _count(retries: int) -> str:
+    if retries < 0:
+        return "without end"
+    return "once" if retries == 1 else f"up to {retries} times"
