@@ -24,7 +24,7 @@ from scheduledjob.domain.instants import MINUTE, SECOND, Instant
 from scheduledjob.domain.misfire import jitter_of
 from scheduledjob.domain.moves import End, Moves
 from scheduledjob.domain.plan import Plan, slots_of
-from scheduledjob.domain.schedule import Schedule, first_state
+from scheduledjob.domain.schedule import Schedule, first_state, first_wake
 from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State
 
 T: Instant = 1_790_000_000 * SECOND
@@ -527,6 +527,15 @@ def test_overdue_is_said_once_until_a_success() -> None:
     job.run(120)
     assert not job.state.overdue
     assert job.at(211).became_overdue
+
+
+def test_a_new_schedule_is_looked_at_in_time_to_be_overdue() -> None:
+    """Its first slot may be far away, and nobody else would come before it."""
+    for within, looked_at in ((None, 3600), (60, 60), (7200, 3600)):
+        more: dict[str, Any] = {} if within is None else {"expect_success_within": within * SECOND}
+        definition = defined(triggers=(EveryTrigger(3600 * SECOND, T),), **more)
+        state = first_state(definition, slots_of(Plan(definition), seed="s", created=T), "u", T)
+        assert first_wake(definition, state, T) == T + looked_at * SECOND
 
 
 def test_overdue_does_not_count_while_suspended_and_starts_anew_after() -> None:

@@ -19,7 +19,7 @@ from scheduledjob.cli.errors import in_one_line
 from scheduledjob.cli.kinds import definition_of, kind_of
 from scheduledjob.domain.definition import FollowingTrigger
 from scheduledjob.domain.plan import Plan, slots_of
-from scheduledjob.domain.schedule import first_state
+from scheduledjob.domain.schedule import first_state, first_wake
 from scheduledjob.engine.store import NewRow, Origin, Put, Row, Store
 from scheduledjob.manifests.definition import needs_pod, payload_of
 from scheduledjob.manifests.loader import Loaded, LoadedJob, load
@@ -248,7 +248,7 @@ def _new_row(slug: str, wish: _Wish, now: Instant) -> NewRow:
     definition = wish.plan.definition
     uid = str(uuid.uuid4())
     state = first_state(definition, slots_of(wish.plan, seed=slug, created=now), uid, now)
-    wake = state.next.due if state.next is not None else now
+    wake = first_wake(definition, state, now)
     return NewRow(slug, uid, wish.kind, Origin.MANIFEST, wish.definition, state.encode(), wake, None, wish.payload, now)
 
 

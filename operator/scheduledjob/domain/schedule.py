@@ -266,3 +266,10 @@ def first_state(
     else:
         due.plan(schedule, created)
     return state
+
+
+def first_wake(definition: Definition, state: State, now: Instant) -> Instant:
+    """When somebody has to look at a schedule with its first state: for its first slot, or for it being overdue."""
+    wake = state.next.due if state.next is not None else now
+    within = definition.expect_success_within
+    return wake if within is None else min(wake, state.expect_from + within)

@@ -18,7 +18,7 @@ import structlog
 
 from scheduledjob.domain.acts import NONE
 from scheduledjob.domain.restore import restored_state
-from scheduledjob.domain.schedule import first_state
+from scheduledjob.domain.schedule import first_state, first_wake
 from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
 from scheduledjob.manifests.pod import POD_KIND
 
@@ -239,7 +239,7 @@ class Reconciler:
         created = min(wish.created_at, now)
         state = first_state(wish.definition, wish.slots, wish.uid, created, outlives=outlives)
         state.generation = wish.generation
-        wake_at = state.next.due if state.next is not None else now
+        wake_at = first_wake(wish.definition, state, now)
         if wish.acts != NONE:
             state.revision, wake_at = 0, now  # whoever takes it first looks at what is asked for
         return state.encode(), wake_at

@@ -29,7 +29,7 @@ JOBS = {
     "completed": manifest("completed", "after: 0s", PRINT),
     "failed": manifest("failed", "after: 0s", FAILS, "  retry: {maxRetries: 0}"),
     "paused": manifest("paused", "every: 1s", FAILS, "  retry: {maxRetries: 0}\n  pauseAfterFailures: 1"),
-    "overdue": manifest("overdue", "every: 1s", FAILS, "  retry: {maxRetries: 0}\n  expectSuccessWithin: 1s"),
+    "overdue": manifest("overdue", "every: 1h", PRINT, "  expectSuccessWithin: 1s"),
     "unknown": manifest("unknown", "every: 1h", "{custom: {kind: nowhere}}"),
     "edited": manifest("edited", "every: 1h", PRINT),
     "deleting": manifest("deleting", "every: 1h", PRINT),
