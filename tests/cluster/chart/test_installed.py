@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from tests.cluster.chart.helm import CHART, Refused, environment, helm, values_of
+from tests.cluster.chart.helm import CHART, ROOT, Refused, environment, helm, render, values_of
 from tests.cluster.e2e.operators import OperatorProcess, manifest
 from tests.cluster.harness import SCHEDULED_JOBS, ApiError
 from tests.cluster.harness.credentials import read_kubeconfig
@@ -118,6 +118,19 @@ async def test_the_test_says_when_no_operator_is_there(
     done = await run_test_pod(own_cluster, tmp_path, [each for each in yaml.safe_load_all(text) if each])
     assert done.returncode == 1
     assert "did not succeed within 1 seconds: the operator has not seen it" in done.stderr
+
+
+async def test_without_helm_one_file_does_the_same(own_cluster: ControlPlane, tmp_path: Path) -> None:
+    await own_cluster.apply(ROOT / "install.yaml")
+    release = Release(own_cluster)
+    assert environment([await release.deployment()])["SJOB_INSTANCE"] == f"{HOME}/scheduledjob"
+    rendered = await render(namespace=HOME)
+    hooks = [each for each in rendered if each["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
+    async with release.running():
+        done = await run_test_pod(own_cluster, tmp_path, hooks)
+        assert done.returncode == 0, done.stderr
+    await own_cluster.kubectl("diff", "--server-side", "-f", str(ROOT / "install.yaml"))
+    await own_cluster.kubectl("delete", "--wait=false", "-f", str(ROOT / "install.yaml"))
 
 
 async def test_the_rights_of_some_namespaces_are_enough(own_cluster: ControlPlane, release: Release) -> None:
