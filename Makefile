@@ -8,6 +8,10 @@ BIN := $(VENV)/bin
 SEEDS ?= 2000
 # What to pass on to pytest or to the benchmarks, as in `make test ARGS="tests/stores -k claim"`.
 ARGS ?=
+# The image: its name, and what it is built on; empty: the Dockerfile's base where docker answers, else one that is made
+# from Debian's packages.
+IMAGE ?=
+BASE_IMAGE ?=
 # 1: a test that lacks its server fails instead of being skipped.
 REQUIRE_ALL ?=
 
@@ -16,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: help venv demo test test-cluster lint types contracts check crds chart install-yaml docs site terminal simulate bench bench-cluster lock cluster node cluster-down \
+.PHONY: help venv demo test test-cluster e2e image image-report lint types contracts check crds chart install-yaml docs site terminal simulate bench bench-cluster lock cluster node cluster-down \
 	clean
 
 help:  ## list the targets
@@ -57,11 +61,19 @@ demo: venv  ## run examples/*.yaml with the memory store and show what ran and w
 	@$(BIN)/scheduledjob run -f examples/*.yaml
 
 test: venv  ## run the tests, two at a time; REQUIRE_ALL=1 fails what it would skip, ARGS go to pytest
-	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist worksteal --ignore=tests/cluster $(ARGS)
+	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist worksteal --ignore=tests/cluster --ignore=tests/e2e $(ARGS)
 
 test-cluster: venv  ## run the tests that need a real Kubernetes; the first time builds one, in some minutes
 	@$(BIN)/python -m tests.cluster.harness build || true
 	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist loadgroup tests/cluster $(ARGS)
+
+image: venv  ## build the image with docker or buildah, and write it to a file for a node
+	@$(BIN)/python -m image.build --image "$(IMAGE)" --base "$(BASE_IMAGE)"
+
+e2e: venv  ## build the image, install it with the chart on a node, upgrade, roll back and uninstall (root)
+	@$(BIN)/python -m image.build
+	@$(BIN)/python -m tests.cluster.harness build || true
+	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest tests/e2e $(ARGS)
 
 check: lint types contracts  ## lint, types and contracts
 
@@ -111,6 +123,8 @@ bench-cluster: venv  ## measure the operator on a real control plane, on two cor
 lock: venv  ## write the lock files again after a change to pyproject.toml; UPGRADE=--upgrade for newer versions
 	@$(LOCK) pyproject.toml requirements-build.in --extra dev --extra kube -o requirements-dev.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock -o requirements.lock
+	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra kube -o requirements-image.lock
+	@echo hatchling | $(LOCK) - -c requirements-dev.lock -o requirements-wheel.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra bench -o requirements-bench.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra docs -o requirements-docs.lock
 

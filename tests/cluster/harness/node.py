@@ -143,9 +143,13 @@ class Node:
         archive = self.directory / "image.tar"
         await asyncio.to_thread(pack, archive, name, rootfs, command, user)
         try:
-            await self._run(*self._ctr, "images", "import", str(archive))
+            await self.import_archive(archive)
         finally:
             archive.unlink()
+
+    async def import_archive(self, archive: Path) -> None:
+        """Give the node the images of an archive, as `docker save` writes one, under the names in it."""
+        await self._run(*self._ctr, "images", "import", str(archive))
 
     def _prepare(self) -> None:
         """Everything outside the servers: files, the bridge, the way to loopback, and control groups."""

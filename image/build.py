@@ -1,0 +1,145 @@
+"""`make image`: the operator's image by docker or buildah, whichever is there, and as an archive for a cluster's node.
+
+Docker is taken where its daemon answers, else buildah, which needs neither daemon nor registry: the base is then one
+that is made here from Debian's packages (root, mmdebstrap). BASE_IMAGE names another. Where the machine's pip needs an authority or a configuration of its own, PIP_CERT and PIP_CONFIG_FILE
+name them, or /etc/pip.conf is there: they are lent to the build as secrets, and are in no layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DEBIAN_BASE = "localhost/debian-python"
+DEBIAN_SUITE = "bookworm"
+DEBIAN_PACKAGES = "python3,python3-venv,ca-certificates,usr-is-merged"
+MERGED = Path("/usr/share/mmdebstrap/hooks/merged-usr")
+HOW_TO_GET = "start docker, or run as root and apt-get install buildah mmdebstrap"
+
+
+class ImageError(Exception):
+    """The image can't be made; the message says what failed, and what to do."""
+
+
+def version() -> str:
+    """The project's."""
+    project: dict[str, dict[str, str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return project["project"]["version"]
+
+
+def default_image() -> str:
+    """The name that the chart's values have."""
+    return f"scheduledjob:{version()}"
+
+
+def cache() -> Path:
+    """The folder of what buildah keeps and of the archive, outside the checkout."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "scheduledjob" / "image"
+
+
+def archive() -> Path:
+    """The image as a file, as `ctr images import` and `docker load` take it."""
+    return cache() / "scheduledjob.tar"
+
+
+def build(image: str, base: str = "") -> None:
+    """Make `image`, such as ``scheduledjob:0.1.0``, and write its archive. Raises ImageError."""
+    cache().mkdir(parents=True, exist_ok=True)
+    given = ["--build-arg", f"VERSION={version()}", "--build-arg", f"REVISION={_revision()}"]
+    for name, path in _secrets().items():
+        given += ["--secret", f"id={name},src={path}"]
+    if _docker_answers():
+        given += ["--build-arg", f"BASE_IMAGE={base}"] if base else []
+        _run("docker", "build", *given, "--tag", image, str(ROOT))
+        _run("docker", "save", "--output", str(archive()), image)
+        return
+    if shutil.which("buildah") is None:
+        raise ImageError(f"there is no docker that answers, and no buildah: {HOW_TO_GET}")
+    given += ["--build-arg", f"BASE_IMAGE={base or _debian_base()}"]
+    _run(*buildah("bud", "--isolation", "chroot", "--network", "host", *given, "--tag", image, str(ROOT)))
+    archive().unlink(missing_ok=True)
+    _run(*buildah("push", "--quiet", image, f"docker-archive:{archive()}:{image}"))
+
+
+def buildah(*arguments: str) -> list[str]:
+    """A command of buildah on the images that are kept here, which it needs no overlay for."""
+    storage = ["--root", str(cache() / "storage"), "--runroot", str(cache() / "run"), "--storage-driver", "vfs"]
+    return ["buildah", *storage, *arguments]
+
+
+def _debian_base() -> str:
+    """The base, made once."""
+    name = f"{DEBIAN_BASE}:{DEBIAN_SUITE}"
+    if subprocess.run(buildah("inspect", "--type", "image", name), capture_output=True, check=False).returncode == 0:
+        return name
+    if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
+        raise ImageError(f"without BASE_IMAGE a base is made by mmdebstrap, as root: {HOW_TO_GET}")
+    with tempfile.TemporaryDirectory(dir=cache()) as folder:
+        rootfs = f"{folder}/rootfs.tar"
+        merged = [f"--hook-dir={MERGED}"]
+        chosen = ["--variant=minbase", f"--include={DEBIAN_PACKAGES}"]
+        _run("mmdebstrap", "--quiet", *chosen, *merged, DEBIAN_SUITE, rootfs)
+        container = _output(*buildah("from", "scratch"))
+        _run(*buildah("add", "--quiet", container, rootfs, "/"))
+        _run(*buildah("commit", "--quiet", "--rm", container, name))
+    return name
+
+
+def _secrets() -> dict[str, Path]:
+    wanted = {
+        "authority": Path(os.environ.get("PIP_CERT", "")),
+        "pip": Path(os.environ.get("PIP_CONFIG_FILE") or "/etc/pip.conf"),
+    }
+    return {name: path for name, path in wanted.items() if path.is_file()}
+
+
+def _docker_answers() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "version"], capture_output=True, check=False).returncode == 0
+
+
+def _revision() -> str:
+    found = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def _run(*command: str) -> None:
+    _output(*command)
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise ImageError(f"there is no {command[0]}: {HOW_TO_GET}") from error
+    if done.returncode != 0:
+        raise ImageError(f"`{' '.join(command)}` failed:\n{(done.stderr or done.stdout)[-4000:]}")
+    return done.stdout.strip()
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="make image", description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--image", default="", help=f"its name; default: {default_image()}")
+    parser.add_argument("--base", default="", help="the image that it is built on")
+    given = parser.parse_args(arguments)
+    image = given.image or default_image()
+    try:
+        build(image, given.base)
+    except ImageError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{image}, and as an archive {archive()} ({archive().stat().st_size / 1e6:.0f} MB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

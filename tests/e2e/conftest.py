@@ -1,0 +1,37 @@
+"""A node that has the operator's image, for the tests of `make e2e`, which makes the image before.
+
+Everything here is skipped, loudly, where there can be no node, or where there is no image.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from image.build import archive
+from tests.cluster.harness import ControlPlane, Node
+from tests.e2e.release import Release
+from tests.support.absent import do_without
+from tests.support.processes import ServerUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+AN_IMAGE = "the operator's image"
+A_NODE = "a Kubernetes node"
+
+
+@pytest.fixture
+async def release() -> AsyncIterator[Release]:
+    """The operator's release, which is still to be installed, on a node and a control plane of the test's own."""
+    if not archive().exists():
+        do_without(AN_IMAGE, f"there is no {archive()}: make image")
+    async with AsyncExitStack() as stack:
+        try:
+            node = await stack.enter_async_context(Node(await stack.enter_async_context(ControlPlane())))
+        except ServerUnavailableError as missing:
+            do_without(A_NODE, missing)
+        await node.import_archive(archive())
+        yield Release(node)

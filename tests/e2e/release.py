@@ -1,0 +1,82 @@
+"""The chart, installed by helm as a user does it, on a node that has the image; and what is looked at there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from tests.cluster.chart.helm import CHART, helm, values_of
+from tests.cluster.e2e.operators import PATIENCE
+
+if TYPE_CHECKING:
+    from tests.cluster.harness import ApiClient, Node
+
+HOME = "scheduledjob-system"
+NAME = "scheduledjob"
+PODS = f"/api/v1/namespaces/{HOME}/pods"
+OF_THE_RELEASE = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/component=operator"
+PATIENT = ("--wait", "--timeout", f"{PATIENCE:g}s")
+
+
+class Release:
+    """The one release of a node's cluster, in a namespace that enforces Pod Security `restricted`."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    async def install(self, values: str = "") -> str:
+        """`helm install`, which returns when the operator is ready."""
+        await self.namespace(HOME)
+        return await self._helm("install", str(CHART), *PATIENT, values=values)
+
+    async def upgrade(self, values: str) -> str:
+        return await self._helm("upgrade", str(CHART), *PATIENT, values=values)
+
+    async def rollback(self, revision: int) -> None:
+        await self._helm("rollback", str(revision), *PATIENT)
+
+    async def test(self) -> str:
+        """`helm test`; what it and its Pod printed."""
+        return await self._helm("test", "--logs", "--timeout", f"{PATIENCE:g}s")
+
+    async def uninstall(self) -> None:
+        await self._helm("uninstall", *PATIENT)
+
+    async def namespace(self, name: str) -> None:
+        """Make a namespace in which no Pod runs that Pod Security `restricted` forbids."""
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        async with self.node.cluster.client() as api:
+            await api.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
+            async with asyncio.timeout(PATIENCE):
+                accounts = f"/api/v1/namespaces/{name}/serviceaccounts"
+                async for _ in api.watch(accounts, fieldSelector="metadata.name=default"):
+                    break
+
+    async def pods(self, api: ApiClient) -> list[str]:
+        """The names of the operator's Pods that are not about to end."""
+        found = await api.list(PODS, labelSelector=OF_THE_RELEASE)
+        return [each["metadata"]["name"] for each in found if "deletionTimestamp" not in each["metadata"]]
+
+    async def story(self) -> str:
+        """What the operator's Pods are and said last, for a failure's message."""
+        kubectl = self.node.cluster.kubectl
+        parts = [await kubectl("get", "pods", "-A", "-o", "wide", check=False)]
+        parts += [await kubectl("get", "events", "-A", "--sort-by=.lastTimestamp", check=False)]
+        parts += [await kubectl("logs", "-n", HOME, "-l", OF_THE_RELEASE, "--tail=40", "--prefix", check=False)]
+        return "\n".join(f"{each.stdout[-6000:]}{each.stderr}" for each in parts)
+
+    async def _helm(self, command: str, *more: str, values: str | None = None) -> str:
+        given: dict[str, Any] | None = None if values is None else values_of(values)
+        try:
+            return await helm(
+                command, NAME, *more, "--namespace", HOME, values=given, kubeconfig=self.node.cluster.kubeconfig
+            )
+        except Exception as error:
+            error.add_note(await self.story())
+            raise
+
+
+def shown(status: dict[str, Any]) -> str:
+    """A status in one line, without the output of its runs."""
+    return json.dumps({key: value for key, value in status.items() if key != "recentRuns"})
