@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from scheduledjob.executors.shell import ShellExecutor
@@ -182,6 +183,7 @@ async def test_a_lease_renewed_before_the_helper_has_read_of_the_job_counts(exec
     assert executor._helper is not None
     helper = executor._helper._process.pid
     os.kill(helper, signal.SIGSTOP)
+    await until(lambda: psutil.Process(helper).status() == psutil.STATUS_STOPPED)
     tasks = [asyncio.create_task(executor.run(attempt)) for attempt in attempts]
     await asyncio.sleep(0)
     executor.extend([attempt.run_id for attempt in attempts], time.monotonic() + 3600)

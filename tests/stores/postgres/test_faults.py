@@ -300,13 +300,13 @@ async def test_a_call_undone_by_a_deadlock_is_repeated(postgres_dsn: str) -> Non
     await store.connect()
     await store.put([wish("a"), wish("b")], replace=False)
     other = await asyncpg.connect(postgres_dsn)
+    await other.execute("SET deadlock_timeout = '1h'")  # who looks first gives way: it is to be the store
     touch = "UPDATE scheduledjob.schedule SET payload = 'other' WHERE slug = $1"
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, other.transaction():
         await other.execute(touch, "b")
         call = tasks.create_task(store.put([wish("a"), wish("b")], replace=True))
         while not await other.fetchval(WAITING):
             pass
-        # Who has waited longest notices first, and gives way.
         await other.execute(touch, "a")
     assert call.result() == [Put.UPDATED, Put.UPDATED]
     assert [row.payload for row in await store.rows()] == [None, None]
