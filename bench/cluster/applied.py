@@ -8,7 +8,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from bench.cluster.world import operator, world
+from bench.cluster.world import world
 from bench.common import Asked, Worker, percentile, spread
 from bench.manifests import http_server
 from bench.report import Row
@@ -24,7 +24,7 @@ async def to_first_start(asked: Asked) -> list[Row]:
     started, applied = [], []
     async with (
         world() as some,
-        operator(some, "--inline-http-allow=127.0.0.1"),
+        some.operator("--inline-http-allow=127.0.0.1"),
         Worker(http_server) as sink,
     ):
         port = await sink.answer()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from bench.cluster.world import operator, settled, world
+from bench.cluster.world import settled, world
 from bench.report import Row
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ async def restarted(asked: Asked) -> list[Row]:
         "retry": {"maxRetries": 3, "exponential": {"initial": "10s", "max": "5m"}},
     }
     async with world() as some:
-        async with operator(some, "--status-budget=10000") as before:
+        async with some.operator("--status-budget=10000") as before:
             await some.create({f"job-{n}": spec for n in range(objects)})
             await settled(before, objects)
         await asyncio.sleep(5)

@@ -1,7 +1,7 @@
 """A thousand inline jobs due in the same second: requests, shell commands, and jobs that do nothing.
 
 A request is noted by the server that it reaches. A shell job is confined to a folder of its own, so it can tell nobody
-of its start but by what it prints, which history keeps: the time, from a ``date`` that the shell starts first. Of a job
+of its start but by what it prints, which history keeps: the time, from a ``date`` that the shell becomes. Of a job
 that does nothing the start is what its record says, and the line of the operator's log bounds it from above.
 """
 
@@ -12,7 +12,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from bench.cluster.world import World, operator, rfc3339, settled, sleep_until, world
+from bench.cluster.world import World, rfc3339, settled, sleep_until, world
 from bench.common import Asked, Worker, median, percentile
 from bench.manifests import http_server
 from bench.report import Row
@@ -37,7 +37,7 @@ async def burst(asked: Asked) -> list[Row]:
     rows = []
     for measure in (_curl, _shell, _no_op):
         flags = ["--inline-http-allow=127.0.0.1", "--inline-shell-namespaces=*", "--accept-unconfined-shell"]
-        async with world() as some, operator(some, *flags) as process:
+        async with world() as some, some.operator(*flags) as process:
             rows.append(await measure(some, process, asked, slots))
     return rows
 
@@ -77,7 +77,7 @@ async def _curl(some: World, process: OperatorProcess, asked: Asked, slots: int)
 
 
 async def _shell(some: World, process: OperatorProcess, asked: Asked, slots: int) -> Row:
-    job = {"shell": {"command": "date +%s.%N"}}
+    job = {"shell": {"command": "exec date +%s.%N"}}
     due = await _prepare(some, process, asked, slots, job, "shell")
     await sleep_until(due[-1] + APART - 4)
     late: dict[float, list[float]] = {slot: [] for slot in due}
@@ -134,5 +134,5 @@ def _row(what: str, bar: str, seconds: Sequence[float], counts: Sequence[int], l
         f"median {median(seconds):.3f}, worst {max(seconds):.3f} s"
         + ("" if all(count == JOBS for count in counts) else f"; only {list(counts)} ran"),
         median(seconds) < limit and all(count == JOBS for count in counts),
-        details={"seconds": [round(each, 4) for each in seconds], "runs": list(counts)},
+        details={"late s": [round(each, 4) for each in seconds], "runs": list(counts)},
     )

@@ -12,14 +12,10 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
-
-from bench.cluster.world import Use, at_rest, beyond_rest, operator, rfc3339, settled, sleep_until, world
+from bench.cluster.world import Use, at_rest, beyond_rest, rfc3339, settled, sleep_until, world
 from bench.common import Asked, Worker, median, spread
 from bench.report import Row
 from tests.cluster.harness import ApiClient
-from tests.cluster.harness.client import _tls as tls_of
-from tests.cluster.harness.credentials import read_kubeconfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +45,7 @@ async def pod_watcher(line: Line, kubeconfig: Path, path: str) -> None:
     events: list[tuple[float, bytes]] = []
     async with ApiClient(kubeconfig) as api, asyncio.TaskGroup() as group:
         version = (await api.get(path, limit=1))["metadata"]["resourceVersion"]
-        watching = group.create_task(_watch(kubeconfig, path, version, events))
+        watching = group.create_task(_watch(api, path, version, events))
         line.send()
         with contextlib.suppress(EOFError, ConnectionResetError):
             while True:
@@ -60,23 +56,14 @@ async def pod_watcher(line: Line, kubeconfig: Path, path: str) -> None:
         watching.cancel()
 
 
-async def _watch(kubeconfig: Path, path: str, version: str, events: list[tuple[float, bytes]]) -> None:
+async def _watch(api: ApiClient, path: str, version: str, events: list[tuple[float, bytes]]) -> None:
     """The API server ends a watch whose events can't all be sent at once: then it goes on from the last one."""
-    cluster, user = read_kubeconfig(kubeconfig)
-    connector = aiohttp.TCPConnector(ssl=tls_of(cluster, user))
-    async with aiohttp.ClientSession(
-        cluster["server"], connector=connector, timeout=aiohttp.ClientTimeout(), auto_decompress=False
-    ) as session:
-        while True:
-            query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": "7200"}
-            async with session.get(path, params=query) as answer:
-                rest = b""
-                async for chunk in answer.content.iter_any():
-                    now = time.time()
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    events.extend((now, each) for each in lines)
-                    if lines and (last := _VERSION.search(lines[-1])) is not None:
-                        version = last[1].decode()
+    while True:
+        event = b""
+        async for event in api.watch_lines(path, resourceVersion=version, timeoutSeconds=7200):
+            events.append((time.time(), event))
+        if (last := _VERSION.search(event)) is not None:
+            version = last[1].decode()
 
 
 async def arrived(watcher: Worker) -> list[Arrival]:
@@ -92,7 +79,7 @@ def minute_after(moment: float) -> float:
 async def burst(asked: Asked) -> list[Row]:
     """A thousand container jobs that are due in the same second, in each of three minutes."""
     minutes = 1 if asked.quick else 3
-    async with world() as some, operator(some) as process:
+    async with world() as some, some.operator() as process:
         names = [f"job-{n}" for n in range(JOBS)]
         first = minute_after(time.time() + BEFORE + 0.03 * JOBS)
         spec = {
@@ -146,7 +133,7 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 async def one(asked: Asked) -> list[Row]:
     """One ScheduledJob with a Pod, every three seconds, and nothing else to do."""
     slots = 4 if asked.quick else 20
-    async with world() as some, operator(some) as process:
+    async with world() as some, some.operator() as process:
         async with Worker(pod_watcher, some.cluster.kubeconfig, some.pods) as watcher:
             await watcher.answer()
             first = float(int(time.time())) + 6
@@ -166,7 +153,7 @@ async def one(asked: Asked) -> list[Row]:
             "median < 0.1 s",
             f"median {median(late):.3f}, max {max(late):.3f} s in {len(late)} slots",
             len(late) >= slots and median(late) < 0.1,
-            details={"seconds": [round(each, 4) for each in late]},
+            details={"late s": [round(each, 4) for each in late]},
         )
     ]
 

@@ -7,13 +7,14 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from bench.cluster.world import operator, rfc3339, settled, sleep_until, world
+from bench.cluster.world import rfc3339, settled, sleep_until, world
 from bench.report import Row
 from scheduledjob.domain.state import State
 
 if TYPE_CHECKING:
     from bench.cluster.world import World
     from bench.common import Asked
+    from tests.cluster.e2e.operators import OperatorProcess
 
 JOBS = 1000
 BUDGET = 20
@@ -24,7 +25,7 @@ LOOK = 1.0
 
 async def storm(asked: Asked) -> list[Row]:
     seconds = 15 if asked.quick else 60
-    async with world() as some, operator(some) as process:
+    async with world() as some, some.operator() as process:
         begin = math.ceil(time.time()) + 20 + (0 if asked.quick else JOBS // BUDGET)
         end = begin + seconds
         spec = {
@@ -67,9 +68,8 @@ async def storm(asked: Asked) -> list[Row]:
     ]
 
 
-async def _requests(process: object) -> float:
-    found: float = await process.metric("scheduledjob_api_requests_total")  # type: ignore[attr-defined]
-    return found
+async def _requests(process: OperatorProcess) -> float:
+    return await process.metric("scheduledjob_api_requests_total")
 
 
 async def _final(some: World, end: float) -> dict[str, State]:

@@ -138,12 +138,6 @@ async def settled(operator: OperatorProcess, objects: int) -> None:
             await asyncio.sleep(0.5)
 
 
-@contextlib.asynccontextmanager
-async def operator(some: World, *flags: str) -> AsyncIterator[OperatorProcess]:
-    async with some.operator(*flags) as process:
-        yield process
-
-
 class Use:
     """CPU seconds that each part has used since this was made."""
 

@@ -10,6 +10,7 @@ import base64
 import json
 import ssl
 import tempfile
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
@@ -17,7 +18,7 @@ import aiohttp
 from tests.cluster.harness.credentials import read_kubeconfig
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
     from types import TracebackType
 
@@ -113,6 +114,15 @@ class ApiClient:
         An event of type ERROR is raised as ApiError, as a refusal of the watch itself is. Bound it with
         ``asyncio.timeout``, or with ``timeoutSeconds`` for an end by the server.
         """
+        async with aclosing(self.watch_lines(path, **query)) as lines:
+            async for line in lines:
+                event: Object = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise ApiError(event["object"].get("code", 0), event["object"])
+                yield event
+
+    async def watch_lines(self, path: str, **query: str | int) -> AsyncGenerator[bytes, None]:
+        """The same as the API server sends it, an event in each line, for whoever has no time to read them now."""
         forever = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
         async with self._open().get(path, params={"watch": "1", **query}, timeout=forever) as answer:
             if answer.status >= 400:
@@ -121,10 +131,7 @@ class ApiClient:
             async for chunk in answer.content.iter_any():
                 *lines, buffer = (buffer + chunk).split(b"\n")
                 for line in lines:
-                    event: Object = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise ApiError(event["object"].get("code", 0), event["object"])
-                    yield event
+                    yield line
 
     async def _request(
         self,
