@@ -126,7 +126,7 @@ def test_a_wrong_manifest_shows_and_the_others_count(tmp_path: Path, capsys: pyt
     (tmp_path / "jobs.yaml").write_text(document("a", 'cron: "0 12 * * *"') + document("b", "cron: never"))
     code, out, err = run(capsys, "-f", tmp_path, *WINDOW, "2026-12-02T00:00:00Z")
     assert code == 2
-    assert out.startswith("1 job, 1 starts")
+    assert out.startswith("1 job, 1 start from")
     assert "jobs.yaml:" in err
 
 

@@ -152,8 +152,8 @@ def as_plain(load: Load, schedules: Sequence[Schedule]) -> dict[str, Any]:
 def _draw(load: Load, schedules: Sequence[Schedule]) -> None:
     length = (load.end - load.begin) // MINUTE
     total, most = load.minutes.total(), max(load.minutes.values(), default=0)
-    jobs = f"{len(schedules)} job{'' if len(schedules) == 1 else 's'}"
-    out(f"{jobs}, {total} starts from {rfc3339(load.begin)} to {rfc3339(load.end)}, at most {most} in a minute")
+    jobs = f"{len(schedules)} job{'' if len(schedules) == 1 else 's'}, {total} start{'' if total == 1 else 's'}"
+    out(f"{jobs} from {rfc3339(load.begin)} to {rfc3339(load.end)}, at most {most} in a minute")
     _assume(schedules)
     if most:
         out("")
