@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from lupa.lua51 import LuaRuntime  # the version of Lua that Argo CD has
 
-from tests.cluster.harness.binaries import cache
-from tests.support.absent import do_without
+from tests.cluster.chart.go import answers
 
 ROOT = Path(__file__).parents[3]
 HEALTH = ROOT / "gitops" / "argocd" / "health.lua"
@@ -43,22 +39,5 @@ def argo_cd(obj: Object) -> Health:
 
 async def flux(objects: list[Object]) -> list[Health]:
     """By kstatus, the library with which Flux waits."""
-    process = await asyncio.create_subprocess_exec(
-        str(await asyncio.to_thread(_program)), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    output, _ = await process.communicate("".join(json.dumps(each) + "\n" for each in objects).encode())
-    assert process.returncode == 0
+    output = await answers(_KSTATUS, [json.dumps(each) for each in objects])
     return [Health(**json.loads(line)) for line in output.splitlines()]
-
-
-def _program() -> Path:
-    """Built anew each time; the Go toolchain knows what has not changed."""
-    if shutil.which("go") is None:
-        do_without("a Kubernetes control plane", "there is no Go to build kstatus with: install Go 1.26 or newer")
-    target = cache() / "kstatus"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    command = ["nice", "go", "build", "-mod=readonly", "-o", str(target), "."]
-    built = subprocess.run(command, cwd=_KSTATUS, capture_output=True, text=True, check=False)
-    if built.returncode != 0:
-        raise AssertionError(f"`{' '.join(command)}` in {_KSTATUS} failed:\n{built.stderr[-4000:]}")
-    return target
