@@ -108,7 +108,7 @@ terminal: venv  ## draw the terminal of README again, from a run of `make demo`
 	@$(BIN)/python -m docs.tools.terminal docs/pictures/terminal.svg
 
 site: $(VENV)/.docs  ## build the documentation as a site into build/site, strictly, without network
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 simulate: venv  ## run SEEDS=2000 simulated histories of the engine, faults and all
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,9 @@ def on_files(files: Files, *, config: Any) -> Files:
         for target in _beside(*pages.pop()):
             if files.get_file_from_path(target) is None and (ROOT / _home(target)).is_file():
                 content = (ROOT / _home(target)).read_text(encoding="utf-8")
-                files.append(File.generated(config, target, content=content))
+                # The navigation has some of them; the others are reached by the links alone.
+                found = File.generated(config, target, content=content, inclusion=InclusionLevel.NOT_IN_NAV)
+                files.append(found)
                 if target.endswith(".md"):
                     pages.append((target, content))
     return files

@@ -54,6 +54,6 @@ def test_what_make_is_told_to_do_is_a_target(page: Path) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
-    listed = re.findall(r"([\w-]+\.md)$", text, re.MULTILINE)
+    listed = re.findall(r": ([\w-]+\.md)$", text, re.MULTILINE)
     there = [page.name for page in (ROOT / "docs").glob("*.md")]
     assert sorted(listed) == sorted(there)

@@ -75,8 +75,9 @@ def test_every_piece_of_a_spec_is_valid(page: Path) -> None:
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="make site installs what builds the site")
-    command = [str(Path(sys.executable).with_name("mkdocs")), "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    # Not --quiet, with which it counts no warnings.
+    command = [str(Path(sys.executable).with_name("mkdocs")), "build", "--strict", "-d", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert (built.returncode, built.stdout) == (0, ""), built.stderr
+    assert built.returncode == 0, built.stderr
     assert (tmp_path / "index.html").exists()
     assert (tmp_path / "repository" / "charts" / "scheduledjob-operator" / "files" / "rules.yaml").exists()
