@@ -116,7 +116,8 @@ def picture(prompt: str, lines: list[str]) -> str:
 def main() -> None:
     program = str(Path(sys.executable).with_name("scheduledjob"))
     os.chdir(ROOT)
-    lines = screen(watched([program, "run", "-f", "examples/"], SECONDS))
+    manifests = [str(path) for path in sorted(Path("examples").glob("*.yaml"))]
+    lines = screen(watched([program, "run", "-f", *manifests], SECONDS))
     while lines and not Text.from_ansi(lines[-1]).plain.strip():
         lines.pop()
     Path(sys.argv[1]).write_text(picture("make demo", lines), encoding="utf-8")
