@@ -58,7 +58,7 @@ async def test_a_run_now_while_nobody_holds_the_row(store: MemoryStore) -> None:
         await watcher.until(lambda: watcher.states["ns/a"].generation == 2)
     assert (attempt.run_id, attempt.payload) == ("uid-of-ns/a-t", b"mine")
     assert [(record.run_id, record.manual) for record in watcher.records] == [("uid-of-ns/a-t", True)]
-    assert State.decode((await row_of(store, "ns/a")).state).handled == ["run-now/t"]
+    assert State.decode((await row_of(store, "ns/a")).state).handled == ("run-now/t",)
     assert jobs.begun.empty()
 
 

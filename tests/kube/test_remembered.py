@@ -83,7 +83,7 @@ NOTHING_READABLE = [None, "", "}{", '{"floor": -1}', '{"floor": 9999999999999999
 async def test_what_was_decided_stays_so(engine: str | None) -> None:
     before = State(
         floor=NOW, started=7, succeeded=5, failed=2, missed=3, last_success=NOW - MINUTE,
-        handled=["run-now/once", "cancel/u-1", "resume/again"],
+        handled=("run-now/once", "cancel/u-1", "resume/again"),
     )  # fmt: skip
     state = await taken(with_status(an_object(), before, engine=engine))
     assert state.floor == NOW
@@ -101,7 +101,7 @@ async def test_what_had_begun_is_known(engine: str | None) -> None:
     ]
     body = with_status(
         an_object(asked={"run-now": "by-hand", "run-now-payload": "p"}),
-        State(floor=NOW, runs=runs, handled=["run-now/by-hand"]),
+        State(floor=NOW, runs=runs, handled=("run-now/by-hand",)),
         engine=engine,
     )
     state = await taken(body)

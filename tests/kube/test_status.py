@@ -186,7 +186,7 @@ def test_the_last_outcome_outlives_history() -> None:
 
 def test_what_was_asked_for_and_handled() -> None:
     handled = [f"run-now/t{number}" for number in range(30)] + ["cancel/u-1", "resume/again/and/again"]
-    shown = status(State(T, handled=handled))["handled"]
+    shown = status(State(T, handled=tuple(handled)))["handled"]
     assert shown["runNow"] == [f"t{number}" for number in range(30)][-HANDLED_TOKENS:]
     assert (shown["cancel"], shown["resume"]) == (["u-1"], ["again/and/again"])
 

@@ -158,7 +158,7 @@ def acts_are_done_again() -> Iterator[None]:
     def forgetful(self: Schedule, acts: Any, at: int) -> None:
         asked(self, acts, at)
         self._acts = acts
-        self.state.handled = []
+        self.state.handled = ()
 
     asked = Schedule.asked
     with patch.object(Schedule, "asked", forgetful):

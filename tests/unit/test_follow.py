@@ -209,7 +209,7 @@ def test_jitter_puts_it_off() -> None:
     job.reload()
     assert job.starts((run.due - 1 - T) / SECOND) == []
     assert job.starts((run.due - T) / SECOND) == [9.5]
-    assert job.state.upcoming == []
+    assert job.state.upcoming == ()
 
 
 def test_beside_a_cron_neither_hides_the_others_slots() -> None:

@@ -43,7 +43,7 @@ def test_a_run_now_starts_at_once_and_once() -> None:
     assert ask(job, 10, run="a", payload=b"mine") == ["a"]
     (run,) = job.state.runs
     assert (run.slot, run.due, run.attempt, run.payload) == (T + 10 * SECOND, T + 10 * SECOND, 1, b"mine")
-    assert job.state.handled == ["run-now/a"]
+    assert job.state.handled == ("run-now/a",)
     record = job.end(11)
     assert record is not None
     assert (record.run_id, record.manual) == ("u-a", True)
@@ -68,7 +68,7 @@ def test_what_was_asked_is_not_lost_where_the_row_is_given_back_before_it_was_do
     job.schedule.asked(Acts(run="a"), T + 5)
     job.schedule.leave(T + 9)
     assert job.schedule.wake() == T + 5
-    assert State.decode(job.schedule.snapshot()).handled == []
+    assert State.decode(job.schedule.snapshot()).handled == ()
 
 
 @pytest.mark.parametrize("closed", ["suspend", "pause", "max runs", "no slot"])
@@ -98,7 +98,7 @@ def test_a_run_now_on_a_schedule_that_its_job_completed_is_cancelled() -> None:
     assert job.schedule.step(T + 70 * SECOND).start == ()
     (record,) = records(job)
     assert (record.run_id, record.outcome, record.reason) == ("u-a", Outcome.CANCELLED, "the schedule is completed")
-    assert job.state.handled == ["run-now/a"]
+    assert job.state.handled == ("run-now/a",)
     assert job.schedule.done
 
 
@@ -118,7 +118,7 @@ def test_under_forbid_a_run_now_beside_an_active_run_is_skipped_and_that_is_said
     (record,) = records(job)
     assert (record.run_id, record.outcome, record.manual) == ("u-a", Outcome.SKIPPED_OVERLAP, True)
     assert record.reason == "another run was active, and concurrencyPolicy is Forbid"
-    assert (job.state.skipped, job.state.handled) == (1, ["run-now/a"])
+    assert (job.state.skipped, job.state.handled) == (1, ("run-now/a",))
 
 
 def test_under_replace_a_run_now_cancels_what_is_active() -> None:
@@ -188,7 +188,7 @@ def test_a_run_in_backoff_and_one_that_waits_are_cancelled_at_once() -> None:
 def test_a_cancel_of_what_is_not_there_is_handled() -> None:
     job = Driver(defined())
     ask(job, 10, cancel="u-17")
-    assert job.state.handled == ["cancel/u-17"]
+    assert job.state.handled == ("cancel/u-17",)
     assert records(job) == []
 
 
@@ -273,7 +273,7 @@ def test_tokens_that_look_like_slots_or_like_hashes_are_hashed() -> None:
 
 
 def test_a_completed_state_keeps_its_acts() -> None:
-    state = State(floor=1, completed=Completion.JOB, handled=["run-now/a"], generation=4)
+    state = State(floor=1, completed=Completion.JOB, handled=("run-now/a",), generation=4)
     assert State.decode(state.encode()) == state
 
 

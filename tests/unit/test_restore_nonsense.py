@@ -115,7 +115,8 @@ _RUNS = st.builds(
 _STATES = st.builds(
     State, floor=_INSTANTS, next=st.none() | _RUNS, runs=st.lists(_RUNS, max_size=3),
     waiting=st.lists(_RUNS, max_size=3), started=_COUNTS, last_success=st.none() | _INSTANTS, paused=st.booleans(),
-    when=st.sampled_from(["", EVERY.when_digest]), handled=st.lists(st.sampled_from(["run-now/x", "x"]), max_size=2),
+    when=st.sampled_from(["", EVERY.when_digest]),
+    handled=st.lists(st.sampled_from(["run-now/x", "x"]), max_size=2).map(tuple),
 )  # fmt: skip
 
 

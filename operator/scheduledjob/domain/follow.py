@@ -69,7 +69,8 @@ def take_ends(schedule: Runs, records: Sequence[RunRecord], now: Instant) -> Non
         if slots.is_excluded(slot):
             state.excluded += 1
             continue
-        state.upcoming.append(schedule.new_run(slot, slot + jitter_of(schedule.uid, slot, schedule.definition.jitter)))
+        jitter = jitter_of(schedule.uid, slot, schedule.definition.jitter)
+        state.upcoming += (schedule.new_run(slot, slot + jitter),)
     if new:
         schedule.changed = True
     _forget(state, now)
@@ -82,7 +83,7 @@ def take_upcoming(schedule: Runs, now: Instant, moves: Moves) -> None:
     if not due:
         return
     schedule.changed = True
-    state.upcoming = [run for run in state.upcoming if run.due > now]
+    state.upcoming = tuple(run for run in state.upcoming if run.due > now)
     rule = definition.misfire
     taken = due if rule.deadline is None else [run for run in due if now - run.due <= rule.deadline]
     late = any(now - run.due >= ON_TIME for run in due)
@@ -106,7 +107,7 @@ def start_anew(state: State, now: Instant) -> None:
     """An edit or a resume never replays the past."""
     state.followed = max(state.followed, now)
     state.followed_ids = {}
-    state.upcoming = []
+    state.upcoming = ()
 
 
 def _forget(state: State, now: Instant) -> None:

@@ -45,14 +45,14 @@ def carry_out(schedule: Schedule, acts: Acts, now: Instant, moves: Moves) -> Non
             _cancel(schedule, acts.cancel, now, moves)
         else:
             _run(schedule, acts, now, moves)
-        state.handled.append(entry)
+        state.handled += (entry,)
         schedule.changed = True
     # What still stands on the object is not forgotten, however old it is: it would be done again.
     keep = max(0, REMEMBERED - len(wanted))
     others = [entry for entry in state.handled if entry not in wanted.values()]
     if len(others) > keep:
         dropped = set(others[: len(others) - keep])
-        state.handled = [entry for entry in state.handled if entry not in dropped]
+        state.handled = tuple(entry for entry in state.handled if entry not in dropped)
 
 
 def _resume(schedule: Schedule, now: Instant) -> None:

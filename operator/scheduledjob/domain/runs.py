@@ -121,7 +121,7 @@ class Runs(msgspec.Struct, eq=False, gc=False):
             due.skip_overlapped(self, run, now)
             self.state.completed = Completion.JOB
             self.state.next = None
-            self.state.upcoming = []
+            self.state.upcoming = ()
             self._drop_waiting()
             for waiting in list(self.state.waiting):
                 self.cancel(waiting, now, manual.COMPLETED)
@@ -255,7 +255,7 @@ class Runs(msgspec.Struct, eq=False, gc=False):
                 state.paused = True
                 state.paused_under = self.wished_at
                 state.next = None
-                state.upcoming = []
+                state.upcoming = ()
                 self._drop_waiting()
         else:
             state.cancelled += 1

@@ -106,13 +106,13 @@ class State(msgspec.Struct, omit_defaults=True, gc=False):
     overdue: bool = False
     generation: int = 0
     """The generation of the object in a cluster that this state takes into account; 0 where it is none's."""
-    handled: list[str] = []
+    handled: tuple[str, ...] = ()
     """Acts that were carried out (``run-now/<token>``, ``cancel/<run id>``, ``resume/<token>``), newest last."""
     followed: Instant = 0
     """Of the runs that this schedule follows, those that finished at or before it are decided."""
     followed_ids: dict[str, Instant] = {}
     """Those decided of the runs that finished after it, and the slot that each became."""
-    upcoming: list[Run] = []
+    upcoming: tuple[Run, ...] = ()
     """Slots made by runs that this schedule follows, whose jitter has not passed yet."""
 
     def encode(self) -> bytes:

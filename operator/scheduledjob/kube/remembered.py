@@ -88,7 +88,7 @@ def told_state(status: Mapping[str, Any], wish: Wish, now: Instant) -> State | N
         last_failure=times[2],
         expect_from=wish.created_at,
         followed=floor,
-        handled=[f"{act}/{token}" for name, act in _ACTS.items() for token in told.handled.get(name, ())],
+        handled=tuple(f"{act}/{token}" for name, act in _ACTS.items() for token in told.handled.get(name, ())),
     )
 
 
