@@ -1,8 +1,9 @@
 """`make image`: the operator's image by docker or buildah, whichever is there, and as an archive for a cluster's node.
 
 Docker is taken where its daemon answers, else buildah, which needs neither daemon nor registry: the base is then one
-that is made here from Debian's packages (root, mmdebstrap). BASE_IMAGE names another. Where the machine's pip needs an authority or a configuration of its own, PIP_CERT and PIP_CONFIG_FILE
-name them, or /etc/pip.conf is there: they are lent to the build as secrets, and are in no layer.
+that is made here from Debian's packages (root, mmdebstrap). BASE_IMAGE names another. Where the machine's pip needs an
+authority or a configuration of its own, PIP_CERT and PIP_CONFIG_FILE name them, or /etc/pip.conf is there: they are
+lent to the build as secrets, and are in no layer.
 """
 
 from __future__ import annotations

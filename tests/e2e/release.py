@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from tests.cluster.chart.helm import CHART, helm, values_of
 from tests.cluster.e2e.operators import PATIENCE
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.cluster.harness import ApiClient, Node
 
 HOME = "scheduledjob-system"
@@ -58,8 +60,16 @@ class Release:
         found = await api.list(PODS, labelSelector=OF_THE_RELEASE)
         return [each["metadata"]["name"] for each in found if "deletionTimestamp" not in each["metadata"]]
 
-    async def story(self) -> str:
-        """What the operator's Pods are and said last, for a failure's message."""
+    @contextlib.asynccontextmanager
+    async def told(self) -> AsyncIterator[None]:
+        """Where the test fails in it, the failure tells what the cluster's Pods are and what the operator said last."""
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(await self._story())
+            raise
+
+    async def _story(self) -> str:
         kubectl = self.node.cluster.kubectl
         parts = [await kubectl("get", "pods", "-A", "-o", "wide", check=False)]
         parts += [await kubectl("get", "events", "-A", "--sort-by=.lastTimestamp", check=False)]
@@ -68,15 +78,6 @@ class Release:
 
     async def _helm(self, command: str, *more: str, values: str | None = None) -> str:
         given: dict[str, Any] | None = None if values is None else values_of(values)
-        try:
-            return await helm(
-                command, NAME, *more, "--namespace", HOME, values=given, kubeconfig=self.node.cluster.kubeconfig
-            )
-        except Exception as error:
-            error.add_note(await self.story())
-            raise
-
-
-def shown(status: dict[str, Any]) -> str:
-    """A status in one line, without the output of its runs."""
-    return json.dumps({key: value for key, value in status.items() if key != "recentRuns"})
+        return await helm(
+            command, NAME, *more, "--namespace", HOME, values=given, kubeconfig=self.node.cluster.kubeconfig
+        )

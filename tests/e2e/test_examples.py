@@ -37,24 +37,19 @@ async def succeeded(api: ApiClient, name: str) -> None:
 
 
 async def test_the_examples_succeed_on_an_operator_with_no_values(release: Release) -> None:
-    notes = await release.install()
-    assert "with 1 replica and its store in memory" in notes
-    assert "it ran at" in await release.test()
-    await release.namespace(TEAM)
     cluster = release.node.cluster
-    await cluster.kubectl("apply", "--server-side", "-R", "-n", TEAM, "-f", str(EXAMPLES))
-    async with cluster.client() as api:
+    async with release.told(), cluster.client() as api:
+        notes = await release.install()
+        assert "with 1 replica and its store in memory" in notes
+        assert "it ran at" in await release.test()
+        await release.namespace(TEAM)
+        await cluster.kubectl("apply", "--server-side", "-R", "-n", TEAM, "-f", str(EXAMPLES))
         jobs = await api.list(f"{SCHEDULED_JOBS}/namespaces/{TEAM}/scheduledjobs")
         names = {each["metadata"]["name"] for each in jobs}
         assert names > ELSEWHERE
-        for name in sorted(names - ELSEWHERE):
-            await annotate(api, TEAM, name, run_now="now")
-        try:
-            async with asyncio.TaskGroup() as waiting:
-                for name in names - ELSEWHERE:
-                    waiting.create_task(succeeded(api, name))
-        except BaseException as error:
-            error.add_note(await release.story())
-            raise
+        async with asyncio.TaskGroup() as waiting:
+            for name in sorted(names - ELSEWHERE):
+                await annotate(api, TEAM, name, run_now="now")
+                waiting.create_task(succeeded(api, name))
         pods = await api.list(f"/api/v1/namespaces/{TEAM}/pods", labelSelector="scheduledjobs.dev/name")
         assert {each["metadata"]["labels"]["scheduledjobs.dev/name"] for each in pods} >= {"one-shot", "payroll"}
