@@ -7,11 +7,11 @@ A fence of ``console`` holds commands, which begin with ``$ ``, and what they pr
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CLUSTER, TIMES, EXIT = "needs a cluster", "times vary", "exit code"
+CLUSTER, POSTGRES, TIMES, EXIT = "needs a cluster", "needs a Postgres", "times vary", "exit code"
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)(?P<rest>[^\n`]*)$")
 _COMMENT = re.compile(r"<!-- (.*) -->")
@@ -37,6 +37,7 @@ class Command:
     code: int = 0
     times_vary: bool = False
     needs_cluster: bool = False
+    needs_postgres: bool = False
 
     @property
     def ends_by_interrupt(self) -> bool:
@@ -83,30 +84,19 @@ def _of_fence(page: Path, fence: re.Match[str], lines: list[str], start: int, be
     for word in said:
         if word.startswith(EXIT):
             code = int(word.removeprefix(EXIT))
-        elif word not in {CLUSTER, TIMES}:
+        elif word not in {CLUSTER, POSTGRES, TIMES}:
             raise PageError(f"{page.name}:{start}: nobody knows {word!r}")
     commands: list[File | Command] = []
     for number, line in enumerate(lines, start + 1):
         if line.startswith("$ "):
-            commands.append(Command(number, line[2:], "", code, TIMES in said, CLUSTER in said))
+            commands.append(Command(number, line[2:], "", code, TIMES in said, CLUSTER in said, POSTGRES in said))
         elif not commands:
             raise PageError(f"{page.name}:{number}: a block of console begins with a command: $ ...")
         else:
             last = commands.pop()
             assert isinstance(last, Command)
             if last.typed.endswith("\\"):
-                commands.append(_with(last, typed=f"{last.typed}\n{line}"))
+                commands.append(replace(last, typed=f"{last.typed}\n{line}"))
             else:
-                commands.append(_with(last, prints=f"{last.prints}{line}\n"))
+                commands.append(replace(last, prints=f"{last.prints}{line}\n"))
     return commands
-
-
-def _with(command: Command, typed: str | None = None, prints: str | None = None) -> Command:
-    return Command(
-        command.line,
-        command.typed if typed is None else typed,
-        command.prints if prints is None else prints,
-        command.code,
-        command.times_vary,
-        command.needs_cluster,
-    )

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_a_reader_can_do_what_it_says(page: Path, tmp_path: Path) -> None:
+def test_a_reader_can_do_what_it_says(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     todo = [step for step in steps(page) if isinstance(step, File) or not step.needs_cluster]
     if not any(isinstance(step, Command) for step in todo):
         return
     copy_repository(tmp_path)
-    with Reader(tmp_path) as reader:
+    environment = {}
+    if any(isinstance(step, Command) and step.needs_postgres for step in todo):
+        environment["SJOB_STORE"] = request.getfixturevalue("postgres_dsn")
+    with Reader(tmp_path, environment) as reader:
         for step in todo:
             if isinstance(step, File):
                 reader.save(step)
