@@ -177,6 +177,9 @@ class Owner:
                 self._settle(hold, Fate.KEEP, None)
             self._set_timer(hold, schedule.wake())
             return
+        if schedule.done and hold.row.origin == Origin.LIBRARY:
+            self._settle(hold, Fate.REMOVE, None)
+            return
         wake = schedule.wake()
         if not hold.leaving:
             if schedule.blocked(now):
@@ -187,8 +190,7 @@ class Owner:
             if wake is not None and wake <= now + 2 * self._ahead and not schedule.changed and not schedule.records:
                 self._set_timer(hold, wake)
                 return
-        done = schedule.done and hold.row.origin == Origin.LIBRARY
-        self._settle(hold, Fate.REMOVE if done else Fate.RELEASE, wake)
+        self._settle(hold, Fate.RELEASE, wake)
 
     def _set_timer(self, hold: Hold, wake: Instant | None) -> None:
         if wake is not None and wake != hold.timer_at:
