@@ -62,7 +62,11 @@ class _Page:
         self._described[_identity(schema)] = path
         lines = [f"\n## {path}\n\n{schema['description']}\n"]
         # The description ends with which fields exclude each other.
-        others = [rule for rule in schema.get(_VALIDATIONS, ()) if rule["message"] not in schema["description"]]
+        others = [
+            rule
+            for rule in schema.get(_VALIDATIONS, ())
+            if rule["message"].lower() not in schema["description"].lower()
+        ]
         rules = [f"- {_rule(rule)}" for rule in others]
         lines.append("| Field | Type | Meaning |\n|---|---|---|")
         required = schema.get("required", ())
@@ -138,7 +142,8 @@ def _bounds(least: float | None, most: float | None, what: str) -> str:
 def _rule(rule: dict[str, Any]) -> str:
     where = f"`{rule['fieldPath'][1:]}` " if "fieldPath" in rule else ""
     message: str = where + rule["message"]
-    return message[:1].upper() + message[1:]
+    first = message.partition(" ")[0]
+    return message[:1].upper() + message[1:] if first.islower() and first.isalpha() else message
 
 
 def _cell(words: str) -> str:

@@ -7,6 +7,7 @@ link to one that has none is left out, and its words stay. What is not there is 
 
 from __future__ import annotations
 
+import html
 import posixpath
 import re
 from pathlib import Path
@@ -48,7 +49,16 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
             return match[1]
         return f"[{match[1]}]({posixpath.relpath(target, posixpath.dirname(here) or '.')}{match[3] or ''})"
 
-    return _LINK.sub(led, markdown)
+    return "\n".join(_without_backslashes(line) for line in _LINK.sub(led, markdown).split("\n"))
+
+
+def _without_backslashes(line: str) -> str:
+    """A bar within code within a table needs one on the code's own web pages; here it would be seen."""
+
+    def code(match: re.Match[str]) -> str:
+        return "<code>" + html.escape(match[1].replace("\\|", "|")).replace("|", "&#124;") + "</code>"
+
+    return re.sub(r"`([^`]*\\\|[^`]*)`", code, line) if line.startswith("|") else line
 
 
 def _beside(page: str, text: str) -> Iterator[str]:
