@@ -64,6 +64,33 @@ def test_every_picture_is_shown_somewhere() -> None:
     assert shown == {path.name for path in (DOCS / "pictures").iterdir()}
 
 
+FIGURES = {
+    "p50 2.06 ms, p99 4.17 ms": "p50 2.06, p99 4.17,",
+    "0.51 s": "0.51 s",
+    "0.28 s": "0.28 s",
+    "0.567 s": "median 0.567,",
+    "2.404 s": "median 2.404,",
+    "p50 1.08 s, last 1.82 s": "median p50 1.08, last 1.82 s",
+    "worst 1.24 and 2.00 s": "(worst 1.24, 2.00)",
+    "16.3 ms": "16.3 ms",
+    "median 0.008 s, longest of twenty 0.138 s": "median 0.008, max 0.138 s",
+    "p99 lateness of 2 ms": "p50 0.84, p99 2.05,",
+    "0.08 % of a core, 52 MiB": "0.08 %, 52 MiB",
+    "1.3 ms at p99": "p99 1.26 ms",
+    "788 bytes": "788 bytes",
+    "175 MiB and is ready 13.4 s": "ready in 13.4 s, 175 MiB",
+    "some 26,000 no-op runs a second": "25,918/s",
+}
+"""What comparison.md and production.md say, and what benchmarks.md has for it: measured anew, both are to change."""
+
+
+@pytest.mark.parametrize("said", FIGURES)
+def test_figures_are_those_of_the_benchmarks(said: str) -> None:
+    told = " ".join(f"{(DOCS / name).read_text(encoding='utf-8')}" for name in ("comparison.md", "production.md"))
+    assert said in " ".join(told.split())
+    assert FIGURES[said] in (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_piece_of_a_spec_is_valid(page: Path) -> None:
     for block in re.findall(r"^```yaml\n(spec:\n.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
