@@ -22,7 +22,7 @@ def test_workflows_run_targets_of_the_makefile_and_nothing_else() -> None:
         ran += [step["run"] for job in jobs for step in job["steps"] if "run" in step]
     assert ran
     for command in ran:
-        made = re.match(r"(?:sudo env "PATH=\$PATH" )?make ([\w-]+)", command)
+        made = re.match(r'(?:sudo env "PATH=\$PATH" )?make ([\w-]+)', command)
         assert ".ci/run" in command or (made is not None and made[1] in targets), command
 
 
