@@ -21,40 +21,47 @@ RUN --mount=type=secret,id=authority,target=/run/authority.crt --mount=type=secr
         --require-hashes -r requirements-image.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY operator operator
-# What no program reads goes: sources in C, and of Kubernetes' client, which only reads kubeconfigs here, the calls of
-# every API and a second copy of everything for asyncio.
+COPY image/strip.py ./
+# What is never read goes: sources in C, symbols, colours for every language that there is. Kubernetes' client only
+# reads kubeconfigs here: the calls and objects of every API go, and a second copy of everything for asyncio.
 RUN set -eu; \
     export PIP_NO_INDEX=1; \
     /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel .; \
     /build/bin/pip --python /opt/scheduledjob/bin/python3 install --quiet --no-deps --no-compile /wheel/*.whl; \
     cd /opt/scheduledjob/lib/python3*/site-packages; \
-    rm -rf kubernetes/aio kubernetes/client/api; \
-    find . -type f \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -delete
+    rm -rf kubernetes/aio kubernetes/client/api google/cloud/firestore_admin_v1; \
+    find kubernetes/client/models -name 'v*.py' ! -name v1_object_meta.py ! -name v1_managed_fields_entry.py \
+        ! -name v1_owner_reference.py -delete; \
+    find pygments/lexers -name '[a-z]*.py' ! -name python.py -delete; \
+    find . -type f \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -delete; \
+    python3 /source/strip.py .
 
 FROM ${BASE_IMAGE} AS root
-# A compiler is in no base that is fit for this; a shell stays, for shell jobs in Pods of this image.
+COPY --from=build /opt/scheduledjob /opt/scheduledjob
+COPY image/trim.py /tmp/
+# A shell and its tools stay, for shell jobs in Pods of this image; the operator itself starts none. Bytecode is never
+# compared with its source: nobody changes either. Nothing is writable by who is not root, /tmp neither: it is there to
+# be mounted on.
 RUN set -eu; \
-    export DEBIAN_FRONTEND=noninteractive; \
     if dpkg-query --show python3-venv >/dev/null 2>&1; then \
-        apt-get purge --yes --auto-remove python3-venv 'python3.*-venv' >/dev/null; \
+        DEBIAN_FRONTEND=noninteractive apt-get purge --yes --auto-remove python3-venv 'python3.*-venv' >/dev/null; \
     fi; \
     python="$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"; \
     for each in ensurepip idlelib lib2to3 pydoc_data test tkinter turtledemo; do rm -rf "$python/$each"; done; \
     rm -rf /usr/local/lib/python3*/site-packages/* /usr/local/bin/pip* /usr/share/python-wheels /root/.cache; \
+    python3 /tmp/trim.py; \
+    rm -rf /var/lib/dpkg/info /usr/lib/*/gconv /usr/lib/apt /usr/lib/*/perl-base; \
     rm -rf /usr/share/man /usr/share/info /usr/share/locale /usr/share/lintian; \
     find /usr/share/doc -type f ! -name copyright -delete; \
     find /usr/share/doc -depth -type d -empty -delete; \
-    rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /var/backups/* /tmp/* /var/tmp/*; \
+    rm -rf /var/lib/apt /var/cache/* /var/log/* /var/backups/* /tmp/* /var/tmp/*; \
     echo 'scheduledjob:x:65532:65532::/tmp:/usr/sbin/nologin' >>/etc/passwd; \
-    echo 'scheduledjob:x:65532:' >>/etc/group
-COPY --from=build /opt/scheduledjob /opt/scheduledjob
-# Bytecode is never compared with its source: nobody changes either. Nothing is writable by who is not root, /tmp
-# neither: it is there to be mounted on.
-RUN set -eu; \
-    python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
-        "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" /opt/scheduledjob/lib; \
+    echo 'scheduledjob:x:65532:' >>/etc/group; \
+    python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash "$python" /opt/scheduledjob/lib; \
     find / -xdev -type f -perm /6000 -exec chmod a-s {} +; \
-    find / -xdev ! -type l -perm -o=w -exec chmod o-w {} +
+    find / -xdev ! -type l -perm -o=w -exec chmod o-w {} +; \
+    /opt/scheduledjob/bin/python3 -c \
+        'import scheduledjob.cli.main, scheduledjob.kube.operator, scheduledjob.stores.firestore.wire, rich.traceback'
 
 FROM scratch
 ARG VERSION=0.1.0
