@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
 from docs.tools.drawing import AMBER, BLUE, EDGE, FAINT, GREEN, GREY, INK, RED, Sheet
-from docs.tools.story import Story, tell
+from docs.tools.story import Story, slots_between, tell
 from scheduledjob.domain.cron import Cron
 from scheduledjob.domain.instants import HOUR, MINUTE, SECOND, Instant, Micros, to_datetime, to_instant
 from scheduledjob.domain.intervals import Every
+from scheduledjob.domain.misfire import jitter_of
 from scheduledjob.domain.moves import End
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def every_picture() -> dict[str, str]:
     """The files: name and text."""
     return {
         "slot-to-run.svg": slot_to_run(),
+        "triggers.svg": triggers(),
         "concurrency.svg": concurrency(),
         "misfire.svg": misfire(),
         "retries.svg": retries(),
@@ -195,7 +197,8 @@ def _lane(sheet: Sheet, lane: Lane, top: float, story: Story, across: Callable[[
         width = max(across(min(attempt.ends, end)) - x, 4)
         sheet.box(x, top + 21 + 12 * row, width, 11, COLOURS[attempt.end])
         if attempt.slot < attempt.started - 30 * SECOND and attempt.number == 1:
-            label = f"{to_datetime(attempt.slot):%H:%M}".removeprefix("0")
+            slot = to_datetime(attempt.slot)
+            label = f"{slot:%H:%M}" if width > 26 else f"{slot:%H}h"
             sheet.text(x + width / 2, top + 44 + 12 * row, label, size=9, ink=FAINT, anchor="middle")
 
 
@@ -208,6 +211,55 @@ def _legend(sheet: Sheet, y: float, *entries: tuple[str, str]) -> None:
             sheet.box(x, y - 10, 14, 11, colour)
         sheet.text(x + 20, y, words, size=11, ink=FAINT)
         x += 36 + 6.2 * len(words)
+
+
+# ---------------------------------------------------------------- triggers
+
+
+def triggers() -> str:
+    """One day of several triggers: each alone, all together, with a window left out, and with jitter."""
+    cron = '{cron: "0 9-17/2 * * *"}'
+    every = '{every: 5h, anchor: "2026-11-16T00:00:00Z"}'
+    once = '{at: "2026-11-16T13:20:00Z"}'
+    together = f"triggers: [{cron}, {every}, {once}]"
+    window = '{from: "2026-11-16T12:00:00Z", to: "2026-11-16T15:00:00Z"}'
+    begin, end, jitter = DAY - SECOND, DAY + 24 * HOUR - SECOND, 40 * MINUTE
+    everything = slots_between(together, begin, end)
+    kept = slots_between(f"{together}\nexclude: [{window}]", begin, end)
+    lanes = [
+        ('cron: "0 9-17/2 * * *"', "every two hours from 9 to 17", slots_between(f"triggers: [{cron}]", begin, end)),
+        ("every: 5h", "with its anchor at midnight", slots_between(f"triggers: [{every}]", begin, end)),
+        ("at: 13:20", "once", slots_between(f"triggers: [{once}]", begin, end)),
+        ("all three", "the job's slots are their union", everything),
+        ("exclude: 12:00 to 15:00", "counted as Excluded", everything),
+        ("jitter: 40m", "each slot starts up to that later", kept),
+    ]
+    title = "triggers: the slots of one day"
+    top, height = 52, 44
+    bottom = top + height * len(lanes)
+    sheet = Sheet(WIDTH, bottom + 56, title)
+    sheet.text(20, 30, title, size=15, bold=True)
+    across = _across(begin, end)
+    for hour in range(0, 25, 3):
+        x = across(DAY + hour * HOUR)
+        sheet.line(x, top, x, bottom)
+        sheet.text(x, bottom + 16, f"{hour:02}:00", size=11, ink=FAINT, anchor="middle")
+    left_out = across(DAY + 12 * HOUR)
+    sheet.box(left_out, top + 4 * height, across(DAY + 15 * HOUR) - left_out, height, GREY, opacity=0.22)
+    for index, (name, says, slots) in enumerate(lanes):
+        y = top + height * index
+        sheet.line(20, y, WIDTH - 20, y)
+        sheet.text(20, y + 18, name, bold=True, mono=True, size=12)
+        sheet.text(20, y + 33, says, size=11, ink=FAINT)
+        for slot in slots:
+            excluded = index == 4 and slot not in kept
+            sheet.slot(across(slot), y + 24, RED if excluded else INK)
+            if index == 5:
+                due = slot + jitter_of("uid", slot, jitter)
+                sheet.box(across(slot), y + 26, across(due) - across(slot), 2, GREY, radius=0)
+                sheet.box(across(due), y + 26, 10, 10, GREEN)
+    _legend(sheet, bottom + 40, ("slot", INK), ("slot left out", RED), ("start", GREEN))
+    return sheet.svg()
 
 
 # ---------------------------------------------------------------- daylight saving time

@@ -76,6 +76,11 @@ def tell(
     return story
 
 
+def slots_between(spec: str, created: Instant, until: Instant) -> list[Instant]:
+    """The slots that a schedule with this ``spec`` has after its creation."""
+    return _slots_between(_new(spec, created)[1], created, until)
+
+
 def _new(spec: str, created: Instant) -> tuple[Schedule, Slots]:
     manifest = {"apiVersion": "scheduledjobs.dev/v1beta1", "kind": "ScheduledJob", "metadata": {"name": "job"}}
     manifest["spec"] = {"job": {"custom": {"kind": "print"}}} | yaml.safe_load(spec)
