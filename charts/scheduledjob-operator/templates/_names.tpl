@@ -87,7 +87,8 @@ app.kubernetes.io/component: operator
 {{- $least := add 8 (include "sjob.seconds" (default "20s" .Values.settings.grace) | atoi) -}}
 {{- $given := .Values.terminationGracePeriodSeconds -}}
 {{- if kindIs "invalid" $given -}}
-{{- $least -}}
+{{- /* A store in memory ends with the Pod, so status is brought up to date first: for that the operator takes up to 60 s. */ -}}
+{{- if eq .Values.store.type "memory" -}}{{- add 60 $least -}}{{- else -}}{{- $least -}}{{- end -}}
 {{- else if lt (int64 $given) $least -}}
 {{- fail (printf "\n\nterminationGracePeriodSeconds: %d is less than settings.grace (%s) and 8 seconds: jobs would be killed before they could be handed to another replica; write %d or more, or leave it out\n" (int64 $given) (default "20s" .Values.settings.grace) $least) -}}
 {{- else -}}
