@@ -82,7 +82,7 @@ async def test_one_command_and_no_values() -> None:
     assert deployment["replicas"] == 1
     assert deployment["strategy"] == {"type": "Recreate"}
     assert deployment["template"]["spec"]["enableServiceLinks"] is False
-    assert deployment["template"]["spec"]["terminationGracePeriodSeconds"] == 88  # 20 s of grace, 8 s, and 60 s for the status of a store in memory
+    assert deployment["template"]["spec"]["terminationGracePeriodSeconds"] == 20 + 8 + 60
     assert container(objects)["image"] == f"scheduledjob:{program_version()}"
     assert environment(objects)["SJOB_STORE"] == "memory:"
     assert not kinds(objects) & {"PodDisruptionBudget", "NetworkPolicy", "ServiceMonitor", "PrometheusRule", "Job"}
