@@ -197,8 +197,8 @@ def _lane(sheet: Sheet, lane: Lane, top: float, story: Story, across: Callable[[
         width = max(across(min(attempt.ends, end)) - x, 4)
         sheet.box(x, top + 21 + 12 * row, width, 11, COLOURS[attempt.end])
         if attempt.slot < attempt.started - 30 * SECOND and attempt.number == 1:
-            slot = to_datetime(attempt.slot)
-            label = f"{slot:%H:%M}" if width > 26 else f"{slot:%H}h"
+            moment = to_datetime(attempt.slot)
+            label = f"{moment:%H:%M}" if width > 26 else f"{moment:%H}h"
             sheet.text(x + width / 2, top + 44 + 12 * row, label, size=9, ink=FAINT, anchor="middle")
 
 
