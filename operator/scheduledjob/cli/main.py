@@ -116,9 +116,9 @@ def run_one(
     plugins: Annotated[
         bool, typer.Option("--plugins", help="Load the Python jobs that installed packages announce.")
     ] = False,
-    message: Annotated[
-        Path, typer.Option("--message", metavar="PATH", help="Where to write what came of it.")
-    ] = Path("/dev/termination-log"),
+    message: Annotated[Path, typer.Option("--message", metavar="PATH", help="Where to write what came of it.")] = Path(
+        "/dev/termination-log"
+    ),
 ) -> None:
     """Run the one job that the environment describes: what a Pod of the operator's own image does."""
     from scheduledjob.cli.run_one import run_ordered
