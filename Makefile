@@ -70,6 +70,9 @@ test-cluster: venv  ## run the tests that need a real Kubernetes; the first time
 image: venv  ## build the image with docker or buildah, and write it to a file for a node
 	@$(BIN)/python -m image.build --image "$(IMAGE)" --base "$(BASE_IMAGE)"
 
+image-report: venv  ## scan the image of `make image`, and measure how it starts on a node (root)
+	@$(BIN)/python -m image.report
+
 e2e: venv  ## build the image, install it with the chart on a node, upgrade, roll back and uninstall (root)
 	@$(BIN)/python -m image.build
 	@$(BIN)/python -m tests.cluster.harness build || true

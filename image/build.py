@@ -66,6 +66,7 @@ def build(image: str, base: str = "") -> None:
         raise ImageError(f"there is no docker that answers, and no buildah: {HOW_TO_GET}")
     given += ["--build-arg", f"BASE_IMAGE={base or _debian_base()}"]
     _run(*buildah("bud", "--isolation", "chroot", "--network", "host", *given, "--tag", image, str(ROOT)))
+    _run(*buildah("rmi", "--prune"))  # the image that had the name before
     archive().unlink(missing_ok=True)
     _run(*buildah("push", "--quiet", image, f"docker-archive:{archive()}:{image}"))
 
@@ -86,7 +87,7 @@ def _debian_base() -> str:
     with tempfile.TemporaryDirectory(dir=cache()) as folder:
         rootfs = f"{folder}/rootfs.tar"
         merged = [f"--hook-dir={MERGED}"]
-        chosen = ["--variant=minbase", f"--include={DEBIAN_PACKAGES}"]
+        chosen = ["--variant=minbase", "--skip=output/dev", f"--include={DEBIAN_PACKAGES}"]
         _run("mmdebstrap", "--quiet", *chosen, *merged, DEBIAN_SUITE, rootfs)
         container = _output(*buildah("from", "scratch"))
         _run(*buildah("add", "--quiet", container, rootfs, "/"))

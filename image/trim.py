@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 DPKG = Path("/var/lib/dpkg")
-UNWANTED = """
-adduser apt apt-utils debconf debian-archive-keyring dpkg e2fsprogs gpgv init-system-helpers libc-l10n libpam-modules
-libpam-modules-bin libpam-runtime locales login login.defs logsave mount ncurses-bin openssl passwd perl-base sqv
-sysvinit-utils tzdata-legacy ucf usr-is-merged util-linux-extra
-""".split()
+UNWANTED = re.compile(
+    r"adduser|apt(-utils)?|debconf|debian-archive-keyring|dpkg|e2fsprogs|gpgv|init-system-helpers|libc-l10n|libpam-.*"
+    r"|locales|login(\.defs)?|logsave|mount|ncurses-bin|openssl|passwd|perl-base|sqv|sysvinit-utils|tzdata-legacy|ucf"
+    r"|usr-is-merged|util-linux-extra"
+)
 KEPT = ("libc6", "libgcc-s1", "libstdc++6")
 """Libraries that are loaded without being linked to."""
 ROOTS = ("/opt", "/usr/bin", "/usr/sbin", "/usr/local", "/usr/lib/python3")
@@ -56,7 +56,7 @@ def linked() -> set[Path]:
 def main() -> None:
     status = (DPKG / "status").read_text()
     installed = _STANZA.findall(status)
-    gone = [package for package in installed if package in UNWANTED]
+    gone = [package for package in installed if UNWANTED.fullmatch(package)]
     for package in gone:
         remove(package)
     needed = linked()
