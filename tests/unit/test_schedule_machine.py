@@ -399,6 +399,8 @@ class ScheduleMachine(RuleBasedStateMachine):
         old, state = before.state, self.schedule.state
         assert state.floor >= old.floor
         after, taken_first = old.floor, 0
+        if self.first is not None and self.first > self.now and not open_for_slots(state):
+            self.first = None  # it was to come, and a run that failed has closed the schedule before
         if self.first is not None and (state.next is None or state.next.slot != self.first):
             taken_first, after, self.first = 1, max(after, self.first), None
         kept, excluded = slots_between(self.definition, after, state.floor)
@@ -483,6 +485,8 @@ class ScheduleMachine(RuleBasedStateMachine):
             if state.revision == self.revision:  # else what was planned was planned by another definition
                 self.judge_slots(before)
         if state.revision != self.revision:
+            # What the wish before let start, and what may have started by it, counts under the new one too.
+            self.most_started = max(self.most_started, state.started)
             self.schedule.edited(self.revision, self.edited_at, None)
             self.first = None
         self.schedule.asked(self.acts, self.now)

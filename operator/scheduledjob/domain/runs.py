@@ -147,7 +147,8 @@ class Runs(msgspec.Struct, eq=False, gc=False):
         if self.definition.concurrency is Concurrency.REPLACE:
             newer = f"the manual run {run.token}" if run.token else f"the slot {rfc3339(run.slot)}"
             for active in list(state.runs):
-                if self.cancel(active, now, f"replaced by {newer}"):
+                asked_before = bool(active.cancelling)
+                if self.cancel(active, now, f"replaced by {newer}") and not asked_before:
                     moves.cancel += (active,)
             self._drop_waiting()
         elif is_skipped(self.definition, state, run):
