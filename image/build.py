@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DEBIAN_BASE = "localhost/debian-python"
+PIP_BASE = "localhost/debian-pip:1"
 DEBIAN_SUITE = "bookworm"
 DEBIAN_PACKAGES = "python3,python3-venv,ca-certificates,usr-is-merged"
 MERGED = Path("/usr/share/mmdebstrap/hooks/merged-usr")
@@ -69,6 +70,29 @@ def build(image: str, base: str = "") -> None:
     _run(*buildah("rmi", "--prune"))  # the image that had the name before
     archive().unlink(missing_ok=True)
     _run(*buildah("push", "--quiet", image, f"docker-archive:{archive()}:{image}"))
+
+
+def derive(folder: Path, image: str, target: Path) -> None:
+    """Build the Dockerfile of a folder, as a user of the operator's image would, into an archive. Raises ImageError.
+
+    It is given the image of `make image` as OPERATOR_IMAGE and one with pip as PYTHON_IMAGE. It knows no secrets, so
+    that the machine's authority and pip.conf are mounted where its pip looks for them.
+    """
+    if _docker_answers():
+        _run("docker", "build", "--tag", image, "--build-arg", f"OPERATOR_IMAGE={default_image()}", str(folder))
+        _run("docker", "save", "--output", str(target), image)
+        return
+    python = _output(*buildah("from", _debian_base()))
+    _run(*buildah("run", "--isolation", "chroot", python, "python3", "-m", "venv", "/venv"))
+    _run(*buildah("config", "--env", "PATH=/venv/bin:/usr/bin:/bin", python))
+    _run(*buildah("commit", "--quiet", "--rm", python, PIP_BASE))
+    given = ["--build-arg", f"OPERATOR_IMAGE={default_image()}", "--build-arg", f"PYTHON_IMAGE={PIP_BASE}"]
+    looked_for = {"authority": "/etc/ssl/certs/ca-certificates.crt", "pip": "/etc/pip.conf"}
+    for name, path in _secrets().items():
+        given += ["--volume", f"{path}:{looked_for[name]}:ro"]
+    _run(*buildah("bud", "--isolation", "chroot", "--network", "host", *given, "--tag", image, str(folder)))
+    _run(*buildah("push", "--quiet", image, f"docker-archive:{target}:{image}"))
+    _run(*buildah("rmi", "--force", image, PIP_BASE))
 
 
 def buildah(*arguments: str) -> list[str]:

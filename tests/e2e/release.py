@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 HOME = "scheduledjob-system"
 NAME = "scheduledjob"
+TEAM = "team-a"
+"""The namespace of the jobs."""
 PODS = f"/api/v1/namespaces/{HOME}/pods"
 OF_THE_RELEASE = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/component=operator"
 PATIENT = ("--wait", "--timeout", f"{PATIENCE:g}s")
@@ -74,6 +76,9 @@ class Release:
         parts = [await kubectl("get", "pods", "-A", "-o", "wide", check=False)]
         parts += [await kubectl("get", "events", "-A", "--sort-by=.lastTimestamp", check=False)]
         parts += [await kubectl("logs", "-n", HOME, "-l", OF_THE_RELEASE, "--tail=40", "--prefix", check=False)]
+        parts += [
+            await kubectl("logs", "-n", TEAM, "-l", "scheduledjobs.dev/name", "--tail=5", "--prefix", check=False)
+        ]
         return "\n".join(f"{each.stdout[-6000:]}{each.stderr}" for each in parts)
 
     async def _helm(self, command: str, *more: str, values: str | None = None) -> str:

@@ -3,24 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from image.build import derive
 from tests.cluster.e2e.operators import annotate, recent, until
 from tests.cluster.harness import SCHEDULED_JOBS
+from tests.e2e.release import TEAM
 
 if TYPE_CHECKING:
-    from tests.cluster.harness import ApiClient
+    from tests.cluster.harness import ApiClient, Node
     from tests.e2e.release import Release
 
 pytestmark = [pytest.mark.e2e, pytest.mark.node]
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cluster"
-TEAM = "team-a"
-ELSEWHERE = {"http-ping", "nightly-database-backup", "word-count"}
-"""They need what is not on this node: a host of the internet, a database's image, an image of the user's own."""
+ELSEWHERE = {"http-ping"}
+"""It calls a host of the internet, and there is no name server on this node."""
+DERIVED = {"word-count"}
+"""It needs an image of the user's own, and an operator that is told to load its jobs."""
+DERIVED_IMAGE = "registry.example.com/team/scheduledjob-acme:1"
+POSTGRES_IMAGE = "docker.io/library/postgres:17"
+PG_DUMP = """#!/bin/sh
+for each; do case "$each" in --file=*) echo "a dump of $PGDATABASE for $PGUSER" >"${each#--file=}";; esac; done
+test "$PGPASSWORD" = correct-horse-battery
+"""
+
+
+async def give_postgres_image(node: Node, folder: Path) -> None:
+    """An image by Postgres' name, with a pg_dump that writes a line: what is tested is the Pod around it."""
+    archive = folder / "postgres.tar"
+    source = folder / "postgres"
+    await asyncio.to_thread(write_dump_image, source)
+    await asyncio.to_thread(derive, source, POSTGRES_IMAGE, archive)
+    await node.import_archive(archive)
+
+
+def write_dump_image(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "pg_dump").write_text(PG_DUMP)
+    (folder / "pg_dump").chmod(0o755)
+    (folder / "Dockerfile").write_text("ARG OPERATOR_IMAGE\nFROM ${OPERATOR_IMAGE}\nCOPY pg_dump /usr/bin/pg_dump\n")
+
+
+async def give_volume(node: Node, folder: Path) -> None:
+    """A volume for the claim of the example."""
+    await asyncio.to_thread(folder.mkdir)
+    await asyncio.to_thread(folder.chmod, 0o777)
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "backups"},
+        "spec": {
+            "capacity": {"storage": "20Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "hostPath": {"path": str(folder), "type": "Directory"},
+        },
+    }
+    await node.cluster.apply(json.dumps(volume))
 
 
 async def succeeded(api: ApiClient, name: str) -> None:
@@ -36,8 +79,10 @@ async def succeeded(api: ApiClient, name: str) -> None:
     assert run["outcome"] == "Succeeded", (name, run)
 
 
-async def test_the_examples_succeed_on_an_operator_with_no_values(release: Release) -> None:
-    cluster = release.node.cluster
+async def test_the_examples_succeed_on_an_operator_with_no_values(release: Release, tmp_path: Path) -> None:
+    node, cluster = release.node, release.node.cluster
+    await give_postgres_image(node, tmp_path)
+    await give_volume(node, node.directory / "backups")
     async with release.told(), cluster.client() as api:
         notes = await release.install()
         assert "with 1 replica and its store in memory" in notes
@@ -46,10 +91,27 @@ async def test_the_examples_succeed_on_an_operator_with_no_values(release: Relea
         await cluster.kubectl("apply", "--server-side", "-R", "-n", TEAM, "-f", str(EXAMPLES))
         jobs = await api.list(f"{SCHEDULED_JOBS}/namespaces/{TEAM}/scheduledjobs")
         names = {each["metadata"]["name"] for each in jobs}
-        assert names > ELSEWHERE
+        left_out = ELSEWHERE | DERIVED
+        assert names > left_out
         async with asyncio.TaskGroup() as waiting:
-            for name in sorted(names - ELSEWHERE):
+            for name in sorted(names - left_out):
                 await annotate(api, TEAM, name, run_now="now")
                 waiting.create_task(succeeded(api, name))
         pods = await api.list(f"/api/v1/namespaces/{TEAM}/pods", labelSelector="scheduledjobs.dev/name")
-        assert {each["metadata"]["labels"]["scheduledjobs.dev/name"] for each in pods} >= {"one-shot", "payroll"}
+        in_pods = {each["metadata"]["labels"]["scheduledjobs.dev/name"] for each in pods}
+        assert in_pods >= {"one-shot", "payroll", "nightly-database-backup"}
+        (dump,) = (node.directory / "backups").iterdir()
+        assert dump.read_text() == "a dump of shop for shop\n"
+
+
+async def test_a_job_of_ones_own_succeeds_in_a_derived_image(release: Release, tmp_path: Path) -> None:
+    node, cluster = release.node, release.node.cluster
+    own = EXAMPLES / "custom-python"
+    await asyncio.to_thread(derive, own, DERIVED_IMAGE, tmp_path / "derived.tar")
+    await node.import_archive(tmp_path / "derived.tar")
+    async with release.told(), cluster.client() as api:
+        await release.install("settings: {plugins: true}")
+        await release.namespace(TEAM)
+        await cluster.apply(own / "job.yaml", "-n", TEAM)
+        await annotate(api, TEAM, "word-count", run_now="now")
+        await succeeded(api, "word-count")

@@ -18,7 +18,7 @@ import pytest
 from tests.cluster.e2e.operators import Sink, curl, manifest, status_of, until
 from tests.cluster.e2e.records import Records, anchored, bounded, create, seconds_from_now, slot_of, slots
 from tests.cluster.harness import BUSYBOX_IMAGE
-from tests.e2e.release import HOME, PODS
+from tests.e2e.release import HOME, PODS, TEAM
 from tests.support.absent import or_do_without
 from tests.support.postgres import PostgresServer
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.node, pytest.mark.postgres]
 
-TEAM = "team-a"
 JOBS = [f"counted-{number}" for number in range(20)]
 EVERY = 2
 SLOTS = int(os.environ.get("E2E_SLOTS", "55"))
