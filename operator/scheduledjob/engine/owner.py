@@ -253,6 +253,8 @@ class Owner:
             if hold.counting != hold.counted:
                 self._tell_passed_over(hold)
             self._observer.settled(hold.row, settlement)
+        elif settlement.records:
+            log.warning("a run was fenced", slug=hold.row.slug, why="it ended after its row had gone to somebody else")
         if hold.gone:
             if not hold.tries:
                 self._forget(hold, None)
