@@ -25,8 +25,8 @@ from scheduledjob.domain.plan import Plan, slots_of
 from scheduledjob.domain.schedule import Schedule, first_state
 from scheduledjob.domain.state import Completion, Outcome, RunRecord, State
 
+from .schedule_driver import Driver, T, defined
 from .test_manual import ask, paused
-from .test_schedule import Driver, T, defined
 
 
 class Follower(Driver):

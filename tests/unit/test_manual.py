@@ -14,7 +14,7 @@ from scheduledjob.domain.manual import REMEMBERED
 from scheduledjob.domain.moves import End
 from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State, run_id
 
-from .test_schedule import Driver, T, defined
+from .schedule_driver import Driver, T, defined
 
 
 def ask(job: Driver, seconds: float, **acts: object) -> list[str]:

@@ -12,8 +12,8 @@ from scheduledjob.domain.runs import MAX_LOST_IN_ROW
 from scheduledjob.domain.schedule import Schedule, first_state
 from scheduledjob.domain.state import Outcome, Run, State
 
+from .schedule_driver import Driver, T, defined
 from .test_manual import records
-from .test_schedule import Driver, T, defined
 
 
 class PodDriver(Driver):

@@ -1,8 +1,7 @@
-"""What the resource promises of misfires, concurrency, retries and completion, sentence by sentence."""
+"""What the resource promises of misfires, edits, pauses, completion and what is stored, sentence by sentence."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -13,92 +12,19 @@ from scheduledjob.domain.definition import (
     AtTrigger,
     CatchUp,
     Concurrency,
-    Definition,
     EveryTrigger,
     ExcludeWindow,
     FollowingTrigger,
     Misfire,
-    Timeouts,
 )
-from scheduledjob.domain.instants import MINUTE, SECOND, Instant
+from scheduledjob.domain.instants import MINUTE, SECOND
 from scheduledjob.domain.misfire import jitter_of
-from scheduledjob.domain.moves import End, Moves
+from scheduledjob.domain.moves import End
 from scheduledjob.domain.plan import Plan, slots_of
 from scheduledjob.domain.schedule import Schedule, first_state, first_wake
-from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State
+from scheduledjob.domain.state import Completion, Outcome, Run, State
 
-T: Instant = 1_790_000_000 * SECOND
-"""When the schedules here are created; a whole minute."""
-EVERY_MINUTE = (EveryTrigger(MINUTE, T),)
-
-
-def defined(**fields: Any) -> Definition:
-    return Definition(**{"kind": "k", "triggers": EVERY_MINUTE} | fields)
-
-
-@dataclass
-class Driver:
-    """A schedule whose every write arrives at once; time is in seconds after ``T``."""
-
-    definition: Definition
-    first: Instant | None = None
-    schedule: Schedule = field(init=False)
-    revision: int = 1
-
-    def __post_init__(self) -> None:
-        slots = slots_of(Plan(self.definition), seed="s", created=T)
-        state = first_state(self.definition, slots, "u", T, self.first)
-        self.schedule = Schedule("s", "u", self.definition, slots, state, "me")
-
-    @property
-    def state(self) -> State:
-        return self.schedule.state
-
-    def at(self, seconds: float) -> Moves:
-        """Everything that is due at that time is started and stored."""
-        now = T + round(seconds * SECOND)
-        moves = self.schedule.step(now)
-        started = moves.start
-        for run in started:
-            self.schedule.began(run, now)
-        while (wake := self.schedule.wake()) is not None and wake <= now:
-            self.schedule.snapshot()
-            self.schedule.stored()
-            more = self.schedule.step(now)
-            for run in more.start:
-                self.schedule.began(run, now)
-            started = (*started, *more.start)
-            if self.schedule.look_at is not None and self.schedule.look_at <= now:
-                break  # that is for whoever looks
-        self.schedule.snapshot()
-        self.schedule.stored()
-        return Moves(started, moves.cancel, moves.became_overdue)
-
-    def starts(self, seconds: float) -> list[float]:
-        """The slots, in seconds after ``T``, of the runs that start at that time."""
-        return [(run.slot - T) / SECOND for run in self.at(seconds).start]
-
-    def end(self, seconds: float, end: End = End.SUCCEEDED, which: int = 0, **details: Any) -> RunRecord | None:
-        run = self.schedule.executing[which]
-        return self.schedule.ended(run, end, T + round(seconds * SECOND), **details)
-
-    def run(self, seconds: float, end: End = End.SUCCEEDED) -> RunRecord | None:
-        """One attempt that starts at that time and ends a second later."""
-        assert len(self.at(seconds).start) == 1
-        return self.end(seconds + 1, end)
-
-    def edit(self, seconds: float, **changes: Any) -> None:
-        self.definition = msgspec.structs.replace(self.definition, **changes)
-        self.revision += 1
-        self.schedule.rewish(self.definition, slots_of(Plan(self.definition), seed="s", created=T))
-        self.schedule.edited(self.revision, T + round(seconds * SECOND), None)
-
-    def die(self, seconds: float) -> None:
-        """The owner dies, and somebody takes over what had been stored last."""
-        old = self.schedule
-        self.schedule = Schedule("s", "u", old.definition, old.slots, State.decode(old.state.encode()), "other")
-        self.schedule.taken_over(T + round(seconds * SECOND))
-
+from .schedule_driver import Driver, T, defined
 
 # ---------------------------------------------------------------- misfire
 
@@ -266,205 +192,6 @@ def test_cancelled_runs_are_no_failures() -> None:
     assert record.outcome is Outcome.CANCELLED
     assert not job.state.paused
     assert job.state.failures_in_row == 0
-
-
-# ---------------------------------------------------------------- concurrency
-
-
-def test_forbid_consumes_what_comes_due_meanwhile() -> None:
-    job = Driver(defined())
-    job.at(60)
-    assert job.starts(200) == []
-    job.end(200)
-    assert job.starts(200) == []
-    assert job.state.skipped == 2
-    assert job.starts(240) == [240]
-
-
-def test_forbid_counts_what_came_due_before_a_pause_or_the_end() -> None:
-    job = Driver(defined(pause_after_failures=1, retry=Exponential(max_retries=0)))
-    job.at(60)
-    job.end(200, End.FAILED)
-    assert job.state.skipped == 2
-    job = Driver(defined())
-    job.at(60)
-    job.end(200, End.COMPLETED)
-    assert job.state.skipped == 2
-
-
-def test_a_run_in_backoff_is_active() -> None:
-    job = Driver(defined(retry=Fixed([200.0])))
-    job.run(60, End.FAILED)
-    assert job.starts(120) == []
-    assert job.starts(261) == [60]
-    job.end(262)
-    assert job.state.skipped == 3
-
-
-def test_queue_waits_in_order_up_to_its_depth() -> None:
-    job = Driver(defined(concurrency=Concurrency.QUEUE, queue_depth=2))
-    job.at(60)
-    for seconds in (120, 180, 240):
-        assert job.starts(seconds) == []
-    assert job.state.skipped == 1
-    job.end(250)
-    assert job.starts(250) == [120]
-    job.end(260)
-    assert job.starts(260) == [180]
-
-
-def test_queue_runs_as_many_at_once_as_it_may() -> None:
-    job = Driver(defined(concurrency=Concurrency.QUEUE, max_concurrent=2, queue_depth=0))
-    assert job.starts(60) == [60]
-    assert job.starts(120) == [120]
-    assert job.starts(180) == []
-    assert job.state.skipped == 1
-
-
-def test_replace_cancels_waits_for_the_end_and_starts_the_newest() -> None:
-    job = Driver(defined(concurrency=Concurrency.REPLACE))
-    job.at(60)
-    moves = job.at(120)
-    assert [(run.slot - T) // SECOND for run in moves.cancel] == [60]
-    assert moves.start == ()
-    job.at(180)
-    record = job.end(190, End.FAILED)
-    assert record is not None
-    assert record.outcome is Outcome.CANCELLED
-    assert job.starts(190) == [180]
-    assert job.state.skipped == 1
-
-
-def test_replace_ends_a_run_in_backoff_at_once() -> None:
-    job = Driver(defined(concurrency=Concurrency.REPLACE, retry=Fixed([500.0])))
-    job.run(60, End.FAILED)
-    assert job.starts(120) == [120]
-    assert [record.outcome for record in job.schedule.records] == [Outcome.CANCELLED]
-
-
-def test_replace_keeps_a_run_that_ended_well_while_it_was_being_cancelled() -> None:
-    job = Driver(defined(concurrency=Concurrency.REPLACE))
-    job.at(60)
-    job.at(120)
-    record = job.end(121, End.SUCCEEDED)
-    assert record is not None
-    assert record.outcome is Outcome.SUCCEEDED
-
-
-def test_allow_runs_side_by_side_up_to_its_limit() -> None:
-    job = Driver(defined(concurrency=Concurrency.ALLOW, max_concurrent=2))
-    assert [job.starts(seconds) for seconds in (60, 120, 180)] == [[60], [120], []]
-    assert job.state.skipped == 1
-    job = Driver(defined(concurrency=Concurrency.ALLOW))
-    assert all(len(job.starts(60 * n)) == 1 for n in range(1, 50))
-
-
-@pytest.mark.parametrize("policy", [Concurrency.FORBID, Concurrency.QUEUE, Concurrency.ALLOW])
-def test_slots_caught_up_don_t_overlap_each_other(policy: Concurrency) -> None:
-    job = Driver(defined(misfire=Misfire(CatchUp.ALL), concurrency=policy))
-    order = job.starts(330)
-    while job.schedule.executing:
-        assert len(job.schedule.executing) == 1
-        job.end(331)
-        order += job.starts(331)
-    assert order == [60, 120, 180, 240, 300]
-    assert job.state.skipped == 0
-
-
-def test_of_slots_caught_up_replace_runs_the_newest_only() -> None:
-    job = Driver(defined(misfire=Misfire(CatchUp.ALL), concurrency=Concurrency.REPLACE))
-    assert job.starts(330) == [300]
-    assert job.state.missed == 4
-    job = Driver(defined(misfire=Misfire(CatchUp.ALL), concurrency=Concurrency.REPLACE, max_runs=1))
-    assert job.starts(330) == [300]
-
-
-# ---------------------------------------------------------------- retry and timeouts
-
-
-def attempts(job: Driver, most: int = 20) -> tuple[list[float], RunRecord | None]:
-    """How long each retry waited, until the run failed for good or so many attempts had been made."""
-    now, waits = 60.0, list[float]()
-    for _ in range(most):
-        assert len(job.at(now).start) == 1
-        record = job.end(now, End.FAILED, reason="exit code 1")
-        if record is not None:
-            return waits, record
-        due = (job.state.runs[0].due - T) / SECOND
-        waits.append(due - now)
-        now = due
-    return waits, None
-
-
-def test_after_the_last_retry_the_run_has_failed_and_the_schedule_goes_on() -> None:
-    job = Driver(defined(retry=Fixed([10.0, 20.0])))
-    waits, record = attempts(job)
-    assert waits == [10, 20]
-    assert record is not None
-    assert (record.outcome, record.attempt, record.reason) == (Outcome.FAILED, 3, "exit code 1")
-    assert job.starts(120) == [120]
-
-
-def test_no_retries_and_retries_without_end() -> None:
-    waits, record = attempts(Driver(defined(retry=Exponential(max_retries=0))))
-    assert (waits, record is None) == ([], False)
-    waits, record = attempts(Driver(defined(retry=Exponential(initial=1, max=4, max_retries=-1))), most=50)
-    assert record is None
-    assert waits == [1, 2, *[4] * 48]
-
-
-def test_no_retry_that_the_total_leaves_no_time_for() -> None:
-    job = Driver(defined(retry=Fixed([10.0], max_retries=9), timeouts=Timeouts(total=25 * SECOND)))
-    waits, record = attempts(job)
-    assert waits == [10, 10]
-    assert record is not None
-    assert "timeouts.total" in record.reason
-
-
-def test_total_counts_from_the_first_start_through_losses() -> None:
-    job = Driver(defined(timeouts=Timeouts(total=100 * SECOND), retry=Exponential(max_retries=-1)))
-    job.at(60)
-    job.die(161)
-    assert job.starts(161) == []
-    (record,) = job.schedule.records
-    assert (record.outcome, record.started) == (Outcome.FAILED, T + 60 * SECOND)
-
-
-@pytest.mark.parametrize("retries", [0, 6, -1])
-def test_five_lost_attempts_in_a_row_are_enough(retries: int) -> None:
-    job = Driver(defined(retry=Exponential(max_retries=retries)))
-    for lost in range(1, 5):
-        (run,) = job.at(60 + lost).start
-        assert run.attempt == lost
-        job.die(60 + lost)
-    job.at(70)
-    job.die(70)
-    (record,) = job.schedule.records
-    assert (record.outcome, record.attempt) == (Outcome.FAILED, 5)
-    assert "OwnerLost" in record.reason
-
-
-def test_lost_attempts_use_up_no_retries_and_count_in_a_row_only() -> None:
-    job = Driver(defined(retry=Fixed([1.0, 1.0, 1.0])))
-    now = 60.0
-    for _ in range(3):
-        for _ in range(4):
-            assert len(job.at(now).start) == 1
-            assert job.end(now, End.LOST) is None
-        assert len(job.at(now).start) == 1
-        assert job.end(now, End.FAILED) is None
-        now += 1
-    (run,) = job.at(now).start
-    assert (run.attempt, run.failed) == (16, 3)
-    assert job.end(now, End.FAILED) is not None
-
-
-def test_what_is_handed_back_before_it_began_keeps_its_attempt() -> None:
-    job = Driver(defined())
-    job.at(10)
-    other = Schedule("s", "u", job.definition, job.schedule.slots, State.decode(job.state.encode()))
-    (run,) = other.step(T + MINUTE).start
-    assert run.attempt == 1
 
 
 # ---------------------------------------------------------------- completion, overdue
