@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scheduledjob.domain.durations import MAX_DURATION
 from scheduledjob.domain.instants import SECOND
 from scheduledjob.engine.jobs import CANCELLED, RELEASED, CurlSpec, Result, ShellSpec, Value
 from scheduledjob.executors.pod.executor import PodExecutor
@@ -59,6 +60,17 @@ async def test_what_is_built_the_api_server_takes(spec: PodSpec, cluster: Cluste
         attempt = at.attempt(spec, payload=b"p")
         task = at.run(attempt)
         await at.seen(attempt)
+        await at.report(attempt, exited(0))
+        assert (await task).ok
+
+
+async def test_the_longest_times_the_api_server_takes_too(cluster: Cluster, namespace: str) -> None:
+    century = MAX_DURATION / SECOND
+    async with bench(cluster, namespace) as at:
+        attempt = at.attempt(container("true"), timeout=century, pending=century)
+        task = at.run(attempt)
+        await at.seen(attempt)
+        await at.report(attempt, began())
         await at.report(attempt, exited(0))
         assert (await task).ok
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -154,6 +155,13 @@ async def test_a_lease_that_has_passed_starts_nothing(executor: ShellExecutor, t
     result = await executor.run(attempt_of(f"echo > {tmp_path}/ran", lease=-0.001))
     assert result.reason == "ended because its lease was about to pass"
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("lease", [40 * 86_400.0, 1e12, math.inf])
+async def test_a_deadline_may_be_further_away_than_a_selector_waits(executor: ShellExecutor, lease: float) -> None:
+    attempt = attempt_of("read line; echo $line", lease=lease, timeout=min(lease, 1e12), payload=b"done\n")
+    result = await executor.run(attempt)
+    assert (result.reason, result.output) == ("", b"done\n")
 
 
 async def test_a_renewed_lease_moves_the_deadline(executor: ShellExecutor, reports: Reports) -> None:

@@ -9,10 +9,10 @@ as its reason; whatever else goes wrong is told there too, because nobody looks 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
-import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from scheduledjob.engine.jobs import Executor
 
-LEASE = 86_400.0
-"""Seconds: here a job dies with its Pod and with nothing before, so its lease is renewed again and again."""
 ENDED = 128 + signal.SIGTERM
 
 
@@ -107,19 +105,10 @@ async def _run(order: Order, references: _Given, *, plugins: bool) -> Result:
     attempt = _attempt(order, os.environ)
     attempt.params, attempt.references = params, references
     await executor.start()
-    renewing = asyncio.create_task(_renew(executor, attempt.run_id))
     try:
         return await executor.run(attempt)
     finally:
-        renewing.cancel()
         await executor.stop()
-        await asyncio.gather(renewing, return_exceptions=True)
-
-
-async def _renew(executor: Executor, run_id: str) -> None:
-    while True:
-        await asyncio.sleep(LEASE / 4)
-        executor.extend([run_id], time.monotonic() + LEASE)
 
 
 def _executor(order: Order, *, plugins: bool) -> tuple[Executor, Any]:
@@ -158,7 +147,7 @@ def _attempt(order: Order, environment: Mapping[str, str]) -> Attempt:
         slot=slot,
         attempt=int(environment.get(f"{PREFIX}ATTEMPT", "1")),
         version=int(environment.get(f"{PREFIX}VERSION", "0")),
-        deadline=time.monotonic() + LEASE,
+        deadline=math.inf,  # here a job dies with its Pod and with nothing before
         timeout=order.timeout,
         payload=_payload(order),
     )

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 GRACE = 30
 """Seconds between TERM and KILL, where a template does not say: Kubernetes' own default."""
+MOST_SECONDS = 2**31 - 1
+"""The longest ``activeDeadlineSeconds`` that the API server takes; a job may be given a century, which is longer."""
 _TMP = "sjob-tmp"
 _IN_TEMPLATE = "execution.pod.template"
 
@@ -71,7 +73,7 @@ class Blueprint:
         job = {**self._job, "env": [*self._told(attempt), *self._orders(attempt), *self._own, *self._env]}
         spec = {**self._whole, "containers": [job, *self._others]}
         if attempt.timeout is not None:
-            backstop = math.ceil(attempt.timeout + pending) + self.grace + self._settings.slack
+            backstop = min(MOST_SECONDS, math.ceil(attempt.timeout + pending) + self.grace + self._settings.slack)
             asked = self._whole.get("activeDeadlineSeconds")
             spec["activeDeadlineSeconds"] = min(backstop, asked) if isinstance(asked, int) else backstop
         return {

@@ -40,6 +40,8 @@ _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 4, 15, 36
 _STARTS_A_ROUND = 8
 _ROUND_WHILE_ENDING = 0.005
 """Seconds: exits wake the loop, so this is only for what no signal tells, such as an exec that is under way."""
+_LONGEST_WAIT = 3600.0
+"""Seconds: a selector takes no more than some weeks, and a job may be given months."""
 _LOOKS_AT_A_STRANGER = 3
 """A child is nobody's if so many looks at its environment show none: one in the middle of an exec has none either."""
 _STACK = 256 * 1024
@@ -124,13 +126,11 @@ class Spawner:
         self._end_stragglers()
         self._flush()
 
-    def _patience(self) -> float | None:
+    def _patience(self) -> float:
         if self._waiting:
             return 0.0
-        patience = max(0.0, self._alarms[0][0] - time.monotonic()) if self._alarms else None
-        if self._ending:
-            return _ROUND_WHILE_ENDING if patience is None else min(patience, _ROUND_WHILE_ENDING)
-        return patience
+        longest = _ROUND_WHILE_ENDING if self._ending else _LONGEST_WAIT
+        return min(max(0.0, self._alarms[0][0] - time.monotonic()), longest) if self._alarms else longest
 
     # What the replica says
 
