@@ -12,13 +12,14 @@ from scheduledjob.kube import reflector as module
 from scheduledjob.kube.api import Api
 from scheduledjob.kube.paths import pods
 from scheduledjob.kube.reflector import Reflector
+from tests.cluster.erring_line import ErringLine, error_status
 from tests.cluster.line import Line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from tests.cluster.harness import ControlPlane
+    from tests.cluster.harness import Cluster, ControlPlane
     from tests.cluster.harness.client import ApiClient
 
 pytestmark = pytest.mark.cluster
@@ -137,6 +138,33 @@ async def test_after_410_the_new_list_tells_what_is_gone(own_cluster: ControlPla
         assert told == {("comes", False), ("is-replaced", False), ("goes", True), ("is-replaced", True)}
         await seen.connected()
         assert seen.names == ["comes", "is-replaced", "stays"]
+
+
+@pytest.mark.parametrize(
+    ("code", "times"), [(403, 1), (429, 1), (500, 1), (504, 1), (None, 1), (500, module.RESUMED_AT_MOST + 1)]
+)
+async def test_an_error_of_the_watch_hides_nothing(
+    code: int | None, times: int, cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    path = pods(namespace)
+    async with (
+        ErringLine(cluster, tmp_path) as line,
+        cluster.client() as api,
+        reflecting(line.kubeconfig, path) as seen,
+    ):
+        for name in ("stays", "goes"):
+            await api.post(path, a_pod(name))
+            await seen.told.get()
+        await seen.connected()
+        line.deafen("pods")
+        await forced(api, f"{path}/goes")
+        await api.post(path, a_pod("comes"))
+        await line.fail("pods", error_status(code), times)
+        assert {await seen.told.get() for _ in range(2)} == {("comes", False), ("goes", True)}
+        while seen.view.restarts < times:  # noqa: ASYNC110  # there is no event of it
+            await asyncio.sleep(0.01)
+        await seen.connected()
+        assert (seen.names, seen.view.errors) == (["comes", "stays"], {})
 
 
 async def test_a_server_that_was_away(own_cluster: ControlPlane) -> None:

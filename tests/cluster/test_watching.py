@@ -14,6 +14,7 @@ from scheduledjob.kube.handover import Handover, Seen
 from scheduledjob.kube.paths import scheduled_jobs
 from scheduledjob.kube.watching import Watcher
 from tests.cluster.crd.install import CRDS, install
+from tests.cluster.erring_line import ErringLine, error_status
 from tests.cluster.line import Line
 
 if TYPE_CHECKING:
@@ -216,6 +217,33 @@ async def test_versions_that_are_forgotten_lead_to_a_new_list(own_cluster: Contr
         await seen.next("made")
         await seen.connected()
         assert seen.requests.count(("list", "scheduledjobs", 200)) > lists
+
+
+@pytest.mark.parametrize(("code", "times"), [(403, 1), (429, 1), (500, 1), (504, 1), (None, 1), (500, 4)])
+async def test_an_error_of_the_watch_hides_nothing_that_is_there(
+    code: int | None, times: int, cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    """kopf ends by it. What is gone only the sweep can find."""
+    await install(cluster)
+    path = scheduled_jobs(namespace)
+    async with (
+        ErringLine(cluster, tmp_path) as line,
+        cluster.client() as api,
+        watched(line.kubeconfig, namespace) as seen,
+    ):
+        await api.post(path, a_job("edited"))
+        await seen.next("edited")
+        line.deafen("scheduledjobs")
+        await api.patch(f"{path}/edited", {"spec": {"suspend": True}})
+        await api.post(path, a_job("made"))
+        await line.fail("scheduledjobs", error_status(code), times)
+        suspended: dict[str, object] = {}
+        while suspended != {"edited": True, "made": None}:
+            for each in await seen.handover.take():
+                suspended[each.body["metadata"]["name"]] = each.body["spec"].get("suspend")
+        await seen.until(lambda state: state.restarts == times)
+        await seen.connected()
+        assert seen.state.error == ""
 
 
 async def test_a_crd_that_comes_goes_and_comes_again(own_cluster: ControlPlane) -> None:

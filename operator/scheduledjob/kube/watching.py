@@ -94,7 +94,7 @@ class Watcher:
         self._handover = handover
         self._on_request = on_request
         self._stopping = threading.Event()
-        self._life: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._life: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
         self._lock = threading.Lock()
 
     async def run(self) -> None:
@@ -112,8 +112,8 @@ class Watcher:
         self._stopping.set()
         with self._lock:
             if self._life is not None:
-                loop, over = self._life
-                loop.call_soon_threadsafe(over.set)
+                loop, life = self._life
+                loop.call_soon_threadsafe(life.cancel)
 
     def _live(self) -> None:
         """The thread: one life of kopf after the other."""
@@ -143,24 +143,25 @@ class Watcher:
         self.state.error = words
 
     async def _one_life(self, connections: _Connections) -> None:
-        over, loop = asyncio.Event(), asyncio.get_running_loop()
+        life, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert life is not None
         loop.set_exception_handler(left_behind)
         with self._lock:
-            self._life = loop, over
+            self._life = loop, life
         try:
             if not self._stopping.is_set():
-                await self._watch(over, connections)
+                await self._watch(connections)
         finally:
             with self._lock:
                 self._life = None
 
-    async def _watch(self, over: asyncio.Event, connections: _Connections) -> None:
+    async def _watch(self, connections: _Connections) -> None:
         async with Api(self._access, connections=1, on_request=self._on_request) as api:
             allowed = await self._allowed(api)
             connections.expected = {scheduled_jobs(namespace) for namespace in allowed}
             connector = _Connector(limit=0, ssl=self._access.tls or False)
             async with self._session(connector, connections) as session:
-                kopf_task = asyncio.create_task(self._kopf(allowed, session, over))
+                kopf_task = asyncio.create_task(self._kopf(allowed, session))
                 connections.end = kopf_task.cancel
                 try:
                     await self._look_after(kopf_task, api, connections)
@@ -169,9 +170,8 @@ class Watcher:
                     await asyncio.wait([kopf_task], timeout=ENDING_SECONDS)
                     connector.hang_up()
                     await asyncio.sleep(0)  # the transports close in the next round of the loop
-                if not self._stopping.is_set():
-                    await kopf_task
-                    raise Ended("kopf has ended without an error")
+                await kopf_task
+                raise Ended("kopf has ended without an error")
 
     async def _allowed(self, api: Api) -> list[str]:
         """The namespaces that can be listed. Raises ApiError where that is none of them."""
@@ -217,7 +217,7 @@ class Watcher:
                         continue
                     raise Ended(f"namespace {namespace} may be watched now")
 
-    async def _kopf(self, namespaces: list[str], session: aiohttp.ClientSession, over: asyncio.Event) -> None:
+    async def _kopf(self, namespaces: list[str], session: aiohttp.ClientSession) -> None:
         registry = kopf.OperatorRegistry()
         logins = iter([kopf.AiohttpSession(server=self._access.server, aiohttp_session=session)])
         kopf.on.login(registry=registry, id="login", retries=1)(_login(logins))
@@ -231,7 +231,6 @@ class Watcher:
             identity="scheduledjob",  # type: ignore[arg-type]  # kopf has a type of text for it that it keeps to itself
             clusterwide=everywhere,
             namespaces=() if everywhere else namespaces,
-            stop_flag=over,
         )
 
     async def _seen(self, event: Any, **_: object) -> None:

@@ -55,7 +55,7 @@ class ApiClient:
         """`timeout` is in seconds, for each request but a watch."""
         cluster, user = read_kubeconfig(kubeconfig)
         self._server: str = cluster["server"]
-        self._tls = _tls(cluster, user)
+        self._tls = tls_of(cluster, user)
         self._headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._session: aiohttp.ClientSession | None = None
@@ -163,7 +163,7 @@ def _json(body: str) -> Object:
     return content
 
 
-def _tls(cluster: Object, user: Object) -> ssl.SSLContext:
+def tls_of(cluster: Object, user: Object) -> ssl.SSLContext:
     authority = base64.b64decode(cluster.get("certificate-authority-data", "")).decode()
     context = ssl.create_default_context(cadata=authority or None)
     if cluster.get("insecure-skip-tls-verify"):

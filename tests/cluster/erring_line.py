@@ -1,0 +1,139 @@
+"""A line to the API server on which a test ends watches with an event of type ERROR, as a server in trouble does.
+
+A real one can't be brought to say so when a test wants it: etcd that loses its leader in the middle of a watch, a proxy
+that gives up. So this one passes everything on to the real API server and back, by HTTP, and adds that one line. It can
+also let a watch go deaf before it: what happens then is in the API server, and whoever watches has not been told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+from aiohttp import web
+
+from tests.cluster.harness.client import tls_of
+from tests.cluster.harness.credentials import read_kubeconfig, write_kubeconfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cluster.harness import Cluster
+
+REASONS = {403: "Forbidden", 429: "TooManyRequests", 500: "InternalError", 504: "Timeout"}
+_PASSED_ON = ("Accept", "Content-Type", "User-Agent")
+
+
+def error_status(code: int | None) -> dict[str, Any]:
+    """A ``Status`` as an ERROR holds it; None: one that does not even say its code."""
+    if code is None:
+        return {"kind": "Status", "apiVersion": "v1", "metadata": {}}
+    told = {"status": "Failure", "message": "etcdserver: no leader", "reason": REASONS[code], "code": code}
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, **told}
+
+
+class ErringLine:
+    """Inside ``async with``; `kubeconfig` leads here, and who comes is taken for the user of the one that was given."""
+
+    kubeconfig: Path
+
+    def __init__(self, cluster: Cluster, directory: Path, kubeconfig: Path | None = None) -> None:
+        far, user = read_kubeconfig(kubeconfig or cluster.kubeconfig)
+        self._far = str(far["server"])
+        self._tls = tls_of(far, user)
+        self._directory = directory
+        self._streams: set[_Stream] = set()
+        self._coming: defaultdict[str, list[bytes]] = defaultdict(list)
+        self._passed = asyncio.Condition()
+        self.failed: list[str] = []
+        """The resource of each watch that ended so."""
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(ssl=self._tls, limit=0)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        app = web.Application(client_max_size=1 << 24)
+        app.router.add_route("*", "/{path:.*}", self._relay)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        here = {"server": f"http://127.0.0.1:{self._runner.addresses[0][1]}"}
+        self.kubeconfig = write_kubeconfig(self._directory / "erring-line.kubeconfig", here, {})
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+        await self._session.close()
+
+    def deafen(self, resource: str) -> None:
+        """Nothing that happens from now on is told by the watches of `resource` that are open."""
+        for stream in self._of(resource):
+            stream.deaf = True
+
+    async def fail(self, resource: str, status: dict[str, Any], times: int = 1) -> None:
+        """End the open watch of `resource` with an ERROR that holds `status`, and as many of those after it at once as
+        make it `times`; return when that is done."""
+        line = json.dumps({"type": "ERROR", "object": status}).encode() + b"\n"
+        (open_one,) = self._of(resource)
+        self._coming[resource] = [line] * (times - 1)
+        goal = self.failed.count(resource) + times
+        open_one.error.set_result(line)
+        async with self._passed:
+            await self._passed.wait_for(lambda: self.failed.count(resource) >= goal)
+
+    def _of(self, resource: str) -> list[_Stream]:
+        found = [stream for stream in self._streams if stream.resource == resource]
+        assert found, f"nobody watches {resource}"
+        return found
+
+    async def _relay(self, request: web.Request) -> web.StreamResponse:
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        data = await request.read() if request.can_read_body else None
+        sent = self._session.request(request.method, self._far + request.path_qs, headers=headers, data=data)
+        async with sent as answer:
+            if answer.status == 200 and request.query.get("watch") in ("true", "1"):
+                return await self._relay_watch(request, answer)
+            passed = {name: answer.headers[name] for name in ("Content-Type", "Retry-After") if name in answer.headers}
+            return web.Response(status=answer.status, headers=passed, body=await answer.read())
+
+    async def _relay_watch(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        stream = _Stream(request.path.rpartition("/")[2])
+        if self._coming[stream.resource]:
+            stream.error.set_result(self._coming[stream.resource].pop())
+        told = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await told.prepare(request)
+        self._streams.add(stream)
+        telling = asyncio.create_task(stream.tell(answer, told))
+        try:
+            ends: list[asyncio.Future[Any]] = [telling, stream.error]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._streams.discard(stream)
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+        if stream.error.done():
+            await told.write(stream.error.result())
+            async with self._passed:
+                self.failed.append(stream.resource)
+                self._passed.notify_all()
+        return told
+
+
+class _Stream:
+    """One watch that is open."""
+
+    def __init__(self, resource: str) -> None:
+        self.resource = resource
+        self.deaf = False
+        self.error: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def tell(self, answer: aiohttp.ClientResponse, told: web.StreamResponse) -> None:
+        """Pass on whole lines, so that another can come between them."""
+        rest = b""
+        async for chunk in answer.content.iter_any():
+            whole, newline, rest = (rest + chunk).rpartition(b"\n")
+            if newline and not self.deaf:
+                await told.write(whole + newline)
