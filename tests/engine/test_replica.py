@@ -247,7 +247,9 @@ async def test_a_payload_by_reference(store: MemoryStore, reference: Any, payloa
     jobs = Jobs()
     await put(store, "ns/a", payload_from=reference)
     async with running(replica_of(store, jobs, references=Values())):
-        assert (await jobs.begun.get()).payload == payload
+        attempt = await jobs.begun.get()
+    assert attempt.payload == payload
+    assert attempt.payload_is_secret == ("secret" in reference)
 
 
 @pytest.mark.parametrize("references", [Values(), None])

@@ -197,6 +197,15 @@ async def test_secrets_are_masked_in_output_also_where_it_is_cut(filler: int) ->
         assert base64.b64encode(b"u:s3cr3t-t0ken")[-8:] not in result.output
 
 
+async def test_a_payload_from_a_secret_is_masked() -> None:
+    async def echo(request: web.Request) -> web.Response:
+        return web.Response(text=f"<{await request.text()}>")
+
+    async with serving(echo) as server:
+        result = await run(CurlSpec(server.url(), "POST"), payload=b"s3cr3t-t0ken", payload_is_secret=True)
+    assert result.output == b"<***>"
+
+
 async def test_secrets_are_masked_in_reasons() -> None:
     spec = CurlSpec("http://127.0.0.1/", headers={"X": Value(secret=("s", "k"))}, expect_body="hunter2(")
     result = await run(spec, references=Known(k=b"hunter2"))

@@ -107,11 +107,15 @@ async def test_a_redirect_that_gives_credentials_is_followed_without_them() -> N
     assert "authorization" not in other.headers
 
 
+@pytest.mark.parametrize("where", ["body", "payload"])
 @pytest.mark.parametrize("status", [302, 307])
-async def test_a_body_from_a_secret_goes_to_no_other_host(status: int) -> None:
+async def test_a_body_from_a_secret_goes_to_no_other_host(status: int, where: str) -> None:
     async with serving() as other, serving(redirecting(other.url(), status)) as first:
-        spec = CurlSpec(first.url(), "POST", body=Value(secret=("s", "key")))
-        result = await run(spec, references=Known(key=b"k3y-material"))
+        if where == "body":
+            spec = CurlSpec(first.url(), "POST", body=Value(secret=("s", "key")))
+            result = await run(spec, references=Known(key=b"k3y-material"))
+        else:
+            result = await run(CurlSpec(first.url(), "POST"), payload=b"k3y-material", payload_is_secret=True)
         if status == 302:  # it becomes a GET, without a body
             assert result.ok
             assert other.requests[0][3] == b""

@@ -72,6 +72,35 @@ async def test_payload_and_result_of_the_returned_task_are_kept() -> None:
     assert await run(another, payload=b"p") == Result(True, payload=b"this", result=b"")
 
 
+async def test_a_payload_from_a_secret_is_shown_nowhere_and_not_kept() -> None:
+    """Neither as it was nor as the job changed it: the next run has it from the Secret again."""
+
+    async def tells(task: Task) -> Task:
+        assert task.payload_is_secret
+        assert task.payload == b"hunter2"
+        task.output, task.payload = b"it is " + task.payload, b"changed hunter2"
+        return task
+
+    assert await run(tells, payload=b"hunter2", payload_is_secret=True) == Result(True, output=b"it is ***")
+
+    async def fails(task: Task) -> NoReturn:
+        raise ValueError(f"{task.payload!r} is wrong")
+
+    result = await run(fails, payload=b"x" * 2 * OUTPUT_LIMIT, payload_is_secret=True)
+    assert (result.reason, b"xx" in result.output) == ("ValueError: b'***' is wrong", False), "also where it is cut"
+    result = await run(fails, payload=b"hunter2", payload_is_secret=True)
+    assert result.reason == "ValueError: b'***' is wrong"
+    assert b"hunter2" not in result.output
+    assert b"b'***' is wrong" in result.output
+
+
+async def test_print_shows_no_payload_from_a_secret() -> None:
+    lines: list[str] = []
+    result = await run(PrintJob(lines.append).run, payload=b"hunter2", payload_is_secret=True)
+    assert lines == ["2026-12-01T10:00:00Z team-a/report ***\n"]
+    assert result.output == lines[0].encode()
+
+
 async def test_none_ends_the_schedule_and_keeps_the_result() -> None:
     async def job(task: Task) -> None:
         task.result = b"last"

@@ -320,6 +320,12 @@ async def test_secrets_do_not_get_into_the_output(executor: ShellExecutor) -> No
     assert result.output == b"<***plain>\n"
 
 
+async def test_a_payload_from_a_secret_does_not_get_into_the_output(executor: ShellExecutor) -> None:
+    attempt = attempt_of('echo "<$SCHEDULEDJOB_PAYLOAD>"; cat', payload=b"correct horse\n")
+    attempt.payload_is_secret = True
+    assert (await executor.run(attempt)).output == b"<***>\n***"
+
+
 async def test_a_secret_on_either_cut_is_masked(executor: ShellExecutor) -> None:
     env = {"PASSWORD": Value(secret=("db", "password"))}
     for before in range(1000, 1026):

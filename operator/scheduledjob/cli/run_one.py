@@ -150,6 +150,7 @@ def _attempt(order: Order, environment: Mapping[str, str]) -> Attempt:
         deadline=math.inf,  # here a job dies with its Pod and with nothing before
         timeout=order.timeout,
         payload=_payload(order),
+        payload_is_secret=order.payload_is_secret,
     )
 
 

@@ -75,6 +75,7 @@ class Attempts:
 
     async def _run_with_payload(self, this: Try, reference: Mapping[str, Any]) -> Result:
         this.attempt.payload = await self._payload(reference)
+        this.attempt.payload_is_secret = "secret" in reference
         return await this.kind.executor.run(this.attempt)
 
     async def _payload(self, reference: Mapping[str, Any]) -> bytes | None:

@@ -51,6 +51,8 @@ class Attempt(msgspec.Struct, gc=False):
     adopted: bool = False
     """Of a kind that outlives: an earlier owner may have started this attempt, so look for it first. ``timeout`` counts
     from when it really began; where ``timeouts.total`` is near, ``timeout`` is what is left of that now."""
+    payload_is_secret: bool = False
+    """The payload came out of a Secret: the executor keeps it out of whatever outlives the attempt."""
     ending: str = ""
     """Why ``run`` is cancelled, set before: ``CANCELLED`` or ``RELEASED``; empty while it is not."""
 

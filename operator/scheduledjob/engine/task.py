@@ -43,6 +43,8 @@ class Task:
     result: bytes | None = None
     output: bytes = b""
     """What history shows as the run's output (its last 4 KiB)."""
+    payload_is_secret: bool = False
+    """The payload came out of a Secret: it is masked in the output, and what is put in its place is not kept."""
 
     @property
     def slot(self) -> datetime:

@@ -29,7 +29,7 @@ from scheduledjob.executors.output import condense, to_keep
 from scheduledjob.executors.reasons import of_exception, one_line, timed_out
 from scheduledjob.executors.resolver import ThreadResolver
 from scheduledjob.executors.tls import context_of
-from scheduledjob.executors.values import Secrets
+from scheduledjob.executors.values import Secrets, secrets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,7 +98,7 @@ class CurlExecutor:
         """Nothing to do: a request dies with the process, and stops with it."""
 
     async def run(self, attempt: Attempt) -> Result:
-        secrets = Secrets()
+        secrets = secrets_of(attempt)
         try:
             async with asyncio.timeout(attempt.timeout) as limit:
                 result = await self._attempt(attempt, attempt.params, secrets)

@@ -70,7 +70,7 @@ async def first_request(attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> R
     body = attempt.payload if spec.body is None else _bytes(await of("body", spec.body))
     headers = _own_headers(attempt)
     request = Request(spec.method.upper(), url, headers, body)
-    request.body_is_secret = spec.body is not None and spec.body.secret is not None
+    request.body_is_secret = attempt.payload_is_secret if spec.body is None else spec.body.secret is not None
     if (authorization := await _authorization(spec, url, of, secrets)) is not None:
         headers["Authorization"] = authorization
     if url.user is not None:

@@ -23,6 +23,7 @@ from scheduledjob.domain.instants import rfc3339
 from scheduledjob.engine.jobs import OUTPUT_LIMIT, Attempt, Result
 from scheduledjob.engine.task import Task
 from scheduledjob.executors.reasons import of_exception, timed_out
+from scheduledjob.executors.values import MASK, Secrets, secrets_of
 
 ENTRY_POINT_GROUP = "scheduledjob.jobs"
 """Distributions announce their jobs here: the entry point's name is the kind, its object the job or its class."""
@@ -61,6 +62,7 @@ class JobExecutor:
         """Nothing to do: the job dies with the process, and stops with it."""
 
     async def run(self, attempt: Attempt) -> Result:
+        secrets = secrets_of(attempt) if attempt.payload_is_secret else None
         task = Task(
             attempt.name,
             self.kind,
@@ -72,6 +74,7 @@ class JobExecutor:
             attempt.namespace,
             attempt.uid,
             attempt.params or {},
+            payload_is_secret=attempt.payload_is_secret,
         )
         try:
             if attempt.timeout is None:
@@ -79,15 +82,15 @@ class JobExecutor:
             else:
                 returned = await self._within(attempt.timeout, task)
         except _TimedOutError as expired:
-            return Result(False, timed_out(attempt.timeout or 0.0), output=_shown(task, expired.__cause__))
+            return Result(False, timed_out(attempt.timeout or 0.0), output=_shown(task, expired.__cause__, secrets))
         except asyncio.CancelledError as error:
             # A job that awaits something cancelled raises the same as one that is cancelled: only the first failed.
             if _is_being_cancelled():
                 raise
-            return Result(False, of_exception(error), output=_shown(task, error))
+            return Result(False, _reason(error, secrets), output=_shown(task, error, secrets))
         except (Exception, SystemExit) as error:  # sys.exit() in a job ends the job, not the replica
-            return Result(False, of_exception(error), output=_shown(task, error))
-        return self._result(attempt, task, returned)
+            return Result(False, _reason(error, secrets), output=_shown(task, error, secrets))
+        return self._result(attempt, task, returned, secrets)
 
     async def _within(self, seconds: float, task: Task) -> Task | None:
         # A job that ends by itself once its time is up, with a result or an error of its own, timed out nevertheless.
@@ -108,7 +111,7 @@ class JobExecutor:
             raise _TimedOutError from cause
         return returned
 
-    def _result(self, attempt: Attempt, task: Task, returned: object) -> Result:
+    def _result(self, attempt: Attempt, task: Task, returned: object, secrets: Secrets | None) -> Result:
         complete = returned is None
         kept = task if complete else returned
         if not isinstance(kept, Task):
@@ -118,9 +121,9 @@ class JobExecutor:
         if not (_storable(payload) and _storable(result) and isinstance(output, bytes)):
             what = "payload" if not _storable(payload) else "result" if not _storable(result) else "output"
             return Result(False, f"the job left {_a(getattr(kept, what))} in task.{what}: make it bytes{_HINTS[what]}")
-        if complete or payload is attempt.payload:
-            payload = None
-        return Result(True, "", None, _tail(output), complete, payload, result)
+        if complete or payload is attempt.payload or attempt.payload_is_secret:
+            payload = None  # as it was, or read anew for the next run
+        return Result(True, "", None, _tail(output, secrets), complete, payload, result)
 
 
 _HINTS = {"payload": " (task.set_json writes JSON)", "result": " (task.set_result_json writes JSON)", "output": ""}
@@ -156,11 +159,17 @@ def _storable(value: object) -> bool:
     return value is None or isinstance(value, bytes)
 
 
-def _tail(output: bytes) -> bytes:
+def _tail(output: bytes, secrets: Secrets | None) -> bytes:
+    if secrets is not None:
+        output = secrets.mask(output)
     return output if len(output) <= OUTPUT_LIMIT else output[-OUTPUT_LIMIT:]
 
 
-def _shown(task: Task, error: BaseException | None) -> bytes:
+def _reason(error: BaseException, secrets: Secrets | None) -> str:
+    return of_exception(error) if secrets is None else of_exception(error, secrets.mask_text)
+
+
+def _shown(task: Task, error: BaseException | None, secrets: Secrets | None) -> bytes:
     """What the job left as output, then the traceback of the job's own frames; the tail of it."""
     output = task.output if isinstance(task.output, bytes) else b""
     if error is not None:
@@ -175,7 +184,7 @@ def _shown(task: Task, error: BaseException | None) -> bytes:
         if output and not output.endswith(b"\n"):
             output += b"\n"
         output += "".join(lines).encode(errors="replace")
-    return _tail(output)
+    return _tail(output, secrets)
 
 
 class PrintJob:
@@ -192,7 +201,7 @@ class PrintJob:
     async def run(self, task: Task) -> Task:
         text = task.params.get("text")
         if text is None:
-            text = (task.payload or b"").decode(errors="replace")
+            text = MASK.decode() if task.payload_is_secret else (task.payload or b"").decode(errors="replace")
         name = f"{task.namespace}/{task.slug}" if task.namespace else task.slug
         line = f"{rfc3339(task.slot_instant)} {name} {text}".rstrip() + "\n"
         task.output = line.encode(errors="replace")

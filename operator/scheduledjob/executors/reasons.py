@@ -6,6 +6,11 @@ length of time in it reads as it is written in a manifest.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 REASON_LIMIT = 400
 """Characters; what is longer ends in an ellipsis."""
 
@@ -39,12 +44,12 @@ def one_line(text: str) -> str:
     return line
 
 
-def of_exception(error: BaseException) -> str:
-    """``ValueError: message``; of a group with one member, that member."""
+def of_exception(error: BaseException, mask: Callable[[str], str] = str) -> str:
+    """``ValueError: message``; of a group with one member, that member. ``mask`` takes secrets out of the message."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     try:
-        message = str(error)
+        message = mask(str(error))
     except Exception:  # somebody else's __str__ may do anything
         message = ""
     name = type(error).__name__

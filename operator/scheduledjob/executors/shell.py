@@ -20,7 +20,7 @@ from scheduledjob.executors import environment, reasons
 from scheduledjob.executors.helper import Helper
 from scheduledjob.executors.output import condense, to_keep
 from scheduledjob.executors.spawner.wire import Settings, Start
-from scheduledjob.executors.values import Secrets, resolve
+from scheduledjob.executors.values import Secrets, resolve, secrets_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,7 +145,7 @@ class ShellExecutor:
     async def _run(self, attempt: Attempt) -> Result:
         if self._refusal:
             return Result(ok=False, reason=reasons.one_line(self._refusal))
-        secrets = Secrets()
+        secrets = secrets_of(attempt)
         try:
             start = await self._request(attempt, secrets)
         except LookupError as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scheduledjob.engine.jobs import References, Value
+    from scheduledjob.engine.jobs import Attempt, References, Value
 
 MASK = b"***"
 
@@ -22,8 +22,10 @@ _SHORTEST_LINE = 8
 class Secrets:
     """The secret values of one attempt."""
 
-    def __init__(self) -> None:
+    def __init__(self, *values: bytes) -> None:
         self._forms: set[bytes] = set()
+        for value in values:
+            self.remember(value)
 
     def remember(self, value: str | bytes) -> None:
         """Mask this value from now on: as it is, without the white space around it, and each line of several."""
@@ -66,6 +68,11 @@ class Secrets:
     def mask_text(self, text: str) -> str:
         """The same for a reason or an error message."""
         return self.mask(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
+
+
+def secrets_of(attempt: Attempt) -> Secrets:
+    """What is secret of an attempt before anything that its spec refers to is resolved."""
+    return Secrets(attempt.payload) if attempt.payload_is_secret and attempt.payload else Secrets()
 
 
 async def resolve(value: Value, references: References | None, secrets: Secrets | None = None) -> str | None:

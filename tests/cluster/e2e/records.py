@@ -122,6 +122,17 @@ class Records:
         await _none(left)
 
 
+async def everything_in(dsn: str) -> str:
+    """Every row of every table of a store, as text."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'scheduledjob'")
+        rows = [row for (table,) in tables for row in await connection.fetch(f'SELECT * FROM scheduledjob."{table}"')]
+    finally:
+        await connection.close()
+    return "\n".join(str(tuple(row)) for row in rows)
+
+
 async def _none(left: Callable[[], Awaitable[str]]) -> None:
     """Wait until nothing is left; of what is, in the end, the test fails. The store tells of nothing by itself."""
     words = ""

@@ -23,6 +23,7 @@ from tests.cluster.e2e.operators import (
     until,
     until_event,
 )
+from tests.cluster.e2e.records import everything_in
 from tests.cluster.harness import SCHEDULED_JOBS
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ pytestmark = pytest.mark.cluster
 
 NO_RETRY = "  retry: {maxRetries: 0}"
 SECRET = "hunter2-of-the-tests"
+NOTE = "correct-horse-of-the-tests"
 
 
 async def test_metrics_move(
@@ -88,35 +90,45 @@ async def test_a_job_that_fails_every_second_makes_one_series_of_events(
     assert "Failed" in shown.stdout.partition("Events:")[2]
 
 
-async def test_secrets_are_told_to_nobody(sjobs: Cluster, api: ApiClient, namespace: str, sink: Sink) -> None:
+async def test_secrets_are_told_to_nobody(
+    sjobs: Cluster, api: ApiClient, namespace: str, sink: Sink, postgres_dsn: str
+) -> None:
     sink.answer = lambda call: web.Response(
         status=500, text=f"no: {call.headers.get('Authorization', '')} {call.body.decode()}"
     )
     config = await granted(
         sjobs, f"operator-{namespace}", namespace, [namespace], parts=("watched", "own", "cluster", "secrets")
     )
-    await sjobs.kubectl("create", "secret", "generic", "login", f"--from-literal=token={SECRET}", "-n", namespace)
-    reference = "{secretKeyRef: {name: login, key: token}}"
-    job = f"{{curl: {{url: {sink.url}, method: POST, auth: {{bearer: {reference}}}}}}}"
-    more = f"  payloadFrom: {reference}\n{NO_RETRY}\n  onFailure: [{curl(f'{sink.url}/hook')}]"
+    literals = [f"--from-literal=token={SECRET}", f"--from-literal=note={NOTE}"]
+    await sjobs.kubectl("create", "secret", "generic", "login", *literals, "-n", namespace)
+    token, note = "{secretKeyRef: {name: login, key: token}}", "{secretKeyRef: {name: login, key: note}}"
+    job = f"{{curl: {{url: {sink.url}, method: POST, auth: {{bearer: {token}}}}}}}"
+    more = f"  payloadFrom: {note}\n{NO_RETRY}"
+    hook = f"  onFailure: [{curl(f'{sink.url}/hook')}]"
     flags = [f"--namespaces={namespace}", "--inline-http-allow=127.0.0.1", "--log-level=debug"]
-    async with OperatorProcess(config, namespace, *flags) as operator:
-        await sjobs.apply(manifest("leaky", "every: 1s", job, more), "-n", namespace)
+    environment = {"SJOB_STORE": postgres_dsn}
+    async with OperatorProcess(config, namespace, *flags, environment=environment) as operator:
+        await sjobs.apply(manifest("leaky", "every: 1s", job, f"{more}\n{hook}"), "-n", namespace)
+        await sjobs.apply(manifest("prints", "after: 0s", "{custom: {kind: print}}", more), "-n", namespace)
         body = await until(api, namespace, "leaky", lambda one: len(recent(one)) >= 2)
-        (call, *_) = sink.calls
+        (call, *_) = sink.of("leaky")
         assert call.headers["Authorization"] == f"Bearer {SECRET}", "the job has it"
-        assert call.body == SECRET.encode()
+        assert call.body == NOTE.encode()
         await until_event(api, namespace, "leaky", "Failed")
-        assert "no: Bearer ***" in recent(body)[0]["output"]
+        assert recent(body)[0]["output"] == "no: Bearer *** ***"
+        printed = await until(api, namespace, "prints", recent)
+        assert (await operator.said("printed"))["text"].endswith("/prints ***\n")
         _, metrics = await operator.fetch("/metrics")
         told = {
-            "status": json.dumps(body["status"]),
+            "status": json.dumps([body["status"], printed["status"]]),
             "events": json.dumps(await api.list(f"/api/v1/namespaces/{namespace}/events")),
             "metrics": metrics,
             "hooks": str([one.body for one in sink.calls if one.path == "/hook"]),
+            "store": await everything_in(postgres_dsn),
         }
     told["log"] = json.dumps(operator.lines)
-    assert [where for where, text in told.items() if SECRET in text] == []
+    assert "leaky" in told["store"]
+    assert [where for where, text in told.items() if SECRET in text or NOTE in text] == []
 
 
 async def test_a_secret_that_is_missing_or_not_allowed_is_named(
