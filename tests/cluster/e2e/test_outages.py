@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from tests.cluster.crd.install import install
-from tests.cluster.e2e.operators import PATIENCE, OperatorProcess, Sink, condition, curl, granted, manifest, until
+from tests.cluster.e2e.operators import (
+    PATIENCE,
+    OperatorProcess,
+    Sink,
+    change,
+    condition,
+    curl,
+    granted,
+    manifest,
+    until,
+)
 from tests.cluster.e2e.records import Records, anchored, bounded, create, seconds_from_now, slots
+from tests.cluster.erring_line import ErringLine, error_status
 from tests.cluster.harness import SCHEDULED_JOBS
 from tests.cluster.line import Line
 from tests.cluster.pods_support import began, exited
@@ -180,6 +191,41 @@ async def test_what_watches_forgot_is_seen_all_the_same(
         assert {ended[name] for name in gone} == {"Cancelled"}
         assert ("deleted" in await records.states()) == ("deleted" not in gone)
     assert [call.name for call in sink.calls].count("kept") == 1
+
+
+async def test_watches_that_end_with_an_error_lose_nothing(place: Place, postgres_dsn: str, tmp_path: Path) -> None:
+    """Both are deaf before it: a job is made and one is edited, a Pod ends and one is deleted, and nobody is told."""
+    pods = f"/api/v1/namespaces/{place.namespace}/pods"
+    more = "  retry: {maxRetries: 0}\n"
+    async with (
+        ErringLine(place.cluster, tmp_path, place.kubeconfig) as line,
+        place.operator(postgres_dsn, "--sweep-interval=1h", kubeconfig=line.kubeconfig) as operator,
+        Records(postgres_dsn, place.namespace) as records,
+    ):
+        jobs = [manifest(name, "after: 0s", CONTAINER, more) for name in ("ends", "deleted")]
+        await create(place.api, place.namespace, [*jobs, manifest("edited", "every: 1d", PRINT)])
+        found = await _pods(place, 2)
+        for pod in found.values():
+            await _report(place, pod, began())
+        await until(place.api, place.namespace, "edited", lambda one: condition(one, "Ready"))
+        for resource in ("pods", "scheduledjobs"):
+            line.deafen(resource)
+        await _report(place, found["ends"], exited(3))
+        await place.api.delete(f"{pods}/{found['deleted']['metadata']['name']}", gracePeriodSeconds=0)
+        await create(place.api, place.namespace, [manifest("made", "after: 0s", PRINT)])
+        await change(place.api, place.namespace, "edited", {"triggers": [{"every": "1s"}]})
+        for resource, code in (("pods", 500), ("scheduledjobs", 504)):
+            await line.fail(resource, error_status(code))
+        for name in ("edited", "made"):
+            await until(place.api, place.namespace, name, _succeeded)
+        await records.complete(["ends", "deleted"])
+        reasons = {run.name: run.reason for run in await records.ended()}
+        assert reasons == {"ends": "exit code 3", "deleted": "its Pod was deleted", "made": "", "edited": ""}
+        for resource in ("pods", "scheduledjobs"):
+            await operator.until_metric(
+                "scheduledjob_watch_restarts_total", lambda count: count == 1, resource=resource
+            )
+        await operator.ready()
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "killed"])
