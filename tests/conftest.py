@@ -36,6 +36,7 @@ HOW_TO_GET = {
     ),
     "a cluster that may be broken": "unset TEST_KUBECONFIG, so that the harness starts one",
     "a wrong clock": "apt-get install libfaketime",
+    "shells that complete": "apt-get install bash-completion zsh fish",
     "the operator's image": "make e2e makes it before, with docker, or as root with buildah and mmdebstrap",
     "a Kubernetes node": (
         "run as root on Debian with Go 1.26 and without TEST_KUBECONFIG, and "

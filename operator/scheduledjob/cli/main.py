@@ -23,7 +23,6 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="scheduledjob",
     help="A job scheduler that never loses a run.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -218,7 +217,7 @@ def main() -> None:
 def execute(arguments: list[str]) -> int:
     """Run a command; its exit code."""
     try:
-        code = app(arguments, prog_name="scheduledjob", standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name="scheduledjob", standalone_mode=False)
         sys.stdout.flush()
     except typer.Exit as end:
         return end.exit_code

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from scheduledjob.cli.errors import CommandError
 from scheduledjob.cli.formats import print_rows, print_value
 from scheduledjob.domain.durations import format_duration
+from scheduledjob.executors.pod.names import pod_name
 from scheduledjob.kinds import run_as_json, split_slug
 from scheduledjob.stores import open_store
 
@@ -42,18 +43,39 @@ async def _migrate(store: Store, finish: bool) -> list[str]:
 
 def print_history(url: str, instance: str, name: str | None, namespace: str | None, limit: int, output: str) -> None:
     """Ended runs of one job, of one namespace or of all, the newest first."""
-    if url.lower().startswith("memory:"):
-        raise CommandError(
-            "a store in memory ends with its process and has no history: "
-            "name the store with --store postgresql://... or --store firestore://..., or in SJOB_STORE",
-            2,
-        )
-    records = asyncio.run(_history(_opened(url, instance), name, namespace, limit))
+    records = read_history(url, instance, name, namespace, limit)
     if output == "table":
         rows = [_row(record) for record in records]
         print_rows(rows, output, empty="no runs" if name is None else f"no runs of {name!r}")
     else:
-        print_value([run_as_json(record) for record in records], output)
+        print_value([whole_run_as_json(record) for record in records], output)
+
+
+def read_history(url: str, instance: str, name: str | None, namespace: str | None, limit: int) -> list[RunRecord]:
+    """What a store keeps of ended runs, the newest first. Raises CommandError for a URL that leads to no history."""
+    if url.lower().startswith("memory:"):
+        raise CommandError(
+            "a store in memory ends with its process and has no history: "
+            "name the store with --store postgresql://... or --store firestore://...",
+            2,
+        )
+    return asyncio.run(_history(_opened(url, instance), name, namespace, limit))
+
+
+def whole_run_as_json(record: RunRecord) -> dict[str, Any]:
+    """A run with all that the store keeps of it, under the names that a ScheduledJob's status has for it."""
+    _, name = split_slug(record.slug)
+    whole: dict[str, Any] = run_as_json(record) | {"runID": record.run_id}
+    if record.manual:
+        whole["token"] = record.run_id.removeprefix(f"{record.uid}-")
+    if record.code is not None:
+        whole["code"] = record.code
+    if record.replica:
+        pod = pod_name(name, record.run_id, record.attempt)
+        whole["pod" if record.replica == pod else "replica"] = record.replica
+    if record.output:
+        whole["output"] = record.output.decode(errors="replace")
+    return whole
 
 
 def _opened(url: str, instance: str) -> Store:

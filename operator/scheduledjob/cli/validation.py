@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.formats import print_value
 from scheduledjob.manifests.loader import load
+from scheduledjob.manifests.models import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def print_faults(paths: Sequence[str], output: str) -> bool:
-    """Print what is wrong, and a summary; whether anything is."""
+    """Print what is wrong, and a summary; whether anything is. With ``name``, what is right: the valid jobs."""
     loaded = load(paths)
-    if output == "table":
+    if output == "name":
+        for _, name in sorted(loaded.jobs):
+            print(f"scheduledjob.{GROUP}/{name}")  # noqa: T201  # a command prints
+        for problem in loaded.problems:
+            print(problem, file=sys.stderr)  # noqa: T201  # a command prints
+    elif output == "table":
         for problem in loaded.problems:
             print(problem)  # noqa: T201  # a command prints
         print(summary(loaded), file=sys.stderr if loaded.problems else sys.stdout)

@@ -189,3 +189,21 @@ def test_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["validate", "-f", str(tmp_path)]) == 2
     assert "a.yaml:1: spec: is missing" in capsys.readouterr().out
     assert execute(["validate", "-f", str(ROOT / "examples"), "-o", "json"]) == 0
+
+
+def test_without_a_word_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute([]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("Usage: kubectl scheduledjob [OPTIONS] COMMAND [ARGS]...\n")
+    assert len(out.splitlines()) > 15
+
+
+def test_names_of_what_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = "{apiVersion: scheduledjobs.dev/v1beta1, kind: ScheduledJob, metadata: {name: %s}, spec: {%s}}"
+    right = job % ("right", 'triggers: [{every: 1h}], job: {curl: {url: "https://example.com"}}')
+    (tmp_path / "jobs.yaml").write_text(f"{right}\n---\n{job % ('wrong', 'triggers: [{every: 1h}]')}\n")
+    assert execute(["validate", "-f", str(tmp_path), "-o", "name"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "scheduledjob.scheduledjobs.dev/right\n"
+    assert "spec.job" in err

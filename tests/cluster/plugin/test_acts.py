@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from aiohttp import web
 
 from tests.cluster.e2e.operators import (
@@ -233,7 +234,7 @@ async def test_waiting_outlives_an_outage_of_the_api_server(
     assert b"Succeeded" in err
 
 
-async def test_history_of_the_store_has_it_all(
+async def test_the_store_has_it_all(
     sjobs: Cluster,
     api: ApiClient,
     kubeconfig: Path,
@@ -242,6 +243,8 @@ async def test_history_of_the_store_has_it_all(
     sink: Sink,
     postgres_dsn: str,
 ) -> None:
+    """More runs than status has, and what those that succeeded printed."""
+    sink.answer = lambda _: web.Response(text="this is\nthe answer")
     flags = [f"--namespaces={namespace}", f"--store={postgres_dsn}", "--inline-http-allow=127.0.0.1"]
     async with OperatorProcess(kubeconfig, namespace, *flags, "--instance=here"):
         more = "  concurrencyPolicy: Allow\n  history: {succeeded: 20}"
@@ -250,11 +253,32 @@ async def test_history_of_the_store_has_it_all(
             await annotate(api, namespace, "job", run_now=f"t{number}")
             token = f"t{number}"
             await until(api, namespace, "job", lambda body, token=token: token in str(recent(body)))  # type: ignore[misc]  # a default binds it
-    store = ("history", "job", "--store", postgres_dsn, "--instance", "here")
-    assert len(json.loads((await plugin("history", "job", "-o", "json")).out)) == 10
-    assert len(json.loads((await plugin(*store, "-o", "json")).out)) == 12
-    shown = await plugin.on_a_terminal(*store)
+    store = ("--store", postgres_dsn, "--instance", "here")
+    of_status = json.loads((await plugin("history", "job", "-o", "json")).out)
+    kept = json.loads((await plugin("history", "job", *store, "-o", "json")).out)
+    assert (len(of_status), len(kept)) == (10, 12)
+    for told, whole in zip(of_status, kept, strict=False):
+        assert told.items() <= whole.items()  # what both tell has one name and one value
+    assert {run["output"] for run in kept} == {"this is\nthe answer"}
+    assert yaml.safe_load((await plugin("history", "job", *store, "-o", "yaml")).out) == kept
+    assert (await plugin("history", "job", *store, "-o", "name")).out.split() == [run["runID"] for run in kept]
+    shown = await plugin.on_a_terminal("history", "job", *store)
     assert shown.plain.count("Succeeded") == 12
+    assert "\x1b[32mSucceeded" in shown.out
+    ten = (await plugin("history", "job", "-o", "wide")).out.splitlines()
+    wide = (await plugin("history", "job", *store, "-o", "wide", "--limit", "10")).out.splitlines()
+    assert wide == ten
+    assert wide[0].split() == ["SLOT", "STARTED", "TOOK", "ATTEMPT", "OUTCOME", "CODE", "WHERE", "RUN", "REASON"]
+
+    done = await plugin("logs", "job", *store)
+    assert (done.code, done.out) == (0, "this is\nthe answer\n")
+    assert f"==> output, as the store keeps it, of the run of {kept[0]['slot']}, Succeeded <==" in done.err
+    assert (await plugin("logs", "job", *store, "--run", "t3", "--tail", "1")).out == "the answer\n"
+    done = await plugin("logs", "job", *store, "--run", "t99")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == 'error: the store has no such run of job for the instance "here"\n'
+    done = await plugin("history", "job", "--store", postgres_dsn)
+    assert (done.code, done.out, done.err) == (0, "", 'the store has no run of job for the instance "local"\n')
 
 
 async def test_interrupted(sjobs: Cluster, api: ApiClient, plugin: Plugin, namespace: str, sink: Sink) -> None:

@@ -21,17 +21,17 @@ from .printing import RED, Form, coloured
 
 PROGRAM = "kubectl scheduledjob"
 INTERRUPTED = 130
+HELP = ("-h", "--help")
 
 app = typer.Typer(
     name=PROGRAM,
     help="See and steer the ScheduledJobs of a cluster. It needs nothing but the API server.",
     epilog="Exit codes: 0 done; 1 it could not be done; 2 wrong arguments or manifests; 3 trigger --wait: the run did "
     "not succeed; 4 trigger --wait: it did not end in time; 130 Ctrl-C.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": list(HELP)},
 )
 
 Text = Optional[str]  # noqa: UP045  # typer reads the annotation while the program runs
@@ -62,6 +62,10 @@ MorePaths = Annotated[
     Texts, typer.Argument(metavar="[PATH]...", show_default=False, help="More paths, as a shell's wildcard gives them.")
 ]
 From = Annotated[Text, typer.Option("--from", metavar="INSTANT", help="Begin here, as in 2026-12-01T10:00:00Z.")]
+Instance = Annotated[
+    Text,
+    typer.Option("--instance", metavar="NAME", help='With --store: the operator\'s installation in it; else "local".'),
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="How many runs at most.")]
 
 
@@ -210,9 +214,7 @@ def history(
             help="Read all that the operator's store keeps instead of the newest ten in status.",
         ),
     ] = None,
-    instance: Annotated[
-        str, typer.Option("--instance", metavar="NAME", help="With --store: the operator's installation in it.")
-    ] = "local",
+    instance: Instance = None,
     namespace: Namespace = None,
     everywhere: Everywhere = False,
     selector: Selector = None,
@@ -221,13 +223,14 @@ def history(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """List ended runs, the newest first."""
-    from .runs import print_recent, print_stored
+    from .runs import kept_in, print_recent, print_stored
 
     where = Where(namespace, everywhere, selector, context, kubeconfig)
-    if store is None:
+    kept = kept_in(store, instance)
+    if kept is None:
         print_recent(where, name, limit, output)
     else:
-        print_stored(where, store, instance, name, limit, output)
+        print_stored(where, kept, name, limit, output)
 
 
 @app.command()
@@ -236,14 +239,25 @@ def logs(
     run: Annotated[Text, typer.Option("--run", metavar="RUN", help="A run by its id, slot or token.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
     tail: Annotated[Count, typer.Option("--tail", min=1, metavar="LINES", help="Only the last lines.")] = None,
+    store: Annotated[
+        Text,
+        typer.Option(
+            "--store", metavar="URL", help="Read what the operator's store keeps of it, whatever became of its Pod."
+        ),
+    ] = None,
+    instance: Instance = None,
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Print what a run printed: the newest one's Pod, or the end of the newest failed run's output from status."""
     from .logs import print_logs
+    from .runs import kept_in
 
-    print_logs(Where(namespace, context=context, kubeconfig=kubeconfig), name, run, tail, live=follow)
+    kept = kept_in(store, instance)
+    if follow and kept is not None:
+        raise CommandError("--follow goes with no --store, which has ended runs only", 2)
+    print_logs(Where(namespace, context=context, kubeconfig=kubeconfig), name, run, tail, live=follow, kept=kept)
 
 
 @app.command()
@@ -251,7 +265,7 @@ def validate(file: Files, more: MorePaths = None, output: Output = Form.TABLE) -
     """Check manifests; the exit code is 2 if anything is wrong."""
     from scheduledjob.cli.validation import print_faults
 
-    form = "table" if output.is_for_people or output is Form.NAME else output.value
+    form = "table" if output.is_for_people else output.value
     return 2 if print_faults([*file, *(more or ())], form) else 0
 
 
@@ -308,7 +322,7 @@ _WITH_VALUE = frozenset({"-n", "--namespace", "-l", "--selector", "-o", "--outpu
 def command_first(arguments: list[str]) -> list[str]:
     """``-n team-a list`` as ``list -n team-a``: kubectl's own commands take options on both sides."""
     place = 0
-    while place < len(arguments) and arguments[place].startswith("-") and arguments[place] not in ("-h", "--help"):
+    while place < len(arguments) and arguments[place].startswith("-") and arguments[place] not in HELP:
         place += 2 if arguments[place] in _WITH_VALUE else 1
     return [*arguments[place : place + 1], *arguments[:place], *arguments[place + 1 :]]
 
@@ -321,7 +335,10 @@ def main() -> None:
 def execute(arguments: list[str]) -> int:
     """Run a command; its exit code."""
     try:
-        code = app(command_first(arguments), prog_name=PROGRAM, standalone_mode=False)
+        words = command_first(arguments or ["--help"])
+        if words[0].startswith("-") and words[0] not in HELP:
+            raise CommandError(f"name a command, too: {PROGRAM} -h lists them", 2)
+        code = app(words, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except typer.Exit as end:
         return end.exit_code

@@ -32,6 +32,7 @@ SECONDS = 20.0
 LONG = 86_400.0
 PAGE = 500
 RESOURCE = f"scheduledjobs.{GROUP}"
+NO_NAME_EVERYWHERE = "-A goes with no name: names are unique in a namespace only; use -n NAMESPACE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Cluster:
         from scheduledjob.kube.paths import scheduled_jobs
 
         if self.where.everywhere:
-            raise CommandError("-A goes with no name: names are unique in a namespace only; use -n NAMESPACE", 2)
+            raise CommandError(NO_NAME_EVERYWHERE, 2)
         return await self._named(scheduled_jobs(self.namespace, name), KIND, name)
 
     async def jobs(self) -> list[Object]:

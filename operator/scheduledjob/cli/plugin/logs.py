@@ -1,4 +1,4 @@
-"""``logs``: what a job printed, from its Pods as long as there are some, else from status.
+"""``logs``: what a job printed, from its Pods as long as there are some, else from status; or from the store.
 
 On a terminal control characters are left out, apart from tabs and the colours that programs print; into a pipe or a
 file goes every byte as it is.
@@ -19,13 +19,21 @@ from .printing import say, second
 
 if TYPE_CHECKING:
     from .cluster import Where
+    from .runs import Kept
 
+_ALL = 100_000
+"""Runs of one ScheduledJob: more than a store keeps."""
 _HOSTILE = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 """Control characters, but for tab, line end, carriage return and the sequences that set a colour."""
 
 
-def print_logs(where: Where, name: str, run: str | None, tail: int | None, *, live: bool) -> None:
+def print_logs(
+    where: Where, name: str, run: str | None, tail: int | None, *, live: bool, kept: Kept | None = None
+) -> None:
     """Print the output of a run, the newest one unless ``run`` names another by its id, slot or token."""
+    if kept is not None:
+        _print_from_store(where, kept, name, run, tail)
+        return
 
     async def work(cluster: Cluster) -> None:
         body = await cluster.job(name)
@@ -62,9 +70,14 @@ def _run_id(body: Object, run: str) -> str:
     uid, status = body["metadata"]["uid"], status_of(body)
     known = [*(status.get("active") or ()), *(status.get("recentRuns") or ())]
     for each in known:
-        if run in (each["runID"], each["slot"], second(instant_of(each["slot"])), each.get("token")):
+        if _is_meant(each, uid, run):
             return str(each["runID"])
     return run if run.startswith(f"{uid}-") else f"{uid}-{run}"
+
+
+def _is_meant(each: Object, uid: str, run: str) -> bool:
+    slot = instant_of(each["slot"])
+    return run in (each["runID"], each["runID"].removeprefix(f"{uid}-"), each["slot"], second(slot), each.get("token"))
 
 
 def _print_from_status(body: Object, wanted: str | None, tail: int | None) -> None:
@@ -73,12 +86,30 @@ def _print_from_status(body: Object, wanted: str | None, tail: int | None) -> No
     told = next((one for one in runs if one.get("output")), None)
     if told is None:
         what = "has no Pod, and status keeps the output of the newest failed run only" if runs else "has no such run"
-        hint = "kubectl scheduledjob history --store URL shows what the store has"
-        raise CommandError(f"{name} {what if wanted or runs else 'has not run yet'}: {hint}")
-    say(f"==> end of the output of the run of {told['slot']}, {told['outcome']} <==")
-    lines = told["output"].splitlines(keepends=True)
+        raise CommandError(f"{name} {what if wanted or runs else 'has not run yet'}: logs --store URL asks the store")
+    _print_kept(told, tail, "end of the output")
+
+
+def _print_kept(run: Object, tail: int | None, what: str) -> None:
+    say(f"==> {what} of the run of {run['slot']}, {run['outcome']} <==")
+    lines = run["output"].splitlines(keepends=True)
     text = "".join(lines[-tail:] if tail else lines)
     write((text if text.endswith("\n") else text + "\n").encode(), sys.stdout)
+
+
+def _print_from_store(where: Where, kept: Kept, name: str, wanted: str | None, tail: int | None) -> None:
+    runs = kept.read(where, name, 1 if wanted is None else _ALL)
+    meant = [run for body, run in runs if wanted is None or _is_meant(run, body["metadata"]["uid"], wanted)]
+    if not meant:
+        what = "such run" if wanted is not None else "run"
+        raise CommandError(f'the store has no {what} of {name} for the instance "{kept.instance}"')
+    if not meant[0].get("output"):
+        slot, outcome = meant[0]["slot"], meant[0]["outcome"]
+        raise CommandError(
+            f"of the run of {slot} of {name}, {outcome}, the store has no output: it printed nothing, or "
+            "what it printed was not kept because the operator may not read its Secrets"
+        )
+    _print_kept(meant[0], tail, "output, as the store keeps it,")
 
 
 async def follow(cluster: Cluster, pod: Object, stream: TextIO, *, live: bool, tail: int | None = None) -> None:

@@ -1,17 +1,23 @@
-"""``history``: the runs that have ended, from status, or from the store with everything that it keeps."""
+"""``history``: the runs that have ended, from status, or from the store with everything that it keeps.
+
+The store is read as it is, past the operator: whoever can reach it needs nothing of the cluster.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.errors import CommandError
 from scheduledjob.cli.formats import printable
 
-from .cluster import Cluster, Object, instant_of, key_of, status_of
+from .cluster import NO_NAME_EVERYWHERE, Cluster, Object, instant_of, key_of, status_of
 from .listing import nothing
 from .printing import Form, out, print_plain, print_table, second, took
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .cluster import Where
 
 
@@ -24,15 +30,17 @@ def print_recent(where: Where, name: str | None, limit: int, form: Form) -> None
     found, namespace = where.run(read)
     runs = [(body, run) for body in found for run in status_of(body).get("recentRuns") or ()]
     runs.sort(key=lambda each: instant_of(each[1].get("finished")) or 0, reverse=True)
-    runs = runs[:limit]
+    empty = f"no run has ended{f' of {name}' if name else ''}" if found else nothing(where, namespace)
+    _print(runs[:limit], where, name, form, empty)
+
+
+def _print(runs: Sequence[tuple[Object, Object]], where: Where, name: str | None, form: Form, empty: str) -> None:
+    """Each run with the object that it is of."""
     if form is Form.NAME:
         for _, run in runs:
             out(printable(run["runID"]))
     elif form.is_for_people:
-        rows = [_row(body, run, where, name, wide=form is Form.WIDE) for body, run in runs]
-        print_table(
-            rows, empty=f"no run has ended{f' of {name}' if name else ''}" if found else nothing(where, namespace)
-        )
+        print_table([_row(body, run, where, name, wide=form is Form.WIDE) for body, run in runs], empty=empty)
     else:
         print_plain([dict(zip(("namespace", "name"), key_of(body), strict=True)) | run for body, run in runs], form)
 
@@ -65,18 +73,52 @@ def run_as_row(run: Object) -> dict[str, Any]:
     }
 
 
-def print_stored(where: Where, url: str, instance: str, name: str | None, limit: int, form: Form) -> None:
-    """The same of all that a store keeps; of the cluster only the kubeconfig's namespace is asked for."""
-    from scheduledjob.cli.stores import print_history
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The store that an operator writes to, as somebody beside the cluster reaches it."""
 
-    namespace = where.namespace
-    if namespace is None and not where.everywhere:
-        try:
-            namespace = where.run(_namespace)
-        except CommandError:  # no kubeconfig: the store may be reached all the same
-            namespace = "default"
-    print_history(url, instance, name, namespace, limit, form.value if form in (Form.JSON, Form.YAML) else "table")
+    url: str
+    instance: str
+
+    def read(self, where: Where, name: str | None, limit: int) -> list[tuple[Object, Object]]:
+        """What it keeps, the newest first; of the cluster only the kubeconfig's namespace is asked for."""
+        from scheduledjob.cli.stores import read_history, whole_run_as_json
+
+        if where.selector:
+            raise CommandError("-l goes with the runs in status: a store knows no labels", 2)
+        if name is not None and where.everywhere:
+            raise CommandError(NO_NAME_EVERYWHERE, 2)
+        found = []
+        for record in read_history(self.url, self.instance, name, _namespace(where), limit):
+            run = whole_run_as_json(record)
+            found.append(({"metadata": {"namespace": run["namespace"], "name": run["name"], "uid": record.uid}}, run))
+        return found
 
 
-async def _namespace(cluster: Cluster) -> str:
-    return cluster.namespace
+def kept_in(url: str | None, instance: str | None) -> Kept | None:
+    """What ``--store`` and ``--instance`` name; None without them."""
+    if url is not None:
+        return Kept(url, instance or "local")
+    if instance is not None:
+        raise CommandError("--instance goes with --store", 2)
+    return None
+
+
+def _namespace(where: Where) -> str | None:
+    if where.namespace is not None or where.everywhere:
+        return where.namespace
+
+    async def read(cluster: Cluster) -> str:
+        return cluster.namespace
+
+    try:
+        return where.run(read)
+    except CommandError:  # no kubeconfig: the store may be reached all the same
+        return "default"
+
+
+def print_stored(where: Where, kept: Kept, name: str | None, limit: int, form: Form) -> None:
+    """The same of all that a store keeps."""
+    runs = kept.read(where, name, limit)
+    of = f" of {name}" if name else ""
+    _print(runs, where, name, form, f'the store has no run{of} for the instance "{kept.instance}"')

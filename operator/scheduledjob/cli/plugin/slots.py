@@ -33,7 +33,7 @@ from scheduledjob.domain.plan import Plan, slots_of
 
 from .cluster import Cluster, Object, instant_of, key_of, now, status_of
 from .listing import is_suspended, nothing
-from .printing import BOLD, Form, coloured, out, print_plain, print_table, say
+from .printing import BOLD, Form, coloured, out, print_objects, print_plain, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,6 +189,8 @@ def print_explanation(where: Where, name: str, time_zone: str, form: Form) -> No
             words = Cron(name, time_zone).explain()
         except CronError as error:
             raise CommandError(str(error), 2) from None
+        if form is Form.NAME:
+            raise CommandError("-o name: an expression has no name; write -o json or -o yaml", 2)
         lines = {"expression": name, "timeZone": time_zone, "explanation": words}
         out(words) if form.is_for_people else print_plain(lines, form)
         return
@@ -199,6 +201,9 @@ def print_explanation(where: Where, name: str, time_zone: str, form: Form) -> No
     except ValueError as error:
         raise CommandError(f"{name} is invalid: {printable(str(error))}") from None
     said = explanation(schedule)
+    if form is Form.NAME:
+        print_objects([body], form)
+        return
     if not form.is_for_people:
         print_plain(said, form)
         return
