@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduledjob.kube.errors import AlreadyExists, ApiUnavailable, Conflict, NotFound
+from scheduledjob.kube.errors import AlreadyExists, ApiError, ApiUnavailable, Conflict, Forbidden, Gone, NotFound
 from scheduledjob.kube.leadership import MARGIN, MemoryLease, is_dead, this_process
 from tests.simulation.loop import VirtualLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 
 LENGTH = 45.0
 
@@ -29,6 +29,8 @@ class Server:
 
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
+        self.told: list[tuple[int, dict[str, Any]]] = []
+        """What a watch tells of Pods: since which version, and the event."""
         self._version = 0
 
     def read(self) -> dict[str, Any]:
@@ -49,6 +51,16 @@ class Server:
         self._write({**there["spec"], **spec})
         return self.read()
 
+    def tell(self, name: str, kind: str, **changes: Any) -> None:
+        """Something has become of a Pod; without changes the kubelet has seen it end."""
+        self._version += 1
+        ended = {"terminated": {"exitCode": 0, "reason": "Completed", "containerID": "containerd://1"}}
+        changes = {"state": ended, "generateName": f"{name[:-1]}"} | changes
+        metadata = {"name": name} | ({"generateName": made} if (made := changes["generateName"]) else {})
+        states = [] if changes["state"] is None else [{"name": "operator", "state": changes["state"]}]
+        event = {"type": kind, "object": {"metadata": metadata, "status": {"containerStatuses": states}}}
+        self.told.append((self._version, event))
+
     def _write(self, spec: dict[str, Any]) -> None:
         self._version += 1
         self.lease = {"metadata": {"resourceVersion": str(self._version)}, "spec": spec}
@@ -62,6 +74,8 @@ class Wire:
         self.away = False
         self.plan: list[tuple[float, str]] = []
         """(seconds, "ok" | "lost before" | "lost after") of the next requests; then all is well at once."""
+        self.watches: ApiError | None = None
+        """Why it may not watch Pods."""
 
     async def get(self, _: str, *, attempts: int = 0) -> dict[str, Any]:
         return await self._do(self._server.read)
@@ -71,6 +85,23 @@ class Wire:
 
     async def patch(self, _: str, body: dict[str, Any], *, attempts: int = 0) -> dict[str, Any]:
         return await self._do(lambda: self._server.change(body["metadata"]["resourceVersion"], body["spec"]))
+
+    async def watch(self, path: str, params: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """For as long as it is asked to."""
+        assert path == "/api/v1/namespaces/home/pods"
+        if self.watches is not None:
+            raise self.watches
+        end = asyncio.get_running_loop().time() + params["timeoutSeconds"]
+        told = 0
+        while True:
+            for version, event in self._server.told[told:]:
+                told += 1
+                named = f"metadata.name={event['object']['metadata']['name']}" == params["fieldSelector"]
+                if named and version > int(params["resourceVersion"]):
+                    yield event
+            if asyncio.get_running_loop().time() >= end:
+                return
+            await asyncio.sleep(0.25)
 
     async def _do(self, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         seconds, fate = self.plan.pop(0) if self.plan else (0.0, "ok")
@@ -120,6 +151,7 @@ class Holder:
 
     def __init__(self, world: World, name: str, is_dead: Callable[[str], bool] = lambda _: False) -> None:
         self.world = world
+        self.pod = name.rpartition("/")[0]
         self.wire = Wire(world.server)
         self.at_work = False
         self.fenced: str | None = None
@@ -217,6 +249,106 @@ def test_one_that_is_known_to_be_dead_is_not_waited_for(world: World) -> None:
     assert not second.lease.in_order
 
 
+POD, ANOTHER = "operator-7d9f-x2x4x", "operator-7d9f-5k5k5"
+UNKNOWN = {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "containerID": "containerd://1"}}
+UNSEEN = {"terminated": {"exitCode": 137, "reason": "Error"}}
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_one_whose_pod_the_kubelet_took_away_is_not_waited_for(world: World, waiting: bool) -> None:
+    first, second = Holder(world, f"{POD}/1.1"), Holder(world, f"{ANOTHER}/1.1")
+    first.begin()
+    world.run(1)
+    if waiting:
+        second.begin()
+        world.run(LENGTH / 2)
+        assert not second.works()
+    first.die()
+    world.server.tell(POD, "DELETED")
+    if not waiting:  # nobody was there to see it
+        world.run(1)
+        second.begin()
+    world.run(3)
+    assert second.works()
+    assert not second.lease.in_order, "what it had not told yet is not told"
+
+
+def test_one_with_another_store_does_not_wait_for_it_either(world: World) -> None:
+    first, other = Holder(world, f"{POD}/1.1"), Holder(world, f"{ANOTHER}/1.1")
+    first.begin()
+    world.run(1)
+    waiting = world.start(other.lease.free())
+    world.run(1)
+    assert not waiting.done()
+    first.die()
+    world.server.tell(POD, "DELETED")
+    world.run(3)
+    assert waiting.done()
+
+
+def test_who_takes_the_lease_of_one_that_ended_is_waited_for(world: World) -> None:
+    """Two see it end; only one may begin, and one with another store sees who that is."""
+    first, second, other = (Holder(world, f"{name}/1.1") for name in (POD, ANOTHER, "operator-7d9f-z7z7z"))
+    first.begin()
+    world.run(1)
+    other.wire.plan = [(0.0, "ok"), (1.0, "ok")]
+    waiting = world.start(other.lease.free())
+    second.begin()
+    world.run(0.5)
+    first.die()
+    world.server.tell(POD, "DELETED")
+    world.run(LENGTH * 2)
+    assert second.works()
+    assert not waiting.done()
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        pytest.param("DELETED", {"state": {"running": {}}}, id="deleted by force"),
+        pytest.param("DELETED", {"state": UNKNOWN}, id="a container that was not found"),
+        pytest.param("DELETED", {"state": UNSEEN}, id="a container that nobody has seen"),
+        pytest.param("DELETED", {"state": None}, id="no container at all"),
+        pytest.param("DELETED", {"generateName": ""}, id="a name that others may have had"),
+        pytest.param("MODIFIED", {}, id="a container that may be started again"),
+    ],
+)
+def test_that_a_pod_is_not_there_is_no_proof_of_its_end(world: World, kind: str, changes: dict[str, Any]) -> None:
+    first, second = Holder(world, f"{POD}/1.1"), Holder(world, f"{ANOTHER}/1.1")
+    first.begin()
+    world.run(1)
+    second.begin()
+    world.run(1)
+    world.server.tell(POD, kind, **changes)
+    world.run(10 * LENGTH)
+    assert (first.works(), second.works()) == (True, False)
+
+
+@pytest.mark.parametrize("refusal", [Forbidden(403, "Forbidden", "no"), Gone(410, "Expired", "too old")])
+def test_who_may_not_see_pods_waits(world: World, refusal: ApiError) -> None:
+    first, second = Holder(world, f"{POD}/1.1"), Holder(world, f"{ANOTHER}/1.1")
+    second.wire.watches = refusal
+    first.begin()
+    world.run(1)
+    first.die()
+    world.server.tell(POD, "DELETED")
+    second.begin()
+    world.run(LENGTH - 1)
+    assert not second.works()
+    world.run(3)
+    assert second.works()
+
+
+def test_the_end_of_a_pod_of_that_name_before_it_held_the_lease_says_nothing(world: World) -> None:
+    world.server.tell(POD, "DELETED")
+    first, second = Holder(world, f"{POD}/1.1"), Holder(world, f"{ANOTHER}/1.1")
+    first.begin()
+    world.run(1)
+    second.begin()
+    world.run(10 * LENGTH)
+    assert (first.works(), second.works()) == (True, False)
+
+
 def test_one_that_can_not_renew_ends_before_another_may_begin(world: World) -> None:
     first, second = Holder(world, "first"), Holder(world, "second")
     first.begin()
@@ -305,13 +437,18 @@ _FATES = st.tuples(st.floats(0, 40), st.sampled_from(["ok", "ok", "lost before",
 @settings(max_examples=150, deadline=None)
 @given(
     plans=st.lists(st.lists(_FATES, max_size=12), min_size=2, max_size=3),
-    acts=st.lists(st.tuples(st.floats(0, 60), st.integers(0, 2), st.sampled_from(["die", "end", "begin"])), max_size=8),
+    acts=st.lists(
+        st.tuples(
+            st.floats(0, 60), st.integers(0, 2), st.sampled_from(["die", "seen to die", "forced", "end", "begin"])
+        ),
+        max_size=8,
+    ),
 )
 def test_never_are_two_at_work(plans: list[list[tuple[float, str]]], acts: list[tuple[float, int, str]]) -> None:
     world = World()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: world.now)
-        holders = [Holder(world, f"h{number}") for number in range(len(plans))]
+        holders = [Holder(world, f"pod-{number}/1.1") for number in range(len(plans))]
         most = [0]
 
         def look() -> None:
@@ -321,15 +458,23 @@ def test_never_are_two_at_work(plans: list[list[tuple[float, str]]], acts: list[
         for holder, plan in zip(holders, plans, strict=True):
             holder.wire.plan = list(plan)
             holder.begin()
-        for seconds, number, act in acts:
+        for life, (seconds, number, act) in enumerate(acts):
             world.run(seconds)
-            holder = holders[number % len(holders)]
+            number %= len(holders)
+            holder = holders[number]
             if act == "begin":
                 if holder.task is not None and holder.task.done() and not holder.works():
-                    holder.fenced = None
-                    holder.begin()
+                    # Another process, in another Pod, on the same bad line.
+                    wire, holders[number] = holder.wire, Holder(world, f"pod-{number}-{life}/1.1")
+                    holders[number].wire.plan = wire.plan
+                    holders[number].begin()
             elif holder.works():
-                getattr(holder, act)()
+                if act == "forced":  # its Pod is gone, and it works
+                    world.server.tell(holder.pod, "DELETED", state={"running": {}})
+                else:
+                    holder.end() if act == "end" else holder.die()
+                if act == "seen to die":
+                    world.server.tell(holder.pod, "DELETED")
         world.run(20 * LENGTH)
         alive = [one for one in holders if one.task is not None and not one.task.done()]
         working = sum(one.works() for one in holders)

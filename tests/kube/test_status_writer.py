@@ -12,8 +12,9 @@ from scheduledjob.domain.acts import NONE
 from scheduledjob.domain.instants import SECOND
 from scheduledjob.engine.kinds import Kind
 from scheduledjob.engine.store import NewRow, Origin
+from scheduledjob.kube import status_writer
 from scheduledjob.kube.budget import Budget
-from scheduledjob.kube.errors import ApiUnavailable, Invalid
+from scheduledjob.kube.errors import ApiUnavailable, Invalid, Unauthorized
 from scheduledjob.kube.objects import Objects
 from scheduledjob.kube.status_writer import StatusWriter
 from scheduledjob.kube.wishes import KIND_INVALID
@@ -32,8 +33,8 @@ NONSENSE = b'{"floor":1,"last_success":99999999999999999999}'
 class Writes:
     """Takes what is written, in place of a client; the test says of which objects it will not have it."""
 
-    def __init__(self, *, refused: str = "", away: str = "") -> None:
-        self._refused, self._away = refused, away
+    def __init__(self, *, refused: str = "", away: str = "", without_rights: str = "") -> None:
+        self._refused, self._away, self._without_rights = refused, away, without_rights
         self.meanwhile: Callable[[], object] = bool
         self.written: asyncio.Queue[str] = asyncio.Queue()
 
@@ -43,6 +44,8 @@ class Writes:
         self.meanwhile()
         if name == self._refused:
             raise Invalid(422, "Invalid", "status: this will not do")
+        if name == self._without_rights:
+            raise Unauthorized(401, "Unauthorized", "Unauthorized")
         if name == self._away:
             raise ApiUnavailable(0, "", "nobody answers")
         return an_object(name) | {"status": body["status"]}
@@ -115,6 +118,25 @@ async def test_at_the_end_what_is_refused_is_not_waited_for() -> None:
         writer.changed("uid-fine")
         assert not await writer.flush()
         assert writes.written.qsize() == 2
+
+
+@pytest.mark.parametrize("seconds", [0.0, PATIENCE])
+async def test_at_the_end_rights_that_were_taken_are_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(status_writer, "REFUSED", seconds)
+    writes = Writes(without_rights="a")
+    async with writing(writes, {"a": FINE, "fine": FINE}) as writer:
+        writer.changed("uid-a")
+        writer.changed("uid-fine")
+        flushing = asyncio.create_task(writer.flush())
+        if not seconds:
+            assert not await flushing
+            return
+        await writes.written.get()
+        await rounds()
+        assert writer.waiting == 1, "an API server that comes back may refuse what it will allow"
+        flushing.cancel()
 
 
 async def test_at_the_end_all_is_told() -> None:

@@ -12,7 +12,9 @@ An end in order empties the holder, after status was brought up to date. So whoe
 tells the whole truth.
 
 A holder is named after its process, so that no other is ever taken for it. Whoever finds the name of a process of its
-own host that is there no more (a container that was started again) need not wait.
+own host that is there no more (a container that was started again) need not wait. Nor need whoever sees that the
+kubelet itself took the holder's Pod away, after its containers had ended: an uninstall takes the rights to let go with
+everything else. That a Pod is not there says nothing: one that was deleted by force, or whose node is gone, may run on.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import asyncio
 import os
 import socket
 import time
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +34,7 @@ from .errors import AlreadyExists, ApiError, Conflict, NotFound
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .api import Api
+    from .api import Api, Params
 
 log = structlog.get_logger("scheduledjob.lease")
 
@@ -60,6 +63,7 @@ class MemoryLease:
         ``is_dead``: whether another holder is known to be no more."""
         self._api = api
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._pods = f"/api/v1/namespaces/{namespace}/pods"
         self._namespace = namespace
         self._name = name
         self._holder = holder
@@ -158,7 +162,7 @@ class MemoryLease:
 
     async def _wait(self) -> dict[str, Any] | None:
         """The Lease, once nobody holds it; None where there is none."""
-        seen, since = "", 0.0
+        seen, since, ended = "", 0.0, ""
         while True:
             try:
                 lease: dict[str, Any] = await self._api.get(f"{self._path}/{self._name}", attempts=1)
@@ -169,7 +173,7 @@ class MemoryLease:
                 await asyncio.sleep(LOOK_EVERY)
                 continue
             holder = _holder(lease)
-            if not holder or holder == self._holder or self._is_dead(holder):
+            if not holder or holder in (self._holder, ended) or self._is_dead(holder):
                 return lease
             version = lease["metadata"]["resourceVersion"]
             if version != seen:
@@ -179,7 +183,28 @@ class MemoryLease:
             if self.waits_for != holder:
                 self.waits_for = holder
                 log.info("waiting for an operator whose store is its memory", holder=holder, lease=self._name)
-            await asyncio.sleep(LOOK_EVERY)
+            if await self._seen_to_end(holder, version):
+                log.info("its holder has ended with its Pod: the Lease is free", holder=holder, lease=self._name)
+                ended = holder  # unless somebody has taken it meanwhile
+
+    async def _seen_to_end(self, holder: str, version: str) -> bool:
+        """Look for a second; whether the holder's Pod has ended since it wrote that version of the Lease.
+
+        The API server tells again what it has told since then, so an end of which nobody was a witness counts, too.
+        """
+        pod = holder.rpartition("/")[0]
+        watched: Params = {"fieldSelector": f"metadata.name={pod}", "resourceVersion": version, "timeoutSeconds": 1}
+        since = time.monotonic()
+        try:
+            if pod:
+                async with asyncio.timeout(2 * LOOK_EVERY), aclosing(self._api.watch(self._pods, watched)) as events:
+                    async for event in events:
+                        if event["type"] == "DELETED" and _ended_by_kubelet(event["object"]):
+                            return True
+        except (ApiError, TimeoutError):
+            pass  # not allowed, forgotten by now, away: then it is waited for
+        await asyncio.sleep(max(0.0, LOOK_EVERY - (time.monotonic() - since)))
+        return False
 
     def _cannot(self, be: str, error: ApiError) -> None:
         log.warning(f"the Lease can't be {be}", lease=f"{self._namespace}/{self._name}", error=str(error))
@@ -192,6 +217,18 @@ class MemoryLease:
             "acquireTime": now,
             "renewTime": now,
         }
+
+
+def _ended_by_kubelet(pod: dict[str, Any]) -> bool:
+    """Whether all containers had ended, as only the kubelet can know, in the last that was heard of a Pod.
+
+    Its name was made up for it, so that no other Pod has had it. A kubelet that could not find a container says that it
+    does not know how that ended.
+    """
+    containers = pod.get("status", {}).get("containerStatuses", [])
+    ends = [each.get("state", {}).get("terminated") or {} for each in containers]
+    known = [end.get("containerID") and end.get("reason") != "ContainerStatusUnknown" for end in ends]
+    return "generateName" in pod["metadata"] and bool(known) and all(known)
 
 
 def _holder(lease: dict[str, Any]) -> str:

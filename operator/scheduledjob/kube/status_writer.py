@@ -46,6 +46,9 @@ BEGUN = 1.0
 """Seconds from the beginning of a run to the write that tells of it."""
 AGAIN = 2.0
 """Seconds until a write that failed is tried again."""
+REFUSED = 5.0
+"""Seconds, at the end, after which a refusal for want of rights counts: an uninstall took them, not an API server that
+has yet to read its roles."""
 HOPELESS = 60.0
 """Seconds until one is tried again that the API server would not have, or that could not even be made: it is wrong for
 a reason that time alone does not mend."""
@@ -83,6 +86,7 @@ class StatusWriter:
         self._came = asyncio.Event()
         self._done = asyncio.Event()
         self._ending = False
+        self._rights_until = float("inf")
         self._all_told = True
 
     @property
@@ -109,6 +113,7 @@ class StatusWriter:
         """Bring every status up to date without regard to the budget: for the end of an operator whose store is its
         memory. False: there are some that can't be."""
         self._ending = True
+        self._rights_until = time.monotonic() + REFUSED
         for uid in list(self._at):
             self._put(uid, 0.0)
         self._budget.lift()
@@ -181,7 +186,8 @@ class StatusWriter:
             self.changed(uid, AGAIN)
         except ApiError as error:
             log.warning("a status could not be written", slug=seen.slug, error=str(error))
-            if error.status == 422:
+            without_rights = error.status in (401, 403) and time.monotonic() >= self._rights_until
+            if error.status == 422 or without_rights:
                 self._without_hope(uid)
             else:
                 self.changed(uid, AGAIN)
