@@ -22,10 +22,12 @@ RUN --mount=type=secret,id=authority,target=/run/authority.crt --mount=type=secr
 COPY pyproject.toml README.md LICENSE ./
 COPY operator operator
 COPY image/strip.py ./
+# The version comes from a tag of git, which is not in here.
+ARG VERSION=0.0.0
 # What is never read goes: sources in C, symbols, colours for every language that there is. Kubernetes' client only
 # reads kubeconfigs here: the calls and objects of every API go, and a second copy of everything for asyncio.
 RUN set -eu; \
-    export PIP_NO_INDEX=1; \
+    export PIP_NO_INDEX=1 SETUPTOOLS_SCM_PRETEND_VERSION="${VERSION}"; \
     /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel .; \
     /build/bin/pip --python /opt/scheduledjob/bin/python3 install --quiet --no-deps --no-compile /wheel/*.whl; \
     cd /opt/scheduledjob/lib/python3*/site-packages; \
@@ -64,7 +66,7 @@ RUN set -eu; \
         'import scheduledjob.cli.main, scheduledjob.kube.operator, scheduledjob.stores.firestore.wire, rich.traceback'
 
 FROM scratch
-ARG VERSION=0.1.0
+ARG VERSION=0.0.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="ScheduledJob operator" \
       org.opencontainers.image.description="Runs ScheduledJobs, by cron, interval or event, and never loses a run" \

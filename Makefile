@@ -20,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: help venv demo test test-cluster e2e image image-report lint types contracts check crds chart install-yaml docs site terminal simulate bench bench-cluster lock cluster node cluster-down \
+.PHONY: help venv demo test test-cluster e2e image image-report release lint types contracts check crds chart install-yaml docs site terminal simulate bench bench-cluster lock cluster node cluster-down \
 	clean
 
 help:  ## list the targets
@@ -72,6 +72,9 @@ image: venv  ## build the image with docker or buildah, and write it to a file f
 
 image-report: venv  ## scan the image of `make image`, and measure how it starts on a node (root)
 	@$(BIN)/python -m image.report
+
+release: venv  ## what is published of the tag of this commit, into dist/: packages, chart, install.yaml, image
+	@$(BIN)/python -m image.release
 
 e2e: venv  ## build the image, install it with the chart on a node, upgrade, roll back and uninstall (root)
 	@$(BIN)/python -m image.build
@@ -127,7 +130,7 @@ lock: venv  ## write the lock files again after a change to pyproject.toml; UPGR
 	@$(LOCK) pyproject.toml requirements-build.in --extra dev --extra kube -o requirements-dev.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock -o requirements.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra kube -o requirements-image.lock
-	@echo hatchling | $(LOCK) - -c requirements-dev.lock -o requirements-wheel.lock
+	@printf '%s\n' hatchling hatch-vcs | $(LOCK) - -c requirements-dev.lock -o requirements-wheel.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra bench -o requirements-bench.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra docs -o requirements-docs.lock
 

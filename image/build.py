@@ -14,10 +14,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
+CHART = ROOT / "charts" / "scheduledjob-operator" / "Chart.yaml"
 DEBIAN_BASE = "localhost/debian-python"
 PIP_BASE = "localhost/debian-pip:1"
 DEBIAN_SUITE = "bookworm"
@@ -31,14 +33,14 @@ class ImageError(Exception):
 
 
 def version() -> str:
-    """The project's."""
-    project: dict[str, dict[str, str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return project["project"]["version"]
+    """The project's, from a tag of git, such as ``1.2.3`` or, after it, ``1.2.4.dev5+g0123456``. Raises ImageError."""
+    return _output(sys.executable, "-m", "hatchling", "version", folder=ROOT)
 
 
 def default_image() -> str:
-    """The name that the chart's values have."""
-    return f"scheduledjob:{version()}"
+    """The name that the chart's values have: that of the version which the next tag gives."""
+    chart: dict[str, str] = yaml.safe_load(CHART.read_text())
+    return f"scheduledjob:{chart['appVersion']}"
 
 
 def cache() -> Path:
@@ -142,9 +144,9 @@ def _run(*command: str) -> None:
     _output(*command)
 
 
-def _output(*command: str) -> str:
+def _output(*command: str, folder: Path | None = None) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     except FileNotFoundError as error:
         raise ImageError(f"there is no {command[0]}: {HOW_TO_GET}") from error
     if done.returncode != 0:

@@ -69,6 +69,23 @@ Moreover = Annotated[
 ]
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from scheduledjob.version import program_version
+
+        typer.echo(f"scheduledjob {program_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """What is said before a command."""
+
+
 @app.command()
 def run(
     file: Files,

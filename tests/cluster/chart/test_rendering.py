@@ -13,10 +13,10 @@ import yaml
 
 from charts.install_yaml import install_yaml
 from charts.readme import read_keys, readme
+from image.build import default_image
 from scheduledjob.kube.setting_sources import read_settings
 from scheduledjob.kube.settings import every_setting
 from scheduledjob.stores.postgres.address import parse_address
-from scheduledjob.version import program_version
 from scheduledjob.web.metrics import Metrics
 from tests.cluster.chart.go import answers
 from tests.cluster.chart.helm import (
@@ -83,14 +83,9 @@ async def test_one_command_and_no_values() -> None:
     assert deployment["strategy"] == {"type": "Recreate"}
     assert deployment["template"]["spec"]["enableServiceLinks"] is False
     assert deployment["template"]["spec"]["terminationGracePeriodSeconds"] == 20 + 8 + 60
-    assert container(objects)["image"] == f"scheduledjob:{program_version()}"
+    assert container(objects)["image"] == default_image()
     assert environment(objects)["SJOB_STORE"] == "memory:"
     assert not kinds(objects) & {"PodDisruptionBudget", "NetworkPolicy", "ServiceMonitor", "PrometheusRule", "Job"}
-
-
-async def test_the_versions_are_those_of_the_program() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    assert chart["version"] == chart["appVersion"] == program_version()
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -1,0 +1,91 @@
+"""`make release`: what is published of a tag, into dist/: packages, the chart, install.yaml and the image.
+
+The tag gives the version, and nothing else does. Only the chart repeats it, because whoever points a GitOps tool at
+the chart's folder of a tag gets the image of that version: so a tag whose chart says something else is refused, here,
+before anything is made.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import yaml
+from packaging.version import Version
+
+from charts.install_yaml import install_yaml
+from image.build import CHART, ROOT, ImageError, archive, build, default_image, version
+from tests.cluster.harness.binaries import programs
+from tests.support.processes import ServerUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+DIST = ROOT / "dist"
+
+
+class ReleaseError(Exception):
+    """Nothing can be published; the message says why, and what to do."""
+
+
+def tagged(found: str) -> Version:
+    """The version of this commit. Raises ReleaseError where it is not that of a tag."""
+    parsed = Version(found)
+    if parsed.is_devrelease or parsed.local is not None or parsed == Version("0.0.0"):
+        raise ReleaseError(f"this commit is {found}, which is no release: commit everything, then git tag v1.2.3")
+    return parsed
+
+
+def check(wanted: Version, chart: Path = CHART) -> None:
+    """Raises ReleaseError where the chart is of another version."""
+    said: dict[str, str] = yaml.safe_load(chart.read_text())
+    for field in ("version", "appVersion"):
+        if Version(said[field]) != wanted:
+            raise ReleaseError(
+                f"{chart.parent.name}/{chart.name} has {field} {said[field]}, the tag is v{wanted}: write {wanted}, "
+                "`make install-yaml`, commit both, and tag that commit"
+            )
+
+
+def make(helm: Path) -> None:
+    """Raises ReleaseError and ImageError."""
+    text = install_yaml(helm)
+    if text != (ROOT / "install.yaml").read_text(encoding="utf-8"):
+        raise ReleaseError("install.yaml is not that of the chart: `make install-yaml`, commit it, and tag that commit")
+    shutil.rmtree(DIST, ignore_errors=True)
+    DIST.mkdir()
+    _run(sys.executable, "-m", "hatchling", "build", "--directory", str(DIST))
+    _run(str(helm), "package", str(CHART.parent), "--destination", str(DIST))
+    (DIST / "install.yaml").write_text(text, encoding="utf-8")
+    image = default_image()
+    build(image)
+    shutil.copy(archive(), DIST / f"{image.replace(':', '-image-')}.tar")
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ReleaseError(f"`{' '.join(command)}` failed:\n{(done.stderr or done.stdout)[-4000:]}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        found = tagged(version())
+        check(found)
+        if "--check" in arguments:
+            return 0
+        make(programs(["helm"])["helm"])
+    except (ReleaseError, ImageError, ServerUnavailableError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(
+        "\n".join(f"{path.relative_to(ROOT)} ({path.stat().st_size / 1e6:.1f} MB)" for path in sorted(DIST.iterdir()))
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
