@@ -29,9 +29,10 @@ class Release:
     def __init__(self, node: Node) -> None:
         self.node = node
 
-    async def install(self, values: str = "") -> str:
-        """`helm install`, which returns when the operator is ready."""
-        await self.namespace(HOME)
+    async def install(self, values: str = "", *, again: bool = False) -> str:
+        """`helm install`, which returns when the operator is ready. ``again``: the namespace is there."""
+        if not again:
+            await self.namespace(HOME)
         return await self._helm("install", str(CHART), *PATIENT, values=values)
 
     async def upgrade(self, values: str) -> str:

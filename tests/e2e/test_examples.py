@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 
 from image.build import derive
-from tests.cluster.e2e.operators import annotate, recent, until
+from tests.cluster.e2e.operators import Sink, annotate, recent, until
 from tests.cluster.harness import SCHEDULED_JOBS
 from tests.e2e.release import TEAM
 
 if TYPE_CHECKING:
+    from tests.cluster.e2e.operators import Call
     from tests.cluster.harness import ApiClient, Node
     from tests.e2e.release import Release
 
 pytestmark = [pytest.mark.e2e, pytest.mark.node]
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cluster"
-ELSEWHERE = {"http-ping"}
-"""It calls a host of the internet, and there is no name server on this node."""
+ELSEWHERE, TOKEN = "https://api.example.com", "a-token-of-the-test"
+"""A host of the internet that an example calls, in whose place is a server of the test's own, and what it wants."""
 DERIVED = {"word-count"}
 """It needs an image of the user's own, and an operator that is told to load its jobs."""
 DERIVED_IMAGE = "registry.example.com/team/scheduledjob-acme:1"
@@ -66,6 +68,20 @@ async def give_volume(node: Node, folder: Path) -> None:
     await node.cluster.apply(json.dumps(volume))
 
 
+async def give_server(node: Node, sink: Sink) -> None:
+    """Apply the example that calls somebody again, so that it calls the test's server, with a token of the test's."""
+    text = await asyncio.to_thread((EXAMPLES / "http-ping.yaml").read_text)
+    assert ELSEWHERE in text
+    own = text.replace(ELSEWHERE, sink.url.replace("127.0.0.1", node.host)).replace("not-a-real-token", TOKEN)
+    await node.cluster.apply(own, "-n", TEAM)
+
+    def answer(call: Call) -> web.Response:
+        allowed = call.path == "/ping" and call.headers.get("Authorization") == f"Bearer {TOKEN}"
+        return web.Response(text="ok") if allowed else web.Response(status=401)
+
+    sink.answer = answer
+
+
 async def succeeded(api: ApiClient, name: str) -> None:
     """Wait for the run that was asked for, and for its good end."""
     body = await until(
@@ -83,23 +99,24 @@ async def test_the_examples_succeed_on_an_operator_with_no_values(release: Relea
     node, cluster = release.node, release.node.cluster
     await give_postgres_image(node, tmp_path)
     await give_volume(node, node.directory / "backups")
-    async with release.told(), cluster.client() as api:
+    async with release.told(), Sink() as sink, cluster.client() as api:
         notes = await release.install()
         assert "with 1 replica and its store in memory" in notes
         assert "it ran at" in await release.test()
         await release.namespace(TEAM)
         await cluster.kubectl("apply", "--server-side", "-R", "-n", TEAM, "-f", str(EXAMPLES))
+        await give_server(node, sink)
         jobs = await api.list(f"{SCHEDULED_JOBS}/namespaces/{TEAM}/scheduledjobs")
         names = {each["metadata"]["name"] for each in jobs}
-        left_out = ELSEWHERE | DERIVED
-        assert names > left_out
+        assert names > DERIVED
         async with asyncio.TaskGroup() as waiting:
-            for name in sorted(names - left_out):
+            for name in sorted(names - DERIVED):
                 await annotate(api, TEAM, name, run_now="now")
                 waiting.create_task(succeeded(api, name))
         pods = await api.list(f"/api/v1/namespaces/{TEAM}/pods", labelSelector="scheduledjobs.dev/name")
         in_pods = {each["metadata"]["labels"]["scheduledjobs.dev/name"] for each in pods}
-        assert in_pods >= {"one-shot", "payroll", "nightly-database-backup"}
+        assert in_pods >= {"one-shot", "payroll", "nightly-database-backup", "http-ping"}
+        assert [call.path for call in sink.of("http-ping")] == ["/ping"]
         (dump,) = (node.directory / "backups").iterdir()
         assert dump.read_text() == "a dump of shop for shop\n"
 

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.cluster.e2e.operators import Sink, curl, manifest, status_of, until
+from tests.cluster.e2e.operators import Sink, curl, manifest, read, status_of, until
 from tests.cluster.e2e.records import Records, anchored, bounded, create, seconds_from_now, slot_of, slots
 from tests.cluster.harness import BUSYBOX_IMAGE
-from tests.e2e.release import HOME, PODS, TEAM
+from tests.e2e.release import HOME, NAME, PODS, TEAM
 from tests.support.absent import or_do_without
 from tests.support.postgres import PostgresServer
 
@@ -90,6 +90,27 @@ def ends(status: dict[str, Any]) -> dict[str, int]:
 
 def decided(calls: list[Call]) -> int:
     return len({(call.name, call.slot) for call in calls})
+
+
+async def test_what_is_installed_again_does_not_wait_for_a_lease_that_nobody_could_let_go_of(release: Release) -> None:
+    """An uninstall takes the operator's rights before its end; then the kubelet's word is taken for it."""
+    cluster = release.node.cluster
+    async with release.told(), cluster.client() as api:
+        await release.install()
+        await release.namespace(TEAM)
+        await create(api, TEAM, [manifest("a", "every: 2s", "{custom: {kind: print, params: {text: hello}}}")])
+        await until(api, TEAM, "a", lambda one: status_of(one).get("counters", {}).get("succeeded"), "a run")
+        (old,) = await release.pods(api)
+        await release.uninstall()
+        await cluster.kubectl("wait", "--for=delete", f"pod/{old}", "-n", HOME, "--timeout=80s")
+        lease = await api.get(f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases/{NAME}")
+        assert lease["spec"]["holderIdentity"].startswith(f"{old}/"), "it was let go of: nothing is tested here"
+        before = status_of(await read(api, TEAM, "a"))["counters"]["succeeded"]
+        await release.install(again=True)
+        (new,) = await release.pods(api)
+        log = (await cluster.kubectl("logs", "-n", HOME, new)).stdout
+        assert "its holder has ended with its Pod: the Lease is free" in log
+        await until(api, TEAM, "a", lambda one: status_of(one)["counters"]["succeeded"] > before, "another run")
 
 
 async def test_a_thousand_runs_through_upgrades_and_a_rollback(release: Release) -> None:
