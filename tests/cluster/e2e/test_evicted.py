@@ -1,4 +1,4 @@
-"""Pods that are taken from under a run, by their node or by somebody who drains it: the run says so, and tries again."""
+"""Pods that are taken from under a run, by their node or by who drains it: the run says so, and tries again."""
 
 from __future__ import annotations
 
