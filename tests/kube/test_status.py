@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.definition import AtTrigger, CronTrigger, Definition, EveryTrigger, FollowingTrigger
-from scheduledjob.domain.instants import MINUTE, SECOND, Instant
+from scheduledjob.domain.instants import MINUTE, SECOND, Instant, rfc3339
+from scheduledjob.domain.misfire import jitter_of
 from scheduledjob.domain.plan import Plan, slots_of
 from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.engine.store import Origin, Row
@@ -124,6 +125,17 @@ def test_the_next_run_in_words(state: State, definition: Definition, words: str)
     found = status(state, definition)
     assert found["nextRun"] == words
     assert (found.get("nextRunTime") is not None) == words.startswith("2027")
+
+
+def test_the_next_run_is_not_the_one_that_is_active() -> None:
+    """What is due may have begun without a write: a long run would else be the next one for as long as it lasts."""
+    begins = State(T, next=Run(T, T))
+    assert status(begins, owner="r")["nextRun"] == "2027-01-15T08:01:00Z"
+    assert status(begins)["nextRun"] == "2027-01-15T08:00:00Z", "of nobody's row nothing runs"
+    assert status(begins, msgspec.structs.replace(EVERY, max_runs=1), owner="r")["nextRun"] == "none"
+    jittered = msgspec.structs.replace(EVERY, jitter=30 * SECOND)
+    due = T + MINUTE + jitter_of(UID, T + MINUTE, 30 * SECOND)
+    assert status(begins, jittered, owner="r")["nextRunTime"] == rfc3339(due)
 
 
 def test_the_triggers_in_words() -> None:

@@ -24,6 +24,7 @@ from scheduledjob.domain.definition import (
 )
 from scheduledjob.domain.durations import format_duration
 from scheduledjob.domain.instants import SECOND, rfc3339
+from scheduledjob.domain.misfire import jitter_of
 from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.executors.pod.names import pod_name
 from scheduledjob.manifests.status import OUTPUT_LIMIT, RECENT_RUNS, Status
@@ -68,11 +69,11 @@ def build_status(
     ``state``: the row's. ``records``: the newest runs of this object, newest first. ``kinds``: what this operator can
     run. ``since``: of the conditions that stand there now.
     """
-    next_due = _next_due(state, definition, slots, now)
+    # What is due may begin without a write, as soon as the row has an owner.
+    begins = state.next if row.owner is not None and state.next is not None and state.next.due <= now else None
+    next_due = _next_due(row.uid, state, begins, definition, slots, now)
     newest = next((one for one in records if one.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)), None)
-    active = list(state.runs)
-    if row.owner is not None and state.next is not None and state.next.due <= now:
-        active.append(state.next)  # it may begin without a write
+    active = state.runs if begins is None else [*state.runs, begins]
     status = {
         "observedGeneration": row.generation,
         "conditions": _conditions(row, definition, state, newest, kinds, since, now),
@@ -214,14 +215,19 @@ def _last_outcome(state: State, records: Sequence[RunRecord]) -> str | None:
 # ---------------------------------------------------------------- times
 
 
-def _next_due(state: State, definition: Definition, slots: Slots | None, now: Instant) -> Instant | None:
+def _next_due(
+    uid: str, state: State, begins: Run | None, definition: Definition, slots: Slots | None, now: Instant
+) -> Instant | None:
+    """When the next run starts, apart from the one that begins already."""
     if state.completed is not None or state.suspended or state.paused or problem_of(definition):
         return None
-    if state.next is not None:
+    if state.next is not None and begins is None:
         return state.next.due
-    if slots is None or (definition.max_runs is not None and state.started >= definition.max_runs):
+    started = state.started + (begins is not None)
+    if slots is None or (definition.max_runs is not None and started >= definition.max_runs):
         return None
-    return slots.next(max(state.floor, now))
+    slot = slots.next(max(state.floor, now))
+    return None if slot is None else slot + jitter_of(uid, slot, definition.jitter)
 
 
 def _next_in_words(state: State, definition: Definition, due: Instant | None) -> str:
