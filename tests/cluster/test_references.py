@@ -70,6 +70,10 @@ async def test_what_is_missing_is_named(asking: Asking) -> None:
         await asking.value("Secret", "one", "a")
     with pytest.raises(LookupError, match=r'ConfigMap "one" .* has no key "a": its keys are bytes, text$'):
         await asking.value("ConfigMap", "one", "a")
+    many = {"metadata": {"name": "many"}, "data": {f"k{number:02}": "" for number in range(13)}}
+    await asking.api.post(f"/api/v1/namespaces/{asking.namespace}/configmaps", many)
+    with pytest.raises(LookupError, match=r"its keys are k00, .*, k09 and 3 more$"):
+        await asking.value("ConfigMap", "many", "a")
     with pytest.raises(LookupError, match=r"its keys are none$"):
         await asking.value("ConfigMap", "empty", "a")
 

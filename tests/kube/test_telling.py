@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
+from scheduledjob.domain.acts import Acts
+from scheduledjob.domain.definition import Definition
 from scheduledjob.domain.instants import SECOND
+from scheduledjob.domain.plan import Plan
 from scheduledjob.domain.state import Completion, Outcome, RunRecord, State
 from scheduledjob.engine.jobs import Attempt
 from scheduledjob.engine.store import Fate, Origin, Row, Settlement
@@ -15,6 +21,7 @@ from scheduledjob.kube.events import Reason, Regarding
 from scheduledjob.kube.objects import Objects
 from scheduledjob.kube.status_writer import BEGUN
 from scheduledjob.kube.telling import Telling
+from scheduledjob.kube.wishes import Wish
 from scheduledjob.web.metrics import Metrics
 
 T = 1_800_000_000 * SECOND
@@ -49,8 +56,8 @@ class World:
     def gone(self, uid: str) -> None:
         self.forgotten.append(uid)
 
-    def knows(self, **status: Any) -> None:
-        metadata = {"namespace": "n", "name": "a", "uid": "u", "resourceVersion": "1", "generation": 1}
+    def knows(self, uid: str = "u", **status: Any) -> None:
+        metadata = {"namespace": "n", "name": "a", "uid": uid, "resourceVersion": "1", "generation": 1}
         self.objects.saw({"metadata": metadata, "status": status})
 
     @property
@@ -114,14 +121,46 @@ def test_status_follows_what_is_written_at_once_and_a_beginning_a_little_later(w
 
 def test_a_retry_and_a_loss_are_warned_of(world: World) -> None:
     world.telling.retrying(attempt(), "status 500", T)
+    world.telling.claimed(row())
     world.telling.fenced("n/a", "its lease passed")
     world.telling.overdue("n/a")
     assert world.reasons == [("Retrying", "Warning")], "of an object that is not known nothing can be said"
     world.knows()
+    world.telling.claimed(row())
     world.telling.fenced("n/a", "its lease passed")
     world.telling.overdue("n/a")
     assert world.reasons[1:] == [("OwnerLost", "Warning"), ("Overdue", "Warning")]
     assert "its lease passed" in world.said[1].message
+
+
+def test_the_end_of_an_object_is_no_loss_of_the_next_that_has_its_name(world: World) -> None:
+    world.telling.claimed(row())
+    world.knows(uid="next")
+    world.telling.fenced("n/a", "its schedule was deleted")
+    assert world.said == []
+
+
+def test_slots_that_did_not_run_are_said_but_for_those_that_were_to_be_left_out(world: World) -> None:
+    world.telling.passed_over("n/a", Outcome.MISSED, 1)
+    world.telling.claimed(row(Origin.MANIFEST))
+    world.telling.passed_over("n/a", Outcome.MISSED, 1)
+    assert world.said == []
+    world.telling.claimed(row())
+    world.telling.passed_over("n/a", Outcome.MISSED, 1)
+    world.telling.passed_over("n/a", Outcome.SKIPPED_OVERLAP, 2)
+    world.telling.passed_over("n/a", Outcome.EXCLUDED, 3)
+    assert world.reasons == [("Missed", "Warning"), ("SkippedOverlap", "Normal")]
+    assert world.said[0].regarding == Regarding("n", "a", "u")
+    assert [one.message.partition(":")[0] for one in world.said] == ["1 slot did not run", "2 slots did not run"]
+    world.telling.released("n/a", None)
+    world.telling.passed_over("n/a", Outcome.MISSED, 1)
+    assert len(world.said) == 2
+
+
+def test_the_page_of_events_has_each_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "watch-over-it.md").read_text()
+    table = page.partition("| Reason | Means |")[2].partition("\n\n")[0]
+    assert sorted(re.findall("`([A-Z][A-Za-z]+)`", table)) == sorted(Reason)
 
 
 def told(world: World, state: State, before: State | None = None) -> list[str]:
@@ -151,6 +190,16 @@ def test_what_is_stopped_because_of_its_spec_is_not_done(world: World) -> None:
     world.knows()
     world.objects.understood("u", "n/a", (1, ""), [], valid=False)
     assert told(world, State(floor=T, completed=Completion.NO_SLOT)) == []
+
+
+def test_a_wrong_spec_and_an_unknown_kind_are_warned_of(world: World) -> None:
+    wish = Wish("n/a", "u", 1, T, "cluster.curl", Plan(Definition("cluster.curl")), None, Acts())
+    world.telling.taken(wish)
+    assert world.said == []
+    world.telling.taken(replace(wish, problem="spec.triggers: write one"))
+    world.telling.taken(replace(wish, unknown_kind="no job of that name"))
+    assert world.reasons == [("InvalidSpec", "Warning"), ("UnknownKind", "Warning")]
+    assert world.said[1].message == "no job of that name"
 
 
 def test_what_is_refused_is_said_of_the_object(world: World) -> None:

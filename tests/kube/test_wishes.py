@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from scheduledjob.kube.wishes import (
     asked_of,
     problem_of,
     read_object,
+    unknown_kind,
 )
 
 GROUP = "scheduledjobs.dev"
@@ -57,6 +59,18 @@ def problem(job: dict[str, Any], rules: Rules = OPEN, **spec: Any) -> str:
     assert problem_of(wish.definition) == wish.problem
     assert wish.slots is None or wish.slots.next(0) is None, "it fires never"
     return wish.problem
+
+
+def test_a_kind_that_this_operator_does_not_run_is_named() -> None:
+    report = an_object({"custom": {"kind": "report"}})
+    assert read_object(report, OPEN).unknown_kind == ""
+    assert read_object(report, replace(OPEN, kinds={"cluster.custom.report"})).unknown_kind == ""
+    known = {"cluster.custom.print", "cluster.curl", "cluster.custom.mail"}
+    wish = read_object(report, replace(OPEN, kinds=known))
+    assert (wish.kind, wish.problem) == ("cluster.custom.report", "")
+    words = 'spec.job.custom.kind: no job "report" is installed in the operator (known: mail, print)'
+    assert wish.unknown_kind == words
+    assert "runs no such jobs inline" in unknown_kind("cluster.shell", known)
 
 
 def test_what_an_object_asks_for() -> None:

@@ -68,9 +68,9 @@ class Reason(StrEnum):
     OVERDUE = "Overdue"
     AUTO_PAUSED = "AutoPaused"
     INVALID_SPEC = "InvalidSpec"
+    UNKNOWN_KIND = "UnknownKind"
     COMPLETED = "Completed"
     OWNER_LOST = "OwnerLost"
-    POD_REFUSED = "PodRefused"
     ACT_REFUSED = "ActRefused"
 
 

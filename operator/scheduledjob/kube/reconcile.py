@@ -192,7 +192,9 @@ class Reconciler:
             if put is Put.STALE:
                 continue
             taken = (wish.generation, wish.asked)
-            self._objects.understood(wish.uid, wish.slug, taken, wish.follows, valid=not wish.problem)
+            self._objects.understood(
+                wish.uid, wish.slug, taken, wish.follows, valid=not (wish.problem or wish.unknown_kind)
+            )
             if wish.refused_act:
                 self._told.refused(body, wish.refused_act)
             observed = (body.get("status") or {}).get("observedGeneration")

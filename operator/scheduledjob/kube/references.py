@@ -24,6 +24,8 @@ PLURALS = {"Secret": "secrets", "ConfigMap": "configmaps"}
 ATTEMPTS = 4
 """Tries of one request: about two seconds, after which the attempt has failed."""
 
+KEYS_SHOWN = 10
+
 
 class CannotRead(Exception):
     """A Secret or ConfigMap may be there, but could not be read; the message says what to do."""
@@ -63,7 +65,10 @@ class ClusterReferences:
             raise CannotRead(f'{kind} "{bare}" in namespace "{namespace}", key "{key}": {found.message}')
         value = _value(kind, found, key)
         if value is None:
-            there = ", ".join(sorted({**(found.get("data") or {}), **(found.get("binaryData") or {})})) or "none"
+            keys = sorted({**(found.get("data") or {}), **(found.get("binaryData") or {})})
+            there = ", ".join(keys[:KEYS_SHOWN]) or "none"
+            if len(keys) > KEYS_SHOWN:
+                there += f" and {len(keys) - KEYS_SHOWN} more"
             raise LookupError(f'{kind} "{bare}" in namespace "{namespace}" has no key "{key}": its keys are {there}')
         return value
 

@@ -29,7 +29,7 @@ from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State
 from scheduledjob.executors.pod.names import pod_name
 from scheduledjob.manifests.status import OUTPUT_LIMIT, RECENT_RUNS, Status
 
-from .wishes import problem_of
+from .wishes import problem_of, unknown_kind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -169,10 +169,7 @@ def _standing(row: Row, definition: Definition, state: State, kinds: Collection[
     """Whether the schedule stands still for a reason that somebody has to mend; the reason, and words."""
     if problem := problem_of(definition):
         return True, "InvalidSpec", problem
-    if row.kind not in kinds:
-        kind = row.kind.rpartition(".")[2]
-        known = sorted(one.removeprefix("cluster.custom.") for one in kinds if one.startswith("cluster.custom."))
-        words = f'spec.job.custom.kind: no job "{kind}" is installed in the operator (known: {", ".join(known)})'
+    if words := unknown_kind(row.kind, kinds):
         return True, "UnknownKind", words
     if state.completed is not None:
         return False, "Completed", COMPLETED[state.completed]

@@ -102,7 +102,7 @@ class Sweeping:
 
     async def _bury(self, gone: Sequence[tuple[str, str]]) -> None:
         await self._store.bury(gone)
-        self._metrics.swept.add()
+        self._metrics.swept.add(by=len(gone))
         self._reconciler.buried(gone)
 
     async def _look_at(self, page: list[dict[str, Any]]) -> None:

@@ -37,6 +37,13 @@ NORMAL: Kind = "Normal"
 WARNING: Kind = "Warning"
 
 
+_PASSED_OVER = {
+    Outcome.MISSED: (WARNING, Reason.MISSED, "it was too late for them, by the misfire rule"),
+    Outcome.SKIPPED_OVERLAP: (NORMAL, Reason.SKIPPED_OVERLAP, "other runs were active, by concurrencyPolicy"),
+}
+"""What is said of slots that did not run. Those that are excluded are meant not to."""
+
+
 class Telling(MetricsObserver):
     """The listener of one replica of the operator."""
 
@@ -47,8 +54,15 @@ class Telling(MetricsObserver):
         self._events = events
         self.status: StatusWriter | None = None
         """Told of what changes, once there is one."""
+        self._held: dict[str, str] = {}
+        """The uid of each schedule that is held, by slug: another object may have the name by now."""
 
     # ---------------------------------------------------------------- of the engine
+
+    def claimed(self, row: Row) -> None:
+        super().claimed(row)
+        if row.origin == Origin.CLUSTER.value:
+            self._held[row.slug] = row.uid
 
     def started(self, attempt: Attempt, due: Instant, late: Micros) -> None:
         super().started(attempt, due, late)
@@ -73,14 +87,27 @@ class Telling(MetricsObserver):
                 words = f"The run of {rfc3339(record.slot)} ended as {record.outcome.value}: {record.reason}"
                 self._say(record.uid, record.slug, NORMAL, Reason(record.outcome.value), words)
 
+    def passed_over(self, slug: str, outcome: Outcome, count: int) -> None:
+        super().passed_over(slug, outcome, count)
+        uid = self._held.get(slug)
+        if uid is None or outcome not in _PASSED_OVER:
+            return
+        kind, reason, why = _PASSED_OVER[outcome]
+        self._say(uid, slug, kind, reason, f"{count} slot{'s' * (count > 1)} did not run: {why}")
+
     def retrying(self, attempt: Attempt, reason: str, due: Instant) -> None:
         super().retrying(attempt, reason, due)
         words = f"Attempt {attempt.attempt} of the run of {rfc3339(attempt.slot)} failed: {reason}"
         self._say(attempt.uid, f"{attempt.namespace}/{attempt.name}", WARNING, Reason.RETRYING, words)
 
+    def released(self, slug: str, wake_at: Instant | None) -> None:
+        super().released(slug, wake_at)
+        self._held.pop(slug, None)
+
     def fenced(self, slug: str, why: str) -> None:
         super().fenced(slug, why)
-        if uid := self._objects.uid_of(slug):
+        uid = self._held.pop(slug, None)
+        if uid is not None and self._objects.get(uid) is not None:
             self._say(
                 uid, slug, WARNING, Reason.OWNER_LOST, f"A replica gave it up, and stopped what it ran of it: {why}"
             )
@@ -96,6 +123,8 @@ class Telling(MetricsObserver):
         self._metrics.reconciled.add()
         if wish.problem:
             self._say(wish.uid, wish.slug, WARNING, Reason.INVALID_SPEC, wish.problem, "Reconcile")
+        elif wish.unknown_kind:
+            self._say(wish.uid, wish.slug, WARNING, Reason.UNKNOWN_KIND, wish.unknown_kind, "Reconcile")
         self._changed(wish.uid)
 
     def buried(self, uid: str) -> None:

@@ -28,7 +28,7 @@ from scheduledjob.manifests.models import API_VERSION, GROUP, KIND, ScheduledJob
 from scheduledjob.manifests.pod import to_pod_definition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from scheduledjob.domain.misfire import Slots
 
@@ -48,6 +48,8 @@ class Rules:
     """Whether shell jobs of a namespace may run inline."""
     shell_off: str = ""
     """Why none may, whatever is allowed."""
+    kinds: Collection[str] | None = None
+    """What this operator can run; None: whatever there is."""
 
     def why_not_inline(self, namespace: str) -> str:
         """Why shell jobs of this namespace don't run inline; empty: they do."""
@@ -72,6 +74,8 @@ class Wish:
     """Why it is invalid; empty where it is not."""
     refused_act: str = ""
     """Why something that was asked by annotation is not done."""
+    unknown_kind: str = ""
+    """Why this operator can't run it, though another may."""
 
     @property
     def definition(self) -> Definition:
@@ -98,6 +102,17 @@ def kind_of(kind: str) -> str:
     return f"cluster.{kind}" if kind in {"shell", "curl"} else f"cluster.custom.{kind}"
 
 
+def unknown_kind(kind: str, kinds: Collection[str]) -> str:
+    """Why this kind is not run by an operator that runs those; empty where it is."""
+    if kind in kinds:
+        return ""
+    known = sorted(one.removeprefix("cluster.custom.") for one in kinds if one.startswith("cluster.custom."))
+    job, _, name = kind.removeprefix("cluster.").partition(".")
+    if job != "custom":
+        return f"spec.job.{job}: this operator runs no such jobs inline: write execution.mode: Pod"
+    return f'spec.job.custom.kind: no job "{name}" is installed in the operator (known: {", ".join(known)})'
+
+
 def read_object(body: Mapping[str, Any], rules: Rules) -> Wish:
     """The wish of an object as the API server gives it."""
     metadata = body["metadata"]
@@ -118,6 +133,7 @@ def read_object(body: Mapping[str, Any], rules: Rules) -> Wish:
         wish.problem = str(error)
     else:
         wish.kind, wish.plan, wish.payload = definition.kind, plan, payload_of(job)
+        wish.unknown_kind = "" if rules.kinds is None else unknown_kind(wish.kind, rules.kinds)
         return wish
     wish.plan = Plan(msgspec.structs.replace(_NEVER.definition, job={"problem": wish.problem}))
     return wish

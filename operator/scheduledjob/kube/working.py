@@ -142,7 +142,7 @@ class Working:
             on_written=self._telling.written,
         )
         self._telling.status = self._status
-        rules = Rules(pod_settings, settings.may_run_shell_inline, shell_off)
+        rules = Rules(pod_settings, settings.may_run_shell_inline, shell_off, runnable.kinds.keys())
         self._reconciler = Reconciler(store, self._objects, rules, self.replica, self._telling, in_order=in_order)
         self._chores = PodChores(self._pods, store, self.replica.info.id, self._objects, self._now, 2 * settings.lease)
         self._handover = Handover()

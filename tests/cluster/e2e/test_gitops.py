@@ -110,10 +110,13 @@ async def test_a_spec_that_is_wrong_from_the_start_is_stalled_until_it_is_mended
     body = await until(api, namespace, "wrong", is_so("Stalled", reason="UnknownKind"))
     assert condition(body, "Ready")["status"] == "False"
     assert "known: print" in condition(body, "Ready")["message"]
+    event = await until_event(api, namespace, "wrong", "UnknownKind")
+    assert (event["type"], event["message"]) == ("Warning", condition(body, "Ready")["message"])
+    assert await operator.metric("scheduledjob_invalid_schedules") == 1
     await sjobs.apply(manifest("zone", "cron: '@daily', timeZone: Europe/Nowhere", curl(sink.url)), "-n", namespace)
     body = await until(api, namespace, "zone", is_so("Stalled", reason="InvalidSpec"))
     assert "spec.triggers[0].timeZone" in condition(body, "Ready")["message"]
-    assert await operator.metric("scheduledjob_invalid_schedules") >= 1
+    assert await operator.metric("scheduledjob_invalid_schedules") == 2
     await api.patch(
         f"/apis/scheduledjobs.dev/v1beta1/namespaces/{namespace}/scheduledjobs/zone",
         {"spec": {"triggers": [{"every": "1s"}]}},

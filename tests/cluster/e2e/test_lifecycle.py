@@ -311,6 +311,7 @@ async def test_every_slot_is_accounted_for_across_a_restart(
     newest = datetime.fromisoformat(status_of(body)["lastScheduleTime"])
     count = counters(body)
     assert count["missed"] >= 2
+    assert (await until_event(api, namespace, "counted", "Missed"))["type"] == "Warning"
     assert count["started"] == count["succeeded"] == len(sink.calls)
     decided = count["started"] + count["missed"] + count["skippedOverlap"]
     assert decided == (newest - created).total_seconds(), count
