@@ -58,7 +58,7 @@ def told(cronjob: dict[str, Any], converted: Converted) -> list[str]:
 
 
 def test_there_are_shapes_enough() -> None:
-    assert len(SHAPES) >= 25
+    assert len(SHAPES) >= 39
 
 
 @pytest.mark.parametrize("path", SHAPES, ids=lambda path: path.stem)
@@ -145,6 +145,7 @@ def test_privileges_that_the_server_wants_with_escalation_keep_it() -> None:
         ("schedule", "@fortnightly", "is unknown to CronJobs"),
         ("schedule", "@every soon", "is no duration"),
         ("schedule", None, "spec.schedule is missing"),
+        ("schedule", "@reboot", "is unknown to CronJobs"),
         ("timeZone", "Mars/Olympus", "Mars/Olympus"),
         ("startingDeadlineSeconds", "10", "spec.startingDeadlineSeconds must be a whole number, 0 or more"),
         ("failedJobsHistoryLimit", True, "spec.failedJobsHistoryLimit must be a whole number"),
@@ -156,6 +157,13 @@ def test_what_can_not_be_converted(field: str, value: object, words: str) -> Non
     cronjob = shape("plain")
     cronjob["spec"][field] = value
     with pytest.raises(ValueError, match=re.escape(words)):
+        convert(cronjob)
+
+
+def test_a_time_zone_that_is_said_twice() -> None:
+    cronjob = shape("zone-in-schedule")
+    cronjob["spec"]["timeZone"] = "Europe/Paris"
+    with pytest.raises(ValueError, match="names a time zone, and so does"):
         convert(cronjob)
 
 
@@ -225,6 +233,25 @@ def test_a_wrong_one_harms_no_other(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert 'wrong: can\'t be converted: spec.schedule: "never" has 1 fields' in err
     assert "hello: can't be converted: " in err
     assert "has no name" in err
+
+
+def test_lists_of_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As kubectl prints them, as the API answers (where items don't say what they are), and several to a file."""
+
+    def bare(name: str) -> dict[str, Any]:
+        cronjob = shape("plain") | {"metadata": {"name": name}}
+        return {key: cronjob[key] for key in ("metadata", "spec")}
+
+    named = {"apiVersion": "batch/v1", "kind": "CronJob"}
+    answer = {"apiVersion": "batch/v1", "kind": "CronJobList", "items": [bare("a"), named | bare("b")]}
+    other = {"apiVersion": "example.com/v1", "kind": "CronJobList", "items": [bare("not-ours")]}
+    printed = {"apiVersion": "v1", "kind": "List", "items": [named | bare("c"), answer, {"kind": "Job"}]}
+    file = tmp_path / "all.yaml"
+    file.write_text(yaml.safe_dump_all([printed, other, named | bare("d")]))
+    (tmp_path / "answer.json").write_text(json.dumps(answer | {"items": [bare("e")]}))
+    code, out, _ = run(capsys, ["convert", "-f", file, tmp_path / "answer.json"])
+    assert code == 0
+    assert [each["metadata"]["name"] for each in yaml.safe_load_all(out)] == ["c", "a", "b", "d", "e"]
 
 
 def test_a_pipe_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

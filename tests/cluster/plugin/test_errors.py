@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import typer.main
 import yaml
 
+from scheduledjob.cli.plugin.app import app
 from tests.cluster.e2e.operators import manifest
 from tests.cluster.plugin.support import Plugin
 
@@ -35,8 +37,42 @@ ASKING = [
     ("convert", "--all"),
     ("simulate",),
 ]
-"""Every command that asks the API server."""
+"""Every command that asks the API server; ``validate`` does not."""
 NAMING = [each for each in ASKING if "job" in each]
+
+WRONG = [
+    (["lisst"], "Did you mean"),
+    (["list", "--no-such"], "--no-such"),
+    (["list", "-o", "xml"], "xml"),
+    (["describe"], "Missing argument"),
+    (["describe", "a", "b"], "unexpected extra argument"),
+    (["next", "a", "-A"], "-A goes with no name"),
+    (["next", "--from", "tomorrow"], "write an instant with its offset"),
+    (["next", "--from", "2026-12-01T00:00:00"], "has no offset from UTC"),
+    (["next", "-c", "0"], "greater than or equal to 1"),
+    (["explain", "0 0 1 1 *", "-o", "name"], "an expression has no name"),
+    (["explain", "0 0 31 2 *"], "never fire"),
+    (["explain", "0 0 * * *", "--tz", "Mars"], "Mars"),
+    (["trigger", "a", "--timeout", "3"], "--timeout goes with --wait"),
+    (["trigger", "a", "--payload", "x" * 70_000], "at most 64 KiB"),
+    (["suspend"], "Missing argument"),
+    (["cancel", "a", "b", "c"], "unexpected extra argument"),
+    (["resume"], "Missing argument"),
+    (["history", "--instance", "a"], "--instance goes with --store"),
+    (["history", "--store", "memory:"], "a store in memory ends with its process"),
+    (["history", "--store", "mysql://a"], "'mysql' names no store"),
+    (["history", "--store", "postgresql://a", "-l", "a=b"], "-l goes with the runs in status"),
+    (["history", "a", "--store", "postgresql://a", "-A"], "-A goes with no name"),
+    (["logs", "a", "-f", "--store", "postgresql://a"], "--follow goes with no --store"),
+    (["history", "--limit", "0"], "greater than or equal to 1"),
+    (["logs", "a", "--tail", "0"], "greater than or equal to 1"),
+    (["validate"], "Missing option"),
+    (["validate", "-f", "a", "-o", "xml"], "xml"),
+    (["-n", "a"], "name a command"),
+    (["convert", "a", "--all"], "name CronJobs of the cluster"),
+    (["simulate", "--from", "2026-12-02T00:00:00Z", "--to", "2026-12-01T00:00:00Z"], "--to must be after --from"),
+]
+"""What was typed, and what is told of it."""
 
 every_command = pytest.mark.parametrize("arguments", ASKING, ids=" ".join)
 
@@ -49,12 +85,29 @@ def one_line(err: str) -> str:
     return lines[0]
 
 
+async def refused(plugin: Plugin, *arguments: str) -> tuple[int, str]:
+    """The exit code and the one line that is told in pipes, and on a terminal as well."""
+    piped = await plugin(*arguments)
+    assert piped.out == ""
+    line = one_line(piped.err)
+    shown = await plugin.on_a_terminal(*arguments)
+    assert shown.code == piped.code
+    assert shown.plain == f"{line}\n"
+    assert shown.out.startswith("\x1b[31merror:\x1b[0m ")
+    return piped.code, line
+
+
+def test_no_command_is_left_out() -> None:
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # it is a group
+    assert {each[0] for each in ASKING} | {"validate"} == commands
+    assert {arguments[0] for arguments, _ in WRONG} >= commands
+
+
 @every_command
 async def test_no_permission(sjobs: Cluster, namespace: str, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     plugin = Plugin(sjobs.kubeconfig_for("nobody"), namespace, tmp_path)
-    done = await plugin(*arguments)
-    assert (done.code, done.out) == (1, "")
-    line = one_line(done.err)
+    code, line = await refused(plugin, *arguments)
+    assert code == 1
     assert 'User "nobody" cannot' in line
     assert namespace in line
 
@@ -65,25 +118,18 @@ async def test_unreachable(sjobs: Cluster, namespace: str, tmp_path: Path, argum
     content = yaml.safe_load(plugin.kubeconfig.read_text())
     content["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
     plugin.kubeconfig.write_text(yaml.safe_dump(content))
-    done = await plugin(*arguments)
-    assert (done.code, done.out) == (1, "")
-    line = one_line(done.err)
+    code, line = await refused(plugin, *arguments)
+    assert code == 1
     assert "the API server can't be reached" in line
     assert "127.0.0.1:1" in line
 
 
 @pytest.mark.parametrize("arguments", NAMING, ids=" ".join)
 async def test_missing(plugin: Plugin, namespace: str, arguments: tuple[str, ...]) -> None:
-    done = await plugin(*arguments)
-    assert (done.code, done.out) == (1, "")
+    code, line = await refused(plugin, *arguments)
+    assert code == 1
     kind = "CronJob" if arguments[0] == "convert" else "ScheduledJob"
-    assert f'there is no {kind} "job" in namespace "{namespace}"' in one_line(done.err)
-
-
-async def test_on_a_terminal(plugin: Plugin, namespace: str) -> None:
-    shown = await plugin.on_a_terminal("describe", "job")
-    assert shown.code == 1
-    assert shown.out.startswith("\x1b[31merror:\x1b[0m there is no ScheduledJob")
+    assert f'there is no {kind} "job" in namespace "{namespace}"' in line
 
 
 async def test_no_right_to_write(sjobs: Cluster, namespace: str, tmp_path: Path) -> None:
@@ -104,10 +150,12 @@ async def test_no_right_to_write(sjobs: Cluster, namespace: str, tmp_path: Path)
     await sjobs.apply(yaml.safe_dump_all([role, binding]))
     plugin = Plugin(sjobs.kubeconfig_for(user), namespace, tmp_path)
     assert (await plugin("list", "-o", "name")).out == "scheduledjob.scheduledjobs.dev/job\n"
-    for act in ("trigger", "suspend"):
-        done = await plugin(act, "job")
-        assert done.code == 1
-        assert "cannot patch resource" in one_line(done.err)
+    for act in (("trigger", "job"), ("trigger", "job", "--wait"), ("suspend", "job"), ("cancel", "job", "run")):
+        code, line = await refused(plugin, *act)
+        assert code == 1
+        assert "cannot patch resource" in line
+    await sjobs.apply(manifest("job", "every: 1h", "{custom: {kind: print}}", "  suspend: true"), "-n", namespace)
+    assert "cannot patch resource" in (await refused(plugin, "resume", "job"))[1]
     described = await plugin("describe", "job")
     assert described.code == 0
     assert "cannot list resource" in described.out  # Events, and the rest is told all the same
@@ -126,37 +174,25 @@ async def test_a_cluster_without_the_operator(own_cluster: ControlPlane, tmp_pat
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [
-        (["lisst"], "Did you mean"),
-        (["list", "--no-such"], "--no-such"),
-        (["list", "-o", "xml"], "xml"),
-        (["describe"], "Missing argument"),
-        (["describe", "a", "b"], "unexpected extra argument"),
-        (["next", "a", "-A"], "-A goes with no name"),
-        (["next", "--from", "tomorrow"], "write an instant with its offset"),
-        (["next", "--from", "2026-12-01T00:00:00"], "has no offset from UTC"),
-        (["next", "-c", "0"], "greater than or equal to 1"),
-        (["explain", "0 0 31 2 *"], "never fire"),
-        (["explain", "0 0 * * *", "--tz", "Mars"], "Mars"),
-        (["trigger", "a", "--timeout", "3"], "--timeout goes with --wait"),
-        (["trigger", "a", "--payload", "x" * 70_000], "at most 64 KiB"),
-        (["suspend"], "Missing argument"),
-        (["cancel", "a", "b", "c"], "unexpected extra argument"),
-        (["history", "--limit", "0"], "greater than or equal to 1"),
-        (["logs", "a", "--tail", "0"], "greater than or equal to 1"),
-        (["validate"], "Missing option"),
-        (["validate", "-f", "/does/not/exist"], "no such file"),
-        (["convert", "a", "--all"], "name CronJobs of the cluster"),
-        (["simulate", "-f", "/does/not/exist"], "no such file"),
-        (["simulate", "--from", "2026-12-02T00:00:00Z", "--to", "2026-12-01T00:00:00Z"], "--to must be after --from"),
-    ],
+    WRONG,
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
 async def test_wrong_arguments(plugin: Plugin, arguments: list[str], words: str) -> None:
-    done = await plugin(*arguments)
+    code, line = await refused(plugin, *arguments)
+    assert code == 2
+    assert words in line
+
+
+@pytest.mark.parametrize("command", ["validate", "convert", "simulate"])
+async def test_a_file_that_is_not_there(plugin: Plugin, command: str) -> None:
+    done = await plugin(command, "-f", "/does/not/exist")
     assert done.code == 2
-    assert words in done.err + done.out
-    assert "Traceback" not in done.err
+    words = "/does/not/exist: no such file or directory\n"
+    assert (done.out, done.err) == (
+        ("", words) if command != "validate" else (words, "1 fault; 0 valid jobs in 0 files\n")
+    )
+    shown = await plugin.on_a_terminal(command, "-f", "/does/not/exist")
+    assert (shown.code, shown.plain) == (2, done.out + done.err)
 
 
 async def test_a_wrong_kubeconfig_or_context(plugin: Plugin, tmp_path: Path) -> None:

@@ -100,10 +100,11 @@ def cancel(where: Where, name: str, run_id: str | None, form: Form) -> None:
         elif not wanted.startswith(f"{uid}-"):
             wanted = f"{uid}-{wanted}"
         shown = printable(wanted.removeprefix(f"{uid}-"))
+        annotations = {"metadata": {"annotations": {f"{GROUP}/cancel": wanted}}}
+        body = await cluster.patch(name, annotations)
         if wanted not in active:
             say(f"status does not show {shown} as active: it is asked for all the same")
-        annotations = {"metadata": {"annotations": {f"{GROUP}/cancel": wanted}}}
-        print_changed(await cluster.patch(name, annotations), form, f"asked to cancel run {shown}")
+        print_changed(body, form, f"asked to cancel run {shown}")
 
     where.run(write)
 

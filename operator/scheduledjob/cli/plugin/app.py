@@ -335,10 +335,10 @@ def main() -> None:
 def execute(arguments: list[str]) -> int:
     """Run a command; its exit code."""
     try:
-        words = command_first(arguments or ["--help"])
-        if words[0].startswith("-") and words[0] not in HELP:
+        ordered = command_first(arguments or ["--help"])
+        if ordered[0].startswith("-") and ordered[0] not in HELP:
             raise CommandError(f"name a command, too: {PROGRAM} -h lists them", 2)
-        code = app(words, prog_name=PROGRAM, standalone_mode=False)
+        code = app(ordered, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except typer.Exit as end:
         return end.exit_code

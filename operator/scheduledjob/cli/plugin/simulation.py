@@ -63,6 +63,8 @@ def simulate(where: Where, paths: Sequence[str], start: str | None, end: str | N
     if not begin < until <= begin + LONGEST:
         raise CommandError("--to must be after --from, and at most 31 days", 2)
     schedules, faults = _of_files(paths, where.namespace, begin) if paths else _of_cluster(where)
+    if faults and not schedules:
+        return 2
     load = load_of(schedules, begin, until)
     if form.is_for_people:
         _draw(load, schedules)

@@ -113,12 +113,16 @@ def _cronjobs(file: str, text: str) -> Iterator[dict[str, Any] | Problem]:
         yield Document(file, 0).syntax(fault)
 
 
-def _of(node: Node) -> Iterator[dict[str, Any]]:
+def _of(node: Node, of_list: str = "") -> Iterator[dict[str, Any]]:
+    """``of_list``: the kind that items need not say, because their list does, as the API's own answers have it."""
     kind, items = find(node, ("kind",)), find(node, ("items",))
+    version = find(node, ("apiVersion",))
+    of_batch = isinstance(version, Scalar) and version.text.startswith("batch/")
     if isinstance(items, Sequence):
+        listed = isinstance(kind, Scalar) and kind.text == "CronJobList" and of_batch
         for item in items.items:
-            yield from _of(item)
-    elif isinstance(node, Mapping) and isinstance(kind, Scalar) and kind.text == "CronJob":
-        version = find(node, ("apiVersion",))
-        if isinstance(version, Scalar) and version.text.startswith("batch/"):
+            yield from _of(item, "CronJob" if listed else "")
+    elif isinstance(node, Mapping):
+        known = kind.text if isinstance(kind, Scalar) else of_list
+        if known == "CronJob" and (of_batch or (of_list and version is None)):
             yield to_python(node)

@@ -16,7 +16,7 @@ from scheduledjob.domain.instants import SECOND
 from scheduledjob.manifests.loader import load_text
 from scheduledjob.manifests.models import API_VERSION, KIND, ScheduledJob
 
-from .schedule import trigger_of
+from .schedule import trigger_of, without_zone
 from .template import Template, template_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,12 @@ _KNOWN = frozenset(
         "successfulJobsHistoryLimit", "failedJobsHistoryLimit",
     }
 )  # fmt: skip
-_KNOWN_OF_JOB = frozenset({"template", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"})
+_KNOWN_OF_JOB = frozenset(
+    {
+        "template", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished",
+        "podReplacementPolicy",  # a retry waits for the end of the Pod before it, whatever this says
+    }
+)  # fmt: skip
 
 _HOW = {
     "parallelism": "one Pod runs at a time; write several ScheduledJobs, or share the work out in the job",
@@ -53,7 +58,6 @@ _UNREMARKABLE: Mapping[str, Any] = {
     "completions": 1,
     "completionMode": "NonIndexed",
     "suspend": False,
-    "podReplacementPolicy": "TerminatingOrFailed",
     "manualSelector": False,
     "managedBy": "kubernetes.io/job-controller",
 }
@@ -140,8 +144,11 @@ def _tell_of_schedule(schedule: str, trigger: dict[str, Any], notes: list[str]) 
         notes.append(f'schedule "{schedule}" is every: {trigger["every"]}, counted from {since}')
         return
     expression, zone = trigger["cron"], trigger.get("timeZone")
-    if expression.split() != schedule.split() and not schedule.startswith(("TZ=", "CRON_TZ=")):
-        notes.append(f'schedule "{schedule}" is written "{expression}", which has the same slots here')
+    zone_in_it, written = without_zone(schedule)
+    if expression.split() != written.split():
+        notes.append(f'schedule "{written}" is written "{expression}", which has the same slots here')
+    if zone_in_it:
+        notes.append(f"the time zone in the schedule, {zone_in_it}, is written timeZone")
     if zone is not None and not expression.startswith("@hourly") and not expression.split()[0].startswith("*"):
         notes.append(
             f"{zone}: a local time that a change of the clock leaves out or repeats has one slot; a CronJob's has none "

@@ -28,9 +28,12 @@ def trigger_of(schedule: str, time_zone: str | None, anchor: str | None) -> dict
 
     Raises ``ValueError`` for what no CronJob can have.
     """
-    text = schedule.strip()
-    if found := re.match(r"(?:CRON_)?TZ=(\S+)\s+", text):
-        time_zone, text = time_zone or found[1], text[found.end() :].strip()
+    zone_in_it, text = without_zone(schedule)
+    if zone_in_it and time_zone:
+        raise ValueError(
+            f'spec.schedule: "{schedule}" names a time zone, and so does spec.timeZone: leave one of them out'
+        )
+    time_zone = time_zone or zone_in_it
     if text.startswith("@every "):
         trigger = {"every": format_duration(_seconds(text.removeprefix("@every ").strip()) * SECOND)}
         return trigger | ({"anchor": anchor} if anchor else {})
@@ -42,6 +45,12 @@ def trigger_of(schedule: str, time_zone: str | None, anchor: str | None) -> dict
         expression = _expression(text, schedule)
     zone = {} if time_zone in (None, "", "UTC", "Etc/UTC") else {"timeZone": time_zone}
     return {"cron": expression, **zone}
+
+
+def without_zone(schedule: str) -> tuple[str, str]:
+    """(zone, the rest) of a schedule with a time zone in front, as in ``TZ=Asia/Tokyo 0 9 * * *``; else ("", all)."""
+    found = re.match(r"(?:CRON_)?TZ=(\S+)\s+", text := schedule.strip())
+    return (found[1], text[found.end() :].strip()) if found else ("", text)
 
 
 def _expression(text: str, schedule: str) -> str:
