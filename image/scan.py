@@ -30,6 +30,9 @@ class Scan:
     user: str = ""
     """Whom its programs run as."""
     labels: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    health_check: object = None
+    """What a runtime without probes would ask."""
     privileged: list[str] = field(default_factory=list)
     """Files that run as somebody else than who starts them."""
     writable: list[str] = field(default_factory=list)
@@ -58,8 +61,10 @@ def scan(archive: Path) -> Scan:
     """Read an archive as `docker save` writes it."""
     with tarfile.open(archive) as tar:
         manifest = _json(tar, "manifest.json")[0]
-        config = _json(tar, manifest["Config"])
-        found = Scan(user=config["config"].get("User", ""), labels=config["config"].get("Labels") or {})
+        config = _json(tar, manifest["Config"])["config"]
+        found = Scan(user=config.get("User", ""), labels=config.get("Labels") or {})
+        found.environment = dict(each.split("=", 1) for each in config.get("Env") or [])
+        found.health_check = config.get("Healthcheck")
         entries: dict[str, tarfile.TarInfo] = {}
         for name in layers(tar):
             with tarfile.open(fileobj=tar.extractfile(name)) as layer:

@@ -69,6 +69,7 @@ store:
     user: postgres
     passwordSecret: {{name: postgres}}
 settings: {{podSecurity: restricted}}
+migration: {{hook: true}}
 """
 
 
@@ -131,6 +132,7 @@ async def test_a_thousand_runs_through_upgrades_and_a_rollback(release: Release)
 
         await give_password(api, dsn)
         await release.upgrade(on_postgres(dsn, node.host, 1))
+        assert "Job completed" in (await cluster.kubectl("events", "-n", HOME, "--for", f"job/{NAME}-migrate")).stdout
         (alone,) = await release.pods(api)
         before = decided(sink.calls)
         await sink.reached(lambda calls: decided(calls) >= before + 2 * len(JOBS))

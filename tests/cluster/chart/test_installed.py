@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from tests.cluster.chart.helm import CHART, ROOT, Refused, environment, helm, render, values_of
+from tests.cluster.chart.helm import CHART, ROOT, Refused, environment, helm, render, the, values_of
 from tests.cluster.e2e.operators import OperatorProcess, manifest
 from tests.cluster.harness import SCHEDULED_JOBS, ApiError
 from tests.cluster.harness.credentials import read_kubeconfig
@@ -160,6 +162,20 @@ async def test_upgrades_and_rollbacks_change_the_way_pods_are_replaced(release: 
     assert third["strategy"]["type"] == "RollingUpdate"
     await release("rollback", "1")
     assert (await release.deployment())["spec"]["strategy"] == {"type": "Recreate"}
+
+
+async def test_what_is_rendered_without_a_cluster_can_take_over(own_cluster: ControlPlane, release: Release) -> None:
+    """As Argo CD does it: it is told what Helm sees by itself, by the command that gitops/README.md has."""
+    await release("install")
+    (asked,) = re.findall(r"`kubectl (get deployment .*?)`", (ROOT / "gitops" / "README.md").read_text())
+    instance = (await own_cluster.kubectl(*shlex.split(asked))).stdout
+    assert instance.endswith(f"/{HOME}/scheduledjob")
+    shared = {"store": {"type": "secret", "secret": {"name": "store"}}}
+    with pytest.raises(Refused, match="write a name that no other has"):
+        await render(shared, namespace=HOME)
+    rendered = await render(shared | {"instance": instance, "strategy": {"type": "Recreate"}}, namespace=HOME)
+    assert environment(rendered)["SJOB_INSTANCE"] == environment([await release.deployment()])["SJOB_INSTANCE"]
+    assert the(rendered, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
 
 
 @pytest.mark.parametrize("keep", [True, False])
