@@ -123,9 +123,12 @@ def parse(expression: str, seed: str) -> CronFields | Micros:
         if texts[0].upper() == "@EVERY":
             return _parse_every(texts[1:])
         texts = _macro(expression).split()
+    if texts and texts[0].upper().startswith(("TZ=", "CRON_TZ=")):
+        raise CronError(f"the expression holds a time zone ({texts[0]}); write it beside the expression, not in it")
     if len(texts) not in {5, 6, 7}:
+        count = "1 field" if len(texts) == 1 else f"{len(texts)} fields"
         raise CronError(
-            f"the expression {expression!r} has {len(texts)} fields; allowed are 5 (minute hour day-of-month month "
+            f"the expression {expression!r} has {count}; allowed are 5 (minute hour day-of-month month "
             "day-of-week), 6 (second first) or 7 (year last)"
         )
     unix = len(texts) == 5

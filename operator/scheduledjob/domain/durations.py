@@ -17,6 +17,10 @@ MAX_DURATION: Final[Micros] = 36_500 * DAY
 
 _UNITS: Final[tuple[tuple[str, Micros], ...]] = (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND))
 _FORM = re.compile("".join(f"(?:([0-9]{{1,10}}){unit})?" for unit, _ in _UNITS))
+_LOOSE = re.compile(
+    "([0-9]{1,9}) ?(w|weeks?|d|days?|h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?)(?:,? |$|(?=[0-9]))", re.IGNORECASE
+)
+"""A number and its unit as people write them elsewhere."""
 _ALLOWED = "write whole days, hours, minutes and seconds, the largest first, as in 1h30m, 45s or 7d"
 
 
@@ -27,11 +31,19 @@ def parse_duration(text: str) -> Micros:
         shown = repr(text if len(text) <= 40 else text[:40] + "…")
         if re.fullmatch("[0-9]+", text):
             raise ValueError(f"{shown} has no unit: write {text[:10]}s for seconds, {text[:10]}m for minutes")
-        raise ValueError(f"{shown} is not a duration: {_ALLOWED}")
+        raise ValueError(f"{shown} is not a duration: {_likely(text)}{_ALLOWED}")
     length = sum(int(count or 0) * unit for count, (_, unit) in zip(found.groups(), _UNITS, strict=True))
     if length > MAX_DURATION:
         raise ValueError(f"{text!r} is longer than a century: write at most {MAX_DURATION // DAY}d")
     return length
+
+
+def _likely(text: str) -> str:
+    """A question that names what ``5 minutes`` or ``1w`` was probably meant to be; empty where that can't be told."""
+    units = {"w": 7 * DAY, **dict(_UNITS)}
+    length = sum(int(count) * units[unit[0].lower()] for count, unit in _LOOSE.findall(text))
+    told = not _LOOSE.sub("", text) and 0 < length <= MAX_DURATION
+    return f"did you mean {format_duration(length)}? " if told else ""
 
 
 def format_duration(length: Micros) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.manifests import checks
-from scheduledjob.manifests.base import PATTERN_MEANINGS
+from scheduledjob.manifests.base import PATTERN_MEANINGS, Model
 from scheduledjob.manifests.models import Secret
 from scheduledjob.manifests.problems import Path, Problem, listed, nearest, plain, quoted, shortened
 from scheduledjob.manifests.shape import choices_at, field_at, fields_of, model_at, places
@@ -57,6 +57,9 @@ def _worded(detail: ErrorDetails, model: type[BaseModel], path: Path, shown: str
             return context["message"], context["allowed"]
         case "missing":
             field = field_at(model, path)
+            wanted: object = field.annotation if field is not None else None
+            if isinstance(wanted, type) and issubclass(wanted, Model) and wanted.one_of:
+                return "is missing", f"write it with one of {listed(wanted.one_of)}"
             return "is missing", (field.description or "") if field is not None else ""
         case "extra_forbidden":
             return _unknown_key(model, path)
