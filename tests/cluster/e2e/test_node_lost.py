@@ -1,0 +1,148 @@
+"""A node is lost in the middle of a run: what the run says, when it is tried again, and what its return changes.
+
+While a node is only silent nobody knows whether its Pod still runs, so the attempt waits for the end of its Pod, as
+Kubernetes does: a second one beside it would run the job twice in silence. When the Node object is gone Kubernetes has
+declared the Pod dead; what follows is an attempt of its own, after an Event that says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from tests.cluster.crd.install import install
+from tests.cluster.e2e.operators import (
+    PATIENCE,
+    OperatorProcess,
+    granted,
+    manifest,
+    recent,
+    status_of,
+    until,
+    until_event,
+)
+from tests.cluster.harness import BUSYBOX_IMAGE, NODE_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.cluster.harness import ApiClient, Node
+
+pytestmark = [pytest.mark.cluster, pytest.mark.node]
+
+MORE = """
+  retry: {maxRetries: 1, fixed: {intervals: [1s]}}
+  execution: {pod: {template: {spec: {terminationGracePeriodSeconds: 1}}}}
+"""
+
+
+class Place(NamedTuple):
+    """A namespace of a node that is the test's own, where an operator works."""
+
+    node: Node
+    api: ApiClient
+    namespace: str
+    tell: str
+    """A command by which a job tells us a line."""
+    told: asyncio.Queue[str]
+
+    async def begin(self, then: str) -> None:
+        """Start the run of the job `lost`, whose second attempt is quick; return when the first has come to `then`."""
+        script = f"echo $SCHEDULEDJOB_ATTEMPT | {self.tell}; test $SCHEDULEDJOB_ATTEMPT = 2 && exit; {then}"
+        await self.apply(manifest("lost", "after: 0s", _container(script), MORE))
+        assert await self.told.get() == "1"
+
+    async def apply(self, text: str) -> None:
+        await self.node.cluster.apply(text, "-n", self.namespace)
+
+    async def run(self) -> dict[str, Any]:
+        """The run of `lost`, when it is over."""
+        (run,) = recent(await until(self.api, self.namespace, "lost", recent))
+        return run
+
+    async def pods_of_lost(self) -> list[dict[str, Any]]:
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        return await self.api.list(path, labelSelector="scheduledjobs.dev/name=lost")
+
+    async def until_ending(self) -> None:
+        """Return when the Pod is to end, whoever has said so."""
+        async for event in self.api.watch(f"/api/v1/namespaces/{self.namespace}/pods"):
+            if event["object"]["metadata"].get("deletionTimestamp"):
+                return
+
+
+@pytest.fixture
+async def place(own_node: Node) -> AsyncIterator[Place]:
+    told: asyncio.Queue[str] = asyncio.Queue()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told.put_nowait((await reader.readline()).decode().strip())
+        writer.close()
+
+    await install(own_node.cluster)
+    namespace = await own_node.cluster.new_namespace()
+    kubeconfig = await granted(own_node.cluster, "operator", namespace, [namespace])
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    tell = f"nc {own_node.host} {server.sockets[0].getsockname()[1]}"
+    async with (
+        server,
+        own_node.cluster.client() as api,
+        OperatorProcess(kubeconfig, namespace, f"--namespaces={namespace}"),
+        asyncio.timeout(2 * PATIENCE),
+    ):
+        yield Place(own_node, api, namespace, tell, told)
+
+
+async def test_a_job_that_ends_while_no_kubelet_lives(place: Place) -> None:
+    """The next kubelet tells of it, and so nothing of it is done again."""
+    await place.begin(f"sleep 1; echo ends | {place.tell}; exit 3")
+    place.node.kubelet.kill()
+    assert await place.told.get() == "ends"
+    await place.node.kubelet.start()
+    event = await until_event(place.api, place.namespace, "lost", "Retrying")
+    assert event["message"].endswith("failed: exit code 3")
+    run = await place.run()
+    assert (run["outcome"], run["attempt"]) == ("Succeeded", 2)
+    assert (await place.told.get(), place.told.empty()) == ("2", True)
+
+
+async def test_while_a_node_is_silent_nothing_runs_beside_its_pod(place: Place) -> None:
+    """The Pod was told to end, and nobody knows whether it has. When the node is back it says so."""
+    await place.begin("sleep 1000")
+    place.node.kubelet.pause()
+    await place.node.cluster.kubectl("taint", "node", NODE_NAME, "lost=yes:NoExecute")
+    await place.until_ending()
+    await place.apply(manifest("clock", "every: 1s", "{custom: {kind: print, params: {text: x}}}"))
+    await until(place.api, place.namespace, "clock", lambda body: len(recent(body)) >= 5)
+    body = await until(place.api, place.namespace, "lost", status_of)
+    (pod,) = await place.pods_of_lost()
+    assert [each["pod"] for each in body["status"]["active"]] == [pod["metadata"]["name"]]
+    await place.node.cluster.kubectl("taint", "node", NODE_NAME, "lost-")
+    place.node.kubelet.resume()
+    run = await place.run()
+    assert (run["outcome"], run["attempt"]) == ("Succeeded", 2)
+    event = await until_event(place.api, place.namespace, "lost", "Retrying")
+    assert "failed: its node is lost or was tainted: Taint manager: deleting due to NoExecute taint" in event["message"]
+    assert (await place.told.get(), place.told.empty()) == ("2", True)
+
+
+@pytest.mark.slow
+async def test_a_pod_of_a_node_that_is_gone_is_a_failed_attempt(place: Place) -> None:
+    """Kubernetes' garbage collector says so of the Pod, after its 40 s; the next attempt waits for a node."""
+    await place.begin("sleep 1000")
+    place.node.kubelet.kill()
+    await place.api.delete(f"/api/v1/nodes/{NODE_NAME}")
+    event = await until_event(place.api, place.namespace, "lost", "Retrying")
+    assert "failed: its node is gone: PodGC: node no longer exists" in event["message"]
+    await place.node.kubelet.start()
+    run = await place.run()
+    assert (run["outcome"], run["attempt"]) == ("Succeeded", 2)
+    assert (await place.told.get(), place.told.empty()) == ("2", True)
+    (pod,) = await place.pods_of_lost()
+    assert pod["metadata"]["name"] == run["pod"]
+
+
+def _container(script: str) -> str:
+    return f'{{container: {{image: "{BUSYBOX_IMAGE}", command: [sh, -c, "{script}"]}}}}'
