@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CLUSTER, POSTGRES, TIMES, EXIT = "needs a cluster", "needs a Postgres", "times vary", "exit code"
+IMAGE, STARTS = "needs the image", "starts a cluster"
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)(?P<rest>[^\n`]*)$")
 _COMMENT = re.compile(r"<!-- (.*) -->")
@@ -38,6 +39,14 @@ class Command:
     times_vary: bool = False
     needs_cluster: bool = False
     needs_postgres: bool = False
+    needs_image: bool = False
+    """The operator's, on a cluster with a node and no operator yet."""
+    starts_cluster: bool = False
+    """On this machine, and ends it."""
+
+    @property
+    def needs_no_cluster(self) -> bool:
+        return not (self.needs_cluster or self.needs_image or self.starts_cluster)
 
     @property
     def ends_by_interrupt(self) -> bool:
@@ -84,12 +93,13 @@ def _of_fence(page: Path, fence: re.Match[str], lines: list[str], start: int, be
     for word in said:
         if word.startswith(EXIT):
             code = int(word.removeprefix(EXIT))
-        elif word not in {CLUSTER, POSTGRES, TIMES}:
+        elif word not in {CLUSTER, POSTGRES, TIMES, IMAGE, STARTS}:
             raise PageError(f"{page.name}:{start}: nobody knows {word!r}")
     commands: list[File | Command] = []
     for number, line in enumerate(lines, start + 1):
         if line.startswith("$ "):
-            commands.append(Command(number, line[2:], "", code, TIMES in said, CLUSTER in said, POSTGRES in said))
+            needs = (one in said for one in (TIMES, CLUSTER, POSTGRES, IMAGE, STARTS))
+            commands.append(Command(number, line[2:], "", code, *needs))
         elif not commands:
             raise PageError(f"{page.name}:{number}: a block of console begins with a command: $ ...")
         else:

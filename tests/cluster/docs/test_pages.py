@@ -1,7 +1,8 @@
 """What the pages of docs/ say can be typed with a cluster does what they say, in the order in which they say it.
 
 The reader has an administrator's kubeconfig, whose context has a namespace of the test's own, and kubectl. An operator
-works in that namespace, with its store in memory, and may run shell jobs inline, because there is no node for Pods.
+works in that namespace, with its store in memory unless the page needs a Postgres, and may run shell jobs inline,
+because there is no node for Pods. Where a page says how to start a cluster, it is done.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import yaml
 from scheduledjob.executors.confine import landlock_status
 from tests.cluster.e2e.conftest import kubeconfig, sjobs
 from tests.cluster.e2e.operators import OperatorProcess
+from tests.cluster.harness.binaries import cache
 from tests.docs.pages import ROOT, Command, File, pages, steps
 from tests.docs.reader import Reader, copy_repository
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.cluster.harness import Cluster
@@ -28,36 +30,56 @@ pytestmark = pytest.mark.cluster
 
 __all__ = ["kubeconfig", "sjobs"]
 
-PAGES = [page for page in pages() if any(isinstance(step, Command) and step.needs_cluster for step in steps(page))]
+
+def _pages_with(what: Callable[[Command], bool]) -> list[Path]:
+    return [page for page in pages() if any(isinstance(step, Command) and what(step) for step in steps(page))]
 
 
-@pytest.fixture
-async def operator(kubeconfig: Path, namespace: str) -> AsyncIterator[OperatorProcess]:
+@pytest.mark.parametrize(
+    "page", _pages_with(lambda step: step.needs_cluster), ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+async def test_a_reader_with_a_cluster_can_do_what_it_says(
+    page: Path, sjobs: Cluster, kubeconfig: Path, namespace: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     flags = [f"--namespaces={namespace}", f"--inline-shell-namespaces={namespace}"]
     if not landlock_status().available:
         flags.append("--accept-unconfined-shell")
-    async with OperatorProcess(kubeconfig, namespace, *flags) as operator:
-        yield operator
-
-
-@pytest.mark.usefixtures("operator")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-async def test_a_reader_with_a_cluster_can_do_what_it_says(
-    page: Path, sjobs: Cluster, namespace: str, tmp_path: Path
-) -> None:
-    folder = tmp_path / "repository"
-    folder.mkdir()
-    copy_repository(folder)
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    (programs / "kubectl").symlink_to(sjobs.program("kubectl"))
     environment = {"KUBECONFIG": str(_in_namespace(sjobs.kubeconfig, namespace, tmp_path))}
-    with Reader(folder, environment, programs) as reader:
+    if page in _pages_with(lambda step: step.needs_cluster and step.needs_postgres):
+        environment["SJOB_STORE"] = request.getfixturevalue("postgres_dsn")
+        flags.append(f"--store={environment['SJOB_STORE']}")
+    async with OperatorProcess(kubeconfig, namespace, *flags):
+        with _reader(tmp_path, sjobs, environment) as reader:
+            for step in steps(page):
+                if isinstance(step, File):
+                    reader.save(step)
+                elif step.needs_cluster or (
+                    step.needs_no_cluster and not step.ends_by_interrupt and not step.needs_postgres
+                ):
+                    await asyncio.to_thread(reader.type, step)
+
+
+@pytest.mark.parametrize(
+    "page", _pages_with(lambda step: step.starts_cluster), ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_a_reader_can_start_a_cluster_as_it_says(page: Path, sjobs: Cluster, tmp_path: Path) -> None:
+    """With the programs that are built already, and beside whatever cluster a developer has running."""
+    there = cache()
+    (tmp_path / "cache" / there.parent.name).mkdir(parents=True)
+    (tmp_path / "cache" / there.parent.name / "bin").symlink_to(there)
+    with _reader(tmp_path, sjobs, {"TEST_CLUSTER_CACHE": str(tmp_path / "cache")}) as reader:
         for step in steps(page):
-            if isinstance(step, File):
-                reader.save(step)
-            elif not step.ends_by_interrupt and not step.needs_postgres:
-                await asyncio.to_thread(reader.type, step)
+            if isinstance(step, Command) and step.starts_cluster:
+                reader.type(step)
+
+
+def _reader(folder: Path, cluster: Cluster, environment: dict[str, str]) -> Reader:
+    repository, programs = folder / "repository", folder / "programs"
+    repository.mkdir()
+    copy_repository(repository)
+    programs.mkdir()
+    (programs / "kubectl").symlink_to(cluster.program("kubectl"))
+    return Reader(repository, environment, programs)
 
 
 def _in_namespace(given: Path, namespace: str, folder: Path) -> Path:
