@@ -49,7 +49,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settlement(row: Row, fate: Fate = Fate.RELEASE, *, records: bool = True) -> Settlement:
     ended = RunRecord(f"{row.uid}-1", row.uid, row.slug, 1, 1, 2, 1, Outcome.SUCCEEDED, expires=2**60, keep=9)
-    return Settlement(row.key, row.version, fate, row.state, None, row.revision, [ended] if records else [])
+    return Settlement(
+        row.key, row.version, fate, row.state, None, row.revision, [ended] if records else [], slug=row.slug
+    )
 
 
 async def settled(store: MemoryStore, writes: Sequence[Settlement]) -> list[bool]:
@@ -91,10 +93,53 @@ async def test_a_row_that_somebody_else_has_stays_his() -> None:
     assert Outcome.SUCCEEDED not in [one.outcome for one in await store.history()]
 
 
+@pytest.mark.parametrize("records", [False, True])
+async def test_a_row_whose_keeping_got_no_reply_is_kept(records: bool) -> None:
+    store = Forgetful(after=1)
+    (row,) = await held(store)
+    assert await settled(store, [settlement(row, Fate.KEEP, records=records)]) == [True]
+    kept = await row_of(store, row.slug)
+    assert (kept.owner, kept.version) == ("me", row.version + 1)
+
+
+async def test_a_row_that_was_taken_after_it_was_kept_is_lost() -> None:
+    store = Forgetful(after=1)
+    await put(store, "ns/job")
+    (row,) = (await store.claim("me", ["job"], limit=1, ahead=0, lease=0)).rows
+
+    class Taken(Forgetful):
+        async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
+            try:
+                return await super().settle(replica, settlements)
+            except StoreUnavailable:
+                await self.claim("me", ["job"], limit=1, ahead=0, lease=HOUR)
+                raise
+
+    taken = Taken(store._database, after=1)
+    assert await settled(taken, [settlement(row, Fate.KEEP)]) == [False]
+
+
+async def test_a_row_that_was_claimed_in_place_of_being_kept_is_lost() -> None:
+    """It has the version that it would have had, and another state."""
+    store = Forgetful(after=0)
+    await put(store, "ns/job")
+    (row,) = (await store.claim("me", ["job"], limit=1, ahead=0, lease=0)).rows
+
+    class Reclaimed(Forgetful):
+        async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
+            if self.before:
+                await self.claim("me", ["job"], limit=1, ahead=0, lease=HOUR)
+            return await super().settle(replica, settlements)
+
+    write = settlement(row, Fate.KEEP)
+    write.state = write.state + b" "
+    assert await settled(Reclaimed(store._database, before=1), [write]) == [False]
+
+
 async def test_a_write_without_records_whose_reply_was_lost_is_given_up() -> None:
     store = Forgetful(after=1)
     (row,) = await held(store)
-    assert await settled(store, [settlement(row, Fate.KEEP, records=False)]) == [False]
+    assert await settled(store, [settlement(row, Fate.RELEASE, records=False)]) == [False]
 
 
 async def test_many_writes_share_few_round_trips() -> None:

@@ -2,7 +2,8 @@
 
 A call travels to the store, is carried out there at one instant, and its answer travels back. A cut before it arrives
 means that nothing happened; a cut on the way back means that it did happen and nobody was told. The caller sees the
-same error in both cases.
+same error in both cases. And in a third: a call may be held back, by a store that stands still or by something on the
+way to it, and be carried out long after its caller gave it up.
 """
 
 from __future__ import annotations
@@ -51,9 +52,23 @@ class Faults:
         self.lose_wake = 0.0
         self.cut: set[str] = set()
         """Replicas that reach nothing."""
+        self.held_back: dict[str, list[Callable[[], None]]] = {}
+        """Of replicas whose calls don't arrive for now: those under way."""
 
     def heal(self) -> None:
-        self.__init__()  # type: ignore[misc]
+        """Losses and slowness end; who is cut off, or held back, still is."""
+        self.latency = 0.002
+        self.lose_request = self.lose_reply = self.lose_wake = 0.0
+
+    def hold_back(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.held_back.setdefault(name, [])
+
+    def let_through(self) -> list[Callable[[], None]]:
+        """Everything that was held back, to be carried out now."""
+        late = [arrive for calls in self.held_back.values() for arrive in calls]
+        self.held_back.clear()
+        return late
 
 
 class Link:
@@ -70,22 +85,37 @@ class Link:
         return min(delay, LONGEST_ANSWER)
 
     def send(self, operation: Callable[[], _T], answer: Callable[[_T | Exception], None]) -> None:
-        """Carry a call out; ``answer`` is called on the way back, unless the machine died."""
-        faults, chance = self.faults, self.world.random
+        """Carry a call out; ``answer`` is called once, on the way back, unless the machine died."""
+        faults, chance, sent = self.faults, self.world.random, self.world.now
         lost = StoreUnavailable("the connection was cut")
+        answered = False
+
+        def tell(value: _T | Exception) -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                answer(value)
 
         def arrive() -> None:
+            calls = faults.held_back.get(self.machine.name)
+            if calls is None:
+                carry_out()
+            else:
+                calls.append(carry_out)
+                self.world.at(sent + LONGEST_ANSWER, lambda: tell(StoreUnavailable("no answer in time")))
+
+        def carry_out() -> None:
             try:
                 value: _T | Exception = operation()
             except Exception as error:
                 value = error
             if self.machine.name in faults.cut or chance.random() < faults.lose_reply:
-                self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: answer(lost))
+                self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: tell(lost))
             else:
-                self.world.after(self.delay(), lambda: answer(value))
+                self.world.after(self.delay(), lambda: tell(value))
 
         if self.machine.name in faults.cut or chance.random() < faults.lose_request:
-            self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: answer(lost))
+            self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: tell(lost))
         else:
             self.world.after(self.delay(), arrive)
 
@@ -170,8 +200,8 @@ class DistantStore:
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
         return await self.link.call(lambda: self.near.recorded(run_ids))
 
-    async def claim(self, replica: str, kinds: Iterable[str], *, limit: int, ahead: Micros, lease: Micros) -> Batch:
-        return await self.link.call(lambda: self.near.claim(replica, kinds, limit=limit, ahead=ahead, lease=lease))
+    async def claim(self, replica: str, kinds: Iterable[str], **options: Any) -> Batch:
+        return await self.link.call(lambda: self.near.claim(replica, kinds, **options))
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         return await self.link.call(lambda: self.near.settle(replica, settlements))

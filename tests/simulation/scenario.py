@@ -122,13 +122,7 @@ class Scenario:
 
     def play(self) -> History:
         chance, world = self.chance, self.world
-        self.settings = {
-            "lease": chance.choice([5.0, 10.0, 15.0]),
-            "capacity": chance.choice([3, 20, 4096]),
-            "batch": chance.choice([2, 500]),
-            "grace": chance.choice([0.0, 2.0, 8.0]),
-            "heartbeat": chance.choice([5.0, 60.0]),
-        }
+        self.settings = self.choose_settings()
         replicas = chance.randint(2, 5)
         for _ in range(replicas):
             self.start_replica()
@@ -147,6 +141,16 @@ class Scenario:
         trouble_ended = world.store_clock()
         world.run_until(TROUBLE + PEACE)
         return self.end(trouble_ended)
+
+    def choose_settings(self) -> dict[str, Any]:
+        chance = self.chance
+        return {
+            "lease": chance.choice([5.0, 10.0, 15.0]),
+            "capacity": chance.choice([3, 20, 4096]),
+            "batch": chance.choice([2, 500]),
+            "grace": chance.choice([0.0, 2.0, 8.0]),
+            "heartbeat": chance.choice([5.0, 60.0]),
+        }
 
     # ---------------------------------------------------------------- replicas
 
@@ -184,7 +188,17 @@ class Scenario:
     # ---------------------------------------------------------------- what goes wrong
 
     def troubles(self) -> list[Any]:
-        return [self.crash, self.crash, self.pause, self.block, self.cut, self.bad_network, self.restart]
+        return [
+            self.crash,
+            self.crash,
+            self.pause,
+            self.block,
+            self.cut,
+            self.bad_network,
+            self.restart,
+            self.store_stands_still,
+            self.hold_back,
+        ]
 
     def crash(self) -> None:
         if alive := self.alive():
@@ -213,6 +227,25 @@ class Scenario:
             self.faults.cut.add(name)
             self.world.after(seconds, lambda: self.faults.cut.discard(name))
 
+    def store_stands_still(self) -> None:
+        """Nobody's calls are carried out for a while, and then all of them at once."""
+        self._hold_back([one.machine.name for one in self.alive()])
+
+    def hold_back(self) -> None:
+        """Something on the way of one replica holds its calls back, and lets them through when nobody waits."""
+        if alive := self.alive():
+            self._hold_back([self.chance.choice(alive).machine.name])
+
+    def _hold_back(self, names: list[str]) -> None:
+        seconds = self.chance.choice([0.5, 3.0, 12.0, 25.0])
+        self.world.log("network", "", detail=f"{' '.join(names)} held back for {seconds} s")
+        self.faults.hold_back(names)
+        self.world.after(seconds, self._let_through)
+
+    def _let_through(self) -> None:
+        for carry_out in self.faults.let_through():
+            self.world.after(self.chance.uniform(0, 0.005), carry_out)
+
     def bad_network(self) -> None:
         chance, faults = self.chance, self.faults
         faults.latency = chance.choice([0.002, 0.02, 0.2])
@@ -220,12 +253,7 @@ class Scenario:
         faults.lose_reply = chance.choice([0.0, 0.05, 0.3])
         faults.lose_wake = chance.choice([0.0, 0.5])
         self.world.log("network", "", detail=f"{faults.latency} {faults.lose_request} {faults.lose_reply}")
-        self.world.after(chance.uniform(1, 15), self._heal_network)
-
-    def _heal_network(self) -> None:
-        cut = self.faults.cut
-        self.faults.heal()
-        self.faults.cut = cut
+        self.world.after(chance.uniform(1, 15), faults.heal)
 
     def restart(self) -> None:
         """A rolling update: one ends in order while another starts."""
@@ -237,6 +265,8 @@ class Scenario:
 
     def make_peace(self, replicas: int) -> None:
         self.faults.heal()
+        self.faults.cut.clear()
+        self._let_through()
         for one in self.running:
             one.machine.paused = one.machine.blocked = False
         while len(self.alive()) < replicas:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SEEDS = 240
 AT_A_TIME = 20
-SEEDS_FOR_A_BUG = 200
+SEEDS_FOR_A_BUG = 500
 
 
 @pytest.fixture(autouse=True)

@@ -96,9 +96,10 @@ async def claim(
     limit: int = 100,
     ahead: Micros = 0,
     lease: Micros = LEASE,
+    by: Instant | None = None,
 ) -> Batch:
     """One claim, whatever it brings."""
-    return await store.claim(replica, kinds, limit=limit, ahead=ahead, lease=lease)
+    return await store.claim(replica, kinds, limit=limit, ahead=ahead, lease=lease, by=by)
 
 
 async def take(

@@ -152,6 +152,18 @@ async def test_a_claim_takes_no_more_than_its_limit(store: Store) -> None:
     assert len(owned) <= 3
 
 
+async def test_a_claim_that_is_begun_with_too_late_takes_nothing(store: Store) -> None:
+    await put_due(store, "job")
+    now = await store.now()
+    batch = await claim(store, by=now - SECOND)
+    assert batch.rows == []
+    assert batch.now > now - SECOND
+    (row,) = await store.get(["job"])
+    assert row is not None
+    assert (row.owner, row.version) == (None, 0)
+    assert [row.slug for row in (await claim(store, by=batch.now + HOUR)).rows] == ["job"]
+
+
 async def test_a_row_without_wake_is_never_claimed(store: Store) -> None:
     now = await store.now()
     await store.put([wish("asleep", None), wish("control", now - 1)], replace=False)

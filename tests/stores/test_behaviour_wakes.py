@@ -78,6 +78,15 @@ async def test_the_latest_look_counts(told: Store, other: Store) -> None:
         await heard.due_by(now + HOUR)
 
 
+async def test_a_promise_that_was_held_back_takes_no_later_one_back(told: Store, other: Store) -> None:
+    now = await told.now()
+    async with listening(told) as heard:
+        await told.announce(ALICE, now + 2 * HOUR)
+        await told.announce(ALICE, now + 60 * SECOND)
+        await other.put([wish("job", now + HOUR)], replace=False)
+        await heard.due_by(now + HOUR)
+
+
 async def test_an_edit_of_a_row_that_nobody_owns_wakes(told: Store, other: Store) -> None:
     now = await told.now()
     await other.put([wish("job", now + 2 * HOUR)], replace=False)

@@ -43,6 +43,10 @@ WRITES_FIRST = 1.0
 """Seconds from the end of an outage in which leases may have passed to the first claim: a run that ended meanwhile is
 begun again if it is claimed before its end is written, by this replica or another."""
 
+CLAIM_WITHIN = 1.0
+"""Seconds from the sending of a claim within which the store is to begin with it, or not at all: one that was held back
+by an outage would come before those writes."""
+
 
 class Claimer:
     """Feeds an ``Owner`` with rows until ``stop``."""
@@ -117,6 +121,7 @@ class Claimer:
     async def run(self) -> None:
         pause, away_since = RETRY[0], float("inf")
         while not self._stopping:
+            heard_at = self._clock.heard_at
             try:
                 if self._monotonic() - away_since > self._settings.lease / 2:
                     await self._store.now()
@@ -125,7 +130,7 @@ class Claimer:
             except StoreUnavailable as error:
                 log.warning("the store can't be reached", error=str(error), again_in=round(pause, 1))
                 await self._sleep_until(self._monotonic() + pause * self._chance.uniform(0.5, 1.0), bell=False)
-                pause, away_since = min(pause * 2, RETRY[1]), min(away_since, self._monotonic())
+                pause, away_since = min(pause * 2, RETRY[1]), min(away_since, heard_at)
                 continue
             pause, away_since = RETRY[0], float("inf")
             if again is not None:
@@ -139,16 +144,19 @@ class Claimer:
         self._starved = room <= 0
         if self._starved:
             return sent + settings.heartbeat
-        limit = min(room, settings.batch)
+        limit, by = min(room, settings.batch), self._clock.now() + from_seconds(CLAIM_WITHIN)
         batch = await self._store.claim(
             self._info.id,
             self._kinds(),
             limit=limit,
             ahead=from_seconds(settings.ahead),
             lease=from_seconds(settings.lease),
+            by=by,
         )
         received = self._monotonic()
         self._clock.observe(batch.now, sent, received)
+        if batch.now > by:
+            raise StoreUnavailable("it was too slow to begin with a claim")
         if len(batch.rows) >= limit:
             # There may be more: the store looks for it while the owner begins with these.
             self._coming += len(batch.rows)

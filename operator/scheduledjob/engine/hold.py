@@ -65,7 +65,7 @@ class Hold(msgspec.Struct, eq=False, gc=False):
     released: bool = False
     """Its last write is on its way or done: nothing of it may start any more."""
     gone: bool = False
-    """Lost: nothing is written for it."""
+    """Lost: nothing is written for it but what had ended before."""
     payload: bytes | None = None
     """To be written with the next settlement; None: as it is."""
     result: bytes | None = None

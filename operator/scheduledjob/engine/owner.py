@@ -5,7 +5,7 @@ cancelled (``runner.py``), and writes what became of it. ``_advance`` is the one
 decided; whatever happens (a timer, an end of an attempt, an answer of the store, an edit) ends in a call of it.
 
 A hold that is ``gone`` was lost: to another replica, to a deletion, to a store that could not be reached in time. What
-runs under it is stopped at once, and nothing of it is written.
+runs under it is stopped at once, and nothing of it is written but what had ended before.
 """
 
 from __future__ import annotations
@@ -235,6 +235,7 @@ class Owner:
                 records,
                 hold.payload,
                 hold.result,
+                hold.row.slug,
             ),
         )
         hold.payload = hold.result = None
@@ -245,7 +246,7 @@ class Owner:
         if hold is None:
             self._leases.drop_key(settlement.key)
             return
-        hold.settling = False
+        hold.settling, schedule = False, hold.schedule
         if done:
             if settlement.records:
                 self._observer.recorded(settlement.records)
@@ -256,14 +257,18 @@ class Owner:
         elif settlement.records:
             log.warning("a run was fenced", slug=hold.row.slug, why="it ended after its row had gone to somebody else")
         if hold.gone:
-            if not hold.tries:
-                self._forget(hold, None)
+            if done and settlement.fate is Fate.KEEP and schedule.records:
+                # What ended before the row was lost. What was stopped then is taken over as lost with its owner.
+                hold.row.version += 1
+                self._settle(hold, Fate.KEEP if schedule.executing else Fate.RELEASE, schedule.wake())
+            elif not hold.tries:
+                self._forget(hold, settlement.wake_at if done else None)
         elif not done:
             self._lose(hold, "its row was changed or deleted by somebody else")
         elif settlement.fate is Fate.KEEP:
             hold.row.version += 1
             self._leases.settled(hold.lease, hold.row.version)
-            hold.schedule.stored()
+            schedule.stored()
             self._advance(hold)
         else:
             self._leases.drop(hold.lease)

@@ -2,7 +2,8 @@
 
 While one batch is on its way to the store the next one gathers, so that a lone completion is written at once and a
 thousand of them cost one round trip. A write whose fate is unknown (the connection broke) is repeated until the
-store answers: the second time it is refused if the first was carried out, and history tells the two cases apart.
+store answers: the second time it is refused if the first was carried out, and what the store has tells the two cases
+apart.
 """
 
 from __future__ import annotations
@@ -95,28 +96,29 @@ class Settler(Generic[_T]):
             return await self._believe(settlements, carried_out) if unsure else carried_out
 
     async def _believe(self, settlements: list[Settlement], carried_out: list[bool]) -> list[bool]:
-        """After a repeated write: a refused one whose records are in history was carried out the first time.
+        """After a repeated write: which of those that were refused had been carried out the first time.
 
-        A refused KEEP is given up even so: that costs an attempt, never a promise.
+        Of one that gives its row away the records are in history then; one that keeps it finds it as it would have
+        left it. What can't be read is believed to be refused: that costs an attempt, never a promise.
         """
-        doubtful = {
-            record.run_id
-            for settlement, done in zip(settlements, carried_out, strict=True)
-            if not done and settlement.fate is not Fate.KEEP
-            for record in settlement.records
-        }
-        if not doubtful:
-            return carried_out
+        refused = [settlement for settlement, done in zip(settlements, carried_out, strict=True) if not done]
+        run_ids = sorted({record.run_id for each in refused if each.fate is not Fate.KEEP for record in each.records})
+        slugs = sorted({each.slug for each in refused if each.fate is Fate.KEEP})
         try:
-            recorded = await self._store.recorded(sorted(doubtful))
+            recorded = await self._store.recorded(run_ids) if run_ids else set()
+            rows = {row.slug: row for row in await self._store.get(slugs) if row is not None} if slugs else {}
         except StoreUnavailable:
             return carried_out
-        return [
-            done
-            or (
-                settlement.fate is not Fate.KEEP
-                and bool(settlement.records)
-                and all(record.run_id in recorded for record in settlement.records)
+
+        def was_carried_out(settlement: Settlement) -> bool:
+            if settlement.fate is not Fate.KEEP:
+                return bool(settlement.records) and all(record.run_id in recorded for record in settlement.records)
+            row = rows.get(settlement.slug)
+            return row is not None and (row.key, row.version, row.owner, row.state) == (
+                settlement.key,
+                settlement.version + 1,
+                self._replica,
+                settlement.state,
             )
-            for settlement, done in zip(settlements, carried_out, strict=True)
-        ]
+
+        return [done or was_carried_out(settlement) for settlement, done in zip(settlements, carried_out, strict=True)]

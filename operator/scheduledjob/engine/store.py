@@ -18,8 +18,9 @@ What every store promises, under crash, pause, partition and clock error of any 
 * a settlement and its history are written together or not at all;
 * times compare with the store's own clock only.
 
-A call that raises ``StoreUnavailable`` may or may not have been carried out. Every call may be repeated: a
-repeated ``settle`` that was carried out the first time is refused the second time and changes nothing.
+A call that raises ``StoreUnavailable`` may or may not have been carried out, and may yet be, even after calls that were
+sent later. Every call may be repeated: a repeated ``settle`` that was carried out the first time is refused the second
+time and changes nothing.
 
 All times are instants (microseconds, UTC) of the store's clock; lengths are microseconds.
 """
@@ -175,6 +176,8 @@ class Settlement(msgspec.Struct, gc=False):
     """None: as it is."""
     result: bytes | None = None
     """None: as it is."""
+    slug: str = ""
+    """Of its row, to read it by where the answer to a KEEP got lost."""
 
 
 @dataclass(slots=True)
@@ -311,12 +314,24 @@ class Store(Protocol):
 
     # ---- replicas
 
-    async def claim(self, replica: str, kinds: Iterable[str], *, limit: int, ahead: Micros, lease: Micros) -> Batch:
+    async def claim(
+        self,
+        replica: str,
+        kinds: Iterable[str],
+        *,
+        limit: int,
+        ahead: Micros,
+        lease: Micros,
+        by: Instant | None = None,
+    ) -> Batch:
         """Own up to ``limit`` rows with ``wake_at <= now + ahead`` whose kind is one of ``kinds``, soonest first.
 
         Each gets ``wake_at = now + lease`` and a raised version. A row that is owned is taken only when its lease
         has passed (``wake_at <= now``, not ahead of that). Rows of other kinds stay as they are; however many of
         them are due, they don't keep known kinds from being found.
+
+        A claim that is begun with after ``by`` takes nothing: it was held back on its way, by a store that stood still
+        for example, and who sent it may wait no more.
         """
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.postgres
 
 PATIENCE = 20.0
 LEASE = 60 * SECOND
+OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
@@ -131,6 +132,49 @@ async def test_a_server_that_does_not_answer_hangs_nobody(store: PostgresStore, 
                     await store.now()
             await available(store)
             assert (await renewer.renew([(row.key, row.version)], LEASE)).revisions == {row.key: 1}
+
+
+async def test_a_claim_that_waited_in_a_server_that_stood_still_takes_nothing(
+    store: PostgresStore, own_postgres: PostgresServer
+) -> None:
+    """It is carried out when the server goes on, and whoever sent it has long given it up."""
+    await store.put([wish("job")], replace=False)
+    watch = await asyncpg.connect(own_postgres.dsn)
+    by = await store.now() + SECOND // 2
+    with own_postgres.pause(), pytest.raises(StoreUnavailable, match="no answer in time"):
+        await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by)
+    async with asyncio.timeout(PATIENCE):
+        while await watch.fetchval(OTHERS):  # those of the store that it has given up end when they have read all
+            pass
+    await watch.close()
+    (row,) = await store.get(["job"])
+    assert row is not None
+    assert (row.owner, row.version) == (None, 0)
+    by = await store.now() + 10 * SECOND
+    assert (await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by)).rows
+
+
+async def test_a_renewal_that_ends_after_a_later_one_takes_nothing_back(postgres_dsn: str) -> None:
+    """Its clock is that of its beginning, and the server may stand still over it for longer than its owner waits."""
+    store = PostgresStore(postgres_dsn)
+    await store.connect()
+    await store.put([wish("job")], replace=False)
+    (row,) = (await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE)).rows
+    slow = await asyncpg.connect(postgres_dsn)
+    async with slow.transaction():
+        began = await slow.fetchval("SELECT scheduledjob.clock()")
+        async with store.renewer("alice") as renewer:
+            await renewer.renew([(row.key, row.version)], LEASE)
+        lines = await slow.fetch(
+            load("replicas")["renew"], store._installation, "alice", [row.key], [row.version], LEASE
+        )
+        assert len(lines) == 1
+    await slow.close()
+    (after,) = await store.get(["job"])
+    assert after is not None
+    assert after.wake_at is not None
+    assert after.wake_at > began + LEASE
+    await store.close()
 
 
 async def test_a_cancelled_call_leaves_a_usable_store(store: PostgresStore, own_postgres: PostgresServer) -> None:

@@ -51,7 +51,7 @@ async def explained(store: PostgresStore, kinds: list[str], floor: int, *, limit
         await transaction.start()
         (line,) = await connection.fetch(
             "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + _claim_of(len(kinds)),
-            store._installation, kinds, "explainer", limit, 0, LEASE, floor, floor,
+            store._installation, kinds, "explainer", limit, 0, LEASE, floor, floor, None,
         )  # fmt: skip
         await transaction.rollback()
     plan: dict[str, Any] = json.loads(line[0])[0]["Plan"]

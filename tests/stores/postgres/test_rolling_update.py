@@ -28,6 +28,8 @@ OLD = {
     name: named((Path(__file__).parent / "version1" / f"{name}.sql").read_text("utf-8"))
     for name in ("wishes", "replicas")
 }
+# This version's code gives it one argument more, which that version had no use for.
+OLD["replicas"]["claim"] = OLD["replicas"]["claim"].rstrip().rstrip(";") + ", $9::bigint"
 ACTS = '{"run":"1"}'
 
 

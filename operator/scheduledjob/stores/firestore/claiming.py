@@ -54,10 +54,21 @@ class Claims:
         self._lost: list[Instant] = []
         """``wake_at`` of the rows that were last lost to others, in order."""
 
-    async def claim(self, replica: str, kinds: Iterable[str], *, limit: int, ahead: Micros, lease: Micros) -> Batch:
+    async def claim(
+        self,
+        replica: str,
+        kinds: Iterable[str],
+        *,
+        limit: int,
+        ahead: Micros,
+        lease: Micros,
+        by: Instant | None = None,
+    ) -> Batch:
         """As ``Store.claim``; ``next_wake`` looks at the kinds asked for only.
 
-        A lease can't be claimed ahead of its end, so there it counts as ``ahead`` later than it ends.
+        A lease can't be claimed ahead of its end, so there it counts as ``ahead`` later than it ends. A write that is
+        held back on its way can do no more harm than one that is not: it is refused if its row has changed since it was
+        read, and the lease that it gives ends as if it had not been late. So ``by`` bounds the reading.
         """
         # The lease counts from here, because nothing was sent yet.
         jumps = self._clock.jumps
@@ -66,9 +77,9 @@ class Claims:
         rows: list[Row] = []
         next_wake: Instant | None = None
         for _ in range(ROUNDS):
-            if len(rows) >= limit or not groups:
-                break
             now = self._clock.earliest()
+            if len(rows) >= limit or not groups or (by is not None and now > by):
+                break
             start = self._somewhere(now + ahead)
             try:
                 found, next_wake = await self._find(groups, now, ahead, limit - len(rows), start)

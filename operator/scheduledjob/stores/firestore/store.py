@@ -229,9 +229,18 @@ class FirestoreStore:
 
     # ---- replicas
 
-    async def claim(self, replica: str, kinds: Iterable[str], *, limit: int, ahead: Micros, lease: Micros) -> Batch:
+    async def claim(
+        self,
+        replica: str,
+        kinds: Iterable[str],
+        *,
+        limit: int,
+        ahead: Micros,
+        lease: Micros,
+        by: Instant | None = None,
+    ) -> Batch:
         await self._know_the_time(CLOCK_IS_KNOWN)
-        batch = await self._claims.claim(replica, kinds, limit=limit, ahead=ahead, lease=lease)
+        batch = await self._claims.claim(replica, kinds, limit=limit, ahead=ahead, lease=lease, by=by)
         self.poll_interval = QUICK if batch.rows else min(SLOW, self.poll_interval * SLOWER)
         return batch
 

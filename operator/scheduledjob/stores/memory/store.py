@@ -214,7 +214,16 @@ class MemoryStore:
 
     # ---- replicas
 
-    async def claim(self, replica: str, kinds: Iterable[str], *, limit: int, ahead: Micros, lease: Micros) -> Batch:
+    async def claim(
+        self,
+        replica: str,
+        kinds: Iterable[str],
+        *,
+        limit: int,
+        ahead: Micros,
+        lease: Micros,
+        by: Instant | None = None,
+    ) -> Batch:
         """As ``Store.claim``; ``next_wake`` looks at the kinds asked for only.
 
         A lease can't be claimed ahead of its end, so there it counts as ``ahead`` later than it ends: whoever looks
@@ -225,7 +234,8 @@ class MemoryStore:
             now = self._clock()
             agendas = here.agendas_of(kinds)
             rows: list[Row] = []
-            for entry in due_rows(agendas, now + ahead, now, limit):
+            in_time = by is None or now <= by
+            for entry in due_rows(agendas, now + ahead, now, limit) if in_time else ():
                 taken_over = entry.owner is not None
                 entry.owner = replica
                 entry.version += 1
@@ -274,7 +284,9 @@ class MemoryStore:
 
     async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
         with self._lock:
-            self._wakes.looks[replica.id] = looks_at
+            looks = self._wakes.looks
+            # One that was held back on its way is older than what it finds.
+            looks[replica.id] = max(looks.get(replica.id, looks_at), looks_at)
 
     async def withdraw(self, replica: str) -> None:
         with self._lock:

@@ -36,7 +36,16 @@ RENEW_TIMEOUT = 4.0
 class Replicas(Part):
     """The part of the store that replicas use."""
 
-    async def claim(self, replica: str, kinds: Iterable[str], *, limit: int, ahead: Micros, lease: Micros) -> Batch:
+    async def claim(
+        self,
+        replica: str,
+        kinds: Iterable[str],
+        *,
+        limit: int,
+        ahead: Micros,
+        lease: Micros,
+        by: Instant | None = None,
+    ) -> Batch:
         self._replicas.add(replica)
         known = frozenset(kinds)
         in_order = sorted(known)
@@ -44,12 +53,13 @@ class Replicas(Part):
         async with self._pool.connection("claiming") as connection:
             lines = await connection.fetch(
                 _claim_of(len(in_order)), self._installation, in_order, replica, limit, ahead, lease, floor,
-                self._floor.known,
+                self._floor.known, by,
             )  # fmt: skip
         now, last_due, next_wake = lines[0][:3]
         rows = [] if lines[0]["id"] is None else [Row(*line[4:]) for line in lines]
-        taken_upto = now if len(rows) < limit else min(now, last_due or BOTTOM)
-        self._floor.finish(token, taken_upto)
+        if by is None or now <= by:
+            taken_upto = now if len(rows) < limit else min(now, last_due or BOTTOM)
+            self._floor.finish(token, taken_upto)
         return Batch(rows, now, next_wake)
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:

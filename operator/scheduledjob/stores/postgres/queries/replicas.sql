@@ -5,7 +5,8 @@
 -- round into a walk over the whole index. `installation - $1 = 0` is there for the same reason.
 
 -- name: claim
--- $1 installation, $2 kinds, $3 replica, $4 limit, $5 ahead, $6 lease, $7 floor, $8 floor of what was left out.
+-- $1 installation, $2 kinds, $3 replica, $4 limit, $5 ahead, $6 lease, $7 floor, $8 floor of what was left out,
+-- $9 when at the latest to begin with it.
 -- Between finding a row and taking it, it stands where it stood (`ctid`): looking it up by its id would pass over every
 -- dead version of it. One that a client edits in that moment is missed, and told of by that client.
 -- {due} is `due_of_kind` for each of the kinds, in the order of `wake_at`: read from the index one by one as needed.
@@ -15,6 +16,7 @@ WITH picked AS MATERIALIZED (
     JOIN scheduledjob.schedule AS s ON s.ctid = due.place
     WHERE s.wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
       AND (s.owner IS NULL OR s.wake_at <= (SELECT scheduledjob.clock()))
+      AND ($9::bigint IS NULL OR (SELECT scheduledjob.clock()) <= $9::bigint)
     ORDER BY due.wake_at
     LIMIT $4
     FOR NO KEY UPDATE OF s SKIP LOCKED
@@ -191,8 +193,10 @@ WITH given AS MATERIALIZED (
 SELECT id, (SELECT count(*) FROM told) AS told FROM written;
 
 -- name: renew
+-- By the clock at which it is written: one that the server stood still over may end after a later one, and by the clock
+-- of its beginning it would take back what that gave.
 UPDATE scheduledjob.schedule AS s
-SET wake_at = (SELECT scheduledjob.clock()) + $5::bigint
+SET wake_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $5::bigint
 FROM unnest($3::bigint[], $4::bigint[]) AS held (id, version)
 WHERE s.id = ANY(ARRAY[held.id]) AND s.version = held.version AND s.owner = $2 AND s.installation - $1 = 0
 RETURNING s.id, s.revision;
@@ -202,7 +206,9 @@ INSERT INTO scheduledjob.replica (installation, id, program_version, schema_vers
 VALUES ($1, $2, $3, $4, $5, scheduledjob.clock(), $6::text::jsonb)
 ON CONFLICT (id) DO UPDATE
 SET installation = excluded.installation, program_version = excluded.program_version,
-    schema_version = excluded.schema_version, looks_at = excluded.looks_at, seen_at = excluded.seen_at,
+    schema_version = excluded.schema_version, seen_at = excluded.seen_at,
+    -- One that was held back on its way is older than what it finds.
+    looks_at = greatest(replica.looks_at, excluded.looks_at),
     details = excluded.details;
 
 -- name: withdraw
