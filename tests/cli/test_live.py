@@ -93,7 +93,7 @@ def test_it_shows_what_ran_and_what_is_next_until_ctrl_c(tmp_path: Path) -> None
         job("prints")
         + job("yearly", 'cron: "@yearly"')
         + job("masked", what=shell)
-        + job("fails", what="shell: {command: exit 3}", more="  retry: {maxRetries: 0}\n")
+        + job("fails", what="shell: {command: echo boom >&2; exit 3}", more="  retry: {maxRetries: 0}\n")
         + job("pod", what="container: {image: busybox}")
         + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {password: correct-horse}\n"
     )
@@ -101,7 +101,7 @@ def test_it_shows_what_ran_and_what_is_next_until_ctrl_c(tmp_path: Path) -> None
         terminal.wait_for(r"started +job +outcome +took +attempt +late +reason or output")
         terminal.wait_for(r"pod needs a Pod")
         terminal.wait_for(r"prints +Succeeded +\d+ms +1 +\d+ms +this is prints")
-        terminal.wait_for(r"fails +Failed +\d+ms +1 +\d+ms +exit code 3")
+        terminal.wait_for(r"fails +Failed +\d+ms +1 +\d+ms +exit code 3: boom")
         terminal.wait_for(r"masked +Succeeded .* the password is \*\*\*")
         terminal.wait_for(r"yearly +\d+d")
         terminal.press(b"\x03")

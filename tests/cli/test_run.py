@@ -67,6 +67,16 @@ def test_what_print_jobs_print_stays_out_of_the_json(tmp_path: Path) -> None:
     assert names(running.runs) == {"print"}
 
 
+def test_the_last_line_of_what_a_failed_job_printed_is_told_beside_the_json(tmp_path: Path) -> None:
+    shell = "shell: {command: 'echo first; echo boom >&2; echo; exit 3'}"
+    (tmp_path / "a.yaml").write_text(job("fails", what=shell, more="  retry: {maxRetries: 0}\n"))
+    with Running("run", "-f", tmp_path) as running:
+        said = running.wait_for_error("default/fails failed: exit code 3: boom")
+        assert running.end() == 0
+    assert all(list(run) == KEYS for run in running.runs)
+    assert said.split()[0] in {run["slot"] for run in running.runs}
+
+
 @pytest.mark.parametrize("output", ["yaml", "table"])
 def test_other_forms_of_output(output: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(job("shows"))

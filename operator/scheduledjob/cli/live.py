@@ -24,10 +24,10 @@ from rich.table import Table
 from rich.text import Text
 
 from scheduledjob.cli.formats import printable, short_name
-from scheduledjob.cli.report import Lateness, length
+from scheduledjob.cli.report import Lateness, length, told
 from scheduledjob.cli.writing import Writer
 from scheduledjob.domain.durations import format_duration
-from scheduledjob.domain.instants import SECOND, rfc3339, to_datetime
+from scheduledjob.domain.instants import SECOND, to_datetime
 from scheduledjob.domain.state import Outcome, State
 from scheduledjob.engine.store import StoreError
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from scheduledjob.cli.report import Ended
     from scheduledjob.domain.instants import Instant, Micros
-    from scheduledjob.domain.state import RunRecord
     from scheduledjob.engine.jobs import Attempt
     from scheduledjob.engine.observer import Observer
     from scheduledjob.engine.store import Row, Store
@@ -278,19 +277,9 @@ def _ran_table(runs: Sequence[Ended], width: int) -> Table:
             "" if record.started is None else length(record.finished - record.started),
             str(record.attempt),
             "" if late is None else length(late),
-            _told(record),
+            Text(told(record), style="" if record.reason else "dim"),
         )
     return table
-
-
-def _told(record: RunRecord) -> Text:
-    """Why it failed, or the last line of what it printed."""
-    if record.reason:
-        return Text(printable(record.reason))
-    lines = record.output.decode(errors="replace").split("\n")
-    last = next((line for line in reversed(lines) if line.strip()), "")
-    # A print job says slot and name itself; they stand in the row already.
-    return Text(printable(last.removeprefix(f"{rfc3339(record.slot)} {record.slug} ")), style="dim")
 
 
 def _table(width: int, first: str = "started") -> Table:

@@ -17,6 +17,7 @@ from scheduledjob.cli.formats import as_yaml, printable, short_name
 from scheduledjob.cli.writing import Writer
 from scheduledjob.domain.durations import format_duration
 from scheduledjob.domain.instants import rfc3339
+from scheduledjob.domain.state import Outcome
 from scheduledjob.engine.observer import Observer
 from scheduledjob.kinds import run_as_json
 
@@ -76,10 +77,19 @@ class Lines:
             on_broken,
             lambda lost: self.say(f"standard output is read too slowly: {lost} lines were left out"),
         )
-        self.observer: Observer = Lateness(self._runs.put)
+        self._form = output
+        self.observer: Observer = Lateness(self._ended)
         if output == "table":
             sys.stdout.write(_table_line(*_HEADING))
             sys.stdout.flush()
+
+    def _ended(self, runs: list[Ended]) -> None:
+        self._runs.put(runs)
+        if self._form == "table":
+            return
+        for record, _ in runs:  # what programs are given has no output, and without it nobody can tell why it failed
+            if record.outcome is Outcome.FAILED and (last := last_line(record)):
+                self.say(f"{rfc3339(record.slot)} {record.slug} failed: {printable(record.reason)}: {last}")
 
     def say(self, line: str) -> None:
         self._errors.put([self._mask(line) + "\n"])
@@ -154,8 +164,23 @@ def cells(record: RunRecord, late: Micros | None) -> tuple[str, str, str, str, s
         "" if started is None else length(record.finished - started),
         str(record.attempt),
         "" if late is None else length(late),
-        printable(record.reason),
+        told(record) if record.reason else "",
     )
+
+
+def told(record: RunRecord) -> str:
+    """Why a run failed, and the last line of what it printed."""
+    last = last_line(record)
+    if not record.reason:
+        # A print job says slot and name itself; they stand in the row already.
+        return last.removeprefix(f"{rfc3339(record.slot)} {record.slug} ")
+    return ": ".join(filter(None, (printable(record.reason), last)))
+
+
+def last_line(record: RunRecord) -> str:
+    """The last line of what a run printed that is not empty."""
+    lines = record.output.decode(errors="replace").split("\n")
+    return printable(next((line for line in reversed(lines) if line.strip()), ""))
 
 
 def length(micros: Micros) -> str:
