@@ -104,8 +104,8 @@ async def test_replicas_of_other_installations_are_seen_in_order(store_factory: 
     name = store_factory.installation
     first, second, third = [await store_factory(name + end) for end in ("", "-2", "-3")]
     began = await first.now()
-    assert await first.present("alice", cluster, ["b", "a"], HOUR) == []
-    assert await first.present("anna", cluster, ["b", "a"], HOUR) == [], "one's own installation is no other"
+    assert await first.present("alice", cluster, ["b", "a"], HOUR) == [], "one is not beside oneself"
+    assert [each.replica for each in await first.present("anna", cluster, ["b", "a"], HOUR)] == ["alice"]
     found = await second.present("bob", cluster, [], HOUR)
     assert [(each.installation, each.replica, each.namespaces) for each in found] == [
         (name, "alice", ("b", "a")),
@@ -116,6 +116,7 @@ async def test_replicas_of_other_installations_are_seen_in_order(store_factory: 
     assert [each.replica for each in await third.present("carl", cluster, ["c"], HOUR)] == ["alice", "anna", "bob"]
     seen = await first.present("alice", cluster, ["b", "a"], HOUR)
     assert [(each.installation, each.replica, each.namespaces) for each in seen] == [
+        (name, "anna", ("b", "a")),
         (name + "-2", "bob", ()),
         (name + "-3", "carl", ("c",)),
     ]

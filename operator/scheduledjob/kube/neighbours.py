@@ -1,4 +1,5 @@
-"""Other operators that share the store: two installations must not run the jobs of one namespace.
+"""Other operators that share the store: two installations must not run the jobs of one namespace, and one installation
+must not go on running those of a namespace that it watches no more.
 
 Each replica tells the store which namespaces of which cluster it works for, as long as it lives. Who finds somebody of
 another installation there before, takes its own word back and waits, so that who works goes on and who comes later
@@ -19,7 +20,7 @@ from scheduledjob.engine.store import StoreError
 from .errors import ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from scheduledjob.engine.store import Presence, Store
 
@@ -36,9 +37,10 @@ COME_AGAIN = (1.0, 4.0)
 class Neighbours:
     """``alone`` first, then ``stay`` for as long as this replica works."""
 
-    def __init__(self, store: Store, replica: str, namespaces: Sequence[str]) -> None:
+    def __init__(self, store: Store, installation: str, replica: str, namespaces: Sequence[str]) -> None:
         """``namespaces``: empty for all."""
         self._store = store
+        self._installation = installation
         self._replica = replica
         self._namespaces = tuple(namespaces)
         self._cluster = ""
@@ -76,11 +78,20 @@ class Neighbours:
             if there:
                 log.warning("another operator works for the same namespaces", reason=_in_words(there))
 
+    async def unwatched(self, namespaces: Collection[str]) -> set[str]:
+        """Those for which no living replica of this installation works. Raises StoreError."""
+        watching = [self._namespaces]
+        watching += [one.namespaces for one in await self._others() if one.installation == self._installation]
+        return {one for one in namespaces if not any(not names or one in names for names in watching)}
+
     async def _tell(self) -> list[Presence]:
         """Tell that this replica lives; those of other installations that work for a namespace of ours."""
-        there = await self._store.present(self._replica, self._cluster, self._namespaces, from_seconds(LIFETIME))
         mine = set(self._namespaces)
-        return [one for one in there if not mine or not one.namespaces or mine & set(one.namespaces)]
+        others = [one for one in await self._others() if one.installation != self._installation]
+        return [one for one in others if not mine or not one.namespaces or mine & set(one.namespaces)]
+
+    async def _others(self) -> list[Presence]:
+        return await self._store.present(self._replica, self._cluster, self._namespaces, from_seconds(LIFETIME))
 
 
 def _in_words(there: Sequence[Presence]) -> str:

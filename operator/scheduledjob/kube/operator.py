@@ -113,8 +113,9 @@ class Operator:
             self._metrics,
             in_order=lambda: lease.in_order,
             until=(lambda: lease.ours_until) if self._in_memory else None,
+            unwatched=lambda namespaces: neighbours.unwatched(namespaces),  # noqa: PLW0108  # made below
         )
-        neighbours = Neighbours(self._store, working.replica.info.id, settings.namespaces)
+        neighbours = Neighbours(self._store, settings.instance, working.replica.info.id, settings.namespaces)
         permissions = permissions_of(settings.namespaces, (namespace, settings.memory_lease), holds=self._in_memory)
         preflight = Preflight(api, settings.namespaces, permissions)
         try:

@@ -63,7 +63,11 @@ class OperatorSettings:
         "run it. Unique for each cluster and release that share a store.",
     )
     namespaces: tuple[str, ...] = setting(
-        kinds.namespaces(all_is=""), (), "The namespaces whose ScheduledJobs are run.", else_="all namespaces"
+        kinds.namespaces(all_is=""),
+        (),
+        "The namespaces whose ScheduledJobs are run. Those of one that is taken off the list end once no replica "
+        "with the old list lives; put on it again, they go on from what their status remembers.",
+        else_="all namespaces",
     )
     namespace: str | None = optional(
         kinds.namespace(),

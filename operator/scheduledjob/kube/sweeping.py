@@ -2,6 +2,11 @@
 
 Each replica lists once when it begins, because it is ready when it has read everything; from then on one replica at a
 time sweeps for all of them.
+
+Who sweeps also ends the schedules of namespaces that were taken off the list: nobody would see what becomes of their
+objects, and another installation may run them by now. But a rolling update has replicas with the old list beside those
+with the new one, so this waits until no replica that lives watches such a namespace, at two sweeps in a row. The uids
+are not buried: should the namespace come back, its schedules go on from what their status remembers.
 """
 
 from __future__ import annotations
@@ -18,11 +23,11 @@ from scheduledjob.domain.state import State
 from .errors import ApiError
 from .paths import scheduled_jobs
 from .status import engine_text
-from .sweep import Sweeper, known_rows
+from .sweep import Known, Sweeper, known_rows
 from .wishes import acts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from scheduledjob.engine.store import Row, Store
     from scheduledjob.web.metrics import Metrics
@@ -38,6 +43,8 @@ log = structlog.get_logger("scheduledjob.sweep")
 AGAIN = 2.0
 """Seconds until a first list that failed is begun again."""
 LOCK = "sweep"
+BATCH = 500
+"""Schedules that are ended at once."""
 
 
 class Sweeping:
@@ -53,7 +60,9 @@ class Sweeping:
         reconciler: Reconciler,
         status: StatusWriter,
         metrics: Metrics,
+        unwatched: Callable[[Collection[str]], Awaitable[set[str]]],
     ) -> None:
+        """``unwatched``: the namespaces, of those given, for which no replica of this installation works any more."""
         self._settings = settings
         self._api = api
         self._store = store
@@ -62,6 +71,9 @@ class Sweeping:
         self._reconciler = reconciler
         self._status = status
         self._metrics = metrics
+        self._unwatched = unwatched
+        self._left: set[str] = set()
+        """Namespaces with schedules that nobody watched at the last sweep."""
         self.listed = False
         """The store has everything that there was when this replica began."""
 
@@ -74,7 +86,7 @@ class Sweeping:
         sweeper = Sweeper(
             self._api,
             self._settings.namespaces,
-            lambda: known_rows(self._store),
+            self._rows,
             self._bury,
             on_page=self._look_at,
             lock=self._is_ours,
@@ -99,6 +111,26 @@ class Sweeping:
 
     async def _is_ours(self) -> bool:
         return await self._store.lock(LOCK, self._replica, from_seconds(3 * self._settings.sweep_interval))
+
+    async def _rows(self) -> list[Known]:
+        """The schedules of the namespaces that are watched, and an end to those that nobody watches any more."""
+        known = await known_rows(self._store)
+        if not (watched := set(self._settings.namespaces)):
+            return known
+        if others := {one.namespace for one in known} - watched:
+            others = await self._unwatched(others)
+        before, self._left = self._left, others
+        if gone := [one for one in known if one.namespace in before & others]:
+            await self._give_up(gone)
+        return [one for one in known if one.namespace in watched]
+
+    async def _give_up(self, gone: Sequence[Known]) -> None:
+        namespaces = sorted({one.namespace for one in gone})
+        log.warning("schedules of namespaces that are not watched any more end", count=len(gone), namespaces=namespaces)
+        for batch in (gone[start : start + BATCH] for start in range(0, len(gone), BATCH)):
+            await self._store.delete([one.slug for one in batch])
+            self._metrics.swept.add(by=len(batch))
+            self._reconciler.buried(batch)
 
     async def _bury(self, gone: Sequence[tuple[str, str]]) -> None:
         await self._store.bury(gone)

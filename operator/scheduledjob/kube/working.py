@@ -47,7 +47,7 @@ from .watching import Watcher
 from .wishes import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from scheduledjob.domain.instants import Instant
     from scheduledjob.engine.store import Store
@@ -86,11 +86,13 @@ class Working:
         *,
         in_order: Callable[[], bool],
         until: Callable[[], float] | None = None,
+        unwatched: Callable[[Collection[str]], Awaitable[set[str]]],
     ) -> None:
         """``in_order``: whether the operator before this one, if its store was its memory, had ended in order.
 
         ``until``: the monotonic second until which no other operator runs the same jobs, as it stands when asked;
-        None: that is for the store's leases to say.
+        None: that is for the store's leases to say. ``unwatched``: the namespaces, of those given, for which
+        no replica of this installation works any more.
         """
         self._settings = settings
         self._in_memory = settings.store.lower().startswith("memory:")
@@ -148,7 +150,15 @@ class Working:
         self._handover = Handover()
         self._watcher = Watcher(api.access, settings.namespaces, self._handover, on_request=metrics.api_request)
         self._sweeping = Sweeping(
-            settings, api, store, self.replica.info.id, self._objects, self._reconciler, self._status, metrics
+            settings,
+            api,
+            store,
+            self.replica.info.id,
+            self._objects,
+            self._reconciler,
+            self._status,
+            metrics,
+            unwatched,
         )
         self._store_answers = True
         metrics.at_scrape(self._look)

@@ -104,7 +104,11 @@ class Metrics:
         # Schedules
         self.reconciled = add(Counter("reconciled", "Objects that were read and brought into the store."))
         self.reconcile_errors = add(Counter("reconcile_errors", "Objects that could not be brought into the store."))
-        self.swept = add(Counter("swept", "Schedules that were ended because their object was gone."))
+        self.swept = add(
+            Counter(
+                "swept", "Schedules that were ended because their object was gone, or their namespace is not watched."
+            )
+        )
         self.schedules = add(Gauge("schedules", "ScheduledJobs in the namespaces that are watched."))
         self.invalid_schedules = add(
             Gauge("invalid_schedules", "ScheduledJobs that are stopped because of their spec.")

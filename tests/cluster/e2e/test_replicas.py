@@ -16,7 +16,17 @@ from aiohttp import web
 
 from scheduledjob.domain.instants import SECOND, to_instant
 from tests.cluster.e2e.late_line import LateLine
-from tests.cluster.e2e.operators import PATIENCE, OperatorProcess, Sink, curl, manifest, until, until_event
+from tests.cluster.e2e.operators import (
+    PATIENCE,
+    OperatorProcess,
+    Sink,
+    curl,
+    granted,
+    manifest,
+    read,
+    until,
+    until_event,
+)
 from tests.cluster.e2e.records import (
     Records,
     anchored,
@@ -31,7 +41,7 @@ from tests.cluster.pods_support import began, exited
 from tests.support.absent import do_without
 
 if TYPE_CHECKING:
-    from tests.cluster.harness import ApiClient
+    from tests.cluster.harness import ApiClient, Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.postgres]
 
@@ -281,6 +291,46 @@ async def test_a_rolling_update_costs_no_attempt(
         assert (state.succeeded, state.missed, state.skipped) == (count, 0, 0)
     assert len(sink.calls) == len({call.run_id for call in sink.calls}) == 20 * count
     assert len({run.replica for run in runs}) >= 2
+
+
+@pytest.mark.slow
+async def test_a_namespace_that_is_taken_off_the_list_is_left_and_comes_back(
+    sjobs: Cluster, api: ApiClient, namespace: str, postgres_dsn: str, sink: Sink
+) -> None:
+    """Not while a replica lives that still has it on its list."""
+    left = await sjobs.new_namespace()
+    config = await granted(sjobs, f"operator-{namespace}", namespace, [namespace, left])
+    shared = ["--inline-http-allow=127.0.0.1", f"--store={postgres_dsn}", "--sweep-interval=5s"]
+
+    def replica(*namespaces: str) -> OperatorProcess:
+        return OperatorProcess(config, namespace, f"--namespaces={','.join(namespaces)}", *shared)
+
+    async with Records(postgres_dsn, left) as records:
+        async with replica(namespace) as new:
+            async with replica(namespace, left) as old:
+                await create(api, left, [manifest("left", "every: 1s", curl(sink.url))])
+                await create(api, namespace, [manifest("stays", "every: 1s", curl(sink.url))])
+                await sink.reached(lambda _: len(sink.of("left")) >= 1)
+                swept = await new.metric("scheduledjob_store_call_seconds_count", call="rows")
+                await new.until_metric(
+                    "scheduledjob_store_call_seconds_count", lambda count: count >= swept + 6, call="rows"
+                )
+                assert "left" in await records.states(), "the old one still watches it"
+                assert await old.stop() == 0
+            line = await new.said("schedules of namespaces that are not watched any more end")
+            assert line["namespaces"] == [left]
+            await records.until_gone("left")
+            assert await new.metric("scheduledjob_swept_total") == 1
+            ran = {call.slot for call in sink.of("left")}
+            before = len(sink.of("stays"))
+            await sink.reached(lambda _: len(sink.of("stays")) >= before + 3)
+            assert {call.slot for call in sink.of("left")} == ran
+            body = await read(api, left, "left")
+        async with replica(namespace, left):
+            await sink.reached(lambda _: len({call.slot for call in sink.of("left")}) >= len(ran) + 2)
+            states = await records.states()
+    assert len({call.slot for call in sink.of("left")}) == len({call.run_id for call in sink.of("left")})
+    assert states["left"].succeeded > body["status"]["counters"]["succeeded"] >= 1, "it goes on from its status"
 
 
 async def test_a_second_installation_for_the_same_namespaces_waits(

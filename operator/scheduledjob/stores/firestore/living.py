@@ -87,11 +87,7 @@ class Living:
         now = self._clock.earliest()
         if over := [Write(each.path, stamp=each.stamp) for each in found if each.fields["until_at"] <= now]:
             await self._common.batch_write(over)
-        others = [
-            _presence_of(each)
-            for each in found
-            if each.fields["until_at"] > now and each.fields["installation"] != installation
-        ]
+        others = [_presence_of(each) for each in found if each.fields["until_at"] > now and each.path != path]
         return sorted(others, key=lambda each: (each.since, each.installation, each.replica))
 
     async def forget(self, installation: str, replica: str) -> None:

@@ -55,11 +55,7 @@ class Presences:
         since = self._signs[who].presence.since if who in self._signs else new.since
         mine = Presence(new.installation, new.replica, new.namespaces, since)
         self._signs[who] = _Sign(cluster, mine, until)
-        others = [
-            sign.presence
-            for sign in self._signs.values()
-            if sign.cluster == cluster and sign.presence.installation != new.installation
-        ]
+        others = [sign.presence for its, sign in self._signs.items() if sign.cluster == cluster and its != who]
         return sorted(others, key=in_order)
 
     def forget(self, installation: str, replica: str) -> None:

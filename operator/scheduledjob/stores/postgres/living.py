@@ -32,5 +32,5 @@ class Living(Part):
         """Two transactions, so that of two who come at once one at least sees the other."""
         async with self._pool.connection("announcing presence") as connection:
             await connection.execute(_SQL["present"], self._installation, replica, cluster, list(namespaces), lifetime)
-            others = await connection.fetch(_SQL["others"], self._installation, cluster)
+            others = await connection.fetch(_SQL["others"], self._installation, cluster, replica)
         return [Presence(name, who, tuple(where), since) for name, who, where, since in others]

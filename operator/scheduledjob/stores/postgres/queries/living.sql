@@ -21,7 +21,7 @@ SET cluster = excluded.cluster, namespaces = excluded.namespaces, until_at = exc
 -- name: others
 SELECT i.name, p.replica, p.namespaces, p.since
 FROM scheduledjob.presence AS p JOIN scheduledjob.installation AS i ON i.id = p.installation
-WHERE p.cluster = $2 AND p.installation <> $1 AND p.until_at > scheduledjob.clock()
+WHERE p.cluster = $2 AND (p.installation <> $1 OR p.replica <> $3) AND p.until_at > scheduledjob.clock()
 ORDER BY p.since, i.name, p.replica;
 
 -- name: forget_presences
