@@ -213,7 +213,7 @@ class ReplicaInfo:
 
 @dataclass(slots=True, frozen=True)
 class Presence:
-    """A living replica of another installation that works for the same cluster."""
+    """Another living replica that works for the same cluster."""
 
     installation: str
     replica: str
@@ -363,9 +363,9 @@ class Store(Protocol):
     async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
         """This replica lives until ``lifetime`` from now, and works for these namespaces (empty: all) of a cluster.
 
-        Returns the living replicas of other installations in this store that work for the same cluster, whatever
-        their namespaces are, those that came first first. Of two that do this at once, at least one sees the other.
-        One that was silent for longer than its lifetime has come anew.
+        Returns the other living replicas in this store that work for the same cluster, of this installation and of
+        others, whatever their namespaces are, those that came first first. Of two that do this at once, at least one
+        sees the other. One that was silent for longer than its lifetime has come anew.
         """
 
     def listen(self, on_wake: Callable[[Wake], None]) -> AbstractAsyncContextManager[None]:
