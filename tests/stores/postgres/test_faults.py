@@ -138,6 +138,8 @@ async def test_a_claim_that_waited_in_a_server_that_stood_still_takes_nothing(
     store: PostgresStore, own_postgres: PostgresServer
 ) -> None:
     """It is carried out when the server goes on, and whoever sent it has long given it up."""
+    by = await store.now() + SECOND
+    await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by)  # so that the next goes in one message
     await store.put([wish("job")], replace=False)
     watch = await asyncpg.connect(own_postgres.dsn)
     by = await store.now() + SECOND // 2
