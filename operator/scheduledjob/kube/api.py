@@ -163,6 +163,7 @@ class Api:
                 if status < 400:
                     return answer
                 failure = refusal(status, answer)
+                failure.retry_after = asked
                 if not later(status) and not self._unsettled(failure):
                     raise failure
             if attempt == attempts:
@@ -215,7 +216,9 @@ class Api:
                 status = answer.status
                 self._observe("watch", path, status, started)
                 if status >= 400:
-                    raise refusal(status, await answer.read())
+                    refused = refusal(status, await answer.read())
+                    refused.retry_after = _asked(answer)
+                    raise refused
                 if on_open is not None:
                     on_open()
                 pieces: list[bytes] = []
@@ -266,7 +269,7 @@ class Api:
                 async with await self._send(method, path, params, data, content_type, limits) as answer:
                     status = answer.status
                     body = await answer.read()
-                    asked = retry_after(answer.headers.get("Retry-After")) if status == 429 or status >= 500 else 0.0
+                    asked = _asked(answer)
             finally:
                 self._observe(_verb(method, path), path, status, started)
                 if status == 0 or status >= 500:
@@ -333,6 +336,10 @@ def pause(attempt: int, asked: float) -> float:
     """Seconds after this many tries, at least those that the server asked for."""
     own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt - 1, 30)) * chance.uniform(0.5, 1.0)
     return max(own, min(asked, LONGEST_ASKED_PAUSE) * chance.uniform(1.0, 1.1))
+
+
+def _asked(answer: aiohttp.ClientResponse) -> float:
+    return retry_after(answer.headers.get("Retry-After")) if later(answer.status) else 0.0
 
 
 def retry_after(header: str | None) -> float:

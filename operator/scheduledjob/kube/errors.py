@@ -25,6 +25,8 @@ class ApiError(Exception):
         self.message = message
         self.details = details or {}
         """Of the Status: ``name``, ``kind``, ``causes``, ``retryAfterSeconds``."""
+        self.retry_after = 0.0
+        """Seconds for which the server asked to be left alone (Retry-After); 0: it did not."""
 
 
 class BadRequest(ApiError):

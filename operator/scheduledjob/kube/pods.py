@@ -20,6 +20,7 @@ from scheduledjob.executors.pod.pods import PodExists, PodRefused, PodsAway
 from scheduledjob.executors.pod.pruning import attempt_of, superfluous
 from scheduledjob.executors.pod.trim import trim
 
+from .api import LONGEST_ASKED_PAUSE
 from .errors import AlreadyExists, ApiError, ApiUnavailable, Conflict, NotFound, Unauthorized
 from .paths import NAME
 from .paths import pods as pods_path
@@ -87,7 +88,7 @@ class Pods:
         except NotFound:
             return None
         except ApiError as error:
-            raise PodsAway(error.message) from None
+            raise _away(error) from None
 
     async def expire(self, pod: Mapping[str, Any]) -> None:
         body = {"metadata": {"uid": pod["metadata"]["uid"]}, "spec": {"activeDeadlineSeconds": 1}}
@@ -218,8 +219,12 @@ def _path(pod: Mapping[str, Any]) -> str:
     return pods_path(pod["metadata"]["namespace"], pod["metadata"]["name"])
 
 
+def _away(error: ApiError) -> PodsAway:
+    return PodsAway(error.message, min(error.retry_after, LONGEST_ASKED_PAUSE))
+
+
 def _told_apart(error: ApiError) -> Exception:
     """Whether it is worth asking again. A conflict is: of two creations that count against one quota, say."""
     if isinstance(error, ApiUnavailable | Unauthorized | Conflict):
-        return PodsAway(error.message)
+        return _away(error)
     return PodRefused(f"refused by the API server: {error.message}")

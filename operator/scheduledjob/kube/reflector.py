@@ -103,7 +103,7 @@ class Reflector(Generic[T]):
                 self._broken(path, view, error)
                 # A list that expired, or a version that is forgotten, is no reason to wait.
                 if view.failures > 1 or not isinstance(error, Gone):
-                    await asyncio.sleep(pause(view.failures, 0.0))
+                    await asyncio.sleep(pause(view.failures, error.retry_after))
 
     def _broken(self, path: str, view: _View[T], error: ApiError) -> None:
         view.restarts += 1

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.engine.jobs import Result
-from scheduledjob.executors.pod.life import Life
+from scheduledjob.executors.pod.life import FIRST_PAUSE, Life, insist
 from scheduledjob.executors.pod.pods import PodsAway
 from tests.executors.pod.examples import SETTINGS as NO_IMAGE
 from tests.executors.pod.examples import SLOT, attempt, container
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Mapping
+
+    import pytest
 
 from scheduledjob.executors.pod.build import build_pod
 
@@ -166,3 +168,22 @@ async def soon(awaited: Awaitable[T]) -> T:
 
 def served_name() -> str:
     return str(pod(PENDING)["metadata"]["name"])
+
+
+async def test_the_api_server_is_left_alone_for_as_long_as_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = [PodsAway("busy", 7.0), PodsAway("away"), PodsAway("busy", 30.0)]
+    slept: list[float] = []
+
+    async def call() -> str:
+        if refusals:
+            raise refusals.pop(0)
+        return "answer"
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert await insist(call) == "answer"
+    assert 7.0 <= slept[0] <= 7.7
+    assert slept[1] < 2 * FIRST_PAUSE
+    assert 30.0 <= slept[2] <= 33.0

@@ -242,7 +242,7 @@ class Life:
 
 
 async def insist(call: Callable[[], Awaitable[T]]) -> T:
-    """Call until there is an answer, for as long as it takes."""
+    """Call until there is an answer, for as long as it takes, and not before it said that it can be asked again."""
     pause = FIRST_PAUSE
     while True:
         try:
@@ -250,5 +250,6 @@ async def insist(call: Callable[[], Awaitable[T]]) -> T:
         except PodsAway as error:
             if pause == FIRST_PAUSE:
                 log.info("the API server is away; waiting for it", error=str(error))
-        await asyncio.sleep(pause * _chance.uniform(0.5, 1.0))
+            asked = error.retry_after
+        await asyncio.sleep(max(pause * _chance.uniform(0.5, 1.0), asked * _chance.uniform(1.0, 1.1)))
         pause = min(LONGEST_PAUSE, pause * 2)

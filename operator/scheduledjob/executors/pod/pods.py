@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 class PodsAway(Exception):
     """The API server did not answer, or said to come later; what was asked may have been done."""
 
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        """``retry_after``: seconds before which it said not to come; 0: it did not say."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
 
 class PodRefused(Exception):
     """The API server said no; the message is its own."""
