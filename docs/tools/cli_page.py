@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from typer.core import TyperArgument
 
 from scheduledjob.cli.main import app
 from scheduledjob.cli.plugin.app import PROGRAM
@@ -65,10 +66,17 @@ def _section(called: str, command: TyperCommand) -> str:
     for parameter in command.get_params(context):
         record = None if parameter.name == "help" else parameter.get_help_record(context)
         if record is not None:
-            rows.append(f"| `{_cell(_plain(record[0]))}` | {_cell(record[1])} |")
+            rows.append(f"| `{_cell(_called(parameter, _plain(record[0])))}` | {_cell(record[1])} |")
     if rows:
         lines += ["| Argument or option | Meaning |", "|---|---|", *rows, ""]
     return "\n".join(lines)
+
+
+def _called(parameter: object, names: str) -> str:
+    """As a line of usage has it: an argument in brackets that may be left out, with dots where there may be several."""
+    if not isinstance(parameter, TyperArgument):
+        return names
+    return (names if parameter.required else f"[{names}]") + ("..." if parameter.nargs == -1 else "")
 
 
 def _plain(names: str) -> str:

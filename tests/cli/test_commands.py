@@ -144,6 +144,14 @@ def test_a_question_about_an_expression_loads_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "next", "explain", "validate", "migrate", "history"])
+def test_a_line_of_usage_is_as_people_write_it(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "[[" not in shown
+    assert "range" not in shown
+
+
 def test_without_a_word_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute([]) == 0
     out, err = capsys.readouterr()

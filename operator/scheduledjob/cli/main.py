@@ -65,7 +65,7 @@ Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
 LogLevel = Annotated[Level, typer.Option("--log-level", help="What the log on standard error tells.")]
 Moreover = Annotated[
     Optional[list[Path]],  # noqa: UP045  # typer reads the annotation while the program runs
-    typer.Argument(metavar="[PATH]...", show_default=False, help="More paths, as a shell's wildcard gives them."),
+    typer.Argument(metavar="PATH", show_default=False, help="More paths, as a shell's wildcard gives them."),
 ]
 
 
@@ -99,7 +99,9 @@ def run(
         bool, typer.Option("--plugins", help="Load the Python jobs that installed packages announce.")
     ] = False,
     instance: Instance = "local",
-    capacity: Annotated[int, typer.Option("--capacity", min=1, help="How many jobs to hold at once at most.")] = 4096,
+    capacity: Annotated[
+        int, typer.Option("--capacity", min=1, metavar="NUMBER", help="How many jobs to hold at once at most.")
+    ] = 4096,
     output: Annotated[
         Optional[Format],  # noqa: UP045  # typer reads the annotation while the program runs
         typer.Option("--output", "-o", help="How to print; by default a live table on a terminal, else JSON lines."),
@@ -150,8 +152,12 @@ def next_slots(
         Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
         typer.Option("--from", metavar="INSTANT", help="First moment to look at, as in 2026-12-01T10:00:00Z."),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-c", min=1, max=100_000, help="How many slots.")] = 5,
-    seed: Annotated[str, typer.Option("--seed", help="What H spreads by: namespace/name of the job.")] = "",
+    count: Annotated[
+        int, typer.Option("--count", "-c", min=1, max=100_000, metavar="NUMBER", help="How many slots.")
+    ] = 5,
+    seed: Annotated[
+        str, typer.Option("--seed", metavar="TEXT", help="What H spreads by: namespace/name of the job.")
+    ] = "",
     output: Output = Format.TABLE,
 ) -> None:
     """List the next slots of a cron expression."""
@@ -200,13 +206,15 @@ def history(
     store: Store,
     name: Annotated[
         Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
-        typer.Argument(metavar="[NAME]", help="Name of a job, or the slug of a library's schedule."),
+        typer.Argument(metavar="NAME", help="Name of a job, or the slug of a library's schedule."),
     ] = None,
     namespace: Annotated[
         Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
         typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Namespace of the job."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="How many runs at most.")] = 50,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="How many runs at most.")
+    ] = 50,
     instance: Instance = "local",
     output: Output = Format.TABLE,
 ) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import typer.main
 
+from scheduledjob.cli.plugin import describing
 from scheduledjob.cli.plugin.app import app, command_first, execute
+from scheduledjob.cli.plugin.cluster import instant_of
 from scheduledjob.cli.plugin.completion import complete
 from scheduledjob.cli.plugin.convert.template import pull_policy_of
 from scheduledjob.cli.plugin.logs import harmless
 from scheduledjob.cli.plugin.printing import age, print_table, took
 from scheduledjob.cli.plugin.slots import explanation, schedule_of
+from scheduledjob.cli.plugin.waiting import Progress, look
 from scheduledjob.domain.instants import DAY, HOUR, MINUTE, SECOND
 
 ROOT = Path(__file__).parents[3]
@@ -160,7 +163,12 @@ def body(**spec: Any) -> dict[str, Any]:
         ({"retry": {"maxRetries": 0}}, "On failure", "no retry"),
         ({"retry": {"maxRetries": 0, "fixed": {"intervals": ["5s"]}}}, "On failure", "no retry"),
         ({"retry": {"maxRetries": 1, "fixed": {"intervals": ["5s"]}}}, "On failure", "tried again once, after 5s"),
-        ({"retry": {"fixed": {"intervals": ["5s", "1m"]}}}, "On failure", "tried again after 5s, 60s"),
+        ({"retry": {"fixed": {"intervals": ["5s", "1m"]}}}, "On failure", "tried again after 5s, 1m"),
+        (
+            {},
+            "On failure",
+            "tried again up to 6 times, after 10s at first, then 2 times as long each time, at most 10m",
+        ),
         (
             {"retry": {"maxRetries": -1, "fixed": {"intervals": ["5s"]}}},
             "On failure",
@@ -177,6 +185,35 @@ def body(**spec: Any) -> dict[str, Any]:
 def test_words(spec: dict[str, Any], heading: str, said: Any) -> None:
     whole = {"triggers": [{"cron": "0 0 * * *"}]} | spec
     assert explanation(schedule_of(body(**whole)))[heading] == said
+
+
+@pytest.mark.parametrize(
+    ("active", "shown"),
+    [
+        ({"slot": "2020-01-01T00:00:00Z", "started": "2020-01-02T00:00:00Z"}, "40d"),
+        ({"slot": "2020-01-02T00:00:00Z", "pod": "a-1"}, "40d"),
+        ({"slot": "2020-01-02T00:00:00Z", "due": "2020-02-12T00:00:00Z"}, ""),
+    ],
+)
+def test_how_long_a_run_is_active(active: dict[str, Any], shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(describing, "now", lambda: instant_of("2020-02-11T00:00:00Z"))
+    assert describing.active_for(active) == shown
+
+
+@pytest.mark.parametrize(
+    ("active", "said"),
+    [
+        ([], "daily: t is taken and about to start"),
+        ([{"runID": "u-t", "attempt": 1, "pod": "daily-1"}], "daily: t is active"),
+        ([{"runID": "u-t", "attempt": 2, "started": "2020-01-01T00:00:00Z"}], "daily: t is running, attempt 2"),
+    ],
+)
+def test_where_a_run_that_is_waited_for_stands(
+    active: list[dict[str, Any]], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = {"active": active, "handled": {"runNow": ["t"]}}
+    assert look({"metadata": {"name": "daily"}, "status": status}, "u-t", "t", Progress()) is None
+    assert capsys.readouterr().err == f"{said}\n"
 
 
 def test_an_invalid_object_says_why() -> None:

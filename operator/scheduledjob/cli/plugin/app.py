@@ -40,8 +40,8 @@ Seconds = Optional[float]  # noqa: UP045  # as above
 Count = Optional[int]  # noqa: UP045  # as above
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the ScheduledJob.")]
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of ScheduledJobs.")]
-MaybeName = Annotated[Text, typer.Argument(metavar="[NAME]", help="Name of a ScheduledJob; all without one.")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names of ScheduledJobs.")]
+MaybeName = Annotated[Text, typer.Argument(metavar="NAME", help="Name of a ScheduledJob; all without one.")]
 Namespace = Annotated[
     Text, typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Namespace; by default the context's.")
 ]
@@ -59,14 +59,14 @@ MaybeFiles = Annotated[
     Texts, typer.Option("--file", "-f", help="Manifest file or directory; give it again for more.", metavar="PATH")
 ]
 MorePaths = Annotated[
-    Texts, typer.Argument(metavar="[PATH]...", show_default=False, help="More paths, as a shell's wildcard gives them.")
+    Texts, typer.Argument(metavar="PATH", show_default=False, help="More paths, as a shell's wildcard gives them.")
 ]
 From = Annotated[Text, typer.Option("--from", metavar="INSTANT", help="Begin here, as in 2026-12-01T10:00:00Z.")]
 Instance = Annotated[
     Text,
     typer.Option("--instance", metavar="NAME", help='With --store: the operator\'s installation in it; else "local".'),
 ]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="How many runs at most.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="How many runs at most.")]
 
 
 @app.command("list")
@@ -88,7 +88,9 @@ def list_jobs(
 def next_slots(
     name: MaybeName = None,
     start: From = None,
-    count: Annotated[int, typer.Option("--count", "-c", min=1, max=100_000, help="How many slots.")] = 10,
+    count: Annotated[
+        int, typer.Option("--count", "-c", min=1, max=100_000, metavar="NUMBER", help="How many slots.")
+    ] = 10,
     namespace: Namespace = None,
     everywhere: Everywhere = False,
     selector: Selector = None,
@@ -189,7 +191,7 @@ def resume(
 def cancel(
     name: Name,
     run: Annotated[
-        Text, typer.Argument(metavar="[RUN]", help="The run, as describe and history -o wide show it.")
+        Text, typer.Argument(metavar="RUN", help="The run, as describe and history -o wide show it.")
     ] = None,
     namespace: Namespace = None,
     output: Output = Form.TABLE,
@@ -271,9 +273,7 @@ def validate(file: Files, more: MorePaths = None, output: Output = Form.TABLE) -
 
 @app.command()
 def convert(
-    names: Annotated[
-        Texts, typer.Argument(metavar="[NAME]...", help="CronJobs of the cluster; with -f more paths.")
-    ] = None,
+    names: Annotated[Texts, typer.Argument(metavar="NAME", help="CronJobs of the cluster; with -f more paths.")] = None,
     file: Annotated[
         Texts,
         typer.Option("--file", "-f", metavar="PATH", help="File or directory with CronJobs; - reads from a pipe."),

@@ -47,8 +47,10 @@ def print_description(where: Where, name: str, form: Form) -> None:
     _heading("Events")
     if isinstance(events, str):
         out(f"  {events}")
+    elif events:
+        print_table([_event(each) for each in events], empty="")
     else:
-        print_table([_event(each) for each in events], empty="none")
+        out("  none")
 
 
 async def _events(cluster: Cluster, body: Object) -> list[Object] | str:
@@ -136,6 +138,12 @@ def _spec(body: Object) -> None:
         _field(name[0].upper() + name[1:], _compact(spec.get(name)))
 
 
+def active_for(run: Object) -> str:
+    """Since its first attempt started; where status does not say that yet, since its slot. Empty while it waits."""
+    since = run.get("started") or (run.get("slot") if not run.get("due") else None)
+    return age(instant_of(since), now())
+
+
 def _compact(value: Any) -> str:
     if value is None:
         return ""
@@ -168,7 +176,7 @@ def _state(body: Object) -> None:
                 "run": run["runID"].removeprefix(f"{uid}-"),
                 "slot": second(instant_of(run.get("slot"))),
                 "attempt": run.get("attempt"),
-                "for": age(instant_of(run.get("started")), now()),
+                "for": active_for(run),
             }
             for run in active
         ]

@@ -27,7 +27,7 @@ from scheduledjob.domain.definition import (
     FollowingTrigger,
 )
 from scheduledjob.domain.durations import format_duration
-from scheduledjob.domain.instants import SECOND, Instant, rfc3339, to_datetime, to_instant
+from scheduledjob.domain.instants import SECOND, Instant, from_seconds, rfc3339, to_datetime, to_instant
 from scheduledjob.domain.misfire import jitter_of
 from scheduledjob.domain.plan import Plan, slots_of
 
@@ -285,12 +285,16 @@ def _retry(definition: Definition) -> str:
         if not retry.max_retries:
             return "no retry"
         count = _count(retry.max_retries)
-        waits = f"after {retry.initial:g}s at first, then {retry.multiplier:g} times as long each time"
-        return f"tried again {count}, {waits}, at most {retry.max:g}s"
-    waits = ", ".join(f"{wait:g}s" for wait in retry.intervals)
+        waits = f"after {_length(retry.initial)} at first, then {retry.multiplier:g} times as long each time"
+        return f"tried again {count}, {waits}, at most {_length(retry.max)}"
+    waits = ", ".join(map(_length, retry.intervals))
     if retry.max_retries is None:
         return f"tried again after {waits}"
     return f"tried again {_count(retry.max_retries)}, after {waits}" if retry.max_retries else "no retry"
+
+
+def _length(seconds: float) -> str:
+    return format_duration(from_seconds(seconds))
 
 
 def _count(retries: int) -> str:

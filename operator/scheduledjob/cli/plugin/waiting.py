@@ -148,7 +148,7 @@ async def _ended(cluster: Cluster, body: Object, run_id: str, token: str, progre
     name, uid = body["metadata"]["name"], body["metadata"]["uid"]
     path = scheduled_jobs(cluster.namespace)
     while True:
-        if (run := _look(body, run_id, token, progress)) is not None:
+        if (run := look(body, run_id, token, progress)) is not None:
             return run
         params: dict[str, str | int] = {
             "fieldSelector": f"metadata.name={name}",
@@ -163,7 +163,7 @@ async def _ended(cluster: Cluster, body: Object, run_id: str, token: str, progre
                     if event["type"] == "DELETED" or event["object"]["metadata"]["uid"] != uid:
                         raise CommandError(f"{name} was deleted; the run {token} ends with it")
                     body = event["object"]
-                    if (run := _look(body, run_id, token, progress)) is not None:
+                    if (run := look(body, run_id, token, progress)) is not None:
                         return run
         except Gone:
             pass
@@ -185,7 +185,7 @@ async def _read_again(cluster: Cluster, name: str) -> Object:
             await asyncio.sleep(PAUSE)
 
 
-def _look(body: Object, run_id: str, token: str, progress: Progress) -> Object | None:
+def look(body: Object, run_id: str, token: str, progress: Progress) -> Object | None:
     """The run if it has ended; else say where it stands."""
     status, name = status_of(body), body["metadata"]["name"]
     ended = next((run for run in status.get("recentRuns") or () if run["runID"] == run_id), None)
@@ -196,6 +196,8 @@ def _look(body: Object, run_id: str, token: str, progress: Progress) -> Object |
     if active is not None and "started" in active:
         attempt = f", attempt {active['attempt']}" if active.get("attempt", 1) > 1 else ""
         progress.tell(f"{name}: {token} is running{attempt}")
+    elif active is not None and "due" not in active:
+        progress.tell(f"{name}: {token} is active")
     elif token in ((status.get("handled") or {}).get("runNow") or ()):
         progress.tell(f"{name}: {token} is taken and about to start")
     elif not status:
