@@ -102,9 +102,15 @@ def test_every_piece_of_a_spec_is_valid(page: Path) -> None:
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="make site installs what builds the site")
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     # Not --quiet, with which it counts no warnings.
     command = [str(Path(sys.executable).with_name("mkdocs")), "build", "--strict", "-d", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "index.html").exists()
     assert (tmp_path / "repository" / "charts" / "scheduledjob-operator" / "files" / "rules.yaml").exists()
+    # A page that is called README would take the place of its section's heading, and have no line of its own.
+    wanted = re.findall(r'^ *- "?([^"\n]+?)"?: [\w/-]+\.md$', navigation, re.MULTILINE)
+    shown = [text.strip() for text in re.findall(r'md-ellipsis">([^<]*)<', (tmp_path / "index.html").read_text())]
+    assert len(wanted) > 25
+    assert set(wanted) <= set(shown)
