@@ -21,7 +21,6 @@ from tests.cluster.harness.binaries import programs
 from tests.support.processes import ServerUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 DIST = ROOT / "dist"
@@ -71,12 +70,10 @@ def _run(*command: str) -> None:
         raise ReleaseError(f"`{' '.join(command)}` failed:\n{(done.stderr or done.stdout)[-4000:]}")
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     try:
         found = tagged(version())
         check(found)
-        if "--check" in arguments:
-            return 0
         make(programs(["helm"])["helm"])
     except (ReleaseError, ImageError, ServerUnavailableError) as error:
         print(error, file=sys.stderr)
@@ -88,4 +85,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
