@@ -7,19 +7,22 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.domain.instants import SECOND, Instant, rfc3339
+from scheduledjob.domain.state import State
 from scheduledjob.engine.store import NewRow, Put, StoreUnavailable
 from scheduledjob.kube import reconcile
 from scheduledjob.kube.objects import Objects
 from scheduledjob.kube.reconcile import Reconciler
+from scheduledjob.kube.status import engine_text
 from scheduledjob.kube.wishes import Rules, Wish
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     import pytest
 
 NOW: Instant = 1_796_119_200 * SECOND
+READY = {"type": "Ready", "status": "True", "lastTransitionTime": rfc3339(NOW)}
 
 
 class Store(MemoryStore):
@@ -29,6 +32,15 @@ class Store(MemoryStore):
         super().__init__(MemoryDatabase(clock=lambda: NOW))
         self.away = 0
         self.cannot_hold: set[str] = set()
+        self.at_bury: Callable[[], None] | None = None
+        """Called by the next burial, which the store then does not answer."""
+
+    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> list[bool]:
+        if self.at_bury is not None:
+            call, self.at_bury = self.at_bury, None
+            call()
+            raise StoreUnavailable("away")
+        return await super().bury(incarnations)
 
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
         if self.away:
@@ -75,8 +87,8 @@ def body(name: str, *, version: int = 1, generation: int = 1, uid: str = "", lab
 
 
 @asynccontextmanager
-async def reconciling(store: Store, told: Told) -> AsyncIterator[Reconciler]:
-    reconciler = Reconciler(store, Objects(), Rules(), told, told, in_order=lambda: True)
+async def reconciling(store: Store, told: Told, rules: Rules | None = None) -> AsyncIterator[Reconciler]:
+    reconciler = Reconciler(store, Objects(), rules or Rules(), told, told, in_order=lambda: True)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reconciler.run())
         yield reconciler
@@ -119,8 +131,58 @@ async def test_a_deletion_stays_one_whatever_is_seen_after_it() -> None:
         await reconciler.settled()
         reconciler.seen(body("a", version=4, generation=3))
         await reconciler.settled()
+        assert len(reconciler._objects) == 0, "nor does a late view of it make it one that there is"
     assert await slugs(store) == []
     assert told.uids_buried == ["uid-a"]
+
+
+async def test_a_deletion_that_waits_for_the_store_is_not_undone_by_a_late_view(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconcile, "AGAIN", 0.0)
+    store, told = Store(), Told()
+    async with reconciling(store, told) as reconciler:
+        reconciler.seen(body("a"))
+        await reconciler.settled()
+        store.at_bury = lambda: reconciler.seen(body("a", version=2, generation=2))
+        reconciler.seen(body("a", version=3), deleted=True)
+        await reconciler.settled()
+    assert await slugs(store) == []
+    assert told.uids_buried == ["uid-a"]
+
+
+async def test_a_store_that_forgot_objects_makes_no_news_of_those_whose_status_is_true() -> None:
+    store, told = Store(), Told()
+    async with reconciling(store, told) as reconciler:
+        reconciler.seen(body("a"))
+        await reconciler.settled()
+    (row,) = await store.rows()
+    true = {
+        "observedGeneration": 1,
+        "conditions": [READY],
+        "engine": engine_text(State.decode(row.state)),
+    }
+    wrong = {"conditions": [], "observedGeneration": 0, "engine": "{broken"}
+    for status in (true, *({**true, key: value} for key, value in wrong.items())):
+        store, told = Store(), Told()
+        async with reconciling(store, told) as reconciler:
+            reconciler.seen({**body("a"), "status": status})
+            await reconciler.settled()
+        assert told.slugs_taken == ([] if status is true else ["ns/a"]), status
+
+
+async def test_a_condition_that_is_not_true_any_more_is_news() -> None:
+    """The same object, but another operator: one that has a plugin more, say."""
+    store = Store()
+    report = body("a")
+    report["spec"]["job"] = {"custom": {"kind": "report"}}
+    for kinds, news in ((None, True), ({"cluster.curl"}, True), ({"cluster.custom.report"}, False)):
+        told = Told()
+        async with reconciling(store, told, Rules(kinds=kinds)) as reconciler:
+            seen = {"observedGeneration": 1, "conditions": [READY]} if kinds is not None else {}
+            reconciler.seen({**report, "status": seen})
+            await reconciler.settled()
+        assert told.slugs_taken == (["ns/a"] if news else [])
 
 
 async def test_an_outage_of_the_store_makes_it_later_never_less(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,17 +19,18 @@ import structlog
 from scheduledjob.domain.acts import NONE
 from scheduledjob.domain.restore import restored_state
 from scheduledjob.domain.schedule import first_state, first_wake
+from scheduledjob.domain.state import State
 from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
 from scheduledjob.manifests.pod import POD_KIND
 
 from .remembered import told_state
+from .status import engine_text
 from .wishes import Rules, Wish, asked_of, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from scheduledjob.domain.instants import Instant
-    from scheduledjob.domain.state import State
 
     from .objects import Objects
 
@@ -136,7 +137,9 @@ class Reconciler:
                     log.warning("objects wait for the store", objects=len(batch), error=str(error))
                     self._told.failed()
                     for one in batch:
-                        self._waiting.setdefault(one.body["metadata"]["uid"], one)
+                        uid = one.body["metadata"]["uid"]
+                        if one.gone or uid not in self._waiting:  # what is newer counts, but nothing is after the end
+                            self._waiting[uid] = one
                     await asyncio.sleep(AGAIN)
             self._idle.set()
 
@@ -186,19 +189,17 @@ class Reconciler:
         # A name twice is an object and its next incarnation: the older one waits for its deletion to be seen.
         newest = {wish.slug: (body, wish, row) for body, wish, row in sorted(found, key=lambda one: one[1].created_at)}
         puts = await self._store.reconcile([row for _, _, row in newest.values()])
+        await self._forget([wish for (_, wish, _), put in zip(newest.values(), puts, strict=True) if put is Put.STALE])
         changed: list[str] = []
         soonest: Instant | None = None
         for (body, wish, row), put in zip(newest.values(), puts, strict=True):
             if put is Put.STALE:
                 continue
             taken = (wish.generation, wish.asked)
-            self._objects.understood(
-                wish.uid, wish.slug, taken, wish.follows, valid=not (wish.problem or wish.unknown_kind)
-            )
+            self._objects.understood(wish.uid, wish.slug, taken, wish.follows, valid=wish.ready)
             if wish.refused_act:
                 self._told.refused(body, wish.refused_act)
-            observed = (body.get("status") or {}).get("observedGeneration")
-            if put is not Put.UNCHANGED or observed != wish.generation:
+            if put is Put.UPDATED or not _tells_of(body, wish, row if put is Put.CREATED else None):
                 self._told.taken(wish)
             if put is Put.UPDATED:
                 changed.append(wish.slug)
@@ -208,6 +209,13 @@ class Reconciler:
         self._replica.changed(changed)
         if soonest is not None:
             self._replica.due(soonest)
+
+    async def _forget(self, stale: Sequence[Wish]) -> None:
+        """Of those that the store would not have, the ones whose end it knows: a list that was under way had them."""
+        if stale:
+            rows = await self._store.get([wish.slug for wish in stale])
+            ended = [wish.uid for wish, row in zip(stale, rows, strict=True) if row is None or row.uid != wish.uid]
+            self._objects.gone(ended)
 
     def _new_row(self, body: Mapping[str, Any], wish: Wish, now: Instant) -> NewRow:
         """The row as it begins, should the store not have it yet."""
@@ -263,3 +271,13 @@ class Reconciler:
             return found
         told = told_state(status, wish, now)
         return None if told is None else restored(told.encode().decode())
+
+
+def _tells_of(body: Mapping[str, Any], wish: Wish, new: NewRow | None) -> bool:
+    """Whether status tells of this wish already; and of the ``new`` row, where the store did not have it: an operator
+    that finds ten thousand objects as its store in memory left them has nothing to write."""
+    status = body.get("status") or {}
+    ready = next((one["status"] for one in status.get("conditions") or () if one["type"] == "Ready"), "")
+    if status.get("observedGeneration") != wish.generation or ready != str(wish.ready):
+        return False
+    return new is None or (wish.ready and status.get("engine") == engine_text(State.decode(new.state)))

@@ -104,9 +104,11 @@ def build_status(
 
 
 def engine_text(state: State) -> str:
-    """The state as status keeps it: payloads stay in the annotations and the spec, where they came from."""
+    """The state as status keeps it: payloads stay in the annotations and the spec, where they came from, and revisions
+    are of one store."""
     kept = msgspec.structs.replace(
         state,
+        revision=1,
         runs=[_without_payload(run) for run in state.runs],
         waiting=[_without_payload(run) for run in state.waiting[:WAITING_KEPT]],
     )

@@ -19,6 +19,7 @@ import structlog
 
 from scheduledjob.domain.instants import from_seconds
 from scheduledjob.domain.state import State
+from scheduledjob.manifests.status import ENGINE_LIMIT
 
 from .errors import ApiError
 from .paths import scheduled_jobs
@@ -164,7 +165,9 @@ def _is_behind(row: Row, body: Mapping[str, Any]) -> bool:
 
 
 def _engine_of(row: Row) -> str:
+    """``status.engine`` as it should be."""
     try:
-        return engine_text(State.decode(row.state))
+        text = engine_text(State.decode(row.state))
     except msgspec.MsgspecError:
         return ""
+    return text if len(text) <= ENGINE_LIMIT else ""

@@ -82,6 +82,11 @@ class Wish:
         return self.plan.definition
 
     @property
+    def ready(self) -> bool:
+        """Whether this operator can run it."""
+        return not (self.problem or self.unknown_kind)
+
+    @property
     def asked(self) -> str:
         """As ``asked_of`` says."""
         return self.acts.encode() + self.refused_act

@@ -70,6 +70,51 @@ async def test_metrics_move(
     await operator.until_metric("scheduledjob_schedules", lambda count: count == 1)
 
 
+async def test_gauges_tell_what_a_replica_has_in_its_hands(
+    operator: OperatorProcess, sjobs: Cluster, api: ApiClient, namespace: str, sink: Sink
+) -> None:
+    sink.gate.clear()
+    queue = "  concurrencyPolicy: Queue\n  queueDepth: 2"
+    await sjobs.apply(manifest("queues", "every: 1s", curl(sink.url), queue), "-n", namespace)
+    await operator.until_metric("scheduledjob_queued_runs", lambda count: count == 2)
+    assert await operator.metric("scheduledjob_active_runs", where="inline") == 1
+    assert await operator.metric("scheduledjob_held_schedules") == 1
+    await sjobs.apply(manifest("soon", "every: 1s", "{custom: {kind: print}}"), "-n", namespace)
+    await operator.until_metric("scheduledjob_claimed_ahead", lambda count: count == 1)
+    await sjobs.apply(manifest("pod", "after: 0s", "{container: {image: localhost/x}}"), "-n", namespace)
+    await operator.until_metric("scheduledjob_active_runs", lambda count: count == 1, where="pod")
+    await operator.until_metric("scheduledjob_watch_restarts_total", lambda count: count == 0, resource="pods")
+    for call in ("claim", "settle", "reconcile", "history"):
+        assert await operator.metric("scheduledjob_store_call_seconds_count", call=call) >= 1, call
+        assert await operator.metric("scheduledjob_store_errors_total", call=call) == 0, call
+    assert await operator.metric("scheduledjob_api_requests_total", verb="create", resource="pods", code="201") == 1
+    assert await operator.metric("scheduledjob_api_requests_total", verb="watch", code="200") >= 2
+    for name in ("queues", "pod", "soon"):
+        await change(api, namespace, name, {"suspend": True})
+    sink.gate.set()
+    await operator.until_metric("scheduledjob_queued_runs", lambda count: count == 0)
+    await operator.until_metric("scheduledjob_active_runs", lambda count: count == 0, where="inline")
+    await operator.until_metric("scheduledjob_claimed_ahead", lambda count: count == 0)
+    await operator.until_metric("scheduledjob_status_dirty", lambda count: count == 0)
+
+
+async def test_a_restart_without_news_writes_no_status(
+    operator: OperatorProcess, sjobs: Cluster, api: ApiClient, namespace: str
+) -> None:
+    names = [f"n{number}" for number in range(20)]
+    text = "\n".join(manifest(name, "cron: '@yearly'", "{custom: {kind: print}}") for name in names)
+    await sjobs.apply(text, "-n", namespace)
+    for name in names:
+        await until(api, namespace, name, is_so("Ready"))
+    assert await operator.stop() == 0
+    await operator.start()
+    await operator.ready()
+    await operator.until_metric("scheduledjob_store_call_seconds_count", lambda count: count >= 1, call="get")  # sweeps
+    await operator.until_metric("scheduledjob_status_dirty", lambda count: count == 0)
+    assert await operator.metric("scheduledjob_schedules") == len(names)
+    assert await operator.metric("scheduledjob_api_requests_total", resource="scheduledjobs/status") == 0
+
+
 @pytest.mark.slow
 async def test_a_job_that_fails_every_second_makes_one_series_of_events(
     operator: OperatorProcess, sjobs: Cluster, api: ApiClient, namespace: str, sink: Sink
