@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 SECRET = "hunter2-of-the-database"
-UID = 65532
+UID = 100_000 + os.getpid()
+"""Each process of the tests has one of its own, because the limit of processes counts all that a user has."""
 _ROOT = Path(__file__).parents[2]
 
 PROGRAM = """

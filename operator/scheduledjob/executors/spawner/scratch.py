@@ -18,15 +18,21 @@ import os
 import queue
 import re
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+import time
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _PREFIX = "sjob-"
 _NAME = re.compile(re.escape(_PREFIX) + r"[0-9a-f]{32}\Z")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 5
+_WAIT = 0.001
+_WAITS = 5000
+"""Of ``_WAIT`` seconds each, for the loop to have started its jobs."""
+T = TypeVar("T")
 
 
 class Scratch(NamedTuple):
@@ -89,18 +95,14 @@ class Scratches:
             raise
         return descriptor
 
-    def _left_behind(self) -> Iterator[Scratch]:
-        with os.scandir(self._root) as entries:
-            names = [entry.name for entry in entries if _NAME.match(entry.name)]
-        for name in names:
+    # In the thread
+
+    def _remove_unwanted(self) -> None:
+        for name in _patiently(lambda: [entry for entry, _ in _entries(self._root) if _NAME.match(entry)]):
             # Another user's, in use, or gone.
             with contextlib.suppress(OSError):
                 if os.stat(name, dir_fd=self._root, follow_symlinks=False).st_uid == os.geteuid():
-                    yield Scratch(name, b"", self._lock(name))
-
-    def _remove_unwanted(self) -> None:
-        for scratch in self._left_behind():
-            self._remove(scratch)
+                    self._remove(Scratch(name, b"", _patiently(partial(self._lock, name))))
         while (unwanted := self._unwanted.get()) is not None:
             self._remove(unwanted)
 
@@ -108,9 +110,24 @@ class Scratches:
         # What can't be removed stays for the next helper to try.
         with contextlib.suppress(OSError):
             os.fchmod(scratch.descriptor, 0o700)
-            empty(scratch.descriptor)
+            _patiently(partial(empty, scratch.descriptor))
             os.rmdir(scratch.name, dir_fd=self._root)
         os.close(scratch.descriptor)
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """Do it again while there are no descriptors to be had. Raises what it raises, of another cause or for too long.
+
+    The loop lowers the limit of all of us for the instant in which it starts a job that is to have a low one.
+    """
+    for _ in range(_WAITS):
+        try:
+            return work()
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+        time.sleep(_WAIT)
+    return work()
 
 
 def empty(folder: int) -> None:

@@ -1,0 +1,45 @@
+"""What removes scratches goes on where the loop beside it has lowered the limit of descriptors for an instant."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from typing import TYPE_CHECKING
+
+from scheduledjob.executors.spawner import scratch
+from scheduledjob.executors.spawner.scratch import Scratches
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_a_scratch_is_removed_though_there_were_no_descriptors_to_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratches = Scratches(os.fsencode(tmp_path))
+    made = scratches.make()
+    (tmp_path / made.name / "folder").mkdir()
+    (tmp_path / made.name / "folder" / "file").touch()
+    refused = threading.Event()
+    really_empty = scratch.empty
+
+    def empty(folder: int) -> None:
+        try:
+            really_empty(folder)
+        except OSError:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(scratch, "empty", empty)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
+    try:
+        scratches.discard(made)
+        assert refused.wait(30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    scratches.close()
+    assert list(tmp_path.iterdir()) == []
