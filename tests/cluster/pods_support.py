@@ -82,6 +82,15 @@ class Bench:
             if event["object"].get("status", {}).get("phase") == "Running":
                 return
 
+    async def over(self, attempt: Attempt) -> dict[str, Any]:
+        """The attempt's Pod, when it has ended."""
+        name = self.path_of(attempt).rpartition("/")[2]
+        async for event in self.api.watch(self.path, fieldSelector=f"metadata.name={name}"):
+            pod: dict[str, Any] = event["object"]
+            if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+                return pod
+        raise AssertionError("the watch ended")
+
     async def told_of(self, count: int) -> None:
         """Return when the operator's watch has told of that many Pods."""
         while len(self.pods) < count:  # noqa: ASYNC110  # a follower of one Pod is all that could wait for an event

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,47 @@ async def test_an_init_container_that_fails(node: Node, node_namespace: str) -> 
     assert (result.reason, result.code) == ("init container setup: exit code 4", 4)
 
 
+async def test_an_init_container_that_does_not_end(node: Node, node_namespace: str) -> None:
+    """Beside one that is a sidecar, which is in nobody's way."""
+    side = {"name": "side", "image": BUSYBOX_IMAGE, "command": ["sleep", "1000"], "restartPolicy": "Always"}
+    setup = {"name": "setup", "image": BUSYBOX_IMAGE, "command": ["sleep", "1000"]}
+    quick = {"initContainers": [side, setup], "terminationGracePeriodSeconds": 1}
+    async with bench(node.cluster, node_namespace) as at:
+        attempt = at.attempt(container("true", template={"spec": quick}), pending=4.0)
+        result = await at.executor.run(attempt)
+        assert result.reason == "not started within 4s: init container setup has not ended"
+        assert await at.api.list(at.path) == []
+
+
+async def test_a_deadline_of_the_template_passes_while_nobody_looks(node: Node, node_namespace: str) -> None:
+    """As when no operator lives. Who adopts the Pod tells what it was, and not that the job's own time was up."""
+    quick = {"activeDeadlineSeconds": 3, "terminationGracePeriodSeconds": 1}
+    async with bench(node.cluster, node_namespace) as at:
+        attempt = at.attempt(container("echo begun; sleep 1000", template={"spec": quick}), timeout=600.0)
+        task = at.run(attempt)
+        await at.running(attempt)
+        assert await cancel(task, attempt, RELEASED) is None
+        assert (await at.over(attempt))["status"]["reason"] == "DeadlineExceeded"
+        attempt.ending, attempt.adopted = "", True
+        result = await at.executor.run(attempt)
+        assert (result.ok, result.reason) == (False, "ended by activeDeadlineSeconds")
+        assert result.output == b"begun\n"
+
+
+async def test_the_jobs_time_is_up_while_nobody_looks(node: Node, node_namespace: str) -> None:
+    """The Pod goes on until somebody adopts it, and then ends at once."""
+    quick = {"terminationGracePeriodSeconds": 1}
+    async with bench(node.cluster, node_namespace, now=lambda: time.time_ns() // 1000 + 3_600_000_000) as at:
+        attempt = at.attempt(container("echo begun; sleep 1000", template={"spec": quick}), timeout=600.0)
+        task = at.run(attempt)
+        await at.running(attempt)
+        assert await cancel(task, attempt, RELEASED) is None
+        attempt.ending, attempt.adopted = "", True  # an hour later, by the clock
+        result = await at.executor.run(attempt)
+        assert (result.ok, result.reason) == (False, "timed out after 10m")
+        assert result.output == b"begun\n"
+
+
 async def test_a_job_that_takes_too_long_may_end_in_order(node: Node, node_namespace: str) -> None:
     async with bench(node.cluster, node_namespace) as at:
         attempt = at.attempt(container("trap 'echo ends; exit 3' TERM; echo begun; sleep 1000 & wait"), timeout=1.0)
@@ -136,6 +178,19 @@ async def test_a_pod_deleted_by_somebody_while_it_runs(node: Node, node_namespac
         await at.api.delete(at.path_of(attempt))
         result = await task
         assert result.reason == "its Pod was deleted (killed by SIGKILL (exit code 137))"
+
+
+async def test_a_pod_that_a_finalizer_keeps_after_it_was_deleted(node: Node, node_namespace: str) -> None:
+    """What has ended has ended, though its Pod is there for as long as whoever set that likes."""
+    async with bench(node.cluster, node_namespace) as at:
+        attempt = at.attempt(container("sleep 1000", template={"spec": {"terminationGracePeriodSeconds": 1}}))
+        task = at.run(attempt)
+        await at.running(attempt)
+        await at.api.patch(at.path_of(attempt), {"metadata": {"finalizers": ["example.com/wait"]}})
+        await at.api.delete(at.path_of(attempt))
+        assert (await task).reason == "its Pod was deleted (killed by SIGKILL (exit code 137))"
+        assert (await at.api.get(at.path_of(attempt)))["metadata"]["deletionTimestamp"]
+        await at.api.patch(at.path_of(attempt), {"metadata": {"finalizers": None}})
 
 
 async def test_a_pod_is_adopted_while_it_runs_and_when_it_has_ended(node: Node, node_namespace: str) -> None:

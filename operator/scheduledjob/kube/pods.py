@@ -16,6 +16,7 @@ import structlog
 
 from scheduledjob.engine.jobs import OUTPUT_LIMIT
 from scheduledjob.executors.pod.names import CONTAINER, UID_LABEL
+from scheduledjob.executors.pod.outcome import EXPIRED
 from scheduledjob.executors.pod.pods import PodExists, PodRefused, PodsAway
 from scheduledjob.executors.pod.pruning import attempt_of, superfluous
 from scheduledjob.executors.pod.trim import trim
@@ -91,7 +92,7 @@ class Pods:
             raise _away(error) from None
 
     async def expire(self, pod: Mapping[str, Any]) -> None:
-        body = {"metadata": {"uid": pod["metadata"]["uid"]}, "spec": {"activeDeadlineSeconds": 1}}
+        body = {"metadata": {"uid": pod["metadata"]["uid"]}, "spec": {"activeDeadlineSeconds": EXPIRED}}
         await self._gone_or(self._api.patch(_path(pod), body, attempts=TRIES))
 
     async def delete(self, pod: Mapping[str, Any]) -> None:

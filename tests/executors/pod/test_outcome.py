@@ -13,7 +13,13 @@ from scheduledjob.executors.pod.outcome import Phase, gone, look, started_at
 
 
 def pod(
-    status: dict[str, Any], *, memory: str | None = None, deleted: bool = False, runner: bool = False, timeout: str = ""
+    status: dict[str, Any],
+    *,
+    memory: str | None = None,
+    deleted: bool = False,
+    runner: bool = False,
+    timeout: str = "",
+    deadline: int | None = None,
 ) -> Any:
     container: dict[str, Any] = {"name": "job", "image": "busybox"}
     if memory is not None:
@@ -25,7 +31,10 @@ def pod(
         metadata["deletionTimestamp"] = "2026-12-01T10:00:00Z"
     if timeout:
         metadata["annotations"] = {"scheduledjobs.dev/timeout": timeout}
-    return {"metadata": metadata, "spec": {"containers": [{"name": "proxy"}, container]}, "status": status}
+    spec: dict[str, Any] = {"containers": [{"name": "proxy"}, container]}
+    if deadline is not None:
+        spec["activeDeadlineSeconds"] = deadline
+    return {"metadata": metadata, "spec": spec, "status": status}
 
 
 def terminated(exit_code: int, reason: str = "Error", **more: Any) -> dict[str, Any]:
@@ -82,6 +91,18 @@ DISRUPTED = {"type": "DisruptionTarget", "status": "True"}
         ),
         (over(terminated(143), reason="DeadlineExceeded"), {}, "ended by activeDeadlineSeconds", 143),
         (over(terminated(143), reason="DeadlineExceeded"), {"timeout": "90s"}, "timed out after 1m30s", 143),
+        (
+            over(terminated(143), reason="DeadlineExceeded"),
+            {"timeout": "90s", "deadline": 1},
+            "timed out after 1m30s",
+            143,
+        ),
+        (
+            over(terminated(143), reason="DeadlineExceeded"),
+            {"timeout": "90s", "deadline": 20},
+            "ended by activeDeadlineSeconds",
+            143,
+        ),
         (
             over(None, reason="NodeLost", message="Node a which was running pod b is unresponsive"),
             {},

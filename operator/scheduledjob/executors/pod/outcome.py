@@ -51,6 +51,8 @@ class Seen:
     """Ended: the output is in the log, and not in the result already."""
 
 
+EXPIRED = 1
+"""The ``activeDeadlineSeconds`` that a Pod is given when its job's time is up."""
 _IMAGE = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"}
 )
@@ -84,7 +86,7 @@ def look(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) -> Se
         return seen
     if began:
         return Seen(Phase.RUNNING, began=True)
-    words, hopeless = _waits_for(status, state)
+    words, hopeless = _waits_for(pod, status, state)
     return Seen(Phase.PENDING, words, hopeless)
 
 
@@ -142,9 +144,11 @@ def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[st
     code = None if ended is None else ended.get("exitCode")
     reason, message = status.get("reason") or "", status.get("message") or ""
     if reason == "DeadlineExceeded":
-        timeout = timeout_of(pod)
-        words = "ended by activeDeadlineSeconds" if timeout is None else timed_out(timeout)
-        return Result(False, words, code)
+        timeout, deadline = timeout_of(pod), pod["spec"].get("activeDeadlineSeconds")
+        # One that is shorter is the template's, but for the second that stands for the end of the timeout.
+        if timeout is None or (deadline is not None and EXPIRED < deadline < timeout):
+            return Result(False, "ended by activeDeadlineSeconds", code)
+        return Result(False, timed_out(timeout), code)
     if reason == "Evicted":
         return _failed(f"evicted: {message}" if message else "evicted by its node", code)
     if reason in ("NodeLost", "NodeShutdown", "Shutdown", "Terminated") or "node" in reason.lower():
@@ -257,14 +261,16 @@ def _failed(words: str, code: int | None) -> Result:
 # ---------------------------------------------------------------- pending
 
 
-def _waits_for(status: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[str, bool]:
+def _waits_for(pod: Mapping[str, Any], status: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[str, bool]:
     """(What is in its way, whether only a change of what was written helps)."""
+    sidecars = {one["name"] for one in pod["spec"].get("initContainers") or () if one.get("restartPolicy") == "Always"}
     for one in status.get("initContainerStatuses") or ():
-        waiting = (one.get("state") or {}).get("waiting")
-        if waiting is not None:
-            words, hopeless = _in_the_way(waiting)
-            if words:
-                return f"init container {one['name']}: {words}", hopeless
+        its_state = one.get("state") or {}
+        words, hopeless = _in_the_way(its_state.get("waiting") or {})
+        if words:
+            return f"init container {one['name']}: {words}", hopeless
+        if "running" in its_state and one["name"] not in sidecars:
+            return f"init container {one['name']} has not ended", False
     words, hopeless = _in_the_way(state.get("waiting") or {})
     if words:
         return words, hopeless

@@ -28,8 +28,9 @@ def trim(pod: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "metadata": kept,
         "spec": {
-            **_some(spec, ("nodeName", "terminationGracePeriodSeconds")),
+            **_some(spec, ("nodeName", "terminationGracePeriodSeconds", "activeDeadlineSeconds")),
             "containers": [_container(one) for one in spec["containers"] if one["name"] == CONTAINER],
+            "initContainers": [_some(one, ("name", "restartPolicy")) for one in spec.get("initContainers") or ()],
             "volumes": [one for one in spec.get("volumes") or () if "secret" in one or "projected" in one],
         },
         "status": {
