@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def print_faults(paths: Sequence[str], output: str) -> bool:
     """Print what is wrong, and a summary; whether anything is. With ``name``, what is right: the valid jobs."""
-    loaded = load(paths)
+    loaded = load(with_pipe(paths))
     if output == "name":
         for _, name in sorted(loaded.jobs):
             print(f"scheduledjob.{GROUP}/{name}")  # noqa: T201  # a command prints
@@ -32,6 +32,11 @@ def print_faults(paths: Sequence[str], output: str) -> bool:
         faults = [_as_json(problem) for problem in loaded.problems]
         print_value({"files": len(loaded.files), "jobs": len(loaded.jobs), "faults": faults}, output)
     return bool(loaded.problems)
+
+
+def with_pipe(paths: Sequence[str]) -> list[str]:
+    """Paths as they were typed, where ``-`` is standard input."""
+    return ["/dev/stdin" if path == "-" else path for path in paths]
 
 
 def summary(loaded: Loaded) -> str:

@@ -141,7 +141,7 @@ async def test_suspend_and_resume(
     assert (await plugin("resume", "job", "-o", "name")).out == "scheduledjob.scheduledjobs.dev/job\n"
     body = await until(api, namespace, "job", is_so("Suspended", "False"))
     assert "suspend" not in body["spec"]
-    assert (await plugin("resume", "job")).out.endswith("is neither suspended nor paused\n")
+    assert (await plugin.on_a_terminal("resume", "job")).plain.endswith("is neither suspended nor paused\n")
 
 
 async def test_resume_after_a_pause(

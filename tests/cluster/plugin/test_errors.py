@@ -69,6 +69,13 @@ WRONG = [
     (["validate"], "Missing option"),
     (["validate", "-f", "a", "-o", "xml"], "xml"),
     (["-n", "a"], "name a command"),
+    (["list", "-n", "a/b"], "'a/b' can't be the name of a namespace"),
+    (["list", "-l", "(("], '--selector "((": found'),
+    (["convert", "--all", "-l", "=="], '--selector "=="'),
+    (["describe", ".."], "'..' can't be the name of a ScheduledJob: allowed are small letters"),
+    (["describe", ""], "'' can't be the name of a ScheduledJob"),
+    (["suspend", "job/status"], "'job/status' can't be the name of a ScheduledJob"),
+    (["convert", "../jobs/a"], "'../jobs/a' can't be the name of a CronJob"),
     (["convert", "a", "--all"], "name CronJobs of the cluster"),
     (["simulate", "--from", "2026-12-02T00:00:00Z", "--to", "2026-12-01T00:00:00Z"], "--to must be after --from"),
 ]
@@ -193,6 +200,27 @@ async def test_a_file_that_is_not_there(plugin: Plugin, command: str) -> None:
     )
     shown = await plugin.on_a_terminal(command, "-f", "/does/not/exist")
     assert (shown.code, shown.plain) == (2, done.out + done.err)
+
+
+async def test_one_of_several_that_is_not_there(sjobs: Cluster, plugin: Plugin, namespace: str) -> None:
+    """What was typed wrongly keeps nothing from being done that was not."""
+    for name in ("a", "b"):
+        await sjobs.apply(manifest(name, "every: 1h", "{custom: {kind: print}}"), "-n", namespace)
+    for act, words in (("suspend", "suspended"), ("resume", "resumed")):
+        done = await plugin(act, "none", "a", "nil", "b", "a")
+        assert done.code == 1
+        assert done.out.splitlines() == [f"scheduledjob.scheduledjobs.dev/{name} {words}" for name in ("a", "b")]
+        assert f'there is no ScheduledJob "none", "nil" in namespace "{namespace}"' in one_line(done.err)
+
+
+async def test_a_pipe(plugin: Plugin) -> None:
+    text = manifest("job", "every: 1h", "{custom: {kind: print}}")
+    assert (await plugin("validate", "-f", "-", input=text)).out == "no faults; 1 valid job in 1 file\n"
+    drawn = await plugin("simulate", "-f", "-", "--from", "2026-12-01T00:00:00Z", input=text)
+    assert drawn.out.startswith("1 job, 24 starts from ")
+    done = await plugin("validate", "-f", "-", input=text.replace("every", "evry"))
+    assert done.code == 2
+    assert "/dev/stdin:" in done.out
 
 
 async def test_a_wrong_kubeconfig_or_context(plugin: Plugin, tmp_path: Path) -> None:

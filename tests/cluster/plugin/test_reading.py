@@ -175,7 +175,7 @@ async def test_explain(plugin: Plugin, uid: str) -> None:
     assert "at 02:30 every day, Europe/Lisbon time (0 30 2 * * ?)" in done.out
     assert "from 2026-12-24T00:00:00Z until 2026-12-27T00:00:00Z" in done.out
     assert "a slot that comes while a run is active is skipped" in done.out
-    assert "tried again up to 2 times, after 10s, 60s" in done.out
+    assert "tried again up to 2 times, after 10s, 1m" in done.out
     assert "it is suspended" in (await plugin("explain", "stopped", "-o", "yaml")).out
     words = await plugin("explain", "0 9 * * MON-FRI", "--tz", "Europe/Lisbon")
     assert words.out == "at 09:00, Monday to Friday, Europe/Lisbon time\n"
@@ -215,7 +215,7 @@ async def test_history(plugin: Plugin, uid: str) -> None:
     assert [run["runID"] for run in json.loads((await plugin("history", "nightly", "-o", "json")).out)] == [
         f"{uid}-4", f"{uid}-by-hand",
     ]  # fmt: skip
-    assert (await plugin("history", "spread")).err == "no run has ended of spread\n"
+    assert (await plugin("history", "spread")).err == "no run of spread has ended\n"
 
 
 async def test_history_of_a_store(plugin: Plugin, uid: str, tmp_path: Any) -> None:

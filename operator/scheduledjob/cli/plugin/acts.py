@@ -53,12 +53,14 @@ def suspend(where: Where, names: list[str], form: Form) -> None:
     """Start no new slots of these; runs in progress end normally."""
 
     async def write(cluster: Cluster) -> None:
-        for name in names:
-            body = await cluster.job(name)
+        async def act(body: Object) -> None:
             if body["spec"].get("suspend"):
                 print_changed(body, form, "is suspended already")
             else:
-                print_changed(await cluster.patch(name, {"spec": {"suspend": True}}), form, "suspended")
+                wish = {"spec": {"suspend": True}}
+                print_changed(await cluster.patch(body["metadata"]["name"], wish), form, "suspended")
+
+        await cluster.each(names, act)
 
     where.run(write)
 
@@ -67,17 +69,18 @@ def resume(where: Where, names: list[str], form: Form) -> None:
     """Start the slots of these again, from the next on."""
 
     async def write(cluster: Cluster) -> None:
-        for name in names:
-            body = await cluster.job(name)
+        async def act(body: Object) -> None:
             kept = is_suspended(body)
             if not kept:
                 print_changed(body, form, "is neither suspended nor paused")
-                continue
+                return
             # To change the spec ends a pause as well. What is left out is false, and nobody's to own.
             wish: dict[str, Any] = {"spec": {"suspend": None}}
             if kept == "paused":
                 wish = {"metadata": {"annotations": {f"{GROUP}/resume": new_token()}}}
-            print_changed(await cluster.patch(name, wish), form, "resumed")
+            print_changed(await cluster.patch(body["metadata"]["name"], wish), form, "resumed")
+
+        await cluster.each(names, act)
 
     where.run(write)
 

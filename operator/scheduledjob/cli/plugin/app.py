@@ -39,6 +39,8 @@ Texts = Optional[list[str]]  # noqa: UP045  # as above
 Seconds = Optional[float]  # noqa: UP045  # as above
 Count = Optional[int]  # noqa: UP045  # as above
 
+OF_FILES = "Manifest file or directory, or - for a pipe; give it again for more."
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the ScheduledJob.")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names of ScheduledJobs.")]
 MaybeName = Annotated[Text, typer.Argument(metavar="NAME", help="Name of a ScheduledJob; all without one.")]
@@ -52,12 +54,8 @@ Selector = Annotated[
 Output = Annotated[Form, typer.Option("--output", "-o", help="How to print.")]
 Context = Annotated[Text, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.")]
 Kubeconfig = Annotated[Text, typer.Option("--kubeconfig", metavar="PATH", help="The kubeconfig to use.")]
-Files = Annotated[
-    list[str], typer.Option("--file", "-f", help="Manifest file or directory; give it again for more.", metavar="PATH")
-]
-MaybeFiles = Annotated[
-    Texts, typer.Option("--file", "-f", help="Manifest file or directory; give it again for more.", metavar="PATH")
-]
+Files = Annotated[list[str], typer.Option("--file", "-f", help=OF_FILES, metavar="PATH")]
+MaybeFiles = Annotated[Texts, typer.Option("--file", "-f", help=OF_FILES, metavar="PATH")]
 MorePaths = Annotated[
     Texts, typer.Argument(metavar="PATH", show_default=False, help="More paths, as a shell's wildcard gives them.")
 ]

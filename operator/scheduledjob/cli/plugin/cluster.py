@@ -7,10 +7,12 @@ A command is one coroutine over an open ``Cluster``, which ``Where.run`` runs. W
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.cli.errors import CommandError, in_one_line, lone
+from scheduledjob.cli.formats import printable
 from scheduledjob.domain.instants import to_instant
 from scheduledjob.manifests.models import API_VERSION, GROUP, KIND
 
@@ -33,6 +35,18 @@ LONG = 86_400.0
 PAGE = 500
 RESOURCE = f"scheduledjobs.{GROUP}"
 NO_NAME_EVERYWHERE = "-A goes with no name: names are unique in a namespace only; use -n NAMESPACE"
+
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+
+class Missing(CommandError):
+    """There is no object of this name."""
+
+    def __init__(self, kind: str, names: Sequence[str], namespace: str) -> None:
+        listing = "kubectl scheduledjob list -A" if kind == KIND else "kubectl get cronjobs -A"
+        quoted = ", ".join(f'"{name}"' for name in names)
+        super().__init__(f'there is no {kind} {quoted} in namespace "{namespace}" ({listing} shows all)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +91,7 @@ class Cluster:
     def __init__(self, api: Api, where: Where) -> None:
         self.api = api
         self.where = where
-        self.namespace = where.namespace or api.access.namespace
+        self.namespace = _checked(where.namespace or api.access.namespace, "a namespace")
         """The namespace of an object that is named."""
 
     async def job(self, name: str) -> Object:
@@ -86,7 +100,20 @@ class Cluster:
 
         if self.where.everywhere:
             raise CommandError(NO_NAME_EVERYWHERE, 2)
-        return await self._named(scheduled_jobs(self.namespace, name), KIND, name)
+        return await self._named(scheduled_jobs(self.namespace, _checked(name, "a ScheduledJob")), KIND, name)
+
+    async def each(self, names: Sequence[str], act: Callable[[Object], Awaitable[None]]) -> None:
+        """Do this to each ScheduledJob that is there; then raises CommandError for those that are not."""
+        missing = []
+        for name in dict.fromkeys(names):
+            try:
+                body = await self.job(name)
+            except Missing:
+                missing.append(name)
+            else:
+                await act(body)
+        if missing:
+            raise Missing(KIND, missing, self.namespace)
 
     async def jobs(self) -> list[Object]:
         """The ScheduledJobs that the options mean, sorted by namespace and name."""
@@ -102,7 +129,7 @@ class Cluster:
         root, everywhere = "/apis/batch/v1", self.where.everywhere
         if names:
             path = f"{root}/namespaces/{self.namespace}/cronjobs"
-            return [await self._named(f"{path}/{name}", "CronJob", name) for name in names]
+            return [await self._named(f"{path}/{_checked(name, 'a CronJob')}", "CronJob", name) for name in names]
         found = await self.all(f"{root}/cronjobs" if everywhere else f"{root}/namespaces/{self.namespace}/cronjobs")
         for each in found:
             each |= {"apiVersion": "batch/v1", "kind": "CronJob"}
@@ -110,12 +137,19 @@ class Cluster:
 
     async def all(self, path: str, **params: str) -> list[Object]:
         """Every item below a path that the selector lets through."""
+        from scheduledjob.kube.errors import BadRequest
+
         query: dict[str, str | int] = {"limit": PAGE, **params}
         if self.where.selector:
             query["labelSelector"] = self.where.selector
         found: list[Object] = []
         while True:
-            page = await self.get(path, query)
+            try:
+                page = await self.get(path, query)
+            except BadRequest as error:
+                if not self.where.selector:
+                    raise
+                raise CommandError(f'--selector "{self.where.selector}": {in_one_line(error)}', 2) from None
             found += page["items"]
             if not (token := page["metadata"].get("continue")):
                 return sorted(found, key=lambda each: (each["metadata"].get("namespace", ""), each["metadata"]["name"]))
@@ -148,8 +182,15 @@ class Cluster:
     def _missing(self, error: Any, kind: str, name: str) -> CommandError:
         if not error.details.get("name"):
             return CommandError(in_words(error))
-        listing = "kubectl scheduledjob list -A" if kind == KIND else "kubectl get cronjobs -A"
-        return CommandError(f'there is no {kind} "{name}" in namespace "{self.namespace}" ({listing} shows all)')
+        return Missing(kind, [name], self.namespace)
+
+
+def _checked(name: str, of_what: str) -> str:
+    """A name that was typed: one that is none would lead elsewhere in the API. Raises CommandError."""
+    if not _NAME.fullmatch(name):
+        allowed = 'small letters, digits, "-" and ".", at most 253'
+        raise CommandError(f"{printable(name)!r} can't be the name of {of_what}: allowed are {allowed}", 2)
+    return name
 
 
 def in_words(error: Any) -> str:

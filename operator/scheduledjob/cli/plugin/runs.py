@@ -30,7 +30,7 @@ def print_recent(where: Where, name: str | None, limit: int, form: Form) -> None
     found, namespace = where.run(read)
     runs = [(body, run) for body in found for run in status_of(body).get("recentRuns") or ()]
     runs.sort(key=lambda each: instant_of(each[1].get("finished")) or 0, reverse=True)
-    empty = f"no run has ended{f' of {name}' if name else ''}" if found else nothing(where, namespace)
+    empty = f"no run{f' of {name}' if name else ''} has ended" if found else nothing(where, namespace)
     _print(runs[:limit], where, name, form, empty)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.errors import CommandError
+from scheduledjob.cli.validation import with_pipe
 from scheduledjob.domain.definition import FollowingTrigger
 from scheduledjob.domain.instants import DAY, HOUR, MINUTE, Instant, rfc3339, to_datetime
 
@@ -104,7 +105,7 @@ def _of_files(paths: Sequence[str], namespace: str | None, begin: Instant) -> tu
     from scheduledjob.manifests.definition import to_definition
     from scheduledjob.manifests.loader import load
 
-    loaded = load(paths)
+    loaded = load(with_pipe(paths))
     for problem in loaded.problems:
         say(str(problem))
     found = []
