@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 def test_a_scratch_is_removed_though_there_were_no_descriptors_to_be_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scratches = Scratches(os.fsencode(tmp_path))
-    made = scratches.make()
-    (tmp_path / made.name / "folder").mkdir()
-    (tmp_path / made.name / "folder" / "file").touch()
-    refused = threading.Event()
+    emptied, refused = threading.Event(), threading.Event()
     really_empty = scratch.empty
 
     def empty(folder: int) -> None:
@@ -32,12 +28,20 @@ def test_a_scratch_is_removed_though_there_were_no_descriptors_to_be_had(
         except OSError:
             refused.set()
             raise
+        emptied.set()
 
     monkeypatch.setattr(scratch, "empty", empty)
+    scratches = Scratches(os.fsencode(tmp_path))
+    first, second = scratches.make(), scratches.make()
+    for made in (first, second):
+        (tmp_path / made.name / "folder").mkdir()
+        (tmp_path / made.name / "folder" / "file").touch()
+    scratches.discard(first)
+    assert emptied.wait(30)  # it has looked for what others left behind, and waits for more
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
     try:
-        scratches.discard(made)
+        scratches.discard(second)
         assert refused.wait(30)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

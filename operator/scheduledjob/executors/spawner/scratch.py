@@ -98,13 +98,17 @@ class Scratches:
     # In the thread
 
     def _remove_unwanted(self) -> None:
+        with contextlib.suppress(OSError):
+            self._remove_left_behind()
+        while (unwanted := self._unwanted.get()) is not None:
+            self._remove(unwanted)
+
+    def _remove_left_behind(self) -> None:
         for name in _patiently(lambda: [entry for entry, _ in _entries(self._root) if _NAME.match(entry)]):
             # Another user's, in use, or gone.
             with contextlib.suppress(OSError):
                 if os.stat(name, dir_fd=self._root, follow_symlinks=False).st_uid == os.geteuid():
                     self._remove(Scratch(name, b"", _patiently(partial(self._lock, name))))
-        while (unwanted := self._unwanted.get()) is not None:
-            self._remove(unwanted)
 
     def _remove(self, scratch: Scratch) -> None:
         # What can't be removed stays for the next helper to try.
