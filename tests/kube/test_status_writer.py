@@ -14,7 +14,7 @@ from scheduledjob.engine.kinds import Kind
 from scheduledjob.engine.store import NewRow, Origin
 from scheduledjob.kube import status_writer
 from scheduledjob.kube.budget import Budget
-from scheduledjob.kube.errors import ApiUnavailable, Invalid, Unauthorized
+from scheduledjob.kube.errors import ApiError, ApiUnavailable, Invalid, Unauthorized
 from scheduledjob.kube.objects import Objects
 from scheduledjob.kube.status_writer import StatusWriter
 from scheduledjob.kube.wishes import KIND_INVALID
@@ -30,11 +30,18 @@ FINE, STRANGE = b'{"floor":1}', b'{"floor":"what a later version may write"}'
 NONSENSE = b'{"floor":1,"last_success":99999999999999999999}'
 
 
+WILL_NOT_DO = Invalid(422, "Invalid", "status: this will not do")
+TOO_LARGE = ApiUnavailable(500, "", "etcdserver: request is too large")
+
+
 class Writes:
     """Takes what is written, in place of a client; the test says of which objects it will not have it."""
 
-    def __init__(self, *, refused: str = "", away: str = "", without_rights: str = "") -> None:
+    def __init__(
+        self, *, refused: str = "", refusal: ApiError = WILL_NOT_DO, away: str = "", without_rights: str = ""
+    ) -> None:
         self._refused, self._away, self._without_rights = refused, away, without_rights
+        self._refusal = refusal
         self.meanwhile: Callable[[], object] = bool
         self.written: asyncio.Queue[str] = asyncio.Queue()
 
@@ -43,7 +50,7 @@ class Writes:
         self.written.put_nowait(name)
         self.meanwhile()
         if name == self._refused:
-            raise Invalid(422, "Invalid", "status: this will not do")
+            raise self._refusal
         if name == self._without_rights:
             raise Unauthorized(401, "Unauthorized", "Unauthorized")
         if name == self._away:
@@ -111,8 +118,9 @@ async def test_a_state_that_can_t_be_told_is_in_nobodys_way(state: bytes) -> Non
         assert not await writer.flush()
 
 
-async def test_at_the_end_what_is_refused_is_not_waited_for() -> None:
-    writes = Writes(refused="refused")
+@pytest.mark.parametrize("refusal", [WILL_NOT_DO, TOO_LARGE])
+async def test_at_the_end_what_is_refused_is_not_waited_for(refusal: ApiError) -> None:
+    writes = Writes(refused="refused", refusal=refusal)
     async with writing(writes, {"refused": FINE, "fine": FINE}) as writer:
         writer.changed("uid-refused")
         writer.changed("uid-fine")

@@ -52,6 +52,8 @@ has yet to read its roles."""
 HOPELESS = 60.0
 """Seconds until one is tried again that the API server would not have, or that could not even be made: it is wrong for
 a reason that time alone does not mend."""
+TOO_LARGE = "request is too large"
+"""What etcd says of an object of more than 1.5 MiB, which the API server repeats as an error of its own (500)."""
 WRITERS = 4
 """Writes on their way at once: an API server that takes 200 ms for each does not hold up the budget."""
 
@@ -185,9 +187,11 @@ class StatusWriter:
             log.info("a status waits for the store", slug=seen.slug, error=str(error))
             self.changed(uid, AGAIN)
         except ApiError as error:
-            log.warning("a status could not be written", slug=seen.slug, error=str(error))
+            too_large = error.status == 413 or TOO_LARGE in error.message
+            advice = {"advice": "the object leaves its status no room: shorten its spec"} if too_large else {}
+            log.warning("a status could not be written", slug=seen.slug, error=str(error), **advice)
             without_rights = error.status in (401, 403) and time.monotonic() >= self._rights_until
-            if error.status == 422 or without_rights:
+            if error.status == 422 or too_large or without_rights:
                 self._without_hope(uid)
             else:
                 self.changed(uid, AGAIN)
