@@ -13,22 +13,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 
-from scheduledjob.domain.acts import NONE, Acts
 from scheduledjob.domain.instants import SECOND, Instant, Micros
 from scheduledjob.domain.moves import has
 from scheduledjob.domain.schedule import Schedule
 from scheduledjob.domain.state import Outcome, State
 
+from .edits import Edits, acts_of
 from .following import Following
 from .hold import Hold
 from .kinds import Kind, UnreadableRowError
 from .runner import Runner
 from .settler import Settler
 from .stats import Stats
-from .store import Fate, Key, Origin, Row, Settlement, Store, StoreUnavailable
+from .store import Fate, Key, Origin, Row, Settlement, Store
 from .timers import Timers
 
 if TYPE_CHECKING:
@@ -66,7 +65,6 @@ class Owner:
         on_freed: Callable[[Instant | None], None],
         followers: Callable[[str], Sequence[str]] | None = None,
     ) -> None:
-        self._store = store
         self._replica = replica
         self._kinds = kinds
         self._clock = clock
@@ -77,13 +75,13 @@ class Owner:
         self._on_freed = on_freed
         """Called when a hold goes, with the instant at which its row is due again, where it is nobody's now."""
         self._holds: dict[Key, Hold] = {}
-        self._edited: asyncio.Queue[Hold | None] = asyncio.Queue()
         self._empty = asyncio.Event()
         self._leaving = False
         self.settler: Settler[Hold | None] = Settler(store, replica, self._settled)
         self._timers: Timers[Hold] = Timers(clock, self._timer_due)
         self._runner = Runner(tasks, clock, observer, attempts, self._try_ended)
         self.following = Following(store, followers, self._upstream_seen)
+        self.edits = Edits(store, kinds, clock, self._advance, self._lose)
 
     @property
     def held(self) -> int:
@@ -133,7 +131,7 @@ class Owner:
         if row.revision != state.revision:
             schedule.edited(row.revision, row.edited_at, row.first, row.generation)
         if row.acts:
-            schedule.asked(_acts_of(row), row.edited_at)
+            schedule.asked(acts_of(row), row.edited_at)
         if schedule.follows:
             schedule.look(now)
         if self._leaving:
@@ -336,39 +334,7 @@ class Owner:
             hold.leaving = True
             self._advance(hold)
         else:
-            self._edited.put_nowait(hold)
-
-    async def reread_edited(self) -> None:
-        """Runs until ``finish``: bring what runs up to date with its wish."""
-        while (hold := await self._edited.get()) is not None:
-            if hold.gone or not hold.tries:
-                continue
-            try:
-                (row,) = await self._store.get([hold.row.slug])
-            except StoreUnavailable:
-                continue  # the next renewal finds the same, and asks again
-            if row is None or row.key != hold.row.key:
-                self._lose(hold, "its schedule was deleted")
-            elif row.revision != hold.schedule.state.revision:
-                self._take_wish(hold, row)
-
-    def _take_wish(self, hold: Hold, row: Row) -> None:
-        if hold.gone or row.kind not in self._kinds:
-            return  # the run that is under way ends as it is; who knows the new kind goes on from there
-        try:
-            definition, slots = self._kinds[row.kind].read(row)
-        except (UnreadableRowError, ValueError) as error:
-            log.error("an edit is not understood and waits for a newer replica", slug=row.slug, error=str(error))
-            return
-        hold.kind = self._kinds[row.kind]
-        hold.row.payload = row.payload
-        schedule = hold.schedule
-        schedule.rewish(definition, slots, outlives=hold.kind.outlives)
-        schedule.edited(row.revision, row.edited_at, row.first, row.generation)
-        if row.acts:
-            schedule.asked(_acts_of(row), row.edited_at)
-        schedule.look(self._clock.now())
-        self._advance(hold)
+            self.edits.reread(hold)
 
     # ---------------------------------------------------------------- the end
 
@@ -396,18 +362,10 @@ class Owner:
         """Nothing is held any more, or nothing that is can be helped: end the tasks that serve holds."""
         self._timers.close()
         self._runner.finish()
-        self._edited.put_nowait(None)
+        self.edits.close()
         self.settler.close()
 
 
 def _same_spec(row: Row, state: State) -> bool:
     """Only acts or nudges made a new revision of what a cluster's object says."""
     return bool(row.generation) and row.generation == state.generation
-
-
-def _acts_of(row: Row) -> Acts:
-    try:
-        return Acts.decode(row.acts)
-    except msgspec.MsgspecError as error:
-        log.warning("what is asked for by hand is not understood", slug=row.slug, error=str(error))
-        return NONE

@@ -206,7 +206,7 @@ class Replica:
             stack.push_async_callback(keeper.stop)
             claiming = services.create_task(claimer.run())
             settling = services.create_task(owner.settler.run())
-            services.create_task(owner.reread_edited())
+            services.create_task(owner.edits.run())
             following = services.create_task(owner.following.run())
             chores = [
                 services.create_task(chore)
