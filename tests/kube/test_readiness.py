@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,12 @@ import pytest
 import structlog
 import yaml
 
+from scheduledjob.engine.store import StoreError
 from scheduledjob.kube.errors import ApiError, ApiUnavailable, Forbidden, NotFound
+from scheduledjob.kube.operator import connect
 from scheduledjob.kube.preflight import Preflight, permissions_of
 from scheduledjob.kube.readiness import Readiness
+from scheduledjob.stores.memory.store import MemoryStore
 from tests.simulation.loop import VirtualLoop
 
 if TYPE_CHECKING:
@@ -134,14 +138,7 @@ def test_it_says_so_once_a_minute_and_at_once_when_it_changes(monkeypatch: pytes
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     loop, cluster = VirtualLoop(lambda: now[0]), Cluster()
     cluster.down = ApiUnavailable(0, "", "no answer")
-
-    def live(seconds: float) -> None:
-        end = now[0] + seconds
-        loop.run_ready()
-        while (timer := loop.next_timer()) is not None and timer <= end:
-            now[0] = max(now[0], timer)
-            loop.run_ready()
-        now[0] = end
+    live = partial(live_on, loop, now)
 
     with structlog.testing.capture_logs() as logs:
         passing: asyncio.Task[None] = loop.create_task(begin(cluster).passed())
@@ -155,4 +152,43 @@ def test_it_says_so_once_a_minute_and_at_once_when_it_changes(monkeypatch: pytes
         live(3)
         assert logs[-1]["event"] == "nothing is missing any more"
     assert passing.done()
+    loop.close()
+
+
+def live_on(loop: VirtualLoop, now: list[float], seconds: float) -> None:
+    end = now[0] + seconds
+    loop.run_ready()
+    while (timer := loop.next_timer()) is not None and timer <= end:
+        now[0] = max(now[0], timer)
+        loop.run_ready()
+    now[0] = end
+
+
+class AwayStore(MemoryStore):
+    """Can't be reached, for as long as it has words for it."""
+
+    away = "connection refused"
+
+    async def connect(self) -> None:
+        if self.away:
+            raise StoreError(self.away)
+
+
+def test_a_store_that_is_away_is_told_of_once_a_minute_and_at_once_when_it_says_something_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    loop, store, failures = VirtualLoop(lambda: now[0]), AwayStore(), [""]
+    with structlog.testing.capture_logs() as logs:
+        connecting: asyncio.Task[None] = loop.create_task(connect(store, failures))
+        live_on(loop, now, 150)
+        assert [line["error"] for line in logs] == ["connection refused"] * 3
+        store.away = "no such database"
+        live_on(loop, now, 10)
+        assert logs[-1]["error"] == failures[-1] == "no such database"
+        store.away = ""
+        live_on(loop, now, 3)
+        assert [line["event"] for line in logs[4:]] == ["the store is there"]
+    assert connecting.done()
     loop.close()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from .config import ConfigError
 from .errors import ApiError
 from .leadership import MemoryLease, is_dead, this_process
 from .neighbours import Neighbours
-from .preflight import Preflight, permissions_of
+from .preflight import SAY_EVERY, Preflight, permissions_of
 from .readiness import Readiness
 from .working import Working
 
@@ -144,22 +145,10 @@ class Operator:
         """False: the signal to end came before."""
         failures: list[str] = [""]
         with self._readiness.waiting("store", lambda: failures[-1]):
-            if not await self._unless_stopped(self._connect(failures)):
+            if not await self._unless_stopped(connect(self._store, failures)):
                 return False
         with self._readiness.waiting("neighbours", lambda: neighbours.in_the_way):
             return await self._unless_stopped(neighbours.alone(api))
-
-    async def _connect(self, failures: list[str]) -> None:
-        while True:
-            try:
-                await self._store.connect()
-            except StoreError as error:
-                if str(error) != failures[-1]:
-                    log.warning("waiting for the store", error=str(error))
-                failures[:] = [str(error)]
-                await asyncio.sleep(STORE_AGAIN)
-            else:
-                return
 
     async def _work(self, working: Working) -> bool:
         """Until the end; whether status tells everything then."""
@@ -181,6 +170,24 @@ class Operator:
         doing.cancel()
         await asyncio.wait([doing])
         return False
+
+
+async def connect(store: Store, failures: list[str]) -> None:
+    """Connect, however long it takes. ``failures`` is told the newest error, and the log once a minute."""
+    said_at = float("-inf")
+    while True:
+        try:
+            await store.connect()
+        except StoreError as error:
+            if str(error) != failures[-1] or time.monotonic() - said_at >= SAY_EVERY:
+                log.warning("waiting for the store", error=str(error))
+                said_at = time.monotonic()
+            failures[:] = [str(error)]
+            await asyncio.sleep(STORE_AGAIN)
+        else:
+            if failures[-1]:
+                log.info("the store is there")
+            return
 
 
 def _wall_clock() -> str:
