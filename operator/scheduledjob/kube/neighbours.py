@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.neighbours")
 
+NAMESPACE_OF_THE_SYSTEM = "/api/v1/namespaces/kube-system"
 LIFETIME = 45.0
 TELL_EVERY = 10.0
 COME_AGAIN = (1.0, 4.0)
@@ -108,7 +109,7 @@ async def _cluster_uid(api: Api) -> str:
     said = False
     while True:
         try:
-            namespace = await api.get("/api/v1/namespaces/kube-system")
+            namespace = await api.get(NAMESPACE_OF_THE_SYSTEM)
         except ApiError as error:
             if not said:
                 log.warning("the cluster's identity (namespace kube-system) can't be read", error=str(error))

@@ -32,9 +32,11 @@ from scheduledjob.executors.shell import ShellExecutor
 from scheduledjob.version import program_version
 
 from .budget import Budget
+from .errors import ApiError, ApiUnavailable
 from .events import Events
 from .handover import Handover
 from .kinds import cluster_kinds
+from .neighbours import NAMESPACE_OF_THE_SYSTEM
 from .objects import Objects
 from .pod_chores import PodChores
 from .pods import Pods
@@ -60,6 +62,8 @@ log = structlog.get_logger("scheduledjob.operator")
 
 STORE_PATIENCE = 5.0
 """Seconds without an answer of the store after which it counts as away."""
+API_PATIENCE = 10.0
+"""The same of the API server. The watch learns of one that is silent when its own patience ends, and that is longer."""
 LAST_STATUS = 3.0
 """Seconds that the end waits for status to be written, where the store keeps what it says anyway. With what a replica
 waits for at its end, no more than the Pod has after the grace period."""
@@ -160,7 +164,10 @@ class Working:
             metrics,
             unwatched,
         )
+        self._api = api
         self._store_answers = True
+        self._api_silence: str | None = None
+        """What is wrong with the API server."""
         metrics.at_scrape(self._look)
 
     def _now(self) -> Instant:
@@ -178,6 +185,7 @@ class Working:
         return {
             "engine": lambda: None if self.replica.ready.is_set() else "it does not claim work",
             "store": lambda: None if self._store_answers else "the store does not answer",
+            "api": lambda: self._api_silence,
             "watch": lambda: (
                 (self._watcher.state.error or "it is not connected")
                 if self._watcher.state.connected_since is None
@@ -223,6 +231,7 @@ class Working:
                     self._sweeping.run(),
                     self._chores.run(),
                     self._ask_store(),
+                    self._ask_api(),
                 )
             ]
             replica = tasks.create_task(self.replica.run())
@@ -246,6 +255,22 @@ class Working:
         while True:
             self._store_answers = await self.replica.store_answers(STORE_PATIENCE)
             await asyncio.sleep(STORE_PATIENCE)
+
+    async def _ask_api(self) -> None:
+        """The same of the API server, and of what is behind it."""
+        while True:
+            try:
+                async with asyncio.timeout(API_PATIENCE):
+                    await self._api.get(NAMESPACE_OF_THE_SYSTEM, attempts=1)
+            except TimeoutError:
+                self._api_silence = "the API server does not answer"
+            except ApiUnavailable as error:
+                self._api_silence = error.message
+            except ApiError:
+                self._api_silence = None  # a refusal is an answer
+            else:
+                self._api_silence = None
+            await asyncio.sleep(API_PATIENCE / 2)
 
     async def _last_words(self) -> bool:
         """Bring status up to date; whether it is."""

@@ -71,6 +71,23 @@ async def test_without_the_api_server_it_waits(
         assert await operator.stop() == 0
 
 
+async def test_readiness_tells_of_an_api_server_that_is_silent(
+    sjobs: Cluster, kubeconfig: Path, namespace: str, tmp_path: Path
+) -> None:
+    async with (
+        Line(sjobs, tmp_path, kubeconfig) as line,
+        operator_of(line.kubeconfig, namespace) as operator,
+        aiohttp.ClientSession() as session,
+    ):
+        line.hold()
+        async with asyncio.timeout(35):  # less than it takes the watch to find out
+            while (await operator.readiness(session))[0] == 200:  # noqa: ASYNC110  # it can only be asked
+                await asyncio.sleep(0.2)
+        assert "api: the API server does not answer" in await why_not_ready(operator)
+        line.mend()
+        await operator.ready()
+
+
 async def test_the_signal_to_end_is_heard_while_it_waits(sjobs: Cluster, kubeconfig: Path, namespace: str) -> None:
     unreachable = operator_of(kubeconfig, namespace, "--store=postgresql://nobody@127.0.0.1:1/none")
     await unreachable.start()
