@@ -131,6 +131,7 @@ def test_a_retry_and_a_loss_are_warned_of(world: World) -> None:
     world.telling.overdue("n/a")
     assert world.reasons[1:] == [("OwnerLost", "Warning"), ("Overdue", "Warning")]
     assert "its lease passed" in world.said[1].message
+    assert world.metrics.lease_losses.value() == 1
 
 
 def test_the_end_of_an_object_is_no_loss_of_the_next_that_has_its_name(world: World) -> None:
@@ -138,6 +139,7 @@ def test_the_end_of_an_object_is_no_loss_of_the_next_that_has_its_name(world: Wo
     world.knows(uid="next")
     world.telling.fenced("n/a", "its schedule was deleted")
     assert world.said == []
+    assert world.metrics.lease_losses.value() == 0
 
 
 def test_slots_that_did_not_run_are_said_but_for_those_that_were_to_be_left_out(world: World) -> None:

@@ -105,9 +105,12 @@ class Telling(MetricsObserver):
         self._held.pop(slug, None)
 
     def fenced(self, slug: str, why: str) -> None:
-        super().fenced(slug, why)
         uid = self._held.pop(slug, None)
-        if uid is not None and self._objects.get(uid) is not None:
+        if uid is not None and self._objects.get(uid) is None:
+            super().released(slug, None)  # its object was deleted: nothing was lost
+            return
+        super().fenced(slug, why)
+        if uid is not None:
             self._say(
                 uid, slug, WARNING, Reason.OWNER_LOST, f"A replica gave it up, and stopped what it ran of it: {why}"
             )

@@ -74,7 +74,7 @@ class Metrics:
             Counter("store_errors", "Calls that the store did not answer, or answered with an error.", "call")
         )
         self.lease_losses = add(
-            Counter("lease_losses", "Schedules lost to another replica, a deletion or a store that was away too long.")
+            Counter("lease_losses", "Schedules lost to another replica, or because the store was away too long.")
         )
 
         # The API server

@@ -15,6 +15,7 @@ from tests.cluster.e2e.operators import (
     change,
     condition,
     curl,
+    events,
     granted,
     is_so,
     manifest,
@@ -144,7 +145,8 @@ async def test_deleting_ends_it_while_it_runs(
     body = await until(api, namespace, "long", recent)
     assert body["metadata"]["generation"] == 1
     assert {run["runID"].rpartition("-")[0] for run in recent(body)} == {body["metadata"]["uid"]}
-    assert operator.pid
+    assert await operator.metric("scheduledjob_lease_losses_total") == 0, "a deletion is none"
+    assert await events(api, namespace, "long", "OwnerLost") == []
 
 
 async def test_what_is_left_when_the_operator_is_gone_can_be_deleted(
