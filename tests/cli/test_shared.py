@@ -143,7 +143,10 @@ def test_history_and_migrate(postgres_dsn: str, tmp_path: Path, capsys: pytest.C
         found: list[dict[str, object]] = json.loads(capsys.readouterr().out)
         return found
 
-    assert one in history("one")
+    (kept,) = [run for run in history("one") if run["slot"] == one["slot"]]
+    assert one.items() <= kept.items()  # what `run` told of it, and what only the store has
+    assert kept.keys() - one.keys() == {"runID", "replica", "output"}
+    assert "default/one" in str(kept["output"])
     assert {run["name"] for run in history()} == {"one", "two"}
     assert {run["name"] for run in history("-n", "team-a")} == {"two"}
     assert {run["namespace"] for run in history("two", "-n", "team-a")} == {"team-a"}
