@@ -122,8 +122,11 @@ def _stale(lives: list[Life], kept: list[RunRecord], records: dict[str, RunRecor
             for life in runs[record.run_id]
             if life.start.replica == record.replica and life.start.attempt == record.attempt
         ]
-        expected = "ok" if record.outcome is Outcome.SUCCEEDED else "failed"
-        ends = [life.end.detail for life in tries if life.end is not None and life.end.kind == "end"]
+        expected, ending = "ok" if record.outcome is Outcome.SUCCEEDED else "failed", "end"
+        if record.outcome is Outcome.FAILED and record.reason == "deleted":
+            # Who had told the Pod to end was gone before he had written why: the next owner finds no more than that.
+            expected, ending = "deleted", "killed"
+        ends = [life.end.detail for life in tries if life.end is not None and life.end.kind == ending]
         if ends != [expected]:
             wrong.append(f"stale: {record.run_id} is {record.outcome.value} by {record.replica}, its process: {ends}")
     return wrong
