@@ -26,7 +26,7 @@ from tests.cluster.e2e.operators import (
 from tests.cluster.harness import BUSYBOX_IMAGE, NODE_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tests.cluster.harness import ApiClient, Node
 
@@ -66,10 +66,17 @@ class Place(NamedTuple):
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         return await self.api.list(path, labelSelector="scheduledjobs.dev/name=lost")
 
-    async def until_ending(self) -> None:
-        """Return when the Pod is to end, whoever has said so."""
+    async def until_node(self, holds: Callable[[str], bool]) -> None:
+        """Return when the status of the node's condition Ready is so."""
+        async for event in self.api.watch("/api/v1/nodes", fieldSelector=f"metadata.name={NODE_NAME}"):
+            conditions = event["object"]["status"].get("conditions", [])
+            if any(each["type"] == "Ready" and holds(each["status"]) for each in conditions):
+                return
+
+    async def until_pod(self, holds: Callable[[dict[str, Any]], object]) -> None:
+        """Return when an event of a Pod is so."""
         async for event in self.api.watch(f"/api/v1/namespaces/{self.namespace}/pods"):
-            if event["object"]["metadata"].get("deletionTimestamp"):
+            if holds(event):
                 return
 
 
@@ -113,7 +120,7 @@ async def test_while_a_node_is_silent_nothing_runs_beside_its_pod(place: Place) 
     await place.begin("sleep 1000")
     place.node.kubelet.pause()
     await place.node.cluster.kubectl("taint", "node", NODE_NAME, "lost=yes:NoExecute")
-    await place.until_ending()
+    await place.until_pod(lambda event: event["object"]["metadata"].get("deletionTimestamp"))
     await place.apply(manifest("clock", "every: 1s", "{custom: {kind: print, params: {text: x}}}"))
     await until(place.api, place.namespace, "clock", lambda body: _succeeded(body) >= 5)
     body = await until(place.api, place.namespace, "lost", status_of)
@@ -129,11 +136,29 @@ async def test_while_a_node_is_silent_nothing_runs_beside_its_pod(place: Place) 
 
 
 @pytest.mark.slow
+async def test_a_silent_node_that_is_said_to_be_out_of_service(place: Place) -> None:
+    await place.begin("sleep 1000")
+    place.node.kubelet.pause()
+    await place.until_node(lambda ready: ready == "Unknown")
+    taint = "node.kubernetes.io/out-of-service"
+    await place.node.cluster.kubectl("taint", "node", NODE_NAME, f"{taint}=yes:NoExecute")
+    event = await until_event(place.api, place.namespace, "lost", "Retrying")
+    assert "failed: its node is lost or was tainted: " in event["message"]
+    place.node.kubelet.resume()
+    await place.until_node(lambda ready: ready == "True")
+    await place.node.cluster.kubectl("taint", "node", NODE_NAME, f"{taint}-")
+    run = await place.run()
+    assert (run["outcome"], run["attempt"]) == ("Succeeded", 2)
+    assert (await place.told.get(), place.told.empty()) == ("2", True)
+
+
+@pytest.mark.slow
 async def test_a_pod_of_a_node_that_is_gone_is_a_failed_attempt(place: Place) -> None:
     """Kubernetes' garbage collector says so of the Pod, after its 40 s; the next attempt waits for a node."""
     await place.begin("sleep 1000")
     place.node.kubelet.kill()
     await place.api.delete(f"/api/v1/nodes/{NODE_NAME}")
+    await place.until_pod(lambda event: event["type"] == "DELETED")
     event = await until_event(place.api, place.namespace, "lost", "Retrying")
     assert "failed: its node is gone: PodGC: node no longer exists" in event["message"]
     await place.node.kubelet.start()
