@@ -157,11 +157,14 @@ async def test_a_claim_that_is_begun_with_too_late_takes_nothing(store: Store) -
     now = await store.now()
     batch = await claim(store, by=now - SECOND)
     assert batch.rows == []
+    assert batch.late
     assert batch.now > now - SECOND
     (row,) = await store.get(["job"])
     assert row is not None
     assert (row.owner, row.version) == (None, 0)
-    assert [row.slug for row in (await claim(store, by=batch.now + HOUR)).rows] == ["job"]
+    batch = await claim(store, by=batch.now + HOUR)
+    assert not batch.late
+    assert [row.slug for row in batch.rows] == ["job"]
 
 
 async def test_a_row_without_wake_is_never_claimed(store: Store) -> None:

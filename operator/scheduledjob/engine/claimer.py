@@ -155,7 +155,7 @@ class Claimer:
         )
         received = self._monotonic()
         self._clock.observe(batch.now, sent, received)
-        if batch.now > by:
+        if batch.late:
             raise StoreUnavailable("it was too slow to begin with a claim")
         if len(batch.rows) >= limit:
             # There may be more: the store looks for it while the owner begins with these.

@@ -146,6 +146,8 @@ class Batch(msgspec.Struct, gc=False):
     next_wake: Instant | None
     """The earliest ``wake_at`` of this installation that is not due within ``ahead``; None: there is none. Where the
     batch is full it may be None although there is more: claim again."""
+    late: bool = False
+    """It was begun with too late, and took nothing."""
 
 
 class Fate(int, Enum):

@@ -68,8 +68,11 @@ class Claims:
 
         A lease can't be claimed ahead of its end, so there it counts as ``ahead`` later than it ends. A write that is
         held back on its way can do no more harm than one that is not: it is refused if its row has changed since it was
-        read, and the lease that it gives ends as if it had not been late. So ``by`` bounds the reading.
+        read, and the lease that it gives ends as if it had not been late. So ``by`` bounds its beginning here.
         """
+        began = self._clock.earliest()
+        if by is not None and began > by:
+            return Batch([], began, began, late=True)
         # The lease counts from here, because nothing was sent yet.
         jumps = self._clock.jumps
         lease_end = self._clock.latest() + lease
@@ -77,9 +80,9 @@ class Claims:
         rows: list[Row] = []
         next_wake: Instant | None = None
         for _ in range(ROUNDS):
-            now = self._clock.earliest()
-            if len(rows) >= limit or not groups or (by is not None and now > by):
+            if len(rows) >= limit or not groups:
                 break
+            now = self._clock.earliest()
             start = self._somewhere(now + ahead)
             try:
                 found, next_wake = await self._find(groups, now, ahead, limit - len(rows), start)

@@ -244,7 +244,7 @@ class MemoryStore:
             # After the last was taken: what has just been leased must not be found again.
             for row in rows:
                 here.enter(here.slugs[row.slug])
-            return Batch(rows, now, next_wake(agendas, now, ahead))
+            return Batch(rows, now, next_wake(agendas, now, ahead), not in_time)
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         here = self._here

@@ -57,10 +57,11 @@ class Replicas(Part):
             )  # fmt: skip
         now, last_due, next_wake = lines[0][:3]
         rows = [] if lines[0]["id"] is None else [Row(*line[4:]) for line in lines]
-        if by is None or now <= by:
+        late = by is not None and now > by
+        if not late:
             taken_upto = now if len(rows) < limit else min(now, last_due or BOTTOM)
             self._floor.finish(token, taken_upto)
-        return Batch(rows, now, next_wake)
+        return Batch(rows, now, next_wake, late)
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         done: list[bool] = []
