@@ -9,7 +9,8 @@ was sent. When it could have passed to another, this process has already ended, 
 clocks are never compared with ours: a Lease of somebody else has passed when we saw it unchanged for its whole length.
 
 An end in order empties the holder, after status was brought up to date. So whoever comes next knows whether status
-tells the whole truth.
+tells the whole truth. An operator with another store that has made use of that removes the holder altogether: from then
+on it is in its store what has happened, and who finds that one empty must not take status for the whole truth again.
 
 A holder is named after its process, so that no other is ever taken for it. Whoever finds the name of a process of its
 own host that is there no more (a container that was started again) need not wait. Nor need whoever sees that the
@@ -74,7 +75,7 @@ class MemoryLease:
         self._version = ""
         self._deadline = 0.0
         self.in_order = False
-        """Whether the last holder had let go of it, so that nothing of its is unsaid; False where there was none."""
+        """Whether the last holder had let go of it, and status has been the newest since."""
         self.waits_for = ""
         """Who holds it, while we wait."""
 
@@ -86,9 +87,24 @@ class MemoryLease:
     async def free(self) -> None:
         """Wait until nobody holds it; nobody can keep another from taking it after that."""
         there = await self._wait()
-        # Let go of before our eyes: an older one says nothing of who came after its holder.
-        self.in_order = bool(self.waits_for) and there is not None and not _holder(there)
+        self.in_order = _let_go(there)
+        if there is not None:
+            self._version = there["metadata"]["resourceVersion"]
         self.waits_for = ""
+
+    async def used(self) -> None:
+        """After ``free``, once another store knows all that status told: that its holder had let go counts no more."""
+        while self.in_order:
+            body = {"metadata": {"resourceVersion": self._version}, "spec": {"holderIdentity": None}}
+            try:
+                await self._api.patch(f"{self._path}/{self._name}", body)
+            except (Conflict, NotFound):
+                pass  # another replica has done it, or somebody holds it
+            except ApiError as error:
+                self._cannot("changed", error)
+                await asyncio.sleep(LOOK_EVERY)
+                continue
+            self.in_order = False
 
     async def take(self) -> None:
         """Wait until nobody holds it, and hold it; ``hold`` must follow at once."""
@@ -109,7 +125,7 @@ class MemoryLease:
                 continue
             self._version = lease["metadata"]["resourceVersion"]
             self._deadline = sent + self._length
-            self.in_order = there is not None and not _holder(there)
+            self.in_order = _let_go(there)
             self.waits_for = ""
             return
 
@@ -233,6 +249,11 @@ def _ended_by_kubelet(pod: dict[str, Any]) -> bool:
 
 def _holder(lease: dict[str, Any]) -> str:
     return lease["spec"].get("holderIdentity") or ""
+
+
+def _let_go(lease: dict[str, Any] | None) -> bool:
+    """Whether its holder did, and nothing has been made of it since."""
+    return lease is not None and lease["spec"].get("holderIdentity") == ""
 
 
 def this_process() -> str:

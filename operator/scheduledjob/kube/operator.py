@@ -128,14 +128,13 @@ class Operator:
                     return
             all_told = True
             async with asyncio.TaskGroup() as holding:
-                held = holding.create_task(lease.hold()) if self._in_memory else None
+                held = holding.create_task(lease.hold() if self._in_memory else _make_use_of(lease, working.listed))
                 if await self._connect_and_be_alone(api, neighbours):
                     staying = holding.create_task(neighbours.stay())
                     all_told = await self._work(working)
                     staying.cancel()
-                if held is not None:
-                    held.cancel()
-            if held is not None and all_told:  # else whoever comes next must know that status may not be the truth
+                held.cancel()
+            if self._in_memory and all_told:  # else whoever comes next must know that status may not be the truth
                 with contextlib.suppress(ApiError):  # it passes by itself
                     await lease.release()
         finally:
@@ -170,6 +169,11 @@ class Operator:
         doing.cancel()
         await asyncio.wait([doing])
         return False
+
+
+async def _make_use_of(lease: MemoryLease, listed: asyncio.Event) -> None:
+    await listed.wait()
+    await lease.used()
 
 
 async def connect(store: Store, failures: list[str]) -> None:

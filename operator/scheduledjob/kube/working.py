@@ -164,6 +164,7 @@ class Working:
             metrics,
             unwatched,
         )
+        self.listed = self._sweeping.listed
         self._api = api
         self._store_answers = True
         self._api_silence: str | None = None
@@ -191,7 +192,7 @@ class Working:
                 if self._watcher.state.connected_since is None
                 else None
             ),
-            "objects": lambda: None if self._sweeping.listed else "not every ScheduledJob has been read yet",
+            "objects": lambda: None if self.listed.is_set() else "not every ScheduledJob has been read yet",
         }
 
     def _look(self) -> None:

@@ -148,6 +148,30 @@ async def test_the_move_to_postgres_loses_nothing_and_runs_nothing_twice(
 
 
 @pytest.mark.slow
+async def test_one_that_ended_before_the_move_is_believed_once(
+    sjobs: Cluster, api: ApiClient, kubeconfig: Path, namespace: str, sink: Sink, postgres_dsn: str
+) -> None:
+    """As a Deployment with the strategy Recreate moves: the old one has ended before the new one begins."""
+    async with operator_of(kubeconfig, namespace) as before:
+        await apply_many(sjobs, namespace, sink)
+        await all_ran(sink, 1)
+        assert await before.stop() == 0
+        after = operator_of(kubeconfig, namespace, postgres_dsn)
+        await after.start()
+        try:
+            await after.ready()
+            await all_ran(sink, 2, datetime.now(UTC))
+            ran = by_name(sink)
+            async with asyncio.timeout(30):
+                while "holderIdentity" in (await api.get(lease_path(namespace)))["spec"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)  # there is no event that tells of it without a watch of our own
+        finally:
+            await after.stop()
+    assert_no_gap(ran)
+    assert twice(ran) == {}
+
+
+@pytest.mark.slow
 async def test_a_second_one_waits_and_one_that_loses_its_lease_ends(
     sjobs: Cluster, api: ApiClient, kubeconfig: Path, namespace: str, sink: Sink
 ) -> None:
