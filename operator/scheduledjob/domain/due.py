@@ -1,9 +1,9 @@
 """Due: how a schedule goes from one slot of its triggers to the next.
 
-Three things happen to such slots: the next one is planned, so that the stored row names it; those that have come due
-are taken, by the misfire rule; and those that came due while a run was active are passed over, under Forbid all at
-once when that run ends. ``state.floor`` says up to where slots are decided. Slots that follow other runs are not
-planned, and have a floor of their own (``follow.py``).
+Two things happen to such slots: the next one is planned, so that the stored row names it; and those that have come due
+are taken, by the misfire rule. (Those that came due while a run was active may be passed over when it ends, see
+``runs.py``.) ``state.floor`` says up to where slots are decided. Slots that follow other runs are not planned, and have
+a floor of their own (``follow.py``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .definition import Concurrency
 from .follow import may_still_follow
-from .misfire import decide, jitter_of, newest_due
+from .misfire import decide, jitter_of
 from .state import Completion
 
 if TYPE_CHECKING:
@@ -71,23 +71,3 @@ def plan(schedule: Runs, now: Instant) -> None:
     state.next = schedule.new_run(slot, slot + jitter_of(schedule.uid, slot, schedule.definition.jitter))
     schedule.fresh += (state.next,)
     schedule.changed = True
-
-
-def skip_overlapped(schedule: Runs, ending: Run, now: Instant) -> None:
-    """Under Forbid the slots that came due while a run was active are consumed by that, once the last one ends."""
-    state, slots = schedule.state, schedule.slots
-    if slots is None or schedule.definition.concurrency is not Concurrency.FORBID or state.waiting:
-        return
-    if not schedule.open or any(run is not ending for run in state.runs):
-        return
-    slot = slots.next(state.floor)
-    if slot is None or slot + jitter_of(schedule.uid, slot, schedule.definition.jitter) > now:
-        return
-    if state.next is not None and state.next.slot == slot:
-        # Planned before a manual run became active: nobody has taken it yet, and now it is counted.
-        state.next = None
-    newest = max(newest_due(slots, schedule.uid, schedule.definition.jitter, now) or slot, slot)
-    skipped, excluded = slots.count(state.floor, newest)
-    state.skipped += skipped
-    state.excluded += excluded
-    state.floor = newest

@@ -9,17 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .follow import start_anew
-from .state import Completion, Outcome, Run, State, record_of, run_id
+from .runs import COMPLETED
+from .state import Completion, Outcome, Run, State, run_id
 
 if TYPE_CHECKING:
     from .acts import Acts
     from .instants import Instant
     from .moves import Moves
     from .runs import Runs
-    from .schedule import Schedule
 
 REMEMBERED = 32
-COMPLETED = "the schedule is completed"
 
 
 def asked(acts: Acts) -> dict[str, str]:
@@ -32,7 +31,7 @@ def is_handled(acts: Acts, state: State) -> bool:
     return all(entry in state.handled for entry in asked(acts).values())
 
 
-def carry_out(schedule: Schedule, acts: Acts, now: Instant, moves: Moves) -> None:
+def carry_out(schedule: Runs, acts: Acts, now: Instant, moves: Moves) -> None:
     """Do what is asked for and was not done before."""
     state = schedule.state
     wanted = asked(acts)
@@ -55,7 +54,7 @@ def carry_out(schedule: Schedule, acts: Acts, now: Instant, moves: Moves) -> Non
         state.handled = tuple(entry for entry in state.handled if entry not in dropped)
 
 
-def _resume(schedule: Schedule, now: Instant) -> None:
+def _resume(schedule: Runs, now: Instant) -> None:
     state = schedule.state
     if state.paused:
         state.paused = False
@@ -66,33 +65,16 @@ def _resume(schedule: Schedule, now: Instant) -> None:
         schedule.look(now)
 
 
-def _cancel(schedule: Schedule, wanted: str, now: Instant, moves: Moves) -> None:
+def _cancel(schedule: Runs, wanted: str, now: Instant, moves: Moves) -> None:
     for run in [*schedule.state.runs, *schedule.state.waiting]:
         if run_id(schedule.uid, run) == wanted and schedule.cancel(run, now, "cancelled by hand"):
             moves.cancel += (run,)
 
 
-def _run(schedule: Schedule, acts: Acts, now: Instant, moves: Moves) -> None:
+def _run(schedule: Runs, acts: Acts, now: Instant, moves: Moves) -> None:
     run = Run(slot=now, due=now, token=acts.run, payload=acts.payload, outlives=schedule.outlives)
     if schedule.state.completed is Completion.JOB:
         schedule.finish(run, Outcome.CANCELLED, now, COMPLETED)
         return
     schedule.fresh += (run,)
     schedule.admit(run, now, moves)
-
-
-def tell_skipped(schedule: Runs, run: Run, now: Instant) -> None:
-    """Somebody waits for what became of a manual run: that it was not let begin is said in history."""
-    reason = f"another run was active, and concurrencyPolicy is {schedule.definition.concurrency.value}"
-    schedule.records += (
-        record_of(
-            run,
-            Outcome.SKIPPED_OVERLAP,
-            now,
-            uid=schedule.uid,
-            slug=schedule.slug,
-            keep=schedule.definition.keep,
-            replica=schedule.replica,
-            reason=reason,
-        ),
-    )

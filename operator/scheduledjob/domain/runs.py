@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from . import due, manual
 from .acts import Acts
 from .concurrency import has_room, is_skipped
 from .definition import Concurrency, Definition
 from .instants import Instant, rfc3339
-from .misfire import Slots
+from .misfire import Slots, jitter_of, newest_due
 from .moves import End, Moves, has, remove, without
 from .state import Completion, Outcome, Run, RunRecord, State, record_of
 
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
 
 MAX_LOST_IN_ROW = 5
 """After so many attempts in a row that were lost with their replica, the run has failed: its job may be what kills."""
+
+
+COMPLETED = "the schedule is completed"
+"""Why a run is cancelled that came too late."""
 
 
 class Runs(msgspec.Struct, eq=False, gc=False):
@@ -76,6 +79,10 @@ class Runs(msgspec.Struct, eq=False, gc=False):
         limit = self.definition.max_runs
         return limit is not None and self.state.started >= limit
 
+    def look(self, at: Instant) -> None:
+        """Runs of what it follows may have ended: look for them at that time, if it follows any."""
+        self.look_at = at if self.follows and self.open else None
+
     def new_run(self, slot: Instant, at: Instant) -> Run:
         """A run of a slot, due at ``at``."""
         return Run(slot=slot, due=at, outlives=self.outlives)
@@ -118,13 +125,13 @@ class Runs(msgspec.Struct, eq=False, gc=False):
                 return None
             return self.finish(run, Outcome.FAILED, now, reason, code, output, where)
         if end is End.COMPLETED:
-            due.skip_overlapped(self, run, now)
+            self._skip_overlapped(run, now)
             self.state.completed = Completion.JOB
             self.state.next = None
             self.state.upcoming = ()
             self._drop_waiting()
             for waiting in list(self.state.waiting):
-                self.cancel(waiting, now, manual.COMPLETED)
+                self.cancel(waiting, now, COMPLETED)
         return self.finish(run, Outcome.SUCCEEDED, now, reason, code, output, where)
 
     def cancel(self, run: Run, now: Instant, reason: str) -> bool:
@@ -155,7 +162,7 @@ class Runs(msgspec.Struct, eq=False, gc=False):
             state.skipped += 1
             self.changed = True
             if run.token:
-                manual.tell_skipped(self, run, now)
+                self._tell_skipped(run, now)
             return
         self._count_start(run)
         if not state.waiting and has_room(self.definition, state, run):
@@ -235,9 +242,9 @@ class Runs(msgspec.Struct, eq=False, gc=False):
         where: str = "",
     ) -> RunRecord:
         """The end of a run."""
-        state, keep = self.state, self.definition.keep
+        state = self.state
         self.changed = True
-        due.skip_overlapped(self, run, now)
+        self._skip_overlapped(run, now)
         remove(state.runs, run)
         if state.waiting:
             remove(state.waiting, run)
@@ -260,12 +267,40 @@ class Runs(msgspec.Struct, eq=False, gc=False):
                 self._drop_waiting()
         else:
             state.cancelled += 1
-        record = record_of(
-            run, outcome, now, uid=self.uid, slug=self.slug, keep=keep, replica=where or self.replica, reason=reason
-        )
+        record = self._record(run, outcome, now, reason, where)
         record.code, record.output = code, output
+        return record
+
+    def _record(self, run: Run, outcome: Outcome, now: Instant, reason: str, where: str = "") -> RunRecord:
+        keep, replica = self.definition.keep, where or self.replica
+        record = record_of(run, outcome, now, uid=self.uid, slug=self.slug, keep=keep, replica=replica, reason=reason)
         self.records += (record,)
         return record
+
+    def _tell_skipped(self, run: Run, now: Instant) -> None:
+        """Somebody waits for what became of a manual run: that it was not let begin is said in history."""
+        policy = self.definition.concurrency.value
+        reason = f"another run was active, and concurrencyPolicy is {policy}"
+        self._record(run, Outcome.SKIPPED_OVERLAP, now, reason)
+
+    def _skip_overlapped(self, ending: Run, now: Instant) -> None:
+        """Under Forbid the slots that came due while a run was active are consumed by that, once the last one ends."""
+        state, slots = self.state, self.slots
+        if slots is None or self.definition.concurrency is not Concurrency.FORBID or state.waiting:
+            return
+        if not self.open or any(run is not ending for run in state.runs):
+            return
+        slot, jitter = slots.next(state.floor), self.definition.jitter
+        if slot is None or slot + jitter_of(self.uid, slot, jitter) > now:
+            return
+        if state.next is not None and state.next.slot == slot:
+            # Planned before a manual run became active: nobody has taken it yet, and now it is counted.
+            state.next = None
+        newest = max(newest_due(slots, self.uid, jitter, now) or slot, slot)
+        skipped, excluded = slots.count(state.floor, newest)
+        state.skipped += skipped
+        state.excluded += excluded
+        state.floor = newest
 
     def _is_fresh(self, run: Run) -> bool:
         return (bool(self.fresh) and has(self.fresh, run)) or (bool(self._storing) and has(self._storing, run))

@@ -126,10 +126,6 @@ class Schedule(Runs, eq=False, gc=False):
         self._acts = None if manual.is_handled(acts, self.state) else acts
         self._asked_at = at
 
-    def look(self, at: Instant) -> None:
-        """Runs of what it follows may have ended: look for them at that time, if it follows any."""
-        self.look_at = at if self.follows and self.open else None
-
     def looks(self, now: Instant) -> bool:
         """Whether to look now; ``followed`` is told what was found."""
         if self.look_at is None or self.look_at > now or self.looking:
