@@ -11,10 +11,12 @@ import pytest
 import yaml
 
 from scheduledjob.cli.main import execute
+from tests.cli.support import PROGRAM, job
 from tests.manifests.test_corpus import INVALID, expectations, matches
 
 INVALID_FILES = Path(__file__).parent.parent / "manifests" / "invalid"
 VALID_FILES = INVALID_FILES.with_name("valid")
+CRONJOBS = Path(__file__).parent / "plugin" / "cronjobs" / "as-the-server-gives-it.yaml"
 
 
 def test_next_follows_the_clocks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +63,14 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
         (["next", "* * * * *", "--from", "tomorrow"], "no point in time"),
         (["next", "* * * * *", "--count", "0"], "--count"),
         (["next"], "EXPR"),
+        (["next", "0", "12", "*", "*", "*"], "write it in quotes, as in '0 12 * * *'"),
+        (["next", "-f", str(VALID_FILES), "--tz", "Europe/Lisbon"], "--tz goes with an expression"),
+        (["next", "-f", str(VALID_FILES), "--seed", "a/b"], "--seed goes with an expression"),
+        (["explain"], "EXPR"),
         (["explain", ""], "0 fields"),
+        (["simulate"], "name files or directories, as in `scheduledjob simulate jobs/`, or - for standard input"),
+        (["convert"], "name files or directories"),
+        (["trigger", "nightly"], "`kubectl scheduledjob trigger` has it"),
         (["nxt"], "nxt"),
         (["run"], "--file"),
         (["run", "-f", "there/is/nothing", "--store", "mysql://x"], "'mysql' names no store"),
@@ -134,6 +143,79 @@ def test_validate_takes_several_paths(capsys: pytest.CaptureFixture[str]) -> Non
     assert "2 files" in capsys.readouterr().out
 
 
+def piped(*arguments: str, text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROGRAM, *arguments], input=text, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["validate", "-"], ["validate", "-f", "-"], ["validate", "--file", "-"]])
+def test_validate_reads_standard_input(arguments: list[str]) -> None:
+    assert piped(*arguments, text=job("one") + job("two")).stdout == "no faults; 2 valid jobs in 1 file\n"
+    wrong = piped(*arguments, text=job("one", "every: never"))
+    assert wrong.returncode == 2
+    assert "spec.triggers[0].every" in wrong.stdout
+
+
+def test_validate_takes_files_without_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text(job("a"))
+    assert execute(["validate", str(tmp_path), str(VALID_FILES / "curl.yaml")]) == 0
+    assert "2 files" in capsys.readouterr().out
+
+
+JOBS = (
+    job("noon", 'cron: "0 12 * * *"')
+    + job("soon", "every: 5h", namespace="team-a", more="  maxRuns: 2\n")
+    + job("never", 'cron: "0 * * * *"', more="  suspend: true\n")
+)
+
+
+def test_next_of_manifests_lists_all_their_slots_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "jobs.yaml").write_text(JOBS)
+    assert execute(["next", "-f", str(tmp_path), "--from", "2026-12-01T12:00:00Z", "-c", "4", "-o", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert [(row["namespace"], row["name"], row["slot"]) for row in json.loads(out)] == [
+        ("default", "noon", "2026-12-01T12:00:00Z"),
+        ("team-a", "soon", "2026-12-01T17:00:00Z"),
+        ("team-a", "soon", "2026-12-01T22:00:00Z"),
+        ("default", "noon", "2026-12-02T12:00:00Z"),
+    ]
+    assert err == "never: left out, because it is suspended\n"
+
+
+def test_next_and_explain_read_standard_input_and_tell_of_what_is_wrong() -> None:
+    text = job("noon", 'cron: "0 12 * * *"') + job("wrong", 'cron: "61 * * * *"')
+    listed = piped("next", "-f", "-", "--from", "2026-12-01T00:00:00Z", "-c", "1", text=text)
+    assert listed.returncode == 2
+    assert listed.stdout.splitlines()[1].startswith("noon  2026-12-01T12:00:00Z")
+    assert "61 is out of range" in listed.stderr
+    explained = piped("explain", "-f", "-", text=text)
+    assert explained.returncode == 2
+    assert explained.stdout.startswith("noon\n  Runs:         at 12:00 every day, UTC (0 12 * * *)\n")
+    assert "61 is out of range" in explained.stderr
+
+
+def test_explain_of_manifests_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "jobs.yaml").write_text(JOBS)
+    assert execute(["explain", "-f", str(tmp_path), "-o", "json"]) == 0
+    noon, soon, never = json.loads(capsys.readouterr().out)
+    assert (noon["name"], noon["Runs"]) == ("noon", ["at 12:00 every day, UTC (0 12 * * *)"])
+    assert (soon["namespace"], soon["Bounds"]) == ("team-a", ["at most 2 runs"])
+    assert never["But"] == "suspended"
+
+
+def test_next_of_files_without_a_job(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert execute(["next", "-f", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "scheduledjob: there is no ScheduledJob in the files that are named\n"
+
+
+def test_simulate_and_convert_need_no_cluster_for_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "jobs.yaml").write_text(JOBS)
+    day = ["--from", "2026-12-01T00:00:00Z", "--to", "2026-12-02T00:00:00Z"]
+    assert execute(["simulate", str(tmp_path), *day, "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["starts"] == 3
+    assert execute(["convert", "-f", str(CRONJOBS)]) == 0
+    assert capsys.readouterr().out.startswith("---\napiVersion: scheduledjobs.dev/v1beta1\n")
+
+
 def test_a_question_about_an_expression_loads_nothing_heavy() -> None:
     script = (
         "import sys; from scheduledjob.cli.main import execute; execute(['next', '* * * * *']);"
@@ -144,7 +226,7 @@ def test_a_question_about_an_expression_loads_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "next", "explain", "validate", "migrate", "history"])
+@pytest.mark.parametrize("command", ["run", "next", "explain", "validate", "simulate", "convert", "migrate", "history"])
 def test_a_line_of_usage_is_as_people_write_it(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute([command, "--help"]) == 0
     shown = capsys.readouterr().out

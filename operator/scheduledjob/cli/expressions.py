@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from scheduledjob.cli.errors import CommandError
@@ -10,7 +11,22 @@ from scheduledjob.cli.formats import print_rows, print_value
 from scheduledjob.domain.cron import Cron, CronError
 from scheduledjob.domain.instants import Instant, rfc3339, to_datetime, to_instant
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _EXAMPLE = "write an instant with its offset from UTC, as in 2026-12-01T10:00:00Z"
+
+
+def only_expression(words: Sequence[str] | None, command: str) -> str:
+    """The one expression that was typed."""
+    if not words:
+        raise CommandError(
+            f"{command}: name an EXPR, as in scheduledjob {command} '0 12 * * MON-FRI', or manifests with -f", 2
+        )
+    if len(words) > 1:
+        message = f"{command}: the expression came as {len(words)} arguments: write it in quotes, as in '0 12 * * *'"
+        raise CommandError(f"{message}, or files with -f", 2)
+    return words[0]
 
 
 def print_next(expression: str, time_zone: str, start: str | None, count: int, seed: str, output: str) -> None:

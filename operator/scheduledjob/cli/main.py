@@ -68,6 +68,29 @@ Moreover = Annotated[
     typer.Argument(metavar="PATH", show_default=False, help="More paths, as a shell's wildcard gives them."),
 ]
 
+OF_FILES = "Manifest file or directory, or - for standard input; give it again for more."
+MaybeFiles = Annotated[
+    Optional[list[str]],  # noqa: UP045  # as above
+    typer.Option("--file", "-f", help=OF_FILES, metavar="PATH", show_default=False),
+]
+Paths = Annotated[
+    Optional[list[str]],  # noqa: UP045  # as above
+    typer.Argument(
+        metavar="PATH",
+        show_default=False,
+        help="File or directory, or - for standard input; -f goes before it, or not.",
+    ),
+]
+Words = Annotated[
+    Optional[list[str]],  # noqa: UP045  # as above
+    typer.Argument(metavar="EXPR", show_default=False, help="A cron expression, in quotes; with -f more paths."),
+]
+Zone = Annotated[str, typer.Option("--tz", metavar="ZONE", help="IANA time zone of the expression.")]
+From = Annotated[
+    Optional[str],  # noqa: UP045  # as above
+    typer.Option("--from", metavar="INSTANT", help="First moment to look at, as in 2026-12-01T10:00:00Z."),
+]
+
 
 def _tell_version(wanted: bool) -> None:
     if wanted:
@@ -146,45 +169,110 @@ def run_one(
 
 @app.command("next")
 def next_slots(
-    expression: Annotated[str, typer.Argument(metavar="EXPR", help="A cron expression, in quotes.")],
-    time_zone: Annotated[str, typer.Option("--tz", metavar="ZONE", help="IANA time zone.")] = "UTC",
-    start: Annotated[
-        Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
-        typer.Option("--from", metavar="INSTANT", help="First moment to look at, as in 2026-12-01T10:00:00Z."),
-    ] = None,
+    words: Words = None,
+    file: MaybeFiles = None,
+    time_zone: Zone = "UTC",
+    start: From = None,
     count: Annotated[
         int, typer.Option("--count", "-c", min=1, max=100_000, metavar="NUMBER", help="How many slots.")
     ] = 5,
     seed: Annotated[
-        str, typer.Option("--seed", metavar="TEXT", help="What H spreads by: namespace/name of the job.")
+        str,
+        typer.Option("--seed", metavar="TEXT", help="What H in the expression spreads by: namespace/name."),
     ] = "",
     output: Output = Format.TABLE,
-) -> None:
-    """List the next slots of a cron expression."""
-    from scheduledjob.cli.expressions import print_next
+) -> int:
+    """List the next slots of a cron expression, or of the jobs of manifests."""
+    from scheduledjob.cli.expressions import only_expression, print_next
 
-    print_next(expression, time_zone, start, count, seed, output.value)
+    if file:
+        from scheduledjob.cli.foresight import print_next_of_files
+
+        _without("next", {"--tz": time_zone != "UTC", "--seed": bool(seed)})
+        return print_next_of_files([*file, *(words or ())], start, count, output.value)
+    print_next(only_expression(words, "next"), time_zone, start, count, seed, output.value)
+    return 0
 
 
 @app.command()
 def explain(
-    expression: Annotated[str, typer.Argument(metavar="EXPR", help="A cron expression, in quotes.")],
-    time_zone: Annotated[str, typer.Option("--tz", metavar="ZONE", help="IANA time zone.")] = "UTC",
-    output: Output = Format.TABLE,
-) -> None:
-    """Say a cron expression in words."""
-    from scheduledjob.cli.expressions import print_explanation
+    words: Words = None, file: MaybeFiles = None, time_zone: Zone = "UTC", output: Output = Format.TABLE
+) -> int:
+    """Say in words when a cron expression fires, or what the jobs of manifests do and when."""
+    from scheduledjob.cli.expressions import only_expression, print_explanation
 
-    print_explanation(expression, time_zone, output.value)
+    if file:
+        from scheduledjob.cli.foresight import print_explanation_of_files
+
+        _without("explain", {"--tz": time_zone != "UTC"})
+        return print_explanation_of_files([*file, *(words or ())], output.value)
+    print_explanation(only_expression(words, "explain"), time_zone, output.value)
+    return 0
 
 
 @app.command()
-def validate(file: Files, more: Moreover = None, output: Output = Format.TABLE) -> None:
+def validate(paths: Paths = None, file: MaybeFiles = None, output: Output = Format.TABLE) -> int:
     """Check manifests; the exit code is 2 if anything is wrong."""
     from scheduledjob.cli.validation import print_faults
 
-    if print_faults([str(path) for path in [*file, *(more or ())]], output.value):
-        raise typer.Exit(2)
+    return 2 if print_faults(_named("validate", file, paths), output.value) else 0
+
+
+@app.command()
+def simulate(
+    paths: Paths = None,
+    file: MaybeFiles = None,
+    start: From = None,
+    end: Annotated[
+        Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
+        typer.Option("--to", metavar="INSTANT", help="End here; by default a day later."),
+    ] = None,
+    output: Output = Format.TABLE,
+) -> int:
+    """Draw how many starts of manifests fall in each minute, and name the busiest ones."""
+    from scheduledjob.cli.plugin.cluster import Where
+    from scheduledjob.cli.plugin.printing import Form
+    from scheduledjob.cli.plugin.simulation import simulate
+
+    return simulate(Where(), _named("simulate", file, paths), start, end, Form(output.value))
+
+
+@app.command()
+def convert(
+    paths: Annotated[
+        Optional[list[str]],  # noqa: UP045  # typer reads the annotation while the program runs
+        typer.Argument(
+            metavar="PATH",
+            show_default=False,
+            help="File or directory, or - for standard input; -f goes before it, or not.",
+        ),
+    ] = None,
+    file: Annotated[
+        Optional[list[str]],  # noqa: UP045  # as above
+        typer.Option("--file", "-f", metavar="PATH", help="File or directory with CronJobs, or - for standard input."),
+    ] = None,
+    output: Output = Format.YAML,
+) -> int:
+    """Turn CronJobs into ScheduledJobs, and say on standard error what differs or can't be carried over."""
+    from scheduledjob.cli.plugin.convert.command import convert_files
+    from scheduledjob.cli.plugin.printing import Form
+
+    return convert_files(_named("convert", file, paths), Form(output.value))
+
+
+def _named(command: str, file: list[str] | None, paths: list[str] | None) -> list[str]:
+    """The paths that were typed, with --file or without."""
+    named = [*(file or ()), *(paths or ())]
+    if not named:
+        example = f"as in `scheduledjob {command} jobs/`, or - for standard input; --file goes before each, or not"
+        raise CommandError(f"{command}: name files or directories, {example}", 2)
+    return named
+
+
+def _without(command: str, given: dict[str, bool]) -> None:
+    for option, is_given in given.items():
+        if is_given:
+            raise CommandError(f"{command}: {option} goes with an expression; what -f names says its own", 2)
 
 
 @app.command()
@@ -253,12 +341,25 @@ def execute(arguments: list[str]) -> int:
         sys.stdout = None
         return 1
     except TyperException as error:
-        return _failed(error.format_message().replace("\n", " "), 2)
+        return _failed(error.format_message().replace("\n", " ") + _elsewhere(arguments), 2)
     except CommandError as error:
         return _failed(str(error), error.code)
     except Exception as error:
         return _failed(*_told(lone(error)))
     return code if isinstance(code, int) else 0
+
+
+def _elsewhere(arguments: list[str]) -> str:
+    """Where the command is that was typed, if only the plugin has it."""
+    if not arguments or any(each.name == arguments[0] for each in app.registered_commands):
+        return ""
+    from typer.main import get_group
+
+    from scheduledjob.cli.plugin.app import PROGRAM
+    from scheduledjob.cli.plugin.app import app as plugin
+
+    name = arguments[0]
+    return f" `{PROGRAM} {name}` has it, for a cluster." if name in get_group(plugin).commands else ""
 
 
 def _told(error: BaseException) -> tuple[str, int]:

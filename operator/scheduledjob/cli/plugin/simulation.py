@@ -63,7 +63,7 @@ def simulate(where: Where, paths: Sequence[str], start: str | None, end: str | N
     until = begin + DAY if end is None else instant_from(end, "--to")
     if not begin < until <= begin + LONGEST:
         raise CommandError("--to must be after --from, and at most 31 days", 2)
-    schedules, faults = _of_files(paths, where.namespace, begin) if paths else _of_cluster(where)
+    schedules, faults = schedules_of_files(paths, where.namespace, begin) if paths else _of_cluster(where)
     if faults and not schedules:
         return 2
     load = load_of(schedules, begin, until)
@@ -100,7 +100,8 @@ def load_of(schedules: Iterable[Schedule], begin: Instant, end: Instant) -> Load
     return load
 
 
-def _of_files(paths: Sequence[str], namespace: str | None, begin: Instant) -> tuple[list[Schedule], bool]:
+def schedules_of_files(paths: Sequence[str], namespace: str | None, begin: Instant) -> tuple[list[Schedule], bool]:
+    """The schedules of manifests as if created at ``begin``; whether something was wrong, which has been said then."""
     from scheduledjob.domain.plan import Plan, slots_of
     from scheduledjob.manifests.definition import to_definition
     from scheduledjob.manifests.loader import load
@@ -118,7 +119,7 @@ def _of_files(paths: Sequence[str], namespace: str | None, begin: Instant) -> tu
         standing = "suspended" if definition.suspend else ""
         found.append(Schedule(in_namespace, metadata.name, slug, definition, slots, standing))
     if not found and not loaded.problems:
-        raise CommandError("there is no ScheduledJob in what -f names", 2)
+        raise CommandError("there is no ScheduledJob in the files that are named", 2)
     return found, bool(loaded.problems)
 
 

@@ -132,11 +132,11 @@ def print_next(where: Where, name: str | None, start: str | None, count: int, fo
             continue
         if schedule.standing:
             say(f"{schedule.name}: {schedule.standing}")
-        _tell_of_following(schedule)
+        tell_of_following(schedule)
         if name or not schedule.standing:
             schedules.append(schedule)
     jitters = form is Form.WIDE or any(each.definition.jitter for each in schedules)
-    rows = [_row(*each, with_start=jitters) for each in _first(schedules, begin, count)]
+    rows = [row_of(*each, with_start=jitters) for each in _first(schedules, begin, count)]
     if form is Form.NAME:
         for row in rows:
             out(row["slot"])
@@ -148,7 +148,8 @@ def print_next(where: Where, name: str | None, start: str | None, count: int, fo
         print_plain(rows, form)
 
 
-def _tell_of_following(schedule: Schedule) -> None:
+def tell_of_following(schedule: Schedule) -> None:
+    """Say what ``next`` can't list."""
     names = [one.name for one in schedule.definition.triggers if isinstance(one, FollowingTrigger)]
     if names:
         say(f"{schedule.name}: it also runs whenever a run of {', '.join(names)} ends, at no time that is known before")
@@ -164,7 +165,8 @@ def _first(schedules: list[Schedule], after: Instant, count: int) -> Iterator[tu
         yield schedules[place], slot, start
 
 
-def _row(schedule: Schedule, slot: Instant, start: Instant, *, with_start: bool) -> dict[str, str]:
+def row_of(schedule: Schedule, slot: Instant, start: Instant, *, with_start: bool) -> dict[str, str]:
+    """A slot as ``next`` lists it."""
     zone = next((one.time_zone for one in schedule.definition.triggers if isinstance(one, CronTrigger)), "UTC")
     local = to_datetime(slot).astimezone(ZoneInfo(zone))
     row = {
