@@ -129,6 +129,18 @@ async def test_a_planned_slot_is_one_run(engine: str | None, in_order: bool) -> 
     assert [(run.slot, run.attempt) for run in runs] == [(NOW, 1 if in_order else 2)]
 
 
+@pytest.mark.parametrize("job", [CUSTOM, CONTAINER], ids=["custom", "pod"])
+@pytest.mark.parametrize("engine", NOTHING_READABLE)
+async def test_a_planned_slot_that_is_said_to_have_begun_is_one_run(engine: str | None, job: dict[str, Any]) -> None:
+    before = State(floor=NOW - MINUTE, started=3, next=Run(slot=NOW, due=NOW, outlives=job is CONTAINER))
+    body = with_status(an_object(job), before, engine=engine)
+    body["status"]["active"][0]["started"] = rfc3339(NOW)
+    state = await taken(body)
+    assert [run.slot for run in state.runs] == [NOW]
+    assert (state.floor, state.started) == (NOW, 4)
+    assert state.next is None or state.next.slot > NOW
+
+
 @pytest.mark.parametrize(
     ("before", "part"),
     [

@@ -17,7 +17,7 @@ from scheduledjob.domain.plan import Plan, slots_of
 from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.engine.store import Origin, Row
 from scheduledjob.executors.pod.names import pod_name
-from scheduledjob.kube.status import build_status, engine_text, since_of
+from scheduledjob.kube.status import begun_of, build_status, engine_text, since_of
 from scheduledjob.manifests.status import HANDLED_TOKENS, RECENT_RUNS
 
 T: Instant = 1_800_000_000 * SECOND
@@ -36,6 +36,7 @@ def status(
     since: dict[str, tuple[str, str]] | None = None,
     generation: int = 1,
     owner: str | None = None,
+    begun: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     state = State(floor=T, generation=1) if state is None else state
     slots = slots_of(Plan(definition), seed="n/a", created=T)
@@ -43,7 +44,7 @@ def status(
         1, "n/a", UID, definition.kind, Origin.CLUSTER.value, definition.encode(), 1, T, None, None, None, T, 1, None,
         state.encode(), owner=owner, generation=generation,
     )  # fmt: skip
-    return build_status(row, state, definition, slots, records or [], KINDS, since or {}, now)
+    return build_status(row, state, definition, slots, records or [], KINDS, since or {}, now, begun or {})
 
 
 def conditions(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -165,6 +166,18 @@ def test_what_is_active() -> None:
         (False, None, None),
     ]
     assert status(State(T, next=planned))["activeCount"] == 0, "of nobody's row nothing runs"
+
+
+def test_since_when_a_run_is_active() -> None:
+    """The store is told of the beginning of a first attempt with its end; who knows before that says so beside it."""
+    planned, again, manual = Run(T, T), Run(T - MINUTE, T, attempt=2, begun=T - MINUTE), Run(T, T, token="by-hand")
+    state = State(T, runs=[again, manual], next=planned)
+    since = {run_id(UID, planned): rfc3339(T + 5), run_id(UID, again): rfc3339(T - MINUTE + 7)}
+    shown = status(state, owner="r", begun=since)["active"]
+    assert [one.get("started") for one in shown] == [rfc3339(T - MINUTE + 7), None, rfc3339(T + 5)]
+    assert begun_of(shown) == since, "the next to write goes on from what stands there"
+    assert status(state, owner="r", begun=begun_of(shown))["active"] == shown
+    assert status(State(T, next=planned), begun=since)["active"] == [], "of nobody's row nothing runs"
 
 
 def test_recent_runs_are_those_that_history_keeps() -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scheduledjob.domain.acts import NONE
-from scheduledjob.domain.instants import SECOND
+from scheduledjob.domain.instants import SECOND, rfc3339
+from scheduledjob.domain.state import Run, State
 from scheduledjob.engine.kinds import Kind
 from scheduledjob.engine.store import NewRow, Origin
 from scheduledjob.kube import status_writer
@@ -44,6 +45,8 @@ class Writes:
         self._refusal = refusal
         self.meanwhile: Callable[[], object] = bool
         self.written: asyncio.Queue[str] = asyncio.Queue()
+        self.statuses: dict[str, dict[str, Any]] = {}
+        """By name: the newest."""
 
     async def patch(self, path: str, body: Mapping[str, Any], *_: object, **__: object) -> dict[str, Any]:
         name = path.split("/")[-2]
@@ -55,6 +58,7 @@ class Writes:
             raise Unauthorized(401, "Unauthorized", "Unauthorized")
         if name == self._away:
             raise ApiUnavailable(0, "", "nobody answers")
+        self.statuses[name] = body["status"]
         return an_object(name) | {"status": body["status"]}
 
 
@@ -66,7 +70,10 @@ def an_object(name: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def writing(
-    writes: Writes, states: Mapping[str, bytes], objects: Objects | None = None
+    writes: Writes,
+    states: Mapping[str, bytes],
+    objects: Objects | None = None,
+    begun: dict[str, str] | None = None,
 ) -> AsyncIterator[StatusWriter]:
     """A writer at work, for objects of these names, whose rows have these states."""
     store, objects = MemoryStore(), Objects() if objects is None else objects
@@ -90,6 +97,7 @@ async def writing(
         kinds,
         lambda: NOW,
         on_written=lambda *_: None,
+        begun=lambda _: begun or {},
     )
     async with asyncio.timeout(PATIENCE):
         working = asyncio.create_task(writer.run())
@@ -116,6 +124,23 @@ async def test_a_state_that_can_t_be_told_is_in_nobodys_way(state: bytes) -> Non
         writer.changed("uid-fine", 0.0)
         assert await writes.written.get() == "fine"
         assert not await writer.flush()
+
+
+async def test_when_a_run_started_is_told_by_who_knows_and_kept_by_who_does_not() -> None:
+    writes, objects = Writes(), Objects()
+    state = State(NOW, runs=[Run(NOW, NOW)]).encode()
+    started, name = rfc3339(NOW), f"uid-fine-{NOW}"
+    async with writing(writes, {"fine": state}, objects, {name: started}) as writer:
+        writer.changed("uid-fine")
+        assert await writer.flush()
+        assert [one["started"] for one in writes.statuses["fine"]["active"]] == [started]
+    elsewhere = Writes()
+    objects.saw(an_object("fine") | {"status": writes.statuses["fine"]})
+    async with writing(elsewhere, {"fine": state}, objects) as writer:
+        assert objects.saw(an_object("fine") | {"status": writes.statuses["fine"]}).begun == {name: started}
+        writer.changed("uid-fine")
+        assert await writer.flush()
+        assert elsewhere.statuses["fine"]["active"] == writes.statuses["fine"]["active"]
 
 
 @pytest.mark.parametrize("refusal", [WILL_NOT_DO, TOO_LARGE])

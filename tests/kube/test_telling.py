@@ -12,7 +12,7 @@ import pytest
 
 from scheduledjob.domain.acts import Acts
 from scheduledjob.domain.definition import Definition
-from scheduledjob.domain.instants import SECOND
+from scheduledjob.domain.instants import SECOND, rfc3339
 from scheduledjob.domain.plan import Plan
 from scheduledjob.domain.state import Completion, Outcome, RunRecord, State
 from scheduledjob.engine.jobs import Attempt
@@ -79,7 +79,7 @@ def row(origin: Origin = Origin.CLUSTER) -> Row:
 
 
 def attempt() -> Attempt:
-    return Attempt(run_id="u-1", uid="u", namespace="n", name="a", slot=T, attempt=1, version=1, deadline=0.0)
+    return Attempt(run_id="u-1", uid="u", namespace="n", name="a", slot=T, attempt=1, version=1, deadline=0.0, begun=T)
 
 
 def test_each_end_of_a_run_is_an_event_of_its_own_reason(world: World) -> None:
@@ -107,6 +107,25 @@ def test_every_outcome_has_a_reason(world: World, outcome: Outcome) -> None:
     if outcome is not Outcome.EXCLUDED:  # which is counted, and never recorded
         world.telling.recorded([record(outcome)])
         assert len(world.said) == 1
+
+
+def test_who_started_a_run_knows_since_when_it_runs(world: World) -> None:
+    world.telling.started(attempt(), T, 0)
+    assert world.telling.begun("n/a") == {"u-1": rfc3339(T)}
+    world.telling.recorded([record(Outcome.SUCCEEDED)])
+    assert world.telling.begun("n/a") == {}
+    world.telling.started(attempt(), T, 0)
+    world.telling.released("n/a", None)
+    assert world.telling.begun("n/a") == {}
+    world.telling.started(attempt(), T, 0)
+    world.telling.fenced("n/a", "its lease could not be renewed in time")
+    assert world.telling.begun("n/a") == {}
+
+
+def test_of_a_later_attempt_it_knows_no_more_than_the_store(world: World) -> None:
+    """The first may have started elsewhere, and been lost."""
+    world.telling.started(msgspec.structs.replace(attempt(), attempt=2), T, 0)
+    assert world.telling.begun("n/a") == {}
 
 
 def test_status_follows_what_is_written_at_once_and_a_beginning_a_little_later(world: World) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .status import Since, since_of
+from .status import Begun, Since, begun_of, since_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +26,8 @@ class Seen(msgspec.Struct, gc=False):
     version: str
     """Its resourceVersion."""
     since: Since
+    begun: Begun
+    """Of the runs that were active then."""
     engine: str
     """``status.engine``."""
     observed: int
@@ -85,6 +87,7 @@ class Objects:
             metadata["generation"],
             version,
             since_of(status.get("conditions") or ()),
+            begun_of(status.get("active") or ()),
             status.get("engine") or "",
             status.get("observedGeneration") or 0,
             known.wish if known is not None else (0, ""),

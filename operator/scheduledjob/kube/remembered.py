@@ -66,9 +66,13 @@ def told_state(status: Mapping[str, Any], wish: Wish, now: Instant) -> State | N
     ready = next((one for one in told.conditions if one.type == "Ready"), None)
     # The slot that was planned and due is among what is active, because it may have begun: it is not decided yet.
     planned = next((run for run in runs if run.slot > floor and not (run.begun or run.token or run.handed_on)), None)
+    # One that is said to have begun is decided by that, though nothing was written then that says so.
+    decided: list[Instant] = []
+    if not wish.follows:  # slots that follow other runs have a floor of their own
+        decided = [run.slot for run in runs if run.slot > floor and not run.token and run is not planned]
     counted = told.counters.get
     return State(
-        floor=floor,
+        floor=max(floor, *decided) if decided else floor,
         next=planned,
         runs=[run for run in runs if run is not planned],
         when=wish.definition.when_digest if as_it_was else "",
@@ -76,7 +80,7 @@ def told_state(status: Mapping[str, Any], wish: Wish, now: Instant) -> State | N
         suspended=any(one.reason == "Suspended" and one.status == "True" for one in told.conditions),
         paused=ready is not None and ready.reason == "AutoPaused",
         completed=Completion.JOB if ready is not None and ready.message == COMPLETED[Completion.JOB] else None,
-        started=counted("started", 0),
+        started=counted("started", 0) + len(decided),
         succeeded=counted("succeeded", 0),
         failed=counted("failed", 0),
         cancelled=counted("cancelled", 0),

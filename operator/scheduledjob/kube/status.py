@@ -1,8 +1,9 @@
 """What the status of an object says: the state of its row, told in the words of the resource.
 
 A pure function of what the store has, so that any replica may write it and two that write the same truth write the
-same text. Nothing here is a default, a guess or a clock of its own: the only thing that is carried over from the
-status that stands there is since when each condition has been as it is.
+same text. Nothing here is a default, a guess or a clock of its own. Carried over from the status that stands there is
+what the store is not told of: since when each condition has been as it is, and when a run's first attempt started,
+which only the replica that runs it knows until the attempt ends.
 
 ``status.engine`` is the row's state itself. A store that does not know the object (memory after a restart, a new or
 restored database) goes on from there.
@@ -44,6 +45,11 @@ WAITING_KEPT = 100
 Since = dict[str, tuple[str, str]]
 """Of each condition by its type: the status that it has, and since when (RFC 3339)."""
 
+Begun = dict[str, str]
+"""Of runs by their id: when their first attempt started (RFC 3339)."""
+
+_NONE_BEGUN: Begun = {}
+
 _NOTHING: dict[str, Any] = dict.fromkeys(part.alias or name for name, part in Status.model_fields.items())
 
 COMPLETED = {
@@ -63,11 +69,12 @@ def build_status(
     kinds: Collection[str],
     since: Since,
     now: Instant,
+    begun: Begun = _NONE_BEGUN,
 ) -> dict[str, Any]:
     """The whole status, as a merge patch: a field that is None is to be absent.
 
     ``state``: the row's. ``records``: the newest runs of this object, newest first. ``kinds``: what this operator can
-    run. ``since``: of the conditions that stand there now.
+    run. ``since``: of the conditions that stand there now. ``begun``: what is known of runs beside the state.
     """
     # What is due may begin without a write, as soon as the row has an owner.
     begins = state.next if row.owner is not None and state.next is not None and state.next.due <= now else None
@@ -85,7 +92,7 @@ def build_status(
         "lastFailureTime": _time(state.last_failure),
         "lastOutcome": _last_outcome(state, records),
         "activeCount": len(active),
-        "active": [_active(row, run, now) for run in active],
+        "active": [_active(row, run, now, begun) for run in active],
         "recentRuns": _recent(row, _kept(records, now)[:RECENT_RUNS]),
         "counters": {
             "started": state.started,
@@ -118,6 +125,11 @@ def engine_text(state: State) -> str:
 def since_of(conditions: Sequence[Mapping[str, Any]]) -> Since:
     """Since when the conditions of an object are as they are."""
     return {one["type"]: (one["status"], one["lastTransitionTime"]) for one in conditions}
+
+
+def begun_of(active: Sequence[Mapping[str, Any]]) -> Begun:
+    """When the active runs of an object started, as far as its status says so."""
+    return {one["runID"]: one["started"] for one in active if "started" in one} or _NONE_BEGUN
 
 
 def _without_payload(run: Run) -> Run:
@@ -265,10 +277,12 @@ def _in_words(trigger: Trigger) -> str:
 # ---------------------------------------------------------------- runs
 
 
-def _active(row: Row, run: Run, now: Instant) -> dict[str, Any]:
+def _active(row: Row, run: Run, now: Instant, begun: Begun) -> dict[str, Any]:
     name = run_id(row.uid, run)
     shown: dict[str, Any] = {"runID": name, "slot": rfc3339(run.slot), "attempt": run.attempt}
-    if run.begun:
+    if name in begun:  # first: where its replica was lost, the state has no more than when it was due
+        shown["started"] = begun[name]
+    elif run.begun:
         shown["started"] = rfc3339(run.begun)
     if run.due > now:
         shown["due"] = rfc3339(run.due)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .api import Api
     from .budget import Budget
     from .objects import Objects, Seen
+    from .status import Begun
 
 log = structlog.get_logger("scheduledjob.status")
 
@@ -71,8 +72,10 @@ class StatusWriter:
         now: Callable[[], Instant],
         *,
         on_written: Callable[[Seen, State], object],
+        begun: Callable[[str], Begun],
     ) -> None:
-        """``now``: the store's clock. ``on_written``: the object as it was before, and the state that is told now."""
+        """``now``: the store's clock. ``on_written``: the object as it was before, and the state that is told now.
+        ``begun``: of a slug, when the runs started that this replica started."""
         self._api = api
         self._store = store
         self._objects = objects
@@ -80,6 +83,7 @@ class StatusWriter:
         self._kinds = kinds
         self._now = now
         self._on_written = on_written
+        self._begun = begun
         self._agenda: list[tuple[float, str]] = []
         """(monotonic seconds, uid) of each that is to be written; a heap."""
         self._at: dict[str, float] = {}
@@ -222,7 +226,9 @@ class StatusWriter:
             return None
         own = [record for record in records if record.uid == seen.uid]
         state = State.decode(row.state)
-        return build_status(row, state, definition, slots, own, self._kinds.keys(), seen.since, self._now()), state
+        begun = seen.begun | self._begun(seen.slug)
+        status = build_status(row, state, definition, slots, own, self._kinds.keys(), seen.since, self._now(), begun)
+        return status, state
 
 
 def path_of(slug: str) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from .events import Events
     from .objects import Objects, Seen
+    from .status import Begun
     from .status_writer import StatusWriter
     from .wishes import Wish
 
@@ -56,6 +57,8 @@ class Telling(MetricsObserver):
         """Told of what changes, once there is one."""
         self._held: dict[str, str] = {}
         """The uid of each schedule that is held, by slug: another object may have the name by now."""
+        self._begun: dict[str, dict[str, Instant]] = {}
+        """By slug, of each run that was started here and has not ended: when. The store is told with its end only."""
 
     # ---------------------------------------------------------------- of the engine
 
@@ -66,6 +69,8 @@ class Telling(MetricsObserver):
 
     def started(self, attempt: Attempt, due: Instant, late: Micros) -> None:
         super().started(attempt, due, late)
+        if attempt.attempt == 1:  # of later ones the store has been told
+            self._begun.setdefault(f"{attempt.namespace}/{attempt.name}", {})[attempt.run_id] = attempt.begun
         self._changed(attempt.uid, BEGUN)
 
     def settled(self, row: Row, settlement: Settlement) -> None:
@@ -76,6 +81,8 @@ class Telling(MetricsObserver):
     def recorded(self, records: Sequence[RunRecord]) -> None:
         super().recorded(records)
         for record in records:
+            if (begun := self._begun.get(record.slug)) is not None:
+                begun.pop(record.run_id, None)
             if record.outcome is Outcome.FAILED:
                 words = f"The run of {rfc3339(record.slot)} failed at its attempt {record.attempt}: {record.reason}"
                 self._say(record.uid, record.slug, WARNING, Reason.FAILED, words)
@@ -103,9 +110,11 @@ class Telling(MetricsObserver):
     def released(self, slug: str, wake_at: Instant | None) -> None:
         super().released(slug, wake_at)
         self._held.pop(slug, None)
+        self._begun.pop(slug, None)
 
     def fenced(self, slug: str, why: str) -> None:
         uid = self._held.pop(slug, None)
+        self._begun.pop(slug, None)
         if uid is not None and self._objects.get(uid) is None:
             super().released(slug, None)  # its object was deleted: nothing was lost
             return
@@ -149,6 +158,10 @@ class Telling(MetricsObserver):
         self._metrics.reconcile_errors.add()
 
     # ---------------------------------------------------------------- of the status writer
+
+    def begun(self, slug: str) -> Begun:
+        """Of the runs of a schedule that were started here and have not ended: when."""
+        return {run_id: rfc3339(begun) for run_id, begun in self._begun.get(slug, {}).items()}
 
     def written(self, seen: Seen, state: State) -> None:
         """The status of an object was written; ``seen``: as it was before."""

@@ -146,6 +146,7 @@ class Working:
             runnable.kinds,
             self._now,
             on_written=self._telling.written,
+            begun=self._telling.begun,
         )
         self._telling.status = self._status
         rules = Rules(pod_settings, settings.may_run_shell_inline, shell_off, runnable.kinds.keys())

@@ -92,7 +92,11 @@ class ActiveRun(Part):
     attempt: Annotated[int, Field(ge=1, json_schema_extra={"format": "int64"})] = Field(
         description="Number of its current or next attempt, from 1."
     )
-    started: Time | None = Field(default=None, description="When its first attempt started; unset before.")
+    started: Time | None = Field(
+        default=None,
+        description="When its first attempt started; unset before. Of a run whose replica was lost before it could "
+        "tell: when it was due.",
+    )
     due: Time | None = Field(default=None, description="When its next attempt starts; unset while one is running.")
     pod: Identity | None = Field(default=None, description="Name of the Pod in which it runs; unset for an inline run.")
     token: Identity | None = Field(default=None, description="Token of a manual run; unset for a scheduled one.")

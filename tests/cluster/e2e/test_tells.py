@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -113,6 +114,20 @@ async def test_a_restart_without_news_writes_no_status(
     await operator.until_metric("scheduledjob_status_dirty", lambda count: count == 0)
     assert await operator.metric("scheduledjob_schedules") == len(names)
     assert await operator.metric("scheduledjob_api_requests_total", resource="scheduledjobs/status") == 0
+
+
+async def test_since_when_it_runs_is_told_during_its_first_attempt(
+    operator: OperatorProcess, sjobs: Cluster, api: ApiClient, namespace: str, sink: Sink
+) -> None:
+    sink.gate.clear()
+    await sjobs.apply(manifest("long", "after: 1s", curl(sink.url), NO_RETRY), "-n", namespace)
+    body = await until(api, namespace, "long", lambda one: "started" in str(status_of(one).get("active")))
+    (active,) = status_of(body)["active"]
+    assert active["attempt"] == 1
+    assert datetime.fromisoformat(active["slot"]) <= datetime.fromisoformat(active["started"])
+    sink.gate.set()
+    body = await until(api, namespace, "long", lambda one: len(recent(one)) == 1)
+    assert recent(body)[0]["started"] == active["started"]
 
 
 @pytest.mark.slow
