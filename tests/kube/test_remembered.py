@@ -6,6 +6,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from scheduledjob.domain.instants import MINUTE, SECOND, Instant, rfc3339
@@ -53,23 +54,26 @@ def an_object(job: Mapping[str, Any] = CUSTOM, asked: Mapping[str, str] = Mappin
     }
 
 
-def with_status(body: dict[str, Any], state: State, *, engine: str | None = None) -> dict[str, Any]:
-    """The object with the status of that state; ``engine`` in place of the engine's own record."""
+def with_status(
+    body: dict[str, Any], state: State, *, engine: str | None = None, owner: str | None = "somebody", known: bool = True
+) -> dict[str, Any]:
+    """The object with the status of that state; ``engine`` in place of the engine's own record. ``known``: whether who
+    wrote it could run the job."""
     wish = read_object(body, Rules())
     assert not wish.problem
     state.generation, state.when = wish.generation, wish.definition.when_digest
     row = Row(
         1, wish.slug, wish.uid, wish.kind, "cluster", wish.definition.encode(), 1, NOW, None, None, None, CREATED, 1,
-        None, state.encode(), owner="somebody", generation=wish.generation,
+        None, state.encode(), owner=owner, generation=wish.generation,
     )  # fmt: skip
-    status = build_status(row, state, wish.definition, wish.slots, [], {wish.kind}, {}, NOW)
+    status = build_status(row, state, wish.definition, wish.slots, [], {wish.kind} if known else set(), {}, NOW)
     return body | {"status": {name: part for name, part in status.items() if part is not None} | {"engine": engine}}
 
 
-async def taken(body: dict[str, Any], *, in_order: bool = False) -> State:
+async def taken(body: dict[str, Any], *, in_order: bool = False, rules: Rules | None = None) -> State:
     """The state of the row that a store begins with that has never heard of this object."""
     store = MemoryStore(MemoryDatabase(clock=lambda: NOW))
-    reconciler = Reconciler(store, Objects(), Rules(), Nobody(), Nobody(), in_order=lambda: in_order)
+    reconciler = Reconciler(store, Objects(), rules or Rules(), Nobody(), Nobody(), in_order=lambda: in_order)
     await reconciler._write([body])
     (row,) = await store.get(["ns/a"])
     assert row is not None
@@ -139,6 +143,28 @@ async def test_a_planned_slot_that_is_said_to_have_begun_is_one_run(engine: str 
     assert [run.slot for run in state.runs] == [NOW]
     assert (state.floor, state.started) == (NOW, 4)
     assert state.next is None or state.next.slot > NOW
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["record", "told"])
+async def test_what_nobody_could_run_did_not_begin(kept: bool) -> None:
+    """Neither before, nor since: no plugin of that name was there. With one now, or one then, it may have begun."""
+    before = State(floor=NOW - 2 * MINUTE, next=Run(slot=NOW - MINUTE, due=NOW - MINUTE))
+
+    def told(*, known: bool) -> dict[str, Any]:
+        body = with_status(an_object(), msgspec.structs.replace(before), owner=None, known=known)
+        body["status"]["engine"] = before.encode().decode() if kept else None
+        return body
+
+    unknown = Rules(kinds=frozenset())
+    state = await taken(told(known=False), rules=unknown)
+    assert state.runs == []
+    assert state.next is None or (state.next.attempt, state.next.begun) == (1, 0)
+    if kept:
+        before.generation, before.when = 3, read_object(an_object(), Rules()).definition.when_digest
+        assert state.next is not None
+        assert state.next.slot == NOW - MINUTE
+        for body, rules in ((told(known=True), unknown), (told(known=False), Rules())):
+            assert [run.attempt for run in (await taken(body, rules=rules)).runs] == [2, 2]
 
 
 @pytest.mark.parametrize(

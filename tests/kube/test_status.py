@@ -180,6 +180,17 @@ def test_since_when_a_run_is_active() -> None:
     assert status(State(T, next=planned), begun=since)["active"] == [], "of nobody's row nothing runs"
 
 
+def test_a_job_that_nobody_can_run_is_not_said_to_have_started() -> None:
+    lost = State(T, runs=[Run(T, T, attempt=2, lost=1, begun=T)])
+    unknown = Definition("cluster.custom.x", triggers=(EveryTrigger(MINUTE),))
+    assert "started" not in status(lost, unknown)["active"][0]
+    assert conditions(status(lost, unknown))["Ready"] == ("False", "UnknownKind")
+    known = {f"{UID}-{T}": rfc3339(T + 5)}
+    assert status(lost, unknown, begun=known)["active"][0]["started"] == rfc3339(T + 5), "it had, before"
+    assert "started" in status(lost, unknown, owner="r")["active"][0], "another replica can"
+    assert "started" in status(lost)["active"][0]
+
+
 def test_recent_runs_are_those_that_history_keeps() -> None:
     records = [record(number, keep=2) for number in range(20, 10, -1)]
     records[5:5] = [record(15, Outcome.FAILED, keep=1, reason="no"), record(14, Outcome.CANCELLED, keep=1)]

@@ -24,7 +24,7 @@ from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
 from scheduledjob.manifests.pod import POD_KIND
 
 from .remembered import told_state
-from .status import engine_text
+from .status import UNKNOWN_KIND, engine_text
 from .wishes import Rules, Wish, asked_of, read_object
 
 if TYPE_CHECKING:
@@ -258,7 +258,9 @@ class Reconciler:
         """The state that status remembers, and when it is due: by the engine's record, else by what people are told."""
 
         def restored(text: str) -> tuple[State, Instant | None] | None:
-            in_order, outlives = self._in_order(), wish.kind == POD_KIND
+            # What nobody could run when that was written, and nobody can now, did not begin either.
+            in_order = self._in_order() or (bool(wish.unknown_kind) and _was_of_unknown_kind(status))
+            outlives = wish.kind == POD_KIND
             try:
                 return restored_state(
                     text, wish.definition, wish.slots, wish.uid, now, in_order=in_order, outlives=outlives
@@ -271,6 +273,10 @@ class Reconciler:
             return found
         told = told_state(status, wish, now)
         return None if told is None else restored(told.encode().decode())
+
+
+def _was_of_unknown_kind(status: Mapping[str, Any]) -> bool:
+    return any(one["type"] == "Stalled" and one["reason"] == UNKNOWN_KIND for one in status.get("conditions") or ())
 
 
 def _tells_of(body: Mapping[str, Any], wish: Wish, new: NewRow | None) -> bool:

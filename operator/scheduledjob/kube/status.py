@@ -48,6 +48,9 @@ Since = dict[str, tuple[str, str]]
 Begun = dict[str, str]
 """Of runs by their id: when their first attempt started (RFC 3339)."""
 
+UNKNOWN_KIND = "UnknownKind"
+"""Reason of the conditions of an object whose job the operator can't run."""
+
 _NONE_BEGUN: Begun = {}
 
 _NOTHING: dict[str, Any] = dict.fromkeys(part.alias or name for name, part in Status.model_fields.items())
@@ -81,6 +84,8 @@ def build_status(
     next_due = _next_due(row.uid, state, begins, definition, slots, now)
     newest = next((one for one in records if one.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)), None)
     active = state.runs if begins is None else [*state.runs, begins]
+    # Of what nobody runs, nor can, the state may say only that it might have begun with a replica that was lost.
+    stands = row.owner is None and bool(unknown_kind(row.kind, kinds))
     status = {
         "observedGeneration": row.generation,
         "conditions": _conditions(row, definition, state, newest, kinds, since, now),
@@ -92,7 +97,7 @@ def build_status(
         "lastFailureTime": _time(state.last_failure),
         "lastOutcome": _last_outcome(state, records),
         "activeCount": len(active),
-        "active": [_active(row, run, now, begun) for run in active],
+        "active": [_active(row, run, now, begun, stands=stands) for run in active],
         "recentRuns": _recent(row, _kept(records, now)[:RECENT_RUNS]),
         "counters": {
             "started": state.started,
@@ -184,7 +189,7 @@ def _standing(row: Row, definition: Definition, state: State, kinds: Collection[
     if problem := problem_of(definition):
         return True, "InvalidSpec", problem
     if words := unknown_kind(row.kind, kinds):
-        return True, "UnknownKind", words
+        return True, UNKNOWN_KIND, words
     if state.completed is not None:
         return False, "Completed", COMPLETED[state.completed]
     if state.paused:
@@ -277,12 +282,12 @@ def _in_words(trigger: Trigger) -> str:
 # ---------------------------------------------------------------- runs
 
 
-def _active(row: Row, run: Run, now: Instant, begun: Begun) -> dict[str, Any]:
+def _active(row: Row, run: Run, now: Instant, begun: Begun, *, stands: bool) -> dict[str, Any]:
     name = run_id(row.uid, run)
     shown: dict[str, Any] = {"runID": name, "slot": rfc3339(run.slot), "attempt": run.attempt}
     if name in begun:  # first: where its replica was lost, the state has no more than when it was due
         shown["started"] = begun[name]
-    elif run.begun:
+    elif run.begun and not stands:
         shown["started"] = rfc3339(run.begun)
     if run.due > now:
         shown["due"] = rfc3339(run.due)
