@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cluster.e2e.operators import OperatorProcess, curl, manifest, until
+from scheduledjob.domain.state import State
+from tests.cluster.e2e.operators import OperatorProcess, curl, is_so, manifest, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,21 @@ async def test_nonsense_in_status_harms_nobody(
     await sink.reached(lambda calls: {call.name for call in calls[before:]} == set(names))
     for name in names:
         await until(api, namespace, name, lambda body: body["status"]["nextRun"].startswith("20"))
+
+
+async def test_what_no_plugin_runs_is_not_said_to_have_begun(
+    sjobs: Cluster, api: ApiClient, operator: OperatorProcess, namespace: str
+) -> None:
+    await sjobs.apply(manifest("unknown", "every: 1s", "{custom: {kind: missing}}"), "-n", namespace)
+    body = await until(api, namespace, "unknown", is_so("Stalled", reason="UnknownKind"))
+    before = State.decode(body["status"]["engine"])
+    await operator.kill()
+    await operator.start()
+    await operator.ready()
+    await operator.until_metric("scheduledjob_status_writes_total", lambda count: count >= 1)
+    body = await until(api, namespace, "unknown", is_so("Stalled", reason="UnknownKind"))
+    assert (body["status"]["activeCount"], body["status"].get("active")) == (0, [])
+    assert State.decode(body["status"]["engine"]).next == before.next
 
 
 @pytest.mark.slow
