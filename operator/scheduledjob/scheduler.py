@@ -12,12 +12,14 @@ import signal
 import threading
 import time
 import uuid
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .domain.backoff import Backoff, Exponential
+from .domain.backoff import Backoff, Exponential, Fixed
 from .domain.definition import Definition
+from .domain.durations import in_seconds
 from .domain.instants import Instant, from_seconds, to_instant
 from .domain.plan import Plan, slots_of, spec_of
 from .domain.schedule import first_state
@@ -34,7 +36,7 @@ from .stores import open_store
 from .version import program_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable
     from types import TracebackType
 
     from .domain.triggers import At, Cron, Every
@@ -50,6 +52,8 @@ MAX_SLUG = 253
 CLOCK_AGE = 30.0
 """Seconds after which a client that claims nothing asks for the store's clock again."""
 PAGE = 1000
+AWARE_EXAMPLE = "as in datetime(2026, 12, 1, 10, tzinfo=UTC)"
+MANY_EXAMPLE = 'as in [{"slug": "a", "kind": "report", "delay": 5.0}]'
 ARGUMENTS = frozenset({"slug", "kind", "payload", "delay", "at"})
 
 
@@ -76,6 +80,12 @@ class Scheduler:
         observer: Observer | None = None,
     ) -> None:
         self._settings = Settings(heartbeat=heartbeat, jitter=jitter, lease=lease, grace=grace, capacity=capacity)
+        if not isinstance(url, str):
+            raise TypeError(
+                f'url is {type(url).__name__}: give text, as in "memory:" or "postgresql://user@host/database"'
+            )
+        if not isinstance(instance, str) or not instance:
+            raise ValueError(f'instance {instance!r:.60} is not allowed: give a name, as in "local"')
         self._store: Store = open_store(url, instance)
         self._execute = execute
         self._observer = observer
@@ -94,6 +104,8 @@ class Scheduler:
         self, name: str, *, trigger: Trigger | None = None, backoff: Backoff | None = None
     ) -> Callable[[_Decorated], _Decorated]:
         """Register the decorated async function as the kind ``name``."""
+        if callable(name):
+            raise TypeError(f'job() needs a name: write @scheduler.job("{getattr(name, "__name__", "report")}")')
 
         def decorate(function: _Decorated) -> _Decorated:
             self._add(name, JobExecutor(name, function), trigger, backoff)
@@ -111,8 +123,8 @@ class Scheduler:
     ) -> None:
         """Register a job object as the kind ``name``; without one, ``shell``, ``curl``, ``print`` or the job's
         own attribute ``kind``."""
-        kind = name or getattr(job, "kind", None)
-        if not isinstance(kind, str) or not kind:
+        kind = getattr(job, "kind", None) if name is None else name
+        if kind is None:
             raise ValueError(f"{type(job).__name__} has no kind: register it with name=...")
         executor: Executor = job.executor() if isinstance(job, ShellJob | CurlJob) else JobExecutor(kind, job)
         self._add(kind, executor, trigger, backoff)
@@ -122,6 +134,12 @@ class Scheduler:
             raise RuntimeError(f"job {name!r} comes too late: register jobs before `async with scheduler`")
         if name in self._kinds:
             raise ValueError(f"a job {name!r} is registered already: give this one another name")
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_SLUG or "\0" in name:
+            raise ValueError(f"name {name!r:.80} is not allowed: text of 1 to {MAX_SLUG} characters without NUL")
+        if backoff is not None and not isinstance(backoff, Exponential | Fixed):
+            raise TypeError(
+                f"job {name!r}: backoff is {type(backoff).__name__}: give Exponential(...) or Fixed([10.0, 60.0])"
+            )
         triggers = () if trigger is None else (spec_of(trigger),)
         definition = Definition(kind=name, triggers=triggers, retry=backoff or Exponential())
         self._kinds[name] = Kind(name, executor, Plan(definition))
@@ -220,7 +238,7 @@ class Scheduler:
 
     async def get(self, slug: str) -> Task | None:
         """The schedule as it stands: its payload and result, and the slot and attempt that come next or run now."""
-        (row,) = await self._opened().get([slug])
+        (row,) = await self._opened().get([_text(slug)])
         if row is None or row.origin != Origin.LIBRARY.value:
             return None
         state = State.decode(row.state)
@@ -247,15 +265,18 @@ class Scheduler:
 
     async def delete(self, slug: str) -> bool:
         """End a schedule, and its run if one is under way; False if there is none."""
-        (deleted,) = await self._opened().delete([slug])
+        (deleted,) = await self._opened().delete([_text(slug)])
         if deleted and self._replica is not None:
-            self._replica.changed([slug])
+            self._replica.changed([slug], deleted=True)
         return deleted
 
     async def clear(self) -> None:
         """End every schedule of this library's installation."""
         store = self._opened()
+        slugs = [] if self._replica is None else await self.slugs()
         await store.clear(Origin.LIBRARY)
+        if self._replica is not None:
+            self._replica.changed(slugs, deleted=True)
 
     # ---------------------------------------------------------------- inside
 
@@ -266,6 +287,8 @@ class Scheduler:
 
     async def _put(self, schedules: Iterable[Mapping[str, Any]], replace: bool) -> None:
         store, now = self._opened(), await self._now()
+        if isinstance(schedules, Mapping | str) or not isinstance(schedules, Iterable):
+            raise TypeError(f"schedules are {type(schedules).__name__}: give a list, {MANY_EXAMPLE}")
         rows = [self._new_row(schedule, now) for schedule in schedules]
         await store.put(rows, replace=replace)
         if self._replica is not None and rows:
@@ -286,10 +309,12 @@ class Scheduler:
         return self._clock.now()
 
     def _new_row(self, schedule: Mapping[str, Any], now: Instant) -> NewRow:
+        if not isinstance(schedule, Mapping):
+            raise TypeError(f"a schedule is {type(schedule).__name__}: give a mapping, {MANY_EXAMPLE}")
         unknown = set(schedule) - ARGUMENTS
         if unknown:
             raise ValueError(
-                f"{sorted(unknown)[0]!r} is no argument of schedule(): give {', '.join(sorted(ARGUMENTS))}"
+                f"{min(map(str, unknown))!r} is no argument of schedule(): give {', '.join(sorted(ARGUMENTS))}"
             )
         slug, kind = schedule.get("slug"), schedule.get("kind")
         if not isinstance(slug, str) or not 0 < len(slug) <= MAX_SLUG or "\0" in slug:
@@ -298,9 +323,7 @@ class Scheduler:
             raise ValueError(f"schedule {slug!r}: kind {kind!r:.80} is not allowed: the name of a registered job")
         payload = schedule.get("payload")
         if payload is not None and not isinstance(payload, bytes):
-            raise TypeError(
-                f"schedule {slug!r}: payload is {type(payload).__name__}: give bytes, as in {slug!r}.encode()"
-            )
+            raise TypeError(f"schedule {slug!r}: payload is {type(payload).__name__}: give bytes, as in b'text'")
         known = self._kinds.get(kind)
         if known is None and self._execute:
             names = ", ".join(sorted(self._kinds)) or "none"
@@ -318,16 +341,23 @@ class Scheduler:
         return NewRow(slug, uid, kind, Origin.LIBRARY, "", state.encode(), wake, first, payload, now)
 
 
+def _text(slug: object) -> str:
+    if not isinstance(slug, str):
+        raise TypeError(f"slug is {type(slug).__name__}: give text, as schedule() was given")
+    return slug
+
+
 def _first_slot(slug: str, delay: float | None, at: datetime | None, now: Instant) -> Instant | None:
     if delay is not None and at is not None:
         raise ValueError(f"schedule {slug!r}: delay and at are both given: give one of them")
     if delay is not None:
         if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < 1e10:
-            raise ValueError(f"schedule {slug!r}: delay {delay!r} is not allowed: seconds from now, 0 or more")
+            allowed = f"a number of seconds from now, 0 or more{in_seconds(delay)}"
+            raise ValueError(f"schedule {slug!r}: delay {delay!r:.60} is not allowed: {allowed}")
         return now + from_seconds(delay)
     if at is not None:
         if not isinstance(at, datetime):
-            raise TypeError(f"schedule {slug!r}: at is {type(at).__name__}: give an aware datetime")
+            raise TypeError(f"schedule {slug!r}: at is {type(at).__name__}: give an aware datetime, {AWARE_EXAMPLE}")
         return to_instant(at)
     return None
 

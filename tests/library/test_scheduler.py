@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 import scheduledjob
 from scheduledjob import (
@@ -96,6 +97,59 @@ def test_triggers_speak_in_aware_datetimes() -> None:
         Cron("61 * * * *")
 
 
+def make(text: str) -> object:
+    """What a user may type, types be damned."""
+    return eval(text, vars(scheduledjob) | {name: getattr(scheduledjob, name) for name in scheduledjob.__all__} | GIVEN)
+
+
+GIVEN: dict[str, Any] = {"datetime": datetime, "timedelta": timedelta}
+
+
+@pytest.mark.parametrize(
+    ("typed", "error", "message"),
+    [
+        ('Every("5m")', TypeError, "an interval of '5m' is not allowed: give a number of seconds, 300 for this"),
+        ("Every(timedelta(minutes=5))", TypeError, "give a number of seconds, 300 for this"),
+        ('Every("30")', TypeError, "30 for this"),
+        ('Every("often")', TypeError, "a number of seconds, as in 30"),
+        ("Every(True)", TypeError, "an interval of True"),
+        ("Every(None)", TypeError, "an interval of None"),
+        ('Every(30, "2026-12-01T10:00:00Z")', TypeError, r"no datetime: give an aware one, as in datetime\(2026"),
+        ("At(5)", TypeError, "5 is no moment: give an aware datetime, or text"),
+        ('At("2026-12-01T10:00:00Z").next("now")', TypeError, "'now' is no datetime: give an aware one"),
+        ('At("2026-12-01T10:00:00Z").previous(datetime(2026, 1, 1))', ValueError, "has no time zone"),
+        ("Cron(5)", ValueError, 'an expression of 5 is not allowed: give text, as in "30 2'),
+        ("Cron(['*'])", ValueError, "an expression of"),
+        ('Cron("* * * * *", None)', ValueError, 'a time zone of None is not allowed: give text, as in "Europe/Lisbon"'),
+        ('Cron("H * * * *", seed=5)', ValueError, "a seed of 5"),
+        ('Cron("* * * * *").next("now")', TypeError, "'now' is no datetime"),
+        ('Exponential("10s")', TypeError, "initial of '10s' is not allowed: give a number of seconds, 10 for this"),
+        ('Exponential(max="1h30m")', TypeError, "5400 for this"),
+        ('Exponential(multiplier="2")', TypeError, "multiplier '2' is not allowed: a number"),
+        ("Exponential(max_retries=2.5)", TypeError, "max_retries 2.5 is not allowed: a whole number"),
+        ('Fixed("10s")', TypeError, r"give a list of waits in seconds, as in \[10.0, 60.0\]"),
+        ("Fixed(10.0)", TypeError, "give a list of waits"),
+        ('Fixed(["10s"])', TypeError, "10 for this"),
+        ("ShellJob(None)", ValueError, 'shell None is not allowed: give the path of a program, as in "/bin/sh"'),
+        ('CurlJob("G T")', ValueError, "method 'G T' is not allowed"),
+        ("CurlJob(headers=[('a', 'b')])", TypeError, "headers are list: give a mapping"),
+        ("CurlJob(headers={'a': 5})", TypeError, "header 'a': 5 is not allowed: give text"),
+        ('PrintJob("x")', TypeError, "write is str: give a function"),
+        ("Scheduler(None)", TypeError, 'url is NoneType: give text, as in "memory:"'),
+        ('Scheduler("memory:", instance=None)', ValueError, "instance None is not allowed: give a name"),
+        ('Scheduler("memory:", heartbeat="60s")', ValueError, "a number of seconds, at least 0.001, 60 for this"),
+        ('Scheduler("memory:", capacity=1.5)', ValueError, "capacity of 1.5 is not allowed: a whole number"),
+        ('Scheduler("memory:").job(print)', TypeError, r'write @scheduler.job\("print"\)'),
+        ('Scheduler("memory:").register(PrintJob(), name="")', ValueError, "name '' is not allowed"),
+        ('Scheduler("memory:").register(PrintJob(), name=5)', ValueError, "name 5 is not allowed"),
+        ('Scheduler("memory:").register(PrintJob(), backoff=[1])', TypeError, r"backoff is list: give Exponential\("),
+    ],
+)
+def test_an_argument_of_another_type_is_told_what_to_be(typed: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make(typed)
+
+
 # ---------------------------------------------------------------- registering
 
 
@@ -180,6 +234,11 @@ async def test_nothing_runs_before_its_time() -> None:
         ({"delay": 1.0, "at": datetime.now(UTC)}, ValueError, "delay and at are both given"),
         ({"delay": -1.0}, ValueError, "delay -1.0 is not allowed"),
         ({"delay": float("nan")}, ValueError, "delay nan is not allowed"),
+        (
+            {"delay": "5m"},
+            ValueError,
+            "delay '5m' is not allowed: a number of seconds from now, 0 or more, 300 for this",
+        ),
         ({"at": "tomorrow"}, TypeError, "at is str: give an aware datetime"),
         ({"at": datetime(2030, 1, 1)}, ValueError, "has no time zone"),  # noqa: DTZ001  # what a user may give
         ({"delay": 0.0, "payload": "text"}, TypeError, "payload is str: give bytes"),
@@ -352,6 +411,57 @@ async def test_delete_says_whether_there_was_one_and_ends_its_run() -> None:
         await ended.wait()
         assert not await scheduler.delete("a")
         assert await scheduler.get("a") is None
+
+
+@pytest.mark.parametrize("act", ["delete", "clear"])
+async def test_what_is_deleted_by_the_program_itself_is_not_told_as_fenced(act: str) -> None:
+    scheduler = Scheduler("memory:")
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @scheduler.job("hangs")
+    async def hangs(task: Task) -> Task:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return task
+
+    @scheduler.job("deletes itself")
+    async def deletes(task: Task) -> Task:
+        await scheduler.delete(task.slug)
+        return task
+
+    with capture_logs() as logs:
+        async with scheduler:
+            await scheduler.schedule("self", "deletes itself", delay=0.0)
+            await gone(scheduler, "self")
+            await scheduler.schedule("a", "hangs", delay=0.0)
+            await begun.wait()
+            await (scheduler.delete("a") if act == "delete" else scheduler.clear())
+            await ended.wait()
+    assert not [line for line in logs if "fenced" in line["event"]]
+
+
+async def test_slugs_and_schedules_of_another_type_are_told_what_to_be() -> None:
+    async with Scheduler("memory:", execute=False) as client:
+        for act in (client.get, client.delete):
+            with pytest.raises(TypeError, match="slug is int: give text"):
+                await act(5)  # type: ignore[arg-type]  # what a user may give
+        with pytest.raises(TypeError, match="schedules are dict: give a list, as in"):
+            await client.schedule_many({"slug": "a", "kind": "k"})  # type: ignore[dict-item]  # as above
+        with pytest.raises(TypeError, match="a schedule is str: give a mapping, as in"):
+            await client.schedule_many(["a"])  # type: ignore[list-item]  # as above
+
+
+def test_a_task_shows_its_slot_as_people_read_it_and_no_secret() -> None:
+    task = Task("a", "job", b"geheim", 1_764_583_200_000_000, 1, 7, "run")
+    assert repr(task) == (
+        "Task(slug='a', kind='job', slot=2025-12-01T10:00:00Z, attempt=1, version=7, run_id='run', "
+        "payload=b'geheim', result=None)"
+    )
+    task.payload_is_secret = True
+    assert "geheim" not in repr(task)
 
 
 # ---------------------------------------------------------------- jobs that are there already

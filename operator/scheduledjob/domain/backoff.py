@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from .durations import require_seconds
 from .instants import Micros, from_seconds
 
 DEFAULT_RETRIES = 6
@@ -33,6 +34,8 @@ class Exponential(msgspec.Struct, frozen=True, omit_defaults=True, tag="exponent
     def __post_init__(self) -> None:
         _check_seconds("initial", self.initial)
         _check_seconds("max", self.max)
+        if not _is_number(self.multiplier):
+            raise TypeError(f"multiplier {self.multiplier!r:.60} is not allowed: a number of at least 1")
         if not (math.isfinite(self.multiplier) and self.multiplier >= 1):
             raise ValueError(f"multiplier {self.multiplier!r} is not allowed: a number of at least 1")
         if self.max < self.initial:
@@ -61,6 +64,10 @@ class Fixed(msgspec.Struct, frozen=True, omit_defaults=True, tag="fixed", tag_fi
     max_retries: int | None = None
 
     def __post_init__(self) -> None:
+        given: object = self.intervals
+        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+            shown = f"intervals of {given!r:.60} are not allowed"
+            raise TypeError(f"{shown}: give a list of waits in seconds, as in [10.0, 60.0]")
         if not self.intervals:
             raise ValueError("intervals is empty: give at least one wait in seconds, as in [10.0, 60.0]")
         for interval in self.intervals:
@@ -80,10 +87,17 @@ Backoff: TypeAlias = Exponential | Fixed
 
 
 def _check_seconds(name: str, seconds: float) -> None:
+    require_seconds(name, seconds)
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"{name} of {seconds!r} seconds is not allowed: a positive number of seconds")
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _check_retries(retries: int) -> None:
+    if not isinstance(retries, int) or isinstance(retries, bool):
+        raise TypeError(f"max_retries {retries!r:.60} is not allowed: a whole number, or -1 for retries without end")
     if retries < WITHOUT_END:
         raise ValueError(f"max_retries {retries} is not allowed: 0 or more, or -1 for retries without end")

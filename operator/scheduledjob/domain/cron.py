@@ -38,6 +38,13 @@ class Cron:
     _times: CronSearch | Every = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for what, given, example in (
+            ("an expression", self.expression, "30 2 * * *"),
+            ("a time zone", self.time_zone, "Europe/Lisbon"),
+            ("a seed", self.seed, "team-a/nightly"),
+        ):
+            if not isinstance(given, str):
+                raise CronError(f'{what} of {given!r:.60} is not allowed: give text, as in "{example}"')
         try:
             zone = zone_of(self.time_zone)
         except ValueError as error:

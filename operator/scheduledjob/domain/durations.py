@@ -8,6 +8,8 @@ minutes, and a schedule that is wrong by a factor of sixty looks right until it 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from datetime import timedelta
 from typing import Final
 
 from scheduledjob.domain.instants import DAY, HOUR, MINUTE, SECOND, Micros
@@ -36,6 +38,26 @@ def parse_duration(text: str) -> Micros:
     if length > MAX_DURATION:
         raise ValueError(f"{text!r} is longer than a century: write at most {MAX_DURATION // DAY}d")
     return length
+
+
+def require_seconds(what: str, seconds: object) -> None:
+    """``TypeError`` for what is no number, with the number to write where that can be told: 300 for ``"5m"``."""
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+        return
+    raise TypeError(f"{what} of {seconds!r:.60} is not allowed: give a number of seconds{in_seconds(seconds)}")
+
+
+def in_seconds(length: object) -> str:
+    """What to write for a length that was given in another form; an example for what is no length."""
+    found: float | None = None
+    if isinstance(length, timedelta):
+        found = length.total_seconds()
+    elif isinstance(length, str):
+        with suppress(ValueError):
+            found = parse_duration(length + ("s" if length.isascii() and length.isdigit() else "")) / SECOND
+    if found is None:
+        return ", as in 30"
+    return f", {int(found) if found == int(found) else found} for this"
 
 
 def _likely(text: str) -> str:

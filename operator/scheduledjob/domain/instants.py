@@ -28,6 +28,10 @@ _MICROSECOND = timedelta(microseconds=1)
 
 def to_instant(moment: datetime) -> Instant:
     """The instant of an aware datetime; a naive one is a ``ValueError``, because it names no instant."""
+    given_as: object = moment
+    if not isinstance(given_as, datetime):
+        given = f"{given_as!r:.60} is no datetime"
+        raise TypeError(f"{given}: give an aware one, as in datetime(2026, 12, 1, 10, tzinfo=UTC)")
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} has no time zone: give one, as in {moment.isoformat()}+00:00")
     return (moment - _EPOCH) // _MICROSECOND

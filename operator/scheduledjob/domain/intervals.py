@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.durations import MAX_DURATION, format_duration
+from scheduledjob.domain.durations import MAX_DURATION, format_duration, require_seconds
 from scheduledjob.domain.instants import DAY, SECOND, Instant, Micros, rfc3339, to_datetime, to_instant
 from scheduledjob.domain.zones import LAST_SECOND
 
@@ -20,7 +20,8 @@ class Every:
     """A slot every so many seconds: ``anchor + n * seconds`` for n = 0, 1, 2 ...
 
     ``seconds`` is a whole number from 1 on, ``anchor`` an aware datetime in whole seconds. Without one the interval
-    counts from the creation of the schedule, which ``bind`` fills in. Raises ``ValueError`` for anything else.
+    counts from the creation of the schedule, which ``bind`` fills in. Raises ``ValueError`` for another number, and
+    ``TypeError`` for what is no number.
     """
 
     seconds: float
@@ -29,6 +30,7 @@ class Every:
     _anchor: Instant | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        require_seconds("an interval", self.seconds)
         if not (1 <= self.seconds <= MAX_DURATION // SECOND and self.seconds == int(self.seconds)):
             raise ValueError(
                 f"an interval of {self.seconds} seconds is not allowed: "

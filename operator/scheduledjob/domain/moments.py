@@ -21,13 +21,17 @@ _RFC3339 = re.compile(
 class At:
     """One slot at a moment: an aware datetime, or RFC 3339 with an offset (``2026-12-01T10:00:00Z``).
 
-    Raises ``ValueError`` where the text names no instant, or none in the years 2 to 9998.
+    Raises ``ValueError`` where the text names no instant, or none in the years 2 to 9998, ``TypeError`` for neither.
     """
 
     moment: datetime
     instant: Instant = field(init=False, repr=False, compare=False)
 
     def __init__(self, moment: datetime | str) -> None:
+        given: object = moment
+        if not isinstance(given, datetime | str):
+            example = 'give an aware datetime, or text as in "2026-12-01T10:00:00Z"'
+            raise TypeError(f"{given!r:.60} is no moment: {example}")
         instant = to_instant(_parse(moment) if isinstance(moment, str) else moment)
         if not FIRST_SECOND * SECOND <= instant <= LAST_SECOND * SECOND:
             raise ValueError(f"{moment} is out of reach: write a year from 2 to 9998")
@@ -40,11 +44,11 @@ class At:
 
     def next(self, after: datetime) -> datetime | None:
         """The moment in UTC, if it is still to come; else None."""
-        return self.moment if after < self.moment else None
+        return self.moment if to_instant(after) < self.instant else None
 
     def previous(self, at: datetime) -> datetime | None:
         """The moment in UTC, if it has come; else None."""
-        return self.moment if self.moment <= at else None
+        return self.moment if self.instant <= to_instant(at) else None
 
     def explain(self) -> str:
         """The moment in words."""

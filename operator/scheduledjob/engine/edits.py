@@ -63,6 +63,7 @@ class Edits:
             except StoreUnavailable:
                 continue  # the next renewal finds the same, and asks again
             if row is None or row.key != hold.row.key:
+                hold.deleted = True
                 self._on_lost(hold, "its schedule was deleted")
             elif row.revision != hold.schedule.state.revision:
                 self._take(hold, row)

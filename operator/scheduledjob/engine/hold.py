@@ -66,6 +66,8 @@ class Hold(msgspec.Struct, eq=False, gc=False):
     """Its last write is on its way or done: nothing of it may start any more."""
     gone: bool = False
     """Lost: nothing is written for it but what had ended before."""
+    deleted: bool = False
+    """Its schedule is known to have been deleted: that the row is there no longer is as it should be."""
     payload: bytes | None = None
     """To be written with the next settlement; None: as it is."""
     result: bytes | None = None

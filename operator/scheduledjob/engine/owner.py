@@ -252,7 +252,7 @@ class Owner:
             if hold.counting != hold.counted:
                 self._tell_passed_over(hold)
             self._observer.settled(hold.row, settlement)
-        elif settlement.records:
+        elif settlement.records and not hold.deleted:
             log.warning("a run was fenced", slug=hold.row.slug, why="it ended after its row had gone to somebody else")
         if hold.gone:
             if done and settlement.fate is Fate.KEEP and schedule.records:
@@ -296,7 +296,7 @@ class Owner:
         hold.gone = True
         self._leases.drop(hold.lease)
         self._observer.fenced(hold.row.slug, why)
-        if hold.tries:
+        if hold.tries and not hold.deleted:
             log.warning("a run was fenced", slug=hold.row.slug, why=why)
         self._runner.release(hold, why)
         if not hold.tries and not hold.settling:
@@ -319,11 +319,12 @@ class Owner:
 
     # ---------------------------------------------------------------- edits
 
-    def slugs_changed(self, slugs: Iterable[str]) -> None:
+    def slugs_changed(self, slugs: Iterable[str], *, deleted: bool = False) -> None:
         """The wish of these slugs changed, or they were deleted."""
         wanted = set(slugs)
         for hold in list(self._holds.values()):
             if hold.row.slug in wanted:
+                hold.deleted = hold.deleted or deleted
                 self._wish_changed(hold)
 
     def _wish_changed(self, hold: Hold) -> None:

@@ -110,10 +110,10 @@ class Replica:
         if self._claimer is not None:
             self._claimer.due(instant)
 
-    def changed(self, slugs: Sequence[str]) -> None:
-        """This process itself changed or deleted these slugs."""
+    def changed(self, slugs: Sequence[str], *, deleted: bool = False) -> None:
+        """This process itself changed these slugs, or deleted them."""
         if self._claimer is not None:
-            self._claimer.owner.slugs_changed(slugs)
+            self._claimer.owner.slugs_changed(slugs, deleted=deleted)
 
     # ---------------------------------------------------------------- how it is
 

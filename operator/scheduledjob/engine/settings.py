@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from scheduledjob.domain.durations import in_seconds
+
 
 @dataclass(slots=True, frozen=True)
 class Settings:
@@ -34,5 +36,8 @@ class Settings:
                 or not isinstance(value, int | float)
                 or not math.isfinite(value)
                 or value < least
+                or (field.type == "int" and value != int(value))
             ):
-                raise ValueError(f"{field.name} of {value!r} is not allowed: a number of at least {least:g}")
+                hint = "" if isinstance(value, int | float) else in_seconds(value)
+                what = "a whole number" if field.type == "int" else "a number of seconds"
+                raise ValueError(f"{field.name} of {value!r:.60} is not allowed: {what}, at least {least:g}{hint}")

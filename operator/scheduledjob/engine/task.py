@@ -11,14 +11,14 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.domain.instants import Instant, to_datetime
+from scheduledjob.domain.instants import Instant, rfc3339, to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Task:
     """One attempt as its job sees it.
 
@@ -45,6 +45,14 @@ class Task:
     """What history shows as the run's output (its last 4 KiB)."""
     payload_is_secret: bool = False
     """The payload came out of a Secret: it is masked in the output, and what is put in its place is not kept."""
+
+    def __repr__(self) -> str:
+        # The slot as people read it, and of the payload nothing that must not be seen.
+        payload = "***" if self.payload_is_secret else repr(self.payload)
+        return (
+            f"Task(slug={self.slug!r}, kind={self.kind!r}, slot={rfc3339(self.slot_instant)}, attempt={self.attempt}, "
+            f"version={self.version}, run_id={self.run_id!r}, payload={payload}, result={self.result!r})"
+        )
 
     @property
     def slot(self) -> datetime:

@@ -196,6 +196,8 @@ class PrintJob:
     kind: ClassVar[str] = "print"
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        if write is not None and not callable(write):
+            raise TypeError(f"write is {type(write).__name__}: give a function that takes a line, such as print")
         self._write = write
 
     async def run(self, task: Task) -> Task:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from scheduledjob.engine.jobs import Attempt, CurlSpec, Executor, Result, ShellSpec, Value
@@ -14,7 +15,7 @@ from .curl import CurlExecutor
 from .shell import ShellExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
 
 class ShellJob:
@@ -23,6 +24,8 @@ class ShellJob:
     kind: ClassVar[str] = "shell"
 
     def __init__(self, shell: str = "/bin/sh") -> None:
+        if not isinstance(shell, str) or not shell:
+            raise ValueError(f'shell {shell!r:.60} is not allowed: give the path of a program, as in "/bin/sh"')
         self._shell = shell
 
     def executor(self) -> Executor:
@@ -35,6 +38,15 @@ class CurlJob:
     kind: ClassVar[str] = "curl"
 
     def __init__(self, method: str = "GET", headers: Mapping[str, str] | None = None) -> None:
+        if not isinstance(method, str) or not method.isascii() or not method.replace("-", "").isalpha():
+            raise ValueError(f'method {method!r:.60} is not allowed: give an HTTP method, as in "POST"')
+        if headers is not None and not isinstance(headers, Mapping):
+            raise TypeError(f'headers are {type(headers).__name__}: give a mapping, as in {{"Accept": "text/plain"}}')
+        for name, value in (headers or {}).items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(
+                    f"header {name!r:.60}: {value!r:.60} is not allowed: give text for the name and the value"
+                )
         self._method = method
         self._headers = {name: Value(value) for name, value in (headers or {}).items()}
 
