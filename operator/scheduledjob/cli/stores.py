@@ -10,6 +10,7 @@ from scheduledjob.cli.formats import print_rows, print_value
 from scheduledjob.domain.durations import format_duration
 from scheduledjob.executors.pod.names import pod_name
 from scheduledjob.kinds import run_as_json, split_slug
+from scheduledjob.manifests.problems import listed
 from scheduledjob.stores import open_store
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from scheduledjob.engine.store import Migrating, Store
 
 PAGE = 500
+LOOKED_THROUGH = 10_000
+"""Ended runs among which a name is looked for whose schedule may have gone."""
 
 
 def print_migration(url: str, finish: bool, output: str) -> None:
@@ -46,7 +49,10 @@ def print_history(url: str, instance: str, name: str | None, namespace: str | No
     records = read_history(url, instance, name, namespace, limit)
     if output == "table":
         rows = [_row(record) for record in records]
-        print_rows(rows, output, empty="no runs" if name is None else f"no runs of {name!r}")
+        nothing = "no runs" if namespace is None else f"no runs in namespace {namespace!r}"
+        if name is not None and not records:
+            nothing = asyncio.run(_nothing_of(_opened(url, instance), name, namespace))
+        print_rows(rows, output, empty=nothing)
     else:
         print_value([whole_run_as_json(record) for record in records], output)
 
@@ -101,6 +107,28 @@ def _slugs(name: str, namespace: str | None) -> Sequence[str]:
     if namespace is not None:
         return (f"{namespace}/{name}",)
     return (name,) if "/" in name else (f"default/{name}", name)
+
+
+async def _nothing_of(store: Store, name: str, namespace: str | None) -> str:
+    """What is said where a job has no runs: where it was looked for, and where there is one of that name."""
+    slugs = _slugs(name, namespace)
+    searched, bare = split_slug(slugs[0])
+    try:
+        await store.connect()
+        seen = {record.slug for record in await _all(store, None, LOOKED_THROUGH)}
+        after = ""
+        while page := await store.rows(after=after, limit=PAGE):
+            seen.update(row.slug for row in page)
+            after = page[-1].slug
+    finally:
+        await store.close()
+    where = f"no runs of {bare!r} in namespace {searched!r}"
+    if any(slug in seen for slug in slugs):
+        return f"{where}: it is scheduled, and none of its runs has ended yet"
+    others = sorted({split_slug(slug)[0] for slug in seen if split_slug(slug)[1] == bare} - {searched, ""})
+    if not others:
+        return f"{where}, and no job of that name in another"
+    return f"{where}; there is a job of that name in {listed(others, 'and')}: add --namespace {others[0]}"
 
 
 async def _all(store: Store, namespace: str | None, limit: int) -> list[RunRecord]:
