@@ -169,6 +169,10 @@ async def test_cancel(
     assert (nothing.code, nothing.err) == (1, "error: job has no active run\n")
     await annotate(api, namespace, "job", run_now="one")
     await until(api, namespace, "job", lambda body: status_of(body).get("activeCount") == 1)
+    unknown = await plugin("cancel", "job", "two")
+    assert (unknown.code, unknown.out) == (1, "")
+    assert unknown.err == "error: job has no active run two: active is one\n"
+    assert "scheduledjobs.dev/cancel" not in annotations_of(await read(api, namespace, "job"))
     waiting = await plugin.start("trigger", "job", "--wait")
     try:
         body = await until(api, namespace, "job", lambda body: status_of(body).get("activeCount") == 2)
@@ -187,6 +191,26 @@ async def test_cancel(
     assert (await plugin.on_a_terminal("cancel", "job")).code == 0
     body = await until(api, namespace, "job", lambda body: len(recent(body)) == 2)
     assert {run["outcome"] for run in recent(body)} == {"Cancelled"}
+    ended = await plugin("cancel", "job", "one")
+    assert (ended.code, ended.err) == (1, "error: run one of job has ended: Cancelled\n")
+    assert (await plugin("cancel", "job", "two")).err == "error: job has no active run two: it has none\n"
+
+
+async def test_a_run_that_waits_can_be_cancelled(
+    sjobs: Cluster, api: ApiClient, operator: OperatorProcess, plugin: Plugin, namespace: str, sink: Sink
+) -> None:
+    """Status does not show it as active, and nothing else says that it is there."""
+    sink.gate.clear()
+    more = "  concurrencyPolicy: Queue\n  queueDepth: 2\n  retry: {maxRetries: 0}"
+    await sjobs.apply(manifest("job", NEVER, curl(sink.url), more), "-n", namespace)
+    for token in ("one", "two", "three"):
+        await annotate(api, namespace, "job", run_now=token)
+        await until(api, namespace, "job", lambda body, token=token: token in str(status_of(body).get("handled")))  # type: ignore[misc]  # a default binds it
+    for token in ("two", "three"):
+        done = await plugin("cancel", "job", token)
+        assert (done.code, done.err) == (0, f"status does not show {token} as active: it is asked for all the same\n")
+        body = await until(api, namespace, "job", lambda body, token=token: token in str(recent(body)))  # type: ignore[misc]  # a default binds it
+    assert [(run["token"], run["outcome"]) for run in recent(body)] == [("three", "Cancelled"), ("two", "Cancelled")]
 
 
 async def test_a_run_that_may_not_begin(

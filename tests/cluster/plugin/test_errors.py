@@ -9,13 +9,13 @@ import typer.main
 import yaml
 
 from scheduledjob.cli.plugin.app import app
-from tests.cluster.e2e.operators import manifest
+from tests.cluster.e2e.operators import annotate, manifest
 from tests.cluster.plugin.support import Plugin
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cluster.harness import Cluster, ControlPlane
+    from tests.cluster.harness import ApiClient, Cluster, ControlPlane
 
 pytestmark = pytest.mark.cluster
 
@@ -139,16 +139,17 @@ async def test_missing(plugin: Plugin, namespace: str, arguments: tuple[str, ...
     assert f'there is no {kind} "job" in namespace "{namespace}"' in line
 
 
-async def test_no_right_to_write(sjobs: Cluster, namespace: str, tmp_path: Path) -> None:
+async def test_no_right_to_write(sjobs: Cluster, api: ApiClient, namespace: str, tmp_path: Path) -> None:
     await sjobs.apply(manifest("job", "every: 1h", "{custom: {kind: print}}"), "-n", namespace)
+    await annotate(api, namespace, "job", run_now="asked-for")
     user = f"reader-{namespace}"
     rules = [{"apiGroups": ["scheduledjobs.dev"], "resources": ["scheduledjobs"], "verbs": ["get", "list", "watch"]}]
-    api = "rbac.authorization.k8s.io/v1"
+    version = "rbac.authorization.k8s.io/v1"
     metadata = {"name": "reader", "namespace": namespace}
     group = "rbac.authorization.k8s.io"
-    role = {"apiVersion": api, "kind": "Role", "metadata": metadata, "rules": rules}
+    role = {"apiVersion": version, "kind": "Role", "metadata": metadata, "rules": rules}
     binding = {
-        "apiVersion": api,
+        "apiVersion": version,
         "kind": "RoleBinding",
         "metadata": metadata,
         "roleRef": {"apiGroup": group, "kind": "Role", "name": "reader"},
@@ -157,7 +158,7 @@ async def test_no_right_to_write(sjobs: Cluster, namespace: str, tmp_path: Path)
     await sjobs.apply(yaml.safe_dump_all([role, binding]))
     plugin = Plugin(sjobs.kubeconfig_for(user), namespace, tmp_path)
     assert (await plugin("list", "-o", "name")).out == "scheduledjob.scheduledjobs.dev/job\n"
-    for act in (("trigger", "job"), ("trigger", "job", "--wait"), ("suspend", "job"), ("cancel", "job", "run")):
+    for act in (("trigger", "job"), ("trigger", "job", "--wait"), ("suspend", "job"), ("cancel", "job", "asked-for")):
         code, line = await refused(plugin, *act)
         assert code == 1
         assert "cannot patch resource" in line

@@ -198,6 +198,8 @@ async def test_describe(plugin: Plugin, uid: str, namespace: str) -> None:
     ):
         assert words in shown
     assert "\x1b[2J" not in done.out
+    assert "On failure:     tried again up to 2 times, after 10s, 1m" in shown
+    assert "maxRetries" not in shown, "said once, in words"
     body = yaml.safe_load((await plugin("describe", "nightly", "-o", "yaml")).out)
     assert body["metadata"]["uid"] == uid
     assert "none: no operator has looked at it yet" in (await plugin("describe", "spread")).out

@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from tests.cli.plugin.test_convert import shape
-from tests.cluster.e2e.operators import manifest
+from tests.cluster.e2e.operators import annotate, manifest
 from tests.cluster.plugin.support import Plugin
 from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cluster.harness import Cluster
+    from tests.cluster.harness import ApiClient, Cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -73,9 +73,10 @@ async def _allow(sjobs: Cluster, namespace: str, user: str, rights: list[tuple[s
 
 
 @pytest.mark.parametrize("row", range(len(_table())), ids=lambda row: " ".join(_table()[row][0]))
-async def test_the_rights_of_a_row(sjobs: Cluster, namespace: str, tmp_path: Path, row: int) -> None:
+async def test_the_rights_of_a_row(sjobs: Cluster, api: ApiClient, namespace: str, tmp_path: Path, row: int) -> None:
     commands, rights = _table()[row]
     await sjobs.apply(manifest("job", "every: 1h", "{custom: {kind: print}}"), "-n", namespace)
+    await annotate(api, namespace, "job", run_now="run")
     cronjob = shape("plain")
     cronjob["metadata"]["namespace"] = namespace
     await sjobs.apply(yaml.safe_dump(cronjob), "-n", namespace)

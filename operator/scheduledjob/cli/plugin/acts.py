@@ -9,9 +9,13 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from scheduledjob.cli.errors import CommandError
 from scheduledjob.cli.formats import printable
 from scheduledjob.domain.instants import compact
+from scheduledjob.domain.state import Run, State
+from scheduledjob.domain.state import run_id as run_id_of
 from scheduledjob.manifests.checks import PAYLOAD_LIMIT
 from scheduledjob.manifests.models import GROUP
 
@@ -97,12 +101,13 @@ def cancel(where: Where, name: str, run_id: str | None, form: Form) -> None:
             if not active:
                 raise CommandError(f"{name} has no active run")
             if len(active) > 1:
-                short = printable(", ".join(one.removeprefix(f"{uid}-") for one in active))
-                raise CommandError(f"{name} has {len(active)} active runs: name one of {short}", 2)
+                raise CommandError(f"{name} has {len(active)} active runs: name one of {_short(uid, active)}", 2)
             wanted = active[0]
         elif not wanted.startswith(f"{uid}-"):
             wanted = f"{uid}-{wanted}"
         shown = printable(wanted.removeprefix(f"{uid}-"))
+        if wanted not in active and not _may_come(body, wanted):
+            raise CommandError(_no_such_run(body, wanted))
         annotations = {"metadata": {"annotations": {f"{GROUP}/cancel": wanted}}}
         body = await cluster.patch(name, annotations)
         if wanted not in active:
@@ -110,6 +115,38 @@ def cancel(where: Where, name: str, run_id: str | None, form: Form) -> None:
         print_changed(body, form, f"asked to cancel run {shown}")
 
     where.run(write)
+
+
+def _short(uid: str, runs: list[str]) -> str:
+    return printable(", ".join(one.removeprefix(f"{uid}-") for one in runs))
+
+
+def _may_come(body: Object, wanted: str) -> bool:
+    """Whether a run may be there that status does not show as active: one that waits, or was asked for just now."""
+    status, uid = status_of(body), body["metadata"]["uid"]
+    if wanted in [run["runID"] for run in status.get("recentRuns") or ()]:
+        return False
+    token = (body["metadata"].get("annotations") or {}).get(f"{GROUP}/run-now")
+    if token and wanted == run_id_of(uid, Run(slot=0, due=0, token=token)):
+        return True
+    try:
+        waiting = State.decode(status.get("engine") or "").waiting
+    except msgspec.MsgspecError:
+        waiting = []
+    unshown = status.get("activeCount", 0) > len(status.get("active") or ())
+    return unshown or wanted in [run_id_of(uid, run) for run in waiting]
+
+
+def _no_such_run(body: Object, wanted: str) -> str:
+    """What is wrong with that name of a run, and which would do."""
+    status, uid, name = status_of(body), body["metadata"]["uid"], body["metadata"]["name"]
+    shown = printable(wanted.removeprefix(f"{uid}-"))
+    for run in status.get("recentRuns") or ():
+        if run["runID"] == wanted:
+            return f"run {shown} of {name} has ended: {run['outcome']}"
+    active = [run["runID"] for run in status.get("active") or ()]
+    which = f"active is {_short(uid, active)}" if active else "it has none"
+    return f"{name} has no active run {shown}: {which}"
 
 
 def paused_words(body: Object) -> str:

@@ -25,6 +25,8 @@ _SETTINGS = (
     "payloadFrom", "onFailure", "onSuccess",
 )  # fmt: skip
 """Of the spec, shown as they are written."""
+_IN_WORDS = ("misfire", "retry")
+"""Those of them that the explanation of the schedule tells in words."""
 
 _COUNTERS = ("started", "succeeded", "failed", "cancelled", "skippedOverlap", "missed", "excluded")
 
@@ -41,8 +43,7 @@ def print_description(where: Where, name: str, form: Form) -> None:
         print_objects([body], form, one=True)
         return
     _head(body)
-    _schedule(body)
-    _spec(body)
+    _spec(body, explained=_schedule(body))
     _state(body)
     _heading("Events")
     if isinstance(events, str):
@@ -110,12 +111,13 @@ def _pairs(found: Object | None) -> str:
     return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
-def _schedule(body: Object) -> None:
+def _schedule(body: Object) -> bool:
+    """Whether it could be explained."""
     try:
         schedule = schedule_of(body)
     except ValueError as error:
         _field("Invalid", error)
-        return
+        return False
     for heading, said in explanation(schedule).items():
         for index, line in enumerate([said] if isinstance(said, str) else said):
             if index:
@@ -125,9 +127,10 @@ def _schedule(body: Object) -> None:
     if not schedule.standing:
         slots = [second(start) for _, start in itertools.islice(schedule.starts(now()), _SLOTS)]
         _field("Next", ", ".join(slots) or "no slot is left")
+    return True
 
 
-def _spec(body: Object) -> None:
+def _spec(body: Object, *, explained: bool) -> None:
     spec = body["spec"]
     job = spec.get("job") or {}
     kind = kind_of_job(body)
@@ -135,6 +138,8 @@ def _spec(body: Object) -> None:
     words = detail.get("image") or detail.get("url") or detail.get("command") or ""
     _field("Job", f"{kind} {words}".strip())
     for name in _SETTINGS:
+        if explained and name in _IN_WORDS:
+            continue
         _field(name[0].upper() + name[1:], _compact(spec.get(name)))
 
 
