@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from scheduledjob.domain.acts import Acts
 from scheduledjob.domain.definition import Definition
@@ -44,7 +45,9 @@ class World:
         self.forgotten: list[str] = []
         self.objects = Objects()
         self.metrics = Metrics()
-        self.telling = Telling(self.metrics, self.objects, self)  # type: ignore[arg-type]  # stands in for Events
+        self.seconds = 0.0
+        events: Any = self  # stands in for Events
+        self.telling = Telling(self.metrics, self.objects, events, monotonic=lambda: self.seconds)
         self.telling.status = self  # type: ignore[assignment]  # and for the writer of status
 
     def say(self, *said: Any) -> None:
@@ -107,6 +110,28 @@ def test_every_outcome_has_a_reason(world: World, outcome: Outcome) -> None:
     if outcome is not Outcome.EXCLUDED:  # which is counted, and never recorded
         world.telling.recorded([record(outcome)])
         assert len(world.said) == 1
+
+
+def test_the_log_names_a_failed_run_at_once_and_then_once_a_minute_with_a_count(world: World) -> None:
+    failed = record(Outcome.FAILED, "exit code 3" + "x" * 5000)
+    with capture_logs() as logs:
+        for second in range(121):
+            world.seconds = float(second)
+            world.telling.recorded([failed, record(Outcome.SUCCEEDED), record(Outcome.CANCELLED, "by hand")])
+        world.telling.recorded([msgspec.structs.replace(failed, uid="other", slug="n/b", run_id="other-1")])
+        world.telling.buried("u")
+        world.telling.recorded([failed])
+    assert [(line["slug"], line.get("failed_since_last_line")) for line in logs] == [
+        ("n/a", None),
+        ("n/a", 59),
+        ("n/a", 59),
+        ("n/b", None),
+        ("n/a", None),
+    ]
+    line = logs[0]
+    assert (line["event"], line["log_level"], line["run_id"], line["attempt"]) == ("a run failed", "warning", "u-1", 2)
+    assert line["reason"].startswith("exit code 3x")
+    assert len(line["reason"]) == 1024
 
 
 def test_who_started_a_run_knows_since_when_it_runs(world: World) -> None:

@@ -6,9 +6,11 @@ here is called between two steps of a run, so it counts, marks and remembers; wh
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
 from scheduledjob.domain.instants import rfc3339
 from scheduledjob.domain.state import Outcome, State
@@ -20,7 +22,7 @@ from .status import COMPLETED
 from .status_writer import BEGUN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from scheduledjob.domain.instants import Instant, Micros
     from scheduledjob.domain.state import RunRecord
@@ -33,6 +35,13 @@ if TYPE_CHECKING:
     from .status import Begun
     from .status_writer import StatusWriter
     from .wishes import Wish
+
+log = structlog.get_logger("scheduledjob.runs")
+
+FAILED_AGAIN = 60.0
+"""Seconds from one line of the log of a failed run to the next of the same object: what fails between is counted."""
+REASON_LOGGED = 1024
+"""Characters of a reason, as in status."""
 
 NORMAL: Kind = "Normal"
 WARNING: Kind = "Warning"
@@ -48,8 +57,11 @@ _PASSED_OVER = {
 class Telling(MetricsObserver):
     """The listener of one replica of the operator."""
 
-    def __init__(self, metrics: Metrics, objects: Objects, events: Events) -> None:
+    def __init__(
+        self, metrics: Metrics, objects: Objects, events: Events, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__(metrics)
+        self._monotonic = monotonic
         self._metrics = metrics
         self._objects = objects
         self._events = events
@@ -59,6 +71,9 @@ class Telling(MetricsObserver):
         """The uid of each schedule that is held, by slug: another object may have the name by now."""
         self._begun: dict[str, dict[str, Instant]] = {}
         """By slug, of each run that was started here and has not ended: when. The store is told with its end only."""
+
+        self._failed: dict[str, tuple[float, int]] = {}
+        """By uid: when the log named a failed run last, and how many have failed since."""
 
     # ---------------------------------------------------------------- of the engine
 
@@ -86,6 +101,7 @@ class Telling(MetricsObserver):
             if record.outcome is Outcome.FAILED:
                 words = f"The run of {rfc3339(record.slot)} failed at its attempt {record.attempt}: {record.reason}"
                 self._say(record.uid, record.slug, WARNING, Reason.FAILED, words)
+                self._log_failed(record)
             elif record.outcome is Outcome.SUCCEEDED:
                 self._say(
                     record.uid, record.slug, NORMAL, Reason.SUCCEEDED, f"The run of {rfc3339(record.slot)} succeeded"
@@ -140,6 +156,7 @@ class Telling(MetricsObserver):
         self._changed(wish.uid)
 
     def buried(self, uid: str) -> None:
+        self._failed.pop(uid, None)
         if self.status is not None:
             self.status.gone(uid)
 
@@ -183,6 +200,20 @@ class Telling(MetricsObserver):
                 self.status.changed(uid)
             else:
                 self.status.changed(uid, after)
+
+    def _log_failed(self, record: RunRecord) -> None:
+        """One line: at once the first time, then with a count, or a job that fails every second would fill the log."""
+        now = self._monotonic()
+        said_at, unsaid = self._failed.get(record.uid, (float("-inf"), 0))
+        if now - said_at < FAILED_AGAIN:
+            self._failed[record.uid] = said_at, unsaid + 1
+            return
+        self._failed[record.uid] = now, 0
+        more = {"failed_since_last_line": unsaid} if unsaid else {}
+        reason = record.reason[:REASON_LOGGED]
+        log.warning(
+            "a run failed", slug=record.slug, run_id=record.run_id, attempt=record.attempt, reason=reason, **more
+        )
 
     def _say(self, uid: str, slug: str, kind: Kind, reason: Reason, words: str, action: str = "Run") -> None:
         namespace, _, name = slug.partition("/")
