@@ -109,6 +109,13 @@ class Document:
         ours = {"Secret": Meaning.SECRET, "ConfigMap": Meaning.CONFIG_MAP, "List": Meaning.LIST}
         return ours.get(kind or "", Meaning.OTHER) if api_version == "v1" else Meaning.OTHER
 
+    @property
+    def is_meant_as_job(self) -> bool:
+        """Whether it is evidently a ScheduledJob, however its apiVersion or its kind is written."""
+        kind, api_version = self._text("kind") or "", self._text("apiVersion") or ""
+        near = nearest(kind, [KIND]) is not None or api_version.partition("/")[0] == GROUP
+        return near and isinstance(self.find(()), Mapping) and self.find(("items",)) is None
+
     def passed_over(self) -> str:
         """The line that says so."""
         words = [plain(shortened(word)) for word in (self._text("kind"), self._text("metadata", "name")) if word]

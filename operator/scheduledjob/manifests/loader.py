@@ -116,7 +116,7 @@ class _Loading:
         """Take one document in, or say what is wrong with it."""
         meaning = document.meaning()
         if isinstance(meaning, Problem):
-            self.loaded.problems.append(meaning)
+            self.loaded.problems.extend(self._faults_beside(meaning, document, faults))
             return
         if meaning is Meaning.OTHER:
             self.loaded.passed_over.append(document.passed_over())
@@ -140,6 +140,21 @@ class _Loading:
             config_map = self._validated(document, ConfigMap)
             if config_map is not None and not faults and self._is_first(document, "ConfigMap", config_map.key):
                 self.loaded.config_maps[config_map.key] = config_map
+
+    def _faults_beside(self, first: Problem, document: Document, faults: list[YamlError]) -> list[Problem]:
+        """A wrong apiVersion or kind, and what else is wrong with the document where it is meant as a job all the same:
+        whoever mends it mends it once."""
+        problems = [first]
+        if document.is_meant_as_job and document.weight <= JOB_WEIGHT:
+            problems += [document.syntax(fault) for fault in faults]
+            try:
+                ScheduledJob.model_validate(document.value())
+            except YamlError as error:
+                problems.append(document.syntax(error))
+            except ValidationError as error:
+                others = problems_of(error, ScheduledJob, document)
+                problems += [problem for problem in others if problem.field != first.field]
+        return sorted(problems, key=lambda problem: (problem.line, problem.column))
 
     def _validated(self, document: Document, model: type[M]) -> M | None:
         try:
