@@ -137,7 +137,7 @@ lock: venv  ## write the lock files again after a change to pyproject.toml; UPGR
 cluster: venv  ## start a Kubernetes control plane and print the line that sets KUBECONFIG
 	@$(BIN)/python -m tests.cluster.harness up
 
-node: venv  ## start its node too, so that Pods run (root, Debian's containerd)
+node: venv  ## start its node too, so that Pods run (root, Debian's containerd), and say how an image gets there
 	@$(BIN)/python -m tests.cluster.harness node
 
 cluster-down: venv  ## end what `make cluster` and `make node` started

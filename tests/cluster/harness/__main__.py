@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from image.build import archive
 from tests.cluster.harness.binaries import CONTROL_PLANE, NODE, cache, programs
 from tests.cluster.harness.control_plane import ControlPlane
 from tests.cluster.harness.node import Node
@@ -76,6 +78,20 @@ def _up(*, node: bool) -> None:
         state = _wait(holder, "node")
     print(f"export KUBECONFIG={state['kubeconfig']}", flush=True)
     print(f"kubectl: {kubectl}; make cluster-down ends it", file=sys.stderr)
+    for line in _about_images(state, archive()):
+        print(line, file=sys.stderr)
+
+
+def _about_images(state: dict[str, Any], image: Path) -> list[str]:
+    """How the image of `make image` comes to the node, which pulls none; nothing without a node."""
+    if not state.get("importing"):
+        return []
+    command = shlex.join([*state["importing"], str(image)])
+    built = "" if image.exists() else ", after `make image`"
+    return [
+        f"the node pulls no image; this line, as root{built}, gives it the operator's (again after each build):",
+        command,
+    ]
 
 
 def _wait(holder: psutil.Process, what: str) -> dict[str, Any]:
@@ -124,8 +140,8 @@ async def _serve() -> None:
 
 async def _hold_node(cluster: ControlPlane, state: dict[str, Any], end: asyncio.Event) -> None:
     try:
-        async with Node(cluster):
-            _write(state | {"node": True})
+        async with Node(cluster) as node:
+            _write(state | {"node": True, "importing": node.importing})
             await end.wait()
     except ServerUnavailableError as error:
         _write(state | {"refused": str(error)})

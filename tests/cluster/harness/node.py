@@ -100,6 +100,11 @@ class Node:
         self._guard: subprocess.Popen[bytes] | None = None
 
     @property
+    def importing(self) -> list[str]:
+        """The command that gives the node the images of an archive, whose path comes last."""
+        return [*self._ctr, "images", "import"]
+
+    @property
     def host(self) -> str:
         """The address at which Pods reach what listens on 127.0.0.1 of this machine, at the same port."""
         return self.network.gateway
@@ -149,7 +154,7 @@ class Node:
 
     async def import_archive(self, archive: Path) -> None:
         """Give the node the images of an archive, as `docker save` writes one, under the names in it."""
-        await self._run(*self._ctr, "images", "import", str(archive))
+        await self._run(*self.importing, str(archive))
 
     def _prepare(self) -> None:
         """Everything outside the servers: files, the bridge, the way to loopback, and control groups."""

@@ -1,0 +1,25 @@
+"""What `make node` says of the image that `make image` builds: a node of the harness pulls none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.cluster.harness.__main__ import _about_images
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NODE = {"importing": ["ctr", "--address", "/tmp/a node/containerd.sock", "--namespace", "k8s.io", "images", "import"]}
+
+
+def test_the_line_that_gives_the_node_its_image_can_be_typed_as_it_is(tmp_path: Path) -> None:
+    image = tmp_path / "scheduledjob.tar"
+    before, line = _about_images(NODE, image)
+    assert "after `make image`" in before
+    assert line == f"ctr --address '/tmp/a node/containerd.sock' --namespace k8s.io images import {image}"
+    image.touch()
+    assert "make image" not in _about_images(NODE, image)[0]
+
+
+def test_without_a_node_nothing_is_said_of_images(tmp_path: Path) -> None:
+    assert _about_images({"kubeconfig": "x"}, tmp_path / "scheduledjob.tar") == []
