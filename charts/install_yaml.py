@@ -1,6 +1,6 @@
 """install.yaml: the chart with no values, for those without Helm. `make install-yaml` writes it.
 
-What only Helm has a use for is left out (its labels, its hooks, its notes), and the namespace is put before.
+What only Helm has a use for is left out (its labels, its hooks, its notes, its test), and the namespace is put before.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ metadata:
   labels:
     pod-security.kubernetes.io/enforce: restricted
 """
+_OF_THE_TEST = "app.kubernetes.io/component: test\n"
 _HELMS_OWN = re.compile(r"^ *(helm\.sh/chart: .*|app\.kubernetes\.io/managed-by: Helm|# Source: .*)\n", re.MULTILINE)
 
 
@@ -43,7 +44,8 @@ def install_yaml(helm: Path) -> str:
         "crds.keep=false",
     ]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603  # our own words
-    return BEGINNING + _HELMS_OWN.sub("", made)
+    kept = [part for part in made.split("---\n") if _OF_THE_TEST not in part]
+    return BEGINNING + _HELMS_OWN.sub("", "---\n".join(kept))
 
 
 if __name__ == "__main__":

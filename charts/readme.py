@@ -49,7 +49,8 @@ The service account gets the rules of `files/rules.yaml` and nothing else: in al
 objects that are left can be deleted as any other. A release of another name takes it over with
 `helm install --take-ownership`, or leaves it alone with `crds.install=false`. `helm upgrade` upgrades it too.
 
-The Pod of `helm test` stays, for its log, until the next test or until somebody deletes it.
+The Pod of `helm test` stays, for its log, until the next test or until somebody deletes it. The account that it has,
+which may make ScheduledJobs in one namespace and delete its own, goes with the release.
 
 Without Helm, `kubectl apply --server-side -f install.yaml` is the chart with no values.
 

@@ -83,6 +83,11 @@ def the(objects: Iterable[Object], kind: str, name: str | None = None) -> Object
     return found
 
 
+def of_the_test(one: Object) -> bool:
+    """Whether an object is there for `helm test`."""
+    return bool(one["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "test")
+
+
 def kinds(objects: Iterable[Object]) -> set[str]:
     return {each["kind"] for each in objects}
 

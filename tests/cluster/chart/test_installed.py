@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from tests.cluster.chart.helm import CHART, ROOT, Refused, environment, helm, render, the, values_of
+from tests.cluster.chart.helm import CHART, ROOT, Refused, environment, helm, of_the_test, render, the, values_of
 from tests.cluster.e2e.operators import OperatorProcess, manifest
 from tests.cluster.harness import SCHEDULED_JOBS, ApiError
 from tests.cluster.harness.credentials import read_kubeconfig
@@ -71,21 +71,16 @@ def release(own_cluster: ControlPlane) -> Release:
 
 
 async def run_test_pod(cluster: ControlPlane, folder: Path, objects: list[Object]) -> subprocess.CompletedProcess[str]:
-    """What the Pod of `helm test` would do, from its hooks."""
+    """What the Pod of `helm test` would do, with the rights that the release gives it."""
     pod = next(each for each in objects if each["kind"] == "Pod")
-    script = next(each for each in objects if each["kind"] == "ConfigMap")["data"]["helm_test.py"]
-    for each in objects:
-        if each["kind"] in ("ServiceAccount", "Role", "RoleBinding"):
-            await cluster.apply(yaml.safe_dump(each))
     account = pod["spec"]["serviceAccountName"]
     server, user = read_kubeconfig(await cluster.kubeconfig_for_account(HOME, account))
     (folder / "token").write_text(user["token"])
     (folder / "ca.crt").write_bytes(cluster.authority.certificate.read_bytes())
-    (folder / "helm_test.py").write_text(script)
     told = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        str(folder / "helm_test.py"),
+        *pod["spec"]["containers"][0]["command"][1:],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **told, "TEST_ACCOUNT": str(folder), "TEST_SERVER": server["server"]},
@@ -127,9 +122,13 @@ async def test_without_helm_one_file_does_the_same(own_cluster: ControlPlane, tm
     release = Release(own_cluster)
     assert environment([await release.deployment()])["SJOB_INSTANCE"] == f"{HOME}/scheduledjob"
     rendered = await render(namespace=HOME)
-    hooks = [each for each in rendered if each["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
+    assert not [each for each in yaml.safe_load_all((ROOT / "install.yaml").read_text()) if of_the_test(each)]
+    objects = [each for each in rendered if of_the_test(each)]
+    for each in objects:
+        if each["kind"] != "Pod":
+            await own_cluster.apply(yaml.safe_dump(each))
     async with release.running():
-        done = await run_test_pod(own_cluster, tmp_path, hooks)
+        done = await run_test_pod(own_cluster, tmp_path, objects)
         assert done.returncode == 0, done.stderr
     await own_cluster.kubectl("diff", "--server-side", "-f", str(ROOT / "install.yaml"))
     await own_cluster.kubectl("delete", "--wait=false", "-f", str(ROOT / "install.yaml"))
