@@ -266,7 +266,7 @@ def test_a_pipe_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     [
         (
             "apiVersion: v1\nkind: Secret\n",
-            "there is no CronJob (apiVersion: batch/v1, kind: CronJob) in what -f names",
+            "there is no CronJob (apiVersion: batch/v1, kind: CronJob) in the files that are named",
         ),
         ("a: [", "expected"),
         ("apiVersion: batch/v1\nkind: CronJob\nkind: CronJob\n", "given twice"),

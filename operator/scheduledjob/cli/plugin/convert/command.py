@@ -37,7 +37,7 @@ def convert_files(paths: Iterable[str], form: Form) -> int:
                 else:
                     found.append(each)
     if not found and not faults:
-        raise CommandError("there is no CronJob (apiVersion: batch/v1, kind: CronJob) in what -f names", 2)
+        raise CommandError("there is no CronJob (apiVersion: batch/v1, kind: CronJob) in the files that are named", 2)
     return max(print_converted(found, form), 2 if faults else 0)
 
 
