@@ -66,7 +66,7 @@ WRONG = [
     (["logs", "a", "-f", "--store", "postgresql://a"], "--follow goes with no --store"),
     (["history", "--limit", "0"], "greater than or equal to 1"),
     (["logs", "a", "--tail", "0"], "greater than or equal to 1"),
-    (["validate"], "Missing option"),
+    (["validate"], "name files or directories, as in `validate jobs/`"),
     (["validate", "-f", "a", "-o", "xml"], "xml"),
     (["-n", "a"], "name a command"),
     (["list", "-n", "a/b"], "'a/b' can't be the name of a namespace"),

@@ -54,10 +54,9 @@ Selector = Annotated[
 Output = Annotated[Form, typer.Option("--output", "-o", help="How to print.")]
 Context = Annotated[Text, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.")]
 Kubeconfig = Annotated[Text, typer.Option("--kubeconfig", metavar="PATH", help="The kubeconfig to use.")]
-Files = Annotated[list[str], typer.Option("--file", "-f", help=OF_FILES, metavar="PATH")]
-MaybeFiles = Annotated[Texts, typer.Option("--file", "-f", help=OF_FILES, metavar="PATH")]
+Files = Annotated[Texts, typer.Option("--file", "-f", help=OF_FILES, metavar="PATH")]
 MorePaths = Annotated[
-    Texts, typer.Argument(metavar="PATH", show_default=False, help="More paths, as a shell's wildcard gives them.")
+    Texts, typer.Argument(metavar="PATH", show_default=False, help="The same without -f, as a shell's wildcard gives them.")
 ]
 From = Annotated[Text, typer.Option("--from", metavar="INSTANT", help="Begin here, as in 2026-12-01T10:00:00Z.")]
 Instance = Annotated[
@@ -261,12 +260,14 @@ def logs(
 
 
 @app.command()
-def validate(file: Files, more: MorePaths = None, output: Output = Form.TABLE) -> int:
+def validate(file: Files = None, more: MorePaths = None, output: Output = Form.TABLE) -> int:
     """Check manifests; the exit code is 2 if anything is wrong."""
     from scheduledjob.cli.validation import print_faults
 
-    form = "table" if output.is_for_people else output.value
-    return 2 if print_faults([*file, *(more or ())], form) else 0
+    paths = [*(file or ()), *(more or ())]
+    if not paths:
+        raise CommandError("name files or directories, as in `validate jobs/`, or - for standard input", 2)
+    return 2 if print_faults(paths, "table" if output.is_for_people else output.value) else 0
 
 
 @app.command()
@@ -296,7 +297,7 @@ def convert(
 
 @app.command()
 def simulate(
-    file: MaybeFiles = None,
+    file: Files = None,
     more: MorePaths = None,
     start: From = None,
     end: Annotated[Text, typer.Option("--to", metavar="INSTANT", help="End here; by default a day later.")] = None,
