@@ -56,7 +56,7 @@ Context = Annotated[Text, typer.Option("--context", metavar="NAME", help="Contex
 Kubeconfig = Annotated[Text, typer.Option("--kubeconfig", metavar="PATH", help="The kubeconfig to use.")]
 Files = Annotated[Texts, typer.Option("--file", "-f", help=OF_FILES, metavar="PATH")]
 MorePaths = Annotated[
-    Texts, typer.Argument(metavar="PATH", show_default=False, help="The same without -f, as a shell's wildcard gives them.")
+    Texts, typer.Argument(metavar="PATH", show_default=False, help="Without -f, as a wildcard gives them.")
 ]
 From = Annotated[Text, typer.Option("--from", metavar="INSTANT", help="Begin here, as in 2026-12-01T10:00:00Z.")]
 Instance = Annotated[
