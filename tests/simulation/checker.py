@@ -151,8 +151,7 @@ def _lost(lives: list[Life], kept: list[RunRecord], wish: Wish, history: History
     if wish.follows:
         return _unfollowed(kept, wish, history, run + counted + len(state.upcoming))
     assert isinstance(trigger, EveryTrigger)
-    anchor = wish.created - wish.created % SECOND
-    slots = (state.floor - anchor) // trigger.every
+    slots = (state.floor - _anchor_of(wish)) // trigger.every
     wrong = []
     if state.completed is None and slots != run + counted:
         wrong.append(f"lost: {wish.slug} had {slots} slots, {run} runs, {state.skipped} skipped, {state.missed} missed")
@@ -214,6 +213,26 @@ def _unheard(lives: list[Life], records: dict[str, RunRecord], wish: Wish, histo
     told = {event.run_id: event for event in history.events if event.kind == "told" and event.uid == wish.uid}
     for life in lives:
         cancel = told.get(life.start.run_id)
-        if cancel is not None and life.start.attempt > cancel.attempt and life.start.at > cancel.at:
+        if cancel is None or life.start.attempt <= cancel.attempt or life.start.at <= cancel.at:
+            continue
+        if life.start.replica == cancel.replica or not _has_missed(wish, cancel.at, life.start.at):
             wrong.append(f"uncancelled: {life.start.run_id} was told to end and started again")
     return wrong
+
+
+def _anchor_of(wish: Wish) -> Instant:
+    return wish.created - wish.created % SECOND
+
+
+def _has_missed(wish: Wish, came: Instant, later: Instant) -> bool:
+    """Whether the slot that was the newest when it ``came``, and replaced a run, was past its deadline ``later``.
+
+    Where the replica was lost before it had stored that, the next one finds that slot missed, and the run goes on.
+    """
+    deadline, (trigger,) = wish.definition.misfire.deadline, wish.definition.triggers or (None,)
+    if wish.definition.concurrency is not Concurrency.REPLACE or deadline is None or trigger is None:
+        return False
+    if not isinstance(trigger, EveryTrigger):
+        return True
+    due = came - (came - _anchor_of(wish)) % trigger.every
+    return later - due + (trigger.every if wish.definition.jitter else 0) > deadline
