@@ -34,7 +34,7 @@ class ImageError(Exception):
 
 def version() -> str:
     """The project's, from a tag of git, such as ``1.2.3`` or, after it, ``1.2.4.dev5+g0123456``. Raises ImageError."""
-    return _output(sys.executable, "-m", "hatchling", "version", folder=ROOT)
+    return run(sys.executable, "-m", "hatchling", "version", folder=ROOT)
 
 
 def default_image() -> str:
@@ -62,16 +62,16 @@ def build(image: str, base: str = "") -> None:
         given += ["--secret", f"id={name},src={path}"]
     if _docker_answers():
         given += ["--build-arg", f"BASE_IMAGE={base}"] if base else []
-        _run("docker", "build", *given, "--tag", image, str(ROOT))
-        _run("docker", "save", "--output", str(archive()), image)
+        run("docker", "build", *given, "--tag", image, str(ROOT))
+        run("docker", "save", "--output", str(archive()), image)
         return
     if shutil.which("buildah") is None:
         raise ImageError(f"there is no docker that answers, and no buildah: {HOW_TO_GET}")
     given += ["--build-arg", f"BASE_IMAGE={base or _debian_base()}"]
-    _run(*buildah("bud", "--isolation", "chroot", "--network", "host", *given, "--tag", image, str(ROOT)))
-    _run(*buildah("rmi", "--prune"))  # the image that had the name before
+    run(*buildah("bud", "--isolation", "chroot", "--network", "host", *given, "--tag", image, str(ROOT)))
+    run(*buildah("rmi", "--prune"))  # the image that had the name before
     archive().unlink(missing_ok=True)
-    _run(*buildah("push", "--quiet", image, f"docker-archive:{archive()}:{image}"))
+    run(*buildah("push", "--quiet", image, f"docker-archive:{archive()}:{image}"))
 
 
 def derive(folder: Path, image: str, target: Path) -> None:
@@ -81,20 +81,20 @@ def derive(folder: Path, image: str, target: Path) -> None:
     that the machine's authority and pip.conf are mounted where its pip looks for them.
     """
     if _docker_answers():
-        _run("docker", "build", "--tag", image, "--build-arg", f"OPERATOR_IMAGE={default_image()}", str(folder))
-        _run("docker", "save", "--output", str(target), image)
+        run("docker", "build", "--tag", image, "--build-arg", f"OPERATOR_IMAGE={default_image()}", str(folder))
+        run("docker", "save", "--output", str(target), image)
         return
-    python = _output(*buildah("from", _debian_base()))
-    _run(*buildah("run", "--isolation", "chroot", python, "python3", "-m", "venv", "/venv"))
-    _run(*buildah("config", "--env", "PATH=/venv/bin:/usr/bin:/bin", python))
-    _run(*buildah("commit", "--quiet", "--rm", python, PIP_BASE))
+    python = run(*buildah("from", _debian_base()))
+    run(*buildah("run", "--isolation", "chroot", python, "python3", "-m", "venv", "/venv"))
+    run(*buildah("config", "--env", "PATH=/venv/bin:/usr/bin:/bin", python))
+    run(*buildah("commit", "--quiet", "--rm", python, PIP_BASE))
     given = ["--build-arg", f"OPERATOR_IMAGE={default_image()}", "--build-arg", f"PYTHON_IMAGE={PIP_BASE}"]
     looked_for = {"authority": "/etc/ssl/certs/ca-certificates.crt", "pip": "/etc/pip.conf"}
     for name, path in _secrets().items():
         given += ["--volume", f"{path}:{looked_for[name]}:ro"]
-    _run(*buildah("bud", "--isolation", "chroot", "--network", "host", *given, "--tag", image, str(folder)))
-    _run(*buildah("push", "--quiet", image, f"docker-archive:{target}:{image}"))
-    _run(*buildah("rmi", "--force", image, PIP_BASE))
+    run(*buildah("bud", "--isolation", "chroot", "--network", "host", *given, "--tag", image, str(folder)))
+    run(*buildah("push", "--quiet", image, f"docker-archive:{target}:{image}"))
+    run(*buildah("rmi", "--force", image, PIP_BASE))
 
 
 def buildah(*arguments: str) -> list[str]:
@@ -114,10 +114,10 @@ def _debian_base() -> str:
         rootfs = f"{folder}/rootfs.tar"
         merged = [f"--hook-dir={MERGED}"]
         chosen = ["--variant=minbase", "--skip=output/dev", f"--include={DEBIAN_PACKAGES}"]
-        _run("mmdebstrap", "--quiet", *chosen, *merged, DEBIAN_SUITE, rootfs)
-        container = _output(*buildah("from", "scratch"))
-        _run(*buildah("add", "--quiet", container, rootfs, "/"))
-        _run(*buildah("commit", "--quiet", "--rm", container, name))
+        run("mmdebstrap", "--quiet", *chosen, *merged, DEBIAN_SUITE, rootfs)
+        container = run(*buildah("from", "scratch"))
+        run(*buildah("add", "--quiet", container, rootfs, "/"))
+        run(*buildah("commit", "--quiet", "--rm", container, name))
     return name
 
 
@@ -140,11 +140,8 @@ def _revision() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _run(*command: str) -> None:
-    _output(*command)
-
-
-def _output(*command: str, folder: Path | None = None) -> str:
+def run(*command: str, folder: Path | None = None) -> str:
+    """What a command printed, without the space around it. Raises ImageError where it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     except FileNotFoundError as error:

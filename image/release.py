@@ -8,7 +8,6 @@ before anything is made.
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ import yaml
 from packaging.version import Version
 
 from charts.install_yaml import install_yaml
-from image.build import CHART, ROOT, ImageError, archive, build, default_image, version
+from image.build import CHART, ROOT, ImageError, archive, build, default_image, run, version
 from tests.cluster.harness.binaries import programs
 from tests.support.processes import ServerUnavailableError
 
@@ -56,18 +55,12 @@ def make(helm: Path) -> None:
         raise ReleaseError("install.yaml is not that of the chart: `make install-yaml`, commit it, and tag that commit")
     shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir()
-    _run(sys.executable, "-m", "hatchling", "build", "--directory", str(DIST))
-    _run(str(helm), "package", str(CHART.parent), "--destination", str(DIST))
+    run(sys.executable, "-m", "hatchling", "build", "--directory", str(DIST), folder=ROOT)
+    run(str(helm), "package", str(CHART.parent), "--destination", str(DIST), folder=ROOT)
     (DIST / "install.yaml").write_text(text, encoding="utf-8")
     image = default_image()
     build(image)
     shutil.copy(archive(), DIST / f"{image.replace(':', '-image-')}.tar")
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ReleaseError(f"`{' '.join(command)}` failed:\n{(done.stderr or done.stdout)[-4000:]}")
 
 
 def main() -> int:

@@ -62,9 +62,7 @@ async def _first_ready(node: Node) -> float:
         address = ""
         while True:
             if not address:
-                pods = await api.list(
-                    f"/api/v1/namespaces/{HOME}/pods", labelSelector="app.kubernetes.io/component=operator"
-                )
+                pods = await api.list(f"/api/v1/namespaces/{HOME}/pods", labelSelector=OF_THE_OPERATOR)
                 living = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
                 address = next((pod["status"]["podIP"] for pod in living if "podIP" in pod["status"]), "")
             else:

@@ -17,6 +17,7 @@ _CACHES = ("var/cache", "var/lib/apt/lists", "root/.cache", "usr/share/python-wh
 _PACKAGE_MANAGERS = {"apt", "apt-get", "dpkg", "pip", "pip3", "uv"}
 _PROGRAMS = {"bin", "sbin"}
 _SPECIAL = 0o6000
+_BY_GROUP = 0o020
 _BY_OTHERS = 0o002
 
 
@@ -91,8 +92,8 @@ def _look(found: Scan, path: str, entry: tarfile.TarInfo, uid: int, gid: int) ->
     found.count += 1
     if entry.isfile() and entry.mode & _SPECIAL:
         found.privileged.append(path)
-    own, shared = entry.uid == uid and entry.mode & 0o200, entry.gid == gid and entry.mode & 0o020
-    if entry.mode & _BY_OTHERS or own or shared or entry.uid == uid:
+    # Its own files it may make writable.
+    if entry.uid == uid or (entry.gid == gid and entry.mode & _BY_GROUP) or entry.mode & _BY_OTHERS:
         found.writable.append(path)
     parsed = PurePosixPath(path)
     if entry.isfile() and parsed.parent.name in _PROGRAMS:

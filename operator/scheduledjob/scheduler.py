@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .domain.backoff import Backoff, Exponential, Fixed
 from .domain.definition import Definition
-from .domain.durations import in_seconds
+from .domain.durations import in_seconds, is_number
 from .domain.instants import Instant, from_seconds, to_instant
 from .domain.plan import Plan, slots_of, spec_of
 from .domain.schedule import first_state
@@ -351,7 +351,7 @@ def _first_slot(slug: str, delay: float | None, at: datetime | None, now: Instan
     if delay is not None and at is not None:
         raise ValueError(f"schedule {slug!r}: delay and at are both given: give one of them")
     if delay is not None:
-        if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < 1e10:
+        if not is_number(delay) or not 0 <= delay < 1e10:
             allowed = f"a number of seconds from now, 0 or more{in_seconds(delay)}"
             raise ValueError(f"schedule {slug!r}: delay {delay!r:.60} is not allowed: {allowed}")
         return now + from_seconds(delay)

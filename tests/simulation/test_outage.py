@@ -6,19 +6,15 @@ finished run back is a claim that is carried out before its end is written.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 
 from .checker import check
 from .scenario import Scenario
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .scenario import History
 
 SEEDS = 60
@@ -49,13 +45,6 @@ def run_again(history: History) -> list[str]:
         elif event.kind == "start" and event.run_id in ended:
             again[event.run_id] += 1
     return sorted(again)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_A_TIME))

@@ -5,36 +5,22 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-import structlog
 
 from .bugs import BUGS
 from .checker import check
 from .loop import SpinningError
 from .scenario import play
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 SEEDS = 240
 AT_A_TIME = 20
 SEEDS_FOR_A_BUG = 500
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    """What a replica logs while everything goes wrong is of no interest here."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_A_TIME))

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from .durations import require_seconds
+from .durations import is_number, require_seconds
 from .instants import Micros, from_seconds
 
 DEFAULT_RETRIES = 6
@@ -34,7 +34,7 @@ class Exponential(msgspec.Struct, frozen=True, omit_defaults=True, tag="exponent
     def __post_init__(self) -> None:
         _check_seconds("initial", self.initial)
         _check_seconds("max", self.max)
-        if not _is_number(self.multiplier):
+        if not is_number(self.multiplier):
             raise TypeError(f"multiplier {self.multiplier!r:.60} is not allowed: a number of at least 1")
         if not (math.isfinite(self.multiplier) and self.multiplier >= 1):
             raise ValueError(f"multiplier {self.multiplier!r} is not allowed: a number of at least 1")
@@ -90,10 +90,6 @@ def _check_seconds(name: str, seconds: float) -> None:
     require_seconds(name, seconds)
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"{name} of {seconds!r} seconds is not allowed: a positive number of seconds")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_retries(retries: int) -> None:

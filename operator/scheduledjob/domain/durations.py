@@ -40,11 +40,15 @@ def parse_duration(text: str) -> Micros:
     return length
 
 
+def is_number(value: object) -> bool:
+    """Truth is none, though Python counts with it."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def require_seconds(what: str, seconds: object) -> None:
     """``TypeError`` for what is no number, with the number to write where that can be told: 300 for ``"5m"``."""
-    if isinstance(seconds, int | float) and not isinstance(seconds, bool):
-        return
-    raise TypeError(f"{what} of {seconds!r:.60} is not allowed: give a number of seconds{in_seconds(seconds)}")
+    if not is_number(seconds):
+        raise TypeError(f"{what} of {seconds!r:.60} is not allowed: give a number of seconds{in_seconds(seconds)}")
 
 
 def in_seconds(length: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from scheduledjob.domain.durations import in_seconds
+from scheduledjob.domain.durations import in_seconds, is_number
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,8 +32,7 @@ class Settings:
             value = getattr(self, field.name)
             least = 0 if field.name in {"jitter", "grace"} else 1 if field.type == "int" else 0.001
             if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
+                not is_number(value)
                 or not math.isfinite(value)
                 or value < least
                 or (field.type == "int" and value != int(value))
