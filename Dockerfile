@@ -63,7 +63,7 @@ RUN set -eu; \
     find / -xdev -type f -perm /6000 -exec chmod a-s {} +; \
     find / -xdev ! -type l -perm -o=w -exec chmod o-w {} +; \
     /opt/scheduledjob/bin/python3 -c \
-        'import scheduledjob.cli.main, scheduledjob.kube.operator, scheduledjob.stores.firestore.wire, rich.traceback'
+        'import scheduledjob.cli.scheduledjob.main, scheduledjob.kube.operator, scheduledjob.stores.firestore.wire, rich.traceback'
 
 FROM scratch
 ARG VERSION=0.0.0

@@ -104,7 +104,7 @@ install-yaml: venv  ## write install.yaml, the chart for those without Helm, aga
 	@$(BIN)/python -m charts.install_yaml install.yaml
 
 docs: venv  ## write the pages and pictures of docs/ again that are made from the code
-	@$(BIN)/python -m scheduledjob.kube.settings_page docs/operator-settings.md
+	@$(BIN)/python -m scheduledjob.kube.settings.settings_page docs/operator-settings.md
 	@$(BIN)/python -m scheduledjob.web.metrics docs/metrics.md
 	@$(BIN)/python -m docs.tools.crd_page docs/crd-reference.md
 	@$(BIN)/python -m docs.tools.cli_page docs/cli-reference.md

@@ -7,7 +7,7 @@ import time
 from bench.common import Asked, postgres, run, spread
 from bench.postgres_floor import AHEAD, LEASE, REPLICA, completed, wishes
 from bench.report import Row
-from scheduledjob.domain.instants import DAY
+from scheduledjob.domain.time.instants import DAY
 from scheduledjob.stores.postgres import PostgresStore
 
 DUE = 20

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
     from multiprocessing.connection import Connection
 
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.schedule.state import RunRecord
 
 _SPAWN = multiprocessing.get_context("spawn")
 ANSWER = 180.0

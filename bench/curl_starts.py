@@ -16,8 +16,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.jobs import Attempt, CurlSpec, Result
-from scheduledjob.executors.curl import CurlExecutor
+from scheduledjob.engine.executor import Attempt, CurlSpec, Result
+from scheduledjob.jobs.curl.curl_executor import CurlExecutor
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

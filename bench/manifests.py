@@ -67,7 +67,15 @@ class Program:
             file = Path(self._directory.name, f"jobs-{first}.yaml")
             file.write_text("\n---\n".join(some[first : first + IN_ONE_FILE]))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the program
-        self._command = [sys.executable, "-m", "scheduledjob.cli.main", "run", "-f", self._directory.name, *options]
+        self._command = [
+            sys.executable,
+            "-m",
+            "scheduledjob.cli.scheduledjob.main",
+            "run",
+            "-f",
+            self._directory.name,
+            *options,
+        ]
         self._environment = os.environ | {"SJOB_STORE": store}
         self.lines: list[tuple[float, bytes]] = []
         """When each line of standard output came, and the line."""

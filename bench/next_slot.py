@@ -20,10 +20,10 @@ from croniter import croniter
 from rich.console import Console
 from rich.table import Table
 
-from scheduledjob.domain.cron import Cron
-from scheduledjob.domain.instants import DAY, HOUR, to_datetime, to_instant
-from scheduledjob.domain.timetable import Bound, Timetable, Window
-from scheduledjob.domain.triggers import Every
+from scheduledjob.domain.time.instants import DAY, HOUR, to_datetime, to_instant
+from scheduledjob.domain.triggers.cron import Cron
+from scheduledjob.domain.triggers.registry import Every
+from scheduledjob.domain.triggers.timetable import Bound, Timetable, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ import time
 import psutil
 import uvloop
 
-from scheduledjob.domain.instants import DAY, SECOND
-from scheduledjob.domain.state import Outcome, Run, RunRecord, State, run_id
+from scheduledjob.domain.schedule.state import Outcome, Run, RunRecord, State, run_id
+from scheduledjob.domain.time.instants import DAY, SECOND
 from scheduledjob.engine.store import Fate, NewRow, Origin, Row, Settlement
 from scheduledjob.stores.postgres import PostgresStore
 from tests.support.postgres import PostgresServer

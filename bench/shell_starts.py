@@ -13,8 +13,8 @@ import time
 
 import uvloop
 
-from scheduledjob.engine.jobs import Attempt, Result, ShellSpec
-from scheduledjob.executors.shell import ShellExecutor
+from scheduledjob.engine.executor import Attempt, Result, ShellSpec
+from scheduledjob.jobs.shell.shell_executor import ShellExecutor
 
 AT_ONCE = 1000
 RATE = 300

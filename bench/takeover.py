@@ -23,8 +23,8 @@ from scheduledjob.engine.observer import Observer
 
 if TYPE_CHECKING:
     from bench.common import Line
-    from scheduledjob.domain.instants import Instant, Micros
-    from scheduledjob.engine.jobs import Attempt
+    from scheduledjob.domain.time.instants import Instant, Micros
+    from scheduledjob.engine.executor import Attempt
 
 RUNS, SHELLS = 10_000, 40
 SECONDS = 10.0

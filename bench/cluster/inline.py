@@ -16,7 +16,7 @@ from bench.cluster.world import World, rfc3339, settled, sleep_until, world
 from bench.common import Asked, Worker, median, percentile
 from bench.manifests import http_server
 from bench.report import Row
-from scheduledjob.domain.state import Outcome
+from scheduledjob.domain.schedule.state import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.cluster.world import rfc3339, settled, sleep_until, world
 from bench.report import Row
-from scheduledjob.domain.state import State
+from scheduledjob.domain.schedule.state import State
 
 if TYPE_CHECKING:
     from bench.cluster.world import World

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import typer
 from typer.core import TyperArgument
 
-from scheduledjob.cli.main import app
-from scheduledjob.cli.plugin.app import PROGRAM
-from scheduledjob.cli.plugin.app import app as plugin_app
+from scheduledjob.cli.kubectl.plugin import PROGRAM
+from scheduledjob.cli.kubectl.plugin import app as plugin_app
+from scheduledjob.cli.scheduledjob.main import app
 
 if TYPE_CHECKING:
     from typer.core import TyperCommand, TyperGroup

@@ -13,17 +13,17 @@ from zoneinfo import ZoneInfo
 
 from docs.tools.drawing import AMBER, BLUE, EDGE, FAINT, GREEN, GREY, INK, RED, Sheet
 from docs.tools.story import Story, slots_between, tell
-from scheduledjob.domain.cron import Cron
-from scheduledjob.domain.instants import HOUR, MINUTE, SECOND, Instant, Micros, to_datetime, to_instant
-from scheduledjob.domain.intervals import Every
-from scheduledjob.domain.misfire import jitter_of
-from scheduledjob.domain.moves import End
+from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.misfire import jitter_of
+from scheduledjob.domain.time.instants import HOUR, MINUTE, SECOND, Instant, Micros, to_datetime, to_instant
+from scheduledjob.domain.triggers.cron import Cron
+from scheduledjob.domain.triggers.every import Every
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from docs.tools.story import Ending
-    from scheduledjob.domain.state import Run
+    from scheduledjob.domain.schedule.state import Run
 
 WIDTH = 860
 LEFT, RIGHT = 236, 24

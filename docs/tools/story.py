@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from scheduledjob.domain.instants import SECOND, Instant, Micros
-from scheduledjob.domain.moves import End
-from scheduledjob.domain.plan import Plan, slots_of
-from scheduledjob.domain.schedule import Schedule, first_state
-from scheduledjob.manifests.definition import to_definition
+from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.time.instants import SECOND, Instant, Micros
 from scheduledjob.manifests.loader import load_text
+from scheduledjob.manifests.translate import to_definition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from scheduledjob.domain.misfire import Slots
-    from scheduledjob.domain.state import Run
+    from scheduledjob.domain.schedule.misfire import Slots
+    from scheduledjob.domain.schedule.state import Run
 
     Ending = Callable[[Run], tuple[Micros, End]]
     """How long the run's attempt takes, and how it ends."""

@@ -10,26 +10,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .domain.backoff import Exponential, Fixed
-    from .domain.triggers import At, Cron, CronError, Every
-    from .engine.store import SlugTaken, StoreError, StoreUnavailable
-    from .engine.task import Task
-    from .executors.custom import Job, PrintJob
-    from .executors.library import CurlJob, ShellJob
+    from scheduledjob.domain.schedule.backoff import Exponential, Fixed
+    from scheduledjob.domain.triggers.registry import At, Cron, CronError, Every
+    from scheduledjob.engine.store import SlugTaken, StoreError, StoreUnavailable
+    from scheduledjob.engine.task import Task
+    from scheduledjob.jobs.payload_jobs import CurlJob, ShellJob
+    from scheduledjob.jobs.python.python_job import Job, PrintJob
+
     from .scheduler import Scheduler
 
 _HOMES = {
-    "At": "domain.triggers",
-    "Cron": "domain.triggers",
-    "CronError": "domain.triggers",
-    "CurlJob": "executors.library",
-    "Every": "domain.triggers",
-    "Exponential": "domain.backoff",
-    "Fixed": "domain.backoff",
-    "Job": "executors.custom",
-    "PrintJob": "executors.custom",
+    "At": "domain.triggers.registry",
+    "Cron": "domain.triggers.registry",
+    "CronError": "domain.triggers.registry",
+    "CurlJob": "jobs.payload_jobs",
+    "Every": "domain.triggers.registry",
+    "Exponential": "domain.schedule.backoff",
+    "Fixed": "domain.schedule.backoff",
+    "Job": "jobs.python.python_job",
+    "PrintJob": "jobs.python.python_job",
     "Scheduler": "scheduler",
-    "ShellJob": "executors.library",
+    "ShellJob": "jobs.payload_jobs",
     "SlugTaken": "engine.store",
     "StoreError": "engine.store",
     "StoreUnavailable": "engine.store",

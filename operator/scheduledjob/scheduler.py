@@ -17,21 +17,22 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .domain.backoff import Backoff, Exponential, Fixed
-from .domain.definition import Definition
-from .domain.durations import in_seconds, is_number
-from .domain.instants import Instant, from_seconds, to_instant
-from .domain.plan import Plan, slots_of, spec_of
-from .domain.schedule import first_state
-from .domain.state import State, run_id
-from .engine.clock import StoreClock
-from .engine.kinds import Kind
-from .engine.replica import Replica
-from .engine.settings import Settings
-from .engine.store import NewRow, Origin, Store
-from .engine.task import Task
-from .executors.custom import JobExecutor, JobFunction
-from .executors.library import CurlJob, ShellJob
+from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
+from scheduledjob.domain.schedule.definition import Definition
+from scheduledjob.domain.schedule.machine import first_state
+from scheduledjob.domain.schedule.plan import Plan, slots_of, spec_of
+from scheduledjob.domain.schedule.state import State, run_id
+from scheduledjob.domain.time.durations import in_seconds, is_number
+from scheduledjob.domain.time.instants import Instant, from_seconds, to_instant
+from scheduledjob.engine.clock import StoreClock
+from scheduledjob.engine.kinds import Kind
+from scheduledjob.engine.replica import Replica
+from scheduledjob.engine.replica_settings import Settings
+from scheduledjob.engine.store import NewRow, Origin, Store
+from scheduledjob.engine.task import Task
+from scheduledjob.jobs.payload_jobs import CurlJob, ShellJob
+from scheduledjob.jobs.python.python_job import JobExecutor, JobFunction
+
 from .stores import open_store
 from .version import program_version
 
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from .domain.triggers import At, Cron, Every
-    from .engine.jobs import Executor
-    from .engine.observer import Observer
-    from .executors.custom import Job
+    from scheduledjob.domain.triggers.registry import At, Cron, Every
+    from scheduledjob.engine.executor import Executor
+    from scheduledjob.engine.observer import Observer
+    from scheduledjob.jobs.python.python_job import Job
 
     Trigger = Cron | Every | At
 

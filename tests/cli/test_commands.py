@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scheduledjob.cli.main import execute
+from scheduledjob.cli.scheduledjob.main import execute
 from tests.cli.support import PROGRAM, job
 from tests.manifests.test_corpus import INVALID, expectations, matches
 
 INVALID_FILES = Path(__file__).parent.parent / "manifests" / "invalid"
 VALID_FILES = INVALID_FILES.with_name("valid")
-CRONJOBS = Path(__file__).parent / "plugin" / "cronjobs" / "as-the-server-gives-it.yaml"
+CRONJOBS = Path(__file__).parent / "kubectl" / "cronjobs" / "as-the-server-gives-it.yaml"
 
 
 def test_next_follows_the_clocks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,7 +218,7 @@ def test_simulate_and_convert_need_no_cluster_for_files(capsys: pytest.CaptureFi
 
 def test_a_question_about_an_expression_loads_nothing_heavy() -> None:
     script = (
-        "import sys; from scheduledjob.cli.main import execute; execute(['next', '* * * * *']);"
+        "import sys; from scheduledjob.cli.scheduledjob.main import execute; execute(['next', '* * * * *']);"
         "heavy = {'structlog', 'aiohttp', 'asyncpg', 'rich', 'uvloop', 'yaml', 'google'} & set(sys.modules);"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )

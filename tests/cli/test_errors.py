@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduledjob.cli.errors import Mask, in_one_line, lone
+from scheduledjob.cli.shared.command_errors import Mask, in_one_line, lone
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from scheduledjob.cli.main import execute
-from scheduledjob.kube.settings import OperatorSettings, every_setting
+from scheduledjob.cli.scheduledjob.main import execute
+from scheduledjob.kube.settings.operator_settings import OperatorSettings, every_setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,9 +140,11 @@ def test_help_says_what_each_setting_means(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("command", ["next @daily", "operator --help"])
 def test_what_is_only_for_clusters_is_loaded_for_no_other_command(command: str) -> None:
-    heavy = "{'kopf', 'kubernetes', 'aiohttp', 'prometheus_client', 'structlog', 'yaml', 'scheduledjob.kube.api'}"
+    heavy = (
+        "{'kopf', 'kubernetes', 'aiohttp', 'prometheus_client', 'structlog', 'yaml', 'scheduledjob.kube.client.api'}"
+    )
     program = (
-        "import sys; from scheduledjob.cli.main import execute; "
+        "import sys; from scheduledjob.cli.scheduledjob.main import execute; "
         f"execute({command.split()!r}); print('loaded:', *({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from scheduledjob.engine.jobs import Attempt, CurlSpec, Result, ShellSpec, Value
-from scheduledjob.executors.curl import CurlExecutor
-from scheduledjob.executors.pod.build import build_pod
-from scheduledjob.executors.pod.order import read_report
-from scheduledjob.executors.pod.spec import CustomSpec, PodSettings, PodSpec
-from scheduledjob.executors.shell import ShellExecutor
+from scheduledjob.engine.executor import Attempt, CurlSpec, Result, ShellSpec, Value
+from scheduledjob.jobs.container.pod_builder import build_pod
+from scheduledjob.jobs.container.pod_spec import CustomSpec, PodSettings, PodSpec
+from scheduledjob.jobs.container.runner_order import read_report
+from scheduledjob.jobs.curl.curl_executor import CurlExecutor
+from scheduledjob.jobs.shell.shell_executor import ShellExecutor
 from tests.cli.support import PATIENCE, PROGRAM
 
 if TYPE_CHECKING:

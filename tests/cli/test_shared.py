@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob import Scheduler
-from scheduledjob.cli.main import execute
+from scheduledjob.cli.scheduledjob.main import execute
 from scheduledjob.engine.store import Origin, Row
 from scheduledjob.stores import open_store
 from tests.cli.support import Running, job

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.cli.watch import Watcher
+from scheduledjob.cli.scheduledjob.file_watcher import Watcher
 from tests.cli.support import Running, job, names
 
 if TYPE_CHECKING:

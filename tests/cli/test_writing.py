@@ -6,8 +6,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from scheduledjob.cli import writing
-from scheduledjob.cli.writing import Writer
+from scheduledjob.cli.scheduledjob import writer as writer_module
+from scheduledjob.cli.scheduledjob.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ def test_nobody_waits_for_a_slow_reader() -> None:
 
 
 def test_a_reader_that_is_too_far_behind_is_told_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "MOST_WAITING", 1000)
+    monkeypatch.setattr(writer_module, "MOST_WAITING", 1000)
     ours, theirs = os.pipe()
     lost: list[int] = []
     told = threading.Event()

@@ -8,12 +8,12 @@ import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.engine.jobs import CANCELLED, RELEASED, Attempt, Result
-from scheduledjob.executors.pod.executor import PodExecutor
-from scheduledjob.executors.pod.names import pod_name
-from scheduledjob.executors.pod.spec import ContainerSpec, PodSettings, PodSpec
-from scheduledjob.kube.api import Api
-from scheduledjob.kube.pods import Pods
+from scheduledjob.engine.executor import CANCELLED, RELEASED, Attempt, Result
+from scheduledjob.jobs.container.pod_executor import PodExecutor
+from scheduledjob.jobs.container.pod_names import pod_name
+from scheduledjob.jobs.container.pod_spec import ContainerSpec, PodSettings, PodSpec
+from scheduledjob.kube.client.api import Api
+from scheduledjob.kube.pods.pods_api import Pods
 from tests.cluster.crd.install import install
 from tests.cluster.harness import SCHEDULED_JOBS, ApiClient, Cluster
 

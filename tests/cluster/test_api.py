@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from scheduledjob.kube.api import Api
-from scheduledjob.kube.config import Access
-from scheduledjob.kube.errors import (
+from scheduledjob.kube.client.access import Access
+from scheduledjob.kube.client.api import Api
+from scheduledjob.kube.client.api_errors import (
     AlreadyExists,
     ApiUnavailable,
     Conflict,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scheduledjob.manifests.crd import NAME
-from scheduledjob.manifests.status import ActiveRun, Condition, Counters, Handled, RecentRun, Status
+from scheduledjob.manifests.status_model import ActiveRun, Condition, Counters, Handled, RecentRun, Status
 from tests.cluster.crd.install import CRDS, MANIFESTS, install, jobs_in, verdict
 from tests.cluster.harness import ApiError
 from tests.cluster.harness.client import SCHEDULED_JOBS

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.domain.instants import SECOND
-from scheduledjob.kube import events as module
-from scheduledjob.kube.api import Api
-from scheduledjob.kube.budget import Budget
-from scheduledjob.kube.events import Events, Reason, Regarding
+from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.kube.client.api import Api
+from scheduledjob.kube.client.budget import Budget
+from scheduledjob.kube.report import events as module
+from scheduledjob.kube.report.events import Events, Reason, Regarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

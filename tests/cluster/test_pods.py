@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.domain.durations import MAX_DURATION
-from scheduledjob.domain.instants import SECOND
-from scheduledjob.engine.jobs import CANCELLED, RELEASED, CurlSpec, Result, ShellSpec, Value
-from scheduledjob.executors.pod.executor import PodExecutor
-from scheduledjob.executors.pod.order import encode_report
-from scheduledjob.executors.pod.pruning import AttemptOf
-from scheduledjob.executors.pod.spec import CustomSpec, KeepPods, PodSettings, PodSpec
+from scheduledjob.domain.time.durations import MAX_DURATION
+from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.engine.executor import CANCELLED, RELEASED, CurlSpec, Result, ShellSpec, Value
+from scheduledjob.jobs.container.pod_executor import PodExecutor
+from scheduledjob.jobs.container.pod_pruning import AttemptOf
+from scheduledjob.jobs.container.pod_spec import CustomSpec, KeepPods, PodSettings, PodSpec
+from scheduledjob.jobs.container.runner_order import encode_report
 from tests.cluster.harness import ApiError
 from tests.cluster.pods_support import ENDED_AT, began, bench, cancel, container, exited, waits
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.engine.jobs import CANCELLED, RELEASED, CurlSpec, ShellSpec, Value
-from scheduledjob.executors.pod.spec import CustomSpec, PodSettings, PodSpec
+from scheduledjob.engine.executor import CANCELLED, RELEASED, CurlSpec, ShellSpec, Value
+from scheduledjob.jobs.container.pod_spec import CustomSpec, PodSettings, PodSpec
 from tests.cluster.harness import BUSYBOX_IMAGE
 from tests.cluster.pods_support import bench, cancel, container
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scheduledjob.engine.jobs import Result
+    from scheduledjob.engine.executor import Result
     from tests.cluster.harness import Node
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
@@ -273,7 +273,7 @@ def _fill(root: Path) -> None:
         if not target.exists():
             shutil.copy(file, target)
     program = root / "usr/bin/scheduledjob"
-    call = f'{python} -c "from scheduledjob.cli.main import main; main()" "$@"'
+    call = f'{python} -c "from scheduledjob.cli.scheduledjob.main import main; main()" "$@"'
     program.write_text(f"#!/bin/sh\nPYTHONPATH={source}:{packages} exec {call}\n")
     program.chmod(0o755)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.kube.api import Api
-from scheduledjob.kube.references import CannotRead, ClusterReferences
+from scheduledjob.kube.client.api import Api
+from scheduledjob.kube.client.references import CannotRead, ClusterReferences
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -118,7 +118,7 @@ async def test_what_may_not_be_read_says_what_to_grant(own_cluster: ControlPlane
 async def test_a_server_that_is_away_is_said_after_some_tries(
     own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduledjob.kube.api.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("scheduledjob.kube.client.api.FIRST_PAUSE", 0.001)
     asking = Asking(own_cluster, "default")
     async with asking.api:
         own_cluster.apiserver.kill()

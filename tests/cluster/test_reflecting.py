@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from scheduledjob.kube import reflector as module
-from scheduledjob.kube.api import Api
-from scheduledjob.kube.paths import pods
-from scheduledjob.kube.reflector import Reflector
+from scheduledjob.kube.client.api import Api
+from scheduledjob.kube.client.paths import pods
+from scheduledjob.kube.watch import reflector as module
+from scheduledjob.kube.watch.reflector import Reflector
 from tests.cluster.erring_line import ErringLine, error_status
 from tests.cluster.line import Line
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.domain.definition import AtTrigger
+from scheduledjob.domain.schedule.definition import AtTrigger
 from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
-from scheduledjob.kube.api import Api
-from scheduledjob.kube.paths import scheduled_jobs
-from scheduledjob.kube.sweep import Known, Sweeper, known_rows
+from scheduledjob.kube.client.api import Api
+from scheduledjob.kube.client.paths import scheduled_jobs
+from scheduledjob.kube.reconcile.sweep import Known, Sweeper, known_rows
 from scheduledjob.stores.memory.store import MemoryStore
 from tests.cluster.crd.install import install
 
@@ -132,7 +132,7 @@ async def test_a_forbidden_namespace_loses_nobody_and_keeps_no_other_from_it(own
 
 async def test_a_server_that_is_away_loses_nobody(own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     await install(own_cluster)
-    monkeypatch.setattr("scheduledjob.kube.api.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("scheduledjob.kube.client.api.FIRST_PAUSE", 0.001)
     schedules = Schedules(Known("a/one", "uid-1"))
     async with Api.from_config(str(own_cluster.kubeconfig)) as api:
         sweeper = schedules.sweeper(api)

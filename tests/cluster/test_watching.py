@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.kube import watching
-from scheduledjob.kube.config import Access
-from scheduledjob.kube.handover import Handover, Seen
-from scheduledjob.kube.paths import scheduled_jobs
-from scheduledjob.kube.watching import Watcher
+from scheduledjob.kube.client.access import Access
+from scheduledjob.kube.client.paths import scheduled_jobs
+from scheduledjob.kube.watch import kopf_watch
+from scheduledjob.kube.watch.handover import Handover, Seen
+from scheduledjob.kube.watch.kopf_watch import Watcher
 from tests.cluster.crd.install import CRDS, install
 from tests.cluster.erring_line import ErringLine, error_status
 from tests.cluster.line import Line
@@ -49,7 +49,7 @@ class Watched:
         )
 
     @property
-    def state(self) -> watching.WatchState:
+    def state(self) -> kopf_watch.WatchState:
         return self.watcher.state
 
     async def next(self, name: str, accept: Callable[[Seen], bool] = lambda _: True) -> Seen:
@@ -59,7 +59,7 @@ class Watched:
                 if seen.body["metadata"]["name"] == name and accept(seen):
                     return seen
 
-    async def until(self, condition: Callable[[watching.WatchState], object]) -> None:
+    async def until(self, condition: Callable[[kopf_watch.WatchState], object]) -> None:
         while not condition(self.state):  # noqa: ASYNC110  # it is another thread's
             await asyncio.sleep(0.01)
 
@@ -173,7 +173,7 @@ async def test_a_dead_connection_is_noticed(
     cluster: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await install(cluster)
-    monkeypatch.setattr(watching, "CLIENT_SECONDS", 1.0)
+    monkeypatch.setattr(kopf_watch, "CLIENT_SECONDS", 1.0)
     path = scheduled_jobs(namespace)
     async with Line(cluster, tmp_path) as line, cluster.client() as api, watched(line.kubeconfig, namespace) as seen:
         line.hold()
@@ -280,8 +280,8 @@ async def _made_when_it_can_be(api: ApiClient, path: str, body: dict[str, Any]) 
 async def test_a_forbidden_namespace_keeps_no_other_from_being_watched(
     own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "CHECK_SECONDS", 0.1)
-    monkeypatch.setattr(watching, "RECHECK_SECONDS", 0.1)
+    monkeypatch.setattr(kopf_watch, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(kopf_watch, "RECHECK_SECONDS", 0.1)
     await install(own_cluster)
     ours, forbidden = await own_cluster.new_namespace(), await own_cluster.new_namespace()
     kubeconfig = own_cluster.kubeconfig_for("watcher")

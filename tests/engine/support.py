@@ -9,23 +9,23 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.domain.definition import AtTrigger, Definition, Keep
-from scheduledjob.domain.instants import DAY, SECOND, Instant
-from scheduledjob.domain.plan import Plan, slots_of
-from scheduledjob.domain.schedule import first_state
-from scheduledjob.domain.state import State
-from scheduledjob.engine.jobs import Attempt, Executor, Result
+from scheduledjob.domain.schedule.definition import AtTrigger, Definition, Keep
+from scheduledjob.domain.schedule.machine import first_state
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.state import State
+from scheduledjob.domain.time.instants import DAY, SECOND, Instant
+from scheduledjob.engine.executor import Attempt, Executor, Result
 from scheduledjob.engine.kinds import Kind
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.settings import Settings
+from scheduledjob.engine.replica_settings import Settings
 from scheduledjob.engine.store import NewRow, Origin, Row, Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from scheduledjob.domain.instants import Micros
-    from scheduledjob.domain.state import Outcome, RunRecord
+    from scheduledjob.domain.schedule.state import Outcome, RunRecord
+    from scheduledjob.domain.time.instants import Micros
     from scheduledjob.engine.store import Settlement
 
 PATIENCE = 30.0

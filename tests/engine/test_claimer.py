@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from scheduledjob.domain.instants import SECOND, Instant
+from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.engine.claimer import Claimer
 from scheduledjob.engine.clock import StoreClock
-from scheduledjob.engine.settings import Settings
+from scheduledjob.engine.replica_settings import Settings
 from scheduledjob.engine.store import Batch, Fate, ReplicaInfo, Row, Settlement, StoreUnavailable, Wake
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 from tests.simulation.network import at_once as now_done
@@ -24,7 +24,7 @@ from .support import at_once, wish
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from scheduledjob.engine.owner import Owner
+    from scheduledjob.engine.ownership import Owner
 
 
 class Looked(MemoryStore):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.instants import SECOND, Instant
+from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.engine.clock import DRIFT, StoreClock
 from scheduledjob.engine.timers import Timers
 

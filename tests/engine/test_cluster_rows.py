@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from scheduledjob.domain.acts import NONE, Acts
-from scheduledjob.domain.definition import Concurrency, Definition, EveryTrigger, FollowingTrigger
-from scheduledjob.domain.instants import DAY, SECOND
-from scheduledjob.domain.state import Outcome, State
-from scheduledjob.engine.jobs import CANCELLED, RELEASED, Attempt, Result
+from scheduledjob.domain.schedule.definition import Concurrency, Definition, EveryTrigger, FollowingTrigger
+from scheduledjob.domain.schedule.requests import NONE, Acts
+from scheduledjob.domain.schedule.state import Outcome, State
+from scheduledjob.domain.time.instants import DAY, SECOND
+from scheduledjob.engine.executor import CANCELLED, RELEASED, Attempt, Result
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.stats import Stats
 from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
@@ -22,7 +22,7 @@ from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 from .support import PATIENCE, Jobs, Watcher, at_once, for_ever, ok, put, replica_of, row_of, running, wish
 
 if TYPE_CHECKING:
-    from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.time.instants import Instant
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ class Away(MemoryStore):
 
 
 async def test_a_follower_looks_again_where_the_store_could_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduledjob.domain.follow.LOOK_AGAIN", SECOND // 20)
+    monkeypatch.setattr("scheduledjob.domain.schedule.followed_runs.LOOK_AGAIN", SECOND // 20)
     database = MemoryDatabase()
     store = Away(database)
     now = await store.now()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.domain.state import Outcome
-from scheduledjob.engine.jobs import Attempt, Result
+from scheduledjob.domain.schedule.state import Outcome
+from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.stores.memory import MemoryStore
 
 from .support import PATIENCE, Jobs, put, replica_of
 
 if TYPE_CHECKING:
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.schedule.state import RunRecord
 
 
 @pytest.mark.parametrize("outlives", [False, True])

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from scheduledjob.domain.instants import SECOND
-from scheduledjob.domain.state import Outcome, State
+from scheduledjob.domain.schedule.state import Outcome, State
+from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine import leases as leases_module
-from scheduledjob.engine.jobs import Attempt, Result
-from scheduledjob.engine.keeper import KeeperCalls, KeeperThread
+from scheduledjob.engine.executor import Attempt, Result
+from scheduledjob.engine.lease_thread import KeeperCalls, KeeperThread
 from scheduledjob.engine.leases import Leases, Renewed
 from scheduledjob.engine.store import Key, Renewal, Renewer, Row, StoreUnavailable
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from scheduledjob import Scheduler
-from scheduledjob.domain.instants import SECOND
-from scheduledjob.domain.state import Outcome, RunRecord
+from scheduledjob.domain.schedule.state import Outcome, RunRecord
+from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.stores import open_store
 
 if TYPE_CHECKING:

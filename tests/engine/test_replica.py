@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from scheduledjob.domain.backoff import Fixed
-from scheduledjob.domain.definition import EveryTrigger
-from scheduledjob.domain.instants import SECOND
-from scheduledjob.domain.state import Outcome, State
-from scheduledjob.engine.jobs import Attempt, Result
+from scheduledjob.domain.schedule.backoff import Fixed
+from scheduledjob.domain.schedule.definition import EveryTrigger
+from scheduledjob.domain.schedule.state import Outcome, State
+from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.engine.store import Origin
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 from .support import Jobs, Watcher, at_once, for_ever, ok, put, replica_of, row_of, running, wish
 
 if TYPE_CHECKING:
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.schedule.state import RunRecord
 
 
 @pytest.fixture

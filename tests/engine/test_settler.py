@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.instants import HOUR
-from scheduledjob.domain.state import Outcome, RunRecord
+from scheduledjob.domain.schedule.state import Outcome, RunRecord
+from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine import settler as settler_module
 from scheduledjob.engine.settler import Settler
 from scheduledjob.engine.store import Fate, Row, Settlement, StoreUnavailable

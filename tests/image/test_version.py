@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from image import build
 from image.release import ReleaseError, check, tagged
-from scheduledjob.cli.main import execute
+from scheduledjob.cli.scheduledjob.main import execute
 from scheduledjob.version import program_version
 
 ROOT = Path(__file__).parents[2]

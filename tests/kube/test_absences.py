@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.kube.sweep import Absences, Known, Listing
+from scheduledjob.kube.reconcile.sweep import Absences, Known, Listing
 
 A, B = Known("team-a/one", "uid-1"), Known("team-b/two", "uid-2")
 

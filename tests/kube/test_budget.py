@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.kube.budget import Budget, Use
+from scheduledjob.kube.client.budget import Budget, Use
 from tests.simulation.loop import VirtualLoop
 
 if TYPE_CHECKING:

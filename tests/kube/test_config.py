@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from scheduledjob.kube import config
-from scheduledjob.kube.config import Access, ConfigError
+from scheduledjob.kube.client.access import Access, ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,10 +115,10 @@ def test_no_secret_is_in_a_message(kubeconfig: Path) -> None:
 
 def test_one_caller_a_minute_looks_at_the_token_again(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("scheduledjob.kube.config.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("scheduledjob.kube.client.access.time", SimpleNamespace(monotonic=lambda: now))
     access = loaded(write(kubeconfig))
     assert not access.due()
-    now += config.REFRESH_SECONDS
+    now += access_module.REFRESH_SECONDS
     assert [access.due(), access.due()] == [True, False]
 
 

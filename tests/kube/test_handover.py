@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from scheduledjob.kube.handover import Handover, Seen
+from scheduledjob.kube.watch.handover import Handover, Seen
 
 PATIENCE = 30.0
 

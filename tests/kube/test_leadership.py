@@ -14,7 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduledjob.kube.errors import AlreadyExists, ApiError, ApiUnavailable, Conflict, Forbidden, Gone, NotFound
+from scheduledjob.kube.client.api_errors import (
+    AlreadyExists,
+    ApiError,
+    ApiUnavailable,
+    Conflict,
+    Forbidden,
+    Gone,
+    NotFound,
+)
 from scheduledjob.kube.leadership import MARGIN, MemoryLease, is_dead, this_process
 from tests.simulation.loop import VirtualLoop
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scheduledjob.kube.pods import Pods
+from scheduledjob.kube.pods.pods_api import Pods
 
 
 class Asked:

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.kube.objects import Objects
+from scheduledjob.kube.reconcile.known_objects import Objects
 
 
 def body(name: str = "a", uid: str = "u", version: int = 1, **status: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import structlog
 import yaml
 
 from scheduledjob.engine.store import StoreError
-from scheduledjob.kube.errors import ApiError, ApiUnavailable, Forbidden, NotFound
+from scheduledjob.kube.client.api_errors import ApiError, ApiUnavailable, Forbidden, NotFound
 from scheduledjob.kube.operator import connect
 from scheduledjob.kube.preflight import Preflight, permissions_of
 from scheduledjob.kube.readiness import Readiness

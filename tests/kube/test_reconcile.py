@@ -6,14 +6,14 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.domain.instants import SECOND, Instant, rfc3339
-from scheduledjob.domain.state import State
+from scheduledjob.domain.schedule.state import State
+from scheduledjob.domain.time.instants import SECOND, Instant, rfc3339
 from scheduledjob.engine.store import NewRow, Put, StoreUnavailable
-from scheduledjob.kube import reconcile
-from scheduledjob.kube.objects import Objects
-from scheduledjob.kube.reconcile import Reconciler
-from scheduledjob.kube.status import engine_text
-from scheduledjob.kube.wishes import Rules, Wish
+from scheduledjob.kube.reconcile import reconciler as reconciler_module
+from scheduledjob.kube.reconcile.desired_state import Rules, Wish
+from scheduledjob.kube.reconcile.known_objects import Objects
+from scheduledjob.kube.reconcile.reconciler import Reconciler
+from scheduledjob.kube.report.status import engine_text
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ async def test_a_deletion_stays_one_whatever_is_seen_after_it() -> None:
 async def test_a_deletion_that_waits_for_the_store_is_not_undone_by_a_late_view(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconcile, "AGAIN", 0.0)
+    monkeypatch.setattr(reconciler_module, "AGAIN", 0.0)
     store, told = Store(), Told()
     async with reconciling(store, told) as reconciler:
         reconciler.seen(body("a"))
@@ -186,7 +186,7 @@ async def test_a_condition_that_is_not_true_any_more_is_news() -> None:
 
 
 async def test_an_outage_of_the_store_makes_it_later_never_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "AGAIN", 0.0)
+    monkeypatch.setattr(reconciler_module, "AGAIN", 0.0)
     store, told = Store(), Told()
     store.away = 3
     async with reconciling(store, told) as reconciler:

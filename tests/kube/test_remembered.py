@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from scheduledjob.domain.instants import MINUTE, SECOND, Instant, rfc3339
-from scheduledjob.domain.state import Completion, Run, State
+from scheduledjob.domain.schedule.state import Completion, Run, State
+from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant, rfc3339
 from scheduledjob.engine.store import Row
-from scheduledjob.kube.objects import Objects
-from scheduledjob.kube.reconcile import Reconciler
-from scheduledjob.kube.status import build_status
-from scheduledjob.kube.wishes import Rules, Wish, read_object
+from scheduledjob.kube.reconcile.desired_state import Rules, Wish, read_object
+from scheduledjob.kube.reconcile.known_objects import Objects
+from scheduledjob.kube.reconcile.reconciler import Reconciler
+from scheduledjob.kube.report.status import build_status
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 if TYPE_CHECKING:

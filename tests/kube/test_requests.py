@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from scheduledjob.kube.api import FIRST_PAUSE, LONGEST_ASKED_PAUSE, LONGEST_PAUSE, pause, resource_of, retry_after
-from scheduledjob.kube.errors import (
+from scheduledjob.kube.client.api import (
+    FIRST_PAUSE,
+    LONGEST_ASKED_PAUSE,
+    LONGEST_PAUSE,
+    pause,
+    resource_of,
+    retry_after,
+)
+from scheduledjob.kube.client.api_errors import (
     AlreadyExists,
     ApiError,
     ApiUnavailable,
@@ -16,7 +23,7 @@ from scheduledjob.kube.errors import (
     NotFound,
     refusal,
 )
-from scheduledjob.kube.paths import pods, scheduled_jobs
+from scheduledjob.kube.client.paths import pods, scheduled_jobs
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduledjob.kube.setting_sources import SettingsError, read_settings
-from scheduledjob.kube.settings import Contradiction, OperatorSettings, Setting, every_setting
-from scheduledjob.kube.settings_page import settings_page
+from scheduledjob.kube.settings.operator_settings import Contradiction, OperatorSettings, Setting, every_setting
+from scheduledjob.kube.settings.setting_sources import SettingsError, read_settings
+from scheduledjob.kube.settings.settings_page import settings_page
 from scheduledjob.web.listen import Listen, parse_listen
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.definition import AtTrigger, CronTrigger, Definition, EveryTrigger, FollowingTrigger
-from scheduledjob.domain.instants import MINUTE, SECOND, Instant, rfc3339
-from scheduledjob.domain.misfire import jitter_of
-from scheduledjob.domain.plan import Plan, slots_of
-from scheduledjob.domain.state import Completion, Outcome, Run, RunRecord, State, run_id
+from scheduledjob.domain.schedule.definition import AtTrigger, CronTrigger, Definition, EveryTrigger, FollowingTrigger
+from scheduledjob.domain.schedule.misfire import jitter_of
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
+from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant, rfc3339
 from scheduledjob.engine.store import Origin, Row
-from scheduledjob.executors.pod.names import pod_name
-from scheduledjob.kube.status import begun_of, build_status, engine_text, since_of
-from scheduledjob.manifests.status import HANDLED_TOKENS, RECENT_RUNS
+from scheduledjob.jobs.container.pod_names import pod_name
+from scheduledjob.kube.report.status import begun_of, build_status, engine_text, since_of
+from scheduledjob.manifests.status_model import HANDLED_TOKENS, RECENT_RUNS
 
 T: Instant = 1_800_000_000 * SECOND
 UID = "6f1c1f6e-8d0a-4f0e-9f6e-0123456789ab"

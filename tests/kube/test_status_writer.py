@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.domain.acts import NONE
-from scheduledjob.domain.instants import SECOND, rfc3339
-from scheduledjob.domain.state import Run, State
+from scheduledjob.domain.schedule.requests import NONE
+from scheduledjob.domain.schedule.state import Run, State
+from scheduledjob.domain.time.instants import SECOND, rfc3339
 from scheduledjob.engine.kinds import Kind
 from scheduledjob.engine.store import NewRow, Origin
-from scheduledjob.kube import status_writer
-from scheduledjob.kube.budget import Budget
-from scheduledjob.kube.errors import ApiError, ApiUnavailable, Invalid, Unauthorized
-from scheduledjob.kube.objects import Objects
-from scheduledjob.kube.status_writer import StatusWriter
-from scheduledjob.kube.wishes import KIND_INVALID
+from scheduledjob.kube.client.api_errors import ApiError, ApiUnavailable, Invalid, Unauthorized
+from scheduledjob.kube.client.budget import Budget
+from scheduledjob.kube.reconcile.desired_state import KIND_INVALID
+from scheduledjob.kube.reconcile.known_objects import Objects
+from scheduledjob.kube.report import status_writer
+from scheduledjob.kube.report.status_writer import StatusWriter
 from scheduledjob.stores.memory import MemoryStore
 from tests.engine.support import Jobs, at_once
 

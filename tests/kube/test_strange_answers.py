@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from scheduledjob.kube.api import Api
-from scheduledjob.kube.errors import ApiUnavailable
-from scheduledjob.kube.reflector import Reflector
+from scheduledjob.kube.client.api import Api
+from scheduledjob.kube.client.api_errors import ApiUnavailable
+from scheduledjob.kube.watch.reflector import Reflector
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,18 +11,18 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from scheduledjob.domain.acts import Acts
-from scheduledjob.domain.definition import Definition
-from scheduledjob.domain.instants import SECOND, rfc3339
-from scheduledjob.domain.plan import Plan
-from scheduledjob.domain.state import Completion, Outcome, RunRecord, State
-from scheduledjob.engine.jobs import Attempt
+from scheduledjob.domain.schedule.definition import Definition
+from scheduledjob.domain.schedule.plan import Plan
+from scheduledjob.domain.schedule.requests import Acts
+from scheduledjob.domain.schedule.state import Completion, Outcome, RunRecord, State
+from scheduledjob.domain.time.instants import SECOND, rfc3339
+from scheduledjob.engine.executor import Attempt
 from scheduledjob.engine.store import Fate, Origin, Row, Settlement
-from scheduledjob.kube.events import Reason, Regarding
-from scheduledjob.kube.objects import Objects
-from scheduledjob.kube.status_writer import BEGUN
-from scheduledjob.kube.telling import Telling
-from scheduledjob.kube.wishes import Wish
+from scheduledjob.kube.reconcile.desired_state import Wish
+from scheduledjob.kube.reconcile.known_objects import Objects
+from scheduledjob.kube.report.events import Reason, Regarding
+from scheduledjob.kube.report.operator_observer import Telling
+from scheduledjob.kube.report.status_writer import BEGUN
 from scheduledjob.web.metrics import Metrics
 
 T = 1_800_000_000 * SECOND

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.acts import Acts
-from scheduledjob.domain.definition import EveryTrigger
-from scheduledjob.domain.instants import SECOND
-from scheduledjob.executors.pod.spec import PodSettings
-from scheduledjob.kube.wishes import (
+from scheduledjob.domain.schedule.definition import EveryTrigger
+from scheduledjob.domain.schedule.requests import Acts
+from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.jobs.container.pod_spec import PodSettings
+from scheduledjob.kube.reconcile.desired_state import (
     KIND_INVALID,
     TOKEN_LIMIT,
     Rules,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from scheduledjob.domain.cron_parse import MACROS, Field
+from scheduledjob.domain.cron.parse import MACROS, Field
 
 _BREAKS = st.sampled_from([" ", " ", " ", "  ", "\t", "\x1f", "\n", "\r\n", "\v"])
 

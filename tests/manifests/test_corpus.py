@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from scheduledjob.domain.definition import Definition
-from scheduledjob.manifests.definition import needs_pod, to_definition
+from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.manifests.loader import load
+from scheduledjob.manifests.translate import needs_pod, to_definition
 
 HERE = Path(__file__).parent
 INVALID = sorted(path.name for path in (HERE / "invalid").iterdir() if path.suffix != ".expect")

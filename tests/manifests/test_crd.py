@@ -13,7 +13,7 @@ from scheduledjob.manifests import crd
 from scheduledjob.manifests.models import ScheduledJob, Spec
 from scheduledjob.manifests.rules import VALIDATIONS
 from scheduledjob.manifests.schema import structural_schema
-from scheduledjob.manifests.status import (
+from scheduledjob.manifests.status_model import (
     ENGINE_LIMIT,
     HANDLED_TOKENS,
     OUTPUT_LIMIT,

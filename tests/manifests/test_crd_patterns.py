@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
-from scheduledjob.domain.cron import Cron
-from scheduledjob.domain.zones import zone_of
+from scheduledjob.domain.time.zones import zone_of
+from scheduledjob.domain.triggers.cron import Cron
 from scheduledjob.manifests import checks
 from scheduledjob.manifests.cron_rules import CRON_CHECKS
 from scheduledjob.manifests.rules import DATE_PATTERN, INSTANT_PATTERN, TIME_ZONE_PATTERN
+from tests.domain.test_cron_errors import WRONG
 from tests.manifests.crons import expressions, spoilt
-from tests.unit.test_cron_errors import WRONG
 
 MANY = settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _COMPILED = [(re2.compile(check.pattern), check) for check in CRON_CHECKS]

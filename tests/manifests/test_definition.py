@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from pydantic import BaseModel
 
-from scheduledjob.domain.backoff import Exponential, Fixed
-from scheduledjob.domain.definition import (
+from scheduledjob.domain.schedule.backoff import Exponential, Fixed
+from scheduledjob.domain.schedule.definition import (
     AfterTrigger,
     AtTrigger,
     CatchUp,
@@ -25,14 +25,14 @@ from scheduledjob.domain.definition import (
     Misfire,
     Timeouts,
 )
-from scheduledjob.domain.instants import DAY, HOUR, MINUTE, SECOND, to_instant
-from scheduledjob.engine.jobs import CurlSpec, ShellSpec, Value
+from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, to_instant
+from scheduledjob.engine.executor import CurlSpec, ShellSpec, Value
 from scheduledjob.manifests.base import PATTERN_MEANINGS
 from scheduledjob.manifests.checks import parse_instant
-from scheduledjob.manifests.definition import needs_pod, payload_of, to_definition
 from scheduledjob.manifests.loader import load_text
+from scheduledjob.manifests.manifest_references import ManifestReferences
 from scheduledjob.manifests.models import ConfigMap, ScheduledJob, Secret
-from scheduledjob.manifests.references import ManifestReferences
+from scheduledjob.manifests.translate import needs_pod, payload_of, to_definition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

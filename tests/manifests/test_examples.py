@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from scheduledjob import Cron, Task
-from scheduledjob.executors.custom import ENTRY_POINT_GROUP
+from scheduledjob.jobs.python.python_job import ENTRY_POINT_GROUP
 from scheduledjob.manifests.loader import load
 
 if TYPE_CHECKING:

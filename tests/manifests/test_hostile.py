@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scheduledjob.manifests.definition import to_definition
 from scheduledjob.manifests.files import decode
 from scheduledjob.manifests.loader import Loaded, load, load_text
 from scheduledjob.manifests.problems import Problem
+from scheduledjob.manifests.translate import to_definition
 
 if TYPE_CHECKING:
     from pathlib import Path

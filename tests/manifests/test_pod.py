@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduledjob.engine.jobs import CurlSpec, ShellSpec, Value
-from scheduledjob.executors.pod.spec import POD_KIND, ContainerSpec, CustomSpec, KeepPods, PodSpec
-from scheduledjob.manifests import pod as manifests
+from scheduledjob.engine.executor import CurlSpec, ShellSpec, Value
+from scheduledjob.jobs.container.pod_spec import POD_KIND, ContainerSpec, CustomSpec, KeepPods, PodSpec
+from scheduledjob.manifests import pod_translation as manifests
 from scheduledjob.manifests.models import ScheduledJob
-from scheduledjob.manifests.pod import pod_description, to_pod_definition
+from scheduledjob.manifests.pod_translation import pod_description, to_pod_definition
 
 
 def described(job: dict[str, Any], **spec: Any) -> PodSpec:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from scheduledjob.domain.schedule import Schedule
+from scheduledjob.domain.schedule.machine import Schedule
 from scheduledjob.engine.clock import StoreClock
-from scheduledjob.engine.following import Following
+from scheduledjob.engine.followers import Following
 from scheduledjob.engine.leases import Leases
-from scheduledjob.engine.owner import Owner
+from scheduledjob.engine.ownership import Owner
 from scheduledjob.engine.runner import Runner
 from scheduledjob.stores.memory import MemoryStore, rows
 from scheduledjob.stores.memory.history import History
@@ -22,7 +22,7 @@ from scheduledjob.stores.memory.history import History
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.engine.store import Fate
 
 
@@ -105,7 +105,7 @@ def leaving_forgets_the_plan() -> Iterator[None]:
 @contextmanager
 def missed_slots_are_not_counted() -> Iterator[None]:
     """The misfire rule drops slots without a word."""
-    from scheduledjob.domain import due, misfire
+    from scheduledjob.domain.schedule import due, misfire
 
     def silent(*arguments: Any) -> misfire.Decided:
         return misfire.decide(*arguments)._replace(missed=0)
@@ -253,7 +253,7 @@ def pods_are_only_let_go() -> Iterator[None]:
 @contextmanager
 def late_ends_are_overlooked() -> Iterator[None]:
     """A follower takes everything that finished before its last look for decided."""
-    with patch("scheduledjob.domain.follow.LATE", 0):
+    with patch("scheduledjob.domain.schedule.followed_runs.LATE", 0):
         yield
 
 
@@ -273,15 +273,15 @@ def followers_sleep() -> Iterator[None]:
 @contextmanager
 def followers_forget() -> Iterator[None]:
     """A follower does not remember what it has seen."""
-    from scheduledjob.domain import follow
+    from scheduledjob.domain.schedule import followed_runs
 
-    take = follow.take_ends
+    take = followed_runs.take_ends
 
     def forgetful(schedule: Any, records: Any, now: int) -> None:
         take(schedule, records, now)
         schedule.state.followed_ids = {}
 
-    with patch.object(follow, "take_ends", forgetful):
+    with patch.object(followed_runs, "take_ends", forgetful):
         yield
 
 

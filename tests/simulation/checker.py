@@ -10,9 +10,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.definition import Concurrency, EveryTrigger, FollowingTrigger
-from scheduledjob.domain.instants import SECOND, Instant
-from scheduledjob.domain.state import Outcome, RunRecord
+from scheduledjob.domain.schedule.definition import Concurrency, EveryTrigger, FollowingTrigger
+from scheduledjob.domain.schedule.state import Outcome, RunRecord
+from scheduledjob.domain.time.instants import SECOND, Instant
 
 if TYPE_CHECKING:
     from .scenario import History, Wish

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.instants import from_seconds
+from scheduledjob.domain.time.instants import from_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scheduledjob.engine.clock import Clock
-    from scheduledjob.engine.keeper import KeeperCalls
+    from scheduledjob.engine.lease_thread import KeeperCalls
     from scheduledjob.engine.leases import Leases
     from scheduledjob.engine.store import Key, Renewal, Store
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 
-    from scheduledjob.domain.instants import Instant, Micros
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.schedule.state import RunRecord
+    from scheduledjob.domain.time.instants import Instant, Micros
 
     from .world import Machine, World
 

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from scheduledjob.engine.jobs import CANCELLED, Attempt, Result
+from scheduledjob.engine.executor import CANCELLED, Attempt, Result
 from scheduledjob.engine.store import StoreUnavailable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.jobs import CANCELLED, Attempt, Result
+from scheduledjob.engine.executor import CANCELLED, Attempt, Result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

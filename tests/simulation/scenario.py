@@ -7,9 +7,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from scheduledjob.domain.acts import NONE, Acts
-from scheduledjob.domain.backoff import Backoff, Exponential, Fixed
-from scheduledjob.domain.definition import (
+from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
+from scheduledjob.domain.schedule.definition import (
     CatchUp,
     Concurrency,
     Definition,
@@ -19,13 +18,14 @@ from scheduledjob.domain.definition import (
     Misfire,
     Trigger,
 )
-from scheduledjob.domain.instants import DAY, SECOND, Instant
-from scheduledjob.domain.plan import Plan, slots_of
-from scheduledjob.domain.schedule import first_state
-from scheduledjob.domain.state import RunRecord, State
+from scheduledjob.domain.schedule.machine import first_state
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.requests import NONE, Acts
+from scheduledjob.domain.schedule.state import RunRecord, State
+from scheduledjob.domain.time.instants import DAY, SECOND, Instant
 from scheduledjob.engine.kinds import Kind
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.settings import Settings
+from scheduledjob.engine.replica_settings import Settings
 from scheduledjob.engine.store import NewRow, Origin
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.instants import SECOND, Instant
+from scheduledjob.domain.time.instants import SECOND, Instant
 
 from .loop import VirtualLoop
 

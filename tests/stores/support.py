@@ -12,21 +12,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.instants import DAY, HOUR, SECOND, Instant, Micros
-from scheduledjob.domain.state import Outcome, RunRecord, State
-from scheduledjob.engine.store import (
-    Batch,
-    Fate,
-    Key,
-    NewRow,
-    Origin,
-    Put,
-    Renewal,
-    Row,
-    Settlement,
-    Store,
-    Wake,
-)
+from scheduledjob.domain.schedule.state import Outcome, RunRecord, State
+from scheduledjob.domain.time.instants import DAY, HOUR, SECOND, Instant, Micros
+from scheduledjob.engine.store import Batch, Fate, Key, NewRow, Origin, Put, Renewal, Row, Settlement, Store, Wake
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence

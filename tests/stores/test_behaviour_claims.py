@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.instants import HOUR, SECOND
+from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import Fate, Put
 
 from .support import (

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.domain.definition import Definition, Keep
-from scheduledjob.domain.instants import DAY, HOUR, SECOND
-from scheduledjob.domain.state import Outcome, Run, State, run_id
+from scheduledjob.domain.schedule.definition import Definition, Keep
+from scheduledjob.domain.schedule.state import Outcome, Run, State, run_id
+from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
 from scheduledjob.engine.store import Fate, NewRow, Origin, Put, ReplicaInfo
 
 from .support import (
@@ -30,7 +30,7 @@ from .support import (
 )
 
 if TYPE_CHECKING:
-    from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.store import Row, Store
 
     from .conftest import StoreFactory

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.instants import SECOND
-from scheduledjob.domain.state import Run, State
+from scheduledjob.domain.schedule.state import Run, State
+from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.store import Fate, NewRow, Origin, Put, Row
 
 from .support import KIND, claim, settlement, take_one

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.instants import DAY, HOUR, SECOND
-from scheduledjob.domain.state import Outcome, RunRecord
+from scheduledjob.domain.schedule.state import Outcome, RunRecord
+from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
 from scheduledjob.engine.store import Fate
 
 from .support import gone, put_due, record, settle, settlement, take_one

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.instants import HOUR, SECOND
+from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import Presence, ReplicaInfo
 
 from .support import until

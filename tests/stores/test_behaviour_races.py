@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.instants import HOUR, SECOND
-from scheduledjob.domain.state import Outcome, Run, State, run_id
+from scheduledjob.domain.schedule.state import Outcome, Run, State, run_id
+from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import Fate, Put
 
 from .support import (

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.instants import HOUR
-from scheduledjob.domain.state import State
+from scheduledjob.domain.schedule.state import State
+from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine.store import Fate, Put
 
 from .support import (

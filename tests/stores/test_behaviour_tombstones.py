@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.definition import Definition, Keep
-from scheduledjob.domain.instants import HOUR
+from scheduledjob.domain.schedule.definition import Definition, Keep
+from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine.store import TOMBSTONE_KEPT, NewRow, Origin, Put
-from scheduledjob.stores import incarnations
+from scheduledjob.stores import tombstones
 
 from .support import KIND, PLAIN, until
 
@@ -23,8 +23,8 @@ SHORT = 200_000
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incarnations, "TOMBSTONE_KEPT", SHORT)
-    monkeypatch.setattr(incarnations, "Keep", lambda: Keep(ttl=0))
+    monkeypatch.setattr(tombstones, "TOMBSTONE_KEPT", SHORT)
+    monkeypatch.setattr(tombstones, "Keep", lambda: Keep(ttl=0))
 
 
 def seen(slug: str, ttl: int = 0, uid: str = "", created_at: int = 5) -> NewRow:
@@ -53,9 +53,9 @@ async def passed(store: Store) -> None:
 
 def test_a_tombstone_stands_as_long_as_history_may() -> None:
     for ttl in (0, TOMBSTONE_KEPT, TOMBSTONE_KEPT + 1):
-        assert incarnations.buried_for(Definition(KIND, keep=Keep(ttl=ttl)).encode()) == max(ttl, TOMBSTONE_KEPT)
-    assert incarnations.buried_for("") == TOMBSTONE_KEPT
-    assert incarnations.buried_for("of a version that writes something else") == TOMBSTONE_KEPT
+        assert tombstones.buried_for(Definition(KIND, keep=Keep(ttl=ttl)).encode()) == max(ttl, TOMBSTONE_KEPT)
+    assert tombstones.buried_for("") == TOMBSTONE_KEPT
+    assert tombstones.buried_for("of a version that writes something else") == TOMBSTONE_KEPT
 
 
 @pytest.mark.usefixtures("short")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.instants import HOUR, SECOND
+from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import ReplicaInfo
 
 from .support import Heard, listening, put_due, settle, settlement, take_one, wish

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.definition import Definition, Keep
-from scheduledjob.domain.instants import DAY, HOUR, SECOND
-from scheduledjob.domain.state import Outcome, Run, State, run_id
+from scheduledjob.domain.schedule.definition import Definition, Keep
+from scheduledjob.domain.schedule.state import Outcome, Run, State, run_id
+from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
 from scheduledjob.engine.store import Fate, Origin, Put, SlugTaken
 
 from .support import (

@@ -26,8 +26,8 @@ from hypothesis.stateful import (
 )
 from msgspec.structs import replace
 
-from scheduledjob.domain.instants import HOUR, SECOND, Instant, Micros
-from scheduledjob.domain.state import Outcome, Run, RunRecord, State
+from scheduledjob.domain.schedule.state import Outcome, Run, RunRecord, State
+from scheduledjob.domain.time.instants import HOUR, SECOND, Instant, Micros
 from scheduledjob.engine.store import Fate, Key, Origin, Put, Row, Settlement, SlugTaken, Store
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore

@@ -15,7 +15,7 @@ from scheduledjob.engine.store import NewRow, Origin, Put
 from .test_linearizability import KINDS, RUNS, SLUGS, START, STATES, MemoryMachine, StoreMachine, check, few_slugs
 
 if TYPE_CHECKING:
-    from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.store import Row
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from scheduledjob.domain.instants import SECOND, Instant
+from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.engine.store import TOMBSTONE_KEPT, Fate, NewRow, Put, ReplicaInfo, Wake
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore, steady_clock

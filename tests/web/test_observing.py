@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.backoff import Fixed
-from scheduledjob.domain.definition import CatchUp, EveryTrigger, Misfire
-from scheduledjob.domain.instants import HOUR, SECOND
-from scheduledjob.engine.jobs import Attempt, Result
+from scheduledjob.domain.schedule.backoff import Fixed
+from scheduledjob.domain.schedule.definition import CatchUp, EveryTrigger, Misfire
+from scheduledjob.domain.time.instants import HOUR, SECOND
+from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.engine.store import SlugTaken, Store, StoreUnavailable
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryStore
@@ -21,7 +21,7 @@ from tests.engine.support import PATIENCE, Jobs, at_once, for_ever, put, replica
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from scheduledjob.domain.state import Outcome, RunRecord
+    from scheduledjob.domain.schedule.state import Outcome, RunRecord
 
 
 class Counted(MetricsObserver):

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
-from scheduledjob.domain.durations import format_duration
-from scheduledjob.domain.instants import SECOND, Instant
-from scheduledjob.domain.state import Outcome, Run, RunRecord, record_of
+from scheduledjob.domain.schedule.state import Outcome, Run, RunRecord, record_of
+from scheduledjob.domain.time.durations import format_duration
+from scheduledjob.domain.time.instants import SECOND, Instant
 
-from .jobs import Attempt, References, Result
+from .executor import Attempt, References, Result
 from .store import Origin
 
 if TYPE_CHECKING:
-    from scheduledjob.domain.definition import Definition
+    from scheduledjob.domain.schedule.definition import Definition
 
-    from .hold import Hold, Try
+    from .owned_schedule import Hold, Try
 
 log = structlog.get_logger("scheduledjob.attempts")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.domain.instants import SECOND, Instant, from_seconds
+from scheduledjob.domain.time.instants import SECOND, Instant, from_seconds
 
 from .store import ReplicaInfo, Row, Store, StoreUnavailable, Wake
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .clock import Clock, StoreClock
-    from .owner import Owner
-    from .settings import Settings
+    from .ownership import Owner
+    from .replica_settings import Settings
 
 log = structlog.get_logger("scheduledjob.claimer")
 

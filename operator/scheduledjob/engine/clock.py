@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from scheduledjob.domain.instants import SECOND, Instant
+from scheduledjob.domain.time.instants import SECOND, Instant
 
 DRIFT = 200e-6
 """How much faster than the store's clock ours may run: twice what is seen of machines without NTP."""

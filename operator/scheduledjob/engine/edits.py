@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from scheduledjob.domain.acts import NONE, Acts
+from scheduledjob.domain.schedule.requests import NONE, Acts
 
 from .kinds import Kind, UnreadableRowError
 from .store import Row, Store, StoreUnavailable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .clock import StoreClock
-    from .hold import Hold
+    from .owned_schedule import Hold
 
 log = structlog.get_logger("scheduledjob.edits")
 

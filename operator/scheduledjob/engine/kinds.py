@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from scheduledjob.domain.definition import Definition
-from scheduledjob.domain.plan import Plan, slots_of
+from scheduledjob.domain.schedule.definition import Definition
+from scheduledjob.domain.schedule.plan import Plan, slots_of
 
 from .store import Row, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scheduledjob.domain.misfire import Slots
+    from scheduledjob.domain.schedule.misfire import Slots
 
-    from .jobs import Executor
+    from .executor import Executor
 
 
 class UnreadableRowError(StoreError):

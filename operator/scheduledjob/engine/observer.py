@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scheduledjob.domain.instants import Instant, Micros
-    from scheduledjob.domain.state import Outcome, RunRecord
+    from scheduledjob.domain.schedule.state import Outcome, RunRecord
+    from scheduledjob.domain.time.instants import Instant, Micros
 
-    from .jobs import Attempt
+    from .executor import Attempt
     from .store import Row, Settlement
 
 

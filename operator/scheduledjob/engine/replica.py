@@ -23,26 +23,26 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.domain.instants import from_seconds
+from scheduledjob.domain.time.instants import from_seconds
 
 from .attempts import Attempts, Hook
 from .claimer import Claimer
 from .clock import Clock, StoreClock
-from .keeper import Keeper, KeeperCalls, KeeperThread
+from .lease_thread import Keeper, KeeperCalls, KeeperThread
 from .leases import Leases, no_bound
 from .observer import Observer
-from .owner import Owner
+from .ownership import Owner
 from .stats import Stats
 from .store import ReplicaInfo, Store, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.time.instants import Instant
 
-    from .jobs import Executor, References
+    from .executor import Executor, References
     from .kinds import Kind
-    from .settings import Settings
+    from .replica_settings import Settings
 
 log = structlog.get_logger("scheduledjob.replica")
 

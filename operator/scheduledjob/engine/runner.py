@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.domain.moves import End, without
-from scheduledjob.domain.state import Run, run_id
+from scheduledjob.domain.schedule.actions import End, without
+from scheduledjob.domain.schedule.state import Run, run_id
 
-from .hold import Hold, Try
-from .jobs import CANCELLED, RELEASED, Result
+from .executor import CANCELLED, RELEASED, Result
+from .owned_schedule import Hold, Try
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scheduledjob.domain.definition import Definition
-    from scheduledjob.domain.instants import Instant
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.schedule.definition import Definition
+    from scheduledjob.domain.schedule.state import RunRecord
+    from scheduledjob.domain.time.instants import Instant
 
     from .attempts import Attempts
     from .clock import StoreClock

@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
-from scheduledjob.domain.instants import DAY, Instant, Micros
-from scheduledjob.domain.state import RunRecord
+from scheduledjob.domain.schedule.state import RunRecord
+from scheduledjob.domain.time.instants import DAY, Instant, Micros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.domain.instants import Instant, rfc3339, to_datetime
+from scheduledjob.domain.time.instants import Instant, rfc3339, to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

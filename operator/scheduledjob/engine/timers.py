@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.time.instants import Instant
 
     from .clock import StoreClock
 

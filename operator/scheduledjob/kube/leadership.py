@@ -30,12 +30,12 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from .errors import AlreadyExists, ApiError, Conflict, NotFound
+from scheduledjob.kube.client.api_errors import AlreadyExists, ApiError, Conflict, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .api import Api, Params
+    from scheduledjob.kube.client.api import Api, Params
 
 log = structlog.get_logger("scheduledjob.lease")
 

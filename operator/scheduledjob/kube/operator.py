@@ -18,28 +18,28 @@ import structlog
 import uvloop
 
 from scheduledjob.engine.store import Store, StoreError
-from scheduledjob.executors.confine import make_unreadable
-from scheduledjob.executors.custom import JobPluginError
+from scheduledjob.jobs.python.python_job import JobPluginError
+from scheduledjob.jobs.shell.confinement import make_unreadable
+from scheduledjob.kube.client.access import ConfigError
+from scheduledjob.kube.client.api import Api
+from scheduledjob.kube.client.api_errors import ApiError
 from scheduledjob.stores import open_store
 from scheduledjob.version import program_version
 from scheduledjob.web.metrics import Metrics
 from scheduledjob.web.observing import timed
 from scheduledjob.web.server import Server
 
-from .api import Api
-from .config import ConfigError
-from .errors import ApiError
 from .leadership import MemoryLease, is_dead, this_process
-from .neighbours import Neighbours
+from .peers import Neighbours
 from .preflight import SAY_EVERY, Preflight, permissions_of
 from .readiness import Readiness
-from .working import Working
+from .runtime import Working
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import NoReturn
 
-    from .settings import OperatorSettings
+    from scheduledjob.kube.settings.operator_settings import OperatorSettings
 
 log = structlog.get_logger("scheduledjob.operator")
 

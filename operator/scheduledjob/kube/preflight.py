@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from scheduledjob.kube.client.api_errors import ApiError, NotFound
 from scheduledjob.manifests.models import GROUP, VERSION
-
-from .errors import ApiError, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .api import Api
+    from scheduledjob.kube.client.api import Api
 
 log = structlog.get_logger("scheduledjob.start")
 

@@ -22,12 +22,13 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema
 
-from scheduledjob.domain.durations import MAX_DURATION
-from scheduledjob.domain.instants import DAY, SECOND
-from scheduledjob.manifests import checks
-from scheduledjob.manifests.cron_rules import CRON_RULES
-from scheduledjob.manifests.problems import quoted
-from scheduledjob.manifests.rules import (
+from scheduledjob.domain.time.durations import MAX_DURATION
+from scheduledjob.domain.time.instants import DAY, SECOND
+
+from . import checks
+from .cron_rules import CRON_RULES
+from .problems import quoted
+from .rules import (
     ALTERNATIVES,
     DATE_PATTERN,
     DURATION_PATTERN,

@@ -17,10 +17,11 @@ from zoneinfo import available_timezones
 import re2
 from pydantic_core import PydanticCustomError
 
-from scheduledjob.domain.cron import Cron
-from scheduledjob.domain.durations import parse_duration
-from scheduledjob.domain.zones import zone_of
-from scheduledjob.manifests.problems import nearest, plain, quoted, shortened
+from scheduledjob.domain.time.durations import parse_duration
+from scheduledjob.domain.time.zones import zone_of
+from scheduledjob.domain.triggers.cron import Cron
+
+from .problems import nearest, plain, quoted, shortened
 
 QUANTITY = re.compile(
     r"\+?(?:[0-9]{1,18}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?:[KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,2})?\Z"

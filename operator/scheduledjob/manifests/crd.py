@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from scheduledjob.manifests.models import GROUP, KIND, VERSION, ScheduledJob
-from scheduledjob.manifests.schema import structural_schema
-from scheduledjob.manifests.status import Status
+from .models import GROUP, KIND, VERSION, ScheduledJob
+from .schema import structural_schema
+from .status_model import Status
 
 PLURAL = "scheduledjobs"
 NAME = f"{PLURAL}.{GROUP}"

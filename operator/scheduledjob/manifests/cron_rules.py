@@ -11,8 +11,9 @@ in a field as well, and this class is short.
 
 from typing import Final, NamedTuple
 
-from scheduledjob.domain.cron_parse import MACROS, Field
-from scheduledjob.manifests.rules import Rule, literal, matches
+from scheduledjob.domain.cron.parse import MACROS, Field
+
+from .rules import Rule, literal, matches
 
 _SPACE: Final = r"[\x00- ]"
 _CHAR: Final = "[!-~]"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.manifests.models import API_VERSION, DEFAULT_NAMESPACE, GROUP, KIND
-from scheduledjob.manifests.problems import Path, Problem, dotted, nearest, plain, quoted, shortened
-from scheduledjob.manifests.yamltree import Mapping, Node, Scalar, Sequence, YamlError, find, locate, to_python
+from .models import API_VERSION, DEFAULT_NAMESPACE, GROUP, KIND
+from .problems import Path, Problem, dotted, nearest, plain, quoted, shortened
+from .yamltree import Mapping, Node, Scalar, Sequence, YamlError, find, locate, to_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from scheduledjob.manifests.problems import Problem
+from .problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from scheduledjob.manifests import files
-from scheduledjob.manifests.documents import Document, Meaning
-from scheduledjob.manifests.models import ConfigMap, ScheduledJob, Secret
-from scheduledjob.manifests.problems import Problem, quoted
-from scheduledjob.manifests.translate import problems_of
-from scheduledjob.manifests.yamltree import YamlError, documents
+from . import files
+from .documents import Document, Meaning
+from .error_words import problems_of
+from .models import ConfigMap, ScheduledJob, Secret
+from .problems import Problem, quoted
+from .yamltree import YamlError, documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,24 +10,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from scheduledjob.manifests import checks
-from scheduledjob.manifests.base import (
-    NO_NUL,
-    DataKey,
-    Duration,
-    InstantText,
-    JobName,
-    Model,
-    Name,
-    Namespace,
-    PositiveDuration,
-)
-from scheduledjob.manifests.job import Hook, Job
-from scheduledjob.manifests.policies import CompleteOn, Execution, History, Misfire, Retry, Timeouts
-from scheduledjob.manifests.problems import listed
-from scheduledjob.manifests.rules import Rule, not_later, stated
-from scheduledjob.manifests.sources import ValueFrom
-from scheduledjob.manifests.triggers import Exclude, Trigger
+from . import checks
+from .base import NO_NUL, DataKey, Duration, InstantText, JobName, Model, Name, Namespace, PositiveDuration
+from .job_models import Hook, Job
+from .policies import CompleteOn, Execution, History, Misfire, Retry, Timeouts
+from .problems import listed
+from .rules import Rule, not_later, stated
+from .sources import ValueFrom
+from .trigger_models import Exclude, Trigger
 
 GROUP = "scheduledjobs.dev"
 VERSION = "v1beta1"

@@ -4,10 +4,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from scheduledjob.domain.durations import parse_duration
-from scheduledjob.manifests import checks
-from scheduledjob.manifests.base import Image, Model, Name, PositiveDuration, Quantity
-from scheduledjob.manifests.rules import Rule, literal, not_longer
+from scheduledjob.domain.time.durations import parse_duration
+
+from . import checks
+from .base import Image, Model, Name, PositiveDuration, Quantity
+from .rules import Rule, literal, not_longer
 
 _FIRST_WAIT, _LONGEST_WAIT = "10s", "10m"
 """Of an exponential retry that does not say."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.manifests.base import PATTERN_MEANINGS
-from scheduledjob.manifests.rules import ALTERNATIVES, VALIDATIONS, Rule, matches
+from .base import PATTERN_MEANINGS
+from .rules import ALTERNATIVES, VALIDATIONS, Rule, matches
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

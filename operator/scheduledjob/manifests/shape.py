@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
-    from scheduledjob.manifests.problems import Path
+    from .problems import Path
 
 
 def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:

@@ -4,9 +4,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from scheduledjob.manifests import checks
-from scheduledjob.manifests.base import ENVIRONMENT_NAME_PATTERN, DataKey, Model, Name, Text
-from scheduledjob.manifests.rules import Rule, stated
+from . import checks
+from .base import ENVIRONMENT_NAME_PATTERN, DataKey, Model, Name, Text
+from .rules import Rule, stated
 
 
 class KeySelector(Model):

@@ -1,174 +1,291 @@
-"""From pydantic's errors to problems: each fault once, at its line, in words that say what to write.
+"""From the models to what the engine runs: the one place where the defaults are put in.
 
-Pydantic says where an error is as a path of keys and indices, and what it is as a type with parameters; both are kept
-and only the words are ours, because "Input should be a valid string" helps nobody who wrote ``value: 5``.
+A model says what the user wrote; a ``Definition`` says what holds. What a job does becomes the plain JSON of the
+executor's own spec (``ShellSpec``, ``CurlSpec``), with what is unset left out, so that it is short in the store and
+``msgspec.convert`` reads it back.
 """
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.manifests import checks
-from scheduledjob.manifests.base import PATTERN_MEANINGS, Model
-from scheduledjob.manifests.models import Secret
-from scheduledjob.manifests.problems import Path, Problem, listed, nearest, plain, quoted, shortened
-from scheduledjob.manifests.shape import choices_at, field_at, fields_of, model_at, places
-from scheduledjob.manifests.yamltree import Node, Scalar, meaning_without_quotes
+from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
+from scheduledjob.domain.schedule.definition import (
+    AfterTrigger,
+    AtTrigger,
+    CatchUp,
+    Concurrency,
+    CronTrigger,
+    Definition,
+    EveryTrigger,
+    ExcludeCron,
+    ExcludeWindow,
+    FollowingTrigger,
+    Keep,
+    Misfire,
+    Timeouts,
+)
+from scheduledjob.domain.time.durations import parse_duration
+from scheduledjob.domain.time.instants import SECOND, Instant, Micros, to_instant
+from scheduledjob.engine.executor import CurlSpec, ShellSpec, Value
+from scheduledjob.jobs.hooks import CURL_TIMEOUT
+
+from .checks import parse_instant
+from .manifest_references import qualified
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
-    from pydantic_core import ErrorDetails
+    from scheduledjob.domain.schedule.definition import Exclude as DomainExclude
+    from scheduledjob.domain.schedule.definition import Trigger as DomainTrigger
 
-    from scheduledjob.manifests.documents import Document
-
-MOST = 20
-"""Faults of one document that are told."""
-
-FEW = 4
-"""A mapping with fewer known fields is best explained by naming them."""
-
-
-def problems_of(error: ValidationError, model: type[BaseModel], document: Document) -> list[Problem]:
-    """A problem for each fault, at most ``MOST``, in the order of the file."""
-    details = error.errors(include_url=False)
-    unknown = {detail["loc"][:-1] for detail in details if detail["type"] == "extra_forbidden"}
-    # Beside an unknown field a missing one is no second fault: it is there, under another name.
-    details = [detail for detail in details if detail["type"] != "missing" or detail["loc"][:-1] not in unknown]
-    problems: list[Problem] = []
-    for detail in details[:MOST]:
-        path: Path = tuple(part for part in detail["loc"] if part != "[key]")
-        node = document.find(path)
-        shown = "" if model is Secret else _shown(detail["input"], node)
-        message, allowed = _worded(detail, model, path, shown)
-        if detail["type"] == checks.REFUSED:
-            path += tuple(detail["ctx"]["path"])
-        problems.append(document.problem(path, message, allowed, at_key=detail["type"] == "extra_forbidden"))
-    problems.sort(key=lambda problem: (problem.line, problem.column))
-    if len(details) > MOST:
-        problems.append(document.problem((), f"{len(details) - MOST} more faults", "mend those above first"))
-    return problems
+    from .job_models import Curl, Hook, Shell
+    from .models import ScheduledJob, Spec
+    from .policies import CompleteOn, Retry
+    from .policies import Misfire as MisfireModel
+    from .sources import KeySelector, SecretValue, ValueFrom
+    from .trigger_models import Exclude, Trigger
 
 
-def _worded(detail: ErrorDetails, model: type[BaseModel], path: Path, shown: str) -> tuple[str, str]:
-    """What is wrong, and what is allowed; ``shown`` is the value as the user wrote it."""
-    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    match kind:
-        case checks.REFUSED:
-            return context["message"], context["allowed"]
-        case "missing":
-            field = field_at(model, path)
-            wanted: object = field.annotation if field is not None else None
-            if isinstance(wanted, type) and issubclass(wanted, Model) and wanted.one_of:
-                return "is missing", f"write it with one of {listed(wanted.one_of)}"
-            return "is missing", (field.description or "") if field is not None else ""
-        case "extra_forbidden":
-            return _unknown_key(model, path)
-        case "literal_error":
-            return f"{shown} is not allowed", _one_of(choices_at(model, path), value)
-        case "string_pattern_mismatch":
-            return f"{shown} is not allowed", PATTERN_MEANINGS[context["pattern"]]
-        case "greater_than_equal":
-            return f"{shown} is not allowed", f"at least {context['ge']}"
-        case "less_than_equal":
-            return f"{shown} is not allowed", f"at most {context['le']}"
-        case "too_short" | "string_too_short":
-            return (
-                "is empty" if not value else f"{shown} is too short",
-                f"at least {_amount(context['min_length'], value)}",
-            )
-        case "too_long" | "string_too_long":
-            return f"{_amount(len(value), value)} are too many", f"at most {context['max_length']}"
-        case "bool_type" | "int_type" | "int_from_float" | "float_type":
-            return _wrong_number(kind, value, shown)
-        case "string_type":
-            if value is None:
-                return "is empty", "text is expected"
-            if isinstance(value, list | dict):
-                return f"text is expected, not {_article(value)}", 'write it in one line, or in lines below "|"'
-            return f"text is expected, not {_article(value)} {shown}".rstrip(), f'put it in quotes ("{shown or "..."}")'
-        case "list_type":
-            return _wrong_structure("a list", value), 'begin each entry with "- "'
-        case "dict_type" | "model_type":
-            return _wrong_structure("a mapping", value), "write keys and values, indented below it"
-    return f"{shown} is not allowed", detail["msg"]
-
-
-def _one_of(choices: list[str], value: Any) -> str:
-    close = nearest(value, choices) if isinstance(value, str) and len(choices) > 1 else None
-    return f'did you mean "{close}"? {listed(choices)}' if close else f"write {listed(choices)}"
-
-
-def _wrong_number(kind: str, value: Any, shown: str) -> tuple[str, str]:
-    what = {"bool_type": "true or false", "float_type": "a number"}.get(kind, "a whole number")
-    if value is None:
-        return "is empty", f"{what} is expected"
-    if isinstance(value, list | dict):
-        return f"{what} is expected, not {_article(value)}", ""
-    unquoted = meaning_without_quotes(value) if isinstance(value, str) else None
-    fits = isinstance(unquoted, bool) if kind == "bool_type" else isinstance(unquoted, int | float)
-    return f"{what} is expected, not {_article(value)} {shown}", "write it without quotes" if fits else ""
-
-
-def _wrong_structure(what: str, value: Any) -> str:
-    # The text itself is not repeated: it may be a password that belongs into a Secret.
-    return (
-        "is empty"
-        if value is None
-        else f"{what} is expected, not {'text' if isinstance(value, str) else _article(value)}"
+def to_definition(job: ScheduledJob) -> Definition:
+    """What the engine is to do for this job, every default in place. The payload is ``payload_of``."""
+    spec = job.spec
+    namespace, _ = job.key
+    kind, description = plain_job(spec, namespace)
+    optional: dict[str, Any] = {}
+    if spec.queue_depth is not None:
+        optional["queue_depth"] = spec.queue_depth
+    return Definition(
+        kind=kind,
+        job=description,
+        triggers=tuple(_trigger(trigger) for trigger in spec.triggers),
+        exclude=tuple(_exclude(exclude) for exclude in spec.exclude or ()),
+        start_at=_instant(spec.start_at),
+        end_at=_instant(spec.end_at),
+        max_runs=spec.max_runs,
+        jitter=_length(spec.jitter) or 0,
+        suspend=bool(spec.suspend),
+        concurrency=Concurrency(spec.concurrency_policy or Concurrency.FORBID),
+        max_concurrent=spec.max_concurrent,
+        misfire=_misfire(spec.misfire),
+        retry=_retry(spec.retry),
+        timeouts=_timeouts(spec),
+        pause_after_failures=spec.pause_after_failures or 0,
+        expect_success_within=_length(spec.expect_success_within),
+        keep=keep_of(spec),
+        on_failure=_hooks(spec.on_failure, namespace),
+        on_success=_hooks(spec.on_success, namespace),
+        payload_from=None if spec.payload_from is None else plain_payload_from(spec.payload_from, namespace),
+        **optional,
     )
 
 
-def _article(value: Any) -> str:
-    if isinstance(value, bool):
-        return "the boolean"
-    if isinstance(value, int | float):
-        return "the number"
-    if isinstance(value, list):
-        return "a list"
-    return "a mapping" if isinstance(value, dict) else "the text" if isinstance(value, str) else "nothing"
+def payload_of(job: ScheduledJob) -> bytes | None:
+    """The payload that stands in the manifest itself."""
+    return None if job.spec.payload is None else job.spec.payload.encode()
 
 
-def _amount(count: int, value: Any) -> str:
-    singular, plural = ("character", "characters") if isinstance(value, str) else ("entry", "entries")
-    return f"{count} {singular if count == 1 else plural}"
+def needs_pod(job: ScheduledJob) -> str | None:
+    """Why this job can run in a cluster only, as in "job.container runs as a Pod"; None if it runs inline."""
+    spec = job.spec
+    mode = spec.execution.mode if spec.execution is not None else None
+    if spec.job.container is not None:
+        return "job.container runs as a Pod"
+    if mode == "Pod":
+        return "execution.mode is Pod"
+    pod = spec.execution.pod if spec.execution is not None else None
+    if mode is None and spec.job.shell is not None and pod is not None and pod.image is not None:
+        return "execution.pod.image runs the command in a Pod"
+    return None
 
 
-def _shown(value: Any, node: Node | None) -> str:
-    """A value as the user wrote it."""
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(node, Scalar):
-        return plain(shortened(node.text))
-    return _article(value)
+def _length(text: str | None) -> Micros | None:
+    return None if text is None else parse_duration(text)
 
 
-def _unknown_key(model: type[BaseModel], path: Path) -> tuple[str, str]:
-    owner = model_at(model, path[:-1])
-    known = list(fields_of(owner)) if owner is not None else []
-    written = str(path[-1])
-    elsewhere = _ELSEWHERE_CALLED.get(written) or _elsewhere(model, written)
-    if elsewhere and len(known) >= FEW:
-        return "unknown field here", f"did you mean {elsewhere}?"
-    close = nearest(written, known)
-    if close:
-        return "unknown field", f'did you mean "{close}"?'
-    return "unknown field", f"known here: {listed(known, 'and')}"
+def _seconds(text: str) -> float:
+    return parse_duration(text) / SECOND
 
 
-_ELSEWHERE_CALLED = {
-    "generateName": "metadata.name",
-    "schedule": "spec.triggers[].cron",
-    "jobTemplate": "spec.job",
-    "startingDeadlineSeconds": "spec.misfire.startingDeadline",
-    "successfulJobsHistoryLimit": "spec.history.succeeded",
-    "failedJobsHistoryLimit": "spec.history.failed",
-    "backoffLimit": "spec.retry.maxRetries",
-    "activeDeadlineSeconds": "spec.timeouts.attempt",
-}
-"""What fields of a CronJob, or of other objects of Kubernetes, are called here."""
+def _instant(text: str | None) -> Instant | None:
+    return None if text is None else to_instant(parse_instant(text))
 
 
-def _elsewhere(model: type[BaseModel], key: str) -> str:
-    """The one or two places where this very key belongs."""
-    found = places(model).get(key, [])
-    return listed(found) if len(found) <= 2 else ""
+def _trigger(trigger: Trigger) -> DomainTrigger:
+    if trigger.cron is not None:
+        return CronTrigger(trigger.cron, trigger.time_zone or "UTC")
+    if trigger.every is not None:
+        return EveryTrigger(parse_duration(trigger.every), _instant(trigger.anchor))
+    if trigger.at is not None:
+        return AtTrigger(to_instant(parse_instant(trigger.at)))
+    if trigger.after is not None:
+        return AfterTrigger(parse_duration(trigger.after))
+    assert trigger.following is not None
+    return FollowingTrigger(trigger.following.name, trigger.following.outcome or "Succeeded")
+
+
+def _exclude(exclude: Exclude) -> DomainExclude:
+    window = exclude.window
+    if window is not None:
+        return ExcludeWindow(*window)
+    assert exclude.cron is not None
+    return ExcludeCron(exclude.cron, exclude.time_zone or "UTC")
+
+
+def _misfire(misfire: MisfireModel | None) -> Misfire:
+    if misfire is None:
+        return Misfire()
+    given: dict[str, Any] = {}
+    if misfire.max_catch_up is not None:
+        given["max_catch_up"] = misfire.max_catch_up
+    return Misfire(
+        catch_up=CatchUp(misfire.catch_up or CatchUp.LAST),
+        starting_deadline=_length(misfire.starting_deadline),
+        **given,
+    )
+
+
+def _retry(retry: Retry | None) -> Backoff:
+    if retry is None:
+        return Exponential()
+    if retry.fixed is not None:
+        return Fixed([_seconds(interval) for interval in retry.fixed.intervals], retry.max_retries)
+    given: dict[str, Any] = {}
+    if retry.max_retries is not None:
+        given["max_retries"] = retry.max_retries
+    growth = retry.exponential
+    if growth is not None:
+        if growth.initial is not None:
+            given["initial"] = _seconds(growth.initial)
+        if growth.max is not None:
+            given["max"] = _seconds(growth.max)
+        if growth.multiplier is not None:
+            given["multiplier"] = growth.multiplier
+    return Exponential(**given)
+
+
+def _timeouts(spec: Spec) -> Timeouts:
+    timeouts = spec.timeouts
+    attempt = _length(timeouts.attempt) if timeouts is not None else None
+    if attempt is None and spec.job.curl is not None:
+        attempt = CURL_TIMEOUT
+    if timeouts is None:
+        return Timeouts(attempt=attempt)
+    given = {} if timeouts.pending is None else {"pending": parse_duration(timeouts.pending)}
+    return Timeouts(attempt=attempt, total=_length(timeouts.total), **given)
+
+
+def keep_of(spec: Spec) -> Keep:
+    """How much history stays."""
+    history = spec.history
+    if history is None:
+        return Keep()
+    given = {"succeeded": history.succeeded, "failed": history.failed, "ttl": _length(history.ttl)}
+    return Keep(**{name: value for name, value in given.items() if value is not None})
+
+
+def plain_job(spec: Spec, namespace: str) -> tuple[str, Any]:
+    """The kind of executor, and what it is told, as plain JSON."""
+    job, complete_on = spec.job, spec.complete_on
+    if job.shell is not None:
+        return "shell", _short(_shell(job.shell, complete_on, namespace))
+    if job.curl is not None:
+        return "curl", _short(_curl(job.curl, complete_on, namespace))
+    if job.container is not None:
+        container = job.container
+        exit_codes = sorted(set(complete_on.exit_codes or ())) if complete_on is not None else []
+        parts = {
+            "image": container.image,
+            "command": container.command,
+            "args": container.args,
+            "complete_exit_codes": exit_codes,
+        }
+        return "container", {name: value for name, value in parts.items() if value}
+    assert job.custom is not None
+    return job.custom.kind, job.custom.params
+
+
+def plain_payload_from(source: ValueFrom, namespace: str) -> Any:
+    """The reference to a payload, as plain JSON."""
+    return _short(_value_from(source, namespace))
+
+
+def _hooks(hooks: list[Hook] | None, namespace: str) -> tuple[Any, ...]:
+    return tuple(_short(_curl(hook.curl, None, namespace)) for hook in hooks or ())
+
+
+def _shell(shell: Shell, complete_on: CompleteOn | None, namespace: str) -> ShellSpec:
+    spec = ShellSpec(
+        shell.command,
+        working_dir=shell.working_dir,
+        env={
+            variable.name: Value(variable.value)
+            if variable.value_from is None
+            else _value_from(variable.value_from, namespace)
+            for variable in shell.env or ()
+        },
+        complete_exit_codes=frozenset((complete_on.exit_codes if complete_on is not None else None) or ()),
+    )
+    if shell.shell is not None:
+        spec.shell = shell.shell
+    return spec
+
+
+def _curl(curl: Curl, complete_on: CompleteOn | None, namespace: str) -> CurlSpec:
+    spec = CurlSpec(
+        curl.url,
+        headers={name: Value(value) for name, value in (curl.headers or {}).items()},
+        body=None if curl.body is None else Value(curl.body),
+        complete_status=frozenset((complete_on.http_status if complete_on is not None else None) or ()),
+    )
+    if curl.method is not None:
+        spec.method = curl.method
+    if curl.follow_redirects is not None:
+        spec.follow_redirects = curl.follow_redirects
+    if curl.expect is not None:
+        spec.expect_body = curl.expect.body_regex
+        if curl.expect.status is not None:
+            spec.expect_status = tuple(curl.expect.status)
+    if curl.tls is not None:
+        spec.insecure_skip_verify = bool(curl.tls.insecure_skip_verify)
+        spec.server_name = curl.tls.server_name
+        spec.ca = _optional(curl.tls.ca, namespace)
+        spec.client_certificate = _optional(curl.tls.client_certificate, namespace)
+        spec.client_key = _optional(curl.tls.client_key, namespace)
+    if curl.auth is not None and curl.auth.basic is not None:
+        spec.basic_username = _optional(curl.auth.basic.username, namespace)
+        spec.basic_password = _optional(curl.auth.basic.password, namespace)
+    if curl.auth is not None:
+        spec.bearer = _optional(curl.auth.bearer, namespace)
+    return spec
+
+
+def _optional(source: ValueFrom | SecretValue | None, namespace: str) -> Value | None:
+    return None if source is None else _value_from(source, namespace)
+
+
+def _value_from(source: ValueFrom | SecretValue, namespace: str) -> Value:
+    secret: KeySelector | None = source.secret_key_ref
+    if secret is not None:
+        return Value(secret=(qualified(namespace, secret.name), secret.key), optional=bool(secret.optional))
+    selector = getattr(source, "config_map_key_ref", None)
+    assert selector is not None
+    return Value(config_map=(qualified(namespace, selector.name), selector.key), optional=bool(selector.optional))
+
+
+def _short(value: Any) -> Any:
+    """Plain JSON of a spec: fields that have their default are left out, sets are sorted."""
+    if is_dataclass(value):
+        return {
+            part.name: _short(given)
+            for part in fields(value)
+            if (given := getattr(value, part.name)) != _default_of(part)
+        }
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return [_short(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _default_of(part: Any) -> Any:
+    return part.default if part.default_factory is MISSING else part.default_factory()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
 
-from scheduledjob.manifests.problems import Path, quoted
+from .problems import Path, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,16 +9,16 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from scheduledjob.domain.instants import SECOND
+from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.store import Renewer, SlugTaken, Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
-    from scheduledjob.domain.instants import Instant, Micros
-    from scheduledjob.domain.state import Outcome, RunRecord
-    from scheduledjob.engine.jobs import Attempt
+    from scheduledjob.domain.schedule.state import Outcome, RunRecord
+    from scheduledjob.domain.time.instants import Instant, Micros
+    from scheduledjob.engine.executor import Attempt
     from scheduledjob.engine.store import Key, Renewal, Row
 
     from .metrics import Metrics

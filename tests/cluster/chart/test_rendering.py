@@ -14,8 +14,8 @@ import yaml
 from charts.install_yaml import install_yaml
 from charts.readme import read_keys, readme
 from image.build import default_image
-from scheduledjob.kube.setting_sources import read_settings
-from scheduledjob.kube.settings import every_setting
+from scheduledjob.kube.settings.operator_settings import every_setting
+from scheduledjob.kube.settings.setting_sources import read_settings
 from scheduledjob.stores.postgres.address import parse_address
 from scheduledjob.web.metrics import Metrics
 from tests.cluster.chart.go import answers

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from scheduledjob.executors.confine import landlock_status
+from scheduledjob.jobs.shell.confinement import landlock_status
 from tests.cluster.e2e.conftest import kubeconfig, sjobs
 from tests.cluster.e2e.operators import OperatorProcess
 from tests.cluster.harness.binaries import cache

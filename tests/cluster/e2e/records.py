@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import asyncpg
 import yaml
 
-from scheduledjob.domain.instants import SECOND, Instant, from_seconds, to_instant
-from scheduledjob.domain.state import State
+from scheduledjob.domain.schedule.state import State
+from scheduledjob.domain.time.instants import SECOND, Instant, from_seconds, to_instant
 from tests.cluster.e2e.operators import PATIENCE
 from tests.cluster.harness import SCHEDULED_JOBS
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.executors.confine import landlock_status
+from scheduledjob.jobs.shell.confinement import landlock_status
 from tests.cluster.e2e.operators import OperatorProcess, condition, manifest, until
 from tests.support.absent import do_without
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.domain.state import State
+from scheduledjob.domain.schedule.state import State
 from tests.cluster.e2e.operators import OperatorProcess, curl, is_so, manifest, until
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from scheduledjob.domain.instants import SECOND, to_instant
+from scheduledjob.domain.time.instants import SECOND, to_instant
 from tests.cluster.e2e.late_line import LateLine
 from tests.cluster.e2e.operators import (
     PATIENCE,

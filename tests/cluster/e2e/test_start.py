@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 import yaml
 
-from scheduledjob.kube.api import Api
+from scheduledjob.kube.client.api import Api
 from scheduledjob.kube.preflight import Preflight, permissions_of
 from tests.cluster.crd.install import install
 from tests.cluster.e2e.operators import PATIENCE, RULES, OperatorProcess, curl, granted, manifest

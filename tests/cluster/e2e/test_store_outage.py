@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from scheduledjob.domain.instants import SECOND, rfc3339
+from scheduledjob.domain.time.instants import SECOND, rfc3339
 from tests.cluster.e2e.operators import PATIENCE, OperatorProcess, Sink, curl, manifest, until
 from tests.cluster.e2e.records import Records, anchored, bounded, came_at, create, seconds_from_now, slot_of, slots
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from scheduledjob.kube.events import EVERY
+from scheduledjob.kube.report.events import EVERY
 from tests.cluster.e2e.operators import (
     OperatorProcess,
     change,

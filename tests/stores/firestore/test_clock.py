@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.instants import HOUR, SECOND, Instant, Micros
+from scheduledjob.domain.time.instants import HOUR, SECOND, Instant, Micros
 from scheduledjob.engine.store import StoreError
 from scheduledjob.stores.firestore.clock import DRIFT_PER_MILLION, ROUNDING, StoreClock
 

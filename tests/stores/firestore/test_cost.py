@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.instants import HOUR, MINUTE, SECOND
+from scheduledjob.domain.time.instants import HOUR, MINUTE, SECOND
 from scheduledjob.engine.store import Fate, Origin, Put, ReplicaInfo
 from tests.stores.support import claim, record, settlement, wish
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.instants import HOUR
+from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine.store import Fate, NewRow, Origin, Put, SlugTaken
-from scheduledjob.stores import incarnations
+from scheduledjob.stores import tombstones
 from scheduledjob.stores.firestore import layout
 from scheduledjob.stores.firestore.layout import schedule_path
 from tests.stores.support import KIND, PLAIN, settle, settlement, take_one, until, wish
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from scheduledjob.stores.firestore import FirestoreStore
-    from scheduledjob.stores.firestore.documents import Write
+    from scheduledjob.stores.firestore.operations import Write
 
     from .metering import Meter
 
@@ -38,8 +38,8 @@ async def test_a_grave_goes_when_its_time_is_over_and_only_then(
 ) -> None:
     store = await open_one("?shards=3")
     await store.bury([(f"long-{n}", "uid") for n in range(3)])
-    monkeypatch.setattr(incarnations, "buried_for", lambda definition: 1)
-    monkeypatch.setattr("scheduledjob.stores.firestore.cluster.buried_for", lambda definition: 1)
+    monkeypatch.setattr(tombstones, "buried_for", lambda definition: 1)
+    monkeypatch.setattr("scheduledjob.stores.firestore.reconciling.buried_for", lambda definition: 1)
     await store.bury([(f"short-{n}", "uid") for n in range(3)])
     end = await store.now() + 1
 

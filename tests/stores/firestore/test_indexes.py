@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.domain.instants import HOUR
+from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine.store import Origin, ReplicaInfo
-from scheduledjob.stores.firestore.documents import Query
 from scheduledjob.stores.firestore.layout import LOCKS, PRESENCES, REPLICAS, RUNS, SCHEDULES
+from scheduledjob.stores.firestore.operations import Query
 from scheduledjob.stores.firestore.wire import Wire
 from tests.stores.support import claim, record, settlement, wish
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from scheduledjob.stores.firestore import FirestoreStore
-    from scheduledjob.stores.firestore.documents import Document
+    from scheduledjob.stores.firestore.operations import Document
 
 pytestmark = pytest.mark.firestore
 

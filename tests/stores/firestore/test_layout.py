@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.state import Outcome, RunRecord
-from scheduledjob.stores.firestore.documents import MOST_BYTES, MOST_WRITES, Write, packs
+from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.stores.firestore.layout import document_id, run_path, shard_of, with_records
+from scheduledjob.stores.firestore.operations import MOST_BYTES, MOST_WRITES, Write, packs
 from tests.stores.support import claim, wish
 
 if TYPE_CHECKING:

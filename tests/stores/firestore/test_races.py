@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.instants import HOUR, SECOND
+from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import Fate, Put, SlugTaken, StoreUnavailable
 from tests.stores.support import LEASE, claim, look, pass_lease, record, settle, settlement, take_one, wish
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from scheduledjob.domain.instants import Micros
+    from scheduledjob.domain.time.instants import Micros
     from scheduledjob.engine.store import Row
     from scheduledjob.stores.firestore import FirestoreStore
 

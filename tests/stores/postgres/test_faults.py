@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from scheduledjob.domain.instants import HOUR, SECOND
-from scheduledjob.domain.state import State
+from scheduledjob.domain.schedule.state import State
+from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import NewRow, Origin, Put, ReplicaInfo, StoreError, StoreUnavailable, Wake
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.listener import _Ear

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduledjob.stores.postgres.floor import BOTTOM, INTERVAL, SLACK, Floor
+from scheduledjob.stores.postgres.claim_watermark import BOTTOM, INTERVAL, SLACK, Floor
 
 KINDS = frozenset({"shell"})
 T = 1_000_000_000

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from scheduledjob.domain.instants import HOUR
+from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine.store import ReplicaInfo, StoreError
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.migrations import DEAD_AFTER, OWN, SCHEMA_VERSION, Half, halves, migrate

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from scheduledjob.domain.instants import DAY, SECOND
-from scheduledjob.domain.state import Outcome, RunRecord, State
+from scheduledjob.domain.schedule.state import Outcome, RunRecord, State
+from scheduledjob.domain.time.instants import DAY, SECOND
 from scheduledjob.engine.store import Fate, NewRow, Origin, Put, Settlement
 from scheduledjob.stores.postgres import PostgresStore
-from scheduledjob.stores.postgres.floor import BOTTOM
-from scheduledjob.stores.postgres.past import LOOKED_AT
+from scheduledjob.stores.postgres.claim_watermark import BOTTOM
+from scheduledjob.stores.postgres.history import LOOKED_AT
 from scheduledjob.stores.postgres.replicas import _claim_of
 
 if TYPE_CHECKING:

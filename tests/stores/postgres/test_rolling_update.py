@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from scheduledjob.domain.instants import HOUR
+from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine.store import Fate, NewRow, Origin, Put, ReplicaInfo, SlugTaken
-from scheduledjob.stores.postgres import PostgresStore, replicas, wishes
+from scheduledjob.stores.postgres import PostgresStore, replicas, schedules
 from scheduledjob.stores.postgres.migrations import OWN, migrate
 from scheduledjob.stores.postgres.queries import named
 from tests.stores.support import LEASE, PLAIN, claim, look, record, settle, settlement, take, take_one, wish
@@ -37,7 +37,7 @@ ACTS = '{"run":"1"}'
 def version_1() -> Iterator[None]:
     """The store asks what version 1 asked."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wishes, "_SQL", OLD["wishes"])
+        patch.setattr(schedules, "_SQL", OLD["wishes"])
         patch.setattr(replicas, "_SQL", OLD["replicas"])
         patch.setattr(replicas, "_claims", {})
         patch.setattr(replicas, "shortened", lambda columns: columns)

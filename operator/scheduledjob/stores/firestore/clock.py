@@ -35,7 +35,7 @@ from scheduledjob.engine.store import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scheduledjob.domain.instants import Instant, Micros
+    from scheduledjob.domain.time.instants import Instant, Micros
 
 DRIFT_PER_MILLION = 500
 """By how much a monotonic clock may be wrong: what Linux lets NTP slew it at most, many times a quartz's own error."""

@@ -34,19 +34,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from scheduledjob.domain.state import Outcome, RunRecord, State, cut_off
+from scheduledjob.domain.schedule.state import Outcome, RunRecord, State, cut_off
 from scheduledjob.engine.store import Key, Origin, Row
+from scheduledjob.stores.tombstones import keep_of
 
-from ..incarnations import keep_of
-from .documents import Write
+from .operations import Write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.store import NewRow
 
-    from .documents import Document, Fields, Stamp
+    from .operations import Document, Fields, Stamp
 
 SCHEDULES = "sjob_schedules"
 RUNS = "sjob_runs"

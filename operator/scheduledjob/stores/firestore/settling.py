@@ -22,20 +22,20 @@ import structlog
 
 from scheduledjob.engine.store import Fate, Key, Renewal, Settlement, StoreError, StoreUnavailable
 
-from .documents import Write, packs
 from .layout import path_of, record_writes, removal, run_path, with_records
-from .owned import NOTHING, SEEN, OwnedRows, owned_by
-from .tries import pause, together
+from .operations import Write, packs
+from .owned_rows import NOTHING, SEEN, OwnedRows, owned_by
+from .retrying import pause, together
 from .wire import Conflict, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scheduledjob.domain.instants import Instant, Micros
+    from scheduledjob.domain.time.instants import Instant, Micros
 
     from .clock import StoreClock
-    from .documents import Fields
-    from .owned import Known
+    from .operations import Fields
+    from .owned_rows import Known
     from .wire import Wire
 
 log = structlog.get_logger("scheduledjob.firestore")

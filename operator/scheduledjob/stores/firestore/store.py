@@ -21,29 +21,29 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from scheduledjob.domain.instants import MINUTE, SECOND
+from scheduledjob.domain.time.instants import MINUTE, SECOND
 from scheduledjob.engine.store import Origin, StoreError, StoreUnavailable, Wake
 
-from .archive import Archive
-from .claiming import Claims
+from .claims import Claims
 from .clock import StoreClock
-from .cluster import Cluster
-from .documents import Write
+from .history import Archive
 from .layout import document_id, is_row, replica_path, row_of, schedule_path
-from .living import Living
-from .owned import OwnedRows
+from .operations import Write
+from .owned_rows import OwnedRows
+from .presence import Living
+from .reconciling import Cluster
+from .schedules import Told, Wishes, page_query
 from .settling import Renewals, Settlements
 from .wire import Conflict, Wire
-from .wishes import Told, Wishes, page_query
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-    from scheduledjob.domain.instants import Instant, Micros
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.schedule.state import RunRecord
+    from scheduledjob.domain.time.instants import Instant, Micros
     from scheduledjob.engine.store import Batch, NewRow, Presence, Put, Renewer, ReplicaInfo, Row, Settlement
 
-    from .documents import Fields
+    from .operations import Fields
 
 MOST_SHARDS = 30
 NOW_IS_FRESH: Micros = 10 * SECOND

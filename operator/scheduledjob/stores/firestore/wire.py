@@ -31,11 +31,11 @@ from google.cloud.firestore_v1 import types
 from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
 from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrpcAsyncIOTransport
 
-from scheduledjob.domain.instants import SECOND, Micros
+from scheduledjob.domain.time.instants import SECOND, Micros
 from scheduledjob.engine.store import StoreError, StoreUnavailable
 
-from .documents import MOST_WRITES, Document, Query, Stamp, Write, packs
-from .tries import together
+from .operations import MOST_WRITES, Document, Query, Stamp, Write, packs
+from .retrying import together
 
 if TYPE_CHECKING:
     from .clock import StoreClock

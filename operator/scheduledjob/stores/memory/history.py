@@ -11,8 +11,8 @@ import heapq
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, TypeAlias
 
-from scheduledjob.domain.instants import Instant
-from scheduledjob.domain.state import Outcome, RunRecord
+from scheduledjob.domain.schedule.state import Outcome, RunRecord
+from scheduledjob.domain.time.instants import Instant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

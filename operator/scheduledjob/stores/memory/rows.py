@@ -13,17 +13,17 @@ from bisect import bisect_right
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.state import RunRecord, State, cut_off
+from scheduledjob.domain.schedule.state import RunRecord, State, cut_off
 from scheduledjob.engine.store import Key, NewRow, Origin, Row, Settlement
+from scheduledjob.stores.tombstones import buried_for, keep_of
 
-from ..incarnations import buried_for, keep_of
 from .history import History
-from .living import Locks
+from .presence import Locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from scheduledjob.domain.instants import Instant, Micros
+    from scheduledjob.domain.time.instants import Instant, Micros
 
 
 class Entry:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
-from scheduledjob.domain.instants import Instant, Micros
+from scheduledjob.domain.time.instants import Instant, Micros
 from scheduledjob.engine.store import (
     Batch,
     Fate,
@@ -31,14 +31,14 @@ from scheduledjob.engine.store import (
     SlugTaken,
     Wake,
 )
+from scheduledjob.stores.tombstones import each_once, judge, no_object
 
-from ..incarnations import each_once, judge, no_object
-from .living import Presences
+from .presence import Presences
 from .rows import Entry, Installation, due_rows, earlier, next_wake
 from .wakes import Listener, Wakes
 
 if TYPE_CHECKING:
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.schedule.state import RunRecord
 
 Clock: TypeAlias = Callable[[], Instant]
 

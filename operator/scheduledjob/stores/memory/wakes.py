@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
-    from scheduledjob.domain.instants import Instant
+    from scheduledjob.domain.time.instants import Instant
 
 
 class Listener:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec.structs import astuple
 
-from scheduledjob.domain.state import Outcome, RunRecord
+from scheduledjob.domain.schedule.state import Outcome, RunRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

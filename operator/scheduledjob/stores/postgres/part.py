@@ -5,8 +5,8 @@ from __future__ import annotations
 from scheduledjob.engine.store import StoreError
 
 from .address import parse_address
+from .claim_watermark import Floor
 from .connections import Pool, Server
-from .floor import Floor
 
 POOL_SIZE = 4
 COMMAND_TIMEOUT = 10.0

@@ -10,9 +10,9 @@ import msgspec
 
 from scheduledjob.engine.store import Batch, Fate, Key, Renewal, Renewer, ReplicaInfo, Row, Settlement
 
+from .claim_watermark import BOTTOM
 from .columns import Columns, record_columns, shortened
 from .connections import repeated
-from .floor import BOTTOM
 from .migrations import SCHEMA_VERSION
 from .part import Part
 from .queries import load
@@ -20,8 +20,8 @@ from .queries import load
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
-    from scheduledjob.domain.instants import Instant, Micros
-    from scheduledjob.domain.state import RunRecord
+    from scheduledjob.domain.schedule.state import RunRecord
+    from scheduledjob.domain.time.instants import Instant, Micros
 
     from .connections import Connection, Server
 

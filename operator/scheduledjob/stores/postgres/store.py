@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import migrations
-from .cluster import Cluster
+from .history import Past
 from .listener import Listening
-from .living import Living
-from .past import Past
+from .presence import Living
 from .queries import load
+from .reconciling import Cluster
 from .replicas import Replicas
 
 if TYPE_CHECKING:

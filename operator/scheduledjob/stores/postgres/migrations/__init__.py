@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.instants import MINUTE
+from scheduledjob.domain.time.instants import MINUTE
 from scheduledjob.engine.store import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.resources.abc import Traversable
 
-    from ..connections import Connection
+    from scheduledjob.stores.postgres.connections import Connection
 
 _FILE = re.compile(r"(\d{4})_(pre|post)_(\w+)\.sql")
 

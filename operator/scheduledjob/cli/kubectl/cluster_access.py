@@ -1,0 +1,241 @@
+"""The way to the cluster: which one, which namespace, and what is said when it does not answer as hoped.
+
+A command is one coroutine over an open ``Cluster``, which ``Where.run`` runs. Whatever the API server refuses becomes a
+``CommandError`` in one line that names what was asked for and what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scheduledjob.cli.shared.command_errors import CommandError, in_one_line, lone
+from scheduledjob.cli.shared.formats import printable
+from scheduledjob.domain.time.instants import to_instant
+from scheduledjob.manifests.models import API_VERSION, GROUP, KIND
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from scheduledjob.domain.time.instants import Instant
+    from scheduledjob.kube.client.api import Api
+
+T = TypeVar("T")
+Object = dict[str, Any]
+
+MANAGER = "kubectl-scheduledjob"
+"""The field manager of everything that the plugin writes."""
+ATTEMPTS = 2
+"""Tries of a request: somebody waits for the answer."""
+SECONDS = 20.0
+"""For each of them."""
+LONG = 86_400.0
+PAGE = 500
+RESOURCE = f"scheduledjobs.{GROUP}"
+NO_NAME_EVERYWHERE = "-A goes with no name: names are unique in a namespace only; use -n NAMESPACE"
+
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+
+class Missing(CommandError):
+    """There is no object of this name."""
+
+    def __init__(self, kind: str, names: Sequence[str], namespace: str) -> None:
+        listing = "kubectl scheduledjob list -A" if kind == KIND else "kubectl get cronjobs -A"
+        quoted = ", ".join(f'"{name}"' for name in names)
+        super().__init__(f'there is no {kind} {quoted} in namespace "{namespace}" ({listing} shows all)')
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What the options say of the cluster and of the objects meant."""
+
+    namespace: str | None = None
+    everywhere: bool = False
+    selector: str | None = None
+    context: str | None = None
+    kubeconfig: str | None = None
+
+    def run(self, work: Callable[[Cluster], Awaitable[T]]) -> T:
+        """Open the way, do the work, close it. Raises CommandError for whatever the API server refuses."""
+        from scheduledjob.kube.client.access import ConfigError
+        from scheduledjob.kube.client.api_errors import ApiError
+
+        try:
+            return asyncio.run(self._run(work))
+        except ConfigError as error:
+            raise CommandError(in_one_line(error)) from None
+        except ApiError as error:
+            raise CommandError(in_words(error)) from None
+        except BaseExceptionGroup as group:
+            alone = lone(group)
+            if isinstance(alone, ApiError):
+                raise CommandError(in_words(alone)) from None
+            if isinstance(alone, CommandError):
+                raise alone from None
+            raise
+
+    async def _run(self, work: Callable[[Cluster], Awaitable[T]]) -> T:
+        from scheduledjob.kube.client.api import Api
+
+        async with Api.from_config(self.kubeconfig, self.context) as api:
+            return await work(Cluster(api, self))
+
+
+class Cluster:
+    """An open way to the API server, and the namespace that is meant."""
+
+    def __init__(self, api: Api, where: Where) -> None:
+        self.api = api
+        self.where = where
+        self.namespace = _checked(where.namespace or api.access.namespace, "a namespace")
+        """The namespace of an object that is named."""
+
+    async def job(self, name: str) -> Object:
+        """One ScheduledJob by its name. Raises CommandError where it is not there."""
+        from scheduledjob.kube.client.paths import scheduled_jobs
+
+        if self.where.everywhere:
+            raise CommandError(NO_NAME_EVERYWHERE, 2)
+        return await self._named(scheduled_jobs(self.namespace, _checked(name, "a ScheduledJob")), KIND, name)
+
+    async def each(self, names: Sequence[str], act: Callable[[Object], Awaitable[None]]) -> None:
+        """Do this to each ScheduledJob that is there; then raises CommandError for those that are not."""
+        missing = []
+        for name in dict.fromkeys(names):
+            try:
+                body = await self.job(name)
+            except Missing:
+                missing.append(name)
+            else:
+                await act(body)
+        if missing:
+            raise Missing(KIND, missing, self.namespace)
+
+    async def jobs(self) -> list[Object]:
+        """The ScheduledJobs that the options mean, sorted by namespace and name."""
+        from scheduledjob.kube.client.paths import scheduled_jobs
+
+        found = await self.all(scheduled_jobs("" if self.where.everywhere else self.namespace))
+        for each in found:  # items of a list leave it out
+            each |= {"apiVersion": API_VERSION, "kind": KIND}
+        return found
+
+    async def cronjobs(self, names: Sequence[str]) -> list[Object]:
+        """The CronJobs of these names, or without any those that the options mean."""
+        root, everywhere = "/apis/batch/v1", self.where.everywhere
+        if names:
+            path = f"{root}/namespaces/{self.namespace}/cronjobs"
+            return [await self._named(f"{path}/{_checked(name, 'a CronJob')}", "CronJob", name) for name in names]
+        found = await self.all(f"{root}/cronjobs" if everywhere else f"{root}/namespaces/{self.namespace}/cronjobs")
+        for each in found:
+            each |= {"apiVersion": "batch/v1", "kind": "CronJob"}
+        return found
+
+    async def all(self, path: str, **params: str) -> list[Object]:
+        """Every item below a path that the selector lets through."""
+        from scheduledjob.kube.client.api_errors import BadRequest
+
+        query: dict[str, str | int] = {"limit": PAGE, **params}
+        if self.where.selector:
+            query["labelSelector"] = self.where.selector
+        found: list[Object] = []
+        while True:
+            try:
+                page = await self.get(path, query)
+            except BadRequest as error:
+                if not self.where.selector:
+                    raise
+                raise CommandError(f'--selector "{self.where.selector}": {in_one_line(error)}', 2) from None
+            found += page["items"]
+            if not (token := page["metadata"].get("continue")):
+                return sorted(found, key=lambda each: (each["metadata"].get("namespace", ""), each["metadata"]["name"]))
+            query["continue"] = token
+
+    async def get(self, path: str, query: Mapping[str, str | int] | None = None) -> Any:
+        return await self.api.request("GET", path, params=query, seconds=SECONDS, attempts=ATTEMPTS)
+
+    async def patch(self, name: str, body: Object) -> Object:
+        """Merge this into a ScheduledJob; the object then."""
+        from scheduledjob.kube.client.api_errors import NotFound
+        from scheduledjob.kube.client.paths import scheduled_jobs
+
+        path = scheduled_jobs(self.namespace, name)
+        try:
+            changed: Object = await self.api.patch(path, body, {"fieldManager": MANAGER}, attempts=ATTEMPTS)
+        except NotFound as error:
+            raise self._missing(error, KIND, name) from None
+        return changed
+
+    async def _named(self, path: str, kind: str, name: str) -> Object:
+        from scheduledjob.kube.client.api_errors import NotFound
+
+        try:
+            found: Object = await self.get(path)
+        except NotFound as error:
+            raise self._missing(error, kind, name) from None
+        return found
+
+    def _missing(self, error: Any, kind: str, name: str) -> CommandError:
+        if not error.details.get("name"):
+            return CommandError(in_words(error))
+        return Missing(kind, [name], self.namespace)
+
+
+def _checked(name: str, of_what: str) -> str:
+    """A name that was typed: one that is none would lead elsewhere in the API. Raises CommandError."""
+    if not _NAME.fullmatch(name):
+        allowed = 'small letters, digits, "-" and ".", at most 253'
+        raise CommandError(f"{printable(name)!r} can't be the name of {of_what}: allowed are {allowed}", 2)
+    return name
+
+
+def in_words(error: Any) -> str:
+    """What the API server refused, in one line."""
+    from scheduledjob.kube.client.api_errors import NotFound, Unauthorized
+
+    if isinstance(error, NotFound) and not error.details.get("name"):
+        return (
+            f"the cluster knows no ScheduledJobs: install the operator, or its CRD ({RESOURCE}); "
+            "kubectl config current-context tells which cluster this is"
+        )
+    if isinstance(error, Unauthorized):
+        return f"the API server does not accept the credentials: {in_one_line(error)}"
+    return in_one_line(error)
+
+
+def instant_of(text: str | None) -> Instant | None:
+    """A time of status or metadata; None where there is none, or nothing that can be read."""
+    from scheduledjob.manifests.checks import parse_instant
+
+    if not text:
+        return None
+    try:
+        return to_instant(parse_instant(text))
+    except ValueError:
+        return None
+
+
+def key_of(body: Object) -> tuple[str, str]:
+    """(namespace, name)."""
+    return body["metadata"].get("namespace", ""), body["metadata"]["name"]
+
+
+def status_of(body: Object) -> Object:
+    found: Object = body.get("status") or {}
+    return found
+
+
+def condition_of(body: Object, kind: str) -> Object:
+    """A condition by its type; empty where there is none."""
+    return next((one for one in status_of(body).get("conditions") or () if one.get("type") == kind), {})
+
+
+def now() -> Instant:
+    """This machine's clock, for what people read."""
+    import time
+
+    return time.time_ns() // 1000

@@ -1,0 +1,128 @@
+"""``convert``: CronJobs from files or from the cluster to ScheduledJobs on standard output, and notes beside them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from scheduledjob.cli.kubectl.printing import YELLOW, Form, coloured, print_objects, say
+from scheduledjob.cli.shared.command_errors import CommandError, in_one_line
+from scheduledjob.manifests import files
+from scheduledjob.manifests.documents import Document
+from scheduledjob.manifests.problems import Problem, plain
+from scheduledjob.manifests.yamltree import Mapping, Node, Scalar, Sequence, YamlError, documents, find, to_python
+
+from .compare import differences, in_words
+from .cronjob import convert
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from scheduledjob.cli.kubectl.cluster_access import Where
+
+STDIN = "-"
+NAMES_SHOWN = 4
+
+
+def convert_files(paths: Iterable[str], form: Form) -> int:
+    """Convert the CronJobs of these files; ``-`` is standard input. The exit code: 1 where one can't be converted."""
+    found: list[dict[str, Any]] = []
+    faults = 0
+    for path in paths:
+        for text in [sys.stdin.read()] if path == STDIN else _texts(path):
+            for each in [text] if isinstance(text, Problem) else _cronjobs(path, text):
+                if isinstance(each, Problem):
+                    say(str(each))
+                    faults += 1
+                else:
+                    found.append(each)
+    if not found and not faults:
+        raise CommandError("there is no CronJob (apiVersion: batch/v1, kind: CronJob) in the files that are named", 2)
+    return max(print_converted(found, form), 2 if faults else 0)
+
+
+def convert_cluster(where: Where, names: list[str], form: Form) -> int:
+    """Convert the CronJobs of these names, or without any those that ``where`` means."""
+    found = where.run(lambda cluster: cluster.cronjobs(names))
+    if not found:
+        say("no CronJobs found")
+    return print_converted(found, form)
+
+
+def print_converted(cronjobs: list[dict[str, Any]], form: Form) -> int:
+    """Print the ScheduledJobs, and what is to be told of them; the exit code."""
+    manifests: list[dict[str, Any]] = []
+    told: dict[str, list[str]] = {}
+    code = 0
+    for cronjob in cronjobs:
+        metadata = cronjob.get("metadata")
+        name = plain(str(metadata.get("name", "?"))) if isinstance(metadata, dict) else "?"
+        try:
+            converted = convert(cronjob)
+            notes = [*converted.notes, *map(in_words, differences(cronjob, converted))]
+        except ValueError as error:
+            say(coloured(f"{name}: can't be converted: {plain(in_one_line(error))}", YELLOW, sys.stderr))
+            code = 1
+            continue
+        except (TypeError, AttributeError, LookupError):
+            # A template may hold anything, and what is no Pod at all shows as an error of any of these.
+            words = "it is no CronJob that the API server would take (kubectl create --dry-run=server tells why)"
+            say(coloured(f"{name}: can't be converted: {words}", YELLOW, sys.stderr))
+            code = 1
+            continue
+        manifests.append(converted.manifest)
+        for note in dict.fromkeys(notes):
+            told.setdefault(note, []).append(name)
+    _print(manifests, form)
+    for note, names in told.items():
+        say(f"{coloured(_named(names, len(manifests)), YELLOW, sys.stderr)}: {plain(note)}")
+    return code
+
+
+def _named(names: list[str], whole: int) -> str:
+    if len(names) == whole > 1:
+        return f"all {whole}"
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _print(manifests: list[dict[str, Any]], form: Form) -> None:
+    if form is Form.YAML or form.is_for_people:
+        from scheduledjob.cli.shared.formats import as_yaml
+
+        sys.stdout.write("".join(as_yaml(each, explicit_start=True) for each in manifests))
+    elif manifests:
+        print_objects(manifests, form, one=len(manifests) == 1)
+    sys.stdout.flush()
+
+
+def _texts(path: str) -> Iterator[str | Problem]:
+    for found in files.discover(path):
+        yield found if isinstance(found, Problem) else files.read(found)
+
+
+def _cronjobs(file: str, text: str) -> Iterator[dict[str, Any] | Problem]:
+    """The CronJobs of one text, and what is wrong with it; other objects are passed over in silence."""
+    faults: list[YamlError] = []
+    try:
+        for root in documents(text, faults):
+            yield from _of(root)
+    except YamlError as error:
+        yield Document(file, 0).syntax(error)
+    for fault in faults:
+        yield Document(file, 0).syntax(fault)
+
+
+def _of(node: Node, of_list: str = "") -> Iterator[dict[str, Any]]:
+    """``of_list``: the kind that items need not say, because their list does, as the API's own answers have it."""
+    kind, items = find(node, ("kind",)), find(node, ("items",))
+    version = find(node, ("apiVersion",))
+    of_batch = isinstance(version, Scalar) and version.text.startswith("batch/")
+    if isinstance(items, Sequence):
+        listed = isinstance(kind, Scalar) and kind.text == "CronJobList" and of_batch
+        for item in items.items:
+            yield from _of(item, "CronJob" if listed else "")
+    elif isinstance(node, Mapping):
+        known = kind.text if isinstance(kind, Scalar) else of_list
+        if known == "CronJob" and (of_batch or (of_list and version is None)):
+            yield to_python(node)

@@ -1,0 +1,224 @@
+"""A CronJob as a ScheduledJob: the manifest, and what is to be told of the way there.
+
+What the CronJob says is carried over. Where it says nothing, a ScheduledJob's own defaults hold, and where these make
+a difference to the Pod or to when it runs, that is told too. A manifest that comes out of here is valid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from scheduledjob.domain.time.durations import format_duration
+from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.manifests.loader import load_text
+from scheduledjob.manifests.models import API_VERSION, KIND, ScheduledJob
+
+from .cron_dialect import trigger_of, without_zone
+from .template import Template, template_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ENDLESS = 1_000_000
+"""Retries: more than that is meant as "without end"."""
+_KUBECTL = "kubectl.kubernetes.io/last-applied-configuration"
+
+_KNOWN = frozenset(
+    {
+        "schedule", "timeZone", "startingDeadlineSeconds", "concurrencyPolicy", "suspend", "jobTemplate",
+        "successfulJobsHistoryLimit", "failedJobsHistoryLimit",
+    }
+)  # fmt: skip
+_KNOWN_OF_JOB = frozenset(
+    {
+        "template", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished",
+        "podReplacementPolicy",  # a retry waits for the end of the Pod before it, whatever this says
+    }
+)  # fmt: skip
+
+_HOW = {
+    "parallelism": "one Pod runs at a time; write several ScheduledJobs, or share the work out in the job",
+    "completions": "a run is one Pod that succeeds; write several ScheduledJobs, or share the work out in the job",
+    "completionMode": "there is no index; write several ScheduledJobs with an argument each",
+    "podFailurePolicy": "every failure is retried; timeouts.total and retry.maxRetries bound that",
+    "successPolicy": "a run succeeds with its one Pod",
+    "backoffLimitPerIndex": "there is no index; retry.maxRetries is for the run",
+    "maxFailedIndexes": "there is no index",
+    "suspend": "a run starts at its slot; spec.suspend suspends the schedule",
+    "managedBy": "the ScheduledJob operator runs it",
+    "manualSelector": "the operator selects its Pods by uid",
+    "selector": "the operator selects its Pods by uid",
+}
+"""What a Job can be told and a run can't, and what to do instead."""
+_UNREMARKABLE: Mapping[str, Any] = {
+    "parallelism": 1,
+    "completions": 1,
+    "completionMode": "NonIndexed",
+    "suspend": False,
+    "manualSelector": False,
+    "managedBy": "kubernetes.io/job-controller",
+}
+"""What may be said because it is as it would be anyway."""
+
+
+@dataclass(slots=True)
+class Converted:
+    """The manifest as plain data, valid, with what is to be told of it."""
+
+    manifest: dict[str, Any]
+    job: ScheduledJob
+    template: Template
+    notes: list[str]
+
+
+def convert(cronjob: Mapping[str, Any]) -> Converted:
+    """The ScheduledJob of a CronJob (``batch/v1``). Raises ``ValueError`` for one that can't be."""
+    metadata = _mapping(cronjob, "metadata")
+    spec = _mapping(cronjob, "spec")
+    notes: list[str] = []
+    if not metadata.get("name"):
+        raise ValueError("metadata.name: a ScheduledJob needs a name")
+    schedule = spec.get("schedule")
+    if not isinstance(schedule, str):
+        raise ValueError("spec.schedule is missing")
+    job_template = _mapping(spec, "jobTemplate")
+    job_spec = _mapping(job_template, "spec")
+    status = cronjob.get("status") or {}
+    anchor = status.get("lastScheduleTime") or metadata.get("creationTimestamp")
+    trigger = trigger_of(schedule, spec.get("timeZone"), anchor)
+    _tell_of_schedule(schedule, trigger, notes)
+    if "cron" in trigger and "timeZone" not in trigger and not spec.get("timeZone"):
+        notes.append("without a timeZone the schedule is in UTC; a CronJob's is in its controller manager's zone")
+    template = template_of(_mapping(job_spec, "template"))
+    notes.append("a Pod that has not begun to run after timeouts.pending, 5m unless given, is a failed attempt")
+    found: dict[str, Any] = {"triggers": [trigger]}
+    if spec.get("suspend"):
+        found["suspend"] = True
+    found["job"] = {"container": template.container}
+    if template.pod:
+        found["execution"] = {"pod": template.pod}
+    found["concurrencyPolicy"] = spec.get("concurrencyPolicy") or "Allow"
+    if found["concurrencyPolicy"] == "Forbid":
+        notes.append(
+            "concurrencyPolicy Forbid: a slot that comes while a run is active is skipped; a CronJob starts the newest "
+            "of them late, when that run ends: write concurrencyPolicy: Queue for that"
+        )
+    _carry_limits(spec, job_spec, found, notes)
+    _tell_of_rest(cronjob, spec, job_template, job_spec, notes)
+    manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": _metadata(metadata, notes), "spec": found}
+    return Converted(manifest, _valid(manifest), template, [*template.notes, *notes])
+
+
+def _valid(manifest: dict[str, Any]) -> ScheduledJob:
+    loaded = load_text(msgspec.json.encode(manifest).decode())
+    if loaded.problems:
+        problem = loaded.problems[0]
+        raise ValueError(": ".join(part for part in (problem.field, problem.message, problem.allowed) if part))
+    return next(iter(loaded.jobs.values())).job
+
+
+def _mapping(part: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = part.get(name) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} must be a mapping")
+    return found
+
+
+def _metadata(metadata: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    kept: dict[str, Any] = {name: metadata[name] for name in ("name", "namespace") if metadata.get(name)}
+    if labels := metadata.get("labels"):
+        kept["labels"] = labels
+    if annotations := {key: text for key, text in (metadata.get("annotations") or {}).items() if key != _KUBECTL}:
+        kept["annotations"] = annotations
+    if lost := [name for name in ("ownerReferences", "finalizers") if metadata.get(name)]:
+        notes.append(f"not carried over: metadata.{', metadata.'.join(lost)}; whoever wrote them knows the CronJob")
+    return kept
+
+
+def _tell_of_schedule(schedule: str, trigger: dict[str, Any], notes: list[str]) -> None:
+    if "every" in trigger:
+        since = trigger.get("anchor", "the object's creation")
+        notes.append(f'schedule "{schedule}" is every: {trigger["every"]}, counted from {since}')
+        return
+    expression, zone = trigger["cron"], trigger.get("timeZone")
+    zone_in_it, written = without_zone(schedule)
+    if expression.split() != written.split():
+        notes.append(f'schedule "{written}" is written "{expression}", which has the same slots here')
+    if zone_in_it:
+        notes.append(f"the time zone in the schedule, {zone_in_it}, is written timeZone")
+    if zone is not None and not expression.startswith("@hourly") and not expression.split()[0].startswith("*"):
+        notes.append(
+            f"{zone}: a local time that a change of the clock leaves out or repeats has one slot; a CronJob's has none "
+            "or two"
+        )
+
+
+def _carry_limits(
+    spec: Mapping[str, Any], job_spec: Mapping[str, Any], found: dict[str, Any], notes: list[str]
+) -> None:
+    deadline = _number(spec, "spec", "startingDeadlineSeconds")
+    if deadline is not None:
+        found["misfire"] = {"startingDeadline": _length(deadline)}
+        if deadline < 1:
+            notes.append("startingDeadlineSeconds 0 is written startingDeadline: 1s, the shortest there is")
+    of_job = "spec.jobTemplate.spec"
+    retries = _number(job_spec, of_job, "backoffLimit")
+    if retries is not None and retries != 6:
+        found["retry"] = {"maxRetries": -1 if retries > _ENDLESS else retries}
+    total = _number(job_spec, of_job, "activeDeadlineSeconds")
+    if total is not None:
+        found["timeouts"] = {"total": _length(total)}
+    history: dict[str, Any] = {}
+    for name, field, default in (
+        ("succeeded", "successfulJobsHistoryLimit", 3),
+        ("failed", "failedJobsHistoryLimit", 5),
+    ):
+        limit = _number(spec, "spec", field)
+        if limit is not None and limit != default:
+            history[name] = min(limit, 10_000)
+    ttl = _number(job_spec, of_job, "ttlSecondsAfterFinished")
+    if ttl is not None:
+        history["ttl"] = _length(ttl)
+        notes.append(
+            f"ttlSecondsAfterFinished {ttl} is written history.ttl: {history['ttl']}, after which the run's record "
+            "goes too; a finished Pod stays two minutes at least"
+        )
+    if history:
+        found["history"] = history
+
+
+def _number(part: Mapping[str, Any], where: str, name: str) -> int | None:
+    value = part.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError(f"{where}.{name} must be a whole number, 0 or more")
+    return value
+
+
+def _tell_of_rest(
+    cronjob: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    job_template: Mapping[str, Any],
+    job_spec: Mapping[str, Any],
+    notes: list[str],
+) -> None:
+    notes += [f"not carried over: spec.{name}, which is unknown" for name in sorted(spec.keys() - _KNOWN)]
+    for name in sorted(job_spec.keys() - _KNOWN_OF_JOB):
+        value = job_spec[name]
+        if value is None or value == _UNREMARKABLE.get(name):
+            continue
+        how = _HOW.get(name, "it is unknown")
+        notes.append(f"not carried over: spec.jobTemplate.spec.{name}: {how}")
+    of_jobs = [name for name in ("labels", "annotations") if (job_template.get("metadata") or {}).get(name)]
+    if of_jobs:
+        notes.append(
+            f"not carried over: {' and '.join(of_jobs)} of spec.jobTemplate.metadata: there is no Job to bear them"
+        )
+    if (cronjob.get("status") or {}).get("active"):
+        notes.append("a Job of this CronJob is active now: let it end before the ScheduledJob starts")
+
+
+def _length(seconds: int) -> str:
+    return format_duration(max(1, seconds) * SECOND)

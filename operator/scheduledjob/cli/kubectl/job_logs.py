@@ -1,0 +1,148 @@
+"""``logs``: what a job printed, from its Pods as long as there are some, else from status; or from the store.
+
+On a terminal control characters are left out, apart from tabs and the colours that programs print; into a pipe or a
+file goes every byte as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TextIO
+
+from scheduledjob.cli.shared.command_errors import CommandError
+from scheduledjob.jobs.container.pod_names import ATTEMPT, CONTAINER, RUN_ID, UID_LABEL, annotation, label_value
+
+from .cluster_access import Cluster, Object, instant_of, status_of
+from .printing import say, second
+
+if TYPE_CHECKING:
+    from .cluster_access import Where
+    from .run_history import Kept
+
+_ALL = 100_000
+"""Runs of one ScheduledJob: more than a store keeps."""
+_HOSTILE = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+"""Control characters, but for tab, line end, carriage return and the sequences that set a colour."""
+
+
+def print_logs(
+    where: Where, name: str, run: str | None, tail: int | None, *, live: bool, kept: Kept | None = None
+) -> None:
+    """Print the output of a run, the newest one unless ``run`` names another by its id, slot or token."""
+    if kept is not None:
+        _print_from_store(where, kept, name, run, tail)
+        return
+
+    async def work(cluster: Cluster) -> None:
+        body = await cluster.job(name)
+        uid = body["metadata"]["uid"]
+        wanted = None if run is None else _run_id(body, run)
+        pods = await _pods(cluster, uid)
+        if wanted is not None:
+            pods = [pod for pod in pods if annotation(pod, RUN_ID) == wanted]
+        if pods:
+            pod = pods[-1]
+            say(f"==> Pod {pod['metadata']['name']}, attempt {annotation(pod, ATTEMPT)} <==")
+            await follow(cluster, pod, sys.stdout, live=live, tail=tail)
+        else:
+            _print_from_status(body, wanted, tail)
+
+    where.run(work)
+
+
+async def _pods(cluster: Cluster, uid: str) -> list[Object]:
+    """The Pods of a ScheduledJob that are there, the oldest first."""
+    from scheduledjob.kube.client.paths import pods
+
+    found = await cluster.get(pods(cluster.namespace), {"labelSelector": f"{UID_LABEL}={label_value(uid)}"})
+    return sorted(found["items"], key=lambda pod: (pod["metadata"]["creationTimestamp"], _attempt(pod)))
+
+
+def _attempt(pod: Object) -> int:
+    text = annotation(pod, ATTEMPT)
+    return int(text) if text.isdigit() else 0
+
+
+def _run_id(body: Object, run: str) -> str:
+    """The run that is meant by its id, the part of it that is its own, or its slot."""
+    uid, status = body["metadata"]["uid"], status_of(body)
+    known = [*(status.get("active") or ()), *(status.get("recentRuns") or ())]
+    for each in known:
+        if _is_meant(each, uid, run):
+            return str(each["runID"])
+    return run if run.startswith(f"{uid}-") else f"{uid}-{run}"
+
+
+def _is_meant(each: Object, uid: str, run: str) -> bool:
+    slot = instant_of(each["slot"])
+    return run in (each["runID"], each["runID"].removeprefix(f"{uid}-"), each["slot"], second(slot), each.get("token"))
+
+
+def _print_from_status(body: Object, wanted: str | None, tail: int | None) -> None:
+    name = body["metadata"]["name"]
+    runs = [one for one in status_of(body).get("recentRuns") or () if wanted in (None, one["runID"])]
+    told = next((one for one in runs if one.get("output")), None)
+    if told is None:
+        what = "has no Pod, and status keeps the output of the newest failed run only" if runs else "has no such run"
+        raise CommandError(f"{name} {what if wanted or runs else 'has not run yet'}: logs --store URL asks the store")
+    _print_kept(told, tail, "end of the output")
+
+
+def _print_kept(run: Object, tail: int | None, what: str) -> None:
+    say(f"==> {what} of the run of {run['slot']}, {run['outcome']} <==")
+    lines = run["output"].splitlines(keepends=True)
+    text = "".join(lines[-tail:] if tail else lines)
+    write((text if text.endswith("\n") else text + "\n").encode(), sys.stdout)
+
+
+def _print_from_store(where: Where, kept: Kept, name: str, wanted: str | None, tail: int | None) -> None:
+    runs = kept.read(where, name, 1 if wanted is None else _ALL)
+    meant = [run for body, run in runs if wanted is None or _is_meant(run, body["metadata"]["uid"], wanted)]
+    if not meant:
+        what = "such run" if wanted is not None else "run"
+        raise CommandError(f'the store has no {what} of {name} for the instance "{kept.instance}"')
+    if not meant[0].get("output"):
+        slot, outcome = meant[0]["slot"], meant[0]["outcome"]
+        raise CommandError(
+            f"of the run of {slot} of {name}, {outcome}, the store has no output: it printed nothing, or "
+            "what it printed was not kept because the operator may not read its Secrets"
+        )
+    _print_kept(meant[0], tail, "output, as the store keeps it,")
+
+
+async def follow(cluster: Cluster, pod: Object, stream: TextIO, *, live: bool, tail: int | None = None) -> None:
+    """Print the log of a Pod's job, with ``live`` to its end. Raises ApiError."""
+    from scheduledjob.kube.client.api_errors import BadRequest
+    from scheduledjob.kube.client.paths import pods
+
+    metadata = pod["metadata"]
+    params: dict[str, str | int] = {"container": CONTAINER}
+    if live:
+        params["follow"] = "true"
+    if tail is not None:
+        params["tailLines"] = tail
+    path = f"{pods(metadata['namespace'], metadata['name'])}/log"
+    ended = True
+    try:
+        async with aclosing(cluster.api.stream(path, params)) as pieces:
+            async for piece in pieces:
+                write(piece, stream)
+                ended = piece.endswith(b"\n")
+    except BadRequest as error:
+        raise CommandError(f"Pod {metadata['name']} has no log yet: {error.message}") from None
+    if not ended:
+        write(b"\n", stream)
+
+
+def write(piece: bytes, stream: TextIO) -> None:
+    """A piece of a log: as it is into a pipe, made harmless on a terminal."""
+    stream.flush()
+    stream.buffer.write(harmless(piece.decode(errors="replace")).encode() if stream.isatty() else piece)
+    stream.buffer.flush()
+
+
+def harmless(text: str) -> str:
+    """Text of several lines that is safe on a terminal."""
+    return _HOSTILE.sub("\ufffd", text)

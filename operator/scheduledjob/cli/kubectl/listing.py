@@ -1,0 +1,81 @@
+"""``list``: the ScheduledJobs of a namespace, or of all, as one table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .cluster_access import Cluster, Object, condition_of, instant_of, key_of, now, status_of
+from .printing import Form, age, print_objects, print_table, second
+
+if TYPE_CHECKING:
+    from .cluster_access import Where
+
+
+def print_list(where: Where, form: Form) -> None:
+    """Print the ScheduledJobs that the options mean."""
+
+    async def read(cluster: Cluster) -> tuple[list[Object], str]:
+        return await cluster.jobs(), cluster.namespace
+
+    found, namespace = where.run(read)
+    if not form.is_for_people:
+        print_objects(found, form)
+        return
+    rows = [_row(each, everywhere=where.everywhere, wide=form is Form.WIDE) for each in found]
+    print_table(rows, empty=nothing(where, namespace))
+
+
+def nothing(where: Where, namespace: str) -> str:
+    """What is said where there is no ScheduledJob."""
+    place = "in any namespace" if where.everywhere else f'in namespace "{namespace}" (-A for all)'
+    return f"no ScheduledJobs {'with these labels ' if where.selector else ''}{place}"
+
+
+def _row(body: Object, *, everywhere: bool, wide: bool) -> dict[str, Any]:
+    namespace, name = key_of(body)
+    status = status_of(body)
+    row: dict[str, Any] = {"namespace": namespace} if everywhere else {}
+    row |= {
+        "name": name,
+        "schedule": status.get("schedule") or schedule_in_short(body),
+        "suspended": is_suspended(body),
+        "last": status.get("lastOutcome"),
+        "next": status.get("nextRun"),
+        "age": age(instant_of(body["metadata"].get("creationTimestamp")), now()),
+    }
+    if wide:
+        row |= {
+            "job": kind_of_job(body),
+            "active": status.get("activeCount", 0),
+            "ready": condition_of(body, "Ready").get("status", "Unknown"),
+            "last success": second(instant_of(status.get("lastSuccessTime"))),
+            "last failure": second(instant_of(status.get("lastFailureTime"))),
+        }
+    return row
+
+
+def is_suspended(body: Object) -> str:
+    """``suspended`` by its spec, ``paused`` after failures, else empty."""
+    if body["spec"].get("suspend"):
+        return "suspended"
+    return "paused" if condition_of(body, "Suspended").get("reason") == "AutoPaused" else ""
+
+
+def kind_of_job(body: Object) -> str:
+    """``container``, ``shell``, ``curl`` or the name of a Python job."""
+    job = body["spec"].get("job") or {}
+    kind = next(iter(job), "")
+    return str(job[kind].get("kind", kind)) if kind == "custom" else kind
+
+
+def schedule_in_short(body: Object) -> str:
+    """The triggers as they are written, of an object that no operator has looked at yet."""
+    words = []
+    for trigger in body["spec"].get("triggers") or ():
+        kind = next((kind for kind in ("cron", "every", "at", "after", "following") if kind in trigger), "")
+        text = trigger.get(kind, "")
+        text = text.get("name", "") if isinstance(text, dict) else text
+        words.append(
+            f"{text} {trigger['timeZone']}" if "timeZone" in trigger else text if kind == "cron" else f"{kind} {text}"
+        )
+    return ", ".join(words)

@@ -1,0 +1,371 @@
+"""The plugin's command line: which commands there are, what each is told, and how each ends.
+
+As in the program's own command line a command's work stands in a module of its own that is imported when it is called,
+and whatever goes wrong ends here, in one line on standard error. Exit codes: 0 it is done; 1 it could not be; 2 wrong
+arguments or a wrong manifest; 3 ``trigger --wait`` saw a run that did not succeed; 4 it did not see its end in time;
+130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Optional
+
+import typer
+from typer.exceptions import TyperException
+
+from scheduledjob.cli.shared.command_errors import CommandError, Mask, in_one_line, lone
+
+from .cluster_access import Where
+from .printing import RED, Form, coloured
+
+PROGRAM = "kubectl scheduledjob"
+INTERRUPTED = 130
+HELP = ("-h", "--help")
+
+app = typer.Typer(
+    name=PROGRAM,
+    help="See and steer the ScheduledJobs of a cluster. It needs nothing but the API server.",
+    epilog="Exit codes: 0 done; 1 it could not be done; 2 wrong arguments or manifests; 3 trigger --wait: the run did "
+    "not succeed; 4 trigger --wait: it did not end in time; 130 Ctrl-C.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": list(HELP)},
+)
+
+Text = Optional[str]  # noqa: UP045  # typer reads the annotation while the program runs
+Texts = Optional[list[str]]  # noqa: UP045  # as above
+Seconds = Optional[float]  # noqa: UP045  # as above
+Count = Optional[int]  # noqa: UP045  # as above
+
+OF_FILES = "Manifest file or directory, or - for a pipe; give it again for more."
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the ScheduledJob.")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names of ScheduledJobs.")]
+MaybeName = Annotated[Text, typer.Argument(metavar="NAME", help="Name of a ScheduledJob; all without one.")]
+Namespace = Annotated[
+    Text, typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Namespace; by default the context's.")
+]
+Everywhere = Annotated[bool, typer.Option("--all-namespaces", "-A", help="In all namespaces.")]
+Selector = Annotated[
+    Text, typer.Option("--selector", "-l", metavar="LABELS", help="Only those with these labels, as in team=a,tier!=b.")
+]
+Output = Annotated[Form, typer.Option("--output", "-o", help="How to print.")]
+Context = Annotated[Text, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.")]
+Kubeconfig = Annotated[Text, typer.Option("--kubeconfig", metavar="PATH", help="The kubeconfig to use.")]
+Files = Annotated[Texts, typer.Option("--file", "-f", help=OF_FILES, metavar="PATH")]
+MorePaths = Annotated[
+    Texts, typer.Argument(metavar="PATH", show_default=False, help="Without -f, as a wildcard gives them.")
+]
+From = Annotated[Text, typer.Option("--from", metavar="INSTANT", help="Begin here, as in 2026-12-01T10:00:00Z.")]
+Instance = Annotated[
+    Text,
+    typer.Option("--instance", metavar="NAME", help='With --store: the operator\'s installation in it; else "local".'),
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="How many runs at most.")]
+
+
+@app.command("list")
+def list_jobs(
+    namespace: Namespace = None,
+    everywhere: Everywhere = False,
+    selector: Selector = None,
+    output: Output = Form.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """List ScheduledJobs: schedule, last outcome, next run."""
+    from .listing import print_list
+
+    print_list(Where(namespace, everywhere, selector, context, kubeconfig), output)
+
+
+@app.command("next")
+def next_slots(
+    name: MaybeName = None,
+    start: From = None,
+    count: Annotated[
+        int, typer.Option("--count", "-c", min=1, max=100_000, metavar="NUMBER", help="How many slots.")
+    ] = 10,
+    namespace: Namespace = None,
+    everywhere: Everywhere = False,
+    selector: Selector = None,
+    output: Output = Form.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """List the next slots of one ScheduledJob, or of all, in order; worked out here."""
+    from .upcoming import print_next
+
+    print_next(Where(namespace, everywhere, selector, context, kubeconfig), name, start, count, output)
+
+
+@app.command()
+def describe(
+    name: Name,
+    namespace: Namespace = None,
+    output: Output = Form.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show everything about one ScheduledJob: schedule, conditions, runs, Events."""
+    from .describing import print_description
+
+    print_description(Where(namespace, context=context, kubeconfig=kubeconfig), name, output)
+
+
+@app.command()
+def explain(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|EXPR", help="Name of a ScheduledJob, or a cron expression in quotes.")
+    ],
+    time_zone: Annotated[str, typer.Option("--tz", metavar="ZONE", help="IANA time zone of an expression.")] = "UTC",
+    namespace: Namespace = None,
+    output: Output = Form.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Say in words when a ScheduledJob runs, and what happens when runs overlap, come late or fail."""
+    from .upcoming import print_explanation
+
+    print_explanation(Where(namespace, context=context, kubeconfig=kubeconfig), name, time_zone, output)
+
+
+@app.command()
+def trigger(
+    name: Name,
+    payload: Annotated[
+        Text, typer.Option("--payload", metavar="TEXT", help="What this run is given instead of the spec's payload.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="See the run through, and print its output.")] = False,
+    timeout: Annotated[
+        Seconds, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="With --wait: how long at most.")
+    ] = None,
+    namespace: Namespace = None,
+    output: Output = Form.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> int:
+    """Run a ScheduledJob now, beside its schedule."""
+    from .waiting import trigger
+
+    if timeout is not None and not wait:
+        raise CommandError("--timeout goes with --wait", 2)
+    where = Where(namespace, context=context, kubeconfig=kubeconfig)
+    return trigger(where, name, payload, output, wait=wait, seconds=timeout)
+
+
+@app.command()
+def suspend(
+    names: Names,
+    namespace: Namespace = None,
+    output: Output = Form.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Start no new slots; runs in progress end normally, and trigger still works."""
+    from .steering import suspend
+
+    suspend(Where(namespace, context=context, kubeconfig=kubeconfig), names, output)
+
+
+@app.command()
+def resume(
+    names: Names,
+    namespace: Namespace = None,
+    output: Output = Form.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Start slots again, after suspend or a pause for too many failures; none of the past is made up for."""
+    from .steering import resume
+
+    resume(Where(namespace, context=context, kubeconfig=kubeconfig), names, output)
+
+
+@app.command()
+def cancel(
+    name: Name,
+    run: Annotated[
+        Text, typer.Argument(metavar="RUN", help="The run, as describe and history -o wide show it.")
+    ] = None,
+    namespace: Namespace = None,
+    output: Output = Form.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Cancel the active run, or one of several."""
+    from .steering import cancel
+
+    cancel(Where(namespace, context=context, kubeconfig=kubeconfig), name, run, output)
+
+
+@app.command()
+def history(
+    name: MaybeName = None,
+    limit: Limit = 50,
+    store: Annotated[
+        Text,
+        typer.Option(
+            "--store",
+            metavar="URL",
+            help="Read all that the operator's store keeps instead of the newest ten in status.",
+        ),
+    ] = None,
+    instance: Instance = None,
+    namespace: Namespace = None,
+    everywhere: Everywhere = False,
+    selector: Selector = None,
+    output: Output = Form.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """List ended runs, the newest first."""
+    from .run_history import kept_in, print_recent, print_stored
+
+    where = Where(namespace, everywhere, selector, context, kubeconfig)
+    kept = kept_in(store, instance)
+    if kept is None:
+        print_recent(where, name, limit, output)
+    else:
+        print_stored(where, kept, name, limit, output)
+
+
+@app.command()
+def logs(
+    name: Name,
+    run: Annotated[Text, typer.Option("--run", metavar="RUN", help="A run by its id, slot or token.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    tail: Annotated[Count, typer.Option("--tail", min=1, metavar="LINES", help="Only the last lines.")] = None,
+    store: Annotated[
+        Text,
+        typer.Option(
+            "--store", metavar="URL", help="Read what the operator's store keeps of it, whatever became of its Pod."
+        ),
+    ] = None,
+    instance: Instance = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Print what a run printed: the newest one's Pod, or the end of the newest failed run's output from status."""
+    from .job_logs import print_logs
+    from .run_history import kept_in
+
+    kept = kept_in(store, instance)
+    if follow and kept is not None:
+        raise CommandError("--follow goes with no --store, which has ended runs only", 2)
+    print_logs(Where(namespace, context=context, kubeconfig=kubeconfig), name, run, tail, live=follow, kept=kept)
+
+
+@app.command()
+def validate(file: Files = None, more: MorePaths = None, output: Output = Form.TABLE) -> int:
+    """Check manifests; the exit code is 2 if anything is wrong."""
+    from scheduledjob.cli.scheduledjob.validation import print_faults
+
+    paths = [*(file or ()), *(more or ())]
+    if not paths:
+        raise CommandError("name files or directories, as in `validate jobs/`, or - for standard input", 2)
+    return 2 if print_faults(paths, "table" if output.is_for_people else output.value) else 0
+
+
+@app.command()
+def convert(
+    names: Annotated[Texts, typer.Argument(metavar="NAME", help="CronJobs of the cluster; with -f more paths.")] = None,
+    file: Annotated[
+        Texts,
+        typer.Option("--file", "-f", metavar="PATH", help="File or directory with CronJobs; - reads from a pipe."),
+    ] = None,
+    whole: Annotated[bool, typer.Option("--all", help="All CronJobs of the namespace, or with -A of all.")] = False,
+    namespace: Namespace = None,
+    everywhere: Everywhere = False,
+    selector: Selector = None,
+    output: Output = Form.YAML,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> int:
+    """Turn CronJobs into ScheduledJobs, and say on standard error what differs or can't be carried over."""
+    from scheduledjob.cli.kubectl.convert.convert_command import convert_cluster, convert_files
+
+    if file:
+        return convert_files([*file, *(names or ())], output)
+    if bool(names) == (whole or everywhere or selector is not None):
+        raise CommandError("name CronJobs of the cluster, or give --all, or files with -f", 2)
+    return convert_cluster(Where(namespace, everywhere, selector, context, kubeconfig), names or [], output)
+
+
+@app.command()
+def simulate(
+    file: Files = None,
+    more: MorePaths = None,
+    start: From = None,
+    end: Annotated[Text, typer.Option("--to", metavar="INSTANT", help="End here; by default a day later.")] = None,
+    namespace: Namespace = None,
+    everywhere: Everywhere = False,
+    selector: Selector = None,
+    output: Output = Form.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> int:
+    """Draw how many starts fall in each minute, of manifests or of the cluster, and name the busiest ones."""
+    from .simulation import simulate
+
+    where = Where(namespace, everywhere, selector, context, kubeconfig)
+    return simulate(where, [*(file or ()), *(more or ())], start, end, output)
+
+
+_WITH_VALUE = frozenset({"-n", "--namespace", "-l", "--selector", "-o", "--output", "--context", "--kubeconfig"})
+
+
+def command_first(arguments: list[str]) -> list[str]:
+    """``-n team-a list`` as ``list -n team-a``: kubectl's own commands take options on both sides."""
+    place = 0
+    while place < len(arguments) and arguments[place].startswith("-") and arguments[place] not in HELP:
+        place += 2 if arguments[place] in _WITH_VALUE else 1
+    return [*arguments[place : place + 1], *arguments[:place], *arguments[place + 1 :]]
+
+
+def main() -> None:
+    """Run the command that was typed, and exit."""
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: list[str]) -> int:
+    """Run a command; its exit code."""
+    try:
+        ordered = command_first(arguments or ["--help"])
+        if ordered[0].startswith("-") and ordered[0] not in HELP:
+            raise CommandError(f"name a command, too: {PROGRAM} -h lists them", 2)
+        code = app(ordered, prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Exit as end:
+        return end.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away. What Python would still flush at its end goes nowhere, and says nothing.
+        sys.stdout = None
+        return 1
+    except TyperException as error:
+        return _failed(error.format_message().replace("\n", " "), 2, arguments)
+    except CommandError as error:
+        return _failed(str(error), error.code, arguments)
+    except Exception as error:
+        alone = lone(error)
+        known = isinstance(alone, OSError | ValueError) or type(alone).__module__.startswith("scheduledjob.")
+        words = in_one_line(alone)
+        return _failed(words if known else f"this should not happen: {type(alone).__name__}: {words}", 1, arguments)
+    return code if isinstance(code, int) else 0
+
+
+def _failed(message: str, code: int, arguments: list[str]) -> int:
+    for word in arguments:  # a store's password must not be repeated
+        if "://" in word:
+            message = Mask(word.removeprefix("--store="))(message)
+    print(f"{coloured('error:', RED, sys.stderr)} {message}", file=sys.stderr)  # noqa: T201  # a command prints
+    return code
+
+
+if __name__ == "__main__":
+    main()

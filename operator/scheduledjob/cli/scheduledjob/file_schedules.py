@@ -1,0 +1,260 @@
+"""From files to the store: what manifests say becomes schedules, and stays so while the files change.
+
+The files are the wish, the store is what holds. A document that is new or has changed is put; one that has gone from
+its file ends its schedule; one that is rejected leaves the schedule that its last valid version made. A schedule that
+somebody else wrote (a program through the library, an operator) is never touched, whatever it is called.
+
+Several processes may do this with the same files and one store: an unchanged document leaves its row alone, so who
+comes second, or comes again after a restart, changes nothing and repeats nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from scheduledjob.cli.shared.command_errors import in_one_line
+from scheduledjob.domain.schedule.definition import FollowingTrigger
+from scheduledjob.domain.schedule.machine import first_state, first_wake
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.engine.store import NewRow, Origin, Put, Row, Store
+from scheduledjob.manifests.loader import Loaded, LoadedJob, load
+from scheduledjob.manifests.manifest_references import ManifestReferences
+from scheduledjob.manifests.problems import plain
+from scheduledjob.manifests.translate import needs_pod, payload_of
+
+from .manifest_kinds import definition_of, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from scheduledjob.domain.time.instants import Instant
+    from scheduledjob.manifests.models import ConfigMap, Secret
+    from scheduledjob.manifests.problems import Problem
+
+PAGE = 1000
+
+
+class Replica(Protocol):
+    """What is told of changes that this process itself makes."""
+
+    def due(self, instant: Instant) -> None: ...
+
+    def changed(self, slugs: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What one document asks for."""
+
+    file: str
+    line: int
+    kind: str
+    definition: str
+    payload: bytes | None
+    plan: Plan = field(compare=False)
+
+    @property
+    def content(self) -> tuple[str, bytes | None]:
+        return (self.definition, self.payload)
+
+
+class Schedules:
+    """The schedules of some manifests in one store."""
+
+    def __init__(
+        self, paths: Sequence[str], store: Store, kinds: Collection[str], say: Callable[[str], object]
+    ) -> None:
+        """``say`` takes a line for each document that is rejected or passed over."""
+        self._paths = paths
+        self._store = store
+        self._kinds = kinds
+        self._say = say
+        self._said: set[str] = set()
+        self._applied: dict[str, _Wish] = {}
+        """By slug: what this process has put into the store."""
+        self._followers: dict[str, list[str]] = {}
+        """By slug: the slugs of what follows it."""
+        self._secrets: dict[tuple[str, str], Secret] = {}
+        self._config_maps: dict[tuple[str, str], ConfigMap] = {}
+        self.references = ManifestReferences({}, {})
+        self.on_put: Callable[[str, Instant | None], object] = lambda slug, wake_at: None
+        """Called with each slug that was put and when it is due, as far as that is known."""
+        self.on_end: Callable[[str], object] = lambda slug: None
+
+    @property
+    def count(self) -> int:
+        return len(self._applied)
+
+    def followers(self, slug: str) -> Sequence[str]:
+        """The slugs of the jobs that follow this one."""
+        return self._followers.get(slug, ())
+
+    async def begin(self, *, prune: bool) -> None:
+        """Read the files and put what they say; with ``prune`` first end what earlier files said and none says now."""
+        loaded, wishes, rejected = await self._read()
+        if prune:
+            await self._prune(wishes.keys() | rejected, loaded.problems)
+        await self._put(wishes, None)
+        self._find_followers()
+
+    async def update(self, replica: Replica) -> None:
+        """Read the files again and carry out what has changed.
+
+        Raises ``StoreError`` where the store can't be reached; called again, it carries out what was left.
+        """
+        loaded, wishes, rejected = await self._read()
+        gone = [
+            slug
+            for slug, wish in self._applied.items()
+            if slug not in wishes
+            and slug not in rejected
+            and not any(_may_be(problem, slug, wish.file) for problem in loaded.problems)
+        ]
+        changed = {
+            slug: wish
+            for slug, wish in wishes.items()
+            if slug not in self._applied or self._applied[slug].content != wish.content
+        }
+        self._applied |= {slug: wish for slug, wish in wishes.items() if slug not in changed}
+        await self._end(gone, replica)
+        await self._put(changed, replica)
+        self._find_followers()
+
+    def _find_followers(self) -> None:
+        self._followers = {}
+        for slug, wish in self._applied.items():
+            namespace, _, _ = slug.partition("/")
+            for trigger in wish.plan.definition.triggers:
+                if isinstance(trigger, FollowingTrigger):
+                    self._followers.setdefault(f"{namespace}/{trigger.name}", []).append(slug)
+
+    # ---------------------------------------------------------------- reading
+
+    async def _read(self) -> tuple[Loaded, dict[str, _Wish], set[str]]:
+        """What the files hold: the wishes by slug, and the slugs of documents that can't be run here."""
+        loaded = await asyncio.to_thread(load, self._paths)
+        lines = [str(problem) for problem in loaded.problems] + loaded.passed_over
+        wishes: dict[str, _Wish] = {}
+        rejected: set[str] = set()
+        for (namespace, name), found in loaded.jobs.items():
+            slug = f"{namespace}/{name}"
+            reason = self._cannot_run(found)
+            if reason is None:
+                try:
+                    wishes[slug] = _wish(found, slug)
+                except ValueError as error:
+                    reason = in_one_line(error)
+            if reason is not None:
+                rejected.add(slug)
+                lines.append(f"{plain(found.file)}:{found.line}: {reason}")
+        for line in lines:
+            if line not in self._said:
+                self._say(line)
+        self._said = set(lines)
+        self._refer(loaded)
+        return loaded, wishes, rejected
+
+    def _cannot_run(self, found: LoadedJob) -> str | None:
+        """Why a valid job is refused here, in words that say what to do."""
+        job = found.job
+        pod = needs_pod(job)
+        if pod is not None:
+            return f"{job.metadata.name} needs a Pod (spec.{pod}): run it in a cluster, or make it an inline job"
+        custom = job.spec.job.custom
+        if custom is not None and kind_of(custom.kind) not in self._kinds:
+            return (
+                f'spec.job.custom.kind: no job "{plain(custom.kind)}" is known here: install the package that '
+                f"has it and add --plugins (known: {', '.join(self._known())})"
+            )
+        return None
+
+    def _known(self) -> list[str]:
+        prefix = kind_of("")
+        return sorted(kind.removeprefix(prefix) for kind in self._kinds if kind.startswith(prefix))
+
+    def _refer(self, loaded: Loaded) -> None:
+        """References lead to what the files hold now; a rejected Secret leaves its last valid values."""
+        unclear = any(problem.job is None for problem in loaded.problems)
+        rejected = {problem.job for problem in loaded.problems}
+        kept_secrets = {key: kept for key, kept in self._secrets.items() if unclear or key in rejected}
+        kept_maps = {key: kept for key, kept in self._config_maps.items() if unclear or key in rejected}
+        self._secrets = {**kept_secrets, **loaded.secrets}
+        self._config_maps = {**kept_maps, **loaded.config_maps}
+        self.references.replace(self._secrets, self._config_maps)
+
+    # ---------------------------------------------------------------- writing
+
+    async def _put(self, wishes: dict[str, _Wish], replica: Replica | None) -> None:
+        slugs = list(wishes)
+        for start in range(0, len(slugs), PAGE):
+            page = slugs[start : start + PAGE]
+            there = dict(zip(page, await self._store.get(page), strict=True))
+            mine = [slug for slug in page if self._is_free(slug, there[slug], wishes[slug])]
+            now = await self._store.now()
+            rows = [_new_row(slug, wishes[slug], now) for slug in mine]
+            puts = await self._store.put(rows, replace=True)
+            for slug, row, put in zip(mine, rows, puts, strict=True):
+                self._applied[slug] = wishes[slug]
+                old = there[slug]
+                self.on_put(slug, row.wake_at if put is Put.CREATED or old is None else old.wake_at)
+            if replica is not None and rows:
+                replica.changed([slug for slug, put in zip(mine, puts, strict=True) if put is Put.UPDATED])
+                replica.due(min([now, *(row.wake_at for row in rows if row.wake_at is not None)]))
+
+    def _is_free(self, slug: str, there: Row | None, wish: _Wish) -> bool:
+        if there is None or there.origin == Origin.MANIFEST.value:
+            return True
+        whose = "a program through the library" if there.origin == Origin.LIBRARY.value else "an operator"
+        self._say(
+            f"{plain(wish.file)}:{wish.line}: metadata.name: {slug} is scheduled by {whose} in this installation: "
+            "choose another name, or another --instance"
+        )
+        return False
+
+    async def _end(self, slugs: Sequence[str], replica: Replica) -> None:
+        if slugs:
+            await self._store.delete(slugs)
+            replica.changed(slugs)
+        for slug in slugs:
+            del self._applied[slug]
+            self.on_end(slug)
+
+    async def _prune(self, named: Collection[str], problems: Iterable[Problem]) -> None:
+        """End the schedules of manifests that no file has. What can't be read may be any of them."""
+        unclear = next((problem for problem in problems if problem.job is None), None)
+        if unclear is not None:
+            self._say(f"--prune ends nothing: {plain(unclear.file)} can't be read, and may have what seems to be gone")
+            return
+        rejected = {f"{problem.job[0]}/{problem.job[1]}" for problem in problems if problem.job is not None}
+        after = ""
+        while page := await self._store.rows(origin=Origin.MANIFEST, after=after, limit=PAGE):
+            gone = [row.slug for row in page if row.slug not in named and row.slug not in rejected]
+            if gone:
+                await self._store.delete(gone)
+            after = page[-1].slug
+
+
+def _wish(found: LoadedJob, slug: str) -> _Wish:
+    """Raises ``ValueError`` for what only shows when it is all put together."""
+    definition = definition_of(found.job)
+    plan = Plan(definition)
+    slots_of(plan, seed=slug, created=0)
+    return _Wish(found.file, found.line, definition.kind, definition.encode(), payload_of(found.job), plan)
+
+
+def _new_row(slug: str, wish: _Wish, now: Instant) -> NewRow:
+    definition = wish.plan.definition
+    uid = str(uuid.uuid4())
+    state = first_state(definition, slots_of(wish.plan, seed=slug, created=now), uid, now)
+    wake = first_wake(definition, state, now)
+    return NewRow(slug, uid, wish.kind, Origin.MANIFEST, wish.definition, state.encode(), wake, None, wish.payload, now)
+
+
+def _may_be(problem: Problem, slug: str, file: str) -> bool:
+    """Whether a rejected document may be the one that this schedule came from."""
+    if problem.job is not None:
+        return f"{problem.job[0]}/{problem.job[1]}" == slug
+    return file == problem.file or file.startswith(problem.file.rstrip("/") + "/")

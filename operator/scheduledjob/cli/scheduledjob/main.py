@@ -1,0 +1,392 @@
+"""The command line: which commands there are, what each is told, and how each ends.
+
+A command's own work stands in a module of its own, which is imported when the command is called: ``next`` answers
+before ``run`` would have loaded its HTTP client. Whatever goes wrong ends here in one line on standard error and an
+exit code that is not 0: 2 for what was typed wrongly or is wrong in a manifest, 1 for everything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from typer.exceptions import TyperException
+
+from scheduledjob.cli.shared.command_errors import CommandError, Mask, in_one_line, lone
+
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C ended, apart from ``run``, whose regular end it is."""
+
+app = typer.Typer(
+    name="scheduledjob",
+    help="A job scheduler that never loses a run.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+class Level(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+Files = Annotated[
+    list[Path], typer.Option("--file", "-f", help="Manifest file or directory; give it again for more.", metavar="PATH")
+]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="SJOB_STORE",
+        show_envvar=True,
+        show_default=True,
+        metavar="URL",
+        help="memory:, postgresql://user@host/database or firestore://project/collection. "
+        "A password is better kept in the variable than typed.",
+    ),
+]
+Instance = Annotated[
+    str,
+    typer.Option("--instance", envvar="SJOB_INSTANCE", metavar="NAME", help="The installation in the store."),
+]
+Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
+LogLevel = Annotated[Level, typer.Option("--log-level", help="What the log on standard error tells.")]
+Moreover = Annotated[
+    Optional[list[Path]],  # noqa: UP045  # typer reads the annotation while the program runs
+    typer.Argument(metavar="PATH", show_default=False, help="More paths, as a shell's wildcard gives them."),
+]
+
+OF_FILES = "Manifest file or directory, or - for standard input; give it again for more."
+MaybeFiles = Annotated[
+    Optional[list[str]],  # noqa: UP045  # as above
+    typer.Option("--file", "-f", help=OF_FILES, metavar="PATH", show_default=False),
+]
+Paths = Annotated[
+    Optional[list[str]],  # noqa: UP045  # as above
+    typer.Argument(
+        metavar="PATH",
+        show_default=False,
+        help="File or directory, or - for standard input; -f goes before it, or not.",
+    ),
+]
+Words = Annotated[
+    Optional[list[str]],  # noqa: UP045  # as above
+    typer.Argument(metavar="EXPR", show_default=False, help="A cron expression, in quotes; with -f more paths."),
+]
+Zone = Annotated[str, typer.Option("--tz", metavar="ZONE", help="IANA time zone of the expression.")]
+From = Annotated[
+    Optional[str],  # noqa: UP045  # as above
+    typer.Option("--from", metavar="INSTANT", help="First moment to look at, as in 2026-12-01T10:00:00Z."),
+]
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from scheduledjob.version import program_version
+
+        typer.echo(f"scheduledjob {program_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """What is said before a command."""
+
+
+@app.command()
+def run(
+    file: Files,
+    more: Moreover = None,
+    store: Store = "memory:",
+    watch: Annotated[bool, typer.Option("--watch", help="Read changed files again while it runs.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="First end the schedules of earlier manifests that no file has any more.")
+    ] = False,
+    plugins: Annotated[
+        bool, typer.Option("--plugins", help="Load the Python jobs that installed packages announce.")
+    ] = False,
+    instance: Instance = "local",
+    capacity: Annotated[
+        int, typer.Option("--capacity", min=1, metavar="NUMBER", help="How many jobs to hold at once at most.")
+    ] = 4096,
+    output: Annotated[
+        Optional[Format],  # noqa: UP045  # typer reads the annotation while the program runs
+        typer.Option("--output", "-o", help="How to print; by default a live table on a terminal, else JSON lines."),
+    ] = None,
+    log_level: LogLevel = Level.INFO,
+) -> None:
+    """Run the jobs of manifests until Ctrl-C or SIGTERM.
+
+    Each run that ends is a row of a live table, or a line of JSON. Several processes with the same manifests and
+    one store share the work.
+    """
+    from .run import Asked, run_manifests
+
+    asked = Asked(
+        paths=[str(path) for path in [*file, *(more or ())]],
+        store=store,
+        watch=watch,
+        prune=prune,
+        plugins=plugins,
+        instance=instance,
+        capacity=capacity,
+        output=None if output is None else output.value,
+        log_level=log_level.value,
+    )
+    run_manifests(asked)
+
+
+@app.command("run-one", hidden=True)
+def run_one(
+    plugins: Annotated[
+        bool, typer.Option("--plugins", help="Load the Python jobs that installed packages announce.")
+    ] = False,
+    message: Annotated[Path, typer.Option("--message", metavar="PATH", help="Where to write what came of it.")] = Path(
+        "/dev/termination-log"
+    ),
+) -> None:
+    """Run the one job that the environment describes: what a Pod of the operator's own image does."""
+    from .run_one import run_ordered
+
+    raise typer.Exit(run_ordered(message, plugins=plugins))
+
+
+@app.command("next")
+def next_slots(
+    words: Words = None,
+    file: MaybeFiles = None,
+    time_zone: Zone = "UTC",
+    start: From = None,
+    count: Annotated[
+        int, typer.Option("--count", "-c", min=1, max=100_000, metavar="NUMBER", help="How many slots.")
+    ] = 5,
+    seed: Annotated[
+        str,
+        typer.Option("--seed", metavar="TEXT", help="What H in the expression spreads by: namespace/name."),
+    ] = "",
+    output: Output = Format.TABLE,
+) -> int:
+    """List the next slots of a cron expression, or of the jobs of manifests."""
+    from scheduledjob.cli.shared.expressions import only_expression, print_next
+
+    if file:
+        from scheduledjob.cli.shared.preview import print_next_of_files
+
+        _without("next", {"--tz": time_zone != "UTC", "--seed": bool(seed)})
+        return print_next_of_files([*file, *(words or ())], start, count, output.value)
+    print_next(only_expression(words, "next"), time_zone, start, count, seed, output.value)
+    return 0
+
+
+@app.command()
+def explain(
+    words: Words = None, file: MaybeFiles = None, time_zone: Zone = "UTC", output: Output = Format.TABLE
+) -> int:
+    """Say in words when a cron expression fires, or what the jobs of manifests do and when."""
+    from scheduledjob.cli.shared.expressions import only_expression, print_explanation
+
+    if file:
+        from scheduledjob.cli.shared.preview import print_explanation_of_files
+
+        _without("explain", {"--tz": time_zone != "UTC"})
+        return print_explanation_of_files([*file, *(words or ())], output.value)
+    print_explanation(only_expression(words, "explain"), time_zone, output.value)
+    return 0
+
+
+@app.command()
+def validate(paths: Paths = None, file: MaybeFiles = None, output: Output = Format.TABLE) -> int:
+    """Check manifests; the exit code is 2 if anything is wrong."""
+    from .validation import print_faults
+
+    return 2 if print_faults(_named("validate", file, paths), output.value) else 0
+
+
+@app.command()
+def simulate(
+    paths: Paths = None,
+    file: MaybeFiles = None,
+    start: From = None,
+    end: Annotated[
+        Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
+        typer.Option("--to", metavar="INSTANT", help="End here; by default a day later."),
+    ] = None,
+    output: Output = Format.TABLE,
+) -> int:
+    """Draw how many starts of manifests fall in each minute, and name the busiest ones."""
+    from scheduledjob.cli.kubectl.cluster_access import Where
+    from scheduledjob.cli.kubectl.printing import Form
+    from scheduledjob.cli.kubectl.simulation import simulate
+
+    return simulate(Where(), _named("simulate", file, paths), start, end, Form(output.value))
+
+
+@app.command()
+def convert(
+    paths: Annotated[
+        Optional[list[str]],  # noqa: UP045  # typer reads the annotation while the program runs
+        typer.Argument(
+            metavar="PATH",
+            show_default=False,
+            help="File or directory, or - for standard input; -f goes before it, or not.",
+        ),
+    ] = None,
+    file: Annotated[
+        Optional[list[str]],  # noqa: UP045  # as above
+        typer.Option("--file", "-f", metavar="PATH", help="File or directory with CronJobs, or - for standard input."),
+    ] = None,
+    output: Output = Format.YAML,
+) -> int:
+    """Turn CronJobs into ScheduledJobs, and say on standard error what differs or can't be carried over."""
+    from scheduledjob.cli.kubectl.convert.convert_command import convert_files
+    from scheduledjob.cli.kubectl.printing import Form
+
+    return convert_files(_named("convert", file, paths), Form(output.value))
+
+
+def _named(command: str, file: list[str] | None, paths: list[str] | None) -> list[str]:
+    """The paths that were typed, with --file or without."""
+    named = [*(file or ()), *(paths or ())]
+    if not named:
+        example = f"as in `scheduledjob {command} jobs/`, or - for standard input; --file goes before each, or not"
+        raise CommandError(f"{command}: name files or directories, {example}", 2)
+    return named
+
+
+def _without(command: str, given: dict[str, bool]) -> None:
+    for option, is_given in given.items():
+        if is_given:
+            raise CommandError(f"{command}: {option} goes with an expression; what -f names says its own", 2)
+
+
+@app.command()
+def migrate(
+    store: Store,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Also what older versions can't live with, once none of them runs.")
+    ] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Bring the schema of a store up to this version."""
+    from .store_commands import print_migration
+
+    print_migration(store, finish, output.value)
+
+
+@app.command()
+def history(
+    store: Store,
+    name: Annotated[
+        Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
+        typer.Argument(metavar="NAME", help="Name of a job, or the slug of a library's schedule."),
+    ] = None,
+    namespace: Annotated[
+        Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
+        typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Namespace of the job."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="How many runs at most.")
+    ] = 50,
+    instance: Instance = "local",
+    output: Output = Format.TABLE,
+) -> None:
+    """List ended runs, the newest first."""
+    from .store_commands import print_history
+
+    print_history(store, instance, name, namespace, limit, output.value)
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def operator(context: typer.Context) -> int:
+    """Run the ScheduledJobs of a Kubernetes cluster until SIGTERM or Ctrl-C."""
+    # Its options come from the model of its settings, which other commands need not wait for.
+    from .operator_command import command
+
+    code: int | None = command(context.args, prog_name="scheduledjob operator", standalone_mode=False)
+    return code or 0
+
+
+def main() -> None:
+    """Run the command that was typed, and exit."""
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: list[str]) -> int:
+    """Run a command; its exit code."""
+    try:
+        code = app(arguments or ["--help"], prog_name="scheduledjob", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Exit as end:
+        return end.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away. What Python would still flush at its end goes nowhere, and says nothing.
+        sys.stdout = None
+        return 1
+    except TyperException as error:
+        return _failed(error.format_message().replace("\n", " ") + _elsewhere(arguments), 2)
+    except CommandError as error:
+        return _failed(str(error), error.code)
+    except Exception as error:
+        return _failed(*_told(lone(error)))
+    return code if isinstance(code, int) else 0
+
+
+def _elsewhere(arguments: list[str]) -> str:
+    """Where the command is that was typed, if only the plugin has it."""
+    if not arguments or any(each.name == arguments[0] for each in app.registered_commands):
+        return ""
+    from typer.main import get_group
+
+    from scheduledjob.cli.kubectl.plugin import PROGRAM
+    from scheduledjob.cli.kubectl.plugin import app as plugin
+
+    name = arguments[0]
+    return f" `{PROGRAM} {name}` has it, for a cluster." if name in get_group(plugin).commands else ""
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """An error that no command foresaw: the line, and the exit code."""
+    from scheduledjob.engine.store import StoreError
+
+    if isinstance(error, StoreError | OSError | ValueError):
+        return in_one_line(error), 1
+    if type(error).__module__.startswith("scheduledjob."):
+        return in_one_line(error), 1
+    return f"this should not happen: {type(error).__name__}: {in_one_line(error)}", 1
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"scheduledjob: {_masked(message)}", file=sys.stderr)  # noqa: T201  # a command prints
+    return code
+
+
+def _masked(message: str) -> str:
+    """Without the password of a store that was named on the command line or in the environment."""
+    import os
+
+    for word in [*sys.argv[1:], os.environ.get("SJOB_STORE", "")]:
+        if "://" in word:
+            message = Mask(word.removeprefix("--store="))(message)
+    return message
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""``operator``: its options, its log, and the way into ``scheduledjob.kube``.
+
+The options are made from the model of settings, so that a setting is described once. They are handed on as text: the
+model reads flags, variables and the file with one notation, and finds fault with each in the same words.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from scheduledjob.cli.shared.command_errors import CommandError, Mask
+from scheduledjob.kube.settings.operator_settings import Setting, every_setting
+from scheduledjob.kube.settings.setting_sources import CONFIG_VARIABLE, SettingsError, read_settings
+
+_MISSING = {"kopf", "kubernetes", "prometheus_client"}
+"""What only an installation for clusters has."""
+
+
+def operator(**typed: Any) -> None:
+    """Run the ScheduledJobs of a Kubernetes cluster until SIGTERM or Ctrl-C.
+
+    Each option is also a variable (--pod-capacity: SJOB_POD_CAPACITY) and a key of the file that --config names
+    (podCapacity). Options win over variables, variables over the file.
+    """
+    flags = {name: _texts(value) for name, value in typed.items() if value not in (None, [])}
+    try:
+        settings = read_settings(flags, os.environ)
+    except SettingsError as error:
+        raise CommandError(str(error), 2) from None
+    import structlog
+
+    from scheduledjob.cli.shared import command_log
+
+    log = structlog.get_logger("scheduledjob.operator")
+    command_log.configure(settings.log_level, _say, Mask(settings.store), form=settings.log_format)
+    command_log.take_standard(settings.log_level)
+    log.info("settings", **settings.shown())
+    for remark in settings.remarks():
+        log.warning(remark)
+    try:
+        from scheduledjob.kube.operator import run_operator
+    except ModuleNotFoundError as error:
+        if error.name not in _MISSING:
+            raise
+        raise CommandError(f'{error.name} is not installed: pip install "scheduledjob[kube]"') from None
+    try:
+        code = run_operator(settings)
+    except Exception:
+        log.exception("the operator ended by an error that nobody foresaw")
+        code = 1
+    raise typer.Exit(code)
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return ["true" if value else "false"]
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _option(each: Setting) -> Any:
+    """The annotation of one option; it is None where it is not typed."""
+    words = f"{each.says} Default: {each.default_shown.replace('`', '')}."
+    if each.kind.switch:
+        return Annotated[bool | None, typer.Option(f"{each.flag}/--no-{each.flag[2:]}", help=words)]
+    option = typer.Option(each.flag, metavar=each.kind.metavar, help=words)
+    return Annotated[list[str] | None, option] if each.kind.many else Annotated[str | None, option]
+
+
+def _parameters() -> list[inspect.Parameter]:
+    file = typer.Option("--config", metavar="FILE", help=f"A YAML file of settings. Also {CONFIG_VARIABLE}.")
+    options = {"config": Annotated[str | None, file]} | {each.name: _option(each) for each in every_setting()}
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in options.items()
+    ]
+
+
+# What typer reads in place of the code's own signature.
+operator.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]  # functions may carry one
+operator.__annotations__ = {each.name: each.annotation for each in _parameters()}
+
+command = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+command.command()(operator)

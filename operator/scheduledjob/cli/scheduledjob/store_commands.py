@@ -1,0 +1,156 @@
+"""``migrate`` and ``history``: what people ask a store without running anything."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from scheduledjob.cli.shared.command_errors import CommandError
+from scheduledjob.cli.shared.formats import print_rows, print_value
+from scheduledjob.domain.time.durations import format_duration
+from scheduledjob.jobs.container.pod_names import pod_name
+from scheduledjob.jobs.hooks import run_as_json, split_slug
+from scheduledjob.manifests.problems import listed
+from scheduledjob.stores import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduledjob.domain.schedule.state import RunRecord
+    from scheduledjob.domain.time.instants import Instant
+    from scheduledjob.engine.store import Migrating, Store
+
+PAGE = 500
+LOOKED_THROUGH = 10_000
+"""Ended runs among which a name is looked for whose schedule may have gone."""
+
+
+def print_migration(url: str, finish: bool, output: str) -> None:
+    """Apply what is to be applied, and say what that was."""
+    store = _opened(url, "local")
+    migrate = getattr(store, "migrate", None)
+    done = [] if migrate is None else asyncio.run(_migrate(store, finish))
+    if output == "table":
+        for line in done or ["nothing to do: the store is up to date"]:
+            print(line)  # noqa: T201  # a command prints
+    else:
+        print_value({"done": done}, output)
+
+
+async def _migrate(store: Store, finish: bool) -> list[str]:
+    try:
+        return await cast("Migrating", store).migrate(finish=finish)
+    finally:
+        await store.close()
+
+
+def print_history(url: str, instance: str, name: str | None, namespace: str | None, limit: int, output: str) -> None:
+    """Ended runs of one job, of one namespace or of all, the newest first."""
+    records = read_history(url, instance, name, namespace, limit)
+    if output == "table":
+        rows = [_row(record) for record in records]
+        nothing = "no runs" if namespace is None else f"no runs in namespace {namespace!r}"
+        if name is not None and not records:
+            nothing = asyncio.run(_nothing_of(_opened(url, instance), name, namespace))
+        print_rows(rows, output, empty=nothing)
+    else:
+        print_value([whole_run_as_json(record) for record in records], output)
+
+
+def read_history(url: str, instance: str, name: str | None, namespace: str | None, limit: int) -> list[RunRecord]:
+    """What a store keeps of ended runs, the newest first. Raises CommandError for a URL that leads to no history."""
+    if url.lower().startswith("memory:"):
+        raise CommandError(
+            "a store in memory ends with its process and has no history: "
+            "name the store with --store postgresql://... or --store firestore://...",
+            2,
+        )
+    return asyncio.run(_history(_opened(url, instance), name, namespace, limit))
+
+
+def whole_run_as_json(record: RunRecord) -> dict[str, Any]:
+    """A run with all that the store keeps of it, under the names that a ScheduledJob's status has for it."""
+    _, name = split_slug(record.slug)
+    whole: dict[str, Any] = run_as_json(record) | {"runID": record.run_id}
+    if record.manual:
+        whole["token"] = record.run_id.removeprefix(f"{record.uid}-")
+    if record.code is not None:
+        whole["code"] = record.code
+    if record.replica:
+        pod = pod_name(name, record.run_id, record.attempt)
+        whole["pod" if record.replica == pod else "replica"] = record.replica
+    if record.output:
+        whole["output"] = record.output.decode(errors="replace")
+    return whole
+
+
+def _opened(url: str, instance: str) -> Store:
+    try:
+        return open_store(url, instance)
+    except ValueError as error:
+        raise CommandError(f"--store: {error}", 2) from None
+
+
+async def _history(store: Store, name: str | None, namespace: str | None, limit: int) -> list[RunRecord]:
+    try:
+        await store.connect()
+        if name is not None:
+            found = [await store.history(slug, limit=limit) for slug in _slugs(name, namespace)]
+            return sorted((one for records in found for one in records), key=lambda one: -one.finished)[:limit]
+        return await _all(store, namespace, limit)
+    finally:
+        await store.close()
+
+
+def _slugs(name: str, namespace: str | None) -> Sequence[str]:
+    """What the schedule may be called in the store: a manifest's, or a program's own slug."""
+    if namespace is not None:
+        return (f"{namespace}/{name}",)
+    return (name,) if "/" in name else (f"default/{name}", name)
+
+
+async def _nothing_of(store: Store, name: str, namespace: str | None) -> str:
+    """What is said where a job has no runs: where it was looked for, and where there is one of that name."""
+    slugs = _slugs(name, namespace)
+    searched, bare = split_slug(slugs[0])
+    try:
+        await store.connect()
+        seen = {record.slug for record in await _all(store, None, LOOKED_THROUGH)}
+        after = ""
+        while page := await store.rows(after=after, limit=PAGE):
+            seen.update(row.slug for row in page)
+            after = page[-1].slug
+    finally:
+        await store.close()
+    where = f"no runs of {bare!r} in namespace {searched!r}"
+    if any(slug in seen for slug in slugs):
+        return f"{where}: it is scheduled, and none of its runs has ended yet"
+    others = sorted({split_slug(slug)[0] for slug in seen if split_slug(slug)[1] == bare} - {searched, ""})
+    if not others:
+        return f"{where}, and no job of that name in another"
+    return f"{where}; there is a job of that name in {listed(others, 'and')}: add --namespace {others[0]}"
+
+
+async def _all(store: Store, namespace: str | None, limit: int) -> list[RunRecord]:
+    found: list[RunRecord] = []
+    seen: set[str] = set()
+    before: Instant | None = None
+    while len(found) < limit:
+        page = await store.history(before=before, limit=PAGE)
+        fresh = [record for record in page if record.run_id not in seen]
+        if not fresh:
+            break
+        seen.update(record.run_id for record in fresh)
+        found += [record for record in fresh if namespace is None or split_slug(record.slug)[0] == namespace]
+        if len(page) < PAGE:
+            break
+        before = page[-1].finished + 1  # those of the same instant may be on both pages
+    return found[:limit]
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    run = run_as_json(record)
+    took = "" if record.started is None else format_duration((record.finished - record.started) // 1000 * 1000)
+    return {**{key: run[key] for key in ("namespace", "name", "slot", "started")}, "took": took} | {
+        key: run[key] for key in ("attempt", "outcome", "reason")
+    }

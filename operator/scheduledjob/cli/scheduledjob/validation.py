@@ -1,0 +1,63 @@
+"""``validate``: every fault of some manifests, each in one line that an editor turns into a link."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from scheduledjob.cli.shared.formats import print_value
+from scheduledjob.manifests.loader import load
+from scheduledjob.manifests.models import GROUP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduledjob.manifests.loader import Loaded
+    from scheduledjob.manifests.problems import Problem
+
+
+def print_faults(paths: Sequence[str], output: str) -> bool:
+    """Print what is wrong, and a summary; whether anything is. With ``name``, what is right: the valid jobs."""
+    loaded = load(with_pipe(paths))
+    if output == "name":
+        for _, name in sorted(loaded.jobs):
+            print(f"scheduledjob.{GROUP}/{name}")  # noqa: T201  # a command prints
+        for problem in loaded.problems:
+            print(problem, file=sys.stderr)  # noqa: T201  # a command prints
+    elif output == "table":
+        for problem in loaded.problems:
+            print(problem)  # noqa: T201  # a command prints
+        print(summary(loaded), file=sys.stderr if loaded.problems else sys.stdout)
+    else:
+        faults = [_as_json(problem) for problem in loaded.problems]
+        print_value({"files": len(loaded.files), "jobs": len(loaded.jobs), "faults": faults}, output)
+    return bool(loaded.problems)
+
+
+def with_pipe(paths: Sequence[str]) -> list[str]:
+    """Paths as they were typed, where ``-`` is standard input."""
+    return ["/dev/stdin" if path == "-" else path for path in paths]
+
+
+def summary(loaded: Loaded) -> str:
+    """What was found, in one line."""
+    faults = _counted(len(loaded.problems), "fault") if loaded.problems else "no faults"
+    found = f"{_counted(len(loaded.jobs), 'valid job')} in {_counted(len(loaded.files), 'file')}"
+    passed_over = len(loaded.passed_over)
+    others = f", {_counted(passed_over, 'document')} of other kinds passed over" if passed_over else ""
+    return f"{faults}; {found}{others}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def _as_json(problem: Problem) -> dict[str, Any]:
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "field": problem.field,
+        "message": problem.message,
+        "allowed": problem.allowed,
+    }

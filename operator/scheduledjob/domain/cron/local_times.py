@@ -1,0 +1,307 @@
+"""LocalTimes: which local seconds a cron expression matches, in a calendar that knows nothing of zones.
+
+Each field is a bit mask, so the next value is a shift and a count of trailing zeros; the days of a month are one
+mask, made once for each of the 28 shapes that a month can have (its length and its first day of the week). So the
+next match, the newest and how many there are in ten years cost no walk over them.
+
+All numbers are whole local seconds since 1970-01-01T00:00:00, or days since then; ``None`` where there is no match.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Final
+
+from scheduledjob.domain.time.zones import FIRST_SECOND, LAST_SECOND
+
+from .parse import CronError, CronFields, Field, Kind, Term
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+DAY: Final = 86_400
+_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+_FIRST_DAY: Final = FIRST_SECOND // DAY
+_LAST_DAY: Final = LAST_SECOND // DAY
+_FIRST_YEAR: Final = 2
+_LAST_YEAR: Final = 9998
+_MONTH_LENGTHS: Final = (0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+
+
+def _lowest(mask: int) -> int:
+    return (mask & -mask).bit_length() - 1
+
+
+def _mask(numbers: Iterable[int]) -> int:
+    mask = 0
+    for number in numbers:
+        mask |= 1 << number
+    return mask
+
+
+def _field_mask(field: Field, terms: tuple[Term, ...]) -> int:
+    return _mask(number for term in terms for number in term.numbers(field))
+
+
+def _is_leap(year: int) -> bool:
+    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+
+
+class LocalTimes:
+    """The local seconds that an expression matches, in a calendar without zones."""
+
+    def __init__(self, fields: CronFields, *, any_second: bool = False) -> None:
+        self._seconds = (1 << 60) - 1 if any_second else _field_mask(Field.SECOND, fields.second)
+        self._minutes = _field_mask(Field.MINUTE, fields.minute)
+        self._hours = _field_mask(Field.HOUR, fields.hour)
+        self._months = _field_mask(Field.MONTH, fields.month)
+        self._fields = fields
+        self._shapes: dict[int, int] = {}
+        unbounded = any(term.kind is Kind.ANY and term.step == 1 for term in fields.year)
+        self._years = None if unbounded else _field_mask(Field.YEAR, fields.year)
+        self._first_second = _lowest(self._seconds)
+        self._first_time = _lowest(self._hours) * 3600 + _lowest(self._minutes) * 60 + self._first_second
+        self._last_in_minute = self._seconds.bit_length() - 1
+        self._last_in_hour = (self._minutes.bit_length() - 1) * 60 + self._last_in_minute
+        self._last_time = (self._hours.bit_length() - 1) * 3600 + self._last_in_hour
+        self._in_minute = self._seconds.bit_count()
+        self._in_hour = self._minutes.bit_count() * self._in_minute
+        self.each_day = self._hours.bit_count() * self._in_hour
+        """How many times a matching day has."""
+        self._refuse_never()
+
+    def next(self, local: int) -> int | None:
+        """The first match at or after a local second."""
+        day, time = divmod(local, DAY)
+        if self.matches_day(day):
+            found = self._time_from(time)
+            if found is not None:
+                return day * DAY + found
+        following = self._day_from(day + 1)
+        return None if following is None else following * DAY + self._first_time
+
+    def previous(self, local: int) -> int | None:
+        """The last match at or before a local second."""
+        day, time = divmod(local, DAY)
+        if self.matches_day(day):
+            found = self._time_until(time)
+            if found is not None:
+                return day * DAY + found
+        earlier = self._day_until(day - 1)
+        return None if earlier is None else earlier * DAY + self._last_time
+
+    def count(self, start: int, stop: int) -> int:
+        """How many match in ``start <= local < stop``."""
+        if stop <= start:
+            return 0
+        first, from_time = divmod(start, DAY)
+        last, to_time = divmod(stop, DAY)
+        total = self._days_between(first, last) * self.each_day
+        if to_time and self.matches_day(last):
+            total += self._times_before(to_time)
+        if from_time and self.matches_day(first):
+            total -= self._times_before(from_time)
+        return total
+
+    def matches_day(self, day: int) -> bool:
+        """Whether a day (days since 1970-01-01) has matches."""
+        if not _FIRST_DAY <= day <= _LAST_DAY:
+            return False
+        found = date.fromordinal(day + _EPOCH_DAY)
+        year = found.year
+        if self._years is not None and not self._years >> year & 1:
+            return False
+        return bool(self._month_days(year, found.month) >> found.day & 1)
+
+    def day_pattern(self) -> int:
+        """The matches of one matching day, as a mask with a bit for each of its seconds."""
+        hour = 0
+        for minute in range(60):
+            if self._minutes >> minute & 1:
+                hour |= self._seconds << minute * 60
+        pattern = 0
+        for number in range(24):
+            if self._hours >> number & 1:
+                pattern |= hour << number * 3600
+        return pattern
+
+    def _time_from(self, time: int) -> int | None:
+        hour, rest = divmod(time, 3600)
+        if self._hours >> hour & 1:
+            minute, second = divmod(rest, 60)
+            if self._minutes >> minute & 1:
+                ahead = self._seconds >> second
+                if ahead:
+                    return time + _lowest(ahead)
+            ahead = self._minutes >> minute + 1
+            if ahead:
+                return hour * 3600 + (minute + 1 + _lowest(ahead)) * 60 + self._first_second
+        ahead = self._hours >> hour + 1
+        if ahead:
+            return (hour + 1 + _lowest(ahead)) * 3600 + self._first_time % 3600
+        return None
+
+    def _time_until(self, time: int) -> int | None:
+        hour, rest = divmod(time, 3600)
+        if self._hours >> hour & 1:
+            minute, second = divmod(rest, 60)
+            if self._minutes >> minute & 1:
+                behind = self._seconds & (2 << second) - 1
+                if behind:
+                    return time - second + behind.bit_length() - 1
+            behind = self._minutes & (1 << minute) - 1
+            if behind:
+                return hour * 3600 + (behind.bit_length() - 1) * 60 + self._last_in_minute
+        behind = self._hours & (1 << hour) - 1
+        if behind:
+            return (behind.bit_length() - 1) * 3600 + self._last_in_hour
+        return None
+
+    def _times_before(self, time: int) -> int:
+        hour, rest = divmod(time, 3600)
+        minute, second = divmod(rest, 60)
+        total = (self._hours & (1 << hour) - 1).bit_count() * self._in_hour
+        if self._hours >> hour & 1:
+            total += (self._minutes & (1 << minute) - 1).bit_count() * self._in_minute
+            if self._minutes >> minute & 1:
+                total += (self._seconds & (1 << second) - 1).bit_count()
+        return total
+
+    def _day_from(self, day: int) -> int | None:
+        """The first matching day from one on."""
+        if day > _LAST_DAY:
+            return None
+        start = date.fromordinal(max(day, _FIRST_DAY) + _EPOCH_DAY)
+        year, month, skip = start.year, start.month, start.day
+        while year <= _LAST_YEAR:
+            if self._years is not None and not self._years >> year & 1:
+                later = self._years >> year
+                if not later:
+                    return None
+                year, month, skip = year + _lowest(later), 1, 0
+            ahead = self._months >> month
+            while ahead:
+                step = _lowest(ahead)
+                if step:
+                    month, skip = month + step, 0
+                days = self._month_days(year, month) >> skip
+                if days:
+                    return date(year, month, 1).toordinal() - 1 + skip + _lowest(days) - _EPOCH_DAY
+                month, skip = month + 1, 0
+                ahead = self._months >> month
+            year, month, skip = year + 1, 1, 0
+        return None
+
+    def _day_until(self, day: int) -> int | None:
+        """The last matching day until one."""
+        if day < _FIRST_DAY:
+            return None
+        start = date.fromordinal(min(day, _LAST_DAY) + _EPOCH_DAY)
+        year, month, keep = start.year, start.month, start.day
+        while year >= _FIRST_YEAR:
+            if self._years is not None and not self._years >> year & 1:
+                earlier = self._years & (1 << year) - 1
+                if not earlier:
+                    return None
+                year, month, keep = earlier.bit_length() - 1, 12, 31
+            behind = self._months & (2 << month) - 1
+            while behind:
+                last = behind.bit_length() - 1
+                if last != month:
+                    month, keep = last, 31
+                days = self._month_days(year, month) & (2 << keep) - 1
+                if days:
+                    return date(year, month, 1).toordinal() - 1 + days.bit_length() - 1 - _EPOCH_DAY
+                month, keep = month - 1, 31
+                behind = self._months & (2 << month) - 1
+            year, month, keep = year - 1, 12, 31
+        return None
+
+    def _days_between(self, first: int, stop: int) -> int:
+        """How many days match in ``first <= day < stop``."""
+        first, stop = max(first, _FIRST_DAY), min(stop, _LAST_DAY + 1)
+        if stop <= first:
+            return 0
+        start, end = date.fromordinal(first + _EPOCH_DAY), date.fromordinal(stop + _EPOCH_DAY)
+        year, month, total = start.year, start.month, 0
+        while (year, month) <= (end.year, end.month):
+            if self._years is None or self._years >> year & 1:
+                total += self._month_days(year, month).bit_count()
+            year, month = (year, month + 1) if month < 12 else (year + 1, 1)
+        for edge, factor in ((start, -1), (end, 1)):
+            if self._years is None or self._years >> edge.year & 1:
+                days = self._month_days(edge.year, edge.month)
+                kept = days & (1 << edge.day) - 1
+                total += factor * kept.bit_count() - (days.bit_count() if factor > 0 else 0)
+        return total
+
+    def _month_days(self, year: int, month: int) -> int:
+        """The matching days of a month, bit n for day n."""
+        if not self._months >> month & 1:
+            return 0
+        length = 29 if month == 2 and _is_leap(year) else _MONTH_LENGTHS[month]
+        return self._shape(length, date(year, month, 1).toordinal() % 7)
+
+    def _shape(self, length: int, first_weekday: int) -> int:
+        days = self._shapes.get(length * 8 + first_weekday)
+        if days is None:
+            days = self._shapes[length * 8 + first_weekday] = self._make_shape(length, first_weekday)
+        return days
+
+    def _make_shape(self, length: int, first_weekday: int) -> int:
+        whole = _mask(range(1, length + 1))
+        by_date = _mask(day for term in self._fields.day for day in _days_by_date(term, length, first_weekday))
+        by_name = _mask(day for term in self._fields.weekday for day in _days_by_name(term, length, first_weekday))
+        return (by_date | by_name if self._fields.either_day else by_date & by_name) & whole
+
+    def _refuse_never(self) -> None:
+        """Raises unless some day matches: every month meets all seven first days of the week in time."""
+        for month in range(1, 13):
+            if not self._months >> month & 1:
+                continue
+            if self._years is None:
+                lengths = {_MONTH_LENGTHS[month], 29 if month == 2 else _MONTH_LENGTHS[month]}
+                if any(self._shape(length, weekday) for length in lengths for weekday in range(7)):
+                    return
+            elif any(self._years >> year & 1 and self._month_days(year, month) for year in range(1970, 2100)):
+                return
+        if self._years is None:
+            raise CronError(
+                "day-of-month and month: the expression can never fire, because no such day exists in these months; "
+                "allowed are days that they have"
+            )
+        raise CronError(
+            "day-of-month, month and year: the expression can never fire, because no such day exists in these years; "
+            "allowed are days that they have"
+        )
+
+
+def _days_by_date(term: Term, length: int, first_weekday: int) -> Iterable[int]:
+    match term.kind:
+        case Kind.LAST_DAY:
+            return (length - term.first,) if length > term.first else ()
+        case Kind.NEAREST_WEEKDAY:
+            return (_nearest_weekday(term.first, length, first_weekday),) if term.first <= length else ()
+        case Kind.LAST_WEEKDAY:
+            return (_nearest_weekday(length, length, first_weekday),)
+        case _:
+            return term.numbers(Field.DAY)
+
+
+def _days_by_name(term: Term, length: int, first_weekday: int) -> Iterable[int]:
+    if term.kind in {Kind.ANY, Kind.SPAN}:
+        named = set(term.numbers(Field.WEEKDAY))
+        return (day for day in range(1, length + 1) if (first_weekday + day - 1) % 7 in named)
+    days = [day for day in range(1, length + 1) if (first_weekday + day - 1) % 7 == term.first]
+    if term.kind is Kind.LAST_NTH:
+        return days[-1:]
+    return days[term.last - 1 : term.last]
+
+
+def _nearest_weekday(day: int, length: int, first_weekday: int) -> int:
+    weekday = (first_weekday + day - 1) % 7
+    if weekday == 6:  # Saturday
+        return day - 1 if day > 1 else day + 2
+    if weekday == 0:
+        return day + 1 if day < length else day - 2
+    return day

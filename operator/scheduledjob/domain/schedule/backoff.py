@@ -1,0 +1,99 @@
+"""Backoff: how long a failed attempt waits for the next one, and when there is none.
+
+Two shapes, as the resource has them. Both are values: they are part of a definition, stored with it, compared by
+content. Attempts that were lost with their replica are not failures and never come here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from scheduledjob.domain.time.durations import is_number, require_seconds
+from scheduledjob.domain.time.instants import Micros, from_seconds
+
+DEFAULT_RETRIES = 6
+WITHOUT_END = -1
+
+
+class Exponential(msgspec.Struct, frozen=True, omit_defaults=True, tag="exponential", tag_field="backoff"):
+    """``initial``, then each time ``multiplier`` times as long, at most ``max``; all in seconds.
+
+    ``max_retries`` of -1 retries without end. Raises ``ValueError`` for a length that is not positive, a
+    multiplier below 1 or a ``max`` below ``initial``.
+    """
+
+    initial: float = 10.0
+    max: float = 600.0
+    multiplier: float = 2.0
+    max_retries: int = DEFAULT_RETRIES
+
+    def __post_init__(self) -> None:
+        _check_seconds("initial", self.initial)
+        _check_seconds("max", self.max)
+        if not is_number(self.multiplier):
+            raise TypeError(f"multiplier {self.multiplier!r:.60} is not allowed: a number of at least 1")
+        if not (math.isfinite(self.multiplier) and self.multiplier >= 1):
+            raise ValueError(f"multiplier {self.multiplier!r} is not allowed: a number of at least 1")
+        if self.max < self.initial:
+            raise ValueError(f"max {self.max!r} is below initial {self.initial!r}: give one at least as long")
+        _check_retries(self.max_retries)
+
+    def delay(self, failed: int) -> Micros | None:
+        """The wait after the ``failed``-th failed attempt (from 1); None when no retry is left."""
+        if self.max_retries != WITHOUT_END and failed > self.max_retries:
+            return None
+        try:
+            seconds = self.initial * self.multiplier ** (failed - 1)
+        except OverflowError:
+            seconds = self.max
+        return from_seconds(min(seconds, self.max))
+
+
+class Fixed(msgspec.Struct, frozen=True, omit_defaults=True, tag="fixed", tag_field="backoff"):
+    """The given waits in seconds, one retry for each.
+
+    With ``max_retries`` set, that is the number of retries and the last interval repeats; -1 is without end.
+    Raises ``ValueError`` for no intervals or one that is not positive.
+    """
+
+    intervals: Sequence[float]
+    max_retries: int | None = None
+
+    def __post_init__(self) -> None:
+        given: object = self.intervals
+        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+            shown = f"intervals of {given!r:.60} are not allowed"
+            raise TypeError(f"{shown}: give a list of waits in seconds, as in [10.0, 60.0]")
+        if not self.intervals:
+            raise ValueError("intervals is empty: give at least one wait in seconds, as in [10.0, 60.0]")
+        for interval in self.intervals:
+            _check_seconds("an interval", interval)
+        if self.max_retries is not None:
+            _check_retries(self.max_retries)
+
+    def delay(self, failed: int) -> Micros | None:
+        """The wait after the ``failed``-th failed attempt (from 1); None when no retry is left."""
+        allowed = len(self.intervals) if self.max_retries is None else self.max_retries
+        if allowed != WITHOUT_END and failed > allowed:
+            return None
+        return from_seconds(self.intervals[min(failed, len(self.intervals)) - 1])
+
+
+Backoff: TypeAlias = Exponential | Fixed
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    require_seconds(name, seconds)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"{name} of {seconds!r} seconds is not allowed: a positive number of seconds")
+
+
+def _check_retries(retries: int) -> None:
+    if not isinstance(retries, int) or isinstance(retries, bool):
+        raise TypeError(f"max_retries {retries!r:.60} is not allowed: a whole number, or -1 for retries without end")
+    if retries < WITHOUT_END:
+        raise ValueError(f"max_retries {retries} is not allowed: 0 or more, or -1 for retries without end")

@@ -1,0 +1,307 @@
+"""Runs: those of one schedule, from the moment that their slot is due to their end.
+
+A run that is due is admitted by the concurrency policy: it becomes active, waits, or is passed over. Active, it has
+attempts, of which each ends in success, failure, cancellation, or with its replica; from that follows the next attempt
+or the end of the run, with its record. Which slots there are, and when, ``Schedule`` says, which stands on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from scheduledjob.domain.time.instants import Instant, rfc3339
+
+from .actions import End, Moves, has, remove, without
+from .concurrency import has_room, is_skipped
+from .definition import Concurrency, Definition
+from .misfire import Slots, jitter_of, newest_due
+from .requests import Acts
+from .state import Completion, Outcome, Run, RunRecord, State, record_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduledjob.domain.triggers.once import Following
+
+MAX_LOST_IN_ROW = 5
+"""After so many attempts in a row that were lost with their replica, the run has failed: its job may be what kills."""
+
+
+COMPLETED = "the schedule is completed"
+"""Why a run is cancelled that came too late."""
+
+
+class Runs(msgspec.Struct, eq=False, gc=False):
+    """The runs of one schedule in the hands of its owner. All times are instants of the store's clock."""
+
+    slug: str
+    uid: str
+    definition: Definition
+    slots: Slots | None
+    state: State
+    replica: str = ""
+    outlives: bool = False
+    """Attempts that start now live outside the replica."""
+    wished_at: Instant = 0
+    """When the definition was written, as the store says."""
+    look_at: Instant | None = None
+    """When to look for runs of what it follows; None: never, as it is now."""
+    looking: bool = False
+    """Somebody looks, and will tell ``followed``."""
+    executing: tuple[Run, ...] = ()
+    """Runs whose attempt this owner has started and that has not ended."""
+    records: tuple[RunRecord, ...] = ()
+    """Runs that ended and are not yet in history."""
+    changed: bool = False
+    """The state differs from what is stored."""
+    fresh: tuple[Run, ...] = ()
+    """Runs that the stored state does not know yet."""
+    _storing: tuple[Run, ...] = ()
+    _unanswered: bool = False
+    _acts: Acts | None = None
+    _asked_at: Instant = 0
+
+    @property
+    def follows(self) -> Sequence[Following]:
+        return self.slots.following if self.slots is not None else ()
+
+    # ---------------------------------------------------------------- slots
+
+    @property
+    def open(self) -> bool:
+        """New slots may start."""
+        state = self.state
+        return state.completed is None and not state.suspended and not state.paused
+
+    @property
+    def used_up(self) -> bool:
+        limit = self.definition.max_runs
+        return limit is not None and self.state.started >= limit
+
+    def look(self, at: Instant) -> None:
+        """Runs of what it follows may have ended: look for them at that time, if it follows any."""
+        self.look_at = at if self.follows and self.open else None
+
+    def new_run(self, slot: Instant, at: Instant) -> Run:
+        """A run of a slot, due at ``at``."""
+        return Run(slot=slot, due=at, outlives=self.outlives)
+
+    # ---------------------------------------------------------------- attempts
+
+    def began(self, run: Run, now: Instant) -> None:
+        """An attempt that ``step`` gave out starts now."""
+        run.begun = run.begun or now
+        self.executing += (run,)
+
+    def ended(
+        self,
+        run: Run,
+        end: End,
+        now: Instant,
+        *,
+        reason: str = "",
+        code: int | None = None,
+        output: bytes = b"",
+        where: str = "",
+    ) -> RunRecord | None:
+        """An attempt ended; the record of its run if that was the run's end. ``where``: if not in this replica."""
+        self.executing = without(self.executing, run)
+        self.changed = True
+        if end is End.LOST:
+            return self._lose(run, now)
+        run.lost = 0
+        if end is End.CANCELLED or (run.cancelling and end is End.FAILED):
+            return self.finish(run, Outcome.CANCELLED, now, run.cancelling or reason, code, output, where)
+        if end is End.FAILED:
+            run.failed += 1
+            delay = self.definition.retry.delay(run.failed)
+            total = self.definition.timeouts.total
+            if delay is not None and total is not None and now + delay >= run.begun + total:
+                delay = None
+                reason = f"{reason}; no time for a retry within timeouts.total" if reason else "timeouts.total passed"
+            if delay is not None:
+                self._go_on_with_next(run, now + delay)
+                return None
+            return self.finish(run, Outcome.FAILED, now, reason, code, output, where)
+        if end is End.COMPLETED:
+            self._skip_overlapped(run, now)
+            self.state.completed = Completion.JOB
+            self.state.next = None
+            self.state.upcoming = ()
+            self._drop_waiting()
+            for waiting in list(self.state.waiting):
+                self.cancel(waiting, now, COMPLETED)
+        return self.finish(run, Outcome.SUCCEEDED, now, reason, code, output, where)
+
+    def cancel(self, run: Run, now: Instant, reason: str) -> bool:
+        """End a run: True if its attempt must be stopped first, False if there is nothing of it to be stopped here."""
+        if has(self.executing, run) or run.handed_on:
+            self.changed = True
+            run.cancelling = run.cancelling or reason
+            if has(self.state.waiting, run):
+                remove(self.state.waiting, run)
+                self.state.runs.append(run)
+            return has(self.executing, run)
+        self.finish(run, Outcome.CANCELLED, now, reason)
+        return False
+
+    # ---------------------------------------------------------------- runs
+
+    def admit(self, run: Run, now: Instant, moves: Moves) -> None:
+        """Give a due run its place by the concurrency policy: active, waiting, or none."""
+        state = self.state
+        if self.definition.concurrency is Concurrency.REPLACE:
+            newer = f"the manual run {run.token}" if run.token else f"the slot {rfc3339(run.slot)}"
+            for active in list(state.runs):
+                asked_before = bool(active.cancelling)
+                if self.cancel(active, now, f"replaced by {newer}") and not asked_before:
+                    moves.cancel += (active,)
+            self._drop_waiting()
+        elif is_skipped(self.definition, state, run):
+            state.skipped += 1
+            self.changed = True
+            if run.token:
+                self._tell_skipped(run, now)
+            return
+        self._count_start(run)
+        if not state.waiting and has_room(self.definition, state, run):
+            if (self.changed or self._unanswered) and not has(self.fresh, run):
+                # In the store another run may still stand before it: whoever took over would not count it as begun.
+                self.fresh += (run,)
+                self.changed = True
+            state.runs.append(run)
+        else:
+            state.waiting.append(run)
+            self.changed = True
+
+    def _drop_waiting(self) -> None:
+        """What waits does not start any more; a manual run still does, and what may have begun goes on."""
+        state = self.state
+        dropped = [run for run in state.waiting if not run.token and not run.handed_on]
+        if dropped:
+            state.skipped += len(dropped)
+            state.started -= len(dropped)
+            state.waiting = [run for run in state.waiting if run.token or run.handed_on]
+            self.changed = True
+
+    def _count_start(self, run: Run) -> None:
+        if not run.token:
+            self.state.started += 1
+
+    def _promote(self) -> None:
+        """Let waiting runs become active, in order, while there is room."""
+        waiting = self.state.waiting
+        while waiting and has_room(self.definition, self.state, waiting[0]):
+            run = waiting.pop(0)
+            self.state.runs.append(run)
+            self.fresh += (run,)
+            self.changed = True
+
+    def _lose(self, run: Run, now: Instant) -> RunRecord | None:
+        """Its owner can't go on with its attempt: another goes on, with this attempt or with the next."""
+        self.changed = True
+        if run.outlives and self.outlives:
+            run.handed_on = True
+            return None
+        if run.cancelling:
+            return self.finish(run, Outcome.CANCELLED, now, run.cancelling)
+        run.lost += 1
+        if run.lost >= MAX_LOST_IN_ROW:
+            reason = f"OwnerLost: {run.lost} attempts in a row were lost with the replica that ran them"
+            return self.finish(run, Outcome.FAILED, now, reason)
+        self._go_on_with_next(run, now)
+        return None
+
+    def _go_on_with_next(self, run: Run, at: Instant) -> None:
+        """Its next attempt starts at ``at``."""
+        run.due = at
+        run.attempt += 1
+        run.outlives, run.handed_on = self.outlives, False
+        self.fresh += (run,)
+        self.changed = True
+
+    def _change_over(self, run: Run, now: Instant) -> None:
+        """Its attempt was to live outside the replica, and now within, or the reverse: an edit changed that."""
+        if run.handed_on:
+            self._lose(run, now)
+            return
+        run.outlives = self.outlives
+        if not has(self.fresh, run):
+            self.fresh += (run,)
+        self.changed = True
+
+    def finish(
+        self,
+        run: Run,
+        outcome: Outcome,
+        now: Instant,
+        reason: str = "",
+        code: int | None = None,
+        output: bytes = b"",
+        where: str = "",
+    ) -> RunRecord:
+        """The end of a run."""
+        state = self.state
+        self.changed = True
+        self._skip_overlapped(run, now)
+        remove(state.runs, run)
+        if state.waiting:
+            remove(state.waiting, run)
+        self.fresh = without(self.fresh, run)
+        if outcome is Outcome.SUCCEEDED:
+            state.succeeded += 1
+            state.failures_in_row = 0
+            state.last_success = now
+            state.overdue = False
+        elif outcome is Outcome.FAILED:
+            state.failed += 1
+            state.failures_in_row += 1
+            state.last_failure = now
+            limit = self.definition.pause_after_failures
+            if limit and state.failures_in_row >= limit:
+                state.paused = True
+                state.paused_under = self.wished_at
+                state.next = None
+                state.upcoming = ()
+                self._drop_waiting()
+        else:
+            state.cancelled += 1
+        record = self._record(run, outcome, now, reason, where)
+        record.code, record.output = code, output
+        return record
+
+    def _record(self, run: Run, outcome: Outcome, now: Instant, reason: str, where: str = "") -> RunRecord:
+        keep, replica = self.definition.keep, where or self.replica
+        record = record_of(run, outcome, now, uid=self.uid, slug=self.slug, keep=keep, replica=replica, reason=reason)
+        self.records += (record,)
+        return record
+
+    def _tell_skipped(self, run: Run, now: Instant) -> None:
+        """Somebody waits for what became of a manual run: that it was not let begin is said in history."""
+        policy = self.definition.concurrency.value
+        reason = f"another run was active, and concurrencyPolicy is {policy}"
+        self._record(run, Outcome.SKIPPED_OVERLAP, now, reason)
+
+    def _skip_overlapped(self, ending: Run, now: Instant) -> None:
+        """Under Forbid the slots that came due while a run was active are consumed by that, once the last one ends."""
+        state, slots = self.state, self.slots
+        if slots is None or self.definition.concurrency is not Concurrency.FORBID or state.waiting:
+            return
+        if not self.open or any(run is not ending for run in state.runs):
+            return
+        slot, jitter = slots.next(state.floor), self.definition.jitter
+        if slot is None or slot + jitter_of(self.uid, slot, jitter) > now:
+            return
+        if state.next is not None and state.next.slot == slot:
+            # Planned before a manual run became active: nobody has taken it yet, and now it is counted.
+            state.next = None
+        newest = max(newest_due(slots, self.uid, jitter, now) or slot, slot)
+        skipped, excluded = slots.count(state.floor, newest)
+        state.skipped += skipped
+        state.excluded += excluded
+        state.floor = newest
+
+    def _is_fresh(self, run: Run) -> bool:
+        return (bool(self.fresh) and has(self.fresh, run)) or (bool(self._storing) and has(self._storing, run))

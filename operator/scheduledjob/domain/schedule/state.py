@@ -1,0 +1,200 @@
+"""State: what has become of a schedule so far, as its row in the store remembers it.
+
+A user's wish (``Definition``) and what was made of it (``State``) are separate things with separate writers: the
+first is written by whoever schedules, the second only by the replica that owns the row, under its version. All
+times are the store's clock.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from scheduledjob.domain.time.instants import Instant
+
+if TYPE_CHECKING:
+    from .definition import Keep
+
+
+class Outcome(StrEnum):
+    """How a run ended, or why a slot did not run."""
+
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+    SKIPPED_OVERLAP = "SkippedOverlap"
+    MISSED = "Missed"
+    EXCLUDED = "Excluded"
+
+
+class Completion(StrEnum):
+    """Why a schedule is done."""
+
+    JOB = "Job"
+    """Its job said so (``completeOn``, or a custom job that returned None): for good."""
+    MAX_RUNS = "MaxRuns"
+    NO_SLOT = "NoSlot"
+    """No future slot: an edit of its triggers may bring one."""
+
+
+class Run(msgspec.Struct, omit_defaults=True, gc=False):
+    """The execution of one slot: planned, waiting, running or in backoff; which one follows from where it stands."""
+
+    slot: Instant
+    due: Instant
+    """Its next (or current) attempt does not start before: the slot plus jitter, or the end of a backoff."""
+    attempt: int = 1
+    """Number of the next (or current) attempt."""
+    failed: int = 0
+    """Attempts that ended in failure: what ``maxRetries`` counts."""
+    lost: int = 0
+    """Attempts in a row that were lost with their replica."""
+    begun: Instant = 0
+    """When its first attempt started, where that is known; 0 before."""
+    token: str = ""
+    """Of a manual run: what identifies it in place of the slot."""
+    catch_up: bool = False
+    """One of several slots caught up by ``All``: these never overlap each other."""
+    payload: bytes | None = None
+    """Of a manual run: given to its attempts in place of the schedule's own."""
+    outlives: bool = False
+    """Its next (or current) attempt lives outside the replica that starts it: whoever takes over goes on with it."""
+    handed_on: bool = False
+    """Of one that outlives: an earlier owner may have started its current attempt."""
+    cancelling: str = ""
+    """Why it is to be ended; it stays active until its end is confirmed."""
+
+
+class State(msgspec.Struct, omit_defaults=True, gc=False):
+    floor: Instant
+    """Slots at or before it are decided."""
+    next: Run | None = None
+    """The slot that the row waits for. It may be started without a further write, so whoever finds it due under a
+    dead owner counts an attempt as lost."""
+    runs: list[Run] = []
+    """Active: running or in backoff. Each may have begun."""
+    waiting: list[Run] = []
+    """Due, not begun: behind another run of the same schedule."""
+    revision: int = 1
+    """The revision of the wish that this state takes into account."""
+    when: str = ""
+    """A digest of the triggers that ``next`` and ``floor`` stand on: by it an edit of them is known."""
+    suspended: bool = False
+    paused: bool = False
+    """By ``pauseAfterFailures``; an edit or a resume ends it."""
+    paused_under: Instant = 0
+    """When the wish had been written under which it was paused: another one ends the pause."""
+    completed: Completion | None = None
+    started: int = 0
+    """Runs counted by ``maxRuns``."""
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    skipped: int = 0
+    missed: int = 0
+    excluded: int = 0
+    failures_in_row: int = 0
+    last_schedule: Instant | None = None
+    last_success: Instant | None = None
+    last_failure: Instant | None = None
+    expect_from: Instant = 0
+    """From when ``expectSuccessWithin`` counts while there is no success: creation or resume."""
+    overdue: bool = False
+    generation: int = 0
+    """The generation of the object in a cluster that this state takes into account; 0 where it is none's."""
+    handled: tuple[str, ...] = ()
+    """Acts that were carried out (``run-now/<token>``, ``cancel/<run id>``, ``resume/<token>``), newest last."""
+    followed: Instant = 0
+    """Of the runs that this schedule follows, those that finished at or before it are decided."""
+    followed_ids: dict[str, Instant] = {}
+    """Those decided of the runs that finished after it, and the slot that each became."""
+    upcoming: tuple[Run, ...] = ()
+    """Slots made by runs that this schedule follows, whose jitter has not passed yet."""
+
+    def encode(self) -> bytes:
+        return _encoder.encode(self)
+
+    @staticmethod
+    def decode(data: bytes | str) -> State:
+        return _decoder.decode(data)
+
+
+class RunRecord(msgspec.Struct, omit_defaults=True, gc=False):
+    """One ended run, as history keeps it; or a manual one that its schedule did not let begin."""
+
+    run_id: str
+    uid: str
+    slug: str
+    slot: Instant
+    started: Instant | None
+    """None: it ended before it began."""
+    finished: Instant
+    attempt: int
+    """The number of its last attempt."""
+    outcome: Outcome
+    reason: str = ""
+    code: int | None = None
+    """Exit code or HTTP status of the last attempt."""
+    replica: str = ""
+    """Where its last attempt ran: the replica, or the Pod."""
+    output: bytes = b""
+    keep: int = 3
+    """How many runs of this schedule with this kind of outcome history keeps."""
+    expires: Instant = 0
+    """When history drops it at the latest."""
+    manual: bool = False
+
+
+def run_id(uid: str, run: Run) -> str:
+    """The identity of a run: the same for each of its attempts, safe as a label, a file name and a header."""
+    return f"{uid}-{_safe(run.token) if run.token else run.slot}"
+
+
+def _safe(token: str) -> str:
+    """A token as it is where that is safe and can be taken neither for a slot nor for the hash of another token."""
+    if _SAFE.fullmatch(token) and not _TAKEN.fullmatch(token):
+        return token
+    return f"token-{blake2b(token.encode(errors='surrogatepass'), digest_size=8).hexdigest()}"
+
+
+_SAFE = re.compile(r"[A-Za-z0-9._-]{0,62}[A-Za-z0-9]")
+_TAKEN = re.compile(r"-?[0-9]+|token-[0-9a-f]{16}")
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(State)
+
+
+def record_of(
+    run: Run, outcome: Outcome, now: Instant, *, uid: str, slug: str, keep: Keep, replica: str = "", reason: str = ""
+) -> RunRecord:
+    """What history says of a run that ends at ``now``."""
+    return RunRecord(
+        run_id=run_id(uid, run),
+        uid=uid,
+        slug=slug,
+        slot=run.slot,
+        started=run.begun or None,
+        finished=now,
+        attempt=run.attempt,
+        outcome=outcome,
+        reason=reason,
+        replica=replica,
+        keep=keep.succeeded if outcome is Outcome.SUCCEEDED else keep.failed,
+        expires=now + keep.ttl,
+        manual=bool(run.token),
+    )
+
+
+def cut_off(state: State, *, uid: str, slug: str, now: Instant, owned: bool, keep: Keep) -> list[RunRecord]:
+    """The records of a schedule that is deleted at ``now``: each run that is active, or may be, was cancelled.
+
+    ``owned``: a replica has the row, so a planned slot that is due may have begun.
+    """
+    runs = list(state.runs)
+    if owned and state.next is not None and state.next.due <= now:
+        runs.append(state.next)
+    reason = "its schedule was deleted"
+    return [record_of(run, Outcome.CANCELLED, now, uid=uid, slug=slug, keep=keep, reason=reason) for run in runs]

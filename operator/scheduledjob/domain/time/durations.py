@@ -1,0 +1,88 @@
+"""Lengths of time as people write them: ``1h30m``.
+
+Manifests and the command line share this one notation: days, hours, minutes and seconds, the largest first,
+each at most once. A bare number is refused on purpose: in one product 30 means seconds and in the next
+minutes, and a schedule that is wrong by a factor of sixty looks right until it runs.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+from .instants import DAY, HOUR, MINUTE, SECOND, Micros
+
+MAX_DURATION: Final[Micros] = 36_500 * DAY
+"""A century: longer is a typing error, and would leave the range of dates that can be computed with."""
+
+_UNITS: Final[tuple[tuple[str, Micros], ...]] = (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND))
+_FORM = re.compile("".join(f"(?:([0-9]{{1,10}}){unit})?" for unit, _ in _UNITS))
+_LOOSE = re.compile(
+    "([0-9]{1,9}) ?(w|weeks?|d|days?|h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?)(?:,? |$|(?=[0-9]))", re.IGNORECASE
+)
+"""A number and its unit as people write them elsewhere."""
+_ALLOWED = "write whole days, hours, minutes and seconds, the largest first, as in 1h30m, 45s or 7d"
+
+
+def parse_duration(text: str) -> Micros:
+    """The microseconds of a duration such as ``1h30m``; ``0s`` is one too. Anything else is a ``ValueError``."""
+    found = _FORM.fullmatch(text)
+    if not text or found is None:
+        shown = repr(text if len(text) <= 40 else text[:40] + "…")
+        if re.fullmatch("[0-9]+", text):
+            raise ValueError(f"{shown} has no unit: write {text[:10]}s for seconds, {text[:10]}m for minutes")
+        raise ValueError(f"{shown} is not a duration: {_likely(text)}{_ALLOWED}")
+    length = sum(int(count or 0) * unit for count, (_, unit) in zip(found.groups(), _UNITS, strict=True))
+    if length > MAX_DURATION:
+        raise ValueError(f"{text!r} is longer than a century: write at most {MAX_DURATION // DAY}d")
+    return length
+
+
+def is_number(value: object) -> bool:
+    """Truth is none, though Python counts with it."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def require_seconds(what: str, seconds: object) -> None:
+    """``TypeError`` for what is no number, with the number to write where that can be told: 300 for ``"5m"``."""
+    if not is_number(seconds):
+        raise TypeError(f"{what} of {seconds!r:.60} is not allowed: give a number of seconds{in_seconds(seconds)}")
+
+
+def in_seconds(length: object) -> str:
+    """What to write for a length that was given in another form; an example for what is no length."""
+    found: float | None = None
+    if isinstance(length, timedelta):
+        found = length.total_seconds()
+    elif isinstance(length, str):
+        with suppress(ValueError):
+            found = parse_duration(length + ("s" if length.isascii() and length.isdigit() else "")) / SECOND
+    if found is None:
+        return ", as in 30"
+    return f", {int(found) if found == int(found) else found} for this"
+
+
+def _likely(text: str) -> str:
+    """A question that names what ``5 minutes`` or ``1w`` was probably meant to be; empty where that can't be told."""
+    units = {"w": 7 * DAY, **dict(_UNITS)}
+    length = sum(int(count) * units[unit[0].lower()] for count, unit in _LOOSE.findall(text))
+    told = not _LOOSE.sub("", text) and 0 < length <= MAX_DURATION
+    return f"did you mean {format_duration(length)}? " if told else ""
+
+
+def format_duration(length: Micros) -> str:
+    """``1h30m`` of 5,400,000,000; what is below a second is shown as a fraction, for people only."""
+    if length < 0:
+        return "-" + format_duration(-length)
+    parts = []
+    for name, unit in _UNITS[:-1]:
+        count, length = divmod(length, unit)
+        if count:
+            parts.append(f"{count}{name}")
+    if length or not parts:
+        seconds, fraction = divmod(length, SECOND)
+        digits = f".{fraction:06d}".rstrip("0") if fraction else ""
+        parts.append(f"{seconds}{digits}s")
+    return "".join(parts)

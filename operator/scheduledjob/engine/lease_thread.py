@@ -1,0 +1,132 @@
+"""The lease thread: drives ``Leases`` on an event loop of its own, over a connection of its own.
+
+It lives in a thread because a job written in Python may block the replica's event loop; then leases must still be
+renewed, for at most ``WEDGED_AFTER`` seconds. What it finds it hands to the replica's loop; the one thing that cannot
+wait for that loop, telling executors of new deadlines, it does from here. Renewing and watching for leases about to
+pass are two tasks, so that a store that does not answer delays no fencing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import structlog
+
+from scheduledjob.domain.time.instants import from_seconds
+
+from .store import Key, Renewer, Store, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .clock import Clock
+    from .leases import Leases, Renewed
+
+log = structlog.get_logger("scheduledjob.leases")
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class KeeperCalls:
+    """Whom the keeper tells. ``extend`` is called in the keeper's thread, the others in the replica's event loop."""
+
+    extend: Callable[[Sequence[str], float], None]
+    """Attempts that may live until the given monotonic second."""
+    renewed: Callable[[Renewed], None]
+    expired: Callable[[Sequence[Key]], None]
+
+
+class Keeper(Protocol):
+    """Whatever drives a replica's leases: the thread here, the simulation in tests."""
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class KeeperThread:
+    """Renews the leases of one replica from a thread."""
+
+    def __init__(self, store: Store, replica: str, leases: Leases, clock: Clock, calls: KeeperCalls) -> None:
+        self._store = store
+        self._replica = replica
+        self._leases = leases
+        self._clock = clock
+        self._calls = calls
+        self._home = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._main, name="scheduledjob-leases", daemon=True)
+        self._stopping: asyncio.Event
+        self._running: asyncio.AbstractEventLoop | None = None
+        self._up = threading.Event()
+
+    def start(self) -> None:
+        self._thread.start()
+        self._up.wait()
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            with contextlib.suppress(RuntimeError):  # it ended by itself
+                self._running.call_soon_threadsafe(self._stopping.set)
+        await asyncio.to_thread(self._thread.join)
+
+    def _main(self) -> None:
+        asyncio.run(self._keep())
+
+    async def _keep(self) -> None:
+        self._stopping = asyncio.Event()
+        self._running = asyncio.get_running_loop()
+        self._up.set()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            renewing = tasks.create_task(self._renew_always())
+            await self._stopping.wait()
+            renewing.cancel()  # a store that does not answer must not hold up the end
+
+    async def _watch(self) -> None:
+        """Hand over leases about to pass."""
+        was_wedged = False
+        while not await self._pause():
+            expired = self._leases.expired(self._clock())
+            if expired:
+                self._tell(self._calls.expired, expired)
+            if self._leases.wedged and not was_wedged:
+                was_wedged = True
+                log.error("the event loop has not run for a minute: its leases are given up, its runs will be stopped")
+
+    async def _renew_always(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                async with self._store.renewer(self._replica) as renewer:
+                    while not await self._pause():
+                        await self._renew(renewer)
+            except (StoreError, TimeoutError) as error:
+                log.warning("leases can't be renewed", error=str(error) or type(error).__name__)
+                await self._pause()
+
+    async def _renew(self, renewer: Renewer) -> None:
+        sent = self._clock()
+        asked = self._leases.to_renew(sent)
+        if not asked:
+            return
+        async with asyncio.timeout(self._leases.length / 3):
+            answer = await renewer.renew(asked, from_seconds(self._leases.length))
+        renewed = self._leases.renewed(asked, answer, sent)
+        if renewed.extended:
+            self._calls.extend(renewed.extended, renewed.deadline)
+        self._tell(self._calls.renewed, renewed)
+
+    async def _pause(self) -> bool:
+        """One tick; True when it is time to end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._leases.tick):
+                await self._stopping.wait()
+        return self._stopping.is_set()
+
+    def _tell(self, callback: Callable[[_T], None], argument: _T) -> None:
+        with contextlib.suppress(RuntimeError):  # the replica's loop has closed: nobody is left to tell
+            self._home.call_soon_threadsafe(callback, argument)

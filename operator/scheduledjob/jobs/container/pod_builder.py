@@ -1,0 +1,301 @@
+"""From an attempt to the Pod that runs it: pure, and the same for the same attempt wherever it is made.
+
+What does not change from one attempt to the next (the template merged, the security context, the order to the runner)
+is made once for each definition, as a ``Blueprint``; an attempt adds its name, its labels and a dozen variables. A Pod
+that is due in the same second as a thousand others costs little more than its encoding.
+
+Kubernetes replaces ``$(NAME)`` in commands and variables. In what the user wrote as a container it may; in everything
+else each ``$`` is doubled, so that a shell command reaches its shell as it was written.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from scheduledjob.domain.time.instants import rfc3339
+from scheduledjob.engine.executor import Value
+from scheduledjob.jobs.shell.environment import LONGEST_STRING, PREFIX, as_string, given
+
+from . import pod_names
+from .pod_security import OF_RUNNER, refuse_violations, with_defaults
+from .pod_spec import PodSettings, PodSpec, values_of
+from .runner_order import ORDER, REFERENCE, grace_of, variables
+from .strategic_merge import as_list, as_object, by_key, merge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scheduledjob.engine.executor import Attempt, CurlSpec, ShellSpec
+
+GRACE = 30
+"""Seconds between TERM and KILL, where a template does not say: Kubernetes' own default."""
+MOST_SECONDS = 2**31 - 1
+"""The longest ``activeDeadlineSeconds`` that the API server takes; a job may be given a century, which is longer."""
+_TMP = "sjob-tmp"
+_IN_TEMPLATE = "execution.pod.template"
+
+
+def build_pod(attempt: Attempt, spec: PodSpec, settings: PodSettings) -> dict[str, Any]:
+    """The Pod of an attempt, as JSON. ``ValueError`` says what is wrong with its template or its spec."""
+    return Blueprint(spec, settings).pod(attempt)
+
+
+class Blueprint:
+    """All of a Pod that follows from the definition alone. ``ValueError`` as ``build_pod`` has it."""
+
+    def __init__(self, spec: PodSpec, settings: PodSettings) -> None:
+        self.spec = spec
+        self._settings = settings
+        template = as_object(spec.template, _IN_TEMPLATE)
+        self._metadata = as_object(template.get("metadata"), f"{_IN_TEMPLATE}.metadata")
+        under = as_object(template.get("spec"), f"{_IN_TEMPLATE}.spec")
+        self._references: list[tuple[str, str, str]] = []
+        self._own: list[dict[str, Any]] = []
+        over = self._container()
+        whole = self._merged(under, over)
+        containers = whole.pop("containers")
+        self._job = next(one for one in containers if one["name"] == pod_names.CONTAINER)
+        self._env = [one for one in self._job.pop("env", ()) if not _is_ours(one)]
+        self._others = [one for one in containers if one["name"] != pod_names.CONTAINER]
+        self._whole = whole
+        self.grace: int = _whole_number(
+            whole.setdefault("terminationGracePeriodSeconds", GRACE), "terminationGracePeriodSeconds"
+        )
+
+    # ---------------------------------------------------------------- for each attempt
+
+    def pod(self, attempt: Attempt, pending: float = 0.0) -> dict[str, Any]:
+        """The Pod of an attempt that may wait ``pending`` seconds for its start."""
+        job = {**self._job, "env": [*self._told(attempt), *self._orders(attempt), *self._own, *self._env]}
+        spec = {**self._whole, "containers": [job, *self._others]}
+        if attempt.timeout is not None:
+            backstop = min(MOST_SECONDS, math.ceil(attempt.timeout + pending) + self.grace + self._settings.slack)
+            asked = self._whole.get("activeDeadlineSeconds")
+            spec["activeDeadlineSeconds"] = min(backstop, asked) if isinstance(asked, int) else backstop
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": pod_names.pod_name(attempt.name, attempt.run_id, attempt.attempt),
+                "namespace": attempt.namespace,
+                "labels": self._labels | pod_names.pod_labels(attempt),
+                "annotations": self._annotations | pod_names.pod_annotations(attempt, self.spec.keep),
+                "ownerReferences": [pod_names.owner_reference(attempt)],
+            },
+            "spec": spec,
+        }
+
+    def _told(self, attempt: Attempt) -> list[dict[str, Any]]:
+        told = {
+            "NAME": attempt.name,
+            "NAMESPACE": attempt.namespace,
+            "UID": attempt.uid,
+            "SLOT": rfc3339(attempt.slot),
+            "ATTEMPT": str(attempt.attempt),
+            "RUN_ID": attempt.run_id,
+            "VERSION": str(attempt.version),
+        }
+        found: list[dict[str, Any]] = [{"name": PREFIX + name, "value": _literal(text)} for name, text in told.items()]
+        if attempt.payload is not None:
+            # Of a manual run, say: it was given in place of what the spec refers to.
+            text = self._as_text(attempt.payload)
+            if text is not None:
+                found.append({"name": f"{PREFIX}PAYLOAD", "value": _literal(text)})
+        elif self.spec.payload_from is not None:
+            found.append(_variable(f"{PREFIX}PAYLOAD", self.spec.payload_from))
+        return found
+
+    def _as_text(self, payload: bytes) -> str | None:
+        """The payload as a variable has it; None where the runner is told it in its order."""
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" not in text and len(payload) + len(f"{PREFIX}PAYLOAD=") <= LONGEST_STRING:
+            return text
+        if self.spec.by_runner:
+            return None
+        raise ValueError(
+            "the payload can't be a variable in the Pod's environment: it is not UTF-8, has a NUL or more than 128 KiB"
+        )
+
+    def _orders(self, attempt: Attempt) -> list[dict[str, Any]]:
+        if not self.spec.by_runner:
+            return []
+        of_attempt: dict[str, Any] = {}
+        if attempt.timeout is not None:
+            of_attempt["timeout"] = attempt.timeout
+        if attempt.payload and self._as_text(attempt.payload) is None:
+            of_attempt["payload"] = attempt.payload
+        elif attempt.payload is None and (self.spec.payload_from or Value()).secret is not None:
+            of_attempt["payload_is_secret"] = True
+        text = self._ordered
+        if of_attempt:
+            text = f"{text[:-1]},{msgspec.json.encode(of_attempt).decode()[1:]}"
+        return [{"name": name, "value": _literal(part)} for name, part in variables(text).items()]
+
+    # ---------------------------------------------------------------- once
+
+    @cached_property
+    def _ordered(self) -> str:
+        spec = self.spec
+        kind, job = "shell", msgspec.to_builtins(spec.shell or spec.curl)
+        if spec.curl is not None:
+            kind = "curl"
+        elif spec.custom is not None:
+            kind, job = spec.custom.kind, spec.custom.params
+        order = {"kind": kind, "job": job, "grace": grace_of(self.grace), "references": self._references}
+        return msgspec.json.encode(order).decode()
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        return {"app.kubernetes.io/managed-by": "scheduledjob"} | _texts(self._metadata, "labels")
+
+    @cached_property
+    def _annotations(self) -> dict[str, str]:
+        return {"kubectl.kubernetes.io/default-container": pod_names.CONTAINER} | _texts(self._metadata, "annotations")
+
+    def _container(self) -> dict[str, Any]:
+        """The container ``job``, as far as it is the operator's, but for what an attempt adds."""
+        spec = self.spec
+        if (spec.container, spec.shell, spec.curl, spec.custom).count(None) != 3:
+            raise ValueError("a Pod runs exactly one of container, shell, curl and custom")
+        found: dict[str, Any] = {"name": pod_names.CONTAINER}
+        if spec.container is not None:
+            found["image"] = spec.container.image
+            if spec.container.command is not None:
+                found["command"] = spec.container.command
+            if spec.container.args is not None:
+                found["args"] = spec.container.args
+        elif spec.by_runner:
+            found |= self._runner()
+        else:
+            assert spec.shell is not None
+            found["image"] = spec.image
+            found |= self._shell(spec.shell)
+        if spec.resources:
+            found["resources"] = spec.resources
+        return found
+
+    def _shell(self, shell: ShellSpec) -> dict[str, Any]:
+        given({name: value.value or "" for name, value in shell.env.items()})  # what no variable can be is an error
+        self._own = [_variable(name, value) for name, value in shell.env.items()]
+        as_string("command", shell.command)
+        found: dict[str, Any] = {"command": [_literal(shell.shell), "-c", _literal(shell.command)], "args": []}
+        if shell.working_dir is not None:
+            found["workingDir"] = shell.working_dir
+        return found
+
+    def _runner(self) -> dict[str, Any]:
+        spec, settings = self.spec, self._settings
+        described: ShellSpec | CurlSpec | None = spec.shell or spec.curl
+        self._own = [{"name": "HOME", "value": "/tmp"}, {"name": "TMPDIR", "value": "/tmp"}]  # noqa: S108  # its own
+        for value in values_of(described) if described is not None else ():
+            kind, reference = _reference(value)
+            if reference is not None and (kind, *reference) not in self._references:
+                self._own.append(_variable(f"{REFERENCE}{len(self._references)}", value))
+                self._references.append((kind, *reference))
+        image = spec.image or settings.image
+        if not image:
+            raise ValueError(
+                "the operator was not told its own image (--pod-image), in which this job would run as a Pod: "
+                "give the job one, execution.pod.image"
+            )
+        found: dict[str, Any] = {
+            "image": image,
+            "command": ["scheduledjob", "run-one", *(["--plugins"] if spec.custom and settings.plugins else [])],
+            "args": [],
+            "terminationMessagePath": "/dev/termination-log",
+            "terminationMessagePolicy": "File",
+            "volumeMounts": [{"name": _TMP, "mountPath": "/tmp"}],  # noqa: S108  # of the container
+        }
+        if settings.image_pull_policy is not None and spec.image is None:
+            found["imagePullPolicy"] = settings.image_pull_policy
+        return found
+
+    def _merged(self, under: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+        spec = self.spec
+        where = f"{_IN_TEMPLATE}.spec"
+        over: dict[str, Any] = {"restartPolicy": "Never", "enableServiceLinks": False, "containers": [job]}
+        if spec.by_runner:
+            over["volumes"] = [{"name": _TMP, "emptyDir": {}}]
+        if spec.service_account is not None:
+            over["serviceAccountName"] = spec.service_account
+        whole = merge(under, over, where)
+        whole.pop("ephemeralContainers", None)
+        if spec.service_account is not None:
+            whole.pop("serviceAccount", None)  # its old name
+        if spec.by_runner or not (whole.get("serviceAccountName") or whole.get("serviceAccount")):
+            whole["automountServiceAccountToken"] = False
+        restricted = spec.by_runner or self._settings.restricted
+        for kind in ("containers", "initContainers"):
+            items = as_list(whole.get(kind), f"{where}.{kind}")
+            by_key(items, kind, f"{where}.{kind}")
+            if items:
+                whole[kind] = [dict(item) for item in items]
+        for container in whole["containers"]:
+            if container["name"] == pod_names.CONTAINER:
+                self._claim(container)
+        whole = with_defaults(whole, restricted=restricted)
+        if restricted:
+            refuse_violations(whole)
+        return whole
+
+    def _claim(self, container: dict[str, Any]) -> None:
+        """Take out of the template's container ``job`` what would change whose end is the job's."""
+        for name in ("restartPolicy", "restartPolicyRules"):
+            container.pop(name, None)
+        env = as_list(container.get("env"), f"{_IN_TEMPLATE}.spec.containers[job].env")
+        container["env"] = list(by_key(env, "env", f"{_IN_TEMPLATE}.spec.containers[job].env").values())
+        own = {variable["name"] for variable in self._own}
+        container["env"] = [variable for variable in container["env"] if variable["name"] not in own]
+        if self.spec.by_runner:
+            container["securityContext"] = dict(OF_RUNNER)
+        if not container.get("args"):
+            container.pop("args", None)
+
+
+def _is_ours(variable: Mapping[str, Any]) -> bool:
+    name = str(variable["name"])
+    return name.startswith((PREFIX, ORDER, REFERENCE))
+
+
+def _variable(name: str, value: Value) -> dict[str, Any]:
+    """A variable as a container has it: a reference stays one."""
+    kind, reference = _reference(value)
+    if reference is None:
+        return {"name": name, "value": _literal(value.value or "")}
+    qualified, key = reference
+    selector: dict[str, Any] = {"name": qualified.rpartition("/")[2], "key": key}
+    if value.optional:
+        selector["optional"] = True
+    return {"name": name, "valueFrom": {"secretKeyRef" if kind == "Secret" else "configMapKeyRef": selector}}
+
+
+def _reference(value: Value) -> tuple[str, tuple[str, str] | None]:
+    return ("Secret", value.secret) if value.secret is not None else ("ConfigMap", value.config_map)
+
+
+def _literal(text: str) -> str:
+    return text.replace("$", "$$")
+
+
+def _texts(metadata: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Labels or annotations of the template, without those that are the operator's to write."""
+    found: dict[str, str] = {}
+    for key, value in as_object(metadata.get(name), f"{_IN_TEMPLATE}.metadata.{name}").items():
+        if not isinstance(value, str):
+            raise ValueError(f'{_IN_TEMPLATE}.metadata.{name}.{key} is not text: put it in quotes ("...")')
+        if key.partition("/")[0] != pod_names.GROUP:
+            found[key] = value
+    return found
+
+
+def _whole_number(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{_IN_TEMPLATE}.spec.{name} must be a whole number of seconds, 0 or more")
+    return value

@@ -1,0 +1,304 @@
+"""What has become of a Pod: pure, from the JSON that the API server shows of it.
+
+The kubelet tells one story in five places (phase, reason, conditions, and the states of two kinds of containers), and
+which of them is filled in depends on how the Pod ended. Here they are read in the order in which they are to be
+believed: what ended the Pod as a whole (evicted, deadline, its node) before what ended the container, because a
+container that was killed with its Pod has an exit code that says nothing of the job.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from scheduledjob.engine.executor import Result
+from scheduledjob.jobs.reasons import one_line, timed_out
+
+from .pod_names import CONTAINER, timeout_of
+from .runner_order import ORDER, read_report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+
+class Phase(Enum):
+    PENDING = "pending"
+    """The job's container has not begun."""
+    RUNNING = "running"
+    ENDED = "ended"
+    """It has ended; ``Seen.result`` says how."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """A Pod as it is now."""
+
+    phase: Phase
+    words: str = ""
+    """Pending: what it waits for, empty where nothing is wrong."""
+    hopeless: bool = False
+    """Pending: waiting longer changes nothing, because something has to be written in another way."""
+    began: bool = False
+    """The job's container ran, so that there may be a log."""
+    settled: bool = True
+    """Ended: nothing of the Pod is alive any more. A sidecar may outlive the job."""
+    result: Result | None = None
+    """Ended: without the log, which the API server has."""
+    log_wanted: bool = True
+    """Ended: the output is in the log, and not in the result already."""
+
+
+EXPIRED = 1
+"""The ``activeDeadlineSeconds`` that a Pod is given when its job's time is up."""
+_IMAGE = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"}
+)
+_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
+_DISRUPTIONS = {
+    "PreemptionByScheduler": "its Pod made room for one of higher priority",
+    "DeletionByTaintManager": "its node is lost or was tainted",
+    "EvictionByEvictionAPI": "its Pod was evicted",
+    "DeletionByPodGC": "its node is gone",
+    "TerminationByKubelet": "its node ended the Pod",
+}
+
+
+def look(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) -> Seen:
+    """What the Pod says of its job. ``complete``: exit codes that end the schedule for good."""
+    status = pod.get("status") or {}
+    phase = status.get("phase") or "Pending"
+    over = phase in ("Succeeded", "Failed")
+    container = _container(status.get("containerStatuses"), CONTAINER)
+    state = container.get("state") or {}
+    ended = state.get("terminated")
+    began = ended is not None or "running" in state
+    if over:
+        result = _of_pod(pod, status, ended) or _of_container(pod, ended, complete) or _of_init(status)
+        return _ended(result or _unexplained(status, phase), pod, ended, began=began)
+    if ended is not None:
+        result = _of_container(pod, ended, complete)
+        assert result is not None
+        seen = _ended(result, pod, ended, began=True)
+        seen.settled = False
+        return seen
+    if began:
+        return Seen(Phase.RUNNING, began=True)
+    words, hopeless = _waits_for(pod, status, state)
+    return Seen(Phase.PENDING, words, hopeless)
+
+
+def node_of(pod: Mapping[str, Any]) -> str:
+    """The node that a Pod was given; empty before."""
+    return str(pod["spec"].get("nodeName") or "")
+
+
+def started_at(pod: Mapping[str, Any]) -> str | None:
+    """When the job's container started, as its node's clock has it (RFC 3339); None before."""
+    state = _container((pod.get("status") or {}).get("containerStatuses"), CONTAINER).get("state") or {}
+    found = (state.get("running") or state.get("terminated") or {}).get("startedAt")
+    return None if found is None else str(found)
+
+
+def gone(pod: Mapping[str, Any]) -> Result:
+    """Of a Pod that is no more and that nobody here has deleted: what is known is how it was last seen."""
+    words = _disruption(pod.get("status") or {}) or "its Pod was deleted"
+    return Result(False, words)
+
+
+# ---------------------------------------------------------------- ended
+
+
+def _ended(result: Result, pod: Mapping[str, Any], ended: Mapping[str, Any] | None, *, began: bool) -> Seen:
+    seen = Seen(Phase.ENDED, began=began, result=result, log_wanted=began)
+    if ended is None or not by_runner(pod):
+        return seen
+    report = read_report(ended.get("message") or "")
+    if report is None:
+        return seen
+    output = report.output.encode(errors="replace")
+    if result.ok or ended.get("reason") in ("Error", "Completed"):
+        exact = Result(
+            report.ok,
+            report.reason,
+            report.code,
+            output,
+            report.complete,
+            report.payload,
+            report.result,
+        )
+        # What ended the Pod as a whole is why the job failed, whatever it still said of it.
+        if (pod.get("status") or {}).get("reason") and not report.ok:
+            exact.reason = result.reason
+        seen.result = exact
+        seen.log_wanted = report.cut
+    return seen
+
+
+def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[str, Any] | None) -> Result | None:
+    """What ended the Pod as a whole."""
+    if status.get("phase") == "Succeeded":
+        return None
+    code = None if ended is None else ended.get("exitCode")
+    reason, message = status.get("reason") or "", status.get("message") or ""
+    if reason == "DeadlineExceeded":
+        timeout, deadline = timeout_of(pod), pod["spec"].get("activeDeadlineSeconds")
+        # One that is shorter is the template's, but for the second that stands for the end of the timeout.
+        if timeout is None or (deadline is not None and EXPIRED < deadline < timeout):
+            return Result(False, "ended by activeDeadlineSeconds", code)
+        return Result(False, timed_out(timeout), code)
+    if reason == "Evicted":
+        return _failed(f"evicted: {message}" if message else "evicted by its node", code)
+    if reason in ("NodeLost", "NodeShutdown", "Shutdown", "Terminated") or "node" in reason.lower():
+        return _failed(f"lost with its node: {message or reason}", code)
+    if words := _disruption(status):
+        return _failed(words, code)
+    if reason:
+        # The kubelet would not take it: OutOfcpu, UnexpectedAdmissionError, NodeAffinity ...
+        return _failed(f"refused by its node: {reason}: {message}".rstrip(": "), code)
+    if pod["metadata"].get("deletionTimestamp") and (code is None or code >= 128):
+        return _failed("its Pod was deleted" + ("" if code is None else f" ({_signalled(code)})"), code)
+    return None
+
+
+def _of_init(status: Mapping[str, Any]) -> Result | None:
+    for one in status.get("initContainerStatuses") or ():
+        ended = (one.get("state") or {}).get("terminated")
+        if ended is not None and ended.get("exitCode"):
+            return _failed(f"init container {one['name']}: {_words(ended, None)}", ended["exitCode"])
+    return None
+
+
+def _of_container(pod: Mapping[str, Any], ended: Mapping[str, Any] | None, complete: AbstractSet[int]) -> Result | None:
+    if ended is None:
+        return None
+    code = ended.get("exitCode")
+    reason = ended.get("reason") or ""
+    if reason in ("", "Completed", "Error") and code in complete:
+        return Result(True, code=code, complete=True)
+    if code == 0 and reason in ("", "Completed"):
+        return Result(True, code=0)
+    words = _words(ended, _memory_limit(pod))
+    if reason in ("", "Error") and not by_runner(pod) and (message := (ended.get("message") or "").strip()):
+        words = f"{words}: {message}"
+    return _failed(words, code)
+
+
+def _words(ended: Mapping[str, Any], memory: str | None) -> str:
+    code, reason = ended.get("exitCode"), ended.get("reason") or ""
+    message = (ended.get("message") or "").strip()
+    if reason == "OOMKilled":
+        return "killed: it used more memory than " + (f"its limit of {memory}" if memory else "there was")
+    if reason in ("StartError", "ContainerCannotRun", "RunContainerError"):
+        return f"can't be started: {message or reason}"
+    if reason == "ContainerStatusUnknown":
+        return f"lost with its node: {message or reason}"
+    if number := ended.get("signal"):
+        return f"killed by {_signal(number)}"
+    if code is None:
+        return reason or "ended without an exit code"
+    return _signalled(code) if code > 128 else f"exit code {code}" + _meaning(code)
+
+
+def _meaning(code: int) -> str:
+    return {126: " (command can't be executed)", 127: " (command not found)"}.get(code, "")
+
+
+def _signalled(code: int) -> str:
+    """137 and 143 are how a runtime writes KILL and TERM; what else is above 128 a program may mean itself."""
+    name = _signal(code - 128)
+    if code in (137, 143):
+        return f"killed by {name} (exit code {code})"
+    return f"exit code {code}" + (f" ({name})" if name.startswith("SIG") else "")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _unexplained(status: Mapping[str, Any], phase: str) -> Result:
+    if phase == "Succeeded":
+        return Result(True)
+    words = (
+        ": ".join(filter(None, (status.get("reason"), status.get("message")))) or "the Pod failed and does not say why"
+    )
+    return _failed(words, None)
+
+
+def _disruption(status: Mapping[str, Any]) -> str:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            words = _DISRUPTIONS.get(condition.get("reason") or "", "its Pod was disrupted")
+            message = condition.get("message")
+            return f"{words}: {message}" if message else words
+    return ""
+
+
+def _memory_limit(pod: Mapping[str, Any]) -> str | None:
+    for container in pod["spec"]["containers"]:
+        if container["name"] == CONTAINER:
+            found = ((container.get("resources") or {}).get("limits") or {}).get("memory")
+            return None if found is None else str(found)
+    return None
+
+
+def by_runner(pod: Mapping[str, Any]) -> bool:
+    return any(
+        container["name"] == CONTAINER and any(one["name"] == ORDER for one in container.get("env") or ())
+        for container in pod["spec"]["containers"]
+    )
+
+
+def _failed(words: str, code: int | None) -> Result:
+    return Result(False, one_line(words), code)
+
+
+# ---------------------------------------------------------------- pending
+
+
+def _waits_for(pod: Mapping[str, Any], status: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[str, bool]:
+    """(What is in its way, whether only a change of what was written helps)."""
+    sidecars = {one["name"] for one in pod["spec"].get("initContainers") or () if one.get("restartPolicy") == "Always"}
+    for one in status.get("initContainerStatuses") or ():
+        its_state = one.get("state") or {}
+        words, hopeless = _in_the_way(its_state.get("waiting") or {})
+        if words:
+            return f"init container {one['name']}: {words}", hopeless
+        if "running" in its_state and one["name"] not in sidecars:
+            return f"init container {one['name']} has not ended", False
+    words, hopeless = _in_the_way(state.get("waiting") or {})
+    if words:
+        return words, hopeless
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            message = condition.get("message") or condition.get("reason") or "no node takes it"
+            return one_line(f"can't be scheduled: {message}"), False
+    return "", False
+
+
+def _in_the_way(waiting: Mapping[str, Any]) -> tuple[str, bool]:
+    reason, message = waiting.get("reason") or "", waiting.get("message") or ""
+    if reason in _CREATING:
+        return "", False
+    said = message or reason
+    if reason == "InvalidImageName":
+        return one_line(f"the image's name is wrong: {said}"), True
+    if reason in _IMAGE:
+        return one_line(f"the image can't be pulled ({reason}): {said}"), False
+    if reason == "CreateContainerConfigError":
+        # What the kubelet has not been able to read yet may come by itself; what is not there is said at once, as
+        # it is for a job that runs inline.
+        return one_line(f"can't be started: {said}"), "timed out" not in said and "cache" not in said
+    return one_line(f"can't be started ({reason}): {said}"), False
+
+
+def _container(statuses: Sequence[Mapping[str, Any]] | None, name: str) -> Mapping[str, Any]:
+    for one in statuses or ():
+        if one.get("name") == name:
+            return one
+    return {}

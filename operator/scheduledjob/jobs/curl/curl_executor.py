@@ -1,0 +1,225 @@
+"""HTTP jobs: one request for each attempt, and what counts as success.
+
+The executor has one pool of connections for all jobs; what belongs to one job (credentials, TLS setting) travels
+with its requests and never stays in the pool: no cookies are kept, connections are shared only between equal TLS
+settings, and proxies named in the environment are not used. Redirects are followed here and in
+``curl_request.py``, not by aiohttp, because
+each hop is judged again: which address it leads to, and which headers may go there. An attempt is one request:
+nothing is sent twice, since repeating is the engine's decision.
+
+A request dies with the process, so a lease that passes on needs no watchdog here; being cancelled closes the
+connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import aiohttp
+
+from scheduledjob.engine.executor import Attempt, CurlSpec, Result
+from scheduledjob.jobs.output import condense, to_keep
+from scheduledjob.jobs.reasons import of_exception, one_line, timed_out
+from scheduledjob.jobs.values import Secrets, secrets_of
+
+from .body_search import BodySearch, check
+from .request import Request, first_request, redirected
+from .request_errors import ConnectionLostError, RequestError, in_words, place
+from .resolver import ThreadResolver
+from .tls import context_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aiohttp.abc import AbstractResolver
+    from aiohttp.connector import AddrInfoType
+
+    from .addresses import AddressFilter
+
+BODY_LIMIT = 1 << 20
+"""Bytes of a response that are read: for ``bodyRegex``, and so that the connection can be used again."""
+
+MAX_REDIRECTS = 10
+
+_KEEPALIVE = 2.0
+"""Seconds an idle connection is kept: long enough for a burst, and shorter than the patience of servers, so that a
+request seldom meets a connection that is being closed at that moment."""
+
+
+class CurlExecutor:
+    """Runs ``CurlSpec`` attempts. ``addresses`` None: every address may be connected to."""
+
+    def __init__(self, addresses: AddressFilter | None = None, resolver: AbstractResolver | None = None) -> None:
+        self._addresses = addresses
+        self._resolver = resolver
+        self._sessions: list[aiohttp.ClientSession] = []
+        self._search = BodySearch()
+
+    async def start(self) -> None:
+        self._sessions.append(self._session(self._open_socket if self._addresses is not None else None))
+        if self._addresses is not None:
+            # For hosts that the administrator allowed by name, whatever their address.
+            self._sessions.append(self._session(None))
+
+    def _session(self, socket_factory: Callable[[AddrInfoType], socket.socket] | None) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=0,  # the engine bounds how many attempts run at once
+            keepalive_timeout=_KEEPALIVE,
+            resolver=self._resolver or ThreadResolver(),
+            socket_factory=socket_factory,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            skip_auto_headers=("Accept-Encoding", "Content-Type"),
+            headers={"User-Agent": "scheduledjob"},
+            auto_decompress=False,  # a small body must not become a large one
+            middlewares=(_never_twice,),
+        )
+
+    def _open_socket(self, info: AddrInfoType) -> socket.socket:
+        # The last moment before the connection, with the very address that is connected to.
+        assert self._addresses is not None
+        family, kind, protocol, _, address = info
+        self._addresses.check(str(address[0]))
+        return socket.socket(family, kind, protocol)
+
+    async def stop(self) -> None:
+        for session in self._sessions:
+            await session.close()
+        self._sessions.clear()
+        self._search.stop()
+
+    def extend(self, run_ids: Sequence[str], deadline: float) -> None:
+        """Nothing to do: a request dies with the process, and stops with it."""
+
+    async def run(self, attempt: Attempt) -> Result:
+        secrets = secrets_of(attempt)
+        try:
+            async with asyncio.timeout(attempt.timeout) as limit:
+                result = await self._attempt(attempt, attempt.params, secrets)
+        except TimeoutError as error:
+            if limit.expired() and attempt.timeout is not None:
+                return Result(False, timed_out(attempt.timeout))
+            result = Result(False, of_exception(error))
+        if result.reason:
+            result.reason = one_line(secrets.mask_text(result.reason))
+        return result
+
+    async def _attempt(self, attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> Result:
+        try:
+            request = await first_request(attempt, spec, secrets)
+            expected = _statuses(spec.expect_status)
+            if spec.expect_body is not None:
+                check(spec.expect_body)
+        except RequestError as error:
+            return Result(False, str(error))
+        hops = 0
+        while True:
+            try:
+                response = await self._send(request)
+                try:
+                    onward = redirected(request, response, spec)
+                    if onward is None:
+                        return await self._judge(response, spec, expected, secrets)
+                finally:
+                    # At the end of the body the connection is back in the pool already; before it, this closes it.
+                    response.close()
+            except (aiohttp.ClientError, RequestError, OSError) as error:
+                led = f"redirected to {place(request.url)}: " if hops else ""
+                return Result(False, led + in_words(error, request.url))
+            hops += 1
+            if hops > MAX_REDIRECTS:
+                return Result(
+                    False, f"more than {MAX_REDIRECTS} redirects, the last to {place(onward.url)}", response.status
+                )
+            request = onward
+
+    async def _send(self, request: Request) -> aiohttp.ClientResponse:
+        url = request.url
+        trusted = self._addresses is not None and self._addresses.trusts(url.host or "")
+        return await self._sessions[trusted].request(
+            request.method,
+            url,
+            headers=request.headers,
+            data=request.body,
+            allow_redirects=False,
+            ssl=context_of(request.tls) if url.scheme == "https" else True,
+            server_hostname=request.server_name,
+        )
+
+    async def _judge(
+        self, response: aiohttp.ClientResponse, spec: CurlSpec, expected: frozenset[int], secrets: Secrets
+    ) -> Result:
+        status = response.status
+        body = await _read(response, secrets, whole=spec.expect_body is not None)
+        if status in spec.complete_status:
+            return Result(True, "", status, body.output, complete=True)
+        if status not in expected:
+            return Result(False, f"HTTP {status}, expected {' or '.join(spec.expect_status)}", status, body.output)
+        if spec.expect_body is not None and not await self._search.find(spec.expect_body, body.searched):
+            within = f" in its first {BODY_LIMIT >> 20} MiB" if body.cut else ""
+            reason = f'HTTP {status}, but nothing in the body{within} matches expect.bodyRegex "{spec.expect_body}"'
+            return Result(False, reason, status, body.output)
+        return Result(True, "", status, body.output)
+
+
+class _Body(NamedTuple):
+    output: bytes
+    """What history keeps of it."""
+    searched: bytes
+    """What ``bodyRegex`` is searched in; empty without one."""
+    cut: bool
+    """It was longer than what was read."""
+
+
+async def _never_twice(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+        raise ConnectionLostError from error
+
+
+async def _read(response: aiohttp.ClientResponse, secrets: Secrets, *, whole: bool) -> _Body:
+    """The body up to ``BODY_LIMIT``; of more than history keeps, only that unless ``whole``."""
+    head, tail = to_keep(secrets)
+    kept = bytearray()
+    total = 0
+    async for chunk in response.content.iter_any():
+        total += len(chunk)
+        kept += chunk
+        if total > BODY_LIMIT:
+            break
+        if not whole and len(kept) > head + 2 * tail:
+            del kept[head:-tail]
+    cut = total > BODY_LIMIT
+    if cut:
+        del kept[len(kept) - (total - BODY_LIMIT) :]
+    searched = bytes(kept) if whole else b""
+    if cut:
+        # What the rest of a secret would have been is not known: so nothing that may be its beginning is shown.
+        del kept[len(kept) - secrets.longest :]
+        total = BODY_LIMIT - secrets.longest
+    if total <= head + tail:
+        return _Body(condense(bytes(kept), b"", total, secrets), searched, cut)
+    return _Body(condense(bytes(kept[:head]), bytes(kept[-tail:]), total, secrets), searched, cut)
+
+
+@lru_cache(1024)
+def _statuses(patterns: tuple[str, ...]) -> frozenset[int]:
+    found: set[int] = set()
+    for pattern in patterns:
+        if re.fullmatch("[1-5][0-9]{2}", pattern):
+            found.add(int(pattern))
+        elif re.fullmatch("[1-5][xX]{2}", pattern):
+            found.update(range(int(pattern[0]) * 100, int(pattern[0]) * 100 + 100))
+        else:
+            raise RequestError(f'expect.status "{pattern}": write a status such as 200, or a class such as 2xx')
+    return frozenset(found)

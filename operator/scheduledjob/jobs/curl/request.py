@@ -1,0 +1,209 @@
+"""The request of an HTTP job: as its spec has it, and as a redirect turns it into another.
+
+What must hold of each hop is settled here, before anything is sent: that the headers are headers, that the URL is
+one, and that what was meant for one host (credentials, values of Secrets, the client certificate) goes to no other.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from multidict import CIMultiDict
+from yarl import URL
+
+from scheduledjob.domain.time.instants import rfc3339
+from scheduledjob.jobs.values import Secrets, resolve
+
+from .request_errors import RequestError, place
+from .tls import DEFAULT, TlsSetting
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import aiohttp
+
+    from scheduledjob.engine.executor import Attempt, CurlSpec, Value
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_METHOD = _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_FROM_BODY = frozenset({"content-length", "transfer-encoding"})
+_OF_ONE_HOST = frozenset({"authorization", "cookie", "proxy-authorization", "host"})
+_OF_BODY = ("Content-Type", "Content-Encoding", "Content-Language", "Content-Location")
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
+_LINE_END = "\r\n"
+
+
+@dataclass(slots=True)
+class Request:
+    """The request of one hop."""
+
+    method: str
+    url: URL
+    headers: CIMultiDict[str]
+    body: bytes | None
+    body_is_secret: bool = False
+    tls: TlsSetting = DEFAULT
+    server_name: str | None = None
+    confined: set[str] = field(default_factory=set)
+    """Names of headers, in lower case, that go to no other host than the first."""
+
+
+async def first_request(attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> Request:
+    """The request as the spec has it, its references resolved; errors name the field."""
+
+    async def of(what: str, value: Value | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            return await resolve(value, attempt.references, secrets)
+        except (LookupError, ValueError) as error:
+            raise RequestError(f"{what}: {error.args[0] if error.args else error}") from None
+
+    if not _METHOD.fullmatch(spec.method) or spec.method.upper() == "CONNECT":
+        raise RequestError(f'method "{spec.method}" can not be used: write one such as GET or POST')
+    url = _url(spec.url)
+    # An explicit body is the user's even where it is a reference to nothing: then there is none.
+    body = attempt.payload if spec.body is None else _bytes(await of("body", spec.body))
+    headers = _own_headers(attempt)
+    request = Request(spec.method.upper(), url, headers, body)
+    request.body_is_secret = attempt.payload_is_secret if spec.body is None else spec.body.secret is not None
+    if (authorization := await _authorization(spec, url, of, secrets)) is not None:
+        headers["Authorization"] = authorization
+    if url.user is not None:
+        request.url = url.with_user(None)
+    for name, value in spec.headers.items():
+        text = await of(f"header {name}", value)
+        if text is None:
+            continue
+        if value.secret is not None or value.config_map is not None:
+            text = text.rstrip(_LINE_END)  # what is made from a file often ends with one
+        if not _HEADER_NAME.fullmatch(name) or name.lower() in _FROM_BODY:
+            raise RequestError(f'header "{name}" can not be set: leave it out')
+        headers[name] = text
+        if value.secret is not None:
+            request.confined.add(name.lower())
+    for name, text in headers.items():
+        if _NOT_IN_HEADER.search(text):
+            raise RequestError(f"header {name}: its value has a line break or another control character: leave it out")
+    request.server_name = spec.server_name
+    if spec.insecure_skip_verify or spec.ca or spec.client_certificate or spec.client_key:
+        request.tls = TlsSetting(
+            not spec.insecure_skip_verify,
+            await of("tls.ca", spec.ca),
+            await of("tls client certificate", spec.client_certificate),
+            await of("tls client key", spec.client_key),
+        )
+    return request
+
+
+def _url(text: str) -> URL:
+    try:
+        url = URL(text)
+        if url.scheme in ("http", "https") and url.raw_host:
+            return url
+    except ValueError:
+        pass
+    raise RequestError("url: write http://host/path or https://host/path")
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
+
+
+def _own_headers(attempt: Attempt) -> CIMultiDict[str]:
+    """What every HTTP job is told about itself; the user's headers of the same names come over them."""
+    run_id = _ascii(attempt.run_id)
+    return CIMultiDict(
+        {
+            "X-ScheduledJob-Name": _ascii(attempt.name),
+            "X-ScheduledJob-Namespace": _ascii(attempt.namespace),
+            "X-ScheduledJob-Uid": _ascii(attempt.uid),
+            "X-ScheduledJob-Slot": rfc3339(attempt.slot),
+            "X-ScheduledJob-Attempt": str(attempt.attempt),
+            "X-ScheduledJob-Run-Id": run_id,
+            "X-ScheduledJob-Version": str(attempt.version),
+            "Idempotency-Key": run_id,
+        }
+    )
+
+
+def _ascii(text: str) -> str:
+    """A name as a header can hold it: what is not printable ASCII (a library's slug may be anything) is %-encoded."""
+    return text if text.isascii() and text.isprintable() else quote(text, safe=_PRINTABLE, errors="replace")
+
+
+async def _authorization(
+    spec: CurlSpec, url: URL, of: Callable[[str, Value | None], Awaitable[str | None]], secrets: Secrets
+) -> str | None:
+    bearer = await of("auth.bearer", spec.bearer)
+    if bearer is not None:
+        return f"Bearer {bearer.strip()}"
+    user = await of("auth.basic username", spec.basic_username)
+    password = await of("auth.basic password", spec.basic_password)
+    if user is None and password is None:
+        user, password = url.user, url.password
+        if user is None and password is None:
+            return None
+    if ":" in (user or ""):
+        raise RequestError("auth.basic: a user name can't hold a colon")
+    # The line break at the end of a Secret made from a file is never part of a user name or a password.
+    pair = f"{(user or '').rstrip()}:{(password or '').rstrip(_LINE_END)}"
+    encoded = base64.b64encode(pair.encode()).decode()
+    if any(value is not None and value.secret is not None for value in (spec.basic_username, spec.basic_password)):
+        secrets.remember(encoded)  # a server that echoes its headers must not undo the masking
+    return f"Basic {encoded}"
+
+
+def redirected(request: Request, response: aiohttp.ClientResponse, spec: CurlSpec) -> Request | None:
+    """The request that a redirect asks for, without what may not go there; None: the response is the answer."""
+    location = response.headers.get("Location")
+    if not spec.follow_redirects or response.status not in _REDIRECTS or location is None:
+        return None
+    try:
+        url = request.url.join(URL(location)).with_user(None)
+        if url.scheme not in ("http", "https") or not url.raw_host:
+            raise ValueError
+    except ValueError:
+        raise RequestError(f"{place(request.url)} redirected to what is no http or https URL") from None
+    onward = Request(
+        request.method,
+        url,
+        request.headers.copy(),
+        request.body,
+        request.body_is_secret,
+        request.tls,
+        request.server_name,
+        request.confined,
+    )
+    # As browsers do it: 303 asks for a GET, and so, by long habit, do 301 and 302 after a POST.
+    seldom = response.status == 303 and request.method != "HEAD"
+    if seldom or (response.status in (301, 302) and request.method == "POST"):
+        onward.method, onward.body, onward.body_is_secret = "GET", None, False
+        for name in _OF_BODY:
+            onward.headers.popall(name, None)
+    if not _same_place(request.url, url):
+        if onward.body and onward.body_is_secret:
+            raise RequestError(
+                f"{place(request.url)} redirected to {place(url)}, but a body from a Secret goes to no other host: "
+                "write the URL that it leads to, if it is right"
+            )
+        for name in list(onward.headers):
+            if name.lower() in _OF_ONE_HOST or name.lower() in request.confined:
+                onward.headers.popall(name, None)
+        onward.tls = request.tls._replace(certificate=None, key=None)
+        onward.server_name = None
+    return onward
+
+
+def _same_place(one: URL, other: URL) -> bool:
+    """Whether what is meant for one may go to the other: the same origin, or the same host made secure."""
+    if one.raw_host != other.raw_host:
+        return False
+    if (one.scheme, one.port) == (other.scheme, other.port):
+        return True
+    return (one.scheme, one.port) == ("http", 80) and (other.scheme, other.port) == ("https", 443)

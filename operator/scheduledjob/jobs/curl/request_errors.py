@@ -1,0 +1,90 @@
+"""Why a request got no response, in words that a user can act on.
+
+aiohttp's errors name its own classes and show whole URLs, which may hold credentials; a reason shows a host and a
+port at most. Everything that ``curl.py`` may see is told apart here, so that its own code has one ``except``.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from scheduledjob.jobs.reasons import of_exception
+
+from .addresses import AddressRefusedError
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+
+class RequestError(Exception):
+    """The request can't be made, or led where it may not; the message is the reason."""
+
+
+class ConnectionLostError(aiohttp.ClientError):
+    """The connection ended before the response began; ``__cause__`` says how.
+
+    Not aiohttp's own error for it, because aiohttp sends some requests a second time when it sees that: whether an
+    attempt is repeated is for the engine to decide.
+    """
+
+
+def in_words(error: Exception, url: URL) -> str:
+    """The reason of an attempt that ``error`` ended on its way to ``url``."""
+    where = place(url)
+    match error:
+        case RequestError():
+            return str(error)
+        case aiohttp.InvalidURL():
+            return f'url: "{url.host}" {error.description or "can not be read"}: write http://host/path or https://host/path'
+        case aiohttp.ClientConnectorCertificateError():
+            return f"the TLS certificate of {where} is not trusted: {_tls_words(error.certificate_error)}"
+        case aiohttp.ClientConnectorDNSError():
+            return f'the name "{url.host}" can\'t be resolved: {_os_words(error.os_error)}'
+        case aiohttp.ClientConnectorError():
+            return _no_connection(error.os_error, where)
+        case ConnectionLostError():
+            hint = "; does it want a client certificate?" if url.scheme == "https" else ""
+            return f"{where} closed the connection before it answered{hint}"
+        case aiohttp.ClientPayloadError():
+            return f"the response of {where} ended early, or is not what its headers say"
+        case aiohttp.ClientResponseError():
+            return f"{where} sent what is no HTTP response: {error.message}"
+        case _:
+            return of_exception(error)
+
+
+def place(url: URL) -> str:
+    """``host:port``, the most of a URL that a reason shows."""
+    host = f"[{url.host}]" if url.host and ":" in url.host else url.host
+    return f"{host}:{url.port}"
+
+
+def _no_connection(error: OSError, where: str) -> str:
+    if isinstance(error, AddressRefusedError):
+        return str(error.strerror)
+    if isinstance(error, ssl.SSLError):
+        words = _tls_words(error)
+        hint = "; does it speak plain http there?" if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST") else ""
+        return f"the TLS handshake with {where} failed: {words}{hint}"
+    if error.errno == errno.ECONNREFUSED:
+        return f"connection refused by {where}"
+    return f"can't connect to {where}: {_os_words(error)}"
+
+
+def _os_words(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)):
+        return "no such host"
+    words = error.strerror or str(error) or type(error).__name__
+    return words[0].lower() + words[1:]
+
+
+def _tls_words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_message:
+        return error.verify_message
+    reason = getattr(error, "reason", None)
+    return reason.lower().replace("_", " ") if reason else str(error)

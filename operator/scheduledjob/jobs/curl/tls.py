@@ -1,0 +1,92 @@
+"""TLS contexts of HTTP jobs: what a job says about certificates, as the object that a connection needs.
+
+A context takes milliseconds to build (the system's authorities are a hundred certificates) and is what the
+connection pool tells connections apart by, so each distinct setting is built once and kept.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from .request_errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_KEPT = 256
+"""Contexts kept; the one that was not used for the longest time goes first."""
+
+
+class TlsSetting(NamedTuple):
+    """What makes one context differ from another; the strings are PEM."""
+
+    verify: bool = True
+    ca: str | None = None
+    """None: the system's authorities."""
+    certificate: str | None = None
+    key: str | None = None
+    """None: the key stands in ``certificate``."""
+
+
+DEFAULT = TlsSetting()
+
+
+@lru_cache(_KEPT)
+def context_of(setting: TlsSetting) -> ssl.SSLContext:
+    """The client context of a setting. A ``RequestError`` says which part of it is wrong, without showing it."""
+    if setting.ca is not None and not setting.ca.strip():
+        # ssl takes an empty text for none, and would trust every authority of the system.
+        raise RequestError("tls.ca: no certificates in PEM form (it is empty)")
+    try:
+        context = ssl.create_default_context(cadata=setting.ca)
+    except (ssl.SSLError, ValueError) as error:
+        raise RequestError(f"tls.ca: no certificates in PEM form ({_words(error)})") from None
+    context.set_alpn_protocols(["http/1.1"])
+    if not setting.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if setting.certificate is not None:
+        try:
+            with _as_file(f"{setting.certificate}\n{setting.key or ''}") as path:
+                context.load_cert_chain(path, password=_no_password)
+        except (ssl.SSLError, ValueError, RequestError) as error:
+            raise RequestError(f"tls: the client certificate can't be used: {_words(error)}") from None
+    elif setting.key is not None:
+        raise RequestError("tls: a client key without its certificate: give both, or neither")
+    return context
+
+
+def _no_password() -> str:
+    # Without this, OpenSSL would ask for one on the terminal and the replica would stand still.
+    raise RequestError("the client key is encrypted: give it without a passphrase")
+
+
+def _words(error: Exception) -> str:
+    reason = getattr(error, "reason", None)
+    if reason is None:
+        return "no PEM in it" if isinstance(error, ssl.SSLError) else str(error)
+    if reason == "KEY_VALUES_MISMATCH":
+        return "the client key belongs to another certificate"
+    return str(reason).lower().replace("_", " ")
+
+
+@contextmanager
+def _as_file(text: str) -> Iterator[str]:
+    """A path to read ``text`` from while the context lasts: ``ssl`` takes client certificates from files only."""
+    if hasattr(os, "memfd_create"):  # Linux: a private key never touches a disk
+        descriptor = os.memfd_create("client-certificate")
+        try:
+            os.write(descriptor, text.encode())
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+    else:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:  # readable by its owner only
+            file.write(text)
+            file.flush()
+            yield file.name

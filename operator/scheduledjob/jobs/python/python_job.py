@@ -1,0 +1,262 @@
+"""Python jobs: how one is written, found and run.
+
+A job is an async function of a ``Task``, or an object with such a method ``run``. It says by what it returns how
+its schedule goes on: its task (go on), None (done for good), an exception (this attempt failed: retry). The
+executor is on the path of tens of thousands of runs a second, so for a job that succeeds it does nothing but make
+the task, await the job and look at what came back; whatever costs more happens where something went wrong.
+
+A job runs in the replica's own event loop and process: it dies with the process, so a lease that passes on needs
+no watchdog here. Being cancelled, a job may clean up, and the executor waits for it to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
+
+from scheduledjob.domain.time.instants import rfc3339
+from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
+from scheduledjob.engine.task import Task
+from scheduledjob.jobs.reasons import of_exception, timed_out
+from scheduledjob.jobs.values import MASK, Secrets, secrets_of
+
+ENTRY_POINT_GROUP = "scheduledjob.jobs"
+"""Distributions announce their jobs here: the entry point's name is the kind, its object the job or its class."""
+
+BUILT_IN_KINDS = frozenset({"shell", "curl", "container", "print"})
+"""Kinds that no plugin may take."""
+
+
+@runtime_checkable
+class Job(Protocol):
+    """A Python job as an object; an async function with the same argument does as well."""
+
+    async def run(self, task: Task) -> Task | None:
+        """Run one attempt: return the task to go on, None to end the schedule for good, raise to be retried."""
+        ...
+
+
+JobFunction: TypeAlias = Callable[[Task], Awaitable[Task | None]]
+
+
+class JobExecutor:
+    """Runs the attempts of one registered Python job."""
+
+    def __init__(self, kind: str, job: Job | JobFunction) -> None:
+        """``TypeError`` with what to write instead if ``job`` is neither an async function nor a ``Job``."""
+        self.kind = kind
+        self._call = _callable_of(kind, job)
+
+    async def start(self) -> None:
+        """Nothing to make ready."""
+
+    async def stop(self) -> None:
+        """Nothing to release."""
+
+    def extend(self, run_ids: Sequence[str], deadline: float) -> None:
+        """Nothing to do: the job dies with the process, and stops with it."""
+
+    async def run(self, attempt: Attempt) -> Result:
+        secrets = secrets_of(attempt) if attempt.payload_is_secret else None
+        task = Task(
+            attempt.name,
+            self.kind,
+            attempt.payload,
+            attempt.slot,
+            attempt.attempt,
+            attempt.version,
+            attempt.run_id,
+            attempt.namespace,
+            attempt.uid,
+            attempt.params or {},
+            payload_is_secret=attempt.payload_is_secret,
+        )
+        try:
+            if attempt.timeout is None:
+                returned = await self._call(task)
+            else:
+                returned = await self._within(attempt.timeout, task)
+        except _TimedOutError as expired:
+            return Result(False, timed_out(attempt.timeout or 0.0), output=_shown(task, expired.__cause__, secrets))
+        except asyncio.CancelledError as error:
+            # A job that awaits something cancelled raises the same as one that is cancelled: only the first failed.
+            if _is_being_cancelled():
+                raise
+            return Result(False, _reason(error, secrets), output=_shown(task, error, secrets))
+        except (Exception, SystemExit) as error:  # sys.exit() in a job ends the job, not the replica
+            return Result(False, _reason(error, secrets), output=_shown(task, error, secrets))
+        return self._result(attempt, task, returned, secrets)
+
+    async def _within(self, seconds: float, task: Task) -> Task | None:
+        # A job that ends by itself once its time is up, with a result or an error of its own, timed out nevertheless.
+        cause: BaseException | None = None
+        returned = None
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                returned = await self._call(task)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            cause = error.__cause__
+        except (Exception, SystemExit) as error:
+            if not limit.expired():
+                raise
+            cause = error
+        if limit.expired():
+            raise _TimedOutError from cause
+        return returned
+
+    def _result(self, attempt: Attempt, task: Task, returned: object, secrets: Secrets | None) -> Result:
+        complete = returned is None
+        kept = task if complete else returned
+        if not isinstance(kept, Task):
+            reason = f"the job returned {_a(kept)}: return its task to go on, or None to end its schedule"
+            return Result(False, reason)
+        payload, result, output = kept.payload, kept.result, kept.output
+        if not (_storable(payload) and _storable(result) and isinstance(output, bytes)):
+            what = "payload" if not _storable(payload) else "result" if not _storable(result) else "output"
+            return Result(False, f"the job left {_a(getattr(kept, what))} in task.{what}: make it bytes{_HINTS[what]}")
+        if complete or payload is attempt.payload or attempt.payload_is_secret:
+            payload = None  # as it was, or read anew for the next run
+        return Result(True, "", None, _tail(output, secrets), complete, payload, result)
+
+
+_HINTS = {"payload": " (task.set_json writes JSON)", "result": " (task.set_result_json writes JSON)", "output": ""}
+
+
+class _TimedOutError(Exception):
+    """The attempt's own time limit passed (a TimeoutError from inside the job is the job's own error)."""
+
+
+def _is_being_cancelled() -> bool:
+    current = asyncio.current_task()
+    return current is not None and current.cancelling() > 0
+
+
+def _callable_of(kind: str, job: object) -> JobFunction:
+    if isinstance(job, type):
+        raise TypeError(f'job "{kind}" is the class {job.__name__}: register an instance, {job.__name__}()')
+    call = job.run if isinstance(job, Job) else job
+    if not callable(call):
+        raise TypeError(f'job "{kind}" is {_a(job)}: register an async function, or an object with "async def run"')
+    inner = inspect.unwrap(call)
+    if not any(inspect.iscoroutinefunction(f) for f in (inner, call, getattr(call, "__call__", None))):  # noqa: B004 - what it is, not whether it is
+        name = getattr(call, "__qualname__", type(call).__qualname__)
+        raise TypeError(f'job "{kind}": {name} is not async: write "async def"')
+    return cast("JobFunction", call)
+
+
+def _a(value: object) -> str:
+    return f"an object of type {type(value).__name__}"
+
+
+def _storable(value: object) -> bool:
+    return value is None or isinstance(value, bytes)
+
+
+def _tail(output: bytes, secrets: Secrets | None) -> bytes:
+    if secrets is not None:
+        output = secrets.mask(output)
+    return output if len(output) <= OUTPUT_LIMIT else output[-OUTPUT_LIMIT:]
+
+
+def _reason(error: BaseException, secrets: Secrets | None) -> str:
+    return of_exception(error) if secrets is None else of_exception(error, secrets.mask_text)
+
+
+def _shown(task: Task, error: BaseException | None, secrets: Secrets | None) -> bytes:
+    """What the job left as output, then the traceback of the job's own frames; the tail of it."""
+    output = task.output if isinstance(task.output, bytes) else b""
+    if error is not None:
+        # The frames above the job's are the executor's: the same for everybody, and no help.
+        own = error.__traceback__
+        while own is not None and own.tb_frame.f_code.co_filename == __file__ and own.tb_next is not None:
+            own = own.tb_next
+        try:
+            lines = traceback.format_exception(type(error), error, own, limit=-50)
+        except Exception:  # somebody else's __str__ may do anything
+            lines = [type(error).__name__]
+        if output and not output.endswith(b"\n"):
+            output += b"\n"
+        output += "".join(lines).encode(errors="replace")
+    return _tail(output, secrets)
+
+
+class PrintJob:
+    """Prints a line with the slot, the name and a text: ``params: {text: ...}``, else the payload.
+
+    ``write`` takes the line; None: the standard output of that moment.
+    """
+
+    kind: ClassVar[str] = "print"
+
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        if write is not None and not callable(write):
+            raise TypeError(f"write is {type(write).__name__}: give a function that takes a line, such as print")
+        self._write = write
+
+    async def run(self, task: Task) -> Task:
+        text = task.params.get("text")
+        if text is None:
+            text = MASK.decode() if task.payload_is_secret else (task.payload or b"").decode(errors="replace")
+        name = f"{task.namespace}/{task.slug}" if task.namespace else task.slug
+        line = f"{rfc3339(task.slot_instant)} {name} {text}".rstrip() + "\n"
+        task.output = line.encode(errors="replace")
+        if self._write is not None:
+            self._write(line)
+        else:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        return task
+
+
+class JobPluginError(Exception):
+    """Entry points of ``scheduledjob.jobs`` that can't be used, one line for each."""
+
+
+def discover_jobs() -> dict[str, Job | JobFunction]:
+    """The jobs that installed distributions announce, by kind.
+
+    Loading an entry point runs its distribution's code, so this is called only when somebody asked for plugins.
+    ``JobPluginError`` names each that is broken, with its distribution.
+    """
+    return load_jobs(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def load_jobs(points: Iterable[EntryPoint]) -> dict[str, Job | JobFunction]:
+    """The jobs of these entry points, by kind; ``JobPluginError`` as ``discover_jobs`` has it."""
+    jobs: dict[str, Job | JobFunction] = {}
+    owners: dict[str, EntryPoint] = {}
+    problems: list[str] = []
+    for point in sorted(points, key=lambda point: (point.name, point.value)):
+        try:
+            if point.name in BUILT_IN_KINDS:
+                raise ValueError(f'"{point.name}" is built in: give the entry point another name')
+            if point.name in owners:
+                raise ValueError(f"{_distribution(owners[point.name])} has the same kind: uninstall one of them")
+            jobs[point.name] = _loaded(point)
+            owners[point.name] = point
+        except (Exception, SystemExit) as error:
+            what = str(error) if type(error) in (ValueError, TypeError) and error.args else of_exception(error)
+            problems.append(
+                f'entry point "{point.name}" ({point.value}) of {_distribution(point)} can\'t be used: {what}'
+            )
+    if problems:
+        raise JobPluginError("\n".join(problems))
+    return jobs
+
+
+def _loaded(point: EntryPoint) -> Job | JobFunction:
+    loaded: Any = point.load()
+    job = loaded() if isinstance(loaded, type) else loaded
+    _callable_of(point.name, job)
+    return cast("Job | JobFunction", job)
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unknown distribution"

@@ -1,0 +1,240 @@
+"""Runs shell jobs: turns an attempt into a request for the helper process, and what came of it into a result.
+
+The processes themselves are the helper's (see ``spawner``), so that they end with their lease even if this replica is
+killed or stopped. A timeout sends TERM to the job's whole process group and KILL after a grace; a cancel does the same
+with a shorter grace; a lease that passes kills at once. In each case, and when the job just exits, ``run`` returns when
+nothing of the job is alive: a background process that it left behind is killed with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import resource
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from scheduledjob.engine.executor import Result, ShellSpec
+from scheduledjob.jobs import reasons
+from scheduledjob.jobs.output import condense, to_keep
+from scheduledjob.jobs.shell.spawner.messages import Settings, Start
+from scheduledjob.jobs.values import Secrets, resolve, secrets_of
+
+from . import environment
+from .helper import Helper
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduledjob.engine.executor import Attempt
+    from scheduledjob.jobs.shell.spawner.messages import Ended
+
+    from .confinement import Confinement
+
+_LEAST_MEMORY = 64 << 20
+
+_EXIT_CODES = {126: "command can't be executed", 127: "command not found"}
+"""What a shell means by them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShellLimits:
+    """Soft resource limits of each process of a job; None: as the replica's own.
+
+    They guard against accidents: a job may raise its soft limits to the hard ones, as anywhere in Unix. Those of a
+    confined job are hard too.
+    """
+
+    cpu_seconds: int | None = None
+    """Processor time; what uses more is killed by SIGXCPU."""
+    memory_bytes: int | None = None
+    """Address space, at least 64 MiB."""
+    open_files: int | None = 1024
+    processes: int | None = None
+    """Counted over everything that the user runs, not over the job; root is not limited."""
+    file_bytes: int | None = None
+    """The largest file that it may write; what writes more is killed by SIGXFSZ."""
+    core: int | None = 0
+    """Bytes of a core dump."""
+
+    def __post_init__(self) -> None:
+        for name, value in self._by_name().items():
+            least = {"memory_bytes": _LEAST_MEMORY, "core": 0, "file_bytes": 0, "open_files": 16}.get(name, 1)
+            if value < least:
+                raise ValueError(f"{name}: {value} is too little; at least {least}")
+
+    def by_resource(self) -> dict[int, int]:
+        """Those that are set, by ``resource.RLIMIT_*``."""
+        kinds = {
+            "cpu_seconds": resource.RLIMIT_CPU,
+            "memory_bytes": resource.RLIMIT_AS,
+            "open_files": resource.RLIMIT_NOFILE,
+            "processes": resource.RLIMIT_NPROC,
+            "file_bytes": resource.RLIMIT_FSIZE,
+            "core": resource.RLIMIT_CORE,
+        }
+        return {kinds[name]: value for name, value in self._by_name().items()}
+
+    def _by_name(self) -> dict[str, int]:
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+CONFINED_LIMITS = ShellLimits(processes=4096, file_bytes=1 << 30)
+"""The default for confined jobs: what keeps one that has gone wrong from taking the replica along."""
+
+
+@dataclass(slots=True)
+class ShellExecutor:
+    """The executor of shell jobs; an ``Executor`` whose attempts have ``ShellSpec`` as their params."""
+
+    limits: ShellLimits | None = None
+    """None: ``CONFINED_LIMITS`` for confined jobs, ``ShellLimits()`` for others."""
+    timeout_grace: float = 5.0
+    """Seconds between TERM and KILL for a job that took too long."""
+    cancel_grace: float = 1.0
+    """The same for one that is cancelled."""
+    margin: float = 1.0
+    """Seconds before its lease deadline at which a job is killed; at most a quarter of what is left of the lease."""
+    confined: Confinement | None = None
+    """None: jobs may do what this process may. Where they can't be confined as it says, each attempt fails and says
+    why, as ``Confinement.refusal`` does."""
+    _helper: Helper | None = field(default=None, init=False)
+    _attempts: dict[str, Attempt] = field(default_factory=dict, init=False)
+    """By run id: those under way, which hear of renewals before the helper knows of them."""
+    _launching: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1), init=False)
+    _inherited: dict[bytes, bytes] = field(init=False)
+    _refusal: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        if self.confined is None:
+            self._inherited = environment.inherited()
+        else:
+            self._inherited = environment.confined()
+            self._refusal = self.confined.refusal()
+
+    async def start(self) -> None:
+        """Start the helper process, unless jobs can't be confined. Raises ``HelperError`` if it can't be."""
+        if not self._refusal:
+            await self._living_helper()
+
+    async def run(self, attempt: Attempt) -> Result:
+        """Run one attempt to the end of its last process; see the ``Executor`` protocol."""
+        self._attempts[attempt.run_id] = attempt
+        try:
+            return await self._run(attempt)
+        finally:
+            if self._attempts.get(attempt.run_id) is attempt:
+                del self._attempts[attempt.run_id]
+
+    def extend(self, run_ids: Sequence[str], deadline: float) -> None:
+        """Tell the helper that these leases were renewed; called from the lease thread."""
+        for run_id in run_ids:
+            attempt = self._attempts.get(run_id)
+            if attempt is not None:
+                attempt.deadline = max(attempt.deadline, deadline)
+        helper = self._helper
+        if helper is not None:
+            helper.extend(run_ids, deadline)
+
+    async def stop(self) -> None:
+        """End the helper process."""
+        if self._helper is not None:
+            helper, self._helper = self._helper, None
+            await helper.close()
+
+    async def _run(self, attempt: Attempt) -> Result:
+        if self._refusal:
+            return Result(ok=False, reason=reasons.one_line(self._refusal))
+        secrets = secrets_of(attempt)
+        try:
+            start = await self._request(attempt, secrets)
+        except LookupError as error:
+            return Result(ok=False, reason=reasons.one_line(str(error.args[0] if error.args else error)))
+        except ValueError as error:
+            return Result(ok=False, reason=reasons.one_line(secrets.mask_text(str(error))))
+        helper = await self._living_helper()
+        ended = await helper.run(attempt, start)
+        if ended is None:
+            reason = "the helper process that ran this job has died; the job was killed"
+            return Result(ok=False, reason=reason, lost=True)
+        return _result(attempt, ended, secrets)
+
+    async def _living_helper(self) -> Helper:
+        if self._helper is not None and not self._helper.dead:
+            return self._helper
+        async with self._launching:
+            if self._helper is not None:
+                if not self._helper.dead:
+                    return self._helper
+                await self._helper.close()
+            limits = self.limits or (ShellLimits() if self.confined is None else CONFINED_LIMITS)
+            settings = Settings(limits.by_resource(), self.timeout_grace, self.cancel_grace, self.margin)
+            if self.confined is not None:
+                scratches, readable, with_landlock = self.confined.for_helper()
+                settings = settings._replace(scratches=scratches, readable=readable, landlock=with_landlock)
+            self._helper = await Helper.launch(settings)
+            return self._helper
+
+    async def _request(self, attempt: Attempt, secrets: Secrets) -> Start:
+        spec = attempt.params
+        assert isinstance(spec, ShellSpec)
+        variables: dict[str, str] = {}
+        for name, value in spec.env.items():
+            text = await resolve(value, attempt.references, secrets)
+            if text is not None:
+                variables[name] = text
+        shell = environment.as_string("shell", spec.shell)
+        if not shell.startswith(b"/"):
+            raise ValueError(f"shell: {spec.shell!r} is not an absolute path; write it like /bin/sh")
+        directory = None if spec.working_dir is None else environment.as_string("workingDir", spec.working_dir)
+        head, tail = to_keep(secrets)
+        return Start(
+            number=next(self._numbers),
+            command=[shell, b"-c", environment.as_string("command", spec.command)],
+            environment={
+                **self._inherited,
+                **environment.given(variables),
+                **environment.of_attempt(attempt),
+            },
+            directory=directory,
+            stdin=attempt.payload or b"",
+            deadline=attempt.deadline,
+            timeout=attempt.timeout,
+            head=head,
+            tail=tail,
+        )
+
+
+def _result(attempt: Attempt, ended: Ended, secrets: Secrets) -> Result:
+    output = condense(ended.head, ended.tail, ended.total, secrets)
+    status = ended.status
+    code = status if status is not None and status >= 0 else None
+    lost = False
+    if ended.cause == "timeout":
+        reason = reasons.timed_out(attempt.timeout or 0.0)
+    elif ended.cause:
+        # A cancel does not come here: it is a CancelledError by then.
+        reason, lost = "ended because its lease was about to pass", True
+    elif status is None:
+        reason = ""
+    elif code is None:
+        reason = f"killed by {_signal_name(-status)}"
+    elif code in attempt.params.complete_exit_codes:
+        return Result(ok=True, code=code, output=output, complete=True)
+    elif code == 0:
+        return Result(ok=True, code=0, output=output)
+    else:
+        meaning = _EXIT_CODES.get(code)
+        reason = f"exit code {code}" + (f" ({meaning})" if meaning else "")
+    reason = "; ".join(filter(None, (reason, ended.problem)))
+    return Result(ok=False, reason=reasons.one_line(reason), code=code, output=output, lost=lost)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"

@@ -1,0 +1,404 @@
+"""The helper's one loop: requests in, jobs started, watched and ended, answers out.
+
+Each round does a little of everything, in this order: what is readable, a few starts, exits, alarms, stragglers,
+answers. No step waits, so nothing holds up a deadline by more than a few milliseconds.
+
+How a job ends. When its first process has exited, and before that process is reaped (so that its id can't be another's
+yet), its whole group is killed. What had left the group is by then, or will be in a moment, a child of this
+process, because a subreaper inherits orphans; the job is over when none of the children is one of its own. A child
+that can't be told to be anybody's (a session, parents and environment of its own) is killed as soon as any job ends:
+to keep it would mean to let it outlive its job.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import heapq
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from .child import IGNORED, Job, Limits, StartError, Surroundings
+from .messages import LEASE, Cancel, Ended, Ready, Settings, Start, Started, Unpacker, pack
+from .processes import Mark, children, mark_of
+from .sandbox import Cells
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .messages import Message
+
+_PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 4, 15, 36
+
+_STARTS_A_ROUND = 8
+_ROUND_WHILE_ENDING = 0.005
+"""Seconds: exits wake the loop, so this is only for what no signal tells, such as an exec that is under way."""
+_LONGEST_WAIT = 3600.0
+"""Seconds: a selector takes no more than some weeks, and a job may be given months."""
+_LOOKS_AT_A_STRANGER = 3
+"""A child is nobody's if so many looks at its environment show none: one in the middle of an exec has none either."""
+_STACK = 256 * 1024
+"""Bytes for each thread of a confined job, which does next to nothing."""
+_NOBODY = Job(Start(0, [], {}, None, b"", 0.0, None, 0, 0), 0.0)
+
+
+class ReplicaGoneError(Exception):
+    """The replica has closed its end, or died."""
+
+
+class Spawner:
+    """All jobs of one replica."""
+
+    def __init__(self, requests: socket.socket, leases: int, replica: int) -> None:
+        self._requests = requests
+        self._leases = leases
+        self._unpacker = Unpacker()
+        self._answers = bytearray()
+        self._waiting: collections.deque[Job] = collections.deque()
+        self._jobs: dict[int, Job] = {}
+        """By number: from the request to the answer."""
+        self._running: dict[int, Job] = {}
+        """By process id: those whose first process has not been reaped."""
+        self._sessions: dict[int, Job] = {}
+        """By process id: those that may have members in their session."""
+        self._marks: dict[Mark, Job] = {}
+        self._ending: set[Job] = set()
+        """Their first process is gone, and there may be others."""
+        self._owners: dict[int, Job] = {}
+        """Whose an adopted child is. It can't become another's before it is reaped here."""
+        self._members: set[int] = set()
+        """Adopted children of which the session tells whose they are: nobody can join another's."""
+        self._strangers: collections.Counter[int] = collections.Counter()
+        self._beyond_us: set[int] = set()
+        """Adopted children that run as another user."""
+        self._alarms: list[tuple[float, int]] = []
+        self._early_leases: dict[int, float] = {}
+        """Renewed before their request was read: the pipe is quicker than the socket."""
+        self._last_number = 0
+        self._settings = Settings({}, 5.0, 1.0, 1.0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        home = os.open(".", os.O_PATH | os.O_DIRECTORY)
+        self._around = Surroundings(Limits({}), home, nothing, (os.dup(nothing), os.dup(nothing)), None)
+        self._replica = replica
+
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(requests, selectors.EVENT_READ, self._read_requests)
+        self._selector.register(leases, selectors.EVENT_READ, self._read_leases)
+        wake, self._wakeup = socket.socketpair()
+        wake.setblocking(False)
+        self._wakeup.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector.register(wake, selectors.EVENT_READ, lambda: wake.recv(4096))
+        # The socket stays open when the replica has forked without an exec, so its end is watched for itself.
+        with contextlib.suppress(OSError):
+            self._selector.register(os.pidfd_open(replica), selectors.EVENT_READ, self._replica_is_gone)
+
+    def serve(self) -> None:
+        """Work until the replica is gone, then kill everything."""
+        self._answer(Ready())
+        try:
+            while True:
+                self._round()
+        except ReplicaGoneError:
+            self._kill_all()
+            for job in self._jobs.values():
+                if job.cell is not None:
+                    job.cell.close()
+            if self._around.cells is not None:
+                self._around.cells.close()
+
+    def _round(self) -> None:
+        for key, _ in self._selector.select(self._patience()):
+            work: Callable[[], object] = key.data
+            work()
+        for _ in range(min(_STARTS_A_ROUND, len(self._waiting))):
+            self._start(self._waiting.popleft())
+        self._reap()
+        self._ring()
+        self._end_stragglers()
+        self._flush()
+
+    def _patience(self) -> float:
+        if self._waiting:
+            return 0.0
+        longest = _ROUND_WHILE_ENDING if self._ending else _LONGEST_WAIT
+        return min(max(0.0, self._alarms[0][0] - time.monotonic()), longest) if self._alarms else longest
+
+    # What the replica says
+
+    def _replica_is_gone(self) -> None:
+        raise ReplicaGoneError
+
+    def _read_requests(self) -> None:
+        try:
+            data = self._requests.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            raise ReplicaGoneError from None
+        if not data:
+            raise ReplicaGoneError
+        for message in self._unpacker.feed(data):
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Start):
+            # The margin counts from when the request is read: one that has waited long has less of its lease left.
+            deadline = max(message.deadline, self._early_leases.pop(message.number, 0.0))
+            job = Job(message, self._safe(deadline))
+            self._last_number = message.number
+            self._jobs[job.number] = job
+            self._waiting.append(job)
+        elif isinstance(message, Cancel):
+            cancelled = self._jobs.get(message.number)
+            if cancelled is not None:
+                self._terminate(cancelled, "cancel", self._settings.cancel_grace)
+        elif isinstance(message, Settings):
+            self._settings = message
+            limits = Limits(message.limits, hard=message.scratches is not None)
+            cells = None
+            if message.scratches is not None:
+                cells = Cells(message.scratches, message.readable, message.landlock, self._replica)
+            self._around = self._around._replace(limits=limits, cells=cells)
+
+    def _read_leases(self) -> None:
+        data = os.read(self._leases, LEASE.size << 12)
+        if not data:
+            raise ReplicaGoneError
+        for number, deadline in LEASE.iter_unpack(data):
+            job = self._jobs.get(number)
+            if job is not None:
+                job.deadline = max(job.deadline, self._safe(deadline))
+            elif number > self._last_number:
+                self._early_leases[number] = deadline
+
+    def _safe(self, deadline: float) -> float:
+        left = deadline - time.monotonic()
+        return deadline - min(self._settings.margin, max(0.0, left / 4))
+
+    # Starting and ending
+
+    def _start(self, job: Job) -> None:
+        now = time.monotonic()
+        if job.cause or now >= job.deadline:
+            job.cause = job.cause or "lease"
+            self._conclude(job)
+            return
+        try:
+            job.spawn(self._around)
+        except StartError as error:
+            job.problem = str(error)
+        except OSError as error:
+            job.problem = f"can't start the job: {error.strerror}"
+        if job.problem:
+            self._conclude(job)
+            return
+        self._running[job.pid] = self._sessions[job.pid] = self._marks[job.mark] = job
+        if job.request.timeout is not None:
+            job.ends_at = now + job.request.timeout
+        heapq.heappush(self._alarms, (job.next_alarm, job.number))
+        assert job.output is not None
+        self._selector.register(job.output, selectors.EVENT_READ, lambda: self._read_output(job))
+        self._answer(Started(job.number, job.pid))
+
+    def _read_output(self, job: Job) -> None:
+        # Its end may have been seen earlier in this round.
+        if job.output is not None and not job.read():
+            self._selector.unregister(job.output)
+            job.close()
+
+    def _terminate(self, job: Job, cause: str, grace: float) -> None:
+        """TERM now, KILL after the grace; a job that is still waiting is not started."""
+        ends_at = time.monotonic() + grace
+        if job.cause:
+            # What is ending may only end sooner: a cancel need not wait for the grace of a timeout.
+            job.ends_at = min(ends_at, job.ends_at or ends_at)
+        else:
+            job.cause = cause
+            job.ends_at = ends_at
+            if job.pid in self._running:
+                job.signal(signal.SIGTERM)
+                # One that is stopped would not notice.
+                job.signal(signal.SIGCONT)
+        heapq.heappush(self._alarms, (job.next_alarm, job.number))
+
+    def _kill(self, job: Job) -> None:
+        job.signal(signal.SIGKILL)
+        job.ends_at = None
+        job.deadline = float("inf")
+        if job.problem:
+            # It could not be killed, and waiting for it would hold its run for as long as it likes.
+            del self._running[job.pid]
+            self._beyond_us.add(job.pid)
+            self._ending.add(job)
+
+    def _ring(self) -> None:
+        """Do what the alarms that are due are for."""
+        now = time.monotonic()
+        while self._alarms and self._alarms[0][0] <= now:
+            job = self._jobs.get(heapq.heappop(self._alarms)[1])
+            if job is None or job.pid not in self._running:
+                continue
+            if now >= job.deadline:
+                job.cause = job.cause or "lease"
+                self._kill(job)
+            elif job.ends_at is not None and now >= job.ends_at:
+                if job.cause:
+                    self._kill(job)
+                else:
+                    self._terminate(job, "timeout", self._settings.timeout_grace)
+            elif job.next_alarm < float("inf"):
+                heapq.heappush(self._alarms, (job.next_alarm, job.number))
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                exited = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if exited is None:
+                return
+            pid = exited.si_pid
+            job = self._running.pop(pid, None)
+            if job is not None:
+                job.status = exited.si_status if exited.si_code == os.CLD_EXITED else -exited.si_status
+                job.signal(signal.SIGKILL)
+                self._ending.add(job)
+            os.waitpid(pid, 0)
+            self._owners.pop(pid, None)
+            self._members.discard(pid)
+            self._strangers.pop(pid, None)
+            self._beyond_us.discard(pid)
+
+    def _end_stragglers(self) -> None:
+        """Kill what the jobs that are ending have left behind, and conclude those of which nothing is left."""
+        if not self._ending:
+            return
+        left = children().difference(self._running, self._beyond_us)
+        if left:
+            self._clear_cells()
+        busy: set[Job] = set()
+        for pid in left:
+            owner = self._owners.get(pid) or self._find_owner(pid)
+            if owner in self._ending:
+                if owner.looks <= _LOOKS_AT_A_STRANGER or pid in self._members:
+                    busy.add(owner)
+                self._kill_straggler(pid, owner)
+            elif owner is _NOBODY:
+                busy |= {job for job in self._ending if job.looks <= _LOOKS_AT_A_STRANGER}
+                # In a cell of its own it may be a running job's, and that job's end will find it.
+                if self._strangers[pid] >= _LOOKS_AT_A_STRANGER and any(not job.looks for job in self._ending):
+                    self._kill_straggler(pid, owner)
+        for job in self._ending - busy:
+            self._ending.discard(job)
+            self._conclude(job)
+
+    def _clear_cells(self) -> None:
+        """Kill whoever is in the cells of the jobs that are ending, where that can be done.
+
+        After it, a job's own are dead or dying, so what is still there after some looks is another's, whatever it says
+        that it is: the mark in an environment can be forged, and a child that forks quickly is never the same twice.
+        """
+        for job in self._ending:
+            if job.cell is not None and (job.looks or job.cell.kill()):
+                job.looks += 1
+
+    def _find_owner(self, pid: int) -> Job:
+        try:
+            job = self._sessions.get(os.getsid(pid)) or self._sessions.get(os.getpgid(pid))
+        except OSError:
+            job = None
+        if job is not None:
+            self._members.add(pid)
+        else:
+            mark = mark_of(pid)
+            job = self._marks.get(mark) if mark is not None else None
+        if job is None:
+            self._strangers[pid] += 1
+            return _NOBODY
+        self._owners[pid] = job
+        return job
+
+    def _kill_straggler(self, pid: int, owner: Job) -> None:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except PermissionError:
+            self._beyond_us.add(pid)
+            owner.problem = f"process {pid} runs as another user and can't be killed"
+
+    def _conclude(self, job: Job) -> None:
+        """Nothing of it is alive: say so."""
+        if job.output is not None:
+            if job.pid:
+                self._selector.unregister(job.output)
+            job.drain()
+        if job.cell is not None:
+            job.cell.close()
+        del self._jobs[job.number]
+        self._sessions.pop(job.pid, None)
+        if self._marks.get(job.mark) is job:
+            del self._marks[job.mark]
+        tail = bytes(job.tail[-job.request.tail :])
+        self._answer(Ended(job.number, job.status, job.cause, job.problem, bytes(job.head), tail, job.total))
+
+    def _kill_all(self) -> None:
+        """Kill every descendant there is; orphans come here until there is none left."""
+        for job in self._jobs.values():
+            if job.cell is not None:
+                job.cell.kill()
+        for job in self._running.values():
+            job.signal(signal.SIGKILL)
+        while True:
+            self._reap()
+            remaining = (children() | self._running.keys()) - self._beyond_us
+            if not remaining:
+                return
+            for pid in remaining:
+                self._kill_straggler(pid, _NOBODY)
+            time.sleep(_ROUND_WHILE_ENDING)
+
+    # What the replica is told
+
+    def _answer(self, message: Message) -> None:
+        self._answers += pack(message)
+
+    def _flush(self) -> None:
+        """Send what there is to send; what the socket does not take waits for it to become writable."""
+        if self._answers:
+            try:
+                sent = self._requests.send(self._answers)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                raise ReplicaGoneError from None
+            del self._answers[:sent]
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._answers else 0)
+        if self._selector.get_key(self._requests).events != events:
+            self._selector.modify(self._requests, events, self._read_requests)
+
+
+def main(requests: int, leases: int, replica: int) -> None:
+    """Serve the replica with this process id, which holds the other ends of the socket and of the pipe."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    system = ctypes.CDLL(None, use_errno=True)
+    if system.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        sys.exit(f"the helper process can't adopt orphans: {os.strerror(ctypes.get_errno())}")
+    system.prctl(_PR_SET_NAME, b"sjob-spawner", 0, 0, 0)
+    # Jobs of the same user could otherwise read the payloads and Secrets of each other out of this process.
+    system.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    for descriptor in (requests, leases):
+        os.set_blocking(descriptor, False)
+        os.set_inheritable(descriptor, False)
+    if os.getppid() != replica:
+        return
+    threading.stack_size(_STACK)
+    Spawner(socket.socket(fileno=requests), leases, replica).serve()

@@ -1,0 +1,81 @@
+"""Finished Pods go as ``history`` says, and Pods that nobody waits for any more: one replica at a time sees to that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from scheduledjob.domain.schedule.state import State, run_id
+from scheduledjob.domain.time.instants import from_seconds
+from scheduledjob.engine.store import StoreError
+from scheduledjob.jobs.container.pods_protocol import PodsAway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from scheduledjob.domain.time.instants import Instant
+    from scheduledjob.engine.store import Row, Store
+    from scheduledjob.jobs.container.pod_pruning import AttemptOf
+    from scheduledjob.kube.reconcile.known_objects import Objects
+
+    from .pods_api import Pods
+
+log = structlog.get_logger("scheduledjob.pods")
+
+EVERY = 20.0
+"""Seconds between two looks."""
+LOCK = "pods"
+
+
+class PodChores:
+    """``run`` until it is cancelled."""
+
+    def __init__(
+        self, pods: Pods, store: Store, replica: str, objects: Objects, now: Callable[[], Instant], min_age: float
+    ) -> None:
+        """``now``: the store's clock. ``min_age``: seconds that a finished Pod stays at least."""
+        self._pods = pods
+        self._store = store
+        self._replica = replica
+        self._objects = objects
+        self._now = now
+        self._min_age = min_age
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                if await self._store.lock(LOCK, self._replica, from_seconds(3 * EVERY)):
+                    await self._pods.prune(self._now(), self._min_age, self._active)
+            except (StoreError, PodsAway) as error:
+                log.info("old Pods stay for now", error=str(error))
+
+    async def _active(self, attempts: Collection[AttemptOf]) -> Collection[AttemptOf]:
+        """Those that a schedule still has, or may have: of an object that is not known nothing is decided."""
+        by_slug: defaultdict[str, list[AttemptOf]] = defaultdict(list)
+        active: list[AttemptOf] = []
+        for one in attempts:
+            seen = self._objects.get(one.uid)
+            if seen is None:
+                active.append(one)
+            else:
+                by_slug[seen.slug].append(one)
+        slugs = list(by_slug)
+        for slug, row in zip(slugs, await self._store.get(slugs), strict=True):
+            active += [one for one in by_slug[slug] if row is None or row.uid != one.uid or _has(row, one)]
+        return active
+
+
+def _has(row: Row, attempt: AttemptOf) -> bool:
+    try:
+        state = State.decode(row.state)
+    except msgspec.MsgspecError:  # a newer version's: it knows
+        return True
+    runs = [*state.runs, *state.waiting]
+    if state.next is not None:  # it may have begun without a write
+        runs.append(state.next)
+    return any(run_id(row.uid, run) == attempt.run_id and run.attempt == attempt.attempt for run in runs)

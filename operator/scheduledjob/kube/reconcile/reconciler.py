@@ -1,0 +1,289 @@
+"""Reconciling: what was seen of the cluster's objects becomes what the store holds.
+
+Every replica does this with everything that it sees, whenever it sees it: the store takes what is new and leaves what
+it knows better, so order, repetition and a stale watch do no harm. What comes in is kept by uid, the latest of each,
+until the store has taken it; an outage of the store makes that later, never less.
+
+Deletions go first: a name that is free again may be taken by the next object in the same batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import structlog
+
+from scheduledjob.domain.schedule.machine import first_state, first_wake
+from scheduledjob.domain.schedule.requests import NONE
+from scheduledjob.domain.schedule.restore import restored_state
+from scheduledjob.domain.schedule.state import State
+from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
+from scheduledjob.kube.report.state_from_status import told_state
+from scheduledjob.kube.report.status import UNKNOWN_KIND, engine_text
+from scheduledjob.manifests.pod_translation import POD_KIND
+
+from .desired_state import Rules, Wish, asked_of, read_object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from scheduledjob.domain.time.instants import Instant
+
+    from .known_objects import Objects
+
+log = structlog.get_logger("scheduledjob.reconcile")
+
+BATCH = 500
+"""Objects in one write: a listing of many is a few of these, one object alone does not wait for others."""
+AGAIN = 1.0
+"""Seconds until a store that did not answer is asked again."""
+
+
+class Replica(Protocol):
+    """What is told of what we wrote, so that it need not wait to hear it from the store."""
+
+    def due(self, instant: Instant) -> None: ...
+
+    def changed(self, slugs: Sequence[str]) -> None: ...
+
+
+class Told(Protocol):
+    """Who wants to know what became of objects; all calls are in the event loop and return quickly."""
+
+    def taken(self, wish: Wish) -> None:
+        """The store has a new wish of this object, or what its status says of it is out of date."""
+
+    def buried(self, uid: str) -> None:
+        """The object is gone, and so is its schedule."""
+
+    def refused(self, body: Mapping[str, Any], reason: str) -> None:
+        """Something that was asked for by annotation is not done."""
+
+    def failed(self) -> None:
+        """The store could not be written, or an object not be read."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    body: Mapping[str, Any]
+    gone: bool
+
+
+class Reconciler:
+    """Brings what is seen into the store. ``seen`` at any time; ``run`` until it is cancelled."""
+
+    def __init__(
+        self,
+        store: Store,
+        objects: Objects,
+        rules: Rules,
+        replica: Replica,
+        told: Told,
+        *,
+        in_order: Callable[[], bool],
+    ) -> None:
+        """``in_order``: whether whoever wrote the status of objects that the store does not know had stopped before."""
+        self._store = store
+        self._objects = objects
+        self._rules = rules
+        self._replica = replica
+        self._told = told
+        self._in_order = in_order
+        self._waiting: dict[str, _Waiting] = {}
+        """By uid, in the order in which they came first."""
+        self._came = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def seen(self, body: Mapping[str, Any], *, deleted: bool = False, again: bool = False) -> None:
+        """An object as it is now, or as it was last. One that is being deleted starts nothing more.
+
+        What is none of our business (labels, status) is passed over if the store has the rest; ``again``: it has not.
+        """
+        metadata = body["metadata"]
+        gone = deleted or "deletionTimestamp" in metadata
+        uid = metadata["uid"]
+        if gone:
+            self._waiting.pop(uid, None)
+        else:
+            waiting = self._waiting.get(uid)
+            if waiting is not None and waiting.gone:
+                return  # a uid never comes back
+            known = self._objects.saw(body)
+            if known.version != metadata["resourceVersion"]:
+                return  # seen before, in a newer version
+            if not again and waiting is None and known.wish == (known.generation, asked_of(body)):
+                return
+        self._waiting[uid] = _Waiting(body, gone)
+        self._idle.clear()
+        self._came.set()
+
+    async def settled(self) -> None:
+        """Wait until the store has everything that was seen."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        while True:
+            await self._came.wait()
+            self._came.clear()
+            while self._waiting:
+                batch = [self._waiting.pop(uid) for uid in list(self._waiting)[:BATCH]]
+                try:
+                    await self._take(batch)
+                except StoreError as error:
+                    log.warning("objects wait for the store", objects=len(batch), error=str(error))
+                    self._told.failed()
+                    for one in batch:
+                        uid = one.body["metadata"]["uid"]
+                        if one.gone or uid not in self._waiting:  # what is newer counts, but nothing is after the end
+                            self._waiting[uid] = one
+                    await asyncio.sleep(AGAIN)
+            self._idle.set()
+
+    async def _take(self, batch: Sequence[_Waiting]) -> None:
+        """Bring these into the store. What it can't hold keeps nothing else out of it."""
+        try:
+            await self._bury([one.body for one in batch if one.gone])
+            await self._write([one.body for one in batch if not one.gone])
+        except StoreError:
+            raise
+        except Exception:
+            if len(batch) > 1:
+                for one in batch:
+                    await self._take([one])
+                return
+            log.exception("an object is left out", uid=batch[0].body["metadata"]["uid"])
+            self._told.failed()
+
+    async def _bury(self, bodies: Sequence[Mapping[str, Any]]) -> None:
+        if not bodies:
+            return
+        gone = [
+            (f"{body['metadata']['namespace']}/{body['metadata']['name']}", body["metadata"]["uid"]) for body in bodies
+        ]
+        await self._store.bury(gone)
+        self.buried(gone)
+
+    def buried(self, gone: Sequence[tuple[str, str]]) -> None:
+        """The schedules of these (slug, uid) have been ended."""
+        self._objects.gone([uid for _, uid in gone])
+        self._replica.changed([slug for slug, _ in gone])
+        for _, uid in gone:
+            self._told.buried(uid)
+
+    async def _write(self, bodies: Sequence[Mapping[str, Any]]) -> None:
+        if not bodies:
+            return
+        now = await self._store.now()
+        found: list[tuple[Mapping[str, Any], Wish, NewRow]] = []
+        for body in bodies:
+            try:
+                wish = read_object(body, self._rules)
+                found.append((body, wish, self._new_row(body, wish, now)))
+            except Exception:  # one object must never keep the others from the store
+                log.exception("an object can't be read", uid=body["metadata"]["uid"])
+                self._told.failed()
+        # A name twice is an object and its next incarnation: the older one waits for its deletion to be seen.
+        newest = {wish.slug: (body, wish, row) for body, wish, row in sorted(found, key=lambda one: one[1].created_at)}
+        puts = await self._store.reconcile([row for _, _, row in newest.values()])
+        await self._forget([wish for (_, wish, _), put in zip(newest.values(), puts, strict=True) if put is Put.STALE])
+        changed: list[str] = []
+        soonest: Instant | None = None
+        for (body, wish, row), put in zip(newest.values(), puts, strict=True):
+            if put is Put.STALE:
+                continue
+            taken = (wish.generation, wish.asked)
+            self._objects.understood(wish.uid, wish.slug, taken, wish.follows, valid=wish.ready)
+            if wish.refused_act:
+                self._told.refused(body, wish.refused_act)
+            if put is Put.UPDATED or not _tells_of(body, wish, row if put is Put.CREATED else None):
+                self._told.taken(wish)
+            if put is Put.UPDATED:
+                changed.append(wish.slug)
+                soonest = now
+            elif put is Put.CREATED and row.wake_at is not None and (soonest is None or row.wake_at < soonest):
+                soonest = row.wake_at
+        self._replica.changed(changed)
+        if soonest is not None:
+            self._replica.due(soonest)
+
+    async def _forget(self, stale: Sequence[Wish]) -> None:
+        """Of those that the store would not have, the ones whose end it knows: a list that was under way had them."""
+        if stale:
+            rows = await self._store.get([wish.slug for wish in stale])
+            ended = [wish.uid for wish, row in zip(stale, rows, strict=True) if row is None or row.uid != wish.uid]
+            self._objects.gone(ended)
+
+    def _new_row(self, body: Mapping[str, Any], wish: Wish, now: Instant) -> NewRow:
+        """The row as it begins, should the store not have it yet."""
+        state, wake_at = self._first(body, wish, now)
+        return NewRow(
+            wish.slug,
+            wish.uid,
+            wish.kind,
+            Origin.CLUSTER,
+            wish.definition.encode(),
+            state,
+            wake_at,
+            payload=wish.payload,
+            created_at=wish.created_at,
+            generation=wish.generation,
+            acts=wish.acts.encode(),
+        )
+
+    def _first(self, body: Mapping[str, Any], wish: Wish, now: Instant) -> tuple[bytes, Instant | None]:
+        """The state that the row begins with, and when it is due."""
+        wake_at: Instant | None
+        if (remembered := self._remembered(body.get("status") or {}, wish, now)) is not None:
+            state, wake_at = remembered
+            for run in [*state.runs, *state.waiting]:
+                if run.token and run.token == wish.acts.run:
+                    run.payload = wish.acts.payload
+            as_it_was = state.generation == wish.generation and wish.acts == NONE
+            return state.encode(), wake_at if as_it_was else now
+        outlives = wish.kind == POD_KIND
+        # The API server's clock may be ahead of the store's: that would put off what is due by the difference.
+        created = min(wish.created_at, now)
+        state = first_state(wish.definition, wish.slots, wish.uid, created, outlives=outlives)
+        state.generation = wish.generation
+        wake_at = first_wake(wish.definition, state, now)
+        if wish.acts != NONE:
+            state.revision, wake_at = 0, now  # whoever takes it first looks at what is asked for
+        return state.encode(), wake_at
+
+    def _remembered(self, status: Mapping[str, Any], wish: Wish, now: Instant) -> tuple[State, Instant | None] | None:
+        """The state that status remembers, and when it is due: by the engine's record, else by what people are told."""
+
+        def restored(text: str) -> tuple[State, Instant | None] | None:
+            # What nobody could run when that was written, and nobody can now, did not begin either.
+            in_order = self._in_order() or (bool(wish.unknown_kind) and _was_of_unknown_kind(status))
+            outlives = wish.kind == POD_KIND
+            try:
+                return restored_state(
+                    text, wish.definition, wish.slots, wish.uid, now, in_order=in_order, outlives=outlives
+                )
+            except msgspec.MsgspecError as error:
+                log.warning("the status of an object is none of ours", slug=wish.slug, error=str(error))
+                return None
+
+        if (text := status.get("engine")) and (found := restored(text)) is not None:
+            return found
+        told = told_state(status, wish, now)
+        return None if told is None else restored(told.encode().decode())
+
+
+def _was_of_unknown_kind(status: Mapping[str, Any]) -> bool:
+    return any(one["type"] == "Stalled" and one["reason"] == UNKNOWN_KIND for one in status.get("conditions") or ())
+
+
+def _tells_of(body: Mapping[str, Any], wish: Wish, new: NewRow | None) -> bool:
+    """Whether status tells of this wish already; and of the ``new`` row, where the store did not have it: an operator
+    that finds ten thousand objects as its store in memory left them has nothing to write."""
+    status = body.get("status") or {}
+    ready = next((one["status"] for one in status.get("conditions") or () if one["type"] == "Ready"), "")
+    if status.get("observedGeneration") != wish.generation or ready != str(wish.ready):
+        return False
+    return new is None or (wish.ready and status.get("engine") == engine_text(State.decode(new.state)))

@@ -1,0 +1,284 @@
+"""Kubernetes Events: what happened to a ScheduledJob, for whoever runs ``kubectl describe``.
+
+A job that fails every second must not fill etcd, so there is one Event for each object and reason. It is a series:
+made when the thing first happens, then brought up to date now and then with how often and when it last happened, and
+with the words of the last time. Its name follows from the object and the reason, so that three replicas, and the next
+start of one, go on with the same series; a resourceVersion keeps them from overwriting each other's count.
+
+Events are talk. They wait for a budget that status has the better part of, a bounded number of them, and what has no
+room is dropped and counted; nothing waits for an Event.
+
+They are made by events.k8s.io, but changed by the core API: it is the same object, and events.k8s.io lets only the
+series change, not the words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import structlog
+
+from scheduledjob.domain.time.instants import Instant, to_datetime
+from scheduledjob.kube.client.api import STRATEGIC_MERGE_PATCH
+from scheduledjob.kube.client.api_errors import AlreadyExists, ApiError, ApiUnavailable, Conflict, NotFound
+from scheduledjob.kube.client.budget import Budget, Use
+from scheduledjob.manifests.models import GROUP, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scheduledjob.kube.client.api import Api
+
+log = structlog.get_logger("scheduledjob.events")
+
+EVERY = 15.0
+"""Seconds between two writes of one series."""
+MOST_WAITING = 500
+"""Series that may wait to be written."""
+MOST_KNOWN = 5000
+"""Series whose state is remembered, so that a further write is one request."""
+MOST_NOTE = 1024
+"""Bytes of a note, which is the API's own limit."""
+AGAIN = 10.0
+"""Seconds until a write that the API server did not answer is tried again."""
+ATTEMPTS = 5
+"""Writes of one series in a row, each after another replica's came first."""
+CONTROLLER = f"{GROUP}/operator"
+
+Kind = Literal["Normal", "Warning"]
+
+
+class Reason(StrEnum):
+    """What an Event is about: one word that people search for and alerts match."""
+
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    RETRYING = "Retrying"
+    MISSED = "Missed"
+    SKIPPED_OVERLAP = "SkippedOverlap"
+    CANCELLED = "Cancelled"
+    OVERDUE = "Overdue"
+    AUTO_PAUSED = "AutoPaused"
+    INVALID_SPEC = "InvalidSpec"
+    UNKNOWN_KIND = "UnknownKind"
+    COMPLETED = "Completed"
+    OWNER_LOST = "OwnerLost"
+    ACT_REFUSED = "ActRefused"
+
+
+class Regarding(NamedTuple):
+    """The ScheduledJob that an Event is about."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class _Key(NamedTuple):
+    uid: str
+    reason: str
+
+
+@dataclass(slots=True)
+class _Happening:
+    """What was said since the last write of its series."""
+
+    regarding: Regarding
+    type: Kind
+    note: str
+    action: str
+    count: int
+    first: Instant
+    last: Instant
+
+
+@dataclass(slots=True)
+class _Series:
+    """An Event as it was written last."""
+
+    count: int
+    version: str
+    written: float
+    """Monotonic seconds."""
+
+
+class Events:
+    """Says what happened: ``say`` at any time, in the event loop; ``run`` writes until it is cancelled."""
+
+    def __init__(
+        self,
+        api: Api,
+        budget: Budget,
+        *,
+        instance: str,
+        now: Callable[[], Instant],
+        monotonic: Callable[[], float] = time.monotonic,
+        every: float = EVERY,
+    ) -> None:
+        """``instance``: this replica. ``now``: the time that is written, of the best clock there is."""
+        self._api = api
+        self._budget = budget
+        self._instance = instance[:128]
+        self._now = now
+        self._monotonic = monotonic
+        self._every = every
+        self._waiting: dict[_Key, _Happening] = {}
+        self._due: list[tuple[float, _Key]] = []
+        """A heap: when (monotonic) each of those that wait is written."""
+        self._known: OrderedDict[_Key, _Series] = OrderedDict()
+        self._came = asyncio.Event()
+        self.written = 0
+        """Writes that the API server took."""
+        self.dropped = 0
+        """Happenings that no Event tells of, because too many waited or the API server would not have them."""
+
+    def say(self, regarding: Regarding, type: Kind, reason: Reason, message: str, action: str) -> None:
+        """This happened now. ``action``: what was being done, one word in CamelCase; ``message`` is for people."""
+        key, now = _Key(regarding.uid, reason), self._now()
+        happening = self._waiting.get(key)
+        if happening is not None:
+            happening.note, happening.action, happening.type = message, action, type
+            happening.count, happening.last = happening.count + 1, now
+            return
+        self._wait(key, _Happening(regarding, type, message, action, 1, now, now))
+
+    async def run(self) -> None:
+        """Write what is due, one after the other, as the budget allows."""
+        while True:
+            while not self._due or (wait := self._due[0][0] - self._monotonic()) > 0:
+                self._came.clear()
+                try:
+                    async with asyncio.timeout(wait if self._due else None):
+                        await self._came.wait()
+                except TimeoutError:
+                    pass
+            _, key = heapq.heappop(self._due)
+            if (soonest := self._soonest(key)) > self._monotonic():
+                heapq.heappush(self._due, (soonest, key))
+                continue
+            await self._budget.take(Use.EVENT)
+            await self._write(key, self._waiting.pop(key))
+
+    def _wait(self, key: _Key, happening: _Happening, at_least: float = 0.0) -> None:
+        if len(self._waiting) >= MOST_WAITING:
+            self.dropped += happening.count
+            return
+        self._waiting[key] = happening
+        heapq.heappush(self._due, (self._monotonic() + at_least, key))
+        self._came.set()
+
+    def _soonest(self, key: _Key) -> float:
+        series = self._known.get(key)
+        return self._monotonic() if series is None else series.written + self._every
+
+    async def _write(self, key: _Key, happening: _Happening) -> None:
+        try:
+            for attempt in range(ATTEMPTS):
+                if attempt:
+                    await self._budget.take(Use.EVENT)
+                if await self._try(key, happening):
+                    return
+        except ApiUnavailable:
+            pass
+        except ApiError as error:
+            # Somebody's namespace is being deleted, or we may not write Events there: nothing that waiting mends.
+            log.info("an Event is not taken", name=happening.regarding.name, reason=key.reason, error=error.message)
+            self.dropped += happening.count
+            return
+        self._again(key, happening)
+
+    async def _try(self, key: _Key, happening: _Happening) -> bool:
+        """False: another replica was first, or it is gone, and what we know of the series has changed."""
+        series = self._known.get(key)
+        regarding, name = happening.regarding, name_of(key, happening.regarding)
+        path = f"/api/v1/namespaces/{regarding.namespace}/events/{name}"
+        try:
+            if series is None:
+                url = f"/apis/events.k8s.io/v1/namespaces/{regarding.namespace}/events"
+                self._remember(key, await self._api.post(url, self._event(name, key, happening), attempts=1))
+            else:
+                patch = self._patch(series, happening)
+                answer = await self._api.patch(path, patch, content_type=STRATEGIC_MERGE_PATCH, attempts=1)
+                self._remember(key, answer)
+        except AlreadyExists:
+            self._remember(key, await self._api.get(path, attempts=1))
+        except Conflict:
+            self._known.pop(key, None)
+            self._remember(key, await self._api.get(path, attempts=1))
+        except NotFound:
+            if series is None:
+                raise
+            self._known.pop(key, None)  # its time was over: the series begins anew
+        else:
+            self.written += 1
+            return True
+        return False
+
+    def _again(self, key: _Key, happening: _Happening) -> None:
+        newer = self._waiting.get(key)
+        if newer is None:
+            self._wait(key, happening, AGAIN)
+        else:
+            newer.count, newer.first = newer.count + happening.count, happening.first
+
+    def _remember(self, key: _Key, body: dict[str, Any]) -> None:
+        count = (body.get("series") or {}).get("count") or 1
+        self._known[key] = _Series(count, body["metadata"]["resourceVersion"], self._monotonic())
+        self._known.move_to_end(key)
+        if len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
+
+    def _event(self, name: str, key: _Key, happening: _Happening) -> dict[str, Any]:
+        regarding = happening.regarding
+        event: dict[str, Any] = {
+            "metadata": {"name": name, "namespace": regarding.namespace},
+            "eventTime": micro_time(happening.first),
+            "reportingController": CONTROLLER,
+            "reportingInstance": self._instance,
+            "action": happening.action,
+            "reason": key.reason,
+            "regarding": {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": "ScheduledJob",
+                "namespace": regarding.namespace,
+                "name": regarding.name,
+                "uid": regarding.uid,
+            },
+            "note": cut(happening.note),
+            "type": happening.type,
+        }
+        if happening.count > 1:
+            event["series"] = {"count": happening.count, "lastObservedTime": micro_time(happening.last)}
+        return event
+
+    def _patch(self, series: _Series, happening: _Happening) -> dict[str, Any]:
+        return {
+            "metadata": {"resourceVersion": series.version},
+            "series": {"count": series.count + happening.count, "lastObservedTime": micro_time(happening.last)},
+            "message": cut(happening.note),
+            "type": happening.type,
+            "action": happening.action,
+            "reportingInstance": self._instance,
+        }
+
+
+def name_of(key: _Key, regarding: Regarding) -> str:
+    """The same for every replica."""
+    return f"{regarding.name}.{blake2b(f'{key.uid}/{key.reason}'.encode(), digest_size=8).hexdigest()}"
+
+
+def cut(note: str) -> str:
+    """As much of a note as the API takes, in whole characters."""
+    data = note.encode()
+    return note if len(data) <= MOST_NOTE else data[: MOST_NOTE - 4].decode(errors="ignore") + "…"
+
+
+def micro_time(instant: Instant) -> str:
+    return to_datetime(instant).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,62 @@
+"""From the models to the description of a Pod job: what a ScheduledJob says, as the executor of Pods reads it.
+
+It is plain JSON like any other job's description, with what is unset left out. References stay references, the
+payload's too: the value that one leads to is put into the Pod by the kubelet and never passes through the operator.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from scheduledjob.domain.time.instants import SECOND
+
+from .translate import keep_of, plain_job, plain_payload_from, to_definition
+
+if TYPE_CHECKING:
+    from scheduledjob.domain.schedule.definition import Definition
+
+    from .models import ScheduledJob
+
+POD_KIND = "cluster.pod"
+"""The kind of every job that runs as a Pod, whatever it does."""
+
+
+def to_pod_definition(job: ScheduledJob) -> Definition:
+    """What the engine is to do for a job that runs as a Pod; ``to_definition`` has it for one that runs inline."""
+    return msgspec.structs.replace(to_definition(job), kind=POD_KIND, job=pod_description(job), payload_from=None)
+
+
+def pod_description(job: ScheduledJob) -> dict[str, Any]:
+    """What the Pod is to run and how, as the plain JSON of the executor's ``PodSpec``."""
+    spec = job.spec
+    namespace, _ = job.key
+    kind, described = plain_job(spec, namespace)
+    found: dict[str, Any] = {}
+    exit_codes = sorted(set((spec.complete_on.exit_codes if spec.complete_on is not None else None) or ()))
+    if spec.job.container is not None:
+        found["container"] = {name: described[name] for name in ("image", "command", "args") if name in described}
+    elif spec.job.custom is not None:
+        found["custom"] = {"kind": kind} | ({} if described is None else {"params": described})
+    else:
+        found[kind] = described
+    if exit_codes and spec.job.curl is None:
+        found["complete_exit_codes"] = exit_codes
+    if spec.payload_from is not None:
+        found["payload_from"] = plain_payload_from(spec.payload_from, namespace)
+    pod = spec.execution.pod if spec.execution is not None else None
+    if pod is not None:
+        if pod.image is not None and spec.job.container is None:
+            found["image"] = pod.image
+        if pod.service_account_name is not None:
+            found["service_account"] = pod.service_account_name
+        for name in ("resources", "template"):
+            if part := getattr(pod, name):
+                found[name] = part.model_dump(by_alias=True, exclude_none=True)
+    keep = keep_of(spec)
+    kept = {"succeeded": keep.succeeded, "failed": keep.failed, "ttl": keep.ttl // SECOND}
+    standard = {"succeeded": 3, "failed": 5, "ttl": 7 * 86_400}
+    if changed := {name: value for name, value in kept.items() if value != standard[name]}:
+        found["keep"] = changed
+    return found

@@ -1,0 +1,196 @@
+"""What replicas hand over from a cluster: sightings of objects, and the end of them.
+
+A slug's row and the uids that are not taken again are one document. So a sighting is judged by what one read brings,
+and what follows from it is written on condition that nobody has touched the document since: no uid can be buried in
+between. Of what is there already, which is nearly all, nothing is written. Where a condition fails, what was read is
+read again and judged anew.
+
+**All or none** holds for one page of 200 rows, as far as it fits into one commit (8 MiB); what is interrupted may be
+half done, and is made whole by doing it again, as replicas do anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from scheduledjob.engine.store import NewRow, Put
+from scheduledjob.stores.tombstones import buried_for, each_once, judge
+
+from .layout import (
+    buried_field,
+    buried_in,
+    cut_off_records,
+    is_row,
+    record_writes,
+    removal,
+    row_of,
+    schedule_fields,
+    schedule_path,
+    wish_fields,
+)
+from .operations import Document, Write, packs
+from .retrying import pause
+from .schedules import PAGE, TRIES, Told, busy, looked_at
+from .wire import Conflict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeAlias
+
+    from scheduledjob.domain.time.instants import Instant
+
+    from .clock import StoreClock
+    from .wire import Wire
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Change:
+    """What is written for one slug, and what that tells."""
+
+    write: Write
+    ended: Document | None = None
+    """A row that this removes."""
+    edited: Document | None = None
+    """A row that this has somebody look at."""
+    due: Instant | None = None
+    """Of a new row."""
+
+
+if TYPE_CHECKING:
+    Decide: TypeAlias = Callable[[Document | None, Instant], Change | None]
+    """What to do for a slug whose document is this, by the store's clock; asked again after a conflict."""
+
+
+class Cluster:
+    """Sightings and burials."""
+
+    def __init__(self, wire: Wire, clock: StoreClock, shards: int) -> None:
+        self._wire = wire
+        self._clock = clock
+        self._shards = shards
+
+    async def reconcile(self, rows: Sequence[NewRow], told: Told) -> list[Put]:
+        answers: dict[str, Put] = {}
+
+        def seen(new: NewRow) -> Decide:
+            def decide(document: Document | None, now: Instant) -> Change | None:
+                answers[new.slug], change = self._seen(new, document, now)
+                return change
+
+            return decide
+
+        for page in _pages(list(each_once(rows).values())):
+            await self._carry_out({schedule_path(row.slug): seen(row) for row in page}, told)
+        return [answers[row.slug] for row in rows]
+
+    def _seen(self, new: NewRow, document: Document | None, now: Instant) -> tuple[Put, Change | None]:
+        there = document if document is not None and is_row(document) else None
+        row = None if there is None else row_of(there)
+        buried = buried_in(document, now)
+        put = judge(row, new, buried=new.uid in buried)
+        if put is Put.UPDATED and there is not None and row is not None:
+            fields = wish_fields(new, row.revision + 1, now)
+            if row.generation == new.generation:
+                del fields["payload"]
+            return put, Change(looked_at(there, fields, now), edited=there)
+        if put is Put.CREATED:
+            if row is not None:
+                buried = _and_buried(buried, row.uid, now, row.definition)
+            fields = schedule_fields(new, now, self._shards, buried_field(buried))
+            path = schedule_path(new.slug)
+            write = Write(path, fields, exists=False) if document is None else Write(path, fields, stamp=document.stamp)
+            return put, Change(write, ended=there, due=new.wake_at)
+        return put, None
+
+    async def bury(self, incarnations: Sequence[tuple[str, str]], told: Told) -> list[bool]:
+        uids: dict[str, set[str]] = {}
+        for slug, uid in incarnations:
+            uids.setdefault(slug, set()).add(uid)
+        ended: dict[str, str | None] = {}
+
+        def over(slug: str) -> Decide:
+            def decide(document: Document | None, now: Instant) -> Change | None:
+                change = self._over(schedule_path(slug), uids[slug], document, now)
+                ended[slug] = None if change.ended is None else change.ended.fields["uid"]
+                return change
+
+            return decide
+
+        for page in _pages(list(uids)):
+            await self._carry_out({schedule_path(slug): over(slug) for slug in page}, told)
+        return [ended[slug] == uid for slug, uid in incarnations]
+
+    def _over(self, path: str, uids: set[str], document: Document | None, now: Instant) -> Change:
+        there = document if document is not None and is_row(document) else None
+        buried = buried_in(document, now)
+        for uid in uids:
+            mine = there is not None and there.fields["uid"] == uid
+            buried = _and_buried(buried, uid, now, there.fields["definition"] if there is not None and mine else "")
+        texts = buried_field(buried)
+        if there is not None and there.fields["uid"] not in uids:
+            return Change(Write(path, {"buried": texts}, ("buried",), stamp=there.stamp))
+        stamp = None if document is None else document.stamp
+        return Change(removal(path, texts, self._shards, stamp), ended=there)
+
+    async def nudge(self, slugs: Sequence[str], told: Told) -> None:
+        def decide(document: Document | None, now: Instant) -> Change | None:
+            if document is None or not is_row(document):
+                return None
+            fields = {"revision": document.fields["revision"] + 1}
+            return Change(looked_at(document, fields, now), edited=document)
+
+        for page in _pages(list(dict.fromkeys(slugs))):
+            await self._carry_out({schedule_path(slug): decide for slug in page}, told)
+
+    async def _carry_out(self, todo: dict[str, Decide], told: Told) -> None:
+        """Read the documents, decide, write; and so again with those that others wrote meanwhile."""
+        recorded: set[str] = set()
+        for attempt in range(TRIES):
+            documents = await self._wire.get(list(todo))
+            now = self._clock.earliest()
+            changes = [change for path in todo if (change := todo[path](documents.get(path), now)) is not None]
+            units = [[change.write, *self._records(change, now, recorded)] for change in changes]
+            crossed: list[str] = []
+            for numbers in packs(units):
+                try:
+                    await self._wire.commit([write for number in numbers for write in units[number]])
+                except Conflict:
+                    crossed += [changes[number].write.path for number in numbers]
+                    records = [write.path for number in numbers for write in units[number][1:]]
+                    recorded |= set(await self._wire.get(records, ())) if records else set()
+                    continue
+                for number in numbers:
+                    _tell(changes[number], now, told)
+            if not crossed:
+                return
+            todo = {path: todo[path] for path in crossed}
+            await pause(attempt)
+        raise busy()
+
+    def _records(self, change: Change, now: Instant, recorded: set[str]) -> list[Write]:
+        if change.ended is None:
+            return []
+        writes = record_writes(cut_off_records(change.ended, now), self._shards)
+        return [write for write in writes if write.path not in recorded]
+
+
+def _tell(change: Change, now: Instant, told: Told) -> None:
+    if change.ended is not None:
+        told.changed.append(change.ended.fields["slug"])
+    if change.edited is None:
+        told.becomes_due(change.due)
+    elif change.edited.fields.get("owner") is not None:
+        told.changed.append(change.edited.fields["slug"])
+    else:
+        told.becomes_due(now)
+
+
+def _and_buried(buried: dict[str, Instant], uid: str, now: Instant, definition: str) -> dict[str, Instant]:
+    return {**buried, uid: max(buried.get(uid, 0), now + buried_for(definition))}
+
+
+def _pages(each: Sequence[T]) -> list[Sequence[T]]:
+    return [each[start : start + PAGE] for start in range(0, len(each), PAGE)]

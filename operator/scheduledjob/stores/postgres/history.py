@@ -1,0 +1,68 @@
+"""History: the runs that ended, read and pruned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .columns import record_of
+from .part import Part
+from .queries import load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduledjob.domain.schedule.state import RunRecord
+    from scheduledjob.domain.time.instants import Instant
+
+_SQL = load("history")
+_CLUSTER = load("cluster")
+
+_FOREVER: Instant = 2**63 - 1
+_LAST_SLUG = "\U0010ffff" * 8
+"""After every slug that anybody writes."""
+
+LOOKED_AT = 20
+"""Records that one ``prune`` looks at for each that it may drop: the table is gone over bit by bit."""
+
+
+class Past(Part):
+    """The part of the store that keeps history."""
+
+    _prune_from = _LAST_SLUG
+    _prune_more = 1
+
+    async def history(
+        self, slug: str | None = None, *, uid: str | None = None, before: Instant | None = None, limit: int = 100
+    ) -> list[RunRecord]:
+        end = _FOREVER if before is None else before
+        async with self._pool.connection("reading history") as connection:
+            if slug is None:
+                lines = await connection.fetch(_SQL["history"], self._installation, end, limit)
+            else:
+                lines = await connection.fetch(_SQL["history_of_slug"], self._installation, end, limit, slug, uid)
+        return [record_of(line) for line in lines]
+
+    async def recorded(self, run_ids: Sequence[str]) -> set[str]:
+        async with self._pool.connection("reading history") as connection:
+            found = await connection.fetch(_SQL["recorded"], self._installation, run_ids)
+        return {record[0] for record in found}
+
+    async def prune(self, limit: int = 1000) -> int:
+        """Looks at a part of history that grows with ``limit``, from where the last call left off."""
+        look = LOOKED_AT * limit * self._prune_more
+        async with self._pool.connection("pruning history") as connection, connection.transaction():
+            if not await connection.fetchval(_SQL["only_one_prunes"], self._installation):
+                return 0
+            await connection.execute(_CLUSTER["forget_buried"], self._installation, limit)
+            record = await connection.fetchrow(_SQL["prune"], self._installation, self._prune_from, look, limit)
+        assert record is not None  # an aggregate
+        gone, seen, last = record
+        if gone == limit:
+            return limit  # there may be more right here
+        if seen < look:
+            self._prune_from, self._prune_more = _LAST_SLUG, 1
+        elif last == self._prune_from:  # one slug fills it all and has nothing to drop: look further
+            self._prune_more *= 2
+        else:
+            self._prune_from, self._prune_more = last, 1
+        return int(gone)

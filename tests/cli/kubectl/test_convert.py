@@ -1,0 +1,287 @@
+"""CronJobs of many shapes as ScheduledJobs: what comes out is valid, and what differs is told.
+
+Each file in ``cronjobs/`` is a shape of CronJob as people write them. Its lines ``#! ...`` are what has to be told of
+it beyond what is told of nearly every one (``COMMON``); nothing else may be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.cli.kubectl.convert.compare import differences, in_words, pod_of_scheduledjob
+from scheduledjob.cli.kubectl.convert.convert_command import print_converted
+from scheduledjob.cli.kubectl.convert.cronjob import Converted, convert
+from scheduledjob.cli.kubectl.plugin import execute
+from scheduledjob.cli.kubectl.printing import Form
+from scheduledjob.manifests.loader import load_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHAPES = sorted((Path(__file__).parent / "cronjobs").glob("*.yaml"))
+COMMON = (
+    "without a timeZone the schedule is in UTC",
+    "a Pod that has not begun to run after timeouts.pending",
+    "no variables for the namespace's Services",
+    "no service account token",
+    "seccompProfile is RuntimeDefault",
+    "allowPrivilegeEscalation is false",
+    "the job is told of its run in variables",
+    "Pods bear labels scheduledjobs.dev/name",
+    "concurrencyPolicy Forbid: a slot",
+    "a local time that a change of the clock",
+    "the Pod has an activeDeadlineSeconds",
+)
+
+
+def cronjob_of(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    return found
+
+
+def shape(name: str) -> dict[str, Any]:
+    return cronjob_of(Path(__file__).parent / "cronjobs" / f"{name}.yaml")
+
+
+def told(cronjob: dict[str, Any], converted: Converted) -> list[str]:
+    return [*converted.notes, *map(in_words, differences(cronjob, converted))]
+
+
+def test_there_are_shapes_enough() -> None:
+    assert len(SHAPES) >= 39
+
+
+@pytest.mark.parametrize("path", SHAPES, ids=lambda path: path.stem)
+def test_a_shape(path: Path) -> None:
+    cronjob = cronjob_of(path)
+    before = json.dumps(cronjob, default=str)
+    converted = convert(cronjob)
+    assert json.dumps(cronjob, default=str) == before
+    wanted = [line.removeprefix("#! ") for line in path.read_text().splitlines() if line.startswith("#! ")]
+    notes = told(cronjob, converted)
+    for want in wanted:
+        assert any(want in note for note in notes), (want, notes)
+    unforeseen = [note for note in notes if not any(one in note for one in (*wanted, *COMMON))]
+    assert unforeseen == []
+    assert load_text(yaml.safe_dump(converted.manifest)).problems == []
+
+
+def test_what_a_cronjob_says_is_carried_over() -> None:
+    assert convert(shape("deadlines-and-limits")).manifest == {
+        "apiVersion": "scheduledjobs.dev/v1beta1",
+        "kind": "ScheduledJob",
+        "metadata": {"name": "limits"},
+        "spec": {
+            "triggers": [{"cron": "*/15 * * * *"}],
+            "job": {"container": {"image": "example/x:1"}},
+            "execution": {
+                "pod": {"template": {"spec": {"activeDeadlineSeconds": 300, "terminationGracePeriodSeconds": 5}}}
+            },
+            "concurrencyPolicy": "Replace",
+            "misfire": {"startingDeadline": "3m20s"},
+            "retry": {"maxRetries": 4},
+            "timeouts": {"total": "10m"},
+            "history": {"succeeded": 10, "failed": 0, "ttl": "1d"},
+        },
+    }
+
+
+def test_what_a_cronjob_leaves_out_means_what_it_means_there() -> None:
+    spec = convert(shape("plain")).manifest["spec"]
+    assert spec["concurrencyPolicy"] == "Allow"
+    assert spec.keys() == {"triggers", "job", "concurrencyPolicy"}
+
+
+def test_what_the_server_wrote_is_left_out() -> None:
+    assert convert(shape("as-the-server-gives-it")).manifest == {
+        "apiVersion": "scheduledjobs.dev/v1beta1",
+        "kind": "ScheduledJob",
+        "metadata": {"name": "from-server", "namespace": "team-a"},
+        "spec": {
+            "triggers": [{"cron": "*/1 * * * *"}],
+            "job": {"container": {"image": "busybox:1.28", "command": ["/bin/sh", "-c", "date"]}},
+            "concurrencyPolicy": "Allow",
+            "history": {"failed": 1},
+        },
+    }
+
+
+def test_references_follow_a_container_to_its_new_name() -> None:
+    spec = pod_of_scheduledjob(convert(shape("second-is-the-job")))["spec"]
+    by_name = {one["name"]: one for one in spec["containers"]}
+    assert {name: one["image"] for name, one in by_name.items()} == {
+        "job": "example/worker:1",
+        "job-2": "example/proxy:1",
+    }
+    owners = {
+        one["name"]: one["valueFrom"]["resourceFieldRef"]["containerName"]
+        for one in by_name["job"]["env"]
+        if "valueFrom" in one
+    }
+    assert owners == {"CPU": "job", "PROXY_MEMORY": "job-2"}
+
+
+def test_privileges_that_the_server_wants_with_escalation_keep_it() -> None:
+    spec = pod_of_scheduledjob(convert(shape("privileged")))["spec"]
+    for container in (*spec["containers"], *spec["initContainers"]):
+        assert container["securityContext"]["allowPrivilegeEscalation"] is True
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("schedule", "0 0 * *", "has 4 fields, and a CronJob has five"),
+        ("schedule", "0 0 31 2 *", "can never fire"),
+        ("schedule", "@fortnightly", "is unknown to CronJobs"),
+        ("schedule", "@every soon", "is no duration"),
+        ("schedule", None, "spec.schedule is missing"),
+        ("schedule", "@reboot", "is unknown to CronJobs"),
+        ("timeZone", "Mars/Olympus", "Mars/Olympus"),
+        ("startingDeadlineSeconds", "10", "spec.startingDeadlineSeconds must be a whole number, 0 or more"),
+        ("failedJobsHistoryLimit", True, "spec.failedJobsHistoryLimit must be a whole number"),
+        ("jobTemplate", {}, "each needs a name, and one there must be"),
+        ("jobTemplate", {"spec": {"template": {"spec": {"containers": [{"name": "x"}]}}}}, "image"),
+    ],
+)
+def test_what_can_not_be_converted(field: str, value: object, words: str) -> None:
+    cronjob = shape("plain")
+    cronjob["spec"][field] = value
+    with pytest.raises(ValueError, match=re.escape(words)):
+        convert(cronjob)
+
+
+def test_a_time_zone_that_is_said_twice() -> None:
+    cronjob = shape("zone-in-schedule")
+    cronjob["spec"]["timeZone"] = "Europe/Paris"
+    with pytest.raises(ValueError, match="names a time zone, and so does"):
+        convert(cronjob)
+
+
+def places(part: Any) -> list[tuple[str | int, ...]]:
+    """The ways to everything in a CronJob."""
+    below = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    return [(), *((key, *rest) for key, value in below for rest in places(value))]
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(st.data(), st.sampled_from(SHAPES), ANYTHING)
+def test_no_cronjob_is_too_strange(data: st.DataObject, path: Path, value: Any) -> None:
+    """One with anything at any place is converted, or it is said that it can't be."""
+    cronjob = cronjob_of(path)
+    way = data.draw(st.sampled_from(places(cronjob)[1:]))
+    part: Any = cronjob
+    for key in way[:-1]:
+        part = part[key]
+    part[way[-1]] = value
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = print_converted([cronjob], Form.YAML)
+    assert code == (0 if out.getvalue() else 1)
+    assert ("can't be converted" in err.getvalue()) == bool(code)
+    assert load_text(out.getvalue()).problems == []
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run(capsys: pytest.CaptureFixture[str], arguments: Sequence[str | Path]) -> tuple[int, str, str]:
+    code = execute([str(one) for one in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_all_shapes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, ["convert", "-f", SHAPES[0].parent])
+    assert code == 0
+    documents = list(yaml.safe_load_all(out))
+    assert len(documents) == len(SHAPES)
+    assert f"all {len(SHAPES)}: Pods bear labels scheduledjobs.dev/name" in err
+    assert "can't be converted" not in err
+
+
+def test_a_wrong_one_harms_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong, broken = shape("plain"), shape("on-failure")
+    wrong["spec"]["schedule"] = "never"
+    wrong["metadata"]["name"] = "wrong"
+    broken["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"] = [{"value": "nameless"}]
+    documents = [shape("resources"), wrong, broken, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}]
+    file = tmp_path / "all.yaml"
+    file.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": documents}))
+    code, out, err = run(capsys, ["convert", "-f", file])
+    assert code == 1
+    assert [each["metadata"]["name"] for each in yaml.safe_load_all(out)] == ["resources"]
+    assert 'wrong: can\'t be converted: spec.schedule: "never" has 1 fields' in err
+    assert "hello: can't be converted: " in err
+    assert "has no name" in err
+
+
+def test_lists_of_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As kubectl prints them, as the API answers (where items don't say what they are), and several to a file."""
+
+    def bare(name: str) -> dict[str, Any]:
+        cronjob = shape("plain") | {"metadata": {"name": name}}
+        return {key: cronjob[key] for key in ("metadata", "spec")}
+
+    named = {"apiVersion": "batch/v1", "kind": "CronJob"}
+    answer = {"apiVersion": "batch/v1", "kind": "CronJobList", "items": [bare("a"), named | bare("b")]}
+    other = {"apiVersion": "example.com/v1", "kind": "CronJobList", "items": [bare("not-ours")]}
+    printed = {"apiVersion": "v1", "kind": "List", "items": [named | bare("c"), answer, {"kind": "Job"}]}
+    file = tmp_path / "all.yaml"
+    file.write_text(yaml.safe_dump_all([printed, other, named | bare("d")]))
+    (tmp_path / "answer.json").write_text(json.dumps(answer | {"items": [bare("e")]}))
+    code, out, _ = run(capsys, ["convert", "-f", file, tmp_path / "answer.json"])
+    assert code == 0
+    assert [each["metadata"]["name"] for each in yaml.safe_load_all(out)] == ["c", "a", "b", "d", "e"]
+
+
+def test_a_pipe_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(SHAPES[0].read_text()))
+    code, out, _ = run(capsys, ["convert", "-f", "-", "-o", "json"])
+    assert code == 0
+    assert json.loads(out)["kind"] == "ScheduledJob"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "apiVersion: v1\nkind: Secret\n",
+            "there is no CronJob (apiVersion: batch/v1, kind: CronJob) in the files that are named",
+        ),
+        ("a: [", "expected"),
+        ("apiVersion: batch/v1\nkind: CronJob\nkind: CronJob\n", "given twice"),
+    ],
+)
+def test_files_that_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    code, out, err = run(capsys, ["convert", "-f", tmp_path / "a.yaml"])
+    assert code == 2
+    assert out == ""
+    assert words in err
+
+
+@pytest.mark.parametrize("arguments", [["convert"], ["convert", "a", "--all"], ["convert", "-f", "/does/not/exist"]])
+def test_wrong_arguments(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    code, out, err = run(capsys, arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1

@@ -1,0 +1,87 @@
+"""Turns one schedule by hand, without a store: what the tests of its rules have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from scheduledjob.domain.schedule.actions import End, Moves
+from scheduledjob.domain.schedule.definition import Definition, EveryTrigger
+from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.state import RunRecord, State
+from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant
+
+T: Instant = 1_790_000_000 * SECOND
+"""When the schedules here are created; a whole minute."""
+EVERY_MINUTE = (EveryTrigger(MINUTE, T),)
+
+
+def defined(**fields: Any) -> Definition:
+    return Definition(**{"kind": "k", "triggers": EVERY_MINUTE} | fields)
+
+
+@dataclass
+class Driver:
+    """A schedule whose every write arrives at once; time is in seconds after ``T``."""
+
+    definition: Definition
+    first: Instant | None = None
+    schedule: Schedule = field(init=False)
+    revision: int = 1
+
+    def __post_init__(self) -> None:
+        slots = slots_of(Plan(self.definition), seed="s", created=T)
+        state = first_state(self.definition, slots, "u", T, self.first)
+        self.schedule = Schedule("s", "u", self.definition, slots, state, "me")
+
+    @property
+    def state(self) -> State:
+        return self.schedule.state
+
+    def at(self, seconds: float) -> Moves:
+        """Everything that is due at that time is started and stored."""
+        now = T + round(seconds * SECOND)
+        moves = self.schedule.step(now)
+        started = moves.start
+        for run in started:
+            self.schedule.began(run, now)
+        while (wake := self.schedule.wake()) is not None and wake <= now:
+            self.schedule.snapshot()
+            self.schedule.stored()
+            more = self.schedule.step(now)
+            for run in more.start:
+                self.schedule.began(run, now)
+            started = (*started, *more.start)
+            if self.schedule.look_at is not None and self.schedule.look_at <= now:
+                break  # that is for whoever looks
+        self.schedule.snapshot()
+        self.schedule.stored()
+        return Moves(started, moves.cancel, moves.became_overdue)
+
+    def starts(self, seconds: float) -> list[float]:
+        """The slots, in seconds after ``T``, of the runs that start at that time."""
+        return [(run.slot - T) / SECOND for run in self.at(seconds).start]
+
+    def end(self, seconds: float, end: End = End.SUCCEEDED, which: int = 0, **details: Any) -> RunRecord | None:
+        run = self.schedule.executing[which]
+        return self.schedule.ended(run, end, T + round(seconds * SECOND), **details)
+
+    def run(self, seconds: float, end: End = End.SUCCEEDED) -> RunRecord | None:
+        """One attempt that starts at that time and ends a second later."""
+        assert len(self.at(seconds).start) == 1
+        return self.end(seconds + 1, end)
+
+    def edit(self, seconds: float, **changes: Any) -> None:
+        self.definition = msgspec.structs.replace(self.definition, **changes)
+        self.revision += 1
+        self.schedule.rewish(self.definition, slots_of(Plan(self.definition), seed="s", created=T))
+        self.schedule.edited(self.revision, T + round(seconds * SECOND), None)
+
+    def die(self, seconds: float) -> None:
+        """The owner dies, and somebody takes over what had been stored last."""
+        old = self.schedule
+        self.schedule = Schedule("s", "u", old.definition, old.slots, State.decode(old.state.encode()), "other")
+        self.schedule.taken_over(T + round(seconds * SECOND))

@@ -1,0 +1,279 @@
+"""Slots that follow the runs of other schedules: none is lost, none comes twice, and the past is not replayed."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.backoff import Exponential
+from scheduledjob.domain.schedule.definition import (
+    CatchUp,
+    Concurrency,
+    EveryTrigger,
+    ExcludeWindow,
+    FollowingTrigger,
+    Misfire,
+)
+from scheduledjob.domain.schedule.followed_runs import LATE, LOOK_AGAIN, LOOK_EVERY, REMEMBERED, upstreams
+from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.state import Completion, Outcome, RunRecord, State
+from scheduledjob.domain.time.instants import MINUTE, SECOND
+
+from .schedule_driver import Driver, T, defined
+from .test_manual import ask, paused
+
+
+class Follower(Driver):
+    """A schedule called ``ns/load`` that follows others of its namespace."""
+
+    def __post_init__(self) -> None:
+        slots = slots_of(Plan(self.definition), seed="s", created=T)
+        state = first_state(self.definition, slots, "u", T)
+        self.schedule = Schedule("ns/load", "u", self.definition, slots, state, "me")
+
+    def reload(self) -> None:
+        """Nothing but the encoded state goes on."""
+        old = self.schedule
+        state = State.decode(old.state.encode())
+        self.schedule = Schedule(old.slug, old.uid, self.definition, old.slots, state, "other")
+
+    def look(self, seconds: float, *records: RunRecord) -> list[float]:
+        """When the slots were, in seconds after ``T``, of what starts after that look."""
+        now = T + round(seconds * SECOND)
+        self.schedule.look(now)
+        assert self.schedule.looks(now)
+        self.schedule.followed(records, now)
+        return self.starts(seconds)
+
+
+def follower(**fields: Any) -> Follower:
+    given = {"triggers": (FollowingTrigger("extract"),), "concurrency": Concurrency.ALLOW} | fields
+    return Follower(defined(**given))
+
+
+def ended(seconds: float, outcome: Outcome = Outcome.SUCCEEDED, slug: str = "ns/extract", name: str = "") -> RunRecord:
+    finished = T + round(seconds * SECOND)
+    return RunRecord(name or f"{slug}-{finished}", "x", slug, finished - 9, finished - 5, finished, 1, outcome)
+
+
+def test_the_end_of_a_run_is_a_slot() -> None:
+    job = follower()
+    assert job.look(10, ended(9.5)) == [9.5]
+    assert job.state.last_schedule == T + 9_500_000
+    assert (job.state.started, job.state.missed) == (1, 0)
+
+
+def test_it_is_made_once_however_often_somebody_looks() -> None:
+    job = follower()
+    first = ended(9.5)
+    assert job.look(10, first) == [9.5]
+    job.end(10)
+    job.reload()
+    assert job.look(10.1, first, ended(9.9)) == [9.9]
+    assert job.look(10.2, ended(9.9), first) == []
+
+
+def test_only_the_outcome_and_the_names_that_were_asked_for() -> None:
+    job = follower(triggers=(FollowingTrigger("extract"), FollowingTrigger("clean", "Failed")))
+    assert upstreams(job.schedule) == {"ns/extract": {"Succeeded"}, "ns/clean": {"Failed"}}
+    found = [
+        ended(9.1),
+        ended(9.2, Outcome.FAILED),
+        ended(9.3, slug="ns/clean"),
+        ended(9.4, Outcome.FAILED, slug="ns/clean"),
+        ended(9.6, slug="other/extract"),
+        ended(9.7, Outcome.CANCELLED),
+    ]
+    assert job.look(10, *found) == [9.1, 9.4]
+
+
+def test_what_ended_before_its_creation_is_the_past() -> None:
+    assert follower().look(1, ended(-0.5), ended(0)) == []
+
+
+def test_a_record_that_reaches_history_late_is_not_overlooked() -> None:
+    job = follower(misfire=Misfire(CatchUp.ALL))
+    job.look(100, ended(99.5))
+    job.look(200)
+    assert job.look(300, ended(99.5), ended(99.25)) == [99.25]
+
+
+def test_no_two_runs_share_a_slot() -> None:
+    job = follower()
+    one, other = ended(9.5, name="one"), ended(9.5, name="other")
+    job.look(10, one)
+    assert job.look(10.1, one, other) == [9.500001]
+    assert job.look(10.2, one, other, ended(10, name="on the second")) == [10.000001]
+
+
+def test_a_look_that_failed_is_done_again_soon_and_one_that_did_not_in_a_minute() -> None:
+    job = follower()
+    job.schedule.look(T)
+    assert job.schedule.wake() == T
+    assert job.schedule.looks(T)
+    assert job.schedule.wake() is None
+    assert not job.schedule.looks(T)
+    job.schedule.followed(None, T)
+    assert job.schedule.wake() == T + LOOK_AGAIN
+    assert job.schedule.looks(T + LOOK_AGAIN)
+    job.schedule.followed([], T + LOOK_AGAIN)
+    assert job.schedule.wake() == T + LOOK_AGAIN + LOOK_EVERY
+
+
+def test_a_nudge_during_a_look_makes_another() -> None:
+    job = follower()
+    job.schedule.look(T)
+    assert job.schedule.looks(T)
+    job.schedule.look(T + 1)
+    assert not job.schedule.looks(T + 1)
+    job.schedule.followed([], T + 2)
+    assert job.schedule.looks(T + 2)
+
+
+def test_what_is_given_back_during_a_look_is_looked_at_by_the_next() -> None:
+    job = follower()
+    job.schedule.look(T)
+    assert job.schedule.looks(T)
+    job.schedule.leave(T + 5)
+    assert job.schedule.wake() == T + 5
+
+
+# ---------------------------------------------------------------- as any other slot
+
+
+def test_of_several_that_were_missed_last_takes_the_newest() -> None:
+    job = follower()
+    assert job.look(60, ended(10), ended(20), ended(30), ended(59.9)) == [59.9]
+    assert job.state.missed == 3
+
+
+def test_all_takes_the_newest_few_one_after_the_other() -> None:
+    job = follower(misfire=Misfire(CatchUp.ALL, 2))
+    assert job.look(60, ended(10.5), ended(20.5), ended(30.5)) == [20.5]
+    assert job.state.missed == 1
+    job.end(61)
+    assert job.starts(61) == [30.5]
+
+
+def test_those_on_time_are_all_run() -> None:
+    assert follower().look(10, ended(9.2), ended(9.5), ended(9.7)) == [9.2, 9.5, 9.7]
+
+
+def test_a_deadline() -> None:
+    job = follower(misfire=Misfire(CatchUp.SKIP))
+    assert job.look(60, ended(49.9)) == []
+    assert job.state.missed == 1
+
+
+def test_concurrency() -> None:
+    job = follower(concurrency=Concurrency.FORBID)
+    assert job.look(10, ended(9.5), ended(9.6)) == [9.5]
+    assert job.state.skipped == 1
+    job = follower(concurrency=Concurrency.REPLACE)
+    assert job.look(10, ended(9.5), ended(9.6)) == [9.6]
+    assert job.state.missed == 1
+
+
+def test_exclusions_and_bounds() -> None:
+    window = ExcludeWindow(T + 20 * SECOND, T + 30 * SECOND)
+    job = follower(exclude=(window,), start_at=T + 10 * SECOND, end_at=T + 40 * SECOND, misfire=Misfire(CatchUp.ALL))
+    assert job.look(45, ended(5), ended(25), ended(35.5), ended(41)) == [35.5]
+    assert (job.state.excluded, job.state.missed) == (1, 0)
+    job.end(46)
+    job.at(40 + LATE / SECOND)
+    assert job.state.completed is None
+    job.at(41 + LATE / SECOND)
+    assert job.state.completed is Completion.NO_SLOT
+
+
+def test_max_runs() -> None:
+    job = follower(max_runs=1)
+    assert job.look(10, ended(9.5), ended(9.6)) == [9.5]
+    job.end(11)
+    assert job.look(12, ended(11.5)) == []
+    assert job.state.completed is Completion.MAX_RUNS
+    assert job.schedule.wake() is None
+
+
+def test_jitter_puts_it_off() -> None:
+    job = follower(jitter=30 * SECOND)
+    assert job.look(10, ended(9.5)) == []
+    (run,) = job.state.upcoming
+    assert job.schedule.wake() == run.due > T + 10 * SECOND
+    job.reload()
+    assert job.starts((run.due - 1 - T) / SECOND) == []
+    assert job.starts((run.due - T) / SECOND) == [9.5]
+    assert job.state.upcoming == ()
+
+
+def test_beside_a_cron_neither_hides_the_others_slots() -> None:
+    job = follower(triggers=(EveryTrigger(MINUTE, T), FollowingTrigger("extract")))
+    assert job.look(70, ended(69.5)) == [60, 69.5]
+    assert sorted(job.look(120.2, ended(119.5))) == [119.5, 120]
+    assert {round(run.slot - T) for run in job.schedule.executing} == {
+        60 * SECOND,
+        69_500_000,
+        119_500_000,
+        120 * SECOND,
+    }
+
+
+# ---------------------------------------------------------------- edits, suspend, pause
+
+
+@pytest.mark.parametrize("how", ["suspend", "pause", "edit", "add"])
+def test_the_past_is_not_replayed(how: str) -> None:
+    job = follower(pause_after_failures=1, retry=Exponential(max_retries=0), jitter=0)
+    if how == "suspend":
+        job.edit(1, suspend=True)
+        job.at(20)
+        job.edit(30, suspend=False)
+    elif how == "pause":
+        job.look(2, ended(1.5))
+        job.end(3, End.FAILED)
+        assert paused(job)
+        ask(job, 30, resume="r")
+    elif how == "edit":
+        job.edit(30, jitter=1)
+    else:
+        job = follower(triggers=(EveryTrigger(MINUTE, T),))
+        job.edit(30, triggers=(FollowingTrigger("extract"),))
+    assert job.look(40, ended(20), ended(29.9)) == []
+    assert job.look(41, ended(20), ended(29.9), ended(40.5))[-1:] == [40.5]
+    assert job.state.missed == 0
+
+
+def test_nobody_looks_for_what_may_not_start() -> None:
+    job = follower(suspend=True)
+    job.schedule.look(T)
+    assert job.schedule.wake() is None
+    job.edit(9, suspend=False)
+    job.schedule.look(T + 9 * SECOND)
+    assert job.schedule.wake() == T + 9 * SECOND
+
+
+# ---------------------------------------------------------------- however it comes
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 900), st.integers(0, LATE // SECOND - 1)), max_size=REMEMBERED),
+    st.lists(st.integers(1, 240), min_size=1, max_size=12),
+)
+def test_each_end_is_decided_once_whenever_it_reaches_history(ends: list[tuple[int, int]], pauses: list[int]) -> None:
+    job = follower()
+    history = [
+        (T + (at + 1 + late) * SECOND, ended(at + 0.25, name=f"{number}")) for number, (at, late) in enumerate(ends)
+    ]
+    looks = sorted({*accumulate(pauses), *(at + 1 + late for at, late in ends)})
+    for look in looks:
+        job.look(look, *[record for there, record in history if there <= T + look * SECOND])
+        job.reload()
+        job.state.runs.clear()
+        assert len(job.state.followed_ids) <= REMEMBERED
+    assert job.state.started + job.state.missed == len(ends)

@@ -1,0 +1,285 @@
+"""What people ask for by hand: each act counts once, a manual run obeys the policy and moves no floor."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.backoff import Exponential, Fixed
+from scheduledjob.domain.schedule.definition import AtTrigger, Concurrency, Timeouts
+from scheduledjob.domain.schedule.handle_requests import REMEMBERED
+from scheduledjob.domain.schedule.requests import Acts
+from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
+from scheduledjob.domain.time.instants import MINUTE, SECOND
+
+from .schedule_driver import Driver, T, defined
+
+
+def ask(job: Driver, seconds: float, **acts: object) -> list[str]:
+    """The tokens (or slots) of what starts when that is asked for."""
+    now = T + round(seconds * SECOND)
+    job.schedule.asked(Acts(**acts), now)  # type: ignore[arg-type]
+    return [run.token or str(run.slot - T) for run in job.at(seconds).start]
+
+
+def paused(job: Driver) -> bool:
+    return job.state.paused
+
+
+def records(job: Driver) -> list[RunRecord]:
+    """Those that ended since this was last asked."""
+    records, job.schedule.records = job.schedule.records, ()
+    return list(records)
+
+
+# ---------------------------------------------------------------- run-now
+
+
+def test_a_run_now_starts_at_once_and_once() -> None:
+    job = Driver(defined())
+    floor = job.state.floor
+    assert ask(job, 10, run="a", payload=b"mine") == ["a"]
+    (run,) = job.state.runs
+    assert (run.slot, run.due, run.attempt, run.payload) == (T + 10 * SECOND, T + 10 * SECOND, 1, b"mine")
+    assert job.state.handled == ("run-now/a",)
+    record = job.end(11)
+    assert record is not None
+    assert (record.run_id, record.manual) == ("u-a", True)
+    assert ask(job, 12, run="a", payload=b"mine") == []
+    assert (job.state.floor, job.state.started, job.state.last_schedule) == (floor, 0, None)
+    assert job.starts(60) == [60]
+
+
+def test_a_run_now_starts_only_once_it_is_stored() -> None:
+    job = Driver(defined())
+    job.schedule.asked(Acts(run="a"), T)
+    assert job.schedule.wake() == T
+    assert job.schedule.step(T).start == ()
+    assert job.schedule.blocked(T)
+    assert "run-now/a" in State.decode(job.schedule.snapshot()).handled
+    job.schedule.stored()
+    assert len(job.schedule.step(T).start) == 1
+
+
+def test_what_was_asked_is_not_lost_where_the_row_is_given_back_before_it_was_done() -> None:
+    job = Driver(defined(suspend=True))
+    job.schedule.asked(Acts(run="a"), T + 5)
+    job.schedule.leave(T + 9)
+    assert job.schedule.wake() == T + 5
+    assert State.decode(job.schedule.snapshot()).handled == ()
+
+
+@pytest.mark.parametrize("closed", ["suspend", "pause", "max runs", "no slot"])
+def test_a_run_now_works_where_no_slot_may_start(closed: str) -> None:
+    job = Driver(defined(pause_after_failures=1, retry=Exponential(max_retries=0)))
+    if closed == "suspend":
+        job.edit(1, suspend=True)
+    elif closed == "pause":
+        job.run(60, End.FAILED)
+    elif closed == "max runs":
+        job.edit(1, max_runs=1)
+        job.run(60)
+    else:
+        job.edit(1, triggers=(AtTrigger(T + MINUTE),))
+        job.run(60)
+    job.at(62)
+    assert not job.schedule.open
+    assert ask(job, 70, run="a") == ["a"]
+    assert job.end(71) is not None
+
+
+def test_a_run_now_on_a_schedule_that_its_job_completed_is_cancelled() -> None:
+    job = Driver(defined())
+    job.run(60, End.COMPLETED)
+    assert len(records(job)) == 1
+    job.schedule.asked(Acts(run="a"), T)
+    assert job.schedule.step(T + 70 * SECOND).start == ()
+    (record,) = records(job)
+    assert (record.run_id, record.outcome, record.reason) == ("u-a", Outcome.CANCELLED, "the schedule is completed")
+    assert job.state.handled == ("run-now/a",)
+    assert job.schedule.done
+
+
+def test_a_manual_run_that_waits_when_the_job_completes_its_schedule_is_cancelled() -> None:
+    job = Driver(defined(concurrency=Concurrency.QUEUE))
+    job.at(60)
+    assert ask(job, 61, run="a") == []
+    job.end(62, End.COMPLETED)
+    assert [one.reason for one in records(job) if one.manual] == ["the schedule is completed"]
+    assert job.schedule.done
+
+
+def test_under_forbid_a_run_now_beside_an_active_run_is_skipped_and_that_is_said() -> None:
+    job = Driver(defined())
+    job.at(60)
+    assert ask(job, 61, run="a") == []
+    (record,) = records(job)
+    assert (record.run_id, record.outcome, record.manual) == ("u-a", Outcome.SKIPPED_OVERLAP, True)
+    assert record.reason == "another run was active, and concurrencyPolicy is Forbid"
+    assert (job.state.skipped, job.state.handled) == (1, ("run-now/a",))
+
+
+def test_under_replace_a_run_now_cancels_what_is_active() -> None:
+    job = Driver(defined(concurrency=Concurrency.REPLACE))
+    job.at(60)
+    job.schedule.asked(Acts(run="a"), T)
+    moves = job.at(61)
+    assert [(run.slot - T, run.cancelling) for run in moves.cancel] == [(MINUTE, "replaced by the manual run a")]
+    record = job.end(62, End.CANCELLED)
+    assert record is not None
+    assert record.reason == "replaced by the manual run a"
+    assert [run.token for run in job.at(62).start] == ["a"]
+
+
+def test_a_slot_that_is_due_while_a_manual_run_is_active_is_skipped_once() -> None:
+    job = Driver(defined())
+    assert ask(job, 50, run="a") == ["a"]
+    assert job.starts(60) == []
+    job.end(61)
+    assert job.state.skipped == 1
+    job = Driver(defined())
+    assert ask(job, 50, run="a") == ["a"]
+    job.end(61)  # nobody had looked at 60
+    assert (job.state.skipped, job.state.missed, job.state.floor) == (1, 0, T + MINUTE)
+    assert job.starts(61) == []
+    assert job.starts(120) == [120]
+
+
+def test_a_manual_run_is_retried_and_its_failures_pause() -> None:
+    job = Driver(defined(pause_after_failures=1, retry=Fixed([1.0])))
+    ask(job, 10, run="a")
+    assert job.end(11, End.FAILED) is None
+    assert len(job.at(12).start) == 1
+    assert job.end(13, End.FAILED) is not None
+    assert paused(job)
+
+
+# ---------------------------------------------------------------- cancel
+
+
+def test_a_run_is_cancelled_by_its_id() -> None:
+    job = Driver(defined(concurrency=Concurrency.ALLOW))
+    job.at(60)
+    job.at(120)
+    job.schedule.asked(Acts(cancel=f"u-{T + MINUTE}"), T)
+    (run,) = job.at(121).cancel
+    assert (run.slot, run.cancelling) == (T + MINUTE, "cancelled by hand")
+    record = job.end(122, End.FAILED)
+    assert record is not None
+    assert (record.outcome, record.reason) == (Outcome.CANCELLED, "cancelled by hand")
+    assert len(job.state.runs) == 1
+
+
+def test_a_run_in_backoff_and_one_that_waits_are_cancelled_at_once() -> None:
+    job = Driver(defined(concurrency=Concurrency.QUEUE, retry=Fixed([900.0])))
+    job.run(60, End.FAILED)
+    job.at(120)
+    assert len(job.state.waiting) == 1
+    assert records(job) == []
+    ask(job, 121, cancel=f"u-{T + 2 * MINUTE}")
+    assert job.state.waiting == []
+    ask(job, 122, cancel=f"u-{T + MINUTE}")
+    assert job.state.runs == []
+    assert [record.outcome for record in records(job)] == [Outcome.CANCELLED] * 2
+
+
+def test_a_cancel_of_what_is_not_there_is_handled() -> None:
+    job = Driver(defined())
+    ask(job, 10, cancel="u-17")
+    assert job.state.handled == ("cancel/u-17",)
+    assert records(job) == []
+
+
+def test_a_cancel_is_remembered_when_its_owner_dies() -> None:
+    job = Driver(defined())
+    job.at(60)
+    ask(job, 61, cancel=f"u-{T + MINUTE}")
+    job.die(100)
+    assert job.state.runs == []
+    (record,) = records(job)
+    assert (record.outcome, record.reason) == (Outcome.CANCELLED, "cancelled by hand")
+
+
+# ---------------------------------------------------------------- resume
+
+
+def test_a_resume_ends_a_pause_and_replays_nothing() -> None:
+    job = Driver(defined(pause_after_failures=2, retry=Exponential(max_retries=0)))
+    job.run(60, End.FAILED)
+    job.run(120, End.FAILED)
+    assert paused(job)
+    assert ask(job, 330, resume="r") == []
+    assert (paused(job), job.state.failures_in_row) == (False, 0)
+    assert job.starts(360) == [360]
+    job.end(361, End.FAILED)
+    assert not paused(job)
+    job.run(420, End.FAILED)
+    assert paused(job)
+    ask(job, 430, resume="r")
+    assert paused(job)
+
+
+@pytest.mark.parametrize("generation", [0, 3])
+def test_a_pause_is_ended_by_an_edit_and_by_no_other_revision(generation: int) -> None:
+    job = Driver(defined(pause_after_failures=1, retry=Exponential(max_retries=0)))
+    job.schedule.wished_at = job.state.floor
+    job.state.generation = generation
+    job.run(60, End.FAILED)
+    edited_at = job.schedule.wished_at if not generation else T + 70 * SECOND
+    job.schedule.edited(2, edited_at, None, generation)
+    assert paused(job)
+    job.schedule.edited(3, T + 80 * SECOND, None, generation and generation + 1)
+    assert not paused(job)
+    assert job.state.failures_in_row == 0
+    assert job.state.floor == T + 80 * SECOND
+
+
+# ---------------------------------------------------------------- what is remembered
+
+
+def test_no_more_than_so_many_acts_are_remembered_and_never_fewer_than_stand_there() -> None:
+    job = Driver(defined(suspend=True))
+    for number in range(2 * REMEMBERED):
+        ask(job, 1, run="old", cancel=f"u-{number}")
+    assert len(job.state.handled) == REMEMBERED
+    assert job.state.handled[0] == "run-now/old"
+    assert job.state.handled[-1] == f"cancel/u-{2 * REMEMBERED - 1}"
+
+
+tokens = st.one_of(st.text(), st.from_regex(r"[A-Za-z0-9._-]{1,70}", fullmatch=True), st.from_regex(r"-?[0-9]{1,20}"))
+
+
+@given(tokens.filter(bool), tokens.filter(bool), st.integers(-(10**17), 10**17))
+def test_run_ids_are_safe_and_differ(token: str, other: str, slot: int) -> None:
+    def named(token: str) -> str:
+        return run_id("u", Run(slot=slot, due=slot, token=token))
+
+    assert set(named(token)) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    assert named(token)[-1].isalnum()
+    assert len(named(token)) <= len("u-") + 63
+    assert named(token) != run_id("u", Run(slot=slot, due=slot))
+    assert (named(token) == named(other)) == (token == other)
+
+
+def test_tokens_that_look_like_slots_or_like_hashes_are_hashed() -> None:
+    names = [
+        run_id("u", Run(slot=1, due=1, token=token)) for token in ("17", "-17", "é", "a.", "token-0123456789abcdef")
+    ]
+    assert all(len(name) == len("u-token-0123456789abcdef") and name.startswith("u-token-") for name in names)
+    assert names[-1] != "u-token-0123456789abcdef"
+    assert run_id("u", Run(slot=1, due=1, token="2026-12-01.a_B")) == "u-2026-12-01.a_B"
+
+
+def test_a_completed_state_keeps_its_acts() -> None:
+    state = State(floor=1, completed=Completion.JOB, handled=("run-now/a",), generation=4)
+    assert State.decode(state.encode()) == state
+
+
+def test_total_counts_for_manual_runs() -> None:
+    job = Driver(defined(timeouts=Timeouts(total=5 * SECOND), retry=Fixed([10.0])))
+    ask(job, 10, run="a")
+    record = job.end(11, End.FAILED, reason="exit code 1")
+    assert record is not None
+    assert record.reason == "exit code 1; no time for a retry within timeouts.total"

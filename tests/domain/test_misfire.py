@@ -1,0 +1,90 @@
+"""Which slots are taken, judged by listing every slot and reading the rule off the list."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.domain.schedule.definition import (
+    AtTrigger,
+    CatchUp,
+    Definition,
+    EveryTrigger,
+    ExcludeWindow,
+    Misfire,
+    Trigger,
+)
+from scheduledjob.domain.schedule.misfire import ON_TIME, Decided, decide, jitter_of, newest_due
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.time.instants import SECOND, Instant
+
+T: Instant = 1_790_000_000 * SECOND
+END = 300
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Definition, list[Instant], list[Instant], Instant]:
+    """A definition with its slots, those that are excluded, and when somebody looks."""
+    every = draw(st.sampled_from([1, 3, 10, 60]))
+    moments = draw(st.lists(st.integers(1, END * SECOND).map(lambda n: T + n), max_size=2))
+    start, length = draw(st.tuples(st.integers(0, END), st.integers(0, 100)))
+    window = ExcludeWindow(T + start * SECOND, T + (start + length) * SECOND)
+    rule = Misfire(
+        draw(st.sampled_from(CatchUp)),
+        draw(st.integers(1, 6)),
+        draw(st.none() | st.integers(0, END).map(lambda n: n * SECOND)),
+    )
+    triggers: tuple[Trigger, ...] = (EveryTrigger(every * SECOND, T + every * SECOND), *map(AtTrigger, moments))
+    jitter = draw(st.sampled_from([0, 0, 5 * SECOND]))
+    definition = Definition(kind="k", triggers=triggers, exclude=(window,), misfire=rule, jitter=jitter)
+    every_slot = sorted({*range(T + every * SECOND, T + END * SECOND + 1, every * SECOND), *moments})
+    kept = [slot for slot in every_slot if not window.start <= slot < window.end]
+    out = [slot for slot in every_slot if window.start <= slot < window.end]
+    return definition, kept, out, T + draw(st.integers(0, END * SECOND))
+
+
+@given(cases())
+def test_the_rule_takes_what_a_list_of_all_slots_says(
+    case: tuple[Definition, list[Instant], list[Instant], Instant],
+) -> None:
+    definition, kept, out, now = case
+    slots = slots_of(Plan(definition), seed="s", created=T)
+    assert slots is not None
+
+    def due(slot: Instant) -> Instant:
+        return slot + jitter_of("u", slot, definition.jitter)
+
+    if not kept or due(kept[0]) > now:
+        return
+    planned = kept[0]
+    came = [slot for slot in kept if slot == planned or due(slot) <= now]
+    came = kept[: kept.index(came[-1]) + 1]
+    if now - due(planned) < ON_TIME:
+        came = [planned]
+    rule = definition.misfire
+    wanted = rule.max_catch_up if rule.catch_up is CatchUp.ALL else 1
+    limit = rule.deadline
+    newest: list[Instant] = []
+    for slot in reversed(came[-wanted:]):
+        if limit is not None and now - due(slot) > limit:
+            break
+        newest.insert(0, slot)
+    expected = Decided(newest, len(came) - len(newest), sum(slot < came[-1] for slot in out), came[-1])
+    assert decide(definition, slots, "u", planned, due(planned), T, now) == expected
+
+
+@given(st.integers(0, 10**9), st.integers(0, 300))
+def test_the_newest_due_slot_is_found_past_jitter(offset: int, jitter: int) -> None:
+    definition = Definition(kind="k", triggers=(EveryTrigger(SECOND, T),))
+    slots = slots_of(Plan(definition), seed="s", created=T)
+    assert slots is not None
+    now = T + offset
+    found = newest_due(slots, "u", jitter * SECOND, now)
+    came = [
+        slot
+        for slot in range(now - now % SECOND, max(T, now - (jitter + 2) * SECOND) - 1, -SECOND)
+        if slot + jitter_of("u", slot, jitter * SECOND) <= now
+    ]
+    assert found is None or found + jitter_of("u", found, jitter * SECOND) <= now
+    if came and came[0] >= now - 60 * SECOND:
+        assert found == came[0]

@@ -1,0 +1,187 @@
+"""Attempts that outlive their replica: the next owner goes on with the same, and a cancellation waits for its end."""
+
+from __future__ import annotations
+
+from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.backoff import Fixed
+from scheduledjob.domain.schedule.definition import Concurrency, Timeouts
+from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.requests import Acts
+from scheduledjob.domain.schedule.runs import MAX_LOST_IN_ROW
+from scheduledjob.domain.schedule.state import Outcome, Run, State
+from scheduledjob.domain.time.instants import MINUTE, SECOND
+
+from .schedule_driver import Driver, T, defined
+from .test_manual import records
+
+
+class PodDriver(Driver):
+    """A schedule whose attempts are Pods."""
+
+    def __post_init__(self) -> None:
+        slots = slots_of(Plan(self.definition), seed="s", created=T)
+        state = first_state(self.definition, slots, "u", T, outlives=True)
+        self.schedule = Schedule("s", "u", self.definition, slots, state, "me", outlives=True)
+
+    def die(self, seconds: float, *, outlives: bool = True) -> None:
+        old = self.schedule
+        state = State.decode(old.state.encode())
+        self.schedule = Schedule("s", "u", old.definition, old.slots, state, "other", outlives=outlives)
+        self.schedule.taken_over(T + round(seconds * SECOND))
+
+
+def now_at(seconds: float) -> int:
+    return T + round(seconds * SECOND)
+
+
+def seen(run: Run) -> tuple[float, int, int, bool]:
+    return (run.slot - T) / SECOND, run.attempt, run.lost, run.handed_on
+
+
+def test_what_was_planned_and_due_under_a_dead_owner_goes_on_at_once() -> None:
+    job = PodDriver(defined())
+    job.at(10)
+    stored = job.state.encode()
+    assert job.starts(60) == [60]
+    for seconds in range(100, 100 + 2 * MAX_LOST_IN_ROW):
+        job.schedule.state = State.decode(stored)
+        job.die(seconds)
+        # Without a write between: the next owner would do the same with what is stored.
+        (run,) = job.schedule.step(now_at(seconds)).start
+        assert seen(run) == (60, 1, 0, True)
+        assert run.begun == T + MINUTE
+
+
+def test_what_was_active_goes_on_as_the_same_attempt_however_often_its_owner_dies() -> None:
+    job = PodDriver(defined(retry=Fixed([5.0])))
+    job.run(60, End.FAILED)
+    assert len(job.at(70).start) == 1
+    for seconds in range(100, 100 + 2 * MAX_LOST_IN_ROW):
+        job.die(seconds)
+        assert [seen(run) for run in job.at(seconds).start] == [(60, 2, 0, True)]
+    record = job.end(200, where="a-pod")
+    assert record is not None
+    assert (record.attempt, record.replica, record.started) == (2, "a-pod", T + MINUTE)
+
+
+def test_what_has_not_begun_is_not_handed_on() -> None:
+    job = PodDriver(defined(retry=Fixed([500.0])))
+    job.run(60, End.FAILED)
+    job.at(70)
+    job.die(100)
+    assert [seen(run) for run in job.state.runs] == [(60, 2, 0, False)]
+
+
+def test_a_replica_that_stops_hands_its_attempts_on_due_at_once() -> None:
+    job = PodDriver(defined())
+    job.at(60)
+    assert job.end(70, End.LOST) is None
+    job.schedule.leave(now_at(70))
+    assert job.schedule.wake() == T + MINUTE
+    state = State.decode(job.schedule.snapshot())
+    heir = Schedule("s", "u", job.definition, job.schedule.slots, state, "other", outlives=True)
+    assert [seen(run) for run in heir.step(now_at(71)).start] == [(60, 1, 0, True)]
+
+
+def test_the_next_attempt_is_a_new_one() -> None:
+    job = PodDriver(defined(retry=Fixed([5.0])))
+    job.at(60)
+    job.die(80)
+    job.at(80)
+    assert job.end(90, End.FAILED) is None
+    assert [seen(run) for run in job.state.runs] == [(60, 2, 0, False)]
+
+
+def test_an_edit_to_a_job_inside_the_replica_and_back() -> None:
+    job = PodDriver(defined())
+    job.at(60)
+    job.die(100, outlives=False)
+    assert [(*seen(run), run.outlives) for run in job.state.runs] == [(60, 2, 1, False, False)]
+    job.at(100)
+    job.die(120, outlives=True)
+    assert [(*seen(run), run.outlives) for run in job.state.runs] == [(60, 3, 2, False, True)]
+
+
+def test_an_attempt_that_has_not_begun_takes_the_kind_of_job_that_there_is_now_once_that_is_stored() -> None:
+    job = PodDriver(defined())
+    job.at(10)
+    job.schedule.outlives = False
+    assert job.schedule.step(now_at(60)).start == ()
+    assert job.schedule.blocked(now_at(60))
+    job.schedule.snapshot()
+    job.schedule.stored()
+    (run,) = job.schedule.step(now_at(60)).start
+    assert (run.attempt, run.outlives) == (1, False)
+
+
+def test_what_was_handed_on_is_lost_where_nobody_can_go_on_with_it() -> None:
+    job = PodDriver(defined())
+    job.at(60)
+    job.end(70, End.LOST)
+    job.schedule.outlives = False
+    job.at(71)
+    assert [(run.attempt, run.lost, run.outlives) for run in job.state.runs] == [(2, 1, False)]
+
+
+# ---------------------------------------------------------------- timeouts.total
+
+
+def test_total_ends_a_retry_that_has_not_begun_but_goes_on_with_what_has() -> None:
+    job = PodDriver(defined(timeouts=Timeouts(total=30 * SECOND)))
+    job.at(60)
+    job.die(100)
+    (run,) = job.at(100).start  # its executor is told that no time is left, and ends the Pod
+    assert (run.attempt, run.begun) == (1, T + MINUTE)
+    record = job.end(101, End.FAILED, reason="timed out")
+    assert record is not None
+    assert record.outcome is Outcome.FAILED
+
+
+# ---------------------------------------------------------------- cancelling
+
+
+def test_a_cancelled_run_stays_until_its_end_is_confirmed() -> None:
+    job = PodDriver(defined(concurrency=Concurrency.REPLACE))
+    job.at(60)
+    moves = job.at(120)
+    assert [run.cancelling for run in moves.cancel] == ["replaced by the slot 2026-09-21T14:15:20Z"]
+    job.die(150)
+    (again,) = job.at(150).start
+    assert (again.attempt, again.cancelling) == (1, "replaced by the slot 2026-09-21T14:15:20Z")
+    assert [run.slot - T for run in job.state.waiting] == [2 * MINUTE]
+    assert job.end(151, End.LOST) is None  # its executor could not say
+    (again,) = job.at(152).start
+    assert again.cancelling
+    record = job.end(153, End.CANCELLED)
+    assert record is not None
+    assert (record.outcome, record.reason) == (Outcome.CANCELLED, "replaced by the slot 2026-09-21T14:15:20Z")
+    assert job.starts(153) == [120]
+
+
+def test_what_was_handed_on_and_is_cancelled_is_given_out_to_be_ended() -> None:
+    job = PodDriver(defined())
+    job.at(60)
+    job.die(100)
+    job.schedule.asked(Acts(cancel=f"u-{T + MINUTE}"), T)
+    moves = job.schedule.step(now_at(100))
+    assert moves.cancel == ()
+    assert [run.cancelling for run in moves.start] == ["cancelled by hand"]
+    assert records(job) == []
+
+
+def test_what_may_have_begun_under_an_edited_policy_waits_and_is_never_dropped() -> None:
+    job = PodDriver(defined(concurrency=Concurrency.ALLOW))
+    job.at(60)
+    stored = State.decode(job.state.encode())
+    forbids = defined()
+    heir = Schedule("s", "u", forbids, slots_of(Plan(forbids), seed="s", created=T), stored, "other", outlives=True)
+    heir.taken_over(now_at(125), edited=True)
+    assert [seen(run) for run in heir.state.runs] == [(60, 1, 0, True)]
+    assert [seen(run) for run in heir.state.waiting] == [(120, 1, 0, True)]
+    heir.rewish(defined(suspend=True), heir.slots, outlives=True)
+    heir.edited(2, now_at(125), None)
+    assert len(heir.state.waiting) == 1
+    heir.asked(Acts(cancel=f"u-{T + 2 * MINUTE}"), T)
+    given = heir.step(now_at(126)).start
+    assert [(run.slot - T, run.cancelling) for run in given] == [(MINUTE, ""), (2 * MINUTE, "cancelled by hand")]

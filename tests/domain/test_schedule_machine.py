@@ -1,0 +1,520 @@
+"""``Schedule`` under everything that can happen to it, judged by rules that know nothing of how it works.
+
+A state machine of Hypothesis plays owner: it steps the schedule, ends attempts in every way, writes snapshots of which
+any may be lost, dies and is taken over, edits the wish, and turns the clock. The rules are counted by hand: slots are
+listed one by one, each of them must be run or counted exactly once; what starts must be in the store already, so that
+a successor would count it; and nobody may be asked to wake later than there is something to do.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from scheduledjob.domain.schedule.actions import End, Moves
+from scheduledjob.domain.schedule.backoff import WITHOUT_END, Backoff, Exponential, Fixed
+from scheduledjob.domain.schedule.definition import (
+    AtTrigger,
+    CatchUp,
+    Concurrency,
+    Definition,
+    EveryTrigger,
+    ExcludeWindow,
+    Misfire,
+    Timeouts,
+    Trigger,
+)
+from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.requests import Acts
+from scheduledjob.domain.schedule.runs import MAX_LOST_IN_ROW
+from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
+from scheduledjob.domain.time.instants import SECOND, Instant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduledjob.domain.schedule.misfire import Slots
+
+CREATED: Instant = 1_790_000_000 * SECOND
+UID = "8c5f"
+SHORT = 40 * SECOND
+
+lengths = st.integers(0, SHORT)
+instants = st.integers(CREATED - SHORT, CREATED + 6 * SHORT)
+triggers: st.SearchStrategy[Trigger] = st.one_of(
+    st.builds(
+        EveryTrigger,
+        every=st.sampled_from([1, 2, 3, 5, 7, 20]).map(lambda n: n * SECOND),
+        anchor=st.none() | st.integers(-30, 30).map(lambda n: CREATED + n * SECOND),
+    ),
+    st.builds(AtTrigger, at=instants),
+)
+backoffs: st.SearchStrategy[Backoff] = st.one_of(
+    st.builds(Exponential, initial=st.just(1.0), max=st.just(9.0), max_retries=st.integers(-1, 4)),
+    st.builds(Fixed, intervals=st.lists(st.sampled_from([0.5, 2.0, 9.0]), min_size=1, max_size=3)),
+)
+definitions = st.builds(
+    Definition,
+    kind=st.just("k"),
+    triggers=st.lists(triggers, min_size=1, max_size=3).map(tuple),
+    exclude=st.lists(
+        st.builds(lambda start, length: ExcludeWindow(start, start + length), instants, lengths), max_size=2
+    ).map(tuple),
+    start_at=st.none() | instants,
+    end_at=st.none() | instants,
+    max_runs=st.none() | st.integers(1, 6),
+    jitter=st.sampled_from([0, 0, 0, SECOND // 2, 5 * SECOND]),
+    suspend=st.sampled_from([False, False, False, True]),
+    concurrency=st.sampled_from(Concurrency),
+    max_concurrent=st.none() | st.integers(1, 3),
+    queue_depth=st.integers(0, 3),
+    misfire=st.builds(
+        Misfire,
+        st.sampled_from(CatchUp),
+        st.integers(1, 4),
+        st.none() | st.integers(0, SHORT),
+    ),
+    retry=backoffs,
+    timeouts=st.builds(Timeouts, total=st.none() | st.integers(SECOND, SHORT)),
+    pause_after_failures=st.integers(0, 3),
+    expect_success_within=st.none() | st.integers(5 * SECOND, 2 * SHORT),
+)
+
+
+def slots_between(definition: Definition, after: Instant, until: Instant) -> tuple[list[Instant], int]:
+    """The slots of ``(after, until]``, found one by one, and how many of them are excluded."""
+    found: set[Instant] = set()
+    for trigger in definition.triggers:
+        if isinstance(trigger, AtTrigger):
+            found.add(trigger.at)
+        else:
+            assert isinstance(trigger, EveryTrigger)
+            slot = CREATED if trigger.anchor is None else trigger.anchor
+            while slot <= until:
+                found.add(slot)
+                slot += trigger.every
+    start, end = definition.start_at, definition.end_at
+    within = [
+        slot
+        for slot in sorted(found)
+        if after < slot <= until and (start is None or slot >= start) and (end is None or slot <= end)
+    ]
+    windows = [one for one in definition.exclude if isinstance(one, ExcludeWindow)]
+    kept = [slot for slot in within if not any(one.start <= slot < one.end for one in windows)]
+    return kept, len(within) - len(kept)
+
+
+def most_at_once(definition: Definition) -> int:
+    if definition.concurrency is Concurrency.ALLOW:
+        return definition.max_concurrent or 10**9
+    return (definition.max_concurrent or 1) if definition.concurrency is Concurrency.QUEUE else 1
+
+
+def caught_up(runs: Sequence[Run]) -> int:
+    return sum(run.catch_up for run in runs)
+
+
+def accounted(state: State) -> int:
+    """Slots that were run, are to be run, or are counted as not run."""
+    ended = state.succeeded + state.failed + state.cancelled
+    return ended + len(state.runs) + len(state.waiting) + state.skipped + state.missed
+
+
+def open_for_slots(state: State) -> bool:
+    return state.completed is None and not state.suspended and not state.paused
+
+
+@dataclass
+class InStore:
+    """The row, as the store has it."""
+
+    state: bytes
+    owned: bool = True
+
+
+class ScheduleMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = CREATED
+        self.revision = 1
+        self.edited_at = CREATED
+        self.started: dict[str, int] = {}
+        """The newest attempt of each run that was started."""
+        self.acts = Acts()
+        """What people ask for now."""
+        self.recorded: dict[str, RunRecord] = {}
+        self.pending: tuple[bytes, Sequence[RunRecord], bool] | None = None
+        """A snapshot on its way to the store, with its records; the flag says whether it gives the row back."""
+        self.closed_since: set[Instant] | None = None
+        """While no slot may start: the slots of the runs that had been admitted before."""
+
+    @initialize(definition=definitions, first=st.none() | instants, outlives=st.booleans())
+    def create(self, definition: Definition, first: Instant | None, outlives: bool) -> None:
+        self.outlives = outlives
+        self.take_wish(definition)
+        state = first_state(definition, self.slots, UID, self.now, first, outlives=outlives)
+        self.first = self.given_first = first if state.next is not None and state.next.slot == first else None
+        self.store = InStore(state.encode())
+        self.schedule = self.schedule_of(State.decode(self.store.state))
+        self.look_whether_open()
+
+    def schedule_of(self, state: State) -> Schedule:
+        return Schedule("s", UID, self.definition, self.slots, state, outlives=self.outlives, wished_at=self.edited_at)
+
+    def take_wish(self, definition: Definition) -> None:
+        self.definition = definition
+        self.slots: Slots | None = slots_of(Plan(definition), seed="s", created=CREATED)
+
+    # ---------------------------------------------------------------- what the owner does
+
+    @rule()
+    def step(self) -> None:
+        moves = self.watched_step()
+        for run in moves.cancel:
+            assert any(run is one for one in self.schedule.executing)
+        for run in moves.start:
+            self.start(run)
+        again = self.watched_step()
+        assert not again.start
+        assert not again.cancel
+        assert not again.became_overdue
+
+    @rule()
+    def settle(self) -> None:
+        """Write what has changed, without letting go of the row."""
+        if self.pending is None and (self.schedule.changed or self.schedule.records):
+            records, self.schedule.records = self.schedule.records, ()
+            self.pending = (self.schedule.snapshot(), records, False)
+
+    @rule()
+    def stored(self) -> None:
+        if self.pending is not None and not self.pending[2]:
+            self.carry_out()
+            self.schedule.stored()
+
+    @precondition(lambda self: not self.schedule.executing and self.pending is None)
+    @rule(leave=st.booleans(), arrives=st.booleans())
+    def give_back(self, leave: bool, arrives: bool) -> None:
+        """Release the row, and claim it again, or die meanwhile: then somebody takes over, or claims it."""
+        if leave:
+            before = self.before()
+            self.schedule.leave(self.now)
+            self.judge_slots(before)
+        elif self.watched_step().start:
+            return  # what was given out is to be started, not given back
+        records, self.schedule.records = self.schedule.records, ()
+        other = copy_of(self.schedule)
+        self.pending = (self.schedule.snapshot(), records, True)
+        if arrives:
+            self.carry_out()
+            # Whoever reads it knows all there is to know: nothing but the encoded state goes on.
+            other.snapshot()
+            other.stored()
+            self.load(taken_over=False)
+            if leave:
+                assert seen(other, self.now) == seen(self.schedule, self.now)
+        else:
+            self.die(arrives=False)
+
+    @rule(arrives=st.booleans())
+    def die(self, arrives: bool) -> None:
+        """The owner dies; what it was about to write may have arrived."""
+        if self.pending is not None and arrives:
+            self.carry_out()
+        self.pending = None
+        self.load(taken_over=self.store.owned)
+
+    @precondition(lambda self: self.schedule.executing)
+    @rule(data=st.data(), end=st.sampled_from(End))
+    def end(self, data: st.DataObject, end: End) -> None:
+        run = data.draw(st.sampled_from(self.schedule.executing))
+        before, failed, lost, attempt = self.before(), run.failed, run.lost, run.attempt
+        record = self.schedule.ended(run, end, self.now, reason="because")
+        if not open_for_slots(self.schedule.state):
+            self.first = None  # planned beside a manual run: that has closed the schedule
+        self.judge_slots(before)
+        assert not any(run is one for one in self.schedule.executing)
+        retried = any(run is one for one in self.schedule.state.runs)
+        assert retried == (record is None)
+        if end is End.FAILED and retried:
+            limit = self.retries()
+            assert run.failed == failed + 1
+            assert run.lost == 0
+            assert limit == WITHOUT_END or run.failed <= limit
+            assert run.due > self.now
+            total = self.definition.timeouts.total
+            assert total is None or run.due < run.begun + total
+        elif end is End.LOST and self.outlives:
+            assert (run.attempt, run.lost, run.handed_on) == (attempt, lost, True)
+        elif end is End.LOST and retried:
+            assert run.failed == failed  # it counts against nobody
+            assert run.lost == lost + 1 < MAX_LOST_IN_ROW
+        elif end is End.LOST:
+            assert record is not None
+            assert record.outcome is Outcome.CANCELLED or "OwnerLost" in record.reason
+        elif record is not None and end in {End.SUCCEEDED, End.COMPLETED}:
+            assert record.outcome is Outcome.SUCCEEDED
+        if end is End.COMPLETED:
+            assert self.schedule.state.completed is Completion.JOB
+        self.look_whether_open()
+
+    @precondition(lambda self: self.schedule.state.runs)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        before = self.before()
+        run = data.draw(st.sampled_from(self.schedule.state.runs))
+        running = any(run is one for one in self.schedule.executing)
+        assert self.schedule.cancel(run, self.now, "somebody wished it") == running
+        self.judge_slots(before)
+        self.look_whether_open()
+
+    @rule(what=st.sampled_from(["run", "run", "cancel", "resume"]), token=st.sampled_from("abc"), data=st.data())
+    def ask(self, what: str, token: str, data: st.DataObject) -> None:
+        """People ask for something by hand; the tokens are few, so that some come again."""
+        state = self.schedule.state
+        if what == "cancel":
+            active = [run_id(UID, run) for run in (*state.runs, *state.waiting)]
+            token = data.draw(st.sampled_from(active)) if active else "nothing"
+        self.acts = msgspec.structs.replace(self.acts, **{what: token})
+        self.schedule.asked(self.acts, self.now)
+
+    def retries(self) -> int:
+        retry = self.definition.retry
+        if isinstance(retry, Fixed) and retry.max_retries is None:
+            return len(retry.intervals)
+        return retry.max_retries or 0
+
+    # ---------------------------------------------------------------- what happens around it
+
+    @rule(seconds=st.sampled_from([0.2, 1.0, 1.5, 7.0, 45.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += round(seconds * SECOND)
+
+    @rule(beyond=st.sampled_from([0, 0, 1, SECOND * 3 // 2]))
+    def wait_until_wake(self, beyond: int) -> None:
+        wake = self.schedule.wake()
+        if wake is not None:
+            self.now = max(self.now, wake + beyond)
+
+    @rule(new=definitions, what=st.sets(st.sampled_from(Definition.__struct_fields__)), suspend=st.booleans())
+    def edit(self, new: Definition, what: set[str], suspend: bool) -> None:
+        """Change some fields of the wish; the schedule that is claimed goes by it from now on."""
+        old, state = self.definition, self.schedule.state
+        changes = {name: getattr(new, name) for name in what} | {"suspend": suspend}
+        self.take_wish(msgspec.structs.replace(old, **changes))
+        self.revision += 1
+        self.now += 1
+        self.edited_at = self.now
+        before = self.before()
+        floor, was_paused, was_suspended = state.floor, state.paused, state.suspended
+        planned_first = self.first is not None and state.next is not None
+        self.most_started = state.started
+        self.schedule.rewish(self.definition, self.slots, outlives=self.outlives)
+        self.schedule.edited(self.revision, self.now, None)
+        assert accounted(state) == before.accounted
+        assert state.floor >= floor
+        if self.definition.when != old.when or was_paused or (was_suspended and not suspend):
+            assert state.floor >= self.now  # an edit or a resume never replays the past
+        else:
+            assert state.floor == floor
+        assert not state.paused
+        assert state.suspended == suspend
+        if planned_first:
+            self.first = None
+        self.look_whether_open()
+
+    # ---------------------------------------------------------------- the rules
+
+    @invariant()
+    def nobody_wakes_too_late(self) -> None:
+        """Before ``wake`` there is nothing to do, and when everything is done that can be, ``wake`` lies ahead."""
+        done = copy_of(self.schedule)
+        if self.pending is not None:
+            done.stored()
+        for _ in range(4):
+            for run in done.step(self.now).start:
+                done.began(run, self.now)
+            if done.changed or done.records or (not done.executing and done.blocked(self.now)):
+                done.records = ()
+                done.snapshot()
+                done.stored()
+        wake = done.wake()
+        assert wake is None or wake > self.now, "it would be asked for ever"
+        until = self.now + 3 * SHORT if wake is None else wake - 1
+        before = done.state.encode()
+        moves = done.step(until)
+        assert not moves.start
+        assert not moves.cancel
+        assert not moves.became_overdue
+        assert done.state.encode() == before
+        if wake is not None:
+            moves = done.step(wake)
+            assert moves.start or moves.became_overdue or done.changed or done.blocked(wake)
+
+    @invariant()
+    def active_and_waiting_are_apart(self) -> None:
+        state = self.schedule.state
+        runs = [*state.runs, *state.waiting, *([state.next] if state.next else [])]
+        assert len({run_id(UID, run) for run in runs}) == len(runs)
+        for run in self.schedule.executing:
+            assert any(run is one for one in state.runs)
+        assert all(not run.begun for run in state.waiting)
+        assert all(run.failed <= run.attempt for run in runs)
+        assert state.next is None or state.next.slot > state.floor or state.next.slot == self.first
+        assert not (self.schedule.done and self.schedule.executing)
+        if not open_for_slots(state):
+            assert all(run.token for run in state.waiting)
+        assert len(set(state.handled)) == len(state.handled)
+        limit = self.definition.max_runs
+        assert limit is None or state.started <= max(limit, self.most_started)
+
+    # ---------------------------------------------------------------- how the rules see
+
+    @dataclass
+    class Before:
+        state: State
+        accounted: int
+
+    most_started = 0
+    """Runs that had been counted when ``maxRuns`` was last changed."""
+
+    def before(self) -> Before:
+        return self.Before(State.decode(self.schedule.state.encode()), accounted(self.schedule.state))
+
+    def watched_step(self) -> Moves:
+        before = self.before()
+        moves = self.schedule.step(self.now)
+        self.judge_slots(before)
+        return moves
+
+    def judge_slots(self, before: Before) -> None:
+        """Each slot that the floor has passed was run or counted, exactly once."""
+        old, state = before.state, self.schedule.state
+        assert state.floor >= old.floor
+        after, taken_first = old.floor, 0
+        if self.first is not None and self.first > self.now and not open_for_slots(state):
+            self.first = None  # it was to come, and a run that failed has closed the schedule before
+        if self.first is not None and (state.next is None or state.next.slot != self.first):
+            taken_first, after, self.first = 1, max(after, self.first), None
+        kept, excluded = slots_between(self.definition, after, state.floor)
+        by_hand = len(run_now(state) - run_now(old))
+        decided = accounted(state) - before.accounted - by_hand
+        used_up = self.definition.max_runs is not None and state.started >= self.definition.max_runs
+        if not old.paused or state.paused:  # a resume replays nothing, and counts nothing
+            assert decided == len(kept) + taken_first or (used_up and decided < len(kept) + taken_first)
+            assert taken_first or state.excluded - old.excluded == excluded
+        assert len(state.runs) <= max(len(old.runs), most_at_once(self.definition))
+        assert caught_up(state.runs) <= max(caught_up(old.runs), 1), "slots caught up together overlap"
+        known = {run_id(UID, run) for run in [*old.runs, *old.waiting]}
+        for run in [*state.runs, *state.waiting]:
+            if run.token:
+                assert f"run-now/{run.token}" in state.handled
+            elif run_id(UID, run) not in known:
+                assert open_for_slots(old)
+                assert run.slot in kept or taken_first
+        self.look_whether_open()
+
+    def look_whether_open(self) -> None:
+        state = self.schedule.state
+        if open_for_slots(state):
+            self.closed_since = None
+        elif self.closed_since is None:
+            self.closed_since = {run.slot for run in state.runs}
+
+    def start(self, run: Run) -> None:
+        """Start an attempt, if no rule forbids it."""
+        assert run.slot <= self.now, "before its time"
+        assert run.due <= self.now
+        name = run_id(UID, run)
+        if run.handed_on:
+            assert run.attempt >= self.started.get(name, 0), "went on as an attempt before"
+        else:
+            assert run.attempt > self.started.get(name, 0), "started again as the same attempt"
+        assert self.closed_since is None or run.slot in self.closed_since or run.token
+        self.started[name] = run.attempt
+        self.schedule.began(run, self.now)
+        self.must_be_counted_after_a_crash(run)
+
+    def must_be_counted_after_a_crash(self, run: Run) -> None:
+        """Whatever the store has now: if this owner died at once, its successor would know of this attempt."""
+        contents = [(self.store.state, self.store.owned)]
+        if self.pending is not None:
+            contents.append((self.pending[0], True))
+        for data, _ in contents:
+            successor = self.schedule_of(State.decode(data))
+            successor.taken_over(self.now)
+            name = run_id(UID, run)
+            ((attempt),) = [
+                *(one.attempt for one in successor.state.runs if run_id(UID, one) == name),
+                *(one.attempt + 1 for one in successor.records if one.run_id == name),
+            ]
+            assert attempt == run.attempt + (not self.outlives)
+            if self.outlives:
+                again = successor.step(self.now).start
+                assert any(one.handed_on and run_id(UID, one) == name for one in again), "nobody goes on with it"
+
+    # ---------------------------------------------------------------- the store
+
+    def carry_out(self) -> None:
+        assert self.pending is not None
+        state, records, gives_back = self.pending
+        for record in records:
+            assert record.run_id not in self.recorded, "ended twice"
+            self.recorded[record.run_id] = record
+        self.store = InStore(state, owned=not gives_back)
+        self.pending = None
+
+    def load(self, *, taken_over: bool) -> None:
+        state = State.decode(self.store.state)
+        self.schedule = self.schedule_of(state)
+        self.store.owned = True
+        self.closed_since = None
+        self.look_whether_open()
+        if state.revision == 1 and state.next is not None and state.next.slot == self.given_first:
+            self.first = self.given_first
+        if taken_over:
+            before = self.before()
+            self.schedule.taken_over(self.now)
+            if state.revision == self.revision:  # else what was planned was planned by another definition
+                self.judge_slots(before)
+        if state.revision != self.revision:
+            # What the wish before let start, and what may have started by it, counts under the new one too.
+            self.most_started = max(self.most_started, state.started)
+            self.schedule.edited(self.revision, self.edited_at, None)
+            self.first = None
+        self.schedule.asked(self.acts, self.now)
+        self.look_whether_open()
+
+
+def run_now(state: State) -> set[str]:
+    return {entry for entry in state.handled if entry.startswith("run-now/")}
+
+
+def copy_of(schedule: Schedule) -> Schedule:
+    shared = {id(one): one for one in (schedule.slots, schedule.definition)}
+    return copy.deepcopy(schedule, shared)
+
+
+def seen(schedule: Schedule, now: Instant) -> tuple[object, ...]:
+    """What a schedule wants done now and next, and what it would write."""
+    schedule = copy_of(schedule)
+    moves = schedule.step(now)
+    wants = [msgspec.to_builtins(run) for run in (*moves.start, *moves.cancel)]
+    return wants, moves.became_overdue, schedule.wake(), schedule.blocked(now), schedule.state.encode()
+
+
+TestSchedule = ScheduleMachine.TestCase
+TestSchedule.settings = settings(
+    max_examples=400,
+    stateful_step_count=40,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)

@@ -1,0 +1,212 @@
+"""What the resource promises of runs beside and after each other: concurrency, retries, time limits."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.backoff import Exponential, Fixed
+from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Misfire, Timeouts
+from scheduledjob.domain.schedule.machine import Schedule
+from scheduledjob.domain.schedule.state import Outcome, RunRecord, State
+from scheduledjob.domain.time.instants import MINUTE, SECOND
+
+from .schedule_driver import Driver, T, defined
+
+# ---------------------------------------------------------------- concurrency
+
+
+def test_forbid_consumes_what_comes_due_meanwhile() -> None:
+    job = Driver(defined())
+    job.at(60)
+    assert job.starts(200) == []
+    job.end(200)
+    assert job.starts(200) == []
+    assert job.state.skipped == 2
+    assert job.starts(240) == [240]
+
+
+def test_forbid_counts_what_came_due_before_a_pause_or_the_end() -> None:
+    job = Driver(defined(pause_after_failures=1, retry=Exponential(max_retries=0)))
+    job.at(60)
+    job.end(200, End.FAILED)
+    assert job.state.skipped == 2
+    job = Driver(defined())
+    job.at(60)
+    job.end(200, End.COMPLETED)
+    assert job.state.skipped == 2
+
+
+def test_a_run_in_backoff_is_active() -> None:
+    job = Driver(defined(retry=Fixed([200.0])))
+    job.run(60, End.FAILED)
+    assert job.starts(120) == []
+    assert job.starts(261) == [60]
+    job.end(262)
+    assert job.state.skipped == 3
+
+
+def test_queue_waits_in_order_up_to_its_depth() -> None:
+    job = Driver(defined(concurrency=Concurrency.QUEUE, queue_depth=2))
+    job.at(60)
+    for seconds in (120, 180, 240):
+        assert job.starts(seconds) == []
+    assert job.state.skipped == 1
+    job.end(250)
+    assert job.starts(250) == [120]
+    job.end(260)
+    assert job.starts(260) == [180]
+
+
+def test_queue_runs_as_many_at_once_as_it_may() -> None:
+    job = Driver(defined(concurrency=Concurrency.QUEUE, max_concurrent=2, queue_depth=0))
+    assert job.starts(60) == [60]
+    assert job.starts(120) == [120]
+    assert job.starts(180) == []
+    assert job.state.skipped == 1
+
+
+def test_replace_cancels_waits_for_the_end_and_starts_the_newest() -> None:
+    job = Driver(defined(concurrency=Concurrency.REPLACE))
+    job.at(60)
+    moves = job.at(120)
+    assert [(run.slot - T) // SECOND for run in moves.cancel] == [60]
+    assert moves.start == ()
+    job.at(180)
+    record = job.end(190, End.FAILED)
+    assert record is not None
+    assert record.outcome is Outcome.CANCELLED
+    assert job.starts(190) == [180]
+    assert job.state.skipped == 1
+
+
+def test_replace_ends_a_run_in_backoff_at_once() -> None:
+    job = Driver(defined(concurrency=Concurrency.REPLACE, retry=Fixed([500.0])))
+    job.run(60, End.FAILED)
+    assert job.starts(120) == [120]
+    assert [record.outcome for record in job.schedule.records] == [Outcome.CANCELLED]
+
+
+def test_replace_keeps_a_run_that_ended_well_while_it_was_being_cancelled() -> None:
+    job = Driver(defined(concurrency=Concurrency.REPLACE))
+    job.at(60)
+    job.at(120)
+    record = job.end(121, End.SUCCEEDED)
+    assert record is not None
+    assert record.outcome is Outcome.SUCCEEDED
+
+
+def test_allow_runs_side_by_side_up_to_its_limit() -> None:
+    job = Driver(defined(concurrency=Concurrency.ALLOW, max_concurrent=2))
+    assert [job.starts(seconds) for seconds in (60, 120, 180)] == [[60], [120], []]
+    assert job.state.skipped == 1
+    job = Driver(defined(concurrency=Concurrency.ALLOW))
+    assert all(len(job.starts(60 * n)) == 1 for n in range(1, 50))
+
+
+@pytest.mark.parametrize("policy", [Concurrency.FORBID, Concurrency.QUEUE, Concurrency.ALLOW])
+def test_slots_caught_up_don_t_overlap_each_other(policy: Concurrency) -> None:
+    job = Driver(defined(misfire=Misfire(CatchUp.ALL), concurrency=policy))
+    order = job.starts(330)
+    while job.schedule.executing:
+        assert len(job.schedule.executing) == 1
+        job.end(331)
+        order += job.starts(331)
+    assert order == [60, 120, 180, 240, 300]
+    assert job.state.skipped == 0
+
+
+def test_of_slots_caught_up_replace_runs_the_newest_only() -> None:
+    job = Driver(defined(misfire=Misfire(CatchUp.ALL), concurrency=Concurrency.REPLACE))
+    assert job.starts(330) == [300]
+    assert job.state.missed == 4
+    job = Driver(defined(misfire=Misfire(CatchUp.ALL), concurrency=Concurrency.REPLACE, max_runs=1))
+    assert job.starts(330) == [300]
+
+
+# ---------------------------------------------------------------- retry and timeouts
+
+
+def attempts(job: Driver, most: int = 20) -> tuple[list[float], RunRecord | None]:
+    """How long each retry waited, until the run failed for good or so many attempts had been made."""
+    now, waits = 60.0, list[float]()
+    for _ in range(most):
+        assert len(job.at(now).start) == 1
+        record = job.end(now, End.FAILED, reason="exit code 1")
+        if record is not None:
+            return waits, record
+        due = (job.state.runs[0].due - T) / SECOND
+        waits.append(due - now)
+        now = due
+    return waits, None
+
+
+def test_after_the_last_retry_the_run_has_failed_and_the_schedule_goes_on() -> None:
+    job = Driver(defined(retry=Fixed([10.0, 20.0])))
+    waits, record = attempts(job)
+    assert waits == [10, 20]
+    assert record is not None
+    assert (record.outcome, record.attempt, record.reason) == (Outcome.FAILED, 3, "exit code 1")
+    assert job.starts(120) == [120]
+
+
+def test_no_retries_and_retries_without_end() -> None:
+    waits, record = attempts(Driver(defined(retry=Exponential(max_retries=0))))
+    assert (waits, record is None) == ([], False)
+    waits, record = attempts(Driver(defined(retry=Exponential(initial=1, max=4, max_retries=-1))), most=50)
+    assert record is None
+    assert waits == [1, 2, *[4] * 48]
+
+
+def test_no_retry_that_the_total_leaves_no_time_for() -> None:
+    job = Driver(defined(retry=Fixed([10.0], max_retries=9), timeouts=Timeouts(total=25 * SECOND)))
+    waits, record = attempts(job)
+    assert waits == [10, 10]
+    assert record is not None
+    assert "timeouts.total" in record.reason
+
+
+def test_total_counts_from_the_first_start_through_losses() -> None:
+    job = Driver(defined(timeouts=Timeouts(total=100 * SECOND), retry=Exponential(max_retries=-1)))
+    job.at(60)
+    job.die(161)
+    assert job.starts(161) == []
+    (record,) = job.schedule.records
+    assert (record.outcome, record.started) == (Outcome.FAILED, T + 60 * SECOND)
+
+
+@pytest.mark.parametrize("retries", [0, 6, -1])
+def test_five_lost_attempts_in_a_row_are_enough(retries: int) -> None:
+    job = Driver(defined(retry=Exponential(max_retries=retries)))
+    for lost in range(1, 5):
+        (run,) = job.at(60 + lost).start
+        assert run.attempt == lost
+        job.die(60 + lost)
+    job.at(70)
+    job.die(70)
+    (record,) = job.schedule.records
+    assert (record.outcome, record.attempt) == (Outcome.FAILED, 5)
+    assert "OwnerLost" in record.reason
+
+
+def test_lost_attempts_use_up_no_retries_and_count_in_a_row_only() -> None:
+    job = Driver(defined(retry=Fixed([1.0, 1.0, 1.0])))
+    now = 60.0
+    for _ in range(3):
+        for _ in range(4):
+            assert len(job.at(now).start) == 1
+            assert job.end(now, End.LOST) is None
+        assert len(job.at(now).start) == 1
+        assert job.end(now, End.FAILED) is None
+        now += 1
+    (run,) = job.at(now).start
+    assert (run.attempt, run.failed) == (16, 3)
+    assert job.end(now, End.FAILED) is not None
+
+
+def test_what_is_handed_back_before_it_began_keeps_its_attempt() -> None:
+    job = Driver(defined())
+    job.at(10)
+    other = Schedule("s", "u", job.definition, job.schedule.slots, State.decode(job.state.encode()))
+    (run,) = other.step(T + MINUTE).start
+    assert run.attempt == 1

@@ -1,0 +1,302 @@
+"""The union of triggers without what is excluded, judged by walking over every second of some days."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, Instant, to_datetime, to_instant
+from scheduledjob.domain.triggers.cron import Cron, CronError
+from scheduledjob.domain.triggers.registry import At, Every, Following
+from scheduledjob.domain.triggers.timetable import Bound, Timetable, Window
+from tests.domain.cron_oracle import EPOCH, Oracle, minute_skies, random_expression
+
+START = to_instant(datetime(2026, 3, 7, tzinfo=UTC))
+
+
+def instant(text: str) -> Instant:
+    return to_instant(datetime.fromisoformat(text))
+
+
+class Judge:
+    """Timetables made at random over one stretch of time, with the slots that they must have."""
+
+    def __init__(self, pick: random.Random) -> None:
+        self.pick = pick
+        self.sky = pick.choice(minute_skies())
+        self.low, self.high = self.sky.start * SECOND, (self.sky.stop - 1) * SECOND
+        slots: set[Instant] = set()
+        triggers: list[Bound] = []
+        for _ in range(pick.choice((1, 1, 2, 3))):
+            trigger, its_slots = self._trigger()
+            triggers.append(trigger)
+            slots |= its_slots
+        excluded: set[Instant] = set()
+        exclude: list[Window | Cron] = []
+        for _ in range(pick.choice((0, 1, 1, 2))):
+            one, left_out = self._exclusion(slots)
+            exclude.append(one)
+            excluded |= left_out
+        start_at = self._moment() if pick.random() < 0.3 else None
+        end_at = self._moment() if pick.random() < 0.3 else None
+        inside = {
+            slot
+            for slot in slots
+            if (start_at is None or slot >= start_at)
+            and (end_at is None or slot <= end_at)
+            and self.low <= slot <= self.high
+        }
+        self.kept, self.excluded = sorted(inside - excluded), sorted(inside & excluded)
+        self.timetable = Timetable(triggers, exclude, start_at, end_at)
+        self.about = f"{triggers} {exclude} {start_at} {end_at}"
+
+    def judge(self) -> None:
+        moments = [self.low, self.high, *(self._moment() for _ in range(6))]
+        moments += [slot - shift for slot in self.pick.sample(self.kept, min(2, len(self.kept))) for shift in (0, 1)]
+        for at in moments:
+            index = bisect_right(self.kept, at)
+            following, newest = self.timetable.next(at), self.timetable.previous(at)
+            if index < len(self.kept):
+                assert following == self.kept[index], f"next after {at}: {self.about}"
+            else:
+                assert following is None or following > self.high, f"next after {at}: {self.about}"
+            if index:
+                assert newest == self.kept[index - 1], f"previous at {at}: {self.about}"
+            else:
+                assert newest is None or newest < self.low, f"previous at {at}: {self.about}"
+        for after, until in pairwise(moments):
+            expected = tuple(
+                max(0, bisect_right(slots, until) - bisect_right(slots, after)) for slots in (self.kept, self.excluded)
+            )
+            assert self.timetable.count(after, until) == expected, f"{after} to {until}: {self.about}"
+
+    def _moment(self) -> Instant:
+        moment = self.pick.randint(self.low, self.high)
+        return moment - moment % MINUTE if self.pick.random() < 0.5 else moment
+
+    def _cron(self) -> tuple[Cron, Oracle]:
+        while True:
+            expression = random_expression(self.pick, seconds=False)
+            try:
+                return Cron(expression, self.sky.zone), Oracle(expression)
+            except CronError:
+                continue
+
+    def _trigger(self) -> tuple[Bound, set[Instant]]:
+        kind = self.pick.choice(("cron", "cron", "every", "at"))
+        if kind == "cron":
+            cron, oracle = self._cron()
+            return cron, {second * SECOND for second in self.sky.slots(oracle)}
+        if kind == "every":
+            seconds = self.pick.choice((1, 7, 30, 60, 3600, 5400, 86_400, 100_000))
+            seconds = seconds if seconds > 1 or self.pick.random() < 0.2 else 60
+            anchor = self.pick.randint(self.low - DAY, self.low + DAY) // SECOND
+            shift = max(0, -(-(self.sky.start - anchor) // seconds))
+            slots = range(anchor + shift * seconds, self.sky.stop, seconds)
+            return Every(seconds).bind(anchor * SECOND), {second * SECOND for second in slots}
+        moment = self._moment()
+        if self.pick.random() < 0.5:
+            moment -= moment % MINUTE
+        return At(to_datetime(moment)), {moment}
+
+    def _exclusion(self, slots: set[Instant]) -> tuple[Window | Cron, set[Instant]]:
+        if self.pick.random() < 0.5:
+            start = self._moment()
+            window = Window(start, start + self.pick.randint(-HOUR, 2 * DAY))
+            return window, {slot for slot in slots if window.start <= slot < window.end}
+        cron, oracle = self._cron()
+        seconds = set(self.sky.slots(oracle))
+        if not oracle.unix:
+            return cron, {slot for slot in slots if slot // SECOND in seconds}
+        # In five fields whole minutes are meant; what a gap moved to its end is a single second.
+        shown = dict(self.sky.real)
+        minutes = {second for second in seconds if oracle.matches(shown[second])}
+        return cron, {slot for slot in slots if slot // SECOND in seconds or slot // MINUTE * 60 in minutes}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_timetables_agree_with_a_walk(seed: int) -> None:
+    pick = random.Random(seed)
+    for _ in range(60):
+        Judge(pick).judge()
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, 2**32))
+def test_any_timetable_agrees_with_a_walk(seed: int) -> None:
+    Judge(random.Random(seed)).judge()
+
+
+def test_a_slot_of_two_triggers_is_one_slot() -> None:
+    timetable = Timetable([Every(60).bind(0), Cron("* * * * *"), At(to_datetime(START)), Every(60.0).bind(0)])
+    assert timetable.count(START - 1, START + HOUR - 1) == (60, 0)
+    assert timetable.next(START - 1) == START
+    assert timetable.next(START) == START + MINUTE
+
+
+def test_moments_keep_their_microseconds() -> None:
+    timetable = Timetable([At(to_datetime(START + 1)), At(to_datetime(START + 3)), Every(1).bind(START)])
+    assert [timetable.next(START + shift) for shift in (-1, 0, 1, 3)] == [START, START + 1, START + 3, START + SECOND]
+    assert [timetable.previous(START + shift) for shift in (0, 1, 2, 4)] == [START, START + 1, START + 1, START + 3]
+    assert timetable.count(START, START + SECOND) == (3, 0)
+
+
+def test_a_window_excludes_its_beginning_and_not_its_end() -> None:
+    window = Window(START, START + HOUR)
+    timetable = Timetable([Every(60).bind(0)], [window])
+    assert timetable.next(START - MINUTE) == START + HOUR
+    assert timetable.previous(START + HOUR - 1) == START - MINUTE
+    assert timetable.count(START - MINUTE, START + HOUR) == (1, 60)
+
+
+def test_windows_may_overlap_touch_and_be_empty() -> None:
+    windows = [
+        Window(START + HOUR, START + 2 * HOUR),
+        Window(START, START + HOUR),
+        Window(START - 1, START + MINUTE),
+        Window(START + 3 * HOUR, START + 3 * HOUR),
+    ]
+    timetable = Timetable([Every(60).bind(0)], windows)
+    assert timetable.next(START - 1) == START + 2 * HOUR
+    assert timetable.count(START - 1, START + 4 * HOUR) == (121, 120)
+
+
+def test_start_and_end_belong_to_the_schedule() -> None:
+    timetable = Timetable([Every(60).bind(0)], start_at=START, end_at=START + 2 * MINUTE)
+    assert timetable.next(0) == START
+    assert timetable.next(START + MINUTE) == START + 2 * MINUTE
+    assert timetable.next(START + 2 * MINUTE) is None
+    assert timetable.previous(START - 1) is None
+    assert timetable.previous(START + DAY) == START + 2 * MINUTE
+    assert timetable.count(0, START + DAY) == (3, 0)
+
+
+def test_an_exclusion_in_five_fields_means_whole_minutes() -> None:
+    nights = Cron("* 22-5 * * *", "Europe/Lisbon")
+    timetable = Timetable([Every(30).bind(0)], [nights])
+    assert timetable.next(instant("2026-01-10T21:59:30Z")) == instant("2026-01-11T06:00:00Z")
+    assert timetable.previous(instant("2026-01-11T05:59:59Z")) == instant("2026-01-10T21:59:30Z")
+    assert timetable.count(instant("2026-01-10T21:59:30Z"), instant("2026-01-11T06:00:00Z")) == (1, 8 * 120)
+
+
+def test_an_exclusion_in_six_fields_means_its_seconds() -> None:
+    timetable = Timetable([Every(30).bind(0)], [Cron("0 * * * * ?")])
+    assert timetable.next(START) == START + 30 * SECOND
+    assert timetable.count(START, START + HOUR) == (60, 60)
+
+
+def test_an_exclusion_reaches_the_slot_that_a_gap_moved() -> None:
+    daily = Cron("0 30 2 * * ?", "America/Los_Angeles")
+    timetable = Timetable([daily], [Cron("0 30 2 8 3 ?", "America/Los_Angeles")])
+    assert timetable.next(instant("2026-03-08T00:00:00Z")) == instant("2026-03-09T09:30:00Z")
+
+
+def test_an_interval_is_no_exclusion() -> None:
+    with pytest.raises(CronError, match="write an expression with fields, or a window"):
+        Timetable([Every(30).bind(0)], [Cron("@every 30s")])
+
+
+def test_exclusions_may_swallow_everything() -> None:
+    for trigger in (Every(1).bind(0), Every(7).bind(0), Cron("*/5 * * * *", "Europe/Lisbon"), Cron("0 0 1 1 *")):
+        timetable = Timetable([trigger], [Cron("* * * * *")])
+        assert timetable.next(START) is None
+        assert timetable.previous(START) is None
+        kept, excluded = timetable.count(START, START + 400 * DAY)
+        assert kept == 0
+        assert excluded == trigger.count(START, START + 400 * DAY)
+
+
+def test_a_rare_slot_among_excluded_ones_is_found() -> None:
+    """Every second but one of a leap day is excluded."""
+    timetable = Timetable(
+        [Every(1).bind(0)],
+        [
+            Cron("1-59 * * * * ?"),
+            Cron("0 1-59 * * * ?"),
+            Cron("* * 1-23 * * ?"),
+            Cron("* * 0 1-28,30,31 * ?"),
+            Cron("* * 0 29 1,3-12 ?"),
+        ],
+    )
+    assert timetable.next(START) == instant("2028-02-29T00:00:00Z")
+    assert timetable.previous(START) == instant("2024-02-29T00:00:00Z")
+    assert timetable.count(START - 3 * 365 * DAY, START + 3 * 365 * DAY)[0] == 2
+
+
+def test_the_search_by_days_minds_windows_moments_and_ends() -> None:
+    swallowing: list[Window | Cron] = [Cron("1-59 * * * * ?"), Window(START, START + 5 * MINUTE)]
+    moment = At(to_datetime(START + 90 * SECOND + 500))
+    timetable = Timetable([Every(1).bind(0), moment], swallowing)
+    assert timetable.next(START - SECOND) == START + 5 * MINUTE
+    assert timetable.previous(START + 5 * MINUTE - 1) == START - MINUTE
+    outside = At(to_datetime(START + 6 * MINUTE - 500))
+    timetable = Timetable(
+        [Every(1).bind(0), outside], [Cron("1-58 * * * * ?"), Cron("59 * * * * ?"), Cron("0 6 * * * ?")]
+    )
+    assert timetable.next(START + 5 * MINUTE) == START + 7 * MINUTE
+    timetable = Timetable([Every(1).bind(0)], swallowing, end_at=START + 4 * MINUTE, start_at=START - 30 * SECOND)
+    assert timetable.next(START - 30 * SECOND) is None
+    assert timetable.previous(START + 4 * MINUTE) is None
+
+
+def test_a_timetable_knows_what_it_follows() -> None:
+    following = Following("extract")
+    timetable = Timetable([following])
+    assert timetable.following == (following,)
+    assert timetable.next(START) is None
+    assert timetable.previous(START) is None
+    assert timetable.count(0, START) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("triggers", "expected"),
+    [
+        ([Every(1).bind(0)], 315_619_200),
+        ([Cron("*/5 * * * *", "Europe/Lisbon")], 1_052_064),
+        ([Cron("0 */5 * * * ?", "Europe/Lisbon"), Every(300).bind(0)], 1_052_064),
+    ],
+)
+def test_ten_years_are_counted_exactly(triggers: list[Bound], expected: int) -> None:
+    start, end = instant("2016-01-01T00:00:00Z"), instant("2026-01-01T00:00:00Z")
+    assert Timetable(triggers).count(start, end) == (expected, 0)
+
+
+def test_an_epoch_is_no_edge() -> None:
+    timetable = Timetable([Every(60).bind(to_instant(EPOCH - timedelta(days=1)))])
+    assert timetable.previous(-1) == -MINUTE
+    assert timetable.next(-1) == 0
+
+
+def test_the_search_by_days_ends_with_the_schedule() -> None:
+    seconds = [Cron("1-59 * * * * ?")]
+    assert Timetable([Every(1).bind(0)], seconds, end_at=START + 59 * SECOND).next(START) is None
+    assert Timetable([Every(1).bind(0)], seconds, end_at=START + MINUTE).next(START) == START + MINUTE
+    assert Timetable([Every(1).bind(0)], seconds, start_at=START + 1).previous(START + 59 * SECOND) is None
+    assert Timetable([Every(1).bind(0)], seconds, start_at=START).previous(START + 59 * SECOND) == START
+
+
+def test_days_are_alike_only_where_their_clocks_are() -> None:
+    """After the day that Alaska had twice, local times of the next UTC day belong to their first occurrence."""
+    one, same = Cron("0 0 0-23 * * ?", "America/Juneau"), Cron("0 0 0-22,23 * * ?", "America/Juneau")
+    begin, end = instant("1867-10-10T00:00:00Z"), instant("1867-10-30T00:00:00Z")
+    assert Timetable([one, same]).count(begin, end) == (one.count(begin, end), 0)
+
+
+def test_the_search_by_days_passes_windows_and_stops_at_moments() -> None:
+    minutes = Cron("1-59 * * * * ?")
+    windowed = Timetable([Every(1).bind(0)], [minutes, Window(START, START + 5 * MINUTE)])
+    assert windowed.next(START - 50 * SECOND) == START + 5 * MINUTE
+    assert windowed.previous(START + 5 * MINUTE + 59 * SECOND) == START + 5 * MINUTE
+    moment = START + 5 * MINUTE - 3 * SECOND
+    between = Timetable([Every(7).bind(START), Every(1).bind(0), At(to_datetime(moment + 1))], [Cron("1-56 * * * * ?")])
+    assert between.next(START + 4 * MINUTE) == moment
+    early = Timetable([Every(1).bind(0), At(to_datetime(moment - 500))], [minutes, Cron("57 * * * * ?")])
+    assert early.next(START + 4 * MINUTE) == START + 5 * MINUTE  # its second is left out, and it with that
+    kept = Timetable([Every(2).bind(0), At(to_datetime(moment + 500))], [Cron("0-56/2,58 * * * * ?")])
+    assert kept.next(START + 3 * MINUTE) == moment + 500

@@ -1,0 +1,321 @@
+"""Intervals, moments, delays, hashes, jitter and durations: every trigger but the fields of cron."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.domain.time.durations import MAX_DURATION, format_duration, parse_duration
+from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, to_datetime, to_instant
+from scheduledjob.domain.time.zones import midnight
+from scheduledjob.domain.triggers.registry import After, At, Cron, Every, Following, jitter_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("30s", 30 * SECOND),
+        ("1h30m", 90 * MINUTE),
+        ("7d", 7 * DAY),
+        ("1d2h3m4s", DAY + 2 * HOUR + 3 * MINUTE + 4 * SECOND),
+        ("0s", 0),
+        ("90m", 90 * MINUTE),
+        ("36500d", MAX_DURATION),
+    ],
+)
+def test_durations_are_read(text: str, length: int) -> None:
+    assert parse_duration(text) == length
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "'' is not a duration"),
+        ("30", "'30' has no unit: write 30s"),
+        ("30m1h", "the largest first"),
+        ("1h1h", "is not a duration"),
+        ("1.5h", "is not a duration"),
+        ("-5m", "is not a duration"),
+        ("5 m", "is not a duration"),
+        ("5M", "is not a duration"),
+        ("1w", "did you mean 7d?"),
+        ("5 minutes", "did you mean 5m?"),
+        ("1 hour 30min", "did you mean 1h30m?"),
+        ("1 Day, 12 Hours", "did you mean 1d12h?"),
+        ("90 seconds ago", "'90 seconds ago' is not a duration: write"),
+        ("5ms ", "'5ms ' is not a duration: write"),
+        ("1 month", "'1 month' is not a duration: write"),
+        ("5ms", "is not a duration"),
+        ("h", "is not a duration"),
+        ("30s\n", "is not a duration"),
+        ("٣s", "is not a duration"),
+        ("36501d", "longer than a century"),
+        ("9" * 5000 + "s", "is not a duration"),
+    ],
+)
+def test_other_durations_are_refused(text: str, named: str) -> None:
+    with pytest.raises(ValueError, match="write") as raised:
+        parse_duration(text)
+    assert named in str(raised.value)
+    assert len(str(raised.value)) < 200
+
+
+@given(st.integers(0, MAX_DURATION // SECOND))
+def test_durations_survive_being_written(seconds: int) -> None:
+    assert parse_duration(format_duration(seconds * SECOND)) == seconds * SECOND
+
+
+def test_durations_are_written_for_people() -> None:
+    assert [format_duration(length) for length in (0, 90 * SECOND, 1_500_000, -MINUTE, DAY + SECOND)] == [
+        "0s",
+        "1m30s",
+        "1.5s",
+        "-1m",
+        "1d1s",
+    ]
+
+
+@given(st.integers(1, 200_000), st.integers(-(10**15), 10**16), st.integers(-(10**15), 10**16), st.integers(0, 10**14))
+def test_an_interval_is_its_formula(seconds: int, anchor: int, at: int, span: int) -> None:
+    every = Every(seconds).bind(anchor)
+    anchor -= anchor % SECOND
+    following, newest = every.next_instant(at), every.previous_instant(at)
+    assert following is not None
+    assert following > at
+    assert (following - anchor) % (seconds * SECOND) == 0
+    assert following >= anchor
+    assert following - seconds * SECOND <= at or following == anchor
+    assert newest == (None if at < anchor else following - seconds * SECOND)
+    if span // (seconds * SECOND) < 500:
+        slots, slot = 0, every.next_instant(at)
+        while slot is not None and slot <= at + span:
+            slots, slot = slots + 1, every.next_instant(slot)
+        assert every.count(at, at + span) == slots
+
+
+def test_an_interval_without_anchor_counts_from_the_moment_asked() -> None:
+    assert Every(30.0).next(NOON) == NOON + timedelta(seconds=30)
+    assert Every(30.0).previous(NOON) is None
+    assert Cron("@every 1h30m").next(NOON) == NOON + timedelta(minutes=90)
+    with pytest.raises(ValueError, match="bind it"):
+        Every(30.0).next_instant(0)
+
+
+def test_an_interval_ignores_dst() -> None:
+    anchor = datetime(2026, 3, 7, 10, tzinfo=UTC)
+    assert Every(86_400, anchor).next(anchor) == anchor + timedelta(days=1)
+    assert Every(86_400, anchor).bind(0) == Every(86_400, anchor)
+
+
+def test_an_interval_in_cron_is_bound_like_one() -> None:
+    created = to_instant(NOON) + 123_456
+    bound = Cron("@every 30s", "Europe/Lisbon").bind(created)
+    assert isinstance(bound, Every)
+    assert bound.next_instant(created) == to_instant(NOON) + 30 * SECOND
+    assert Cron("@EVERY 30S").bind(created) == bound
+    plain = Cron("* * * * *")
+    assert plain.bind(created) is plain
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, 1.5, -30, float("nan"), float("inf"), 4e9])
+def test_other_intervals_are_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="write a whole number of seconds from 1"):
+        Every(seconds)
+
+
+def test_the_anchor_of_an_interval_is_a_whole_second_with_a_zone() -> None:
+    with pytest.raises(ValueError, match="leave out the fraction"):
+        Every(30, NOON.replace(microsecond=1))
+    with pytest.raises(ValueError, match="has no time zone"):
+        Every(30, datetime(2026, 1, 1))  # noqa: DTZ001 - a naive datetime is what is refused
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-12-01T10:00:00Z", "2026-12-01T11:00:00+01:00", "2026-12-01t10:00:00z", "2026-12-01 10:00:00.000000Z"],
+)
+def test_moments_are_read(text: str) -> None:
+    assert At(text) == At(datetime(2026, 12, 1, 10, tzinfo=UTC))
+    assert hash(At(text)) == hash(At(datetime(2026, 12, 1, 11, tzinfo=timezone(timedelta(hours=1)))))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("2026-12-01T10:00:00", "has no offset"),
+        ("2026-12-01", "is no instant: write it as in"),
+        ("2026-02-30T10:00:00Z", "is no instant: "),
+        ("2026-12-01T24:00:01Z", "is no instant: "),
+        ("2026-12-01T10:00:60Z", "is no instant: "),
+        ("tomorrow", "write it as in"),
+        ("2026-12-01T10:00:00+25:00", "is no instant: "),
+        ("9999-12-31T23:59:59-01:00", "is no instant: "),
+        ("0001-01-01T00:00:00Z", "write a year from 2 to 9998"),
+        ("2026-12-01T10:00:00.1234567Z", "write it as in"),
+        ("x" * 5000, "is no instant"),
+    ],
+)
+def test_other_moments_are_refused(text: str, named: str) -> None:
+    with pytest.raises(ValueError, match=r"write|is no instant") as raised:
+        At(text)
+    assert named in str(raised.value)
+    assert len(str(raised.value)) < 250
+
+
+def test_a_naive_moment_is_refused() -> None:
+    naive = datetime(2026, 1, 1)  # noqa: DTZ001 - a naive datetime is what is refused
+    for refusing in (
+        lambda: At(naive),
+        lambda: Cron("* * * * *").next(naive),
+        lambda: Cron("* * * * *").previous(naive),
+    ):
+        with pytest.raises(ValueError, match="has no time zone"):
+            refusing()
+
+
+def test_a_moment_fires_once_to_the_microsecond() -> None:
+    at = At("2026-12-01T10:00:00.000001Z")
+    moment = datetime(2026, 12, 1, 10, 0, 0, 1, tzinfo=UTC)
+    just_before = moment - timedelta(microseconds=1)
+    assert (at.next(just_before), at.next(moment)) == (moment, None)
+    assert (at.previous(just_before), at.previous(moment)) == (None, moment)
+    assert (at.count(at.instant - 1, at.instant), at.count(at.instant, at.instant + 1)) == (1, 0)
+    assert at.bind(0) is at
+
+
+def test_a_delay_is_a_moment_once_the_creation_is_known() -> None:
+    assert After(5 * MINUTE).bind(to_instant(NOON)) == At(NOON + timedelta(minutes=5))
+    with pytest.raises(ValueError, match="write 0s to 36500d"):
+        After(-1)
+
+
+def test_following_checks_its_outcome() -> None:
+    assert Following("extract").outcome == "Succeeded"
+    with pytest.raises(ValueError, match="'Done' is unknown: write Succeeded, Failed or Cancelled"):
+        Following("extract", "Done")
+
+
+def test_triggers_are_values() -> None:
+    triggers: list[Callable[[], Cron | Every | At | After | Following]] = [
+        lambda: Cron("0 30 2 * * ?", "Europe/Lisbon", seed="a/b"),
+        lambda: Every(30.0),
+        lambda: At("2026-12-01T10:00:00Z"),
+        lambda: After(MINUTE),
+        lambda: Following("extract"),
+    ]
+    for make in triggers:
+        one, same = make(), make()
+        assert one == same
+        assert hash(one) == hash(same)
+        assert pickle.loads(pickle.dumps(one)) == one
+        with pytest.raises(FrozenInstanceError):
+            setattr(one, fields(one)[0].name, "other")
+    assert Cron("* * * * *") != Cron("* * * * *", "Europe/Lisbon")
+    assert Cron("H * * * *", seed="a") != Cron("H * * * *", seed="b")
+
+
+def test_a_cron_says_its_slots_in_utc() -> None:
+    lisbon = Cron("0 0 12 ? * MON-FRI", "Europe/Lisbon")
+    slot = lisbon.next(datetime(2026, 7, 3, 13, tzinfo=timezone(timedelta(hours=1))))
+    assert slot == datetime(2026, 7, 6, 11, tzinfo=UTC)
+    assert slot is not None
+    assert slot.tzinfo is UTC
+    assert lisbon.previous(slot) == slot
+
+
+# ---------------------------------------------------------------- H and jitter
+
+
+def test_h_is_the_same_for_ever() -> None:
+    """A changed hash would move every such schedule at the next upgrade."""
+    assert Cron("H H * * *", seed="team-a/nightly").explain().startswith("at 20:14 ")
+    assert Cron("H H * * *", seed="team-a/hourly").explain() != Cron("H H * * *", seed="team-a/nightly").explain()
+
+
+@pytest.mark.parametrize(
+    ("expression", "low", "high"),
+    [("H * * * *", 0, 59), ("H(0-29) * * * *", 0, 29), ("H(10-20) * * * *", 10, 20)],
+)
+def test_h_spreads_over_its_range(expression: str, low: int, high: int) -> None:
+    minutes = set()
+    for number in range(1500):
+        slot = Cron(expression, seed=f"team/{number}").next(NOON)
+        assert slot is not None
+        minutes.add(slot.minute)
+    assert minutes == set(range(low, high + 1))
+
+
+def test_h_with_a_step_begins_anywhere_in_it() -> None:
+    begins = set()
+    for number in range(300):
+        cron = Cron("H/15 * * * *", seed=str(number))
+        assert cron.count(to_instant(NOON) - 1, to_instant(NOON) + HOUR - 1) == 4
+        slot = cron.next(NOON - timedelta(microseconds=1))
+        assert slot is not None
+        begins.add(slot.minute)
+    assert begins == set(range(15))
+
+
+def test_h_picks_days_that_every_month_has() -> None:
+    days, names = set(), set()
+    for number in range(600):
+        day = Cron("0 0 H * *", seed=str(number)).next(NOON)
+        name = Cron("0 0 * * H", seed=str(number)).next(NOON)
+        assert day is not None
+        assert name is not None
+        days.add(day.day)
+        names.add(name.weekday())
+    assert days == set(range(1, 29))
+    assert names == set(range(7))
+
+
+def test_h_makes_a_wall_clock_schedule_of_a_fixed_time() -> None:
+    cron = Cron("H(30-30) 2 * * *", "America/Los_Angeles")
+    assert cron.next(datetime(2026, 3, 8, 8, tzinfo=UTC)) == datetime(2026, 3, 8, 10, tzinfo=UTC)
+
+
+def test_jitter_is_stable_uniform_and_within_its_bounds() -> None:
+    jitter = 30 * SECOND
+    found = [jitter_of("uid-1", number * MINUTE, jitter) for number in range(4000)]
+    assert min(found) >= 0
+    assert max(found) <= jitter
+    tenths = [sum(number * jitter // 10 <= one < (number + 1) * jitter // 10 for one in found) for number in range(10)]
+    assert all(300 < tenth < 500 for tenth in tenths)
+    assert jitter_of("uid-1", 0, 0) == 0
+    assert {jitter_of("uid-1", number, 1) for number in range(100)} == {0, 1}
+    assert jitter_of("uid-1", 60, jitter) == found_before()
+    assert jitter_of("uid-1", 60, jitter) != jitter_of("uid-2", 60, jitter)
+
+
+def found_before() -> int:
+    """What another process finds, with another seed of ``hash()``."""
+    code = "from scheduledjob.domain.triggers.registry import jitter_of; print(jitter_of('uid-1', 60, 30_000_000))"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+
+
+@pytest.mark.parametrize(
+    ("day", "zone", "expected"),
+    [
+        (date(2026, 12, 24), "Europe/Lisbon", "2026-12-24T00:00:00Z"),
+        (date(2026, 7, 1), "America/Los_Angeles", "2026-07-01T07:00:00Z"),
+        (date(2018, 11, 4), "America/Sao_Paulo", "2018-11-04T03:00:00Z"),  # begins at 1:00
+        (date(2011, 12, 30), "Pacific/Apia", "2011-12-30T10:00:00Z"),  # was skipped
+        (date(2011, 12, 31), "Pacific/Apia", "2011-12-30T10:00:00Z"),
+        (date(2026, 10, 25), "Asia/Beirut", "2026-10-24T22:00:00Z"),
+    ],
+)
+def test_midnight_is_the_first_instant_of_a_date(day: date, zone: str, expected: str) -> None:
+    assert to_datetime(midnight(day, zone)) == datetime.fromisoformat(expected)

@@ -1,0 +1,135 @@
+"""A creation whose answer is on its way, or never came: what follows is decided by whether there is a Pod.
+
+When the answer comes is the test's to say, which no real API server would let it; the rest is in tests/cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scheduledjob.engine.executor import CANCELLED, RELEASED
+from scheduledjob.jobs.container.pod_executor import PodExecutor
+from scheduledjob.jobs.container.pods_protocol import PodRefused, PodsAway
+from tests.jobs.container.examples import attempt, container
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+DONE = {"phase": "Succeeded", "containerStatuses": [{"name": "job", "state": {"terminated": {"exitCode": 0}}}]}
+
+
+class Watch:
+    """A watch that tells nothing."""
+
+    latest: Mapping[str, Any] | None = None
+    gone: frozenset[str] = frozenset()
+    blind = True
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    async def change(self) -> None:
+        await self._served.deleted.wait()
+        self.gone = frozenset({"u"})
+
+
+class Served:
+    """An API server that answers a creation when it is told to."""
+
+    def __init__(self) -> None:
+        self.truth: dict[str, Any] | None = None
+        self.asked, self.answer, self.deleted = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.status: dict[str, Any] = {}
+        self.errors: list[Exception] = []
+        """What the next creations are answered with, although the first of them is carried out."""
+
+    async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.asked.set()
+        await self.answer.wait()
+        self.truth = self.truth or {**pod, "metadata": {**pod["metadata"], "uid": "u"}, "status": self.status}
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.truth
+
+    async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        return self.truth
+
+    async def delete(self, pod: Mapping[str, Any]) -> None:
+        self.truth = None
+        self.deleted.set()
+
+    async def log(self, pod: Mapping[str, Any]) -> bytes:
+        return b""
+
+    async def expire(self, pod: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
+        raise NotImplementedError
+
+    @contextmanager
+    def watch(self, namespace: str, name: str) -> Iterator[Watch]:
+        yield Watch(self)
+
+
+async def test_a_cancel_waits_for_the_answer_to_a_creation() -> None:
+    """Else the Pod might come after it was looked for."""
+    served, this = Served(), attempt(container())
+    task = asyncio.create_task(PodExecutor(served).run(this))
+    await served.asked.wait()
+    this.ending = CANCELLED
+    task.cancel()
+    await asyncio.wait([task], timeout=0.05)
+    assert not task.done()
+    served.answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 30.0)
+    assert served.deleted.is_set()
+    assert served.truth is None
+
+
+async def test_a_release_does_not_wait() -> None:
+    served, this = Served(), attempt(container())
+    task = asyncio.create_task(PodExecutor(served).run(this))
+    await served.asked.wait()
+    this.ending = CANCELLED
+    task.cancel()
+    await asyncio.wait([task], timeout=0.05)
+    this.ending = RELEASED
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 30.0)
+    assert not served.deleted.is_set()
+
+
+async def test_a_refusal_after_a_creation_that_was_carried_out_and_not_answered() -> None:
+    """The Pod of the first try used up the quota that the second was refused for."""
+    served, this = Served(), attempt(container())
+    served.answer.set()
+    served.errors = [PodsAway("timeout"), PodRefused("exceeded quota")]
+    served.status = DONE
+    result = await asyncio.wait_for(PodExecutor(served).run(this), 30.0)
+    assert result.ok
+    assert not served.errors
+
+
+async def test_a_refusal_is_a_failed_attempt() -> None:
+    class Refusing(Served):
+        async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+            raise PodRefused("refused by the API server: no\nway")
+
+    result = await PodExecutor(Refusing()).run(attempt(container()))
+    assert (result.ok, result.reason, result.lost) == (False, "refused by the API server: no way", False)
+
+
+async def test_what_nobody_foresaw_is_no_end_of_the_attempt() -> None:
+    class Broken(Served):
+        async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+            raise KeyError("x")
+
+    result = await PodExecutor(Broken()).run(attempt(container()))
+    assert (result.ok, result.lost) == (False, True)

@@ -1,0 +1,189 @@
+"""What is known of a Pod may be old, because its watch lags behind or is broken: then nothing is ended for it.
+
+The order of what is told is the test's, which no real API server would let it choose; what is done is on real ones, in
+tests/cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scheduledjob.engine.executor import Result
+from scheduledjob.jobs.container.pod_life import FIRST_PAUSE, Life, insist
+from scheduledjob.jobs.container.pods_protocol import PodsAway
+from tests.jobs.container.examples import SETTINGS as NO_IMAGE
+from tests.jobs.container.examples import SLOT, attempt, container
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterator, Mapping
+
+    import pytest
+
+from scheduledjob.jobs.container.pod_builder import build_pod
+
+T = TypeVar("T")
+
+STAMP = "2026-12-01T10:00:00Z"
+
+
+def pod(status: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    found = build_pod(attempt(timeout=timeout), container(), NO_IMAGE)
+    found["metadata"] |= {"uid": "u", "creationTimestamp": STAMP}
+    return found | {"status": status}
+
+
+def state(**told: Any) -> list[dict[str, Any]]:
+    return [{"name": "job", "state": told}]
+
+
+PENDING = {"phase": "Pending"}
+RUNNING = {"phase": "Running", "containerStatuses": state(running={"startedAt": STAMP})}
+DONE = {"phase": "Succeeded", "containerStatuses": state(terminated={"exitCode": 0, "startedAt": STAMP})}
+NO_SECRET = {
+    "phase": "Pending",
+    "containerStatuses": state(waiting={"reason": "CreateContainerConfigError", "message": 'secret "db" not found'}),
+}
+
+
+class Watch:
+    """A watch that tells what the test gives it."""
+
+    def __init__(self) -> None:
+        self.latest: Mapping[str, Any] | None = None
+        self.gone: frozenset[str] = frozenset()
+        self.blind = False
+        self.asked = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    def tell(self, latest: Mapping[str, Any]) -> None:
+        self.latest = latest
+        self._changed.set()
+
+    async def change(self) -> None:
+        self.asked.set()
+        await self._changed.wait()
+        self._changed.clear()
+
+
+class Served:
+    """Pods whose truth is one Pod, which the test changes; what is asked of it is remembered."""
+
+    def __init__(self, truth: Mapping[str, Any] | None) -> None:
+        self.truth = truth
+        self.away = 0
+        self.done: list[str] = []
+
+    async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        if self.away:
+            self.away -= 1
+            raise PodsAway("away")
+        return self.truth
+
+    async def log(self, pod: Mapping[str, Any]) -> bytes:
+        return b""
+
+    async def expire(self, pod: Mapping[str, Any]) -> None:
+        self.done.append("expire")
+
+    async def delete(self, pod: Mapping[str, Any]) -> None:
+        self.done.append("delete")
+        self.truth = None
+
+    async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
+        raise NotImplementedError
+
+    @contextmanager
+    def watch(self, namespace: str, name: str) -> Iterator[Watch]:
+        yield Watch()
+
+
+def life(served: Served, watch: Watch, known: Mapping[str, Any], *, pending: float, adopted: bool) -> Life:
+    # Its clock stands an hour after the Pod was made.
+    now = SLOT + 3_600_000_000
+    return Life(served, known, watch, complete=frozenset(), pending=pending, adopted=adopted, now=lambda: now)
+
+
+async def test_a_watch_that_lags_behind_ends_nothing() -> None:
+    served, watch = Served(pod(RUNNING)), Watch()
+    task = asyncio.create_task(life(served, watch, pod(RUNNING), pending=300.0, adopted=True).run())
+    await soon(watch.asked.wait())
+    watch.asked.clear()
+    watch.tell(pod(PENDING))  # from before the container began; its patience passed an hour ago
+    await soon(watch.asked.wait())
+    watch.asked.clear()
+    watch.tell(pod(NO_SECRET))
+    await soon(watch.asked.wait())
+    watch.tell(pod(DONE))
+    assert await soon(task) == Result(True, code=0, where=served_name())
+    assert served.done == []
+
+
+async def test_patience_ends_only_when_the_api_server_says_that_it_waits() -> None:
+    served, watch = Served(pod(RUNNING)), Watch()
+    task = asyncio.create_task(life(served, watch, pod(PENDING), pending=300.0, adopted=True).run())
+    await soon(watch.asked.wait())  # it was asked for, and runs
+    watch.tell(pod(DONE))
+    assert (await soon(task)).ok
+    assert served.done == []
+
+
+async def test_what_is_hopeless_is_asked_for_once_more() -> None:
+    served, watch = Served(pod(RUNNING)), Watch()
+    task = asyncio.create_task(life(served, watch, pod(NO_SECRET), pending=300.0, adopted=False).run())
+    await soon(watch.asked.wait())
+    watch.tell(pod(DONE))
+    assert (await soon(task)).ok
+    assert served.done == []
+
+
+async def test_a_pod_that_ended_while_the_api_server_was_away() -> None:
+    served, watch = Served(pod(DONE, timeout=60.0)), Watch()
+    served.away = 2
+    # Adopted an hour after its container began, with a minute to run: that is over, but it had ended.
+    result = await life(served, watch, pod(RUNNING, timeout=60.0), pending=300.0, adopted=True).run()
+    assert result.ok
+    assert served.done == []
+
+
+async def test_what_took_too_long_is_told_to_its_node() -> None:
+    served, watch = Served(pod(RUNNING, timeout=60.0)), Watch()
+    task = asyncio.create_task(life(served, watch, pod(RUNNING, timeout=60.0), pending=300.0, adopted=True).run())
+    await soon(watch.asked.wait())
+    assert served.done == ["expire"]
+    ended = {**DONE, "phase": "Failed", "reason": "DeadlineExceeded"}
+    watch.tell(pod(ended, timeout=60.0))
+    assert (await soon(task)).reason == "timed out after 1m"
+    assert served.done == ["expire"]
+
+
+async def soon(awaited: Awaitable[T]) -> T:
+    """Instead of a test that never ends."""
+    return await asyncio.wait_for(awaited, 30.0)
+
+
+def served_name() -> str:
+    return str(pod(PENDING)["metadata"]["name"])
+
+
+async def test_the_api_server_is_left_alone_for_as_long_as_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = [PodsAway("busy", 7.0), PodsAway("away"), PodsAway("busy", 30.0)]
+    slept: list[float] = []
+
+    async def call() -> str:
+        if refusals:
+            raise refusals.pop(0)
+        return "answer"
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert await insist(call) == "answer"
+    assert 7.0 <= slept[0] <= 7.7
+    assert slept[1] < 2 * FIRST_PAUSE
+    assert 30.0 <= slept[2] <= 33.0

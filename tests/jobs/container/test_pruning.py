@@ -1,0 +1,100 @@
+"""Which Pods go: finished ones beyond what history keeps, and those that run for nobody; none before its time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.domain.time.instants import SECOND, rfc3339
+from scheduledjob.jobs.container.pod_pruning import AttemptOf, attempt_of, superfluous
+
+BASE = 1_796_119_200 * SECOND
+MIN_AGE = 30.0
+
+
+def pod(
+    name: str, phase: str, made: int, *, uid: str = "u", keep: str = "2/1/3600s", **metadata: Any
+) -> dict[str, Any]:
+    """A Pod that was made, and ended, ``made`` seconds after BASE."""
+    stamp = rfc3339(BASE + made * SECOND)
+    states = [{"name": "job", "state": {"terminated": {"exitCode": 0, "finishedAt": stamp}}}]
+    return {
+        "metadata": {
+            "name": name,
+            "creationTimestamp": stamp,
+            "labels": {"scheduledjobs.dev/uid": uid},
+            "annotations": {
+                "scheduledjobs.dev/run-id": name,
+                "scheduledjobs.dev/attempt": "1",
+                "scheduledjobs.dev/history": keep,
+            },
+            **metadata,
+        },
+        "status": {"phase": phase, "containerStatuses": states if phase in ("Succeeded", "Failed") else []},
+    }
+
+
+def gone(pods: list[dict[str, Any]], at: int) -> set[str]:
+    return {each["metadata"]["name"] for each in superfluous(pods, BASE + at * SECOND, MIN_AGE)}
+
+
+def test_the_newest_stay() -> None:
+    pods = [pod(f"s{n}", "Succeeded", n) for n in range(4)] + [pod(f"f{n}", "Failed", n) for n in range(3)]
+    assert gone(pods, 1000) == {"s0", "s1", "f0", "f1"}
+    assert gone(pods, 20) == set()
+    assert gone(pods, 5000) == {"s0", "s1", "s2", "s3", "f0", "f1", "f2"}
+
+
+def test_the_newest_pod_says_how_many_stay() -> None:
+    pods = [pod("a", "Succeeded", 1), pod("b", "Succeeded", 2), pod("c", "Running", 900, keep="0/0/3600s")]
+    assert gone(pods, 920) == {"a", "b"}
+
+
+def test_each_job_keeps_its_own() -> None:
+    pods = [pod(f"{uid}{n}", "Succeeded", n, uid=uid) for uid in "xy" for n in range(2)]
+    assert gone(pods, 1000) == set()
+
+
+def test_what_runs_may_be_a_stray() -> None:
+    pods = [pod("old", "Running", 0), pod("waits", "Pending", 0), pod("new", "Running", 990)]
+    assert gone(pods, 1000) == {"old", "waits"}
+
+
+def test_what_goes_already_and_what_is_not_ours() -> None:
+    foreign = pod("foreign", "Running", 0)
+    foreign["metadata"]["annotations"] = {}
+    leaving = pod("leaving", "Running", 0, deletionTimestamp=rfc3339(BASE))
+    assert gone([foreign, leaving], 1000) == set()
+    assert attempt_of(foreign) is None
+    assert attempt_of(leaving) == AttemptOf("u", "leaving", 1)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "1.5", "x", "", "\u0663"])
+def test_a_number_that_we_never_write_is_nobodys(number: str) -> None:
+    hostile = pod("hostile", "Running", 0)
+    hostile["metadata"]["annotations"]["scheduledjobs.dev/attempt"] = number
+    assert attempt_of(hostile) is None
+    assert gone([hostile], 1000) == set()
+
+
+_PODS = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from(["Succeeded", "Failed", "Running"]), st.integers(0, 100)),
+    max_size=30,
+)
+
+
+@given(_PODS, st.integers(0, 200))
+def test_none_goes_early_and_enough_stay(shapes: list[tuple[str, str, int]], at: int) -> None:
+    pods = [pod(f"p{n}", phase, made, uid=uid) for n, (uid, phase, made) in enumerate(shapes)]
+    names = gone(pods, at)
+    for n, (uid, phase, made) in enumerate(shapes):
+        if made + MIN_AGE >= at:
+            assert f"p{n}" not in names
+        keep = {"Succeeded": 2, "Failed": 1}.get(phase, 0)
+        newer = sum(1 for other in shapes if other[:2] == (uid, phase) and other[2] > made)
+        same = sum(1 for other in shapes if other == (uid, phase, made))
+        if newer + same <= keep:
+            assert f"p{n}" not in names

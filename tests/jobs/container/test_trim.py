@@ -1,0 +1,91 @@
+"""What is remembered of a Pod says all that the whole one says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scheduledjob.engine.executor import CurlSpec, Value
+from scheduledjob.jobs.container.pod_builder import build_pod
+from scheduledjob.jobs.container.pod_names import is_of, keep_of, timeout_of
+from scheduledjob.jobs.container.pod_outcome import look, started_at
+from scheduledjob.jobs.container.pod_projection import secrets_of, trim
+from scheduledjob.jobs.container.pod_spec import PodSpec
+from tests.jobs.container.examples import SETTINGS, attempt, with_template
+
+STATUSES: list[dict[str, Any]] = [
+    {},
+    {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": "no"}], "hostIP": "x"},
+    {"phase": "Failed", "reason": "Evicted", "message": "disk", "podIPs": []},
+    {
+        "phase": "Failed",
+        "conditions": [
+            {"type": "Ready", "status": "False", "lastTransitionTime": "2026-12-01T10:00:00Z"},
+            {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "m"},
+        ],
+    },
+    {
+        "phase": "Failed",
+        "initContainerStatuses": [{"name": "a", "state": {"terminated": {"exitCode": 3}}, "imageID": "x"}],
+        "containerStatuses": [{"name": "job", "state": {"waiting": {"reason": "PodInitializing"}}}],
+    },
+    {
+        "phase": "Running",
+        "containerStatuses": [
+            {"name": "proxy", "state": {"running": {}}},
+            {
+                "name": "job",
+                "image": "x",
+                "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "startedAt": "2026-12-01T10:00:00Z"}},
+            },
+        ],
+    },
+]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("runner", [False, True])
+def test_nothing_is_lost(status: dict[str, Any], runner: bool) -> None:
+    pod = (
+        build_pod(attempt(timeout=5.0), PodSpec(curl=CurlSpec("https://example.com", bearer=SECRET)), SETTINGS)
+        if runner
+        else with_template(TEMPLATE)
+    )
+    pod["metadata"] |= {"uid": "u", "managedFields": [{}], "creationTimestamp": "2026-12-01T10:00:00Z"}
+    pod["status"] = status
+    kept = trim(pod)
+    assert trim(kept) == kept
+    assert look(kept) == look(pod)
+    assert secrets_of(kept) == secrets_of(pod)
+    for read in (started_at, keep_of, timeout_of, lambda each: is_of(each, attempt())):
+        assert read(kept) == read(pod)
+    assert len(str(kept)) < len(str(pod))
+
+
+SECRET = Value(secret=("team-a/db", "password"))
+TEMPLATE = {
+    "containers": [
+        {
+            "name": "job",
+            "resources": {"limits": {"memory": "1Gi"}},
+            "env": [
+                {"name": "A", "value": "x" * 500},
+                {"name": "B", "valueFrom": {"secretKeyRef": {"name": "db", "key": "p"}}},
+                {"name": "C", "valueFrom": {"secretKeyRef": {"name": "db", "key": "q"}}},
+            ],
+            "envFrom": [{"secretRef": {"name": "all"}}, {"configMapRef": {"name": "c"}}],
+        },
+        {"name": "proxy", "env": [{"name": "B", "valueFrom": {"secretKeyRef": {"name": "other", "key": "p"}}}]},
+    ],
+    "volumes": [
+        {"name": "v", "secret": {"secretName": "files"}},
+        {"name": "w", "projected": {"sources": [{"secret": {"name": "more"}}, {"configMap": {"name": "c"}}]}},
+        {"name": "e", "emptyDir": {}},
+    ],
+}
+
+
+def test_the_secrets_that_a_job_is_given() -> None:
+    found = secrets_of(with_template(TEMPLATE))
+    assert found == {"db": {"p", "q"}, "all": None, "files": None, "more": None}

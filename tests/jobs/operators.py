@@ -1,0 +1,286 @@
+"""An operator to be attacked: a process that holds a secret in its environment, memory and files, and runs shell jobs.
+
+It is a process of its own, and where the tests run as root it runs as the user that it has in its image, because
+nothing keeps root out. The attacks are programs that a job gets as its payload; what they are to find is ``SECRET``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scheduledjob.jobs.shell.confinement import landlock_status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SECRET = "hunter2-of-the-database"
+UID = 100_000 + os.getpid()
+"""Each process of the tests has one of its own, because the limit of processes counts all that a user has."""
+_ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import asyncio, json, os, sys, threading
+from scheduledjob.executors.confine import Confinement, make_unreadable
+from scheduledjob.executors.shell import ShellExecutor, ShellLimits
+from tests.jobs.shells import attempt_of
+
+settings = json.loads(sys.argv[1])
+if settings["unreadable"]:
+    make_unreadable()
+secret = os.environ["SJOB_STORE"].encode()   # a copy in memory that is not the environment
+token = open(settings["token"])
+
+async def main():
+    confined = None
+    if settings["confined"] is not None:
+        confined = Confinement(**settings["confined"])
+    limits = ShellLimits(**settings["limits"]) if settings["limits"] else None
+    executor = ShellExecutor(limits, confined=confined, timeout_grace=0.2, cancel_grace=0.2)
+    await executor.start()
+    say({"helper": executor._helper and executor._helper._process.pid})
+    loop = asyncio.get_running_loop()
+
+    async def run(number, asked):
+        payload = asked.pop("payload").encode()
+        task = asyncio.create_task(executor.run(attempt_of(payload=payload, **asked)))
+        tasks[number] = task
+        try:
+            result = await task
+        except asyncio.CancelledError:
+            say({"number": number, "ok": False, "reason": "cancelled", "output": ""})
+        else:
+            output = result.output.decode(errors="replace")
+            say({"number": number, "ok": result.ok, "reason": result.reason, "output": output, "lost": result.lost})
+
+    tasks = {}
+    async with asyncio.TaskGroup() as group:
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            number, asked = json.loads(line)
+            if asked is None:
+                tasks[number].cancel()
+            else:
+                group.create_task(run(number, asked))
+        # What a test that has failed left under way.
+        for task in tasks.values():
+            task.cancel()
+    await executor.stop()
+
+def say(what):
+    print(json.dumps(what), flush=True)
+
+asyncio.run(main())
+"""
+
+
+@functools.cache
+def python_of_operators() -> tuple[str, dict[str, str]]:
+    """An interpreter that the operator's user may run, and the environment in which it finds us."""
+    places = [str(_ROOT), str(_ROOT / "operator"), *(path for path in sys.path if path.endswith("site-packages"))]
+    environment = {"PYTHONPATH": ":".join(places), "PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
+        command = [python, "-c", "import tests.jobs.shells"]
+        # Not there, or in a folder that is not open to that user.
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run(command, env=environment, capture_output=True, check=True, **as_operator())
+            return python, environment
+    pytest.skip(f"NOT TESTED: the user {UID} can run no {version} that finds this project's packages")
+
+
+def as_operator() -> dict[str, Any]:
+    """Arguments of ``subprocess`` that make a process not root."""
+    return {"user": UID, "group": UID, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def needs_landlock(abi: int = 1) -> None:
+    """Skip the test, loudly, where the kernel can't do what it tests."""
+    status = landlock_status()
+    if status.abi < abi:
+        pytest.skip(f"NOT TESTED: needs Landlock {abi}; here: {status.reason or status.abi}")
+
+
+def needs_python_for_jobs() -> str:
+    """An interpreter where confined jobs can execute it."""
+    for python in ("/usr/bin/python3", "/usr/local/bin/python3"):
+        if os.path.exists(python):
+            return python
+    pytest.skip("NOT TESTED: there is no python3 in /usr for the hostile job to be written in")
+
+
+class Operator:
+    """One, from its start to its end, with a folder in which everything is."""
+
+    process: asyncio.subprocess.Process
+    helper: int
+    folder: Path
+    shared: Path | None
+    """Where another has its scratches too."""
+
+    status = 0
+    """With which it is to end."""
+
+    def __init__(self, shared: Path | None) -> None:
+        self.shared = shared
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._number = 0
+
+    @property
+    def scratches(self) -> Path:
+        """Where its jobs have their folders."""
+        return self.shared or self.folder / "scratches"
+
+    @property
+    def token(self) -> Path:
+        """Its service account's."""
+        return self.folder / "serviceaccount" / "token"
+
+    def begin(self, command: str, payload: str = "", **attempt: Any) -> asyncio.Future[dict[str, Any]]:
+        """Have a job started."""
+        self._number += 1
+        future = self._answers[self._number] = asyncio.get_running_loop().create_future()
+        self._say(self._number, {"command": command, "payload": payload, **attempt})
+        return future
+
+    async def cancel(self, job: asyncio.Future[dict[str, Any]]) -> None:
+        """Cancel a job and wait for its end."""
+        number = next(number for number, each in self._answers.items() if each is job)
+        self._say(number, None)
+        async with asyncio.timeout(30):
+            assert (await job)["reason"] == "cancelled"
+
+    async def run(self, command: str, payload: str = "", **attempt: Any) -> dict[str, Any]:
+        """Have a job run to its end."""
+        async with asyncio.timeout(60):
+            return await self.begin(command, payload, **attempt)
+
+    async def attack(self, program: str, **values: object) -> dict[str, Any]:
+        """Have a job run a program in Python, which finds whom to attack in its variables."""
+        values |= {"operator": self.process.pid, "helper": self.helper, "token": str(self.token)}
+        values["scratches"] = str(self.scratches)
+        first = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+        return await self.run(f"exec {needs_python_for_jobs()} -I -", first + _TOOLS + program)
+
+    def names_of_scratches(self) -> list[str]:
+        """What is there of its jobs."""
+        return [name for name in os.listdir(self.scratches) if name.startswith("sjob-")]
+
+    async def listen(self) -> None:
+        """Take what it says."""
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            answer = json.loads(line)
+            if "helper" in answer:
+                self.helper = answer["helper"]
+            else:
+                self._answers.pop(answer["number"]).set_result(answer)
+
+    def _say(self, *what: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(what).encode() + b"\n")
+
+
+@contextlib.asynccontextmanager
+async def an_operator(
+    *,
+    confined: bool = True,
+    unreadable: bool = True,
+    limits: dict[str, int] | None = None,
+    shared: Path | None = None,
+    **confinement: Any,
+) -> AsyncIterator[Operator]:
+    """Start one; ``confined`` and ``unreadable`` are off to see that the attacks are attacks."""
+    python, environment = python_of_operators()
+    operator = Operator(shared)
+    operator.folder = Path(tempfile.mkdtemp(prefix="operator-"))
+    operator.folder.chmod(0o755)
+    if shared is None:
+        operator.scratches.mkdir()
+        operator.scratches.chmod(0o1777)
+    operator.token.parent.mkdir()
+    operator.token.write_text(SECRET)
+    if os.geteuid() == 0:
+        os.chown(operator.token, UID, UID)
+    settings = {
+        "unreadable": unreadable,
+        "token": str(operator.token),
+        "limits": limits,
+        "confined": {"scratches": str(operator.scratches), **confinement} if confined else None,
+    }
+    operator.process = await asyncio.create_subprocess_exec(
+        python,
+        "-c",
+        PROGRAM,
+        json.dumps(settings),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**environment, "SJOB_STORE": f"postgresql://u:{SECRET}@h/d"},
+        cwd="/",
+        limit=1 << 20,
+        **as_operator(),
+    )
+    try:
+        assert operator.process.stdout is not None
+        operator.helper = json.loads(await operator.process.stdout.readline())["helper"]
+        listening = asyncio.create_task(operator.listen())
+        yield operator
+        assert operator.process.stdin is not None
+        operator.process.stdin.close()
+        async with asyncio.timeout(30):
+            assert await operator.process.wait() == operator.status
+            await listening
+        assert shared or operator.names_of_scratches() == []
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            operator.process.kill()
+        await operator.process.wait()
+        shutil.rmtree(operator.folder)
+
+
+_TOOLS = """
+import ctypes, errno, os, resource, signal, socket, struct, sys, time
+REFUSED = (errno.EPERM, errno.EACCES, errno.EXDEV)   # the last: Landlock, of a link from outside
+system = ctypes.CDLL(None, use_errno=True)
+system.syscall.restype = ctypes.c_long
+
+if "HOME" not in os.environ:   # a job that is not confined, so that it can try the same
+    os.environ["HOME"] = f"{scratches}/{os.getpid()}"
+    os.mkdir(os.environ["HOME"])
+    os.chdir(os.environ["HOME"])
+
+def call(number, *arguments):
+    result = system.syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+def regions(pid):
+    for line in open(f"/proc/{pid}/maps"):
+        span, mode = line.split()[:2]
+        if mode.startswith("rw") and "[v" not in line:
+            start, end = (int(each, 16) for each in span.split("-"))
+            yield start, min(end - start, 64 << 20)
+
+def refused(*attempts):
+    # Each must be refused by the kernel, and not fail for another reason.
+    for attempt in attempts:
+        try:
+            attempt()
+        except OSError as error:
+            if error.errno not in REFUSED:
+                raise
+        else:
+            sys.exit("GOT IN")
+    print("refused")
+"""

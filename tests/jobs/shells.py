@@ -1,0 +1,145 @@
+"""What the tests of the shell executor share: attempts with a name of their own, jobs that report, who is alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from scheduledjob.engine.executor import Attempt, ShellSpec
+from scheduledjob.jobs.shell.spawner.processes import everybody, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from scheduledjob.jobs.shell.shell_executor import ShellExecutor
+
+FAR = 3600.0
+"""Seconds: a lease that does not matter to the test."""
+
+
+def attempt_of(
+    command: str,
+    *,
+    run_id: str = "",
+    lease: float = FAR,
+    payload: bytes | None = None,
+    timeout: float | None = None,
+    version: int = 1,
+    references: Any = None,
+    **spec: Any,
+) -> Attempt:
+    """An attempt of a command; its run id is unique unless given."""
+    return Attempt(
+        run_id=run_id or f"run-{uuid.uuid4().hex}",
+        uid="6c7f",
+        namespace="team-a",
+        name="nightly",
+        slot=1_796_119_200_000_000,
+        attempt=2,
+        version=version,
+        deadline=time.monotonic() + lease,
+        timeout=timeout,
+        params=ShellSpec(command, **spec),
+        payload=payload,
+        references=references,
+    )
+
+
+class Reports:
+    """A FIFO into which jobs write lines; who reads waits for an event and not for a while."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / f"reports-{uuid.uuid4().hex}"
+        os.mkfifo(self.path)
+        # Both ways, so that it has no end however often a job opens and closes it.
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+        self._data = b""
+
+    async def line(self) -> str:
+        """The next line that a job wrote."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(30):
+            while b"\n" not in self._data:
+                readable = asyncio.Event()
+                loop.add_reader(self._descriptor, readable.set)
+                try:
+                    await readable.wait()
+                finally:
+                    loop.remove_reader(self._descriptor)
+                self._data += os.read(self._descriptor, 65536)
+        line, _, self._data = self._data.partition(b"\n")
+        return line.decode()
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._descriptor)
+
+
+def bearing(text: str) -> list[int]:
+    """The living processes, zombies too, that have ``text`` in their environment or were forked by one that has."""
+    return [pid for pid in everybody() if text.encode() in _environment(pid)]
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            return environ.read()
+    except OSError:
+        return b""
+
+
+def is_alive(pid: int) -> bool:
+    """Neither gone nor a zombie."""
+    status = status_of(pid)
+    return status is not None and status[0] not in "ZX"
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below one, zombies too."""
+    parents = {other: status[1] for other in everybody() if (status := status_of(other)) is not None}
+
+    def below(parent: int) -> Iterator[int]:
+        for other, its in parents.items():
+            if its == parent:
+                yield other
+                yield from below(other)
+
+    return set(below(pid))
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until something outside this process holds; ``/proc`` sends no events."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.005)
+
+
+def helper_pid(executor: ShellExecutor) -> int:
+    """The process id of its helper."""
+    assert executor._helper is not None
+    return executor._helper._process.pid
+
+
+@contextlib.asynccontextmanager
+async def running(executor: ShellExecutor) -> AsyncIterator[ShellExecutor]:
+    """The executor, started; at the end its helper must have no child left, and this process neither."""
+    before = _children()
+    await executor.start()
+    try:
+        yield executor
+        assert descendants(helper_pid(executor)) == set()
+    finally:
+        await executor.stop()
+    assert _children() <= before
+
+
+def _children() -> set[int]:
+    """Of this process itself: other tests' servers may be among them, whose own children come and go."""
+    return {child.pid for child in psutil.Process().children()}

@@ -1,0 +1,255 @@
+"""A confined job ends with all that it started, keeps to its limits, and leaves nothing in its scratch.
+
+Most jobs here run beside an operator of its own user (see ``operators``), because root keeps to no limit and no mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from scheduledjob.engine.executor import OUTPUT_LIMIT
+from tests.jobs.operators import Operator, an_operator, needs_landlock, needs_python_for_jobs
+from tests.jobs.shells import descendants, is_alive, until
+from tests.jobs.test_confined_hostile import the_scratch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def operator() -> AsyncIterator[Operator]:
+    needs_landlock()
+    async with an_operator() as started:
+        yield started
+
+
+async def nothing_is_left(operator: Operator) -> None:
+    """Of any job: no process, and in a moment no folder."""
+    assert descendants(operator.helper) == set()
+    await until(lambda: operator.names_of_scratches() == [])
+
+
+# What a job leaves behind
+
+_FORK_QUICKLY = "while True:\n  if os.fork(): os._exit(0)\n"
+"""Never the same process twice: what is seen is gone when it is killed."""
+
+CHILDREN = {
+    "a daemon": "setsid sh -c 'setsid sleep 1000 & exit' & wait",
+    "a daemon without an environment": "env -i setsid sh -c 'setsid sleep 1000 & exit' & wait",
+    "one that forks quickly": f"{{python}} -c 'import os\nos.setsid()\n{_FORK_QUICKLY}' & sleep 0.1",
+    "one that forks quickly and says that it is nobody's": (
+        f"env -i {{python}} -c 'import os\nos.setsid()\n{_FORK_QUICKLY}' & sleep 0.1"
+    ),
+    "one that says that it is another's": (
+        "SCHEDULEDJOB_RUN_ID=another setsid sh -c 'setsid sleep 1000 & exit' & wait"
+    ),
+    "one that can't be read": (
+        "{python} -c 'import ctypes, os, time\n"
+        "ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\nos.setsid()\nif os.fork(): os._exit(0)\ntime.sleep(1000)' & wait"
+    ),
+    "one that ignores everything": "(trap '' TERM HUP INT; setsid sleep 1000) & sleep 0.1",
+    "one that is stopped": "setsid sh -c 'kill -STOP $$' & while ! grep -q x /dev/null && sleep 0.05; do exit; done",
+}
+
+
+@pytest.mark.parametrize("child", CHILDREN)
+async def test_no_child_outlives_a_job(operator: Operator, child: str) -> None:
+    if "quickly" in child or "another's" in child:
+        needs_landlock(6)
+    another = operator.begin("echo up > up; exec sleep 1000", run_id="another")
+    await the_scratch(operator, "up")
+    before = descendants(operator.helper)
+    result = await operator.run(CHILDREN[child].format(python=needs_python_for_jobs()))
+    assert result["reason"] in ("", "exit code 1"), result
+    await until(lambda: descendants(operator.helper) == before)
+    await operator.cancel(another)
+    await nothing_is_left(operator)
+
+
+async def test_one_that_forks_quickly_holds_up_no_other_job(operator: Operator) -> None:
+    needs_landlock(6)
+    python = needs_python_for_jobs()
+    command = f"env -i {python} -c 'import os\nos.setsid()\n{_FORK_QUICKLY}' & echo up > up; exec sleep 1000"
+    hostile = operator.begin(command)
+    await the_scratch(operator, "up")
+    for _ in range(5):
+        assert (await operator.run("setsid sleep 1000 & true"))["ok"]
+    assert psutil.Process(operator.helper).children()
+    await operator.cancel(hostile)
+    await nothing_is_left(operator)
+
+
+async def test_a_killed_operator_leaves_neither_processes_nor_folders() -> None:
+    needs_landlock(6)
+    python = needs_python_for_jobs()
+    async with an_operator() as operator:
+        _ = operator.begin(f"env -i {python} -c 'import os\nos.setsid()\n{_FORK_QUICKLY}' & echo up > up; sleep 1000")
+        await the_scratch(operator, "up")
+        operator.process.kill()
+        operator.status = -signal.SIGKILL
+        await until(lambda: not is_alive(operator.helper))
+
+
+@pytest.mark.parametrize("end", ["timeout", "cancel"])
+async def test_a_job_that_stops_its_own_group_is_ended(operator: Operator, end: str) -> None:
+    job = operator.begin("echo up > up; kill -STOP 0; sleep 1000", timeout=0.5 if end == "timeout" else None)
+    await the_scratch(operator, "up")
+    if end == "cancel":
+        await operator.cancel(job)
+    else:
+        async with asyncio.timeout(30):
+            assert (await job)["reason"] == "timed out after 500ms"
+    await nothing_is_left(operator)
+
+
+async def test_a_job_can_not_stop_the_operator(operator: Operator) -> None:
+    needs_landlock(6)
+    first = f"kill -STOP {operator.process.pid} || kill -STOP {operator.helper}"
+    # To everybody only if the first was refused: else it would stop whatever else this user runs here.
+    result = await operator.run(f"{first} || kill -STOP -1; exit 0", timeout=0.5)
+    assert result["output"].count("Operation not permitted") == 2
+    assert psutil.Process(operator.process.pid).status() != psutil.STATUS_STOPPED
+    assert (await operator.run("echo well"))["output"] == "well\n"
+
+
+# Limits
+
+
+async def test_a_job_can_not_raise_its_limits(operator: Operator) -> None:
+    result = await operator.attack(
+        """
+for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
+    soft, hard = resource.getrlimit(kind)
+    print(soft == hard, soft)
+    try:
+        resource.setrlimit(kind, (soft + 1, hard + 1))
+    except (OSError, ValueError):
+        continue
+    print("GOT IN")
+"""
+    )
+    assert result["output"].split() == ["True", "1024", "True", "0", "True", str(1 << 30), "True", "4096"]
+
+
+async def test_a_bomb_of_forks_and_a_full_disk_end_at_their_limits() -> None:
+    needs_landlock()
+    async with an_operator(limits={"processes": 60, "file_bytes": 1 << 20, "open_files": 64}) as operator:
+        result = await operator.attack(
+            """
+children = []
+try:
+    while len(children) < 1000:
+        child = os.fork()
+        if child == 0:
+            time.sleep(1000)
+        children.append(child)
+except BlockingIOError:
+    print(len(children) <= 60)
+"""
+        )
+        assert result["output"] == "True\n", result
+        result = await operator.run("exec head -c 2000000 /dev/zero > file")
+        assert result["reason"] == "killed by SIGXFSZ"
+        result = await operator.attack(
+            """
+files = []
+try:
+    while True:
+        files.append(open("/dev/null"))
+except OSError as error:
+    print(error.errno == errno.EMFILE, len(files) < 64)
+"""
+        )
+        assert result["output"] == "True True\n"
+        await nothing_is_left(operator)
+
+
+async def test_a_giant_output_is_cut(operator: Operator) -> None:
+    result = await operator.run("head -c 100000000 /dev/zero | tr '\\0' x; echo; echo last")
+    assert len(result["output"]) <= OUTPUT_LIMIT
+    assert result["output"].endswith("x\nlast\n")
+    assert "bytes left out" in result["output"]
+
+
+# The scratch
+
+MESSES = {
+    "a tree that can't be read": "mkdir -p a/b/c d; echo > a/b/c/file; chmod 0 a/b/c a/b a d; chmod 0 .",
+    "a tree that can't be written": "mkdir -p a/b; echo > a/b/file; chmod 555 a/b a .",
+    "a deep tree": (
+        "{python} -c 'import os\n"
+        'for n in range(1500): os.mkdir("d"); open("file", "w"); os.chdir("d"); os.chmod("..", 0)\''
+    ),
+    "many files": "mkdir many; cd many; i=0; while [ $i -lt 1000 ]; do : > $i; i=$((i+1)); done",
+    "a pipe and a socket": "mkfifo pipe; {python} -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"socket\")'",
+    "names that are no text": "touch \"$(printf 'a\\nb')\" \"$(printf '\\377')\" -- '-rf' '*' ' '",
+    "links to outside": "ln -s {victim} folder; ln -s {victim}/file file; mkdir in; ln -s {victim} in/a; ln -s / root",
+    "a loop of links": "ln -s . self; ln -s a b; ln -s b a; mkdir d; ln -s ../d d/d",
+    "nothing at all, not even itself": 'cd /; rmdir "$HOME" || true',
+}
+
+
+@pytest.mark.parametrize("mess", MESSES)
+async def test_the_scratch_is_removed_whatever_is_in_it(operator: Operator, mess: str) -> None:
+    victim = operator.folder / "victim"
+    victim.mkdir(exist_ok=True)
+    victim.chmod(0o777)
+    (victim / "file").write_text("precious")
+    (victim / "file").chmod(0o666)
+    modes = [path.stat().st_mode for path in (victim, victim / "file")]
+    result = await operator.run(MESSES[mess].format(victim=victim, python=needs_python_for_jobs()))
+    assert result["ok"], result
+    await nothing_is_left(operator)
+    assert (victim / "file").read_text() == "precious"
+    assert modes == [path.stat().st_mode for path in (victim, victim / "file")]
+
+
+async def test_what_a_killed_helper_left_is_removed_by_the_next(operator: Operator) -> None:
+    job = operator.begin("mkdir a; chmod 0 a; echo up > up; exec sleep 1000")
+    await the_scratch(operator, "up")
+    # Somebody else's, with a name like ours, and one in use by a helper beside this one.
+    (operator.scratches / "sjob-notours").mkdir()
+    async with an_operator() as other:
+        beside = other.begin("echo up > up; exec sleep 1000")
+        await the_scratch(other, "up")
+        os.kill(operator.helper, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            assert (await job)["lost"]
+        assert (await operator.run("true"))["ok"]
+        await until(lambda: operator.names_of_scratches() == ["sjob-notours"])
+        (operator.scratches / "sjob-notours").rmdir()
+        assert len(other.names_of_scratches()) == 1
+        await other.cancel(beside)
+    operator.helper = next(
+        child.pid for child in psutil.Process(operator.process.pid).children() if is_alive(child.pid)
+    )
+
+
+async def test_a_scratch_in_use_is_left_alone_by_a_helper_beside(operator: Operator) -> None:
+    job = operator.begin("echo up > up; while [ -e up ]; do sleep 0.01; done; exit 3")
+    scratch = await the_scratch(operator, "up")
+    async with an_operator(shared=operator.scratches) as other:
+        assert (await other.run("true"))["ok"]
+        assert (scratch / "up").exists()
+        await operator.cancel(job)
+
+
+async def test_more_jobs_than_open_files_of_each(operator: Operator) -> None:
+    """The helper holds two descriptors for each job, and is not held to the limit that it starts them with."""
+    jobs = [operator.begin("echo up > up; exec sleep 1000") for _ in range(700)]
+    await until(lambda: len(list(operator.scratches.glob("sjob-*/up"))) == len(jobs), 60)
+    result = await operator.run("echo well")
+    assert result["output"] == "well\n", result
+    for job in jobs:
+        await operator.cancel(job)
+    await nothing_is_left(operator)

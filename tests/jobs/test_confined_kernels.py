@@ -1,0 +1,300 @@
+"""Confined jobs on the kernels that there are: without Landlock, with less of it, with one that breaks its word.
+
+A kernel without Landlock is made of this one by a filter of system calls that answers as such a kernel does, put on by
+a process that then starts an executor; the helper inherits it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import resource
+import struct
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scheduledjob.jobs.shell import confinement
+from scheduledjob.jobs.shell.confinement import Confinement, LandlockStatus, landlock_status
+from scheduledjob.jobs.shell.shell_executor import ShellExecutor, ShellLimits
+from scheduledjob.jobs.shell.spawner import landlock, seccomp
+from scheduledjob.jobs.shell.spawner.sandbox import Cells
+from tests.jobs.operators import needs_landlock
+from tests.jobs.shells import attempt_of, helper_pid, running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CREATE_RULESET, _RESTRICT_SELF = 444, 446
+
+ON_ANOTHER_KERNEL = """
+import asyncio, ctypes, json, struct, sys
+from scheduledjob.executors.confine import Confinement, landlock_status
+from scheduledjob.executors.shell import ShellExecutor
+from tests.jobs.shells import attempt_of
+
+number, error, scratches, accept = json.loads(sys.argv[1])
+# load the number; is it this one? then the error, else all is well
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | error), (0x06, 0, 0, 0x7FFF0000)]
+program = b"".join(struct.pack("=HBBI", *each) for each in code)
+buffer = ctypes.create_string_buffer(program, len(program))
+system = ctypes.CDLL(None)
+assert system.prctl(38, 1, 0, 0, 0) == 0
+assert system.prctl(22, 2, struct.pack("@HP", len(code), ctypes.addressof(buffer)), 0, 0) == 0
+
+async def main():
+    status = landlock_status()
+    executor = ShellExecutor(confined=Confinement(scratches=scratches, accept_unconfined=accept))
+    await executor.start()
+    result = await executor.run(attempt_of("grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status; pwd; ulimit -H -c"))
+    helper = executor._helper is not None
+    await executor.stop()
+    output = result.output.decode()
+    print(json.dumps([status.abi, status.reason, result.ok, result.reason, output, helper]))
+
+asyncio.run(main())
+"""
+
+
+def on_another_kernel(number: int, error: int, scratches: Path, *, accept: bool = False) -> list[Any]:
+    """What becomes of a job on a kernel that answers a system call so."""
+    run = subprocess.run(
+        [sys.executable, "-c", ON_ANOTHER_KERNEL, json.dumps([number, error, str(scratches), accept])],
+        env={**os.environ, "PYTHONPATH": f"{os.getcwd()}:{os.getcwd()}/operator"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    answer: list[Any] = json.loads(run.stdout)
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (errno.ENOSYS, "this kernel has none (it needs Linux 5.13; sandboxes such as gVisor lack it)"),
+        (errno.EOPNOTSUPP, "it is switched off in this kernel (its command line must have landlock in lsm=)"),
+        (errno.EPERM, "a seccomp profile denies its system calls (RuntimeDefault of current container runtimes"),
+        (errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_without_landlock_no_job_runs_and_says_why(tmp_path: Path, error: int, reason: str) -> None:
+    abi, status, ok, why, output, helper = on_another_kernel(_CREATE_RULESET, error, tmp_path)
+    assert (abi, ok, output, helper) == (0, False, "", False)
+    assert status.startswith(f"Landlock is not available: {reason}")
+    assert why == f"inline shell is off: {status}"
+
+
+def test_who_accepts_the_risk_has_all_but_landlock(tmp_path: Path) -> None:
+    abi, _, ok, why, output, _ = on_another_kernel(_CREATE_RULESET, errno.ENOSYS, tmp_path, accept=True)
+    assert (abi, ok, why) == (0, True, "")
+    no_new_privileges, filtered, directory, core = output.splitlines()
+    assert no_new_privileges.split() == ["NoNewPrivs:", "1"]
+    assert filtered.split() == ["Seccomp:", "2"]
+    assert directory.startswith(f"{tmp_path}/sjob-")
+    assert core == "0"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_can_not_be_confined_after_all_is_not_started(tmp_path: Path) -> None:
+    """Also where the risk would be accepted: the kernel says that it has Landlock."""
+    needs_landlock()
+    abi, _, ok, why, output, _ = on_another_kernel(_RESTRICT_SELF, errno.E2BIG, tmp_path, accept=True)
+    assert abi > 0
+    assert (ok, why, output) == (False, "can't start /bin/sh: Argument list too long", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("version", range(1, 8))
+def test_each_version_of_landlock_denies_what_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    needs_landlock(version)
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    scratches = tmp_path / "scratches"
+    scratches.mkdir()
+    monkeypatch.setattr(landlock, "abi", lambda: version)
+    cells = Cells(os.fsencode(scratches), [os.fsencode(path) for path in confinement.READABLE], True, os.getppid())
+    cell = cells.make()
+    command = (
+        f"mkdir a && echo x > a/file && cat a/file > /dev/null || exit 1; ! cat {secret} && ! echo > {tmp_path}/new && "
+        f"! ls {scratches} && ! rm {secret} && ! ln {secret} a"
+    )
+    environment = {"PATH": os.defpath}
+    nowhere = [(os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)]
+
+    def spawn() -> int:
+        arguments = ["sh", "-c", f"cd {os.fsdecode(cell.home)} && {command}"]
+        return os.posix_spawn("/bin/sh", arguments, environment, file_actions=nowhere)
+
+    pid = cell.start(spawn)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert version >= landlock.SCOPES_SINCE or cell.kill() is False
+    cell.close()
+    cells.close()
+    assert list(scratches.iterdir()) == []
+    # Nothing of it holds for us.
+    assert secret.read_text() == "hunter2"
+
+
+def test_the_status_says_what_the_kernel_can() -> None:
+    assert LandlockStatus(5).available
+    assert not LandlockStatus(5).holds_signals_back
+    assert LandlockStatus(6).holds_signals_back
+    assert not LandlockStatus(0, "why").available
+    assert landlock_status() == landlock_status()
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scratches": "jobs"}, "'jobs' is not an absolute path; write it like /var/lib/jobs"),
+        ({"readable": ("etc",)}, "'etc' is not an absolute path"),
+        ({"scratches": "/usr/x"}, "scratches: /usr/x lies in /usr, which every job may read; take another"),
+        ({"scratches": "/srv/x", "readable": ("/srv",)}, "scratches: /srv/x lies in /srv, which every job may read"),
+    ],
+)
+def test_wrong_settings_say_what_is_wrong(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Confinement(**settings)
+
+
+async def test_without_a_folder_for_scratches_no_job_runs() -> None:
+    needs_landlock()
+    executor = ShellExecutor(confined=Confinement(scratches="/nope"))
+    await executor.start()
+    result = await executor.run(attempt_of("true"))
+    assert result.reason == "inline shell is off: /nope is not a folder that this process may read and write"
+
+
+async def test_more_may_be_readable(tmp_path: Path) -> None:
+    needs_landlock()
+    scratches, tools = tmp_path / "scratches", tmp_path / "tools"
+    scratches.mkdir()
+    tools.mkdir()
+    (tools / "tool").write_text("#!/bin/sh\necho from a tool\n")
+    (tools / "tool").chmod(0o755)
+    confinement = Confinement(scratches=str(scratches), readable=(str(tools), str(tmp_path / "missing")))
+    async with running(ShellExecutor(confined=confinement)) as executor:
+        assert (await executor.run(attempt_of(f"{tools}/tool"))).output == b"from a tool\n"
+        assert not (await executor.run(attempt_of(f"echo x > {tools}/tool"))).ok
+        # Where it may not read it may not start either, but be.
+        result = await executor.run(attempt_of("pwd; ls", working_dir=str(tmp_path)))
+        assert result.output.startswith(str(tmp_path).encode() + b"\nls: ")
+
+
+async def test_limits_that_the_helper_can_not_live_with_are_hard_too(tmp_path: Path) -> None:
+    needs_landlock()
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limits = ShellLimits(cpu_seconds=7, memory_bytes=512 << 20, open_files=99)
+    async with running(ShellExecutor(limits, confined=Confinement(scratches=str(tmp_path)))) as executor:
+        for kind in "tvn":
+            soft, hard = [
+                (await executor.run(attempt_of(f"sleep 0.05; ulimit {side} -{kind}"))).output for side in ("-S", "-H")
+            ]
+            assert soft == hard == {"t": b"7\n", "v": b"524288\n", "n": b"99\n"}[kind]
+        assert resource.prlimit(helper_pid(executor), resource.RLIMIT_NOFILE) == (files, files)
+
+
+# The filter
+
+
+def _answer(program: bytes, machine: str, number: int, *arguments: int) -> int:
+    """Run a filter: the value that it returns."""
+    data = struct.pack("=IIQ", number, {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[machine], 0)
+    data += struct.pack("=6Q", *arguments, *[0] * (6 - len(arguments)))
+    code = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
+    position = word = 0
+    while True:
+        operation, yes, no, value = code[position]
+        position += 1
+        if operation == 0x20:
+            (word,) = struct.unpack_from("=I", data, value)
+        elif operation == 0x06:
+            return int(value)
+        else:
+            true = {0x15: word == value, 0x35: word >= value, 0x45: bool(word & value)}[operation]
+            position += yes if true else no
+
+
+_ALLOWED, _EPERM, _ENOSYS = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
+
+
+@pytest.mark.parametrize(("machine", "column"), [("x86_64", 0), ("aarch64", 1)])
+def test_the_filter_answers_each_call_as_it_should(machine: str, column: int) -> None:
+    program = seccomp.program(machine)
+    assert program is not None
+    for numbers in seccomp._DENIED.values():
+        assert _answer(program, machine, numbers[column]) == _EPERM
+    for numbers in seccomp._OF_ITSELF_ONLY.values():
+        assert _answer(program, machine, numbers[column], 0, 5, 9) == _ALLOWED
+        assert _answer(program, machine, numbers[column], 4711) == _EPERM
+    priority, io_priority, limit, clone, clone3 = (
+        numbers[column]
+        for numbers in (
+            seccomp._SETPRIORITY,
+            seccomp._IOPRIO_SET,
+            seccomp._PRLIMIT,
+            seccomp._CLONE,
+            seccomp._CLONE3,
+        )
+    )
+    assert [_answer(program, machine, priority, *each) for each in ((0, 0), (0, 7), (1, 0), (2, 0))] == [
+        _ALLOWED,
+        *[_EPERM] * 3,
+    ]
+    assert [_answer(program, machine, io_priority, *each) for each in ((1, 0), (1, 7), (2, 0), (3, 0))] == [
+        _ALLOWED,
+        *[_EPERM] * 3,
+    ]
+    # Of itself, or only read; an address may have nothing in its lower half.
+    assert _answer(program, machine, limit, 0, 7, 0x7FFF12345678) == _ALLOWED
+    assert _answer(program, machine, limit, 4711, 7, 0, 0x7FFF12345678) == _ALLOWED
+    assert _answer(program, machine, limit, 4711, 7, 0x7FFF12345678) == _EPERM
+    assert _answer(program, machine, limit, 4711, 7, 0x7FFF00000000) == _EPERM
+    assert _answer(program, machine, clone, 0x01200011) == _ALLOWED
+    assert _answer(program, machine, clone, 0x10000011) == _EPERM
+    assert _answer(program, machine, clone3) == _ENOSYS
+
+
+def test_another_architectures_calls_are_denied_and_another_machine_has_no_filter() -> None:
+    program = seccomp.program("x86_64")
+    assert program is not None
+    assert _answer(program, "aarch64", 0) == _EPERM
+    assert _answer(program, "x86_64", 0x40000000) == _EPERM
+    assert _answer(program, "x86_64", 0) == _ALLOWED
+    assert seccomp.program("riscv64") is None
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="NOT TESTED: there is no filter here")
+def test_the_numbers_of_the_calls_are_those_of_this_machine() -> None:
+    """By the C library's header where there is one."""
+    column = {"x86_64": 0, "aarch64": 1}[platform.machine()]
+    run = subprocess.run(
+        ["cc", "-E", "-dM", "-include", "sys/syscall.h", "-x", "c", "/dev/null"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode != 0:
+        pytest.skip("NOT TESTED: no C compiler to read the header with")
+    known = {
+        words[1].removeprefix("__NR_"): int(words[2])
+        for words in map(str.split, run.stdout.splitlines())
+        if len(words) == 3 and words[1].startswith("__NR_") and words[2].isdigit()
+    }
+    table = {**seccomp._DENIED, **seccomp._OF_ITSELF_ONLY}
+    table |= {"setpriority": seccomp._SETPRIORITY, "ioprio_set": seccomp._IOPRIO_SET, "prlimit64": seccomp._PRLIMIT}
+    table |= {"clone": seccomp._CLONE, "clone3": seccomp._CLONE3}
+    for name, numbers in table.items():
+        assert known.get(name, numbers[column]) == numbers[column], name

@@ -1,0 +1,81 @@
+"""Name resolution on threads of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scheduledjob.engine.executor import CurlSpec
+from scheduledjob.jobs.curl.resolver import ThreadResolver
+from tests.jobs.curl_support import attempt, executor, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Silent:
+    """A name server that answers nobody until it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Semaphore(0)
+        self.answer = threading.Event()
+        self.lookups = 0
+
+    def getaddrinfo(self, *arguments: Any, **options: Any) -> Any:
+        self.lookups += 1
+        self.asked.release()
+        self.answer.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", arguments[1]))]
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
+    server = Silent()
+    monkeypatch.setattr("scheduledjob.jobs.curl.resolver.socket.getaddrinfo", server.getaddrinfo)
+    yield server
+    server.answer.set()
+
+
+async def test_an_address_and_a_name_that_is_none() -> None:
+    resolver = ThreadResolver()
+    found = await resolver.resolve("127.0.0.1", 80)
+    assert [(result["host"], result["port"], result["hostname"]) for result in found] == [
+        ("127.0.0.1", 80, "127.0.0.1")
+    ]
+    with pytest.raises(OSError, match="it is no host name"):
+        await resolver.resolve("a" * 64 + ".example", 80)
+    await resolver.close()
+
+
+async def test_a_silent_name_server_holds_up_neither_other_jobs_nor_the_end(silent: Silent) -> None:
+    async with serving() as server, executor() as made:
+        stuck = [
+            asyncio.create_task(made.run(attempt(CurlSpec(f"http://silent-{number}.example/")))) for number in range(40)
+        ]
+        async with asyncio.timeout(30):
+            for _ in stuck:
+                await asyncio.to_thread(silent.asked.acquire)
+            assert (await made.run(attempt(CurlSpec(server.url())))).ok
+            for run in stuck:
+                run.cancel()
+            await asyncio.gather(*stuck, return_exceptions=True)
+            await made.stop()
+
+
+async def test_those_who_ask_for_one_name_share_one_lookup(silent: Silent) -> None:
+    async with serving() as server, executor() as made, asyncio.timeout(30):
+        runs = [asyncio.create_task(made.run(attempt(CurlSpec(server.url(host="one.example"))))) for _ in range(20)]
+        await asyncio.to_thread(silent.asked.acquire)
+        silent.answer.set()
+        assert all(result.ok for result in await asyncio.gather(*runs))
+    assert silent.lookups == 1
+
+
+async def test_a_timeout_counts_while_a_name_is_looked_up(silent: Silent) -> None:
+    async with executor() as made:
+        result = await made.run(attempt(CurlSpec("http://silent.example/"), timeout=0.01))
+    assert result.reason == "timed out after 10ms"

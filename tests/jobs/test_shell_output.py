@@ -1,0 +1,69 @@
+"""What is kept of output: bounded, with its two ends, and without secrets wherever the cuts fall."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.engine.executor import OUTPUT_LIMIT
+from scheduledjob.jobs.output import condense, to_keep
+from scheduledjob.jobs.values import Secrets
+
+MARKER = re.compile(rb"\n\[\.\.\. (\d+) bytes left out \.\.\.\]\n")
+
+
+def kept(data: bytes, *values: str) -> bytes:
+    """``data`` as the helper would keep and the executor condense it."""
+    secrets = Secrets()
+    for value in values:
+        secrets.remember(value)
+    head, tail = to_keep(secrets)
+    rest = data[head:]
+    return condense(data[:head], rest[-tail:], len(data), secrets)
+
+
+def test_what_fits_is_kept_as_it_is() -> None:
+    data = b"x" * OUTPUT_LIMIT
+    assert kept(data) == data
+    assert kept(b"") == b""
+
+
+@given(st.integers(0, 20_000))
+def test_output_is_bounded_and_says_what_it_left_out(size: int) -> None:
+    data = b"".join(b"%07d\n" % n for n in range(size // 8))
+    output = kept(data)
+    assert len(output) <= OUTPUT_LIMIT
+    if len(data) > OUTPUT_LIMIT:
+        head, count, tail = MARKER.split(output)
+        assert data.startswith(head)
+        assert data.endswith(tail)
+        assert len(head) + int(count) + len(tail) == len(data)
+
+
+@given(st.integers(0, 6000), st.integers(0, 6000), st.integers(2, 300))
+def test_a_secret_is_masked_wherever_it_stands(before: int, after: int, length: int) -> None:
+    secret = "".join(chr(0x21 + n % 90) for n in range(length))
+    output = kept(b" " * before + secret.encode() + b" " * after, secret)
+    assert len(output) <= OUTPUT_LIMIT
+    # Whole or in part, nothing of it is there: what is left is spaces, masks and the marker.
+    assert re.fullmatch(rb" *", MARKER.sub(b"", output).replace(b"***", b""))
+
+
+@given(st.lists(st.sampled_from(["a", "bb", "abc", "***", " "]), max_size=3000))
+def test_masks_that_are_longer_than_secrets_keep_the_bound(pieces: list[str]) -> None:
+    output = kept("".join(pieces).encode(), "a", "bb")
+    assert len(output) <= OUTPUT_LIMIT
+    assert b"bb" not in output
+
+
+@given(st.integers(0, 7), st.sampled_from(["é", "€", "😀"]))
+def test_a_cut_does_not_split_a_character(shift: int, character: str) -> None:
+    output = kept(b"x" * shift + character.encode() * 5000)
+    assert set(MARKER.sub(b"", output).decode()) <= {"x", character}
+
+
+@given(st.binary(max_size=3000), st.integers(1, 5))
+def test_any_bytes_are_bounded(data: bytes, times: int) -> None:
+    assert len(kept(data * times)) <= OUTPUT_LIMIT
