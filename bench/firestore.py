@@ -54,7 +54,7 @@ async def _cost(url: str, meter: Meter, seconds: float) -> list[Row]:
         await asyncio.sleep(5.0)
         meter.reset()
         await asyncio.sleep(seconds)
-        looks, idle_read, idle_written = meter.calls["run_query"], meter.read, meter.written
+        should_poll, idle_read, idle_written = meter.calls["run_query"], meter.read, meter.written
     return [
         Row(
             f"Firestore cost, {RUNS:,} due",
@@ -66,8 +66,8 @@ async def _cost(url: str, meter: Meter, seconds: float) -> list[Row]:
         Row(
             "Firestore cost, idle replica",
             "<= 1 read for each poll",
-            f"{idle_read} read, {idle_written} written in {looks} polls, {seconds:g} s",
-            idle_read <= looks,
-            details={"read": idle_read, "written": idle_written, "polls": looks, "seconds": seconds},
+            f"{idle_read} read, {idle_written} written in {should_poll} polls, {seconds:g} s",
+            idle_read <= should_poll,
+            details={"read": idle_read, "written": idle_written, "polls": should_poll, "seconds": seconds},
         ),
     ]

@@ -18,7 +18,7 @@ import uvloop
 
 from scheduledjob.domain.schedule.state import Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import DAY, SECOND
-from scheduledjob.engine.store import Fate, NewRow, Origin, Row, Settlement
+from scheduledjob.engine.store import Disposition, NewRow, Origin, Row, Settlement
 from scheduledjob.stores.postgres import PostgresStore
 from tests.support.postgres import PostgresServer
 
@@ -27,8 +27,8 @@ AHEAD = SECOND // 2
 LEASE = 15 * SECOND
 
 
-def wishes(count: int, now: int, *, offset: int = 0) -> list[NewRow]:
-    state = State(floor=now, next=Run(slot=now + offset, due=now + offset)).encode()
+def desired_rows(count: int, now: int, *, offset: int = 0) -> list[NewRow]:
+    state = State(decided_until=now, next=Run(slot=now + offset, due=now + offset)).encode()
     return [
         NewRow(f"job-{n:07}", f"uid-{n:07}", "noop", Origin.LIBRARY, "", state, now + offset, created_at=now)
         for n in range(count)
@@ -43,7 +43,7 @@ def completed(row: Row, now: int) -> Settlement:
         run_id(row.uid, run), row.uid, row.slug, run.slot, now, now, 1, Outcome.SUCCEEDED, replica=REPLICA,
         expires=now + 7 * DAY,
     )  # fmt: skip
-    return Settlement(row.key, row.version, Fate.REMOVE, row.state, None, row.revision, [record])
+    return Settlement(row.key, row.version, Disposition.REMOVE, row.state, None, row.revision, [record])
 
 
 async def drain(store: PostgresStore, batch: int, writers: int) -> int:
@@ -89,7 +89,7 @@ async def bench(arguments: argparse.Namespace, server: PostgresServer) -> None:
     await store.connect()
     for attempt in range(arguments.repeat):
         started = time.perf_counter()
-        await store.put(wishes(arguments.rows, await store.now()), replace=False)
+        await store.put(desired_rows(arguments.rows, await store.now()), replace=False)
         put = time.perf_counter() - started
         with cProfile.Profile() if arguments.profile else contextlib.nullcontext() as profile:
             ours, theirs = time.process_time(), server_seconds(server)
@@ -105,14 +105,14 @@ async def bench(arguments: argparse.Namespace, server: PostgresServer) -> None:
         if profile is not None:
             pstats.Stats(profile).sort_stats("tottime").print_stats(18)
     if arguments.stored:
-        await store.put(wishes(arguments.stored, await store.now(), offset=DAY), replace=False)
+        await store.put(desired_rows(arguments.stored, await store.now(), offset=DAY), replace=False)
         idle: list[float] = []
         busy: list[float] = []
         for n in range(500):
             if n % 2:
-                late = wishes(20, await store.now())
-                for wish in late:
-                    wish.slug = f"due-{n}-{wish.slug}"
+                late = desired_rows(20, await store.now())
+                for desired in late:
+                    desired.slug = f"due-{n}-{desired.slug}"
                 await store.put(late, replace=False)
             started = time.perf_counter()
             claimed = await store.claim(REPLICA, ["noop", "shell", "curl"], limit=500, ahead=AHEAD, lease=LEASE)

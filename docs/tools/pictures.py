@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from docs.tools.drawing import AMBER, BLUE, EDGE, FAINT, GREEN, GREY, INK, RED, Sheet
 from docs.tools.story import Story, slots_between, tell
-from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.misfire import jitter_of
 from scheduledjob.domain.time.instants import HOUR, MINUTE, SECOND, Instant, Micros, to_datetime, to_instant
 from scheduledjob.domain.triggers.cron import Cron
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WIDTH = 860
 LEFT, RIGHT = 236, 24
 """Room for the words beside a timeline, and behind it."""
-COLOURS = {End.SUCCEEDED: GREEN, End.FAILED: RED, End.CANCELLED: AMBER}
+COLOURS = {AttemptEnd.SUCCEEDED: GREEN, AttemptEnd.FAILED: RED, AttemptEnd.CANCELLED: AMBER}
 DAY = to_instant(datetime(2026, 11, 16, tzinfo=UTC))
 
 
@@ -63,8 +63,8 @@ def every_picture() -> dict[str, str]:
 def concurrency() -> str:
     """Every ten minutes; the run of 10:00 takes 25 minutes, the others four."""
 
-    def ending(run: Run) -> tuple[Micros, End]:
-        return (25 if run.slot == DAY + 10 * HOUR else 4) * MINUTE, End.SUCCEEDED
+    def ending(run: Run) -> tuple[Micros, AttemptEnd]:
+        return (25 if run.slot == DAY + 10 * HOUR else 4) * MINUTE, AttemptEnd.SUCCEEDED
 
     every = 'triggers: [{cron: "*/10 * * * *"}]'
     lanes = [
@@ -82,8 +82,8 @@ def concurrency() -> str:
 def misfire() -> str:
     """Every hour; no replica from 02:30 to 07:15."""
 
-    def ending(_: Run) -> tuple[Micros, End]:
-        return 14 * MINUTE, End.SUCCEEDED
+    def ending(_: Run) -> tuple[Micros, AttemptEnd]:
+        return 14 * MINUTE, AttemptEnd.SUCCEEDED
 
     hourly = 'triggers: [{cron: "0 * * * *"}]'
     lanes = [
@@ -102,11 +102,11 @@ def misfire() -> str:
 def retries() -> str:
     """One slot whose attempts fail after five seconds."""
 
-    def ending(_: Run) -> tuple[Micros, End]:
-        return 5 * SECOND, End.FAILED
+    def ending(_: Run) -> tuple[Micros, AttemptEnd]:
+        return 5 * SECOND, AttemptEnd.FAILED
 
-    def fourth(run: Run) -> tuple[Micros, End]:
-        return 5 * SECOND, End.SUCCEEDED if run.attempt == 4 else End.FAILED
+    def fourth(run: Run) -> tuple[Micros, AttemptEnd]:
+        return 5 * SECOND, AttemptEnd.SUCCEEDED if run.attempt == 4 else AttemptEnd.FAILED
 
     once = 'triggers: [{at: "2026-11-16T00:00:00Z"}]'
     fixed = f"{once}\nretry: {{fixed: {{intervals: [10s, 1m, 5m]}}}}"
@@ -158,7 +158,7 @@ def _timelines(
         _lane(sheet, lane, top, story, across, end)
         top += height
     kinds = [("slot", INK), ("run", GREEN)]
-    if any(attempt.end is End.CANCELLED for story in stories for attempt in story.attempts):
+    if any(attempt.end is AttemptEnd.CANCELLED for story in stories for attempt in story.attempts):
         kinds.append(("cancelled", AMBER))
     kinds.append(("slot counted as Missed", RED) if away else ("slot counted as SkippedOverlap", RED))
     _legend(sheet, bottom + 42, *kinds)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.machine import Schedule, first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.time.instants import SECOND, Instant, Micros
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.misfire import Slots
     from scheduledjob.domain.schedule.state import Run
 
-    Ending = Callable[[Run], tuple[Micros, End]]
+    Ending = Callable[[Run], tuple[Micros, AttemptEnd]]
     """How long the run's attempt takes, and how it ends."""
 
 TICK: Micros = SECOND
@@ -38,7 +38,7 @@ class Attempt:
     number: int
     started: Instant
     ends: Instant
-    end: End
+    end: AttemptEnd
 
 
 @dataclass
@@ -97,13 +97,13 @@ def _new(spec: str, created: Instant) -> tuple[Schedule, Slots]:
 
 def _step(schedule: Schedule, now: Instant, running: list[tuple[Run, Attempt]], story: Story, ending: Ending) -> bool:
     """What is to be done now; whether there may be more. Each state counts as stored at once."""
-    moves = schedule.step(now)
-    for run in moves.cancel:
+    actions = schedule.step(now)
+    for run in actions.cancel:
         (attempt,) = [attempt for one, attempt in running if one is run]
-        attempt.ends, attempt.end = now, End.CANCELLED
+        attempt.ends, attempt.end = now, AttemptEnd.CANCELLED
         running[:] = [(one, other) for one, other in running if one is not run]
-        schedule.ended(run, End.CANCELLED, now)
-    for run in moves.start:
+        schedule.ended(run, AttemptEnd.CANCELLED, now)
+    for run in actions.start:
         takes, end = ending(run)
         attempt = Attempt(run.slot, run.attempt, now, now + takes, end)
         schedule.began(run, now)
@@ -113,7 +113,7 @@ def _step(schedule: Schedule, now: Instant, running: list[tuple[Run, Attempt]], 
         schedule.snapshot()
         schedule.stored()
         return True
-    return bool(moves.cancel or moves.start)
+    return bool(actions.cancel or actions.start)
 
 
 def _slots_between(slots: Slots, after: Instant, until: Instant) -> list[Instant]:

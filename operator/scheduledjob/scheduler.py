@@ -248,7 +248,7 @@ class Scheduler:
             row.slug,
             row.kind,
             row.payload,
-            run.slot if run else state.floor,
+            run.slot if run else state.decided_until,
             run.attempt if run else 1,
             row.version,
             run_id(row.uid, run) if run else "",

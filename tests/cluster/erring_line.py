@@ -71,7 +71,7 @@ class ErringLine:
     def deafen(self, resource: str) -> None:
         """Nothing that happens from now on is told by the watches of `resource` that are open."""
         for stream in self._of(resource):
-            stream.deaf = True
+            stream.notifications_lost = True
 
     async def fail(self, resource: str, status: dict[str, Any], times: int = 1) -> None:
         """End the open watch of `resource` with an ERROR that holds `status`, and as many of those after it at once as
@@ -127,7 +127,7 @@ class _Stream:
 
     def __init__(self, resource: str) -> None:
         self.resource = resource
-        self.deaf = False
+        self.notifications_lost = False
         self.error: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def tell(self, answer: aiohttp.ClientResponse, told: web.StreamResponse) -> None:
@@ -135,5 +135,5 @@ class _Stream:
         rest = b""
         async for chunk in answer.content.iter_any():
             whole, newline, rest = (rest + chunk).rpartition(b"\n")
-            if newline and not self.deaf:
+            if newline and not self.notifications_lost:
                 await told.write(whole + newline)

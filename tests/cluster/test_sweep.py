@@ -31,16 +31,16 @@ class Schedules:
 
     def __init__(self, *known: Known) -> None:
         self.known = list(known)
-        self.buried: list[tuple[str, str]] = []
+        self.tombstoned: list[tuple[str, str]] = []
         self.pages: list[list[str]] = []
         self.locked = True
 
     async def rows(self) -> list[Known]:
         return self.known
 
-    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> None:
-        self.buried += incarnations
-        self.known = [each for each in self.known if (each.slug, each.uid) not in incarnations]
+    async def tombstone(self, identities: Sequence[tuple[str, str]]) -> None:
+        self.tombstoned += identities
+        self.known = [each for each in self.known if (each.slug, each.uid) not in identities]
 
     async def take_page(self, bodies: list[dict[str, Any]]) -> None:
         self.pages.append([body["metadata"]["name"] for body in bodies])
@@ -49,7 +49,7 @@ class Schedules:
         return self.locked
 
     def sweeper(self, api: Api, *namespaces: str, every: float = 60.0) -> Sweeper:
-        return Sweeper(api, namespaces, self.rows, self.bury, on_page=self.take_page, lock=self.lock, every=every)
+        return Sweeper(api, namespaces, self.rows, self.tombstone, on_page=self.take_page, lock=self.lock, every=every)
 
 
 def a_job(name: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ async def test_an_object_that_is_gone_ends_its_schedule_at_the_second_list(clust
         await made(client, namespace, "again")
         assert await sweeper.sweep() == []
         assert await sweeper.sweep() == [goes, again]
-        assert schedules.buried == [tuple(goes), tuple(again)]
+        assert schedules.tombstoned == [tuple(goes), tuple(again)]
         assert schedules.known == [stays]
         assert await sweeper.sweep() == []
         assert schedules.pages == 3 * [["again", "stays"]]
@@ -94,10 +94,10 @@ async def test_an_object_made_while_the_list_is_read_is_not_missing(cluster: Clu
         async def take_page(_: list[dict[str, Any]]) -> None:
             schedules.known += await made(client, namespace, f"late-{len(schedules.known)}")
 
-        sweeper = Sweeper(api, [namespace], schedules.rows, schedules.bury, on_page=take_page, lock=schedules.lock)
+        sweeper = Sweeper(api, [namespace], schedules.rows, schedules.tombstone, on_page=take_page, lock=schedules.lock)
         for _ in range(4):
             await sweeper.sweep()
-    assert not schedules.buried
+    assert not schedules.tombstoned
 
 
 async def test_without_the_crd_nobody_is_missing(own_cluster: ControlPlane) -> None:
@@ -109,7 +109,7 @@ async def test_without_the_crd_nobody_is_missing(own_cluster: ControlPlane) -> N
                 assert await sweeper.sweep() == []
             assert sweeper.last is not None
             assert list(sweeper.last.errors) == list(namespaces or ("",))
-    assert not schedules.buried
+    assert not schedules.tombstoned
 
 
 async def test_a_forbidden_namespace_loses_nobody_and_keeps_no_other_from_it(own_cluster: ControlPlane) -> None:
@@ -127,7 +127,7 @@ async def test_a_forbidden_namespace_loses_nobody_and_keeps_no_other_from_it(own
         everywhere = schedules.sweeper(api)
         for _ in range(4):
             await everywhere.sweep()
-    assert schedules.buried == [tuple(gone)]
+    assert schedules.tombstoned == [tuple(gone)]
 
 
 async def test_a_server_that_is_away_loses_nobody(own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ async def test_a_server_that_is_away_loses_nobody(own_cluster: ControlPlane, mon
         own_cluster.apiserver.kill()
         for _ in range(3):
             assert await sweeper.sweep() == []
-        assert not schedules.buried
+        assert not schedules.tombstoned
         await own_cluster.apiserver.start()
         assert len(await sweeper.sweep()) == 1
 
@@ -166,7 +166,7 @@ async def test_a_list_that_expires_half_way_is_begun_anew_and_counts_for_nothing
                 await own_cluster.compact_etcd()
                 await own_cluster.apiserver.restart()
 
-        sweeper = Sweeper(api, [], schedules.rows, schedules.bury, on_page=take_page, lock=schedules.lock)
+        sweeper = Sweeper(api, [], schedules.rows, schedules.tombstone, on_page=take_page, lock=schedules.lock)
         for _ in range(2):
             assert await sweeper.sweep() == []
             assert sweeper.last is not None
@@ -175,7 +175,7 @@ async def test_a_list_that_expires_half_way_is_begun_anew_and_counts_for_nothing
         assert await sweeper.sweep() == []
         assert sweeper.last is not None
         assert sweeper.last.uids == {each.uid for each in known}
-        assert not schedules.buried
+        assert not schedules.tombstoned
 
 
 async def test_it_sweeps_when_it_begins_and_then_where_it_has_the_lock(cluster: Cluster, namespace: str) -> None:
@@ -195,19 +195,19 @@ async def test_it_sweeps_when_it_begins_and_then_where_it_has_the_lock(cluster: 
     schedules.locked = False
     async with Api.from_config(str(cluster.kubeconfig)) as api, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         running = group.create_task(schedules.sweeper(api, namespace, every=0.01).run())
-        while not schedules.buried:
+        while not schedules.tombstoned:
             await asked.acquire()
         for _ in range(2):  # what was under way when the first went is over
             await asked.acquire()
         schedules.known = [second]
         for _ in range(4):
             await asked.acquire()
-        assert schedules.buried == [tuple(first)]
+        assert schedules.tombstoned == [tuple(first)]
         schedules.locked = True
-        while len(schedules.buried) == 1:
+        while len(schedules.tombstoned) == 1:
             await asked.acquire()
         running.cancel()
-    assert schedules.buried == [tuple(first), tuple(second)]
+    assert schedules.tombstoned == [tuple(first), tuple(second)]
 
 
 async def test_rows_of_a_store_are_those_that_came_from_objects() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from scheduledjob.domain.schedule.actions import End, Moves
+from scheduledjob.domain.schedule.actions import Actions, AttemptEnd
 from scheduledjob.domain.schedule.definition import Definition, EveryTrigger
 from scheduledjob.domain.schedule.machine import Schedule, first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
@@ -41,11 +41,11 @@ class Driver:
     def state(self) -> State:
         return self.schedule.state
 
-    def at(self, seconds: float) -> Moves:
+    def at(self, seconds: float) -> Actions:
         """Everything that is due at that time is started and stored."""
         now = T + round(seconds * SECOND)
-        moves = self.schedule.step(now)
-        started = moves.start
+        actions = self.schedule.step(now)
+        started = actions.start
         for run in started:
             self.schedule.began(run, now)
         while (wake := self.schedule.wake()) is not None and wake <= now:
@@ -55,21 +55,23 @@ class Driver:
             for run in more.start:
                 self.schedule.began(run, now)
             started = (*started, *more.start)
-            if self.schedule.look_at is not None and self.schedule.look_at <= now:
+            if self.schedule.poll_at is not None and self.schedule.poll_at <= now:
                 break  # that is for whoever looks
         self.schedule.snapshot()
         self.schedule.stored()
-        return Moves(started, moves.cancel, moves.became_overdue)
+        return Actions(started, actions.cancel, actions.became_overdue)
 
     def starts(self, seconds: float) -> list[float]:
         """The slots, in seconds after ``T``, of the runs that start at that time."""
         return [(run.slot - T) / SECOND for run in self.at(seconds).start]
 
-    def end(self, seconds: float, end: End = End.SUCCEEDED, which: int = 0, **details: Any) -> RunRecord | None:
+    def end(
+        self, seconds: float, end: AttemptEnd = AttemptEnd.SUCCEEDED, which: int = 0, **details: Any
+    ) -> RunRecord | None:
         run = self.schedule.executing[which]
         return self.schedule.ended(run, end, T + round(seconds * SECOND), **details)
 
-    def run(self, seconds: float, end: End = End.SUCCEEDED) -> RunRecord | None:
+    def run(self, seconds: float, end: AttemptEnd = AttemptEnd.SUCCEEDED) -> RunRecord | None:
         """One attempt that starts at that time and ends a second later."""
         assert len(self.at(seconds).start) == 1
         return self.end(seconds + 1, end)
@@ -77,11 +79,11 @@ class Driver:
     def edit(self, seconds: float, **changes: Any) -> None:
         self.definition = msgspec.structs.replace(self.definition, **changes)
         self.revision += 1
-        self.schedule.rewish(self.definition, slots_of(Plan(self.definition), seed="s", created=T))
+        self.schedule.replace_definition(self.definition, slots_of(Plan(self.definition), seed="s", created=T))
         self.schedule.edited(self.revision, T + round(seconds * SECOND), None)
 
     def die(self, seconds: float) -> None:
         """The owner dies, and somebody takes over what had been stored last."""
         old = self.schedule
         self.schedule = Schedule("s", "u", old.definition, old.slots, State.decode(old.state.encode()), "other")
-        self.schedule.taken_over(T + round(seconds * SECOND))
+        self.schedule.recovered(T + round(seconds * SECOND))

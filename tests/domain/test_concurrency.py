@@ -13,7 +13,7 @@ F, Q, R, A = Concurrency.FORBID, Concurrency.QUEUE, Concurrency.REPLACE, Concurr
 
 def state(active: int, waiting: int, catch_up: bool = False) -> State:
     runs = [Run(slot=n, due=n, catch_up=catch_up) for n in range(active + waiting)]
-    return State(floor=0, runs=runs[:active], waiting=runs[active:])
+    return State(decided_until=0, runs=runs[:active], waiting=runs[active:])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential
 from scheduledjob.domain.schedule.definition import (
     CatchUp,
@@ -47,7 +47,7 @@ class Follower(Driver):
         """When the slots were, in seconds after ``T``, of what starts after that look."""
         now = T + round(seconds * SECOND)
         self.schedule.look(now)
-        assert self.schedule.looks(now)
+        assert self.schedule.should_poll(now)
         self.schedule.followed(records, now)
         return self.starts(seconds)
 
@@ -116,12 +116,12 @@ def test_a_look_that_failed_is_done_again_soon_and_one_that_did_not_in_a_minute(
     job = follower()
     job.schedule.look(T)
     assert job.schedule.wake() == T
-    assert job.schedule.looks(T)
+    assert job.schedule.should_poll(T)
     assert job.schedule.wake() is None
-    assert not job.schedule.looks(T)
+    assert not job.schedule.should_poll(T)
     job.schedule.followed(None, T)
     assert job.schedule.wake() == T + LOOK_AGAIN
-    assert job.schedule.looks(T + LOOK_AGAIN)
+    assert job.schedule.should_poll(T + LOOK_AGAIN)
     job.schedule.followed([], T + LOOK_AGAIN)
     assert job.schedule.wake() == T + LOOK_AGAIN + LOOK_EVERY
 
@@ -129,17 +129,17 @@ def test_a_look_that_failed_is_done_again_soon_and_one_that_did_not_in_a_minute(
 def test_a_nudge_during_a_look_makes_another() -> None:
     job = follower()
     job.schedule.look(T)
-    assert job.schedule.looks(T)
+    assert job.schedule.should_poll(T)
     job.schedule.look(T + 1)
-    assert not job.schedule.looks(T + 1)
+    assert not job.schedule.should_poll(T + 1)
     job.schedule.followed([], T + 2)
-    assert job.schedule.looks(T + 2)
+    assert job.schedule.should_poll(T + 2)
 
 
 def test_what_is_given_back_during_a_look_is_looked_at_by_the_next() -> None:
     job = follower()
     job.schedule.look(T)
-    assert job.schedule.looks(T)
+    assert job.schedule.should_poll(T)
     job.schedule.leave(T + 5)
     assert job.schedule.wake() == T + 5
 
@@ -236,7 +236,7 @@ def test_the_past_is_not_replayed(how: str) -> None:
         job.edit(30, suspend=False)
     elif how == "pause":
         job.look(2, ended(1.5))
-        job.end(3, End.FAILED)
+        job.end(3, AttemptEnd.FAILED)
         assert paused(job)
         ask(job, 30, resume="r")
     elif how == "edit":
@@ -270,8 +270,8 @@ def test_each_end_is_decided_once_whenever_it_reaches_history(ends: list[tuple[i
     history = [
         (T + (at + 1 + late) * SECOND, ended(at + 0.25, name=f"{number}")) for number, (at, late) in enumerate(ends)
     ]
-    looks = sorted({*accumulate(pauses), *(at + 1 + late for at, late in ends)})
-    for look in looks:
+    should_poll = sorted({*accumulate(pauses), *(at + 1 + late for at, late in ends)})
+    for look in should_poll:
         job.look(look, *[record for there, record in history if there <= T + look * SECOND])
         job.reload()
         job.state.runs.clear()

@@ -6,21 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import AtTrigger, Concurrency, Timeouts
 from scheduledjob.domain.schedule.handle_requests import REMEMBERED
-from scheduledjob.domain.schedule.requests import Acts
+from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 
 from .schedule_driver import Driver, T, defined
 
 
-def ask(job: Driver, seconds: float, **acts: object) -> list[str]:
+def ask(job: Driver, seconds: float, **requests: object) -> list[str]:
     """The tokens (or slots) of what starts when that is asked for."""
     now = T + round(seconds * SECOND)
-    job.schedule.asked(Acts(**acts), now)  # type: ignore[arg-type]
+    job.schedule.asked(Requests(**requests), now)  # type: ignore[arg-type]
     return [run.token or str(run.slot - T) for run in job.at(seconds).start]
 
 
@@ -39,7 +39,7 @@ def records(job: Driver) -> list[RunRecord]:
 
 def test_a_run_now_starts_at_once_and_once() -> None:
     job = Driver(defined())
-    floor = job.state.floor
+    decided_until = job.state.decided_until
     assert ask(job, 10, run="a", payload=b"mine") == ["a"]
     (run,) = job.state.runs
     assert (run.slot, run.due, run.attempt, run.payload) == (T + 10 * SECOND, T + 10 * SECOND, 1, b"mine")
@@ -48,13 +48,13 @@ def test_a_run_now_starts_at_once_and_once() -> None:
     assert record is not None
     assert (record.run_id, record.manual) == ("u-a", True)
     assert ask(job, 12, run="a", payload=b"mine") == []
-    assert (job.state.floor, job.state.started, job.state.last_schedule) == (floor, 0, None)
+    assert (job.state.decided_until, job.state.started, job.state.last_schedule) == (decided_until, 0, None)
     assert job.starts(60) == [60]
 
 
 def test_a_run_now_starts_only_once_it_is_stored() -> None:
     job = Driver(defined())
-    job.schedule.asked(Acts(run="a"), T)
+    job.schedule.asked(Requests(run="a"), T)
     assert job.schedule.wake() == T
     assert job.schedule.step(T).start == ()
     assert job.schedule.blocked(T)
@@ -65,7 +65,7 @@ def test_a_run_now_starts_only_once_it_is_stored() -> None:
 
 def test_what_was_asked_is_not_lost_where_the_row_is_given_back_before_it_was_done() -> None:
     job = Driver(defined(suspend=True))
-    job.schedule.asked(Acts(run="a"), T + 5)
+    job.schedule.asked(Requests(run="a"), T + 5)
     job.schedule.leave(T + 9)
     assert job.schedule.wake() == T + 5
     assert State.decode(job.schedule.snapshot()).handled == ()
@@ -77,7 +77,7 @@ def test_a_run_now_works_where_no_slot_may_start(closed: str) -> None:
     if closed == "suspend":
         job.edit(1, suspend=True)
     elif closed == "pause":
-        job.run(60, End.FAILED)
+        job.run(60, AttemptEnd.FAILED)
     elif closed == "max runs":
         job.edit(1, max_runs=1)
         job.run(60)
@@ -92,9 +92,9 @@ def test_a_run_now_works_where_no_slot_may_start(closed: str) -> None:
 
 def test_a_run_now_on_a_schedule_that_its_job_completed_is_cancelled() -> None:
     job = Driver(defined())
-    job.run(60, End.COMPLETED)
+    job.run(60, AttemptEnd.COMPLETED)
     assert len(records(job)) == 1
-    job.schedule.asked(Acts(run="a"), T)
+    job.schedule.asked(Requests(run="a"), T)
     assert job.schedule.step(T + 70 * SECOND).start == ()
     (record,) = records(job)
     assert (record.run_id, record.outcome, record.reason) == ("u-a", Outcome.CANCELLED, "the schedule is completed")
@@ -106,7 +106,7 @@ def test_a_manual_run_that_waits_when_the_job_completes_its_schedule_is_cancelle
     job = Driver(defined(concurrency=Concurrency.QUEUE))
     job.at(60)
     assert ask(job, 61, run="a") == []
-    job.end(62, End.COMPLETED)
+    job.end(62, AttemptEnd.COMPLETED)
     assert [one.reason for one in records(job) if one.manual] == ["the schedule is completed"]
     assert job.schedule.done
 
@@ -124,10 +124,10 @@ def test_under_forbid_a_run_now_beside_an_active_run_is_skipped_and_that_is_said
 def test_under_replace_a_run_now_cancels_what_is_active() -> None:
     job = Driver(defined(concurrency=Concurrency.REPLACE))
     job.at(60)
-    job.schedule.asked(Acts(run="a"), T)
-    moves = job.at(61)
-    assert [(run.slot - T, run.cancelling) for run in moves.cancel] == [(MINUTE, "replaced by the manual run a")]
-    record = job.end(62, End.CANCELLED)
+    job.schedule.asked(Requests(run="a"), T)
+    actions = job.at(61)
+    assert [(run.slot - T, run.cancel_reason) for run in actions.cancel] == [(MINUTE, "replaced by the manual run a")]
+    record = job.end(62, AttemptEnd.CANCELLED)
     assert record is not None
     assert record.reason == "replaced by the manual run a"
     assert [run.token for run in job.at(62).start] == ["a"]
@@ -142,7 +142,7 @@ def test_a_slot_that_is_due_while_a_manual_run_is_active_is_skipped_once() -> No
     job = Driver(defined())
     assert ask(job, 50, run="a") == ["a"]
     job.end(61)  # nobody had looked at 60
-    assert (job.state.skipped, job.state.missed, job.state.floor) == (1, 0, T + MINUTE)
+    assert (job.state.skipped, job.state.missed, job.state.decided_until) == (1, 0, T + MINUTE)
     assert job.starts(61) == []
     assert job.starts(120) == [120]
 
@@ -150,9 +150,9 @@ def test_a_slot_that_is_due_while_a_manual_run_is_active_is_skipped_once() -> No
 def test_a_manual_run_is_retried_and_its_failures_pause() -> None:
     job = Driver(defined(pause_after_failures=1, retry=Fixed([1.0])))
     ask(job, 10, run="a")
-    assert job.end(11, End.FAILED) is None
+    assert job.end(11, AttemptEnd.FAILED) is None
     assert len(job.at(12).start) == 1
-    assert job.end(13, End.FAILED) is not None
+    assert job.end(13, AttemptEnd.FAILED) is not None
     assert paused(job)
 
 
@@ -163,10 +163,10 @@ def test_a_run_is_cancelled_by_its_id() -> None:
     job = Driver(defined(concurrency=Concurrency.ALLOW))
     job.at(60)
     job.at(120)
-    job.schedule.asked(Acts(cancel=f"u-{T + MINUTE}"), T)
+    job.schedule.asked(Requests(cancel=f"u-{T + MINUTE}"), T)
     (run,) = job.at(121).cancel
-    assert (run.slot, run.cancelling) == (T + MINUTE, "cancelled by hand")
-    record = job.end(122, End.FAILED)
+    assert (run.slot, run.cancel_reason) == (T + MINUTE, "cancelled by hand")
+    record = job.end(122, AttemptEnd.FAILED)
     assert record is not None
     assert (record.outcome, record.reason) == (Outcome.CANCELLED, "cancelled by hand")
     assert len(job.state.runs) == 1
@@ -174,7 +174,7 @@ def test_a_run_is_cancelled_by_its_id() -> None:
 
 def test_a_run_in_backoff_and_one_that_waits_are_cancelled_at_once() -> None:
     job = Driver(defined(concurrency=Concurrency.QUEUE, retry=Fixed([900.0])))
-    job.run(60, End.FAILED)
+    job.run(60, AttemptEnd.FAILED)
     job.at(120)
     assert len(job.state.waiting) == 1
     assert records(job) == []
@@ -207,15 +207,15 @@ def test_a_cancel_is_remembered_when_its_owner_dies() -> None:
 
 def test_a_resume_ends_a_pause_and_replays_nothing() -> None:
     job = Driver(defined(pause_after_failures=2, retry=Exponential(max_retries=0)))
-    job.run(60, End.FAILED)
-    job.run(120, End.FAILED)
+    job.run(60, AttemptEnd.FAILED)
+    job.run(120, AttemptEnd.FAILED)
     assert paused(job)
     assert ask(job, 330, resume="r") == []
     assert (paused(job), job.state.failures_in_row) == (False, 0)
     assert job.starts(360) == [360]
-    job.end(361, End.FAILED)
+    job.end(361, AttemptEnd.FAILED)
     assert not paused(job)
-    job.run(420, End.FAILED)
+    job.run(420, AttemptEnd.FAILED)
     assert paused(job)
     ask(job, 430, resume="r")
     assert paused(job)
@@ -224,16 +224,16 @@ def test_a_resume_ends_a_pause_and_replays_nothing() -> None:
 @pytest.mark.parametrize("generation", [0, 3])
 def test_a_pause_is_ended_by_an_edit_and_by_no_other_revision(generation: int) -> None:
     job = Driver(defined(pause_after_failures=1, retry=Exponential(max_retries=0)))
-    job.schedule.wished_at = job.state.floor
+    job.schedule.definition_changed_at = job.state.decided_until
     job.state.generation = generation
-    job.run(60, End.FAILED)
-    edited_at = job.schedule.wished_at if not generation else T + 70 * SECOND
+    job.run(60, AttemptEnd.FAILED)
+    edited_at = job.schedule.definition_changed_at if not generation else T + 70 * SECOND
     job.schedule.edited(2, edited_at, None, generation)
     assert paused(job)
     job.schedule.edited(3, T + 80 * SECOND, None, generation and generation + 1)
     assert not paused(job)
     assert job.state.failures_in_row == 0
-    assert job.state.floor == T + 80 * SECOND
+    assert job.state.decided_until == T + 80 * SECOND
 
 
 # ---------------------------------------------------------------- what is remembered
@@ -273,13 +273,13 @@ def test_tokens_that_look_like_slots_or_like_hashes_are_hashed() -> None:
 
 
 def test_a_completed_state_keeps_its_acts() -> None:
-    state = State(floor=1, completed=Completion.JOB, handled=("run-now/a",), generation=4)
+    state = State(decided_until=1, completed=Completion.JOB, handled=("run-now/a",), generation=4)
     assert State.decode(state.encode()) == state
 
 
 def test_total_counts_for_manual_runs() -> None:
     job = Driver(defined(timeouts=Timeouts(total=5 * SECOND), retry=Fixed([10.0])))
     ask(job, 10, run="a")
-    record = job.end(11, End.FAILED, reason="exit code 1")
+    record = job.end(11, AttemptEnd.FAILED, reason="exit code 1")
     assert record is not None
     assert record.reason == "exit code 1; no time for a retry within timeouts.total"

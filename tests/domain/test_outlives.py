@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Fixed
 from scheduledjob.domain.schedule.definition import Concurrency, Timeouts
 from scheduledjob.domain.schedule.machine import Schedule, first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
-from scheduledjob.domain.schedule.requests import Acts
+from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.runs import MAX_LOST_IN_ROW
 from scheduledjob.domain.schedule.state import Outcome, Run, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND
@@ -21,14 +21,14 @@ class PodDriver(Driver):
 
     def __post_init__(self) -> None:
         slots = slots_of(Plan(self.definition), seed="s", created=T)
-        state = first_state(self.definition, slots, "u", T, outlives=True)
-        self.schedule = Schedule("s", "u", self.definition, slots, state, "me", outlives=True)
+        state = first_state(self.definition, slots, "u", T, detached=True)
+        self.schedule = Schedule("s", "u", self.definition, slots, state, "me", detached=True)
 
-    def die(self, seconds: float, *, outlives: bool = True) -> None:
+    def die(self, seconds: float, *, detached: bool = True) -> None:
         old = self.schedule
         state = State.decode(old.state.encode())
-        self.schedule = Schedule("s", "u", old.definition, old.slots, state, "other", outlives=outlives)
-        self.schedule.taken_over(T + round(seconds * SECOND))
+        self.schedule = Schedule("s", "u", old.definition, old.slots, state, "other", detached=detached)
+        self.schedule.recovered(T + round(seconds * SECOND))
 
 
 def now_at(seconds: float) -> int:
@@ -36,7 +36,7 @@ def now_at(seconds: float) -> int:
 
 
 def seen(run: Run) -> tuple[float, int, int, bool]:
-    return (run.slot - T) / SECOND, run.attempt, run.lost, run.handed_on
+    return (run.slot - T) / SECOND, run.attempt, run.lost, run.adoptable
 
 
 def test_what_was_planned_and_due_under_a_dead_owner_goes_on_at_once() -> None:
@@ -55,7 +55,7 @@ def test_what_was_planned_and_due_under_a_dead_owner_goes_on_at_once() -> None:
 
 def test_what_was_active_goes_on_as_the_same_attempt_however_often_its_owner_dies() -> None:
     job = PodDriver(defined(retry=Fixed([5.0])))
-    job.run(60, End.FAILED)
+    job.run(60, AttemptEnd.FAILED)
     assert len(job.at(70).start) == 1
     for seconds in range(100, 100 + 2 * MAX_LOST_IN_ROW):
         job.die(seconds)
@@ -67,7 +67,7 @@ def test_what_was_active_goes_on_as_the_same_attempt_however_often_its_owner_die
 
 def test_what_has_not_begun_is_not_handed_on() -> None:
     job = PodDriver(defined(retry=Fixed([500.0])))
-    job.run(60, End.FAILED)
+    job.run(60, AttemptEnd.FAILED)
     job.at(70)
     job.die(100)
     assert [seen(run) for run in job.state.runs] == [(60, 2, 0, False)]
@@ -76,11 +76,11 @@ def test_what_has_not_begun_is_not_handed_on() -> None:
 def test_a_replica_that_stops_hands_its_attempts_on_due_at_once() -> None:
     job = PodDriver(defined())
     job.at(60)
-    assert job.end(70, End.LOST) is None
+    assert job.end(70, AttemptEnd.LOST) is None
     job.schedule.leave(now_at(70))
     assert job.schedule.wake() == T + MINUTE
     state = State.decode(job.schedule.snapshot())
-    heir = Schedule("s", "u", job.definition, job.schedule.slots, state, "other", outlives=True)
+    heir = Schedule("s", "u", job.definition, job.schedule.slots, state, "other", detached=True)
     assert [seen(run) for run in heir.step(now_at(71)).start] == [(60, 1, 0, True)]
 
 
@@ -89,39 +89,39 @@ def test_the_next_attempt_is_a_new_one() -> None:
     job.at(60)
     job.die(80)
     job.at(80)
-    assert job.end(90, End.FAILED) is None
+    assert job.end(90, AttemptEnd.FAILED) is None
     assert [seen(run) for run in job.state.runs] == [(60, 2, 0, False)]
 
 
 def test_an_edit_to_a_job_inside_the_replica_and_back() -> None:
     job = PodDriver(defined())
     job.at(60)
-    job.die(100, outlives=False)
-    assert [(*seen(run), run.outlives) for run in job.state.runs] == [(60, 2, 1, False, False)]
+    job.die(100, detached=False)
+    assert [(*seen(run), run.detached) for run in job.state.runs] == [(60, 2, 1, False, False)]
     job.at(100)
-    job.die(120, outlives=True)
-    assert [(*seen(run), run.outlives) for run in job.state.runs] == [(60, 3, 2, False, True)]
+    job.die(120, detached=True)
+    assert [(*seen(run), run.detached) for run in job.state.runs] == [(60, 3, 2, False, True)]
 
 
 def test_an_attempt_that_has_not_begun_takes_the_kind_of_job_that_there_is_now_once_that_is_stored() -> None:
     job = PodDriver(defined())
     job.at(10)
-    job.schedule.outlives = False
+    job.schedule.detached = False
     assert job.schedule.step(now_at(60)).start == ()
     assert job.schedule.blocked(now_at(60))
     job.schedule.snapshot()
     job.schedule.stored()
     (run,) = job.schedule.step(now_at(60)).start
-    assert (run.attempt, run.outlives) == (1, False)
+    assert (run.attempt, run.detached) == (1, False)
 
 
 def test_what_was_handed_on_is_lost_where_nobody_can_go_on_with_it() -> None:
     job = PodDriver(defined())
     job.at(60)
-    job.end(70, End.LOST)
-    job.schedule.outlives = False
+    job.end(70, AttemptEnd.LOST)
+    job.schedule.detached = False
     job.at(71)
-    assert [(run.attempt, run.lost, run.outlives) for run in job.state.runs] == [(2, 1, False)]
+    assert [(run.attempt, run.lost, run.detached) for run in job.state.runs] == [(2, 1, False)]
 
 
 # ---------------------------------------------------------------- timeouts.total
@@ -133,7 +133,7 @@ def test_total_ends_a_retry_that_has_not_begun_but_goes_on_with_what_has() -> No
     job.die(100)
     (run,) = job.at(100).start  # its executor is told that no time is left, and ends the Pod
     assert (run.attempt, run.begun) == (1, T + MINUTE)
-    record = job.end(101, End.FAILED, reason="timed out")
+    record = job.end(101, AttemptEnd.FAILED, reason="timed out")
     assert record is not None
     assert record.outcome is Outcome.FAILED
 
@@ -144,16 +144,16 @@ def test_total_ends_a_retry_that_has_not_begun_but_goes_on_with_what_has() -> No
 def test_a_cancelled_run_stays_until_its_end_is_confirmed() -> None:
     job = PodDriver(defined(concurrency=Concurrency.REPLACE))
     job.at(60)
-    moves = job.at(120)
-    assert [run.cancelling for run in moves.cancel] == ["replaced by the slot 2026-09-21T14:15:20Z"]
+    actions = job.at(120)
+    assert [run.cancel_reason for run in actions.cancel] == ["replaced by the slot 2026-09-21T14:15:20Z"]
     job.die(150)
     (again,) = job.at(150).start
-    assert (again.attempt, again.cancelling) == (1, "replaced by the slot 2026-09-21T14:15:20Z")
+    assert (again.attempt, again.cancel_reason) == (1, "replaced by the slot 2026-09-21T14:15:20Z")
     assert [run.slot - T for run in job.state.waiting] == [2 * MINUTE]
-    assert job.end(151, End.LOST) is None  # its executor could not say
+    assert job.end(151, AttemptEnd.LOST) is None  # its executor could not say
     (again,) = job.at(152).start
-    assert again.cancelling
-    record = job.end(153, End.CANCELLED)
+    assert again.cancel_reason
+    record = job.end(153, AttemptEnd.CANCELLED)
     assert record is not None
     assert (record.outcome, record.reason) == (Outcome.CANCELLED, "replaced by the slot 2026-09-21T14:15:20Z")
     assert job.starts(153) == [120]
@@ -163,10 +163,10 @@ def test_what_was_handed_on_and_is_cancelled_is_given_out_to_be_ended() -> None:
     job = PodDriver(defined())
     job.at(60)
     job.die(100)
-    job.schedule.asked(Acts(cancel=f"u-{T + MINUTE}"), T)
-    moves = job.schedule.step(now_at(100))
-    assert moves.cancel == ()
-    assert [run.cancelling for run in moves.start] == ["cancelled by hand"]
+    job.schedule.asked(Requests(cancel=f"u-{T + MINUTE}"), T)
+    actions = job.schedule.step(now_at(100))
+    assert actions.cancel == ()
+    assert [run.cancel_reason for run in actions.start] == ["cancelled by hand"]
     assert records(job) == []
 
 
@@ -175,13 +175,13 @@ def test_what_may_have_begun_under_an_edited_policy_waits_and_is_never_dropped()
     job.at(60)
     stored = State.decode(job.state.encode())
     forbids = defined()
-    heir = Schedule("s", "u", forbids, slots_of(Plan(forbids), seed="s", created=T), stored, "other", outlives=True)
-    heir.taken_over(now_at(125), edited=True)
+    heir = Schedule("s", "u", forbids, slots_of(Plan(forbids), seed="s", created=T), stored, "other", detached=True)
+    heir.recovered(now_at(125), edited=True)
     assert [seen(run) for run in heir.state.runs] == [(60, 1, 0, True)]
     assert [seen(run) for run in heir.state.waiting] == [(120, 1, 0, True)]
-    heir.rewish(defined(suspend=True), heir.slots, outlives=True)
+    heir.replace_definition(defined(suspend=True), heir.slots, detached=True)
     heir.edited(2, now_at(125), None)
     assert len(heir.state.waiting) == 1
-    heir.asked(Acts(cancel=f"u-{T + 2 * MINUTE}"), T)
+    heir.asked(Requests(cancel=f"u-{T + 2 * MINUTE}"), T)
     given = heir.step(now_at(126)).start
-    assert [(run.slot - T, run.cancelling) for run in given] == [(MINUTE, ""), (2 * MINUTE, "cancelled by hand")]
+    assert [(run.slot - T, run.cancel_reason) for run in given] == [(MINUTE, ""), (2 * MINUTE, "cancelled by hand")]

@@ -20,14 +20,14 @@ OTHER = Definition(kind="job", triggers=(EveryTrigger(7 * MINUTE),))
 
 
 def restored(
-    state: State, definition: Definition = EVERY, *, in_order: bool = False, outlives: bool = False
+    state: State, definition: Definition = EVERY, *, in_order: bool = False, detached: bool = False
 ) -> tuple[State, Instant | None]:
     slots = slots_of(Plan(definition), seed="ns/a", created=NOW - 60 * MINUTE)
-    return restored_state(state.encode().decode(), definition, slots, "u", NOW, in_order=in_order, outlives=outlives)
+    return restored_state(state.encode().decode(), definition, slots, "u", NOW, in_order=in_order, detached=detached)
 
 
 def a_state(definition: Definition = EVERY, *runs: Run) -> State:
-    return State(floor=NOW - MINUTE, when=definition.when_digest, generation=1, runs=list(runs))
+    return State(decided_until=NOW - MINUTE, when=definition.when_digest, generation=1, runs=list(runs))
 
 
 @pytest.mark.parametrize("definition", [EVERY, OTHER], ids=["as it was", "triggers edited meanwhile"])
@@ -40,21 +40,21 @@ def test_an_inline_run_that_had_begun_goes_on_as_the_next_attempt(definition: De
 
 @pytest.mark.parametrize("definition", [EVERY, OTHER], ids=["as it was", "triggers edited meanwhile"])
 def test_a_run_in_a_pod_is_adopted(definition: Definition) -> None:
-    began = Run(slot=NOW - MINUTE, due=NOW - MINUTE, begun=NOW - MINUTE, outlives=True)
-    state, wake = restored(a_state(EVERY, began), definition, outlives=True)
+    began = Run(slot=NOW - MINUTE, due=NOW - MINUTE, begun=NOW - MINUTE, detached=True)
+    state, wake = restored(a_state(EVERY, began), definition, detached=True)
     (run,) = state.runs
-    assert (run.attempt, run.handed_on, wake) == (1, True, NOW)
+    assert (run.attempt, run.adoptable, wake) == (1, True, NOW)
 
 
 def test_a_pod_that_may_run_is_ended_before_what_replaces_it_starts() -> None:
     replace = msgspec.structs.replace(OTHER, concurrency=Concurrency.REPLACE)
     state, _ = restored(
-        a_state(EVERY, Run(slot=NOW - MINUTE, due=NOW - MINUTE, begun=NOW - MINUTE, outlives=True)),
+        a_state(EVERY, Run(slot=NOW - MINUTE, due=NOW - MINUTE, begun=NOW - MINUTE, detached=True)),
         replace,
-        outlives=True,
+        detached=True,
     )
     slots = slots_of(Plan(replace), seed="ns/a", created=NOW - 60 * MINUTE)
-    schedule = Schedule("ns/a", "u", replace, slots, state, outlives=True)
+    schedule = Schedule("ns/a", "u", replace, slots, state, detached=True)
     (run,) = state.runs
     schedule.cancel(run, NOW, "replaced")
     assert state.runs == [run], "its end is not confirmed"
@@ -103,17 +103,17 @@ def test_what_is_suspended_is_left_alone() -> None:
 def test_nonsense_is_refused(text: str, in_order: bool) -> None:
     slots = slots_of(Plan(EVERY), seed="ns/a", created=NOW)
     with pytest.raises(msgspec.MsgspecError):
-        restored_state(text, EVERY, slots, "u", NOW, in_order=in_order, outlives=False)
+        restored_state(text, EVERY, slots, "u", NOW, in_order=in_order, detached=False)
 
 
 _INSTANTS = st.integers(-(2**70), 2**70) | st.integers(NOW - 10**10, NOW + 10**10)
 _COUNTS = st.integers(-3, 10) | st.integers(-(2**70), 2**70)
 _RUNS = st.builds(
     Run, slot=_INSTANTS, due=_INSTANTS, attempt=_COUNTS, failed=_COUNTS, lost=_COUNTS, begun=_INSTANTS,
-    token=st.text(max_size=3), outlives=st.booleans(), handed_on=st.booleans(), cancelling=st.text(max_size=3),
+    token=st.text(max_size=3), detached=st.booleans(), adoptable=st.booleans(), cancel_reason=st.text(max_size=3),
 )  # fmt: skip
 _STATES = st.builds(
-    State, floor=_INSTANTS, next=st.none() | _RUNS, runs=st.lists(_RUNS, max_size=3),
+    State, decided_until=_INSTANTS, next=st.none() | _RUNS, runs=st.lists(_RUNS, max_size=3),
     waiting=st.lists(_RUNS, max_size=3), started=_COUNTS, last_success=st.none() | _INSTANTS, paused=st.booleans(),
     when=st.sampled_from(["", EVERY.when_digest]),
     handled=st.lists(st.sampled_from(["run-now/x", "x"]), max_size=2).map(tuple),
@@ -121,13 +121,13 @@ _STATES = st.builds(
 
 
 @given(_STATES, st.booleans(), st.booleans())
-def test_whatever_is_taken_can_be_worked_with(state: State, in_order: bool, outlives: bool) -> None:
+def test_whatever_is_taken_can_be_worked_with(state: State, in_order: bool, detached: bool) -> None:
     try:
-        found, _ = restored(state, in_order=in_order, outlives=outlives)
+        found, _ = restored(state, in_order=in_order, detached=detached)
     except msgspec.MsgspecError:
         return
     slots = slots_of(Plan(EVERY), seed="ns/a", created=NOW - 60 * MINUTE)
-    schedule = Schedule("ns/a", "u", EVERY, slots, found, outlives=outlives)
+    schedule = Schedule("ns/a", "u", EVERY, slots, found, detached=detached)
     schedule.edited(1, NOW, None, 1)
     schedule.step(NOW)
     schedule.wake()

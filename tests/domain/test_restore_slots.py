@@ -25,9 +25,9 @@ def defined(catch_up: CatchUp = CatchUp.LAST, concurrency: Concurrency = Concurr
     )
 
 
-def written(definition: Definition, *, outlives: bool = False) -> State:
+def written(definition: Definition, *, detached: bool = False) -> State:
     """The state at the creation, as status says it."""
-    return first_state(definition, slots(definition), "u", T, outlives=outlives)
+    return first_state(definition, slots(definition), "u", T, detached=detached)
 
 
 def slots(definition: Definition):  # type: ignore[no-untyped-def]  # of a type that the domain keeps to itself
@@ -35,10 +35,10 @@ def slots(definition: Definition):  # type: ignore[no-untyped-def]  # of a type 
 
 
 def restored(
-    state: State, definition: Definition, now: Instant, *, in_order: bool, outlives: bool = False
+    state: State, definition: Definition, now: Instant, *, in_order: bool, detached: bool = False
 ) -> tuple[State, Instant | None]:
     text = state.encode().decode()
-    return restored_state(text, definition, slots(definition), "u", now, in_order=in_order, outlives=outlives)
+    return restored_state(text, definition, slots(definition), "u", now, in_order=in_order, detached=detached)
 
 
 def started(state: State, definition: Definition, now: Instant) -> list[tuple[int, int]]:
@@ -84,16 +84,16 @@ def test_after_a_crash_what_is_not_due_yet_is_a_first_attempt() -> None:
 def test_after_a_crash_what_outlives_its_replica_goes_on_as_the_same_attempt() -> None:
     definition = defined()
     now = T + 15 * SECOND
-    state, _ = restored(written(definition, outlives=True), definition, now, in_order=False, outlives=True)
+    state, _ = restored(written(definition, detached=True), definition, now, in_order=False, detached=True)
     (run,) = state.runs
-    assert (run.attempt, run.lost, run.handed_on) == (1, 0, True)
+    assert (run.attempt, run.lost, run.adoptable) == (1, 0, True)
 
 
 def test_a_run_in_flight_is_lost_once_more_and_keeps_its_failures() -> None:
     definition = defined()
     state = written(definition)
     state.next = None
-    state.floor = T + EVERY
+    state.decided_until = T + EVERY
     state.runs = [Run(T + EVERY, T + EVERY, attempt=3, failed=2, begun=T + EVERY)]
     found, wake = restored(state, definition, T + 15 * SECOND, in_order=False)
     assert wake == T + 15 * SECOND
@@ -129,7 +129,7 @@ def test_nothing_is_lost_and_nothing_runs_twice_unsaid(
     """Status was written after ``behind`` slots; after an end that was none ``begun`` more had run by then."""
     definition = defined(catch_up)
     state = written(definition)
-    state.floor = T + behind * EVERY
+    state.decided_until = T + behind * EVERY
     state.next = Run(T + (behind + 1) * EVERY, T + (behind + 1) * EVERY)
     ran = set() if in_order else {(behind + 1 + number) * 10 for number in range(begun)}
     now = T + (behind + (0 if in_order else begun)) * EVERY + away * SECOND

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import (
     AtTrigger,
@@ -142,7 +142,7 @@ def test_suspend_stops_new_slots_and_lets_active_runs_and_their_retries_finish()
     job = Driver(defined())
     job.at(60)
     job.edit(70, suspend=True)
-    assert job.end(80, End.FAILED) is None
+    assert job.end(80, AttemptEnd.FAILED) is None
     assert job.starts(90) == [60]
     assert job.end(91) is not None
     assert job.starts(600) == []
@@ -165,18 +165,18 @@ def test_what_waits_does_not_start_once_no_slot_may(close: str) -> None:
     assert len(job.state.waiting) == 1
     if close == "suspend":
         job.edit(130, suspend=True)
-    job.end(140, {"suspend": End.SUCCEEDED, "pause": End.FAILED, "complete": End.COMPLETED}[close])
+    job.end(140, {"suspend": AttemptEnd.SUCCEEDED, "pause": AttemptEnd.FAILED, "complete": AttemptEnd.COMPLETED}[close])
     assert job.starts(150) == []
     assert (job.state.waiting, job.state.skipped, job.state.started) == ([], 1, 1)
 
 
 def test_failures_in_a_row_pause_and_an_edit_or_a_success_between_does_not() -> None:
     job = Driver(defined(pause_after_failures=2, retry=Exponential(max_retries=0)))
-    job.run(60, End.FAILED)
+    job.run(60, AttemptEnd.FAILED)
     job.run(120)
-    job.run(180, End.FAILED)
+    job.run(180, AttemptEnd.FAILED)
     assert job.state.failures_in_row == 1
-    job.run(240, End.FAILED)
+    job.run(240, AttemptEnd.FAILED)
     assert job.state.paused
     assert job.starts(300) == []
     assert job.schedule.wake() is None
@@ -187,7 +187,7 @@ def test_failures_in_a_row_pause_and_an_edit_or_a_success_between_does_not() -> 
 
 def test_cancelled_runs_are_no_failures() -> None:
     job = Driver(defined(pause_after_failures=1))
-    record = job.run(60, End.CANCELLED)
+    record = job.run(60, AttemptEnd.CANCELLED)
     assert record is not None
     assert record.outcome is Outcome.CANCELLED
     assert not job.state.paused
@@ -199,7 +199,7 @@ def test_cancelled_runs_are_no_failures() -> None:
 
 def test_completed_by_its_job_never_runs_again() -> None:
     job = Driver(defined())
-    record = job.run(60, End.COMPLETED)
+    record = job.run(60, AttemptEnd.COMPLETED)
     assert record is not None
     assert record.outcome is Outcome.SUCCEEDED
     assert job.state.completed is Completion.JOB
@@ -247,7 +247,7 @@ def test_what_follows_another_waits_for_ever() -> None:
 
 def test_overdue_is_said_once_until_a_success() -> None:
     job = Driver(defined(expect_success_within=90 * SECOND, retry=Exponential(max_retries=0)))
-    job.run(60, End.FAILED)
+    job.run(60, AttemptEnd.FAILED)
     assert job.schedule.wake() == T + 90 * SECOND
     assert job.at(90).became_overdue
     assert not job.at(91).became_overdue
@@ -310,7 +310,7 @@ def test_the_planned_slot_starts_without_another_write() -> None:
 def test_a_slot_that_replaces_a_run_in_backoff_is_stored_first() -> None:
     """In the store the run in backoff stands before it: a successor would not know that it had begun."""
     job = Driver(defined(concurrency=Concurrency.REPLACE, retry=Fixed([500.0])))
-    job.run(60, End.FAILED)
+    job.run(60, AttemptEnd.FAILED)
     job.at(61)
     assert job.schedule.step(T + 2 * MINUTE).start == ()
     assert job.schedule.blocked(T + 2 * MINUTE)
@@ -344,6 +344,6 @@ def test_under_an_edited_policy_a_slot_that_may_have_begun_waits_as_its_next_att
     stored = State.decode(job.state.encode())  # with the slot of the second minute planned beside the first
     edited = msgspec.structs.replace(job.definition, concurrency=Concurrency.FORBID)
     heir = Schedule("s", "u", edited, slots_of(Plan(edited), seed="s", created=T), stored, "other")
-    heir.taken_over(T + 125 * SECOND, edited=True)
+    heir.recovered(T + 125 * SECOND, edited=True)
     assert [(run.slot - T, run.attempt) for run in heir.state.runs] == [(60 * SECOND, 2)]
     assert [(run.slot - T, run.attempt) for run in heir.state.waiting] == [(120 * SECOND, 2)]

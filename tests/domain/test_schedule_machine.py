@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from scheduledjob.domain.schedule.actions import End, Moves
+from scheduledjob.domain.schedule.actions import Actions, AttemptEnd
 from scheduledjob.domain.schedule.backoff import WITHOUT_END, Backoff, Exponential, Fixed
 from scheduledjob.domain.schedule.definition import (
     AtTrigger,
@@ -32,7 +32,7 @@ from scheduledjob.domain.schedule.definition import (
 )
 from scheduledjob.domain.schedule.machine import Schedule, first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
-from scheduledjob.domain.schedule.requests import Acts
+from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.runs import MAX_LOST_IN_ROW
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import SECOND, Instant
@@ -147,7 +147,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.edited_at = CREATED
         self.started: dict[str, int] = {}
         """The newest attempt of each run that was started."""
-        self.acts = Acts()
+        self.requests = Requests()
         """What people ask for now."""
         self.recorded: dict[str, RunRecord] = {}
         self.pending: tuple[bytes, Sequence[RunRecord], bool] | None = None
@@ -155,20 +155,22 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.closed_since: set[Instant] | None = None
         """While no slot may start: the slots of the runs that had been admitted before."""
 
-    @initialize(definition=definitions, first=st.none() | instants, outlives=st.booleans())
-    def create(self, definition: Definition, first: Instant | None, outlives: bool) -> None:
-        self.outlives = outlives
-        self.take_wish(definition)
-        state = first_state(definition, self.slots, UID, self.now, first, outlives=outlives)
+    @initialize(definition=definitions, first=st.none() | instants, detached=st.booleans())
+    def create(self, definition: Definition, first: Instant | None, detached: bool) -> None:
+        self.detached = detached
+        self.take_definition(definition)
+        state = first_state(definition, self.slots, UID, self.now, first, detached=detached)
         self.first = self.given_first = first if state.next is not None and state.next.slot == first else None
         self.store = InStore(state.encode())
         self.schedule = self.schedule_of(State.decode(self.store.state))
         self.look_whether_open()
 
     def schedule_of(self, state: State) -> Schedule:
-        return Schedule("s", UID, self.definition, self.slots, state, outlives=self.outlives, wished_at=self.edited_at)
+        return Schedule(
+            "s", UID, self.definition, self.slots, state, detached=self.detached, definition_changed_at=self.edited_at
+        )
 
-    def take_wish(self, definition: Definition) -> None:
+    def take_definition(self, definition: Definition) -> None:
         self.definition = definition
         self.slots: Slots | None = slots_of(Plan(definition), seed="s", created=CREATED)
 
@@ -176,10 +178,10 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     @rule()
     def step(self) -> None:
-        moves = self.watched_step()
-        for run in moves.cancel:
+        actions = self.watched_step()
+        for run in actions.cancel:
             assert any(run is one for one in self.schedule.executing)
-        for run in moves.start:
+        for run in actions.start:
             self.start(run)
         again = self.watched_step()
         assert not again.start
@@ -217,7 +219,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             # Whoever reads it knows all there is to know: nothing but the encoded state goes on.
             other.snapshot()
             other.stored()
-            self.load(taken_over=False)
+            self.load(recovered=False)
             if leave:
                 assert seen(other, self.now) == seen(self.schedule, self.now)
         else:
@@ -229,11 +231,11 @@ class ScheduleMachine(RuleBasedStateMachine):
         if self.pending is not None and arrives:
             self.carry_out()
         self.pending = None
-        self.load(taken_over=self.store.owned)
+        self.load(recovered=self.store.owned)
 
     @precondition(lambda self: self.schedule.executing)
-    @rule(data=st.data(), end=st.sampled_from(End))
-    def end(self, data: st.DataObject, end: End) -> None:
+    @rule(data=st.data(), end=st.sampled_from(AttemptEnd))
+    def end(self, data: st.DataObject, end: AttemptEnd) -> None:
         run = data.draw(st.sampled_from(self.schedule.executing))
         before, failed, lost, attempt = self.before(), run.failed, run.lost, run.attempt
         record = self.schedule.ended(run, end, self.now, reason="because")
@@ -243,7 +245,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert not any(run is one for one in self.schedule.executing)
         retried = any(run is one for one in self.schedule.state.runs)
         assert retried == (record is None)
-        if end is End.FAILED and retried:
+        if end is AttemptEnd.FAILED and retried:
             limit = self.retries()
             assert run.failed == failed + 1
             assert run.lost == 0
@@ -251,17 +253,17 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert run.due > self.now
             total = self.definition.timeouts.total
             assert total is None or run.due < run.begun + total
-        elif end is End.LOST and self.outlives:
-            assert (run.attempt, run.lost, run.handed_on) == (attempt, lost, True)
-        elif end is End.LOST and retried:
+        elif end is AttemptEnd.LOST and self.detached:
+            assert (run.attempt, run.lost, run.adoptable) == (attempt, lost, True)
+        elif end is AttemptEnd.LOST and retried:
             assert run.failed == failed  # it counts against nobody
             assert run.lost == lost + 1 < MAX_LOST_IN_ROW
-        elif end is End.LOST:
+        elif end is AttemptEnd.LOST:
             assert record is not None
             assert record.outcome is Outcome.CANCELLED or "OwnerLost" in record.reason
-        elif record is not None and end in {End.SUCCEEDED, End.COMPLETED}:
+        elif record is not None and end in {AttemptEnd.SUCCEEDED, AttemptEnd.COMPLETED}:
             assert record.outcome is Outcome.SUCCEEDED
-        if end is End.COMPLETED:
+        if end is AttemptEnd.COMPLETED:
             assert self.schedule.state.completed is Completion.JOB
         self.look_whether_open()
 
@@ -282,8 +284,8 @@ class ScheduleMachine(RuleBasedStateMachine):
         if what == "cancel":
             active = [run_id(UID, run) for run in (*state.runs, *state.waiting)]
             token = data.draw(st.sampled_from(active)) if active else "nothing"
-        self.acts = msgspec.structs.replace(self.acts, **{what: token})
-        self.schedule.asked(self.acts, self.now)
+        self.requests = msgspec.structs.replace(self.requests, **{what: token})
+        self.schedule.asked(self.requests, self.now)
 
     def retries(self) -> int:
         retry = self.definition.retry
@@ -308,22 +310,22 @@ class ScheduleMachine(RuleBasedStateMachine):
         """Change some fields of the wish; the schedule that is claimed goes by it from now on."""
         old, state = self.definition, self.schedule.state
         changes = {name: getattr(new, name) for name in what} | {"suspend": suspend}
-        self.take_wish(msgspec.structs.replace(old, **changes))
+        self.take_definition(msgspec.structs.replace(old, **changes))
         self.revision += 1
         self.now += 1
         self.edited_at = self.now
         before = self.before()
-        floor, was_paused, was_suspended = state.floor, state.paused, state.suspended
+        decided_until, was_paused, was_suspended = state.decided_until, state.paused, state.suspended
         planned_first = self.first is not None and state.next is not None
         self.most_started = state.started
-        self.schedule.rewish(self.definition, self.slots, outlives=self.outlives)
+        self.schedule.replace_definition(self.definition, self.slots, detached=self.detached)
         self.schedule.edited(self.revision, self.now, None)
         assert accounted(state) == before.accounted
-        assert state.floor >= floor
+        assert state.decided_until >= decided_until
         if self.definition.when != old.when or was_paused or (was_suspended and not suspend):
-            assert state.floor >= self.now  # an edit or a resume never replays the past
+            assert state.decided_until >= self.now  # an edit or a resume never replays the past
         else:
-            assert state.floor == floor
+            assert state.decided_until == decided_until
         assert not state.paused
         assert state.suspended == suspend
         if planned_first:
@@ -349,14 +351,14 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert wake is None or wake > self.now, "it would be asked for ever"
         until = self.now + 3 * SHORT if wake is None else wake - 1
         before = done.state.encode()
-        moves = done.step(until)
-        assert not moves.start
-        assert not moves.cancel
-        assert not moves.became_overdue
+        actions = done.step(until)
+        assert not actions.start
+        assert not actions.cancel
+        assert not actions.became_overdue
         assert done.state.encode() == before
         if wake is not None:
-            moves = done.step(wake)
-            assert moves.start or moves.became_overdue or done.changed or done.blocked(wake)
+            actions = done.step(wake)
+            assert actions.start or actions.became_overdue or done.changed or done.blocked(wake)
 
     @invariant()
     def active_and_waiting_are_apart(self) -> None:
@@ -367,7 +369,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert any(run is one for one in state.runs)
         assert all(not run.begun for run in state.waiting)
         assert all(run.failed <= run.attempt for run in runs)
-        assert state.next is None or state.next.slot > state.floor or state.next.slot == self.first
+        assert state.next is None or state.next.slot > state.decided_until or state.next.slot == self.first
         assert not (self.schedule.done and self.schedule.executing)
         if not open_for_slots(state):
             assert all(run.token for run in state.waiting)
@@ -388,22 +390,22 @@ class ScheduleMachine(RuleBasedStateMachine):
     def before(self) -> Before:
         return self.Before(State.decode(self.schedule.state.encode()), accounted(self.schedule.state))
 
-    def watched_step(self) -> Moves:
+    def watched_step(self) -> Actions:
         before = self.before()
-        moves = self.schedule.step(self.now)
+        actions = self.schedule.step(self.now)
         self.judge_slots(before)
-        return moves
+        return actions
 
     def judge_slots(self, before: Before) -> None:
         """Each slot that the floor has passed was run or counted, exactly once."""
         old, state = before.state, self.schedule.state
-        assert state.floor >= old.floor
-        after, taken_first = old.floor, 0
+        assert state.decided_until >= old.decided_until
+        after, taken_first = old.decided_until, 0
         if self.first is not None and self.first > self.now and not open_for_slots(state):
             self.first = None  # it was to come, and a run that failed has closed the schedule before
         if self.first is not None and (state.next is None or state.next.slot != self.first):
             taken_first, after, self.first = 1, max(after, self.first), None
-        kept, excluded = slots_between(self.definition, after, state.floor)
+        kept, excluded = slots_between(self.definition, after, state.decided_until)
         by_hand = len(run_now(state) - run_now(old))
         decided = accounted(state) - before.accounted - by_hand
         used_up = self.definition.max_runs is not None and state.started >= self.definition.max_runs
@@ -433,7 +435,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert run.slot <= self.now, "before its time"
         assert run.due <= self.now
         name = run_id(UID, run)
-        if run.handed_on:
+        if run.adoptable:
             assert run.attempt >= self.started.get(name, 0), "went on as an attempt before"
         else:
             assert run.attempt > self.started.get(name, 0), "started again as the same attempt"
@@ -449,16 +451,16 @@ class ScheduleMachine(RuleBasedStateMachine):
             contents.append((self.pending[0], True))
         for data, _ in contents:
             successor = self.schedule_of(State.decode(data))
-            successor.taken_over(self.now)
+            successor.recovered(self.now)
             name = run_id(UID, run)
             ((attempt),) = [
                 *(one.attempt for one in successor.state.runs if run_id(UID, one) == name),
                 *(one.attempt + 1 for one in successor.records if one.run_id == name),
             ]
-            assert attempt == run.attempt + (not self.outlives)
-            if self.outlives:
+            assert attempt == run.attempt + (not self.detached)
+            if self.detached:
                 again = successor.step(self.now).start
-                assert any(one.handed_on and run_id(UID, one) == name for one in again), "nobody goes on with it"
+                assert any(one.adoptable and run_id(UID, one) == name for one in again), "nobody goes on with it"
 
     # ---------------------------------------------------------------- the store
 
@@ -471,7 +473,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.store = InStore(state, owned=not gives_back)
         self.pending = None
 
-    def load(self, *, taken_over: bool) -> None:
+    def load(self, *, recovered: bool) -> None:
         state = State.decode(self.store.state)
         self.schedule = self.schedule_of(state)
         self.store.owned = True
@@ -479,9 +481,9 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.look_whether_open()
         if state.revision == 1 and state.next is not None and state.next.slot == self.given_first:
             self.first = self.given_first
-        if taken_over:
+        if recovered:
             before = self.before()
-            self.schedule.taken_over(self.now)
+            self.schedule.recovered(self.now)
             if state.revision == self.revision:  # else what was planned was planned by another definition
                 self.judge_slots(before)
         if state.revision != self.revision:
@@ -489,7 +491,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             self.most_started = max(self.most_started, state.started)
             self.schedule.edited(self.revision, self.edited_at, None)
             self.first = None
-        self.schedule.asked(self.acts, self.now)
+        self.schedule.asked(self.requests, self.now)
         self.look_whether_open()
 
 
@@ -505,9 +507,9 @@ def copy_of(schedule: Schedule) -> Schedule:
 def seen(schedule: Schedule, now: Instant) -> tuple[object, ...]:
     """What a schedule wants done now and next, and what it would write."""
     schedule = copy_of(schedule)
-    moves = schedule.step(now)
-    wants = [msgspec.to_builtins(run) for run in (*moves.start, *moves.cancel)]
-    return wants, moves.became_overdue, schedule.wake(), schedule.blocked(now), schedule.state.encode()
+    actions = schedule.step(now)
+    wants = [msgspec.to_builtins(run) for run in (*actions.start, *actions.cancel)]
+    return wants, actions.became_overdue, schedule.wake(), schedule.blocked(now), schedule.state.encode()
 
 
 TestSchedule = ScheduleMachine.TestCase

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Misfire, Timeouts
 from scheduledjob.domain.schedule.machine import Schedule
@@ -29,17 +29,17 @@ def test_forbid_consumes_what_comes_due_meanwhile() -> None:
 def test_forbid_counts_what_came_due_before_a_pause_or_the_end() -> None:
     job = Driver(defined(pause_after_failures=1, retry=Exponential(max_retries=0)))
     job.at(60)
-    job.end(200, End.FAILED)
+    job.end(200, AttemptEnd.FAILED)
     assert job.state.skipped == 2
     job = Driver(defined())
     job.at(60)
-    job.end(200, End.COMPLETED)
+    job.end(200, AttemptEnd.COMPLETED)
     assert job.state.skipped == 2
 
 
 def test_a_run_in_backoff_is_active() -> None:
     job = Driver(defined(retry=Fixed([200.0])))
-    job.run(60, End.FAILED)
+    job.run(60, AttemptEnd.FAILED)
     assert job.starts(120) == []
     assert job.starts(261) == [60]
     job.end(262)
@@ -69,11 +69,11 @@ def test_queue_runs_as_many_at_once_as_it_may() -> None:
 def test_replace_cancels_waits_for_the_end_and_starts_the_newest() -> None:
     job = Driver(defined(concurrency=Concurrency.REPLACE))
     job.at(60)
-    moves = job.at(120)
-    assert [(run.slot - T) // SECOND for run in moves.cancel] == [60]
-    assert moves.start == ()
+    actions = job.at(120)
+    assert [(run.slot - T) // SECOND for run in actions.cancel] == [60]
+    assert actions.start == ()
     job.at(180)
-    record = job.end(190, End.FAILED)
+    record = job.end(190, AttemptEnd.FAILED)
     assert record is not None
     assert record.outcome is Outcome.CANCELLED
     assert job.starts(190) == [180]
@@ -82,7 +82,7 @@ def test_replace_cancels_waits_for_the_end_and_starts_the_newest() -> None:
 
 def test_replace_ends_a_run_in_backoff_at_once() -> None:
     job = Driver(defined(concurrency=Concurrency.REPLACE, retry=Fixed([500.0])))
-    job.run(60, End.FAILED)
+    job.run(60, AttemptEnd.FAILED)
     assert job.starts(120) == [120]
     assert [record.outcome for record in job.schedule.records] == [Outcome.CANCELLED]
 
@@ -91,7 +91,7 @@ def test_replace_keeps_a_run_that_ended_well_while_it_was_being_cancelled() -> N
     job = Driver(defined(concurrency=Concurrency.REPLACE))
     job.at(60)
     job.at(120)
-    record = job.end(121, End.SUCCEEDED)
+    record = job.end(121, AttemptEnd.SUCCEEDED)
     assert record is not None
     assert record.outcome is Outcome.SUCCEEDED
 
@@ -132,7 +132,7 @@ def attempts(job: Driver, most: int = 20) -> tuple[list[float], RunRecord | None
     now, waits = 60.0, list[float]()
     for _ in range(most):
         assert len(job.at(now).start) == 1
-        record = job.end(now, End.FAILED, reason="exit code 1")
+        record = job.end(now, AttemptEnd.FAILED, reason="exit code 1")
         if record is not None:
             return waits, record
         due = (job.state.runs[0].due - T) / SECOND
@@ -195,13 +195,13 @@ def test_lost_attempts_use_up_no_retries_and_count_in_a_row_only() -> None:
     for _ in range(3):
         for _ in range(4):
             assert len(job.at(now).start) == 1
-            assert job.end(now, End.LOST) is None
+            assert job.end(now, AttemptEnd.LOST) is None
         assert len(job.at(now).start) == 1
-        assert job.end(now, End.FAILED) is None
+        assert job.end(now, AttemptEnd.FAILED) is None
         now += 1
     (run,) = job.at(now).start
     assert (run.attempt, run.failed) == (16, 3)
-    assert job.end(now, End.FAILED) is not None
+    assert job.end(now, AttemptEnd.FAILED) is not None
 
 
 def test_what_is_handed_back_before_it_began_keeps_its_attempt() -> None:

@@ -24,7 +24,7 @@ runs = st.builds(
 )
 states = st.builds(
     State,
-    floor=instants,
+    decided_until=instants,
     next=st.none() | runs,
     runs=st.lists(runs, max_size=3),
     waiting=st.lists(runs, max_size=3),
@@ -43,18 +43,18 @@ def test_a_state_survives_being_stored(state: State) -> None:
 
 
 def test_a_state_of_a_later_version_is_read_as_far_as_it_is_understood() -> None:
-    assert State.decode(b'{"floor":7,"invented":[1]}') == State(floor=7)
+    assert State.decode(b'{"floor":7,"invented":[1]}') == State(decided_until=7)
 
 
 def test_two_states_share_nothing() -> None:
-    one, other = State(floor=0), State(floor=0)
+    one, other = State(decided_until=0), State(decided_until=0)
     one.runs.append(Run(slot=1, due=1))
     assert other.runs == []
 
 
 def test_what_a_deletion_says() -> None:
     active, waiting, planned = (Run(slot=n, due=n, attempt=n) for n in (1, 2, 3))
-    state = State(floor=0, next=planned, runs=[active], waiting=[waiting])
+    state = State(decided_until=0, next=planned, runs=[active], waiting=[waiting])
 
     def slots(now: int, owned: bool) -> list[int]:
         records = cut_off(state, uid="u", slug="s", now=now, owned=owned, keep=Keep(failed=9))

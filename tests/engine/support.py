@@ -39,7 +39,7 @@ def at_once(slot: Instant, **fields: Any) -> Definition:
     return Definition(**given)
 
 
-def wish(slug: str, definition: Definition, created: Instant, *, payload: bytes | None = None) -> NewRow:
+def desired(slug: str, definition: Definition, created: Instant, *, payload: bytes | None = None) -> NewRow:
     """A row as ``scheduledjob run`` would put it."""
     uid = f"uid-of-{slug}"
     slots = slots_of(Plan(definition), seed=slug, created=created)
@@ -56,7 +56,7 @@ async def put(
     """Schedules of one slot each, which was ``late`` ago."""
     now = await store.now()
     definition = at_once(now - late, **fields)
-    await store.put([wish(slug, definition, now - late - 1, payload=payload) for slug in slugs], replace=True)
+    await store.put([desired(slug, definition, now - late - 1, payload=payload) for slug in slugs], replace=True)
 
 
 async def row_of(store: Store, slug: str) -> Row:
@@ -170,14 +170,14 @@ def replica_of(
     *,
     kinds: Sequence[str] = ("job",),
     observer: Observer | None = None,
-    outlives: bool = False,
+    detached: bool = False,
     **more: Any,
 ) -> Replica:
     """A replica with patience for no one: it looks often."""
     settings = {name: more.pop(name) for name in Settings.__dataclass_fields__ if name in more}
     return Replica(
         store,
-        {kind: Kind(kind, executor, outlives=outlives) for kind in kinds},
+        {kind: Kind(kind, executor, detached=detached) for kind in kinds},
         Settings(**{"heartbeat": 0.2} | settings),
         observer=observer,
         **more,

@@ -14,12 +14,12 @@ from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.engine.claimer import Claimer
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.replica_settings import Settings
-from scheduledjob.engine.store import Batch, Fate, ReplicaInfo, Row, Settlement, StoreUnavailable, Wake
+from scheduledjob.engine.store import Batch, Disposition, ReplicaInfo, Row, Settlement, StoreUnavailable, Wake
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 from tests.simulation.network import at_once as now_done
 from tests.simulation.world import Machine, World
 
-from .support import at_once, wish
+from .support import at_once, desired
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +33,7 @@ class Looked(MemoryStore):
     def __init__(self, world: World) -> None:
         super().__init__(MemoryDatabase(world.store_clock))
         self.world = world
-        self.looks: list[float] = []
+        self.should_poll: list[float] = []
         self.promises: list[float] = []
         self.asked: list[float] = []
         """When it was asked for its clock."""
@@ -42,8 +42,8 @@ class Looked(MemoryStore):
         """Seconds until a claim is answered."""
 
     async def claim(self, replica: str, kinds: Iterable[str], **options: Any) -> Batch:
-        self.looks.append(round(self.world.now, 3))
-        assert len(self.looks) < 1000, "it spins"
+        self.should_poll.append(round(self.world.now, 3))
+        assert len(self.should_poll) < 1000, "it spins"
         if self.away:
             raise StoreUnavailable("away")
         if self.takes:
@@ -53,7 +53,7 @@ class Looked(MemoryStore):
     async def now(self) -> Instant:
         self.asked.append(self.world.now)
         if self.away:
-            self.looks.append(round(self.world.now, 3))
+            self.should_poll.append(round(self.world.now, 3))
             raise StoreUnavailable("away")
         return await super().now()
 
@@ -105,7 +105,7 @@ class Scene:
                 self.settings,
                 clock=clock,
                 monotonic=self.machine.monotonic,
-                chance=random.Random(1),
+                rng=random.Random(1),
             )
         finally:
             asyncio._set_running_loop(None)
@@ -115,15 +115,15 @@ class Scene:
 
     def put(self, slug: str, after: float) -> None:
         slot = self.world.store_clock() + round(after * SECOND)
-        now_done(self.store.put([wish(slug, at_once(slot), slot - 10**9)], replace=False))
+        now_done(self.store.put([desired(slug, at_once(slot), slot - 10**9)], replace=False))
 
     def until(self, moment: float) -> list[float]:
         """Let time pass; when the store was looked at since the last call."""
-        seen = len(self.store.looks)
+        seen = len(self.store.should_poll)
         self.world.run_until(moment)
         assert self.task is not None
         assert not self.task.done()
-        return self.store.looks[seen:]
+        return self.store.should_poll[seen:]
 
     def end(self) -> None:
         if self.task is not None:
@@ -161,16 +161,16 @@ def test_a_short_heartbeat_does_not_spin(scene: Scene, takes: float) -> None:
     """A promise of what is hardly further off than the store's answer is not made again and again."""
     scene.store.takes = takes
     scene.start()
-    looks = scene.until(2.0)
-    assert len(set(looks)) > 10
-    assert len(looks) <= 2 * 2.0 / scene.settings.heartbeat + 2
+    should_poll = scene.until(2.0)
+    assert len(set(should_poll)) > 10
+    assert len(should_poll) <= 2 * 2.0 / scene.settings.heartbeat + 2
 
 
 @pytest.mark.parametrize("scene", [{"jitter": 20.0}], indirect=True)
 def test_jitter_spreads_the_look_but_never_puts_it_off(scene: Scene) -> None:
     scene.start()
-    looks = sorted(set(scene.until(600.0)))
-    gaps = [round(later - earlier, 3) for earlier, later in pairwise(looks)]
+    should_poll = sorted(set(scene.until(600.0)))
+    gaps = [round(later - earlier, 3) for earlier, later in pairwise(should_poll)]
     assert all(39 <= gap <= 60 for gap in gaps)
     assert len(set(gaps)) > 3
 
@@ -188,7 +188,7 @@ def test_a_notification_ends_the_sleep(scene: Scene) -> None:
 def test_what_may_have_been_missed_is_looked_for_at_once(scene: Scene) -> None:
     claimer = scene.start()
     scene.until(10.0)
-    claimer.hear(Wake(deaf=True))
+    claimer.hear(Wake(notifications_lost=True))
     assert scene.until(11.0)[0] == 10.0
 
 
@@ -245,8 +245,8 @@ def test_what_was_given_back_is_looked_for_in_time(scene: Scene) -> None:
 def test_a_store_that_is_away_is_asked_again_ever_more_rarely(scene: Scene) -> None:
     scene.store.away = True
     scene.start()
-    looks = scene.until(60.0)
-    gaps = [later - earlier for earlier, later in pairwise(looks)]
+    should_poll = scene.until(60.0)
+    gaps = [later - earlier for earlier, later in pairwise(should_poll)]
     assert gaps[0] <= 0.1
     assert all(2.4 <= gap <= 5.01 for gap in gaps[-5:])
     scene.store.away = False
@@ -302,7 +302,7 @@ def test_a_lease_that_passes_is_looked_for_when_it_does(scene: Scene) -> None:
     scene.start()
     assert scene.until(14.9)[0] == 0.0
     scene.until(15.2)
-    assert [row.taken_over for row in scene.holds.rows] == [True]
+    assert [row.recovered for row in scene.holds.rows] == [True]
     (row,) = batch.rows
-    stale = Settlement(row.key, row.version, Fate.RELEASE, row.state, None, 1)
+    stale = Settlement(row.key, row.version, Disposition.RELEASE, row.state, None, 1)
     assert now_done(scene.store.settle("dead", [stale])) == [False]

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from scheduledjob.domain.schedule.definition import Concurrency, Definition, EveryTrigger, FollowingTrigger
-from scheduledjob.domain.schedule.requests import NONE, Acts
+from scheduledjob.domain.schedule.requests import NONE, Requests
 from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import DAY, SECOND
 from scheduledjob.engine.executor import CANCELLED, RELEASED, Attempt, Result
@@ -19,7 +19,7 @@ from scheduledjob.engine.stats import Stats
 from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
-from .support import PATIENCE, Jobs, Watcher, at_once, for_ever, ok, put, replica_of, row_of, running, wish
+from .support import PATIENCE, Jobs, Watcher, at_once, desired, for_ever, ok, put, replica_of, row_of, running
 
 if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
@@ -30,11 +30,11 @@ def store() -> MemoryStore:
     return MemoryStore()
 
 
-def seen(slug: str, definition: Definition, created: Instant, acts: Acts = NONE, generation: int = 1) -> NewRow:
+def seen(slug: str, definition: Definition, created: Instant, requests: Requests = NONE, generation: int = 1) -> NewRow:
     """An object of a cluster, as a watcher hands it over."""
-    row = wish(slug, definition, created, payload=b"the spec's")
+    row = desired(slug, definition, created, payload=b"the spec's")
     due = created if row.wake_at is None else row.wake_at  # what follows has to look for the first time
-    return replace(row, origin=Origin.CLUSTER, generation=generation, acts=acts.encode(), wake_at=due)
+    return replace(row, origin=Origin.CLUSTER, generation=generation, requests=requests.encode(), wake_at=due)
 
 
 def far_away(**fields: Any) -> Definition:
@@ -51,10 +51,10 @@ async def test_a_run_now_while_nobody_holds_the_row(store: MemoryStore) -> None:
     async with running(replica_of(store, jobs, observer=watcher)):
         await store.reconcile([seen("ns/a", far_away(), now)])
         for _ in range(3):
-            await store.reconcile([seen("ns/a", far_away(), now, Acts(run="t", payload=b"mine"))])
+            await store.reconcile([seen("ns/a", far_away(), now, Requests(run="t", payload=b"mine"))])
         attempt = await jobs.begun.get()
         await watcher.until(lambda: "ns/a" in watcher.states and watcher.states["ns/a"].succeeded == 1)
-        await store.reconcile([seen("ns/a", far_away(suspend=True), now, Acts(run="t", payload=b"mine"), 2)])
+        await store.reconcile([seen("ns/a", far_away(suspend=True), now, Requests(run="t", payload=b"mine"), 2)])
         await watcher.until(lambda: watcher.states["ns/a"].generation == 2)
     assert (attempt.run_id, attempt.payload) == ("uid-of-ns/a-t", b"mine")
     assert [(record.run_id, record.manual) for record in watcher.records] == [("uid-of-ns/a-t", True)]
@@ -70,7 +70,7 @@ async def test_a_manual_run_leaves_the_payload_of_its_schedule(store: MemoryStor
     watcher = Watcher()
     await store.reconcile([seen("ns/a", far_away(), now)])
     async with running(replica_of(store, Jobs(changes), observer=watcher)):
-        await store.reconcile([seen("ns/a", far_away(), now, Acts(run="t", payload=b"mine"))])
+        await store.reconcile([seen("ns/a", far_away(), now, Requests(run="t", payload=b"mine"))])
         await watcher.until_recorded()
     assert (await row_of(store, "ns/a")).payload == b"the spec's"
 
@@ -82,7 +82,7 @@ async def test_a_cancel_reaches_the_run_that_is_under_way(store: MemoryStore) ->
     async with running(replica_of(store, jobs, observer=watcher)):
         await store.reconcile([seen("ns/a", definition, now - SECOND)])
         attempt = await jobs.begun.get()
-        await store.reconcile([seen("ns/a", definition, now - SECOND, Acts(cancel=attempt.run_id))])
+        await store.reconcile([seen("ns/a", definition, now - SECOND, Requests(cancel=attempt.run_id))])
         assert (await jobs.cancelled.get()).ending == CANCELLED
         await watcher.until_recorded()
     (record,) = watcher.records
@@ -91,7 +91,7 @@ async def test_a_cancel_reaches_the_run_that_is_under_way(store: MemoryStore) ->
 
 async def test_acts_that_are_not_understood_are_left_alone(store: MemoryStore) -> None:
     now = await store.now()
-    row = replace(seen("ns/a", at_once(now - SECOND // 2), now - SECOND), acts='{"run":["from a later version"]}')
+    row = replace(seen("ns/a", at_once(now - SECOND // 2), now - SECOND), requests='{"run":["from a later version"]}')
     row.state = replace_revision(row.state)
     watcher = Watcher()
     with capture_logs() as logs:
@@ -148,12 +148,12 @@ async def test_a_stop_lets_go_at_once_and_another_replica_goes_on(store: MemoryS
     pods, others, watcher = Pods(), Pods(), Watcher()
     others.done.set()
     await put(store, "ns/a", *[f"ns/more-{n}" for n in range(5)])
-    async with running(replica_of(store, pods, outlives=True, grace=PATIENCE)):
+    async with running(replica_of(store, pods, detached=True, grace=PATIENCE)):
         first = [await pods.begun.get() for _ in range(6)]
     assert {attempt.ending for attempt in first} == {RELEASED}
     (run,) = State.decode((await row_of(store, "ns/a")).state).runs
-    assert (run.attempt, run.lost, run.outlives, run.handed_on) == (1, 0, True, True)
-    async with running(replica_of(store, others, outlives=True, observer=watcher)):
+    assert (run.attempt, run.lost, run.detached, run.adoptable) == (1, 0, True, True)
+    async with running(replica_of(store, others, detached=True, observer=watcher)):
         await watcher.until_recorded(6)
     assert {(record.attempt, record.replica) for record in watcher.records} == {(1, "the-pod")}
     assert {what for what, _ in watcher.told} >= {"adopted"}
@@ -163,7 +163,7 @@ async def test_a_stop_lets_go_at_once_and_another_replica_goes_on(store: MemoryS
 async def test_what_a_fenced_replica_ran_is_let_go(store: MemoryStore) -> None:
     pods = Pods()
     await put(store, "ns/a")
-    async with running(replica_of(store, pods, outlives=True)):
+    async with running(replica_of(store, pods, detached=True)):
         attempt = await pods.begun.get()
         await store.delete(["ns/a"])
         await pods.cancelled.get()
@@ -174,13 +174,13 @@ async def test_a_cancelled_run_stays_active_until_its_end_is_confirmed(store: Me
     now = await store.now()
     definition = at_once(now - SECOND // 2, concurrency=Concurrency.REPLACE)
     pods, watcher = Pods(), Watcher()
-    async with running(replica_of(store, pods, outlives=True, observer=watcher)):
+    async with running(replica_of(store, pods, detached=True, observer=watcher)):
         await store.reconcile([seen("ns/a", definition, now - SECOND)])
         attempt = await pods.begun.get()
-        await store.reconcile([seen("ns/a", definition, now - SECOND, Acts(run="t"))])
+        await store.reconcile([seen("ns/a", definition, now - SECOND, Requests(run="t"))])
         await watcher.until(lambda: bool(watcher.states and watcher.states["ns/a"].waiting))
         (run,) = watcher.states["ns/a"].runs
-        assert (attempt.ending, run.cancelling) == (CANCELLED, "replaced by the manual run t")
+        assert (attempt.ending, run.cancel_reason) == (CANCELLED, "replaced by the manual run t")
         assert pods.begun.empty()
         pods.gone.set()
         assert (await pods.begun.get()).run_id == "uid-of-ns/a-t"
@@ -193,14 +193,14 @@ async def test_a_cancellation_under_way_is_taken_on_by_the_next_replica(store: M
     now = await store.now()
     definition = at_once(now - SECOND // 2)
     pods, others, watcher, later = Pods(), Pods(), Watcher(), Watcher()
-    async with running(replica_of(store, pods, outlives=True, observer=watcher, grace=PATIENCE)):
+    async with running(replica_of(store, pods, detached=True, observer=watcher, grace=PATIENCE)):
         await store.reconcile([seen("ns/a", definition, now - SECOND)])
         attempt = await pods.begun.get()
-        await store.reconcile([seen("ns/a", definition, now - SECOND, Acts(cancel=attempt.run_id))])
-        await watcher.until(lambda: bool(watcher.states and watcher.states["ns/a"].runs[0].cancelling))
+        await store.reconcile([seen("ns/a", definition, now - SECOND, Requests(cancel=attempt.run_id))])
+        await watcher.until(lambda: bool(watcher.states and watcher.states["ns/a"].runs[0].cancel_reason))
     assert attempt.ending == RELEASED
     others.gone.set()
-    async with running(replica_of(store, others, outlives=True, observer=later)):
+    async with running(replica_of(store, others, detached=True, observer=later)):
         await later.until_recorded()
     again = await others.begun.get()
     assert (again.attempt, again.adopted, again.ending) == (1, True, CANCELLED)
@@ -220,7 +220,7 @@ async def test_an_executor_that_gives_up_goes_on_with_the_same_attempt(
 
     watcher = Watcher()
     await put(store, "ns/a")
-    async with running(replica_of(store, Jobs(gives_up_twice), outlives=True, observer=watcher)):
+    async with running(replica_of(store, Jobs(gives_up_twice), detached=True, observer=watcher)):
         await watcher.until_recorded()
     assert {attempt.attempt for attempt in calls} == {1}
     assert watcher.records[0].outcome is Outcome.SUCCEEDED
@@ -229,7 +229,7 @@ async def test_an_executor_that_gives_up_goes_on_with_the_same_attempt(
 async def test_what_a_payload_refers_to_is_left_to_an_executor_of_attempts_that_outlive(store: MemoryStore) -> None:
     jobs = Jobs()
     await put(store, "ns/a", payload_from={"secret": ["token", "k"]})
-    async with running(replica_of(store, jobs, outlives=True)):
+    async with running(replica_of(store, jobs, detached=True)):
         attempt = await jobs.begun.get()
     assert attempt.payload is None
     assert attempt.pending == 300.0
@@ -264,7 +264,7 @@ async def test_a_follower_finds_what_ended_while_nobody_nudged_it(store: MemoryS
         await store.reconcile([seen("ns/a", at_once(now), now - 1)])
         await watcher.until_recorded()
     await store.reconcile([seen("ns/b", far_away(triggers=(FollowingTrigger("a"),)), now - 1)])
-    await store.nudge(["ns/b"])
+    await store.touch(["ns/b"])
     async with running(replica_of(store, Jobs(), observer=later)):
         await later.until_recorded()
     assert [record.slug for record in later.records] == ["ns/b"]
@@ -277,16 +277,16 @@ class Away(MemoryStore):
 
     def __init__(self, database: MemoryDatabase | None = None) -> None:
         super().__init__(database)
-        self.looks: asyncio.Queue[None] = asyncio.Queue()
+        self.should_poll: asyncio.Queue[None] = asyncio.Queue()
 
     async def history(self, *arguments: Any, **options: Any) -> Any:
-        self.looks.put_nowait(None)
+        self.should_poll.put_nowait(None)
         self.check()
         return await super().history(*arguments, **options)
 
-    async def nudge(self, slugs: Any) -> None:
+    async def touch(self, slugs: Any) -> None:
         self.check()
-        await super().nudge(slugs)
+        await super().touch(slugs)
 
     async def now(self) -> Instant:
         self.check()
@@ -310,7 +310,7 @@ async def test_a_follower_looks_again_where_the_store_could_not_be_asked(monkeyp
         await near.reconcile([seen("ns/a", at_once(now), now - 1)])
         await watcher.until_recorded()
         for _ in range(3):
-            await store.looks.get()
+            await store.should_poll.get()
         store.away = False
         await watcher.until_recorded(2)
     assert [record.slug for record in watcher.records] == ["ns/a", "ns/b"]
@@ -323,7 +323,7 @@ async def test_what_a_replica_has_in_its_hands(store: MemoryStore) -> None:
     now = await store.now()
     jobs = Jobs(for_ever)
     await put(store, "ns/a", "ns/b")
-    await store.put([wish("ns/soon", at_once(now + 30 * SECOND), now)], replace=False)
+    await store.put([desired("ns/soon", at_once(now + 30 * SECOND), now)], replace=False)
     async with running(replica_of(store, jobs, ahead=60.0, grace=0.0)) as replica:
         for _ in range(2):
             await jobs.begun.get()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
 
 
-@pytest.mark.parametrize("outlives", [False, True])
-async def test_the_end_of_a_run_is_written_before_the_replica_ends(outlives: bool) -> None:
+@pytest.mark.parametrize("detached", [False, True])
+async def test_the_end_of_a_run_is_written_before_the_replica_ends(detached: bool) -> None:
     store, jobs, called = MemoryStore(), Jobs(), asyncio.Event()
 
     async def never_answers(hook: Any, attempt: Attempt, record: RunRecord) -> Result:
@@ -26,7 +26,7 @@ async def test_the_end_of_a_run_is_written_before_the_replica_ends(outlives: boo
         return await asyncio.Event().wait() and Result(True)
 
     await put(store, "ns/a", on_success=({"url": "http://x"},))
-    replica = replica_of(store, jobs, grace=0.1, hook=never_answers, outlives=outlives)
+    replica = replica_of(store, jobs, grace=0.1, hook=never_answers, detached=detached)
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
         tasks.create_task(replica.run())
         await called.wait()

@@ -15,7 +15,7 @@ from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine import leases as leases_module
 from scheduledjob.engine.executor import Attempt, Result
-from scheduledjob.engine.lease_thread import KeeperCalls, KeeperThread
+from scheduledjob.engine.lease_thread import LeaseCallbacks, LeaseThread
 from scheduledjob.engine.leases import Leases, Renewed
 from scheduledjob.engine.store import Key, Renewal, Renewer, Row, StoreUnavailable
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
@@ -107,8 +107,8 @@ class Kept:
         self.leases = Leases(length)
         self.news: asyncio.Queue[Renewed | list[Key]] = asyncio.Queue()
         self.extended: list[tuple[tuple[str, ...], float, int]] = []
-        calls = KeeperCalls(self._extend, self.news.put_nowait, lambda keys: self.news.put_nowait(list(keys)))
-        self.thread = KeeperThread(store, "me", self.leases, time.monotonic, calls)
+        calls = LeaseCallbacks(self._extend, self.news.put_nowait, lambda keys: self.news.put_nowait(list(keys)))
+        self.thread = LeaseThread(store, "me", self.leases, time.monotonic, calls)
 
     def _extend(self, run_ids: Sequence[str], deadline: float) -> None:
         self.extended.append((tuple(run_ids), deadline, threading.get_ident()))
@@ -240,12 +240,12 @@ async def test_a_blocked_event_loop_keeps_its_lease() -> None:
 async def test_an_event_loop_that_is_blocked_for_too_long_loses_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases_module, "WEDGED_AFTER", 1.5)
     database = MemoryDatabase()
-    begun, taken_over = threading.Event(), threading.Event()
+    begun, recovered = threading.Event(), threading.Event()
     watcher, rival = Watcher(), Watcher()
 
     async def blocks(attempt: Attempt) -> Result:
         begun.set()
-        taken_over.wait(PATIENCE)
+        recovered.wait(PATIENCE)
         return Result(True)
 
     async def blocked() -> None:
@@ -254,7 +254,7 @@ async def test_an_event_loop_that_is_blocked_for_too_long_loses_its_lease(monkey
             await watcher.until_told("fenced")
 
     async def takes_over(attempt: Attempt) -> Result:
-        taken_over.set()
+        recovered.set()
         return Result(True)
 
     await put(MemoryStore(database), "ns/a")
@@ -279,12 +279,12 @@ async def test_a_take_over_is_counted_as_a_lost_attempt() -> None:
     await put(store, "ns/a")
     await store.claim("vanished", ["job"], limit=1, ahead=0, lease=SECOND // 5)
 
-    async def looks(attempt: Attempt) -> Result:
+    async def should_poll(attempt: Attempt) -> Result:
         (run,) = State.decode((await row_of(store, "ns/a")).state).runs
         assert (run.attempt, run.lost) == (2, 1)
         return Result(True)
 
-    jobs.behave = looks
+    jobs.behave = should_poll
     watcher = Watcher()
     async with running(replica_of(MemoryStore(database), jobs, observer=watcher)):
         assert (await jobs.begun.get()).attempt == 2

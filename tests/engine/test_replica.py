@@ -16,7 +16,7 @@ from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.engine.store import Origin
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
-from .support import Jobs, Watcher, at_once, for_ever, ok, put, replica_of, row_of, running, wish
+from .support import Jobs, Watcher, at_once, desired, for_ever, ok, put, replica_of, row_of, running
 
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
@@ -64,7 +64,7 @@ async def test_nothing_more_is_claimed_than_there_is_room_for(store: MemoryStore
 
 async def test_a_stop_hands_back_what_has_not_begun(store: MemoryStore) -> None:
     now = await store.now()
-    await store.put([wish("ns/later", at_once(now + 2 * SECOND), now)], replace=False)
+    await store.put([desired("ns/later", at_once(now + 2 * SECOND), now)], replace=False)
     watcher = Watcher()
     async with running(replica_of(store, Jobs(), observer=watcher, ahead=5.0)):
         await watcher.until_told("claimed")
@@ -182,11 +182,11 @@ async def test_an_edit_while_it_runs_holds_from_the_next_attempt_on(store: Memor
     jobs, watcher = Jobs(fails_after_the_edit), Watcher()
     now = await store.now() - SECOND // 2
     definition = at_once(now, retry=Fixed([600.0]))
-    await store.put([wish("ns/a", definition, now - 1, payload=b"old")], replace=False)
+    await store.put([desired("ns/a", definition, now - 1, payload=b"old")], replace=False)
     async with running(replica_of(store, jobs, observer=watcher)) as replica:
         assert (await jobs.begun.get()).payload == b"old"
         changed = at_once(now, retry=Fixed([0.01]), job={"other": 1})
-        await store.put([wish("ns/a", changed, now - 1, payload=b"new")], replace=True)
+        await store.put([desired("ns/a", changed, now - 1, payload=b"new")], replace=True)
         assert replica._claimer is not None
         (hold,) = replica._claimer.owner._holds.values()
         while hold.schedule.state.revision != 2:  # noqa: ASYNC110  # there is no event for a wish that was taken in
@@ -284,7 +284,7 @@ async def test_an_unknown_kind_is_left_for_who_knows_it() -> None:
 @pytest.mark.parametrize("spoiled", ["definition", "state"])
 async def test_a_row_that_can_t_be_read_is_left_alone(store: MemoryStore, spoiled: str) -> None:
     now = await store.now()
-    row = wish("ns/odd", at_once(now - 1), now - 2)
+    row = desired("ns/odd", at_once(now - 1), now - 2)
     if spoiled == "state":
         row.state = b'{"floor":"somewhere"}'
     else:
@@ -309,7 +309,7 @@ async def test_a_row_that_can_t_be_read_is_left_alone(store: MemoryStore, spoile
 async def test_a_schedule_goes_on_slot_after_slot(store: MemoryStore) -> None:
     now = await store.now()
     definition = at_once(now, triggers=(EveryTrigger(SECOND, now - now % SECOND),))
-    await store.put([wish("ns/every", definition, now)], replace=False)
+    await store.put([desired("ns/every", definition, now)], replace=False)
     watcher = Watcher()
     async with running(replica_of(store, Jobs(), observer=watcher)):
         await watcher.until_recorded(3)

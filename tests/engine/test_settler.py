@@ -11,7 +11,7 @@ from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine import settler as settler_module
 from scheduledjob.engine.settler import Settler
-from scheduledjob.engine.store import Fate, Row, Settlement, StoreUnavailable
+from scheduledjob.engine.store import Disposition, Row, Settlement, StoreUnavailable
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 from .support import PATIENCE, Jobs, Watcher, put, replica_of, row_of, running
@@ -47,10 +47,10 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settler_module, "RETRY_AFTER", 0.01)
 
 
-def settlement(row: Row, fate: Fate = Fate.RELEASE, *, records: bool = True) -> Settlement:
+def settlement(row: Row, disposition: Disposition = Disposition.RELEASE, *, records: bool = True) -> Settlement:
     ended = RunRecord(f"{row.uid}-1", row.uid, row.slug, 1, 1, 2, 1, Outcome.SUCCEEDED, expires=2**60, keep=9)
     return Settlement(
-        row.key, row.version, fate, row.state, None, row.revision, [ended] if records else [], slug=row.slug
+        row.key, row.version, disposition, row.state, None, row.revision, [ended] if records else [], slug=row.slug
     )
 
 
@@ -76,12 +76,12 @@ async def held(store: MemoryStore, count: int = 1) -> list[Row]:
     return (await store.claim("me", ["job"], limit=count, ahead=0, lease=HOUR)).rows
 
 
-@pytest.mark.parametrize("fate", [Fate.RELEASE, Fate.REMOVE])
+@pytest.mark.parametrize("disposition", [Disposition.RELEASE, Disposition.REMOVE])
 @pytest.mark.parametrize("faults", [{"before": 2}, {"after": 1}, {"before": 1, "after": 1}, {"after": 3}])
-async def test_a_lost_reply_counts_once(fate: Fate, faults: dict[str, int]) -> None:
+async def test_a_lost_reply_counts_once(disposition: Disposition, faults: dict[str, int]) -> None:
     store = Forgetful(before=faults.get("before", 0), after=faults.get("after", 0))
     (row,) = await held(store)
-    assert await settled(store, [settlement(row, fate)]) == [True]
+    assert await settled(store, [settlement(row, disposition)]) == [True]
     assert [one.run_id for one in await store.history()] == [f"{row.uid}-1"]
 
 
@@ -97,7 +97,7 @@ async def test_a_row_that_somebody_else_has_stays_his() -> None:
 async def test_a_row_whose_keeping_got_no_reply_is_kept(records: bool) -> None:
     store = Forgetful(after=1)
     (row,) = await held(store)
-    assert await settled(store, [settlement(row, Fate.KEEP, records=records)]) == [True]
+    assert await settled(store, [settlement(row, Disposition.KEEP, records=records)]) == [True]
     kept = await row_of(store, row.slug)
     assert (kept.owner, kept.version) == ("me", row.version + 1)
 
@@ -116,7 +116,7 @@ async def test_a_row_that_was_taken_after_it_was_kept_is_lost() -> None:
                 raise
 
     taken = Taken(store._database, after=1)
-    assert await settled(taken, [settlement(row, Fate.KEEP)]) == [False]
+    assert await settled(taken, [settlement(row, Disposition.KEEP)]) == [False]
 
 
 async def test_a_row_that_was_claimed_in_place_of_being_kept_is_lost() -> None:
@@ -131,7 +131,7 @@ async def test_a_row_that_was_claimed_in_place_of_being_kept_is_lost() -> None:
                 await self.claim("me", ["job"], limit=1, ahead=0, lease=HOUR)
             return await super().settle(replica, settlements)
 
-    write = settlement(row, Fate.KEEP)
+    write = settlement(row, Disposition.KEEP)
     write.state = write.state + b" "
     assert await settled(Reclaimed(store._database, before=1), [write]) == [False]
 
@@ -139,7 +139,7 @@ async def test_a_row_that_was_claimed_in_place_of_being_kept_is_lost() -> None:
 async def test_a_write_without_records_whose_reply_was_lost_is_given_up() -> None:
     store = Forgetful(after=1)
     (row,) = await held(store)
-    assert await settled(store, [settlement(row, Fate.RELEASE, records=False)]) == [False]
+    assert await settled(store, [settlement(row, Disposition.RELEASE, records=False)]) == [False]
 
 
 async def test_many_writes_share_few_round_trips() -> None:

@@ -32,8 +32,8 @@ _ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
 import asyncio, json, os, sys, threading
-from scheduledjob.executors.confine import Confinement, make_unreadable
-from scheduledjob.executors.shell import ShellExecutor, ShellLimits
+from scheduledjob.jobs.shell.confinement import Confinement, make_unreadable
+from scheduledjob.jobs.shell.shell_executor import ShellExecutor, ShellLimits
 from tests.jobs.shells import attempt_of
 
 settings = json.loads(sys.argv[1])

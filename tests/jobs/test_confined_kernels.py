@@ -22,7 +22,7 @@ from scheduledjob.jobs.shell import confinement
 from scheduledjob.jobs.shell.confinement import Confinement, LandlockStatus, landlock_status
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor, ShellLimits
 from scheduledjob.jobs.shell.spawner import landlock, seccomp
-from scheduledjob.jobs.shell.spawner.sandbox import Cells
+from scheduledjob.jobs.shell.spawner.sandbox import Sandboxes
 from tests.jobs.operators import needs_landlock
 from tests.jobs.shells import attempt_of, helper_pid, running
 
@@ -33,8 +33,8 @@ _CREATE_RULESET, _RESTRICT_SELF = 444, 446
 
 ON_ANOTHER_KERNEL = """
 import asyncio, ctypes, json, struct, sys
-from scheduledjob.executors.confine import Confinement, landlock_status
-from scheduledjob.executors.shell import ShellExecutor
+from scheduledjob.jobs.shell.confinement import Confinement, landlock_status
+from scheduledjob.jobs.shell.shell_executor import ShellExecutor
 from tests.jobs.shells import attempt_of
 
 number, error, scratches, accept = json.loads(sys.argv[1])
@@ -121,8 +121,10 @@ def test_each_version_of_landlock_denies_what_it_can(
     scratches = tmp_path / "scratches"
     scratches.mkdir()
     monkeypatch.setattr(landlock, "abi", lambda: version)
-    cells = Cells(os.fsencode(scratches), [os.fsencode(path) for path in confinement.READABLE], True, os.getppid())
-    cell = cells.make()
+    sandboxes = Sandboxes(
+        os.fsencode(scratches), [os.fsencode(path) for path in confinement.READABLE], True, os.getppid()
+    )
+    sandbox = sandboxes.make()
     command = (
         f"mkdir a && echo x > a/file && cat a/file > /dev/null || exit 1; ! cat {secret} && ! echo > {tmp_path}/new && "
         f"! ls {scratches} && ! rm {secret} && ! ln {secret} a"
@@ -131,14 +133,14 @@ def test_each_version_of_landlock_denies_what_it_can(
     nowhere = [(os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)]
 
     def spawn() -> int:
-        arguments = ["sh", "-c", f"cd {os.fsdecode(cell.home)} && {command}"]
+        arguments = ["sh", "-c", f"cd {os.fsdecode(sandbox.home)} && {command}"]
         return os.posix_spawn("/bin/sh", arguments, environment, file_actions=nowhere)
 
-    pid = cell.start(spawn)
+    pid = sandbox.start(spawn)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert version >= landlock.SCOPES_SINCE or cell.kill() is False
-    cell.close()
-    cells.close()
+    assert version >= landlock.SCOPES_SINCE or sandbox.kill() is False
+    sandbox.close()
+    sandboxes.close()
     assert list(scratches.iterdir()) == []
     # Nothing of it holds for us.
     assert secret.read_text() == "hunter2"

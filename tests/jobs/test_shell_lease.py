@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 REPLICA = """
 import asyncio, os, sys
-from scheduledjob.executors.shell import ShellExecutor
+from scheduledjob.jobs.shell.shell_executor import ShellExecutor
 from tests.jobs.shells import attempt_of
 
 async def main(lease, *commands):

@@ -151,16 +151,16 @@ def test_a_budget_that_allows_nothing_is_refused(rate: float, burst: float) -> N
 @given(
     rate=st.floats(0.1, 1000.0),
     burst=st.floats(1.0, 100.0),
-    moves=st.lists(st.tuples(st.sampled_from(Use), st.integers(0, 30), st.floats(0.0, 5.0)), max_size=20),
+    actions=st.lists(st.tuples(st.sampled_from(Use), st.integers(0, 30), st.floats(0.0, 5.0)), max_size=20),
 )
 def test_no_span_of_time_has_more_than_burst_and_rate(
-    rate: float, burst: float, moves: list[tuple[Use, int, float]]
+    rate: float, burst: float, actions: list[tuple[Use, int, float]]
 ) -> None:
     world = World()
     budget = Budget(rate, burst)
     let_go: list[tuple[float, Use]] = []
     wanted = 0
-    for use, count, seconds in moves:
+    for use, count, seconds in actions:
         wanted += count
         world.start(write(budget, use, count, lambda use=use: let_go.append((world.now, use))))  # type: ignore[misc]  # a lambda with a default
         world.run(seconds)

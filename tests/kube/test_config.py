@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from scheduledjob.kube.client.access import Access, ConfigError
+from scheduledjob.kube.client.access import REFRESH_SECONDS, Access, ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,7 @@ def test_one_caller_a_minute_looks_at_the_token_again(kubeconfig: Path, monkeypa
     monkeypatch.setattr("scheduledjob.kube.client.access.time", SimpleNamespace(monotonic=lambda: now))
     access = loaded(write(kubeconfig))
     assert not access.due()
-    now += access_module.REFRESH_SECONDS
+    now += REFRESH_SECONDS
     assert [access.due(), access.due()] == [True, False]
 
 

@@ -112,13 +112,13 @@ class Wire:
             await asyncio.sleep(0.25)
 
     async def _do(self, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        seconds, fate = self.plan.pop(0) if self.plan else (0.0, "ok")
+        seconds, disposition = self.plan.pop(0) if self.plan else (0.0, "ok")
         await asyncio.sleep(seconds / 2)
-        if self.away or fate == "lost before":
+        if self.away or disposition == "lost before":
             raise ApiUnavailable(0, "", "no answer")
         answer = act()
         await asyncio.sleep(seconds / 2)
-        if fate == "lost after":
+        if disposition == "lost after":
             raise ApiUnavailable(0, "", "no answer")
         return answer
 
@@ -482,14 +482,14 @@ _FATES = st.tuples(st.floats(0, 40), st.sampled_from(["ok", "ok", "lost before",
 @settings(max_examples=150, deadline=None)
 @given(
     plans=st.lists(st.lists(_FATES, max_size=12), min_size=2, max_size=3),
-    acts=st.lists(
+    requests=st.lists(
         st.tuples(
             st.floats(0, 60), st.integers(0, 2), st.sampled_from(["die", "seen to die", "forced", "end", "begin"])
         ),
         max_size=8,
     ),
 )
-def test_never_are_two_at_work(plans: list[list[tuple[float, str]]], acts: list[tuple[float, int, str]]) -> None:
+def test_never_are_two_at_work(plans: list[list[tuple[float, str]]], requests: list[tuple[float, int, str]]) -> None:
     world = World()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: world.now)
@@ -503,7 +503,7 @@ def test_never_are_two_at_work(plans: list[list[tuple[float, str]]], acts: list[
         for holder, plan in zip(holders, plans, strict=True):
             holder.wire.plan = list(plan)
             holder.begin()
-        for life, (seconds, number, act) in enumerate(acts):
+        for life, (seconds, number, act) in enumerate(requests):
             world.run(seconds)
             number %= len(holders)
             holder = holders[number]

@@ -65,8 +65,8 @@ def test_what_was_taken_of_an_object_stays_known_over_its_next_versions() -> Non
     objects = Objects()
     objects.saw(body())
     objects.understood("u", "n/a", (1, "asked"), [], valid=True)
-    assert objects.saw(body(version=2)).wish == (1, "asked")
-    assert objects.saw(body(uid="other", version=3)).wish == (0, "")
+    assert objects.saw(body(version=2)).desired == (1, "asked")
+    assert objects.saw(body(uid="other", version=3)).desired == (0, "")
 
 
 def test_invalid_and_overdue_ones_are_counted() -> None:

@@ -10,7 +10,7 @@ from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import SECOND, Instant, rfc3339
 from scheduledjob.engine.store import NewRow, Put, StoreUnavailable
 from scheduledjob.kube.reconcile import reconciler as reconciler_module
-from scheduledjob.kube.reconcile.desired_state import Rules, Wish
+from scheduledjob.kube.reconcile.desired_state import DesiredState, Rules
 from scheduledjob.kube.reconcile.known_objects import Objects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
 from scheduledjob.kube.report.status import engine_text
@@ -32,15 +32,15 @@ class Store(MemoryStore):
         super().__init__(MemoryDatabase(clock=lambda: NOW))
         self.away = 0
         self.cannot_hold: set[str] = set()
-        self.at_bury: Callable[[], None] | None = None
+        self.at_tombstone: Callable[[], None] | None = None
         """Called by the next burial, which the store then does not answer."""
 
-    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> list[bool]:
-        if self.at_bury is not None:
-            call, self.at_bury = self.at_bury, None
+    async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
+        if self.at_tombstone is not None:
+            call, self.at_tombstone = self.at_tombstone, None
             call()
             raise StoreUnavailable("away")
-        return await super().bury(incarnations)
+        return await super().tombstone(identities)
 
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
         if self.away:
@@ -54,18 +54,18 @@ class Store(MemoryStore):
 class Told:
     def __init__(self) -> None:
         self.slugs_taken: list[str] = []
-        self.uids_buried: list[str] = []
+        self.tombstoned_uids: list[str] = []
         self.failures = 0
 
     def due(self, instant: Instant) -> None: ...
     def changed(self, slugs: Sequence[str]) -> None: ...
     def refused(self, body: Mapping[str, Any], reason: str) -> None: ...
 
-    def taken(self, wish: Wish) -> None:
-        self.slugs_taken.append(wish.slug)
+    def taken(self, desired: DesiredState) -> None:
+        self.slugs_taken.append(desired.slug)
 
-    def buried(self, uid: str) -> None:
-        self.uids_buried.append(uid)
+    def tombstoned(self, uid: str) -> None:
+        self.tombstoned_uids.append(uid)
 
     def failed(self) -> None:
         self.failures += 1
@@ -133,7 +133,7 @@ async def test_a_deletion_stays_one_whatever_is_seen_after_it() -> None:
         await reconciler.settled()
         assert len(reconciler._objects) == 0, "nor does a late view of it make it one that there is"
     assert await slugs(store) == []
-    assert told.uids_buried == ["uid-a"]
+    assert told.tombstoned_uids == ["uid-a"]
 
 
 async def test_a_deletion_that_waits_for_the_store_is_not_undone_by_a_late_view(
@@ -144,11 +144,11 @@ async def test_a_deletion_that_waits_for_the_store_is_not_undone_by_a_late_view(
     async with reconciling(store, told) as reconciler:
         reconciler.seen(body("a"))
         await reconciler.settled()
-        store.at_bury = lambda: reconciler.seen(body("a", version=2, generation=2))
+        store.at_tombstone = lambda: reconciler.seen(body("a", version=2, generation=2))
         reconciler.seen(body("a", version=3), deleted=True)
         await reconciler.settled()
     assert await slugs(store) == []
-    assert told.uids_buried == ["uid-a"]
+    assert told.tombstoned_uids == ["uid-a"]
 
 
 async def test_a_store_that_forgot_objects_makes_no_news_of_those_whose_status_is_true() -> None:

@@ -12,7 +12,7 @@ import pytest
 from scheduledjob.domain.schedule.state import Completion, Run, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant, rfc3339
 from scheduledjob.engine.store import Row
-from scheduledjob.kube.reconcile.desired_state import Rules, Wish, read_object
+from scheduledjob.kube.reconcile.desired_state import DesiredState, Rules, read_object
 from scheduledjob.kube.reconcile.known_objects import Objects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
 from scheduledjob.kube.report.status import build_status
@@ -32,8 +32,8 @@ class Nobody:
 
     def due(self, instant: Instant) -> None: ...
     def changed(self, slugs: Sequence[str]) -> None: ...
-    def taken(self, wish: Wish) -> None: ...
-    def buried(self, uid: str) -> None: ...
+    def taken(self, desired: DesiredState) -> None: ...
+    def tombstoned(self, uid: str) -> None: ...
     def refused(self, body: Mapping[str, Any], reason: str) -> None: ...
     def failed(self) -> None:
         raise AssertionError("an object could not be read")
@@ -59,14 +59,16 @@ def with_status(
 ) -> dict[str, Any]:
     """The object with the status of that state; ``engine`` in place of the engine's own record. ``known``: whether who
     wrote it could run the job."""
-    wish = read_object(body, Rules())
-    assert not wish.problem
-    state.generation, state.when = wish.generation, wish.definition.when_digest
+    desired = read_object(body, Rules())
+    assert not desired.problem
+    state.generation, state.when = desired.generation, desired.definition.when_digest
     row = Row(
-        1, wish.slug, wish.uid, wish.kind, "cluster", wish.definition.encode(), 1, NOW, None, None, None, CREATED, 1,
-        None, state.encode(), owner=owner, generation=wish.generation,
+        1, desired.slug, desired.uid, desired.kind, "cluster", desired.definition.encode(), 1, NOW, None, None, None,
+        CREATED, 1, None, state.encode(), owner=owner, generation=desired.generation,
     )  # fmt: skip
-    status = build_status(row, state, wish.definition, wish.slots, [], {wish.kind} if known else set(), {}, NOW)
+    status = build_status(
+        row, state, desired.definition, desired.slots, [], {desired.kind} if known else set(), {}, NOW
+    )
     return body | {"status": {name: part for name, part in status.items() if part is not None} | {"engine": engine}}
 
 
@@ -86,11 +88,11 @@ NOTHING_READABLE = [None, "", "}{", '{"floor": -1}', '{"floor": 9999999999999999
 @pytest.mark.parametrize("engine", NOTHING_READABLE)
 async def test_what_was_decided_stays_so(engine: str | None) -> None:
     before = State(
-        floor=NOW, started=7, succeeded=5, failed=2, missed=3, last_success=NOW - MINUTE,
+        decided_until=NOW, started=7, succeeded=5, failed=2, missed=3, last_success=NOW - MINUTE,
         handled=("run-now/once", "cancel/u-1", "resume/again"),
     )  # fmt: skip
     state = await taken(with_status(an_object(), before, engine=engine))
-    assert state.floor == NOW
+    assert state.decided_until == NOW
     assert (state.started, state.succeeded, state.failed, state.missed) == (7, 5, 2, 3)
     assert sorted(state.handled) == sorted(before.handled)
     assert state.last_success == NOW - MINUTE
@@ -105,7 +107,7 @@ async def test_what_had_begun_is_known(engine: str | None) -> None:
     ]
     body = with_status(
         an_object(asked={"run-now": "by-hand", "run-now-payload": "p"}),
-        State(floor=NOW, runs=runs, handled=("run-now/by-hand",)),
+        State(decided_until=NOW, runs=runs, handled=("run-now/by-hand",)),
         engine=engine,
     )
     state = await taken(body)
@@ -118,16 +120,16 @@ async def test_what_had_begun_is_known(engine: str | None) -> None:
 @pytest.mark.parametrize("engine", NOTHING_READABLE)
 async def test_a_pod_is_adopted(engine: str | None) -> None:
     slot = NOW - 5 * MINUTE
-    run = Run(slot=slot, due=slot, begun=slot, outlives=True)
-    state = await taken(with_status(an_object(CONTAINER), State(floor=slot, runs=[run]), engine=engine))
+    run = Run(slot=slot, due=slot, begun=slot, detached=True)
+    state = await taken(with_status(an_object(CONTAINER), State(decided_until=slot, runs=[run]), engine=engine))
     assert state.runs
-    assert (state.runs[0].slot, state.runs[0].attempt, state.runs[0].handed_on) == (slot, 1, True)
+    assert (state.runs[0].slot, state.runs[0].attempt, state.runs[0].adoptable) == (slot, 1, True)
 
 
 @pytest.mark.parametrize("engine", NOTHING_READABLE)
 @pytest.mark.parametrize("in_order", [True, False])
 async def test_a_planned_slot_is_one_run(engine: str | None, in_order: bool) -> None:
-    before = State(floor=NOW - MINUTE, next=Run(slot=NOW, due=NOW))
+    before = State(decided_until=NOW - MINUTE, next=Run(slot=NOW, due=NOW))
     state = await taken(with_status(an_object(), before, engine=engine), in_order=in_order)
     runs = [*state.runs, *([state.next] if state.next is not None and state.next.due <= NOW else [])]
     assert [(run.slot, run.attempt) for run in runs] == [(NOW, 1 if in_order else 2)]
@@ -136,19 +138,19 @@ async def test_a_planned_slot_is_one_run(engine: str | None, in_order: bool) -> 
 @pytest.mark.parametrize("job", [CUSTOM, CONTAINER], ids=["custom", "pod"])
 @pytest.mark.parametrize("engine", NOTHING_READABLE)
 async def test_a_planned_slot_that_is_said_to_have_begun_is_one_run(engine: str | None, job: dict[str, Any]) -> None:
-    before = State(floor=NOW - MINUTE, started=3, next=Run(slot=NOW, due=NOW, outlives=job is CONTAINER))
+    before = State(decided_until=NOW - MINUTE, started=3, next=Run(slot=NOW, due=NOW, detached=job is CONTAINER))
     body = with_status(an_object(job), before, engine=engine)
     body["status"]["active"][0]["started"] = rfc3339(NOW)
     state = await taken(body)
     assert [run.slot for run in state.runs] == [NOW]
-    assert (state.floor, state.started) == (NOW, 4)
+    assert (state.decided_until, state.started) == (NOW, 4)
     assert state.next is None or state.next.slot > NOW
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["record", "told"])
 async def test_what_nobody_could_run_did_not_begin(kept: bool) -> None:
     """Neither before, nor since: no plugin of that name was there. With one now, or one then, it may have begun."""
-    before = State(floor=NOW - 2 * MINUTE, next=Run(slot=NOW - MINUTE, due=NOW - MINUTE))
+    before = State(decided_until=NOW - 2 * MINUTE, next=Run(slot=NOW - MINUTE, due=NOW - MINUTE))
 
     def told(*, known: bool) -> dict[str, Any]:
         body = with_status(an_object(), msgspec.structs.replace(before), owner=None, known=known)
@@ -170,9 +172,9 @@ async def test_what_nobody_could_run_did_not_begin(kept: bool) -> None:
 @pytest.mark.parametrize(
     ("before", "part"),
     [
-        (State(floor=NOW, completed=Completion.JOB), "completed"),
-        (State(floor=NOW, paused=True, failures_in_row=3), "paused"),
-        (State(floor=NOW, suspended=True), "suspended"),
+        (State(decided_until=NOW, completed=Completion.JOB), "completed"),
+        (State(decided_until=NOW, paused=True, failures_in_row=3), "paused"),
+        (State(decided_until=NOW, suspended=True), "suspended"),
     ],
     ids=["completed", "paused", "suspended"],
 )
@@ -183,9 +185,9 @@ async def test_what_was_closed_stays_closed(before: State, part: str, engine: st
 
 
 async def test_the_record_of_the_engine_counts_first() -> None:
-    body = with_status(an_object(), State(floor=NOW - 5 * MINUTE))
-    body["status"]["engine"] = State(floor=NOW - MINUTE).encode().decode()
-    assert (await taken(body, in_order=True)).floor == NOW - MINUTE
+    body = with_status(an_object(), State(decided_until=NOW - 5 * MINUTE))
+    body["status"]["engine"] = State(decided_until=NOW - MINUTE).encode().decode()
+    assert (await taken(body, in_order=True)).decided_until == NOW - MINUTE
 
 
 @pytest.mark.parametrize(
@@ -200,4 +202,4 @@ async def test_the_record_of_the_engine_counts_first() -> None:
 )
 async def test_a_status_that_says_nothing_is_none(status: dict[str, Any]) -> None:
     state = await taken(an_object() | {"status": status})
-    assert state.floor == CREATED
+    assert state.decided_until == CREATED

@@ -38,7 +38,7 @@ def status(
     owner: str | None = None,
     begun: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    state = State(floor=T, generation=1) if state is None else state
+    state = State(decided_until=T, generation=1) if state is None else state
     slots = slots_of(Plan(definition), seed="n/a", created=T)
     row = Row(
         1, "n/a", UID, definition.kind, Origin.CLUSTER.value, definition.encode(), 1, T, None, None, None, T, 1, None,
@@ -155,7 +155,7 @@ def test_the_triggers_in_words() -> None:
 def test_what_is_active() -> None:
     running = Run(T, T, begun=T)
     waits = Run(T + 1, T + MINUTE, attempt=2, begun=T)
-    pod = Run(T + 2, T, attempt=3, outlives=True, token="by-hand")
+    pod = Run(T + 2, T, attempt=3, detached=True, token="by-hand")
     planned = Run(T + 3, T + SECOND)
     shown = status(State(T, runs=[running, waits, pod], next=planned), owner="r")
     assert shown["activeCount"] == 4, "what is planned and due may have begun without a write"
@@ -236,11 +236,11 @@ _RUNS = st.builds(
     begun=st.just(0) | _INSTANTS,
     token=st.text(max_size=300),
     payload=st.none() | st.just(b"the secret payload"),
-    outlives=st.booleans(),
+    detached=st.booleans(),
 )
 _STATES = st.builds(
     State,
-    floor=_INSTANTS,
+    decided_until=_INSTANTS,
     next=st.none() | _RUNS,
     runs=st.lists(_RUNS, max_size=150),
     waiting=st.lists(_RUNS, max_size=150),

@@ -81,7 +81,7 @@ async def writing(
     rows = [
         NewRow(
             f"ns/{name}", f"uid-{name}", KIND_INVALID, Origin.CLUSTER, definition, state, None,
-            created_at=NOW, generation=1, acts=NONE.encode(),
+            created_at=NOW, generation=1, requests=NONE.encode(),
         )
         for name, state in states.items()
     ]  # fmt: skip

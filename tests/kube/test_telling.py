@@ -13,15 +13,15 @@ from structlog.testing import capture_logs
 
 from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.plan import Plan
-from scheduledjob.domain.schedule.requests import Acts
+from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.state import Completion, Outcome, RunRecord, State
 from scheduledjob.domain.time.instants import SECOND, rfc3339
 from scheduledjob.engine.executor import Attempt
-from scheduledjob.engine.store import Fate, Origin, Row, Settlement
-from scheduledjob.kube.reconcile.desired_state import Wish
+from scheduledjob.engine.store import Disposition, Origin, Row, Settlement
+from scheduledjob.kube.reconcile.desired_state import DesiredState
 from scheduledjob.kube.reconcile.known_objects import Objects
 from scheduledjob.kube.report.events import Reason, Regarding
-from scheduledjob.kube.report.operator_observer import Telling
+from scheduledjob.kube.report.operator_observer import OperatorObserver
 from scheduledjob.kube.report.status_writer import BEGUN
 from scheduledjob.web.metrics import Metrics
 
@@ -47,7 +47,7 @@ class World:
         self.metrics = Metrics()
         self.seconds = 0.0
         events: Any = self  # stands in for Events
-        self.telling = Telling(self.metrics, self.objects, events, monotonic=lambda: self.seconds)
+        self.telling = OperatorObserver(self.metrics, self.objects, events, monotonic=lambda: self.seconds)
         self.telling.status = self  # type: ignore[assignment]  # and for the writer of status
 
     def say(self, *said: Any) -> None:
@@ -119,7 +119,7 @@ def test_the_log_names_a_failed_run_at_once_and_then_once_a_minute_with_a_count(
             world.seconds = float(second)
             world.telling.recorded([failed, record(Outcome.SUCCEEDED), record(Outcome.CANCELLED, "by hand")])
         world.telling.recorded([msgspec.structs.replace(failed, uid="other", slug="n/b", run_id="other-1")])
-        world.telling.buried("u")
+        world.telling.tombstoned("u")
         world.telling.recorded([failed])
     assert [(line["slug"], line.get("failed_since_last_line")) for line in logs] == [
         ("n/a", None),
@@ -154,12 +154,12 @@ def test_of_a_later_attempt_it_knows_no_more_than_the_store(world: World) -> Non
 
 
 def test_status_follows_what_is_written_at_once_and_a_beginning_a_little_later(world: World) -> None:
-    world.telling.settled(row(), Settlement(1, 1, Fate.KEEP, b"", None, 1))
-    world.telling.settled(row(Origin.MANIFEST), Settlement(1, 1, Fate.KEEP, b"", None, 1))
+    world.telling.settled(row(), Settlement(1, 1, Disposition.KEEP, b"", None, 1))
+    world.telling.settled(row(Origin.MANIFEST), Settlement(1, 1, Disposition.KEEP, b"", None, 1))
     world.telling.started(attempt(), T, 0)
     assert world.changes == [("u", None), ("u", BEGUN)]
     assert world.said == []
-    world.telling.buried("u")
+    world.telling.tombstoned("u")
     assert world.forgotten == ["u"]
 
 
@@ -220,9 +220,9 @@ def told(world: World, state: State, before: State | None = None) -> list[str]:
 
 
 def test_a_pause_and_a_completion_are_told_once(world: World) -> None:
-    plain = State(floor=T)
-    paused = State(floor=T, paused=True, failures_in_row=3)
-    done = State(floor=T, completed=Completion.MAX_RUNS)
+    plain = State(decided_until=T)
+    paused = State(decided_until=T, paused=True, failures_in_row=3)
+    done = State(decided_until=T, completed=Completion.MAX_RUNS)
     assert told(world, plain) == []
     assert told(world, paused, plain) == ["AutoPaused"]
     assert told(world, paused, paused) == []
@@ -235,15 +235,15 @@ def test_a_pause_and_a_completion_are_told_once(world: World) -> None:
 def test_what_is_stopped_because_of_its_spec_is_not_done(world: World) -> None:
     world.knows()
     world.objects.understood("u", "n/a", (1, ""), [], valid=False)
-    assert told(world, State(floor=T, completed=Completion.NO_SLOT)) == []
+    assert told(world, State(decided_until=T, completed=Completion.NO_SLOT)) == []
 
 
 def test_a_wrong_spec_and_an_unknown_kind_are_warned_of(world: World) -> None:
-    wish = Wish("n/a", "u", 1, T, "cluster.curl", Plan(Definition("cluster.curl")), None, Acts())
-    world.telling.taken(wish)
+    desired = DesiredState("n/a", "u", 1, T, "cluster.curl", Plan(Definition("cluster.curl")), None, Requests())
+    world.telling.taken(desired)
     assert world.said == []
-    world.telling.taken(replace(wish, problem="spec.triggers: write one"))
-    world.telling.taken(replace(wish, unknown_kind="no job of that name"))
+    world.telling.taken(replace(desired, problem="spec.triggers: write one"))
+    world.telling.taken(replace(desired, unknown_kind="no job of that name"))
     assert world.reasons == [("InvalidSpec", "Warning"), ("UnknownKind", "Warning")]
     assert world.said[1].message == "no job of that name"
 
@@ -261,5 +261,5 @@ def test_an_engine_that_cannot_be_read_is_as_none(world: World) -> None:
     world.knows(engine="{broken")
     seen = world.objects.get("u")
     assert seen is not None
-    world.telling.written(seen, msgspec.structs.replace(State(floor=T), completed=Completion.JOB))
+    world.telling.written(seen, msgspec.structs.replace(State(decided_until=T), completed=Completion.JOB))
     assert world.reasons == [("Completed", "Normal")]

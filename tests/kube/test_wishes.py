@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule.definition import EveryTrigger
-from scheduledjob.domain.schedule.requests import Acts
+from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.jobs.container.pod_spec import PodSettings
 from scheduledjob.kube.reconcile.desired_state import (
     KIND_INVALID,
     TOKEN_LIMIT,
+    DesiredState,
     Rules,
-    Wish,
-    acts_of,
     asked_of,
     problem_of,
     read_object,
+    requests_of,
     unknown_kind,
 )
 
@@ -48,17 +48,17 @@ def an_object(job: dict[str, Any] = CURL, annotations: dict[str, str] | None = N
 
 
 def kind(job: dict[str, Any], rules: Rules = OPEN, **spec: Any) -> str:
-    wish = read_object(an_object(job, **spec), rules)
-    assert wish.problem == ""
-    return wish.kind
+    desired = read_object(an_object(job, **spec), rules)
+    assert desired.problem == ""
+    return desired.kind
 
 
 def problem(job: dict[str, Any], rules: Rules = OPEN, **spec: Any) -> str:
-    wish = read_object(an_object(job, **spec), rules)
-    assert wish.kind == KIND_INVALID
-    assert problem_of(wish.definition) == wish.problem
-    assert wish.slots is None or wish.slots.next(0) is None, "it fires never"
-    return wish.problem
+    desired = read_object(an_object(job, **spec), rules)
+    assert desired.kind == KIND_INVALID
+    assert problem_of(desired.definition) == desired.problem
+    assert desired.slots is None or desired.slots.next(0) is None, "it fires never"
+    return desired.problem
 
 
 def test_a_kind_that_this_operator_does_not_run_is_named() -> None:
@@ -66,19 +66,19 @@ def test_a_kind_that_this_operator_does_not_run_is_named() -> None:
     assert read_object(report, OPEN).unknown_kind == ""
     assert read_object(report, replace(OPEN, kinds={"cluster.custom.report"})).unknown_kind == ""
     known = {"cluster.custom.print", "cluster.curl", "cluster.custom.mail"}
-    wish = read_object(report, replace(OPEN, kinds=known))
-    assert (wish.kind, wish.problem) == ("cluster.custom.report", "")
+    desired = read_object(report, replace(OPEN, kinds=known))
+    assert (desired.kind, desired.problem) == ("cluster.custom.report", "")
     words = 'spec.job.custom.kind: no job "report" is installed in the operator (known: mail, print)'
-    assert wish.unknown_kind == words
+    assert desired.unknown_kind == words
     assert "runs no such jobs inline" in unknown_kind("cluster.shell", known)
 
 
 def test_what_an_object_asks_for() -> None:
-    wish = read_object(an_object(payload="p"), OPEN)
-    assert (wish.slug, wish.uid, wish.generation, wish.payload) == ("team-a/job", "u", 3, b"p")
-    assert wish.definition.triggers == (EveryTrigger(60 * SECOND),)
-    assert wish.slots is not None
-    assert wish.slots.next(wish.created_at) == wish.created_at + 60 * SECOND
+    desired = read_object(an_object(payload="p"), OPEN)
+    assert (desired.slug, desired.uid, desired.generation, desired.payload) == ("team-a/job", "u", 3, b"p")
+    assert desired.definition.triggers == (EveryTrigger(60 * SECOND),)
+    assert desired.slots is not None
+    assert desired.slots.next(desired.created_at) == desired.created_at + 60 * SECOND
 
 
 @pytest.mark.parametrize(
@@ -147,42 +147,42 @@ _JSON = st.recursive(
 def test_whatever_stands_in_a_spec_is_a_wish(spec: Any) -> None:
     body = an_object()
     body["spec"] = spec
-    wish = read_object(body, OPEN)
-    assert wish.kind == KIND_INVALID
-    assert wish.problem
+    desired = read_object(body, OPEN)
+    assert desired.kind == KIND_INVALID
+    assert desired.problem
 
 
-def acts(**annotations: str) -> Wish:
+def requests(**annotations: str) -> DesiredState:
     named = {name.replace("_", "-"): text for name, text in annotations.items()}
     body = an_object(annotations=named)
-    wish = read_object(body, OPEN)
-    assert acts_of(body) == wish.acts
-    assert asked_of(body) == wish.asked
-    return wish
+    desired = read_object(body, OPEN)
+    assert requests_of(body) == desired.requests
+    assert asked_of(body) == desired.asked
+    return desired
 
 
 def test_what_is_asked_for_by_hand() -> None:
-    assert acts().acts == Acts()
-    assert acts(run_now="t", run_now_payload="p").acts == Acts(run="t", payload=b"p")
-    assert acts(run_now="t", run_now_payload="").acts == Acts(run="t", payload=b"")
-    assert acts(run_now="t").acts == Acts(run="t", payload=None)
-    assert acts(run_now_payload="p").acts == Acts(), "a payload alone asks for nothing"
-    assert acts(cancel="c", resume="r").acts == Acts(cancel="c", resume="r")
+    assert requests().requests == Requests()
+    assert requests(run_now="t", run_now_payload="p").requests == Requests(run="t", payload=b"p")
+    assert requests(run_now="t", run_now_payload="").requests == Requests(run="t", payload=b"")
+    assert requests(run_now="t").requests == Requests(run="t", payload=None)
+    assert requests(run_now_payload="p").requests == Requests(), "a payload alone asks for nothing"
+    assert requests(cancel="c", resume="r").requests == Requests(cancel="c", resume="r")
 
 
 def test_what_is_asked_for_wrongly_is_not_done_and_said() -> None:
-    assert acts(run_now="t" * TOKEN_LIMIT).refused_act == ""
-    wish = acts(run_now="t" * (TOKEN_LIMIT + 1), cancel="c")
-    assert wish.acts == Acts()
-    assert f"{GROUP}/run-now: more than {TOKEN_LIMIT} characters" in wish.refused_act
+    assert requests(run_now="t" * TOKEN_LIMIT).refused_act == ""
+    desired = requests(run_now="t" * (TOKEN_LIMIT + 1), cancel="c")
+    assert desired.requests == Requests()
+    assert f"{GROUP}/run-now: more than {TOKEN_LIMIT} characters" in desired.refused_act
     for payload in ("x" * 65_537, "a\0b", "ä" * 40_000):
-        wish = acts(run_now="t", run_now_payload=payload, cancel="c")
-        assert wish.acts == Acts(cancel="c"), "what has nothing to do with it is done"
-        assert f"{GROUP}/run-now-payload" in wish.refused_act
-    assert acts(run_now="t", run_now_payload="x" * 65_536).refused_act == ""
+        desired = requests(run_now="t", run_now_payload=payload, cancel="c")
+        assert desired.requests == Requests(cancel="c"), "what has nothing to do with it is done"
+        assert f"{GROUP}/run-now-payload" in desired.refused_act
+    assert requests(run_now="t", run_now_payload="x" * 65_536).refused_act == ""
 
 
 def test_what_is_asked_for_changes_with_what_is_refused() -> None:
-    assert acts(run_now="t" * 300).asked != acts().asked
-    assert acts(run_now="a").asked != acts(run_now="b").asked
-    assert acts().asked == ""
+    assert requests(run_now="t" * 300).asked != requests().asked
+    assert requests(run_now="a").asked != requests(run_now="b").asked
+    assert requests().asked == ""

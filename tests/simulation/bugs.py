@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from scheduledjob.domain.schedule.state import RunRecord
-    from scheduledjob.engine.store import Fate
+    from scheduledjob.engine.store import Disposition
 
 
 @contextmanager
@@ -87,8 +87,8 @@ def released_holds_go_on() -> Iterator[None]:
     """A timer of a row that was given back still starts it."""
     settle = Owner._settle
 
-    def forgetful(self: Owner, hold: Any, fate: Fate, wake: Any) -> None:
-        settle(self, hold, fate, wake)
+    def forgetful(self: Owner, hold: Any, disposition: Disposition, wake: Any) -> None:
+        settle(self, hold, disposition, wake)
         hold.released = False
 
     with patch.object(Owner, "_settle", forgetful):
@@ -155,9 +155,9 @@ def failed_runs_stay() -> Iterator[None]:
 def acts_are_done_again() -> Iterator[None]:
     """What was asked for by hand is not remembered."""
 
-    def forgetful(self: Schedule, acts: Any, at: int) -> None:
-        asked(self, acts, at)
-        self._acts = acts
+    def forgetful(self: Schedule, requests: Any, at: int) -> None:
+        asked(self, requests, at)
+        self._requests = requests
         self.state.handled = ()
 
     asked = Schedule.asked
@@ -170,23 +170,23 @@ def acts_are_taken_with_the_wish() -> Iterator[None]:
     """What is asked for is looked at when the wish is another one, and not when it was put off then."""
     asked = Schedule.asked
 
-    def once(self: Schedule, acts: Any, at: int) -> None:
+    def once(self: Schedule, requests: Any, at: int) -> None:
         if self.changed:
-            asked(self, acts, at)
+            asked(self, requests, at)
 
     with (
         patch.object(Schedule, "asked", once),
-        patch.object(Schedule, "wake", without_acts),
+        patch.object(Schedule, "wake", without_requests),
     ):
         yield
 
 
-def without_acts(schedule: Schedule) -> int | None:
-    acts, schedule._acts = schedule._acts, None
+def without_requests(schedule: Schedule) -> int | None:
+    requests, schedule._requests = schedule._requests, None
     try:
         return WAKE(schedule)
     finally:
-        schedule._acts = acts
+        schedule._requests = requests
 
 
 WAKE = Schedule.wake
@@ -198,14 +198,14 @@ def cancellations_are_forgotten() -> Iterator[None]:
     snapshot = Schedule.snapshot
 
     def without_them(self: Schedule) -> bytes:
-        reasons = [(run, run.cancelling) for run in self.state.runs]
+        reasons = [(run, run.cancel_reason) for run in self.state.runs]
         for run, _ in reasons:
-            run.cancelling = ""
+            run.cancel_reason = ""
         try:
             return snapshot(self)
         finally:
             for run, reason in reasons:
-                run.cancelling = reason
+                run.cancel_reason = reason
 
     with patch.object(Schedule, "snapshot", without_them):
         yield
@@ -217,7 +217,7 @@ def pods_are_not_adopted() -> Iterator[None]:
     lose = Schedule._lose
 
     def as_inline(self: Schedule, run: Any, now: int) -> Any:
-        run.outlives = False
+        run.detached = False
         return lose(self, run, now)
 
     with patch.object(Schedule, "_lose", as_inline):
@@ -231,7 +231,7 @@ def adoptions_count_as_lost() -> Iterator[None]:
 
     def counted(self: Schedule, run: Any, now: int) -> Any:
         record = lose(self, run, now)
-        run.attempt += run.handed_on
+        run.attempt += run.adoptable
         return record
 
     with patch.object(Schedule, "_lose", counted):
@@ -264,7 +264,7 @@ def followers_sleep() -> Iterator[None]:
 
     def then_never(self: Schedule, records: Any, now: int) -> None:
         followed(self, records, now)
-        self.look_at = None
+        self.poll_at = None
 
     with patch.object(Schedule, "followed", then_never), patch.object(Following, "ended", lambda self, slug: None):
         yield

@@ -15,7 +15,7 @@ from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.domain.time.instants import SECOND, Instant
 
 if TYPE_CHECKING:
-    from .scenario import History, Wish
+    from .scenario import DesiredState, History
     from .world import Event
 
 
@@ -43,16 +43,16 @@ def check(history: History) -> list[str]:
     by_uid: dict[str, list[Life]] = defaultdict(list)
     for life in lives:
         by_uid[life.start.uid].append(life)
-    for wish in history.wishes:
-        mine = sorted(by_uid[wish.uid], key=lambda life: (life.start.at, life.start.process))
-        kept = [record for record in history.records if record.uid == wish.uid]
+    for desired in history.desired_rows:
+        mine = sorted(by_uid[desired.uid], key=lambda life: (life.start.at, life.start.process))
+        kept = [record for record in history.records if record.uid == desired.uid]
         wrong += _early(mine)
-        wrong += _twice(mine, wish)
-        wrong += _attempts(mine, wish)
+        wrong += _twice(mine, desired)
+        wrong += _attempts(mine, desired)
         wrong += _stale(mine, kept, records)
-        wrong += _lost(mine, kept, wish, history)
-        wrong += _unended(mine, records, wish, history)
-        wrong += _unheard(mine, records, wish, history)
+        wrong += _lost(mine, kept, desired, history)
+        wrong += _unended(mine, records, desired, history)
+        wrong += _unheard(mine, records, desired, history)
     return wrong
 
 
@@ -74,20 +74,20 @@ def _early(lives: list[Life]) -> list[str]:
     ]
 
 
-def _twice(lives: list[Life], wish: Wish) -> list[str]:
+def _twice(lives: list[Life], desired: DesiredState) -> list[str]:
     """Two processes of one run, or of one schedule that forbids it, must not be alive at once."""
     wrong = []
-    exclusive = wish.definition.concurrency is not Concurrency.ALLOW
+    exclusive = desired.definition.concurrency is not Concurrency.ALLOW
     for index, life in enumerate(lives):
         for later in lives[index + 1 :]:
             same = later.start.run_id == life.start.run_id
             if (same or exclusive) and later.start.at < life.until:
-                what = life.start.run_id if same else wish.slug
+                what = life.start.run_id if same else desired.slug
                 wrong.append(f"twice at once: {what} on {life.start.replica} and {later.start.replica}")
     return wrong
 
 
-def _attempts(lives: list[Life], wish: Wish) -> list[str]:
+def _attempts(lives: list[Life], desired: DesiredState) -> list[str]:
     """Each start of a run has a higher attempt and a higher fencing token than those before."""
     wrong = []
     last: dict[str, Event] = {}
@@ -98,8 +98,8 @@ def _attempts(lives: list[Life], wish: Wish) -> list[str]:
             wrong.append(f"unsaid: {start.run_id} started again as attempt {start.attempt} after {before.attempt}")
         if before is not None and start.version <= before.version:
             wrong.append(f"token: {start.run_id} started at version {start.version} after {before.version}")
-        if wish.definition.concurrency is not Concurrency.ALLOW and start.version <= newest:
-            wrong.append(f"token: {wish.slug} started at version {start.version} after {newest}")
+        if desired.definition.concurrency is not Concurrency.ALLOW and start.version <= newest:
+            wrong.append(f"token: {desired.slug} started at version {start.version} after {newest}")
         newest = max(newest, start.version)
         last[start.run_id] = start
     return wrong
@@ -132,107 +132,111 @@ def _stale(lives: list[Life], kept: list[RunRecord], records: dict[str, RunRecor
     return wrong
 
 
-def _lost(lives: list[Life], kept: list[RunRecord], wish: Wish, history: History) -> list[str]:
+def _lost(lives: list[Life], kept: list[RunRecord], desired: DesiredState, history: History) -> list[str]:
     """Every slot up to the floor was run or is counted, and the floor is where it should be."""
-    if wish.deleted:
+    if desired.deleted:
         return []
-    state = history.states.get(wish.uid)
-    (trigger,) = wish.definition.triggers or (None,)
+    state = history.states.get(desired.uid)
+    (trigger,) = desired.definition.triggers or (None,)
     if trigger is None:
-        return [] if kept else [f"lost: {wish.slug} never ran"]
+        return [] if kept else [f"lost: {desired.slug} never ran"]
     if state is None:
-        return [f"lost: {wish.slug} is gone"]
-    if wish.edited or wish.resumed:
+        return [f"lost: {desired.slug} is gone"]
+    if desired.edited or desired.resumed:
         return []
     by_hand = sum(record.outcome is Outcome.SKIPPED_OVERLAP for record in kept)
     kept = [record for record in kept if not record.manual]
     run = len(kept) + sum(not one.token for one in (*state.runs, *state.waiting))
     counted = state.skipped + state.missed + state.excluded - by_hand
-    if wish.follows:
-        return _unfollowed(kept, wish, history, run + counted + len(state.upcoming))
+    if desired.follows:
+        return _unfollowed(kept, desired, history, run + counted + len(state.upcoming))
     assert isinstance(trigger, EveryTrigger)
-    slots = (state.floor - _anchor_of(wish)) // trigger.every
+    slots = (state.decided_until - _anchor_of(desired)) // trigger.every
     wrong = []
     if state.completed is None and slots != run + counted:
-        wrong.append(f"lost: {wish.slug} had {slots} slots, {run} runs, {state.skipped} skipped, {state.missed} missed")
-    behind = history.ended - 31 * SECOND - trigger.every - wish.definition.jitter - 2 * SECOND
+        wrong.append(
+            f"lost: {desired.slug} had {slots} slots, {run} runs, {state.skipped} skipped, {state.missed} missed"
+        )
+    behind = history.ended - 31 * SECOND - trigger.every - desired.definition.jitter - 2 * SECOND
     stopped = state.completed is not None or state.paused
-    if not stopped and not state.runs and not state.waiting and state.floor < behind:
-        wrong.append(f"lost: {wish.slug} stands still since {(history.ended - state.floor) / SECOND:.1f} s")
-    limit = wish.definition.max_runs
+    if not stopped and not state.runs and not state.waiting and state.decided_until < behind:
+        wrong.append(f"lost: {desired.slug} stands still since {(history.ended - state.decided_until) / SECOND:.1f} s")
+    limit = desired.definition.max_runs
     if limit is not None and run > limit:
-        wrong.append(f"too many: {wish.slug} ran {run} times of {limit}")
+        wrong.append(f"too many: {desired.slug} ran {run} times of {limit}")
     return wrong
 
 
-def _unended(lives: list[Life], records: dict[str, RunRecord], wish: Wish, history: History) -> list[str]:
+def _unended(lives: list[Life], records: dict[str, RunRecord], desired: DesiredState, history: History) -> list[str]:
     """Whatever had begun when the trouble ended has ended."""
     started = {life.start.run_id for life in lives if life.start.at <= history.trouble_ended}
     wrong = [f"never ended: {run_id}" for run_id in sorted(started - set(records))]
     wrong += [f"never ended: process of {life.start.run_id}" for life in lives if life.end is None]
-    return wrong if not wish.deleted else [line for line in wrong if "process" in line]
+    return wrong if not desired.deleted else [line for line in wrong if "process" in line]
 
 
-def _unfollowed(kept: list[RunRecord], wish: Wish, history: History, decided: int) -> list[str]:
+def _unfollowed(kept: list[RunRecord], desired: DesiredState, history: History, decided: int) -> list[str]:
     """Each end of a run that it follows made a slot, and nothing else did."""
-    (trigger,) = wish.definition.triggers
+    (trigger,) = desired.definition.triggers
     assert isinstance(trigger, FollowingTrigger)
     ends = [
         record.finished
         for record in history.records
-        if record.slug == wish.follows and record.outcome.value == trigger.outcome and record.finished > wish.created
+        if record.slug == desired.follows
+        and record.outcome.value == trigger.outcome
+        and record.finished > desired.created
     ]
     wrong = [
         f"unfollowed: {record.run_id} follows nothing"
         for record in kept
         if not any(0 <= record.slot - finished < 10 for finished in ends)
     ]
-    if history.states[wish.uid].paused:
+    if history.states[desired.uid].paused:
         return wrong
-    due = sum(finished + wish.definition.jitter < history.ended - 33 * SECOND for finished in ends)
+    due = sum(finished + desired.definition.jitter < history.ended - 33 * SECOND for finished in ends)
     if not due <= decided <= len(ends):
-        wrong.append(f"unfollowed: {wish.slug} decided {decided} of {due} to {len(ends)} ends")
+        wrong.append(f"unfollowed: {desired.slug} decided {decided} of {due} to {len(ends)} ends")
     return wrong
 
 
-def _unheard(lives: list[Life], records: dict[str, RunRecord], wish: Wish, history: History) -> list[str]:
+def _unheard(lives: list[Life], records: dict[str, RunRecord], desired: DesiredState, history: History) -> list[str]:
     """What was asked for by hand was done once, and a run that was told to end was not started again."""
-    if wish.deleted:
+    if desired.deleted:
         return []
     wrong = []
-    state = history.states.get(wish.uid)
-    if state is not None and wish.acts:
-        last = wish.acts[-1]
-        if last.run and f"{wish.uid}-{last.run}" not in records:
-            wrong.append(f"unheard: {wish.uid}-{last.run} has no record")
+    state = history.states.get(desired.uid)
+    if state is not None and desired.requests:
+        last = desired.requests[-1]
+        if last.run and f"{desired.uid}-{last.run}" not in records:
+            wrong.append(f"unheard: {desired.uid}-{last.run} has no record")
         asked = [("run-now", last.run), ("cancel", last.cancel), ("resume", last.resume)]
         missing = [f"{act}/{token}" for act, token in asked if token and f"{act}/{token}" not in state.handled]
-        wrong += [f"unheard: {wish.slug} {act}" for act in missing]
-    if wish.edited:
+        wrong += [f"unheard: {desired.slug} {act}" for act in missing]
+    if desired.edited:
         return wrong  # an edit may take back what told it to end
-    told = {event.run_id: event for event in history.events if event.kind == "told" and event.uid == wish.uid}
+    told = {event.run_id: event for event in history.events if event.kind == "told" and event.uid == desired.uid}
     for life in lives:
         cancel = told.get(life.start.run_id)
         if cancel is None or life.start.attempt <= cancel.attempt or life.start.at <= cancel.at:
             continue
-        if life.start.replica == cancel.replica or not _has_missed(wish, cancel.at, life.start.at):
+        if life.start.replica == cancel.replica or not _has_missed(desired, cancel.at, life.start.at):
             wrong.append(f"uncancelled: {life.start.run_id} was told to end and started again")
     return wrong
 
 
-def _anchor_of(wish: Wish) -> Instant:
-    return wish.created - wish.created % SECOND
+def _anchor_of(desired: DesiredState) -> Instant:
+    return desired.created - desired.created % SECOND
 
 
-def _has_missed(wish: Wish, came: Instant, later: Instant) -> bool:
+def _has_missed(desired: DesiredState, came: Instant, later: Instant) -> bool:
     """Whether the slot that was the newest when it ``came``, and replaced a run, was past its deadline ``later``.
 
     Where the replica was lost before it had stored that, the next one finds that slot missed, and the run goes on.
     """
-    deadline, (trigger,) = wish.definition.misfire.deadline, wish.definition.triggers or (None,)
-    if wish.definition.concurrency is not Concurrency.REPLACE or deadline is None or trigger is None:
+    deadline, (trigger,) = desired.definition.misfire.deadline, desired.definition.triggers or (None,)
+    if desired.definition.concurrency is not Concurrency.REPLACE or deadline is None or trigger is None:
         return False
     if not isinstance(trigger, EveryTrigger):
         return True
-    due = came - (came - _anchor_of(wish)) % trigger.every
-    return later - due + (trigger.every if wish.definition.jitter else 0) > deadline
+    due = came - (came - _anchor_of(desired)) % trigger.every
+    return later - due + (trigger.every if desired.definition.jitter else 0) > deadline

@@ -80,13 +80,13 @@ class Link:
         self.faults = faults
 
     def delay(self) -> float:
-        chance, latency = self.world.random, self.faults.latency
-        delay = chance.uniform(0.2, 1.5) * latency * (chance.uniform(5, 40) if chance.random() < 0.02 else 1)
+        rng, latency = self.world.random, self.faults.latency
+        delay = rng.uniform(0.2, 1.5) * latency * (rng.uniform(5, 40) if rng.random() < 0.02 else 1)
         return min(delay, LONGEST_ANSWER)
 
     def send(self, operation: Callable[[], _T], answer: Callable[[_T | Exception], None]) -> None:
         """Carry a call out; ``answer`` is called once, on the way back, unless the machine died."""
-        faults, chance, sent = self.faults, self.world.random, self.world.now
+        faults, rng, sent = self.faults, self.world.random, self.world.now
         lost = StoreUnavailable("the connection was cut")
         answered = False
 
@@ -109,12 +109,12 @@ class Link:
                 value: _T | Exception = operation()
             except Exception as error:
                 value = error
-            if self.machine.name in faults.cut or chance.random() < faults.lose_reply:
+            if self.machine.name in faults.cut or rng.random() < faults.lose_reply:
                 self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: tell(lost))
             else:
                 self.world.after(self.delay(), lambda: tell(value))
 
-        if self.machine.name in faults.cut or chance.random() < faults.lose_request:
+        if self.machine.name in faults.cut or rng.random() < faults.lose_request:
             self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: tell(lost))
         else:
             self.world.after(self.delay(), arrive)
@@ -182,8 +182,8 @@ class DistantStore:
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
         return await self.link.call(lambda: self.near.reconcile(rows))
 
-    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> list[bool]:
-        return await self.link.call(lambda: self.near.bury(incarnations))
+    async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
+        return await self.link.call(lambda: self.near.tombstone(identities))
 
     async def lock(self, name: str, replica: str, length: Micros) -> bool:
         return await self.link.call(lambda: self.near.lock(name, replica, length))
@@ -194,8 +194,8 @@ class DistantStore:
     async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
         return await self.link.call(lambda: self.near.present(replica, cluster, namespaces, lifetime))
 
-    async def nudge(self, slugs: Sequence[str]) -> None:
-        return await self.link.call(lambda: self.near.nudge(slugs))
+    async def touch(self, slugs: Sequence[str]) -> None:
+        return await self.link.call(lambda: self.near.touch(slugs))
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
         return await self.link.call(lambda: self.near.recorded(run_ids))
@@ -246,7 +246,7 @@ class DistantStore:
 
         def told(wake: Wake) -> None:
             if link.machine.name in link.faults.cut or link.world.random.random() < link.faults.lose_wake:
-                link.world.after(link.world.random.uniform(0.1, 3.0), lambda: arrive(Wake(deaf=True)))
+                link.world.after(link.world.random.uniform(0.1, 3.0), lambda: arrive(Wake(notifications_lost=True)))
             else:
                 link.world.after(link.delay(), lambda: arrive(wake))
 

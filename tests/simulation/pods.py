@@ -65,11 +65,11 @@ class Cluster:
                 self.world.after(self.world.random.uniform(0.0, 4.0), lambda pod=pod: self._kill(pod))  # type: ignore[misc]  # mypy knows no default in a lambda
 
     def _start(self, name: str, attempt: Attempt) -> None:
-        world, chance = self.world, self.world.random
+        world, rng = self.world, self.world.random
         pod = self.pods[name] = Pod(attempt, next(world.numbers))
         self._log("start", pod)
-        takes = chance.uniform(0.0, self.longest) if chance.random() < 0.5 else chance.uniform(0.0, 0.5)
-        ok = chance.random() >= self.fail
+        takes = rng.uniform(0.0, self.longest) if rng.random() < 0.5 else rng.uniform(0.0, 0.5)
+        ok = rng.random() >= self.fail
         result = Result(ok, "" if ok else "exit code 1", 0 if ok else 1, where=name)
         world.after(takes, lambda: self._end(pod, result))
 

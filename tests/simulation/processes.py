@@ -48,9 +48,9 @@ class SimulatedExecutor:
         process = Process(next(world.numbers), attempt, machine, attempt.deadline, machine.loop.create_future())
         self.processes[attempt.run_id] = process
         self._log("start", process)
-        chance = world.random
-        takes = chance.uniform(0.0, self.longest) if chance.random() < 0.3 else chance.uniform(0.0, 0.3)
-        ok = chance.random() >= self.fail
+        rng = world.random
+        takes = rng.uniform(0.0, self.longest) if rng.random() < 0.3 else rng.uniform(0.0, 0.3)
+        ok = rng.random() >= self.fail
         world.after(takes, lambda: self._end(process, Result(ok, "" if ok else "exit code 1", 0 if ok else 1)))
         self._watch(process)
         try:

@@ -20,7 +20,7 @@ from scheduledjob.domain.schedule.definition import (
 )
 from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
-from scheduledjob.domain.schedule.requests import NONE, Acts
+from scheduledjob.domain.schedule.requests import NONE, Requests
 from scheduledjob.domain.schedule.state import RunRecord, State
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant
 from scheduledjob.engine.kinds import Kind
@@ -29,7 +29,7 @@ from scheduledjob.engine.replica_settings import Settings
 from scheduledjob.engine.store import NewRow, Origin
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
-from .keeper import SimulatedKeeper
+from .lease_thread import SimulatedLeaseThread
 from .network import DistantStore, Faults, Link, at_once
 from .pods import Cluster, PodExecutor
 from .processes import SimulatedExecutor
@@ -45,7 +45,7 @@ ALL = Keep(10**6, 10**6, 365 * DAY)
 
 
 @dataclass(slots=True)
-class Wish:
+class DesiredState:
     """One schedule that the scenario made, for the checker."""
 
     slug: str
@@ -58,11 +58,11 @@ class Wish:
     resumed: bool = False
     generation: int = 0
     """0: not of a cluster."""
-    acts: list[Acts] = field(default_factory=list)
+    requests: list[Requests] = field(default_factory=list)
     """What stood on the object, one after the other."""
 
     @property
-    def outlives(self) -> bool:
+    def detached(self) -> bool:
         return self.definition.kind == "pod"
 
     @property
@@ -78,7 +78,7 @@ class History:
 
     seed: int
     events: list[Event]
-    wishes: list[Wish]
+    desired_rows: list[DesiredState]
     records: list[RunRecord]
     states: dict[str, State]
     """By uid, of the schedules that are left at the end."""
@@ -104,7 +104,7 @@ class Scenario:
     client: MemoryStore = field(init=False)
     cluster: Cluster = field(init=False)
     running: list[Running] = field(default_factory=list)
-    wishes: list[Wish] = field(default_factory=list)
+    desired_rows: list[DesiredState] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     started: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
@@ -117,59 +117,59 @@ class Scenario:
         self.cluster = Cluster(self.world, fail=0.15, longest=LONGEST_JOB)
 
     @property
-    def chance(self) -> random.Random:
+    def rng(self) -> random.Random:
         return self.world.random
 
     def play(self) -> History:
-        chance, world = self.chance, self.world
+        rng, world = self.rng, self.world
         self.settings = self.choose_settings()
-        replicas = chance.randint(2, 5)
+        replicas = rng.randint(2, 5)
         for _ in range(replicas):
             self.start_replica()
-        for _ in range(chance.randint(8, 20)):
-            world.at(chance.uniform(0, TROUBLE * 0.7), self.make_schedule)
-        for _ in range(chance.randint(0, 6)):
-            world.at(chance.uniform(5, TROUBLE), self.edit_or_delete)
-        for _ in range(chance.randint(0, 25)):
-            world.at(chance.uniform(2, TROUBLE), self.act)
-        for _ in range(chance.randint(2, 14)):
-            world.at(chance.uniform(1, TROUBLE), chance.choice(self.troubles()))
+        for _ in range(rng.randint(8, 20)):
+            world.at(rng.uniform(0, TROUBLE * 0.7), self.make_schedule)
+        for _ in range(rng.randint(0, 6)):
+            world.at(rng.uniform(5, TROUBLE), self.edit_or_delete)
+        for _ in range(rng.randint(0, 25)):
+            world.at(rng.uniform(2, TROUBLE), self.act)
+        for _ in range(rng.randint(2, 14)):
+            world.at(rng.uniform(1, TROUBLE), rng.choice(self.troubles()))
         world.run_until(TROUBLE)
         self.make_peace(replicas)
-        for wish in self.wishes:
-            self.reconcile(wish)
+        for desired in self.desired_rows:
+            self.reconcile(desired)
         trouble_ended = world.store_clock()
         world.run_until(TROUBLE + PEACE)
         return self.end(trouble_ended)
 
     def choose_settings(self) -> dict[str, Any]:
-        chance = self.chance
+        rng = self.rng
         return {
-            "lease": chance.choice([5.0, 10.0, 15.0]),
-            "capacity": chance.choice([3, 20, 4096]),
-            "batch": chance.choice([2, 500]),
-            "grace": chance.choice([0.0, 2.0, 8.0]),
-            "heartbeat": chance.choice([5.0, 60.0]),
+            "lease": rng.choice([5.0, 10.0, 15.0]),
+            "capacity": rng.choice([3, 20, 4096]),
+            "batch": rng.choice([2, 500]),
+            "grace": rng.choice([0.0, 2.0, 8.0]),
+            "heartbeat": rng.choice([5.0, 60.0]),
         }
 
     # ---------------------------------------------------------------- replicas
 
     def start_replica(self) -> None:
-        chance, world = self.chance, self.world
+        rng, world = self.rng, self.world
         self.started += 1
-        machine = Machine(f"replica-{self.started}", chance.uniform(-1e5, 1e5), 1 + chance.uniform(-1e-4, 1e-4), world)
+        machine = Machine(f"replica-{self.started}", rng.uniform(-1e5, 1e5), 1 + rng.uniform(-1e-4, 1e-4), world)
         link = Link(world, machine, self.faults)
         store = DistantStore(self.database, link)
         executor = SimulatedExecutor(world, machine, fail=0.15, longest=LONGEST_JOB)
         replica = Replica(
             store,
-            {"job": Kind("job", executor), "pod": Kind("pod", PodExecutor(self.cluster, link), outlives=True)},
+            {"job": Kind("job", executor), "pod": Kind("pod", PodExecutor(self.cluster, link), detached=True)},
             Settings(**self.settings),
             monotonic=machine.monotonic,
-            chance=random.Random(chance.random()),
-            keeper=SimulatedKeeper.on(machine, store),  # type: ignore[arg-type]
+            rng=random.Random(rng.random()),
+            lease_thread=SimulatedLeaseThread.on(machine, store),  # type: ignore[arg-type]
             name=machine.name,
-            followers=lambda slug: [wish.slug for wish in self.wishes if wish.follows == slug],
+            followers=lambda slug: [desired.slug for desired in self.desired_rows if desired.follows == slug],
         )
         world.machines.append(machine)
         running = Running(machine, replica, executor, machine.loop.create_task(replica.run()))
@@ -202,17 +202,17 @@ class Scenario:
 
     def crash(self) -> None:
         if alive := self.alive():
-            self.kill(self.chance.choice(alive))
-            self.world.after(self.chance.uniform(0, 10), self.start_replica)
+            self.kill(self.rng.choice(alive))
+            self.world.after(self.rng.uniform(0, 10), self.start_replica)
 
     def pause(self) -> None:
         if alive := self.alive():
-            one = self.chance.choice(alive)
-            self._flag_for(one, "paused", self.chance.choice([0.5, 4.0, 12.0, 25.0, 40.0]))
+            one = self.rng.choice(alive)
+            self._flag_for(one, "paused", self.rng.choice([0.5, 4.0, 12.0, 25.0, 40.0]))
 
     def block(self) -> None:
         if alive := self.alive():
-            self._flag_for(self.chance.choice(alive), "blocked", self.chance.choice([0.5, 5.0, 20.0]))
+            self._flag_for(self.rng.choice(alive), "blocked", self.rng.choice([0.5, 5.0, 20.0]))
 
     def _flag_for(self, one: Running, flag: str, seconds: float) -> None:
         self.world.log("replica", one.machine.name, detail=f"{flag} for {seconds} s")
@@ -221,8 +221,8 @@ class Scenario:
 
     def cut(self) -> None:
         if alive := self.alive():
-            name = self.chance.choice(alive).machine.name
-            seconds = self.chance.choice([1.0, 6.0, 20.0])
+            name = self.rng.choice(alive).machine.name
+            seconds = self.rng.choice([1.0, 6.0, 20.0])
             self.world.log("replica", name, detail=f"cut off for {seconds} s")
             self.faults.cut.add(name)
             self.world.after(seconds, lambda: self.faults.cut.discard(name))
@@ -234,34 +234,34 @@ class Scenario:
     def hold_back(self) -> None:
         """Something on the way of one replica holds its calls back, and lets them through when nobody waits."""
         if alive := self.alive():
-            self._hold_back([self.chance.choice(alive).machine.name])
+            self._hold_back([self.rng.choice(alive).machine.name])
 
     def _hold_back(self, names: list[str]) -> None:
-        seconds = self.chance.choice([0.5, 3.0, 12.0, 25.0])
+        seconds = self.rng.choice([0.5, 3.0, 12.0, 25.0])
         self.world.log("network", "", detail=f"{' '.join(names)} held back for {seconds} s")
         self.faults.hold_back(names)
         self.world.after(seconds, self._let_through)
 
     def _let_through(self) -> None:
         for carry_out in self.faults.let_through():
-            self.world.after(self.chance.uniform(0, 0.005), carry_out)
+            self.world.after(self.rng.uniform(0, 0.005), carry_out)
 
     def bad_network(self) -> None:
-        chance, faults = self.chance, self.faults
-        faults.latency = chance.choice([0.002, 0.02, 0.2])
-        faults.lose_request = chance.choice([0.0, 0.05, 0.3])
-        faults.lose_reply = chance.choice([0.0, 0.05, 0.3])
-        faults.lose_wake = chance.choice([0.0, 0.5])
+        rng, faults = self.rng, self.faults
+        faults.latency = rng.choice([0.002, 0.02, 0.2])
+        faults.lose_request = rng.choice([0.0, 0.05, 0.3])
+        faults.lose_reply = rng.choice([0.0, 0.05, 0.3])
+        faults.lose_wake = rng.choice([0.0, 0.5])
         self.world.log("network", "", detail=f"{faults.latency} {faults.lose_request} {faults.lose_reply}")
-        self.world.after(chance.uniform(1, 15), faults.heal)
+        self.world.after(rng.uniform(1, 15), faults.heal)
 
     def restart(self) -> None:
         """A rolling update: one ends in order while another starts."""
         if alive := self.alive():
-            one = self.chance.choice(alive)
+            one = self.rng.choice(alive)
             self.world.log("replica", one.machine.name, detail="stops in order")
             one.machine.loop.call_soon(one.replica.stop)
-            self.world.after(self.chance.uniform(0, 3), self.start_replica)
+            self.world.after(self.rng.uniform(0, 3), self.start_replica)
 
     def make_peace(self, replicas: int) -> None:
         self.faults.heal()
@@ -275,124 +275,124 @@ class Scenario:
     # ---------------------------------------------------------------- schedules
 
     def make_schedule(self) -> None:
-        chance, now = self.chance, self.world.store_clock()
-        number = len(self.wishes)
-        retry: Backoff = chance.choice(BACKOFFS)
-        if chance.random() < 0.35:
+        rng, now = self.rng, self.world.store_clock()
+        number = len(self.desired_rows)
+        retry: Backoff = rng.choice(BACKOFFS)
+        if rng.random() < 0.35:
             definition = Definition(kind="job", retry=retry, keep=ALL)
-            first: Instant | None = now + int(chance.uniform(-2, 20) * SECOND)
+            first: Instant | None = now + int(rng.uniform(-2, 20) * SECOND)
             slug = f"once-{number}"
         else:
             definition = self.recurring(retry)
             first, slug = None, f"default/job-{number}"
-        wish = Wish(slug, f"uid{number}", definition, now, first)
-        self.wishes.append(wish)
+        desired = DesiredState(slug, f"uid{number}", definition, now, first)
+        self.desired_rows.append(desired)
         if first is None:
-            wish.generation = 1
-            self.reconcile(wish)
+            desired.generation = 1
+            self.reconcile(desired)
         else:
-            at_once(self.client.put([self.row_of(wish, Origin.LIBRARY)], replace=False))
+            at_once(self.client.put([self.row_of(desired, Origin.LIBRARY)], replace=False))
 
-    def row_of(self, wish: Wish, origin: Origin, acts: Acts = NONE) -> NewRow:
-        definition, slug, created = wish.definition, wish.slug, wish.created
+    def row_of(self, desired: DesiredState, origin: Origin, requests: Requests = NONE) -> NewRow:
+        definition, slug, created = desired.definition, desired.slug, desired.created
         slots = slots_of(Plan(definition), seed=slug, created=created)
-        state = first_state(definition, slots, wish.uid, created, wish.first, outlives=wish.outlives)
-        state.generation = wish.generation
+        state = first_state(definition, slots, desired.uid, created, desired.first, detached=desired.detached)
+        state.generation = desired.generation
         wake = state.next.due if state.next else created
         return NewRow(
             slug,
-            wish.uid,
+            desired.uid,
             definition.kind,
             origin,
             definition.encode(),
             state.encode(),
             wake,
-            wish.first,
+            desired.first,
             None,
             created,
-            wish.generation,
-            acts.encode(),
+            desired.generation,
+            requests.encode(),
         )
 
-    def reconcile(self, wish: Wish, acts: Acts | None = None) -> None:
+    def reconcile(self, desired: DesiredState, requests: Requests | None = None) -> None:
         """Somebody saw the object, with the acts that stand there, or stood there when he looked."""
-        if wish.generation and not wish.deleted:
-            acts = acts or (wish.acts[-1] if wish.acts else NONE)
-            at_once(self.client.reconcile([self.row_of(wish, Origin.CLUSTER, acts)]))
+        if desired.generation and not desired.deleted:
+            requests = requests or (desired.requests[-1] if desired.requests else NONE)
+            at_once(self.client.reconcile([self.row_of(desired, Origin.CLUSTER, requests)]))
 
     def recurring(self, retry: Backoff) -> Definition:
-        chance = self.chance
-        concurrency = chance.choice([Concurrency.FORBID, Concurrency.FORBID, *Concurrency])
-        catch_up = chance.choice(list(CatchUp))
-        upstream = [wish.slug.partition("/")[2] for wish in self.wishes if wish.generation]
-        trigger: Trigger = EveryTrigger(chance.choice([1, 2, 3, 5, 11]) * SECOND)
-        limit = chance.choice([None, None, None, 7])
-        if upstream and chance.random() < 0.25:
-            trigger = FollowingTrigger(chance.choice(upstream), chance.choice(["Succeeded", "Succeeded", "Failed"]))
+        rng = self.rng
+        concurrency = rng.choice([Concurrency.FORBID, Concurrency.FORBID, *Concurrency])
+        catch_up = rng.choice(list(CatchUp))
+        upstream = [desired.slug.partition("/")[2] for desired in self.desired_rows if desired.generation]
+        trigger: Trigger = EveryTrigger(rng.choice([1, 2, 3, 5, 11]) * SECOND)
+        limit = rng.choice([None, None, None, 7])
+        if upstream and rng.random() < 0.25:
+            trigger = FollowingTrigger(rng.choice(upstream), rng.choice(["Succeeded", "Succeeded", "Failed"]))
             limit = None
         return Definition(
-            kind=chance.choice(["job", "job", "pod"]),
+            kind=rng.choice(["job", "job", "pod"]),
             triggers=(trigger,),
             concurrency=concurrency,
-            max_concurrent=chance.choice([None, 2]) if concurrency is Concurrency.ALLOW else None,
-            queue_depth=chance.choice([1, 3]),
-            misfire=Misfire(catch_up, 3, chance.choice([None, 4 * SECOND])),
+            max_concurrent=rng.choice([None, 2]) if concurrency is Concurrency.ALLOW else None,
+            queue_depth=rng.choice([1, 3]),
+            misfire=Misfire(catch_up, 3, rng.choice([None, 4 * SECOND])),
             max_runs=limit,
-            jitter=chance.choice([0, 0, 2 * SECOND]),
+            jitter=rng.choice([0, 0, 2 * SECOND]),
             retry=retry,
-            pause_after_failures=chance.choice([0, 0, 0, 2]),
+            pause_after_failures=rng.choice([0, 0, 0, 2]),
             keep=ALL,
         )
 
     def act(self) -> None:
         """Somebody asks for something by hand; somebody else may have seen the object as it was before."""
-        chance = self.chance
-        left = [wish for wish in self.wishes if wish.generation and not wish.deleted]
+        rng = self.rng
+        left = [desired for desired in self.desired_rows if desired.generation and not desired.deleted]
         if not left:
             return
-        wish = chance.choice(left)
+        desired = rng.choice(left)
         values = dict.fromkeys(("run", "cancel", "resume"), "")
-        if wish.acts:
-            values = {name: getattr(wish.acts[-1], name) for name in values}
-        what = chance.choice(["run", "run", "cancel", "cancel", "resume"])
-        values[what] = f"{what}-{len(wish.acts)}"
+        if desired.requests:
+            values = {name: getattr(desired.requests[-1], name) for name in values}
+        what = rng.choice(["run", "run", "cancel", "cancel", "resume"])
+        values[what] = f"{what}-{len(desired.requests)}"
         if what == "cancel":
-            begun = [event.run_id for event in self.world.events if event.kind == "start" and event.uid == wish.uid]
+            begun = [event.run_id for event in self.world.events if event.kind == "start" and event.uid == desired.uid]
             values[what] = begun[-1] if begun else "nothing"
-        wish.resumed |= what == "resume"
-        wish.acts.append(Acts(**values, payload=b"by hand" if what == "run" else None))
-        self.world.log("act", "", uid=wish.uid, detail=f"{what} {values[what]}")
-        self.reconcile(wish)
-        if chance.random() < 0.3:
-            old = chance.choice(wish.acts)
-            self.world.after(chance.uniform(0, 3), lambda: self.reconcile(wish, old))
-            self.world.after(chance.uniform(3, 6), lambda: self.reconcile(wish))
+        desired.resumed |= what == "resume"
+        desired.requests.append(Requests(**values, payload=b"by hand" if what == "run" else None))
+        self.world.log("act", "", uid=desired.uid, detail=f"{what} {values[what]}")
+        self.reconcile(desired)
+        if rng.random() < 0.3:
+            old = rng.choice(desired.requests)
+            self.world.after(rng.uniform(0, 3), lambda: self.reconcile(desired, old))
+            self.world.after(rng.uniform(3, 6), lambda: self.reconcile(desired))
 
     def edit_or_delete(self) -> None:
-        left = [wish for wish in self.wishes if not wish.deleted]
+        left = [desired for desired in self.desired_rows if not desired.deleted]
         if not left:
             return
-        wish = self.chance.choice(left)
-        if self.chance.random() < 0.4:
-            wish.deleted = True
-            self.world.log("deleted", "", uid=wish.uid)
-            if wish.generation:
-                at_once(self.client.bury([(wish.slug, wish.uid)]))
+        desired = self.rng.choice(left)
+        if self.rng.random() < 0.4:
+            desired.deleted = True
+            self.world.log("deleted", "", uid=desired.uid)
+            if desired.generation:
+                at_once(self.client.tombstone([(desired.slug, desired.uid)]))
             else:
-                at_once(self.client.delete([wish.slug]))
-            self.cluster.owner_deleted(wish.uid)
+                at_once(self.client.delete([desired.slug]))
+            self.cluster.owner_deleted(desired.uid)
             return
-        if not wish.generation:
+        if not desired.generation:
             return
-        wish.edited = True
-        every = EveryTrigger(self.chance.choice([2, 4, 7]) * SECOND)
+        desired.edited = True
+        every = EveryTrigger(self.rng.choice([2, 4, 7]) * SECOND)
         options: list[dict[str, Any]] = [{"suspend": True}, {"suspend": False}, {"triggers": (every,)}, {"job": 1}]
-        changes = self.chance.choice(options)
-        values = {name: getattr(wish.definition, name) for name in wish.definition.__struct_fields__} | changes
-        wish.definition = Definition(**values)
-        wish.generation += 1
-        self.world.log("edited", "", uid=wish.uid, detail=str(changes))
-        self.reconcile(wish)
+        changes = self.rng.choice(options)
+        values = {name: getattr(desired.definition, name) for name in desired.definition.__struct_fields__} | changes
+        desired.definition = Definition(**values)
+        desired.generation += 1
+        self.world.log("edited", "", uid=desired.uid, detail=str(changes))
+        self.reconcile(desired)
 
     # ---------------------------------------------------------------- the end
 
@@ -415,17 +415,17 @@ class Scenario:
         history = History(
             self.seed,
             list(world.events),
-            self.wishes,
+            self.desired_rows,
             at_once(self.client.history(limit=1_000_000)),
             {row.uid: State.decode(row.state) for row in rows},
             trouble_ended,
             world.store_clock(),
             self.failures,
         )
-        self._bury()
+        self._tombstone()
         return history
 
-    def _bury(self) -> None:
+    def _tombstone(self) -> None:
         """Let the tasks of dead replicas go, which Python would otherwise complain of."""
         for one in self.running:
             loop = one.machine.loop

@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord, State
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND, Instant, Micros
-from scheduledjob.engine.store import Batch, Fate, Key, NewRow, Origin, Put, Renewal, Row, Settlement, Store, Wake
+from scheduledjob.engine.store import (
+    Batch,
+    Disposition,
+    Key,
+    NewRow,
+    Origin,
+    Put,
+    Renewal,
+    Row,
+    Settlement,
+    Store,
+    Wake,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -26,10 +38,10 @@ SHORT_LEASE: Micros = 300_000
 """So short that a test can wait for its end."""
 PATIENCE = 20.0
 """Seconds after which a test that waits has failed."""
-PLAIN = State(floor=0).encode()
+PLAIN = State(decided_until=0).encode()
 
 
-def wish(
+def desired(
     slug: str,
     wake_at: Instant | None = None,
     *,
@@ -72,7 +84,7 @@ def record(
 async def put_due(store: Store, *slugs: str, kind: str = KIND, state: bytes = PLAIN) -> None:
     """Rows that are due already, the first longest."""
     now = await store.now()
-    rows = [wish(slug, now - HOUR + n, kind=kind, state=state) for n, slug in enumerate(slugs)]
+    rows = [desired(slug, now - HOUR + n, kind=kind, state=state) for n, slug in enumerate(slugs)]
     assert await store.put(rows, replace=False) == [Put.CREATED] * len(rows)
 
 
@@ -125,7 +137,7 @@ async def take_over(store: Store, row: Row, *, replica: str = "bob", lease: Micr
 
 def settlement(
     row: Row,
-    fate: Fate = Fate.RELEASE,
+    disposition: Disposition = Disposition.RELEASE,
     *,
     version: int | None = None,
     state: bytes | None = None,
@@ -139,7 +151,7 @@ def settlement(
     return Settlement(
         row.key,
         row.version if version is None else version,
-        fate,
+        disposition,
         row.state if state is None else state,
         wake_at,
         row.revision if revision is None else revision,

@@ -7,13 +7,14 @@ import random
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.instants import HOUR, SECOND
-from scheduledjob.engine.store import Fate, Put
+from scheduledjob.engine.store import Disposition, Put
 
 from .support import (
     KIND,
     LEASE,
     SHORT_LEASE,
     claim,
+    desired,
     look,
     pass_lease,
     put_due,
@@ -24,7 +25,6 @@ from .support import (
     take_one,
     take_over,
     until,
-    wish,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 async def test_a_claim_brings_the_whole_row(store: Store) -> None:
     now = await store.now()
-    new = wish("job", now - 7, definition='{"kind":"print"}', first=now - 7, payload=b"p", created_at=now - 123)
+    new = desired("job", now - 7, definition='{"kind":"print"}', first=now - 7, payload=b"p", created_at=now - 123)
     await store.put([new], replace=False)
     row = await take_one(store)
 
@@ -43,7 +43,7 @@ async def test_a_claim_brings_the_whole_row(store: Store) -> None:
     assert (row.definition, row.state, row.payload, row.result) == (new.definition, new.state, b"p", None)
     assert (row.first, row.created_at, row.revision) == (now - 7, now - 123, 1)
     assert row.owner == "alice"
-    assert not row.taken_over
+    assert not row.recovered
 
 
 async def test_a_claim_leases_the_row_to_its_replica(store: Store, other: Store) -> None:
@@ -77,7 +77,7 @@ async def test_each_row_goes_to_exactly_one_of_many_claimers(store_factory: Stor
             group.create_task(claimer(number))
 
     assert sorted(row.slug for row in claimed) == sorted(slugs)
-    assert not any(row.taken_over for row in claimed)
+    assert not any(row.recovered for row in claimed)
     seen = {row.slug: row.owner for row in await stores[0].rows()}
     assert seen == {row.slug: row.owner for row in claimed}
 
@@ -103,7 +103,7 @@ async def test_each_claim_raises_the_version(store: Store) -> None:
 
 async def test_a_row_is_not_claimed_before_its_time(store: Store) -> None:
     due = await store.now() + 400_000
-    await store.put([wish("job", due)], replace=False)
+    await store.put([desired("job", due)], replace=False)
 
     async def claimed() -> bool:
         batch = await claim(store)
@@ -116,18 +116,18 @@ async def test_a_row_is_not_claimed_before_its_time(store: Store) -> None:
 
 async def test_a_row_is_claimed_ahead_of_its_time_on_request(store: Store) -> None:
     now = await store.now()
-    await store.put([wish("soon", now + 30 * SECOND), wish("late", now + HOUR)], replace=False)
+    await store.put([desired("soon", now + 30 * SECOND), desired("late", now + HOUR)], replace=False)
     assert (await claim(store, ahead=10 * SECOND)).rows == []
     (row,) = await take(store, ahead=60 * SECOND)
     assert row.slug == "soon"
-    assert not row.taken_over
+    assert not row.recovered
     assert (await claim(store, ahead=60 * SECOND)).rows == []
 
 
 async def test_an_owned_row_is_not_claimed_ahead_of_the_end_of_its_lease(store: Store, other: Store) -> None:
     await put_due(store, "owned")
     owned = await take_one(store, lease=30 * SECOND)
-    await store.put([wish("control", await store.now() + 40 * SECOND)], replace=False)
+    await store.put([desired("control", await store.now() + 40 * SECOND)], replace=False)
     assert [row.slug for row in await take(other, replica="bob", ahead=HOUR)] == ["control"]
     assert (await claim(other, "bob", ahead=HOUR)).rows == []
     assert (await look(store, "owned")).version == owned.version
@@ -136,7 +136,7 @@ async def test_an_owned_row_is_not_claimed_ahead_of_the_end_of_its_lease(store: 
 async def test_the_soonest_come_first(store: Store) -> None:
     now = await store.now()
     order = [f"job-{n}" for n in range(30)]
-    rows = [wish(slug, now - HOUR + n * SECOND) for n, slug in enumerate(order)]
+    rows = [desired(slug, now - HOUR + n * SECOND) for n, slug in enumerate(order)]
     random.Random(7).shuffle(rows)
     await store.put(rows, replace=False)
 
@@ -169,7 +169,7 @@ async def test_a_claim_that_is_begun_with_too_late_takes_nothing(store: Store) -
 
 async def test_a_row_without_wake_is_never_claimed(store: Store) -> None:
     now = await store.now()
-    await store.put([wish("asleep", None), wish("control", now - 1)], replace=False)
+    await store.put([desired("asleep", None), desired("control", now - 1)], replace=False)
     assert (await take_one(store)).slug == "control"
     assert (await claim(store, ahead=10**15)).rows == []
 
@@ -184,7 +184,7 @@ async def test_when_the_lease_has_passed_another_takes_over(store: Store, other:
         batch = await claim(other, "bob")
         if batch.rows:
             assert batch.now >= end
-            assert batch.rows[0].taken_over
+            assert batch.rows[0].recovered
             assert batch.rows[0].owner == "bob"
         return bool(batch.rows)
 
@@ -199,22 +199,22 @@ async def test_a_released_row_is_not_taken_over(store: Store, other: Store) -> N
     first = await take_one(store)
     assert await settle(store, settlement(first, wake_at=await store.now() - 1))
     second = await take_one(other, replica="bob")
-    assert not second.taken_over
+    assert not second.recovered
 
 
 async def test_a_replica_takes_over_its_own_row_too(store: Store) -> None:
     await put_due(store, "job")
     first = await take_one(store, lease=SHORT_LEASE)
     second = await take_over(store, first, replica="alice")
-    assert second.taken_over
+    assert second.recovered
     assert not await settle(store, settlement(first))
     assert await settle(store, settlement(second))
 
 
 async def test_unknown_kinds_are_left_and_not_in_the_way(store: Store) -> None:
     now = await store.now()
-    strange = [wish(f"strange-{n}", now - HOUR + n, kind=f"kind-{n % 300}") for n in range(3000)]
-    await store.put([*strange, wish("known", now - 1)], replace=False)
+    strange = [desired(f"strange-{n}", now - HOUR + n, kind=f"kind-{n % 300}") for n in range(3000)]
+    await store.put([*strange, desired("known", now - 1)], replace=False)
     before = await look(store, "strange-0")
 
     assert [row.slug for row in (await claim(store, limit=1)).rows] == ["known"]
@@ -226,7 +226,7 @@ async def test_unknown_kinds_are_left_and_not_in_the_way(store: Store) -> None:
 
 async def test_one_claim_serves_several_kinds(store: Store) -> None:
     now = await store.now()
-    await store.put([wish(f"job-{n}", now - HOUR + n, kind=f"kind-{n % 3}") for n in range(9)], replace=False)
+    await store.put([desired(f"job-{n}", now - HOUR + n, kind=f"kind-{n % 3}") for n in range(9)], replace=False)
     rows = await take(store, 6, kinds=iter(["kind-0", "kind-2"]))
     assert [row.slug for row in rows] == ["job-0", "job-2", "job-3", "job-5", "job-6", "job-8"]
 
@@ -234,7 +234,7 @@ async def test_one_claim_serves_several_kinds(store: Store) -> None:
 async def test_a_claim_tells_the_next_wake(store: Store) -> None:
     assert (await claim(store)).next_wake is None
     now = await store.now()
-    await store.put([wish("b", now + 2 * HOUR), wish("a", now + HOUR)], replace=False)
+    await store.put([desired("b", now + 2 * HOUR), desired("a", now + HOUR)], replace=False)
     assert (await claim(store)).next_wake == now + HOUR
     await store.delete(["a"])
     assert (await claim(store)).next_wake == now + 2 * HOUR
@@ -286,7 +286,7 @@ async def test_a_renewed_lease_passes_too(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
     assert (await renew(store, [(row.key, row.version)], lease=SHORT_LEASE)).revisions
-    assert (await take_over(other, row)).taken_over
+    assert (await take_over(other, row)).recovered
 
 
 async def test_a_lease_may_be_renewed_after_its_end_if_nobody_took_it(store: Store) -> None:
@@ -305,7 +305,7 @@ async def test_a_renewal_says_which_rows_are_lost(store: Store, other: Store) ->
     others = [(row.key, row.version) for slug, row in rows.items() if slug != "lost"]
     assert set((await renew(store, others, lease=LEASE)).revisions) == {keys["settled"], keys["deleted"], keys["kept"]}
     await take_over(other, rows["lost"])
-    assert await settle(store, settlement(rows["settled"], Fate.KEEP))
+    assert await settle(store, settlement(rows["settled"], Disposition.KEEP))
     await store.delete(["deleted"])
 
     assert (await renew(store, held, lease=LEASE)).revisions == {keys["kept"]: 1}
@@ -326,7 +326,7 @@ async def test_a_refused_renewal_changes_nothing(store: Store, other: Store) -> 
 async def test_a_renewal_reports_the_current_revision(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
-    assert await other.put([wish("job", payload=b"new")], replace=True) == [Put.UPDATED]
+    assert await other.put([desired("job", payload=b"new")], replace=True) == [Put.UPDATED]
     assert (await renew(store, [(row.key, row.version)], lease=LEASE)).revisions == {row.key: 2}
 
 
@@ -339,16 +339,16 @@ async def test_many_leases_are_renewed_at_once(store: Store) -> None:
 
 async def test_a_kind_changed_by_an_edit_is_claimed_as_the_new_kind(store: Store) -> None:
     now = await store.now()
-    await store.put([wish("job", now + HOUR, kind="old")], replace=False)
-    await store.put([wish("job", kind=KIND)], replace=True)
+    await store.put([desired("job", now + HOUR, kind="old")], replace=False)
+    await store.put([desired("job", kind=KIND)], replace=True)
     assert (await take_one(store)).kind == KIND
     assert (await claim(store, kinds=("old",), ahead=2 * HOUR)).rows == []
 
 
 async def test_a_due_row_whose_kind_changes_is_due_as_the_new_kind_only(store: Store) -> None:
     now = await store.now()
-    await store.put([wish("job", now - HOUR, kind="old"), wish("control", now - 1, kind="old")], replace=False)
-    await store.put([wish("job", kind=KIND)], replace=True)
+    await store.put([desired("job", now - HOUR, kind="old"), desired("control", now - 1, kind="old")], replace=False)
+    await store.put([desired("job", kind=KIND)], replace=True)
     assert [row.slug for row in await take(store, kinds=("old",))] == ["control"]
     assert (await claim(store, kinds=("old",))).rows == []
     assert (await take_one(store)).slug == "job"

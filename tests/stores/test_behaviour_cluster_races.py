@@ -16,7 +16,7 @@ import pytest
 
 from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.time.instants import SECOND
-from scheduledjob.engine.store import Fate, NewRow, Origin, Put, Row
+from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, Row
 
 from .support import KIND, claim, settlement, take_one
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 SLUGS = [f"ns/job-{n}" for n in range(6)]
 REPLICAS = 4
-RUNNING = State(floor=7, runs=[Run(slot=7, due=7, begun=8)]).encode()
+RUNNING = State(decided_until=7, runs=[Run(slot=7, due=7, begun=8)]).encode()
 
 
-def sighting(slug: str, uid: str, created_at: int, generation: int, acts: str) -> NewRow:
+def sighting(slug: str, uid: str, created_at: int, generation: int, requests: str) -> NewRow:
     return NewRow(
         slug,
         uid,
@@ -44,7 +44,7 @@ def sighting(slug: str, uid: str, created_at: int, generation: int, acts: str) -
         payload=b"%d" % generation,
         created_at=created_at,
         generation=generation,
-        acts=acts,
+        requests=requests,
     )
 
 
@@ -57,20 +57,20 @@ class World:
     there: dict[str, NewRow] = field(default_factory=dict)
 
     @staticmethod
-    def of(chance: random.Random) -> World:
+    def of(rng: random.Random) -> World:
         world = World()
         for slug in SLUGS:
             created_at = 1_000 * SECOND
-            for number in range(chance.randint(1, 4)):
+            for number in range(rng.randint(1, 4)):
                 if number:
                     world.ended.append((slug, world.there.pop(slug).uid))
                 # Kubernetes counts in seconds: who is quick has two in one.
-                created_at += chance.choice([0, SECOND, SECOND])
-                for generation in range(1, chance.randint(2, 5)):
-                    acts = chance.choice(["", '{"run":"1"}', '{"run":"2"}'])
-                    world.there[slug] = sighting(slug, f"{slug}-{number}", created_at, generation, acts)
+                created_at += rng.choice([0, SECOND, SECOND])
+                for generation in range(1, rng.randint(2, 5)):
+                    requests = rng.choice(["", '{"run":"1"}', '{"run":"2"}'])
+                    world.there[slug] = sighting(slug, f"{slug}-{number}", created_at, generation, requests)
                     world.seen.append(world.there[slug])
-            if chance.random() < 0.4:
+            if rng.random() < 0.4:
                 world.ended.append((slug, world.there.pop(slug).uid))
         return world
 
@@ -79,73 +79,75 @@ class Watcher:
     """Reads what anybody may read, and knows what must never be seen."""
 
     def __init__(self) -> None:
-        self.buried: set[str] = set()
-        """Uids of which a call of ``bury`` has returned."""
+        self.tombstoned: set[str] = set()
+        """Uids of which a call of ``tombstone`` has returned."""
 
     async def watch(self, store: Store) -> None:
         generations: dict[object, int] = {}
         while True:
-            buried = set(self.buried)
+            tombstoned = set(self.tombstoned)
             for row in await store.rows():
-                self.check(row, buried)
+                self.check(row, tombstoned)
                 assert row.generation >= generations.get(row.key, 0), "a generation went down"
                 generations[row.key] = row.generation
             await asyncio.sleep(0)
 
     @staticmethod
-    def check(row: Row, buried: set[str]) -> None:
-        assert row.uid not in buried, "what was buried has come back"
+    def check(row: Row, tombstoned: set[str]) -> None:
+        assert row.uid not in tombstoned, "what was buried has come back"
         assert row.definition == f"{row.uid} {row.generation}", "half of one sighting and half of another"
 
 
-async def hand_over(store: Store, world: World, chance: random.Random, watcher: Watcher) -> None:
+async def hand_over(store: Store, world: World, rng: random.Random, watcher: Watcher) -> None:
     """All that happened, in an order of one's own."""
     events: list[NewRow | tuple[str, str]] = [*world.seen, *world.ended]
-    events += chance.choices(events, k=len(events) // 3)
-    chance.shuffle(events)
+    events += rng.choices(events, k=len(events) // 3)
+    rng.shuffle(events)
     while events:
-        some, events = events[: (size := chance.randint(1, 8))], events[size:]
+        some, events = events[: (size := rng.randint(1, 8))], events[size:]
         sightings = {one.slug: one for one in some if isinstance(one, NewRow)}
         burials = [one for one in some if isinstance(one, tuple)]
-        buried = set(watcher.buried)
+        tombstoned = set(watcher.tombstoned)
         answers = await store.reconcile(list(sightings.values()))
         for one, put in zip(sightings.values(), answers, strict=True):
-            assert put is Put.STALE or one.uid not in buried
+            assert put is Put.STALE or one.uid not in tombstoned
         if burials:
-            await store.bury(burials)
-            watcher.buried |= {uid for _, uid in burials}
+            await store.tombstone(burials)
+            watcher.tombstoned |= {uid for _, uid in burials}
 
 
-async def work(store: Store, replica: str, watcher: Watcher, chance: random.Random) -> None:
+async def work(store: Store, replica: str, watcher: Watcher, rng: random.Random) -> None:
     while True:
-        buried = set(watcher.buried)
+        tombstoned = set(watcher.tombstoned)
         rows = (await claim(store, replica, limit=3)).rows
         for row in rows:
-            watcher.check(row, buried)
+            watcher.check(row, tombstoned)
         await asyncio.sleep(0)
-        await store.settle(replica, [settlement(row, chance.choice([Fate.RELEASE, Fate.KEEP])) for row in rows])
+        await store.settle(
+            replica, [settlement(row, rng.choice([Disposition.RELEASE, Disposition.KEEP])) for row in rows]
+        )
 
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_whatever_the_order_the_store_comes_to_hold_what_is_there(store_factory: StoreFactory, seed: int) -> None:
-    chance = random.Random(seed)
-    world = World.of(chance)
+    rng = random.Random(seed)
+    world = World.of(rng)
     watcher = Watcher()
     stores: Sequence[Store] = await store_factory.several(REPLICAS)
     async with asyncio.TaskGroup() as group:
         others = [group.create_task(watcher.watch(stores[0]))]
-        others += [group.create_task(work(store, f"r-{n}", watcher, chance)) for n, store in enumerate(stores[:2])]
+        others += [group.create_task(work(store, f"r-{n}", watcher, rng)) for n, store in enumerate(stores[:2])]
         async with asyncio.TaskGroup() as telling:
             for store in stores:
-                telling.create_task(hand_over(store, world, random.Random(chance.random()), watcher))
+                telling.create_task(hand_over(store, world, random.Random(rng.random()), watcher))
         async with asyncio.TaskGroup() as telling:
             for store in stores:
                 telling.create_task(store.reconcile(list(world.there.values())))
         for other in others:
             other.cancel()
     rows = await stores[-1].rows()
-    known = [(one.slug, one.uid, one.generation, one.acts, one.definition) for one in world.there.values()]
-    assert [(row.slug, row.uid, row.generation, row.acts, row.definition) for row in rows] == known
+    known = [(one.slug, one.uid, one.generation, one.requests, one.definition) for one in world.there.values()]
+    assert [(row.slug, row.uid, row.generation, row.requests, row.definition) for row in rows] == known
     assert set(await stores[0].reconcile(list(world.there.values()))) <= {Put.UNCHANGED}
     for one in world.seen:
         if one.uid in {uid for _, uid in world.ended}:
@@ -162,12 +164,12 @@ async def test_a_burial_that_crosses_a_sighting_wins(store_factory: StoreFactory
     for turn in range(20):
         slug, uid = f"ns/job-{turn}", f"uid-{turn}"
         one = sighting(slug, uid, 5, 1, "")
-        (first,), (second,), (buried,) = await asyncio.gather(
-            stores[0].reconcile([one]), stores[1].reconcile([one]), stores[2].bury([(slug, uid)])
+        (first,), (second,), (tombstoned,) = await asyncio.gather(
+            stores[0].reconcile([one]), stores[1].reconcile([one]), stores[2].tombstone([(slug, uid)])
         )
         assert await stores[0].get([slug]) == [None]
-        assert buried == (Put.CREATED in {first, second})
-        assert len(await stores[0].history(slug)) == buried
+        assert tombstoned == (Put.CREATED in {first, second})
+        assert len(await stores[0].history(slug)) == tombstoned
         assert await stores[1].reconcile([one]) == [Put.STALE]
 
 
@@ -190,13 +192,13 @@ async def test_an_update_that_crosses_a_settlement_is_not_lost(store: Store, oth
         await store.reconcile([sighting(slug, slug, 5, 1, "")])
         row = await take_one(store)
         (settled,), (put,) = await asyncio.gather(
-            store.settle("alice", [settlement(row, Fate.RELEASE, wake_at=None)]),
+            store.settle("alice", [settlement(row, Disposition.RELEASE, wake_at=None)]),
             other.reconcile([sighting(slug, slug, 5, 2, "")]),
         )
         assert (settled, put) == (True, Put.UPDATED)
         again = await take_one(store)
         assert (again.slug, again.generation) == (slug, 2)
-        assert await store.bury([(slug, slug)]) == [True]
+        assert await store.tombstone([(slug, slug)]) == [True]
 
 
 async def test_of_two_generations_that_cross_the_newer_stays(store_factory: StoreFactory) -> None:

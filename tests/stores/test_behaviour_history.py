@@ -9,7 +9,7 @@ import pytest
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
-from scheduledjob.engine.store import Fate
+from scheduledjob.engine.store import Disposition
 
 from .support import gone, put_due, record, settle, settlement, take_one
 
@@ -23,7 +23,7 @@ async def write(store: Store, *records: RunRecord) -> None:
     """History is written by settlements only: of a schedule made for it, which goes."""
     await put_due(store, "scribe")
     row = await take_one(store)
-    assert await settle(store, settlement(row, Fate.REMOVE, records=records))
+    assert await settle(store, settlement(row, Disposition.REMOVE, records=records))
     assert await gone(store, "scribe")
 
 
@@ -88,7 +88,7 @@ async def test_history_outlives_its_schedule(store: Store) -> None:
     now = await store.now()
     await put_due(store, "job")
     row = await take_one(store)
-    assert await settle(store, settlement(row, Fate.KEEP, records=[record("run-1", now)]))
+    assert await settle(store, settlement(row, Disposition.KEEP, records=[record("run-1", now)]))
     await store.delete(["job"])
     assert ids(await store.history("job")) == ["run-1"]
     await put_due(store, "job")

@@ -9,11 +9,12 @@ import pytest
 
 from scheduledjob.domain.schedule.state import Outcome, Run, State, run_id
 from scheduledjob.domain.time.instants import HOUR, SECOND
-from scheduledjob.engine.store import Fate, Put
+from scheduledjob.engine.store import Disposition, Put
 
 from .support import (
     SHORT_LEASE,
     claim,
+    desired,
     look,
     pass_lease,
     put_due,
@@ -24,7 +25,6 @@ from .support import (
     take,
     take_one,
     until,
-    wish,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 12
 RUN = Run(slot=7, due=7, begun=8)
-RUNNING = State(floor=7, runs=[RUN]).encode()
+RUNNING = State(decided_until=7, runs=[RUN]).encode()
 
 
 async def test_of_many_who_could_take_over_exactly_one_does(store_factory: StoreFactory) -> None:
@@ -52,32 +52,36 @@ async def test_of_many_who_could_take_over_exactly_one_does(store_factory: Store
 
     await until(all_taken)
     assert sorted(row.slug for row in taken) == sorted(slugs)
-    assert all(row.taken_over for row in taken)
+    assert all(row.recovered for row in taken)
     answers = await stores[0].settle("alice", [settlement(row) for row in first])
     assert answers == [False] * 20
 
 
-@pytest.mark.parametrize("fate", Fate)
-async def test_of_one_settlement_sent_by_two_ways_exactly_one_counts(store_factory: StoreFactory, fate: Fate) -> None:
+@pytest.mark.parametrize("disposition", Disposition)
+async def test_of_one_settlement_sent_by_two_ways_exactly_one_counts(
+    store_factory: StoreFactory, disposition: Disposition
+) -> None:
     stores = await store_factory.several(4)
     for turn in range(ROUNDS):
         slug = f"job-{turn}"
         await put_due(stores[0], slug)
         row = await take_one(stores[0])
-        sent = settlement(row, fate, records=[record(f"run-{turn}", turn)])
+        sent = settlement(row, disposition, records=[record(f"run-{turn}", turn)])
         assert sorted(await asyncio.gather(*(settle(store, sent) for store in stores))) == [False] * 3 + [True]
         assert await stores[0].recorded([f"run-{turn}"])
 
 
-@pytest.mark.parametrize("fate", [Fate.RELEASE, Fate.REMOVE])
-async def test_an_edit_that_crosses_a_settlement_is_not_lost(store: Store, other: Store, fate: Fate) -> None:
+@pytest.mark.parametrize("disposition", [Disposition.RELEASE, Disposition.REMOVE])
+async def test_an_edit_that_crosses_a_settlement_is_not_lost(
+    store: Store, other: Store, disposition: Disposition
+) -> None:
     for turn in range(ROUNDS):
         slug = f"job-{turn}"
         await put_due(store, slug)
         row = await take_one(store)
-        edit = wish(slug, await store.now(), payload=b"new")
+        edit = desired(slug, await store.now(), payload=b"new")
         settled, (put,) = await asyncio.gather(
-            settle(store, settlement(row, fate, wake_at=None)), other.put([edit], replace=True)
+            settle(store, settlement(row, disposition, wake_at=None)), other.put([edit], replace=True)
         )
         assert settled
         seen = await look(store, slug)
@@ -95,7 +99,7 @@ async def test_a_deletion_that_crosses_a_settlement_records_the_run_once(store: 
         await put_due(store, slug, state=RUNNING)
         row = await take_one(store)
         ended = record(run_id(row.uid, RUN), 9, slug=slug)
-        done = settlement(row, state=State(floor=7).encode(), records=[ended])
+        done = settlement(row, state=State(decided_until=7).encode(), records=[ended])
         settled, deleted = await asyncio.gather(settle(store, done), other.delete([slug]))
         assert deleted == [True]
         (kept,) = await store.history(slug)
@@ -134,7 +138,7 @@ async def test_claims_and_edits_that_cross_leave_every_edit_to_be_seen(store: St
 
     async def edit() -> None:
         for start in range(0, len(slugs), 10):
-            edits = [wish(slug, payload=b"new") for slug in slugs[start : start + 10]]
+            edits = [desired(slug, payload=b"new") for slug in slugs[start : start + 10]]
             assert await other.put(edits, replace=True) == [Put.UPDATED] * 10
 
     await asyncio.gather(until(all_claimed), edit())
@@ -153,8 +157,8 @@ async def test_a_schedule_that_ends_and_is_scheduled_again_meanwhile(store: Stor
         await put_due(store, slug)
         row = await take_one(store)
         settled, put = await asyncio.gather(
-            settle(store, settlement(row, Fate.REMOVE)),
-            other.put([wish(slug, payload=b"again")], replace=False),
+            settle(store, settlement(row, Disposition.REMOVE)),
+            other.put([desired(slug, payload=b"again")], replace=False),
             return_exceptions=True,
         )
         assert settled is True

@@ -8,12 +8,13 @@ import pytest
 
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import HOUR
-from scheduledjob.engine.store import Fate, Put
+from scheduledjob.engine.store import Disposition, Put
 
 from .support import (
     LEASE,
     SHORT_LEASE,
     claim,
+    desired,
     everything,
     gone,
     look,
@@ -25,20 +26,19 @@ from .support import (
     take,
     take_one,
     take_over,
-    wish,
 )
 
 if TYPE_CHECKING:
     from scheduledjob.engine.store import Store
 
-NEW_STATE = State(floor=5, succeeded=1).encode()
+NEW_STATE = State(decided_until=5, succeeded=1).encode()
 
 
 async def test_keep_saves_the_state_and_raises_the_version(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
     leased = await look(store, "job")
-    assert await settle(store, settlement(row, Fate.KEEP, state=NEW_STATE, wake_at=1))
+    assert await settle(store, settlement(row, Disposition.KEEP, state=NEW_STATE, wake_at=1))
 
     seen = await look(store, "job")
     assert seen.state == NEW_STATE
@@ -49,7 +49,7 @@ async def test_keep_saves_the_state_and_raises_the_version(store: Store) -> None
 async def test_after_keep_the_owner_settles_at_the_next_version_only(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
-    assert await settle(store, settlement(row, Fate.KEEP))
+    assert await settle(store, settlement(row, Disposition.KEEP))
     assert not await settle(store, settlement(row))
     assert not await settle(store, settlement(row, version=row.version + 2))
     assert await settle(store, settlement(row, version=row.version + 1))
@@ -79,23 +79,25 @@ async def test_remove_ends_the_schedule(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
     ended = record("run-1", await store.now())
-    assert await settle(store, settlement(row, Fate.REMOVE, records=[ended]))
+    assert await settle(store, settlement(row, Disposition.REMOVE, records=[ended]))
 
     assert await gone(store, "job")
     assert await store.history("job") == [ended]
-    assert await store.put([wish("job", None)], replace=False) == [Put.CREATED]
+    assert await store.put([desired("job", None)], replace=False) == [Put.CREATED]
     assert (await look(store, "job")).key != row.key
 
 
-@pytest.mark.parametrize("fate", Fate)
-async def test_a_stale_owner_changes_nothing_and_learns_it(store: Store, other: Store, fate: Fate) -> None:
+@pytest.mark.parametrize("disposition", Disposition)
+async def test_a_stale_owner_changes_nothing_and_learns_it(
+    store: Store, other: Store, disposition: Disposition
+) -> None:
     await put_due(store, "job")
     stale = await take_one(store, lease=SHORT_LEASE)
     current = await take_over(other, stale)
     ended = record("run-1", await store.now())
     before = await everything(store)
 
-    refused = settlement(stale, fate, state=NEW_STATE, records=[ended], payload=b"new", result=b"new", wake_at=1)
+    refused = settlement(stale, disposition, state=NEW_STATE, records=[ended], payload=b"new", result=b"new", wake_at=1)
     assert not await settle(store, refused)
     refused.version = current.version
     assert not await settle(store, refused)
@@ -104,22 +106,22 @@ async def test_a_stale_owner_changes_nothing_and_learns_it(store: Store, other: 
     assert await settle(other, settlement(current), replica="bob")
 
 
-@pytest.mark.parametrize("fate", Fate)
-async def test_the_owner_of_an_older_version_changes_nothing(store: Store, fate: Fate) -> None:
+@pytest.mark.parametrize("disposition", Disposition)
+async def test_the_owner_of_an_older_version_changes_nothing(store: Store, disposition: Disposition) -> None:
     await put_due(store, "job")
     first = await take_one(store, lease=SHORT_LEASE)
     await take_over(store, first, replica="alice")
     before = await everything(store)
-    assert not await settle(store, settlement(first, fate, state=NEW_STATE, records=[record("run-1", 5)]))
+    assert not await settle(store, settlement(first, disposition, state=NEW_STATE, records=[record("run-1", 5)]))
     assert await everything(store) == before
 
 
-@pytest.mark.parametrize("fate", Fate)
-async def test_a_settlement_sent_twice_counts_once(store: Store, fate: Fate) -> None:
+@pytest.mark.parametrize("disposition", Disposition)
+async def test_a_settlement_sent_twice_counts_once(store: Store, disposition: Disposition) -> None:
     await put_due(store, "job", "control")
     rows = await take(store, 2)
     row = next(row for row in rows if row.slug == "job")
-    sent = settlement(row, fate, state=NEW_STATE, wake_at=await store.now() + HOUR, records=[record("run-1", 5)])
+    sent = settlement(row, disposition, state=NEW_STATE, wake_at=await store.now() + HOUR, records=[record("run-1", 5)])
     assert await settle(store, sent)
     before = await everything(store)
     sent.records = [record("run-2", 6)]
@@ -171,10 +173,10 @@ async def test_all_fates_in_one_call(store: Store) -> None:
     answers = await store.settle(
         "alice",
         [
-            settlement(rows["kept"], Fate.KEEP, result=b"r"),
+            settlement(rows["kept"], Disposition.KEEP, result=b"r"),
             settlement(rows["stale"], version=rows["stale"].version - 1, state=NEW_STATE),
             settlement(rows["released"], payload=b"p"),
-            settlement(rows["removed"], Fate.REMOVE),
+            settlement(rows["removed"], Disposition.REMOVE),
         ],
     )
     assert answers == [True, False, True, True]
@@ -196,14 +198,14 @@ async def test_an_owner_whose_lease_passed_settles_as_long_as_nobody_took_the_ro
     assert (await look(store, "job")).state == NEW_STATE
 
 
-@pytest.mark.parametrize("fate", [Fate.KEEP, Fate.RELEASE])
-async def test_payload_and_result_change_only_where_they_are_given(store: Store, fate: Fate) -> None:
+@pytest.mark.parametrize("disposition", [Disposition.KEEP, Disposition.RELEASE])
+async def test_payload_and_result_change_only_where_they_are_given(store: Store, disposition: Disposition) -> None:
     now = await store.now()
-    await store.put([wish("job", now - 1, payload=b"first")], replace=False)
+    await store.put([desired("job", now - 1, payload=b"first")], replace=False)
     row = await take_one(store)
-    assert await settle(store, settlement(row, Fate.KEEP, result=b"done"))
-    assert await settle(store, settlement(row, Fate.KEEP, version=row.version + 1, payload=b""))
-    assert await settle(store, settlement(row, fate, version=row.version + 2))
+    assert await settle(store, settlement(row, Disposition.KEEP, result=b"done"))
+    assert await settle(store, settlement(row, Disposition.KEEP, version=row.version + 1, payload=b""))
+    assert await settle(store, settlement(row, disposition, version=row.version + 2))
     seen = await look(store, "job")
     assert (seen.payload, seen.result) == (b"", b"done")
 
@@ -215,7 +217,7 @@ async def test_an_edit_of_an_owned_row_only_raises_its_revision(store: Store, ot
     await put_due(store, "job")
     row = await take_one(store)
     before = await look(store, "job")
-    assert await other.put([wish("job", payload=b"new")], replace=True) == [Put.UPDATED]
+    assert await other.put([desired("job", payload=b"new")], replace=True) == [Put.UPDATED]
 
     seen = await look(store, "job")
     assert (seen.revision, seen.payload) == (2, b"new")
@@ -225,23 +227,23 @@ async def test_an_edit_of_an_owned_row_only_raises_its_revision(store: Store, ot
         before.wake_at,
         before.state,
     )
-    assert await settle(store, settlement(row, Fate.KEEP))
+    assert await settle(store, settlement(row, Disposition.KEEP))
 
 
 async def test_a_row_released_at_an_old_revision_is_due_at_once(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
-    await other.put([wish("job", payload=b"new")], replace=True)
+    await other.put([desired("job", payload=b"new")], replace=True)
     assert await settle(store, settlement(row, state=NEW_STATE, wake_at=await store.now() + HOUR))
 
     again = await take_one(other, replica="bob")
-    assert (again.revision, again.payload, again.state, again.taken_over) == (2, b"new", NEW_STATE, False)
+    assert (again.revision, again.payload, again.state, again.recovered) == (2, b"new", NEW_STATE, False)
 
 
 async def test_a_row_released_at_an_old_revision_without_wake_is_due_at_once(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
-    await other.put([wish("job", payload=b"new")], replace=True)
+    await other.put([desired("job", payload=b"new")], replace=True)
     assert await settle(store, settlement(row, wake_at=None))
     assert (await take_one(other, replica="bob")).revision == 2
 
@@ -249,7 +251,7 @@ async def test_a_row_released_at_an_old_revision_without_wake_is_due_at_once(sto
 async def test_a_row_released_at_the_current_revision_is_due_when_it_says(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
-    await other.put([wish("job", payload=b"new")], replace=True)
+    await other.put([desired("job", payload=b"new")], replace=True)
     due = await store.now() + HOUR
     assert await settle(store, settlement(row, wake_at=due, revision=2))
     assert (await look(store, "job")).wake_at == due
@@ -258,21 +260,21 @@ async def test_a_row_released_at_the_current_revision_is_due_when_it_says(store:
 async def test_a_row_removed_at_an_old_revision_is_released_instead(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
-    await other.put([wish("job", payload=b"new")], replace=True)
+    await other.put([desired("job", payload=b"new")], replace=True)
     ended = record("run-1", await store.now())
-    assert await settle(store, settlement(row, Fate.REMOVE, state=NEW_STATE, records=[ended]))
+    assert await settle(store, settlement(row, Disposition.REMOVE, state=NEW_STATE, records=[ended]))
 
     assert await store.history("job") == [ended]
     again = await take_one(other, replica="bob")
     assert again.key == row.key
-    assert (again.revision, again.state, again.taken_over) == (2, NEW_STATE, False)
+    assert (again.revision, again.state, again.recovered) == (2, NEW_STATE, False)
 
 
 async def test_a_row_removed_at_the_current_revision_goes(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
-    await other.put([wish("job", payload=b"new")], replace=True)
-    assert await settle(store, settlement(row, Fate.REMOVE, revision=2))
+    await other.put([desired("job", payload=b"new")], replace=True)
+    assert await settle(store, settlement(row, Disposition.REMOVE, revision=2))
     assert await gone(store, "job")
 
 
@@ -284,7 +286,7 @@ async def test_records_come_with_their_settlement(store: Store, other: Store) ->
     row = await take_one(store)
     now = await store.now()
     records = [record("run-1", now), record("run-2", now + 1)]
-    assert await settle(store, settlement(row, Fate.KEEP, records=records))
+    assert await settle(store, settlement(row, Disposition.KEEP, records=records))
     assert await other.history("job") == records[::-1]
     assert await other.recorded(["run-1", "run-2", "run-3"]) == {"run-1", "run-2"}
 
@@ -294,7 +296,7 @@ async def test_a_record_that_is_there_is_left_as_it_is(store: Store) -> None:
     row = await take_one(store)
     now = await store.now()
     first = record("run-1", now, reason="first")
-    assert await settle(store, settlement(row, Fate.KEEP, records=[first]))
+    assert await settle(store, settlement(row, Disposition.KEEP, records=[first]))
     again = [record("run-1", now + 5, reason="second"), record("run-2", now + 6)]
     assert await settle(store, settlement(row, version=row.version + 1, state=NEW_STATE, records=again))
 

@@ -53,15 +53,15 @@ async def passed(store: Store) -> None:
 
 def test_a_tombstone_stands_as_long_as_history_may() -> None:
     for ttl in (0, TOMBSTONE_KEPT, TOMBSTONE_KEPT + 1):
-        assert tombstones.buried_for(Definition(KIND, keep=Keep(ttl=ttl)).encode()) == max(ttl, TOMBSTONE_KEPT)
-    assert tombstones.buried_for("") == TOMBSTONE_KEPT
-    assert tombstones.buried_for("of a version that writes something else") == TOMBSTONE_KEPT
+        assert tombstones.tombstone_kept_for(Definition(KIND, keep=Keep(ttl=ttl)).encode()) == max(ttl, TOMBSTONE_KEPT)
+    assert tombstones.tombstone_kept_for("") == TOMBSTONE_KEPT
+    assert tombstones.tombstone_kept_for("of a version that writes something else") == TOMBSTONE_KEPT
 
 
 @pytest.mark.usefixtures("short")
 async def test_a_uid_may_come_back_when_its_time_is_over(store: Store, other: Store) -> None:
     await store.reconcile([seen("a"), seen("b", HOUR)])
-    await store.bury([(slug, f"uid-of-{slug}") for slug in "abc"])
+    await store.tombstone([(slug, f"uid-of-{slug}") for slug in "abc"])
     await passed(store)
     wanted = [Put.CREATED, Put.STALE, Put.CREATED]
     assert await other.reconcile([seen("a"), seen("b"), seen("c")]) == wanted
@@ -70,8 +70,8 @@ async def test_a_uid_may_come_back_when_its_time_is_over(store: Store, other: St
 @pytest.mark.usefixtures("short")
 async def test_who_is_buried_again_stays_longer_and_never_shorter(store: Store) -> None:
     await store.reconcile([seen("a", HOUR)])
-    await store.bury([("a", "uid-of-a")])
-    await store.bury([("a", "uid-of-a")])
+    await store.tombstone([("a", "uid-of-a")])
+    await store.tombstone([("a", "uid-of-a")])
     await passed(store)
     assert await store.reconcile([seen("a")]) == [Put.STALE]
 
@@ -82,7 +82,7 @@ async def test_who_is_replaced_is_buried_as_long_as_its_history_is_kept(store: S
     await store.reconcile([seen(slug, uid="younger", created_at=6) for slug in "a"])
     await store.reconcile([seen(slug, uid="youngest", created_at=6) for slug in "b"])
     await passed(store)
-    await store.bury([("a", "younger"), ("b", "youngest")])
+    await store.tombstone([("a", "younger"), ("b", "youngest")])
     assert await store.reconcile([seen("a"), seen("b")]) == [Put.STALE, Put.CREATED]
 
 
@@ -90,7 +90,7 @@ async def test_who_is_replaced_is_buried_as_long_as_its_history_is_kept(store: S
 async def test_pruning_drops_what_is_over_and_nothing_else(store_factory: StoreFactory) -> None:
     store = await store_factory()
     await store.reconcile([seen("a"), seen("b", HOUR)])
-    await store.bury([(slug, f"uid-of-{slug}") for slug in "abc"])
+    await store.tombstone([(slug, f"uid-of-{slug}") for slug in "abc"])
     await passed(store)
     pruning = await store_factory()
     assert await pruning.prune() == 0

@@ -9,7 +9,7 @@ import pytest
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import ReplicaInfo
 
-from .support import Heard, listening, put_due, settle, settlement, take_one, wish
+from .support import Heard, desired, listening, put_due, settle, settlement, take_one
 
 if TYPE_CHECKING:
     from scheduledjob.engine.store import Store
@@ -53,7 +53,7 @@ async def test_a_wish_due_before_the_look_announced_wakes(told: Store, other: St
     now = await told.now()
     async with listening(told) as heard:
         await told.announce(ALICE, now + HOUR)
-        await other.put([wish("job", now + 60 * SECOND)], replace=False)
+        await other.put([desired("job", now + 60 * SECOND)], replace=False)
         await heard.due_by(now + 60 * SECOND)
 
 
@@ -63,7 +63,7 @@ async def test_a_wish_due_after_every_look_announced_wakes_nobody(told: Store, o
     await take_one(told)
     async with listening(told) as heard:
         await told.announce(ALICE, now + HOUR)
-        await other.put([wish("late", now + 2 * HOUR)], replace=False)
+        await other.put([desired("late", now + 2 * HOUR)], replace=False)
         await other.delete(["marker"])
         await heard.change_of("marker")
         assert [wake for wake in heard.wakes if wake.due is not None] == []
@@ -74,7 +74,7 @@ async def test_the_latest_look_counts(told: Store, other: Store) -> None:
     async with listening(told) as heard:
         await told.announce(ALICE, now + 2 * HOUR)
         await other.announce(BOB, now + 60 * SECOND)
-        await other.put([wish("job", now + HOUR)], replace=False)
+        await other.put([desired("job", now + HOUR)], replace=False)
         await heard.due_by(now + HOUR)
 
 
@@ -83,16 +83,16 @@ async def test_a_promise_that_was_held_back_takes_no_later_one_back(told: Store,
     async with listening(told) as heard:
         await told.announce(ALICE, now + 2 * HOUR)
         await told.announce(ALICE, now + 60 * SECOND)
-        await other.put([wish("job", now + HOUR)], replace=False)
+        await other.put([desired("job", now + HOUR)], replace=False)
         await heard.due_by(now + HOUR)
 
 
 async def test_an_edit_of_a_row_that_nobody_owns_wakes(told: Store, other: Store) -> None:
     now = await told.now()
-    await other.put([wish("job", now + 2 * HOUR)], replace=False)
+    await other.put([desired("job", now + 2 * HOUR)], replace=False)
     async with listening(told) as heard:
         await told.announce(ALICE, now + HOUR)
-        await other.put([wish("job", now + 2 * HOUR, payload=b"new")], replace=True)
+        await other.put([desired("job", now + 2 * HOUR, payload=b"new")], replace=True)
         await heard.due_by(await told.now() + SECOND)
 
 
@@ -101,7 +101,7 @@ async def test_an_edit_of_an_owned_row_is_told_by_name(told: Store, other: Store
     await take_one(told)
     async with listening(told) as heard:
         await told.announce(ALICE, await told.now() + HOUR)
-        await other.put([wish("job", payload=b"new")], replace=True)
+        await other.put([desired("job", payload=b"new")], replace=True)
         await heard.change_of("job")
 
 
@@ -124,7 +124,7 @@ async def test_a_slug_of_any_sort_and_number_is_told(told: Store, other: Store) 
         await told.announce(ALICE, await told.now() + HOUR)
         await other.delete(slugs)
         # Too many to name may be told as "look at all of yours".
-        await heard.of(lambda wake: wake.deaf or slugs[-1] in wake.changed)
+        await heard.of(lambda wake: wake.notifications_lost or slugs[-1] in wake.changed)
 
 
 async def test_work_handed_back_wakes_another_replica(told: Store, other: Store) -> None:
@@ -140,7 +140,7 @@ async def test_work_handed_back_wakes_another_replica(told: Store, other: Store)
 async def test_a_row_released_at_an_old_revision_wakes_whoever_released_it_too(told: Store, other: Store) -> None:
     await put_due(told, "job")
     row = await take_one(told)
-    await other.put([wish("job", payload=b"new")], replace=True)
+    await other.put([desired("job", payload=b"new")], replace=True)
     async with listening(told) as heard:
         now = await told.now()
         await told.announce(ALICE, now + HOUR)
@@ -153,7 +153,7 @@ async def test_every_listener_is_told(store_factory: StoreFactory, told: Store) 
     others = await store_factory.several(3)
     async with listening(told) as first, listening(others[0]) as second, listening(others[1]) as third:
         await told.announce(ALICE, now + HOUR)
-        await others[2].put([wish("job", now + SECOND)], replace=False)
+        await others[2].put([desired("job", now + SECOND)], replace=False)
         for heard in (first, second, third):
             await heard.due_by(now + SECOND)
 
@@ -163,9 +163,9 @@ async def test_installations_are_not_told_of_each_other(store_factory: StoreFact
     elsewhere = await store_factory(store_factory.installation + "-other")
     async with listening(told) as heard:
         await told.announce(ALICE, now + HOUR)
-        await elsewhere.put([wish("foreign", now - HOUR)], replace=False)
+        await elsewhere.put([desired("foreign", now - HOUR)], replace=False)
         await elsewhere.delete(["foreign"])
-        await told.put([wish("job", now + SECOND)], replace=False)
+        await told.put([desired("job", now + SECOND)], replace=False)
         await heard.due_by(now + SECOND)
         assert all(wake.due is None or wake.due == now + SECOND for wake in heard.wakes)
         assert not any("foreign" in wake.changed for wake in heard.wakes)
@@ -179,6 +179,6 @@ async def test_who_listens_no_more_is_not_called(told: Store, other: Store) -> N
         pass
     before = len(past.wakes)
     async with listening(other) as heard:
-        await told.put([wish("job", now)], replace=False)
+        await told.put([desired("job", now)], replace=False)
         await heard.due_by(now)
     assert len(past.wakes) == before

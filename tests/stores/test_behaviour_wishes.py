@@ -10,10 +10,11 @@ import pytest
 from scheduledjob.domain.schedule.definition import Definition, Keep
 from scheduledjob.domain.schedule.state import Outcome, Run, State, run_id
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
-from scheduledjob.engine.store import Fate, Origin, Put, SlugTaken
+from scheduledjob.engine.store import Disposition, Origin, Put, SlugTaken
 
 from .support import (
     claim,
+    desired,
     everything,
     gone,
     look,
@@ -24,7 +25,6 @@ from .support import (
     settlement,
     take,
     take_one,
-    wish,
 )
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 async def test_a_wish_is_read_as_it_was_written(store: Store, other: Store) -> None:
     now = await store.now()
-    new = wish(
+    new = desired(
         "team-a/nightly",
         now + 3 * DAY + 1,
         kind="shell",
         origin=Origin.MANIFEST,
         definition='{"kind":"shell","job":{"command":"echo \\"ä\\u0000\\" \'$1\' %s; --"}}',
-        state=State(floor=now, next=Run(slot=now + 1, due=now + 2)).encode(),
+        state=State(decided_until=now, next=Run(slot=now + 1, due=now + 2)).encode(),
         first=now + 12_345_678,
         payload=bytes(range(256)),
         created_at=now - 1,
@@ -53,19 +53,19 @@ async def test_a_wish_is_read_as_it_was_written(store: Store, other: Store) -> N
     assert (row.slug, row.uid, row.kind, row.origin) == (new.slug, new.uid, "shell", Origin.MANIFEST)
     assert (row.definition, row.state, row.payload) == (new.definition, new.state, new.payload)
     assert (row.wake_at, row.first, row.created_at) == (new.wake_at, new.first, new.created_at)
-    assert (row.revision, row.owner, row.result, row.taken_over) == (1, None, None, False)
+    assert (row.revision, row.owner, row.result, row.recovered) == (1, None, None, False)
     assert now - SECOND <= row.edited_at <= after + SECOND
 
 
 async def test_no_payload_is_not_an_empty_payload(store: Store) -> None:
-    await store.put([wish("none"), wish("empty", payload=b"")], replace=False)
+    await store.put([desired("none"), desired("empty", payload=b"")], replace=False)
     assert (await look(store, "none")).payload is None
     assert (await look(store, "empty")).payload == b""
 
 
 async def test_a_large_payload_of_any_bytes(store: Store) -> None:
     payload = bytes(range(256)) * 256
-    await store.put([wish("job", payload=payload)], replace=False)
+    await store.put([desired("job", payload=payload)], replace=False)
     assert (await look(store, "job")).payload == payload
 
 
@@ -73,7 +73,7 @@ async def test_a_slug_that_is_taken_is_named_and_nothing_is_written(store: Store
     await put_due(store, "b", "d")
     before = await everything(store)
     with pytest.raises(SlugTaken, match=r"'b', 'd'.*replace=True") as raised:
-        await other.put([wish(slug, payload=b"new") for slug in "abcde"], replace=False)
+        await other.put([desired(slug, payload=b"new") for slug in "abcde"], replace=False)
     assert raised.value.slugs == ("b", "d")
     assert await everything(store) == before
 
@@ -81,7 +81,7 @@ async def test_a_slug_that_is_taken_is_named_and_nothing_is_written(store: Store
 @pytest.mark.parametrize("replace", [False, True])
 async def test_a_slug_given_twice_is_an_error(store: Store, replace: bool) -> None:
     with pytest.raises(ValueError, match="twin"):
-        await store.put([wish("a"), wish("twin"), wish("twin", payload=b"other")], replace=replace)
+        await store.put([desired("a"), desired("twin"), desired("twin", payload=b"other")], replace=replace)
     assert await store.rows() == []
 
 
@@ -94,17 +94,19 @@ async def test_nothing_asked_is_nothing_done(store: Store) -> None:
 
 
 async def test_replace_tells_what_became_of_each(store: Store) -> None:
-    first = [wish(slug, definition="{}", payload=b"p") for slug in ("same", "payload", "kind", "definition", "first")]
+    first = [
+        desired(slug, definition="{}", payload=b"p") for slug in ("same", "payload", "kind", "definition", "first")
+    ]
     await store.put(first, replace=False)
     now = await store.now()
     answers = await store.put(
         [
-            wish("new"),
-            wish("same", definition="{}", payload=b"p"),
-            wish("payload", definition="{}", payload=b"q"),
-            wish("kind", definition="{}", payload=b"p", kind="other"),
-            wish("definition", definition="{ }", payload=b"p"),
-            wish("first", definition="{}", payload=b"p", first=now),
+            desired("new"),
+            desired("same", definition="{}", payload=b"p"),
+            desired("payload", definition="{}", payload=b"q"),
+            desired("kind", definition="{}", payload=b"p", kind="other"),
+            desired("definition", definition="{ }", payload=b"p"),
+            desired("first", definition="{}", payload=b"p", first=now),
         ],
         replace=True,
     )
@@ -115,19 +117,19 @@ async def test_replace_tells_what_became_of_each(store: Store) -> None:
 
 async def test_an_unchanged_wish_changes_nothing(store: Store) -> None:
     now = await store.now()
-    await store.put([wish("job", now + HOUR, payload=b"p")], replace=False)
+    await store.put([desired("job", now + HOUR, payload=b"p")], replace=False)
     before = await everything(store)
-    again = wish("job", now, payload=b"p", state=State(floor=9).encode(), created_at=now)
+    again = desired("job", now, payload=b"p", state=State(decided_until=9).encode(), created_at=now)
     assert await store.put([again], replace=True) == [Put.UNCHANGED]
     assert await everything(store) == before
 
 
 async def test_an_edit_keeps_the_state_and_makes_the_row_due_at_once(store: Store) -> None:
     now = await store.now()
-    state = State(floor=now, succeeded=3).encode()
-    await store.put([wish("job", now + HOUR, state=state, created_at=now)], replace=False)
+    state = State(decided_until=now, succeeded=3).encode()
+    await store.put([desired("job", now + HOUR, state=state, created_at=now)], replace=False)
     before = await look(store, "job")
-    edit = wish("job", now + DAY, definition="{}", payload=b"new", first=now + 7, created_at=now + 1)
+    edit = desired("job", now + DAY, definition="{}", payload=b"new", first=now + 7, created_at=now + 1)
     assert await store.put([edit], replace=True) == [Put.UPDATED]
 
     seen = await look(store, "job")
@@ -141,15 +143,15 @@ async def test_an_edit_keeps_the_state_and_makes_the_row_due_at_once(store: Stor
 
 
 async def test_an_edit_wakes_a_row_that_slept(store: Store) -> None:
-    await store.put([wish("job", None)], replace=False)
-    await store.put([wish("job", None, payload=b"new")], replace=True)
+    await store.put([desired("job", None)], replace=False)
+    await store.put([desired("job", None, payload=b"new")], replace=True)
     assert (await take_one(store)).payload == b"new"
 
 
 async def test_every_edit_raises_the_revision(store: Store) -> None:
-    await store.put([wish("job")], replace=False)
+    await store.put([desired("job")], replace=False)
     for revision in range(2, 6):
-        await store.put([wish("job", payload=b"%d" % revision)], replace=True)
+        await store.put([desired("job", payload=b"%d" % revision)], replace=True)
         assert (await look(store, "job")).revision == revision
 
 
@@ -158,7 +160,7 @@ async def test_of_two_who_schedule_a_slug_at_once_exactly_one_wins(store_factory
 
     async def put(number: int) -> Put | SlugTaken:
         try:
-            (answer,) = await stores[number].put([wish("job", payload=b"%d" % number)], replace=False)
+            (answer,) = await stores[number].put([desired("job", payload=b"%d" % number)], replace=False)
         except SlugTaken as taken:
             return taken
         return answer
@@ -172,7 +174,7 @@ async def test_of_two_who_schedule_a_slug_at_once_exactly_one_wins(store_factory
 
 async def test_replacements_at_once_all_count(store_factory: StoreFactory) -> None:
     stores = await store_factory.several(6)
-    rows = [[wish("job", payload=b"%d" % number)] for number in range(6)]
+    rows = [[desired("job", payload=b"%d" % number)] for number in range(6)]
     answers = await asyncio.gather(*(store.put(new, replace=True) for store, new in zip(stores, rows, strict=True)))
     assert sorted(answer.value for (answer,) in answers) == ["created"] + ["updated"] * 5
     assert (await look(stores[0], "job")).revision == 6
@@ -184,7 +186,7 @@ async def test_batches_that_cross_do_not_block_each_other(store_factory: StoreFa
 
     async def put(number: int) -> None:
         for turn in range(3):
-            rows = [wish(slug, payload=b"%d-%d" % (number, turn)) for slug in slugs]
+            rows = [desired(slug, payload=b"%d-%d" % (number, turn)) for slug in slugs]
             await stores[number].put(rows if number % 2 else rows[::-1], replace=True)
 
     await asyncio.gather(*map(put, range(4)))
@@ -215,7 +217,7 @@ async def test_rows_come_in_pages(store: Store) -> None:
 
 
 async def test_rows_of_one_origin(store: Store) -> None:
-    rows = [wish(f"job-{n}", origin=list(Origin)[n % 3]) for n in range(9)]
+    rows = [desired(f"job-{n}", origin=list(Origin)[n % 3]) for n in range(9)]
     await store.put(rows, replace=False)
     of_manifests = await store.rows(origin=Origin.MANIFEST, limit=2)
     assert [row.slug for row in of_manifests] == ["job-1", "job-4"]
@@ -248,7 +250,9 @@ ODD_SLUGS = [
 
 async def test_odd_slugs_are_slugs(store: Store) -> None:
     now = await store.now()
-    assert await store.put([wish(slug, now - 1) for slug in ODD_SLUGS], replace=False) == [Put.CREATED] * len(ODD_SLUGS)
+    assert await store.put([desired(slug, now - 1) for slug in ODD_SLUGS], replace=False) == [Put.CREATED] * len(
+        ODD_SLUGS
+    )
     assert [row.slug for row in await store.rows()] == sorted(ODD_SLUGS)
     assert [row.slug for row in await store.rows(after="UPPER", limit=3)] == sorted(ODD_SLUGS)[
         (start := sorted(ODD_SLUGS).index("UPPER") + 1) : start + 3
@@ -275,15 +279,15 @@ async def test_many_rows_in_one_call(store_factory: StoreFactory) -> None:
     now = await store.now()
     count = store_factory.bulk
 
-    def wishes(payload: bytes | None) -> list[NewRow]:
-        return [wish(f"job-{n:06}", now + HOUR, definition="{}", payload=payload) for n in range(count)]
+    def desired_rows(payload: bytes | None) -> list[NewRow]:
+        return [desired(f"job-{n:06}", now + HOUR, definition="{}", payload=payload) for n in range(count)]
 
-    assert await store.put(wishes(None), replace=False) == [Put.CREATED] * count
-    changed = wishes(None)
+    assert await store.put(desired_rows(None), replace=False) == [Put.CREATED] * count
+    changed = desired_rows(None)
     changed[-1].payload = b"new"
     assert await store.put(changed, replace=True) == [Put.UNCHANGED] * (count - 1) + [Put.UPDATED]
     with pytest.raises(SlugTaken) as raised:
-        await store.put([*wishes(None), wish("new")], replace=False)
+        await store.put([*desired_rows(None), desired("new")], replace=False)
     assert len(raised.value.slugs) == count
     assert await gone(store, "new")
 
@@ -319,7 +323,7 @@ async def test_delete_fences_the_owner(store: Store, other: Store) -> None:
     row = await take_one(store)
     assert await other.delete(["job"]) == [True]
     assert (await renew(store, [(row.key, row.version)], lease=HOUR)).revisions == {}
-    assert not await settle(store, settlement(row, Fate.KEEP))
+    assert not await settle(store, settlement(row, Disposition.KEEP))
     assert await gone(store, "job")
 
 
@@ -327,27 +331,27 @@ async def test_a_deleted_slug_is_free_at_once_and_another_row(store: Store, othe
     await put_due(store, "job")
     old = await take_one(store)
     await other.delete(["job"])
-    assert await other.put([wish("job", await store.now() - 1)], replace=False) == [Put.CREATED]
+    assert await other.put([desired("job", await store.now() - 1)], replace=False) == [Put.CREATED]
     before = await look(store, "job")
 
     assert before.key != old.key
     assert (before.revision, before.owner) == (1, None)
-    assert not await settle(store, settlement(old, Fate.REMOVE))
+    assert not await settle(store, settlement(old, Disposition.REMOVE))
     assert (await renew(store, [(old.key, old.version)], lease=HOUR)).revisions == {}
     assert await look(store, "job") == before
-    assert not (await take_one(other, replica="bob")).taken_over
+    assert not (await take_one(other, replica="bob")).recovered
 
 
 async def test_active_runs_of_a_deleted_schedule_are_cancelled(store: Store, other: Store) -> None:
     now = await store.now()
     state = State(
-        floor=now,
+        decided_until=now,
         next=Run(slot=now - 2, due=now - 2),
         runs=[Run(slot=now - 9, due=now + HOUR, attempt=3, begun=now - 8), Run(slot=now, due=now, token="manual")],
         waiting=[Run(slot=now - 5, due=now - 5)],
     )
     definition = Definition(kind="print", keep=Keep(succeeded=1, failed=2, ttl=DAY)).encode()
-    await store.put([wish("job", now - 1, state=state.encode(), definition=definition)], replace=False)
+    await store.put([desired("job", now - 1, state=state.encode(), definition=definition)], replace=False)
     await take_one(store)
     await other.delete(["job"])
 
@@ -367,8 +371,10 @@ async def test_active_runs_of_a_deleted_schedule_are_cancelled(store: Store, oth
 
 async def test_a_planned_run_that_nobody_owns_is_not_cancelled_but_forgotten(store: Store) -> None:
     now = await store.now()
-    state = State(floor=now, next=Run(slot=now - 2, due=now - 2), runs=[Run(slot=now - 9, due=now + HOUR, begun=1)])
-    await store.put([wish("job", now + HOUR, state=state.encode())], replace=False)
+    state = State(
+        decided_until=now, next=Run(slot=now - 2, due=now - 2), runs=[Run(slot=now - 9, due=now + HOUR, begun=1)]
+    )
+    await store.put([desired("job", now + HOUR, state=state.encode())], replace=False)
     await store.delete(["job"])
     assert [each.slot for each in await store.history("job")] == [now - 9]
 
@@ -376,10 +382,10 @@ async def test_a_planned_run_that_nobody_owns_is_not_cancelled_but_forgotten(sto
 async def test_a_run_that_is_recorded_is_not_cancelled_again(store: Store, other: Store) -> None:
     now = await store.now()
     run = Run(slot=now - 9, due=now - 9)
-    await put_due(store, "job", state=State(floor=now, runs=[run]).encode())
+    await put_due(store, "job", state=State(decided_until=now, runs=[run]).encode())
     row = await take_one(store)
     ended = record(run_id(row.uid, run), now)
-    assert await settle(store, settlement(row, Fate.KEEP, records=[ended]))
+    assert await settle(store, settlement(row, Disposition.KEEP, records=[ended]))
     await other.delete(["job"])
     assert await store.history("job") == [ended]
 
@@ -388,7 +394,7 @@ async def test_clear_deletes_the_schedules_of_one_origin_or_all(store: Store, ot
     now = await store.now()
     run = Run(slot=now - 9, due=now - 9)
     rows = [
-        wish(f"job-{n}", now - 1, origin=list(Origin)[n % 3], state=State(floor=now, runs=[run]).encode())
+        desired(f"job-{n}", now - 1, origin=list(Origin)[n % 3], state=State(decided_until=now, runs=[run]).encode())
         for n in range(9)
     ]
     await store.put(rows, replace=False)
@@ -396,7 +402,7 @@ async def test_clear_deletes_the_schedules_of_one_origin_or_all(store: Store, ot
     assert await other.clear(Origin.MANIFEST) == 3
     assert [row.slug for row in await store.rows()] == ["job-0", "job-2", "job-3", "job-5", "job-6", "job-8"]
     assert {each.slug for each in await store.history()} == {"job-1", "job-4", "job-7"}
-    fenced = [row.slug for row in owned if not await settle(store, settlement(row, Fate.KEEP))]
+    fenced = [row.slug for row in owned if not await settle(store, settlement(row, Disposition.KEEP))]
     assert sorted(fenced) == ["job-1", "job-4", "job-7"]
     assert await store.clear() == 6
     assert await other.rows() == []
@@ -414,7 +420,7 @@ async def test_installations_see_nothing_of_each_other(store_factory: StoreFacto
     assert (await claim(there)).next_wake is None
     await put_due(there, "job", "more")
     row = await take_one(here)
-    assert await settle(here, settlement(row, Fate.KEEP, records=[record("run-1", await here.now())]))
+    assert await settle(here, settlement(row, Disposition.KEEP, records=[record("run-1", await here.now())]))
     before = await everything(here)
 
     assert (await look(there, "job")).owner is None

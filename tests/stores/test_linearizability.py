@@ -28,11 +28,11 @@ from msgspec.structs import replace
 
 from scheduledjob.domain.schedule.state import Outcome, Run, RunRecord, State
 from scheduledjob.domain.time.instants import HOUR, SECOND, Instant, Micros
-from scheduledjob.engine.store import Fate, Key, Origin, Put, Row, Settlement, SlugTaken, Store
+from scheduledjob.engine.store import Disposition, Key, Origin, Put, Row, Settlement, SlugTaken, Store
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
-from .support import PATIENCE, record, renew, wish
+from .support import PATIENCE, desired, record, renew
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -42,7 +42,7 @@ T = TypeVar("T")
 SLUGS = ["job-0", "job-1", "job-2"]
 KINDS = ["print", "shell"]
 REPLICAS = ["alice", "bob"]
-STATES = [State(floor=1).encode(), State(floor=2, runs=[Run(slot=7, due=7)]).encode()]
+STATES = [State(decided_until=1).encode(), State(decided_until=2, runs=[Run(slot=7, due=7)]).encode()]
 """The second has an active run, which a deletion cancels."""
 START: Instant = 1_800_000_000 * SECOND
 
@@ -156,7 +156,9 @@ class StoreMachine(RuleBasedStateMachine):
         wake_at = None if step is None else before + step * self.unit
         named = None if first is None else before + first * self.unit
         new = [
-            wish(slug, wake_at, kind=kind, origin=origin, payload=payload, state=state, first=named, created_at=before)
+            desired(
+                slug, wake_at, kind=kind, origin=origin, payload=payload, state=state, first=named, created_at=before
+            )
             for slug in slugs
         ]
         taken = [slug for slug in slugs if self.find(slug)]
@@ -182,7 +184,7 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 assert answer is Put.UPDATED
                 row.kind, row.payload, row.first = kind, payload, named
-                row.origin, row.generation, row.acts = origin.value, 0, ""
+                row.origin, row.generation, row.requests = origin.value, 0, ""
                 row.revision += 1
                 if row.owner is None:
                     self.adopt(row, min(before, before if row.wake_at is None else row.wake_at), after)
@@ -271,7 +273,7 @@ class StoreMachine(RuleBasedStateMachine):
             known = self.find(row.slug)
             assert known is not None
             assert row.version > known.version
-            assert row.taken_over == (known.owner is not None)
+            assert row.recovered == (known.owner is not None)
             known.owner = replica
             known.version = row.version
             self.adopt(known, before + lease, after + lease)
@@ -303,15 +305,17 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.held)
-    @rule(fate=st.sampled_from(Fate), informed=st.booleans(), state=st.sampled_from(STATES), step=wake_steps)
-    def settle_the_latest(self, fate: Fate, informed: bool, state: bytes, step: int | None) -> None:
-        self.write_state([0], False, fate, 0, informed, state, step, None, None, [])
+    @rule(
+        disposition=st.sampled_from(Disposition), informed=st.booleans(), state=st.sampled_from(STATES), step=wake_steps
+    )
+    def settle_the_latest(self, disposition: Disposition, informed: bool, state: bytes, step: int | None) -> None:
+        self.write_state([0], False, disposition, 0, informed, state, step, None, None, [])
 
     @precondition(lambda self: self.held)
     @rule(
         which=st.lists(st.integers(0, 4), min_size=1, unique=True),
         foreign=st.sampled_from([False, False, False, True]),
-        fate=st.sampled_from(Fate),
+        disposition=st.sampled_from(Disposition),
         version=st.sampled_from([0, 0, 0, 0, 0, 1, -1]),
         informed=st.booleans(),
         state=st.sampled_from(STATES),
@@ -324,7 +328,7 @@ class StoreMachine(RuleBasedStateMachine):
         self,
         which: list[int],
         foreign: bool,
-        fate: Fate,
+        disposition: Disposition,
         version: int,
         informed: bool,
         state: bytes,
@@ -333,13 +337,13 @@ class StoreMachine(RuleBasedStateMachine):
         result: bytes | None,
         runs: list[int],
     ) -> None:
-        self.write_state(which, foreign, fate, version, informed, state, step, payload, result, runs)
+        self.write_state(which, foreign, disposition, version, informed, state, step, payload, result, runs)
 
     def write_state(
         self,
         which: list[int],
         foreign: bool,
-        fate: Fate,
+        disposition: Disposition,
         version: int,
         informed: bool,
         state: bytes,
@@ -364,7 +368,7 @@ class StoreMachine(RuleBasedStateMachine):
             # A run belongs to one schedule: no two settlements of a call say different things of it.
             records = [record(f"run-{n}-of-{held.slug}", START + self.ended, slug=held.slug) for n in runs]
             sent.append(Settlement(
-                held.key, held.version + version, fate, state, wake_at, revision, records, payload, result
+                held.key, held.version + version, disposition, state, wake_at, revision, records, payload, result
             ))  # fmt: skip
         answers = self.run(self.stores[REPLICAS.index(replica)].settle(replica, sent))
         after = self.now()
@@ -380,13 +384,13 @@ class StoreMachine(RuleBasedStateMachine):
             if each.run_id not in there:
                 there.add(each.run_id)
                 self.history.append(each)
-        if one.fate is Fate.REMOVE and one.revision == row.revision:
+        if one.disposition is Disposition.REMOVE and one.revision == row.revision:
             self.rows.remove(row)
             return
         row.state = one.state
         row.payload = row.payload if one.payload is None else one.payload
         row.result = row.result if one.result is None else one.result
-        if one.fate is Fate.KEEP:
+        if one.disposition is Disposition.KEEP:
             row.version += 1
             self.held.append(Held(row.owner or "", row.slug, row.key, row.version, one.revision))
             return
@@ -432,7 +436,7 @@ class StoreMachine(RuleBasedStateMachine):
     @staticmethod
     def plain(seen: Row, known: Row) -> bool:
         """Whether both are the same row, but for what only a claimer or only the store's clock says."""
-        assert replace(seen, edited_at=0, taken_over=False) == replace(known, edited_at=0, taken_over=False)
+        assert replace(seen, edited_at=0, recovered=False) == replace(known, edited_at=0, recovered=False)
         return True
 
     @invariant()

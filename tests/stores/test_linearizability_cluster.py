@@ -36,7 +36,7 @@ class ClusterMachine(StoreMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.buried: set[str] = set()
+        self.tombstoned: set[str] = set()
 
     @rule(
         store=st.integers(0, 1),
@@ -44,7 +44,7 @@ class ClusterMachine(StoreMachine):
         number=st.sampled_from(UIDS),
         generation=st.integers(1, 3),
         kind=st.sampled_from(KINDS),
-        acts=st.sampled_from(["", "", '{"run":"1"}']),
+        requests=st.sampled_from(["", "", '{"run":"1"}']),
         payload=st.sampled_from([None, b"p"]),
         state=st.sampled_from(STATES),
         step=st.sampled_from([None, -3, -1, 0, 1, 3]),
@@ -56,7 +56,7 @@ class ClusterMachine(StoreMachine):
         number: int,
         generation: int,
         kind: str,
-        acts: str,
+        requests: str,
         payload: bytes | None,
         state: bytes,
         step: int | None,
@@ -66,7 +66,7 @@ class ClusterMachine(StoreMachine):
         new = [
             NewRow(
                 slug, uid_of(slug, number), kind, Origin.CLUSTER, "", state, wake_at, None, payload, CREATED[number],
-                generation, acts,
+                generation, requests,
             )
             for slug in slugs
         ]  # fmt: skip
@@ -77,7 +77,7 @@ class ClusterMachine(StoreMachine):
             if put is Put.CREATED and (row := self.find(one.slug)) is not None
         ]
         self.cancel(replaced)
-        self.buried |= {row.uid for row in replaced}
+        self.tombstoned |= {row.uid for row in replaced}
         assert self.run(self.stores[store].reconcile(new)) == expected
         after = self.now()
         self.adopt_cancelled()
@@ -89,7 +89,7 @@ class ClusterMachine(StoreMachine):
 
     def expect(self, new: NewRow) -> Put:
         row = self.find(new.slug)
-        if new.uid in self.buried:
+        if new.uid in self.tombstoned:
             return Put.STALE
         if row is None:
             return Put.CREATED
@@ -97,7 +97,7 @@ class ClusterMachine(StoreMachine):
             return Put.STALE
         if row.uid != new.uid:
             return Put.CREATED if row.created_at < new.created_at else Put.STALE
-        same = (row.kind, row.acts, row.generation) == (new.kind, new.acts, new.generation)
+        same = (row.kind, row.requests, row.generation) == (new.kind, new.requests, new.generation)
         return Put.UNCHANGED if same else Put.UPDATED
 
     def appear(self, new: NewRow) -> None:
@@ -106,49 +106,49 @@ class ClusterMachine(StoreMachine):
         assert all(seen.key != held.key for held in self.held)
         row = replace(seen, uid=new.uid, kind=new.kind, origin="cluster", definition="", revision=1, first=None)
         row = replace(row, payload=new.payload, result=None, created_at=new.created_at, wake_at=new.wake_at)
-        self.rows.append(replace(row, state=new.state, owner=None, generation=new.generation, acts=new.acts))
+        self.rows.append(replace(row, state=new.state, owner=None, generation=new.generation, requests=new.requests))
 
     def change(self, new: NewRow, before: Instant, after: Instant) -> None:
         row = self.find(new.slug)
         assert row is not None
         if row.generation != new.generation:
             row.payload = new.payload
-        row.kind, row.generation, row.acts, row.first = new.kind, new.generation, new.acts, None
-        self.look_at(row, before, after)
+        row.kind, row.generation, row.requests, row.first = new.kind, new.generation, new.requests, None
+        self.poll_at(row, before, after)
 
-    def look_at(self, row: Row, before: Instant, after: Instant) -> None:
+    def poll_at(self, row: Row, before: Instant, after: Instant) -> None:
         row.revision += 1
         if row.owner is None:
             self.adopt(row, min(before, before if row.wake_at is None else row.wake_at), after)
 
     @precondition(lambda self: self.rows)
     @rule(store=st.integers(0, 1), which=st.integers(0, 2), numbers=st.lists(st.sampled_from(UIDS), max_size=2))
-    def bury(self, store: int, which: int, numbers: list[int]) -> None:
+    def tombstone(self, store: int, which: int, numbers: list[int]) -> None:
         row = self.rows[which % len(self.rows)]
         asked = [(row.slug, row.uid), *((row.slug, uid_of(row.slug, n)) for n in numbers), ("missing", "uid-missing")]
         self.cancel([row])
-        self.buried |= {uid for _, uid in asked}
-        assert self.run(self.stores[store].bury(asked)) == [uid == row.uid for _, uid in asked]
+        self.tombstoned |= {uid for _, uid in asked}
+        assert self.run(self.stores[store].tombstone(asked)) == [uid == row.uid for _, uid in asked]
         self.adopt_cancelled()
 
     @rule(slug=st.sampled_from(SLUGS), number=st.sampled_from(UIDS))
-    def bury_one(self, slug: str, number: int) -> None:
+    def tombstone_one(self, slug: str, number: int) -> None:
         """Most often one that is not there."""
         uid = uid_of(slug, number)
         ending = [row for row in self.rows if (row.slug, row.uid) == (slug, uid)]
         self.cancel(ending)
-        self.buried.add(uid)
-        assert self.run(self.stores[0].bury([(slug, uid)])) == [bool(ending)]
+        self.tombstoned.add(uid)
+        assert self.run(self.stores[0].tombstone([(slug, uid)])) == [bool(ending)]
         self.adopt_cancelled()
 
     @rule(slugs=few_slugs)
-    def nudge(self, slugs: list[str]) -> None:
+    def touch(self, slugs: list[str]) -> None:
         before = self.now()
-        self.run(self.stores[0].nudge(slugs))
+        self.run(self.stores[0].touch(slugs))
         after = self.now()
         for slug in slugs:
             if (row := self.find(slug)) is not None:
-                self.look_at(row, before, after)
+                self.poll_at(row, before, after)
 
 
 class MemoryClusterMachine(ClusterMachine, MemoryMachine):

@@ -11,11 +11,11 @@ import time
 import pytest
 
 from scheduledjob.domain.time.instants import SECOND, Instant
-from scheduledjob.engine.store import TOMBSTONE_KEPT, Fate, NewRow, Put, ReplicaInfo, Wake
+from scheduledjob.engine.store import TOMBSTONE_KEPT, Disposition, NewRow, Put, ReplicaInfo, Wake
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore, steady_clock
 
-from .support import PATIENCE, claim, listening, look, put_due, record, settle, settlement, take, take_one, wish
+from .support import PATIENCE, claim, desired, listening, look, put_due, record, settle, settlement, take, take_one
 
 NOW: Instant = 1_800_000_000 * SECOND
 
@@ -81,7 +81,7 @@ def test_setting_the_systems_clock_moves_nothing(monkeypatch: pytest.MonkeyPatch
 async def test_times_are_those_of_the_clock_given() -> None:
     clock = Turned()
     store = MemoryStore(MemoryDatabase(clock))
-    await store.put([wish("job", NOW + 1)], replace=False)
+    await store.put([desired("job", NOW + 1)], replace=False)
     assert (await claim(store)).rows == []
     clock.now += 1
     row = await take_one(store, lease=7)
@@ -90,7 +90,7 @@ async def test_times_are_those_of_the_clock_given() -> None:
     assert (await claim(store, "bob")).rows == []
     clock.now += 1
     (taken,) = (await claim(store, "bob")).rows
-    assert taken.taken_over
+    assert taken.recovered
 
 
 async def test_a_lease_counts_as_ahead_later_than_it_ends() -> None:
@@ -120,7 +120,7 @@ async def test_threads_share_a_store_without_a_row_going_twice() -> None:
             while rows := (await claim(store, replica, limit=7)).rows:
                 held = [(row.key, row.version) for row in rows]
                 assert set((await renewer.renew(held, SECOND * 60)).revisions) == {row.key for row in rows}
-                assert all(await store.settle(replica, [settlement(row, Fate.REMOVE) for row in rows]))
+                assert all(await store.settle(replica, [settlement(row, Disposition.REMOVE) for row in rows]))
                 claimed.extend(row.slug for row in rows)
 
     interval = sys.getswitchinterval()
@@ -167,7 +167,7 @@ async def test_what_is_told_at_once_is_told_together() -> None:
     await store.announce(ReplicaInfo("alice", "", 1), NOW + 60 * SECOND)
     async with listening(store) as heard:
         for n in range(9, 0, -1):
-            await store.put([wish(f"job-{n}", NOW + n)], replace=False)
+            await store.put([desired(f"job-{n}", NOW + n)], replace=False)
         await store.delete(["job-3"])
         assert await heard.change_of("job-3") == Wake(due=NOW + 1, changed=["job-3"])
         assert len(heard.wakes) == 1
@@ -198,7 +198,7 @@ async def test_history_is_bounded_while_it_is_written() -> None:
     for n in range(1000):
         clock.now += SECOND
         ended = record(f"run-{n}", clock.now, keep=3, expires=clock.now + 10**12)
-        assert await settle(store, settlement(row, Fate.KEEP, version=row.version + n, records=[ended]))
+        assert await settle(store, settlement(row, Disposition.KEEP, version=row.version + n, records=[ended]))
     kept = await store.history(limit=1000)
     assert [each.run_id for each in kept[:3]] == ["run-999", "run-998", "run-997"]
     assert len(kept) <= 10
@@ -217,7 +217,7 @@ async def test_places_that_rows_have_left_do_not_pile_up() -> None:
             clock.now += SECOND
             await renewer.renew(held, 3600 * SECOND)
     for turn in range(500):
-        await store.put([wish("edited", clock.now, payload=b"%d" % turn)], replace=True)
+        await store.put([desired("edited", clock.now, payload=b"%d" % turn)], replace=True)
         (row,) = (await claim(store)).rows
         assert await settle(store, settlement(row, wake_at=NOW + 10**12 + turn))
     places = [len(agenda._heap) for agenda in store._here.agendas_of(["print"])]
@@ -230,7 +230,7 @@ async def test_equal_definitions_are_held_once() -> None:
     store = MemoryStore()
     texts = ["".join(['{"kind":', '"print"}']) for _ in range(2)]
     assert texts[0] is not texts[1]
-    rows: list[NewRow] = [wish(f"job-{n}", definition=text) for n, text in enumerate(texts)]
+    rows: list[NewRow] = [desired(f"job-{n}", definition=text) for n, text in enumerate(texts)]
     assert await store.put(rows, replace=False) == [Put.CREATED] * 2
     assert (await look(store, "job-0")).definition is (await look(store, "job-1")).definition
 
@@ -238,13 +238,13 @@ async def test_equal_definitions_are_held_once() -> None:
 async def test_a_tombstone_goes_with_the_first_pruning_after_its_time() -> None:
     clock = Turned()
     store = MemoryStore(MemoryDatabase(clock))
-    await store.bury([("a", "uid-a"), ("b", "uid-b")])
+    await store.tombstone([("a", "uid-a"), ("b", "uid-b")])
     clock.now += TOMBSTONE_KEPT - 1
-    await store.bury([("c", "uid-c")])
+    await store.tombstone([("c", "uid-c")])
     await store.prune()
-    assert set(store._here._buried) == {"uid-a", "uid-b", "uid-c"}
+    assert set(store._here._tombstoned) == {"uid-a", "uid-b", "uid-c"}
     clock.now += 1
     await store.prune(limit=1)
-    assert len(store._here._buried) == 2
+    assert len(store._here._tombstoned) == 2
     await store.prune()
-    assert set(store._here._buried) == {"uid-c"}
+    assert set(store._here._tombstoned) == {"uid-c"}

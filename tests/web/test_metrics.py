@@ -74,8 +74,8 @@ def test_a_fresh_replica_shows_its_counters_at_zero() -> None:
 
 
 def test_gauges_are_looked_at_when_they_are_scraped() -> None:
-    metrics, looks = Metrics(), iter([4, 5])
-    metrics.at_scrape(lambda: metrics.active_runs.set(next(looks), "inline"))
+    metrics, should_poll = Metrics(), iter([4, 5])
+    metrics.at_scrape(lambda: metrics.active_runs.set(next(should_poll), "inline"))
     key = ("scheduledjob_active_runs", frozenset({("where", "inline")}))
     assert samples(metrics)[key] == 4
     assert samples(metrics)[key] == 5

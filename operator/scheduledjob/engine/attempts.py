@@ -22,7 +22,7 @@ from .store import Origin
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.definition import Definition
 
-    from .owned_schedule import Hold, Try
+    from .owned_schedule import OwnedSchedule, RunningAttempt
 
 log = structlog.get_logger("scheduledjob.attempts")
 
@@ -37,7 +37,7 @@ class Attempts:
         self._references = references
         self._hook = hook
 
-    def describe(self, hold: Hold, run: Run, run_id: str, now: Instant) -> Attempt:
+    def describe(self, hold: OwnedSchedule, run: Run, run_id: str, now: Instant) -> Attempt:
         """Everything that a job is told about itself, but for what ``run`` still has to find out."""
         row, timeouts = hold.row, hold.schedule.definition.timeouts
         limit = timeouts.attempt
@@ -62,18 +62,18 @@ class Attempts:
             self._references,
             timeouts.pending / SECOND,
             run.begun,
-            run.handed_on,
+            run.adoptable,
         )
 
-    def run(self, this: Try) -> Awaitable[Result]:
+    def run(self, this: RunningAttempt) -> Awaitable[Result]:
         """Run an attempt to its end. Whatever is raised, but for a cancellation, is its failure."""
         attempt, definition = this.attempt, this.definition
         attempt.params = this.kind.params(definition)
-        if definition.payload_from is not None and this.run.payload is None and not this.kind.outlives:
+        if definition.payload_from is not None and this.run.payload is None and not this.kind.detached:
             return self._run_with_payload(this, definition.payload_from)
         return this.kind.executor.run(attempt)
 
-    async def _run_with_payload(self, this: Try, reference: Mapping[str, Any]) -> Result:
+    async def _run_with_payload(self, this: RunningAttempt, reference: Mapping[str, Any]) -> Result:
         this.attempt.payload = await self._payload(reference)
         this.attempt.payload_is_secret = "secret" in reference
         return await this.kind.executor.run(this.attempt)
@@ -105,7 +105,7 @@ class Attempts:
             if not result.ok:
                 log.warning("a hook failed", slug=record.slug, outcome=record.outcome.value, reason=result.reason)
 
-    async def tell_overdue(self, hold: Hold, now: Instant) -> None:
+    async def tell_overdue(self, hold: OwnedSchedule, now: Instant) -> None:
         """Call ``onFailure`` for a schedule without a success for too long: once, beside whatever else goes on.
 
         There is no run that this belongs to, so it is told as one of its own, for the instant at which it was noticed.

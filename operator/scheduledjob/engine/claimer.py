@@ -61,7 +61,7 @@ class Claimer:
         *,
         clock: StoreClock,
         monotonic: Clock,
-        chance: random.Random,
+        rng: random.Random,
     ) -> None:
         self._store = store
         self.owner = owner
@@ -70,7 +70,7 @@ class Claimer:
         self._settings = settings
         self._clock = clock
         self._monotonic = monotonic
-        self._chance = chance
+        self._rng = rng
         self._wake = asyncio.Event()
         self._look_at = 0.0
         """Monotonic seconds of the look that is planned; -inf while none is."""
@@ -87,7 +87,7 @@ class Claimer:
 
     def hear(self, wake: Wake) -> None:
         """The store tells something."""
-        if wake.deaf:
+        if wake.notifications_lost:
             self._look_by(self._monotonic())
         elif wake.due is not None:
             self.due(wake.due)
@@ -129,7 +129,7 @@ class Claimer:
                 again = await self._look()
             except StoreUnavailable as error:
                 log.warning("the store can't be reached", error=str(error), again_in=round(pause, 1))
-                await self._sleep_until(self._monotonic() + pause * self._chance.uniform(0.5, 1.0), bell=False)
+                await self._sleep_until(self._monotonic() + pause * self._rng.uniform(0.5, 1.0), bell=False)
                 pause, away_since = min(pause * 2, RETRY[1]), min(away_since, heard_at)
                 continue
             pause, away_since = RETRY[0], float("inf")
@@ -164,7 +164,7 @@ class Claimer:
             return None
         for row in batch.rows:
             self.owner.accept(row, sent + settings.lease)
-        heartbeat = settings.heartbeat - self._chance.uniform(0, min(settings.jitter, settings.heartbeat / 2))
+        heartbeat = settings.heartbeat - self._rng.uniform(0, min(settings.jitter, settings.heartbeat / 2))
         promised, self._promised_now = self._promised_now, False
         if promised:
             again = self._promised

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from scheduledjob.domain.schedule.requests import NONE, Acts
+from scheduledjob.domain.schedule.requests import NONE, Requests
 
 from .kinds import Kind, UnreadableRowError
 from .store import Row, Store, StoreUnavailable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .clock import StoreClock
-    from .owned_schedule import Hold
+    from .owned_schedule import OwnedSchedule
 
 log = structlog.get_logger("scheduledjob.edits")
 
@@ -35,8 +35,8 @@ class Edits:
         store: Store,
         kinds: Mapping[str, Kind],
         clock: StoreClock,
-        on_taken: Callable[[Hold], None],
-        on_lost: Callable[[Hold, str], None],
+        on_taken: Callable[[OwnedSchedule], None],
+        on_lost: Callable[[OwnedSchedule, str], None],
     ) -> None:
         self._store = store
         self._kinds = kinds
@@ -45,9 +45,9 @@ class Edits:
         """Called when a schedule goes by another wish."""
         self._on_lost = on_lost
         """Called when its row is there no longer."""
-        self._changed: asyncio.Queue[Hold | None] = asyncio.Queue()
+        self._changed: asyncio.Queue[OwnedSchedule | None] = asyncio.Queue()
 
-    def reread(self, hold: Hold) -> None:
+    def reread(self, hold: OwnedSchedule) -> None:
         """The wish of this one has changed."""
         self._changed.put_nowait(hold)
 
@@ -56,7 +56,7 @@ class Edits:
 
     async def run(self) -> None:
         while (hold := await self._changed.get()) is not None:
-            if hold.gone or not hold.tries:
+            if hold.gone or not hold.attempts:
                 continue
             try:
                 (row,) = await self._store.get([hold.row.slug])
@@ -68,7 +68,7 @@ class Edits:
             elif row.revision != hold.schedule.state.revision:
                 self._take(hold, row)
 
-    def _take(self, hold: Hold, row: Row) -> None:
+    def _take(self, hold: OwnedSchedule, row: Row) -> None:
         if hold.gone or row.kind not in self._kinds:
             return  # the run that is under way ends as it is; who knows the new kind goes on from there
         try:
@@ -79,18 +79,18 @@ class Edits:
         hold.kind = self._kinds[row.kind]
         hold.row.payload = row.payload
         schedule = hold.schedule
-        schedule.rewish(definition, slots, outlives=hold.kind.outlives)
+        schedule.replace_definition(definition, slots, detached=hold.kind.detached)
         schedule.edited(row.revision, row.edited_at, row.first, row.generation)
-        if row.acts:
-            schedule.asked(acts_of(row), row.edited_at)
+        if row.requests:
+            schedule.asked(requests_of(row), row.edited_at)
         schedule.look(self._clock.now())
         self._on_taken(hold)
 
 
-def acts_of(row: Row) -> Acts:
+def requests_of(row: Row) -> Requests:
     """What is asked for by hand there; nothing where that is not understood."""
     try:
-        return Acts.decode(row.acts)
+        return Requests.decode(row.requests)
     except msgspec.MsgspecError as error:
         log.warning("what is asked for by hand is not understood", slug=row.slug, error=str(error))
         return NONE

@@ -98,7 +98,7 @@ class Executor(Protocol):
     ends the attempt at once (TERM is for timeouts and polite cancels; see each executor), and the CancelledError
     comes out only after nothing of it is alive: the engine takes it as the confirmed end.
 
-    Of a kind that *outlives* (``Kind.outlives``) attempts live outside the replica. There ``run`` starts the attempt,
+    Of a kind that *outlives* (``Kind.detached``) attempts live outside the replica. There ``run`` starts the attempt,
     or goes on with what there is of it: whoever takes a run over calls it again for the same attempt. When ``run`` is
     cancelled, ``Attempt.ending`` says what is meant:
 

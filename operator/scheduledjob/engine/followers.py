@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant
 
-    from .owned_schedule import Hold
+    from .owned_schedule import OwnedSchedule
 
 log = structlog.get_logger("scheduledjob.following")
 
@@ -40,25 +40,25 @@ class Following:
         self,
         store: Store,
         followers: Callable[[str], Sequence[str]] | None,
-        on_seen: Callable[[Hold, Sequence[RunRecord] | None], None],
+        on_seen: Callable[[OwnedSchedule, Sequence[RunRecord] | None], None],
     ) -> None:
         self._store = store
         self._followers = followers
         self._on_seen = on_seen
         """Called with what was found; None: the store could not be asked."""
-        self._looks: asyncio.Queue[Hold | None] = asyncio.Queue()
-        self._nudged: dict[str, None] = {}
+        self._looks: asyncio.Queue[OwnedSchedule | None] = asyncio.Queue()
+        self._touched: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._closing = False
 
-    def look(self, hold: Hold) -> None:
+    def look(self, hold: OwnedSchedule) -> None:
         """Read what this one follows."""
         self._looks.put_nowait(hold)
 
     def ended(self, slug: str) -> None:
         """Runs of this slug are in history now."""
         if self._followers is not None and (slugs := self._followers(slug)):
-            self._nudged.update(dict.fromkeys(slugs))
+            self._touched.update(dict.fromkeys(slugs))
             self._wake.set()
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class Following:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(LOOKERS):
                 tasks.create_task(self._look())
-            tasks.create_task(self._nudge())
+            tasks.create_task(self._touch())
 
     async def _look(self) -> None:
         while (hold := await self._looks.get()) is not None:
@@ -102,15 +102,15 @@ class Following:
             before = again if before is None or again < before else again - 1
         return found
 
-    async def _nudge(self) -> None:
+    async def _touch(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            slugs = list(self._nudged)
-            self._nudged.clear()
+            slugs = list(self._touched)
+            self._touched.clear()
             if slugs:
                 try:
-                    await self._store.nudge(slugs)
+                    await self._store.touch(slugs)
                 except StoreUnavailable as error:
                     log.warning("what follows a run learns of its end later", slugs=len(slugs), error=str(error))
             elif self._closing:

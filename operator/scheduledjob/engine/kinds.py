@@ -39,7 +39,7 @@ class Kind:
     """Of a kind registered in code: the definition that its rows go by."""
     params: Callable[[Definition], Any] = lambda definition: definition.job
     """What the executor is given as ``Attempt.params``."""
-    outlives: bool = False
+    detached: bool = False
     """Its attempts live outside the replica: whoever takes a run over goes on with them. What its payload refers to
     is for its executor to resolve."""
 

@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(slots=True)
-class KeeperCalls:
+class LeaseCallbacks:
     """Whom the keeper tells. ``extend`` is called in the keeper's thread, the others in the replica's event loop."""
 
     extend: Callable[[Sequence[str], float], None]
@@ -41,7 +41,7 @@ class KeeperCalls:
     expired: Callable[[Sequence[Key]], None]
 
 
-class Keeper(Protocol):
+class LeaseDriver(Protocol):
     """Whatever drives a replica's leases: the thread here, the simulation in tests."""
 
     def start(self) -> None: ...
@@ -49,10 +49,10 @@ class Keeper(Protocol):
     async def stop(self) -> None: ...
 
 
-class KeeperThread:
+class LeaseThread:
     """Renews the leases of one replica from a thread."""
 
-    def __init__(self, store: Store, replica: str, leases: Leases, clock: Clock, calls: KeeperCalls) -> None:
+    def __init__(self, store: Store, replica: str, leases: Leases, clock: Clock, calls: LeaseCallbacks) -> None:
         self._store = store
         self._replica = replica
         self._leases = leases

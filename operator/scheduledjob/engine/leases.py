@@ -1,7 +1,7 @@
 """Leases: which rows this replica holds, until when, and what to do about it now.
 
-This is the pure step of lease keeping. A thread of its own drives it (``keeper.py``), because an event loop that a
-job blocks must not cost the replica its leases; the simulation drives the same step with a fake clock. It answers
+This is the pure step of lease keeping. A thread of its own drives it (``lease_thread.py``), because an event loop that
+a job blocks must not cost the replica its leases; the simulation drives the same step with a fake clock. It answers
 three questions: which leases to renew now, which runs must be stopped because their lease is about to pass, and
 whether the event loop has been silent for so long that the replica counts as wedged and is to be given up.
 

@@ -1,7 +1,7 @@
 """A hold: one row in the hands of this replica, from its claim to its release.
 
 Its parts are the row as claimed, the schedule that decides what follows, the lease that it is held under, and a
-``Try`` for each attempt that runs now. What is done with holds is in ``owner.py``.
+``RunningAttempt`` for each attempt that runs now. What is done with holds is in ``owner.py``.
 
 Thousands of them are made and dropped each second, and the garbage collector would look at each again and again, so
 they are kept out of its sight (``gc=False``, tuples in place of lists). They may be, because each cycle that they are
@@ -14,7 +14,7 @@ import asyncio
 
 import msgspec
 
-from scheduledjob.domain.schedule.actions import End
+from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.machine import Schedule
 from scheduledjob.domain.schedule.state import Run
@@ -26,7 +26,7 @@ from .leases import Lease
 from .store import Row
 
 
-class Try(msgspec.Struct, eq=False, gc=False):
+class RunningAttempt(msgspec.Struct, eq=False, gc=False):
     """One attempt that this replica runs."""
 
     run: Run
@@ -40,12 +40,12 @@ class Try(msgspec.Struct, eq=False, gc=False):
     """Its coroutine has been entered: before that, a cancellation would never reach it."""
     telling: bool = False
     """It has ended, and the hooks of its run are called."""
-    end: End | None = None
+    end: AttemptEnd | None = None
     """What a cancellation that we asked for means."""
     reason: str = ""
 
 
-class Hold(msgspec.Struct, eq=False, gc=False):
+class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
     row: Row
     kind: Kind
     schedule: Schedule
@@ -54,7 +54,7 @@ class Hold(msgspec.Struct, eq=False, gc=False):
     """Slots skipped, missed and excluded, as far as the observer knows of them."""
     counting: tuple[int, int, int] = (0, 0, 0)
     """The same, with what the write on its way says."""
-    tries: tuple[Try, ...] = ()
+    attempts: tuple[RunningAttempt, ...] = ()
     timer_at: Instant | None = None
     timer: int = 0
     """Token of the timer that counts; another one is out of date."""

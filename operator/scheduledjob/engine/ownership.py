@@ -1,6 +1,6 @@
 """The owner: everything between the claim of a row and its release.
 
-Each row that was claimed is a ``Hold`` here. The owner asks its schedule what is due, has attempts started and
+Each row that was claimed is a ``OwnedSchedule`` here. The owner asks its schedule what is due, has attempts started and
 cancelled (``runner.py``), and writes what became of it. ``_advance`` is the one place where the next move of a hold is
 decided; whatever happens (a timer, an end of an attempt, an answer of the store, an edit) ends in a call of it.
 
@@ -20,14 +20,14 @@ from scheduledjob.domain.schedule.machine import Schedule
 from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import SECOND, Instant, Micros
 
-from .edits import Edits, acts_of
+from .edits import Edits, requests_of
 from .followers import Following
 from .kinds import Kind, UnreadableRowError
-from .owned_schedule import Hold
+from .owned_schedule import OwnedSchedule
 from .runner import Runner
 from .settler import Settler
 from .stats import Stats
-from .store import Fate, Key, Origin, Row, Settlement, Store
+from .store import Disposition, Key, Origin, Row, Settlement, Store
 from .timers import Timers
 
 if TYPE_CHECKING:
@@ -74,12 +74,12 @@ class Owner:
         self._ahead = ahead
         self._on_freed = on_freed
         """Called when a hold goes, with the instant at which its row is due again, where it is nobody's now."""
-        self._holds: dict[Key, Hold] = {}
+        self._holds: dict[Key, OwnedSchedule] = {}
         self._empty = asyncio.Event()
         self._leaving = False
-        self.settler: Settler[Hold | None] = Settler(store, replica, self._settled)
-        self._timers: Timers[Hold] = Timers(clock, self._timer_due)
-        self._runner = Runner(tasks, clock, observer, attempts, self._try_ended)
+        self.settler: Settler[OwnedSchedule | None] = Settler(store, replica, self._settled)
+        self._timers: Timers[OwnedSchedule] = Timers(clock, self._timer_due)
+        self._runner = Runner(tasks, clock, observer, attempts, self._attempt_ended)
         self.following = Following(store, followers, self._upstream_seen)
         self.edits = Edits(store, kinds, clock, self._advance, self._lose)
 
@@ -90,10 +90,10 @@ class Owner:
     def stats(self) -> Stats:
         stats = Stats(len(self._holds))
         for hold in self._holds.values():
-            state, executing = hold.schedule.state, len(hold.tries)
+            state, executing = hold.schedule.state, len(hold.attempts)
             stats.ahead += not executing
             stats.executing += executing
-            stats.outliving += sum(this.kind.outlives for this in hold.tries)
+            stats.detached += sum(this.kind.detached for this in hold.attempts)
             stats.waiting += len(state.waiting)
             stats.retrying += sum(run.attempt > 1 and not has(hold.schedule.executing, run) for run in state.runs)
         return stats
@@ -118,20 +118,20 @@ class Owner:
             slots,
             state,
             self._replica,
-            outlives=kind.outlives,
-            wished_at=row.edited_at,
+            detached=kind.detached,
+            definition_changed_at=row.edited_at,
         )
-        hold = Hold(row, kind, schedule, lease, (state.skipped, state.missed, state.excluded))
+        hold = OwnedSchedule(row, kind, schedule, lease, (state.skipped, state.missed, state.excluded))
         self._holds[row.key] = hold
         self._observer.claimed(row)
         now = self._clock.now()
-        if row.taken_over:
+        if row.recovered:
             log.info("taken over from a replica whose lease had passed", slug=row.slug)
-            schedule.taken_over(now, edited=row.revision != state.revision and not _same_spec(row, state))
+            schedule.recovered(now, edited=row.revision != state.revision and not _same_spec(row, state))
         if row.revision != state.revision:
             schedule.edited(row.revision, row.edited_at, row.first, row.generation)
-        if row.acts:
-            schedule.asked(acts_of(row), row.edited_at)
+        if row.requests:
+            schedule.asked(requests_of(row), row.edited_at)
         if schedule.follows:
             schedule.look(now)
         if self._leaving:
@@ -141,73 +141,73 @@ class Owner:
     def _leave_alone(self, row: Row) -> None:
         """Give back a row that this version can't read, as it is."""
         again = self._clock.now() + UNREADABLE_AGAIN
-        self.settler.submit(None, Settlement(row.key, row.version, Fate.RELEASE, row.state, again, row.revision))
+        self.settler.submit(None, Settlement(row.key, row.version, Disposition.RELEASE, row.state, again, row.revision))
 
     # ---------------------------------------------------------------- what is next
 
-    def _advance(self, hold: Hold) -> None:
+    def _advance(self, hold: OwnedSchedule) -> None:
         """Do what is due for a hold now, and see to it that what comes later is not forgotten."""
         if hold.gone or hold.released:
             return
         schedule, now = hold.schedule, self._clock.now()
-        if not hold.leaving or hold.tries:
-            moves = schedule.step(now)
-            for run in moves.cancel:
+        if not hold.leaving or hold.attempts:
+            actions = schedule.step(now)
+            for run in actions.cancel:
                 self._runner.cancel(hold, run)
-            if moves.start:
+            if actions.start:
                 if self._monotonic() >= hold.lease.deadline - self._leases.margin:
                     # This process stood still: whoever has the row by now may have started these.
                     self._lose(hold, "its lease was about to pass when a slot came due")
                     return
-                for run in moves.start:
-                    if not (self._leaving and run.outlives):  # it would be let go at once
+                for run in actions.start:
+                    if not (self._leaving and run.detached):  # it would be let go at once
                         self._runner.start(hold, run, now)
-            if moves.became_overdue:
+            if actions.became_overdue:
                 self._runner.tell_overdue(hold, now)
-            if schedule.look_at is not None and schedule.looks(now):
+            if schedule.poll_at is not None and schedule.should_poll(now):
                 self.following.look(hold)
         else:
             schedule.leave(now)
         if hold.settling:
             return
-        if hold.tries:
+        if hold.attempts:
             if schedule.changed or schedule.records:
-                self._settle(hold, Fate.KEEP, None)
+                self._settle(hold, Disposition.KEEP, None)
             self._set_timer(hold, schedule.wake())
             return
         if schedule.done and hold.row.origin == Origin.LIBRARY:
-            self._settle(hold, Fate.REMOVE, None)
+            self._settle(hold, Disposition.REMOVE, None)
             return
         wake = schedule.wake()
         if not hold.leaving:
             if schedule.blocked(now):
-                self._settle(hold, Fate.KEEP, None)
+                self._settle(hold, Disposition.KEEP, None)
                 return
-            if schedule.looking:
+            if schedule.poll_in_flight:
                 return
             if wake is not None and wake <= now + 2 * self._ahead and not schedule.changed and not schedule.records:
                 self._set_timer(hold, wake)
                 return
-        self._settle(hold, Fate.RELEASE, wake)
+        self._settle(hold, Disposition.RELEASE, wake)
 
-    def _set_timer(self, hold: Hold, wake: Instant | None) -> None:
+    def _set_timer(self, hold: OwnedSchedule, wake: Instant | None) -> None:
         if wake is not None and wake != hold.timer_at:
             hold.timer_at = wake
             hold.timer = self._timers.set(wake, hold)
 
-    def _timer_due(self, hold: Hold, token: int) -> None:
+    def _timer_due(self, hold: OwnedSchedule, token: int) -> None:
         if token == hold.timer:
             hold.timer_at = None
             self._advance(hold)
 
-    def _try_ended(self, hold: Hold) -> None:
+    def _attempt_ended(self, hold: OwnedSchedule) -> None:
         """An attempt has left its hold."""
         if not hold.gone:
             self._advance(hold)
-        elif not hold.tries:
+        elif not hold.attempts:
             self._forget(hold, None)
 
-    def _upstream_seen(self, hold: Hold, records: Sequence[RunRecord] | None) -> None:
+    def _upstream_seen(self, hold: OwnedSchedule, records: Sequence[RunRecord] | None) -> None:
         """The runs that a schedule follows were read, or could not be."""
         if not hold.gone and not hold.released:
             hold.schedule.followed(records, self._clock.now())
@@ -215,18 +215,18 @@ class Owner:
 
     # ---------------------------------------------------------------- writes
 
-    def _settle(self, hold: Hold, fate: Fate, wake: Instant | None) -> None:
+    def _settle(self, hold: OwnedSchedule, disposition: Disposition, wake: Instant | None) -> None:
         schedule = hold.schedule
         records, schedule.records = schedule.records, ()
         hold.settling = True
-        hold.released = fate is not Fate.KEEP
+        hold.released = disposition is not Disposition.KEEP
         self._leases.settling(hold.lease)
         self.settler.submit(
             hold,
             Settlement(
                 hold.row.key,
                 hold.row.version,
-                fate,
+                disposition,
                 schedule.snapshot(),
                 wake,
                 schedule.state.revision,
@@ -240,7 +240,7 @@ class Owner:
         state = schedule.state
         hold.counting = (state.skipped, state.missed, state.excluded)
 
-    def _settled(self, hold: Hold | None, settlement: Settlement, done: bool) -> None:
+    def _settled(self, hold: OwnedSchedule | None, settlement: Settlement, done: bool) -> None:
         if hold is None:
             self._leases.drop_key(settlement.key)
             return
@@ -255,15 +255,15 @@ class Owner:
         elif settlement.records and not hold.deleted:
             log.warning("a run was fenced", slug=hold.row.slug, why="it ended after its row had gone to somebody else")
         if hold.gone:
-            if done and settlement.fate is Fate.KEEP and schedule.records:
+            if done and settlement.disposition is Disposition.KEEP and schedule.records:
                 # What ended before the row was lost. What was stopped then is taken over as lost with its owner.
                 hold.row.version += 1
-                self._settle(hold, Fate.KEEP if schedule.executing else Fate.RELEASE, schedule.wake())
-            elif not hold.tries:
+                self._settle(hold, Disposition.KEEP if schedule.executing else Disposition.RELEASE, schedule.wake())
+            elif not hold.attempts:
                 self._forget(hold, settlement.wake_at if done else None)
         elif not done:
             self._lose(hold, "its row was changed or deleted by somebody else")
-        elif settlement.fate is Fate.KEEP:
+        elif settlement.disposition is Disposition.KEEP:
             hold.row.version += 1
             self._leases.settled(hold.lease, hold.row.version)
             schedule.stored()
@@ -273,14 +273,14 @@ class Owner:
             self._observer.released(hold.row.slug, settlement.wake_at)
             self._forget(hold, settlement.wake_at)
 
-    def _tell_passed_over(self, hold: Hold) -> None:
+    def _tell_passed_over(self, hold: OwnedSchedule) -> None:
         outcomes = (Outcome.SKIPPED_OVERLAP, Outcome.MISSED, Outcome.EXCLUDED)
         for outcome, before, after in zip(outcomes, hold.counted, hold.counting, strict=True):
             if after > before:
                 self._observer.passed_over(hold.row.slug, outcome, after - before)
         hold.counted = hold.counting
 
-    def _forget(self, hold: Hold, wake: Instant | None) -> None:
+    def _forget(self, hold: OwnedSchedule, wake: Instant | None) -> None:
         if self._holds.get(hold.row.key) is hold:
             del self._holds[hold.row.key]
         if not self._holds:
@@ -289,17 +289,17 @@ class Owner:
 
     # ---------------------------------------------------------------- losing a row
 
-    def _lose(self, hold: Hold, why: str) -> None:
+    def _lose(self, hold: OwnedSchedule, why: str) -> None:
         """Not ours any more: stop what runs, write nothing."""
         if hold.gone:
             return
         hold.gone = True
         self._leases.drop(hold.lease)
         self._observer.fenced(hold.row.slug, why)
-        if hold.tries and not hold.deleted:
+        if hold.attempts and not hold.deleted:
             log.warning("a run was fenced", slug=hold.row.slug, why=why)
         self._runner.release(hold, why)
-        if not hold.tries and not hold.settling:
+        if not hold.attempts and not hold.settling:
             self._forget(hold, None)
 
     def leases_expired(self, keys: Sequence[Key]) -> None:
@@ -315,7 +315,7 @@ class Owner:
         for key, revision in renewed.edited:
             hold = self._holds.get(key)
             if hold is not None and revision != hold.schedule.state.revision:
-                self._wish_changed(hold)
+                self._definition_changed(hold)
 
     # ---------------------------------------------------------------- edits
 
@@ -325,13 +325,13 @@ class Owner:
         for hold in list(self._holds.values()):
             if hold.row.slug in wanted:
                 hold.deleted = hold.deleted or deleted
-                self._wish_changed(hold)
+                self._definition_changed(hold)
 
-    def _wish_changed(self, hold: Hold) -> None:
+    def _definition_changed(self, hold: OwnedSchedule) -> None:
         """A row that is only waited for goes back, due at once under its new wish; one that runs is read again."""
         if hold.gone:
             return
-        if not hold.tries:
+        if not hold.attempts:
             hold.leaving = True
             self._advance(hold)
         else:
@@ -345,10 +345,10 @@ class Owner:
         for hold in list(self._holds.values()):
             hold.leaving = True
             self._runner.let_go(hold, "the replica is shutting down")
-            if not hold.tries and not hold.settling:
+            if not hold.attempts and not hold.settling:
                 self._advance(hold)
 
-    def stop_tries(self) -> None:
+    def stop_attempts(self) -> None:
         """The grace period is over: end what still runs; it goes back as lost with this replica."""
         for hold in list(self._holds.values()):
             self._runner.release(hold, "the replica is shutting down")

@@ -28,7 +28,7 @@ from scheduledjob.domain.time.instants import from_seconds
 from .attempts import Attempts, Hook
 from .claimer import Claimer
 from .clock import Clock, StoreClock
-from .lease_thread import Keeper, KeeperCalls, KeeperThread
+from .lease_thread import LeaseCallbacks, LeaseDriver, LeaseThread
 from .leases import Leases, no_bound
 from .observer import Observer
 from .ownership import Owner
@@ -73,8 +73,8 @@ class Replica:
         references: References | None = None,
         hook: Hook | None = None,
         monotonic: Clock = time.monotonic,
-        chance: random.Random | None = None,
-        keeper: Callable[[Store, str, Leases, Clock, KeeperCalls], Keeper] = KeeperThread,
+        rng: random.Random | None = None,
+        lease_thread: Callable[[Store, str, Leases, Clock, LeaseCallbacks], LeaseDriver] = LeaseThread,
         name: str | None = None,
         followers: Callable[[str], Sequence[str]] | None = None,
         until: Clock | None = None,
@@ -91,8 +91,8 @@ class Replica:
         self._references = references
         self._hook = hook
         self._monotonic = monotonic
-        self._chance = chance or random.Random()  # noqa: S311  # spreads load, guards nothing
-        self._new_keeper = keeper
+        self._rng = rng or random.Random()  # noqa: S311  # spreads load, guards nothing
+        self._new_lease_thread = lease_thread
         self._followers = followers
         self.leases = Leases(settings.lease, until or no_bound)
         self.clock = StoreClock(monotonic)
@@ -187,28 +187,28 @@ class Replica:
                 self._settings,
                 clock=self.clock,
                 monotonic=self._monotonic,
-                chance=self._chance,
+                rng=self._rng,
             )
 
             def extend(run_ids: Sequence[str], deadline: float) -> None:
                 for executor in executors:
                     executor.extend(run_ids, deadline)
 
-            keeper = self._new_keeper(
+            lease_thread = self._new_lease_thread(
                 self._store,
                 self.info.id,
                 self.leases,
                 self._monotonic,
-                KeeperCalls(extend, owner.leases_renewed, owner.leases_expired),
+                LeaseCallbacks(extend, owner.leases_renewed, owner.leases_expired),
             )
             self.leases.beat(self._monotonic())
-            keeper.start()
-            stack.push_async_callback(keeper.stop)
+            lease_thread.start()
+            stack.push_async_callback(lease_thread.stop)
             claiming = services.create_task(claimer.run())
             settling = services.create_task(owner.settler.run())
             services.create_task(owner.edits.run())
             following = services.create_task(owner.following.run())
-            chores = [
+            pod_garbage = [
                 services.create_task(chore)
                 for chore in (self._beat(), self._prune(), self._listen(claimer), self._watch_clock(owner))
             ]
@@ -231,7 +231,7 @@ class Replica:
                 async with asyncio.timeout_at(last):
                     await asyncio.shield(following)
             following.cancel()
-            for chore in chores:
+            for chore in pod_garbage:
                 chore.cancel()
             with contextlib.suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(LAST_WORD):
@@ -242,7 +242,7 @@ class Replica:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace):
                 await owner.emptied()
-        owner.stop_tries()
+        owner.stop_attempts()
         try:
             async with asyncio.timeout(LAST_WRITES):
                 await owner.emptied()
@@ -284,7 +284,7 @@ class Replica:
 
     async def _prune(self) -> None:
         while True:
-            await asyncio.sleep(PRUNE_EVERY * self._chance.uniform(0.5, 1.5))
+            await asyncio.sleep(PRUNE_EVERY * self._rng.uniform(0.5, 1.5))
             with contextlib.suppress(StoreUnavailable):
                 while await self._store.prune() > 0:
                     pass

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import structlog
 
-from .store import Fate, Settlement, Store, StoreUnavailable
+from .store import Disposition, Settlement, Store, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,8 +102,10 @@ class Settler(Generic[_T]):
         left it. What can't be read is believed to be refused: that costs an attempt, never a promise.
         """
         refused = [settlement for settlement, done in zip(settlements, carried_out, strict=True) if not done]
-        run_ids = sorted({record.run_id for each in refused if each.fate is not Fate.KEEP for record in each.records})
-        slugs = sorted({each.slug for each in refused if each.fate is Fate.KEEP})
+        run_ids = sorted(
+            {record.run_id for each in refused if each.disposition is not Disposition.KEEP for record in each.records}
+        )
+        slugs = sorted({each.slug for each in refused if each.disposition is Disposition.KEEP})
         try:
             recorded = await self._store.recorded(run_ids) if run_ids else set()
             rows = {row.slug: row for row in await self._store.get(slugs) if row is not None} if slugs else {}
@@ -111,7 +113,7 @@ class Settler(Generic[_T]):
             return carried_out
 
         def was_carried_out(settlement: Settlement) -> bool:
-            if settlement.fate is not Fate.KEEP:
+            if settlement.disposition is not Disposition.KEEP:
                 return bool(settlement.records) and all(record.run_id in recorded for record in settlement.records)
             row = rows.get(settlement.slug)
             return row is not None and (row.key, row.version, row.owner, row.state) == (

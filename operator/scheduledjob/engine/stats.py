@@ -13,7 +13,7 @@ class Stats:
     """Rows of which nothing runs: claimed a little before their time."""
     executing: int = 0
     """Attempts."""
-    outliving: int = 0
+    detached: int = 0
     """Those of them that live outside the replica."""
     waiting: int = 0
     """Runs that wait behind another of their schedule."""

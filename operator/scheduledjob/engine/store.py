@@ -95,8 +95,8 @@ class NewRow:
     """Of a new row, by the writer's best knowledge of the store's clock; of an object in a cluster, its creation."""
     generation: int = 0
     """Of the object in a cluster that the wish was read from (from 1); 0 elsewhere."""
-    acts: str = ""
-    """``Acts.encode()``: what people ask of the schedule by hand; empty: nothing."""
+    requests: str = ""
+    """``Requests.encode()``: what people ask of the schedule by hand; empty: nothing."""
 
 
 class Put(Enum):
@@ -129,12 +129,12 @@ class Row(msgspec.Struct, gc=False):
     version: int
     wake_at: Instant | None
     state: bytes
-    taken_over: bool = False
+    recovered: bool = False
     """The claim took it from an owner whose lease had passed: what could have begun may have begun."""
     owner: str | None = None
     """For readers: who owns it now. For a claimer: itself."""
     generation: int = 0
-    acts: str = ""
+    requests: str = ""
 
 
 class Batch(msgspec.Struct, gc=False):
@@ -150,7 +150,7 @@ class Batch(msgspec.Struct, gc=False):
     """It was begun with too late, and took nothing."""
 
 
-class Fate(int, Enum):
+class Disposition(int, Enum):
     """What a settlement does to the ownership of its row."""
 
     KEEP = 0
@@ -167,7 +167,7 @@ class Settlement(msgspec.Struct, gc=False):
 
     key: Key
     version: int
-    fate: Fate
+    disposition: Disposition
     state: bytes
     wake_at: Instant | None
     revision: int
@@ -198,7 +198,7 @@ class Wake:
     """Something became due at this instant, earlier than the replica may know."""
     changed: Sequence[str] = ()
     """Slugs whose wish changed while a replica owned them, or that were deleted."""
-    deaf: bool = False
+    notifications_lost: bool = False
     """Notifications may have been missed, or do not work here: look now, and poll."""
 
 
@@ -258,7 +258,7 @@ class Store(Protocol):
     # ---- clients
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
-        """Write wishes, in few round trips, all or none. Their ``generation`` and ``acts`` count for nothing here.
+        """Write wishes, in few round trips, all or none. Their ``generation`` and ``requests`` count for nothing here.
 
         Without ``replace`` any slug that exists raises SlugTaken with those that do, and nothing is written. A
         slug twice in ``rows`` is a ValueError.
@@ -285,14 +285,14 @@ class Store(Protocol):
           and each of its active runs is recorded as Cancelled.
         """
 
-    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> list[bool]:
+    async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
         """End the schedules of these (slug, uid) as ``delete`` does; a slug that is another uid's stays.
 
         Whether a row was there (True) or not, ``reconcile`` takes none of these uids any more for as long as history
         is kept at the longest (``TOMBSTONE_KEPT`` at least).
         """
 
-    async def nudge(self, slugs: Sequence[str]) -> None:
+    async def touch(self, slugs: Sequence[str]) -> None:
         """Have these rows looked at as if their wish had changed: due at once where nobody owns them.
 
         ``revision`` goes up and ``edited_at`` does not. A slug that is not there is passed over.
@@ -372,7 +372,7 @@ class Store(Protocol):
 
     def listen(self, on_wake: Callable[[Wake], None]) -> AbstractAsyncContextManager[None]:
         """While open, ``on_wake`` is called in this event loop for what clients tell; losing the connection is told
-        by ``deaf`` and mended from inside."""
+        by ``notifications_lost`` and mended from inside."""
 
     async def prune(self, limit: int = 1000) -> int:
         """Drop history beyond what its records say to keep, at most ``limit`` runs; how many went. And forget as many

@@ -66,6 +66,6 @@ def cluster_kinds(
     kinds[kind_of("curl")].params = described_as(CurlSpec)
     if shell is not None:
         kinds[kind_of("shell")].params = described_as(ShellSpec)
-    kinds[POD_KIND] = Kind(POD_KIND, pods, params=described_as(PodSpec), outlives=True)
+    kinds[POD_KIND] = Kind(POD_KIND, pods, params=described_as(PodSpec), detached=True)
     kinds[KIND_INVALID] = Kind(KIND_INVALID, _Invalid())
     return Runnable(kinds, hook_caller(curl))

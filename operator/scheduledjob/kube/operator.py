@@ -30,10 +30,10 @@ from scheduledjob.web.observing import timed
 from scheduledjob.web.server import Server
 
 from .leadership import MemoryLease, is_dead, this_process
-from .peers import Neighbours
+from .peers import Peers
 from .preflight import SAY_EVERY, Preflight, permissions_of
 from .readiness import Readiness
-from .runtime import Working
+from .runtime import OperatorRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -72,7 +72,7 @@ class Operator:
         self._in_memory = settings.store.lower().startswith("memory:")
         self._readiness = Readiness()
         self._stopping = asyncio.Event()
-        self._working: Working | None = None
+        self._runtime: OperatorRuntime | None = None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -92,7 +92,7 @@ class Operator:
         return 0
 
     def _health(self) -> str | None:
-        return None if self._working is None else self._working.health()
+        return None if self._runtime is None else self._runtime.health()
 
     async def _live(self, api: Api) -> None:
         settings = self._settings
@@ -107,16 +107,16 @@ class Operator:
             fence=_fence,
             is_dead=is_dead,
         )
-        working = Working(
+        working = OperatorRuntime(
             settings,
             api,
             self._store,
             self._metrics,
             in_order=lambda: lease.in_order,
             until=(lambda: lease.ours_until) if self._in_memory else None,
-            unwatched=lambda namespaces: neighbours.unwatched(namespaces),  # noqa: PLW0108  # made below
+            unwatched=lambda namespaces: peers.unwatched(namespaces),  # noqa: PLW0108  # made below
         )
-        neighbours = Neighbours(self._store, settings.instance, working.replica.info.id, settings.namespaces)
+        peers = Peers(self._store, settings.instance, working.replica.info.id, settings.namespaces)
         permissions = permissions_of(settings.namespaces, (namespace, settings.memory_lease), holds=self._in_memory)
         preflight = Preflight(api, settings.namespaces, permissions)
         try:
@@ -129,8 +129,8 @@ class Operator:
             all_told = True
             async with asyncio.TaskGroup() as holding:
                 held = holding.create_task(lease.hold() if self._in_memory else _make_use_of(lease, working.listed))
-                if await self._connect_and_be_alone(api, neighbours):
-                    staying = holding.create_task(neighbours.stay())
+                if await self._connect_and_be_alone(api, peers):
+                    staying = holding.create_task(peers.stay())
                     all_told = await self._work(working)
                     staying.cancel()
                 held.cancel()
@@ -140,18 +140,18 @@ class Operator:
         finally:
             await self._store.close()
 
-    async def _connect_and_be_alone(self, api: Api, neighbours: Neighbours) -> bool:
+    async def _connect_and_be_alone(self, api: Api, peers: Peers) -> bool:
         """False: the signal to end came before."""
         failures: list[str] = [""]
         with self._readiness.waiting("store", lambda: failures[-1]):
             if not await self._unless_stopped(connect(self._store, failures)):
                 return False
-        with self._readiness.waiting("neighbours", lambda: neighbours.in_the_way):
-            return await self._unless_stopped(neighbours.alone(api))
+        with self._readiness.waiting("neighbours", lambda: peers.in_the_way):
+            return await self._unless_stopped(peers.alone(api))
 
-    async def _work(self, working: Working) -> bool:
+    async def _work(self, working: OperatorRuntime) -> bool:
         """Until the end; whether status tells everything then."""
-        self._working = working
+        self._runtime = working
         for part, why_not in working.conditions().items():
             self._readiness.add(part, why_not)
         self._readiness.add("end", lambda: "it is ending" if self._stopping.is_set() else None)

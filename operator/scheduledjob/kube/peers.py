@@ -33,7 +33,7 @@ COME_AGAIN = (1.0, 4.0)
 """Seconds, drawn anew each time."""
 
 
-class Neighbours:
+class Peers:
     """``alone`` first, then ``stay`` for as long as this replica works."""
 
     def __init__(self, store: Store, installation: str, replica: str, namespaces: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ class Neighbours:
         self._replica = replica
         self._namespaces = tuple(namespaces)
         self._cluster = ""
-        self._chance = random.Random()  # noqa: S311  # spreads load, guards nothing
+        self._rng = random.Random()  # noqa: S311  # spreads load, guards nothing
         self.in_the_way: str | None = None
 
     async def alone(self, api: Api) -> None:
@@ -63,7 +63,7 @@ class Neighbours:
             if self.in_the_way != said:
                 said = self.in_the_way or ""
                 log.warning("waiting", reason=said)
-            await asyncio.sleep(self._chance.uniform(*COME_AGAIN))
+            await asyncio.sleep(self._rng.uniform(*COME_AGAIN))
 
     async def stay(self) -> None:
         """Go on telling; until it is cancelled."""

@@ -32,14 +32,14 @@ from scheduledjob.jobs.shell.shell_executor import ShellExecutor
 from scheduledjob.kube.client.api_errors import ApiError, ApiUnavailable
 from scheduledjob.kube.client.budget import Budget
 from scheduledjob.kube.client.references import ClusterReferences
-from scheduledjob.kube.pods.pod_garbage_collector import PodChores
+from scheduledjob.kube.pods.pod_garbage_collector import PodGarbageCollector
 from scheduledjob.kube.pods.pods_api import Pods
 from scheduledjob.kube.reconcile.desired_state import Rules
 from scheduledjob.kube.reconcile.known_objects import Objects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
-from scheduledjob.kube.reconcile.resync import Sweeping
+from scheduledjob.kube.reconcile.resync import Resync
 from scheduledjob.kube.report.events import Events
-from scheduledjob.kube.report.operator_observer import Telling
+from scheduledjob.kube.report.operator_observer import OperatorObserver
 from scheduledjob.kube.report.status_writer import StatusWriter
 from scheduledjob.kube.watch.handover import Handover
 from scheduledjob.kube.watch.kopf_watch import Watcher
@@ -77,7 +77,7 @@ COLLECT_AFTER = 100_000
 """New objects between two garbage collections: a collection stops the loop, and what starts then starts late."""
 
 
-class Working:
+class OperatorRuntime:
     """The parts of one replica of the operator. ``run`` once."""
 
     def __init__(
@@ -104,7 +104,7 @@ class Working:
         self._budget = Budget(settings.status_budget)
         name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._events = Events(api, self._budget, instance=name, now=self._now)
-        self._telling = Telling(metrics, self._objects, self._events)
+        self._telling = OperatorObserver(metrics, self._objects, self._events)
         self._pods = Pods(api, settings.namespaces)
         shell, shell_off = _inline_shell(settings)
         pod_settings = PodSettings(
@@ -150,10 +150,12 @@ class Working:
         self._telling.status = self._status
         rules = Rules(pod_settings, settings.may_run_shell_inline, shell_off, runnable.kinds.keys())
         self._reconciler = Reconciler(store, self._objects, rules, self.replica, self._telling, in_order=in_order)
-        self._chores = PodChores(self._pods, store, self.replica.info.id, self._objects, self._now, 2 * settings.lease)
+        self._pod_garbage = PodGarbageCollector(
+            self._pods, store, self.replica.info.id, self._objects, self._now, 2 * settings.lease
+        )
         self._handover = Handover()
         self._watcher = Watcher(api.access, settings.namespaces, self._handover, on_request=metrics.api_request)
-        self._sweeping = Sweeping(
+        self._resync = Resync(
             settings,
             api,
             store,
@@ -164,7 +166,7 @@ class Working:
             metrics,
             unwatched,
         )
-        self.listed = self._sweeping.listed
+        self.listed = self._resync.listed
         self._api = api
         self._store_answers = True
         self._api_silence: str | None = None
@@ -201,8 +203,8 @@ class Working:
         metrics.held_schedules.set(stats.held)
         metrics.claimed_ahead.set(stats.ahead)
         metrics.queued_runs.set(stats.waiting)
-        metrics.active_runs.set(stats.executing - stats.outliving, "inline")
-        metrics.active_runs.set(stats.outliving, "pod")
+        metrics.active_runs.set(stats.executing - stats.detached, "inline")
+        metrics.active_runs.set(stats.detached, "pod")
         metrics.schedules.set(len(self._objects))
         metrics.invalid_schedules.set(self._objects.invalid)
         metrics.overdue_schedules.set(self._objects.overdue)
@@ -229,8 +231,8 @@ class Working:
                     self._reconciler.run(),
                     self._take_over(),
                     self._watcher.run(),
-                    self._sweeping.run(),
-                    self._chores.run(),
+                    self._resync.run(),
+                    self._pod_garbage.run(),
                     self._ask_store(),
                     self._ask_api(),
                 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Standing(Protocol):
-    """What ``judge`` asks of a row that is there; ``Row`` has it all."""
+    """What ``decide_upsert`` asks of a row that is there; ``Row`` has it all."""
 
     @property
     def uid(self) -> str: ...
@@ -36,15 +36,15 @@ class Standing(Protocol):
     @property
     def definition(self) -> str: ...
     @property
-    def acts(self) -> str: ...
+    def requests(self) -> str: ...
 
 
-def judge(there: Standing | None, new: NewRow, *, buried: bool) -> Put:
+def decide_upsert(there: Standing | None, new: NewRow, *, tombstoned: bool) -> Put:
     """What is to become of a wish; CREATED where something is ``there`` means that this is buried first.
 
     A payload does not make a wish differ: within a generation it is the job's to change.
     """
-    if buried:
+    if tombstoned:
         return Put.STALE
     if there is None:
         return Put.CREATED
@@ -54,8 +54,8 @@ def judge(there: Standing | None, new: NewRow, *, buried: bool) -> Put:
         return Put.CREATED if there.created_at < new.created_at else Put.STALE
     if there.generation > new.generation:
         return Put.STALE
-    known = (there.generation, there.kind, there.definition, there.acts)
-    same = new.first is None and known == (new.generation, new.kind, new.definition, new.acts)
+    known = (there.generation, there.kind, there.definition, there.requests)
+    same = new.first is None and known == (new.generation, new.kind, new.definition, new.requests)
     return Put.UNCHANGED if same else Put.UPDATED
 
 
@@ -67,14 +67,14 @@ def keep_of(definition: str) -> Keep:
         return Keep()
 
 
-def buried_for(definition: str) -> Micros:
+def tombstone_kept_for(definition: str) -> Micros:
     """For how long the uid of a schedule that ends is not taken again."""
     return max(TOMBSTONE_KEPT, keep_of(definition).ttl)
 
 
 def no_object(new: NewRow) -> NewRow:
     """The wish as ``put`` takes it: generations and acts are of objects in a cluster."""
-    return replace(new, generation=0, acts="") if new.generation or new.acts else new
+    return replace(new, generation=0, requests="") if new.generation or new.requests else new
 
 
 def each_once(rows: Sequence[NewRow]) -> dict[str, NewRow]:

@@ -35,10 +35,10 @@ def _built(module: Path) -> Path:
         )
     target = binaries.cache() / module.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{module.name}.{os.getpid()}")  # another process may be running the one that is there
-    command = ["nice", "go", "build", "-mod=readonly", "-o", str(fresh), "."]
+    unstored = target.with_name(f".{module.name}.{os.getpid()}")  # another process may be running the one that is there
+    command = ["nice", "go", "build", "-mod=readonly", "-o", str(unstored), "."]
     built = subprocess.run(command, cwd=module, capture_output=True, text=True, check=False)
     if built.returncode != 0:
         raise AssertionError(f"`{' '.join(command)}` in {module} failed:\n{built.stderr[-4000:]}")
-    fresh.replace(target)
+    unstored.replace(target)
     return target

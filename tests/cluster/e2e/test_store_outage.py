@@ -96,8 +96,8 @@ def _job(name: str, trigger: str, sink: Sink, more: str = "") -> str:
 
 async def _outage(operator: OperatorProcess) -> None:
     """Look at the operator for as long as the store is away."""
-    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session, asyncio.TaskGroup() as looking:
-        passing = looking.create_task(asyncio.sleep(OUTAGE))  # the length of the outage is the point
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session, asyncio.TaskGroup() as poll_in_flight:
+        passing = poll_in_flight.create_task(asyncio.sleep(OUTAGE))  # the length of the outage is the point
         while True:
             status, why = await operator.readiness(session)
             if status == 503:

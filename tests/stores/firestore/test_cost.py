@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR, MINUTE, SECOND
-from scheduledjob.engine.store import Fate, Origin, Put, ReplicaInfo
-from tests.stores.support import claim, record, settlement, wish
+from scheduledjob.engine.store import Disposition, Origin, Put, ReplicaInfo
+from tests.stores.support import claim, desired, record, settlement
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ RUNS = 1_000
 @pytest.mark.parametrize("batch", [RUNS, 128])
 async def test_a_run_costs_three_writes_and_two_reads_at_most(store: FirestoreStore, meter: Meter, batch: int) -> None:
     now = await store.now()
-    await store.put([wish(f"job-{n}", now) for n in range(RUNS)], replace=False)
+    await store.put([desired(f"job-{n}", now) for n in range(RUNS)], replace=False)
     meter.reset()
     runs = 0
     while rows := (await claim(store, limit=batch)).rows:
@@ -45,7 +45,7 @@ async def test_a_run_costs_three_writes_and_two_reads_at_most(store: FirestoreSt
 @pytest.mark.parametrize("due", [1, 2, 3, 7])
 async def test_few_runs_cost_no_more_each(store: FirestoreStore, meter: Meter, due: int) -> None:
     now = await store.now()
-    await store.put([wish("later", now + HOUR), *(wish(f"job-{n}", now - n) for n in range(due))], replace=False)
+    await store.put([desired("later", now + HOUR), *(desired(f"job-{n}", now - n) for n in range(due))], replace=False)
     meter.reset()
     batch = await claim(store)
     assert len(batch.rows) == due
@@ -56,12 +56,12 @@ async def test_few_runs_cost_no_more_each(store: FirestoreStore, meter: Meter, d
 
 async def test_a_busy_schedule_is_pruned_without_reading(store: FirestoreStore, meter: Meter) -> None:
     now = await store.now()
-    await store.put([wish("job", now)], replace=False)
+    await store.put([desired("job", now)], replace=False)
     await store.prune()
     (row,) = (await claim(store)).rows
     meter.reset()
     for n in range(20):
-        end = settlement(row, Fate.KEEP, records=[record(f"run-{n}", now + n, keep=3, expires=now + HOUR)])
+        end = settlement(row, Disposition.KEEP, records=[record(f"run-{n}", now + n, keep=3, expires=now + HOUR)])
         assert await store.settle("alice", [end]) == [True]
         row.version += 1
         await store.prune()
@@ -73,9 +73,9 @@ async def test_a_busy_schedule_is_pruned_without_reading(store: FirestoreStore, 
 async def test_a_slug_that_is_scheduled_again_is_pruned_with_its_past(store: FirestoreStore) -> None:
     now = await store.now()
     for n in range(5):
-        await store.put([wish("job", now)], replace=False)
+        await store.put([desired("job", now)], replace=False)
         (row,) = (await claim(store)).rows
-        end = settlement(row, Fate.REMOVE, records=[record(f"run-{n}", now + n, keep=2, expires=now + HOUR)])
+        end = settlement(row, Disposition.REMOVE, records=[record(f"run-{n}", now + n, keep=2, expires=now + HOUR)])
         assert await store.settle("alice", [end]) == [True]
     assert await store.prune() == 3
     assert [each.run_id for each in await store.history("job")] == ["run-4", "run-3"]
@@ -87,7 +87,7 @@ async def test_an_idle_replica_reads_one_document_for_each_look(
 ) -> None:
     now = await store.now()
     if stored:
-        await store.put([wish(f"job-{n}", now + HOUR + n) for n in range(stored)], replace=False)
+        await store.put([desired(f"job-{n}", now + HOUR + n) for n in range(stored)], replace=False)
     intervals = [store.poll_interval]
     meter.reset()
     for _ in range(12):
@@ -126,7 +126,7 @@ async def test_the_clock_is_not_measured_while_it_is_known(store: FirestoreStore
 
 
 async def test_what_is_there_already_costs_a_read_and_no_write(store: FirestoreStore, meter: Meter) -> None:
-    objects = [replace(wish(f"ns/{n}", origin=Origin.CLUSTER), generation=1) for n in range(300)]
+    objects = [replace(desired(f"ns/{n}", origin=Origin.CLUSTER), generation=1) for n in range(300)]
     await store.reconcile(objects)
     meter.reset()
     assert set(await store.reconcile(objects)) == {Put.UNCHANGED}

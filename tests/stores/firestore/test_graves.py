@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR
-from scheduledjob.engine.store import Fate, NewRow, Origin, Put, SlugTaken
+from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, SlugTaken
 from scheduledjob.stores import tombstones
 from scheduledjob.stores.firestore import layout
 from scheduledjob.stores.firestore.layout import schedule_path
-from tests.stores.support import KIND, PLAIN, settle, settlement, take_one, until, wish
+from tests.stores.support import KIND, PLAIN, desired, settle, settlement, take_one, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -37,10 +37,10 @@ async def test_a_grave_goes_when_its_time_is_over_and_only_then(
     open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await open_one("?shards=3")
-    await store.bury([(f"long-{n}", "uid") for n in range(3)])
-    monkeypatch.setattr(tombstones, "buried_for", lambda definition: 1)
+    await store.tombstone([(f"long-{n}", "uid") for n in range(3)])
+    monkeypatch.setattr(tombstones, "tombstone_kept_for", lambda definition: 1)
     monkeypatch.setattr("scheduledjob.stores.firestore.reconciling.buried_for", lambda definition: 1)
-    await store.bury([(f"short-{n}", "uid") for n in range(3)])
+    await store.tombstone([(f"short-{n}", "uid") for n in range(3)])
     end = await store.now() + 1
 
     async def is_over() -> bool:
@@ -54,14 +54,14 @@ async def test_a_grave_goes_when_its_time_is_over_and_only_then(
 
 @pytest.mark.parametrize("how", ["delete", "clear", "settle"])
 async def test_a_schedule_over_a_grave_leaves_it_as_it_was(store: FirestoreStore, how: str) -> None:
-    await store.bury([("job", "uid-1")])
-    await store.put([wish("job", await store.now() - 1)], replace=False)
+    await store.tombstone([("job", "uid-1")])
+    await store.put([desired("job", await store.now() - 1)], replace=False)
     if how == "delete":
         assert await store.delete(["job"]) == [True]
     elif how == "clear":
         assert await store.clear() == 1
     else:
-        assert await settle(store, settlement(await take_one(store), Fate.REMOVE))
+        assert await settle(store, settlement(await take_one(store), Disposition.REMOVE))
     assert await fields(store, "job") == {"shard", "buried", "forget_at"}
     assert await store.reconcile([seen("job", "uid-1"), seen("more", "uid-1")]) == [Put.STALE, Put.CREATED]
 
@@ -71,21 +71,21 @@ async def test_a_long_put_over_graves_that_is_refused_leaves_them(
 ) -> None:
     """Somebody takes the last slug between the look at all of them and the last commit."""
     store, other = await open_one(), await open_one()
-    await store.bury([(f"job-{n:03}", "uid") for n in range(600)])
+    await store.tombstone([(f"job-{n:03}", "uid") for n in range(600)])
     real = store._wishes._none_taken
-    looks = 0
+    should_poll = 0
 
     async def none_taken(rows: list[NewRow]) -> object:
-        nonlocal looks
+        nonlocal should_poll
         found = await real(rows)
-        looks += 1
-        if looks == 1:
-            await other.put([wish("job-599")], replace=False)
+        should_poll += 1
+        if should_poll == 1:
+            await other.put([desired("job-599")], replace=False)
         return found
 
     monkeypatch.setattr(store._wishes, "_none_taken", none_taken)
     with pytest.raises(SlugTaken, match="job-599"):
-        await store.put([wish(f"job-{n:03}") for n in range(600)], replace=False)
+        await store.put([desired(f"job-{n:03}") for n in range(600)], replace=False)
     assert [row.slug for row in await store.rows()] == ["job-599"]
     answers = await store.reconcile([seen(f"job-{n:03}", "uid", created_at=9) for n in range(599)])
     assert set(answers) == {Put.STALE}
@@ -94,9 +94,9 @@ async def test_a_long_put_over_graves_that_is_refused_leaves_them(
 async def test_no_more_uids_are_kept_than_a_document_can_hold(
     store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout, "MOST_BURIED", 3)
+    monkeypatch.setattr(layout, "MOST_TOMBSTONES", 3)
     for n in range(5):
-        await store.bury([("job", f"uid-{n}")])
+        await store.tombstone([("job", f"uid-{n}")])
     assert await store.reconcile([seen("job", "uid-4")]) == [Put.STALE]
     assert await store.reconcile([seen("job", "uid-2")]) == [Put.STALE]
     assert await store.reconcile([seen("job", "uid-1")]) == [Put.CREATED]
@@ -107,7 +107,7 @@ async def test_what_is_repeated_after_a_lost_answer_is_done_once(store: Firestor
     for call in (
         lambda: store.reconcile([seen("job", "uid-1", wake_at=now + HOUR)]),
         lambda: store.reconcile([seen("job", "uid-2", 6, wake_at=now + HOUR)]),
-        lambda: store.bury([("job", "uid-2")]),
+        lambda: store.tombstone([("job", "uid-2")]),
     ):
         meter.lose = {"commit"}
         with pytest.raises(Exception, match="lost"):
@@ -122,7 +122,7 @@ async def test_a_burial_between_the_look_and_the_write_is_seen(
 ) -> None:
     store, other = await open_one(), await open_one()
     if before == "a grave":
-        await other.bury([("job", "uid-0")])
+        await other.tombstone([("job", "uid-0")])
     elif before != "nothing":
         await other.reconcile([seen("job", "uid-1", created_at=1 if before == "an older row" else 5)])
     uid = "uid-1" if before == "the row itself" else "uid-2"
@@ -133,7 +133,7 @@ async def test_a_burial_between_the_look_and_the_write_is_seen(
         nonlocal commits
         commits += 1
         if commits == 1:
-            await other.bury([("job", uid)])
+            await other.tombstone([("job", uid)])
         return await commit(writes)
 
     monkeypatch.setattr(store._wire, "commit", crossed)

@@ -13,7 +13,7 @@ from scheduledjob.engine.store import Origin, ReplicaInfo
 from scheduledjob.stores.firestore.layout import LOCKS, PRESENCES, REPLICAS, RUNS, SCHEDULES
 from scheduledjob.stores.firestore.operations import Query
 from scheduledjob.stores.firestore.wire import Wire
-from tests.stores.support import claim, record, settlement, wish
+from tests.stores.support import claim, desired, record, settlement
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,7 +50,9 @@ def offered() -> set[Index]:
 
 async def use_everything(one: FirestoreStore, two: FirestoreStore) -> None:
     now = await one.now()
-    await one.put([wish("a", now, origin=Origin.MANIFEST), wish("b", now + HOUR), wish("c", now)], replace=False)
+    await one.put(
+        [desired("a", now, origin=Origin.MANIFEST), desired("b", now + HOUR), desired("c", now)], replace=False
+    )
     for _ in range(2):
         for row in (await claim(one, kinds=["print", "other"])).rows:
             end = settlement(row, wake_at=now, records=[record(f"run-{now}-{row.slug}", now, slug=row.slug)])
@@ -67,9 +69,9 @@ async def use_everything(one: FirestoreStore, two: FirestoreStore) -> None:
         await one.history(slug, before=now)
     await one.history("a", uid="uid-of-a")
     await one.announce(ReplicaInfo("alice", "1", 1), now)
-    await one.bury([("d", "uid-of-d")])
-    await one.reconcile([wish("d", now, origin=Origin.CLUSTER)])
-    await one.nudge(["d"])
+    await one.tombstone([("d", "uid-of-d")])
+    await one.reconcile([desired("d", now, origin=Origin.CLUSTER)])
+    await one.touch(["d"])
     await one.lock("sweep", "carol", HOUR)
     await one.present("carol", "cluster", [], HOUR)
     await one.withdraw("carol")
@@ -113,11 +115,11 @@ async def test_no_field_is_indexed_that_no_query_orders_by(
     """Growing values in an index are a hot spot, and large ones cost storage."""
     store = await open_one()
     now = await store.now()
-    await store.put([wish("a", now), wish("b", now)], replace=False)
+    await store.put([desired("a", now), desired("b", now)], replace=False)
     one, _ = (await claim(store)).rows
     await store.settle("alice", [settlement(one, records=[record("run", now)])])
     await store.announce(ReplicaInfo("alice", "1", 1), now)
-    await store.bury([("c", "uid-of-c")])
+    await store.tombstone([("c", "uid-of-c")])
     await store.lock("sweep", "alice", HOUR)
     await store.present("alice", "cluster", [], HOUR)
     orders = [(SCHEDULES, "slug"), (SCHEDULES, "forget_at"), (RUNS, "finished"), (REPLICAS, "seen_at")]

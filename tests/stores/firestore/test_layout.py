@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.stores.firestore.layout import document_id, run_path, shard_of, with_records
 from scheduledjob.stores.firestore.operations import MOST_BYTES, MOST_WRITES, Write, packs
-from tests.stores.support import claim, wish
+from tests.stores.support import claim, desired
 
 if TYPE_CHECKING:
     from scheduledjob.stores.firestore import FirestoreStore
@@ -53,7 +53,7 @@ def test_an_id_is_legal_and_its_own(names: list[str]) -> None:
 
 @pytest.mark.firestore
 async def test_any_slug_can_be_scheduled(store: FirestoreStore) -> None:
-    await store.put([wish(slug, 1, payload=slug.encode()) for slug in ODD], replace=False)
+    await store.put([desired(slug, 1, payload=slug.encode()) for slug in ODD], replace=False)
     assert [row.slug for row in await store.get(ODD) if row is not None] == ODD
     assert [row.slug for row in await store.rows()] == sorted(ODD)
     assert {row.slug: row.payload for row in (await claim(store)).rows} == {slug: slug.encode() for slug in ODD}

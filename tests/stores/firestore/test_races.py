@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR, SECOND
-from scheduledjob.engine.store import Fate, Put, SlugTaken, StoreUnavailable
-from tests.stores.support import LEASE, claim, look, pass_lease, record, settle, settlement, take_one, wish
+from scheduledjob.engine.store import Disposition, Put, SlugTaken, StoreUnavailable
+from tests.stores.support import LEASE, claim, desired, look, pass_lease, record, settle, settlement, take_one
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,7 +32,7 @@ async def test_replicas_that_contend_claim_each_row_once(
 ) -> None:
     stores = [await open_one() for _ in range(2)]
     now = await stores[0].now() - ROWS * spread
-    await stores[0].put([wish(f"job-{n}", now + n * spread) for n in range(ROWS)], replace=False)
+    await stores[0].put([desired(f"job-{n}", now + n * spread) for n in range(ROWS)], replace=False)
     meter.reset()
 
     async def drain(name: str, store: FirestoreStore) -> list[Row]:
@@ -50,39 +50,39 @@ async def test_replicas_that_contend_claim_each_row_once(
     # How they share is chance; that little is read in vain is not.
     assert meter.read <= 3 * ROWS
     for name, store, rows in zip(("replica-0", "replica-1"), stores, drained, strict=True):
-        assert all(await store.settle(name, [settlement(row, Fate.REMOVE) for row in rows]))
+        assert all(await store.settle(name, [settlement(row, Disposition.REMOVE) for row in rows]))
 
 
 async def test_a_settlement_whose_answer_was_lost_is_refused_when_it_is_repeated(
     store: FirestoreStore, meter: Meter
 ) -> None:
     now = await store.now()
-    for fate in Fate:
-        await store.put([wish("job", now)], replace=False)
+    for disposition in Disposition:
+        await store.put([desired("job", now)], replace=False)
         row = await take_one(store)
-        end = settlement(row, fate, wake_at=now + HOUR, records=[record(f"run-{fate}", now)])
+        end = settlement(row, disposition, wake_at=now + HOUR, records=[record(f"run-{disposition}", now)])
         meter.lose = {"commit"}
         with pytest.raises(StoreUnavailable, match="lost"):
             await settle(store, end)
         assert not await settle(store, end)
-        assert await store.recorded([f"run-{fate}"]) == {f"run-{fate}"}
+        assert await store.recorded([f"run-{disposition}"]) == {f"run-{disposition}"}
         await store.clear()
 
 
 async def test_a_claim_whose_answer_was_lost_passes_with_its_lease(store: FirestoreStore, meter: Meter) -> None:
     now = await store.now()
-    await store.put([wish("job", now)], replace=False)
+    await store.put([desired("job", now)], replace=False)
     meter.lose = {"batch_write"}
     with pytest.raises(StoreUnavailable, match="lost"):
         await claim(store, lease=SECOND // 2)
     assert (await claim(store)).rows == []
     row = await take_one(store, replica="bob")
-    assert row.taken_over
+    assert row.recovered
     assert row.version == 2
 
 
 async def test_a_put_whose_answer_was_lost_is_found_when_it_is_repeated(store: FirestoreStore, meter: Meter) -> None:
-    rows = [wish(f"job-{n}", None) for n in range(3)]
+    rows = [desired(f"job-{n}", None) for n in range(3)]
     meter.lose = {"commit"}
     with pytest.raises(StoreUnavailable, match="lost"):
         await store.put(rows, replace=False)
@@ -96,12 +96,12 @@ async def test_one_edited_row_does_not_hold_up_its_neighbours(
 ) -> None:
     store, client = await open_one(), await open_one()
     now = await store.now()
-    await store.put([wish(f"job-{n}", now) for n in range(50)], replace=False)
+    await store.put([desired(f"job-{n}", now) for n in range(50)], replace=False)
     rows = (await claim(store)).rows
     edited, deleted, again = rows[7], rows[20], rows[33]
-    await client.put([wish(edited.slug, None, payload=b"new")], replace=True)
+    await client.put([desired(edited.slug, None, payload=b"new")], replace=True)
     await client.delete([deleted.slug])
-    await store.settle("alice", [settlement(again, Fate.KEEP, records=[record(f"run-of-{again.slug}", now)])])
+    await store.settle("alice", [settlement(again, Disposition.KEEP, records=[record(f"run-of-{again.slug}", now)])])
     again.version += 1
     meter.reset()
     ends = [settlement(row, wake_at=now + HOUR, records=[record(f"run-of-{row.slug}", now)]) for row in rows]
@@ -117,11 +117,11 @@ async def test_one_edited_row_does_not_hold_up_its_neighbours(
 
 
 async def test_a_row_or_a_run_twice_in_one_call_takes_its_turn(store: FirestoreStore) -> None:
-    await store.put([wish("a", 1), wish("b", 1)], replace=False)
+    await store.put([desired("a", 1), desired("b", 1)], replace=False)
     a, b = sorted((await claim(store)).rows, key=lambda row: row.slug)
     run = record("run", 1)
     ends = [
-        settlement(a, Fate.KEEP, state=b'{"floor":1}', records=[run, run]),
+        settlement(a, Disposition.KEEP, state=b'{"floor":1}', records=[run, run]),
         settlement(b, records=[run]),
         settlement(a, version=a.version + 1, state=b'{"floor":2}', records=[run]),
         settlement(a, version=a.version + 1),
@@ -132,7 +132,7 @@ async def test_a_row_or_a_run_twice_in_one_call_takes_its_turn(store: FirestoreS
 
 
 async def test_a_result_above_what_a_document_holds_is_dropped_alone(store: FirestoreStore) -> None:
-    await store.put([wish("large", 1), wish("small", 1)], replace=False)
+    await store.put([desired("large", 1), desired("small", 1)], replace=False)
     rows = sorted((await claim(store)).rows, key=lambda row: row.slug)
     ends = [
         settlement(row, result=result, payload=b"next", records=[record(f"run-{row.slug}", 1)])
@@ -150,13 +150,13 @@ async def test_a_long_put_that_is_refused_takes_back_what_it_did(
 ) -> None:
     """Somebody takes a slug between the look and the last commit."""
     store, client = await open_one(), await open_one()
-    rows = [wish(f"job-{n:04}", None) for n in range(700)]
+    rows = [desired(f"job-{n:04}", None) for n in range(700)]
     looked = store._wishes._none_taken
 
     async def look_then_lose(rows: list[object]) -> None:
         monkeypatch.undo()
         await looked(rows)  # type: ignore[arg-type]  # passed on as it came
-        await client.put([wish("job-0650", None)], replace=False)
+        await client.put([desired("job-0650", None)], replace=False)
 
     monkeypatch.setattr(store._wishes, "_none_taken", look_then_lose)
     with pytest.raises(SlugTaken, match="job-0650"):
@@ -173,8 +173,8 @@ def believe(store: FirestoreStore, least: Micros, most: Micros) -> None:
 
 async def test_an_uncertain_clock_errs_on_the_safe_side(store: FirestoreStore) -> None:
     now = await store.now()
-    await store.put([wish("just due", now - SECOND), wish("long due", now - 5 * SECOND)], replace=False)
-    await store.put([wish("soon", now + 5 * SECOND)], replace=False)
+    await store.put([desired("just due", now - SECOND), desired("long due", now - 5 * SECOND)], replace=False)
+    await store.put([desired("soon", now + 5 * SECOND)], replace=False)
     believe(store, -4 * SECOND, 4 * SECOND)
     before = await store.now()
     # It may be as early as four seconds ago, so only one is surely due.
@@ -193,29 +193,29 @@ async def test_an_uncertain_clock_errs_on_the_safe_side(store: FirestoreStore) -
 
 
 async def test_a_lease_that_may_not_have_passed_is_not_taken_over(store: FirestoreStore) -> None:
-    await store.put([wish("job", 1)], replace=False)
+    await store.put([desired("job", 1)], replace=False)
     row = await take_one(store, lease=SECOND // 10)
     await pass_lease(store, row)
     believe(store, -4 * SECOND, SECOND)
     assert (await claim(store, "bob", ahead=HOUR)).rows == []
     believe(store, 4 * SECOND, 5 * SECOND)
-    assert [each.taken_over for each in (await claim(store, "bob", ahead=HOUR)).rows] == [True]
+    assert [each.recovered for each in (await claim(store, "bob", ahead=HOUR)).rows] == [True]
 
 
 async def test_a_clock_that_stood_still_owns_nothing(store: FirestoreStore) -> None:
     """Its lease ends earlier on the store's clock than its owner would think, so it must not be used."""
     now = await store.now()
-    await store.put([wish("job", now - 2 * HOUR)], replace=False)
+    await store.put([desired("job", now - 2 * HOUR)], replace=False)
     believe(store, -HOUR, -HOUR)
     assert (await claim(store, lease=LEASE)).rows == []
     # It is written, by a lease that has passed; and the clock is right again.
     assert (await look(store, "job")).owner == "alice"
     row = await take_one(store, replica="bob")
-    assert row.taken_over
+    assert row.recovered
 
 
 async def test_a_renewal_by_a_clock_that_stood_still_is_made_again(store: FirestoreStore) -> None:
-    await store.put([wish("job", 1)], replace=False)
+    await store.put([desired("job", 1)], replace=False)
     row = await take_one(store)
     now = await store.now()
     async with store.renewer("alice") as renewer:

@@ -42,8 +42,8 @@ async def store(own_postgres: PostgresServer) -> AsyncIterator[PostgresStore]:
     await store.close()
 
 
-def wish(slug: str) -> NewRow:
-    return NewRow(slug, f"uid-{slug}", "noop", Origin.LIBRARY, "", State(floor=0).encode(), 0)
+def desired(slug: str) -> NewRow:
+    return NewRow(slug, f"uid-{slug}", "noop", Origin.LIBRARY, "", State(decided_until=0).encode(), 0)
 
 
 def password(url: str) -> str:
@@ -88,27 +88,27 @@ async def available(store: PostgresStore) -> None:
 
 
 async def test_after_a_restart_the_store_goes_on(store: PostgresStore, own_postgres: PostgresServer) -> None:
-    await store.put([wish("before")], replace=False)
+    await store.put([desired("before")], replace=False)
     async with store.renewer("alice") as renewer:
         (row,) = (await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE)).rows
         assert (await renewer.renew([(row.key, row.version)], LEASE)).revisions == {row.key: 1}
 
         own_postgres.stop()
         with pytest.raises(StoreUnavailable, match=f"Postgres at 127.0.0.1:{own_postgres.port}/") as caught:
-            await store.put([wish("meanwhile")], replace=False)
+            await store.put([desired("meanwhile")], replace=False)
         assert password(own_postgres.dsn) not in str(caught.value)
         with pytest.raises(StoreUnavailable, match="renewing leases"):
             await renewer.renew([(row.key, row.version)], LEASE)
 
         own_postgres.start()
         await available(store)
-        assert await store.put([wish("after")], replace=False) == [Put.CREATED]
+        assert await store.put([desired("after")], replace=False) == [Put.CREATED]
         assert (await renewer.renew([(row.key, row.version)], LEASE)).revisions == {row.key: 1}
     assert [row.slug for row in await store.rows()] == ["after", "before"]
 
 
 async def test_a_killed_server_has_what_it_confirmed(store: PostgresStore, own_postgres: PostgresServer) -> None:
-    await store.put([wish("kept")], replace=False)
+    await store.put([desired("kept")], replace=False)
     own_postgres.kill()
     with pytest.raises(StoreUnavailable):
         await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE)
@@ -118,7 +118,7 @@ async def test_a_killed_server_has_what_it_confirmed(store: PostgresStore, own_p
 
 
 async def test_a_server_that_does_not_answer_hangs_nobody(store: PostgresStore, own_postgres: PostgresServer) -> None:
-    await store.put([wish("job")], replace=False)
+    await store.put([desired("job")], replace=False)
     async with store.renewer("alice") as renewer:
         (row,) = (await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE)).rows
         await renewer.renew([(row.key, row.version)], LEASE)
@@ -140,7 +140,7 @@ async def test_a_claim_that_waited_in_a_server_that_stood_still_takes_nothing(
     """It is carried out when the server goes on, and whoever sent it has long given it up."""
     by = await store.now() + SECOND
     await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by)  # so that the next goes in one message
-    await store.put([wish("job")], replace=False)
+    await store.put([desired("job")], replace=False)
     watch = await asyncpg.connect(own_postgres.dsn)
     by = await store.now() + SECOND // 2
     with own_postgres.pause(), pytest.raises(StoreUnavailable, match="no answer in time"):
@@ -160,7 +160,7 @@ async def test_a_renewal_that_ends_after_a_later_one_takes_nothing_back(postgres
     """Its clock is that of its beginning, and the server may stand still over it for longer than its owner waits."""
     store = PostgresStore(postgres_dsn)
     await store.connect()
-    await store.put([wish("job")], replace=False)
+    await store.put([desired("job")], replace=False)
     (row,) = (await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE)).rows
     slow = await asyncpg.connect(postgres_dsn)
     async with slow.transaction():
@@ -202,16 +202,16 @@ async def test_a_listener_hears_again_after_a_restart(store: PostgresStore, own_
     async with store.listen(wakes):
         assert not polls(store)
         own_postgres.restart()
-        assert await wakes.next() == Wake(deaf=True)
+        assert await wakes.next() == Wake(notifications_lost=True)
         assert polls(store)
         await available(store)
-        assert await wakes.next() == Wake(deaf=True), "what came in between may have been missed"
+        assert await wakes.next() == Wake(notifications_lost=True), "what came in between may have been missed"
         assert not polls(store)
-        while (await store.put([wish("told")], replace=True)) and (await store.delete(["told"])):
+        while (await store.put([desired("told")], replace=True)) and (await store.delete(["told"])):
             wake = await wakes.next()
             if "told" in wake.changed:
                 break
-            assert wake == Wake(deaf=True)
+            assert wake == Wake(notifications_lost=True)
 
 
 async def test_a_listener_notices_silence(store: PostgresStore, own_postgres: PostgresServer) -> None:
@@ -219,7 +219,7 @@ async def test_a_listener_notices_silence(store: PostgresStore, own_postgres: Po
     wakes = Wakes()
     async with store.listen(wakes):
         with own_postgres.pause():
-            assert await wakes.next() == Wake(deaf=True)
+            assert await wakes.next() == Wake(notifications_lost=True)
         await available(store)
 
 
@@ -229,7 +229,7 @@ async def test_one_may_begin_to_listen_while_the_server_is_away(
     own_postgres.stop()
     wakes = Wakes()
     async with store.listen(wakes):
-        assert await wakes.next() == Wake(deaf=True)
+        assert await wakes.next() == Wake(notifications_lost=True)
         own_postgres.start()
         await available(store)
 
@@ -249,7 +249,7 @@ async def test_behind_a_transaction_pooler_the_store_polls_and_says_so_once(
         await store.connect()
         wakes = Wakes()
         async with store.listen(wakes):
-            assert await wakes.next() == Wake(deaf=True)
+            assert await wakes.next() == Wake(notifications_lost=True)
         await store.close()
     assert (store.polls, store.poll_interval) == (True, 1.0)
     (warning,) = [line for line in logs if line["log_level"] == "warning"]
@@ -311,7 +311,7 @@ async def test_two_writers_of_the_same_rows_do_not_deadlock(postgres_dsn: str) -
     stores = [PostgresStore(postgres_dsn) for _ in range(3)]
     for store in stores:
         await store.connect()
-    rows = [wish(f"job-{n:04}") for n in range(500)]
+    rows = [desired(f"job-{n:04}") for n in range(500)]
     await stores[0].put(rows, replace=False)
     for number in range(5):
         for row in rows:
@@ -344,13 +344,13 @@ async def test_an_announcement_waits_for_writers_that_have_read_the_one_before(p
 async def test_a_call_undone_by_a_deadlock_is_repeated(postgres_dsn: str) -> None:
     store = PostgresStore(postgres_dsn)
     await store.connect()
-    await store.put([wish("a"), wish("b")], replace=False)
+    await store.put([desired("a"), desired("b")], replace=False)
     other = await asyncpg.connect(postgres_dsn)
     await other.execute("SET deadlock_timeout = '1h'")  # who looks first gives way: it is to be the store
     touch = "UPDATE scheduledjob.schedule SET payload = 'other' WHERE slug = $1"
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, other.transaction():
         await other.execute(touch, "b")
-        call = tasks.create_task(store.put([wish("a"), wish("b")], replace=True))
+        call = tasks.create_task(store.put([desired("a"), desired("b")], replace=True))
         while not await other.fetchval(WAITING):
             pass
         await other.execute(touch, "a")

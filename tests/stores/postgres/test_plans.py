@@ -14,7 +14,7 @@ import pytest
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord, State
 from scheduledjob.domain.time.instants import DAY, SECOND
-from scheduledjob.engine.store import Fate, NewRow, Origin, Put, Settlement
+from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, Settlement
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.claim_watermark import BOTTOM
 from scheduledjob.stores.postgres.history import LOOKED_AT
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.postgres
 
-STATE = State(floor=0).encode()
+STATE = State(decided_until=0).encode()
 LEASE = 60 * SECOND
 
 
@@ -37,21 +37,21 @@ async def store(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
     await store.close()
 
 
-def wishes(prefix: str, count: int, wake_at: int, *, kind: str = "noop", apart: int = 1) -> list[NewRow]:
+def desired_rows(prefix: str, count: int, wake_at: int, *, kind: str = "noop", apart: int = 1) -> list[NewRow]:
     return [
         NewRow(f"{prefix}-{n:06}", f"uid-{prefix}-{n}", kind, Origin.LIBRARY, "", STATE, wake_at + n * apart)
         for n in range(count)
     ]
 
 
-async def explained(store: PostgresStore, kinds: list[str], floor: int, *, limit: int = 100) -> dict[str, Any]:
+async def explained(store: PostgresStore, kinds: list[str], watermark: int, *, limit: int = 100) -> dict[str, Any]:
     """The plan of a claim as it was carried out, and undone again."""
     async with store._pool.connection("explaining") as connection:
         transaction = connection.transaction()
         await transaction.start()
         (line,) = await connection.fetch(
             "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + _claim_of(len(kinds)),
-            store._installation, kinds, "explainer", limit, 0, LEASE, floor, floor, None,
+            store._installation, kinds, "explainer", limit, 0, LEASE, watermark, watermark, None,
         )  # fmt: skip
         await transaction.rollback()
     plan: dict[str, Any] = json.loads(line[0])[0]["Plan"]
@@ -90,14 +90,14 @@ async def churn(store: PostgresStore, start: int, rounds: int, *, size: int) -> 
         due = start + (number + 1) * SECOND
         await store.settle(
             "alice",
-            [Settlement(row.key, row.version, Fate.RELEASE, row.state, due, row.revision) for row in batch.rows],
+            [Settlement(row.key, row.version, Disposition.RELEASE, row.state, due, row.revision) for row in batch.rows],
         )
 
 
 async def test_a_claim_reads_what_it_takes_and_not_what_is_stored(store: PostgresStore) -> None:
     now = await store.now()
-    await store.put(wishes("later", 20_000, now + DAY), replace=False)
-    await store.put(wishes("due", 5_000, now - SECOND), replace=False)
+    await store.put(desired_rows("later", 20_000, now + DAY), replace=False)
+    await store.put(desired_rows("due", 5_000, now - SECOND), replace=False)
     plan = await explained(store, ["curl", "noop", "shell"], BOTTOM)
     assert rows_read(plan) <= 100 * 4, "found, locked and updated, and little else"
     idle = await explained(store, ["curl", "shell"], BOTTOM)
@@ -109,7 +109,7 @@ async def test_a_plan_made_for_an_empty_table_serves_a_full_one(store: PostgresS
     for _ in range(10):  # by then the server has made up its mind
         await store.claim("alice", ["noop", "shell"], limit=100, ahead=0, lease=LEASE)
     now = await store.now()
-    await store.put(wishes("due", 10_000, now - SECOND), replace=False)
+    await store.put(desired_rows("due", 10_000, now - SECOND), replace=False)
     before = await _rows_read(store)
     for _ in range(5):
         batch = await store.claim("alice", ["noop", "shell"], limit=100, ahead=0, lease=LEASE)
@@ -119,8 +119,8 @@ async def test_a_plan_made_for_an_empty_table_serves_a_full_one(store: PostgresS
 
 async def test_kinds_that_nobody_knows_are_not_in_the_way(store: PostgresStore) -> None:
     now = await store.now()
-    await store.put(wishes("unknown", 20_000, now - DAY, kind="rolling-out"), replace=False)
-    await store.put(wishes("known", 10, now - SECOND), replace=False)
+    await store.put(desired_rows("unknown", 20_000, now - DAY, kind="rolling-out"), replace=False)
+    await store.put(desired_rows("known", 10, now - SECOND), replace=False)
     plan = await explained(store, ["noop", "shell"], BOTTOM)
     assert rows_read(plan) <= 10 * 6
     assert pages(plan) < 400
@@ -133,13 +133,13 @@ async def test_kinds_that_nobody_knows_are_not_in_the_way(store: PostgresStore) 
 
 async def test_a_held_snapshot_does_not_slow_the_claim(store: PostgresStore, postgres_dsn: str) -> None:
     start = await store.now() - DAY
-    await store.put(wishes("job", 500, start, apart=0), replace=False)
+    await store.put(desired_rows("job", 500, start, apart=0), replace=False)
     holder = await asyncpg.connect(postgres_dsn)
     try:
         async with holder.transaction(isolation="repeatable_read", readonly=True):
             await holder.fetchval("SELECT count(*) FROM scheduledjob.schedule")
             await churn(store, start, 40, size=500)
-            from_the_floor = await explained(store, ["noop"], store._floor.known)
+            from_the_floor = await explained(store, ["noop"], store._watermark.known)
             from_the_bottom = await explained(store, ["noop"], BOTTOM)
     finally:
         await holder.close()
@@ -150,18 +150,18 @@ async def test_a_held_snapshot_does_not_slow_the_claim(store: PostgresStore, pos
 async def test_a_settlement_looks_up_its_rows_and_no_others(store: PostgresStore) -> None:
     """With a plan from the time when the table was empty."""
     await _vacuum(store)
-    for fate in list(Fate) * 10:
-        assert await store.settle("alice", [Settlement(1, 1, fate, STATE, None, 1)]) == [False]
+    for disposition in list(Disposition) * 10:
+        assert await store.settle("alice", [Settlement(1, 1, disposition, STATE, None, 1)]) == [False]
     now = await store.now()
-    await store.put(wishes("job", 5_000, now - SECOND), replace=False)
+    await store.put(desired_rows("job", 5_000, now - SECOND), replace=False)
     before = await _rows_read(store)
     batch = await store.claim("alice", ["noop"], limit=400, ahead=0, lease=LEASE)
-    fates = [Fate.REMOVE, Fate.RELEASE]
+    dispositions = [Disposition.REMOVE, Disposition.RELEASE]
     assert all(
         await store.settle(
             "alice",
             [
-                Settlement(row.key, row.version, fates[n % 2], row.state, now + DAY, row.revision)
+                Settlement(row.key, row.version, dispositions[n % 2], row.state, now + DAY, row.revision)
                 for n, row in enumerate(batch.rows)
             ],
         )
@@ -185,14 +185,14 @@ async def test_what_clients_ask_is_looked_up_and_not_searched(store: PostgresSto
     await _vacuum(store)
     await ask()
     now = await store.now()
-    await store.put(wishes("job", 2_000, now), replace=False)
+    await store.put(desired_rows("job", 2_000, now), replace=False)
     batch = await store.claim("alice", ["noop"], limit=2_000, ahead=0, lease=LEASE)
     records = [
         RunRecord(f"run-of-{row.slug}", row.uid, row.slug, now, now, now, 1, Outcome.SUCCEEDED, expires=now + DAY)
         for row in batch.rows
     ]
     kept = [
-        Settlement(row.key, row.version, Fate.RELEASE, row.state, None, row.revision, [record])
+        Settlement(row.key, row.version, Disposition.RELEASE, row.state, None, row.revision, [record])
         for row, record in zip(batch.rows, records, strict=True)
     ]
     assert sum(await store.settle("alice", kept)) == 2_000
@@ -235,9 +235,9 @@ async def test_what_a_cluster_asks_is_looked_up_and_not_searched(store: Postgres
     async def ask() -> None:
         await store.reconcile(objects(few, 2))
         await store.reconcile(objects(few, 2))
-        await store.nudge([f"job-{n:06}" for n in few])
-        await store.bury([(f"job-{n:06}", "uid-of-another") for n in few])
-        await store.bury([(f"job-{n:06}", f"uid-{n}") for n in few])
+        await store.touch([f"job-{n:06}" for n in few])
+        await store.tombstone([(f"job-{n:06}", "uid-of-another") for n in few])
+        await store.tombstone([(f"job-{n:06}", f"uid-{n}") for n in few])
         await store.reconcile(objects(few, 3))
         await store.history("job-000001", uid="uid-1")
         await store.prune(limit=10)
@@ -247,7 +247,7 @@ async def test_what_a_cluster_asks_is_looked_up_and_not_searched(store: Postgres
     async with store._pool.connection("preparing") as connection:
         await connection.execute("DELETE FROM scheduledjob.tombstone")
     await store.reconcile(objects(range(3_000)))
-    await store.bury([(f"other-{n}", f"uid-of-other-{n}") for n in range(3_000)])
+    await store.tombstone([(f"other-{n}", f"uid-of-other-{n}") for n in range(3_000)])
     before = await _rows_read(store), await _rows_read(store, "tombstone")
     await ask()
     after = await _rows_read(store), await _rows_read(store, "tombstone")
@@ -270,7 +270,7 @@ async def test_a_restart_of_the_operator_waits_for_no_lock(store: PostgresStore)
 
 
 async def test_tombstones_and_presences_that_are_over_go(store: PostgresStore, postgres_dsn: str) -> None:
-    await store.bury([("a", "uid-a"), ("b", "uid-b")])
+    await store.tombstone([("a", "uid-a"), ("b", "uid-b")])
     for replica in ("alice", "bob"):
         await store.present(replica, "cluster", [], SECOND)
     async with store._pool.connection("preparing") as connection:

@@ -13,11 +13,11 @@ import asyncpg
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR
-from scheduledjob.engine.store import Fate, NewRow, Origin, Put, ReplicaInfo, SlugTaken
+from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, ReplicaInfo, SlugTaken
 from scheduledjob.stores.postgres import PostgresStore, replicas, schedules
 from scheduledjob.stores.postgres.migrations import OWN, migrate
 from scheduledjob.stores.postgres.queries import named
-from tests.stores.support import LEASE, PLAIN, claim, look, record, settle, settlement, take, take_one, wish
+from tests.stores.support import LEASE, PLAIN, claim, desired, look, record, settle, settlement, take, take_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ OLD = {
 }
 # This version's code gives it one argument more, which that version had no use for.
 OLD["replicas"]["claim"] = OLD["replicas"]["claim"].rstrip().rstrip(";") + ", $9::bigint"
-ACTS = '{"run":"1"}'
+REQUESTS = '{"run":"1"}'
 
 
 @contextmanager
@@ -59,7 +59,7 @@ async def old_store(dsn: str) -> PostgresStore:
 def seen(slug: str, generation: int, wake_at: int) -> NewRow:
     return NewRow(
         slug, f"uid-of-{slug}", "print", Origin.CLUSTER, "", PLAIN, wake_at, created_at=5, generation=generation,
-        acts=ACTS,
+        requests=REQUESTS,
     )  # fmt: skip
 
 
@@ -68,30 +68,30 @@ async def test_an_old_replica_at_work_does_not_notice(postgres_dsn: str) -> None
     try:
         with version_1():
             now = await old.now()
-            await old.put([wish(f"job-{n}", now - HOUR + n) for n in range(4)], replace=False)
+            await old.put([desired(f"job-{n}", now - HOUR + n) for n in range(4)], replace=False)
             await old.announce(ReplicaInfo("alice", "0.1", 1), now)
             rows = await take(old, 2)
             async with old.renewer("alice") as renewer:
                 await renewer.renew([(rows[0].key, rows[0].version)], LEASE)
                 await old.rows()
                 await old.get(["job-0"])
-                assert await old.put([wish("job-3", payload=b"1")], replace=True) == [Put.UPDATED]
+                assert await old.put([desired("job-3", payload=b"1")], replace=True) == [Put.UPDATED]
 
                 await new.connect()  # which migrates
 
                 # Over the connections, and with the statements, from before.
                 assert len((await renewer.renew([(rows[0].key, rows[0].version)], LEASE)).revisions) == 1
             assert await settle(old, settlement(rows[0], wake_at=now, records=[record("run-0", now)]))
-            assert await settle(old, settlement(rows[1], Fate.REMOVE, records=[record("run-1", now)]))
-            assert await old.put([wish("job-3", payload=b"2")], replace=True) == [Put.UPDATED]
-            assert await old.put([wish("job-4", now - 1), wish("job-5")], replace=False) == [Put.CREATED] * 2
+            assert await settle(old, settlement(rows[1], Disposition.REMOVE, records=[record("run-1", now)]))
+            assert await old.put([desired("job-3", payload=b"2")], replace=True) == [Put.UPDATED]
+            assert await old.put([desired("job-4", now - 1), desired("job-5")], replace=False) == [Put.CREATED] * 2
             with pytest.raises(SlugTaken):
-                await old.put([wish("job-4")], replace=False)
+                await old.put([desired("job-4")], replace=False)
             assert [row.slug for row in await old.rows()] == ["job-0", "job-2", "job-3", "job-4", "job-5"]
             assert len(await take(old, 4)) == 4
             assert await old.delete(["job-5"]) == [True]
             await old.withdraw("alice")
-        assert {(row.generation, row.acts) for row in await new.rows()} == {(0, "")}
+        assert {(row.generation, row.requests) for row in await new.rows()} == {(0, "")}
         assert await new.recorded(["run-0", "run-1"]) == {"run-0", "run-1"}
         assert len(await new.delete([f"job-{n}" for n in range(6)])) == 6
     finally:
@@ -114,8 +114,8 @@ async def test_an_old_replica_may_run_what_a_new_one_reconciles(postgres_dsn: st
             assert again.revision == 2
             assert await settle(old, settlement(again, wake_at=now - 1))
         known = await take_one(new, replica="bob")
-        assert (known.generation, known.acts) == (4, ACTS)
-        assert await new.bury([("ns/job", known.uid)]) == [True]
+        assert (known.generation, known.requests) == (4, REQUESTS)
+        assert await new.tombstone([("ns/job", known.uid)]) == [True]
         with version_1():
             assert (await claim(old)).rows == []
             assert not await settle(old, settlement(again))
@@ -132,7 +132,7 @@ async def test_what_an_old_client_puts_over_a_clusters_row_is_no_clusters(postgr
         await new.connect()
         await new.reconcile([seen("job", 3, 0)])
         with version_1():
-            assert await old.put([wish("job", payload=b"mine")], replace=True) == [Put.UPDATED]
+            assert await old.put([desired("job", payload=b"mine")], replace=True) == [Put.UPDATED]
         assert await new.reconcile([seen("job", 4, 0)]) == [Put.STALE]
         assert (await look(new, "job")).payload == b"mine"
     finally:

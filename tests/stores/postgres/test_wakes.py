@@ -35,5 +35,5 @@ def test_a_replica_need_not_hear_itself() -> None:
 
 
 def test_what_a_later_version_says_makes_one_look() -> None:
-    assert wake_of('{"due": "soon"}') == Wake(deaf=True)
+    assert wake_of('{"due": "soon"}') == Wake(notifications_lost=True)
     assert wake_of('{"due": 7, "why": "because"}') == Wake(due=7, changed=[])

@@ -61,8 +61,8 @@ def suspend(where: Where, names: list[str], form: Form) -> None:
             if body["spec"].get("suspend"):
                 print_changed(body, form, "is suspended already")
             else:
-                wish = {"spec": {"suspend": True}}
-                print_changed(await cluster.patch(body["metadata"]["name"], wish), form, "suspended")
+                desired = {"spec": {"suspend": True}}
+                print_changed(await cluster.patch(body["metadata"]["name"], desired), form, "suspended")
 
         await cluster.each(names, act)
 
@@ -79,10 +79,10 @@ def resume(where: Where, names: list[str], form: Form) -> None:
                 print_changed(body, form, "is neither suspended nor paused")
                 return
             # To change the spec ends a pause as well. What is left out is false, and nobody's to own.
-            wish: dict[str, Any] = {"spec": {"suspend": None}}
+            desired: dict[str, Any] = {"spec": {"suspend": None}}
             if kept == "paused":
-                wish = {"metadata": {"annotations": {f"{GROUP}/resume": new_token()}}}
-            print_changed(await cluster.patch(body["metadata"]["name"], wish), form, "resumed")
+                desired = {"metadata": {"annotations": {f"{GROUP}/resume": new_token()}}}
+            print_changed(await cluster.patch(body["metadata"]["name"], desired), form, "resumed")
 
         await cluster.each(names, act)
 

@@ -94,10 +94,10 @@ class Schedules:
 
     async def begin(self, *, prune: bool) -> None:
         """Read the files and put what they say; with ``prune`` first end what earlier files said and none says now."""
-        loaded, wishes, rejected = await self._read()
+        loaded, desired_rows, rejected = await self._read()
         if prune:
-            await self._prune(wishes.keys() | rejected, loaded.problems)
-        await self._put(wishes, None)
+            await self._prune(desired_rows.keys() | rejected, loaded.problems)
+        await self._put(desired_rows, None)
         self._find_followers()
 
     async def update(self, replica: Replica) -> None:
@@ -105,29 +105,29 @@ class Schedules:
 
         Raises ``StoreError`` where the store can't be reached; called again, it carries out what was left.
         """
-        loaded, wishes, rejected = await self._read()
+        loaded, desired_rows, rejected = await self._read()
         gone = [
             slug
-            for slug, wish in self._applied.items()
-            if slug not in wishes
+            for slug, desired in self._applied.items()
+            if slug not in desired_rows
             and slug not in rejected
-            and not any(_may_be(problem, slug, wish.file) for problem in loaded.problems)
+            and not any(_may_be(problem, slug, desired.file) for problem in loaded.problems)
         ]
         changed = {
-            slug: wish
-            for slug, wish in wishes.items()
-            if slug not in self._applied or self._applied[slug].content != wish.content
+            slug: desired
+            for slug, desired in desired_rows.items()
+            if slug not in self._applied or self._applied[slug].content != desired.content
         }
-        self._applied |= {slug: wish for slug, wish in wishes.items() if slug not in changed}
+        self._applied |= {slug: desired for slug, desired in desired_rows.items() if slug not in changed}
         await self._end(gone, replica)
         await self._put(changed, replica)
         self._find_followers()
 
     def _find_followers(self) -> None:
         self._followers = {}
-        for slug, wish in self._applied.items():
+        for slug, desired in self._applied.items():
             namespace, _, _ = slug.partition("/")
-            for trigger in wish.plan.definition.triggers:
+            for trigger in desired.plan.definition.triggers:
                 if isinstance(trigger, FollowingTrigger):
                     self._followers.setdefault(f"{namespace}/{trigger.name}", []).append(slug)
 
@@ -137,14 +137,14 @@ class Schedules:
         """What the files hold: the wishes by slug, and the slugs of documents that can't be run here."""
         loaded = await asyncio.to_thread(load, self._paths)
         lines = [str(problem) for problem in loaded.problems] + loaded.passed_over
-        wishes: dict[str, _Wish] = {}
+        desired_rows: dict[str, _Wish] = {}
         rejected: set[str] = set()
         for (namespace, name), found in loaded.jobs.items():
             slug = f"{namespace}/{name}"
             reason = self._cannot_run(found)
             if reason is None:
                 try:
-                    wishes[slug] = _wish(found, slug)
+                    desired_rows[slug] = _desired(found, slug)
                 except ValueError as error:
                     reason = in_one_line(error)
             if reason is not None:
@@ -155,7 +155,7 @@ class Schedules:
                 self._say(line)
         self._said = set(lines)
         self._refer(loaded)
-        return loaded, wishes, rejected
+        return loaded, desired_rows, rejected
 
     def _cannot_run(self, found: LoadedJob) -> str | None:
         """Why a valid job is refused here, in words that say what to do."""
@@ -187,30 +187,30 @@ class Schedules:
 
     # ---------------------------------------------------------------- writing
 
-    async def _put(self, wishes: dict[str, _Wish], replica: Replica | None) -> None:
-        slugs = list(wishes)
+    async def _put(self, desired_rows: dict[str, _Wish], replica: Replica | None) -> None:
+        slugs = list(desired_rows)
         for start in range(0, len(slugs), PAGE):
             page = slugs[start : start + PAGE]
             there = dict(zip(page, await self._store.get(page), strict=True))
-            mine = [slug for slug in page if self._is_free(slug, there[slug], wishes[slug])]
+            mine = [slug for slug in page if self._is_free(slug, there[slug], desired_rows[slug])]
             now = await self._store.now()
-            rows = [_new_row(slug, wishes[slug], now) for slug in mine]
+            rows = [_new_row(slug, desired_rows[slug], now) for slug in mine]
             puts = await self._store.put(rows, replace=True)
             for slug, row, put in zip(mine, rows, puts, strict=True):
-                self._applied[slug] = wishes[slug]
+                self._applied[slug] = desired_rows[slug]
                 old = there[slug]
                 self.on_put(slug, row.wake_at if put is Put.CREATED or old is None else old.wake_at)
             if replica is not None and rows:
                 replica.changed([slug for slug, put in zip(mine, puts, strict=True) if put is Put.UPDATED])
                 replica.due(min([now, *(row.wake_at for row in rows if row.wake_at is not None)]))
 
-    def _is_free(self, slug: str, there: Row | None, wish: _Wish) -> bool:
+    def _is_free(self, slug: str, there: Row | None, desired: _Wish) -> bool:
         if there is None or there.origin == Origin.MANIFEST.value:
             return True
         whose = "a program through the library" if there.origin == Origin.LIBRARY.value else "an operator"
         self._say(
-            f"{plain(wish.file)}:{wish.line}: metadata.name: {slug} is scheduled by {whose} in this installation: "
-            "choose another name, or another --instance"
+            f"{plain(desired.file)}:{desired.line}: metadata.name: {slug} is scheduled by {whose} in this "
+            "installation: choose another name, or another --instance"
         )
         return False
 
@@ -237,7 +237,7 @@ class Schedules:
             after = page[-1].slug
 
 
-def _wish(found: LoadedJob, slug: str) -> _Wish:
+def _desired(found: LoadedJob, slug: str) -> _Wish:
     """Raises ``ValueError`` for what only shows when it is all put together."""
     definition = definition_of(found.job)
     plan = Plan(definition)
@@ -245,12 +245,14 @@ def _wish(found: LoadedJob, slug: str) -> _Wish:
     return _Wish(found.file, found.line, definition.kind, definition.encode(), payload_of(found.job), plan)
 
 
-def _new_row(slug: str, wish: _Wish, now: Instant) -> NewRow:
-    definition = wish.plan.definition
+def _new_row(slug: str, desired: _Wish, now: Instant) -> NewRow:
+    definition = desired.plan.definition
     uid = str(uuid.uuid4())
-    state = first_state(definition, slots_of(wish.plan, seed=slug, created=now), uid, now)
+    state = first_state(definition, slots_of(desired.plan, seed=slug, created=now), uid, now)
     wake = first_wake(definition, state, now)
-    return NewRow(slug, uid, wish.kind, Origin.MANIFEST, wish.definition, state.encode(), wake, None, wish.payload, now)
+    return NewRow(
+        slug, uid, desired.kind, Origin.MANIFEST, desired.definition, state.encode(), wake, None, desired.payload, now
+    )
 
 
 def _may_be(problem: Problem, slug: str, file: str) -> bool:

@@ -137,11 +137,11 @@ async def _all(store: Store, namespace: str | None, limit: int) -> list[RunRecor
     before: Instant | None = None
     while len(found) < limit:
         page = await store.history(before=before, limit=PAGE)
-        fresh = [record for record in page if record.run_id not in seen]
-        if not fresh:
+        unstored = [record for record in page if record.run_id not in seen]
+        if not unstored:
             break
-        seen.update(record.run_id for record in fresh)
-        found += [record for record in fresh if namespace is None or split_slug(record.slug)[0] == namespace]
+        seen.update(record.run_id for record in unstored)
+        found += [record for record in unstored if namespace is None or split_slug(record.slug)[0] == namespace]
         if len(page) < PAGE:
             break
         before = page[-1].finished + 1  # those of the same instant may be on both pages

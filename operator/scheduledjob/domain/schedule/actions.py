@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class End(Enum):
+class AttemptEnd(Enum):
     """How an attempt ended."""
 
     SUCCEEDED = "succeeded"
@@ -30,7 +30,7 @@ class End(Enum):
     """Its replica ended it for reasons of its own: it counts against nobody."""
 
 
-class Moves(msgspec.Struct, gc=False):
+class Actions(msgspec.Struct, gc=False):
     """What the owner is to do now."""
 
     start: tuple[Run, ...] = ()

@@ -2,8 +2,8 @@
 
 Two things happen to such slots: the next one is planned, so that the stored row names it; and those that have come due
 are taken, by the misfire rule. (Those that came due while a run was active may be passed over when it ends, see
-``runs.py``.) ``state.floor`` says up to where slots are decided. Slots that follow other runs are not planned, and have
-a floor of their own (``follow.py``).
+``runs.py``.) ``state.decided_until`` says up to where slots are decided. Slots that follow other runs are not planned,
+and have a limit of their own (``followed_runs.py``).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from .state import Completion
 if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
 
-    from .actions import Moves
+    from .actions import Actions
     from .runs import Runs
     from .state import Run
 
 
-def take(schedule: Runs, planned: Run, now: Instant, moves: Moves) -> None:
+def take(schedule: Runs, planned: Run, now: Instant, actions: Actions) -> None:
     """Decide every slot that is due: ``planned`` and any later one whose time has come since."""
     state, definition = schedule.state, schedule.definition
     state.next = None
-    decided = decide(definition, schedule.slots, schedule.uid, planned.slot, planned.due, state.floor, now)
-    state.floor = decided.floor
+    decided = decide(definition, schedule.slots, schedule.uid, planned.slot, planned.due, state.decided_until, now)
+    state.decided_until = decided.decided_until
     state.missed += decided.missed
     state.excluded += decided.excluded
     taken = decided.taken
@@ -41,11 +41,11 @@ def take(schedule: Runs, planned: Run, now: Instant, moves: Moves) -> None:
         run = planned
         if slot != planned.slot:
             run = schedule.new_run(slot, slot + jitter_of(schedule.uid, slot, definition.jitter))
-            schedule.fresh += (run,)
+            schedule.unstored += (run,)
             schedule.changed = True
         run.catch_up = len(taken) > 1
         state.last_schedule = slot
-        schedule.admit(run, now, moves)
+        schedule.admit(run, now, actions)
     if not taken:
         schedule.changed = True
 
@@ -63,12 +63,12 @@ def plan(schedule: Runs, now: Instant) -> None:
             state.completed = Completion.MAX_RUNS
             schedule.changed = True
         return
-    slot = slots.next(state.floor) if slots is not None else None
+    slot = slots.next(state.decided_until) if slots is not None else None
     if slot is None:
         if not active and not may_still_follow(schedule, now):
             state.completed = Completion.NO_SLOT
             schedule.changed = True
         return
     state.next = schedule.new_run(slot, slot + jitter_of(schedule.uid, slot, schedule.definition.jitter))
-    schedule.fresh += (state.next,)
+    schedule.unstored += (state.next,)
     schedule.changed = True

@@ -2,7 +2,7 @@
 
 They come as a level: whoever owns the row looks, now and then and when it is told to, at the newest runs of what the
 schedule follows, and hands them all over. What of them is new is found here, so that a look that was lost, or done
-twice, changes nothing. ``state.followed`` is their floor, as ``state.floor`` is that of the slots of triggers: a run
+twice, changes nothing. ``state.followed`` is for them what ``state.decided_until`` is for the slots of triggers: a run
 that finished before it is decided. A record may reach history late (hooks are called before), so the floor stays
 behind the clock, and what was decided above it is remembered by name.
 
@@ -21,7 +21,7 @@ from .misfire import ON_TIME, jitter_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .actions import Moves
+    from .actions import Actions
     from .runs import Runs
     from .state import RunRecord, State
 
@@ -77,7 +77,7 @@ def take_ends(schedule: Runs, records: Sequence[RunRecord], now: Instant) -> Non
     _forget(state, now)
 
 
-def take_upcoming(schedule: Runs, now: Instant, moves: Moves) -> None:
+def take_upcoming(schedule: Runs, now: Instant, actions: Actions) -> None:
     """Decide the slots whose time has come, by the misfire rule."""
     state, definition = schedule.state, schedule.definition
     due = [run for run in state.upcoming if run.due <= now]
@@ -98,8 +98,8 @@ def take_upcoming(schedule: Runs, now: Instant, moves: Moves) -> None:
     for run in taken:
         run.catch_up = late and len(taken) > 1
         state.last_schedule = run.slot
-        schedule.fresh += (run,)
-        schedule.admit(run, now, moves)
+        schedule.unstored += (run,)
+        schedule.admit(run, now, actions)
     if schedule.used_up:
         state.next = None
 

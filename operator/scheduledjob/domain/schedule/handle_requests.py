@@ -15,36 +15,36 @@ from .state import Completion, Outcome, Run, State, run_id
 if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
 
-    from .actions import Moves
-    from .requests import Acts
+    from .actions import Actions
+    from .requests import Requests
     from .runs import Runs
 
 REMEMBERED = 32
 
 
-def asked(acts: Acts) -> dict[str, str]:
+def asked(requests: Requests) -> dict[str, str]:
     """What is asked for, as ``State.handled`` will name it, by the kind of act."""
-    tokens = {"resume": acts.resume, "cancel": acts.cancel, "run-now": acts.run}
+    tokens = {"resume": requests.resume, "cancel": requests.cancel, "run-now": requests.run}
     return {act: f"{act}/{token}" for act, token in tokens.items() if token}
 
 
-def is_handled(acts: Acts, state: State) -> bool:
-    return all(entry in state.handled for entry in asked(acts).values())
+def is_handled(requests: Requests, state: State) -> bool:
+    return all(entry in state.handled for entry in asked(requests).values())
 
 
-def carry_out(schedule: Runs, acts: Acts, now: Instant, moves: Moves) -> None:
+def carry_out(schedule: Runs, requests: Requests, now: Instant, actions: Actions) -> None:
     """Do what is asked for and was not done before."""
     state = schedule.state
-    wanted = asked(acts)
+    wanted = asked(requests)
     for act, entry in wanted.items():
         if entry in state.handled:
             continue
         if act == "resume":
             _resume(schedule, now)
         elif act == "cancel":
-            _cancel(schedule, acts.cancel, now, moves)
+            _cancel(schedule, requests.cancel, now, actions)
         else:
-            _run(schedule, acts, now, moves)
+            _run(schedule, requests, now, actions)
         state.handled += (entry,)
         schedule.changed = True
     # What still stands on the object is not forgotten, however old it is: it would be done again.
@@ -61,21 +61,21 @@ def _resume(schedule: Runs, now: Instant) -> None:
         state.paused = False
         state.paused_under = 0
         state.failures_in_row = 0
-        state.floor = max(state.floor, now)
+        state.decided_until = max(state.decided_until, now)
         start_anew(state, now)
         schedule.look(now)
 
 
-def _cancel(schedule: Runs, wanted: str, now: Instant, moves: Moves) -> None:
+def _cancel(schedule: Runs, wanted: str, now: Instant, actions: Actions) -> None:
     for run in [*schedule.state.runs, *schedule.state.waiting]:
         if run_id(schedule.uid, run) == wanted and schedule.cancel(run, now, "cancelled by hand"):
-            moves.cancel += (run,)
+            actions.cancel += (run,)
 
 
-def _run(schedule: Runs, acts: Acts, now: Instant, moves: Moves) -> None:
-    run = Run(slot=now, due=now, token=acts.run, payload=acts.payload, outlives=schedule.outlives)
+def _run(schedule: Runs, requests: Requests, now: Instant, actions: Actions) -> None:
+    run = Run(slot=now, due=now, token=requests.run, payload=requests.payload, detached=schedule.detached)
     if schedule.state.completed is Completion.JOB:
         schedule.finish(run, Outcome.CANCELLED, now, COMPLETED)
         return
-    schedule.fresh += (run,)
-    schedule.admit(run, now, moves)
+    schedule.unstored += (run,)
+    schedule.admit(run, now, actions)

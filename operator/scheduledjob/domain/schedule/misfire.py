@@ -53,7 +53,7 @@ class Decided(NamedTuple):
     """To be run, oldest first."""
     missed: int
     excluded: int
-    floor: Instant
+    decided_until: Instant
     """Slots at or before it are decided by this."""
 
 
@@ -78,23 +78,29 @@ def newest_due(slots: Slots, uid: str, jitter: Micros, now: Instant) -> Instant 
 
 
 def decide(
-    definition: Definition, slots: Slots | None, uid: str, planned: Instant, due: Instant, floor: Instant, now: Instant
+    definition: Definition,
+    slots: Slots | None,
+    uid: str,
+    planned: Instant,
+    due: Instant,
+    decided_until: Instant,
+    now: Instant,
 ) -> Decided:
     """Decide the slot that was planned, due at ``due``, and every later one whose time has come by ``now``."""
     rule = definition.misfire
     late = now - due
     if late < ON_TIME or slots is None:
         missed = 1 if rule.deadline is not None and late > rule.deadline else 0
-        excluded = slots.count(floor, planned)[1] if definition.exclude and slots is not None else 0
-        return Decided([] if missed else [planned], missed, excluded, max(floor, planned))
+        excluded = slots.count(decided_until, planned)[1] if definition.exclude and slots is not None else 0
+        return Decided([] if missed else [planned], missed, excluded, max(decided_until, planned))
     newest, total = planned, 1
     # A slot that a caller named may lie in the past: those between it and the floor are decided already.
-    since = max(planned, floor)
+    since = max(planned, decided_until)
     newest_of_triggers = newest_due(slots, uid, definition.jitter, now)
     if newest_of_triggers is not None and newest_of_triggers > since:
         newest = newest_of_triggers
         total += slots.count(since, newest)[0]
-    excluded = slots.count(floor, newest)[1]
+    excluded = slots.count(decided_until, newest)[1]
     wanted = rule.max_catch_up if rule.catch_up is CatchUp.ALL else 1
     taken: list[Instant] = []
     slot = newest
@@ -109,4 +115,4 @@ def decide(
         if slot <= since:
             slot = planned
     taken.reverse()
-    return Decided(taken, total - len(taken), excluded, max(floor, newest))
+    return Decided(taken, total - len(taken), excluded, max(decided_until, newest))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Acts(msgspec.Struct, frozen=True, omit_defaults=True):
+class Requests(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is asked for; an empty token asks for nothing."""
 
     run: str = ""
@@ -26,11 +26,11 @@ class Acts(msgspec.Struct, frozen=True, omit_defaults=True):
         return "" if self == NONE else _encoder.encode(self).decode()
 
     @staticmethod
-    def decode(text: str) -> Acts:
+    def decode(text: str) -> Requests:
         """Raises ``msgspec.ValidationError`` for a text that no version of this product wrote."""
         return _decoder.decode(text) if text else NONE
 
 
-NONE = Acts()
+NONE = Requests()
 _encoder = msgspec.json.Encoder(order="deterministic")
-_decoder = msgspec.json.Decoder(Acts)
+_decoder = msgspec.json.Decoder(Requests)

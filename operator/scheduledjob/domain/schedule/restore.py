@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .misfire import Slots
     from .state import Run
 
-_ACTS = frozenset({"run-now", "cancel", "resume"})
+_REQUESTS = frozenset({"run-now", "cancel", "resume"})
 _LAST: Instant = LAST_SECOND * SECOND
 _MOST = 2**31 - 1
 """Of whatever is counted: what the stores hold."""
@@ -39,25 +39,25 @@ _LONGEST = 1024
 
 
 def restored_state(
-    text: str, definition: Definition, slots: Slots | None, uid: str, now: Instant, *, in_order: bool, outlives: bool
+    text: str, definition: Definition, slots: Slots | None, uid: str, now: Instant, *, in_order: bool, detached: bool
 ) -> tuple[State, Instant | None]:
     """The state to begin a row with, and when it is due; ``text`` is ``State.encode()`` as it was last written.
 
-    ``in_order``: whoever wrote it had stopped before, so nothing has begun since. ``outlives``: its attempts outlive
+    ``in_order``: whoever wrote it had stopped before, so nothing has begun since. ``detached``: its attempts outlive
     their replica. Raises ``msgspec.ValidationError`` for a text that no version of this product wrote.
     """
     state = State.decode(text)
     if wrong := next(_nonsense(state), None):
         raise msgspec.ValidationError(f"{wrong} can't be")
-    schedule = Schedule("", uid, definition, slots, state, outlives=outlives)
+    schedule = Schedule("", uid, definition, slots, state, detached=detached)
     if not in_order:
         edited = definition.when_digest != state.when
-        schedule.taken_over(now, edited=edited)
+        schedule.recovered(now, edited=edited)
         known = [*state.runs, *state.waiting]
         if not edited:  # else what else came due since is not known, and an edit replays nothing
             schedule.step(now)
         for run in [*state.runs, *state.waiting]:
-            if not any(run is one for one in known) and not run.outlives:
+            if not any(run is one for one in known) and not run.detached:
                 run.attempt, run.lost, run.begun = run.attempt + 1, 1, run.begun or run.due
     # Less than any row's: whoever takes it goes by the object as it is now.
     state.revision = 0
@@ -67,7 +67,13 @@ def restored_state(
 
 def _nonsense(state: State) -> Iterator[str]:
     """What in a state of the right form no schedule can come to."""
-    instants = [state.floor, state.paused_under, state.expect_from, state.followed, *state.followed_ids.values()]
+    instants = [
+        state.decided_until,
+        state.paused_under,
+        state.expect_from,
+        state.followed,
+        *state.followed_ids.values(),
+    ]
     instants += [one for one in (state.last_schedule, state.last_success, state.last_failure) if one is not None]
     counts = [state.generation, state.started, state.succeeded, state.failed, state.cancelled]
     counts += [state.skipped, state.missed, state.excluded, state.failures_in_row]
@@ -75,13 +81,13 @@ def _nonsense(state: State) -> Iterator[str]:
     for run in runs:
         instants += [run.slot, run.due, run.begun]
         counts += [run.attempt - 1, run.failed, run.lost]
-        if len(run.token) > _LONGEST or len(run.cancelling) > _LONGEST:
+        if len(run.token) > _LONGEST or len(run.cancel_reason) > _LONGEST:
             yield "a token or a reason of that length"
     if any(not 0 <= one <= _LAST for one in instants):
         yield "an instant of that size"
     if any(not 0 <= one <= _MOST for one in counts):
         yield "a count of that size"
-    if any(entry.partition("/")[0] not in _ACTS for entry in state.handled):
+    if any(entry.partition("/")[0] not in _REQUESTS for entry in state.handled):
         yield "an act of that name"
     if len({_identity(run) for run in runs}) < len(runs):
         yield "a run twice"

@@ -13,11 +13,11 @@ import msgspec
 
 from scheduledjob.domain.time.instants import Instant, rfc3339
 
-from .actions import End, Moves, has, remove, without
+from .actions import Actions, AttemptEnd, has, remove, without
 from .concurrency import has_room, is_skipped
 from .definition import Concurrency, Definition
 from .misfire import Slots, jitter_of, newest_due
-from .requests import Acts
+from .requests import Requests
 from .state import Completion, Outcome, Run, RunRecord, State, record_of
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ class Runs(msgspec.Struct, eq=False, gc=False):
     slots: Slots | None
     state: State
     replica: str = ""
-    outlives: bool = False
+    detached: bool = False
     """Attempts that start now live outside the replica."""
-    wished_at: Instant = 0
+    definition_changed_at: Instant = 0
     """When the definition was written, as the store says."""
-    look_at: Instant | None = None
+    poll_at: Instant | None = None
     """When to look for runs of what it follows; None: never, as it is now."""
-    looking: bool = False
+    poll_in_flight: bool = False
     """Somebody looks, and will tell ``followed``."""
     executing: tuple[Run, ...] = ()
     """Runs whose attempt this owner has started and that has not ended."""
@@ -56,11 +56,11 @@ class Runs(msgspec.Struct, eq=False, gc=False):
     """Runs that ended and are not yet in history."""
     changed: bool = False
     """The state differs from what is stored."""
-    fresh: tuple[Run, ...] = ()
+    unstored: tuple[Run, ...] = ()
     """Runs that the stored state does not know yet."""
     _storing: tuple[Run, ...] = ()
     _unanswered: bool = False
-    _acts: Acts | None = None
+    _requests: Requests | None = None
     _asked_at: Instant = 0
 
     @property
@@ -82,11 +82,11 @@ class Runs(msgspec.Struct, eq=False, gc=False):
 
     def look(self, at: Instant) -> None:
         """Runs of what it follows may have ended: look for them at that time, if it follows any."""
-        self.look_at = at if self.follows and self.open else None
+        self.poll_at = at if self.follows and self.open else None
 
     def new_run(self, slot: Instant, at: Instant) -> Run:
         """A run of a slot, due at ``at``."""
-        return Run(slot=slot, due=at, outlives=self.outlives)
+        return Run(slot=slot, due=at, detached=self.detached)
 
     # ---------------------------------------------------------------- attempts
 
@@ -98,7 +98,7 @@ class Runs(msgspec.Struct, eq=False, gc=False):
     def ended(
         self,
         run: Run,
-        end: End,
+        end: AttemptEnd,
         now: Instant,
         *,
         reason: str = "",
@@ -109,12 +109,12 @@ class Runs(msgspec.Struct, eq=False, gc=False):
         """An attempt ended; the record of its run if that was the run's end. ``where``: if not in this replica."""
         self.executing = without(self.executing, run)
         self.changed = True
-        if end is End.LOST:
+        if end is AttemptEnd.LOST:
             return self._lose(run, now)
         run.lost = 0
-        if end is End.CANCELLED or (run.cancelling and end is End.FAILED):
-            return self.finish(run, Outcome.CANCELLED, now, run.cancelling or reason, code, output, where)
-        if end is End.FAILED:
+        if end is AttemptEnd.CANCELLED or (run.cancel_reason and end is AttemptEnd.FAILED):
+            return self.finish(run, Outcome.CANCELLED, now, run.cancel_reason or reason, code, output, where)
+        if end is AttemptEnd.FAILED:
             run.failed += 1
             delay = self.definition.retry.delay(run.failed)
             total = self.definition.timeouts.total
@@ -125,7 +125,7 @@ class Runs(msgspec.Struct, eq=False, gc=False):
                 self._go_on_with_next(run, now + delay)
                 return None
             return self.finish(run, Outcome.FAILED, now, reason, code, output, where)
-        if end is End.COMPLETED:
+        if end is AttemptEnd.COMPLETED:
             self._skip_overlapped(run, now)
             self.state.completed = Completion.JOB
             self.state.next = None
@@ -137,9 +137,9 @@ class Runs(msgspec.Struct, eq=False, gc=False):
 
     def cancel(self, run: Run, now: Instant, reason: str) -> bool:
         """End a run: True if its attempt must be stopped first, False if there is nothing of it to be stopped here."""
-        if has(self.executing, run) or run.handed_on:
+        if has(self.executing, run) or run.adoptable:
             self.changed = True
-            run.cancelling = run.cancelling or reason
+            run.cancel_reason = run.cancel_reason or reason
             if has(self.state.waiting, run):
                 remove(self.state.waiting, run)
                 self.state.runs.append(run)
@@ -149,15 +149,15 @@ class Runs(msgspec.Struct, eq=False, gc=False):
 
     # ---------------------------------------------------------------- runs
 
-    def admit(self, run: Run, now: Instant, moves: Moves) -> None:
+    def admit(self, run: Run, now: Instant, actions: Actions) -> None:
         """Give a due run its place by the concurrency policy: active, waiting, or none."""
         state = self.state
         if self.definition.concurrency is Concurrency.REPLACE:
             newer = f"the manual run {run.token}" if run.token else f"the slot {rfc3339(run.slot)}"
             for active in list(state.runs):
-                asked_before = bool(active.cancelling)
+                asked_before = bool(active.cancel_reason)
                 if self.cancel(active, now, f"replaced by {newer}") and not asked_before:
-                    moves.cancel += (active,)
+                    actions.cancel += (active,)
             self._drop_waiting()
         elif is_skipped(self.definition, state, run):
             state.skipped += 1
@@ -167,9 +167,9 @@ class Runs(msgspec.Struct, eq=False, gc=False):
             return
         self._count_start(run)
         if not state.waiting and has_room(self.definition, state, run):
-            if (self.changed or self._unanswered) and not has(self.fresh, run):
+            if (self.changed or self._unanswered) and not has(self.unstored, run):
                 # In the store another run may still stand before it: whoever took over would not count it as begun.
-                self.fresh += (run,)
+                self.unstored += (run,)
                 self.changed = True
             state.runs.append(run)
         else:
@@ -179,11 +179,11 @@ class Runs(msgspec.Struct, eq=False, gc=False):
     def _drop_waiting(self) -> None:
         """What waits does not start any more; a manual run still does, and what may have begun goes on."""
         state = self.state
-        dropped = [run for run in state.waiting if not run.token and not run.handed_on]
+        dropped = [run for run in state.waiting if not run.token and not run.adoptable]
         if dropped:
             state.skipped += len(dropped)
             state.started -= len(dropped)
-            state.waiting = [run for run in state.waiting if run.token or run.handed_on]
+            state.waiting = [run for run in state.waiting if run.token or run.adoptable]
             self.changed = True
 
     def _count_start(self, run: Run) -> None:
@@ -196,17 +196,17 @@ class Runs(msgspec.Struct, eq=False, gc=False):
         while waiting and has_room(self.definition, self.state, waiting[0]):
             run = waiting.pop(0)
             self.state.runs.append(run)
-            self.fresh += (run,)
+            self.unstored += (run,)
             self.changed = True
 
     def _lose(self, run: Run, now: Instant) -> RunRecord | None:
         """Its owner can't go on with its attempt: another goes on, with this attempt or with the next."""
         self.changed = True
-        if run.outlives and self.outlives:
-            run.handed_on = True
+        if run.detached and self.detached:
+            run.adoptable = True
             return None
-        if run.cancelling:
-            return self.finish(run, Outcome.CANCELLED, now, run.cancelling)
+        if run.cancel_reason:
+            return self.finish(run, Outcome.CANCELLED, now, run.cancel_reason)
         run.lost += 1
         if run.lost >= MAX_LOST_IN_ROW:
             reason = f"OwnerLost: {run.lost} attempts in a row were lost with the replica that ran them"
@@ -218,18 +218,18 @@ class Runs(msgspec.Struct, eq=False, gc=False):
         """Its next attempt starts at ``at``."""
         run.due = at
         run.attempt += 1
-        run.outlives, run.handed_on = self.outlives, False
-        self.fresh += (run,)
+        run.detached, run.adoptable = self.detached, False
+        self.unstored += (run,)
         self.changed = True
 
     def _change_over(self, run: Run, now: Instant) -> None:
         """Its attempt was to live outside the replica, and now within, or the reverse: an edit changed that."""
-        if run.handed_on:
+        if run.adoptable:
             self._lose(run, now)
             return
-        run.outlives = self.outlives
-        if not has(self.fresh, run):
-            self.fresh += (run,)
+        run.detached = self.detached
+        if not has(self.unstored, run):
+            self.unstored += (run,)
         self.changed = True
 
     def finish(
@@ -249,7 +249,7 @@ class Runs(msgspec.Struct, eq=False, gc=False):
         remove(state.runs, run)
         if state.waiting:
             remove(state.waiting, run)
-        self.fresh = without(self.fresh, run)
+        self.unstored = without(self.unstored, run)
         if outcome is Outcome.SUCCEEDED:
             state.succeeded += 1
             state.failures_in_row = 0
@@ -262,7 +262,7 @@ class Runs(msgspec.Struct, eq=False, gc=False):
             limit = self.definition.pause_after_failures
             if limit and state.failures_in_row >= limit:
                 state.paused = True
-                state.paused_under = self.wished_at
+                state.paused_under = self.definition_changed_at
                 state.next = None
                 state.upcoming = ()
                 self._drop_waiting()
@@ -291,17 +291,17 @@ class Runs(msgspec.Struct, eq=False, gc=False):
             return
         if not self.open or any(run is not ending for run in state.runs):
             return
-        slot, jitter = slots.next(state.floor), self.definition.jitter
+        slot, jitter = slots.next(state.decided_until), self.definition.jitter
         if slot is None or slot + jitter_of(self.uid, slot, jitter) > now:
             return
         if state.next is not None and state.next.slot == slot:
             # Planned before a manual run became active: nobody has taken it yet, and now it is counted.
             state.next = None
         newest = max(newest_due(slots, self.uid, jitter, now) or slot, slot)
-        skipped, excluded = slots.count(state.floor, newest)
+        skipped, excluded = slots.count(state.decided_until, newest)
         state.skipped += skipped
         state.excluded += excluded
-        state.floor = newest
+        state.decided_until = newest
 
-    def _is_fresh(self, run: Run) -> bool:
-        return (bool(self.fresh) and has(self.fresh, run)) or (bool(self._storing) and has(self._storing, run))
+    def _is_unstored(self, run: Run) -> bool:
+        return (bool(self.unstored) and has(self.unstored, run)) or (bool(self._storing) and has(self._storing, run))

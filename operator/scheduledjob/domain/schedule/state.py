@@ -61,16 +61,16 @@ class Run(msgspec.Struct, omit_defaults=True, gc=False):
     """One of several slots caught up by ``All``: these never overlap each other."""
     payload: bytes | None = None
     """Of a manual run: given to its attempts in place of the schedule's own."""
-    outlives: bool = False
+    detached: bool = msgspec.field(default=False, name="outlives")
     """Its next (or current) attempt lives outside the replica that starts it: whoever takes over goes on with it."""
-    handed_on: bool = False
+    adoptable: bool = msgspec.field(default=False, name="handed_on")
     """Of one that outlives: an earlier owner may have started its current attempt."""
-    cancelling: str = ""
+    cancel_reason: str = msgspec.field(default="", name="cancelling")
     """Why it is to be ended; it stays active until its end is confirmed."""
 
 
 class State(msgspec.Struct, omit_defaults=True, gc=False):
-    floor: Instant
+    decided_until: Instant = msgspec.field(name="floor")
     """Slots at or before it are decided."""
     next: Run | None = None
     """The slot that the row waits for. It may be started without a further write, so whoever finds it due under a
@@ -82,7 +82,7 @@ class State(msgspec.Struct, omit_defaults=True, gc=False):
     revision: int = 1
     """The revision of the wish that this state takes into account."""
     when: str = ""
-    """A digest of the triggers that ``next`` and ``floor`` stand on: by it an edit of them is known."""
+    """A digest of the triggers that ``next`` and ``decided_until`` stand on: by it an edit of them is known."""
     suspended: bool = False
     paused: bool = False
     """By ``pauseAfterFailures``; an edit or a resume ends it."""

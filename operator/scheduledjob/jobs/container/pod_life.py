@@ -46,7 +46,7 @@ END_SLACK = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds between two tries of what the API server did not answer."""
 
-_chance = random.Random()  # noqa: S311  # spreads load, guards nothing
+_rng = random.Random()  # noqa: S311  # spreads load, guards nothing
 
 
 class Life:
@@ -139,12 +139,12 @@ class Life:
             now = time.monotonic()
             if until is not None and now >= until:
                 return False
-            look_at = now + again * _chance.uniform(0.8, 1.2)
+            poll_at = now + again * _rng.uniform(0.8, 1.2)
             try:
-                async with asyncio.timeout((look_at if until is None else min(look_at, until)) - now):
+                async with asyncio.timeout((poll_at if until is None else min(poll_at, until)) - now):
                     await self._watch.change()
             except TimeoutError:
-                if time.monotonic() < look_at or not self._watch.blind:
+                if time.monotonic() < poll_at or not self._watch.blind:
                     continue
                 if not await self._ask():
                     continue
@@ -251,5 +251,5 @@ async def insist(call: Callable[[], Awaitable[T]]) -> T:
             if pause == FIRST_PAUSE:
                 log.info("the API server is away; waiting for it", error=str(error))
             asked = error.retry_after
-        await asyncio.sleep(max(pause * _chance.uniform(0.5, 1.0), asked * _chance.uniform(1.0, 1.1)))
+        await asyncio.sleep(max(pause * _rng.uniform(0.5, 1.0), asked * _rng.uniform(1.0, 1.1)))
         pause = min(LONGEST_PAUSE, pause * 2)

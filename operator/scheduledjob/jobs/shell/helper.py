@@ -148,7 +148,7 @@ class Helper(asyncio.Protocol):
             return job.ended.result()
         finally:
             if self.dead:
-                await self._bury()
+                await self._tombstone()
             del self._jobs[job.number]
             with self._lock:
                 if self._numbers.get(run_id) == job.number:
@@ -171,7 +171,7 @@ class Helper(asyncio.Protocol):
         self._transport.close()
         self._close_leases()
         if self.dead:
-            await self._bury()
+            await self._tombstone()
         else:
             self.dead = True
             await outlast(asyncio.get_running_loop().run_in_executor(None, self._wait_or_kill))
@@ -229,7 +229,7 @@ class Helper(asyncio.Protocol):
         finally:
             doom.cancel()
 
-    async def _bury(self) -> None:
+    async def _tombstone(self) -> None:
         """Kill what a dead helper has left running, once for all of its attempts."""
         if self._burial is None:
             leaders = {job.pid for job in self._jobs.values() if job.pid is not None}

@@ -62,7 +62,7 @@ KEPT_ALIVE = 60.0
 SETTLING = 30.0
 """Seconds after an outage in which the API server may refuse what RBAC allows: it has not read the roles yet."""
 
-chance = random.Random()  # noqa: S311  # spreads load, guards nothing
+rng = random.Random()  # noqa: S311  # spreads load, guards nothing
 
 
 class Api:
@@ -334,8 +334,8 @@ def user_agent() -> str:
 
 def pause(attempt: int, asked: float) -> float:
     """Seconds after this many tries, at least those that the server asked for."""
-    own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt - 1, 30)) * chance.uniform(0.5, 1.0)
-    return max(own, min(asked, LONGEST_ASKED_PAUSE) * chance.uniform(1.0, 1.1))
+    own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt - 1, 30)) * rng.uniform(0.5, 1.0)
+    return max(own, min(asked, LONGEST_ASKED_PAUSE) * rng.uniform(1.0, 1.1))
 
 
 def _asked(answer: aiohttp.ClientResponse) -> float:

@@ -31,7 +31,7 @@ EVERY = 20.0
 LOCK = "pods"
 
 
-class PodChores:
+class PodGarbageCollector:
     """``run`` until it is cancelled."""
 
     def __init__(

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from scheduledjob.domain.schedule.backoff import Exponential
 from scheduledjob.domain.schedule.definition import Definition, FollowingTrigger
 from scheduledjob.domain.schedule.plan import Plan, slots_of
-from scheduledjob.domain.schedule.requests import NONE, Acts
+from scheduledjob.domain.schedule.requests import NONE, Requests
 from scheduledjob.domain.time.instants import Instant, to_instant
 from scheduledjob.jobs.container.pod_builder import Blueprint
 from scheduledjob.jobs.container.pod_spec import PodSettings, PodSpec
@@ -59,7 +59,7 @@ class Rules:
 
 
 @dataclass(slots=True)
-class Wish:
+class DesiredState:
     """What one object asks for."""
 
     slug: str
@@ -69,7 +69,7 @@ class Wish:
     kind: str
     plan: Plan
     payload: bytes | None
-    acts: Acts
+    requests: Requests
     problem: str = ""
     """Why it is invalid; empty where it is not."""
     refused_act: str = ""
@@ -89,7 +89,7 @@ class Wish:
     @property
     def asked(self) -> str:
         """As ``asked_of`` says."""
-        return self.acts.encode() + self.refused_act
+        return self.requests.encode() + self.refused_act
 
     @property
     def slots(self) -> Slots | None:
@@ -118,14 +118,22 @@ def unknown_kind(kind: str, kinds: Collection[str]) -> str:
     return f'spec.job.custom.kind: no job "{name}" is installed in the operator (known: {", ".join(known)})'
 
 
-def read_object(body: Mapping[str, Any], rules: Rules) -> Wish:
+def read_object(body: Mapping[str, Any], rules: Rules) -> DesiredState:
     """The wish of an object as the API server gives it."""
     metadata = body["metadata"]
     slug = f"{metadata['namespace']}/{metadata['name']}"
-    acts, refused = _acts(metadata.get("annotations") or {})
+    requests, refused = _requests(metadata.get("annotations") or {})
     created = to_instant(parse_instant(metadata["creationTimestamp"]))
-    wish = Wish(
-        slug, metadata["uid"], metadata["generation"], created, KIND_INVALID, _NEVER, None, acts, refused_act=refused
+    desired = DesiredState(
+        slug,
+        metadata["uid"],
+        metadata["generation"],
+        created,
+        KIND_INVALID,
+        _NEVER,
+        None,
+        requests,
+        refused_act=refused,
     )
     try:
         job = ScheduledJob.model_validate(_judged(body))
@@ -133,26 +141,26 @@ def read_object(body: Mapping[str, Any], rules: Rules) -> Wish:
         plan = Plan(definition)
         slots_of(plan, seed=slug, created=created)
     except ValidationError:
-        wish.problem = _in_words(body)
+        desired.problem = _in_words(body)
     except ValueError as error:
-        wish.problem = str(error)
+        desired.problem = str(error)
     else:
-        wish.kind, wish.plan, wish.payload = definition.kind, plan, payload_of(job)
-        wish.unknown_kind = "" if rules.kinds is None else unknown_kind(wish.kind, rules.kinds)
-        return wish
-    wish.plan = Plan(msgspec.structs.replace(_NEVER.definition, job={"problem": wish.problem}))
-    return wish
+        desired.kind, desired.plan, desired.payload = definition.kind, plan, payload_of(job)
+        desired.unknown_kind = "" if rules.kinds is None else unknown_kind(desired.kind, rules.kinds)
+        return desired
+    desired.plan = Plan(msgspec.structs.replace(_NEVER.definition, job={"problem": desired.problem}))
+    return desired
 
 
-def acts_of(body: Mapping[str, Any]) -> Acts:
+def requests_of(body: Mapping[str, Any]) -> Requests:
     """What is asked of an object by annotation."""
-    return _acts(body["metadata"].get("annotations") or {})[0]
+    return _requests(body["metadata"].get("annotations") or {})[0]
 
 
 def asked_of(body: Mapping[str, Any]) -> str:
     """The same as text, with why something of it is not done: it changes when something else is to be done or said."""
-    acts, refused = _acts(body["metadata"].get("annotations") or {})
-    return acts.encode() + refused
+    requests, refused = _requests(body["metadata"].get("annotations") or {})
+    return requests.encode() + refused
 
 
 def problem_of(definition: Definition) -> str:
@@ -216,7 +224,7 @@ def _as_pod(job: ScheduledJob, rules: Rules) -> bool:
     return (pod is not None and pod.image is not None) or bool(rules.why_not_inline(namespace))
 
 
-def _acts(annotations: Mapping[str, str]) -> tuple[Acts, str]:
+def _requests(annotations: Mapping[str, str]) -> tuple[Requests, str]:
     """What is asked by annotation, and why something of it is not done."""
     asked = {name: annotations.get(f"{GROUP}/{name}", "") for name in ("run-now", "cancel", "resume")}
     for name, token in asked.items():
@@ -228,7 +236,7 @@ def _acts(annotations: Mapping[str, str]) -> tuple[Acts, str]:
         reason = (
             f"metadata.annotations.{GROUP}/run-now-payload: at most 64 KiB of text without NUL: nothing was started"
         )
-        return Acts(cancel=asked["cancel"], resume=asked["resume"]), reason
+        return Requests(cancel=asked["cancel"], resume=asked["resume"]), reason
     run = asked["run-now"]
     given = payload.encode() if run and payload is not None else None
-    return Acts(run=run, payload=given, cancel=asked["cancel"], resume=asked["resume"]), ""
+    return Requests(run=run, payload=given, cancel=asked["cancel"], resume=asked["resume"]), ""

@@ -32,7 +32,7 @@ class Seen(msgspec.Struct, gc=False):
     """``status.engine``."""
     observed: int
     """``status.observedGeneration``."""
-    wish: tuple[int, str] = (0, "")
+    desired: tuple[int, str] = (0, "")
     """The generation, and what was asked for (``asked_of``), that was taken from it, by this replica's knowledge."""
 
 
@@ -90,16 +90,16 @@ class Objects:
             begun_of(status.get("active") or ()),
             status.get("engine") or "",
             status.get("observedGeneration") or 0,
-            known.wish if known is not None else (0, ""),
+            known.desired if known is not None else (0, ""),
         )
         self._by_uid[uid] = seen
         self._uid_of[seen.slug] = uid
         return seen
 
-    def understood(self, uid: str, slug: str, wish: tuple[int, str], follows: Sequence[str], *, valid: bool) -> None:
+    def understood(self, uid: str, slug: str, desired: tuple[int, str], follows: Sequence[str], *, valid: bool) -> None:
         """What was found when an object was read, and what the store has taken from it."""
         if (seen := self._by_uid.get(uid)) is not None:
-            seen.wish = wish
+            seen.desired = desired
         self._forget_follows(slug)
         if follows:
             self._follows[slug] = list(follows)

@@ -21,11 +21,11 @@ from scheduledjob.domain.schedule.requests import NONE
 from scheduledjob.domain.schedule.restore import restored_state
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
-from scheduledjob.kube.report.state_from_status import told_state
+from scheduledjob.kube.report.state_from_status import state_from_status
 from scheduledjob.kube.report.status import UNKNOWN_KIND, engine_text
 from scheduledjob.manifests.pod_translation import POD_KIND
 
-from .desired_state import Rules, Wish, asked_of, read_object
+from .desired_state import DesiredState, Rules, asked_of, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,10 +53,10 @@ class Replica(Protocol):
 class Told(Protocol):
     """Who wants to know what became of objects; all calls are in the event loop and return quickly."""
 
-    def taken(self, wish: Wish) -> None:
+    def taken(self, desired: DesiredState) -> None:
         """The store has a new wish of this object, or what its status says of it is out of date."""
 
-    def buried(self, uid: str) -> None:
+    def tombstoned(self, uid: str) -> None:
         """The object is gone, and so is its schedule."""
 
     def refused(self, body: Mapping[str, Any], reason: str) -> None:
@@ -115,7 +115,7 @@ class Reconciler:
             known = self._objects.saw(body)
             if known.version != metadata["resourceVersion"]:
                 return  # seen before, in a newer version
-            if not again and waiting is None and known.wish == (known.generation, asked_of(body)):
+            if not again and waiting is None and known.desired == (known.generation, asked_of(body)):
                 return
         self._waiting[uid] = _Waiting(body, gone)
         self._idle.clear()
@@ -146,7 +146,7 @@ class Reconciler:
     async def _take(self, batch: Sequence[_Waiting]) -> None:
         """Bring these into the store. What it can't hold keeps nothing else out of it."""
         try:
-            await self._bury([one.body for one in batch if one.gone])
+            await self._tombstone([one.body for one in batch if one.gone])
             await self._write([one.body for one in batch if not one.gone])
         except StoreError:
             raise
@@ -158,51 +158,56 @@ class Reconciler:
             log.exception("an object is left out", uid=batch[0].body["metadata"]["uid"])
             self._told.failed()
 
-    async def _bury(self, bodies: Sequence[Mapping[str, Any]]) -> None:
+    async def _tombstone(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         if not bodies:
             return
         gone = [
             (f"{body['metadata']['namespace']}/{body['metadata']['name']}", body["metadata"]["uid"]) for body in bodies
         ]
-        await self._store.bury(gone)
-        self.buried(gone)
+        await self._store.tombstone(gone)
+        self.tombstoned(gone)
 
-    def buried(self, gone: Sequence[tuple[str, str]]) -> None:
+    def tombstoned(self, gone: Sequence[tuple[str, str]]) -> None:
         """The schedules of these (slug, uid) have been ended."""
         self._objects.gone([uid for _, uid in gone])
         self._replica.changed([slug for slug, _ in gone])
         for _, uid in gone:
-            self._told.buried(uid)
+            self._told.tombstoned(uid)
 
     async def _write(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         if not bodies:
             return
         now = await self._store.now()
-        found: list[tuple[Mapping[str, Any], Wish, NewRow]] = []
+        found: list[tuple[Mapping[str, Any], DesiredState, NewRow]] = []
         for body in bodies:
             try:
-                wish = read_object(body, self._rules)
-                found.append((body, wish, self._new_row(body, wish, now)))
+                desired = read_object(body, self._rules)
+                found.append((body, desired, self._new_row(body, desired, now)))
             except Exception:  # one object must never keep the others from the store
                 log.exception("an object can't be read", uid=body["metadata"]["uid"])
                 self._told.failed()
         # A name twice is an object and its next incarnation: the older one waits for its deletion to be seen.
-        newest = {wish.slug: (body, wish, row) for body, wish, row in sorted(found, key=lambda one: one[1].created_at)}
+        newest = {
+            desired.slug: (body, desired, row)
+            for body, desired, row in sorted(found, key=lambda one: one[1].created_at)
+        }
         puts = await self._store.reconcile([row for _, _, row in newest.values()])
-        await self._forget([wish for (_, wish, _), put in zip(newest.values(), puts, strict=True) if put is Put.STALE])
+        await self._forget(
+            [desired for (_, desired, _), put in zip(newest.values(), puts, strict=True) if put is Put.STALE]
+        )
         changed: list[str] = []
         soonest: Instant | None = None
-        for (body, wish, row), put in zip(newest.values(), puts, strict=True):
+        for (body, desired, row), put in zip(newest.values(), puts, strict=True):
             if put is Put.STALE:
                 continue
-            taken = (wish.generation, wish.asked)
-            self._objects.understood(wish.uid, wish.slug, taken, wish.follows, valid=wish.ready)
-            if wish.refused_act:
-                self._told.refused(body, wish.refused_act)
-            if put is Put.UPDATED or not _tells_of(body, wish, row if put is Put.CREATED else None):
-                self._told.taken(wish)
+            taken = (desired.generation, desired.asked)
+            self._objects.understood(desired.uid, desired.slug, taken, desired.follows, valid=desired.ready)
+            if desired.refused_act:
+                self._told.refused(body, desired.refused_act)
+            if put is Put.UPDATED or not _tells_of(body, desired, row if put is Put.CREATED else None):
+                self._told.taken(desired)
             if put is Put.UPDATED:
-                changed.append(wish.slug)
+                changed.append(desired.slug)
                 soonest = now
             elif put is Put.CREATED and row.wake_at is not None and (soonest is None or row.wake_at < soonest):
                 soonest = row.wake_at
@@ -210,68 +215,72 @@ class Reconciler:
         if soonest is not None:
             self._replica.due(soonest)
 
-    async def _forget(self, stale: Sequence[Wish]) -> None:
+    async def _forget(self, stale: Sequence[DesiredState]) -> None:
         """Of those that the store would not have, the ones whose end it knows: a list that was under way had them."""
         if stale:
-            rows = await self._store.get([wish.slug for wish in stale])
-            ended = [wish.uid for wish, row in zip(stale, rows, strict=True) if row is None or row.uid != wish.uid]
+            rows = await self._store.get([desired.slug for desired in stale])
+            ended = [
+                desired.uid for desired, row in zip(stale, rows, strict=True) if row is None or row.uid != desired.uid
+            ]
             self._objects.gone(ended)
 
-    def _new_row(self, body: Mapping[str, Any], wish: Wish, now: Instant) -> NewRow:
+    def _new_row(self, body: Mapping[str, Any], desired: DesiredState, now: Instant) -> NewRow:
         """The row as it begins, should the store not have it yet."""
-        state, wake_at = self._first(body, wish, now)
+        state, wake_at = self._first(body, desired, now)
         return NewRow(
-            wish.slug,
-            wish.uid,
-            wish.kind,
+            desired.slug,
+            desired.uid,
+            desired.kind,
             Origin.CLUSTER,
-            wish.definition.encode(),
+            desired.definition.encode(),
             state,
             wake_at,
-            payload=wish.payload,
-            created_at=wish.created_at,
-            generation=wish.generation,
-            acts=wish.acts.encode(),
+            payload=desired.payload,
+            created_at=desired.created_at,
+            generation=desired.generation,
+            requests=desired.requests.encode(),
         )
 
-    def _first(self, body: Mapping[str, Any], wish: Wish, now: Instant) -> tuple[bytes, Instant | None]:
+    def _first(self, body: Mapping[str, Any], desired: DesiredState, now: Instant) -> tuple[bytes, Instant | None]:
         """The state that the row begins with, and when it is due."""
         wake_at: Instant | None
-        if (remembered := self._remembered(body.get("status") or {}, wish, now)) is not None:
+        if (remembered := self._remembered(body.get("status") or {}, desired, now)) is not None:
             state, wake_at = remembered
             for run in [*state.runs, *state.waiting]:
-                if run.token and run.token == wish.acts.run:
-                    run.payload = wish.acts.payload
-            as_it_was = state.generation == wish.generation and wish.acts == NONE
+                if run.token and run.token == desired.requests.run:
+                    run.payload = desired.requests.payload
+            as_it_was = state.generation == desired.generation and desired.requests == NONE
             return state.encode(), wake_at if as_it_was else now
-        outlives = wish.kind == POD_KIND
+        detached = desired.kind == POD_KIND
         # The API server's clock may be ahead of the store's: that would put off what is due by the difference.
-        created = min(wish.created_at, now)
-        state = first_state(wish.definition, wish.slots, wish.uid, created, outlives=outlives)
-        state.generation = wish.generation
-        wake_at = first_wake(wish.definition, state, now)
-        if wish.acts != NONE:
+        created = min(desired.created_at, now)
+        state = first_state(desired.definition, desired.slots, desired.uid, created, detached=detached)
+        state.generation = desired.generation
+        wake_at = first_wake(desired.definition, state, now)
+        if desired.requests != NONE:
             state.revision, wake_at = 0, now  # whoever takes it first looks at what is asked for
         return state.encode(), wake_at
 
-    def _remembered(self, status: Mapping[str, Any], wish: Wish, now: Instant) -> tuple[State, Instant | None] | None:
+    def _remembered(
+        self, status: Mapping[str, Any], desired: DesiredState, now: Instant
+    ) -> tuple[State, Instant | None] | None:
         """The state that status remembers, and when it is due: by the engine's record, else by what people are told."""
 
         def restored(text: str) -> tuple[State, Instant | None] | None:
             # What nobody could run when that was written, and nobody can now, did not begin either.
-            in_order = self._in_order() or (bool(wish.unknown_kind) and _was_of_unknown_kind(status))
-            outlives = wish.kind == POD_KIND
+            in_order = self._in_order() or (bool(desired.unknown_kind) and _was_of_unknown_kind(status))
+            detached = desired.kind == POD_KIND
             try:
                 return restored_state(
-                    text, wish.definition, wish.slots, wish.uid, now, in_order=in_order, outlives=outlives
+                    text, desired.definition, desired.slots, desired.uid, now, in_order=in_order, detached=detached
                 )
             except msgspec.MsgspecError as error:
-                log.warning("the status of an object is none of ours", slug=wish.slug, error=str(error))
+                log.warning("the status of an object is none of ours", slug=desired.slug, error=str(error))
                 return None
 
         if (text := status.get("engine")) and (found := restored(text)) is not None:
             return found
-        told = told_state(status, wish, now)
+        told = state_from_status(status, desired, now)
         return None if told is None else restored(told.encode().decode())
 
 
@@ -279,11 +288,11 @@ def _was_of_unknown_kind(status: Mapping[str, Any]) -> bool:
     return any(one["type"] == "Stalled" and one["reason"] == UNKNOWN_KIND for one in status.get("conditions") or ())
 
 
-def _tells_of(body: Mapping[str, Any], wish: Wish, new: NewRow | None) -> bool:
+def _tells_of(body: Mapping[str, Any], desired: DesiredState, new: NewRow | None) -> bool:
     """Whether status tells of this wish already; and of the ``new`` row, where the store did not have it: an operator
     that finds ten thousand objects as its store in memory left them has nothing to write."""
     status = body.get("status") or {}
     ready = next((one["status"] for one in status.get("conditions") or () if one["type"] == "Ready"), "")
-    if status.get("observedGeneration") != wish.generation or ready != str(wish.ready):
+    if status.get("observedGeneration") != desired.generation or ready != str(desired.ready):
         return False
-    return new is None or (wish.ready and status.get("engine") == engine_text(State.decode(new.state)))
+    return new is None or (desired.ready and status.get("engine") == engine_text(State.decode(new.state)))

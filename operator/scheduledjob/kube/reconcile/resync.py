@@ -24,7 +24,7 @@ from scheduledjob.kube.client.paths import scheduled_jobs
 from scheduledjob.kube.report.status import engine_text
 from scheduledjob.manifests.status_model import ENGINE_LIMIT
 
-from .desired_state import acts_of
+from .desired_state import requests_of
 from .sweep import Known, Sweeper, known_rows
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ BATCH = 500
 """Schedules that are ended at once."""
 
 
-class Sweeping:
+class Resync:
     """The first list, then the sweep."""
 
     def __init__(
@@ -88,7 +88,7 @@ class Sweeping:
             self._api,
             self._settings.namespaces,
             self._rows,
-            self._bury,
+            self._tombstone,
             on_page=self._look_at,
             lock=self._is_ours,
             every=self._settings.sweep_interval,
@@ -131,12 +131,12 @@ class Sweeping:
         for batch in (gone[start : start + BATCH] for start in range(0, len(gone), BATCH)):
             await self._store.delete([one.slug for one in batch])
             self._metrics.swept.add(by=len(batch))
-            self._reconciler.buried(batch)
+            self._reconciler.tombstoned(batch)
 
-    async def _bury(self, gone: Sequence[tuple[str, str]]) -> None:
-        await self._store.bury(gone)
+    async def _tombstone(self, gone: Sequence[tuple[str, str]]) -> None:
+        await self._store.tombstone(gone)
         self._metrics.swept.add(by=len(gone))
-        self._reconciler.buried(gone)
+        self._reconciler.tombstoned(gone)
 
     async def _look_at(self, page: list[dict[str, Any]]) -> None:
         """A page of the list, beside what the store has of its objects."""
@@ -160,7 +160,7 @@ def _is_behind(row: Row, body: Mapping[str, Any]) -> bool:
         "deletionTimestamp" in metadata
         or row.uid != metadata["uid"]
         or row.generation < metadata["generation"]
-        or row.acts != acts_of(body).encode()
+        or row.requests != requests_of(body).encode()
     )
 
 

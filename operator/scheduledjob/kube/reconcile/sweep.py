@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from scheduledjob.engine.store import Origin, Store, StoreError
-from scheduledjob.kube.client.api import chance
+from scheduledjob.kube.client.api import rng
 from scheduledjob.kube.client.api_errors import ApiError, ListExpired
 from scheduledjob.kube.client.paths import scheduled_jobs
 
@@ -39,7 +39,7 @@ LISTS_TO_GO = 2
 """Complete lists in a row that must lack a uid."""
 
 TakePage = Callable[[list[dict[str, Any]]], Awaitable[None]]
-Bury = Callable[[Sequence[tuple[str, str]]], Awaitable[object]]
+Tombstone = Callable[[Sequence[tuple[str, str]]], Awaitable[object]]
 
 
 class Known(NamedTuple):
@@ -104,7 +104,7 @@ class Sweeper:
         api: Api,
         namespaces: Sequence[str],
         rows: Callable[[], Awaitable[Iterable[Known]]],
-        bury: Bury,
+        tombstone: Tombstone,
         *,
         on_page: TakePage,
         lock: Callable[[], Awaitable[bool]],
@@ -118,7 +118,7 @@ class Sweeper:
         self._api = api
         self._namespaces = tuple(namespaces) or ("",)
         self._rows = rows
-        self._bury = bury
+        self._tombstone = tombstone
         self._on_page = on_page
         self._lock = lock
         self._every = every
@@ -135,7 +135,7 @@ class Sweeper:
         soon = wait = min(CONFIRM, self._every)
         begins = True
         while True:
-            await asyncio.sleep(wait * chance.uniform(0.8, 1.0))
+            await asyncio.sleep(wait * rng.uniform(0.8, 1.0))
             wait = self._every
             try:
                 if await self._lock() or begins:
@@ -148,7 +148,7 @@ class Sweeper:
     async def sweep(self) -> list[Known]:
         """List once, hand on what there is, and end the schedules that have lost their object; which they were.
 
-        Raises what ``rows``, ``bury`` and ``on_page`` raise.
+        Raises what ``rows``, ``tombstone`` and ``on_page`` raise.
         """
         known = list(await self._rows())
         listing = await self._list()
@@ -159,7 +159,7 @@ class Sweeper:
         gone = self._absences.judge(known, listing)
         if gone:
             log.info("schedules without an object end", count=len(gone), first=gone[0].slug)
-            await self._bury([(each.slug, each.uid) for each in gone])
+            await self._tombstone([(each.slug, each.uid) for each in gone])
         return gone
 
     @property

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant, Micros
     from scheduledjob.engine.executor import Attempt
     from scheduledjob.engine.store import Row, Settlement
-    from scheduledjob.kube.reconcile.desired_state import Wish
+    from scheduledjob.kube.reconcile.desired_state import DesiredState
     from scheduledjob.kube.reconcile.known_objects import Objects, Seen
     from scheduledjob.web.metrics import Metrics
 
@@ -54,7 +54,7 @@ _PASSED_OVER = {
 """What is said of slots that did not run. Those that are excluded are meant not to."""
 
 
-class Telling(MetricsObserver):
+class OperatorObserver(MetricsObserver):
     """The listener of one replica of the operator."""
 
     def __init__(
@@ -147,15 +147,15 @@ class Telling(MetricsObserver):
 
     # ---------------------------------------------------------------- of the reconciler
 
-    def taken(self, wish: Wish) -> None:
+    def taken(self, desired: DesiredState) -> None:
         self._metrics.reconciled.add()
-        if wish.problem:
-            self._say(wish.uid, wish.slug, WARNING, Reason.INVALID_SPEC, wish.problem, "Reconcile")
-        elif wish.unknown_kind:
-            self._say(wish.uid, wish.slug, WARNING, Reason.UNKNOWN_KIND, wish.unknown_kind, "Reconcile")
-        self._changed(wish.uid)
+        if desired.problem:
+            self._say(desired.uid, desired.slug, WARNING, Reason.INVALID_SPEC, desired.problem, "Reconcile")
+        elif desired.unknown_kind:
+            self._say(desired.uid, desired.slug, WARNING, Reason.UNKNOWN_KIND, desired.unknown_kind, "Reconcile")
+        self._changed(desired.uid)
 
-    def buried(self, uid: str) -> None:
+    def tombstoned(self, uid: str) -> None:
         self._failed.pop(uid, None)
         if self.status is not None:
             self.status.gone(uid)

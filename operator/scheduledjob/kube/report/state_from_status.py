@@ -20,9 +20,9 @@ from .status import COMPLETED
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduledjob.kube.reconcile.desired_state import Wish
+    from scheduledjob.kube.reconcile.desired_state import DesiredState
 
-_ACTS = {"runNow": "run-now", "cancel": "cancel", "resume": "resume"}
+_REQUESTS = {"runNow": "run-now", "cancel": "cancel", "resume": "resume"}
 
 
 class _Condition(msgspec.Struct):
@@ -42,7 +42,7 @@ class _Active(msgspec.Struct):
 
 
 class _Told(msgspec.Struct, rename="camel"):
-    floor: datetime
+    decided_until: datetime
     observed_generation: int = 0
     conditions: list[_Condition] = []
     last_schedule_time: datetime | None = None
@@ -53,29 +53,31 @@ class _Told(msgspec.Struct, rename="camel"):
     handled: dict[str, list[str]] = {}
 
 
-def told_state(status: Mapping[str, Any], wish: Wish, now: Instant) -> State | None:
+def state_from_status(status: Mapping[str, Any], desired: DesiredState, now: Instant) -> State | None:
     """The state that this status tells of; None where it tells of none, or of what can't be."""
     try:
         told = msgspec.convert(status, _Told)
-        floor = to_instant(told.floor)
+        decided_until = to_instant(told.decided_until)
         runs = [_run(one, now) for one in told.active]
         times = [_time(one) for one in (told.last_schedule_time, told.last_success_time, told.last_failure_time)]
     except ValueError:  # msgspec's errors are ValueErrors
         return None
-    as_it_was = told.observed_generation == wish.generation
+    as_it_was = told.observed_generation == desired.generation
     ready = next((one for one in told.conditions if one.type == "Ready"), None)
     # The slot that was planned and due is among what is active, because it may have begun: it is not decided yet.
-    planned = next((run for run in runs if run.slot > floor and not (run.begun or run.token or run.handed_on)), None)
+    planned = next(
+        (run for run in runs if run.slot > decided_until and not (run.begun or run.token or run.adoptable)), None
+    )
     # One that is said to have begun is decided by that, though nothing was written then that says so.
     decided: list[Instant] = []
-    if not wish.follows:  # slots that follow other runs have a floor of their own
-        decided = [run.slot for run in runs if run.slot > floor and not run.token and run is not planned]
+    if not desired.follows:  # slots that follow other runs have a floor of their own
+        decided = [run.slot for run in runs if run.slot > decided_until and not run.token and run is not planned]
     counted = told.counters.get
     return State(
-        floor=max(floor, *decided) if decided else floor,
+        decided_until=max(decided_until, *decided) if decided else decided_until,
         next=planned,
         runs=[run for run in runs if run is not planned],
-        when=wish.definition.when_digest if as_it_was else "",
+        when=desired.definition.when_digest if as_it_was else "",
         generation=told.observed_generation,
         suspended=any(one.reason == "Suspended" and one.status == "True" for one in told.conditions),
         paused=ready is not None and ready.reason == "AutoPaused",
@@ -90,9 +92,9 @@ def told_state(status: Mapping[str, Any], wish: Wish, now: Instant) -> State | N
         last_schedule=times[0],
         last_success=times[1],
         last_failure=times[2],
-        expect_from=wish.created_at,
-        followed=floor,
-        handled=tuple(f"{act}/{token}" for name, act in _ACTS.items() for token in told.handled.get(name, ())),
+        expect_from=desired.created_at,
+        followed=decided_until,
+        handled=tuple(f"{act}/{token}" for name, act in _REQUESTS.items() for token in told.handled.get(name, ())),
     )
 
 
@@ -103,8 +105,8 @@ def _run(one: _Active, now: Instant) -> Run:
         attempt=one.attempt,
         begun=0 if one.started is None else to_instant(one.started),
         token=one.token,
-        outlives=bool(one.pod),
-        handed_on=bool(one.pod),
+        detached=bool(one.pod),
+        adoptable=bool(one.pod),
     )
 
 

@@ -108,7 +108,7 @@ def build_status(
             "excluded": state.excluded,
         },
         "handled": _handled(state),
-        "floor": rfc3339(state.floor),
+        "floor": rfc3339(state.decided_until),
         "engine": engine_text(state),
     }
     return _NOTHING | Status.model_validate(status).body()
@@ -241,7 +241,7 @@ def _next_due(
     started = state.started + (begins is not None)
     if slots is None or (definition.max_runs is not None and started >= definition.max_runs):
         return None
-    slot = slots.next(max(state.floor, now))
+    slot = slots.next(max(state.decided_until, now))
     return None if slot is None else slot + jitter_of(uid, slot, definition.jitter)
 
 
@@ -290,7 +290,7 @@ def _active(row: Row, run: Run, now: Instant, begun: Begun, *, stands: bool) -> 
         shown["started"] = rfc3339(run.begun)
     if run.due > now:
         shown["due"] = rfc3339(run.due)
-    elif run.outlives:
+    elif run.detached:
         shown["pod"] = pod_name(row.slug.rpartition("/")[2], name, run.attempt)
     if run.token:
         shown["token"] = run.token

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import structlog
 
-from scheduledjob.kube.client.api import chance, pause
+from scheduledjob.kube.client.api import pause, rng
 from scheduledjob.kube.client.api_errors import ApiError, Gone, later
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Reflector(Generic[T]):
 
     async def _watch(self, path: str, view: _View[T]) -> None:
         """One watch, to its end."""
-        seconds = round(WATCH_SECONDS * chance.uniform(1.0, 2.0))
+        seconds = round(WATCH_SECONDS * rng.uniform(1.0, 2.0))
         params: dict[str, str | int] = {
             "labelSelector": self._selector,
             "resourceVersion": view.version,

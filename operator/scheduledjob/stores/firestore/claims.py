@@ -23,7 +23,7 @@ from scheduledjob.engine.store import Batch, Row, StoreUnavailable
 
 from .layout import SCHEDULES, row_of
 from .operations import MOST_ALTERNATIVES, Document, Query, Write
-from .retrying import chance
+from .retrying import rng
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -117,8 +117,8 @@ class Claims:
         if 2 * self._lost.count(last) >= len(self._lost):
             wake_at = last  # many are due at one instant, perhaps many more
         else:
-            wake_at = min(horizon, last + int(chance.random() * SPREAD * (last - first)))
-        return wake_at, f"{SCHEDULES}/{chance.getrandbits(160):040x}"
+            wake_at = min(horizon, last + int(rng.random() * SPREAD * (last - first)))
+        return wake_at, f"{SCHEDULES}/{rng.getrandbits(160):040x}"
 
     async def _find(
         self, groups: Sequence[list[str]], now: Instant, ahead: Micros, limit: int, start: tuple[Instant, str] | None
@@ -180,11 +180,11 @@ class Claims:
         for document, write, stamp in zip(found, writes, stamps, strict=True):
             if stamp is None:
                 continue
-            taken_over = _leased(document)
+            recovered = _leased(document)
             document.fields |= write.fields or {}
             self._owned.see(document, stamp)
             row = row_of(document)
-            row.taken_over = taken_over
+            row.recovered = recovered
             taken[document.path] = row
         return taken
 

@@ -13,8 +13,8 @@ and are unlikely to be anybody else's in the same database:
 
 One more, ``sjob_presences``, is common to all installations and stands below a document beside theirs.
 
-The uids of a slug that are not taken again stand in the slug's own document (``buried``), so that whoever makes a row
-reads and checks them with the row itself. Where no row is left, the document becomes a *grave*: it has no ``slug``
+The uids of a slug that are not taken again stand in the slug's own document (``tombstoned``), so that whoever makes a
+row reads and checks them with the row itself. Where no row is left, the document becomes a *grave*: it has no ``slug``
 and no ``wake_at``, so no query for rows finds it, and ``forget_at`` says when it may go.
 
 An index whose values only grow takes 500 writes a second on one server; so ``wake_at``, ``finished``,
@@ -56,7 +56,7 @@ PRESENCES = "sjob_presences"
 
 MOST_RECENT = 1_000
 """How many runs ``recent`` lists at most; what it can't list goes by its age alone."""
-MOST_BURIED = 1_000
+MOST_TOMBSTONES = 1_000
 """How many uids of one slug are kept from coming back at most: beyond that the one that may come first."""
 
 
@@ -97,7 +97,7 @@ def shard_of(path: str, shards: int) -> int:
     return int(path.rpartition("/")[2][:8], 16) % shards
 
 
-def wish_fields(new: NewRow, revision: int, now: Instant) -> Fields:
+def definition_fields(new: NewRow, revision: int, now: Instant) -> Fields:
     return {
         "kind": new.kind,
         "origin": Origin(new.origin).value,
@@ -105,15 +105,15 @@ def wish_fields(new: NewRow, revision: int, now: Instant) -> Fields:
         "payload": new.payload,
         "first": new.first,
         "generation": new.generation,
-        "acts": new.acts,
+        "acts": new.requests,
         "edited_at": now,
         "revision": revision,
     }
 
 
-def schedule_fields(new: NewRow, now: Instant, shards: int, buried: Sequence[str] = ()) -> Fields:
+def schedule_fields(new: NewRow, now: Instant, shards: int, tombstoned: Sequence[str] = ()) -> Fields:
     """Of a new row. What nobody waits for has no ``wake_at`` at all, so no query finds it."""
-    fields = wish_fields(new, 1, now)
+    fields = definition_fields(new, 1, now)
     fields |= {
         "slug": new.slug,
         "uid": new.uid,
@@ -125,8 +125,8 @@ def schedule_fields(new: NewRow, now: Instant, shards: int, buried: Sequence[str
         "result": None,
         "recent": [],
     }
-    if buried:
-        fields["buried"] = buried
+    if tombstoned:
+        fields["buried"] = tombstoned
     if new.wake_at is not None:
         fields["wake_at"] = new.wake_at
     return fields
@@ -162,7 +162,7 @@ def is_row(document: Document) -> bool:
     return "slug" in document.fields
 
 
-def buried_in(document: Document | None, now: Instant) -> dict[str, Instant]:
+def tombstones_in(document: Document | None, now: Instant) -> dict[str, Instant]:
     """The uids of that slug that are not taken again, until when."""
     if document is None:
         return {}
@@ -170,18 +170,18 @@ def buried_in(document: Document | None, now: Instant) -> dict[str, Instant]:
     return {uid: int(until) for until, _, uid in entries if int(until) > now}
 
 
-def buried_field(buried: Mapping[str, Instant]) -> list[str]:
+def tombstone_field(tombstoned: Mapping[str, Instant]) -> list[str]:
     """Those that are kept longest last; what is too much goes from the front."""
-    return sorted(f"{until}:{uid}" for uid, until in buried.items())[-MOST_BURIED:]
+    return sorted(f"{until}:{uid}" for uid, until in tombstoned.items())[-MOST_TOMBSTONES:]
 
 
-def removal(path: str, buried: Sequence[str], shards: int, stamp: Stamp | None) -> Write:
+def removal(path: str, tombstoned: Sequence[str], shards: int, stamp: Stamp | None) -> Write:
     """Of a schedule: nothing is left, or a grave. No ``stamp``: nothing may be there yet."""
-    if not buried:
+    if not tombstoned:
         return Write(path, stamp=stamp)
     fields: Fields = {
-        "buried": buried,
-        "forget_at": max(int(text.partition(":")[0]) for text in buried),
+        "buried": tombstoned,
+        "forget_at": max(int(text.partition(":")[0]) for text in tombstoned),
         "shard": shard_of(path, shards),
     }
     return Write(path, fields, exists=False if stamp is None else None, stamp=stamp)

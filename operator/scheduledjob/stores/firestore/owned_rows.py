@@ -34,7 +34,7 @@ class Known:
     version: int
     revision: int
     recent: Sequence[str]
-    buried: Sequence[str] = ()
+    tombstoned: Sequence[str] = ()
 
 
 NOTHING = Known(0, "", 0, 0, ())

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from scheduledjob.engine.store import NewRow, Put
-from scheduledjob.stores.tombstones import buried_for, each_once, judge
+from scheduledjob.stores.tombstones import decide_upsert, each_once, tombstone_kept_for
 
 from .layout import (
-    buried_field,
-    buried_in,
     cut_off_records,
+    definition_fields,
     is_row,
     record_writes,
     removal,
     row_of,
     schedule_fields,
     schedule_path,
-    wish_fields,
+    tombstone_field,
+    tombstones_in,
 )
 from .operations import Document, Write, packs
 from .retrying import pause
@@ -89,25 +89,25 @@ class Cluster:
     def _seen(self, new: NewRow, document: Document | None, now: Instant) -> tuple[Put, Change | None]:
         there = document if document is not None and is_row(document) else None
         row = None if there is None else row_of(there)
-        buried = buried_in(document, now)
-        put = judge(row, new, buried=new.uid in buried)
+        tombstoned = tombstones_in(document, now)
+        put = decide_upsert(row, new, tombstoned=new.uid in tombstoned)
         if put is Put.UPDATED and there is not None and row is not None:
-            fields = wish_fields(new, row.revision + 1, now)
+            fields = definition_fields(new, row.revision + 1, now)
             if row.generation == new.generation:
                 del fields["payload"]
             return put, Change(looked_at(there, fields, now), edited=there)
         if put is Put.CREATED:
             if row is not None:
-                buried = _and_buried(buried, row.uid, now, row.definition)
-            fields = schedule_fields(new, now, self._shards, buried_field(buried))
+                tombstoned = _and_tombstones(tombstoned, row.uid, now, row.definition)
+            fields = schedule_fields(new, now, self._shards, tombstone_field(tombstoned))
             path = schedule_path(new.slug)
             write = Write(path, fields, exists=False) if document is None else Write(path, fields, stamp=document.stamp)
             return put, Change(write, ended=there, due=new.wake_at)
         return put, None
 
-    async def bury(self, incarnations: Sequence[tuple[str, str]], told: Told) -> list[bool]:
+    async def tombstone(self, identities: Sequence[tuple[str, str]], told: Told) -> list[bool]:
         uids: dict[str, set[str]] = {}
-        for slug, uid in incarnations:
+        for slug, uid in identities:
             uids.setdefault(slug, set()).add(uid)
         ended: dict[str, str | None] = {}
 
@@ -121,21 +121,23 @@ class Cluster:
 
         for page in _pages(list(uids)):
             await self._carry_out({schedule_path(slug): over(slug) for slug in page}, told)
-        return [ended[slug] == uid for slug, uid in incarnations]
+        return [ended[slug] == uid for slug, uid in identities]
 
     def _over(self, path: str, uids: set[str], document: Document | None, now: Instant) -> Change:
         there = document if document is not None and is_row(document) else None
-        buried = buried_in(document, now)
+        tombstoned = tombstones_in(document, now)
         for uid in uids:
             mine = there is not None and there.fields["uid"] == uid
-            buried = _and_buried(buried, uid, now, there.fields["definition"] if there is not None and mine else "")
-        texts = buried_field(buried)
+            tombstoned = _and_tombstones(
+                tombstoned, uid, now, there.fields["definition"] if there is not None and mine else ""
+            )
+        texts = tombstone_field(tombstoned)
         if there is not None and there.fields["uid"] not in uids:
             return Change(Write(path, {"buried": texts}, ("buried",), stamp=there.stamp))
         stamp = None if document is None else document.stamp
         return Change(removal(path, texts, self._shards, stamp), ended=there)
 
-    async def nudge(self, slugs: Sequence[str], told: Told) -> None:
+    async def touch(self, slugs: Sequence[str], told: Told) -> None:
         def decide(document: Document | None, now: Instant) -> Change | None:
             if document is None or not is_row(document):
                 return None
@@ -188,8 +190,8 @@ def _tell(change: Change, now: Instant, told: Told) -> None:
         told.becomes_due(now)
 
 
-def _and_buried(buried: dict[str, Instant], uid: str, now: Instant, definition: str) -> dict[str, Instant]:
-    return {**buried, uid: max(buried.get(uid, 0), now + buried_for(definition))}
+def _and_tombstones(tombstoned: dict[str, Instant], uid: str, now: Instant, definition: str) -> dict[str, Instant]:
+    return {**tombstoned, uid: max(tombstoned.get(uid, 0), now + tombstone_kept_for(definition))}
 
 
 def _pages(each: Sequence[T]) -> list[Sequence[T]]:

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-chance = random.Random()  # noqa: S311 - spreads replicas, guards nothing
+rng = random.Random()  # noqa: S311 - spreads replicas, guards nothing
 
 
 async def pause(attempt: int) -> None:
     """Before the try after ``attempt`` (from 0): up to 10 ms, and up to twice as long each time."""
-    await asyncio.sleep(chance.uniform(0, 0.01 * 2**attempt))
+    await asyncio.sleep(rng.uniform(0, 0.01 * 2**attempt))
 
 
 async def together(calls: Iterable[Coroutine[None, None, T]]) -> list[T | StoreError]:

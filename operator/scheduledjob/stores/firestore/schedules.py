@@ -21,15 +21,15 @@ from scheduledjob.stores.tombstones import each_once, no_object
 
 from .layout import (
     SCHEDULES,
-    buried_field,
-    buried_in,
     cut_off_records,
+    definition_fields,
     is_row,
     record_writes,
     removal,
     schedule_fields,
     schedule_path,
-    wish_fields,
+    tombstone_field,
+    tombstones_in,
 )
 from .operations import Document, Query, Write, packs
 from .retrying import pause
@@ -129,13 +129,13 @@ class Wishes:
     def _lay_over(self, write: Write, grave: Document | None) -> None:
         """Have a new row's write keep what is buried in its place."""
         assert write.fields is not None
-        write.fields["buried"] = buried_field(buried_in(grave, self._clock.earliest()))
+        write.fields["buried"] = tombstone_field(tombstones_in(grave, self._clock.earliest()))
         write.exists, write.stamp = (False, None) if grave is None else (None, grave.stamp)
 
     def _taken_back(self, write: Write, stamp: Stamp) -> Write:
-        buried = (write.fields or {}).get("buried") or ()
-        assert isinstance(buried, (list, tuple))
-        return removal(write.path, buried, self._shards, stamp)
+        tombstoned = (write.fields or {}).get("buried") or ()
+        assert isinstance(tombstoned, (list, tuple))
+        return removal(write.path, tombstoned, self._shards, stamp)
 
     async def _replace(self, rows: Sequence[NewRow], told: Told) -> list[Put]:
         """One page; in as many commits as its size takes."""
@@ -201,7 +201,7 @@ class Wishes:
             now = self._clock.earliest()
             units = [
                 [
-                    removal(each.path, buried_field(buried_in(each, now)), self._shards, each.stamp),
+                    removal(each.path, tombstone_field(tombstones_in(each, now)), self._shards, each.stamp),
                     *(
                         write
                         for write in record_writes(cut_off_records(each, now), self._shards)
@@ -245,7 +245,7 @@ def _differs(document: Document, new: NewRow) -> bool:
 
 def edit(document: Document, new: NewRow, now: Instant) -> Write:
     """Of the wish."""
-    return looked_at(document, wish_fields(new, document.fields["revision"] + 1, now), now)
+    return looked_at(document, definition_fields(new, document.fields["revision"] + 1, now), now)
 
 
 def looked_at(document: Document, fields: Fields, now: Instant) -> Write:

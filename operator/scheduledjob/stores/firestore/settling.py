@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.engine.store import Fate, Key, Renewal, Settlement, StoreError, StoreUnavailable
+from scheduledjob.engine.store import Disposition, Key, Renewal, Settlement, StoreError, StoreUnavailable
 
 from .layout import path_of, record_writes, removal, run_path, with_records
 from .operations import Write, packs
@@ -143,9 +143,9 @@ class Settlements:
             settlement = unit.settlement
             unit.done = True
             self.surplus += unit.surplus
-            if settlement.fate is Fate.REMOVE:
+            if settlement.disposition is Disposition.REMOVE:
                 self._leave(settlement, unit.recent)
-            if settlement.fate is Fate.KEEP:
+            if settlement.disposition is Disposition.KEEP:
                 self._owned.settled(settlement.key, stamps[position], unit.recent)
             else:
                 self._owned.forget(settlement.key)
@@ -205,10 +205,10 @@ class Settlements:
         unit.recent, unit.surplus = with_records(
             recent, [record for record in settlement.records if run_path(record.run_id) in new]
         )
-        unit.overtaken = settlement.fate is not Fate.KEEP and known.revision != settlement.revision
+        unit.overtaken = settlement.disposition is not Disposition.KEEP and known.revision != settlement.revision
         path = path_of(settlement.key)
-        if settlement.fate is Fate.REMOVE and not unit.overtaken:
-            return [removal(path, known.buried, self._shards, known.stamp), *records]
+        if settlement.disposition is Disposition.REMOVE and not unit.overtaken:
+            return [removal(path, known.tombstoned, self._shards, known.stamp), *records]
         fields: Fields = {"state": settlement.state}
         mask = ["state"]
         if new:
@@ -220,7 +220,7 @@ class Settlements:
         if settlement.result is not None and not unit.slim:
             fields["result"] = settlement.result
             mask.append("result")
-        if settlement.fate is Fate.KEEP:
+        if settlement.disposition is Disposition.KEEP:
             fields["version"] = settlement.version + 1
             mask.append("version")
         else:

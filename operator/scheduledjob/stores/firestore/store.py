@@ -1,6 +1,6 @@
 """The Firestore store: ``Store`` for one installation, put together from its parts.
 
-A call's way: ``FirestoreStore`` -> the part that knows the rule (``wishes`` for clients' writes, ``claiming`` and
+A call's way: ``FirestoreStore`` -> the part that knows the rule (``desired_rows`` for clients' writes, ``claiming`` and
 ``settling`` for an owner's, ``archive`` for history) -> ``wire``, which alone knows Google's client. ``clock`` says
 what time it is there, ``layout`` how things are written down, ``owned`` what need not be read again.
 
@@ -157,7 +157,7 @@ class FirestoreStore:
     # ---- clients
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
-        """As ``Store.put``; above 500 rows, or 8 MiB, others may see it half done (``wishes`` says how far)."""
+        """As ``Store.put``; above 500 rows, or 8 MiB, others may see it half done (``desired_rows`` says how far)."""
         if not rows:
             return []
         await self._know_the_time(CLOCK_IS_KNOWN)
@@ -184,19 +184,19 @@ class FirestoreStore:
         finally:
             self._tell(told)
 
-    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> list[bool]:
+    async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
         await self._know_the_time(CLOCK_IS_KNOWN)
         told = Told()
         try:
-            return await self._cluster.bury(incarnations, told)
+            return await self._cluster.tombstone(identities, told)
         finally:
             self._tell(told)
 
-    async def nudge(self, slugs: Sequence[str]) -> None:
+    async def touch(self, slugs: Sequence[str]) -> None:
         await self._know_the_time(CLOCK_IS_KNOWN)
         told = Told()
         try:
-            await self._cluster.nudge(slugs, told)
+            await self._cluster.touch(slugs, told)
         finally:
             self._tell(told)
 

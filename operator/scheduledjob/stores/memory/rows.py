@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.domain.schedule.state import RunRecord, State, cut_off
 from scheduledjob.engine.store import Key, NewRow, Origin, Row, Settlement
-from scheduledjob.stores.tombstones import buried_for, keep_of
+from scheduledjob.stores.tombstones import keep_of, tombstone_kept_for
 
 from .history import History
 from .presence import Locks
@@ -30,8 +30,8 @@ class Entry:
     """A row at rest. There may be a million of them."""
 
     __slots__ = (
-        "acts", "created_at", "definition", "edited_at", "first", "generation", "key", "kind", "origin", "owner",
-        "payload", "result", "revision", "slug", "state", "uid", "version", "wake_at",
+        "created_at", "definition", "edited_at", "first", "generation", "key", "kind", "origin", "owner",
+        "payload", "requests", "result", "revision", "slug", "state", "uid", "version", "wake_at",
     )  # fmt: skip
 
     def __init__(self, key: int, new: NewRow, now: Instant) -> None:
@@ -45,16 +45,16 @@ class Entry:
         self.owner: str | None = None
         self.version = 0
         self.revision = 0
-        self.wish(new, now)
+        self.write_definition(new, now)
 
-    def wish(self, new: NewRow, now: Instant) -> None:
+    def write_definition(self, new: NewRow, now: Instant) -> None:
         self.kind = sys.intern(new.kind)
         self.origin = Origin(new.origin).value
         self.definition = sys.intern(new.definition)
         self.payload = new.payload
         self.first = new.first
         self.generation = new.generation
-        self.acts = sys.intern(new.acts)
+        self.requests = sys.intern(new.requests)
         self.edited_at = now
         self.revision += 1
 
@@ -76,7 +76,7 @@ class Entry:
         state, keep = State.decode(self.state), keep_of(self.definition)
         return cut_off(state, uid=self.uid, slug=self.slug, now=now, owned=self.owner is not None, keep=keep)
 
-    def row(self, taken_over: bool = False) -> Row:
+    def row(self, recovered: bool = False) -> Row:
         return Row(
             self.key,
             self.slug,
@@ -93,10 +93,10 @@ class Entry:
             self.version,
             self.wake_at,
             self.state,
-            taken_over,
+            recovered,
             self.owner,
             self.generation,
-            self.acts,
+            self.requests,
         )
 
 
@@ -112,7 +112,7 @@ class Installation:
         self._agendas: dict[str, tuple[Agenda, Agenda]] = {}
         self._in_order: list[str] | None = None
         """The slugs sorted, as long as none comes or goes."""
-        self._buried: dict[str, Instant] = {}
+        self._tombstoned: dict[str, Instant] = {}
         """Uids that are not taken again, until when."""
 
     def create(self, new: NewRow, now: Instant) -> Entry:
@@ -124,10 +124,10 @@ class Installation:
         return entry
 
     def edit(self, entry: Entry, new: NewRow, now: Instant) -> None:
-        entry.wish(new, now)
+        entry.write_definition(new, now)
         self._look_at(entry, now)
 
-    def nudge(self, entry: Entry, now: Instant) -> None:
+    def touch(self, entry: Entry, now: Instant) -> None:
         entry.revision += 1
         self._look_at(entry, now)
 
@@ -140,17 +140,17 @@ class Installation:
         del self.keys[entry.key], self.slugs[entry.slug]
         self._in_order = None
 
-    def bury(self, uid: str, now: Instant, definition: str = "") -> None:
+    def tombstone(self, uid: str, now: Instant, definition: str = "") -> None:
         """``definition``: of the schedule that ends with it."""
-        self._buried[uid] = max(self._buried.get(uid, 0), now + buried_for(definition))
+        self._tombstoned[uid] = max(self._tombstoned.get(uid, 0), now + tombstone_kept_for(definition))
 
-    def is_buried(self, uid: str, now: Instant) -> bool:
-        return self._buried.get(uid, now) > now
+    def is_tombstoned(self, uid: str, now: Instant) -> bool:
+        return self._tombstoned.get(uid, now) > now
 
-    def forget_buried(self, now: Instant, limit: int) -> None:
-        passed = (uid for uid, until in self._buried.items() if until <= now)
+    def forget_tombstones(self, now: Instant, limit: int) -> None:
+        passed = (uid for uid, until in self._tombstoned.items() if until <= now)
         for uid in list(islice(passed, limit)):
-            del self._buried[uid]
+            del self._tombstoned[uid]
 
     def owned(self, key: Key, replica: str, version: int) -> Entry | None:
         """The row of that key, if ``replica`` owns it at that version."""

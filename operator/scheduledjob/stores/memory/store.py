@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from scheduledjob.domain.time.instants import Instant, Micros
 from scheduledjob.engine.store import (
     Batch,
-    Fate,
+    Disposition,
     Key,
     NewRow,
     Origin,
@@ -31,7 +31,7 @@ from scheduledjob.engine.store import (
     SlugTaken,
     Wake,
 )
-from scheduledjob.stores.tombstones import each_once, judge, no_object
+from scheduledjob.stores.tombstones import decide_upsert, each_once, no_object
 
 from .presence import Presences
 from .rows import Entry, Installation, due_rows, earlier, next_wake
@@ -101,12 +101,12 @@ class MemoryStore:
                 if entry is not None and not entry.differs(row):
                     answers.append(Put.UNCHANGED)
                     continue
-                wish = no_object(row)
+                desired = no_object(row)
                 if entry is None:
-                    entry = here.create(wish, now)
+                    entry = here.create(desired, now)
                     answers.append(Put.CREATED)
                 else:
-                    here.edit(entry, wish, now)
+                    here.edit(entry, desired, now)
                     answers.append(Put.UPDATED)
                 written.append(entry)
             self._tell(written)
@@ -117,7 +117,10 @@ class MemoryStore:
         here = self._here
         with self._lock:
             now = self._clock()
-            answers = [judge(here.slugs.get(row.slug), row, buried=here.is_buried(row.uid, now)) for row in rows]
+            answers = [
+                decide_upsert(here.slugs.get(row.slug), row, tombstoned=here.is_tombstoned(row.uid, now))
+                for row in rows
+            ]
             asked = list(zip(rows, answers, strict=True))
             self._end(
                 [here.slugs[row.slug] for row, put in asked if put is Put.CREATED and row.slug in here.slugs], now
@@ -134,31 +137,31 @@ class MemoryStore:
             self._tell(written)
         return answers
 
-    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> list[bool]:
+    async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
         here = self._here
         with self._lock:
             now = self._clock()
             there = [
                 (slug, uid) if (entry := here.slugs.get(slug)) is not None and entry.uid == uid else None
-                for slug, uid in incarnations
+                for slug, uid in identities
             ]
             self._end([here.slugs[slug] for slug, _ in dict.fromkeys(filter(None, there))], now)
-            for _, uid in incarnations:
-                here.bury(uid, now)
+            for _, uid in identities:
+                here.tombstone(uid, now)
         return [each is not None for each in there]
 
     def _end(self, entries: Sequence[Entry], now: Instant) -> None:
         """Remove and bury, with a record of each run that this cuts off."""
         self._remove(entries, now)
         for entry in entries:
-            self._here.bury(entry.uid, now, entry.definition)
+            self._here.tombstone(entry.uid, now, entry.definition)
 
-    async def nudge(self, slugs: Sequence[str]) -> None:
+    async def touch(self, slugs: Sequence[str]) -> None:
         with self._lock:
             now = self._clock()
             found = [entry for slug in dict.fromkeys(slugs) if (entry := self._here.slugs.get(slug)) is not None]
             for entry in found:
-                self._here.nudge(entry, now)
+                self._here.touch(entry, now)
             self._tell(found)
 
     def _tell(self, written: Sequence[Entry]) -> None:
@@ -236,11 +239,11 @@ class MemoryStore:
             rows: list[Row] = []
             in_time = by is None or now <= by
             for entry in due_rows(agendas, now + ahead, now, limit) if in_time else ():
-                taken_over = entry.owner is not None
+                recovered = entry.owner is not None
                 entry.owner = replica
                 entry.version += 1
                 entry.wake_at = now + lease
-                rows.append(entry.row(taken_over))
+                rows.append(entry.row(recovered))
             # After the last was taken: what has just been leased must not be found again.
             for row in rows:
                 here.enter(here.slugs[row.slug])
@@ -259,11 +262,11 @@ class MemoryStore:
                 if entry is None:
                     continue
                 here.history.add(settlement.records)
-                if settlement.fate is Fate.REMOVE and entry.revision == settlement.revision:
+                if settlement.disposition is Disposition.REMOVE and entry.revision == settlement.revision:
                     here.remove(entry)
                     continue
                 entry.take(settlement)
-                if settlement.fate is Fate.KEEP:
+                if settlement.disposition is Disposition.KEEP:
                     entry.version += 1
                     continue
                 entry.owner = None
@@ -284,13 +287,13 @@ class MemoryStore:
 
     async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
         with self._lock:
-            looks = self._wakes.looks
+            should_poll = self._wakes.should_poll
             # One that was held back on its way is older than what it finds.
-            looks[replica.id] = max(looks.get(replica.id, looks_at), looks_at)
+            should_poll[replica.id] = max(should_poll.get(replica.id, looks_at), looks_at)
 
     async def withdraw(self, replica: str) -> None:
         with self._lock:
-            self._wakes.looks.pop(replica, None)
+            self._wakes.should_poll.pop(replica, None)
             self._here.locks.forget(replica)
             self._database.presences.forget(self._installation, replica)
 
@@ -327,7 +330,7 @@ class MemoryStore:
     async def prune(self, limit: int = 1000) -> int:
         with self._lock:
             now = self._clock()
-            self._here.forget_buried(now, limit)
+            self._here.forget_tombstones(now, limit)
             return self._here.history.prune(now, limit)
 
 

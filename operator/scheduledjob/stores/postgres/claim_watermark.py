@@ -25,12 +25,12 @@ INTERVAL = 1.0
 """Seconds after which a claim looks without the floor."""
 
 
-class Floor:
+class ClaimWatermark:
     """The floor of one replica, for the kinds that it claims."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._floor = BOTTOM
+        self._watermark = BOTTOM
         self._kinds: frozenset[str] = frozenset()
         self._looked_below = float("-inf")
         self._lowered = 0
@@ -44,18 +44,18 @@ class Floor:
         if now - self._looked_below >= INTERVAL:
             self._looked_below = now
             return BOTTOM, self._lowered
-        return self._floor, self._lowered
+        return self._watermark, self._lowered
 
     @property
     def known(self) -> Instant:
-        return self._floor
+        return self._watermark
 
     def finish(self, token: int, upto: Instant) -> None:
         """A claim took everything due before ``upto``. Counts for nothing if the floor was lowered meanwhile."""
         if token == self._lowered:
-            self._floor = max(self._floor, upto - SLACK)
+            self._watermark = max(self._watermark, upto - SLACK)
 
     def lower(self, due: Instant) -> None:
         """Something is due at that instant which a claim under way may not see."""
         self._lowered += 1
-        self._floor = min(self._floor, due)
+        self._watermark = min(self._watermark, due)

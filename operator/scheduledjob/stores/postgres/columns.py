@@ -56,12 +56,12 @@ def record_of(columns: Iterable[Any]) -> RunRecord:
 
 
 def seen_columns(rows: Iterable[NewRow]) -> Columns:
-    """``wish_columns`` and what belongs to objects of a cluster. There must be at least one."""
+    """``definition_columns`` and what belongs to objects of a cluster. There must be at least one."""
     seen = list(rows)
-    return [*wish_columns(seen), [row.generation for row in seen], [row.acts for row in seen]]
+    return [*definition_columns(seen), [row.generation for row in seen], [row.requests for row in seen]]
 
 
-def wish_columns(rows: Iterable[NewRow]) -> Columns:
+def definition_columns(rows: Iterable[NewRow]) -> Columns:
     """Of new rows, in the order of the queries that write them. There must be at least one."""
     return list(
         zip(

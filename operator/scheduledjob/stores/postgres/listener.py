@@ -73,11 +73,11 @@ class Listening(Part):
     async def listen(self, on_wake: Callable[[Wake], None]) -> AsyncIterator[None]:
         def hear(wake: Wake) -> None:
             if wake.due is not None:
-                self._floor.lower(wake.due)
+                self._watermark.lower(wake.due)
             on_wake(wake)
 
         if self._unheard_of:
-            on_wake(Wake(deaf=True))
+            on_wake(Wake(notifications_lost=True))
             yield
             return
         tried = asyncio.Event()
@@ -101,21 +101,21 @@ class Listening(Part):
             else:
                 tried.set()
                 try:
-                    if await ear.listen(lambda: self._turn(on_wake, deaf=False)):
+                    if await ear.listen(lambda: self._turn(on_wake, notifications_lost=False)):
                         pause = RETRY_FIRST
                 finally:
                     ear.close()
                 log.warning("lost the connection that listens for notifications", server=self._server.address.shown)
-            self._turn(on_wake, deaf=True)
+            self._turn(on_wake, notifications_lost=True)
             tried.set()
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_MOST)
 
-    def _turn(self, on_wake: Callable[[Wake], None], *, deaf: bool) -> None:
+    def _turn(self, on_wake: Callable[[Wake], None], *, notifications_lost: bool) -> None:
         """Poll while deaf; and look once more when no longer, for what came in between."""
-        if self.polls != deaf:
-            self.polls = deaf
-            on_wake(Wake(deaf=True))
+        if self.polls != notifications_lost:
+            self.polls = notifications_lost
+            on_wake(Wake(notifications_lost=True))
 
 
 class _Ear:

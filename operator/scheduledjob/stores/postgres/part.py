@@ -5,7 +5,7 @@ from __future__ import annotations
 from scheduledjob.engine.store import StoreError
 
 from .address import parse_address
-from .claim_watermark import Floor
+from .claim_watermark import ClaimWatermark
 from .connections import Pool, Server
 
 POOL_SIZE = 4
@@ -22,7 +22,7 @@ class Part:
         self._installation_name = installation
         self._installation_id: int | None = None
         self._pool = Pool(self._server, POOL_SIZE, timeout)
-        self._floor = Floor()
+        self._watermark = ClaimWatermark()
         self._replicas: set[str] = set()
         """Those that live in this process: what they tell the others they need not hear themselves."""
 

@@ -12,7 +12,7 @@ from zlib import crc32
 import asyncpg
 
 from scheduledjob.engine.store import NewRow, Put, Row, StoreError, StoreUnavailable
-from scheduledjob.stores.tombstones import buried_for, each_once, judge
+from scheduledjob.stores.tombstones import decide_upsert, each_once, tombstone_kept_for
 
 from .columns import record_columns, seen_columns
 from .connections import repeated
@@ -77,7 +77,7 @@ class Cluster(Wishes):
         found: list[NewRow] = []
         for chunk in _chunks(rows):
             columns = zip(
-                *((row.slug, row.uid, row.generation, row.kind, row.definition, row.acts) for row in chunk),
+                *((row.slug, row.uid, row.generation, row.kind, row.definition, row.requests) for row in chunk),
                 strict=True,
             )
             async with self._pool.connection("reading schedules") as connection:
@@ -108,8 +108,8 @@ class Cluster(Wishes):
         lines = await connection.fetch(_SQL["standing"], self._installation, [row.slug for row in rows])
         there = {row.slug: row for row in (Row(*line) for line in lines)}
         lines = await connection.fetch(_SQL["buried"], self._installation, [row.uid for row in rows])
-        buried = {line[0] for line in lines}
-        became = {row.slug: judge(there.get(row.slug), row, buried=row.uid in buried) for row in rows}
+        tombstoned = {line[0] for line in lines}
+        became = {row.slug: decide_upsert(there.get(row.slug), row, tombstoned=row.uid in tombstoned) for row in rows}
         new = [row for row in rows if became[row.slug] is Put.CREATED]
         replaced = [there[row.slug] for row in new if row.slug in there]
         if replaced:
@@ -122,7 +122,15 @@ class Cluster(Wishes):
         if edited:
             columns = zip(
                 *(
-                    (there[row.slug].key, row.kind, row.definition, row.first, row.acts, row.payload, row.generation)
+                    (
+                        there[row.slug].key,
+                        row.kind,
+                        row.definition,
+                        row.first,
+                        row.requests,
+                        row.payload,
+                        row.generation,
+                    )
                     for row in edited
                 ),
                 strict=True,
@@ -132,21 +140,21 @@ class Cluster(Wishes):
         return became
 
     @repeated
-    async def bury(self, incarnations: Sequence[tuple[str, str]]) -> list[bool]:
+    async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
         found: set[tuple[str, str]] = set()
         written = _Written()
-        chunks = _chunks(sorted(set(incarnations)))
+        chunks = _chunks(sorted(set(identities)))
         if chunks:
             async with (
                 self._pool.connection("ending schedules", patience(chunks, self._timeout)) as connection,
                 connection.transaction(),
             ):
-                await self._hold(connection, (slug for slug, _ in incarnations))
+                await self._hold(connection, (slug for slug, _ in identities))
                 for chunk in chunks:
                     found |= await self._end(connection, chunk, written)
                 await self._tell(connection, written)
             self._told(written)
-        return [each in found for each in incarnations]
+        return [each in found for each in identities]
 
     async def _hold(self, connection: Connection, slugs: Iterable[str]) -> None:
         """Be the only one who makes or ends incarnations of these slugs, until the transaction ends."""
@@ -154,22 +162,22 @@ class Cluster(Wishes):
         await connection.execute(_SQL["hold"], self._installation, parts)
 
     async def _end(
-        self, connection: Connection, incarnations: Sequence[tuple[str, str]], written: _Written
+        self, connection: Connection, identities: Sequence[tuple[str, str]], written: _Written
     ) -> set[tuple[str, str]]:
         """Remove those that are there, and bury them all; those that were there."""
-        slugs, uids = zip(*incarnations, strict=True)
+        slugs, uids = zip(*identities, strict=True)
         gone = await connection.fetch(_SQL["end"], self._installation, slugs, uids)
         records = [record for each in gone for record in records_of(each)]
         if records:
             await connection.execute(_HISTORY["record"], self._installation, *record_columns(records))
-        kept = dict.fromkeys(sorted(uids), buried_for(""))
-        kept |= {each["uid"]: buried_for(each["definition"]) for each in gone}
+        kept = dict.fromkeys(sorted(uids), tombstone_kept_for(""))
+        kept |= {each["uid"]: tombstone_kept_for(each["definition"]) for each in gone}
         await connection.execute(_SQL["bury"], self._installation, list(kept), list(kept.values()))
         written.changed += [each["slug"] for each in gone]
         return {(each["slug"], each["uid"]) for each in gone}
 
     @repeated
-    async def nudge(self, slugs: Sequence[str]) -> None:
+    async def touch(self, slugs: Sequence[str]) -> None:
         written = _Written()
         chunks = _chunks(sorted(set(slugs)))
         if not chunks:
@@ -191,7 +199,7 @@ class Cluster(Wishes):
     def _told(self, written: _Written) -> None:
         """After the transaction: now a claim can see it."""
         if written.due is not None:
-            self._floor.lower(written.due)
+            self._watermark.lower(written.due)
 
 
 def _chunks(rows: Sequence[_T]) -> list[Sequence[_T]]:

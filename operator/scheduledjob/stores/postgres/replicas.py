@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from scheduledjob.engine.store import Batch, Fate, Key, Renewal, Renewer, ReplicaInfo, Row, Settlement
+from scheduledjob.engine.store import Batch, Disposition, Key, Renewal, Renewer, ReplicaInfo, Row, Settlement
 
 from .claim_watermark import BOTTOM
 from .columns import Columns, record_columns, shortened
@@ -49,33 +49,35 @@ class Replicas(Part):
         self._replicas.add(replica)
         known = frozenset(kinds)
         in_order = sorted(known)
-        floor, token = self._floor.begin(known)
+        watermark, token = self._watermark.begin(known)
         async with self._pool.connection("claiming") as connection:
             lines = await connection.fetch(
-                _claim_of(len(in_order)), self._installation, in_order, replica, limit, ahead, lease, floor,
-                self._floor.known, by,
+                _claim_of(len(in_order)), self._installation, in_order, replica, limit, ahead, lease, watermark,
+                self._watermark.known, by,
             )  # fmt: skip
         now, last_due, next_wake = lines[0][:3]
         rows = [] if lines[0]["id"] is None else [Row(*line[4:]) for line in lines]
         late = by is not None and now > by
         if not late:
             taken_upto = now if len(rows) < limit else min(now, last_due or BOTTOM)
-            self._floor.finish(token, taken_upto)
+            self._watermark.finish(token, taken_upto)
         return Batch(rows, now, next_wake, late)
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         done: list[bool] = []
         for chunk in _chunks(settlements):
             in_order = sorted(chunk, key=_key)  # in one order everywhere, so that two writers never wait for each other
-            removed = [each for each in in_order if each.fate is Fate.REMOVE]
+            removed = [each for each in in_order if each.disposition is Disposition.REMOVE]
             gone = await self._settle("settle_removed", replica, removed) if removed else set()
             # A removal is refused where the wish has changed too: then the row is released, as the other query does.
             written = [each for each in in_order if each.key not in gone]
             gone |= await self._settle("settle_written", replica, written) if written else set()
             done += [each.key in gone for each in chunk]
-        released = (each.wake_at for each in settlements if each.fate is Fate.RELEASE and each.wake_at is not None)
+        released = (
+            each.wake_at for each in settlements if each.disposition is Disposition.RELEASE and each.wake_at is not None
+        )
         if (due := min(released, default=None)) is not None:
-            self._floor.lower(due)
+            self._watermark.lower(due)
         return done
 
     @repeated
@@ -88,7 +90,7 @@ class Replicas(Part):
         ]
         if query == "settle_written":
             columns += [
-                [each.fate for each in chunk],
+                [each.disposition for each in chunk],
                 [each.state for each in chunk],
                 [each.wake_at for each in chunk],
                 [each.payload for each in chunk],

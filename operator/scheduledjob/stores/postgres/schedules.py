@@ -13,7 +13,7 @@ from scheduledjob.domain.schedule.state import RunRecord, State, cut_off
 from scheduledjob.engine.store import NewRow, Origin, Put, Row, SlugTaken, StoreError, StoreUnavailable
 from scheduledjob.stores.tombstones import each_once, keep_of
 
-from .columns import record_columns, wish_columns
+from .columns import definition_columns, record_columns
 from .connections import repeated
 from .part import Part
 from .queries import load
@@ -62,11 +62,13 @@ class Wishes(Part):
             try:
                 async with self._pool.connection("writing schedules", patience(chunks, self._timeout)) as connection:
                     if len(chunks) == 1:
-                        await connection.execute(_SQL["create_and_tell"], self._installation, *wish_columns(chunks[0]))
+                        await connection.execute(
+                            _SQL["create_and_tell"], self._installation, *definition_columns(chunks[0])
+                        )
                     else:
                         async with connection.transaction():
                             for chunk in chunks:
-                                await connection.execute(_SQL["create"], self._installation, *wish_columns(chunk))
+                                await connection.execute(_SQL["create"], self._installation, *definition_columns(chunk))
                             await self._tell_due(connection, due)
             except StoreError as error:
                 if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
@@ -76,7 +78,7 @@ class Wishes(Part):
                     raise SlugTaken([slug for slug in slugs if slug in taken]) from None
                 continue  # who had it has gone meanwhile
             if due is not None:
-                self._floor.lower(due)
+                self._watermark.lower(due)
             return [Put.CREATED] * len(rows)
         raise StoreUnavailable(f"Postgres at {self._server.address.shown}: slugs come and go too quickly to write them")
 
@@ -90,7 +92,7 @@ class Wishes(Part):
             connection.transaction(),
         ):
             for chunk in chunks:
-                written = await connection.fetch(_SQL["replace"], self._installation, *wish_columns(chunk))
+                written = await connection.fetch(_SQL["replace"], self._installation, *definition_columns(chunk))
                 for slug, created, owned, wake_at in written:
                     became[slug] = Put.CREATED if created else Put.UPDATED
                     if owned:
@@ -100,7 +102,7 @@ class Wishes(Part):
             await self._tell_changed(connection, changed)
             await self._tell_due(connection, due)
         if due is not None:
-            self._floor.lower(due)
+            self._watermark.lower(due)
         return [became.get(row.slug, Put.UNCHANGED) for row in rows]
 
     @repeated

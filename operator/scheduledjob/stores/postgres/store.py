@@ -1,6 +1,6 @@
 """The store in Postgres: everything in one schema of one database, which any number of replicas and clients share.
 
-Its parts stand beside this file: what clients write (``wishes``), what is seen in a cluster (``cluster``), what
+Its parts stand beside this file: what clients write (``desired_rows``), what is seen in a cluster (``cluster``), what
 replicas do (``replicas``), hear (``listener``) and hold (``living``), and what has been (``past``). Here is how it
 begins and ends. The SQL is in ``queries``, the schema in ``migrations``.
 """

@@ -45,7 +45,7 @@ def wake_of(payload: str, own: Iterable[str] = ()) -> Wake | None:
     try:
         told = _decoder.decode(payload)
     except msgspec.DecodeError:
-        return Wake(deaf=True)
+        return Wake(notifications_lost=True)
     if told.sender and told.sender in own:
         return None
     return Wake(told.due, told.changed)

@@ -7,7 +7,7 @@ everything when the replica is gone, and it kills an attempt a little before its
 the lease was renewed; a replica that is stopped tells it nothing, and so its jobs end. Why a process of its own and
 not a thread: a thread dies and stops with its process. Why single-threaded and small: ``posix_spawn`` from a process
 with few pages takes a fraction of a millisecond, and nothing in it can dead-lock. Confined jobs add threads, which
-share nothing with the loop but a lock to be told by: one for each job (``cells``), one to remove (``scratch``).
+share nothing with the loop but a lock to be told by: one for each job (``sandboxes``), one to remove (``scratch``).
 
     main.py        the loop: requests, starts, exits, deadlines, stragglers
     job.py         one job: its pipes, its start, the head and tail of its output

@@ -16,7 +16,7 @@ from .processes import RUN_ID, VERSION, Mark
 
 if TYPE_CHECKING:
     from .messages import Start
-    from .sandbox import Cell, Cells
+    from .sandbox import Sandbox, Sandboxes
 
 _READ = 1 << 16
 _LARGEST_PIPE = 1 << 20
@@ -84,7 +84,7 @@ class Surroundings(NamedTuple):
     """``/dev/null``."""
     doors: tuple[int, int]
     """Two descriptors below every limit: with a soft limit in force, the C library refuses to hand on those above."""
-    cells: Cells | None
+    sandboxes: Sandboxes | None
     """None: jobs are not confined."""
 
 
@@ -93,16 +93,16 @@ class Job:
 
     __slots__ = (
         "cause",
-        "cell",
         "deadline",
         "ends_at",
         "head",
-        "looks",
         "number",
         "output",
         "pid",
+        "polls",
         "problem",
         "request",
+        "sandbox",
         "status",
         "tail",
         "total",
@@ -122,9 +122,9 @@ class Job:
         self.status: int | None = None
         """None while its first process lives."""
         self.output: int | None = None
-        self.cell: Cell | None = None
+        self.sandbox: Sandbox | None = None
         """None: not confined."""
-        self.looks = 0
+        self.polls = 0
         """At what might be left of it, since everybody in its cell was killed."""
         self.head = bytearray()
         self.tail = bytearray()
@@ -147,9 +147,9 @@ class Job:
         environment = request.environment
         opened: list[int] = []
         try:
-            if around.cells is not None:
-                self.cell = around.cells.make()
-                environment = {b"HOME": self.cell.home, b"TMPDIR": self.cell.home, **environment}
+            if around.sandboxes is not None:
+                self.sandbox = around.sandboxes.make()
+                environment = {b"HOME": self.sandbox.home, b"TMPDIR": self.sandbox.home, **environment}
             self.output, writing_end = os.pipe()
             opened.append(writing_end)
             os.set_blocking(self.output, False)
@@ -181,7 +181,7 @@ class Job:
             try:
                 self._enter_directory()
                 with around.limits:
-                    self.pid = start() if self.cell is None else self.cell.start(start)
+                    self.pid = start() if self.sandbox is None else self.sandbox.start(start)
                 self._harden(around.limits)
             except (OSError, ValueError) as error:
                 raise StartError(f"can't start {_text(request.command[0])}: {_why(error)}") from None
@@ -206,15 +206,15 @@ class Job:
     def _enter_directory(self) -> None:
         """Go where it is to run; that is all of the process, so the caller goes back."""
         directory = self.request.directory
-        if self.cell is not None:
-            os.chdir(self.cell.home)
+        if self.sandbox is not None:
+            os.chdir(self.sandbox.home)
         if directory is None:
             return
         try:
             os.chdir(directory)
         except (OSError, ValueError) as error:
             raise StartError(f"working directory {_text(directory)}: {_why(error)}") from None
-        if self.cell is not None and not self.cell.may_be_in(os.getcwdb()):
+        if self.sandbox is not None and not self.sandbox.may_be_in(os.getcwdb()):
             raise StartError(f"working directory {_text(directory)}: belongs to another job")
 
     def signal(self, number: signal.Signals) -> None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from .child import IGNORED, Job, Limits, StartError, Surroundings
 from .messages import LEASE, Cancel, Ended, Ready, Settings, Start, Started, Unpacker, pack
 from .processes import Mark, children, mark_of
-from .sandbox import Cells
+from .sandbox import Sandboxes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,10 +110,10 @@ class Spawner:
         except ReplicaGoneError:
             self._kill_all()
             for job in self._jobs.values():
-                if job.cell is not None:
-                    job.cell.close()
-            if self._around.cells is not None:
-                self._around.cells.close()
+                if job.sandbox is not None:
+                    job.sandbox.close()
+            if self._around.sandboxes is not None:
+                self._around.sandboxes.close()
 
     def _round(self) -> None:
         for key, _ in self._selector.select(self._patience()):
@@ -164,10 +164,10 @@ class Spawner:
         elif isinstance(message, Settings):
             self._settings = message
             limits = Limits(message.limits, hard=message.scratches is not None)
-            cells = None
+            sandboxes = None
             if message.scratches is not None:
-                cells = Cells(message.scratches, message.readable, message.landlock, self._replica)
-            self._around = self._around._replace(limits=limits, cells=cells)
+                sandboxes = Sandboxes(message.scratches, message.readable, message.landlock, self._replica)
+            self._around = self._around._replace(limits=limits, sandboxes=sandboxes)
 
     def _read_leases(self) -> None:
         data = os.read(self._leases, LEASE.size << 12)
@@ -284,32 +284,32 @@ class Spawner:
             return
         left = children().difference(self._running, self._beyond_us)
         if left:
-            self._clear_cells()
+            self._clear_sandboxes()
         busy: set[Job] = set()
         for pid in left:
             owner = self._owners.get(pid) or self._find_owner(pid)
             if owner in self._ending:
-                if owner.looks <= _LOOKS_AT_A_STRANGER or pid in self._members:
+                if owner.polls <= _LOOKS_AT_A_STRANGER or pid in self._members:
                     busy.add(owner)
                 self._kill_straggler(pid, owner)
             elif owner is _NOBODY:
-                busy |= {job for job in self._ending if job.looks <= _LOOKS_AT_A_STRANGER}
+                busy |= {job for job in self._ending if job.polls <= _LOOKS_AT_A_STRANGER}
                 # In a cell of its own it may be a running job's, and that job's end will find it.
-                if self._strangers[pid] >= _LOOKS_AT_A_STRANGER and any(not job.looks for job in self._ending):
+                if self._strangers[pid] >= _LOOKS_AT_A_STRANGER and any(not job.polls for job in self._ending):
                     self._kill_straggler(pid, owner)
         for job in self._ending - busy:
             self._ending.discard(job)
             self._conclude(job)
 
-    def _clear_cells(self) -> None:
+    def _clear_sandboxes(self) -> None:
         """Kill whoever is in the cells of the jobs that are ending, where that can be done.
 
         After it, a job's own are dead or dying, so what is still there after some looks is another's, whatever it says
         that it is: the mark in an environment can be forged, and a child that forks quickly is never the same twice.
         """
         for job in self._ending:
-            if job.cell is not None and (job.looks or job.cell.kill()):
-                job.looks += 1
+            if job.sandbox is not None and (job.polls or job.sandbox.kill()):
+                job.polls += 1
 
     def _find_owner(self, pid: int) -> Job:
         try:
@@ -340,8 +340,8 @@ class Spawner:
             if job.pid:
                 self._selector.unregister(job.output)
             job.drain()
-        if job.cell is not None:
-            job.cell.close()
+        if job.sandbox is not None:
+            job.sandbox.close()
         del self._jobs[job.number]
         self._sessions.pop(job.pid, None)
         if self._marks.get(job.mark) is job:
@@ -352,8 +352,8 @@ class Spawner:
     def _kill_all(self) -> None:
         """Kill every descendant there is; orphans come here until there is none left."""
         for job in self._jobs.values():
-            if job.cell is not None:
-                job.cell.kill()
+            if job.sandbox is not None:
+                job.sandbox.kill()
         for job in self._running.values():
             job.signal(signal.SIGKILL)
         while True:

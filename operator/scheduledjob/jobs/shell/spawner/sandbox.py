@@ -33,7 +33,7 @@ _LOOK_AGAIN = 10.0
 """Seconds after which the readable paths are looked up anew: files in /etc are replaced, not rewritten."""
 
 
-class Cells:
+class Sandboxes:
     """All cells of one helper."""
 
     def __init__(self, scratches: bytes, readable: Sequence[bytes], with_landlock: bool, replica: int) -> None:
@@ -49,11 +49,11 @@ class Cells:
         self._common: list[bytes] = []
         """The rules of all jobs."""
 
-    def make(self) -> Cell:
+    def make(self) -> Sandbox:
         """A cell for one job. Raises ``OSError``."""
         scratch = self.scratches.make()
         try:
-            return Cell(self, scratch, self._rules_for(scratch) if self.version else None)
+            return Sandbox(self, scratch, self._rules_for(scratch) if self.version else None)
         except OSError:
             self.scratches.discard(scratch)
             raise
@@ -86,11 +86,11 @@ class Cells:
             os.close(before)
 
 
-class Cell:
+class Sandbox:
     """What one job runs in."""
 
-    def __init__(self, cells: Cells, scratch: Scratch, rules: landlock.Rules | None) -> None:
-        self._cells = cells
+    def __init__(self, sandboxes: Sandboxes, scratch: Scratch, rules: landlock.Rules | None) -> None:
+        self._sandboxes = sandboxes
         self._scratch = scratch
         self._rules = rules
         self._pid = 0
@@ -111,7 +111,7 @@ class Cell:
     def may_be_in(self, folder: bytes) -> bool:
         """Whether its job may start in a folder, given by its real path: not in another's scratch."""
         own = os.path.realpath(self.home)
-        return os.path.commonpath((own, folder)) == own or not self._cells.scratches.contains(folder)
+        return os.path.commonpath((own, folder)) == own or not self._sandboxes.scratches.contains(folder)
 
     def start(self, spawn: Callable[[], int]) -> int:
         """Call ``spawn`` in the cell and return what it returns; what it raises is raised here.
@@ -143,7 +143,7 @@ class Cell:
         if self._rules is not None:
             self._rules.close()
             self._rules = None
-        self._cells.scratches.discard(self._scratch)
+        self._sandboxes.scratches.discard(self._scratch)
 
     # In the thread
 
@@ -169,14 +169,14 @@ class Cell:
             self._rules.enter()
             self._rules.close()
             self._rules = None
-        self._cells.filter.enter()
+        self._sandboxes.filter.enter()
 
     def _is_held_back(self) -> bool:
         """Whether a signal from here can't reach the replica; asked before each signal to everybody."""
-        if self._cells.version < landlock.SCOPES_SINCE:
+        if self._sandboxes.version < landlock.SCOPES_SINCE:
             return False
         try:
-            os.kill(self._cells.replica, 0)
+            os.kill(self._sandboxes.replica, 0)
         except PermissionError:
             return True
         except ProcessLookupError:

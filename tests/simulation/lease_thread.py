@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scheduledjob.engine.clock import Clock
-    from scheduledjob.engine.lease_thread import KeeperCalls
+    from scheduledjob.engine.lease_thread import LeaseCallbacks
     from scheduledjob.engine.leases import Leases
     from scheduledjob.engine.store import Key, Renewal, Store
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from .world import Machine
 
 
-class SimulatedKeeper:
+class SimulatedLeaseThread:
     def __init__(
-        self, machine: Machine, store: DistantStore, replica: str, leases: Leases, clock: Clock, calls: KeeperCalls
+        self, machine: Machine, store: DistantStore, replica: str, leases: Leases, clock: Clock, calls: LeaseCallbacks
     ) -> None:
         self.machine = machine
         self.store = store
@@ -38,7 +38,9 @@ class SimulatedKeeper:
     def on(cls, machine: Machine, distant: DistantStore) -> object:
         """What ``Replica`` wants as its keeper's constructor."""
 
-        def make(store: Store, replica: str, leases: Leases, clock: Clock, calls: KeeperCalls) -> SimulatedKeeper:
+        def make(
+            store: Store, replica: str, leases: Leases, clock: Clock, calls: LeaseCallbacks
+        ) -> SimulatedLeaseThread:
             return cls(machine, distant, replica, leases, clock, calls)
 
         return make
