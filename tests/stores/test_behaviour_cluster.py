@@ -124,7 +124,7 @@ async def test_seen_again_is_unchanged(store: Store, other: Store) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"kind": "shell"}, {"definition": '{"kind":"x"}'}, {"acts": REQUESTS}, {"generation": 3}],
+    [{"kind": "shell"}, {"definition": '{"kind":"x"}'}, {"requests": REQUESTS}, {"generation": 3}],
     ids=lambda change: next(iter(change)),
 )
 async def test_any_difference_is_an_update_that_is_due_at_once(

@@ -39,7 +39,7 @@ async def test_a_grave_goes_when_its_time_is_over_and_only_then(
     store = await open_one("?shards=3")
     await store.tombstone([(f"long-{n}", "uid") for n in range(3)])
     monkeypatch.setattr(tombstones, "tombstone_kept_for", lambda definition: 1)
-    monkeypatch.setattr("scheduledjob.stores.firestore.reconciling.buried_for", lambda definition: 1)
+    monkeypatch.setattr("scheduledjob.stores.firestore.reconciling.tombstone_kept_for", lambda definition: 1)
     await store.tombstone([(f"short-{n}", "uid") for n in range(3)])
     end = await store.now() + 1
 

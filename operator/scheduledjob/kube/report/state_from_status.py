@@ -42,7 +42,7 @@ class _Active(msgspec.Struct):
 
 
 class _Told(msgspec.Struct, rename="camel"):
-    decided_until: datetime
+    decided_until: datetime = msgspec.field(name="floor")
     observed_generation: int = 0
     conditions: list[_Condition] = []
     last_schedule_time: datetime | None = None

@@ -10,7 +10,7 @@ from .setting_sources import CONFIG_VARIABLE
 
 _BEGINNING = f"""# Settings of the operator
 
-<!-- Written by `make docs` from operator/scheduledjob/kube/settings.py. -->
+<!-- Written by `make docs` from operator/scheduledjob/kube/settings/operator_settings.py. -->
 
 `scheduledjob operator` takes each setting from a flag, a variable or a file. Flags win over variables, variables over
 the file, the file over the defaults. `--config FILE` or the variable `{CONFIG_VARIABLE}` names the file, in YAML:
