@@ -34,8 +34,8 @@ def figures(run: dict[str, Any]) -> str:
         met = {True: "yes", False: "no", None: ""}[row["passed"]]
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         beside = (row["peer"], ratio) if compared else ()
-        sandboxes = (row["what"], row["bar"], row["ours"], *beside, met)
-        lines.append("| " + " | ".join(str(sandbox).replace("|", "/") for sandbox in sandboxes) + " |")
+        cells = (row["what"], row["bar"], row["ours"], *beside, met)
+        lines.append("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
     return "\n".join(lines)
 
 

@@ -66,7 +66,7 @@ def _section(called: str, command: TyperCommand) -> str:
     for parameter in command.get_params(context):
         record = None if parameter.name == "help" else parameter.get_help_record(context)
         if record is not None:
-            rows.append(f"| `{_sandbox(_called(parameter, _plain(record[0])))}` | {_sandbox(record[1])} |")
+            rows.append(f"| `{_cell(_called(parameter, _plain(record[0])))}` | {_cell(record[1])} |")
     if rows:
         lines += ["| Argument or option | Meaning |", "|---|---|", *rows, ""]
     return "\n".join(lines)
@@ -86,7 +86,7 @@ def _plain(names: str) -> str:
     return names.replace(" <list[Path]>", "").replace(" <list[str]>", "")
 
 
-def _sandbox(words: str) -> str:
+def _cell(words: str) -> str:
     return " ".join(words.split()).replace("|", "\\|")
 
 

@@ -44,7 +44,7 @@ def crd_page() -> str:
     page.describe("spec", properties["spec"])
     page.describe("status", properties["status"])
     columns = [
-        f"| {column['name']}{' *(wide)*' if column.get('priority') else ''} | {_sandbox(column['description'])} |"
+        f"| {column['name']}{' *(wide)*' if column.get('priority') else ''} | {_cell(column['description'])} |"
         for column in version["additionalPrinterColumns"]
     ]
     fields = ", ".join(f"`{one['jsonPath'][1:]}`" for one in version["selectableFields"])
@@ -128,7 +128,7 @@ def _meaning(field: dict[str, Any]) -> str:
     told += [f"{_rule(rule)}." for rule in rules if "properties" not in inner and rule["message"].startswith("write ")][
         :1
     ]
-    return _sandbox(" ".join(told))
+    return _cell(" ".join(told))
 
 
 def _bounds(least: float | None, most: float | None, what: str) -> str:
@@ -146,7 +146,7 @@ def _rule(rule: dict[str, Any]) -> str:
     return message[:1].upper() + message[1:] if first.islower() and first.isalpha() else message
 
 
-def _sandbox(words: str) -> str:
+def _cell(words: str) -> str:
     words = re.sub(r"(?<![`\w])<(\w)", r"&lt;\1", words)
     return words.replace("|", "\\|").replace("\n", " ")
 

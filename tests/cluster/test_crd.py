@@ -171,7 +171,7 @@ FULL_STATUS = Status(
 )
 
 
-def sandboxes(output: str) -> dict[str, str]:
+def cells(output: str) -> dict[str, str]:
     """The columns of the one object that kubectl printed; headings may have spaces in them."""
     heading, line = output.splitlines()
     starts = [at for at in range(len(heading)) if heading[at] != " " and (at == 0 or heading[at - 2 : at] == "  ")]
@@ -185,7 +185,7 @@ async def test_columns_tell_the_state(cluster: Cluster, namespace: str) -> None:
     async with cluster.client() as api:
         await api.post(jobs_of(namespace), job(concurrencyPolicy="Allow"))
         await api.patch(f"{jobs_of(namespace)}/a/status", {"status": FULL_STATUS.body()})
-    shown = sandboxes((await cluster.kubectl("get", "sjob", "-n", namespace)).stdout)
+    shown = cells((await cluster.kubectl("get", "sjob", "-n", namespace)).stdout)
     assert shown.pop("AGE").endswith("s")
     assert shown == {
         "NAME": "a",
@@ -195,7 +195,7 @@ async def test_columns_tell_the_state(cluster: Cluster, namespace: str) -> None:
         "LAST OUTCOME": "Failed",
         "NEXT RUN": "2026-12-01T11:00:00Z",
     }
-    wide = sandboxes((await cluster.kubectl("get", "sjob", "-n", namespace, "-o", "wide")).stdout)
+    wide = cells((await cluster.kubectl("get", "sjob", "-n", namespace, "-o", "wide")).stdout)
     assert wide.keys() > shown.keys()
     assert (wide["READY"], wide["OVERDUE"], wide["POLICY"]) == ("True", "Unknown", "Allow")
     assert (wide["SUCCEEDED"], wide["FAILED"], wide["MESSAGE"]) == ("5", "3", "scheduled")

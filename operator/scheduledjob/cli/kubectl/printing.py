@@ -72,25 +72,22 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
         say(empty)
         return
     names = list(rows[0])
-    sandboxes = [["" if row[name] is None else printable(str(row[name])) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip([name.upper() for name in names], *sandboxes, strict=True)]
+    cells = [["" if row[name] is None else printable(str(row[name])) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip([name.upper() for name in names], *cells, strict=True)]
     out(coloured(_line([name.upper() for name in names], widths), BOLD))
-    for line in sandboxes:
+    for line in cells:
         out(_line(line, widths))
 
 
-def _line(sandboxes: Sequence[str], widths: Sequence[int]) -> str:
-    last = len(sandboxes) - 1
-    padded = (
-        sandbox if place == last else sandbox + " " * (widths[place] - len(sandbox))
-        for place, sandbox in enumerate(sandboxes)
-    )
-    return "  ".join(_painted(sandbox) for sandbox in padded).rstrip()
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    last = len(cells) - 1
+    padded = (cell if place == last else cell + " " * (widths[place] - len(cell)) for place, cell in enumerate(cells))
+    return "  ".join(_painted(cell) for cell in padded).rstrip()
 
 
-def _painted(sandbox: str) -> str:
-    colour = _COLOURS.get(sandbox.strip())
-    return sandbox if colour is None else coloured(sandbox, colour)
+def _painted(cell: str) -> str:
+    colour = _COLOURS.get(cell.strip())
+    return cell if colour is None else coloured(cell, colour)
 
 
 def print_objects(objects: Sequence[Mapping[str, Any]], form: Form, *, one: bool = False) -> None:

@@ -143,7 +143,7 @@ def _as_yaml_documents(runs: Sequence[Ended]) -> str:
 
 
 def _as_table_lines(runs: Sequence[Ended]) -> str:
-    return "".join(_table_line(*sandboxes(record, late)) for record, late in runs)
+    return "".join(_table_line(*cells(record, late)) for record, late in runs)
 
 
 _RENDER: dict[str, Callable[[Sequence[Ended]], str]] = {
@@ -155,7 +155,7 @@ _RENDER: dict[str, Callable[[Sequence[Ended]], str]] = {
 _HEADING = ("STARTED", "JOB", "OUTCOME", "TOOK", "ATTEMPT", "LATE", "REASON")
 
 
-def sandboxes(record: RunRecord, late: Micros | None) -> tuple[str, str, str, str, str, str, str]:
+def cells(record: RunRecord, late: Micros | None) -> tuple[str, str, str, str, str, str, str]:
     """A run as a table shows it."""
     started = record.started
     return (

@@ -47,9 +47,7 @@ def table_lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) 
     lines = [[name.upper() for name in names]]
     lines += [["" if row[name] is None else printable(str(row[name])) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(sandbox.ljust(width) for sandbox, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def printable(text: str) -> str:
