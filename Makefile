@@ -16,8 +16,10 @@ BASE_IMAGE ?=
 REQUIRE_ALL ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-PIP_INSTALL := $(BIN)/python -m pip install --quiet
-LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+UV := $(BIN)/python tools/uv.py
+INSTALL_PROJECT := $(UV) pip install --quiet --no-deps --reinstall-package scheduledjob \
+	--build-constraints requirements-wheel.lock --editable .
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
 .PHONY: help venv demo test test-cluster e2e image image-report release lint types contracts check crds chart install-yaml docs site terminal simulate bench bench-cluster lock cluster node cluster-down \
@@ -28,10 +30,11 @@ help:  ## list the targets
 
 venv: $(VENV)/.installed  ## make .venv/ from requirements-dev.lock, with the project editable in it
 
-$(VENV)/.locked: requirements-dev.lock
-	@python=; for each in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
-		if "$$each" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-			python=$$each; break; \
+# Each file marks a step that is done. The first is uv alone, which installs the rest.
+$(VENV)/.uv: requirements-uv.lock
+	@python=; for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+		if "$$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			python=$$candidate; break; \
 		fi; \
 	done; \
 	if [ -z "$$python" ]; then \
@@ -41,23 +44,28 @@ $(VENV)/.locked: requirements-dev.lock
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		echo "making $(VENV) with $$("$$python" --version)"; "$$python" -m venv --clear $(VENV); \
 	fi
-	@echo "installing the locked packages into $(VENV); this takes a minute or two, once"
-	@$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-uv.lock
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.locked pyproject.toml
-	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+$(VENV)/.demo: $(VENV)/.uv requirements.lock pyproject.toml
+	@$(UV) pip install --require-hashes -r requirements.lock
+	@$(INSTALL_PROJECT)
 	@touch $@
+
+$(VENV)/.installed: $(VENV)/.uv requirements-dev.lock pyproject.toml
+	@$(UV) pip sync --require-hashes requirements-dev.lock
+	@$(INSTALL_PROJECT)
+	@touch $(VENV)/.demo $@
 
 $(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
-	@$(PIP_INSTALL) --require-hashes -r requirements-bench.lock
+	@$(UV) pip install --require-hashes -r requirements-bench.lock
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.installed requirements-docs.lock
-	@$(PIP_INSTALL) --require-hashes -r requirements-docs.lock
+	@$(UV) pip install --require-hashes -r requirements-docs.lock
 	@touch $@
 
-demo: venv  ## run examples/*.yaml with the memory store and show what ran and what is next; Ctrl-C ends it
+demo: $(VENV)/.demo  ## run examples/*.yaml with the memory store and show what ran and what is next; Ctrl-C ends it
 	@$(BIN)/scheduledjob run -f examples/*.yaml
 
 test: venv  ## run the tests, two at a time; REQUIRE_ALL=1 fails what it would skip, ARGS go to pytest
@@ -127,12 +135,13 @@ bench-cluster: venv  ## measure the operator on a real control plane, on two cor
 	@$(BIN)/python -m bench.cluster $(ARGS)
 
 lock: venv  ## write the lock files again after a change to pyproject.toml; UPGRADE=--upgrade for newer versions
-	@$(LOCK) pyproject.toml requirements-build.in --extra dev --extra kube -o requirements-dev.lock
+	@$(LOCK) pyproject.toml requirements-build.in --extra dev -o requirements-dev.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock -o requirements.lock
-	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra kube -o requirements-image.lock
-	@printf '%s\n' hatchling hatch-vcs | $(LOCK) - -c requirements-dev.lock -o requirements-wheel.lock
+	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra all -o requirements-image.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra bench -o requirements-bench.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra docs -o requirements-docs.lock
+	@printf '%s\n' hatchling hatch-vcs editables | $(LOCK) - -c requirements-dev.lock -o requirements-wheel.lock
+	@echo uv | $(LOCK) - -c requirements-dev.lock -o requirements-uv.lock
 
 cluster: venv  ## start a Kubernetes control plane and print the line that sets KUBECONFIG
 	@$(BIN)/python -m tests.cluster.harness up
