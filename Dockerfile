@@ -5,7 +5,7 @@
 # and nothing else, so that what `root` removes is in no layer. `make image` calls it; its two secrets, an authority and
 # a pip.conf for a network that has its own, are there while pip runs and in no image. There is no HEALTHCHECK:
 # Kubernetes asks /healthz and /readyz.
-ARG BASE_IMAGE=python:3.11-slim
+ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1

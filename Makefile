@@ -1,4 +1,4 @@
-# Everything a developer types. `make venv` makes .venv/ from the locked versions; the other targets stand on it.
+# Everything that a developer types. `make venv` makes .venv/ from the locked versions; the other targets do that first.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -12,6 +12,8 @@ ARGS ?=
 # from Debian's packages.
 IMAGE ?=
 BASE_IMAGE ?=
+# What `make test-python` runs the tests in; empty: python:3.13-slim where docker answers, else Debian trixie.
+PYTHON_IMAGE ?=
 # 1: a test that lacks its server fails instead of being skipped.
 REQUIRE_ALL ?=
 
@@ -22,7 +24,7 @@ INSTALL_PROJECT := $(UV) pip install --quiet --no-deps --reinstall-package sched
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: help venv demo test test-cluster e2e image image-report release lint types contracts check crds chart install-yaml docs site terminal simulate bench bench-cluster lock cluster node cluster-down \
+.PHONY: help venv demo test test-python test-cluster e2e image image-report release lint types contracts check crds chart install-yaml docs site terminal simulate bench bench-cluster lock cluster node cluster-down \
 	clean
 
 help:  ## list the targets
@@ -70,6 +72,9 @@ demo: $(VENV)/.demo  ## run examples/*.yaml with the memory store and show what 
 
 test: venv  ## run the tests, two at a time; REQUIRE_ALL=1 fails what it would skip, ARGS go to pytest
 	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist worksteal --ignore=tests/cluster --ignore=tests/e2e $(ARGS)
+
+test-python: venv  ## run the tests on another version of Python, in a container of PYTHON_IMAGE; ARGS go to pytest
+	@$(BIN)/python -m tools.other_python --image "$(PYTHON_IMAGE)" -- $(ARGS)
 
 test-cluster: venv  ## run the tests that need a real Kubernetes; the first time builds one, in some minutes
 	@$(BIN)/python -m tests.cluster.harness build || true

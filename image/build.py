@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "charts" / "scheduledjob-operator" / "Chart.yaml"
 DEBIAN_BASE = "localhost/debian-python"
 PIP_BASE = "localhost/debian-pip:1"
-DEBIAN_SUITE = "bookworm"
+DEBIAN_SUITE = "trixie"
 DEBIAN_PACKAGES = "python3,python3-venv,ca-certificates,usr-is-merged"
 MERGED = Path("/usr/share/mmdebstrap/hooks/merged-usr")
 HOW_TO_GET = "start docker, or run as root and apt-get install buildah mmdebstrap"
@@ -60,14 +60,14 @@ def build(image: str, base: str = "") -> None:
     given = ["--build-arg", f"VERSION={version()}", "--build-arg", f"REVISION={_revision()}"]
     for name, path in _secrets().items():
         given += ["--secret", f"id={name},src={path}"]
-    if _docker_answers():
+    if docker_answers():
         given += ["--build-arg", f"BASE_IMAGE={base}"] if base else []
         run("docker", "build", *given, "--tag", image, str(ROOT))
         run("docker", "save", "--output", str(archive()), image)
         return
     if shutil.which("buildah") is None:
         raise ImageError(f"there is no docker that answers, and no buildah: {HOW_TO_GET}")
-    given += ["--build-arg", f"BASE_IMAGE={base or _debian_base()}"]
+    given += ["--build-arg", f"BASE_IMAGE={base or debian_base()}"]
     run(*buildah("bud", "--isolation", "chroot", "--network", "host", *given, "--tag", image, str(ROOT)))
     run(*buildah("rmi", "--prune"))  # the image that had the name before
     archive().unlink(missing_ok=True)
@@ -80,18 +80,16 @@ def derive(folder: Path, image: str, target: Path) -> None:
     It is given the image of `make image` as OPERATOR_IMAGE and one with pip as PYTHON_IMAGE. It knows no secrets, so
     that the machine's authority and pip.conf are mounted where its pip looks for them.
     """
-    if _docker_answers():
+    if docker_answers():
         run("docker", "build", "--tag", image, "--build-arg", f"OPERATOR_IMAGE={default_image()}", str(folder))
         run("docker", "save", "--output", str(target), image)
         return
-    python = run(*buildah("from", _debian_base()))
+    python = run(*buildah("from", debian_base()))
     run(*buildah("run", "--isolation", "chroot", python, "python3", "-m", "venv", "/venv"))
     run(*buildah("config", "--env", "PATH=/venv/bin:/usr/bin:/bin", python))
     run(*buildah("commit", "--quiet", "--rm", python, PIP_BASE))
     given = ["--build-arg", f"OPERATOR_IMAGE={default_image()}", "--build-arg", f"PYTHON_IMAGE={PIP_BASE}"]
-    looked_for = {"authority": "/etc/ssl/certs/ca-certificates.crt", "pip": "/etc/pip.conf"}
-    for name, path in _secrets().items():
-        given += ["--volume", f"{path}:{looked_for[name]}:ro"]
+    given += pip_volumes()
     run(*buildah("bud", "--isolation", "chroot", "--network", "host", *given, "--tag", image, str(folder)))
     run(*buildah("push", "--quiet", image, f"docker-archive:{target}:{image}"))
     run(*buildah("rmi", "--force", image, PIP_BASE))
@@ -103,9 +101,10 @@ def buildah(*arguments: str) -> list[str]:
     return ["buildah", *storage, *arguments]
 
 
-def _debian_base() -> str:
-    """The base, made once."""
-    name = f"{DEBIAN_BASE}:{DEBIAN_SUITE}"
+def debian_base(suite: str = DEBIAN_SUITE) -> str:
+    """The name of an image of Debian's `suite` with its Python, which is made the first time. Raises ImageError."""
+    cache().mkdir(parents=True, exist_ok=True)
+    name = f"{DEBIAN_BASE}:{suite}"
     if subprocess.run(buildah("inspect", "--type", "image", name), capture_output=True, check=False).returncode == 0:
         return name
     if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
@@ -114,11 +113,17 @@ def _debian_base() -> str:
         rootfs = f"{folder}/rootfs.tar"
         merged = [f"--hook-dir={MERGED}"]
         chosen = ["--variant=minbase", "--skip=output/dev", f"--include={DEBIAN_PACKAGES}"]
-        run("mmdebstrap", "--quiet", *chosen, *merged, DEBIAN_SUITE, rootfs)
+        run("mmdebstrap", "--quiet", *chosen, *merged, suite, rootfs)
         container = run(*buildah("from", "scratch"))
         run(*buildah("add", "--quiet", container, rootfs, "/"))
         run(*buildah("commit", "--quiet", "--rm", container, name))
     return name
+
+
+def pip_volumes() -> list[str]:
+    """Options that mount the machine's authority and pip.conf where pip in a container looks for them."""
+    targets = {"authority": "/etc/ssl/certs/ca-certificates.crt", "pip": "/etc/pip.conf"}
+    return [option for name, path in _secrets().items() for option in ("--volume", f"{path}:{targets[name]}:ro")]
 
 
 def _secrets() -> dict[str, Path]:
@@ -129,7 +134,7 @@ def _secrets() -> dict[str, Path]:
     return {name: path for name, path in wanted.items() if path.is_file()}
 
 
-def _docker_answers() -> bool:
+def docker_answers() -> bool:
     if shutil.which("docker") is None:
         return False
     return subprocess.run(["docker", "version"], capture_output=True, check=False).returncode == 0

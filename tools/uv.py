@@ -11,8 +11,11 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 # pip's section `install` and its environment variables win over the section `global`.
 _SECTIONS = ("global", "install", ":env:")

@@ -47,7 +47,7 @@ def copy_repository(folder: Path) -> None:
     for part in ("bin", "lib", "include"):
         (environment / part).symlink_to(Path(sys.prefix) / part)
     shutil.copy(Path(sys.prefix) / "pyvenv.cfg", environment)
-    for stamp in (".locked", ".installed"):
+    for stamp in (".uv", ".demo", ".installed"):
         (environment / stamp).touch()
 
 
