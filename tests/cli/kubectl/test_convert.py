@@ -22,7 +22,7 @@ from scheduledjob.cli.kubectl.convert.compare import differences, in_words, pod_
 from scheduledjob.cli.kubectl.convert.convert_command import print_converted
 from scheduledjob.cli.kubectl.convert.cronjob import Converted, convert
 from scheduledjob.cli.kubectl.plugin import execute
-from scheduledjob.cli.kubectl.printing import Form
+from scheduledjob.cli.shared.printing import Form
 from scheduledjob.manifests.loader import load_text
 
 if TYPE_CHECKING:

@@ -100,7 +100,7 @@ def _read(options: dict[str, Any], words: Sequence[str]) -> tuple[dict[str, str]
 
 
 def _values(option: Any, given: dict[str, str], unfinished: str) -> tuple[list[Suggestion], int]:
-    from .printing import Form
+    from scheduledjob.cli.shared.printing import Form
 
     opt = option.opts[0]
     if opt in _OF_FILES:

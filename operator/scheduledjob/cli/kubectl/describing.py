@@ -7,10 +7,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.shared.formats import printable
+from scheduledjob.cli.shared.printing import BOLD, Form, age, coloured, out, print_objects, print_table, second
 
 from .cluster_access import Cluster, Object, instant_of, key_of, now, status_of
 from .listing import kind_of_job
-from .printing import BOLD, Form, age, coloured, out, print_objects, print_table, second
 from .run_history import run_as_row
 from .upcoming import explanation, schedule_of
 

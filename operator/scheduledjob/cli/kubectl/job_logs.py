@@ -12,10 +12,10 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, TextIO
 
 from scheduledjob.cli.shared.command_errors import CommandError
+from scheduledjob.cli.shared.printing import say, second
 from scheduledjob.jobs.container.pod_names import ATTEMPT, CONTAINER, RUN_ID, UID_LABEL, annotation, label_value
 
 from .cluster_access import Cluster, Object, instant_of, status_of
-from .printing import say, second
 
 if TYPE_CHECKING:
     from .cluster_access import Where

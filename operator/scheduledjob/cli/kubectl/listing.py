@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scheduledjob.cli.shared.printing import Form, age, print_objects, print_table, second
+
 from .cluster_access import Cluster, Object, condition_of, instant_of, key_of, now, status_of
-from .printing import Form, age, print_objects, print_table, second
 
 if TYPE_CHECKING:
     from .cluster_access import Where

@@ -15,9 +15,9 @@ import typer
 from typer.exceptions import TyperException
 
 from scheduledjob.cli.shared.command_errors import CommandError, Mask, in_one_line, lone
+from scheduledjob.cli.shared.printing import RED, Form, coloured
 
 from .cluster_access import Where
-from .printing import RED, Form, coloured
 
 PROGRAM = "kubectl scheduledjob"
 INTERRUPTED = 130
@@ -262,7 +262,7 @@ def logs(
 @app.command()
 def validate(file: Files = None, more: MorePaths = None, output: Output = Form.TABLE) -> int:
     """Check manifests; the exit code is 2 if anything is wrong."""
-    from scheduledjob.cli.scheduledjob.validation import print_faults
+    from scheduledjob.cli.shared.validation import print_faults
 
     paths = [*(file or ()), *(more or ())]
     if not paths:

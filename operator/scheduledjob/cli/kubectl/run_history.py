@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.formats import printable
+from scheduledjob.cli.shared.printing import Form, out, print_plain, print_table, second, took
 
 from .cluster_access import NO_NAME_EVERYWHERE, Cluster, Object, instant_of, key_of, status_of
 from .listing import nothing
-from .printing import Form, out, print_plain, print_table, second, took
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,7 @@ class Kept:
 
     def read(self, where: Where, name: str | None, limit: int) -> list[tuple[Object, Object]]:
         """What it keeps, the newest first; of the cluster only the kubeconfig's namespace is asked for."""
-        from scheduledjob.cli.scheduledjob.store_commands import read_history, whole_run_as_json
+        from scheduledjob.cli.shared.store_commands import read_history, whole_run_as_json
 
         if where.selector:
             raise CommandError("-l goes with the runs in status: a store knows no labels", 2)

@@ -12,12 +12,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.cli.scheduledjob.validation import with_pipe
 from scheduledjob.cli.shared.command_errors import CommandError
+from scheduledjob.cli.shared.printing import BOLD, RED, YELLOW, Form, coloured, has_colour, out, print_plain, say
+from scheduledjob.cli.shared.validation import with_pipe
 from scheduledjob.domain.schedule.definition import FollowingTrigger
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, Instant, rfc3339, to_datetime
 
-from .printing import BOLD, RED, YELLOW, Form, coloured, has_colour, out, print_plain, say
 from .upcoming import Schedule, instant_from, schedule_of
 
 if TYPE_CHECKING:

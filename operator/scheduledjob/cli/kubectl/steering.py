@@ -13,6 +13,7 @@ import msgspec
 
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.formats import printable
+from scheduledjob.cli.shared.printing import Form, out, print_objects, say
 from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.schedule.state import run_id as run_id_of
 from scheduledjob.domain.time.instants import compact
@@ -21,7 +22,6 @@ from scheduledjob.manifests.models import GROUP
 
 from .cluster_access import Cluster, Object, condition_of, key_of, now, status_of
 from .listing import is_suspended
-from .printing import Form, out, print_objects, say
 
 if TYPE_CHECKING:
     from .cluster_access import Where

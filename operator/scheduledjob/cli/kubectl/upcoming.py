@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.formats import printable
+from scheduledjob.cli.shared.printing import BOLD, Form, coloured, out, print_objects, print_plain, print_table, say
 from scheduledjob.domain.schedule.backoff import Exponential
 from scheduledjob.domain.schedule.definition import (
     AfterTrigger,
@@ -33,7 +34,6 @@ from scheduledjob.domain.triggers.cron import Cron, CronError
 
 from .cluster_access import Cluster, Object, instant_of, key_of, now, status_of
 from .listing import is_suspended, nothing
-from .printing import BOLD, Form, coloured, out, print_objects, print_plain, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.formats import printable
+from scheduledjob.cli.shared.printing import GREEN, RED, YELLOW, Form, coloured, print_objects, took
 from scheduledjob.jobs.container.pod_names import RUN_ID, UID_LABEL, annotation, label_value
 
 from .cluster_access import Cluster, Object, instant_of, status_of
 from .job_logs import follow, write
-from .printing import GREEN, RED, YELLOW, Form, coloured, print_objects, took
 from .steering import ask_for_run, checked_payload, new_token, paused_words, print_changed
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _tell_end(name: str, token: str, run: Object, form: Form, *, printed: bool) 
 
 
 def _print_run(name: str, run: Object, form: Form) -> None:
-    from .printing import print_plain
+    from scheduledjob.cli.shared.printing import print_plain
 
     if form is Form.NAME:
         print_objects([{"metadata": {"name": name}}], form)

@@ -213,7 +213,7 @@ def explain(
 @app.command()
 def validate(paths: Paths = None, file: MaybeFiles = None, output: Output = Format.TABLE) -> int:
     """Check manifests; the exit code is 2 if anything is wrong."""
-    from .validation import print_faults
+    from scheduledjob.cli.shared.validation import print_faults
 
     return 2 if print_faults(_named("validate", file, paths), output.value) else 0
 
@@ -231,8 +231,8 @@ def simulate(
 ) -> int:
     """Draw how many starts of manifests fall in each minute, and name the busiest ones."""
     from scheduledjob.cli.kubectl.cluster_access import Where
-    from scheduledjob.cli.kubectl.printing import Form
     from scheduledjob.cli.kubectl.simulation import simulate
+    from scheduledjob.cli.shared.printing import Form
 
     return simulate(Where(), _named("simulate", file, paths), start, end, Form(output.value))
 
@@ -255,7 +255,7 @@ def convert(
 ) -> int:
     """Turn CronJobs into ScheduledJobs, and say on standard error what differs or can't be carried over."""
     from scheduledjob.cli.kubectl.convert.convert_command import convert_files
-    from scheduledjob.cli.kubectl.printing import Form
+    from scheduledjob.cli.shared.printing import Form
 
     return convert_files(_named("convert", file, paths), Form(output.value))
 
@@ -284,7 +284,7 @@ def migrate(
     output: Output = Format.TABLE,
 ) -> None:
     """Bring the schema of a store up to this version."""
-    from .store_commands import print_migration
+    from scheduledjob.cli.shared.store_commands import print_migration
 
     print_migration(store, finish, output.value)
 
@@ -307,7 +307,7 @@ def history(
     output: Output = Format.TABLE,
 ) -> None:
     """List ended runs, the newest first."""
-    from .store_commands import print_history
+    from scheduledjob.cli.shared.store_commands import print_history
 
     print_history(store, instance, name, namespace, limit, output.value)
 

@@ -11,13 +11,13 @@ import itertools
 from typing import TYPE_CHECKING
 
 from scheduledjob.cli.kubectl.cluster_access import now
-from scheduledjob.cli.kubectl.printing import say
 from scheduledjob.cli.kubectl.simulation import schedules_of_files
 from scheduledjob.cli.kubectl.upcoming import Schedule, explanation, instant_from, row_of, tell_of_following
 from scheduledjob.domain.schedule.definition import CronTrigger, EveryTrigger
 from scheduledjob.domain.time.instants import SECOND
 
 from .formats import print_rows, print_value, printable
+from .printing import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

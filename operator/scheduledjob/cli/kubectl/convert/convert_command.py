@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.cli.kubectl.printing import YELLOW, Form, coloured, print_objects, say
 from scheduledjob.cli.shared.command_errors import CommandError, in_one_line
+from scheduledjob.cli.shared.printing import YELLOW, Form, coloured, print_objects, say
 from scheduledjob.manifests import files
 from scheduledjob.manifests.documents import Document
 from scheduledjob.manifests.problems import Problem, plain

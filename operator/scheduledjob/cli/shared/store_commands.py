@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
-from scheduledjob.cli.shared.command_errors import CommandError
-from scheduledjob.cli.shared.formats import print_rows, print_value
 from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.jobs.container.pod_names import pod_name
 from scheduledjob.jobs.hooks import run_as_json, split_slug
 from scheduledjob.manifests.problems import listed
 from scheduledjob.stores import open_store
+
+from .command_errors import CommandError
+from .formats import print_rows, print_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.cli.shared.formats import print_value
 from scheduledjob.manifests.loader import load
 from scheduledjob.manifests.models import GROUP
+
+from .formats import print_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,10 +10,11 @@ import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TextIO
 
-from scheduledjob.cli.shared.formats import as_json, as_yaml, printable
 from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, rfc3339
 from scheduledjob.manifests.models import GROUP
+
+from .formats import as_json, as_yaml, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
