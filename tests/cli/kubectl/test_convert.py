@@ -18,10 +18,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.cli.kubectl.convert.compare import differences, in_words, pod_of_scheduledjob
-from scheduledjob.cli.kubectl.convert.convert_command import print_converted
-from scheduledjob.cli.kubectl.convert.cronjob import Converted, convert
 from scheduledjob.cli.kubectl.plugin import execute
+from scheduledjob.cli.shared.convert.compare import differences, in_words, pod_of_scheduledjob
+from scheduledjob.cli.shared.convert.convert_command import print_converted
+from scheduledjob.cli.shared.convert.cronjob import Converted, convert
 from scheduledjob.cli.shared.printing import Form
 from scheduledjob.manifests.loader import load_text
 

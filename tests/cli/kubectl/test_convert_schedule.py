@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.cli.kubectl.convert.cron_dialect import trigger_of
+from scheduledjob.cli.shared.convert.cron_dialect import trigger_of
 from scheduledjob.domain.triggers.cron import Cron, CronError
 
 BOUNDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))

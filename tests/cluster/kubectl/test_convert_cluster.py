@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from scheduledjob.cli.kubectl.convert.compare import _rename, compare, differences, in_words, pod_of_cronjob
-from scheduledjob.cli.kubectl.convert.compare import pod_of_scheduledjob as build
-from scheduledjob.cli.kubectl.convert.cronjob import convert
+from scheduledjob.cli.shared.convert.compare import _rename, compare, differences, in_words, pod_of_cronjob
+from scheduledjob.cli.shared.convert.compare import pod_of_scheduledjob as build
+from scheduledjob.cli.shared.convert.cronjob import convert
 from tests.cli.kubectl.test_convert import SHAPES, cronjob_of, shape
 from tests.cluster.crd.install import verdict
 from tests.cluster.harness import SCHEDULED_JOBS, ApiClient

@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from scheduledjob.cli.shared.command_errors import CommandError, Mask, in_one_line, lone
-from scheduledjob.cli.shared.printing import RED, Form, coloured
+from scheduledjob.cli.shared.printing import RED, Form, coloured, say
 
 from .cluster_access import Where
 
@@ -286,13 +286,17 @@ def convert(
     kubeconfig: Kubeconfig = None,
 ) -> int:
     """Turn CronJobs into ScheduledJobs, and say on standard error what differs or can't be carried over."""
-    from scheduledjob.cli.kubectl.convert.convert_command import convert_cluster, convert_files
+    from scheduledjob.cli.shared.convert.convert_command import convert_files, print_converted
 
     if file:
         return convert_files([*file, *(names or ())], output)
     if bool(names) == (whole or everywhere or selector is not None):
         raise CommandError("name CronJobs of the cluster, or give --all, or files with -f", 2)
-    return convert_cluster(Where(namespace, everywhere, selector, context, kubeconfig), names or [], output)
+    where = Where(namespace, everywhere, selector, context, kubeconfig)
+    found = where.run(lambda cluster: cluster.cronjobs(names or []))
+    if not found:
+        say("no CronJobs found")
+    return print_converted(found, output)
 
 
 @app.command()

@@ -254,7 +254,7 @@ def convert(
     output: Output = Format.YAML,
 ) -> int:
     """Turn CronJobs into ScheduledJobs, and say on standard error what differs or can't be carried over."""
-    from scheduledjob.cli.kubectl.convert.convert_command import convert_files
+    from scheduledjob.cli.shared.convert.convert_command import convert_files
     from scheduledjob.cli.shared.printing import Form
 
     return convert_files(_named("convert", file, paths), Form(output.value))

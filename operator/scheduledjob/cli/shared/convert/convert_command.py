@@ -18,8 +18,6 @@ from .cronjob import convert
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from scheduledjob.cli.kubectl.cluster_access import Where
-
 STDIN = "-"
 NAMES_SHOWN = 4
 
@@ -39,14 +37,6 @@ def convert_files(paths: Iterable[str], form: Form) -> int:
     if not found and not faults:
         raise CommandError("there is no CronJob (apiVersion: batch/v1, kind: CronJob) in the files that are named", 2)
     return max(print_converted(found, form), 2 if faults else 0)
-
-
-def convert_cluster(where: Where, names: list[str], form: Form) -> int:
-    """Convert the CronJobs of these names, or without any those that ``where`` means."""
-    found = where.run(lambda cluster: cluster.cronjobs(names))
-    if not found:
-        say("no CronJobs found")
-    return print_converted(found, form)
 
 
 def print_converted(cronjobs: list[dict[str, Any]], form: Form) -> int:
