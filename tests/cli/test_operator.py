@@ -163,4 +163,5 @@ def test_a_library_that_is_missing_is_named(
     monkeypatch.delitem(sys.modules, "scheduledjob.kube.operator", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Without, *sys.meta_path])
     assert execute(["operator", "--log-level=error"]) == 1
-    assert capsys.readouterr().err == 'scheduledjob: kopf is not installed: pip install "scheduledjob[kube]"\n'
+    told = 'the operator needs kopf, kubernetes and prometheus-client: pip install "scheduledjob[kube]"'
+    assert capsys.readouterr().err == f"scheduledjob: {told}\n"

@@ -127,4 +127,7 @@ def _after(before: str) -> tuple[int, int]:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file or directory"
-    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    # Python's own message depends on its version.
+    return "a path can't contain a NUL character" if "null" in str(error) else str(error)

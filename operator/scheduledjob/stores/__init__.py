@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from scheduledjob.extras import needs_extra
+
 if TYPE_CHECKING:
     from scheduledjob.engine.store import Store
 
@@ -18,7 +20,8 @@ ALLOWED = "memory:, postgresql://user:password@host:5432/database, or firestore:
 def open_store(url: str, installation: str = "local") -> Store:
     """The store that ``url`` names, for one installation in it; not connected yet.
 
-    Each ``memory:`` is a new, empty store. Raises ``ValueError`` for a URL that names no store.
+    Each ``memory:`` is a new, empty store. Raises ``ValueError`` for a URL that names no store, and
+    ``MissingExtraError`` where the store's client library is not installed.
     """
     scheme = url.partition(":")[0].lower() if ":" in url else ""
     if scheme == "memory":
@@ -35,7 +38,8 @@ def open_store(url: str, installation: str = "local") -> Store:
         project, collection = urlsplit(url).netloc, urlsplit(url).path.strip("/")
         if not project or not collection or "/" in collection:
             raise ValueError(f"{url!r} does not name a Firestore collection: write firestore://project/collection")
-        from .firestore import FirestoreStore
+        with needs_extra("firestore", "firestore://... needs Google's client"):
+            from .firestore import FirestoreStore
 
         return FirestoreStore(url, installation=installation)
     # What was given may hold a password: only its scheme is repeated.

@@ -73,7 +73,9 @@ class Server:
             await self._site(runner).start()
         except OSError as error:
             await runner.cleanup()
-            raise OSError(error.errno, self._why_not(error)) from None
+            # From Python 3.13 on, asyncio raises an error without a number where the host has no address to bind.
+            number = error.errno or errno.EADDRNOTAVAIL
+            raise OSError(number, self._why_not(error, number)) from None
         self._runner = runner
         self.port = runner.addresses[0][1]
         return self
@@ -95,14 +97,14 @@ class Server:
             runner, socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both), backlog=BACKLOG
         )
 
-    def _why_not(self, error: OSError) -> str:
+    def _why_not(self, error: OSError, number: int) -> str:
         if isinstance(error, socket.gaierror):
             return f"can't listen on {self._listen}: {self._listen.host} is no address of this machine"
         hint = {
             errno.EADDRINUSE: "another program has it; listen on another port",
             errno.EACCES: "ports below 1024 need a privilege; listen on a higher one",
             errno.EADDRNOTAVAIL: f"{self._listen.host} is no address of this machine",
-        }.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
+        }.get(number, os.strerror(number))
         return f"can't listen on {self._listen}: {hint}"
 
     async def _answer_health(self, _: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from scheduledjob.cli.shared.command_errors import CommandError, in_one_line, lone
 from scheduledjob.cli.shared.formats import printable
 from scheduledjob.domain.time.instants import to_instant
+from scheduledjob.extras import needs_extra
 from scheduledjob.manifests.models import API_VERSION, GROUP, KIND
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Where:
 
     def run(self, work: Callable[[Cluster], Awaitable[T]]) -> T:
         """Open the way, do the work, close it. Raises CommandError for whatever the API server refuses."""
-        from scheduledjob.kube.client.access import ConfigError
+        with needs_extra("kube", "kubectl scheduledjob needs the kubernetes package"):
+            from scheduledjob.kube.client.access import ConfigError
         from scheduledjob.kube.client.api_errors import ApiError
 
         try:

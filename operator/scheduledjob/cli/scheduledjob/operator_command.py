@@ -14,11 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from scheduledjob.cli.shared.command_errors import CommandError, Mask
+from scheduledjob.extras import needs_extra
 from scheduledjob.kube.settings.operator_settings import Setting, every_setting
 from scheduledjob.kube.settings.setting_sources import CONFIG_VARIABLE, SettingsError, read_settings
-
-_MISSING = {"kopf", "kubernetes", "prometheus_client"}
-"""What only an installation for clusters has."""
 
 
 def operator(**typed: Any) -> None:
@@ -32,6 +30,8 @@ def operator(**typed: Any) -> None:
         settings = read_settings(flags, os.environ)
     except SettingsError as error:
         raise CommandError(str(error), 2) from None
+    with needs_extra("kube", "the operator needs kopf, kubernetes and prometheus-client"):
+        from scheduledjob.kube.operator import run_operator
     import structlog
 
     from scheduledjob.cli.shared import command_log
@@ -42,12 +42,6 @@ def operator(**typed: Any) -> None:
     log.info("settings", **settings.shown())
     for remark in settings.remarks():
         log.warning(remark)
-    try:
-        from scheduledjob.kube.operator import run_operator
-    except ModuleNotFoundError as error:
-        if error.name not in _MISSING:
-            raise
-        raise CommandError(f'{error.name} is not installed: pip install "scheduledjob[kube]"') from None
     try:
         code = run_operator(settings)
     except Exception:
