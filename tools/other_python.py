@@ -19,10 +19,10 @@ from image.build import ROOT, ImageError, buildah, debian_base, docker_answers, 
 
 DOCKER_IMAGE = "python:3.13-slim"
 _DEBIAN = "debian:"
-# The tests themselves call git, make and ps.
+# The tests call git, make, ps and a compiler.
 _IN_THE_CONTAINER = """
 set -eu
-packages="git make procps"
+packages="git make procps gcc libc6-dev"
 python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3 python3-venv"
 export DEBIAN_FRONTEND=noninteractive HOME=/root LANG=C.UTF-8
 apt-get update -qq
@@ -50,13 +50,15 @@ def test(image: str, arguments: list[str]) -> int:
     command = ["sh", "-c", _IN_THE_CONTAINER, "sh", shlex.join(arguments)]
     with TemporaryDirectory() as folder:
         copy_checkout(Path(folder) / "source")
-        volumes = ["--volume", f"{folder}/source:/source:ro", *pip_volumes()]
+        # The tests give some of their processes another priority.
+        rights = ["--cap-add", "CAP_SYS_NICE", "--network", "host"]
+        options = ["--volume", f"{folder}/source:/source:ro", *pip_volumes(), *rights]
         if docker_answers():
-            started = ["docker", "run", "--rm", "--network", "host", *volumes, image or DOCKER_IMAGE, *command]
+            started = ["docker", "run", "--rm", *options, image or DOCKER_IMAGE, *command]
             return subprocess.run(started, check=False).returncode
         container = run(*buildah("from", _image_without_docker(image)))
         try:
-            started = buildah("run", "--isolation", "chroot", "--network", "host", *volumes, container, "--", *command)
+            started = buildah("run", "--isolation", "chroot", *options, container, "--", *command)
             return subprocess.run(started, check=False).returncode
         finally:
             run(*buildah("rm", container))
