@@ -1,11 +1,11 @@
-"""From files to the store: what manifests say becomes schedules, and stays so while the files change.
+"""Keeps the schedules of manifest files in the store, also while the files change.
 
-The files are the wish, the store is what holds. A document that is new or has changed is put; one that has gone from
-its file ends its schedule; one that is rejected leaves the schedule that its last valid version made. A schedule that
-somebody else wrote (a program through the library, an operator) is never touched, whatever it is called.
+The files are the desired state. A new or changed document is put into the store. A document that disappears from its
+file ends its schedule. A document that is rejected leaves the schedule of its last valid version as it is. A schedule
+that somebody else wrote (a program through the library, an operator) is never touched, whatever its name.
 
-Several processes may do this with the same files and one store: an unchanged document leaves its row alone, so who
-comes second, or comes again after a restart, changes nothing and repeats nothing.
+Several processes may do this with the same files and one store: an unchanged document leaves its row alone, so the
+second process, or the same one after a restart, changes nothing.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 PAGE = 1000
 
 
-class Replica(Protocol):
-    """What is told of changes that this process itself makes."""
+class ChangeListener(Protocol):
+    """Is told what this process itself changes in the store; the replica is one."""
 
     def due(self, instant: Instant) -> None: ...
 
@@ -46,8 +46,8 @@ class Replica(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    """What one document asks for."""
+class _DesiredSchedule:
+    """The schedule that one document describes."""
 
     file: str
     line: int
@@ -61,27 +61,27 @@ class _Wish:
         return (self.definition, self.payload)
 
 
-class Schedules:
+class FileSchedules:
     """The schedules of some manifests in one store."""
 
     def __init__(
         self, paths: Sequence[str], store: Store, kinds: Collection[str], say: Callable[[str], object]
     ) -> None:
-        """``say`` takes a line for each document that is rejected or passed over."""
+        """``say`` receives a line for each document that is rejected or ignored."""
         self._paths = paths
         self._store = store
         self._kinds = kinds
         self._say = say
         self._said: set[str] = set()
-        self._applied: dict[str, _Wish] = {}
-        """By slug: what this process has put into the store."""
+        self._applied: dict[str, _DesiredSchedule] = {}
+        """By slug: what this process put into the store."""
         self._followers: dict[str, list[str]] = {}
-        """By slug: the slugs of what follows it."""
+        """By slug: the slugs of the jobs that follow it."""
         self._secrets: dict[tuple[str, str], Secret] = {}
         self._config_maps: dict[tuple[str, str], ConfigMap] = {}
         self.references = ManifestReferences({}, {})
         self.on_put: Callable[[str, Instant | None], object] = lambda slug, wake_at: None
-        """Called with each slug that was put and when it is due, as far as that is known."""
+        """Called with each slug that was put, and when it is due if that is known."""
         self.on_end: Callable[[str], object] = lambda slug: None
 
     @property
@@ -89,36 +89,36 @@ class Schedules:
         return len(self._applied)
 
     def followers(self, slug: str) -> Sequence[str]:
-        """The slugs of the jobs that follow this one."""
+        """Return the slugs of the jobs that follow this one."""
         return self._followers.get(slug, ())
 
     async def begin(self, *, prune: bool) -> None:
-        """Read the files and put what they say; with ``prune`` first end what earlier files said and none says now."""
-        loaded, desired_rows, rejected = await self._read()
+        """Read the files and put their schedules; with ``prune``, first end the schedules that no file has any more."""
+        loaded, desired_by_slug, rejected = await self._read()
         if prune:
-            await self._prune(desired_rows.keys() | rejected, loaded.problems)
-        await self._put(desired_rows, None)
+            await self._prune(desired_by_slug.keys() | rejected, loaded.problems)
+        await self._put(desired_by_slug, None)
         self._find_followers()
 
-    async def update(self, replica: Replica) -> None:
-        """Read the files again and carry out what has changed.
+    async def update(self, replica: ChangeListener) -> None:
+        """Read the files again and apply what changed.
 
-        Raises ``StoreError`` where the store can't be reached; called again, it carries out what was left.
+        Raises ``StoreError`` if the store can't be reached; another call then applies the rest.
         """
-        loaded, desired_rows, rejected = await self._read()
+        loaded, desired_by_slug, rejected = await self._read()
         gone = [
             slug
             for slug, desired in self._applied.items()
-            if slug not in desired_rows
+            if slug not in desired_by_slug
             and slug not in rejected
             and not any(_may_be(problem, slug, desired.file) for problem in loaded.problems)
         ]
         changed = {
             slug: desired
-            for slug, desired in desired_rows.items()
+            for slug, desired in desired_by_slug.items()
             if slug not in self._applied or self._applied[slug].content != desired.content
         }
-        self._applied |= {slug: desired for slug, desired in desired_rows.items() if slug not in changed}
+        self._applied |= {slug: desired for slug, desired in desired_by_slug.items() if slug not in changed}
         await self._end(gone, replica)
         await self._put(changed, replica)
         self._find_followers()
@@ -133,18 +133,18 @@ class Schedules:
 
     # ---------------------------------------------------------------- reading
 
-    async def _read(self) -> tuple[Loaded, dict[str, _Wish], set[str]]:
-        """What the files hold: the wishes by slug, and the slugs of documents that can't be run here."""
+    async def _read(self) -> tuple[Loaded, dict[str, _DesiredSchedule], set[str]]:
+        """Read the files. Returns what was loaded, the desired schedules, and the slugs of jobs that can't run here."""
         loaded = await asyncio.to_thread(load, self._paths)
         lines = [str(problem) for problem in loaded.problems] + loaded.passed_over
-        desired_rows: dict[str, _Wish] = {}
+        desired_by_slug: dict[str, _DesiredSchedule] = {}
         rejected: set[str] = set()
         for (namespace, name), found in loaded.jobs.items():
             slug = f"{namespace}/{name}"
             reason = self._cannot_run(found)
             if reason is None:
                 try:
-                    desired_rows[slug] = _desired(found, slug)
+                    desired_by_slug[slug] = _desired(found, slug)
                 except ValueError as error:
                     reason = in_one_line(error)
             if reason is not None:
@@ -155,10 +155,10 @@ class Schedules:
                 self._say(line)
         self._said = set(lines)
         self._refer(loaded)
-        return loaded, desired_rows, rejected
+        return loaded, desired_by_slug, rejected
 
     def _cannot_run(self, found: LoadedJob) -> str | None:
-        """Why a valid job is refused here, in words that say what to do."""
+        """Return why a valid job can't run here and what to do, or None."""
         job = found.job
         pod = needs_pod(job)
         if pod is not None:
@@ -166,8 +166,8 @@ class Schedules:
         custom = job.spec.job.custom
         if custom is not None and kind_of(custom.kind) not in self._kinds:
             return (
-                f'spec.job.custom.kind: no job "{plain(custom.kind)}" is known here: install the package that '
-                f"has it and add --plugins (known: {', '.join(self._known())})"
+                f'spec.job.custom.kind: there is no job "{plain(custom.kind)}": install the package that provides '
+                f"it and add --plugins (known: {', '.join(self._known())})"
             )
         return None
 
@@ -176,7 +176,7 @@ class Schedules:
         return sorted(kind.removeprefix(prefix) for kind in self._kinds if kind.startswith(prefix))
 
     def _refer(self, loaded: Loaded) -> None:
-        """References lead to what the files hold now; a rejected Secret leaves its last valid values."""
+        """Let references resolve to what the files contain now. A rejected Secret keeps its last valid values."""
         unclear = any(problem.job is None for problem in loaded.problems)
         rejected = {problem.job for problem in loaded.problems}
         kept_secrets = {key: kept for key, kept in self._secrets.items() if unclear or key in rejected}
@@ -187,24 +187,24 @@ class Schedules:
 
     # ---------------------------------------------------------------- writing
 
-    async def _put(self, desired_rows: dict[str, _Wish], replica: Replica | None) -> None:
-        slugs = list(desired_rows)
+    async def _put(self, desired_by_slug: dict[str, _DesiredSchedule], replica: ChangeListener | None) -> None:
+        slugs = list(desired_by_slug)
         for start in range(0, len(slugs), PAGE):
             page = slugs[start : start + PAGE]
             there = dict(zip(page, await self._store.get(page), strict=True))
-            mine = [slug for slug in page if self._is_free(slug, there[slug], desired_rows[slug])]
+            mine = [slug for slug in page if self._is_free(slug, there[slug], desired_by_slug[slug])]
             now = await self._store.now()
-            rows = [_new_row(slug, desired_rows[slug], now) for slug in mine]
+            rows = [_new_row(slug, desired_by_slug[slug], now) for slug in mine]
             puts = await self._store.put(rows, replace=True)
             for slug, row, put in zip(mine, rows, puts, strict=True):
-                self._applied[slug] = desired_rows[slug]
+                self._applied[slug] = desired_by_slug[slug]
                 old = there[slug]
                 self.on_put(slug, row.wake_at if put is Put.CREATED or old is None else old.wake_at)
             if replica is not None and rows:
                 replica.changed([slug for slug, put in zip(mine, puts, strict=True) if put is Put.UPDATED])
                 replica.due(min([now, *(row.wake_at for row in rows if row.wake_at is not None)]))
 
-    def _is_free(self, slug: str, there: Row | None, desired: _Wish) -> bool:
+    def _is_free(self, slug: str, there: Row | None, desired: _DesiredSchedule) -> bool:
         if there is None or there.origin == Origin.MANIFEST.value:
             return True
         whose = "a program through the library" if there.origin == Origin.LIBRARY.value else "an operator"
@@ -214,7 +214,7 @@ class Schedules:
         )
         return False
 
-    async def _end(self, slugs: Sequence[str], replica: Replica) -> None:
+    async def _end(self, slugs: Sequence[str], replica: ChangeListener) -> None:
         if slugs:
             await self._store.delete(slugs)
             replica.changed(slugs)
@@ -223,10 +223,10 @@ class Schedules:
             self.on_end(slug)
 
     async def _prune(self, named: Collection[str], problems: Iterable[Problem]) -> None:
-        """End the schedules of manifests that no file has. What can't be read may be any of them."""
+        """End the schedules of manifests that are in no file. A file that can't be read may contain any of them."""
         unclear = next((problem for problem in problems if problem.job is None), None)
         if unclear is not None:
-            self._say(f"--prune ends nothing: {plain(unclear.file)} can't be read, and may have what seems to be gone")
+            self._say(f"--prune ends nothing: {plain(unclear.file)} can't be read, and the missing jobs may be in it")
             return
         rejected = {f"{problem.job[0]}/{problem.job[1]}" for problem in problems if problem.job is not None}
         after = ""
@@ -237,15 +237,15 @@ class Schedules:
             after = page[-1].slug
 
 
-def _desired(found: LoadedJob, slug: str) -> _Wish:
-    """Raises ``ValueError`` for what only shows when it is all put together."""
+def _desired(found: LoadedJob, slug: str) -> _DesiredSchedule:
+    """Return the desired schedule of a document. Raises ``ValueError`` for faults that only its plan shows."""
     definition = definition_of(found.job)
     plan = Plan(definition)
     slots_of(plan, seed=slug, created=0)
-    return _Wish(found.file, found.line, definition.kind, definition.encode(), payload_of(found.job), plan)
+    return _DesiredSchedule(found.file, found.line, definition.kind, definition.encode(), payload_of(found.job), plan)
 
 
-def _new_row(slug: str, desired: _Wish, now: Instant) -> NewRow:
+def _new_row(slug: str, desired: _DesiredSchedule, now: Instant) -> NewRow:
     definition = desired.plan.definition
     uid = str(uuid.uuid4())
     state = first_state(definition, slots_of(desired.plan, seed=slug, created=now), uid, now)
@@ -256,7 +256,7 @@ def _new_row(slug: str, desired: _Wish, now: Instant) -> NewRow:
 
 
 def _may_be(problem: Problem, slug: str, file: str) -> bool:
-    """Whether a rejected document may be the one that this schedule came from."""
+    """Return whether a rejected document may be the one that this schedule came from."""
     if problem.job is not None:
         return f"{problem.job[0]}/{problem.job[1]}" == slug
     return file == problem.file or file.startswith(problem.file.rstrip("/") + "/")

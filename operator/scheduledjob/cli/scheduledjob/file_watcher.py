@@ -1,8 +1,8 @@
-"""Watching files: when those below some paths have changed, and have come to rest.
+"""Watches files below some paths, and tells when they have changed and settled.
 
-A look at every file's time, size and number costs little and works everywhere, on network disks and on the links that
-Kubernetes swaps for a ConfigMap too. A change counts once two looks in a row agree, so that a file is not read while
-an editor or a checkout is in the middle of writing it.
+It polls each file's modification time, size and inode. That is cheap and works everywhere, also on network disks and
+for the links that Kubernetes swaps for a ConfigMap. A change counts once two polls in a row agree, so that no file is
+read while an editor or a checkout is still writing it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from scheduledjob.manifests.files import discover
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LOOK_EVERY = 0.5
-"""Seconds between two looks."""
+POLL_INTERVAL = 0.5
+"""Seconds between two polls."""
 
 Signature: TypeAlias = dict[str, tuple[int, int, int] | None]
 
 
-class Watcher:
-    """What the files below some paths look like, and whether that has changed."""
+class FileWatcher:
+    """Remembers how the files below some paths looked, and compares."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths
@@ -30,17 +30,17 @@ class Watcher:
         self._read: Signature | None = None
 
     def begin(self) -> None:
-        """The files are about to be read for the first time."""
+        """Call this before the files are read for the first time."""
         self._last = self._read = self._signature()
 
-    def look(self) -> bool:
-        """Whether the files have changed since they were read, and have not changed since the last look."""
+    def poll(self) -> bool:
+        """Return whether the files differ from what was read, and are the same as at the last poll."""
         now = self._signature()
-        at_rest, self._last = now == self._last, now
-        return at_rest and now != self._read
+        settled, self._last = now == self._last, now
+        return settled and now != self._read
 
     def done(self) -> None:
-        """The files were read as they were at the last look."""
+        """Call this once the files have been read as they were at the last poll."""
         self._read = self._last
 
     def _signature(self) -> Signature:

@@ -1,9 +1,9 @@
-"""The live table of a terminal: what ran, what runs and what is next, drawn again at most four times a second.
+"""The live table of a terminal: what ran, what is running and what is next, drawn at most four times a second.
 
-Drawing costs milliseconds and a terminal may be slow or stopped, so a thread does it; the event loop only leaves
-notes. What ran is told by the replica. What is next is guessed from what the replica let go of, and then read from the
-store for those few rows that are shown: there it is true, whichever process has a schedule, and an edit, a suspension
-or a backoff shows as well.
+Drawing takes milliseconds and a terminal may be slow or stopped, so a thread draws; the event loop only leaves notes.
+The replica reports what ran. What is next is guessed from the rows that the replica released, and then read from the
+store for the few rows that are shown. The store knows it for whichever process owns a schedule, and shows edits,
+suspensions and backoff as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.domain.time.instants import SECOND, to_datetime
 from scheduledjob.engine.store import StoreError
 
-from .run_report import Lateness, length, told
+from .run_report import Lateness, length, summary_of
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -40,23 +40,23 @@ if TYPE_CHECKING:
     from scheduledjob.engine.observer import Observer
     from scheduledjob.engine.store import Row, Store
 
-    from .run_report import Ended
+    from .run_report import EndedRun
 
 FRAME = 0.25
-"""Seconds between two frames at least."""
+"""Least seconds between two frames."""
 COUNTDOWN = 1.0
-"""Seconds between two frames at most."""
+"""Most seconds between two frames, so that countdowns move."""
 READ_EVERY = 1.0
 MOST_NEXT = 12
 MOST_RAN = 200
-LEAST = {"started": 8, "job": 16, "outcome": 9, "took": 6, "attempt": 7, "late": 6}
-"""Characters of columns, so that they don't move with every line that comes."""
+MIN_WIDTH = {"started": 8, "job": 16, "outcome": 9, "took": 6, "attempt": 7, "late": 6}
+"""Least characters of each column, so that columns do not move with each new row."""
 STYLES = {Outcome.SUCCEEDED: "green", Outcome.FAILED: "red", Outcome.CANCELLED: "yellow"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Next:
-    """What a schedule waits for."""
+    """The run that a schedule waits for."""
 
     slug: str
     slot: Instant
@@ -65,7 +65,7 @@ class _Next:
 
 
 @dataclass(frozen=True, slots=True)
-class _Running:
+class _RunningRow:
     slug: str
     slot: Instant
     attempt: int
@@ -73,7 +73,7 @@ class _Running:
 
 
 class LiveTable:
-    """Draws on the terminal that standard output is; a ``Report``."""
+    """A ``RunReport`` that draws on the terminal of standard output."""
 
     def __init__(self, mask: Callable[[str], str]) -> None:
         self._mask = mask
@@ -83,11 +83,11 @@ class LiveTable:
         self._lock = threading.Lock()
         self._noted = threading.Event()
         self._closing = threading.Event()
-        self._ran: deque[Ended] = deque(maxlen=MOST_RAN)
+        self._ran: deque[EndedRun] = deque(maxlen=MOST_RAN)
         self._counts: Counter[Outcome] = Counter()
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, _RunningRow] = {}
         self._wakes: dict[str, Instant] = {}
-        """By slug: when something is next expected of it."""
+        """By slug: when its next run is expected."""
         self._next: list[_Next] = []
         self._lines: list[str] = []
         self._ending = False
@@ -107,7 +107,7 @@ class LiveTable:
         self._noted.set()
 
     def print(self, line: str) -> None:
-        """Shown with its run, as the output of every job is."""
+        """Do nothing: the table shows the output with its run."""
 
     def planned(self, slug: str, wake_at: Instant | None) -> None:
         if wake_at is None:
@@ -125,7 +125,7 @@ class LiveTable:
     def started(self, attempt: Attempt) -> None:
         slug = f"{attempt.namespace}/{attempt.name}"
         with self._lock:
-            self._running[attempt.run_id] = _Running(slug, attempt.slot, attempt.attempt, time.monotonic())
+            self._running[attempt.run_id] = _RunningRow(slug, attempt.slot, attempt.attempt, time.monotonic())
         self._noted.set()
 
     def stopped(self, run_id: str) -> None:
@@ -137,7 +137,7 @@ class LiveTable:
         with self._lock:
             self._running = {key: run for key, run in self._running.items() if run.slug != slug}
 
-    def ended(self, runs: Sequence[Ended]) -> None:
+    def ended(self, runs: Sequence[EndedRun]) -> None:
         with self._lock:
             for record, late in runs:
                 self._running.pop(record.run_id, None)
@@ -150,7 +150,7 @@ class LiveTable:
         self._noted.set()
 
     async def follow(self, store: Store, now: Callable[[], Instant]) -> None:
-        """Read from the store what comes next, as far as it is shown."""
+        """Read the next runs of the rows that are shown from the store, every second."""
         self._now = now
         while True:
             soonest = heapq.nsmallest(MOST_NEXT, self._wakes.items(), key=lambda item: item[1])
@@ -159,7 +159,9 @@ class LiveTable:
             except StoreError:
                 rows = []
             found = [self._next_of(slug, row, guess) for (slug, guess), row in zip(soonest, rows, strict=False)]
-            self._next = sorted((one for one in found if one is not None), key=lambda one: one.due)
+            self._next = sorted(
+                (upcoming for upcoming in found if upcoming is not None), key=lambda upcoming: upcoming.due
+            )
             await asyncio.sleep(READ_EVERY)
 
     def _next_of(self, slug: str, row: Row | None, guess: Instant) -> _Next | None:
@@ -186,7 +188,7 @@ class LiveTable:
 
     def _draw(self) -> None:
         live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-        # OSError: the terminal has gone, and with it who looked at it; the jobs go on until the signal that follows.
+        # OSError: the terminal is gone. The jobs go on until the signal that follows.
         with contextlib.suppress(OSError), live:
             while not self._closing.is_set():
                 self._frame(live)
@@ -203,7 +205,7 @@ class LiveTable:
         for line in lines:
             self._console.print(Text(printable(line)), soft_wrap=True)
         active = {run.slug for run in running}
-        coming = [one for one in self._next if one.slug not in active and not self._ending]
+        coming = [run for run in self._next if run.slug not in active and not self._ending]
         room = max(self._console.size.height - 7, 4)
         below = min(len(running) + len(coming), MOST_NEXT, max(2, room // 3))
         above = max(room - below, 2)
@@ -217,32 +219,32 @@ class LiveTable:
             refresh=True,
         )
 
-    def _next_table(self, running: Sequence[_Running], coming: Sequence[_Next]) -> RenderableType:
+    def _next_table(self, running: Sequence[_RunningRow], coming: Sequence[_Next]) -> RenderableType:
         table = _table(self._console.width, "next")
         table.add_column("in", ratio=1, no_wrap=True)
         now, passed = self._now(), time.monotonic()
         for run in running:
             took = format_duration(int(passed - run.since) * SECOND)
-            again = f", attempt {run.attempt}" if run.attempt > 1 else ""
-            table.add_row(_clock(run.slot, now), Text(printable(short_name(run.slug))), f"runs for {took}{again}")
-        for one in coming:
-            left = -(-max(0, one.due - now) // SECOND) * SECOND
-            again = f"attempt {one.attempt} in " if one.attempt > 1 else ""
-            when = again + format_duration(left) if left else "now"
-            table.add_row(_clock(one.slot, now), Text(printable(short_name(one.slug))), when)
+            attempt = f", attempt {run.attempt}" if run.attempt > 1 else ""
+            table.add_row(_clock(run.slot, now), Text(printable(short_name(run.slug))), f"running for {took}{attempt}")
+        for upcoming in coming:
+            left = -(-max(0, upcoming.due - now) // SECOND) * SECOND
+            attempt = f"attempt {upcoming.attempt} in " if upcoming.attempt > 1 else ""
+            when = attempt + format_duration(left) if left else "now"
+            table.add_row(_clock(upcoming.slot, now), Text(printable(short_name(upcoming.slug))), when)
         return table
 
     def _summary(self, counts: dict[Outcome, int], running: int) -> str:
-        told = ", ".join(f"{count} {outcome.value.lower()}" for outcome, count in counts.items()) or "no run yet"
+        ended = ", ".join(f"{count} {outcome.value.lower()}" for outcome, count in counts.items()) or "no runs yet"
         if self._closing.is_set():
-            return f"ended: {told}"
+            return f"stopped: {ended}"
         if self._ending:
-            return f"{told}; ending: {running} still running; Ctrl-C again ends at once"
-        return f"{told}; Ctrl-C ends"
+            return f"{ended}; shutting down, {running} still running; Ctrl-C again exits at once"
+        return f"{ended}; press Ctrl-C to stop"
 
 
 class _Notes(Lateness):
-    """What the replica tells, as notes for the table."""
+    """Passes what the replica reports on to the table."""
 
     def __init__(self, table: LiveTable) -> None:
         super().__init__(table.ended)
@@ -265,10 +267,12 @@ class _Notes(Lateness):
         self._table.fenced(slug)
 
 
-def _ran_table(runs: Sequence[Ended], width: int) -> Table:
+def _ran_table(runs: Sequence[EndedRun], width: int) -> Table:
     table = _table(width)
     for name in ("outcome", "took", "attempt", "late"):
-        table.add_column(name, justify="left" if name == "outcome" else "right", min_width=LEAST[name], no_wrap=True)
+        table.add_column(
+            name, justify="left" if name == "outcome" else "right", min_width=MIN_WIDTH[name], no_wrap=True
+        )
     table.add_column("reason or output", ratio=1, no_wrap=True, overflow="ellipsis")
     for record, late in runs:
         begun = record.finished if record.started is None else record.started
@@ -279,21 +283,21 @@ def _ran_table(runs: Sequence[Ended], width: int) -> Table:
             "" if record.started is None else length(record.finished - record.started),
             str(record.attempt),
             "" if late is None else length(late),
-            Text(told(record), style="" if record.reason else "dim"),
+            Text(summary_of(record), style="" if record.reason else "dim"),
         )
     return table
 
 
 def _table(width: int, first: str = "started") -> Table:
-    """A table for a terminal of this width, with the columns that both tables begin with."""
+    """Return a table for a terminal of this width, with the first two columns of both tables."""
     table = Table(box=None, expand=True, header_style="bold", pad_edge=False, padding=(0, 1))
-    table.add_column(first, min_width=LEAST["started"], no_wrap=True)
-    table.add_column("job", min_width=LEAST["job"], max_width=max(LEAST["job"], width // 3), no_wrap=True)
+    table.add_column(first, min_width=MIN_WIDTH["started"], no_wrap=True)
+    table.add_column("job", min_width=MIN_WIDTH["job"], max_width=max(MIN_WIDTH["job"], width // 3), no_wrap=True)
     return table
 
 
 def _clock(instant: Instant, now: Instant) -> str:
-    """The local time of day, with the day where it is another than today."""
+    """Return the local time of day, with the date if it is not today."""
     moment, today = to_datetime(instant).astimezone(), to_datetime(now).astimezone()
     if moment.date() == today.date():
         return moment.strftime("%H:%M:%S")

@@ -1,8 +1,8 @@
-"""The command line: which commands there are, what each is told, and how each ends.
+"""The command line ``scheduledjob``: its commands, their options, and their exit codes.
 
-A command's own work stands in a module of its own, which is imported when the command is called: ``next`` answers
-before ``run`` would have loaded its HTTP client. Whatever goes wrong ends here in one line on standard error and an
-exit code that is not 0: 2 for what was typed wrongly or is wrong in a manifest, 1 for everything else.
+Each command's work is in a module of its own, which is imported when the command is called, so that ``next`` answers
+before ``run`` would have loaded its HTTP client. Every failure ends here: one line on standard error, and exit code 2
+for wrong arguments or a wrong manifest, 1 for everything else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 from scheduledjob.cli.shared.command_errors import CommandError, Mask, in_one_line, lone
 
 INTERRUPTED = 130
-"""The exit code of what Ctrl-C ended, apart from ``run``, whose regular end it is."""
+"""The exit code after Ctrl-C, except of ``run``, which Ctrl-C ends in the regular way."""
 
 app = typer.Typer(
     name="scheduledjob",
@@ -43,7 +43,7 @@ class Level(StrEnum):
 
 
 Files = Annotated[
-    list[Path], typer.Option("--file", "-f", help="Manifest file or directory; give it again for more.", metavar="PATH")
+    list[Path], typer.Option("--file", "-f", help="Manifest file or directory; may be repeated.", metavar="PATH")
 ]
 Store = Annotated[
     str,
@@ -62,13 +62,13 @@ Instance = Annotated[
     typer.Option("--instance", envvar="SJOB_INSTANCE", metavar="NAME", help="The installation in the store."),
 ]
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
-LogLevel = Annotated[Level, typer.Option("--log-level", help="What the log on standard error tells.")]
+LogLevel = Annotated[Level, typer.Option("--log-level", help="Lowest level that is logged to standard error.")]
 Moreover = Annotated[
     Optional[list[Path]],  # noqa: UP045  # typer reads the annotation while the program runs
-    typer.Argument(metavar="PATH", show_default=False, help="More paths, as a shell's wildcard gives them."),
+    typer.Argument(metavar="PATH", show_default=False, help="More paths, as a shell wildcard expands to."),
 ]
 
-OF_FILES = "Manifest file or directory, or - for standard input; give it again for more."
+OF_FILES = "Manifest file or directory, or - for standard input; may be repeated."
 MaybeFiles = Annotated[
     Optional[list[str]],  # noqa: UP045  # as above
     typer.Option("--file", "-f", help=OF_FILES, metavar="PATH", show_default=False),
@@ -78,21 +78,21 @@ Paths = Annotated[
     typer.Argument(
         metavar="PATH",
         show_default=False,
-        help="File or directory, or - for standard input; -f goes before it, or not.",
+        help="File or directory, or - for standard input; -f before it is optional.",
     ),
 ]
 Words = Annotated[
     Optional[list[str]],  # noqa: UP045  # as above
-    typer.Argument(metavar="EXPR", show_default=False, help="A cron expression, in quotes; with -f more paths."),
+    typer.Argument(metavar="EXPR", show_default=False, help="A cron expression in quotes; with -f, more paths."),
 ]
 Zone = Annotated[str, typer.Option("--tz", metavar="ZONE", help="IANA time zone of the expression.")]
 From = Annotated[
     Optional[str],  # noqa: UP045  # as above
-    typer.Option("--from", metavar="INSTANT", help="First moment to look at, as in 2026-12-01T10:00:00Z."),
+    typer.Option("--from", metavar="INSTANT", help="Start here, as in 2026-12-01T10:00:00Z."),
 ]
 
 
-def _tell_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     if wanted:
         from scheduledjob.version import program_version
 
@@ -103,10 +103,10 @@ def _tell_version(wanted: bool) -> None:
 @app.callback()
 def program(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version, and end.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """What is said before a command."""
+    """Options that come before a command."""
 
 
 @app.command()
@@ -114,31 +114,33 @@ def run(
     file: Files,
     more: Moreover = None,
     store: Store = "memory:",
-    watch: Annotated[bool, typer.Option("--watch", help="Read changed files again while it runs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Reload files when they change.")] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="First end the schedules of earlier manifests that no file has any more.")
+        bool, typer.Option("--prune", help="First end the schedules of manifests that no file has any more.")
     ] = False,
     plugins: Annotated[
-        bool, typer.Option("--plugins", help="Load the Python jobs that installed packages announce.")
+        bool, typer.Option("--plugins", help="Load the Python jobs that installed packages provide.")
     ] = False,
     instance: Instance = "local",
     capacity: Annotated[
-        int, typer.Option("--capacity", min=1, metavar="NUMBER", help="How many jobs to hold at once at most.")
+        int, typer.Option("--capacity", min=1, metavar="NUMBER", help="Most jobs to hold at once.")
     ] = 4096,
     output: Annotated[
         Optional[Format],  # noqa: UP045  # typer reads the annotation while the program runs
-        typer.Option("--output", "-o", help="How to print; by default a live table on a terminal, else JSON lines."),
+        typer.Option(
+            "--output", "-o", help="Output format; default: a live table on a terminal, JSON lines elsewhere."
+        ),
     ] = None,
     log_level: LogLevel = Level.INFO,
 ) -> None:
     """Run the jobs of manifests until Ctrl-C or SIGTERM.
 
-    Each run that ends is a row of a live table, or a line of JSON. Several processes with the same manifests and
-    one store share the work.
+    Each run that ends is shown as a row of a live table, or as a line of JSON. Several processes with the same
+    manifests and one store share the work.
     """
-    from .run import Asked, run_manifests
+    from .run import RunOptions, run_manifests
 
-    asked = Asked(
+    options = RunOptions(
         paths=[str(path) for path in [*file, *(more or ())]],
         store=store,
         watch=watch,
@@ -149,19 +151,19 @@ def run(
         output=None if output is None else output.value,
         log_level=log_level.value,
     )
-    run_manifests(asked)
+    run_manifests(options)
 
 
 @app.command("run-one", hidden=True)
 def run_one(
     plugins: Annotated[
-        bool, typer.Option("--plugins", help="Load the Python jobs that installed packages announce.")
+        bool, typer.Option("--plugins", help="Load the Python jobs that installed packages provide.")
     ] = False,
-    message: Annotated[Path, typer.Option("--message", metavar="PATH", help="Where to write what came of it.")] = Path(
+    message: Annotated[Path, typer.Option("--message", metavar="PATH", help="File that receives the result.")] = Path(
         "/dev/termination-log"
     ),
 ) -> None:
-    """Run the one job that the environment describes: what a Pod of the operator's own image does."""
+    """Run the one job that the environment describes, as a Pod of the operator's own image does."""
     from .run_one import run_ordered
 
     raise typer.Exit(run_ordered(message, plugins=plugins))
@@ -174,11 +176,11 @@ def next_slots(
     time_zone: Zone = "UTC",
     start: From = None,
     count: Annotated[
-        int, typer.Option("--count", "-c", min=1, max=100_000, metavar="NUMBER", help="How many slots.")
+        int, typer.Option("--count", "-c", min=1, max=100_000, metavar="NUMBER", help="Number of slots.")
     ] = 5,
     seed: Annotated[
         str,
-        typer.Option("--seed", metavar="TEXT", help="What H in the expression spreads by: namespace/name."),
+        typer.Option("--seed", metavar="TEXT", help="What H in the expression is hashed from: namespace/name."),
     ] = "",
     output: Output = Format.TABLE,
 ) -> int:
@@ -198,7 +200,7 @@ def next_slots(
 def explain(
     words: Words = None, file: MaybeFiles = None, time_zone: Zone = "UTC", output: Output = Format.TABLE
 ) -> int:
-    """Say in words when a cron expression fires, or what the jobs of manifests do and when."""
+    """Explain in words when a cron expression fires, or what the jobs of manifests do and when."""
     from scheduledjob.cli.shared.expressions import only_expression, print_explanation
 
     if file:
@@ -212,7 +214,7 @@ def explain(
 
 @app.command()
 def validate(paths: Paths = None, file: MaybeFiles = None, output: Output = Format.TABLE) -> int:
-    """Check manifests; the exit code is 2 if anything is wrong."""
+    """Check manifests. The exit code is 2 if anything is wrong."""
     from scheduledjob.cli.shared.validation import print_faults
 
     return 2 if print_faults(_named("validate", file, paths), output.value) else 0
@@ -225,11 +227,11 @@ def simulate(
     start: From = None,
     end: Annotated[
         Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
-        typer.Option("--to", metavar="INSTANT", help="End here; by default a day later."),
+        typer.Option("--to", metavar="INSTANT", help="End here; default: a day after the start."),
     ] = None,
     output: Output = Format.TABLE,
 ) -> int:
-    """Draw how many starts of manifests fall in each minute, and name the busiest ones."""
+    """Draw how many runs of manifests start in each minute, and list the busiest minutes."""
     from scheduledjob.cli.kubectl.cluster_access import Where
     from scheduledjob.cli.kubectl.simulation import simulate
     from scheduledjob.cli.shared.printing import Form
@@ -244,7 +246,7 @@ def convert(
         typer.Argument(
             metavar="PATH",
             show_default=False,
-            help="File or directory, or - for standard input; -f goes before it, or not.",
+            help="File or directory, or - for standard input; -f before it is optional.",
         ),
     ] = None,
     file: Annotated[
@@ -253,7 +255,7 @@ def convert(
     ] = None,
     output: Output = Format.YAML,
 ) -> int:
-    """Turn CronJobs into ScheduledJobs, and say on standard error what differs or can't be carried over."""
+    """Convert CronJobs to ScheduledJobs; standard error says what differs or can't be converted."""
     from scheduledjob.cli.shared.convert.convert_command import convert_files
     from scheduledjob.cli.shared.printing import Form
 
@@ -261,10 +263,10 @@ def convert(
 
 
 def _named(command: str, file: list[str] | None, paths: list[str] | None) -> list[str]:
-    """The paths that were typed, with --file or without."""
+    """Return the paths that were given, with --file or without. Raises CommandError for none."""
     named = [*(file or ()), *(paths or ())]
     if not named:
-        example = f"as in `scheduledjob {command} jobs/`, or - for standard input; --file goes before each, or not"
+        example = f"as in `scheduledjob {command} jobs/`, or - for standard input"
         raise CommandError(f"{command}: name files or directories, {example}", 2)
     return named
 
@@ -272,14 +274,19 @@ def _named(command: str, file: list[str] | None, paths: list[str] | None) -> lis
 def _without(command: str, given: dict[str, bool]) -> None:
     for option, is_given in given.items():
         if is_given:
-            raise CommandError(f"{command}: {option} goes with an expression; what -f names says its own", 2)
+            raise CommandError(
+                f"{command}: {option} applies to an expression only; manifests given with -f have their own", 2
+            )
 
 
 @app.command()
 def migrate(
     store: Store,
     finish: Annotated[
-        bool, typer.Option("--finish", help="Also what older versions can't live with, once none of them runs.")
+        bool,
+        typer.Option(
+            "--finish", help="Also apply the half that older versions can't run with; refused while one runs."
+        ),
     ] = False,
     output: Output = Format.TABLE,
 ) -> None:
@@ -294,19 +301,19 @@ def history(
     store: Store,
     name: Annotated[
         Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
-        typer.Argument(metavar="NAME", help="Name of a job, or the slug of a library's schedule."),
+        typer.Argument(metavar="NAME", help="Name of a job, or the slug of a schedule of the library."),
     ] = None,
     namespace: Annotated[
         Optional[str],  # noqa: UP045  # typer reads the annotation while the program runs
         typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Namespace of the job."),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="How many runs at most.")
+        int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="Most runs to list.")
     ] = 50,
     instance: Instance = "local",
     output: Output = Format.TABLE,
 ) -> None:
-    """List ended runs, the newest first."""
+    """List ended runs, newest first."""
     from scheduledjob.cli.shared.store_commands import print_history
 
     print_history(store, instance, name, namespace, limit, output.value)
@@ -315,7 +322,7 @@ def history(
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def operator(context: typer.Context) -> int:
     """Run the ScheduledJobs of a Kubernetes cluster until SIGTERM or Ctrl-C."""
-    # Its options come from the model of its settings, which other commands need not wait for.
+    # Its options come from the model of the settings, which other commands need not load.
     from .operator_command import command
 
     code: int | None = command(context.args, prog_name="scheduledjob operator", standalone_mode=False)
@@ -323,12 +330,12 @@ def operator(context: typer.Context) -> int:
 
 
 def main() -> None:
-    """Run the command that was typed, and exit."""
+    """Run the command that was given, and exit."""
     sys.exit(execute(sys.argv[1:]))
 
 
 def execute(arguments: list[str]) -> int:
-    """Run a command; its exit code."""
+    """Run a command and return its exit code."""
     try:
         code = app(arguments or ["--help"], prog_name="scheduledjob", standalone_mode=False)
         sys.stdout.flush()
@@ -337,7 +344,7 @@ def execute(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader went away. What Python would still flush at its end goes nowhere, and says nothing.
+        # The reader went away: keep Python from reporting that it can't flush at exit.
         sys.stdout = None
         return 1
     except TyperException as error:
@@ -345,13 +352,13 @@ def execute(arguments: list[str]) -> int:
     except CommandError as error:
         return _failed(str(error), error.code)
     except Exception as error:
-        return _failed(*_told(lone(error)))
+        return _failed(*_unforeseen(lone(error)))
     return code if isinstance(code, int) else 0
 
 
 def _elsewhere(arguments: list[str]) -> str:
-    """Where the command is that was typed, if only the plugin has it."""
-    if not arguments or any(each.name == arguments[0] for each in app.registered_commands):
+    """Return a hint if only the kubectl plugin has the command that was given."""
+    if not arguments or any(command.name == arguments[0] for command in app.registered_commands):
         return ""
     from typer.main import get_group
 
@@ -359,18 +366,18 @@ def _elsewhere(arguments: list[str]) -> str:
     from scheduledjob.cli.kubectl.plugin import app as plugin
 
     name = arguments[0]
-    return f" `{PROGRAM} {name}` has it, for a cluster." if name in get_group(plugin).commands else ""
+    return f" For a cluster, use `{PROGRAM} {name}`." if name in get_group(plugin).commands else ""
 
 
-def _told(error: BaseException) -> tuple[str, int]:
-    """An error that no command foresaw: the line, and the exit code."""
+def _unforeseen(error: BaseException) -> tuple[str, int]:
+    """Return the message and the exit code for an error that no command handled."""
     from scheduledjob.engine.store import StoreError
 
     if isinstance(error, StoreError | OSError | ValueError):
         return in_one_line(error), 1
     if type(error).__module__.startswith("scheduledjob."):
         return in_one_line(error), 1
-    return f"this should not happen: {type(error).__name__}: {in_one_line(error)}", 1
+    return f"internal error: {type(error).__name__}: {in_one_line(error)}", 1
 
 
 def _failed(message: str, code: int) -> int:
@@ -379,7 +386,7 @@ def _failed(message: str, code: int) -> int:
 
 
 def _masked(message: str) -> str:
-    """Without the password of a store that was named on the command line or in the environment."""
+    """Mask the password of a store that was named on the command line or in the environment."""
     import os
 
     for word in [*sys.argv[1:], os.environ.get("SJOB_STORE", "")]:

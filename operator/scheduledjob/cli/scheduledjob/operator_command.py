@@ -1,7 +1,7 @@
-"""``operator``: its options, its log, and the way into ``scheduledjob.kube``.
+"""``operator``: its options, its log, and the call of ``scheduledjob.kube``.
 
-The options are made from the model of settings, so that a setting is described once. They are handed on as text: the
-model reads flags, variables and the file with one notation, and finds fault with each in the same words.
+The options are generated from the model of the settings, so that a setting is described once. They are passed on as
+text: the model parses flags, variables and the file in one notation and reports their errors in the same words.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def operator(**typed: Any) -> None:
     try:
         code = run_operator(settings)
     except Exception:
-        log.exception("the operator ended by an error that nobody foresaw")
+        log.exception("the operator ended with an unexpected error")
         code = 1
     raise typer.Exit(code)
 
@@ -61,27 +61,27 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _option(each: Setting) -> Any:
-    """The annotation of one option; it is None where it is not typed."""
-    words = f"{each.says} Default: {each.default_shown.replace('`', '')}."
-    if each.kind.switch:
-        return Annotated[bool | None, typer.Option(f"{each.flag}/--no-{each.flag[2:]}", help=words)]
-    option = typer.Option(each.flag, metavar=each.kind.metavar, help=words)
-    return Annotated[list[str] | None, option] if each.kind.many else Annotated[str | None, option]
+def _option(setting: Setting) -> Any:
+    """Return the annotation of one option, whose value is None if it is not given."""
+    words = f"{setting.says} Default: {setting.default_shown.replace('`', '')}."
+    if setting.kind.switch:
+        return Annotated[bool | None, typer.Option(f"{setting.flag}/--no-{setting.flag[2:]}", help=words)]
+    option = typer.Option(setting.flag, metavar=setting.kind.metavar, help=words)
+    return Annotated[list[str] | None, option] if setting.kind.many else Annotated[str | None, option]
 
 
 def _parameters() -> list[inspect.Parameter]:
     file = typer.Option("--config", metavar="FILE", help=f"A YAML file of settings. Also {CONFIG_VARIABLE}.")
-    options = {"config": Annotated[str | None, file]} | {each.name: _option(each) for each in every_setting()}
+    options = {"config": Annotated[str | None, file]} | {setting.name: _option(setting) for setting in every_setting()}
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
         for name, option in options.items()
     ]
 
 
-# What typer reads in place of the code's own signature.
+# typer reads these in place of the function's own signature.
 operator.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]  # functions may carry one
-operator.__annotations__ = {each.name: each.annotation for each in _parameters()}
+operator.__annotations__ = {parameter.name: parameter.annotation for parameter in _parameters()}
 
 command = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 command.command()(operator)

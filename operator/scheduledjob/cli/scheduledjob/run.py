@@ -1,9 +1,9 @@
-"""``run``: a replica for manifests, from its start to its end, in one process.
+"""``run``: runs the jobs of manifests in one process, from its start to its end.
 
-The order of things: signals first, so that Ctrl-C ends even a start that hangs; then the store, then what the files
-say, then the replica beside the watching of the files and the telling of what happens. The first SIGINT or SIGTERM
-ends all in order: what runs gets some seconds, what does not end is handed back to the store. A second Ctrl-C, and a
-store that does not answer, end the process at once: shell jobs die with it, and the leases pass by themselves.
+Signal handlers are installed first, so that Ctrl-C ends even a start that hangs. Then the store is opened, the files
+are read, and the replica runs beside the file watcher and the report. The first SIGINT or SIGTERM shuts down cleanly:
+running jobs get some seconds, and unfinished work goes back to the store. A second Ctrl-C, or a store that does not
+answer, ends the process at once: its shell jobs die with it, and its leases expire.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from scheduledjob.jobs.python.python_job import JobPluginError
 from scheduledjob.stores import open_store
 from scheduledjob.version import program_version
 
-from .file_schedules import Schedules
-from .file_watcher import LOOK_EVERY, Watcher
+from .file_schedules import FileSchedules
+from .file_watcher import POLL_INTERVAL, FileWatcher
 from .manifest_kinds import manifest_kinds
-from .run_report import Lines, Report
+from .run_report import ReportLines, RunReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.run")
 
 GRACE = 6.0
-"""Seconds that running jobs have to end by themselves."""
+"""Seconds that running jobs get to finish after the first signal."""
 LATEST_END = 9.0
-"""Seconds after the first signal at which the process ends, whatever does not answer."""
+"""Seconds after the first signal at which the process exits, even if the store does not answer."""
 COLLECT_AFTER = 100_000
-"""New objects between two garbage collections: a collection stops the loop, and what starts then starts late."""
+"""New objects between two garbage collections. A collection stops the event loop and delays the starts of jobs."""
 INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What was typed."""
+class RunOptions:
+    """The options of ``run``."""
 
     paths: list[str]
     store: str
@@ -62,27 +62,27 @@ class Asked:
     log_level: str
 
 
-def run_manifests(asked: Asked) -> None:
-    """Run until a signal; raises ``CommandError`` for what can't be begun."""
+def run_manifests(options: RunOptions) -> None:
+    """Run until a signal. Raises ``CommandError`` if it can't start."""
     try:
-        store = open_store(asked.store, asked.instance)
+        store = open_store(options.store, options.instance)
     except ValueError as error:
         raise CommandError(f"--store: {error}", 2) from None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Running(asked, store).run())
+        runner.run(_RunProcess(options, store).run())
 
 
-class _Running:
+class _RunProcess:
     """One process that runs manifests."""
 
-    def __init__(self, asked: Asked, store: Store) -> None:
-        self._asked = asked
+    def __init__(self, options: RunOptions, store: Store) -> None:
+        self._options = options
         self._store = store
-        self._mask = Mask(asked.store)
+        self._mask = Mask(options.store)
         self._signals = 0
         self._stopping = asyncio.Event()
         self._replica: Replica | None = None
-        self._report: Report | None = None
+        self._report: RunReport | None = None
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -90,21 +90,21 @@ class _Running:
             loop.add_signal_handler(number, self._signalled)
         report = self._report = self._new_report(lambda: loop.call_soon_threadsafe(self._stop))
         try:
-            command_log.configure(self._asked.log_level, report.say, self._mask)
+            command_log.configure(self._options.log_level, report.say, self._mask)
             await self._begin_and_work(report)
         finally:
             report.close()
 
-    def _new_report(self, on_broken: Callable[[], object]) -> Report:
-        output, terminal = self._asked.output, sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    def _new_report(self, on_broken: Callable[[], object]) -> RunReport:
+        output, terminal = self._options.output, sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         if terminal and output in {None, "table"}:
             from .live import LiveTable
 
             return LiveTable(self._mask)
-        return Lines(output or "json", on_broken, self._mask)
+        return ReportLines(output or "json", on_broken, self._mask)
 
-    async def _begin_and_work(self, report: Report) -> None:
-        """A start that takes long ends with the signal, too."""
+    async def _begin_and_work(self, report: RunReport) -> None:
+        """Start and run; a signal also ends a start that takes long."""
         beginning = asyncio.create_task(self._begin(report))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -119,25 +119,25 @@ class _Running:
             stopping.cancel()
             await self._store.close()
 
-    async def _begin(self, report: Report) -> tuple[Schedules, Watcher]:
-        asked = self._asked
+    async def _begin(self, report: RunReport) -> tuple[FileSchedules, FileWatcher]:
+        options = self._options
         try:
-            kinds, hook = manifest_kinds(report.print, plugins=asked.plugins)
+            kinds, hook = manifest_kinds(report.print, plugins=options.plugins)
         except JobPluginError as error:
             raise CommandError("; ".join(str(error).splitlines())) from None
         await self._store.connect()
-        schedules = Schedules(asked.paths, self._store, kinds, report.say)
+        schedules = FileSchedules(options.paths, self._store, kinds, report.say)
         schedules.on_put, schedules.on_end = report.planned, report.unplanned
-        watcher = Watcher(asked.paths)
-        if asked.watch:
+        watcher = FileWatcher(options.paths)
+        if options.watch:
             await asyncio.to_thread(watcher.begin)
-        await schedules.begin(prune=asked.prune)
-        if not schedules.count and not asked.watch:
-            raise CommandError(f"nothing to run in {', '.join(asked.paths)}: no valid job was found", 2)
+        await schedules.begin(prune=options.prune)
+        if not schedules.count and not options.watch:
+            raise CommandError(f"nothing to run in {', '.join(options.paths)}: no valid job was found", 2)
         self._replica = Replica(
             self._store,
             kinds,
-            Settings(grace=GRACE, capacity=asked.capacity),
+            Settings(grace=GRACE, capacity=options.capacity),
             program_version=program_version(),
             observer=report.observer,
             references=schedules.references,
@@ -146,7 +146,7 @@ class _Running:
         )
         return schedules, watcher
 
-    async def _work(self, report: Report, schedules: Schedules, watcher: Watcher) -> None:
+    async def _work(self, report: RunReport, schedules: FileSchedules, watcher: FileWatcher) -> None:
         replica = self._replica
         assert replica is not None
         gc.collect()
@@ -154,7 +154,7 @@ class _Running:
         gc.set_threshold(COLLECT_AFTER, 20, 100)
         async with asyncio.TaskGroup() as tasks:
             beside = [tasks.create_task(self._follow(report, replica))]
-            if self._asked.watch:
+            if self._options.watch:
                 beside.append(tasks.create_task(self._watch(schedules, watcher, replica)))
             if self._stopping.is_set():
                 replica.stop()
@@ -162,15 +162,15 @@ class _Running:
             for task in beside:
                 task.cancel()
 
-    async def _follow(self, report: Report, replica: Replica) -> None:
+    async def _follow(self, report: RunReport, replica: Replica) -> None:
         await replica.ready.wait()
         await report.follow(self._store, replica.clock.now)
 
-    async def _watch(self, schedules: Schedules, watcher: Watcher, replica: Replica) -> None:
+    async def _watch(self, schedules: FileSchedules, watcher: FileWatcher, replica: Replica) -> None:
         await replica.ready.wait()
         while True:
-            await asyncio.sleep(LOOK_EVERY)
-            if not await asyncio.to_thread(watcher.look):
+            await asyncio.sleep(POLL_INTERVAL)
+            if not await asyncio.to_thread(watcher.poll):
                 continue
             try:
                 await schedules.update(replica)

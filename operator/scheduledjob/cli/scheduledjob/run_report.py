@@ -1,8 +1,8 @@
-"""What ``run`` tells of the runs that end: a line for each, in the form that was asked for.
+"""What ``run`` reports: a line for each run that ends, in the chosen format.
 
-This is the output for programs, and for a pipe; the live table of a terminal is in ``live``. Both take lines for
-people (``say``) and what ``print`` jobs print (``print``) too, because only who writes the output knows where those
-can go without spoiling it.
+This is the output for programs and pipes. The live table of a terminal is in ``live.py``. Both also take remarks for
+people (``say``) and the text of ``print`` jobs (``print``), because only the writer of the output knows where these can
+go without spoiling it.
 """
 
 from __future__ import annotations
@@ -30,53 +30,53 @@ if TYPE_CHECKING:
     from scheduledjob.engine.executor import Attempt
     from scheduledjob.engine.store import Store
 
-    Ended = tuple[RunRecord, Micros | None]
-    """A run, and how late its first attempt started, where this process saw that."""
+    EndedRun = tuple[RunRecord, Micros | None]
+    """A run, and how late its first attempt started; None if another process started it."""
 
 
 MOST_STARTED = 100_000
-"""Runs whose lateness is remembered until they end."""
+"""Most runs whose lateness is remembered until they end."""
 
 
-class Report(Protocol):
-    """Where ``run`` tells what happens."""
+class RunReport(Protocol):
+    """Receives what happens in ``run``."""
 
     observer: Observer
 
     def say(self, line: str) -> None:
-        """A line for people; from any thread."""
+        """Print a remark for people. May be called from any thread."""
 
     def print(self, line: str) -> None:
-        """What a ``print`` job prints, with its line end."""
+        """Print the text of a ``print`` job, which includes its line end."""
 
     def planned(self, slug: str, wake_at: Instant | None) -> None:
-        """A schedule was put into the store."""
+        """Note that a schedule was put into the store and when it is due."""
 
     def unplanned(self, slug: str) -> None:
-        """A schedule was ended."""
+        """Note that a schedule was ended."""
 
     async def follow(self, store: Store, now: Callable[[], Instant]) -> None:
-        """Runs beside the replica, until it is cancelled."""
+        """Run beside the replica until cancelled."""
 
     def ending(self) -> None:
-        """The end has begun."""
+        """Announce that the process is shutting down."""
 
     def close(self) -> None:
-        """Write what is left, and leave the terminal as it was."""
+        """Write what is left and restore the terminal."""
 
 
-class Lines:
-    """A line for each ended run on standard output; everything else goes to standard error."""
+class ReportLines:
+    """Prints a line for each ended run to standard output, and everything else to standard error."""
 
     def __init__(self, output: str, on_broken: Callable[[], object], mask: Callable[[str], str]) -> None:
-        """``output``: table, json or yaml. ``on_broken`` is called, from a thread, once nobody reads any more."""
+        """``output`` is table, json or yaml. ``on_broken`` is called from a thread once the reader is gone."""
         self._mask = mask
         self._errors: Writer[str] = Writer(sys.stderr.fileno(), "".join)
-        self._runs: Writer[Ended] = Writer(
+        self._runs: Writer[EndedRun] = Writer(
             sys.stdout.fileno(),
             _RENDER[output],
             on_broken,
-            lambda lost: self.say(f"standard output is read too slowly: {lost} lines were left out"),
+            lambda lost: self.say(f"standard output is read too slowly: {lost} lines were dropped"),
         )
         self._form = output
         self.observer: Observer = Lateness(self._ended)
@@ -84,11 +84,11 @@ class Lines:
             sys.stdout.write(_table_line(*_HEADING))
             sys.stdout.flush()
 
-    def _ended(self, runs: list[Ended]) -> None:
+    def _ended(self, runs: list[EndedRun]) -> None:
         self._runs.put(runs)
         if self._form == "table":
             return
-        for record, _ in runs:  # what programs are given has no output, and without it nobody can tell why it failed
+        for record, _ in runs:  # JSON and YAML lines have no output, which often says why a run failed
             if record.outcome is Outcome.FAILED and (last := last_line(record)):
                 self.say(f"{rfc3339(record.slot)} {record.slug} failed: {printable(record.reason)}: {last}")
 
@@ -99,16 +99,16 @@ class Lines:
         self._errors.put([line])
 
     def planned(self, slug: str, wake_at: Instant | None) -> None:
-        """Nothing to do: only what ended is told."""
+        """Only ended runs are reported."""
 
     def unplanned(self, slug: str) -> None:
-        """Nothing to do: only what ended is told."""
+        """Only ended runs are reported."""
 
     async def follow(self, store: Store, now: Callable[[], Instant]) -> None:
         await asyncio.Event().wait()
 
     def ending(self) -> None:
-        self.say("ending: what still runs has some seconds to end by itself; Ctrl-C again ends at once")
+        self.say("shutting down: running jobs get some seconds to finish; press Ctrl-C again to exit at once")
 
     def close(self) -> None:
         self._runs.close()
@@ -116,14 +116,14 @@ class Lines:
 
 
 class Lateness(Observer):
-    """Tells ended runs together with how late they began."""
+    """Passes on ended runs together with how late they started."""
 
-    def __init__(self, ended: Callable[[list[Ended]], object]) -> None:
+    def __init__(self, ended: Callable[[list[EndedRun]], object]) -> None:
         self._ended = ended
         self._late: dict[str, Micros] = {}
 
     def started(self, attempt: Attempt, due: Instant, late: Micros) -> None:
-        if len(self._late) >= MOST_STARTED:  # of runs that were lost and that another process tells of
+        if len(self._late) >= MOST_STARTED:  # they belong to runs that were lost and end in another process
             self._late.clear()
         self._late.setdefault(attempt.run_id, late)
 
@@ -134,19 +134,19 @@ class Lateness(Observer):
 _encoder = msgspec.json.Encoder()
 
 
-def _as_json_lines(runs: Sequence[Ended]) -> str:
+def _as_json_lines(runs: Sequence[EndedRun]) -> str:
     return "".join(_encoder.encode(run_as_json(record)).decode() + "\n" for record, _ in runs)
 
 
-def _as_yaml_documents(runs: Sequence[Ended]) -> str:
+def _as_yaml_documents(runs: Sequence[EndedRun]) -> str:
     return "".join(as_yaml(run_as_json(record), explicit_start=True) for record, _ in runs)
 
 
-def _as_table_lines(runs: Sequence[Ended]) -> str:
+def _as_table_lines(runs: Sequence[EndedRun]) -> str:
     return "".join(_table_line(*cells(record, late)) for record, late in runs)
 
 
-_RENDER: dict[str, Callable[[Sequence[Ended]], str]] = {
+_RENDER: dict[str, Callable[[Sequence[EndedRun]], str]] = {
     "json": _as_json_lines,
     "yaml": _as_yaml_documents,
     "table": _as_table_lines,
@@ -156,7 +156,7 @@ _HEADING = ("STARTED", "JOB", "OUTCOME", "TOOK", "ATTEMPT", "LATE", "REASON")
 
 
 def cells(record: RunRecord, late: Micros | None) -> tuple[str, str, str, str, str, str, str]:
-    """A run as a table shows it."""
+    """Return the cells of a run's row."""
     started = record.started
     return (
         rfc3339((record.finished if started is None else started) // 1_000_000 * 1_000_000),
@@ -165,27 +165,27 @@ def cells(record: RunRecord, late: Micros | None) -> tuple[str, str, str, str, s
         "" if started is None else length(record.finished - started),
         str(record.attempt),
         "" if late is None else length(late),
-        told(record) if record.reason else "",
+        summary_of(record) if record.reason else "",
     )
 
 
-def told(record: RunRecord) -> str:
-    """Why a run failed, and the last line of what it printed."""
+def summary_of(record: RunRecord) -> str:
+    """Return why a run failed and the last line that it printed."""
     last = last_line(record)
     if not record.reason:
-        # A print job says slot and name itself; they stand in the row already.
+        # A print job prints its slot and name, which the row already shows.
         return last.removeprefix(f"{rfc3339(record.slot)} {record.slug} ")
     return ": ".join(filter(None, (printable(record.reason), last)))
 
 
 def last_line(record: RunRecord) -> str:
-    """The last line of what a run printed that is not empty."""
+    """Return the last line of a run's output that is not empty."""
     lines = record.output.decode(errors="replace").split("\n")
     return printable(next((line for line in reversed(lines) if line.strip()), ""))
 
 
 def length(micros: Micros) -> str:
-    """A length for people: milliseconds below a second, tenths below a minute."""
+    """Return a duration for people: milliseconds below a second, tenths of a second below a minute."""
     if micros < 1_000_000:
         return f"{micros / 1000:.0f}ms"
     return format_duration(micros // 100_000 * 100_000 if micros < 60_000_000 else micros // 1_000_000 * 1_000_000)

@@ -1,9 +1,8 @@
-"""Writing without waiting: lines go to a thread, which waits for slow readers in place of the event loop.
+"""Writes output from a thread, so that a slow reader never blocks the event loop.
 
-A pipe that nobody reads blocks whoever writes to it, and a terminal may be stopped with Ctrl-S; a job must not start
-late for that. What is handed over is turned into text by the thread, many at once, so that a thousand runs a second
-cost the loop a thousand appends. A reader that is too far behind loses lines and is told how many: memory is bounded,
-and history has every run.
+A pipe that is not read blocks its writer, and a terminal can be stopped with Ctrl-S. No job may start late because of
+that. The thread also formats the items, many at once, so that a thousand runs a second cost the event loop a thousand
+appends. Memory is bounded: a reader that is too slow loses lines and is told how many. History still has every run.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_WAITING = 200_000
-"""Items that wait for a slow reader."""
+"""Most items that wait for a slow reader; more are dropped and counted."""
 AT_ONCE = 2_000
-"""Items of one write: small enough that turning them into text does not keep the loop from its turn for long."""
+"""Most items of one write, so that formatting them holds the interpreter only briefly."""
 LAST_SECONDS = 1.0
-"""How long the end waits for a reader."""
+"""Seconds that ``close`` waits for the reader."""
 
 
 class Writer(Generic[T]):
-    """Writes items to a file descriptor, from a thread of its own."""
+    """Writes items to a file descriptor from a thread of its own."""
 
     def __init__(
         self,
@@ -37,8 +36,8 @@ class Writer(Generic[T]):
         on_broken: Callable[[], object] = lambda: None,
         on_lost: Callable[[int], object] = lambda lost: None,
     ) -> None:
-        """``on_broken`` is called once the reader has gone, ``on_lost`` with how many items were left out; both from
-        the thread."""
+        """``on_broken`` is called once the reader is gone, ``on_lost`` with the number of dropped items. Both are
+        called from the thread."""
         self._descriptor = descriptor
         self._render = render
         self._on_broken = on_broken
@@ -52,7 +51,7 @@ class Writer(Generic[T]):
         self._thread.start()
 
     def put(self, items: Iterable[T]) -> None:
-        """Have these written, in order; from any thread, never blocking."""
+        """Queue items for writing, in order. May be called from any thread and never blocks."""
         with self._changed:
             if self._broken:
                 return
@@ -64,7 +63,7 @@ class Writer(Generic[T]):
             self._changed.notify()
 
     def close(self) -> None:
-        """Write what waits, for as long as the reader keeps reading."""
+        """Write what is queued, while the reader keeps up, for at most ``LAST_SECONDS``."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -81,7 +80,7 @@ class Writer(Generic[T]):
             self._on_broken()
 
     def _next(self) -> list[T]:
-        """The next items; none at the end."""
+        """Wait for items and return the next ones; an empty list means the end."""
         with self._changed:
             while not self._waiting and not self._closing:
                 self._changed.wait()
@@ -96,5 +95,5 @@ class Writer(Generic[T]):
         while view:
             try:
                 view = view[os.write(self._descriptor, view) :]
-            except BlockingIOError:  # somebody who shares it made it non-blocking
+            except BlockingIOError:  # a process that shares the descriptor made it non-blocking
                 select.select([], [self._descriptor], [])

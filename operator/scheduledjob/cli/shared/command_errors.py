@@ -1,4 +1,4 @@
-"""What a command says when it can't do what was asked: one line, without what must not be seen."""
+"""Errors of commands: a failure is reported in one line, with passwords masked."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from urllib.parse import unquote, urlsplit
 
 _WORTH_MASKING = 3
-"""Characters: a shorter password would mask parts of ordinary words."""
+"""Shortest password that is masked, in characters: masking a shorter one would hide parts of ordinary words."""
 
 
 class CommandError(Exception):
-    """The command ends with this line on standard error and with ``code``."""
+    """Ends the command: the message goes to standard error, and ``code`` is the exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -18,20 +18,20 @@ class CommandError(Exception):
 
 
 def lone(error: BaseException) -> BaseException:
-    """The failure inside of nested groups: the only one, or the first of several."""
+    """Unwrap nested exception groups and return the first failure in them."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says, in one line; its type where it says nothing."""
+    """Return the message of an error as one line, or the name of its type if it has no message."""
     text = " ".join(str(error).split())
     return text or type(error).__name__
 
 
 class Mask:
-    """Takes the password of a store's URL out of whatever is printed."""
+    """Replaces the password of a store's URL with ``***`` in whatever is printed."""
 
     def __init__(self, url: str) -> None:
         self._passwords: list[str] = []

@@ -1,7 +1,7 @@
-"""The log of a command: one line for each event, to wherever the command sends its lines.
+"""The log of a command: one line for each event, written where the command writes its lines.
 
-``console`` is for people, ``json`` for machines: an object with ``time``, ``level``, ``logger``, ``event`` and
-whatever the event tells of itself.
+The format ``console`` is for people. The format ``json`` is for programs: an object with ``time``, ``level``,
+``logger``, ``event`` and the event's own keys.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 
 def configure(level: str, say: Callable[[str], None], mask: Callable[[str], str], *, form: str = "console") -> None:
-    """Send what the engine logs from ``level`` on to ``say``, a line each, through ``mask``.
+    """Send the engine's log, from ``level`` up, to ``say`` line by line, after ``mask`` has removed secrets.
 
     ``say`` is called from any thread and must not block. ``form`` is ``console`` or ``json``.
     """
@@ -41,9 +41,9 @@ def configure(level: str, say: Callable[[str], None], mask: Callable[[str], str]
 
 
 def take_standard(level: str) -> None:
-    """Bring what libraries log by the standard library's ``logging`` into the same log, after ``configure``.
+    """Route records of the standard library's ``logging`` into the same log; call it after ``configure``.
 
-    Theirs is told from one level above ``level``: at ``info`` a library tells of its own work, not of the jobs.
+    Libraries are logged from one level above ``level``, because at ``info`` they report their own work, not the jobs.
     """
     root = logging.getLogger()
     root.handlers = [_Bridge()]
@@ -58,27 +58,27 @@ def _for_people(_name: str, method: str, event: MutableMapping[str, Any], mask: 
 
 
 def _as_json(name: str, method: str, event: MutableMapping[str, Any], mask: Callable[[str], str]) -> str:
-    told: dict[str, Any] = {"time": event.pop("timestamp"), "level": method}
+    fields: dict[str, Any] = {"time": event.pop("timestamp"), "level": method}
     logger = event.pop("logger", name)
     if logger:
-        told["logger"] = logger
-    told["event"] = event.pop("event")
-    return json.dumps(_masked({**told, **event, **told}, mask), ensure_ascii=False, separators=(",", ":"))
+        fields["logger"] = logger
+    fields["event"] = event.pop("event")
+    return json.dumps(_masked({**fields, **event, **fields}, mask), ensure_ascii=False, separators=(",", ":"))
 
 
 def _masked(value: Any, mask: Callable[[str], str]) -> Any:
-    """A value that JSON can hold. Masked before it is written: JSON would spell a quote in a password otherwise."""
+    """Convert a value to one that JSON can hold, and mask it first: JSON would escape a quote inside a password."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, dict):
-        return {str(key): _masked(each, mask) for key, each in value.items()}
+        return {str(key): _masked(item, mask) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_masked(each, mask) for each in value]
+        return [_masked(item, mask) for item in value]
     return mask(str(value))
 
 
 class _Lines:
-    """What structlog calls with a finished line."""
+    """The logger that structlog calls with each finished line."""
 
     def __init__(self, say: Callable[[str], None], name: str = "") -> None:
         self._say = say
@@ -91,10 +91,10 @@ class _Lines:
 
 
 class _Bridge(logging.Handler):
-    """Hands records of the standard library on."""
+    """Passes records of the standard library on to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = next((name for name, least in reversed(_LEVELS.items()) if record.levelno >= least), "debug")
+        level = next((name for name, lowest in reversed(_LEVELS.items()) if record.levelno >= lowest), "debug")
         error = {"exc_info": record.exc_info} if record.exc_info else {}
         tell = getattr(structlog.get_logger(record.name), level)
         tell(record.getMessage(), logger=record.name, **error)

@@ -1,4 +1,4 @@
-"""``next`` and ``explain``: what a cron expression means. Nothing of the engine is loaded for it."""
+"""``next`` and ``explain`` for a cron expression. They do not load the engine, so that they answer quickly."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ _EXAMPLE = "write an instant with its offset from UTC, as in 2026-12-01T10:00:00
 
 
 def only_expression(words: Sequence[str] | None, command: str) -> str:
-    """The one expression that was typed."""
+    """Return the one expression among the arguments. Raises CommandError for none or several."""
     if not words:
         raise CommandError(
-            f"{command}: name an EXPR, as in scheduledjob {command} '0 12 * * MON-FRI', or manifests with -f", 2
+            f"{command}: give a cron expression, as in scheduledjob {command} '0 12 * * MON-FRI', or manifests with -f",
+            2,
         )
     if len(words) > 1:
-        message = f"{command}: the expression came as {len(words)} arguments: write it in quotes, as in '0 12 * * *'"
-        raise CommandError(f"{message}, or files with -f", 2)
+        message = f"{command}: the expression was split into {len(words)} arguments: quote it, as in '0 12 * * *'"
+        raise CommandError(f"{message}, or name manifests with -f", 2)
     return words[0]
 
 
 def print_next(expression: str, time_zone: str, start: str | None, count: int, seed: str, output: str) -> None:
-    """The first ``count`` slots at or after ``start``; an interval counts from there."""
+    """Print the first ``count`` slots at or after ``start``. An interval is counted from ``start``."""
     cron = _cron(expression, time_zone, seed)
     begin = to_instant(datetime.now(UTC)) if start is None else _instant(start)
     bound = cron.bind(begin)
     zone = ZoneInfo(time_zone)
-    # A slot at the very beginning belongs to it; that of an interval would be its creation, at which none fires.
+    # A slot exactly at the start is listed. An interval has none there: it would be its creation, which never fires.
     slot = bound.next_instant(begin - 1 if bound is cron else begin)
     rows: list[dict[str, str]] = []
     while slot is not None and len(rows) < count:
         rows.append({"slot": rfc3339(slot), "local": _local(slot, zone)})
         slot = bound.next_instant(slot)
-    print_rows(rows, output, empty=f"no slot: {expression!r} never fires again")
+    print_rows(rows, output, empty=f"no slots: {expression!r} never fires again")
 
 
 def print_explanation(expression: str, time_zone: str, output: str) -> None:
@@ -64,7 +65,7 @@ def _instant(text: str) -> Instant:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise CommandError(f"--from: {text!r} is no point in time: {_EXAMPLE}", 2) from None
+        raise CommandError(f"--from: {text!r} is not a point in time: {_EXAMPLE}", 2) from None
     if moment.tzinfo is None:
         raise CommandError(f"--from: {text!r} has no offset from UTC: {_EXAMPLE}", 2)
     return to_instant(moment)

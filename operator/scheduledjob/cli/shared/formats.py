@@ -1,4 +1,4 @@
-"""How the commands print what they found: as a table for people, as JSON or YAML for programs."""
+"""Output formats of the commands: tables for people, JSON and YAML for programs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def short_name(slug: str) -> str:
-    """The slug as people write it: without the namespace that is meant when none is given."""
+    """Return the slug without the namespace ``default``, which people leave out."""
     return slug.removeprefix("default/")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], output: str, *, columns: Sequence[str] = (), empty: str = "") -> None:
-    """Print a list of equal mappings; ``columns`` of a table, all by default, and what it says instead of nothing."""
+    """Print rows with equal keys. ``columns`` are those of a table (default: all); ``empty`` is printed for no rows."""
     if output == "table":
         for line in table_lines(rows, columns) if rows else [empty]:
             print(line)  # noqa: T201  # a command prints
@@ -42,7 +42,7 @@ def as_yaml(value: Any, *, explicit_start: bool = False) -> str:
 
 
 def table_lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> list[str]:
-    """A heading and a line for each row, in columns as wide as what is in them."""
+    """Return a heading and a line for each row, each column as wide as its longest cell."""
     names = columns or list(rows[0])
     lines = [[name.upper() for name in names]]
     lines += [["" if row[name] is None else printable(str(row[name])) for name in names] for row in rows]
@@ -51,5 +51,5 @@ def table_lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) 
 
 
 def printable(text: str) -> str:
-    """One line of what a job, a server or a file said, without control characters."""
+    """Replace control characters in text that came from a job, a server or a file."""
     return "".join(char if char.isprintable() else " " for char in text)

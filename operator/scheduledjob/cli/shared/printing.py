@@ -1,6 +1,6 @@
-"""How the plugin prints: tables for people, with colour on a terminal only, and whole objects for programs.
+"""How commands print: tables for people, coloured on a terminal only, and whole objects for programs.
 
-What comes from the cluster is somebody else's text: control characters never reach the terminal.
+Text from a cluster was written by somebody else, so its control characters never reach the terminal.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _COLOURS = {
     "paused": YELLOW,
     "invalid": RED,
 }
-"""Of a cell by what stands in it."""
+"""The colour of a cell, by its text."""
 
 
 class Form(StrEnum):
-    """What ``-o`` takes."""
+    """The values of ``-o``."""
 
     TABLE = "table"
     WIDE = "wide"
@@ -50,16 +50,17 @@ class Form(StrEnum):
 
 
 def say(line: str) -> None:
-    """A line for people that is no result, on standard error."""
+    """Print a remark for people to standard error."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201  # a command prints
 
 
 def out(line: str) -> None:
+    """Print a line of the result to standard output."""
     print(line)  # noqa: T201  # a command prints
 
 
 def coloured(text: str, colour: str, stream: TextIO | None = None) -> str:
-    """``text`` in a colour where people see it on a terminal and did not ask for none (NO_COLOR)."""
+    """Return ``text`` in a colour if ``stream`` is a terminal and NO_COLOR is not set."""
     return f"\x1b[{colour}m{text}\x1b[0m" if colour and has_colour(stream or sys.stdout) else text
 
 
@@ -68,7 +69,7 @@ def has_colour(stream: TextIO) -> bool:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
-    """A heading and a line for each row; ``empty`` goes to standard error where there is none."""
+    """Print a heading and a line for each row; without rows, print ``empty`` to standard error."""
     if not rows:
         say(empty)
         return
@@ -92,12 +93,12 @@ def _painted(cell: str) -> str:
 
 
 def print_objects(objects: Sequence[Mapping[str, Any]], form: Form, *, one: bool = False) -> None:
-    """Objects of the cluster as JSON, as YAML or by their names; ``one``: by itself, else in a List."""
+    """Print objects of the cluster as JSON, as YAML or by name. ``one`` prints a single object without a List."""
     if form is Form.NAME:
-        for each in objects:
-            out(f"scheduledjob.{GROUP}/{each['metadata']['name']}")
+        for body in objects:
+            out(f"scheduledjob.{GROUP}/{body['metadata']['name']}")
         return
-    plain = [without_managed_fields(each) for each in objects]
+    plain = [without_managed_fields(body) for body in objects]
     print_plain(plain[0] if one else {"apiVersion": "v1", "kind": "List", "items": plain}, form)
 
 
@@ -107,29 +108,29 @@ def print_plain(value: Any, form: Form) -> None:
 
 
 def without_managed_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """As kubectl shows an object: without what only server-side apply reads."""
+    """Return the object without ``managedFields``, as kubectl shows it."""
     metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
     return {**body, "metadata": metadata}
 
 
 def age(since: Instant | None, now: Instant) -> str:
-    """``5d``, ``3h``, ``12m``, ``40s``: as kubectl tells an age."""
+    """Return an age as kubectl prints it: ``5d``, ``3h``, ``12m``, ``40s``."""
     if since is None:
         return ""
     length = max(0, now - since)
-    for unit, name, enough in ((DAY, "d", 2), (HOUR, "h", 2), (MINUTE, "m", 2), (SECOND, "s", 0)):
-        if length >= enough * unit:
+    for unit, name, fewest in ((DAY, "d", 2), (HOUR, "h", 2), (MINUTE, "m", 2), (SECOND, "s", 0)):
+        if length >= fewest * unit:
             return f"{length // unit}{name}"
     return "0s"
 
 
 def took(length: Micros) -> str:
-    """A length for people: milliseconds below a second, tenths below a minute."""
+    """Return a duration for people: milliseconds below a second, tenths of a second below a minute."""
     if length < SECOND:
         return f"{length // 1000}ms"
     return format_duration(length // 100_000 * 100_000 if length < MINUTE else length // SECOND * SECOND)
 
 
 def second(instant: Instant | None) -> str:
-    """To the second; empty where there is none."""
+    """Return an instant in RFC 3339, rounded down to the second; empty for None."""
     return "" if instant is None else rfc3339(instant // SECOND * SECOND)

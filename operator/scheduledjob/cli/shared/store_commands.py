@@ -1,4 +1,4 @@
-"""``migrate`` and ``history``: what people ask a store without running anything."""
+"""``migrate`` and ``history``: commands that work on a store without running jobs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from scheduledjob.engine.store import Migrating, Store
 
 PAGE = 500
-LOOKED_THROUGH = 10_000
-"""Ended runs among which a name is looked for whose schedule may have gone."""
+SEARCHED = 10_000
+"""How many ended runs are searched for a name whose schedule may be gone."""
 
 
 def print_migration(url: str, finish: bool, output: str) -> None:
-    """Apply what is to be applied, and say what that was."""
+    """Apply the pending migrations and print which were applied."""
     store = _opened(url, "local")
     migrate = getattr(store, "migrate", None)
     done = [] if migrate is None else asyncio.run(_migrate(store, finish))
@@ -46,31 +46,31 @@ async def _migrate(store: Store, finish: bool) -> list[str]:
 
 
 def print_history(url: str, instance: str, name: str | None, namespace: str | None, limit: int, output: str) -> None:
-    """Ended runs of one job, of one namespace or of all, the newest first."""
+    """Print the ended runs of one job, of one namespace or of all, newest first."""
     records = read_history(url, instance, name, namespace, limit)
     if output == "table":
         rows = [_row(record) for record in records]
-        nothing = "no runs" if namespace is None else f"no runs in namespace {namespace!r}"
+        empty = "no runs" if namespace is None else f"no runs in namespace {namespace!r}"
         if name is not None and not records:
-            nothing = asyncio.run(_nothing_of(_opened(url, instance), name, namespace))
-        print_rows(rows, output, empty=nothing)
+            empty = asyncio.run(_explain_no_runs(_opened(url, instance), name, namespace))
+        print_rows(rows, output, empty=empty)
     else:
         print_value([whole_run_as_json(record) for record in records], output)
 
 
 def read_history(url: str, instance: str, name: str | None, namespace: str | None, limit: int) -> list[RunRecord]:
-    """What a store keeps of ended runs, the newest first. Raises CommandError for a URL that leads to no history."""
+    """Return the ended runs that a store keeps, newest first. Raises CommandError for a store without history."""
     if url.lower().startswith("memory:"):
         raise CommandError(
-            "a store in memory ends with its process and has no history: "
-            "name the store with --store postgresql://... or --store firestore://...",
+            "the store in memory ends with its process and keeps no history: "
+            "name a store with --store postgresql://... or --store firestore://...",
             2,
         )
     return asyncio.run(_history(_opened(url, instance), name, namespace, limit))
 
 
 def whole_run_as_json(record: RunRecord) -> dict[str, Any]:
-    """A run with all that the store keeps of it, under the names that a ScheduledJob's status has for it."""
+    """Return everything that the store keeps of a run, under the names that a ScheduledJob's status uses."""
     _, name = split_slug(record.slug)
     whole: dict[str, Any] = run_as_json(record) | {"runID": record.run_id}
     if record.manual:
@@ -97,26 +97,28 @@ async def _history(store: Store, name: str | None, namespace: str | None, limit:
         await store.connect()
         if name is not None:
             found = [await store.history(slug, limit=limit) for slug in _slugs(name, namespace)]
-            return sorted((one for records in found for one in records), key=lambda one: -one.finished)[:limit]
+            return sorted((record for records in found for record in records), key=lambda record: -record.finished)[
+                :limit
+            ]
         return await _all(store, namespace, limit)
     finally:
         await store.close()
 
 
 def _slugs(name: str, namespace: str | None) -> Sequence[str]:
-    """What the schedule may be called in the store: a manifest's, or a program's own slug."""
+    """Return the slugs that the name may have in the store: a manifest's, or one that a program chose."""
     if namespace is not None:
         return (f"{namespace}/{name}",)
     return (name,) if "/" in name else (f"default/{name}", name)
 
 
-async def _nothing_of(store: Store, name: str, namespace: str | None) -> str:
-    """What is said where a job has no runs: where it was looked for, and where there is one of that name."""
+async def _explain_no_runs(store: Store, name: str, namespace: str | None) -> str:
+    """Explain why a job has no runs: where it was searched for, and which namespaces have a job of that name."""
     slugs = _slugs(name, namespace)
     searched, bare = split_slug(slugs[0])
     try:
         await store.connect()
-        seen = {record.slug for record in await _all(store, None, LOOKED_THROUGH)}
+        seen = {record.slug for record in await _all(store, None, SEARCHED)}
         after = ""
         while page := await store.rows(after=after, limit=PAGE):
             seen.update(row.slug for row in page)
@@ -125,10 +127,10 @@ async def _nothing_of(store: Store, name: str, namespace: str | None) -> str:
         await store.close()
     where = f"no runs of {bare!r} in namespace {searched!r}"
     if any(slug in seen for slug in slugs):
-        return f"{where}: it is scheduled, and none of its runs has ended yet"
+        return f"{where}: it is scheduled, but none of its runs has ended yet"
     others = sorted({split_slug(slug)[0] for slug in seen if split_slug(slug)[1] == bare} - {searched, ""})
     if not others:
-        return f"{where}, and no job of that name in another"
+        return f"{where}, and no other namespace has a job of that name"
     return f"{where}; there is a job of that name in {listed(others, 'and')}: add --namespace {others[0]}"
 
 
@@ -138,14 +140,14 @@ async def _all(store: Store, namespace: str | None, limit: int) -> list[RunRecor
     before: Instant | None = None
     while len(found) < limit:
         page = await store.history(before=before, limit=PAGE)
-        unstored = [record for record in page if record.run_id not in seen]
-        if not unstored:
+        new = [record for record in page if record.run_id not in seen]
+        if not new:
             break
-        seen.update(record.run_id for record in unstored)
-        found += [record for record in unstored if namespace is None or split_slug(record.slug)[0] == namespace]
+        seen.update(record.run_id for record in new)
+        found += [record for record in new if namespace is None or split_slug(record.slug)[0] == namespace]
         if len(page) < PAGE:
             break
-        before = page[-1].finished + 1  # those of the same instant may be on both pages
+        before = page[-1].finished + 1  # runs that finished at the same instant may be on both pages
     return found[:limit]
 
 

@@ -1,4 +1,4 @@
-"""``validate``: every fault of some manifests, each in one line that an editor turns into a link."""
+"""``validate``: prints every fault of some manifests, each in one line that an editor turns into a link."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def print_faults(paths: Sequence[str], output: str) -> bool:
-    """Print what is wrong, and a summary; whether anything is. With ``name``, what is right: the valid jobs."""
+    """Print the faults and a summary; return whether there are faults. With output ``name``, print the valid jobs."""
     loaded = load(with_pipe(paths))
     if output == "name":
         for _, name in sorted(loaded.jobs):
@@ -36,12 +36,12 @@ def print_faults(paths: Sequence[str], output: str) -> bool:
 
 
 def with_pipe(paths: Sequence[str]) -> list[str]:
-    """Paths as they were typed, where ``-`` is standard input."""
+    """Replace ``-`` among the paths with standard input."""
     return ["/dev/stdin" if path == "-" else path for path in paths]
 
 
 def summary(loaded: Loaded) -> str:
-    """What was found, in one line."""
+    """Return the result in one line."""
     faults = _counted(len(loaded.problems), "fault") if loaded.problems else "no faults"
     found = f"{_counted(len(loaded.jobs), 'valid job')} in {_counted(len(loaded.files), 'file')}"
     passed_over = len(loaded.passed_over)
