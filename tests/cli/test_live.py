@@ -106,7 +106,7 @@ def test_it_shows_what_ran_and_what_is_next_until_ctrl_c(tmp_path: Path) -> None
         terminal.wait_for(r"yearly +\d+d")
         terminal.press(b"\x03")
         assert terminal.end() == 0
-        assert re.search(r"ended: \d+ succeeded, \d+ failed|ended: \d+ failed, \d+ succeeded", terminal.shown)
+        assert re.search(r"stopped: \d+ succeeded, \d+ failed|stopped: \d+ failed, \d+ succeeded", terminal.shown)
         assert "correct-horse" not in terminal.shown
         assert "Traceback" not in terminal.shown
 
@@ -114,9 +114,9 @@ def test_it_shows_what_ran_and_what_is_next_until_ctrl_c(tmp_path: Path) -> None
 def test_it_shows_what_runs_and_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(job("sleeps", what="shell: {command: sleep 1000}"))
     with on_a_terminal("run", "-f", tmp_path) as terminal:
-        terminal.wait_for(r"sleeps +runs for")
+        terminal.wait_for(r"sleeps +running for")
         terminal.press(b"\x03")
-        terminal.wait_for(r"1 still running; Ctrl-C again ends at once")
+        terminal.wait_for(r"1 still running; Ctrl-C again exits at once")
         terminal.press(b"\x03")
         assert terminal.end() == 130
 

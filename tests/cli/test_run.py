@@ -134,7 +134,7 @@ def test_what_can_not_run_here_is_refused_in_one_line_each(tmp_path: Path) -> No
     assert "Deployment web is passed over" in said[0]
     assert "pod needs a Pod" in said[1]
     assert "in-a-pod needs a Pod" in said[2]
-    assert 'no job "report" is known here' in said[3]
+    assert 'there is no job "report"' in said[3]
     assert "--plugins" in said[3]
     assert names(running.runs) == {"good"}
 
@@ -286,7 +286,7 @@ def test_jobs_of_installed_packages_run_when_asked_for(tmp_path: Path) -> None:
         assert "eu" in running.errors
         assert len([run for run in running.runs if run["name"] == "monthly"]) == 1, "None: done for good"
     with Running("run", "-f", file, environment=environment) as running:
-        running.wait_for_error('no job "report" is known here')
+        running.wait_for_error('there is no job "report"')
 
 
 def test_a_broken_plugin_is_an_error_in_one_line(tmp_path: Path) -> None:

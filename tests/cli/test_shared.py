@@ -160,7 +160,7 @@ def test_history_and_migrate(postgres_dsn: str, tmp_path: Path, capsys: pytest.C
     assert told("two") == "no runs of 'two' in namespace 'default'" + elsewhere
     assert told("default/two") == "no runs of 'two' in namespace 'default'" + elsewhere
     assert told("two", "-n", "b") == "no runs of 'two' in namespace 'b'" + elsewhere
-    assert told("none") == "no runs of 'none' in namespace 'default', and no job of that name in another\n"
+    assert told("none") == "no runs of 'none' in namespace 'default', and no other namespace has a job of that name\n"
     assert told("-n", "b") == "no runs in namespace 'b'\n"
     assert len(history("--limit", "1")) == 1
     assert history("--instance", "another") == []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.cli.scheduledjob.file_watcher import Watcher
+from scheduledjob.cli.scheduledjob.file_watcher import FileWatcher
 from tests.cli.support import Running, job, names
 
 if TYPE_CHECKING:
@@ -109,30 +109,30 @@ def test_a_secret_that_changes_counts_from_the_next_run(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def watcher(tmp_path: Path) -> Watcher:
+def watcher(tmp_path: Path) -> FileWatcher:
     (tmp_path / "a.yaml").write_text("a")
-    watcher = Watcher([str(tmp_path)])
+    watcher = FileWatcher([str(tmp_path)])
     watcher.begin()
     return watcher
 
 
-def test_a_change_counts_when_it_has_come_to_rest(watcher: Watcher, tmp_path: Path) -> None:
-    assert not watcher.look()
+def test_a_change_counts_when_it_has_come_to_rest(watcher: FileWatcher, tmp_path: Path) -> None:
+    assert not watcher.poll()
     (tmp_path / "a.yaml").write_text("half")
-    assert not watcher.look()
+    assert not watcher.poll()
     (tmp_path / "a.yaml").write_text("half and half")
-    assert not watcher.look()
-    assert watcher.look()
-    assert watcher.look(), "until it was read"
+    assert not watcher.poll()
+    assert watcher.poll()
+    assert watcher.poll(), "until it was read"
     watcher.done()
-    assert not watcher.look()
+    assert not watcher.poll()
 
 
-def test_files_that_come_and_go_are_changes(watcher: Watcher, tmp_path: Path) -> None:
+def test_files_that_come_and_go_are_changes(watcher: FileWatcher, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").unlink()
-    watcher.look()
-    assert watcher.look()
+    watcher.poll()
+    assert watcher.poll()
     watcher.done()
     (tmp_path / "b.yaml").write_text("b")
-    watcher.look()
-    assert watcher.look()
+    watcher.poll()
+    assert watcher.poll()

@@ -53,7 +53,7 @@ def test_everything_can_be_read_by_prometheus() -> None:
     for each in metrics.instruments:
         family = families[each.name]
         assert family.type == each.type
-        assert family.documentation == each.says
+        assert family.documentation == each.help_text
         assert {frozenset(sample.labels) - {"le"} for sample in family.samples} >= {frozenset(each.labels)}
     open_metrics = generate_open_metrics(metrics.registry).decode()  # type: ignore[no-untyped-call]  # the library's
     assert list(open_metrics_families(open_metrics))  # type: ignore[no-untyped-call]  # the library's

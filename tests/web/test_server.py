@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scheduledjob.web import server as server_module
 from scheduledjob.web.listen import Listen
 from scheduledjob.web.metrics import Metrics
-from scheduledjob.web.server import LARGEST_HEADER, Server
+from scheduledjob.web.server import LARGEST_HEADER, WebServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ class Told:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[aiohttp.ClientSession]:
-        server = Server(LOOPBACK, lambda: self.health, lambda: self.conditions, self.metrics.registry)
+        server = WebServer(LOOPBACK, lambda: self.health, lambda: self.conditions, self.metrics.registry)
         async with server, aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
             yield session
 
@@ -90,7 +90,7 @@ async def test_metrics_in_the_format_that_is_asked_for(told: Told, accept: str, 
 async def test_there_is_nothing_else(told: Told) -> None:
     async with told.client() as session:
         for path in ("/", "/metrics/", "/healthz/../etc/passwd", "/debug"):
-            assert await get(session, path) == (404, "there are /healthz, /readyz and /metrics\n")
+            assert await get(session, path) == (404, "not found; the pages are /healthz, /readyz and /metrics\n")
         async with session.post("/healthz") as response:
             assert response.status == 405
         async with session.head("/healthz") as response:
@@ -114,7 +114,7 @@ async def test_bodies_and_large_headers_are_refused(told: Told) -> None:
 
 
 async def test_it_ends_although_a_connection_is_idle() -> None:
-    server = Server(LOOPBACK, lambda: None, dict, CollectorRegistry())
+    server = WebServer(LOOPBACK, lambda: None, dict, CollectorRegistry())
     async with asyncio.timeout(30):
         async with server:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -124,19 +124,19 @@ async def test_it_ends_although_a_connection_is_idle() -> None:
 
 
 async def test_where_it_cannot_listen_it_says_why() -> None:
-    async with Server(LOOPBACK, lambda: None, dict, CollectorRegistry()) as first:
+    async with WebServer(LOOPBACK, lambda: None, dict, CollectorRegistry()) as first:
         taken = Listen("127.0.0.1", first.port)
-        with pytest.raises(OSError, match=rf"can't listen on 127\.0\.0\.1:{first.port}: another program has it"):
-            await Server(taken, lambda: None, dict, CollectorRegistry()).__aenter__()
-    with pytest.raises(OSError, match=r"192\.0\.2\.1 is no address of this machine"):
-        await Server(Listen("192.0.2.1", 0), lambda: None, dict, CollectorRegistry()).__aenter__()
+        with pytest.raises(OSError, match=rf"can't listen on 127\.0\.0\.1:{first.port}: another program uses it"):
+            await WebServer(taken, lambda: None, dict, CollectorRegistry()).__aenter__()
+    with pytest.raises(OSError, match=r"192\.0\.2\.1 is not an address of this machine"):
+        await WebServer(Listen("192.0.2.1", 0), lambda: None, dict, CollectorRegistry()).__aenter__()
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
 async def test_one_port_serves_ipv4_and_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "EVERY_ADDRESS", "::ffff:127.0.0.1")  # a test listens on loopback only
     async with (
-        Server(Listen("", 0), lambda: None, dict, CollectorRegistry()) as server,
+        WebServer(Listen("", 0), lambda: None, dict, CollectorRegistry()) as server,
         aiohttp.ClientSession() as session,
     ):
         assert await get(session, f"http://127.0.0.1:{server.port}/healthz") == (200, "ok\n")

@@ -27,7 +27,7 @@ from scheduledjob.stores import open_store
 from scheduledjob.version import program_version
 from scheduledjob.web.metrics import Metrics
 from scheduledjob.web.observing import timed
-from scheduledjob.web.server import Server
+from scheduledjob.web.server import WebServer
 
 from .leadership import MemoryLease, is_dead, this_process
 from .peers import Peers
@@ -80,7 +80,7 @@ class Operator:
             loop.add_signal_handler(number, self._stopping.set)
         settings = self._settings
         api = Api.from_config(settings.kubeconfig, settings.context, on_request=self._metrics.api_request)
-        server = Server(settings.listen, self._health, self._readiness, self._metrics.registry)
+        server = WebServer(settings.listen, self._health, self._readiness, self._metrics.registry)
         try:
             async with server, api:
                 log.info("begins", version=program_version(), listens_on=server.port)

@@ -1,8 +1,8 @@
-"""What metrics are counted in: plain numbers in dictionaries, and families of samples when somebody asks.
+"""Counters, gauges and histograms: plain numbers in dictionaries, turned into samples at a scrape.
 
-The client library's own counters cost a microsecond each, and a replica counts several times for each of 20,000 runs
-a second. So counting is an addition here, and everything that has to do with exposition happens at a scrape. Each
-instrument may be fed from any thread: the engine's loop, the lease thread, the thread that watches the cluster.
+The client library's own counters take a microsecond each, and a replica counts several times for each of 20,000 runs
+a second. So counting is one addition here, and everything else happens at a scrape. Each instrument may be used from
+any thread: the engine's event loop, the lease thread, the thread that watches the cluster.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ Labels: TypeAlias = tuple[str, ...]
 
 
 class Instrument:
-    """A metric: its name without prefix and suffix, one sentence of what it says, and the names of its labels."""
+    """A metric: its name without prefix and suffix, its help text (one sentence), and the names of its labels."""
 
     type = ""
     suffix = ""
-    """Of the series that a query names, beside the prefix."""
+    """The suffix of the series' name in a query."""
 
-    def __init__(self, name: str, says: str, *labels: str) -> None:
+    def __init__(self, name: str, help_text: str, *labels: str) -> None:
         self.name = PREFIX + name
-        self.says = says
+        self.help_text = help_text
         self.labels: Labels = labels
         self._lock = Lock()
 
     def family(self) -> Metric:
-        """The samples as they are now."""
+        """Return the current samples."""
         raise NotImplementedError
 
 
 class Counter(Instrument):
-    """Counts up; without labels it begins at zero, with labels each series at its first count."""
+    """Counts up. Without labels it starts at zero; with labels, each series appears with its first count."""
 
     type = "counter"
     suffix = "_total"
 
-    def __init__(self, name: str, says: str, *labels: str) -> None:
-        super().__init__(name, says, *labels)
+    def __init__(self, name: str, help_text: str, *labels: str) -> None:
+        super().__init__(name, help_text, *labels)
         self._values: dict[Labels, float] = {} if labels else {(): 0}
 
     def add(self, *labels: str, by: float = 1) -> None:
@@ -56,7 +56,7 @@ class Counter(Instrument):
             self._values[labels] = self._values.get(labels, 0) + by
 
     def reached(self, total: float, *labels: str) -> None:
-        """What somebody else counts stands at ``total`` now."""
+        """Set the total of something that is counted elsewhere."""
         with self._lock:
             self._values[labels] = total
 
@@ -64,7 +64,7 @@ class Counter(Instrument):
         return self._values.get(labels, 0)
 
     def family(self) -> Metric:
-        family = CounterMetricFamily(self.name, self.says, labels=self.labels)
+        family = CounterMetricFamily(self.name, self.help_text, labels=self.labels)
         with self._lock:
             values = list(self._values.items())
         for labels, value in values:
@@ -73,12 +73,12 @@ class Counter(Instrument):
 
 
 class Gauge(Instrument):
-    """Says how many there are now. Nothing is shown before it was set."""
+    """Holds a current value. It is not exposed before it is set."""
 
     type = "gauge"
 
-    def __init__(self, name: str, says: str, *labels: str) -> None:
-        super().__init__(name, says, *labels)
+    def __init__(self, name: str, help_text: str, *labels: str) -> None:
+        super().__init__(name, help_text, *labels)
         self._values: dict[Labels, float] = {}
 
     def set(self, value: float, *labels: str) -> None:
@@ -89,7 +89,7 @@ class Gauge(Instrument):
         return self._values.get(labels, 0)
 
     def family(self) -> Metric:
-        family = GaugeMetricFamily(self.name, self.says, labels=self.labels)
+        family = GaugeMetricFamily(self.name, self.help_text, labels=self.labels)
         with self._lock:
             values = list(self._values.items())
         for labels, value in values:
@@ -98,12 +98,12 @@ class Gauge(Instrument):
 
 
 class Histogram(Instrument):
-    """Says how many were how large. ``bounds``: upper bounds of the buckets, rising."""
+    """Counts values by size. ``bounds`` are the upper bounds of the buckets, in rising order."""
 
     type = "histogram"
 
-    def __init__(self, name: str, says: str, *labels: str, bounds: Sequence[float]) -> None:
-        super().__init__(name, says, *labels)
+    def __init__(self, name: str, help_text: str, *labels: str, bounds: Sequence[float]) -> None:
+        super().__init__(name, help_text, *labels)
         self.bounds = tuple(bounds)
         self._counts: dict[Labels, list[int]] = {}
         self._sums: dict[Labels, float] = {}
@@ -123,11 +123,11 @@ class Histogram(Instrument):
             self._sums[labels] += value
 
     def count(self, *labels: str) -> int:
-        """How many were observed."""
+        """Return the number of observations."""
         return sum(self._counts.get(labels, ()))
 
     def family(self) -> Metric:
-        family = HistogramMetricFamily(self.name, self.says, labels=self.labels)
+        family = HistogramMetricFamily(self.name, self.help_text, labels=self.labels)
         with self._lock:
             all_counts = [(labels, list(counts), self._sums[labels]) for labels, counts in self._counts.items()]
         names = [*(f"{bound:g}" for bound in self.bounds), "+Inf"]

@@ -166,7 +166,7 @@ def metrics_page() -> str:
     ]
     for each in Metrics().instruments:
         labels = ", ".join(f"`{label}`" for label in each.labels)
-        lines.append(f"| `{each.name}{each.suffix}` | {each.type} | {labels} | {each.says} |")
+        lines.append(f"| `{each.name}{each.suffix}` | {each.type} | {labels} | {each.help_text} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,6 @@
-"""Where metrics come from: what the engine tells of itself, and how long the store takes to answer.
+"""Feeds the metrics: from the engine's observer calls, and by timing the calls of the store.
 
-Both stand in the way of every run, so they count and do nothing else.
+Both are on the path of every run, so they only count.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ T = TypeVar("T")
 Arguments = ParamSpec("Arguments")
 
 UNKNOWN = "unknown"
-"""The kind of a run whose schedule was lost before its end was told."""
+"""The kind of a run whose schedule was lost before its end was reported."""
 
 _SYNCHRONOUS = {"renewer", "listen"}
-"""Calls of a store that are no round trips."""
+"""Calls of a store that are not round trips."""
 
 
 class MetricsObserver(Observer):
@@ -39,7 +39,7 @@ class MetricsObserver(Observer):
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._kinds: dict[str, str] = {}
-        """Of each schedule that is held, by slug."""
+        """The kind of each schedule that this replica owns, by slug."""
 
     def claimed(self, row: Row) -> None:
         self._kinds[row.slug] = row.kind.removeprefix("cluster.").removeprefix("manifest.")
@@ -71,14 +71,14 @@ class MetricsObserver(Observer):
 
 
 def timed(store: Store, metrics: Metrics) -> Store:
-    """The same store, with each of its calls timed."""
+    """Return the same store with each of its calls timed."""
     return cast(Store, _TimedStore(store, metrics))
 
 
 class _TimedStore:
-    """Stands in for a store: its round trips are wrapped once, everything else is the store's own.
+    """Wraps the round trips of a store; everything else is the store's own.
 
-    What a store calls on itself is not counted: only what the engine waits for.
+    Calls of a store to itself are not counted, only those that the engine waits for.
     """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
@@ -110,7 +110,7 @@ def _timed_call(
         try:
             return await call(*arguments, **named)
         except SlugTaken:
-            raise  # an answer like any other
+            raise  # an answer, not a failure
         except Exception:
             metrics.store_errors.add(name)
             raise

@@ -1,9 +1,9 @@
-"""The operator's own web server: ``/healthz``, ``/readyz`` and ``/metrics``, and nothing else.
+"""The operator's web server: ``/healthz``, ``/readyz`` and ``/metrics``, and nothing else.
 
-``/healthz`` is for the kubelet, which kills a Pod whose probe fails. So it answers whatever the API server and the
-store do, and fails only where a restart would mend something: the lease thread stands still, or the event loop does
-(then it does not answer at all). ``/readyz`` tells the truth to people and to rolling updates: every condition that
-is not met, a line each. Neither asks anybody anything: what they tell is known already.
+``/healthz`` is for the kubelet, which restarts a Pod whose probe fails. So an outage of the API server or the store
+does not fail it; it fails only where a restart helps: the lease thread or the event loop is stuck (a stuck event loop
+does not answer at all). ``/readyz`` is for people and rolling updates: it lists every condition that is not met, one
+per line. Both answer from what is already known and ask nobody.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from .listen import Listen
 
 LARGEST_HEADER = 4096
-"""Bytes of one header, and of the request line; a body is refused whatever its size."""
+"""Most bytes of one header and of the request line. A body is always refused."""
 BACKLOG = 64
 KEPT_ALIVE = 75.0
 """Seconds that an idle connection is kept: longer than a scraper's interval."""
 EVERY_ADDRESS = ""
 LAST_ANSWERS = 1.0
-"""Seconds that the end waits for answers under way."""
+"""Seconds that the shutdown waits for answers under way."""
 
 
-class Server:
-    """Serves inside of ``async with``; ``OSError`` where it can't listen."""
+class WebServer:
+    """Serves inside ``async with``. Raises ``OSError`` if it can't listen."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Server:
         ready: Callable[[], Mapping[str, str | None]],
         registry: CollectorRegistry,
     ) -> None:
-        """``health``: None, or why this process is to be killed. ``ready``: each condition, and why it is not met."""
+        """``health`` returns why to restart, or None. ``ready`` returns why each condition is not met, or None."""
         self._listen = listen
         self._health = health
         self._ready = ready
         self._registry = registry
         self._runner: web.AppRunner | None = None
         self.port = 0
-        """The port that it listens on, once it does."""
+        """The port, once the server listens."""
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=1, middlewares=[_only_reads])
@@ -89,7 +89,7 @@ class Server:
     def _site(self, runner: web.AppRunner) -> web.BaseSite:
         if self._listen.host:
             return web.TCPSite(runner, self._listen.host, self._listen.port, backlog=BACKLOG)
-        # One socket for IPv4 and IPv6: two of them would take two free ports where 0 is asked for.
+        # One socket for IPv4 and IPv6: two sockets would take two different free ports for port 0.
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
         address = (EVERY_ADDRESS, self._listen.port)
@@ -99,11 +99,11 @@ class Server:
 
     def _why_not(self, error: OSError, number: int) -> str:
         if isinstance(error, socket.gaierror):
-            return f"can't listen on {self._listen}: {self._listen.host} is no address of this machine"
+            return f"can't listen on {self._listen}: {self._listen.host} is not an address of this machine"
         hint = {
-            errno.EADDRINUSE: "another program has it; listen on another port",
-            errno.EACCES: "ports below 1024 need a privilege; listen on a higher one",
-            errno.EADDRNOTAVAIL: f"{self._listen.host} is no address of this machine",
+            errno.EADDRINUSE: "another program uses it; choose another port",
+            errno.EACCES: "ports below 1024 need a privilege; choose a higher one",
+            errno.EADDRNOTAVAIL: f"{self._listen.host} is not an address of this machine",
         }.get(number, os.strerror(number))
         return f"can't listen on {self._listen}: {hint}"
 
@@ -130,14 +130,14 @@ async def _only_reads(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     if request.body_exists:
-        return web.Response(text="send no body\n", status=413, headers={"Connection": "close"})
+        return web.Response(text="a body is not allowed here\n", status=413, headers={"Connection": "close"})
     try:
         return await handler(request)
     except web.HTTPNotFound:
-        return web.Response(text="there are /healthz, /readyz and /metrics\n", status=404)
+        return web.Response(text="not found; the pages are /healthz, /readyz and /metrics\n", status=404)
 
 
 async def _say_little(_: web.Request, response: web.StreamResponse) -> None:
-    """What runs here, in which version, is nobody's business who merely asks."""
+    """Do not disclose the server's software and version."""
     del response.headers["Server"]
     response.headers["Cache-Control"] = "no-store"

@@ -16,7 +16,7 @@ from scheduledjob.cli.kubectl.completion import complete
 from scheduledjob.cli.kubectl.job_logs import harmless
 from scheduledjob.cli.kubectl.plugin import app, command_first, execute
 from scheduledjob.cli.kubectl.upcoming import explanation, schedule_of
-from scheduledjob.cli.kubectl.waiting import Progress, look
+from scheduledjob.cli.kubectl.waiting import Progress, ended_run
 from scheduledjob.cli.shared.convert.template import pull_policy_of
 from scheduledjob.cli.shared.printing import age, print_table, took
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND
@@ -203,7 +203,7 @@ def test_how_long_a_run_is_active(active: dict[str, Any], shown: str, monkeypatc
 @pytest.mark.parametrize(
     ("active", "said"),
     [
-        ([], "daily: t is taken and about to start"),
+        ([], "daily: t is accepted and about to start"),
         ([{"runID": "u-t", "attempt": 1, "pod": "daily-1"}], "daily: t is active"),
         ([{"runID": "u-t", "attempt": 2, "started": "2020-01-01T00:00:00Z"}], "daily: t is running, attempt 2"),
     ],
@@ -212,7 +212,7 @@ def test_where_a_run_that_is_waited_for_stands(
     active: list[dict[str, Any]], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = {"active": active, "handled": {"runNow": ["t"]}}
-    assert look({"metadata": {"name": "daily"}, "status": status}, "u-t", "t", Progress()) is None
+    assert ended_run({"metadata": {"name": "daily"}, "status": status}, "u-t", "t", Progress()) is None
     assert capsys.readouterr().err == f"{said}\n"
 
 

@@ -104,8 +104,8 @@ async def test_no_operator_takes_it_in_time(sjobs: Cluster, plugin: Plugin, name
     await sjobs.apply(manifest("job", NEVER, curl(sink.url)), "-n", namespace)
     done = await plugin("trigger", "job", "--wait", "--timeout", "1.5")
     assert done.code == 4
-    assert "waits for an operator: none has looked at this ScheduledJob yet" in done.err
-    assert "has not ended within 1.5s: it goes on" in done.err
+    assert "waits for an operator; none has seen this ScheduledJob yet" in done.err
+    assert "has not ended within 1.5s; it continues" in done.err
     shown = await plugin.on_a_terminal("trigger", "job", "--wait", "--timeout", "1.5")
     assert shown.code == 4
 
@@ -134,7 +134,7 @@ async def test_suspend_and_resume(
     await until(api, namespace, "job", is_so("Suspended", "True", "Suspended"))
     assert "suspended" in (await plugin("list")).out
     assert (await plugin.on_a_terminal("suspend", "job")).plain == (
-        "scheduledjob.scheduledjobs.dev/job is suspended already\n"
+        "scheduledjob.scheduledjobs.dev/job is already suspended\n"
     )
     # Manual runs work.
     assert (await plugin("trigger", "job", "--wait")).code == 0
@@ -171,14 +171,14 @@ async def test_cancel(
     await until(api, namespace, "job", lambda body: status_of(body).get("activeCount") == 1)
     unknown = await plugin("cancel", "job", "two")
     assert (unknown.code, unknown.out) == (1, "")
-    assert unknown.err == "error: job has no active run two: active is one\n"
+    assert unknown.err == "error: job has no active run two (active: one)\n"
     assert "scheduledjobs.dev/cancel" not in annotations_of(await read(api, namespace, "job"))
     waiting = await plugin.start("trigger", "job", "--wait")
     try:
         body = await until(api, namespace, "job", lambda body: status_of(body).get("activeCount") == 2)
         several = await plugin("cancel", "job")
         assert several.code == 2
-        assert "job has 2 active runs: name one of one, " in several.err
+        assert "job has 2 active runs: name one of them: one, " in several.err
         second = next(run["token"] for run in status_of(body)["active"] if run["token"] != "one")
         done = await plugin("cancel", "job", second)
         assert done.out == f"scheduledjob.scheduledjobs.dev/job asked to cancel run {second}\n"
@@ -193,7 +193,7 @@ async def test_cancel(
     assert {run["outcome"] for run in recent(body)} == {"Cancelled"}
     ended = await plugin("cancel", "job", "one")
     assert (ended.code, ended.err) == (1, "error: run one of job has ended: Cancelled\n")
-    assert (await plugin("cancel", "job", "two")).err == "error: job has no active run two: it has none\n"
+    assert (await plugin("cancel", "job", "two")).err == "error: job has no active run two (it has no active runs)\n"
 
 
 async def test_a_run_that_waits_can_be_cancelled(
@@ -208,7 +208,10 @@ async def test_a_run_that_waits_can_be_cancelled(
         await until(api, namespace, "job", lambda body, token=token: token in str(status_of(body).get("handled")))  # type: ignore[misc]  # a default binds it
     for token in ("two", "three"):
         done = await plugin("cancel", "job", token)
-        assert (done.code, done.err) == (0, f"status does not show {token} as active: it is asked for all the same\n")
+        assert (done.code, done.err) == (
+            0,
+            f"status does not show {token} as active; the cancellation is requested anyway\n",
+        )
         body = await until(api, namespace, "job", lambda body, token=token: token in str(recent(body)))  # type: ignore[misc]  # a default binds it
     assert [(run["token"], run["outcome"]) for run in recent(body)] == [("three", "Cancelled"), ("two", "Cancelled")]
 
@@ -246,7 +249,7 @@ async def test_waiting_outlives_an_outage_of_the_api_server(
             await until(api, namespace, "job", lambda body: len(recent(body)) == 1)
             assert process.stderr is not None
             async with asyncio.timeout(PATIENCE):
-                while b"goes on, but the API server can't be reached" not in await process.stderr.readline():
+                while b"continues, but the API server can't be reached" not in await process.stderr.readline():
                     pass
                 while line.refused < 12:  # noqa: ASYNC110  # nobody tells of what the plugin tries
                     await asyncio.sleep(0.05)
@@ -296,13 +299,13 @@ async def test_the_store_has_it_all(
 
     done = await plugin("logs", "job", *store)
     assert (done.code, done.out) == (0, "this is\nthe answer\n")
-    assert f"==> output, as the store keeps it, of the run of {kept[0]['slot']}, Succeeded <==" in done.err
+    assert f"==> output, as kept in the store, of the run at {kept[0]['slot']}, Succeeded <==" in done.err
     assert (await plugin("logs", "job", *store, "--run", "t3", "--tail", "1")).out == "the answer\n"
     done = await plugin("logs", "job", *store, "--run", "t99")
     assert (done.code, done.out) == (1, "")
     assert done.err == 'error: the store has no such run of job for the instance "here"\n'
     done = await plugin("history", "job", "--store", postgres_dsn)
-    assert (done.code, done.out, done.err) == (0, "", 'the store has no run of job for the instance "local"\n')
+    assert (done.code, done.out, done.err) == (0, "", 'the store has no runs of job of the instance "local"\n')
 
 
 async def test_interrupted(sjobs: Cluster, api: ApiClient, plugin: Plugin, namespace: str, sink: Sink) -> None:

@@ -202,7 +202,7 @@ async def test_describe(plugin: Plugin, uid: str, namespace: str) -> None:
     assert "maxRetries" not in shown, "said once, in words"
     body = yaml.safe_load((await plugin("describe", "nightly", "-o", "yaml")).out)
     assert body["metadata"]["uid"] == uid
-    assert "none: no operator has looked at it yet" in (await plugin("describe", "spread")).out
+    assert "none: no operator has seen it yet" in (await plugin("describe", "spread")).out
 
 
 async def test_history(plugin: Plugin, uid: str) -> None:
@@ -233,7 +233,7 @@ async def test_history_of_a_store(plugin: Plugin, uid: str, tmp_path: Any) -> No
 async def test_logs_from_status(plugin: Plugin, uid: str) -> None:
     done = await plugin("logs", "nightly")
     assert (done.code, done.out) == (0, "first\nsecond\x1b]0;title\x07\nthird\n")
-    assert "==> end of the output of the run of 2026-11-22T02:30:00Z, Failed <==" in done.err
+    assert "==> end of the output of the run at 2026-11-22T02:30:00Z, Failed <==" in done.err
     assert (await plugin("logs", "nightly", "--tail", "1", "--run", "2026-11-22T02:30:00Z")).out == "third\n"
     shown = await plugin.on_a_terminal("logs", "nightly")
     assert "\x1b]0;" not in shown.out

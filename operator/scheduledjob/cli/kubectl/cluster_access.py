@@ -1,7 +1,7 @@
-"""The way to the cluster: which one, which namespace, and what is said when it does not answer as hoped.
+"""Access to the cluster: which cluster and namespace are meant, and what to say when a request fails.
 
 A command is one coroutine over an open ``Cluster``, which ``Where.run`` runs. Whatever the API server refuses becomes a
-``CommandError`` in one line that names what was asked for and what to do.
+``CommandError``: one line that names what was asked for and what to do.
 """
 
 from __future__ import annotations
@@ -29,20 +29,19 @@ Object = dict[str, Any]
 MANAGER = "kubectl-scheduledjob"
 """The field manager of everything that the plugin writes."""
 ATTEMPTS = 2
-"""Tries of a request: somebody waits for the answer."""
+"""Attempts of each request: few, because a person is waiting."""
 SECONDS = 20.0
-"""For each of them."""
-LONG = 86_400.0
+"""Time limit of each attempt."""
 PAGE = 500
 RESOURCE = f"scheduledjobs.{GROUP}"
-NO_NAME_EVERYWHERE = "-A goes with no name: names are unique in a namespace only; use -n NAMESPACE"
+NO_NAME_EVERYWHERE = "-A can't be combined with a name, because names are unique in a namespace only: use -n NAMESPACE"
 
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 class Missing(CommandError):
-    """There is no object of this name."""
+    """There is no object with this name."""
 
     def __init__(self, kind: str, names: Sequence[str], namespace: str) -> None:
         listing = "kubectl scheduledjob list -A" if kind == KIND else "kubectl get cronjobs -A"
@@ -52,7 +51,7 @@ class Missing(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """What the options say of the cluster and of the objects meant."""
+    """The options that select the cluster and the objects."""
 
     namespace: str | None = None
     everywhere: bool = False
@@ -61,7 +60,7 @@ class Where:
     kubeconfig: str | None = None
 
     def run(self, work: Callable[[Cluster], Awaitable[T]]) -> T:
-        """Open the way, do the work, close it. Raises CommandError for whatever the API server refuses."""
+        """Connect, do the work, disconnect. Raises CommandError for whatever the API server refuses."""
         with needs_extra("kube", "kubectl scheduledjob needs the kubernetes package"):
             from scheduledjob.kube.client.access import ConfigError
         from scheduledjob.kube.client.api_errors import ApiError
@@ -88,7 +87,7 @@ class Where:
 
 
 class Cluster:
-    """An open way to the API server, and the namespace that is meant."""
+    """A connection to the API server, and the namespace that is meant."""
 
     def __init__(self, api: Api, where: Where) -> None:
         self.api = api
@@ -97,7 +96,7 @@ class Cluster:
         """The namespace of an object that is named."""
 
     async def job(self, name: str) -> Object:
-        """One ScheduledJob by its name. Raises CommandError where it is not there."""
+        """Return a ScheduledJob by its name. Raises CommandError if there is none."""
         from scheduledjob.kube.client.paths import scheduled_jobs
 
         if self.where.everywhere:
@@ -105,7 +104,7 @@ class Cluster:
         return await self._named(scheduled_jobs(self.namespace, _checked(name, "a ScheduledJob")), KIND, name)
 
     async def each(self, names: Sequence[str], act: Callable[[Object], Awaitable[None]]) -> None:
-        """Do this to each ScheduledJob that is there; then raises CommandError for those that are not."""
+        """Call ``act`` with each ScheduledJob that exists, then raise CommandError for the missing ones."""
         missing = []
         for name in dict.fromkeys(names):
             try:
@@ -118,27 +117,27 @@ class Cluster:
             raise Missing(KIND, missing, self.namespace)
 
     async def jobs(self) -> list[Object]:
-        """The ScheduledJobs that the options mean, sorted by namespace and name."""
+        """Return the ScheduledJobs that the options select, sorted by namespace and name."""
         from scheduledjob.kube.client.paths import scheduled_jobs
 
         found = await self.all(scheduled_jobs("" if self.where.everywhere else self.namespace))
-        for each in found:  # items of a list leave it out
-            each |= {"apiVersion": API_VERSION, "kind": KIND}
+        for body in found:  # items of a list leave these out
+            body |= {"apiVersion": API_VERSION, "kind": KIND}
         return found
 
     async def cronjobs(self, names: Sequence[str]) -> list[Object]:
-        """The CronJobs of these names, or without any those that the options mean."""
+        """Return the CronJobs with these names; without names, those that the options select."""
         root, everywhere = "/apis/batch/v1", self.where.everywhere
         if names:
             path = f"{root}/namespaces/{self.namespace}/cronjobs"
             return [await self._named(f"{path}/{_checked(name, 'a CronJob')}", "CronJob", name) for name in names]
         found = await self.all(f"{root}/cronjobs" if everywhere else f"{root}/namespaces/{self.namespace}/cronjobs")
-        for each in found:
-            each |= {"apiVersion": "batch/v1", "kind": "CronJob"}
+        for body in found:
+            body |= {"apiVersion": "batch/v1", "kind": "CronJob"}
         return found
 
     async def all(self, path: str, **params: str) -> list[Object]:
-        """Every item below a path that the selector lets through."""
+        """Return every item below a path that matches the selector."""
         from scheduledjob.kube.client.api_errors import BadRequest
 
         query: dict[str, str | int] = {"limit": PAGE, **params}
@@ -154,14 +153,14 @@ class Cluster:
                 raise CommandError(f'--selector "{self.where.selector}": {in_one_line(error)}', 2) from None
             found += page["items"]
             if not (token := page["metadata"].get("continue")):
-                return sorted(found, key=lambda each: (each["metadata"].get("namespace", ""), each["metadata"]["name"]))
+                return sorted(found, key=key_of)
             query["continue"] = token
 
     async def get(self, path: str, query: Mapping[str, str | int] | None = None) -> Any:
         return await self.api.request("GET", path, params=query, seconds=SECONDS, attempts=ATTEMPTS)
 
     async def patch(self, name: str, body: Object) -> Object:
-        """Merge this into a ScheduledJob; the object then."""
+        """Merge ``body`` into a ScheduledJob and return the changed object."""
         from scheduledjob.kube.client.api_errors import NotFound
         from scheduledjob.kube.client.paths import scheduled_jobs
 
@@ -188,21 +187,21 @@ class Cluster:
 
 
 def _checked(name: str, of_what: str) -> str:
-    """A name that was typed: one that is none would lead elsewhere in the API. Raises CommandError."""
+    """Return a name that is safe in a path of the API. Raises CommandError for any other."""
     if not _NAME.fullmatch(name):
-        allowed = 'small letters, digits, "-" and ".", at most 253'
-        raise CommandError(f"{printable(name)!r} can't be the name of {of_what}: allowed are {allowed}", 2)
+        allowed = 'lower-case letters, digits, "-" and ".", at most 253 characters'
+        raise CommandError(f"{printable(name)!r} can't be the name of {of_what}: use {allowed}", 2)
     return name
 
 
 def in_words(error: Any) -> str:
-    """What the API server refused, in one line."""
+    """Return an error of the API server in one line."""
     from scheduledjob.kube.client.api_errors import NotFound, Unauthorized
 
     if isinstance(error, NotFound) and not error.details.get("name"):
         return (
             f"the cluster knows no ScheduledJobs: install the operator, or its CRD ({RESOURCE}); "
-            "kubectl config current-context tells which cluster this is"
+            "kubectl config current-context shows which cluster this is"
         )
     if isinstance(error, Unauthorized):
         return f"the API server does not accept the credentials: {in_one_line(error)}"
@@ -210,7 +209,7 @@ def in_words(error: Any) -> str:
 
 
 def instant_of(text: str | None) -> Instant | None:
-    """A time of status or metadata; None where there is none, or nothing that can be read."""
+    """Parse a time of status or metadata; None if it is missing or unreadable."""
     from scheduledjob.manifests.checks import parse_instant
 
     if not text:
@@ -222,7 +221,7 @@ def instant_of(text: str | None) -> Instant | None:
 
 
 def key_of(body: Object) -> tuple[str, str]:
-    """(namespace, name)."""
+    """Return (namespace, name)."""
     return body["metadata"].get("namespace", ""), body["metadata"]["name"]
 
 
@@ -232,12 +231,14 @@ def status_of(body: Object) -> Object:
 
 
 def condition_of(body: Object, kind: str) -> Object:
-    """A condition by its type; empty where there is none."""
-    return next((one for one in status_of(body).get("conditions") or () if one.get("type") == kind), {})
+    """Return a condition by its type; empty if there is none."""
+    return next(
+        (condition for condition in status_of(body).get("conditions") or () if condition.get("type") == kind), {}
+    )
 
 
 def now() -> Instant:
-    """This machine's clock, for what people read."""
+    """Return this machine's clock, which is good enough for what people read."""
     import time
 
     return time.time_ns() // 1000

@@ -1,8 +1,8 @@
-"""``kubectl_complete-scheduledjob``: what kubectl asks for when somebody presses Tab, in bash, zsh, fish or PowerShell.
+"""``kubectl_complete-scheduledjob``: called by kubectl when Tab is pressed, in bash, zsh, fish or PowerShell.
 
-kubectl's own completion runs a program of this name with the words typed so far, the last of them unfinished. It wants
-a suggestion in each line, with a description after a tab, and at the end a line ``:n`` that says what else the shell
-may offer: 4 is nothing, 0 its files. Nothing that goes wrong is ever told: it would land in somebody's prompt.
+kubectl's own completion runs a program of this name with the words typed so far; the last word is unfinished. It
+expects one suggestion per line, with a description after a tab, and a last line ``:n`` that says what else the shell
+may offer: 4 means nothing, 0 means files. Errors are never printed, because they would land in the prompt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FILES, NOTHING = 0, 4
 PATIENCE = 3.0
-"""Seconds: a prompt that hangs is worse than one without suggestions."""
+"""Seconds to wait for the API server: a prompt that hangs is worse than one without suggestions."""
 _OF_FILES = frozenset({"--file", "--kubeconfig"})
 _OF_NAMES = frozenset({"name", "names"})
 _CLUSTER_OF = {"--namespace": "namespace", "--context": "context", "--kubeconfig": "kubeconfig"}
@@ -25,18 +25,18 @@ Suggestion = tuple[str, str]
 
 
 def main() -> None:
-    """Print what could stand in place of the last word."""
+    """Print the suggestions for the last word."""
     suggestions: Sequence[Suggestion] = ()
     directive = NOTHING
     with suppress(Exception):
         suggestions, directive = complete(sys.argv[1:])
     for word, description in suggestions:
-        print(f"{word}\t{description}" if description else word)  # noqa: T201  # that is how kubectl is told
+        print(f"{word}\t{description}" if description else word)  # noqa: T201  # kubectl reads standard output
     print(f":{directive}")  # noqa: T201  # as above
 
 
 def complete(words: Sequence[str]) -> tuple[list[Suggestion], int]:
-    """Suggestions for the last of these words, and what else may be offered."""
+    """Return suggestions for the last word, and the directive that says what else the shell may offer."""
     import typer.main
 
     from .plugin import app, command_first
@@ -50,11 +50,11 @@ def complete(words: Sequence[str]) -> tuple[list[Suggestion], int]:
         return _in_command(commands["list"], "list", before, unfinished)  # an option before the command
     if name:
         return [], NOTHING
-    return _fitting(((each, _sentence(commands[each].help)) for each in commands), unfinished), NOTHING
+    return _fitting(((command, _sentence(commands[command].help)) for command in commands), unfinished), NOTHING
 
 
 def _in_command(command: Any, name: str, before: Sequence[str], unfinished: str) -> tuple[list[Suggestion], int]:
-    options = {opt: one for one in command.params if one.param_type_name == "option" for opt in one.opts}
+    options = {opt: param for param in command.params if param.param_type_name == "option" for opt in param.opts}
     given, positional, waiting = _read(options, before)
     if waiting is not None:
         return _values(waiting, given, unfinished)
@@ -63,9 +63,11 @@ def _in_command(command: Any, name: str, before: Sequence[str], unfinished: str)
         found, directive = _values(options[opt], given, part) if opt in options else ([], NOTHING)
         return [(f"{opt}={word}", text) for word, text in found], directive
     if unfinished.startswith("-"):
-        return _fitting(((opt, one.help or "") for opt, one in options.items()), unfinished), NOTHING
-    arguments = [one for one in command.params if one.param_type_name == "argument"]
-    argument = next((one for place, one in enumerate(arguments) if place >= len(positional) or one.nargs == -1), None)
+        return _fitting(((opt, option.help or "") for opt, option in options.items()), unfinished), NOTHING
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
+    argument = next(
+        (param for place, param in enumerate(arguments) if place >= len(positional) or param.nargs == -1), None
+    )
     if argument is None:
         return [], NOTHING
     if argument.name == "more" or (name == "convert" and "--file" in given):
@@ -73,13 +75,13 @@ def _in_command(command: Any, name: str, before: Sequence[str], unfinished: str)
     if argument.name == "run":
         return _fitting(_runs(given, positional[0]), unfinished), NOTHING
     if argument.name in _OF_NAMES:
-        known = [one for one in _objects(given, name) if one[0] not in positional]
+        known = [suggestion for suggestion in _objects(given, name) if suggestion[0] not in positional]
         return _fitting(known, unfinished), NOTHING
     return [], NOTHING
 
 
 def _read(options: dict[str, Any], words: Sequence[str]) -> tuple[dict[str, str], list[str], Any]:
-    """Options given (by their long name), arguments, and the option that waits for its value."""
+    """Return the given options by long name, the arguments, and the option that still needs its value."""
     given: dict[str, str] = {}
     positional: list[str] = []
     waiting = None
@@ -119,7 +121,7 @@ def _values(option: Any, given: dict[str, str], unfinished: str) -> tuple[list[S
 
 
 def _fitting(suggestions: Iterable[Suggestion], unfinished: str) -> list[Suggestion]:
-    return [one for one in suggestions if one[0].startswith(unfinished)]
+    return [suggestion for suggestion in suggestions if suggestion[0].startswith(unfinished)]
 
 
 def _sentence(text: str | None) -> str:
@@ -130,7 +132,7 @@ def _sentence(text: str | None) -> str:
 
 
 def _ask(given: dict[str, str], path: str) -> Any:
-    """One answer of the API server; ``{namespace}`` in the path is the one that is meant."""
+    """Return one answer of the API server; ``{namespace}`` in the path is replaced by the selected namespace."""
     from .cluster_access import Cluster, Where
 
     async def ask(cluster: Cluster) -> Any:
@@ -144,9 +146,9 @@ def _ask(given: dict[str, str], path: str) -> Any:
 def _objects(given: dict[str, str], command: str) -> list[Suggestion]:
     if command == "convert":
         found = _ask(given, "/apis/batch/v1/namespaces/{namespace}/cronjobs")["items"]
-        return [(one["metadata"]["name"], one["spec"]["schedule"]) for one in found]
+        return [(body["metadata"]["name"], body["spec"]["schedule"]) for body in found]
     found = _ask(given, "/apis/scheduledjobs.dev/v1beta1/namespaces/{namespace}/scheduledjobs")["items"]
-    return [(one["metadata"]["name"], (one.get("status") or {}).get("schedule", "")) for one in found]
+    return [(body["metadata"]["name"], (body.get("status") or {}).get("schedule", "")) for body in found]
 
 
 def _runs(given: dict[str, str], name: str) -> list[Suggestion]:
@@ -157,7 +159,7 @@ def _runs(given: dict[str, str], name: str) -> list[Suggestion]:
 
 
 def _namespaces(given: dict[str, str]) -> list[Suggestion]:
-    return [(one["metadata"]["name"], "") for one in _ask(given, "/api/v1/namespaces")["items"]]
+    return [(body["metadata"]["name"], "") for body in _ask(given, "/api/v1/namespaces")["items"]]
 
 
 def _contexts(given: dict[str, str]) -> list[Suggestion]:
@@ -171,7 +173,7 @@ def _contexts(given: dict[str, str]) -> list[Suggestion]:
     for path in paths.split(os.pathsep):
         with suppress(OSError):
             read = yaml.safe_load(Path(path).read_text()) or {}
-            names += [(one["name"], one["context"].get("cluster", "")) for one in read.get("contexts") or ()]
+            names += [(entry["name"], entry["context"].get("cluster", "")) for entry in read.get("contexts") or ()]
     return names
 
 

@@ -1,4 +1,4 @@
-"""``describe``: everything about one ScheduledJob on one page, for somebody who wants to know what is going on."""
+"""``describe``: everything about one ScheduledJob on one page."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _SETTINGS = (
     "misfire", "retry", "timeouts", "completeOn", "pauseAfterFailures", "expectSuccessWithin", "history", "execution",
     "payloadFrom", "onFailure", "onSuccess",
 )  # fmt: skip
-"""Of the spec, shown as they are written."""
+"""Fields of the spec that are shown as they are written."""
 _IN_WORDS = ("misfire", "retry")
-"""Those of them that the explanation of the schedule tells in words."""
+"""Fields among them that the explanation of the schedule covers in words."""
 
 _COUNTERS = ("started", "succeeded", "failed", "cancelled", "skippedOverlap", "missed", "excluded")
 
@@ -49,7 +49,7 @@ def print_description(where: Where, name: str, form: Form) -> None:
     if isinstance(events, str):
         out(f"  {events}")
     elif events:
-        print_table([_event(each) for each in events], empty="")
+        print_table([_event(event) for event in events], empty="")
     else:
         out("  none")
 
@@ -112,7 +112,7 @@ def _pairs(found: Object | None) -> str:
 
 
 def _schedule(body: Object) -> bool:
-    """Whether it could be explained."""
+    """Print the schedule in words; return whether the spec is valid."""
     try:
         schedule = schedule_of(body)
     except ValueError as error:
@@ -144,7 +144,7 @@ def _spec(body: Object, *, explained: bool) -> None:
 
 
 def active_for(run: Object) -> str:
-    """Since its first attempt started; where status does not say that yet, since its slot. Empty while it waits."""
+    """Return the time since the first attempt started, or since the slot if unknown; empty while it waits."""
     since = run.get("started") or (run.get("slot") if not run.get("due") else None)
     return age(instant_of(since), now())
 
@@ -158,7 +158,7 @@ def _compact(value: Any) -> str:
 def _state(body: Object) -> None:
     status, name = status_of(body), body["metadata"]["name"]
     if not status:
-        _field("Status", "none: no operator has looked at it yet")
+        _field("Status", "none: no operator has seen it yet")
         return
     if not status.get("nextRunTime"):
         _field("Next run", status.get("nextRun"))
@@ -172,7 +172,9 @@ def _state(body: Object) -> None:
     _field("Counters", ", ".join(f"{key} {counters[key]}" for key in _COUNTERS if counters.get(key)))
     _heading("Conditions")
     columns = ("type", "status", "reason", "message")
-    print_table([{key: one.get(key) for key in columns} for one in status.get("conditions") or ()], empty="none")
+    print_table(
+        [{key: condition.get(key) for key in columns} for condition in status.get("conditions") or ()], empty="none"
+    )
     if active := status.get("active"):
         _heading("Active runs")
         uid = body["metadata"]["uid"]
@@ -189,6 +191,6 @@ def _state(body: Object) -> None:
     if recent := status.get("recentRuns"):
         _heading("Recent runs")
         print_table([run_as_row(run) for run in recent], empty="")
-        told = next((run for run in recent if run.get("output")), None)
-        if told is not None:
-            out(f"  the end of what the failed run printed: kubectl scheduledjob logs {name} --run {told['slot']}")
+        failed = next((run for run in recent if run.get("output")), None)
+        if failed is not None:
+            out(f"  end of the failed run's output: kubectl scheduledjob logs {name} --run {failed['slot']}")

@@ -1,7 +1,7 @@
-"""``logs``: what a job printed, from its Pods as long as there are some, else from status; or from the store.
+"""``logs``: the output of a job, from its Pods while they exist, otherwise from status, or from the store.
 
-On a terminal control characters are left out, apart from tabs and the colours that programs print; into a pipe or a
-file goes every byte as it is.
+On a terminal, control characters are replaced, except tabs and the sequences that set colours. A pipe or a file
+receives every byte as it is.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from .cluster_access import Cluster, Object, instant_of, status_of
 
 if TYPE_CHECKING:
     from .cluster_access import Where
-    from .run_history import Kept
+    from .run_history import StoredHistory
 
 _ALL = 100_000
-"""Runs of one ScheduledJob: more than a store keeps."""
+"""More runs than a store keeps of one ScheduledJob."""
 _HOSTILE = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
-"""Control characters, but for tab, line end, carriage return and the sequences that set a colour."""
+"""Control characters, except tab, line feed, carriage return and the sequences that set a colour."""
 
 
 def print_logs(
-    where: Where, name: str, run: str | None, tail: int | None, *, live: bool, kept: Kept | None = None
+    where: Where, name: str, run: str | None, tail: int | None, *, live: bool, kept: StoredHistory | None = None
 ) -> None:
-    """Print the output of a run, the newest one unless ``run`` names another by its id, slot or token."""
+    """Print the output of the newest run, or of the one that ``run`` names by id, slot or token."""
     if kept is not None:
         _print_from_store(where, kept, name, run, tail)
         return
@@ -53,7 +53,7 @@ def print_logs(
 
 
 async def _pods(cluster: Cluster, uid: str) -> list[Object]:
-    """The Pods of a ScheduledJob that are there, the oldest first."""
+    """Return the Pods of a ScheduledJob, oldest first."""
     from scheduledjob.kube.client.paths import pods
 
     found = await cluster.get(pods(cluster.namespace), {"labelSelector": f"{UID_LABEL}={label_value(uid)}"})
@@ -66,38 +66,38 @@ def _attempt(pod: Object) -> int:
 
 
 def _run_id(body: Object, run: str) -> str:
-    """The run that is meant by its id, the part of it that is its own, or its slot."""
+    """Return the id of the run that is named by its id, with or without the uid, its slot or its token."""
     uid, status = body["metadata"]["uid"], status_of(body)
     known = [*(status.get("active") or ()), *(status.get("recentRuns") or ())]
-    for each in known:
-        if _is_meant(each, uid, run):
-            return str(each["runID"])
+    for candidate in known:
+        if _is_meant(candidate, uid, run):
+            return str(candidate["runID"])
     return run if run.startswith(f"{uid}-") else f"{uid}-{run}"
 
 
-def _is_meant(each: Object, uid: str, run: str) -> bool:
-    slot = instant_of(each["slot"])
-    return run in (each["runID"], each["runID"].removeprefix(f"{uid}-"), each["slot"], second(slot), each.get("token"))
+def _is_meant(candidate: Object, uid: str, run: str) -> bool:
+    run_id, slot = candidate["runID"], candidate["slot"]
+    return run in (run_id, run_id.removeprefix(f"{uid}-"), slot, second(instant_of(slot)), candidate.get("token"))
 
 
 def _print_from_status(body: Object, wanted: str | None, tail: int | None) -> None:
     name = body["metadata"]["name"]
-    runs = [one for one in status_of(body).get("recentRuns") or () if wanted in (None, one["runID"])]
-    told = next((one for one in runs if one.get("output")), None)
-    if told is None:
-        what = "has no Pod, and status keeps the output of the newest failed run only" if runs else "has no such run"
-        raise CommandError(f"{name} {what if wanted or runs else 'has not run yet'}: logs --store URL asks the store")
-    _print_kept(told, tail, "end of the output")
+    runs = [run for run in status_of(body).get("recentRuns") or () if wanted in (None, run["runID"])]
+    kept = next((run for run in runs if run.get("output")), None)
+    if kept is None:
+        what = "has no Pod, and status keeps only the output of the newest failed run" if runs else "has no such run"
+        raise CommandError(f"{name} {what if wanted or runs else 'has not run yet'}; try logs --store URL")
+    _print_kept(kept, tail, "end of the output")
 
 
 def _print_kept(run: Object, tail: int | None, what: str) -> None:
-    say(f"==> {what} of the run of {run['slot']}, {run['outcome']} <==")
+    say(f"==> {what} of the run at {run['slot']}, {run['outcome']} <==")
     lines = run["output"].splitlines(keepends=True)
     text = "".join(lines[-tail:] if tail else lines)
     write((text if text.endswith("\n") else text + "\n").encode(), sys.stdout)
 
 
-def _print_from_store(where: Where, kept: Kept, name: str, wanted: str | None, tail: int | None) -> None:
+def _print_from_store(where: Where, kept: StoredHistory, name: str, wanted: str | None, tail: int | None) -> None:
     runs = kept.read(where, name, 1 if wanted is None else _ALL)
     meant = [run for body, run in runs if wanted is None or _is_meant(run, body["metadata"]["uid"], wanted)]
     if not meant:
@@ -106,14 +106,14 @@ def _print_from_store(where: Where, kept: Kept, name: str, wanted: str | None, t
     if not meant[0].get("output"):
         slot, outcome = meant[0]["slot"], meant[0]["outcome"]
         raise CommandError(
-            f"of the run of {slot} of {name}, {outcome}, the store has no output: it printed nothing, or "
-            "what it printed was not kept because the operator may not read its Secrets"
+            f"the store has no output of the run of {name} at {slot} ({outcome}): it printed nothing, or its "
+            "output was not kept because the operator may not read its Secrets"
         )
-    _print_kept(meant[0], tail, "output, as the store keeps it,")
+    _print_kept(meant[0], tail, "output, as kept in the store,")
 
 
 async def follow(cluster: Cluster, pod: Object, stream: TextIO, *, live: bool, tail: int | None = None) -> None:
-    """Print the log of a Pod's job, with ``live`` to its end. Raises ApiError."""
+    """Print the log of a Pod's job; with ``live``, follow it to its end. Raises ApiError."""
     from scheduledjob.kube.client.api_errors import BadRequest
     from scheduledjob.kube.client.paths import pods
 
@@ -137,12 +137,12 @@ async def follow(cluster: Cluster, pod: Object, stream: TextIO, *, live: bool, t
 
 
 def write(piece: bytes, stream: TextIO) -> None:
-    """A piece of a log: as it is into a pipe, made harmless on a terminal."""
+    """Write a piece of a log: unchanged to a pipe, without control characters to a terminal."""
     stream.flush()
     stream.buffer.write(harmless(piece.decode(errors="replace")).encode() if stream.isatty() else piece)
     stream.buffer.flush()
 
 
 def harmless(text: str) -> str:
-    """Text of several lines that is safe on a terminal."""
+    """Replace control characters that could harm a terminal; line ends and colours stay."""
     return _HOSTILE.sub("\ufffd", text)

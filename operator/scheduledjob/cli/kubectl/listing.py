@@ -1,4 +1,4 @@
-"""``list``: the ScheduledJobs of a namespace, or of all, as one table."""
+"""``list``: the ScheduledJobs of one namespace or of all, in one table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_list(where: Where, form: Form) -> None:
-    """Print the ScheduledJobs that the options mean."""
+    """Print the ScheduledJobs that the options select."""
 
     async def read(cluster: Cluster) -> tuple[list[Object], str]:
         return await cluster.jobs(), cluster.namespace
@@ -22,12 +22,12 @@ def print_list(where: Where, form: Form) -> None:
     if not form.is_for_people:
         print_objects(found, form)
         return
-    rows = [_row(each, everywhere=where.everywhere, wide=form is Form.WIDE) for each in found]
+    rows = [_row(body, everywhere=where.everywhere, wide=form is Form.WIDE) for body in found]
     print_table(rows, empty=nothing(where, namespace))
 
 
 def nothing(where: Where, namespace: str) -> str:
-    """What is said where there is no ScheduledJob."""
+    """Return what to print if no ScheduledJob was found."""
     place = "in any namespace" if where.everywhere else f'in namespace "{namespace}" (-A for all)'
     return f"no ScheduledJobs {'with these labels ' if where.selector else ''}{place}"
 
@@ -56,7 +56,7 @@ def _row(body: Object, *, everywhere: bool, wide: bool) -> dict[str, Any]:
 
 
 def is_suspended(body: Object) -> str:
-    """``suspended`` by its spec, ``paused`` after failures, else empty."""
+    """Return ``suspended`` if the spec says so, ``paused`` after too many failures, else an empty string."""
     if body["spec"].get("suspend"):
         return "suspended"
     return "paused" if condition_of(body, "Suspended").get("reason") == "AutoPaused" else ""

@@ -1,8 +1,8 @@
-"""The plugin's command line: which commands there are, what each is told, and how each ends.
+"""The plugin's command line ``kubectl scheduledjob``: its commands, their options, and their exit codes.
 
-As in the program's own command line a command's work stands in a module of its own that is imported when it is called,
-and whatever goes wrong ends here, in one line on standard error. Exit codes: 0 it is done; 1 it could not be; 2 wrong
-arguments or a wrong manifest; 3 ``trigger --wait`` saw a run that did not succeed; 4 it did not see its end in time;
+As in the program's own command line, each command's work is in a module of its own that is imported when the command is
+called, and every failure ends here, in one line on standard error. Exit codes: 0 success; 1 failure; 2 wrong arguments
+or a wrong manifest; 3 ``trigger --wait``: the run did not succeed; 4 ``trigger --wait``: the run did not end in time;
 130 Ctrl-C.
 """
 
@@ -26,7 +26,7 @@ HELP = ("-h", "--help")
 app = typer.Typer(
     name=PROGRAM,
     help="See and steer the ScheduledJobs of a cluster. It needs nothing but the API server.",
-    epilog="Exit codes: 0 done; 1 it could not be done; 2 wrong arguments or manifests; 3 trigger --wait: the run did "
+    epilog="Exit codes: 0 success; 1 failure; 2 wrong arguments or manifests; 3 trigger --wait: the run did "
     "not succeed; 4 trigger --wait: it did not end in time; 130 Ctrl-C.",
     add_completion=False,
     rich_markup_mode=None,
@@ -39,31 +39,32 @@ Texts = Optional[list[str]]  # noqa: UP045  # as above
 Seconds = Optional[float]  # noqa: UP045  # as above
 Count = Optional[int]  # noqa: UP045  # as above
 
-OF_FILES = "Manifest file or directory, or - for a pipe; give it again for more."
+OF_FILES = "Manifest file or directory, or - for standard input; may be repeated."
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the ScheduledJob.")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names of ScheduledJobs.")]
-MaybeName = Annotated[Text, typer.Argument(metavar="NAME", help="Name of a ScheduledJob; all without one.")]
+MaybeName = Annotated[Text, typer.Argument(metavar="NAME", help="Name of a ScheduledJob; default: all.")]
 Namespace = Annotated[
-    Text, typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Namespace; by default the context's.")
+    Text, typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Namespace; default: the context's.")
 ]
 Everywhere = Annotated[bool, typer.Option("--all-namespaces", "-A", help="In all namespaces.")]
 Selector = Annotated[
-    Text, typer.Option("--selector", "-l", metavar="LABELS", help="Only those with these labels, as in team=a,tier!=b.")
+    Text,
+    typer.Option("--selector", "-l", metavar="LABELS", help="Only with these labels, as in team=a,tier!=b."),
 ]
-Output = Annotated[Form, typer.Option("--output", "-o", help="How to print.")]
+Output = Annotated[Form, typer.Option("--output", "-o", help="Output format.")]
 Context = Annotated[Text, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.")]
 Kubeconfig = Annotated[Text, typer.Option("--kubeconfig", metavar="PATH", help="The kubeconfig to use.")]
 Files = Annotated[Texts, typer.Option("--file", "-f", help=OF_FILES, metavar="PATH")]
 MorePaths = Annotated[
-    Texts, typer.Argument(metavar="PATH", show_default=False, help="Without -f, as a wildcard gives them.")
+    Texts, typer.Argument(metavar="PATH", show_default=False, help="More paths, as a shell wildcard expands to.")
 ]
-From = Annotated[Text, typer.Option("--from", metavar="INSTANT", help="Begin here, as in 2026-12-01T10:00:00Z.")]
+From = Annotated[Text, typer.Option("--from", metavar="INSTANT", help="Start here, as in 2026-12-01T10:00:00Z.")]
 Instance = Annotated[
     Text,
-    typer.Option("--instance", metavar="NAME", help='With --store: the operator\'s installation in it; else "local".'),
+    typer.Option("--instance", metavar="NAME", help='With --store: the operator\'s installation; default: "local".'),
 ]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="How many runs at most.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="Most runs to list.")]
 
 
 @app.command("list")
@@ -75,7 +76,7 @@ def list_jobs(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """List ScheduledJobs: schedule, last outcome, next run."""
+    """List ScheduledJobs with schedule, last outcome and next run."""
     from .listing import print_list
 
     print_list(Where(namespace, everywhere, selector, context, kubeconfig), output)
@@ -86,7 +87,7 @@ def next_slots(
     name: MaybeName = None,
     start: From = None,
     count: Annotated[
-        int, typer.Option("--count", "-c", min=1, max=100_000, metavar="NUMBER", help="How many slots.")
+        int, typer.Option("--count", "-c", min=1, max=100_000, metavar="NUMBER", help="Number of slots.")
     ] = 10,
     namespace: Namespace = None,
     everywhere: Everywhere = False,
@@ -95,7 +96,7 @@ def next_slots(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """List the next slots of one ScheduledJob, or of all, in order; worked out here."""
+    """List the next slots of one ScheduledJob, or of all, in order. Needs no operator."""
     from .upcoming import print_next
 
     print_next(Where(namespace, everywhere, selector, context, kubeconfig), name, start, count, output)
@@ -126,7 +127,7 @@ def explain(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Say in words when a ScheduledJob runs, and what happens when runs overlap, come late or fail."""
+    """Explain in words when a ScheduledJob runs, and what happens when runs overlap, are late or fail."""
     from .upcoming import print_explanation
 
     print_explanation(Where(namespace, context=context, kubeconfig=kubeconfig), name, time_zone, output)
@@ -136,22 +137,22 @@ def explain(
 def trigger(
     name: Name,
     payload: Annotated[
-        Text, typer.Option("--payload", metavar="TEXT", help="What this run is given instead of the spec's payload.")
+        Text, typer.Option("--payload", metavar="TEXT", help="Payload of this run instead of the spec's.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="See the run through, and print its output.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Follow the run to its end and print its output.")] = False,
     timeout: Annotated[
-        Seconds, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="With --wait: how long at most.")
+        Seconds, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="With --wait: longest time to wait.")
     ] = None,
     namespace: Namespace = None,
     output: Output = Form.TABLE,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> int:
-    """Run a ScheduledJob now, beside its schedule."""
+    """Run a ScheduledJob now, in addition to its schedule."""
     from .waiting import trigger
 
     if timeout is not None and not wait:
-        raise CommandError("--timeout goes with --wait", 2)
+        raise CommandError("--timeout needs --wait", 2)
     where = Where(namespace, context=context, kubeconfig=kubeconfig)
     return trigger(where, name, payload, output, wait=wait, seconds=timeout)
 
@@ -164,7 +165,7 @@ def suspend(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Start no new slots; runs in progress end normally, and trigger still works."""
+    """Stop starting new slots. Active runs finish, and trigger still works."""
     from .steering import suspend
 
     suspend(Where(namespace, context=context, kubeconfig=kubeconfig), names, output)
@@ -178,7 +179,7 @@ def resume(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Start slots again, after suspend or a pause for too many failures; none of the past is made up for."""
+    """Start slots again after suspend or an automatic pause. Slots of the past are not made up for."""
     from .steering import resume
 
     resume(Where(namespace, context=context, kubeconfig=kubeconfig), names, output)
@@ -188,14 +189,14 @@ def resume(
 def cancel(
     name: Name,
     run: Annotated[
-        Text, typer.Argument(metavar="RUN", help="The run, as describe and history -o wide show it.")
+        Text, typer.Argument(metavar="RUN", help="Id of the run, as shown by describe and history -o wide.")
     ] = None,
     namespace: Namespace = None,
     output: Output = Form.TABLE,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Cancel the active run, or one of several."""
+    """Cancel the active run, or the named one of several."""
     from .steering import cancel
 
     cancel(Where(namespace, context=context, kubeconfig=kubeconfig), name, run, output)
@@ -210,7 +211,7 @@ def history(
         typer.Option(
             "--store",
             metavar="URL",
-            help="Read all that the operator's store keeps instead of the newest ten in status.",
+            help="Read everything that the operator's store keeps instead of the newest ten runs in status.",
         ),
     ] = None,
     instance: Instance = None,
@@ -221,7 +222,7 @@ def history(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """List ended runs, the newest first."""
+    """List ended runs, newest first."""
     from .run_history import kept_in, print_recent, print_stored
 
     where = Where(namespace, everywhere, selector, context, kubeconfig)
@@ -235,13 +236,13 @@ def history(
 @app.command()
 def logs(
     name: Name,
-    run: Annotated[Text, typer.Option("--run", metavar="RUN", help="A run by its id, slot or token.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    run: Annotated[Text, typer.Option("--run", metavar="RUN", help="Id, slot or token of a run.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the job ends.")] = False,
     tail: Annotated[Count, typer.Option("--tail", min=1, metavar="LINES", help="Only the last lines.")] = None,
     store: Annotated[
         Text,
         typer.Option(
-            "--store", metavar="URL", help="Read what the operator's store keeps of it, whatever became of its Pod."
+            "--store", metavar="URL", help="Read the output that the operator's store keeps, even if the Pod is gone."
         ),
     ] = None,
     instance: Instance = None,
@@ -249,19 +250,19 @@ def logs(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Print what a run printed: the newest one's Pod, or the end of the newest failed run's output from status."""
+    """Print the output of a run: of the newest one's Pod, or the end of the newest failed one's from status."""
     from .job_logs import print_logs
     from .run_history import kept_in
 
     kept = kept_in(store, instance)
     if follow and kept is not None:
-        raise CommandError("--follow goes with no --store, which has ended runs only", 2)
+        raise CommandError("--follow can't be combined with --store, which has only ended runs", 2)
     print_logs(Where(namespace, context=context, kubeconfig=kubeconfig), name, run, tail, live=follow, kept=kept)
 
 
 @app.command()
 def validate(file: Files = None, more: MorePaths = None, output: Output = Form.TABLE) -> int:
-    """Check manifests; the exit code is 2 if anything is wrong."""
+    """Check manifests. The exit code is 2 if anything is wrong."""
     from scheduledjob.cli.shared.validation import print_faults
 
     paths = [*(file or ()), *(more or ())]
@@ -272,12 +273,12 @@ def validate(file: Files = None, more: MorePaths = None, output: Output = Form.T
 
 @app.command()
 def convert(
-    names: Annotated[Texts, typer.Argument(metavar="NAME", help="CronJobs of the cluster; with -f more paths.")] = None,
+    names: Annotated[Texts, typer.Argument(metavar="NAME", help="CronJobs; with -f, more paths.")] = None,
     file: Annotated[
         Texts,
-        typer.Option("--file", "-f", metavar="PATH", help="File or directory with CronJobs; - reads from a pipe."),
+        typer.Option("--file", "-f", metavar="PATH", help="File or directory with CronJobs, or - for standard input."),
     ] = None,
-    whole: Annotated[bool, typer.Option("--all", help="All CronJobs of the namespace, or with -A of all.")] = False,
+    whole: Annotated[bool, typer.Option("--all", help="All CronJobs of the namespace; with -A, of all.")] = False,
     namespace: Namespace = None,
     everywhere: Everywhere = False,
     selector: Selector = None,
@@ -285,7 +286,7 @@ def convert(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> int:
-    """Turn CronJobs into ScheduledJobs, and say on standard error what differs or can't be carried over."""
+    """Convert CronJobs to ScheduledJobs; standard error says what differs or can't be converted."""
     from scheduledjob.cli.shared.convert.convert_command import convert_files, print_converted
 
     if file:
@@ -304,7 +305,7 @@ def simulate(
     file: Files = None,
     more: MorePaths = None,
     start: From = None,
-    end: Annotated[Text, typer.Option("--to", metavar="INSTANT", help="End here; by default a day later.")] = None,
+    end: Annotated[Text, typer.Option("--to", metavar="INSTANT", help="End here; default: a day later.")] = None,
     namespace: Namespace = None,
     everywhere: Everywhere = False,
     selector: Selector = None,
@@ -312,7 +313,7 @@ def simulate(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> int:
-    """Draw how many starts fall in each minute, of manifests or of the cluster, and name the busiest ones."""
+    """Draw how many runs of manifests or of the cluster start in each minute, and list the busiest minutes."""
     from .simulation import simulate
 
     where = Where(namespace, everywhere, selector, context, kubeconfig)
@@ -323,7 +324,7 @@ _WITH_VALUE = frozenset({"-n", "--namespace", "-l", "--selector", "-o", "--outpu
 
 
 def command_first(arguments: list[str]) -> list[str]:
-    """``-n team-a list`` as ``list -n team-a``: kubectl's own commands take options on both sides."""
+    """Turn ``-n team-a list`` into ``list -n team-a``: kubectl's own commands take options on both sides."""
     place = 0
     while place < len(arguments) and arguments[place].startswith("-") and arguments[place] not in HELP:
         place += 2 if arguments[place] in _WITH_VALUE else 1
@@ -336,11 +337,11 @@ def main() -> None:
 
 
 def execute(arguments: list[str]) -> int:
-    """Run a command; its exit code."""
+    """Run a command and return its exit code."""
     try:
         ordered = command_first(arguments or ["--help"])
         if ordered[0].startswith("-") and ordered[0] not in HELP:
-            raise CommandError(f"name a command, too: {PROGRAM} -h lists them", 2)
+            raise CommandError(f"name a command: {PROGRAM} -h lists them", 2)
         code = app(ordered, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except typer.Exit as end:
@@ -348,7 +349,7 @@ def execute(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader went away. What Python would still flush at its end goes nowhere, and says nothing.
+        # The reader went away: keep Python from reporting that it can't flush at exit.
         sys.stdout = None
         return 1
     except TyperException as error:
@@ -359,12 +360,12 @@ def execute(arguments: list[str]) -> int:
         alone = lone(error)
         known = isinstance(alone, OSError | ValueError) or type(alone).__module__.startswith("scheduledjob.")
         words = in_one_line(alone)
-        return _failed(words if known else f"this should not happen: {type(alone).__name__}: {words}", 1, arguments)
+        return _failed(words if known else f"internal error: {type(alone).__name__}: {words}", 1, arguments)
     return code if isinstance(code, int) else 0
 
 
 def _failed(message: str, code: int, arguments: list[str]) -> int:
-    for word in arguments:  # a store's password must not be repeated
+    for word in arguments:  # the password of a store must not be printed
         if "://" in word:
             message = Mask(word.removeprefix("--store="))(message)
     print(f"{coloured('error:', RED, sys.stderr)} {message}", file=sys.stderr)  # noqa: T201  # a command prints

@@ -1,6 +1,6 @@
-"""``history``: the runs that have ended, from status, or from the store with everything that it keeps.
+"""``history``: the ended runs, from status or, with all that is kept, from the store.
 
-The store is read as it is, past the operator: whoever can reach it needs nothing of the cluster.
+The store is read directly, without the operator, so whoever can reach it needs no access to the cluster.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 def print_recent(where: Where, name: str | None, limit: int, form: Form) -> None:
-    """The newest runs of one ScheduledJob, or of all that are meant, the newest first."""
+    """Print the newest runs of one ScheduledJob, or of all that the options select, newest first."""
 
     async def read(cluster: Cluster) -> tuple[list[Object], str]:
         return ([await cluster.job(name)] if name else await cluster.jobs()), cluster.namespace
 
     found, namespace = where.run(read)
     runs = [(body, run) for body in found for run in status_of(body).get("recentRuns") or ()]
-    runs.sort(key=lambda each: instant_of(each[1].get("finished")) or 0, reverse=True)
+    runs.sort(key=lambda pair: instant_of(pair[1].get("finished")) or 0, reverse=True)
     empty = f"no run{f' of {name}' if name else ''} has ended" if found else nothing(where, namespace)
     _print(runs[:limit], where, name, form, empty)
 
 
 def _print(runs: Sequence[tuple[Object, Object]], where: Where, name: str | None, form: Form, empty: str) -> None:
-    """Each run with the object that it is of."""
+    """Print runs, each given with the object that it belongs to."""
     if form is Form.NAME:
         for _, run in runs:
             out(printable(run["runID"]))
@@ -56,12 +56,12 @@ def _row(body: Object, run: Object, where: Where, name: str | None, *, wide: boo
     if wide:
         run_id = run["runID"].removeprefix(f"{body['metadata']['uid']}-")
         row = row | {"code": run.get("code"), "where": run.get("pod") or run.get("replica"), "run": run_id}
-    row["reason"] = row.pop("reason")  # the longest stands last
+    row["reason"] = row.pop("reason")  # the longest column comes last
     return row
 
 
 def run_as_row(run: Object) -> dict[str, Any]:
-    """A run as tables show it."""
+    """Return the cells of a run's row."""
     started, finished = instant_of(run.get("started")), instant_of(run.get("finished"))
     return {
         "slot": second(instant_of(run.get("slot"))) + (" (manual)" if run.get("token") else ""),
@@ -74,18 +74,18 @@ def run_as_row(run: Object) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """The store that an operator writes to, as somebody beside the cluster reaches it."""
+class StoredHistory:
+    """The history in an operator's store, read by somebody who can reach the store."""
 
     url: str
     instance: str
 
     def read(self, where: Where, name: str | None, limit: int) -> list[tuple[Object, Object]]:
-        """What it keeps, the newest first; of the cluster only the kubeconfig's namespace is asked for."""
+        """Return the kept runs, newest first. Of the cluster, only the kubeconfig's namespace is used."""
         from scheduledjob.cli.shared.store_commands import read_history, whole_run_as_json
 
         if where.selector:
-            raise CommandError("-l goes with the runs in status: a store knows no labels", 2)
+            raise CommandError("-l can't be combined with --store: a store has no labels", 2)
         if name is not None and where.everywhere:
             raise CommandError(NO_NAME_EVERYWHERE, 2)
         found = []
@@ -95,12 +95,12 @@ class Kept:
         return found
 
 
-def kept_in(url: str | None, instance: str | None) -> Kept | None:
-    """What ``--store`` and ``--instance`` name; None without them."""
+def kept_in(url: str | None, instance: str | None) -> StoredHistory | None:
+    """Return the store that ``--store`` and ``--instance`` name; None without them."""
     if url is not None:
-        return Kept(url, instance or "local")
+        return StoredHistory(url, instance or "local")
     if instance is not None:
-        raise CommandError("--instance goes with --store", 2)
+        raise CommandError("--instance needs --store", 2)
     return None
 
 
@@ -113,12 +113,12 @@ def _namespace(where: Where) -> str | None:
 
     try:
         return where.run(read)
-    except CommandError:  # no kubeconfig: the store may be reached all the same
+    except CommandError:  # no kubeconfig: the store may still be reachable
         return "default"
 
 
-def print_stored(where: Where, kept: Kept, name: str | None, limit: int, form: Form) -> None:
-    """The same of all that a store keeps."""
+def print_stored(where: Where, kept: StoredHistory, name: str | None, limit: int, form: Form) -> None:
+    """Print the runs that a store keeps."""
     runs = kept.read(where, name, limit)
     of = f" of {name}" if name else ""
-    _print(runs, where, name, form, f'the store has no run{of} for the instance "{kept.instance}"')
+    _print(runs, where, name, form, f'the store has no runs{of} of the instance "{kept.instance}"')

@@ -1,7 +1,8 @@
-"""``trigger``, ``suspend``, ``resume`` and ``cancel``: what people ask of a ScheduledJob.
+"""``trigger``, ``suspend``, ``resume`` and ``cancel``: the requests that people make of a ScheduledJob.
 
-Each is one write to the object. A trigger, a cancellation and the resumption of a paused schedule are annotations with
-a token, which the operator carries out once and then names in ``status.handled``; the suspension is in the spec.
+Each is one write to the object. Suspension is a field of the spec. A trigger, a cancellation and the resumption of a
+paused schedule are annotations with a token. The operator carries each token out once and then lists it in
+``status.handled``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def print_changed(body: Object, form: Form, words: str) -> None:
-    """What came of a write: words for people, the object for programs."""
+    """Print the result of a write: words for people, the object for programs."""
     if form.is_for_people:
         out(f"scheduledjob.{GROUP}/{key_of(body)[1]} {words}")
     else:
@@ -36,33 +37,33 @@ def print_changed(body: Object, form: Form, words: str) -> None:
 
 
 def new_token() -> str:
-    """A token that nobody has used: when, and by chance."""
+    """Return a new unique token: the time and a random part."""
     return f"{compact(now()).lower()}-{secrets.token_hex(3)}"
 
 
 def checked_payload(payload: str | None) -> str | None:
-    """What the operator takes. Raises CommandError for anything else."""
+    """Return the payload if the operator accepts it. Raises CommandError otherwise."""
     if payload is not None and ("\0" in payload or len(payload.encode(errors="replace")) > PAYLOAD_LIMIT):
         raise CommandError("--payload: at most 64 KiB of text without NUL", 2)
     return payload
 
 
 async def ask_for_run(cluster: Cluster, name: str, token: str, payload: str | None) -> Object:
-    """Ask for a manual run; a payload that was asked for earlier is not this run's."""
+    """Request a manual run. A payload that an earlier request left is removed."""
     annotations = {f"{GROUP}/run-now": token, f"{GROUP}/run-now-payload": payload}
     return await cluster.patch(name, {"metadata": {"annotations": annotations}})
 
 
 def suspend(where: Where, names: list[str], form: Form) -> None:
-    """Start no new slots of these; runs in progress end normally."""
+    """Suspend ScheduledJobs: no new slot starts, and active runs finish."""
 
     async def write(cluster: Cluster) -> None:
         async def act(body: Object) -> None:
             if body["spec"].get("suspend"):
-                print_changed(body, form, "is suspended already")
+                print_changed(body, form, "is already suspended")
             else:
-                desired = {"spec": {"suspend": True}}
-                print_changed(await cluster.patch(body["metadata"]["name"], desired), form, "suspended")
+                patch = {"spec": {"suspend": True}}
+                print_changed(await cluster.patch(body["metadata"]["name"], patch), form, "suspended")
 
         await cluster.each(names, act)
 
@@ -70,7 +71,7 @@ def suspend(where: Where, names: list[str], form: Form) -> None:
 
 
 def resume(where: Where, names: list[str], form: Form) -> None:
-    """Start the slots of these again, from the next on."""
+    """Resume ScheduledJobs from their next slot on."""
 
     async def write(cluster: Cluster) -> None:
         async def act(body: Object) -> None:
@@ -78,11 +79,11 @@ def resume(where: Where, names: list[str], form: Form) -> None:
             if not kept:
                 print_changed(body, form, "is neither suspended nor paused")
                 return
-            # To change the spec ends a pause as well. What is left out is false, and nobody's to own.
-            desired: dict[str, Any] = {"spec": {"suspend": None}}
+            # A change of the spec ends a pause as well. Removing the field, unlike setting it, leaves no owner of it.
+            patch: dict[str, Any] = {"spec": {"suspend": None}}
             if kept == "paused":
-                desired = {"metadata": {"annotations": {f"{GROUP}/resume": new_token()}}}
-            print_changed(await cluster.patch(body["metadata"]["name"], desired), form, "resumed")
+                patch = {"metadata": {"annotations": {f"{GROUP}/resume": new_token()}}}
+            print_changed(await cluster.patch(body["metadata"]["name"], patch), form, "resumed")
 
         await cluster.each(names, act)
 
@@ -90,7 +91,7 @@ def resume(where: Where, names: list[str], form: Form) -> None:
 
 
 def cancel(where: Where, name: str, run_id: str | None, form: Form) -> None:
-    """Cancel a run: the only active one, or the one that is named."""
+    """Cancel the named run, or the only active one."""
 
     async def write(cluster: Cluster) -> None:
         body = await cluster.job(name)
@@ -101,7 +102,7 @@ def cancel(where: Where, name: str, run_id: str | None, form: Form) -> None:
             if not active:
                 raise CommandError(f"{name} has no active run")
             if len(active) > 1:
-                raise CommandError(f"{name} has {len(active)} active runs: name one of {_short(uid, active)}", 2)
+                raise CommandError(f"{name} has {len(active)} active runs: name one of them: {_short(uid, active)}", 2)
             wanted = active[0]
         elif not wanted.startswith(f"{uid}-"):
             wanted = f"{uid}-{wanted}"
@@ -111,18 +112,18 @@ def cancel(where: Where, name: str, run_id: str | None, form: Form) -> None:
         annotations = {"metadata": {"annotations": {f"{GROUP}/cancel": wanted}}}
         body = await cluster.patch(name, annotations)
         if wanted not in active:
-            say(f"status does not show {shown} as active: it is asked for all the same")
+            say(f"status does not show {shown} as active; the cancellation is requested anyway")
         print_changed(body, form, f"asked to cancel run {shown}")
 
     where.run(write)
 
 
 def _short(uid: str, runs: list[str]) -> str:
-    return printable(", ".join(one.removeprefix(f"{uid}-") for one in runs))
+    return printable(", ".join(run.removeprefix(f"{uid}-") for run in runs))
 
 
 def _may_come(body: Object, wanted: str) -> bool:
-    """Whether a run may be there that status does not show as active: one that waits, or was asked for just now."""
+    """Return whether a run may exist that status does not show as active: a waiting or a just requested one."""
     status, uid = status_of(body), body["metadata"]["uid"]
     if wanted in [run["runID"] for run in status.get("recentRuns") or ()]:
         return False
@@ -138,18 +139,18 @@ def _may_come(body: Object, wanted: str) -> bool:
 
 
 def _no_such_run(body: Object, wanted: str) -> str:
-    """What is wrong with that name of a run, and which would do."""
+    """Explain why the run can't be cancelled, and which runs can."""
     status, uid, name = status_of(body), body["metadata"]["uid"], body["metadata"]["name"]
     shown = printable(wanted.removeprefix(f"{uid}-"))
     for run in status.get("recentRuns") or ():
         if run["runID"] == wanted:
             return f"run {shown} of {name} has ended: {run['outcome']}"
     active = [run["runID"] for run in status.get("active") or ()]
-    which = f"active is {_short(uid, active)}" if active else "it has none"
-    return f"{name} has no active run {shown}: {which}"
+    which = f"active: {_short(uid, active)}" if active else "it has no active runs"
+    return f"{name} has no active run {shown} ({which})"
 
 
 def paused_words(body: Object) -> str:
-    """Why it is paused, as status says; empty where it is not."""
+    """Return why status says that it is suspended or paused; empty if it is neither."""
     found = condition_of(body, "Suspended")
     return str(found.get("message", "")) if found.get("status") == "True" else ""

@@ -1,9 +1,9 @@
-"""``trigger``, with or without ``--wait``: ask for a run and see it through to its end.
+"""``trigger``, with or without ``--wait``: request a run and follow it to its end.
 
-Two watches tell all of it. The object's status says that the operator has taken the request, which run became of it,
-and how that ended. The Pods of the run, where it has some, are followed one after the other, so that what the job
-prints appears as it prints it. One line on standard error says where things stand; on a terminal it is rewritten in its
-place, elsewhere each change of it is a line. Standard output has the job's output and nothing else.
+Two watches do the work. The object's status says that the operator has accepted the request, which run it became, and
+how that run ended. The run's Pods, if it has any, are followed one after the other, so that output appears as the job
+prints it. One line on standard error shows the progress; a terminal rewrites it in place, elsewhere each change is a
+new line. Standard output has the job's output and nothing else.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ if TYPE_CHECKING:
 NOT_SUCCEEDED, TIMED_OUT = 3, 4
 """Exit codes of ``trigger --wait``."""
 SILENCE = 330.0
-"""Seconds without a word of a watch, whose bookmarks come every minute, after which it is opened anew."""
+"""Seconds of silence after which a watch is reopened; its bookmarks come every minute."""
 PAUSE = 1.0
+"""Seconds between two attempts to reach the API server, and between two redraws."""
 DRAINING = 5.0
-"""Seconds for the rest of a log once the run has ended."""
+"""Seconds to wait for the rest of a log once the run has ended."""
 _TURNING = "|/-\\"
 
 
 def trigger(where: Where, name: str, payload: str | None, form: Form, *, wait: bool, seconds: float | None) -> int:
-    """Ask for a run, wait for its end where that is wished; the exit code."""
+    """Request a run and, with ``wait``, follow it to its end; return the exit code."""
     checked_payload(payload)
 
     async def work(cluster: Cluster) -> int:
@@ -50,17 +51,17 @@ def trigger(where: Where, name: str, payload: str | None, form: Form, *, wait: b
             return 0
         try:
             async with asyncio.timeout(seconds):
-                return await _see_through(cluster, body, token, form)
+                return await _follow_to_end(cluster, body, token, form)
         except TimeoutError:
             raise CommandError(
-                f"the run {token} of {name} has not ended within {seconds:g}s: it goes on", TIMED_OUT
+                f"run {token} of {name} has not ended within {seconds:g}s; it continues", TIMED_OUT
             ) from None
 
     return where.run(work)
 
 
 class Progress:
-    """The line that says where things stand."""
+    """The line that shows the progress."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr
@@ -83,7 +84,7 @@ class Progress:
             self._write(f"\r\x1b[K{_TURNING[self._turn % 4]} {self._said} ({spent}s)")
 
     def clear(self) -> None:
-        """Leave the line to somebody else; it is drawn again by and by."""
+        """Clear the line so that other output can use it; the next redraw brings it back."""
         if self._live:
             self._write("\r\x1b[K")
 
@@ -92,13 +93,13 @@ class Progress:
         self._stream.flush()
 
     async def turn(self) -> None:
-        """Show that time passes, until cancelled."""
+        """Redraw every second, until cancelled."""
         while True:
             await asyncio.sleep(PAUSE)
             self.draw()
 
 
-async def _see_through(cluster: Cluster, body: Object, token: str, form: Form) -> int:
+async def _follow_to_end(cluster: Cluster, body: Object, token: str, form: Form) -> int:
     name, uid = body["metadata"]["name"], body["metadata"]["uid"]
     run_id = f"{uid}-{token}"
     progress = Progress()
@@ -113,10 +114,10 @@ async def _see_through(cluster: Cluster, body: Object, token: str, form: Form) -
             turning.cancel()
             following.cancel()
             progress.clear()
-    return _tell_end(name, token, run, form, printed=output.printed)
+    return _report_end(name, token, run, form, printed=output.printed)
 
 
-def _tell_end(name: str, token: str, run: Object, form: Form, *, printed: bool) -> int:
+def _report_end(name: str, token: str, run: Object, form: Form, *, printed: bool) -> int:
     if not printed and form.is_for_people and run.get("output"):
         write(run["output"].rstrip("\n").encode() + b"\n", sys.stdout)
     outcome = run["outcome"]
@@ -141,14 +142,14 @@ def _print_run(name: str, run: Object, form: Form) -> None:
 
 
 async def _ended(cluster: Cluster, body: Object, run_id: str, token: str, progress: Progress) -> Object:
-    """The run as status tells of it once it has ended."""
+    """Wait until status shows that the run has ended, and return the run."""
     from scheduledjob.kube.client.api_errors import ApiUnavailable, Gone
     from scheduledjob.kube.client.paths import scheduled_jobs
 
     name, uid = body["metadata"]["name"], body["metadata"]["uid"]
     path = scheduled_jobs(cluster.namespace)
     while True:
-        if (run := look(body, run_id, token, progress)) is not None:
+        if (run := ended_run(body, run_id, token, progress)) is not None:
             return run
         params: dict[str, str | int] = {
             "fieldSelector": f"metadata.name={name}",
@@ -161,21 +162,21 @@ async def _ended(cluster: Cluster, body: Object, run_id: str, token: str, progre
                     if event["type"] == "BOOKMARK":
                         continue
                     if event["type"] == "DELETED" or event["object"]["metadata"]["uid"] != uid:
-                        raise CommandError(f"{name} was deleted; the run {token} ends with it")
+                        raise CommandError(f"{name} was deleted, which ends run {token}")
                     body = event["object"]
-                    if (run := look(body, run_id, token, progress)) is not None:
+                    if (run := ended_run(body, run_id, token, progress)) is not None:
                         return run
         except Gone:
             pass
         except ApiUnavailable as error:
-            progress.tell(f"{name}: {token} goes on, but {error.message}")
+            progress.tell(f"{name}: {token} continues, but {error.message}")
         body = await _read_again(cluster, name)
         if body["metadata"]["uid"] != uid:
-            raise CommandError(f"{name} was deleted; the run {token} ends with it")
+            raise CommandError(f"{name} was deleted, which ends run {token}")
 
 
 async def _read_again(cluster: Cluster, name: str) -> Object:
-    """The object, as soon as the API server answers: a run that was begun does not end because it is away."""
+    """Read the object once the API server answers again: its outage does not end the run."""
     from scheduledjob.kube.client.api_errors import ApiUnavailable
 
     while True:
@@ -185,8 +186,8 @@ async def _read_again(cluster: Cluster, name: str) -> Object:
             await asyncio.sleep(PAUSE)
 
 
-def look(body: Object, run_id: str, token: str, progress: Progress) -> Object | None:
-    """The run if it has ended; else say where it stands."""
+def ended_run(body: Object, run_id: str, token: str, progress: Progress) -> Object | None:
+    """Return the run if it has ended; otherwise show its progress and return None."""
     status, name = status_of(body), body["metadata"]["name"]
     ended = next((run for run in status.get("recentRuns") or () if run["runID"] == run_id), None)
     if ended is not None:
@@ -199,17 +200,19 @@ def look(body: Object, run_id: str, token: str, progress: Progress) -> Object | 
     elif active is not None and "due" not in active:
         progress.tell(f"{name}: {token} is active")
     elif token in ((status.get("handled") or {}).get("runNow") or ()):
-        progress.tell(f"{name}: {token} is taken and about to start")
+        progress.tell(f"{name}: {token} is accepted and about to start")
     elif not status:
-        progress.tell(f"{name}: {token} waits for an operator: none has looked at this ScheduledJob yet")
+        progress.tell(f"{name}: {token} waits for an operator; none has seen this ScheduledJob yet")
     else:
         paused = paused_words(body)
-        progress.tell(f"{name}: {token} waits for the operator" + (f" ({paused}; manual runs work)" if paused else ""))
+        progress.tell(
+            f"{name}: {token} waits for the operator" + (f" ({paused}; manual runs still work)" if paused else "")
+        )
     return None
 
 
 class _Output:
-    """Prints what the run's Pods print."""
+    """Prints the output of the run's Pods."""
 
     def __init__(self, cluster: Cluster, uid: str, run_id: str, progress: Progress, stream: TextIO) -> None:
         self.printed = False
@@ -236,13 +239,13 @@ class _Output:
                         if event["type"] in ("ADDED", "MODIFIED"):
                             await self._print(event["object"], live=True)
             except Forbidden as error:
-                self._progress.tell(f"its output can't be followed: {error.message}")
+                self._progress.tell(f"the output can't be followed: {error.message}")
                 return
             except ApiError:
                 await asyncio.sleep(PAUSE)
 
     async def finish(self, following: asyncio.Task[None]) -> None:
-        """The run has ended: let a log come to its end, and print those that were too quick for the watch."""
+        """After the run has ended, print the rest of the log, and logs of Pods that the watch missed."""
         from scheduledjob.kube.client.api_errors import ApiError
         from scheduledjob.kube.client.paths import pods
 
@@ -257,7 +260,7 @@ class _Output:
 
     async def _print(self, pod: Object, *, live: bool) -> None:
         uid = pod["metadata"]["uid"]
-        if annotation(pod, RUN_ID) != self._run_id or uid in self._seen or not has_begun(pod):
+        if annotation(pod, RUN_ID) != self._run_id or uid in self._seen or not has_started(pod):
             return
         self._seen.add(uid)
         self.printed = True
@@ -269,10 +272,10 @@ class _Output:
             self._idle.set()
 
 
-def has_begun(pod: Object) -> bool:
-    """Whether the job's container runs or has run, so that there is a log."""
+def has_started(pod: Object) -> bool:
+    """Return whether the job's container has started, so that it has a log."""
     from scheduledjob.jobs.container.pod_names import CONTAINER
 
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    states: list[dict[str, Any]] = [one.get("state") or {} for one in statuses if one.get("name") == CONTAINER]
+    states: list[dict[str, Any]] = [status.get("state") or {} for status in statuses if status.get("name") == CONTAINER]
     return any("running" in state or "terminated" in state for state in states)

@@ -266,7 +266,7 @@ def _named(command: str, file: list[str] | None, paths: list[str] | None) -> lis
     """Return the paths that were given, with --file or without. Raises CommandError for none."""
     named = [*(file or ()), *(paths or ())]
     if not named:
-        example = f"as in `scheduledjob {command} jobs/`, or - for standard input"
+        example = f"as in `scheduledjob {command} jobs/`, or - for standard input; --file before a path is optional"
         raise CommandError(f"{command}: name files or directories, {example}", 2)
     return named
 

@@ -22,7 +22,7 @@ def only_expression(words: Sequence[str] | None, command: str) -> str:
     """Return the one expression among the arguments. Raises CommandError for none or several."""
     if not words:
         raise CommandError(
-            f"{command}: give a cron expression, as in scheduledjob {command} '0 12 * * MON-FRI', or manifests with -f",
+            f"{command}: give an expression, as in scheduledjob {command} '0 12 * * MON-FRI', or manifests with -f",
             2,
         )
     if len(words) > 1:
