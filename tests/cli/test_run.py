@@ -222,7 +222,7 @@ def test_a_job_that_does_not_end_is_ended_with_the_program(tmp_path: Path) -> No
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     with _sleeping(tmp_path) as (running, process):
         running.send(signal.SIGINT)
-        running.wait_for_error("Ctrl-C again ends at once")
+        running.wait_for_error("press Ctrl-C again to exit at once")
         assert running.end(signal.SIGINT) == 130
         assert psutil.wait_procs([process], timeout=PATIENCE)[1] == []
 

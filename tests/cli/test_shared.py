@@ -184,5 +184,5 @@ def test_the_end_does_not_wait_for_a_store_that_is_away(own_postgres: PostgresSe
         running.wait_for_run(lambda run: run["name"] == "one")
         with own_postgres.pause():
             running.send(signal.SIGTERM)
-            running.wait_for_error("ending")
+            running.wait_for_error("shutting down")
             assert running.end(None) == 0
