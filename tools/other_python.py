@@ -50,13 +50,14 @@ def test(image: str, arguments: list[str]) -> int:
     command = ["sh", "-c", _IN_THE_CONTAINER, "sh", shlex.join(arguments)]
     with TemporaryDirectory() as folder:
         copy_checkout(Path(folder) / "source")
-        # The tests give some of their processes another priority.
+        # The tests start 700 jobs at once, and give some processes another priority.
+        limits = ["--ulimit", "nofile=20000:20000"]
         rights = ["--cap-add", "CAP_SYS_NICE", "--network", "host"]
         options = ["--volume", f"{folder}/source:/source:ro", *pip_volumes(), *rights]
         if docker_answers():
-            started = ["docker", "run", "--rm", *options, image or DOCKER_IMAGE, *command]
+            started = ["docker", "run", "--rm", *limits, *options, image or DOCKER_IMAGE, *command]
             return subprocess.run(started, check=False).returncode
-        container = run(*buildah("from", _image_without_docker(image)))
+        container = run(*buildah("from", *limits, _image_without_docker(image)))
         try:
             started = buildah("run", "--isolation", "chroot", *options, container, "--", *command)
             return subprocess.run(started, check=False).returncode
