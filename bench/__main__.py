@@ -40,6 +40,8 @@ BENCHMARKS = {
     "shell-burst": "manifests.shell_burst",
     "curl-burst": "manifests.curl_burst",
     "memory-print": "manifests.memory_print",
+    "import": "installation.import_time",
+    "installed": "installation.installed_size",
     "firestore": "firestore.cost",
     "takeover": "takeover.kill_one",
 }
