@@ -362,11 +362,11 @@ def installed(tmp_path: Path, distribution: str, *lines: str) -> list[EntryPoint
 
 
 async def test_jobs_of_installed_distributions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "acme_jobs.py").write_text(
+    (tmp_path / "installed_jobs.py").write_text(
         "class Report:\n    async def run(self, task):\n        return None\nasync def clean(task):\n    return task\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    jobs = load_jobs(installed(tmp_path, "acme-jobs", "report = acme_jobs:Report", "clean = acme_jobs:clean"))
+    jobs = load_jobs(installed(tmp_path, "acme-jobs", "report = installed_jobs:Report", "clean = installed_jobs:clean"))
     assert sorted(jobs) == ["clean", "report"]
     assert (await JobExecutor("report", jobs["report"]).run(attempt())).complete
     assert not (await JobExecutor("clean", jobs["clean"]).run(attempt())).complete
