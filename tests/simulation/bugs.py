@@ -71,14 +71,14 @@ def the_clock_is_fast() -> Iterator[None]:
 @contextmanager
 def takeovers_are_not_counted() -> Iterator[None]:
     """The attempt of a dead owner is started again under the same number."""
-    with patch.object(Schedule, "taken_over", lambda self, now, *, edited: None):
+    with patch.object(Schedule, "recovered", lambda self, now, *, edited: None):
         yield
 
 
 @contextmanager
 def fresh_runs_start() -> Iterator[None]:
     """A run is started before the store knows of it."""
-    with patch.object(Schedule, "_is_fresh", lambda self, run: False):
+    with patch.object(Schedule, "_is_unstored", lambda self, run: False):
         yield
 
 
