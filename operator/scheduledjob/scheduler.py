@@ -25,9 +25,9 @@ from scheduledjob.domain.schedule.state import State, run_id
 from scheduledjob.domain.time.durations import in_seconds, is_number
 from scheduledjob.domain.time.instants import Instant, from_seconds, to_instant
 from scheduledjob.engine.clock import StoreClock
-from scheduledjob.engine.kinds import Kind
+from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.replica_settings import Settings
+from scheduledjob.engine.replica_settings import ReplicaSettings
 from scheduledjob.engine.store import NewRow, Origin, Store
 from scheduledjob.engine.task import Task
 from scheduledjob.jobs.payload_jobs import CurlJob, ShellJob
@@ -80,7 +80,9 @@ class Scheduler:
         execute: bool = True,
         observer: Observer | None = None,
     ) -> None:
-        self._settings = Settings(heartbeat=heartbeat, jitter=jitter, lease=lease, grace=grace, capacity=capacity)
+        self._settings = ReplicaSettings(
+            heartbeat=heartbeat, jitter=jitter, lease=lease, grace=grace, capacity=capacity
+        )
         if not isinstance(url, str):
             raise TypeError(
                 f'url is {type(url).__name__}: give text, as in "memory:" or "postgresql://user@host/database"'
@@ -90,7 +92,7 @@ class Scheduler:
         self._store: Store = open_store(url, instance)
         self._execute = execute
         self._observer = observer
-        self._kinds: dict[str, Kind] = {}
+        self._kinds: dict[str, JobKind] = {}
         self._replica: Replica | None = None
         self._running: asyncio.Task[None] | None = None
         self._tasks: asyncio.TaskGroup | None = None
@@ -143,7 +145,7 @@ class Scheduler:
             )
         triggers = () if trigger is None else (spec_of(trigger),)
         definition = Definition(kind=name, triggers=triggers, retry=backoff or Exponential())
-        self._kinds[name] = Kind(name, executor, Plan(definition))
+        self._kinds[name] = JobKind(name, executor, Plan(definition))
 
     # ---------------------------------------------------------------- start and end
 

@@ -15,10 +15,10 @@ from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant
 from scheduledjob.engine.executor import Attempt, Executor, Result
-from scheduledjob.engine.kinds import Kind
+from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.replica_settings import Settings
+from scheduledjob.engine.replica_settings import ReplicaSettings
 from scheduledjob.engine.store import NewRow, Origin, Row, Store
 
 if TYPE_CHECKING:
@@ -174,11 +174,11 @@ def replica_of(
     **more: Any,
 ) -> Replica:
     """A replica with patience for no one: it looks often."""
-    settings = {name: more.pop(name) for name in Settings.__dataclass_fields__ if name in more}
+    settings = {name: more.pop(name) for name in ReplicaSettings.__dataclass_fields__ if name in more}
     return Replica(
         store,
-        {kind: Kind(kind, executor, detached=detached) for kind in kinds},
-        Settings(**{"heartbeat": 0.2} | settings),
+        {kind: JobKind(kind, executor, detached=detached) for kind in kinds},
+        ReplicaSettings(**{"heartbeat": 0.2} | settings),
         observer=observer,
         **more,
     )

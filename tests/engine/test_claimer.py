@@ -13,7 +13,7 @@ import pytest
 from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.engine.claimer import Claimer
 from scheduledjob.engine.clock import StoreClock
-from scheduledjob.engine.replica_settings import Settings
+from scheduledjob.engine.replica_settings import ReplicaSettings
 from scheduledjob.engine.store import Batch, Disposition, ReplicaInfo, Row, Settlement, StoreUnavailable, Wake
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 from tests.simulation.network import at_once as now_done
@@ -88,7 +88,7 @@ class Scene:
         self.store = Looked(self.world)
         self.holds = Holds()
         self.info = ReplicaInfo("me", "", 0)
-        self.settings = Settings(**settings)
+        self.settings = ReplicaSettings(**settings)
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> Claimer:

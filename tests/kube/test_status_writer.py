@@ -11,7 +11,7 @@ import pytest
 from scheduledjob.domain.schedule.requests import NONE
 from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.time.instants import SECOND, rfc3339
-from scheduledjob.engine.kinds import Kind
+from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.store import NewRow, Origin
 from scheduledjob.kube.client.api_errors import ApiError, ApiUnavailable, Invalid, Unauthorized
 from scheduledjob.kube.client.budget import Budget
@@ -88,7 +88,7 @@ async def writing(
     await store.reconcile(rows)
     for name in states:
         objects.saw(an_object(name))
-    kinds = {KIND_INVALID: Kind(KIND_INVALID, Jobs())}
+    kinds = {KIND_INVALID: JobKind(KIND_INVALID, Jobs())}
     writer = StatusWriter(
         writes,  # type: ignore[arg-type]  # of the client it needs one method
         store,

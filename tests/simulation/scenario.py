@@ -23,9 +23,9 @@ from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.requests import NONE, Requests
 from scheduledjob.domain.schedule.state import RunRecord, State
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant
-from scheduledjob.engine.kinds import Kind
+from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.replica_settings import Settings
+from scheduledjob.engine.replica_settings import ReplicaSettings
 from scheduledjob.engine.store import NewRow, Origin
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
@@ -163,8 +163,8 @@ class Scenario:
         executor = SimulatedExecutor(world, machine, fail=0.15, longest=LONGEST_JOB)
         replica = Replica(
             store,
-            {"job": Kind("job", executor), "pod": Kind("pod", PodExecutor(self.cluster, link), detached=True)},
-            Settings(**self.settings),
+            {"job": JobKind("job", executor), "pod": JobKind("pod", PodExecutor(self.cluster, link), detached=True)},
+            ReplicaSettings(**self.settings),
             monotonic=machine.monotonic,
             rng=random.Random(rng.random()),
             lease_thread=SimulatedLeaseThread.on(machine, store),  # type: ignore[arg-type]

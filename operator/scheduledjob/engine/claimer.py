@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .clock import Clock, StoreClock
     from .ownership import Owner
-    from .replica_settings import Settings
+    from .replica_settings import ReplicaSettings
 
 log = structlog.get_logger("scheduledjob.claimer")
 
@@ -57,7 +57,7 @@ class Claimer:
         owner: Owner,
         info: ReplicaInfo,
         kinds: Callable[[], frozenset[str]],
-        settings: Settings,
+        settings: ReplicaSettings,
         *,
         clock: StoreClock,
         monotonic: Clock,

@@ -15,7 +15,7 @@ import structlog
 
 from scheduledjob.domain.schedule.requests import NONE, Requests
 
-from .kinds import Kind, UnreadableRowError
+from .kinds import JobKind, UnreadableRowError
 from .store import Row, Store, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Edits:
     def __init__(
         self,
         store: Store,
-        kinds: Mapping[str, Kind],
+        kinds: Mapping[str, JobKind],
         clock: StoreClock,
         on_taken: Callable[[OwnedSchedule], None],
         on_lost: Callable[[OwnedSchedule, str], None],

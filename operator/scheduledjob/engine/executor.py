@@ -98,18 +98,18 @@ class Executor(Protocol):
     ends the attempt at once (TERM is for timeouts and polite cancels; see each executor), and the CancelledError
     comes out only after nothing of it is alive: the engine takes it as the confirmed end.
 
-    Of a kind that *outlives* (``Kind.detached``) attempts live outside the replica. There ``run`` starts the attempt,
-    or goes on with what there is of it: whoever takes a run over calls it again for the same attempt. When ``run`` is
-    cancelled, ``Attempt.ending`` says what is meant:
+    Attempts of a *detached* kind (``JobKind.detached``) live outside the replica. Then ``run`` starts the attempt, or
+    continues with what exists of it: the next owner of the run calls it again for the same attempt. When ``run`` is
+    cancelled, ``Attempt.ending`` says why:
 
-    * ``CANCELLED``: end the attempt and let the CancelledError out (or a Result, if it had ended before) only when its
-      end is confirmed, however long that takes. If meanwhile ``run`` is cancelled again and ``ending`` is RELEASED,
-      leave at once. The engine may also call ``run`` with ``ending`` CANCELLED from the start: start nothing, end
-      whatever there is of the attempt, confirm, return.
-    * ``RELEASED``, or empty: let go of it at once, and end nothing.
+    * ``CANCELLED``: end the attempt, and raise the CancelledError (or return a Result, if the attempt had ended
+      before) only when its end is confirmed, however long that takes. If ``run`` is cancelled again meanwhile and
+      ``ending`` is RELEASED, return at once. The engine may also call ``run`` with ``ending`` CANCELLED from the
+      start: start nothing, end whatever exists of the attempt, confirm it, return.
+    * ``RELEASED``, or empty: stop following the attempt at once, and end nothing.
 
-    What fails on the way (an API that does not answer) is waited for; giving up is a Result with ``lost``, never an
-    exception, because that would be taken for the end of the attempt.
+    Wait for what fails on the way, such as an API that does not answer. To give up, return a Result with ``lost``;
+    never raise, because the engine takes an exception for the end of the attempt.
     """
 
     async def start(self) -> None:

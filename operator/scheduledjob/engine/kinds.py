@@ -30,7 +30,7 @@ class UnreadableRowError(StoreError):
 
 
 @dataclass(slots=True)
-class Kind:
+class JobKind:
     """One kind of job on this replica."""
 
     name: str

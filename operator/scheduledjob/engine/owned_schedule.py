@@ -21,7 +21,7 @@ from scheduledjob.domain.schedule.state import Run
 from scheduledjob.domain.time.instants import Instant
 
 from .executor import Attempt
-from .kinds import Kind
+from .kinds import JobKind
 from .leases import Lease
 from .store import Row
 
@@ -32,7 +32,7 @@ class RunningAttempt(msgspec.Struct, eq=False, gc=False):
     run: Run
     run_id: str
     attempt: Attempt
-    kind: Kind
+    kind: JobKind
     definition: Definition
     """As it was when the attempt started; an edit holds from the next one on."""
     task: asyncio.Task[None] | None = None
@@ -47,7 +47,7 @@ class RunningAttempt(msgspec.Struct, eq=False, gc=False):
 
 class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
     row: Row
-    kind: Kind
+    kind: JobKind
     schedule: Schedule
     lease: Lease
     counted: tuple[int, int, int] = (0, 0, 0)

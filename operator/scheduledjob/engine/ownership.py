@@ -22,7 +22,7 @@ from scheduledjob.domain.time.instants import SECOND, Instant, Micros
 
 from .edits import Edits, requests_of
 from .followers import Following
-from .kinds import Kind, UnreadableRowError
+from .kinds import JobKind, UnreadableRowError
 from .owned_schedule import OwnedSchedule
 from .runner import Runner
 from .settler import Settler
@@ -53,7 +53,7 @@ class Owner:
         self,
         store: Store,
         replica: str,
-        kinds: Mapping[str, Kind],
+        kinds: Mapping[str, JobKind],
         *,
         tasks: asyncio.TaskGroup,
         clock: StoreClock,

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
 
     from .executor import Executor, References
-    from .kinds import Kind
-    from .replica_settings import Settings
+    from .kinds import JobKind
+    from .replica_settings import ReplicaSettings
 
 log = structlog.get_logger("scheduledjob.replica")
 
@@ -64,8 +64,8 @@ class Replica:
     def __init__(
         self,
         store: Store,
-        kinds: Mapping[str, Kind],
-        settings: Settings,
+        kinds: Mapping[str, JobKind],
+        settings: ReplicaSettings,
         *,
         program_version: str = "",
         schema_version: int = 0,

@@ -9,7 +9,7 @@ from scheduledjob.domain.time.durations import in_seconds, is_number
 
 
 @dataclass(slots=True, frozen=True)
-class Settings:
+class ReplicaSettings:
     heartbeat: float = 60.0
     """The longest sleep without a look at the store. Shorter costs queries; only a lost notification needs it."""
     jitter: float = 0.0

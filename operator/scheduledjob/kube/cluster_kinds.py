@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from scheduledjob.engine.executor import Attempt, CurlSpec, Result, ShellSpec
-from scheduledjob.engine.kinds import Kind
+from scheduledjob.engine.kinds import JobKind
 from scheduledjob.jobs.container.pod_spec import PodSpec
 from scheduledjob.jobs.curl.curl_executor import CurlExecutor
 from scheduledjob.jobs.hooks import described_as, hook_caller
@@ -38,7 +38,7 @@ class _Invalid:
 
 
 class Runnable(NamedTuple):
-    kinds: dict[str, Kind]
+    kinds: dict[str, JobKind]
     hook: Hook
 
 
@@ -62,10 +62,10 @@ def cluster_kinds(
         executors["shell"] = shell
     for name, job in (discover_jobs() if plugins else {}).items():
         executors[name] = JobExecutor(name, job)
-    kinds = {kind_of(name): Kind(kind_of(name), executor) for name, executor in executors.items()}
+    kinds = {kind_of(name): JobKind(kind_of(name), executor) for name, executor in executors.items()}
     kinds[kind_of("curl")].params = described_as(CurlSpec)
     if shell is not None:
         kinds[kind_of("shell")].params = described_as(ShellSpec)
-    kinds[POD_KIND] = Kind(POD_KIND, pods, params=described_as(PodSpec), detached=True)
-    kinds[KIND_INVALID] = Kind(KIND_INVALID, _Invalid())
+    kinds[POD_KIND] = JobKind(POD_KIND, pods, params=described_as(PodSpec), detached=True)
+    kinds[KIND_INVALID] = JobKind(KIND_INVALID, _Invalid())
     return Runnable(kinds, hook_caller(curl))

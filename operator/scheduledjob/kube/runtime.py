@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.replica_settings import Settings
+from scheduledjob.engine.replica_settings import ReplicaSettings
 from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_spec import PodSettings
 from scheduledjob.jobs.curl.addresses import AddressFilter
@@ -122,7 +122,7 @@ class OperatorRuntime:
         self.replica = Replica(
             store,
             runnable.kinds,
-            Settings(
+            ReplicaSettings(
                 heartbeat=settings.heartbeat,
                 jitter=settings.heartbeat / 10,
                 lease=min(settings.lease, LEASE_IN_MEMORY) if self._in_memory else settings.lease,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from scheduledjob.engine.executor import CurlSpec, Executor, ShellSpec
-from scheduledjob.engine.kinds import Kind
+from scheduledjob.engine.kinds import JobKind
 from scheduledjob.jobs.curl.curl_executor import CurlExecutor
 from scheduledjob.jobs.hooks import described_as, hook_caller
 from scheduledjob.jobs.python.python_job import JobExecutor, PrintJob, discover_jobs
@@ -37,7 +37,7 @@ def definition_of(job: ScheduledJob) -> Definition:
     return msgspec.structs.replace(definition, kind=kind_of(definition.kind))
 
 
-def manifest_kinds(write: Callable[[str], object], *, plugins: bool) -> tuple[dict[str, Kind], Hook]:
+def manifest_kinds(write: Callable[[str], object], *, plugins: bool) -> tuple[dict[str, JobKind], Hook]:
     """Every kind that ``run`` knows, by its name in the store, and what calls hooks.
 
     ``write`` takes what ``print`` jobs print. ``plugins``: also the Python jobs that installed distributions announce;
@@ -51,7 +51,7 @@ def manifest_kinds(write: Callable[[str], object], *, plugins: bool) -> tuple[di
     }
     for name, job in (discover_jobs() if plugins else {}).items():
         executors[name] = JobExecutor(name, job)
-    kinds = {kind_of(name): Kind(kind_of(name), executor) for name, executor in executors.items()}
+    kinds = {kind_of(name): JobKind(kind_of(name), executor) for name, executor in executors.items()}
     kinds[kind_of("shell")].params = described_as(ShellSpec)
     kinds[kind_of("curl")].params = described_as(CurlSpec)
 

@@ -22,7 +22,7 @@ import uvloop
 from scheduledjob.cli.shared import command_log
 from scheduledjob.cli.shared.command_errors import CommandError, Mask, in_one_line
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.replica_settings import Settings
+from scheduledjob.engine.replica_settings import ReplicaSettings
 from scheduledjob.engine.store import Store, StoreError
 from scheduledjob.jobs.python.python_job import JobPluginError
 from scheduledjob.stores import open_store
@@ -137,7 +137,7 @@ class _RunProcess:
         self._replica = Replica(
             self._store,
             kinds,
-            Settings(grace=GRACE, capacity=options.capacity),
+            ReplicaSettings(grace=GRACE, capacity=options.capacity),
             program_version=program_version(),
             observer=report.observer,
             references=schedules.references,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.kinds import Kind
+    from scheduledjob.engine.kinds import JobKind
     from scheduledjob.kube.client.api import Api
     from scheduledjob.kube.client.budget import Budget
     from scheduledjob.kube.reconcile.known_objects import Objects, Seen
@@ -68,7 +68,7 @@ class StatusWriter:
         store: Store,
         objects: Objects,
         budget: Budget,
-        kinds: Mapping[str, Kind],
+        kinds: Mapping[str, JobKind],
         now: Callable[[], Instant],
         *,
         on_written: Callable[[Seen, State], object],
