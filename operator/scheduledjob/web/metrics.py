@@ -46,7 +46,7 @@ class Metrics:
         self.attempts_adopted = add(
             Counter("attempts_adopted", "Attempts in Pods that this replica took over from another.")
         )
-        self.retries = add(Counter("retries", "Attempts that failed and are tried again."))
+        self.retries = add(Counter("retries", "Failed attempts that are retried."))
         self.start_lateness = add(
             Histogram(
                 "start_lateness_seconds",

@@ -142,37 +142,47 @@ def body(**spec: Any) -> dict[str, Any]:
         (
             {"concurrencyPolicy": "Replace"},
             "Overlap",
-            "a slot that comes while a run is active cancels that run and takes its place",
+            "If a run is still active when a slot comes, it is cancelled and the new run takes its place.",
         ),
         (
             {"concurrencyPolicy": "Queue", "queueDepth": 3},
             "Overlap",
-            "a slot that comes while 1 is active waits; 3 may wait",
+            "If 1 run is still active when a slot comes, that slot waits. "
+            "At most 3 may wait; further slots are skipped.",
         ),
-        ({"concurrencyPolicy": "Allow", "maxConcurrent": 2}, "Overlap", "runs may overlap, at most 2 of them"),
+        (
+            {"concurrencyPolicy": "Allow", "maxConcurrent": 2},
+            "Overlap",
+            "Up to 2 runs may be active at once; further slots are skipped.",
+        ),
         (
             {"misfire": {"catchUp": "Skip"}},
             "When late",
-            "of the slots that could not start in time the newest that is at most 10s late runs, the others are missed",
+            "If slots are missed, only the newest one runs, and only if it is at most 10s late. "
+            "The others are recorded as Missed.",
         ),
         (
             {"misfire": {"catchUp": "All"}},
             "When late",
-            "of the slots that could not start in time the newest 5 run, oldest first",
+            "If slots are missed, the newest 5 run, oldest first. The others are recorded as Missed.",
         ),
-        ({"retry": {"maxRetries": 0}}, "On failure", "no retry"),
-        ({"retry": {"maxRetries": 0, "fixed": {"intervals": ["5s"]}}}, "On failure", "no retry"),
-        ({"retry": {"maxRetries": 1, "fixed": {"intervals": ["5s"]}}}, "On failure", "tried again once, after 5s"),
-        ({"retry": {"fixed": {"intervals": ["5s", "1m"]}}}, "On failure", "tried again after 5s, 1m"),
+        ({"retry": {"maxRetries": 0}}, "On failure", "A failed run is not retried."),
+        ({"retry": {"maxRetries": 0, "fixed": {"intervals": ["5s"]}}}, "On failure", "A failed run is not retried."),
+        (
+            {"retry": {"maxRetries": 1, "fixed": {"intervals": ["5s"]}}},
+            "On failure",
+            "A failed attempt is retried once, after 5s.",
+        ),
+        ({"retry": {"fixed": {"intervals": ["5s", "1m"]}}}, "On failure", "A failed attempt is retried after 5s, 1m."),
         (
             {},
             "On failure",
-            "tried again up to 6 times, after 10s at first, then 2 times as long each time, at most 10m",
+            "A failed attempt is retried up to 6 times: after 10s, then 2 times as long each time, up to 10m.",
         ),
         (
             {"retry": {"maxRetries": -1, "fixed": {"intervals": ["5s"]}}},
             "On failure",
-            "tried again without end, after 5s",
+            "A failed attempt is retried without limit, after 5s.",
         ),
         (
             {"startAt": "2026-12-01T10:00:00Z", "maxRuns": 3},

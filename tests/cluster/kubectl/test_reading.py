@@ -174,8 +174,8 @@ async def test_explain(plugin: Plugin, uid: str) -> None:
     assert done.code == 0
     assert "at 02:30 every day, Europe/Lisbon time (0 30 2 * * ?)" in done.out
     assert "from 2026-12-24T00:00:00Z until 2026-12-27T00:00:00Z" in done.out
-    assert "a slot that comes while a run is active is skipped" in done.out
-    assert "tried again up to 2 times, after 10s, 1m" in done.out
+    assert "If a run is still active when a slot comes, that slot is skipped." in done.out
+    assert "A failed attempt is retried up to 2 times, after 10s, 1m." in done.out
     assert "it is suspended" in (await plugin("explain", "stopped", "-o", "yaml")).out
     words = await plugin("explain", "0 9 * * MON-FRI", "--tz", "Europe/Lisbon")
     assert words.out == "at 09:00, Monday to Friday, Europe/Lisbon time\n"
@@ -198,7 +198,7 @@ async def test_describe(plugin: Plugin, uid: str, namespace: str) -> None:
     ):
         assert words in shown
     assert "\x1b[2J" not in done.out
-    assert "On failure:     tried again up to 2 times, after 10s, 1m" in shown
+    assert "On failure:     A failed attempt is retried up to 2 times, after 10s, 1m." in shown
     assert "maxRetries" not in shown, "said once, in words"
     body = yaml.safe_load((await plugin("describe", "nightly", "-o", "yaml")).out)
     assert body["metadata"]["uid"] == uid

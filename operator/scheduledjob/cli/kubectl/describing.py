@@ -126,7 +126,7 @@ def _schedule(body: Object) -> bool:
                 _field(heading, line)
     if not schedule.standing:
         slots = [second(start) for _, start in itertools.islice(schedule.starts(now()), _SLOTS)]
-        _field("Next", ", ".join(slots) or "no slot is left")
+        _field("Next", ", ".join(slots) or "no slots are left")
     return True
 
 

@@ -93,7 +93,7 @@ def _standing(body: Object) -> str:
         return "it is suspended: kubectl scheduledjob resume starts its slots again"
     if kept:
         return "it is paused after failures: kubectl scheduledjob resume starts its slots again"
-    return "it is completed: no slot of its starts any more" if status.get("nextRun") == "completed" else ""
+    return "it is completed: none of its slots starts any more" if status.get("nextRun") == "completed" else ""
 
 
 def instant_from(text: str, option: str) -> Instant:
@@ -101,7 +101,7 @@ def instant_from(text: str, option: str) -> Instant:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise CommandError(f"{option}: {text!r} is no point in time: {_EXAMPLE}", 2) from None
+        raise CommandError(f"{option}: {text!r} is not a point in time: {_EXAMPLE}", 2) from None
     if moment.tzinfo is None:
         raise CommandError(f"{option}: {text!r} has no offset from UTC: {_EXAMPLE}", 2)
     return to_instant(moment)
@@ -143,7 +143,7 @@ def print_next(where: Where, name: str | None, start: str | None, count: int, fo
     elif form.is_for_people:
         known = {"name", "namespace"} if name else set() if where.everywhere else {"namespace"}
         rows = [{key: text for key, text in row.items() if key not in known} for row in rows]
-        print_table(rows, empty="no slot is left" if found else "")
+        print_table(rows, empty="no slots are left" if found else "")
     else:
         print_plain(rows, form)
 
@@ -152,7 +152,7 @@ def tell_of_following(schedule: Schedule) -> None:
     """Say what ``next`` can't list."""
     names = [one.name for one in schedule.definition.triggers if isinstance(one, FollowingTrigger)]
     if names:
-        say(f"{schedule.name}: it also runs whenever a run of {', '.join(names)} ends, at no time that is known before")
+        say(f"{schedule.name}: it also runs when a run of {', '.join(names)} ends, which is not known in advance")
 
 
 def _first(schedules: list[Schedule], after: Instant, count: int) -> Iterator[tuple[Schedule, Instant, Instant]]:
@@ -192,7 +192,7 @@ def print_explanation(where: Where, name: str, time_zone: str, form: Form) -> No
         except CronError as error:
             raise CommandError(str(error), 2) from None
         if form is Form.NAME:
-            raise CommandError("-o name: an expression has no name; write -o json or -o yaml", 2)
+            raise CommandError("-o name: an expression has no name; use -o json or -o yaml", 2)
         lines = {"expression": name, "timeZone": time_zone, "explanation": words}
         out(words) if form.is_for_people else print_plain(lines, form)
         return
@@ -237,7 +237,8 @@ def explanation(schedule: Schedule) -> dict[str, Any]:
     if window:
         said["Bounds"] = window
     if definition.jitter:
-        said["Jitter"] = f"each slot starts up to {format_duration(definition.jitter)} late, always the same for a slot"
+        longest = format_duration(definition.jitter)
+        said["Jitter"] = f"Each run starts up to {longest} after its slot; a slot always has the same delay."
     said["Overlap"] = _overlap(definition)
     said["When late"] = _misfire(definition)
     said["On failure"] = _retry(definition)
@@ -263,36 +264,47 @@ def trigger_in_words(trigger: Trigger, seed: str) -> str:
 def _overlap(definition: Definition) -> str:
     limit = definition.max_concurrent
     return {
-        "Forbid": "a slot that comes while a run is active is skipped",
-        "Queue": f"a slot that comes while {limit or 1} is active waits; {definition.queue_depth} may wait",
-        "Replace": "a slot that comes while a run is active cancels that run and takes its place",
-        "Allow": "runs may overlap" + (f", at most {limit} of them" if limit else ""),
+        "Forbid": "If a run is still active when a slot comes, that slot is skipped.",
+        "Queue": f"If {limit or 1} {'run is' if limit in (None, 1) else 'runs are'} still active when a slot comes, "
+        f"that slot waits. At most {definition.queue_depth} may wait; further slots are skipped.",
+        "Replace": "If a run is still active when a slot comes, it is cancelled and the new run takes its place.",
+        "Allow": "Any number of runs may be active at once."
+        if limit is None
+        else f"Up to {limit} runs may be active at once; further slots are skipped.",
     }[definition.concurrency.value]
 
 
 def _misfire(definition: Definition) -> str:
     misfire = definition.misfire
     deadline = misfire.starting_deadline
-    within = "" if deadline is None else f" that is at most {format_duration(deadline)} late"
     if misfire.catch_up.value == "All":
-        return f"of the slots that could not start in time the newest {misfire.max_catch_up}{within} run, oldest first"
+        which = f"the newest {misfire.max_catch_up} run" if misfire.max_catch_up > 1 else "only the newest one runs"
+        order = ", oldest first" if misfire.max_catch_up > 1 else ""
+        late = "" if deadline is None else f", if they are at most {format_duration(deadline)} late"
+        return f"If slots are missed, {which}{order}{late}. The others are recorded as Missed."
     if misfire.catch_up.value == "Skip" and deadline is None:
-        within = " that is at most 10s late"
-    return f"of the slots that could not start in time the newest{within} runs, the others are missed"
+        late = ", and only if it is at most 10s late"
+    else:
+        late = "" if deadline is None else f", and only if it is at most {format_duration(deadline)} late"
+    return f"If slots are missed, only the newest one runs{late}. The others are recorded as Missed."
 
 
 def _retry(definition: Definition) -> str:
     retry = definition.retry
     if isinstance(retry, Exponential):
         if not retry.max_retries:
-            return "no retry"
-        count = _count(retry.max_retries)
-        waits = f"after {_length(retry.initial)} at first, then {retry.multiplier:g} times as long each time"
-        return f"tried again {count}, {waits}, at most {_length(retry.max)}"
+            return "A failed run is not retried."
+        first, longest = _length(retry.initial), _length(retry.max)
+        growth = (
+            "" if retry.multiplier == 1 else f", then {retry.multiplier:g} times as long each time, up to {longest}"
+        )
+        return f"A failed attempt is retried {_count(retry.max_retries)}: after {first}{growth}."
     waits = ", ".join(map(_length, retry.intervals))
     if retry.max_retries is None:
-        return f"tried again after {waits}"
-    return f"tried again {_count(retry.max_retries)}, after {waits}" if retry.max_retries else "no retry"
+        return f"A failed attempt is retried after {waits}."
+    if not retry.max_retries:
+        return "A failed run is not retried."
+    return f"A failed attempt is retried {_count(retry.max_retries)}, after {waits}."
 
 
 def _length(seconds: float) -> str:
@@ -301,5 +313,5 @@ def _length(seconds: float) -> str:
 
 def _count(retries: int) -> str:
     if retries < 0:
-        return "without end"
+        return "without limit"
     return "once" if retries == 1 else f"up to {retries} times"

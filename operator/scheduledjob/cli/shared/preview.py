@@ -41,7 +41,7 @@ def print_next_of_files(paths: Sequence[str], start: str | None, count: int, out
     bare = output == "table" and all(each.namespace == "default" for each in awake)
     columns = [name for name in rows[0] if not (bare and name == "namespace")] if rows else []
     if schedules:
-        print_rows(rows, output, columns=columns, empty="no slot is left")
+        print_rows(rows, output, columns=columns, empty="no slots are left")
     return 2 if faults else 0
 
 
