@@ -22,7 +22,7 @@ from rich.table import Table
 
 from scheduledjob.domain.time.instants import DAY, HOUR, to_datetime, to_instant
 from scheduledjob.domain.triggers.cron import Cron
-from scheduledjob.domain.triggers.registry import Every
+from scheduledjob.domain.triggers.every import Every
 from scheduledjob.domain.triggers.timetable import Bound, Timetable, Window
 
 if TYPE_CHECKING:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.backoff import Exponential, Fixed
-    from scheduledjob.domain.triggers.registry import At, Cron, CronError, Every
+    from scheduledjob.domain.triggers.cron import Cron, CronError
+    from scheduledjob.domain.triggers.every import Every
+    from scheduledjob.domain.triggers.once import At
     from scheduledjob.engine.store import SlugTaken, StoreError, StoreUnavailable
     from scheduledjob.engine.task import Task
     from scheduledjob.jobs.payload_jobs import CurlJob, ShellJob
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
     from .scheduler import Scheduler
 
 _HOMES = {
-    "At": "domain.triggers.registry",
-    "Cron": "domain.triggers.registry",
-    "CronError": "domain.triggers.registry",
+    "At": "domain.triggers.once",
+    "Cron": "domain.triggers.cron",
+    "CronError": "domain.triggers.cron",
     "CurlJob": "jobs.payload_jobs",
-    "Every": "domain.triggers.registry",
+    "Every": "domain.triggers.every",
     "Exponential": "domain.schedule.backoff",
     "Fixed": "domain.schedule.backoff",
     "Job": "jobs.python.python_job",

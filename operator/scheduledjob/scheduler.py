@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
 from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.machine import first_state
-from scheduledjob.domain.schedule.plan import Plan, slots_of, spec_of
+from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.state import State, run_id
 from scheduledjob.domain.time.durations import in_seconds, is_number
 from scheduledjob.domain.time.instants import Instant, from_seconds, to_instant
+from scheduledjob.domain.triggers.registry import spec_of
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.replica import Replica
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from scheduledjob.domain.triggers.registry import At, Cron, Every
+    from scheduledjob.domain.triggers.cron import Cron
+    from scheduledjob.domain.triggers.every import Every
+    from scheduledjob.domain.triggers.once import At
     from scheduledjob.engine.executor import Executor
     from scheduledjob.engine.observer import Observer
     from scheduledjob.jobs.python.python_job import Job

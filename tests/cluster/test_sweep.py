@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.domain.schedule.definition import AtTrigger
+from scheduledjob.domain.triggers.once import AtTrigger
 from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
 from scheduledjob.kube.client.api import Api
 from scheduledjob.kube.client.paths import scheduled_jobs

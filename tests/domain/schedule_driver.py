@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from scheduledjob.domain.schedule.actions import Actions, AttemptEnd
-from scheduledjob.domain.schedule.definition import Definition, EveryTrigger
+from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.machine import Schedule, first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.state import RunRecord, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant
+from scheduledjob.domain.triggers.every import EveryTrigger
 
 T: Instant = 1_790_000_000 * SECOND
 """When the schedules here are created; a whole minute."""

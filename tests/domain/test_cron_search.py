@@ -55,7 +55,7 @@ def judge(expression: str, sky: Sky, pick: random.Random, instants: int = 12) ->
         expected = bisect_right(slots, until // SECOND) - bisect_right(slots, after // SECOND)
         assert cron.count(after, until) == max(0, expected), f"{about}: count from {after} to {until}"
     day = middle // SECOND // 86_400
-    search = cron.searches()
+    search = cron.by_day()
     bits = search.day_slots(day, search.day_pattern())
     first, last = day * 86_400, (day + 1) * 86_400
     if sky.start <= first and last <= sky.stop:

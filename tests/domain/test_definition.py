@@ -8,20 +8,19 @@ from hypothesis import given
 
 from scheduledjob.domain.schedule.backoff import Exponential
 from scheduledjob.domain.schedule.definition import (
-    AfterTrigger,
-    AtTrigger,
     CatchUp,
     Concurrency,
-    CronTrigger,
     Definition,
-    EveryTrigger,
     ExcludeCron,
     ExcludeWindow,
     Misfire,
 )
-from scheduledjob.domain.schedule.plan import Plan, slots_of, spec_of
+from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.time.instants import MINUTE, SECOND, to_datetime
-from scheduledjob.domain.triggers.registry import At, Cron, Every
+from scheduledjob.domain.triggers.cron import Cron, CronTrigger
+from scheduledjob.domain.triggers.every import Every, EveryTrigger
+from scheduledjob.domain.triggers.once import AfterTrigger, At, AtTrigger
+from scheduledjob.domain.triggers.registry import spec_of
 from tests.domain.test_schedule_machine import definitions
 
 T = 1_790_000_000 * SECOND

@@ -7,7 +7,10 @@ import random
 import pytest
 
 from scheduledjob.domain.triggers.cron import Cron, CronError
-from scheduledjob.domain.triggers.registry import After, At, Every, Following
+from scheduledjob.domain.triggers.every import Every
+from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.domain.triggers.manual import ManualTrigger
+from scheduledjob.domain.triggers.once import AfterTrigger, At
 from tests.domain.cron_oracle import random_expression
 
 WORDS = [
@@ -100,9 +103,10 @@ def test_the_other_triggers_have_words_too() -> None:
     assert Every(5400).explain() == "every 1h30m"
     assert Every(30).bind(0).explain() == "every 30s, counted from 1970-01-01T00:00:00Z"
     assert At("2026-12-01T10:00:00+01:00").explain() == "once, at 2026-12-01T09:00:00Z"
-    assert After(300_000_000).explain() == "once, 5m after creation"
-    assert Following("extract").explain() == "whenever a run of extract succeeds"
-    assert Following("extract", "Failed").explain() == "whenever a run of extract fails"
+    assert AfterTrigger(300_000_000).long("") == "once, 5m after the object is created"
+    assert FollowingTrigger("extract").long("") == "when a run of extract succeeds"
+    assert FollowingTrigger("extract", "Failed").long("") == "when a run of extract fails"
+    assert ManualTrigger().long("") == "by hand, when somebody starts a run"
 
 
 def test_no_expression_is_without_words() -> None:

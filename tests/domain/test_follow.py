@@ -11,19 +11,14 @@ from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential
-from scheduledjob.domain.schedule.definition import (
-    CatchUp,
-    Concurrency,
-    EveryTrigger,
-    ExcludeWindow,
-    FollowingTrigger,
-    Misfire,
-)
+from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, ExcludeWindow, Misfire
 from scheduledjob.domain.schedule.followed_runs import LATE, LOOK_AGAIN, LOOK_EVERY, REMEMBERED, upstreams
 from scheduledjob.domain.schedule.machine import Schedule, first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.state import Completion, Outcome, RunRecord, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND
+from scheduledjob.domain.triggers.every import EveryTrigger
+from scheduledjob.domain.triggers.following import FollowingTrigger
 
 from .schedule_driver import Driver, T, defined
 from .test_manual import ask, paused

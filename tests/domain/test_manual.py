@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
-from scheduledjob.domain.schedule.definition import AtTrigger, Concurrency, Timeouts
+from scheduledjob.domain.schedule.definition import Concurrency, Timeouts
 from scheduledjob.domain.schedule.handle_requests import REMEMBERED
 from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import MINUTE, SECOND
+from scheduledjob.domain.triggers.once import AtTrigger
 
 from .schedule_driver import Driver, T, defined
 

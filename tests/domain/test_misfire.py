@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.schedule.definition import (
-    AtTrigger,
-    CatchUp,
-    Definition,
-    EveryTrigger,
-    ExcludeWindow,
-    Misfire,
-    Trigger,
-)
+from scheduledjob.domain.schedule.definition import CatchUp, Definition, ExcludeWindow, Misfire
 from scheduledjob.domain.schedule.misfire import ON_TIME, Decided, decide, jitter_of, newest_due
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.time.instants import SECOND, Instant
+from scheduledjob.domain.triggers.every import EveryTrigger
+from scheduledjob.domain.triggers.once import AtTrigger
+
+if TYPE_CHECKING:
+    from scheduledjob.domain.triggers.registry import Trigger
 
 T: Instant = 1_790_000_000 * SECOND
 END = 300

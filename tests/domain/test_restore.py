@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.schedule.definition import Concurrency, Definition, EveryTrigger
+from scheduledjob.domain.schedule.definition import Concurrency, Definition
 from scheduledjob.domain.schedule.machine import Schedule, first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.restore import restored_state
 from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant
+from scheduledjob.domain.triggers.every import EveryTrigger
 
 NOW: Instant = 1_796_119_200 * SECOND
 EVERY = Definition(kind="job", triggers=(EveryTrigger(MINUTE),))

@@ -6,12 +6,13 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Definition, EveryTrigger, Misfire
+from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Definition, Misfire
 from scheduledjob.domain.schedule.machine import Schedule, first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.restore import restored_state
 from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.time.instants import SECOND, Instant
+from scheduledjob.domain.triggers.every import EveryTrigger
 
 T = 1_800_000_000 * SECOND
 """When everything was created."""

@@ -9,20 +9,15 @@ import pytest
 
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
-from scheduledjob.domain.schedule.definition import (
-    AtTrigger,
-    CatchUp,
-    Concurrency,
-    EveryTrigger,
-    ExcludeWindow,
-    FollowingTrigger,
-    Misfire,
-)
+from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, ExcludeWindow, Misfire
 from scheduledjob.domain.schedule.machine import Schedule, first_state, first_wake
 from scheduledjob.domain.schedule.misfire import jitter_of
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND
+from scheduledjob.domain.triggers.every import EveryTrigger
+from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.domain.triggers.once import AtTrigger
 
 from .schedule_driver import Driver, T, defined
 

@@ -19,28 +19,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from scheduledjob.domain.schedule.actions import Actions, AttemptEnd
 from scheduledjob.domain.schedule.backoff import WITHOUT_END, Backoff, Exponential, Fixed
-from scheduledjob.domain.schedule.definition import (
-    AtTrigger,
-    CatchUp,
-    Concurrency,
-    Definition,
-    EveryTrigger,
-    ExcludeWindow,
-    Misfire,
-    Timeouts,
-    Trigger,
-)
+from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Definition, ExcludeWindow, Misfire, Timeouts
 from scheduledjob.domain.schedule.machine import Schedule, first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.runs import MAX_LOST_IN_ROW
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import SECOND, Instant
+from scheduledjob.domain.triggers.every import EveryTrigger
+from scheduledjob.domain.triggers.once import AtTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scheduledjob.domain.schedule.misfire import Slots
+    from scheduledjob.domain.triggers.registry import Trigger
 
 CREATED: Instant = 1_790_000_000 * SECOND
 UID = "8c5f"

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, Instant, to_datetime, to_instant
 from scheduledjob.domain.triggers.cron import Cron, CronError
-from scheduledjob.domain.triggers.registry import At, Every, Following
+from scheduledjob.domain.triggers.every import Every
+from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.domain.triggers.manual import ManualTrigger
+from scheduledjob.domain.triggers.once import At
 from scheduledjob.domain.triggers.timetable import Bound, Timetable, Window
 from tests.domain.cron_oracle import EPOCH, Oracle, minute_skies, random_expression
 
@@ -246,12 +249,23 @@ def test_the_search_by_days_minds_windows_moments_and_ends() -> None:
 
 
 def test_a_timetable_knows_what_it_follows() -> None:
-    following = Following("extract")
+    following = FollowingTrigger("extract")
     timetable = Timetable([following])
     assert timetable.following == (following,)
     assert timetable.next(START) is None
     assert timetable.previous(START) is None
     assert timetable.count(0, START) == (0, 0)
+    assert not timetable.by_hand
+
+
+def test_a_manual_trigger_has_no_slots_and_changes_no_others() -> None:
+    alone = Timetable([ManualTrigger()])
+    assert alone.by_hand
+    assert alone.next(START) is alone.previous(START) is None
+    assert alone.count(0, START) == (0, 0)
+    beside = Timetable([Every(60).bind(0), ManualTrigger()])
+    assert beside.by_hand
+    assert beside.next(START) == START + MINUTE
 
 
 @pytest.mark.parametrize(

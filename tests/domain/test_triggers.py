@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -9,14 +10,20 @@ from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduledjob.domain.schedule.misfire import jitter_of
 from scheduledjob.domain.time.durations import MAX_DURATION, format_duration, parse_duration
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, to_datetime, to_instant
 from scheduledjob.domain.time.zones import midnight
-from scheduledjob.domain.triggers.registry import After, At, Cron, Every, Following, jitter_of
+from scheduledjob.domain.triggers.cron import Cron
+from scheduledjob.domain.triggers.every import Every
+from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.domain.triggers.once import AfterTrigger, At
+from scheduledjob.domain.triggers.registry import TRIGGER_KINDS, Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,20 +163,20 @@ def test_moments_are_read(text: str) -> None:
     ("text", "named"),
     [
         ("2026-12-01T10:00:00", "has no offset"),
-        ("2026-12-01", "is no instant: write it as in"),
-        ("2026-02-30T10:00:00Z", "is no instant: "),
-        ("2026-12-01T24:00:01Z", "is no instant: "),
-        ("2026-12-01T10:00:60Z", "is no instant: "),
+        ("2026-12-01", "is not an instant: write it as in"),
+        ("2026-02-30T10:00:00Z", "is not an instant: "),
+        ("2026-12-01T24:00:01Z", "is not an instant: "),
+        ("2026-12-01T10:00:60Z", "is not an instant: "),
         ("tomorrow", "write it as in"),
-        ("2026-12-01T10:00:00+25:00", "is no instant: "),
-        ("9999-12-31T23:59:59-01:00", "is no instant: "),
+        ("2026-12-01T10:00:00+25:00", "is not an instant: "),
+        ("9999-12-31T23:59:59-01:00", "is not an instant: "),
         ("0001-01-01T00:00:00Z", "write a year from 2 to 9998"),
         ("2026-12-01T10:00:00.1234567Z", "write it as in"),
-        ("x" * 5000, "is no instant"),
+        ("x" * 5000, "is not an instant"),
     ],
 )
 def test_other_moments_are_refused(text: str, named: str) -> None:
-    with pytest.raises(ValueError, match=r"write|is no instant") as raised:
+    with pytest.raises(ValueError, match=r"write|is not an instant") as raised:
         At(text)
     assert named in str(raised.value)
     assert len(str(raised.value)) < 250
@@ -193,28 +200,52 @@ def test_a_moment_fires_once_to_the_microsecond() -> None:
     assert (at.next(just_before), at.next(moment)) == (moment, None)
     assert (at.previous(just_before), at.previous(moment)) == (None, moment)
     assert (at.count(at.instant - 1, at.instant), at.count(at.instant, at.instant + 1)) == (1, 0)
-    assert at.bind(0) is at
 
 
 def test_a_delay_is_a_moment_once_the_creation_is_known() -> None:
-    assert After(5 * MINUTE).bind(to_instant(NOON)) == At(NOON + timedelta(minutes=5))
+    assert AfterTrigger(5 * MINUTE).bind("", to_instant(NOON)) == At(NOON + timedelta(minutes=5))
+    assert AfterTrigger(0).bind("", to_instant(NOON)) == At(NOON + timedelta(microseconds=1))
     with pytest.raises(ValueError, match="write 0s to 36500d"):
-        After(-1)
+        AfterTrigger(-1).bind("", 0)
 
 
 def test_following_checks_its_outcome() -> None:
-    assert Following("extract").outcome == "Succeeded"
+    assert FollowingTrigger("extract").outcome == "Succeeded"
     with pytest.raises(ValueError, match="'Done' is unknown: write Succeeded, Failed or Cancelled"):
-        Following("extract", "Done")
+        FollowingTrigger("extract", "Done").bind("", 0)
+
+
+STORED = {
+    '{"trigger":"cron","expression":"H 2 * * *","time_zone":"Europe/Lisbon","seed":"a/b"}': "H 2 * * * Europe/Lisbon",
+    '{"trigger":"cron","expression":"@daily"}': "@daily",
+    '{"trigger":"every","every":30000000,"anchor":1790000000000000}': "every 30s",
+    '{"trigger":"every","every":30000000}': "every 30s",
+    '{"trigger":"at","at":1790000000000000}': "at 2026-09-21T14:13:20Z",
+    '{"trigger":"after","after":300000000}': "after 5m",
+    '{"trigger":"following","name":"extract","outcome":"Failed"}': "following extract",
+    '{"trigger":"manual"}': "manual",
+}
+
+
+@pytest.mark.parametrize(("text", "short"), STORED.items())
+def test_what_is_stored_is_read_and_written_alike(text: str, short: str) -> None:
+    trigger = msgspec.json.decode(text, type=Trigger)
+    assert msgspec.json.encode(trigger).decode() == text
+    assert trigger.short() == short
+    assert trigger.long("seed")
+    assert trigger.unlisted == "" or isinstance(trigger, FollowingTrigger)
+
+
+def test_each_kind_has_its_tag() -> None:
+    assert list(TRIGGER_KINDS) == ["cron", "every", "at", "after", "following", "manual"]
+    assert set(TRIGGER_KINDS) == {json.loads(text)["trigger"] for text in STORED}
 
 
 def test_triggers_are_values() -> None:
-    triggers: list[Callable[[], Cron | Every | At | After | Following]] = [
+    triggers: list[Callable[[], Cron | Every | At]] = [
         lambda: Cron("0 30 2 * * ?", "Europe/Lisbon", seed="a/b"),
         lambda: Every(30.0),
         lambda: At("2026-12-01T10:00:00Z"),
-        lambda: After(MINUTE),
-        lambda: Following("extract"),
     ]
     for make in triggers:
         one, same = make(), make()
@@ -302,7 +333,7 @@ def test_jitter_is_stable_uniform_and_within_its_bounds() -> None:
 
 def found_before() -> int:
     """What another process finds, with another seed of ``hash()``."""
-    code = "from scheduledjob.domain.triggers.registry import jitter_of; print(jitter_of('uid-1', 60, 30_000_000))"
+    code = "from scheduledjob.domain.schedule.misfire import jitter_of; print(jitter_of('uid-1', 60, 30_000_000))"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 
 

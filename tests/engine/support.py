@@ -9,11 +9,12 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.domain.schedule.definition import AtTrigger, Definition, Keep
+from scheduledjob.domain.schedule.definition import Definition, Keep
 from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant
+from scheduledjob.domain.triggers.once import AtTrigger
 from scheduledjob.engine.executor import Attempt, Executor, Result
 from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.observer import Observer

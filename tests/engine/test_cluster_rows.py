@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from scheduledjob.domain.schedule.definition import Concurrency, Definition, EveryTrigger, FollowingTrigger
+from scheduledjob.domain.schedule.definition import Concurrency, Definition
 from scheduledjob.domain.schedule.requests import NONE, Requests
 from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import DAY, SECOND
+from scheduledjob.domain.triggers.every import EveryTrigger
+from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.executor import CANCELLED, RELEASED, Attempt, Result
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.stats import Stats

@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from scheduledjob.domain.schedule.backoff import Fixed
-from scheduledjob.domain.schedule.definition import EveryTrigger
 from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.engine.store import Origin
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore

@@ -10,11 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.schedule.definition import AtTrigger, CronTrigger, Definition, EveryTrigger, FollowingTrigger
+from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.misfire import jitter_of
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant, rfc3339
+from scheduledjob.domain.triggers.cron import CronTrigger
+from scheduledjob.domain.triggers.every import EveryTrigger
+from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.domain.triggers.once import AtTrigger
 from scheduledjob.engine.store import Origin, Row
 from scheduledjob.jobs.container.pod_names import pod_name
 from scheduledjob.kube.report.status import begun_of, build_status, engine_text, since_of

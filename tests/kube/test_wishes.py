@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.schedule.definition import EveryTrigger
 from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.jobs.container.pod_spec import PodSettings
 from scheduledjob.kube.reconcile.desired_state import (
     KIND_INVALID,

@@ -115,7 +115,7 @@ GIVEN: dict[str, Any] = {"datetime": datetime, "timedelta": timedelta}
         ("Every(True)", TypeError, "an interval of True"),
         ("Every(None)", TypeError, "an interval of None"),
         ('Every(30, "2026-12-01T10:00:00Z")', TypeError, r"no datetime: give an aware one, as in datetime\(2026"),
-        ("At(5)", TypeError, "5 is no moment: give an aware datetime, or text"),
+        ("At(5)", TypeError, "5 is not a moment: give an aware datetime, or text"),
         ('At("2026-12-01T10:00:00Z").next("now")', TypeError, "'now' is no datetime: give an aware one"),
         ('At("2026-12-01T10:00:00Z").previous(datetime(2026, 1, 1))', ValueError, "has no time zone"),
         ("Cron(5)", ValueError, 'an expression of 5 is not allowed: give text, as in "30 2'),

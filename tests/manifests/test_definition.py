@@ -11,21 +11,20 @@ from pydantic import BaseModel
 
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import (
-    AfterTrigger,
-    AtTrigger,
     CatchUp,
     Concurrency,
-    CronTrigger,
     Definition,
-    EveryTrigger,
     ExcludeCron,
     ExcludeWindow,
-    FollowingTrigger,
     Keep,
     Misfire,
     Timeouts,
 )
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, to_instant
+from scheduledjob.domain.triggers.cron import CronTrigger
+from scheduledjob.domain.triggers.every import EveryTrigger
+from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.domain.triggers.once import AfterTrigger, AtTrigger
 from scheduledjob.engine.executor import CurlSpec, ShellSpec, Value
 from scheduledjob.manifests.base import PATTERN_MEANINGS
 from scheduledjob.manifests.checks import parse_instant

@@ -10,9 +10,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.schedule.definition import Concurrency, EveryTrigger, FollowingTrigger
+from scheduledjob.domain.schedule.definition import Concurrency
 from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.domain.time.instants import SECOND, Instant
+from scheduledjob.domain.triggers.every import EveryTrigger
+from scheduledjob.domain.triggers.following import FollowingTrigger
 
 if TYPE_CHECKING:
     from .scenario import DesiredState, History

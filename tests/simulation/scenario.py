@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
-from scheduledjob.domain.schedule.definition import (
-    CatchUp,
-    Concurrency,
-    Definition,
-    EveryTrigger,
-    FollowingTrigger,
-    Keep,
-    Misfire,
-    Trigger,
-)
+from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Definition, Keep, Misfire
 from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.requests import NONE, Requests
 from scheduledjob.domain.schedule.state import RunRecord, State
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant
+from scheduledjob.domain.triggers.every import EveryTrigger
+from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaSettings
@@ -34,6 +27,9 @@ from .network import DistantStore, Faults, Link, at_once
 from .pods import Cluster, PodExecutor
 from .processes import SimulatedExecutor
 from .world import Event, Machine, World
+
+if TYPE_CHECKING:
+    from scheduledjob.domain.triggers.registry import Trigger
 
 TROUBLE = 60.0
 """Seconds in which things go wrong."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.domain.schedule.backoff import Fixed
-from scheduledjob.domain.schedule.definition import CatchUp, EveryTrigger, Misfire
+from scheduledjob.domain.schedule.definition import CatchUp, Misfire
 from scheduledjob.domain.time.instants import HOUR, SECOND
+from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.engine.store import SlugTaken, Store, StoreUnavailable
 from scheduledjob.stores import open_store

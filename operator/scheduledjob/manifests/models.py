@@ -17,7 +17,8 @@ from .policies import CompleteOn, Execution, History, Misfire, Retry, Timeouts
 from .problems import listed
 from .rules import Rule, not_later, stated
 from .sources import ValueFrom
-from .trigger_models import Exclude, Trigger
+from .triggers.exclude import Exclude
+from .triggers.trigger_model import Trigger
 
 GROUP = "scheduledjobs.dev"
 VERSION = "v1beta1"

@@ -11,21 +11,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
-from scheduledjob.domain.schedule.definition import (
-    AfterTrigger,
-    AtTrigger,
-    CatchUp,
-    Concurrency,
-    CronTrigger,
-    Definition,
-    EveryTrigger,
-    ExcludeCron,
-    ExcludeWindow,
-    FollowingTrigger,
-    Keep,
-    Misfire,
-    Timeouts,
-)
+from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Definition, Keep, Misfire, Timeouts
 from scheduledjob.domain.time.durations import parse_duration
 from scheduledjob.domain.time.instants import SECOND, Instant, Micros, to_instant
 from scheduledjob.engine.executor import CurlSpec, ShellSpec, Value
@@ -33,17 +19,14 @@ from scheduledjob.jobs.hooks import CURL_TIMEOUT
 
 from .checks import parse_instant
 from .manifest_references import qualified
+from .triggers.trigger_model import stored
 
 if TYPE_CHECKING:
-    from scheduledjob.domain.schedule.definition import Exclude as DomainExclude
-    from scheduledjob.domain.schedule.definition import Trigger as DomainTrigger
-
     from .job_models import Curl, Hook, Shell
     from .models import ScheduledJob, Spec
     from .policies import CompleteOn, Retry
     from .policies import Misfire as MisfireModel
     from .sources import KeySelector, SecretValue, ValueFrom
-    from .trigger_models import Exclude, Trigger
 
 
 def to_definition(job: ScheduledJob) -> Definition:
@@ -57,8 +40,8 @@ def to_definition(job: ScheduledJob) -> Definition:
     return Definition(
         kind=kind,
         job=description,
-        triggers=tuple(_trigger(trigger) for trigger in spec.triggers),
-        exclude=tuple(_exclude(exclude) for exclude in spec.exclude or ()),
+        triggers=tuple(stored(trigger) for trigger in spec.triggers),
+        exclude=tuple(exclude.to_stored() for exclude in spec.exclude or ()),
         start_at=_instant(spec.start_at),
         end_at=_instant(spec.end_at),
         max_runs=spec.max_runs,
@@ -108,27 +91,6 @@ def _seconds(text: str) -> float:
 
 def _instant(text: str | None) -> Instant | None:
     return None if text is None else to_instant(parse_instant(text))
-
-
-def _trigger(trigger: Trigger) -> DomainTrigger:
-    if trigger.cron is not None:
-        return CronTrigger(trigger.cron, trigger.time_zone or "UTC")
-    if trigger.every is not None:
-        return EveryTrigger(parse_duration(trigger.every), _instant(trigger.anchor))
-    if trigger.at is not None:
-        return AtTrigger(to_instant(parse_instant(trigger.at)))
-    if trigger.after is not None:
-        return AfterTrigger(parse_duration(trigger.after))
-    assert trigger.following is not None
-    return FollowingTrigger(trigger.following.name, trigger.following.outcome or "Succeeded")
-
-
-def _exclude(exclude: Exclude) -> DomainExclude:
-    window = exclude.window
-    if window is not None:
-        return ExcludeWindow(*window)
-    assert exclude.cron is not None
-    return ExcludeCron(exclude.cron, exclude.time_zone or "UTC")
 
 
 def _misfire(misfire: MisfireModel | None) -> Misfire:

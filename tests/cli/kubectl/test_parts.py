@@ -133,11 +133,17 @@ def body(**spec: Any) -> dict[str, Any]:
     [
         ({"triggers": [{"every": "1h"}]}, "Runs", ["every 1h, counted from the object's creation"]),
         ({"triggers": [{"at": "2026-12-01T10:00:00Z"}]}, "Runs", ["once, at 2026-12-01T10:00:00Z"]),
-        ({"triggers": [{"after": "5m"}]}, "Runs", ["once, 5m after the object's creation"]),
+        ({"triggers": [{"after": "5m"}]}, "Runs", ["once, 5m after the object is created"]),
         (
             {"triggers": [{"following": {"name": "x", "outcome": "Failed"}}]},
             "Runs",
-            ["when a run of x ends as Failed"],
+            ["when a run of x fails"],
+        ),
+        ({"triggers": [{"manual": True}]}, "Runs", ["only by hand, when somebody starts a run"]),
+        (
+            {"triggers": [{"every": "1h"}, {"manual": True}]},
+            "Runs",
+            ["every 1h, counted from the object's creation", "by hand, when somebody starts a run"],
         ),
         (
             {"concurrencyPolicy": "Replace"},

@@ -12,9 +12,11 @@ from scheduledjob.cli.kubectl import simulation
 from scheduledjob.cli.kubectl.plugin import execute
 from scheduledjob.cli.kubectl.simulation import load_of
 from scheduledjob.cli.kubectl.upcoming import Schedule
-from scheduledjob.domain.schedule.definition import CronTrigger, Definition, EveryTrigger
+from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND
+from scheduledjob.domain.triggers.cron import CronTrigger
+from scheduledjob.domain.triggers.every import EveryTrigger
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -38,7 +38,7 @@ def _row(body: Object, *, everywhere: bool, wide: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"namespace": namespace} if everywhere else {}
     row |= {
         "name": name,
-        "schedule": status.get("schedule") or schedule_in_short(body),
+        "schedule": status.get("schedule") or _triggers_in_short(body),
         "suspended": is_suspended(body),
         "last": status.get("lastOutcome"),
         "next": status.get("nextRun"),
@@ -69,14 +69,12 @@ def kind_of_job(body: Object) -> str:
     return str(job[kind].get("kind", kind)) if kind == "custom" else kind
 
 
-def schedule_in_short(body: Object) -> str:
-    """The triggers as they are written, of an object that no operator has looked at yet."""
-    words = []
-    for trigger in body["spec"].get("triggers") or ():
-        kind = next((kind for kind in ("cron", "every", "at", "after", "following") if kind in trigger), "")
-        text = trigger.get(kind, "")
-        text = text.get("name", "") if isinstance(text, dict) else text
-        words.append(
-            f"{text} {trigger['timeZone']}" if "timeZone" in trigger else text if kind == "cron" else f"{kind} {text}"
-        )
-    return ", ".join(words)
+def _triggers_in_short(body: Object) -> str:
+    """Return the triggers as the operator would write them into status; for an object that has no status yet."""
+    from scheduledjob.manifests.triggers.trigger_model import stored_of_manifest
+
+    triggers = body["spec"].get("triggers") or ()
+    try:
+        return ", ".join(stored_of_manifest(trigger).short() for trigger in triggers)
+    except ValueError:
+        return "invalid"

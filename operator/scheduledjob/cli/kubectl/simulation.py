@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.printing import BOLD, RED, YELLOW, Form, coloured, has_colour, out, print_plain, say
 from scheduledjob.cli.shared.validation import with_pipe
-from scheduledjob.domain.schedule.definition import FollowingTrigger
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, Instant, rfc3339, to_datetime
+from scheduledjob.domain.triggers.following import FollowingTrigger
 
 from .upcoming import Schedule, instant_from, schedule_of
 

@@ -17,20 +17,13 @@ from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.formats import printable
 from scheduledjob.cli.shared.printing import BOLD, Form, coloured, out, print_objects, print_plain, print_table, say
 from scheduledjob.domain.schedule.backoff import Exponential
-from scheduledjob.domain.schedule.definition import (
-    AfterTrigger,
-    AtTrigger,
-    CronTrigger,
-    Definition,
-    EveryTrigger,
-    ExcludeCron,
-    FollowingTrigger,
-)
+from scheduledjob.domain.schedule.definition import Definition, ExcludeCron
 from scheduledjob.domain.schedule.misfire import jitter_of
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.domain.time.instants import SECOND, Instant, from_seconds, rfc3339, to_datetime, to_instant
 from scheduledjob.domain.triggers.cron import Cron, CronError
+from scheduledjob.domain.triggers.registry import runs_only_by_hand
 
 from .cluster_access import Cluster, Object, instant_of, key_of, now, status_of
 from .listing import is_suspended, nothing
@@ -38,7 +31,6 @@ from .listing import is_suspended, nothing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scheduledjob.domain.schedule.definition import Trigger
     from scheduledjob.domain.schedule.misfire import Slots
 
     from .cluster_access import Where
@@ -132,7 +124,7 @@ def print_next(where: Where, name: str | None, start: str | None, count: int, fo
             continue
         if schedule.standing:
             say(f"{schedule.name}: {schedule.standing}")
-        tell_of_following(schedule)
+        say_what_is_not_listed(schedule)
         if name or not schedule.standing:
             schedules.append(schedule)
     jitters = form is Form.WIDE or any(each.definition.jitter for each in schedules)
@@ -148,11 +140,14 @@ def print_next(where: Where, name: str | None, start: str | None, count: int, fo
         print_plain(rows, form)
 
 
-def tell_of_following(schedule: Schedule) -> None:
-    """Say what ``next`` can't list."""
-    names = [one.name for one in schedule.definition.triggers if isinstance(one, FollowingTrigger)]
-    if names:
-        say(f"{schedule.name}: it also runs when a run of {', '.join(names)} ends, which is not known in advance")
+def say_what_is_not_listed(schedule: Schedule) -> None:
+    """Say on standard error which runs ``next`` can't list, and how to start a job that has no slots."""
+    if runs_only_by_hand(schedule.definition.triggers):
+        command = f"kubectl scheduledjob run {schedule.name}"
+        say(f"{schedule.name}: it has no slots and runs only by hand; in a cluster: {command}")
+    for trigger in schedule.definition.triggers:
+        if trigger.unlisted:
+            say(f"{schedule.name}: {trigger.unlisted}")
 
 
 def _first(schedules: list[Schedule], after: Instant, count: int) -> Iterator[tuple[Schedule, Instant, Instant]]:
@@ -167,7 +162,7 @@ def _first(schedules: list[Schedule], after: Instant, count: int) -> Iterator[tu
 
 def row_of(schedule: Schedule, slot: Instant, start: Instant, *, with_start: bool) -> dict[str, str]:
     """A slot as ``next`` lists it."""
-    zone = next((one.time_zone for one in schedule.definition.triggers if isinstance(one, CronTrigger)), "UTC")
+    zone = next((trigger.zone for trigger in schedule.definition.triggers if trigger.zone is not None), "UTC")
     local = to_datetime(slot).astimezone(ZoneInfo(zone))
     row = {
         "namespace": schedule.namespace,
@@ -219,7 +214,8 @@ def explanation(schedule: Schedule) -> dict[str, Any]:
     """What a schedule means, by headings."""
     definition = schedule.definition
     seed = f"{schedule.namespace}/{schedule.name}"
-    said: dict[str, Any] = {"Runs": [trigger_in_words(one, seed) for one in definition.triggers]}
+    only = "only " if runs_only_by_hand(definition.triggers) else ""
+    said: dict[str, Any] = {"Runs": [only + trigger.long(seed) for trigger in definition.triggers]}
     if definition.exclude:
         said["Except"] = [
             Cron(one.expression, one.time_zone, seed=seed).explain()
@@ -245,20 +241,6 @@ def explanation(schedule: Schedule) -> dict[str, Any]:
     if schedule.standing:
         said["But"] = schedule.standing
     return said
-
-
-def trigger_in_words(trigger: Trigger, seed: str) -> str:
-    """One trigger as a sentence."""
-    if isinstance(trigger, CronTrigger):
-        return f"{Cron(trigger.expression, trigger.time_zone, seed=seed).explain()} ({trigger.expression})"
-    if isinstance(trigger, EveryTrigger):
-        anchor = "the object's creation" if trigger.anchor is None else rfc3339(trigger.anchor)
-        return f"every {format_duration(trigger.every)}, counted from {anchor}"
-    if isinstance(trigger, AtTrigger):
-        return f"once, at {rfc3339(trigger.at)}"
-    if isinstance(trigger, AfterTrigger):
-        return f"once, {format_duration(trigger.after)} after the object's creation"
-    return f"when a run of {trigger.name} ends as {trigger.outcome}"
 
 
 def _overlap(definition: Definition) -> str:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from scheduledjob.cli.shared.command_errors import in_one_line
-from scheduledjob.domain.schedule.definition import FollowingTrigger
 from scheduledjob.domain.schedule.machine import first_state, first_wake
 from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.store import NewRow, Origin, Put, Row, Store
 from scheduledjob.manifests.loader import Loaded, LoadedJob, load
 from scheduledjob.manifests.manifest_references import ManifestReferences

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.cli.kubectl.cluster_access import now
 from scheduledjob.cli.kubectl.simulation import schedules_of_files
-from scheduledjob.cli.kubectl.upcoming import Schedule, explanation, instant_from, row_of, tell_of_following
-from scheduledjob.domain.schedule.definition import CronTrigger, EveryTrigger
+from scheduledjob.cli.kubectl.upcoming import Schedule, explanation, instant_from, row_of, say_what_is_not_listed
 from scheduledjob.domain.time.instants import SECOND
 
 from .formats import print_rows, print_value, printable
@@ -32,7 +31,7 @@ def print_next_of_files(paths: Sequence[str], start: str | None, count: int, out
     for each in schedules:
         if each.standing:
             say(f"{each.name}: left out, because it is {each.standing}")
-        tell_of_following(each)
+        say_what_is_not_listed(each)
     awake = [each for each in schedules if not each.standing]
     jitters = any(each.definition.jitter for each in awake)
     streams = (_slots(awake[place], place, begin) for place in range(len(awake)))
@@ -47,15 +46,10 @@ def print_next_of_files(paths: Sequence[str], start: str | None, count: int, out
 
 def _slots(schedule: Schedule, place: int, begin: Instant) -> Iterator[tuple[Instant, int, Instant]]:
     # A slot at the very beginning belongs to it; that of an interval would be its creation, at which none fires.
-    after = begin if any(map(_counts_from_creation, schedule.definition.triggers)) else begin - 1
+    from_creation = any(trigger.counts_from_creation for trigger in schedule.definition.triggers)
+    after = begin if from_creation else begin - 1
     for slot, start in itertools.islice(schedule.starts(after), schedule.definition.max_runs):
         yield slot, place, start
-
-
-def _counts_from_creation(trigger: object) -> bool:
-    if isinstance(trigger, CronTrigger):
-        return trigger.expression.startswith("@every")
-    return isinstance(trigger, EveryTrigger) and trigger.anchor is None
 
 
 def print_explanation_of_files(paths: Sequence[str], output: str) -> int:

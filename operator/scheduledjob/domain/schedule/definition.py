@@ -15,38 +15,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from scheduledjob.domain.time.instants import DAY, MINUTE, SECOND, Instant, Micros
+from scheduledjob.domain.triggers.registry import Trigger
 
 from .backoff import Backoff, Exponential
-
-
-class CronTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag="cron", tag_field="trigger"):
-    expression: str
-    time_zone: str = "UTC"
-    seed: str = ""
-    """What ``H`` spreads by; empty: the name of the schedule."""
-
-
-class EveryTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag="every", tag_field="trigger"):
-    every: Micros
-    anchor: Instant | None = None
-    """None: the creation of the schedule, cut to the whole second."""
-
-
-class AtTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag="at", tag_field="trigger"):
-    at: Instant
-
-
-class AfterTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag="after", tag_field="trigger"):
-    after: Micros
-    """Counted from the creation of the schedule."""
-
-
-class FollowingTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag="following", tag_field="trigger"):
-    name: str
-    outcome: str = "Succeeded"
-
-
-Trigger: TypeAlias = CronTrigger | EveryTrigger | AtTrigger | AfterTrigger | FollowingTrigger
 
 
 class ExcludeWindow(msgspec.Struct, frozen=True, omit_defaults=True, tag="window", tag_field="exclude"):

@@ -65,7 +65,8 @@ def plan(schedule: Runs, now: Instant) -> None:
         return
     slot = slots.next(state.decided_until) if slots is not None else None
     if slot is None:
-        if not active and not may_still_follow(schedule, now):
+        by_hand = slots is not None and slots.by_hand
+        if not active and not by_hand and not may_still_follow(schedule, now):
             state.completed = Completion.NO_SLOT
             schedule.changed = True
         return

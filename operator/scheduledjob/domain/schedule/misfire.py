@@ -17,7 +17,7 @@ from .definition import CatchUp
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scheduledjob.domain.triggers.once import Following
+    from scheduledjob.domain.triggers.following import FollowingTrigger
 
     from .definition import Definition
 
@@ -32,8 +32,12 @@ class Slots(Protocol):
     """When a schedule fires: the union of its triggers without what is excluded."""
 
     @property
-    def following(self) -> Sequence[Following]:
+    def following(self) -> Sequence[FollowingTrigger]:
         """What it follows besides: the ends of those runs are slots too, which only their end makes known."""
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether it waits for runs by hand, and so never completes for want of a slot."""
 
     def next(self, after: Instant) -> Instant | None: ...
 

@@ -1,32 +1,21 @@
-"""Plans: a definition made ready to be asked for slots.
+"""Plans: a definition with its triggers parsed, ready to answer when it fires.
 
-Parsing an expression costs more than a slot does, so what depends on the definition alone is made once and shared by
-all its rows; what depends on the row (when it was created, what it is called) is bound for each.
+Parsing an expression costs more than finding a slot. So what depends on the definition alone is computed once and
+shared by all its rows. What depends on the row (when it was created, what it is called) is bound for each row.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.time.instants import SECOND, Instant, from_seconds, to_datetime, to_instant
-from scheduledjob.domain.triggers.cron import Cron
-from scheduledjob.domain.triggers.every import Every
-from scheduledjob.domain.triggers.once import At, Following
-from scheduledjob.domain.triggers.timetable import Bound, Timetable, Window
+from scheduledjob.domain.triggers.cron import CronTrigger, cron_of
+from scheduledjob.domain.triggers.timetable import Timetable, Window
 
-from .definition import (
-    AfterTrigger,
-    AtTrigger,
-    CronTrigger,
-    Definition,
-    EveryTrigger,
-    ExcludeCron,
-    FollowingTrigger,
-    Trigger,
-)
+from .definition import Definition, ExcludeCron
 
 if TYPE_CHECKING:
+    from scheduledjob.domain.time.instants import Instant
+
     from .misfire import Slots
 
 
@@ -41,64 +30,31 @@ class Plan:
 
 
 def slots_of(plan: Plan, *, seed: str, created: Instant) -> Slots | None:
-    """When a row with this plan fires; None: never by itself. ``seed`` spreads ``H``, ``created`` anchors intervals."""
+    """Return when a row with this plan fires; None if the definition has no triggers.
+
+    ``seed`` decides the values of ``H``, intervals without an anchor count from ``created``.
+    """
     if not plan.definition.triggers:
         return None
     return plan.shared or _timetable(plan.definition, seed, created)
 
 
-def spec_of(trigger: Cron | Every | At) -> Trigger:
-    """A trigger of the library as a definition has it."""
-    if isinstance(trigger, Cron):
-        return CronTrigger(trigger.expression, trigger.time_zone, trigger.seed)
-    if isinstance(trigger, Every):
-        return EveryTrigger(
-            from_seconds(trigger.seconds), None if trigger.anchor is None else to_instant(trigger.anchor)
-        )
-    if isinstance(trigger, At):
-        return AtTrigger(trigger.instant)
-    raise TypeError(f"trigger is {type(trigger).__name__}: give Cron(...), Every(...) or At(...)")
-
-
 def _depends_on_row(definition: Definition) -> bool:
-    return any(
-        isinstance(trigger, AfterTrigger)
-        or (isinstance(trigger, EveryTrigger) and trigger.anchor is None)
-        or (isinstance(trigger, CronTrigger) and _cron_depends_on_row(trigger.expression, trigger.seed))
-        for trigger in definition.triggers
-    ) or any(isinstance(one, ExcludeCron) and _cron_depends_on_row(one.expression, "") for one in definition.exclude)
-
-
-def _cron_depends_on_row(expression: str, seed: str) -> bool:
-    expression = expression.lstrip().upper()
-    return ("H" in expression and not seed) or expression.startswith("@EVERY")
+    return any(trigger.depends_on_row for trigger in definition.triggers) or any(
+        isinstance(excluded, ExcludeCron) and CronTrigger(excluded.expression).depends_on_row
+        for excluded in definition.exclude
+    )
 
 
 def _timetable(definition: Definition, seed: str, created: Instant) -> Timetable:
     return Timetable(
-        [_bound(trigger, seed, created) for trigger in definition.triggers],
+        [trigger.bind(seed, created) for trigger in definition.triggers],
         [
-            _cron(one.expression, one.time_zone, seed) if isinstance(one, ExcludeCron) else Window(one.start, one.end)
-            for one in definition.exclude
+            cron_of(excluded.expression, excluded.time_zone, seed)
+            if isinstance(excluded, ExcludeCron)
+            else Window(excluded.start, excluded.end)
+            for excluded in definition.exclude
         ],
         definition.start_at,
         definition.end_at,
     )
-
-
-def _bound(trigger: Trigger, seed: str, created: Instant) -> Bound:
-    if isinstance(trigger, CronTrigger):
-        return _cron(trigger.expression, trigger.time_zone, trigger.seed or seed).bind(created)
-    if isinstance(trigger, EveryTrigger):
-        anchor = None if trigger.anchor is None else to_datetime(trigger.anchor)
-        return Every(trigger.every // SECOND, anchor).bind(created)
-    if isinstance(trigger, FollowingTrigger):
-        return Following(trigger.name, trigger.outcome)
-    # A slot lies after the creation, were it by the shortest time there is: what is not after the floor is decided.
-    instant = trigger.at if isinstance(trigger, AtTrigger) else created + max(trigger.after, 1)
-    return At(to_datetime(instant))
-
-
-@lru_cache(maxsize=10_000)
-def _cron(expression: str, time_zone: str, seed: str) -> Cron:
-    return Cron(expression, time_zone, seed=seed if "H" in expression.upper() else "")

@@ -23,7 +23,7 @@ from .state import Completion, Outcome, Run, RunRecord, State, record_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scheduledjob.domain.triggers.once import Following
+    from scheduledjob.domain.triggers.following import FollowingTrigger
 
 MAX_LOST_IN_ROW = 5
 """After so many attempts in a row that were lost with their replica, the run has failed: its job may be what kills."""
@@ -64,7 +64,7 @@ class Runs(msgspec.Struct, eq=False, gc=False):
     _asked_at: Instant = 0
 
     @property
-    def follows(self) -> Sequence[Following]:
+    def follows(self) -> Sequence[FollowingTrigger]:
         return self.slots.following if self.slots is not None else ()
 
     # ---------------------------------------------------------------- slots

@@ -1,7 +1,7 @@
-"""Cron: an expression in a time zone, as one value that can be asked for its slots.
+"""Cron: the slots of an expression in a time zone.
 
-The dialect is read by ``cron_parse``, searched by ``cron_search`` and put into words by ``explain``; here they meet.
-What depends on the expression alone is made once and shared by all schedules that have it.
+``domain/cron`` parses the dialect, searches it for slots and explains it in words; this module puts the three together.
+What depends on the expression alone is computed once and shared by all schedules that have it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from scheduledjob.domain.time.instants import SECOND, Instant, to_datetime, to_i
 from scheduledjob.domain.time.zones import zone_of
 
 from .every import Every
+from .stored_trigger import StoredTrigger
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["Cron", "CronError"]
+__all__ = ["Cron", "CronError", "CronTrigger", "cron_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """The slots of a cron expression in a time zone (an IANA name); ``seed`` is what ``H`` is spread by.
+    """The slots of a cron expression in a time zone (an IANA name). ``seed`` decides the values of ``H``.
 
-    Raises ``CronError``, a ``ValueError``, which names the field, the value and what is allowed.
+    Raises ``CronError``, a ``ValueError`` that names the field, the value and what is allowed.
     """
 
     expression: str
@@ -62,59 +63,109 @@ class Cron:
         object.__setattr__(self, "_times", times)
 
     def bind(self, created: Instant) -> Cron | Every:
-        """What fires once the schedule exists: itself, or the interval of ``@every``, counted from the creation."""
+        """Return itself, or for ``@every`` the interval counted from the creation of the schedule."""
         return self._times.bind(created) if isinstance(self._times, Every) else self
 
     def next(self, after: datetime) -> datetime | None:
-        """The first slot after a moment, in UTC; None if there is none any more."""
+        """Return the first slot after a moment, in UTC, or None."""
         if isinstance(self._times, Every):
             return self._times.next(after)
         slot = self.next_instant(to_instant(after))
         return None if slot is None else to_datetime(slot)
 
     def previous(self, at: datetime) -> datetime | None:
-        """The newest slot at or before a moment, in UTC; None if there was none."""
+        """Return the newest slot at or before a moment, in UTC, or None."""
         if isinstance(self._times, Every):
             return self._times.previous(at)
         slot = self.previous_instant(to_instant(at))
         return None if slot is None else to_datetime(slot)
 
     def explain(self) -> str:
-        """The expression in words."""
+        """Return the expression in words."""
         if self._fields is None:
             return self._times.explain() if isinstance(self._times, Every) else ""
         return explain(self._fields, self.time_zone)
 
     def next_instant(self, after: Instant) -> Instant | None:
-        """The first slot after an instant."""
+        """Return the first slot after an instant, or None."""
         if isinstance(self._times, Every):
             return self._times.next_instant(after)
         slot = self._times.next(after // SECOND + 1)
         return None if slot is None else slot * SECOND
 
     def previous_instant(self, at: Instant) -> Instant | None:
-        """The newest slot at or before an instant."""
+        """Return the newest slot at or before an instant, or None."""
         if isinstance(self._times, Every):
             return self._times.previous_instant(at)
         slot = self._times.previous(at // SECOND)
         return None if slot is None else slot * SECOND
 
     def count(self, after: Instant, until: Instant) -> int:
-        """How many slots lie in ``after < slot <= until``, without a walk over them."""
+        """Return how many slots lie in ``after < slot <= until``, without visiting each."""
         if isinstance(self._times, Every):
             return self._times.count(after, until)
         return self._times.count(after // SECOND + 1, until // SECOND + 1)
 
-    def searches(self, *, whole_minutes: bool = False) -> CronSearch | Every:
-        """The search behind it, in seconds.
+    def by_day(self) -> CronSearch | Every:
+        """Return the search behind it, in seconds."""
+        return self._times
 
-        With ``whole_minutes`` an expression of five fields, which says nothing of seconds, matches each second of
-        its minutes: what an exclusion such as ``* 22-6 * * *`` means for an interval of 30 s.
+    def whole_minutes(self) -> CronSearch | Every:
+        """Return the search for an exclusion.
+
+        An expression of five fields says nothing about seconds. As an exclusion, such as ``* 22-23 * * *`` for an
+        interval of 30 s, it matches each second of its minutes.
         """
-        if not whole_minutes or self._fields is None or self._fields.with_seconds:
+        if self._fields is None or self._fields.with_seconds:
             return self._times
         local = _local_times(self.expression, self.seed, any_second=True)
         return CronSearch(local, zone_of(self.time_zone), wall_clock=self._fields.wall_clock)
+
+    def stored(self) -> CronTrigger:
+        """Return the expression as a definition stores it."""
+        return CronTrigger(self.expression, self.time_zone, self.seed)
+
+
+class CronTrigger(StoredTrigger, frozen=True, tag="cron"):
+    """The slots of a cron expression."""
+
+    expression: str
+    time_zone: str = "UTC"
+    seed: str = ""
+    """Decides the values of ``H``; empty: the name of the schedule does."""
+
+    def bind(self, seed: str, created: Instant) -> Cron | Every:
+        """Return the expression, or the interval of ``@every``. Raises ``CronError``."""
+        return cron_of(self.expression, self.time_zone, self.seed or seed).bind(created)
+
+    def short(self) -> str:
+        """Return the expression, and the time zone unless it is UTC."""
+        return self.expression if self.time_zone == "UTC" else f"{self.expression} {self.time_zone}"
+
+    def long(self, seed: str) -> str:
+        """Return ``at 02:30 every day, Europe/Lisbon time (30 2 * * *)``."""
+        return f"{Cron(self.expression, self.time_zone, seed=self.seed or seed).explain()} ({self.expression})"
+
+    @property
+    def counts_from_creation(self) -> bool:
+        """Whether it is an interval."""
+        return self.expression.lstrip().upper().startswith("@EVERY")
+
+    @property
+    def depends_on_row(self) -> bool:
+        """Whether it is an interval, or ``H`` has the values of the schedule's name."""
+        return self.counts_from_creation or (not self.seed and "H" in self.expression.upper())
+
+    @property
+    def zone(self) -> str:
+        """The time zone of the expression."""
+        return self.time_zone
+
+
+@lru_cache(maxsize=10_000)
+def cron_of(expression: str, time_zone: str, seed: str) -> Cron:
+    """Return the expression, parsed once for all schedules that share it. Raises ``CronError``."""
+    return Cron(expression, time_zone, seed=seed if "H" in expression.upper() else "")
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""Every: slots at a fixed distance, counted from an anchor, whatever the clocks on the wall do."""
+"""Every: slots at a fixed interval, counted from an anchor and not affected by daylight saving time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from scheduledjob.domain.time.durations import MAX_DURATION, format_duration, require_seconds
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant, Micros, rfc3339, to_datetime, to_instant
 from scheduledjob.domain.time.zones import LAST_SECOND
+
+from .stored_trigger import StoredTrigger
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,9 +21,9 @@ _DAY_SECONDS = DAY // SECOND
 class Every:
     """A slot every so many seconds: ``anchor + n * seconds`` for n = 0, 1, 2 ...
 
-    ``seconds`` is a whole number from 1 on, ``anchor`` an aware datetime in whole seconds. Without one the interval
-    counts from the creation of the schedule, which ``bind`` fills in. Raises ``ValueError`` for another number, and
-    ``TypeError`` for what is no number.
+    ``seconds`` is a whole number of at least 1, ``anchor`` an aware datetime in whole seconds. Without an anchor the
+    interval counts from the creation of the schedule, which ``bind`` fills in. Raises ``ValueError`` for another number
+    and ``TypeError`` for a value that is not a number.
     """
 
     seconds: float
@@ -43,53 +45,61 @@ class Every:
         object.__setattr__(self, "_anchor", anchor)
 
     def bind(self, created: Instant) -> Every:
-        """The interval with its anchor: its own, else the creation of the schedule, cut to the whole second."""
+        """Return the interval with its anchor, or with the creation cut to the whole second if it has none."""
         if self._anchor is not None:
             return self
         return replace(self, anchor=to_datetime(created - created % SECOND))
 
     def next(self, after: datetime) -> datetime | None:
-        """The first slot after a moment, in UTC; without an anchor that of a schedule created at that moment."""
+        """Return the first slot after a moment, in UTC. Without an anchor the interval counts from that moment."""
         moment = to_instant(after)
         slot = self.bind(moment).next_instant(moment)
         return None if slot is None else to_datetime(slot)
 
     def previous(self, at: datetime) -> datetime | None:
-        """The newest slot until a moment, in UTC; without an anchor there was none yet."""
+        """Return the newest slot at or before a moment, in UTC; None if there is none, or no anchor."""
         slot = None if self._anchor is None else self.previous_instant(to_instant(at))
         return None if slot is None else to_datetime(slot)
 
     def explain(self) -> str:
-        """The interval in words."""
+        """Return the interval in words."""
         length = format_duration(self._every)
         since = "" if self._anchor is None else f", counted from {rfc3339(self._anchor)}"
         return f"every {length}{since}"
 
     def next_instant(self, after: Instant) -> Instant | None:
-        """The first slot after an instant."""
+        """Return the first slot after an instant, or None."""
         anchor = self._bound()
         slot = anchor + max(0, (after - anchor) // self._every + 1) * self._every
         return slot if slot <= LAST_SECOND * SECOND else None
 
     def previous_instant(self, at: Instant) -> Instant | None:
-        """The newest slot at or before an instant."""
+        """Return the newest slot at or before an instant, or None."""
         anchor = self._bound()
         at = min(at, LAST_SECOND * SECOND)
         return None if at < anchor else at - (at - anchor) % self._every
 
     def count(self, after: Instant, until: Instant) -> int:
-        """How many slots lie in ``after < slot <= until``."""
+        """Return how many slots lie in ``after < slot <= until``."""
         anchor = self._bound()
         return max(0, self._number(until - anchor) - self._number(after - anchor))
 
+    def by_day(self) -> Every:
+        """Return itself, which knows its slots of a day."""
+        return self
+
+    def stored(self) -> EveryTrigger:
+        """Return the interval as a definition stores it."""
+        return EveryTrigger(self._every, self._anchor)
+
     def day_key(self, day: int) -> tuple[int, ...]:
-        """What ``day_slots`` of a UTC day depends on: the second of the day at which its first slot is."""
+        """Return the second of a UTC day at which its first slot is: ``day_slots`` depends on nothing else."""
         until_anchor = self._bound() // SECOND - day * _DAY_SECONDS
         first = until_anchor if until_anchor >= 0 else until_anchor % (self._every // SECOND)
         return (min(first, _DAY_SECONDS),)
 
     def day_pattern(self) -> int:
-        """A bit for each second of a day at which there is a slot, if the day begins with one."""
+        """Return the slots of a day that begins with a slot, bit n for its n-th second."""
         pattern, width = 1, self._every // SECOND
         while width < _DAY_SECONDS:
             pattern |= pattern << width
@@ -97,7 +107,7 @@ class Every:
         return pattern
 
     def day_slots(self, day: int, pattern: int) -> int:
-        """The slots of a UTC day (days since 1970-01-01), bit n for its n-th second."""
+        """Return the slots of a UTC day (days since 1970-01-01), bit n for its n-th second."""
         return pattern << self.day_key(day)[0] & (1 << _DAY_SECONDS) - 1
 
     def _number(self, since: Micros) -> int:
@@ -105,7 +115,32 @@ class Every:
 
     def _bound(self) -> Instant:
         if self._anchor is None:
-            raise ValueError(
-                f"{self!r} counts from nothing yet: bind it to the creation of a schedule, or give an anchor"
-            )
+            raise ValueError(f"{self!r} has no anchor: give it one, or bind it to the creation of a schedule")
         return self._anchor
+
+
+class EveryTrigger(StoredTrigger, frozen=True, tag="every"):
+    """Slots at a fixed interval."""
+
+    every: Micros
+    anchor: Instant | None = None
+    """None: the creation of the schedule, cut to the whole second."""
+
+    def bind(self, seed: str, created: Instant) -> Every:
+        """Return the interval, with the creation as its anchor if it has none."""
+        anchor = None if self.anchor is None else to_datetime(self.anchor)
+        return Every(self.every // SECOND, anchor).bind(created)
+
+    def short(self) -> str:
+        """Return ``every 6h``."""
+        return f"every {format_duration(self.every)}"
+
+    def long(self, seed: str) -> str:
+        """Return ``every 6h, counted from 2026-12-01T00:00:00Z``."""
+        anchor = "the object's creation" if self.anchor is None else rfc3339(self.anchor)
+        return f"{self.short()}, counted from {anchor}"
+
+    @property
+    def counts_from_creation(self) -> bool:
+        """Whether it has no anchor of its own."""
+        return self.anchor is None

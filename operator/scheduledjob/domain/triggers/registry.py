@@ -1,33 +1,46 @@
-"""Triggers: everything that can make a schedule fire, under one roof.
+"""The kinds of triggers: one line for each in ``Trigger``, and nothing else names them all.
 
-A trigger as a user writes it may still lack what only its schedule knows, its creation; ``bind`` fills that in, and
-a ``Timetable`` is the union of bound triggers. Slots are instants; the public methods of ``Cron``, ``Every`` and
-``At`` speak in aware datetimes.
+``stored_trigger`` says what a kind must have. The manifest side of each kind is in ``scheduledjob.manifests.triggers``.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
-from scheduledjob.domain.schedule.misfire import jitter_of
+from .cron import Cron, CronTrigger
+from .every import Every, EveryTrigger
+from .following import FollowingTrigger
+from .manual import ManualTrigger
+from .once import AfterTrigger, At, AtTrigger
 
-from .cron import Cron, CronError
-from .every import Every
-from .once import After, At, Following
-from .timetable import Bound, Timetable, Window
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-__all__ = [
-    "After",
-    "At",
-    "Bound",
-    "Cron",
-    "CronError",
-    "Every",
-    "Following",
-    "Timetable",
-    "Trigger",
-    "Window",
-    "jitter_of",
-]
+    from .stored_trigger import StoredTrigger
 
-Trigger: TypeAlias = Cron | Every | At | After | Following
+Trigger: TypeAlias = (
+    CronTrigger
+    | EveryTrigger
+    | AtTrigger
+    | AfterTrigger
+    | FollowingTrigger
+    | ManualTrigger
+)  # fmt: skip
+"""A trigger as the store keeps it. The order is that of the keys in messages."""
+
+TRIGGER_KINDS: Final[dict[str, type[StoredTrigger]]] = {
+    str(kind.__struct_config__.tag): kind for kind in get_args(Trigger)
+}
+"""The kinds by their tags, which are the keys in a manifest too."""
+
+
+def spec_of(trigger: Cron | Every | At) -> Trigger:
+    """Return a trigger of the library as a definition stores it."""
+    if not isinstance(trigger, Cron | Every | At):
+        raise TypeError(f"trigger is {type(trigger).__name__}: give Cron(...), Every(...) or At(...)")
+    return trigger.stored()
+
+
+def runs_only_by_hand(triggers: Sequence[Trigger]) -> bool:
+    """Whether no trigger ever starts a run by itself."""
+    return all(isinstance(trigger, ManualTrigger) for trigger in triggers)

@@ -1,10 +1,10 @@
-"""Timetable: when a schedule fires, all its triggers and everything that it leaves out taken together.
+"""Timetable: when a schedule fires, with all its triggers and exclusions taken together.
 
-Three questions, none of which may cost a step for each slot: the next slot, the newest, and how many there were
-since. One trigger without exclusions answers by its own arithmetic. Where slots of several triggers may coincide or
-an expression leaves some out, a UTC day becomes an int with a bit for each second: union, difference and count are
-single operations on it, and days that are alike are counted once. Slots between whole seconds come from ``At``
-alone; there are few of them, and they are dealt with one by one.
+It answers three questions without visiting each slot: which slot is next, which is the newest, and how many there were
+since an instant. A single trigger without exclusions answers with its own arithmetic. If slots of several triggers may
+coincide, or an expression excludes some, a UTC day becomes an int with a bit for each second: union, difference and
+count are single operations on it, and days that are alike are counted once. Only ``At`` has slots between whole
+seconds; they are few and are handled one by one.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from scheduledjob.domain.time.zones import LAST_SECOND
 
 from .cron import Cron, CronError
 from .every import Every
-from .once import At, Following
+from .following import FollowingTrigger
+from .manual import ManualTrigger
+from .once import At
+from .stored_trigger import DayPattern, Repeating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from scheduledjob.domain.cron.search import CronSearch
 
-Bound: TypeAlias = Cron | Every | At | Following
-"""A trigger that ``bind`` has made complete."""
+Bound: TypeAlias = Repeating | At | FollowingTrigger | ManualTrigger
+"""A trigger that belongs to one schedule, as ``StoredTrigger.bind`` returns it."""
 
 _DAY_SECONDS: Final = DAY // SECOND
 _WHOLE_DAY: Final = (1 << _DAY_SECONDS) - 1
@@ -46,11 +49,11 @@ class Window(NamedTuple):
 class Timetable:
     """The union of bound triggers, without what is excluded, from ``start_at`` to ``end_at`` (both inclusive).
 
-    An expression among the exclusions leaves out the slots that it has itself; in five fields it says nothing of
-    seconds, and leaves out those of the whole minute. ``@every`` is a ``CronError`` there.
+    An expression among the exclusions excludes the slots that it has itself. With five fields it says nothing about
+    seconds and excludes the whole minute. ``@every`` among the exclusions raises ``CronError``.
     """
 
-    __slots__ = ("_days", "_end_at", "_left_out", "_moments", "_repeating", "_start_at", "_windows", "following")
+    __slots__ = ("_end_at", "_left_out", "_moments", "_repeating", "_start_at", "_windows", "by_hand", "following")
 
     def __init__(
         self,
@@ -60,12 +63,18 @@ class Timetable:
         end_at: Instant | None = None,
     ) -> None:
         exclude = tuple(exclude)
-        self._repeating = tuple(dict.fromkeys(one for one in triggers if isinstance(one, Cron | Every)))
-        self._moments = tuple(sorted({one.instant for one in triggers if isinstance(one, At)}))
-        self.following = tuple(one for one in triggers if isinstance(one, Following))
-        """What it follows: these triggers have no slots until a run of theirs ends."""
-        self._windows = _merged(one for one in exclude if isinstance(one, Window))
-        self._left_out = tuple(_exclusion(one) for one in exclude if isinstance(one, Cron))
+        self._repeating: tuple[Repeating, ...] = tuple(
+            dict.fromkeys(
+                trigger for trigger in triggers if not isinstance(trigger, At | FollowingTrigger | ManualTrigger)
+            )
+        )
+        self._moments = tuple(sorted({trigger.instant for trigger in triggers if isinstance(trigger, At)}))
+        self.following = tuple(trigger for trigger in triggers if isinstance(trigger, FollowingTrigger))
+        """The jobs that it follows: these triggers have no slots until a run of such a job ends."""
+        self.by_hand = any(isinstance(trigger, ManualTrigger) for trigger in triggers)
+        """Whether it waits for runs by hand, and so never completes for want of a slot."""
+        self._windows = _merged(excluded for excluded in exclude if isinstance(excluded, Window))
+        self._left_out = tuple(_exclusion(excluded) for excluded in exclude if isinstance(excluded, Cron))
         self._start_at = start_at
         self._end_at = LAST_SECOND * SECOND if end_at is None else min(end_at, LAST_SECOND * SECOND)
 
@@ -226,10 +235,10 @@ class Timetable:
 class _Days:
     """The slots of whole UTC days as bits, for one question: what it remembers goes with it."""
 
-    def __init__(self, triggers: Sequence[Cron | Every], left_out: Sequence[CronSearch]) -> None:
-        self._wanted = [(one, one.day_pattern()) for one in (_seconds_of(trigger) for trigger in triggers)]
-        self._unwanted = [(one, one.day_pattern()) for one in left_out]
-        self._all: list[CronSearch | Every] = [one for one, _ in (*self._wanted, *self._unwanted)]
+    def __init__(self, triggers: Sequence[Repeating], left_out: Sequence[CronSearch]) -> None:
+        self._wanted = [(days, days.day_pattern()) for days in (trigger.by_day() for trigger in triggers)]
+        self._unwanted = [(days, days.day_pattern()) for days in left_out]
+        self._all: list[DayPattern] = [days for days, _ in (*self._wanted, *self._unwanted)]
         self._known: dict[object, int] = {}
         self._counted: dict[object, tuple[int, int]] = {}
 
@@ -266,14 +275,14 @@ class _Days:
         return counts
 
     def _key(self, day: int) -> tuple[tuple[int, ...], ...]:
-        return tuple([one.day_key(day) for one in self._all])
+        return tuple([days.day_key(day) for days in self._all])
 
     def _bits(self, day: int) -> tuple[int, int]:
         slots = left_out = 0
-        for one, pattern in self._wanted:
-            slots |= one.day_slots(day, pattern)
-        for one, pattern in self._unwanted:
-            left_out |= one.day_slots(day, pattern)
+        for days, pattern in self._wanted:
+            slots |= days.day_slots(day, pattern)
+        for days, pattern in self._unwanted:
+            left_out |= days.day_slots(day, pattern)
         return slots, left_out
 
 
@@ -283,12 +292,8 @@ def _counts(slots: int, left_out: int, among: int) -> tuple[int, int]:
     return slots.bit_count() - dropped, dropped
 
 
-def _seconds_of(trigger: Cron | Every) -> CronSearch | Every:
-    return trigger.searches() if isinstance(trigger, Cron) else trigger
-
-
 def _exclusion(expression: Cron) -> CronSearch:
-    search = expression.searches(whole_minutes=True)
+    search = expression.whole_minutes()
     if isinstance(search, Every):
         raise CronError(f"{expression.expression!r} excludes nothing: write an expression with fields, or a window")
     return search

@@ -15,10 +15,11 @@ import msgspec
 from pydantic import ValidationError
 
 from scheduledjob.domain.schedule.backoff import Exponential
-from scheduledjob.domain.schedule.definition import Definition, FollowingTrigger
+from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.requests import NONE, Requests
 from scheduledjob.domain.time.instants import Instant, to_instant
+from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.jobs.container.pod_builder import Blueprint
 from scheduledjob.jobs.container.pod_spec import PodSettings, PodSpec
 from scheduledjob.manifests.checks import PAYLOAD_LIMIT, parse_instant

@@ -15,14 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from scheduledjob.domain.schedule.definition import (
-    AfterTrigger,
-    AtTrigger,
-    CronTrigger,
-    Definition,
-    EveryTrigger,
-    Trigger,
-)
 from scheduledjob.domain.schedule.misfire import jitter_of
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.durations import format_duration
@@ -34,6 +26,7 @@ from scheduledjob.manifests.status_model import OUTPUT_LIMIT, RECENT_RUNS, Statu
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from scheduledjob.domain.schedule.definition import Definition
     from scheduledjob.domain.schedule.misfire import Slots
     from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.store import Row
@@ -88,7 +81,7 @@ def build_status(
     status = {
         "observedGeneration": row.generation,
         "conditions": _conditions(row, definition, state, newest, kinds, since, now),
-        "schedule": ", ".join(_in_words(trigger) for trigger in definition.triggers) or None,
+        "schedule": ", ".join(trigger.short() for trigger in definition.triggers) or None,
         "nextRunTime": _time(next_due),
         "nextRun": _next_in_words(state, definition, next_due),
         "lastScheduleTime": _time(state.last_schedule),
@@ -264,18 +257,6 @@ def _time(instant: Instant | None) -> str | None:
 def _second(instant: Instant) -> str:
     """Conditions have whole seconds."""
     return rfc3339(instant // SECOND * SECOND)
-
-
-def _in_words(trigger: Trigger) -> str:
-    if isinstance(trigger, CronTrigger):
-        return trigger.expression + ("" if trigger.time_zone == "UTC" else f" {trigger.time_zone}")
-    if isinstance(trigger, EveryTrigger):
-        return f"every {format_duration(trigger.every)}"
-    if isinstance(trigger, AtTrigger):
-        return f"at {rfc3339(trigger.at)}"
-    if isinstance(trigger, AfterTrigger):
-        return f"after {format_duration(trigger.after)}"
-    return f"following {trigger.name}"
 
 
 # ---------------------------------------------------------------- runs
