@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from calendar import monthrange
 from datetime import UTC, date, datetime
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -116,7 +117,7 @@ def parse_instant(text: str) -> datetime:
         _check_year(moment.year, text)
         return moment.astimezone(UTC)
     except ValueError as error:
-        refuse(f"{quoted(text)} is no point in time: {error}")
+        refuse(f"{quoted(text)} is no point in time: {_date_fault(text, error)}")
 
 
 def no_number(value: Any) -> Any:
@@ -139,9 +140,19 @@ def parse_day(text: str) -> date | None:
     try:
         day = date.fromisoformat(text)
     except ValueError as error:
-        refuse(f"{quoted(text)} is no date: {error}")
+        refuse(f"{quoted(text)} is no date: {_date_fault(text, error)}")
     _check_year(day.year, text)
     return day
+
+
+def _date_fault(text: str, error: ValueError) -> str:
+    """What is wrong with a date or instant of the right form, in the same words on every version of Python."""
+    year, month, day = int(text[:4]), int(text[5:7]), int(text[8:10])
+    if year == 0:
+        return "year 0 is out of range"
+    if 1 <= month <= 12 and not 1 <= day <= monthrange(year, month)[1]:
+        return "day is out of range for month"
+    return str(error).partition(", not ")[0]
 
 
 def instant_or_date(text: str) -> str:
