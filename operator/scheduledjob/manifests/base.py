@@ -1,12 +1,14 @@
-"""What all models of the resource share: their strictness, their rules, and the types of their fields.
+"""What all models of the resource share: strictness, rules, and the types of fields.
 
-The models are the one description of the resource: they validate a manifest here, and the CRD's schema is generated
-from them. So what a schema can state (patterns, bounds, lengths, enumerations) stands in the field's type, what CEL
-can state stands in ``one_of`` and in ``rules``, beside small validators that say the same, and only what neither can
-state is a function of ``checks`` alone. No field has a default but None: a default that a schema writes back is drift
-to GitOps tools, and hides whether the user said anything. ``definition`` puts the defaults in place when it reads.
+The models are the only description of the resource. They validate manifest files, and the CRD's schema is generated
+from them. The type of a field states what a schema can express (patterns, bounds, lengths, enumerations). ``one_of``
+and ``rules`` state what CEL can express. Functions of ``checks`` do the rest.
+
+The only default of a field is None. GitOps tools report a default that the API server writes into an object as drift,
+and it hides whether the user gave a value. ``translate`` puts the defaults in place.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
@@ -36,12 +38,12 @@ from .rules import (
     TIME_ZONE_PATTERN,
     VALIDATIONS,
     Rule,
-    alternatives,
     is_duration,
     matches,
     seconds,
     stated,
 )
+from .spanning_rules import SpanningRule, alternatives
 
 LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
@@ -52,6 +54,9 @@ STATUS_PATTERN = r"^[1-5]([0-9]{2}|xx)$"
 KIND_PATTERN = r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$"
 IMAGE_PATTERN = r"^[a-zA-Z0-9][^\s]*$"
 HOST_NAME_PATTERN = r"^[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?$"
+
+JOB_NAME_LIMIT = 52
+"""Characters of a job's name: it leaves room for what the name of a Pod appends."""
 
 PATTERN_MEANINGS = {
     DURATION_PATTERN: 'whole numbers with d, h, m or s, the largest first, as in "1h30m" or "45s"',
@@ -65,11 +70,11 @@ PATTERN_MEANINGS = {
     HOST_NAME_PATTERN: 'a host name, as in "example.com"',
     IMAGE_PATTERN: 'a container image without spaces, as in "registry.example.com/team/image:1.2"',
 }
-"""What each pattern allows, in words."""
+"""A description of what each pattern allows, for messages."""
 
 
 class Model(BaseModel):
-    """A part of the resource: unknown keys and wrong types are errors, unset stays None, and nothing changes it."""
+    """A part of the resource. Unknown keys and wrong types are errors. Unset fields are None."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -83,31 +88,38 @@ class Model(BaseModel):
     )
 
     one_of: ClassVar[tuple[str, ...]] = ()
-    """Keys of which exactly one must be there."""
+    """Keys of which exactly one must be given."""
     at_most_one_of: ClassVar[tuple[str, ...]] = ()
-    """Keys of which no two may be there."""
-    rules: ClassVar[tuple[Rule, ...]] = ()
-    """What the validators say of fields that belong together, for the API server."""
+    """Keys of which at most one may be given."""
+    rules: ClassVar[tuple[Rule | SpanningRule, ...]] = ()
+    """Rules for fields that belong together. A ``SpanningRule`` is checked by the loader and the API server, a ``Rule``
+    only by the API server."""
+
+    @classmethod
+    def all_rules(cls) -> Iterator[Rule | SpanningRule]:
+        """Its rules; those for ``one_of`` and ``at_most_one_of`` come first."""
+        for keys, needed in ((cls.one_of, True), (cls.at_most_one_of, False)):
+            if keys:
+                yield alternatives(keys, needed=needed)
+        yield from cls.rules
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         schema = handler.resolve_ref_schema(handler(core_schema))
-        rules = list(cls.rules)
-        for keys, needed in ((cls.at_most_one_of, False), (cls.one_of, True)):
+        for keys, amount in ((cls.at_most_one_of, "At most"), (cls.one_of, "Exactly")):
             if keys:
-                rules.insert(0, alternatives(keys, needed=needed))
-                schema[ALTERNATIVES] = f"{'Exactly' if needed else 'At most'} one of {', '.join(keys)}."
-        if rules:
-            schema[VALIDATIONS] = [rule.schema() for rule in rules]
+                schema[ALTERNATIVES] = f"{amount} one of {', '.join(keys)}."
+        validations = [(rule if isinstance(rule, Rule) else rule.cel).schema() for rule in cls.all_rules()]
+        if validations:
+            schema[VALIDATIONS] = validations
         return schema
 
     @model_validator(mode="after")
-    def _check_alternatives(self) -> Self:
-        for keys, needed in ((self.one_of, True), (self.at_most_one_of, False)):
-            found = [key for key in keys if key in self.keys_given]
-            if len(found) > 1 or (needed and keys and not found):
-                amount = "exactly one of" if needed else "at most one of"
-                checks.refuse(f"{amount} {', '.join(keys)}; found {', '.join(found) or 'none'}")
+    def _check_rules(self) -> Self:
+        for rule in self.all_rules():
+            fault = rule.fault_in(self) if isinstance(rule, SpanningRule) else None
+            if fault is not None:
+                checks.refuse(fault.message, fault.advice, *fault.path)
         return self
 
     @property
@@ -128,11 +140,11 @@ def _quantity(value: Any) -> str | int:
             checks.refuse(f"{value} is not allowed", "0 or more")
         return value
     if not checks.QUANTITY.match(value):
-        checks.refuse(f"{quoted(value)} is no quantity", 'write it like "500m", "2" or "1Gi"')
+        checks.refuse(f"{quoted(value)} is not a quantity", 'write it like "500m", "2" or "1Gi"')
     return value
 
 
-NO_NUL = Rule(r"!self.contains('\x00')", "holds a NUL character: write text without NUL")
+NO_NUL = Rule(r"!self.contains('\x00')", "contains a NUL character: remove it")
 _A_CENTURY = Rule(
     f"!{is_duration('self')} || {seconds('self')} <= {MAX_DURATION // SECOND}",
     f"is longer than a century: write at most {MAX_DURATION // DAY}d",
@@ -141,7 +153,7 @@ _AT_LEAST_A_SECOND = Rule(matches("self", "[1-9]"), "is too short: write at leas
 
 Text = Annotated[str, Field(max_length=checks.PAYLOAD_LIMIT), AfterValidator(checks.without_nul), stated(NO_NUL)]
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN_PATTERN)]
-JobName = Annotated[str, Field(min_length=1, max_length=52, pattern=SUBDOMAIN_PATTERN)]
+JobName = Annotated[str, Field(min_length=1, max_length=JOB_NAME_LIMIT, pattern=SUBDOMAIN_PATTERN)]
 Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_PATTERN)]
 DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=KEY_PATTERN)]
 Duration = Annotated[

@@ -1,22 +1,29 @@
-"""The resource: a ScheduledJob as a manifest writes it, and the documents that may stand beside it.
-
-``triggers``, ``job``, ``policies`` and ``sources`` describe its parts; here they are put together, with the rules that
-span them.
-"""
+"""The resource: a ScheduledJob in a manifest, and the Secrets and ConfigMaps that a file may hold for it."""
 
 import base64
 import binascii
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from . import checks
-from .base import NO_NUL, DataKey, Duration, InstantText, JobName, Model, Name, Namespace, PositiveDuration
+from .base import (
+    JOB_NAME_LIMIT,
+    NO_NUL,
+    DataKey,
+    Duration,
+    InstantText,
+    JobName,
+    Model,
+    Name,
+    Namespace,
+    PositiveDuration,
+)
 from .job_models import Hook, Job
-from .policies import CompleteOn, Execution, History, Misfire, Retry, Timeouts
-from .problems import listed
-from .rules import Rule, not_later, stated
+from .policies import CompleteOn, Execution, HistoryModel, MisfireModel, Retry, TimeoutsModel
+from .rules import Rule, stated
 from .sources import ValueFrom
+from .spanning_rules import no_item_with, not_later, not_with, only_with
 from .triggers.exclude import Exclude
 from .triggers.trigger_model import Trigger
 
@@ -28,13 +35,13 @@ DEFAULT_NAMESPACE = "default"
 
 
 class Metadata(Model):
-    """Name and namespace; the rest is Kubernetes' own and is carried, not judged."""
+    """Name and namespace. The other fields belong to Kubernetes and are not checked."""
 
-    name: JobName = Field(description="Name of the job, unique in its namespace, at most 52 characters.")
+    name: JobName = Field(description=f"Name of the job, unique in its namespace, at most {JOB_NAME_LIMIT} characters.")
     namespace: Namespace | None = Field(None, description="Namespace of the job. Default: default.")
     labels: dict[str, str] | None = Field(None, description="Labels.")
     annotations: dict[str, str] | None = Field(None, description="Annotations.")
-    # What the API server writes, so that a manifest read back from a cluster is valid.
+    # The API server writes these. They are accepted so that a manifest read from a cluster is valid.
     uid: Any = Field(None, description="Written by the API server.")
     resource_version: Any = Field(None, description="Written by the API server.")
     generation: Any = Field(None, description="Written by the API server.")
@@ -48,51 +55,50 @@ class Metadata(Model):
 
 
 class Spec(Model):
-    """When a job runs, what it does, and how its runs are treated."""
+    """When a job runs, what it does, and how its runs are handled."""
 
     at_most_one_of: ClassVar = ("payload", "payloadFrom")
     rules: ClassVar = (
-        Rule(
-            f"!has(self.startAt) || !has(self.endAt) || {not_later('self.startAt', 'self.endAt')}",
-            "is before startAt, no slot could be: write an instant after startAt",
+        not_later(
+            "startAt",
             "endAt",
+            message="is before startAt, so there is no slot",
+            advice="write an instant after startAt",
         ),
-        Rule(
-            "!has(self.job.container) || !has(self.execution) || !has(self.execution.mode) || "
-            "self.execution.mode != 'Inline'",
-            "a container can't run Inline: write Pod, or leave mode out",
+        not_with(
+            "job.container",
             "execution.mode",
+            ("Inline",),
+            message="a container can't run Inline",
+            advice="write Pod, or leave mode out",
         ),
-        Rule(
-            "!has(self.maxConcurrent) || has(self.concurrencyPolicy) && self.concurrencyPolicy in ['Allow', 'Queue']",
-            "goes with Allow and Queue only: write concurrencyPolicy: Allow or Queue, or leave it out",
-            "maxConcurrent",
-        ),
-        Rule(
-            "!has(self.queueDepth) || has(self.concurrencyPolicy) && self.concurrencyPolicy == 'Queue'",
-            "goes with Queue only: write concurrencyPolicy: Queue, or leave it out",
-            "queueDepth",
-        ),
+        only_with("maxConcurrent", "concurrencyPolicy", ("Allow", "Queue")),
+        only_with("queueDepth", "concurrencyPolicy", ("Queue",)),
     )
 
     triggers: list[Trigger] = Field(
-        min_length=1, max_length=16, description="When the job runs: its slots are the union of those of all triggers."
+        min_length=1, max_length=16, description="When the job runs: it has the slots of all its triggers."
     )
     exclude: list[Exclude] | None = Field(None, max_length=64, description="Slots to leave out.")
     start_at: InstantText | None = Field(
-        None, description="Instant with an offset: there is no slot before it. Default: none."
+        None, description="Instant with an offset. There are no slots before it. Default: none."
     )
     end_at: InstantText | None = Field(
-        None, description="Instant with an offset: there is no slot after it. Default: none."
+        None, description="Instant with an offset. There are no slots after it. Default: none."
     )
     max_runs: int | None = Field(
-        None, ge=1, le=1_000_000_000, description="Runs after which the schedule is completed. Default: no limit."
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="Number of runs after which the schedule is complete. Default: no limit.",
     )
     jitter: Duration | None = Field(
-        None, description="The longest delay that is added to a slot: between 0 and this, always the same for a slot."
+        None,
+        description="Maximum delay of a slot. Each slot gets a delay between 0 and this, which never changes.",
     )
     suspend: bool | None = Field(
-        None, description="Whether to start no new slots; runs in progress end normally. Default: false."
+        None,
+        description="Whether the schedule is suspended: no new slot starts, but active runs continue. Default: false.",
     )
     payload: (
         Annotated[
@@ -103,113 +109,87 @@ class Spec(Model):
                 NO_NUL,
                 Rule(
                     f"size(bytes(self)) <= {checks.PAYLOAD_LIMIT}",
-                    f"is too long: at most {checks.PAYLOAD_LIMIT} bytes of UTF-8",
+                    f"is too long: write at most {checks.PAYLOAD_LIMIT} bytes of UTF-8",
                 ),
             ),
         ]
         | None
-    ) = Field(None, description="What the job is given: at most 64 KiB of UTF-8 without NUL.")
-    payload_from: ValueFrom | None = Field(None, description="The payload stands in a Secret or ConfigMap.")
+    ) = Field(None, description="Input of the job: at most 64 KiB of UTF-8 without NUL.")
+    payload_from: ValueFrom | None = Field(None, description="Take the payload from a Secret or ConfigMap.")
     job: Job = Field(description="What to do.")
     execution: Execution | None = Field(None, description="Where the job runs.")
     concurrency_policy: Literal["Forbid", "Queue", "Replace", "Allow"] | None = Field(
         None,
-        description="What becomes of a slot while a run is active. Forbid: it is skipped. Queue: it waits. Replace: "
-        "the active run is cancelled. Allow: it runs beside. Default: Forbid.",
+        description="What happens to a slot while a run is active. Forbid: the slot is skipped. Queue: the slot waits. "
+        "Replace: the active run is cancelled. Allow: both run at the same time. Default: Forbid.",
     )
     max_concurrent: int | None = Field(
         None,
         ge=1,
         le=10_000,
-        description="With Allow and Queue: active runs at most. Default: 1 with Queue, no limit with Allow.",
+        description="With Allow and Queue: maximum number of active runs. Default: 1 with Queue, no limit with Allow.",
     )
     queue_depth: int | None = Field(
-        None, ge=1, le=10_000, description="With Queue: slots that wait at most. Default: 1."
+        None, ge=1, le=10_000, description="With Queue: maximum number of slots that wait. Default: 1."
     )
-    misfire: Misfire | None = Field(None, description="What happens to slots that could not run in time.")
+    misfire: MisfireModel | None = Field(None, description="What happens to slots that could not start in time.")
     retry: Retry | None = Field(None, description="What happens after a failed attempt.")
-    timeouts: Timeouts | None = Field(None, description="How long a run may take.")
+    timeouts: TimeoutsModel | None = Field(None, description="How long a run may take.")
     complete_on: CompleteOn | None = Field(
-        None, description="Results that are a success and end the schedule for good."
+        None, description="Results that complete the schedule: the run succeeds, and no slot starts after it."
     )
     pause_after_failures: int | None = Field(
         None,
         ge=0,
         le=1_000_000,
-        description="Failed runs in a row after which the schedule pauses; 0: never. Default: 0.",
+        description="Number of consecutive failed runs after which the schedule pauses; 0 means never. Default: 0.",
     )
     expect_success_within: PositiveDuration | None = Field(
-        None, description="Without a success for that long the job is overdue, and onFailure is called. Default: never."
+        None,
+        description="How long the job may go without a success. After that it is overdue, and onFailure is called. "
+        "Default: no limit.",
     )
-    history: History | None = Field(None, description="How much is remembered of past runs.")
+    history: HistoryModel | None = Field(None, description="How many past runs are kept, and for how long.")
     on_failure: list[Hook] | None = Field(
-        None, max_length=8, description="Called once for a failed run, after its last retry, and when overdue."
+        None,
+        max_length=8,
+        description="Hooks, called once for each failed run after its last retry, and when the job becomes overdue.",
     )
-    on_success: list[Hook] | None = Field(None, max_length=8, description="Called once for a succeeded run.")
-
-    @model_validator(mode="after")
-    def _check_window(self) -> Self:
-        if self.start_at and self.end_at and checks.parse_instant(self.start_at) > checks.parse_instant(self.end_at):
-            checks.refuse("is before startAt: no slot could be", "give an instant after startAt", "endAt")
-        return self
-
-    @model_validator(mode="after")
-    def _check_concurrency(self) -> Self:
-        for key, amount, policies in (
-            ("maxConcurrent", self.max_concurrent, ("Allow", "Queue")),
-            ("queueDepth", self.queue_depth, ("Queue",)),
-        ):
-            if amount is not None and self.concurrency_policy not in policies:
-                checks.refuse(
-                    f"goes with {listed(policies, 'and')} only, not with {self.concurrency_policy or 'Forbid'}",
-                    f"write concurrencyPolicy: {listed(policies)}, or leave it out",
-                    key,
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _check_mode(self) -> Self:
-        if self.job.container is not None and self.execution is not None and self.execution.mode == "Inline":
-            checks.refuse("a container can't run Inline", 'write "Pod", or leave mode out', "execution", "mode")
-        return self
+    on_success: list[Hook] | None = Field(None, max_length=8, description="Hooks, called once for each succeeded run.")
 
 
 class ScheduledJob(Model):
     """A job and its schedule."""
 
     rules: ClassVar = (
-        Rule("size(self.metadata.name) <= 52", "metadata.name is too long: at most 52 characters"),
+        # The loader checks the length as a part of JobName; a CRD can't state it, because it can't describe metadata.
         Rule(
-            "!self.spec.triggers.exists(trigger, has(trigger.following) && "
-            "trigger.following.name == self.metadata.name)",
-            "a job can't follow itself: name another job in following.name",
+            f"size(self.metadata.name) <= {JOB_NAME_LIMIT}",
+            f"metadata.name is too long: write at most {JOB_NAME_LIMIT} characters",
+        ),
+        no_item_with(
             "spec.triggers",
+            "following.name",
+            "metadata.name",
+            message="a job can't follow itself",
+            advice="write the name of another job in following.name",
         ),
     )
 
     api_version: Literal["scheduledjobs.dev/v1beta1"] = Field(description="Always scheduledjobs.dev/v1beta1.")
     kind: Literal["ScheduledJob"] = Field(description="Always ScheduledJob.")
     metadata: Metadata = Field(description="Name and namespace.")
-    spec: Spec = Field(description="What the user wants.")
-    status: Any = Field(None, description="Written by the operator.")
-
-    @model_validator(mode="after")
-    def _check_following(self) -> Self:
-        for index, trigger in enumerate(self.spec.triggers):
-            if trigger.following is not None and trigger.following.name == self.metadata.name:
-                checks.refuse(
-                    "a job can't follow itself", "name another job", "spec", "triggers", index, "following", "name"
-                )
-        return self
+    spec: Spec = Field(description="Desired state: when the job runs, and what it does.")
+    status: Any = Field(None, description="Observed state, written by the operator.")
 
     @property
     def key(self) -> tuple[str, str]:
-        """(namespace, name), with the default namespace in place."""
+        """(namespace, name); the namespace is ``default`` if none is given."""
         return (self.metadata.namespace or DEFAULT_NAMESPACE, self.metadata.name)
 
 
 class _Beside(BaseModel):
-    """A document of Kubernetes' own, of which only what references need is judged."""
+    """A Secret or ConfigMap in a file. Only the parts that references need are checked."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -225,7 +205,7 @@ def _check_base64(text: str) -> str:
     try:
         base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        checks.refuse("is not base64", "encode it, or put it into stringData as plain text")
+        checks.refuse("is not base64", "encode it, or write it in stringData as plain text")
     return text
 
 
@@ -237,22 +217,22 @@ class _Named(_Beside):
 
     @property
     def key(self) -> tuple[str, str]:
-        """(namespace, name), with the default namespace in place."""
+        """(namespace, name); the namespace is ``default`` if none is given."""
         return (self.metadata.namespace or DEFAULT_NAMESPACE, self.metadata.name)
 
 
 class Secret(_Named):
-    """Values that jobs refer to and nobody prints."""
+    """Secret values that jobs refer to. They are never printed."""
 
     kind: Literal["Secret"] = Field(description="Always Secret.")
     data: dict[DataKey, Base64] | None = Field(None, description="Values in base64.")
     string_data: dict[DataKey, str] | None = Field(
-        None, alias="stringData", description="Values as plain text; they win over `data`."
+        None, alias="stringData", description="Values as plain text. They override `data`."
     )
 
     @property
     def values(self) -> dict[str, bytes]:
-        """Each key's value."""
+        """The value of each key."""
         encoded = {key: base64.b64decode("".join(text.split())) for key, text in (self.data or {}).items()}
         return encoded | {key: text.encode() for key, text in (self.string_data or {}).items()}
 
@@ -266,6 +246,6 @@ class ConfigMap(_Named):
 
     @property
     def values(self) -> dict[str, bytes]:
-        """Each key's value."""
+        """The value of each key."""
         encoded = {key: base64.b64decode("".join(text.split())) for key, text in (self.binary_data or {}).items()}
         return encoded | {key: text.encode() for key, text in (self.data or {}).items()}

@@ -1,24 +1,29 @@
-"""How runs are started, limited, retried and remembered."""
+"""How runs are started, limited and retried, and how long their history is kept."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from scheduledjob.domain.time.durations import parse_duration
+from scheduledjob.domain.schedule.backoff import DEFAULT_RETRIES
+from scheduledjob.domain.schedule.definition import Keep, Misfire
+from scheduledjob.domain.time.instants import DAY
 
-from . import checks
 from .base import Image, Model, Name, PositiveDuration, Quantity
-from .rules import Rule, literal, not_longer
+from .spanning_rules import not_longer, not_longer_by_default
 
 _FIRST_WAIT, _LONGEST_WAIT = "10s", "10m"
-"""Of an exponential retry that does not say."""
+"""The defaults of ``domain.schedule.backoff.Exponential``, as a manifest writes them; a test compares them."""
 
 
 class Resources(Model):
-    """Resources of the container, as in a Pod."""
+    """Resources of the job's container, as in a Pod."""
 
-    limits: dict[str, Quantity] | None = Field(None, max_length=32, description="The most it may use.")
-    requests: dict[str, Quantity] | None = Field(None, max_length=32, description="What is set aside for it.")
+    limits: dict[str, Quantity] | None = Field(
+        None, max_length=32, description="Limits: the most that the container may use."
+    )
+    requests: dict[str, Quantity] | None = Field(
+        None, max_length=32, description="Requests: what is reserved for the container."
+    )
 
 
 class PodTemplate(Model):
@@ -38,17 +43,15 @@ class PodTemplate(Model):
     )
 
 
-class PodSettings(Model):
+class PodSettingsModel(Model):
     """The Pod in which a job runs."""
 
-    image: Image | None = Field(
-        None, description="Image for a shell job. Default: the operator's own, for jobs that it knows how to run."
-    )
+    image: Image | None = Field(None, description="Image for a shell job. Default: the operator's own image.")
     resources: Resources | None = Field(None, description="Resources of the job's container.")
     service_account_name: Name | None = Field(
         None, description="Service account of the Pod. Default: none, and no token is mounted."
     )
-    template: PodTemplate | None = Field(None, description="PodTemplateSpec under which the Pod is merged.")
+    template: PodTemplate | None = Field(None, description="PodTemplateSpec that the Pod is merged into.")
 
 
 class Execution(Model):
@@ -56,21 +59,23 @@ class Execution(Model):
 
     mode: Literal["Inline", "Pod"] | None = Field(
         None,
-        description="Inline: in the operator's process or a child of it. Pod: in a Pod of its own. Default: Pod for "
-        "container, Inline for curl and custom, and for shell Inline where the administrator allows it, else Pod.",
+        description="Inline: in the operator's process or a child process. Pod: in its own Pod. Default: Pod for "
+        "container; Inline for curl and custom; for shell, Inline if the administrator allows it, otherwise Pod.",
     )
-    pod: PodSettings | None = Field(None, description="Settings of the Pod.")
+    pod: PodSettingsModel | None = Field(None, description="Settings of the Pod.")
 
 
-class Misfire(Model):
-    """What happens to slots that could not run in time."""
+class MisfireModel(Model):
+    """What happens to slots that could not start in time."""
 
     catch_up: Literal["Skip", "Last", "All"] | None = Field(
         None,
-        description="Of the slots that are due: Skip and Last run the newest, All the newest `maxCatchUp`, oldest "
-        "first. Skip has a `startingDeadline` of 10s unless one is given. Default: Last.",
+        description="Which of the slots that are due run. Skip and Last run only the newest. All runs the newest "
+        "`maxCatchUp` slots, oldest first. With Skip, `startingDeadline` defaults to 10s. Default: Last.",
     )
-    max_catch_up: int | None = Field(None, ge=1, le=1000, description="How many slots All runs at most. Default: 5.")
+    max_catch_up: int | None = Field(
+        None, ge=1, le=1000, description=f"Maximum number of slots that All runs. Default: {Misfire().max_catch_up}."
+    )
     starting_deadline: PositiveDuration | None = Field(
         None, description="How late a slot may still start, such as 10m. Default: no limit (10s with Skip)."
     )
@@ -79,46 +84,22 @@ class Misfire(Model):
 class ExponentialRetry(Model):
     """Waits that grow by a factor."""
 
-    rules: ClassVar = (
-        Rule(
-            f"!has(self.initial) || !has(self.max) || {not_longer('self.initial', 'self.max')}",
-            "is shorter than initial: write at least as much",
-            "max",
-        ),
-        Rule(
-            f"!has(self.initial) || has(self.max) || {not_longer('self.initial', literal(_LONGEST_WAIT))}",
-            f"is longer than max ({_LONGEST_WAIT} unless it is given): write max too, or less",
-            "initial",
-        ),
-        Rule(
-            f"has(self.initial) || !has(self.max) || {not_longer(literal(_FIRST_WAIT), 'self.max')}",
-            f"is shorter than initial ({_FIRST_WAIT} unless it is given): write initial too, or more",
-            "max",
-        ),
-    )
+    rules: ClassVar = not_longer_by_default("initial", "max", (_FIRST_WAIT, _LONGEST_WAIT))
 
-    initial: PositiveDuration | None = Field(None, description="Wait before the first retry. Default: 10s.")
-    max: PositiveDuration | None = Field(None, description="The longest wait. Default: 10m.")
+    initial: PositiveDuration | None = Field(None, description=f"Wait before the first retry. Default: {_FIRST_WAIT}.")
+    max: PositiveDuration | None = Field(None, description=f"The longest wait. Default: {_LONGEST_WAIT}.")
     multiplier: Annotated[float, Field(ge=1, le=1000)] | None = Field(
         None, description="Factor from each wait to the next, at least 1. Default: 2."
     )
 
-    @model_validator(mode="after")
-    def _check_order(self) -> Self:
-        initial, longest = self.initial or _FIRST_WAIT, self.max or _LONGEST_WAIT
-        if parse_duration(initial) > parse_duration(longest):
-            told = "" if self.max else " (the default)"
-            checks.refuse(f'"{longest}"{told} is shorter than initial "{initial}"', f'at least "{initial}"', "max")
-        return self
-
 
 class FixedRetry(Model):
-    """Waits that are given one by one."""
+    """A list of waits."""
 
     intervals: list[PositiveDuration] = Field(
         min_length=1,
         max_length=100,
-        description="The waits before the retries. Where `maxRetries` is set and larger, the last one repeats.",
+        description="The wait before each retry. If `maxRetries` is larger than their number, the last wait repeats.",
     )
 
 
@@ -131,47 +112,34 @@ class Retry(Model):
         None,
         ge=-1,
         le=1_000_000,
-        description="Retries after the first attempt; -1: without end. Default: 6, or with `fixed` one for each "
-        "interval.",
+        description="Maximum number of retries after the first attempt; -1 means no limit. Default: "
+        f"{DEFAULT_RETRIES}, or with `fixed` the number of intervals.",
     )
     exponential: ExponentialRetry | None = Field(
-        None, description="Waits that grow by a factor. Default: from 10s, doubling, to 10m."
+        None,
+        description="Waits that grow by a factor. Default: from 10s, doubling, to 10m.",
     )
-    fixed: FixedRetry | None = Field(None, description="Waits that are given one by one.")
+    fixed: FixedRetry | None = Field(None, description="A list of waits.")
 
 
-class Timeouts(Model):
+class TimeoutsModel(Model):
     """How long a run may take."""
 
-    rules: ClassVar = (
-        Rule(
-            f"!has(self.attempt) || !has(self.total) || {not_longer('self.attempt', 'self.total')}",
-            "is below attempt: write at least as much",
-            "total",
-        ),
-    )
+    rules: ClassVar = (not_longer("attempt", "total"),)
 
     attempt: PositiveDuration | None = Field(
-        None, description="The longest that one attempt may take. Default: 1m for curl, else no limit."
+        None, description="Time limit for an attempt. Default: 1m for curl, no limit for other jobs."
     )
-    pending: PositiveDuration | None = Field(
-        None, description="The longest that a Pod may wait for its start. Default: 5m."
-    )
+    pending: PositiveDuration | None = Field(None, description="Time limit for a Pod to start. Default: 5m.")
     total: PositiveDuration | None = Field(
         None,
-        description="The longest that a run may take from its first start, waits between attempts included; not below "
-        "`attempt`. Default: no limit.",
+        description="Time limit for a run, from the start of its first attempt, waits between attempts included. "
+        "Not shorter than `attempt`. Default: no limit.",
     )
-
-    @model_validator(mode="after")
-    def _check_order(self) -> Self:
-        if self.attempt and self.total and parse_duration(self.total) < parse_duration(self.attempt):
-            checks.refuse(f'"{self.total}" is below attempt "{self.attempt}"', f'at least "{self.attempt}"', "total")
-        return self
 
 
 class CompleteOn(Model):
-    """Results that are a success and end the schedule for good."""
+    """Results that complete the schedule: the run succeeds, and no slot starts after it."""
 
     exit_codes: list[Annotated[int, Field(ge=0, le=255)]] | None = Field(
         None, min_length=1, max_length=256, description="Exit codes of a shell job or a container."
@@ -181,9 +149,13 @@ class CompleteOn(Model):
     )
 
 
-class History(Model):
-    """How much is remembered of past runs."""
+class HistoryModel(Model):
+    """How many past runs are kept, and for how long."""
 
-    succeeded: int | None = Field(None, ge=0, le=10_000, description="Succeeded runs to keep. Default: 3.")
-    failed: int | None = Field(None, ge=0, le=10_000, description="Failed runs to keep. Default: 5.")
-    ttl: PositiveDuration | None = Field(None, description="The longest that any run is kept. Default: 7d.")
+    succeeded: int | None = Field(
+        None, ge=0, le=10_000, description=f"Number of succeeded runs to keep. Default: {Keep().succeeded}."
+    )
+    failed: int | None = Field(
+        None, ge=0, le=10_000, description=f"Number of failed runs to keep. Default: {Keep().failed}."
+    )
+    ttl: PositiveDuration | None = Field(None, description=f"How long a run is kept. Default: {Keep().ttl // DAY}d.")

@@ -1,17 +1,17 @@
-"""Rules that the API server checks: what is allowed, in CEL, and what it answers to who breaks them.
+"""Rules that the API server checks: a CEL expression, and the message for an object that breaks the rule.
 
-A validator in a model and its rule say the same thing twice, because one runs here and the other in the API server;
-they stand beside each other in the model, and tests hold them to the same verdict on the same manifests. A rule may
-let something through that the validator refuses (the operator then reports it in status); it must never refuse what
-the validator lets through. Texts that become numbers or instants in CEL are matched against their pattern first,
-because an evaluation error is a refusal without words.
+``spanning_rules`` makes the rules that span several fields. A rule here is about one value, and ``checks`` holds the
+Python function that checks the same value when a file is loaded. A rule may accept a value that the function refuses
+(the operator then reports it in status). It must never refuse a value that the function accepts; tests run both on the
+same manifests. CEL matches a text against its pattern before it turns the text into a number or an instant, because
+the API server reports an evaluation error without the rule's message.
 
-What a rule may cost is bounded twice by the API server: for the schema by the lengths that it allows, and for each
-object by what it has. Every value alone may be as large as the models allow; a manifest above a megabyte in which
-many are at once can be too much, and is refused with these words.
+The API server limits the cost of a rule twice: for the schema, by the lengths that it allows, and for each object, by
+its content. Each value alone may be as large as the models allow. The API server can refuse a manifest larger than a
+megabyte that has many large values.
 
-Only functions that every supported API server has are used: Kubernetes 1.29 for CEL (``find``, ``replace``,
-``messageExpression``, ``fieldPath``), 1.31 for the resource's ``selectableFields``.
+The rules use only functions that every supported API server has: Kubernetes 1.29 for CEL (``find``, ``replace``,
+``messageExpression``, ``fieldPath``), and 1.31 for ``selectableFields`` of the resource.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from pydantic import Field
 
 VALIDATIONS = "x-kubernetes-validations"
 ALTERNATIVES = "x-alternatives"
-"""A sentence for the description of what has ``one_of`` or ``at_most_one_of``."""
+"""The sentence that ``one_of`` or ``at_most_one_of`` adds to a description."""
 
 DURATION_PATTERN = r"^([0-9]{1,9}d)?([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$"
 
@@ -45,24 +45,24 @@ _SINGLE_NAMES = (
 TIME_ZONE_PATTERN = (
     f"^(?:(?:{'|'.join(_REGIONS.split())})(?:/[A-Za-z0-9][-+_A-Za-z0-9]*){{1,2}}|{'|'.join(_SINGLE_NAMES.split())})$"
 )
-"""New zones get new cities; regions, and names without one, have been the same for decades."""
+"""New zones are new cities. The regions, and the names without a region, have been the same for decades."""
 
 _LONGEST_ZONE_OFFSET = "16h"
-"""No zone was ever further than that from UTC."""
+"""No zone was ever further from UTC."""
 
 
 class Rule(NamedTuple):
-    """What must hold for a value (``self``), and the answer if it does not."""
+    """A CEL expression that must hold for a value (``self``), and the message if it does not."""
 
     holds: str
     message: str
     field: str = ""
-    """The key below the value that is at fault."""
+    """The key, below the value, that the message is about."""
     answer: str = ""
-    """CEL for a message that repeats what was found; ``message`` stands in where that fails."""
+    """CEL that makes a message with the value found in it; ``message`` replaces it where the CEL fails."""
 
     def schema(self) -> dict[str, Any]:
-        """The rule as a CRD writes it."""
+        """Return the rule as an entry of ``x-kubernetes-validations``."""
         parts = {"rule": self.holds, "message": self.message, "messageExpression": self.answer}
         if self.field:
             parts["fieldPath"] = f".{self.field}"
@@ -70,12 +70,12 @@ class Rule(NamedTuple):
 
 
 def stated(*rules: Rule) -> Any:
-    """The rules of a field's type, to stand in its ``Annotated``."""
+    """Return the rules in the form that a field's ``Annotated`` takes."""
     return Field(json_schema_extra={VALIDATIONS: [rule.schema() for rule in rules]})
 
 
 def literal(text: str) -> str:
-    """A text as CEL writes it, without escapes where it can be."""
+    """Return a CEL string literal, without escapes where possible."""
     if "'" not in text and text.isascii() and text.isprintable():
         return f"r'{text}'" if "\\" in text else f"'{text}'"
     return "'" + "".join(_escaped(char) for char in text) + "'"
@@ -111,41 +111,30 @@ def instant(value: str) -> str:
 
 
 def is_duration(value: str) -> str:
-    """CEL: the text can be given to ``seconds``."""
+    """CEL: ``seconds`` can parse the text."""
     return matches(value, DURATION_PATTERN)
 
 
 def not_later(first: str, second: str) -> str:
-    """CEL: the instant ``first`` is at most as late as ``second``; true where one of them can't be read."""
+    """CEL: the instant ``first`` is at most as late as ``second``; true if one of them can't be parsed."""
     readable = f"{matches(first, INSTANT_PATTERN)} && {matches(second, INSTANT_PATTERN)}"
     return f"!({readable}) || {instant(first)} <= {instant(second)}"
 
 
 def not_longer(first: str, second: str) -> str:
-    """CEL: the duration ``first`` is at most as long as ``second``; true where one of them can't be read."""
+    """CEL: the duration ``first`` is at most as long as ``second``; true if one of them can't be parsed."""
     return f"!({is_duration(first)} && {is_duration(second)}) || {seconds(first)} <= {seconds(second)}"
 
 
 def window_is_open(start: str, end: str, zone: str) -> str:
-    """CEL: ``start`` is before ``end``, each an instant or a date in ``zone``; true where that can't be told here.
+    """CEL: ``start`` is before ``end``, each an instant or a date in ``zone``; true where CEL can't tell.
 
-    Two dates stand in the same zone, so that UTC orders them as well. Between a date and an instant a zone is worth
-    up to 16 h, and no function of CEL tells how much: what is left is the operator's to judge.
+    Two dates are in the same zone, so comparing them in UTC gives the right order. CEL has no function for a zone's
+    offset from UTC, which can be up to 16 h. So a date is compared with an instant only roughly here, and exactly by
+    the operator.
     """
     either = f"{DATE_PATTERN}|{INSTANT_PATTERN}"
     mixed = f"(size({start}) == 10) != (size({end}) == 10)"
     tolerance = f"duration({mixed} && has({zone}) ? '{_LONGEST_ZONE_OFFSET}' : '0s')"
     readable = f"{matches(start, either)} && {matches(end, either)}"
     return f"!({readable}) || {instant(start)} < {instant(end)} + {tolerance}"
-
-
-def alternatives(keys: tuple[str, ...], *, needed: bool) -> Rule:
-    """Exactly one of the keys, or at most one where none is ``needed``, has a value."""
-    amount = "exactly one of" if needed else "at most one of"
-    given = "[" + ", ".join(f"has(self.{key})" for key in keys) + "].filter(given, given)"
-    told = f"{amount} {', '.join(keys)}"
-    # The cost of a join has no bound that the API server could estimate.
-    found = " + ".join(f"(has(self.{key}) ? ', {key}' : '')" for key in keys)
-    none = " || ".join(f"has(self.{key})" for key in keys)
-    answer = f"'{told}; found ' + ({none} ? ({found}).substring(2) : 'none')"
-    return Rule(f"size({given}) {'==' if needed else '<='} 1", told, answer=answer)

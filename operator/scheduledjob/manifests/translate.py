@@ -24,8 +24,7 @@ from .triggers.trigger_model import stored
 if TYPE_CHECKING:
     from .job_models import Curl, Hook, Shell
     from .models import ScheduledJob, Spec
-    from .policies import CompleteOn, Retry
-    from .policies import Misfire as MisfireModel
+    from .policies import CompleteOn, MisfireModel, Retry
     from .sources import KeySelector, SecretValue, ValueFrom
 
 

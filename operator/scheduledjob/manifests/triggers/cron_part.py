@@ -1,15 +1,14 @@
 """``cron`` and ``timeZone`` of a trigger in a manifest."""
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from scheduledjob.domain.triggers.cron import CronTrigger
 from scheduledjob.domain.triggers.registry import Trigger
 
-from .. import checks
 from ..base import CronExpression, TimeZone
-from ..rules import Rule
+from ..spanning_rules import only_with
 from .trigger_part import TriggerPart
 
 
@@ -17,9 +16,7 @@ class CronPart(TriggerPart):
     """The slots of a cron expression."""
 
     key: ClassVar[str] = "cron"
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("has(self.cron) || !has(self.timeZone)", "goes with cron only: leave it out", "timeZone"),
-    )
+    rules: ClassVar = (only_with("timeZone", "cron"),)
 
     cron: CronExpression | None = Field(
         None,
@@ -29,12 +26,6 @@ class CronPart(TriggerPart):
     time_zone: TimeZone | None = Field(
         None, description="IANA name of the time zone in which `cron` is read. Default: UTC."
     )
-
-    @model_validator(mode="after")
-    def _check_time_zone(self) -> Self:
-        if self.time_zone is not None and self.cron is None:
-            checks.refuse("goes with cron only", "leave it out", "timeZone")
-        return self
 
     def to_stored(self) -> Trigger:
         """Return the expression in its time zone."""

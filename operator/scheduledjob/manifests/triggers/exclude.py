@@ -1,8 +1,8 @@
 """Exclude: one entry of ``spec.exclude``, the slots to leave out."""
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from scheduledjob.domain.schedule.definition import Exclude as StoredExclude
 from scheduledjob.domain.schedule.definition import ExcludeCron, ExcludeWindow
@@ -11,7 +11,7 @@ from scheduledjob.domain.time.zones import midnight
 
 from .. import checks
 from ..base import CronExpression, InstantOrDate, Model, TimeZone
-from ..rules import Rule, window_is_open
+from ..spanning_rules import needed_unless, not_with, window_is_open
 from .trigger_part import instant_of
 
 
@@ -20,16 +20,17 @@ class Exclude(Model):
 
     one_of: ClassVar = ("from", "cron")
     rules: ClassVar = (
-        Rule("!has(self.cron) || !has(self.to)", "goes with from only: leave it out", "to"),
-        Rule(
-            "has(self.cron) || has(self.to)",
-            "is missing: a window needs both from and to; write to: the end, exclusive",
-            "to",
+        not_with("to", "cron", message="can't be used with cron", advice="leave to out"),
+        needed_unless(
+            "to", "cron", message="is missing", advice="write the end of the window, which is not part of it"
         ),
-        Rule(
-            f"!has(self.from) || !has(self.to) || {window_is_open('self.from', 'self.to', 'self.timeZone')}",
-            "is not after from: to is exclusive, for one day write the date of the next day",
+        window_is_open(
+            "from",
             "to",
+            "timeZone",
+            is_open=lambda exclude: exclude.window[0] < exclude.window[1],
+            message="is not after from",
+            advice="write a later end; for one day, write the date of the next day",
         ),
     )
 
@@ -48,17 +49,6 @@ class Exclude(Model):
     time_zone: TimeZone | None = Field(
         None, description="IANA name of the time zone of the dates or of `cron`. Default: UTC."
     )
-
-    @model_validator(mode="after")
-    def _check_window(self) -> Self:
-        if self.cron is not None and self.to is not None:
-            checks.refuse("goes with from only", "leave it out", "to")
-        if self.cron is None and self.to is None:
-            checks.refuse("is missing: a window needs both from and to", "write to: the end, exclusive", "to")
-        window = self.window
-        if window is not None and window[0] >= window[1]:
-            checks.refuse("is not after from", "to is exclusive: for one day, write the date of the next day", "to")
-        return self
 
     def to_stored(self) -> StoredExclude:
         """Return what the engine stores."""
