@@ -43,7 +43,7 @@ from .rules import (
     seconds,
     stated,
 )
-from .spanning_rules import SpanningRule, alternatives
+from .spanning_rules import AnyRule, SpanningRule, alternatives
 
 LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
@@ -91,12 +91,11 @@ class Model(BaseModel):
     """Keys of which exactly one must be given."""
     at_most_one_of: ClassVar[tuple[str, ...]] = ()
     """Keys of which at most one may be given."""
-    rules: ClassVar[tuple[Rule | SpanningRule, ...]] = ()
-    """Rules for fields that belong together. A ``SpanningRule`` is checked by the loader and the API server, a ``Rule``
-    only by the API server."""
+    rules: ClassVar[tuple[AnyRule, ...]] = ()
+    """Rules for fields that belong together."""
 
     @classmethod
-    def all_rules(cls) -> Iterator[Rule | SpanningRule]:
+    def all_rules(cls) -> Iterator[AnyRule]:
         """Its rules; those for ``one_of`` and ``at_most_one_of`` come first."""
         for keys, needed in ((cls.one_of, True), (cls.at_most_one_of, False)):
             if keys:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
 
@@ -41,6 +41,10 @@ class SpanningRule:
     cel: Rule
     fault_in: Callable[[BaseModel], Fault | None]
     """The fault of a model; None if the model keeps the rule."""
+
+
+AnyRule: TypeAlias = Rule | SpanningRule
+"""A rule of a model: the API server checks a ``Rule``, the loader and the API server check a ``SpanningRule``."""
 
 
 def value_at(model: BaseModel, key: str) -> Any:

@@ -8,7 +8,7 @@ from scheduledjob.domain.triggers.cron import CronTrigger
 from scheduledjob.domain.triggers.registry import Trigger
 
 from ..base import CronExpression, TimeZone
-from ..spanning_rules import only_with
+from ..spanning_rules import AnyRule, only_with
 from .trigger_part import TriggerPart
 
 
@@ -16,7 +16,7 @@ class CronPart(TriggerPart):
     """The slots of a cron expression."""
 
     key: ClassVar[str] = "cron"
-    rules: ClassVar = (only_with("timeZone", "cron"),)
+    rules: ClassVar[tuple[AnyRule, ...]] = (only_with("timeZone", "cron"),)
 
     cron: CronExpression | None = Field(
         None,

@@ -9,7 +9,7 @@ from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.registry import Trigger
 
 from ..base import InstantText, PositiveDuration
-from ..spanning_rules import only_with
+from ..spanning_rules import AnyRule, only_with
 from .trigger_part import TriggerPart, instant_of
 
 
@@ -17,7 +17,7 @@ class EveryPart(TriggerPart):
     """Slots at a fixed interval."""
 
     key: ClassVar[str] = "every"
-    rules: ClassVar = (only_with("anchor", "every"),)
+    rules: ClassVar[tuple[AnyRule, ...]] = (only_with("anchor", "every"),)
 
     every: PositiveDuration | None = Field(
         None, description="Interval such as 30s or 1h30m, at least 1s: slots are `anchor` plus its multiples."
