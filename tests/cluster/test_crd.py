@@ -55,7 +55,7 @@ async def test_the_crd_can_be_applied_in_both_ways(cluster: Cluster) -> None:
         ("spec.retry", ["At most one of exponential, fixed.", "Default: from 10s", "maxRetries"]),
         ("spec.job", ["Exactly one of shell, curl, container, custom."]),
         ("spec.triggers.timeZone", ["IANA name", "Default: UTC"]),
-        ("spec.concurrencyPolicy", ["Forbid", "it is skipped", "Default: Forbid"]),
+        ("spec.concurrencyPolicy", ["Forbid", "the slot is skipped", "Default: Forbid"]),
         ("status.recentRuns.output", ["last 1 KiB"]),
     ],
 )

@@ -6,11 +6,13 @@ CEL can tell: the operator reports it in status.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from scheduledjob.manifests.crd import crd
 from scheduledjob.manifests.loader import load
 from tests.cluster.crd.install import MANIFESTS, ROOT, install, jobs_in, verdict
 
@@ -23,6 +25,9 @@ NAMESPACE = "default"
 VALID = sorted(path.name for path in (MANIFESTS / "valid").iterdir())
 INVALID = sorted(path.name for path in (MANIFESTS / "invalid").iterdir() if path.suffix != ".expect")
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.yaml"))
+
+RULES = set(re.findall(r'"message": "([^"]*)"', json.dumps(crd())))
+"""The messages of rules in the CRD."""
 
 _RE2 = "no function of CEL compiles a pattern within a bounded cost"
 _NO_KEYS = "fields of an object that any fields may be in are not seen by CEL"
@@ -66,9 +71,17 @@ async def test_an_invalid_manifest_is_refused_by_name_of_its_field(cluster: Clus
         assert name in LET_THROUGH or unreadable, "let through"
         return
     assert name not in LET_THROUGH, "refused after all: take it from the list"
-    fields = [problem.field for problem in load([str(path)]).problems if problem.field]
+    problems = load([str(path)]).problems
+    for words in {f"{problem.message}: {problem.allowed}" for problem in problems} & RULES:
+        assert any(words in message for message in refusals), (words, refusals)
+    fields = [problem.field for problem in problems if problem.field]
     ways = {way for field in fields for way in ways_to_say(field)}
     assert any(way in message.lower() for message in refusals for way in ways), (ways, refusals)
+
+
+def test_the_rules_that_span_fields_have_manifests_that_break_them() -> None:
+    said = [problem for name in INVALID for problem in load([str(MANIFESTS / "invalid" / name)]).problems]
+    assert len({f"{problem.message}: {problem.allowed}" for problem in said} & RULES) >= 12
 
 
 def test_most_invalid_manifests_are_sent() -> None:
