@@ -13,7 +13,7 @@ from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_names import pod_name
 from scheduledjob.jobs.container.pod_spec import ContainerSpec, PodSettings, PodSpec
 from scheduledjob.kube.client.api import Api
-from scheduledjob.kube.pods.pods_api import Pods
+from scheduledjob.kube.pods.pods_api import ClusterPods
 from tests.cluster.crd.install import install
 from tests.cluster.harness import SCHEDULED_JOBS, ApiClient, Cluster
 
@@ -31,7 +31,7 @@ PATIENCE = 60.0
 class Bench:
     """A namespace with a ScheduledJob and whatever sees its Pods through; attempts are made by ``attempt``."""
 
-    def __init__(self, api: ApiClient, namespace: str, uid: str, pods: Pods, executor: PodExecutor) -> None:
+    def __init__(self, api: ApiClient, namespace: str, uid: str, pods: ClusterPods, executor: PodExecutor) -> None:
         self.api = api
         self.namespace = namespace
         self.uid = uid
@@ -163,7 +163,7 @@ async def bench(
         }
         owner = await client.post(f"{SCHEDULED_JOBS}/namespaces/{namespace}/scheduledjobs", manifest)
         async with Api.from_config(str(kubeconfig or cluster.kubeconfig)) as api:
-            pods = Pods(api, [namespace])
+            pods = ClusterPods(api, [namespace])
             watching = asyncio.create_task(pods.run())
             try:
                 executor = PodExecutor(pods, settings, **of_executor)

@@ -15,8 +15,8 @@ from scheduledjob.kube.client.access import Access
 from scheduledjob.kube.client.api import Api
 from scheduledjob.kube.client.api_errors import (
     AlreadyExists,
+    ApiConflict,
     ApiUnavailable,
-    Conflict,
     Forbidden,
     Gone,
     Invalid,
@@ -75,7 +75,7 @@ async def test_refusals_are_told_apart(cluster: Cluster, namespace: str) -> None
         assert invalid.value.details["causes"][0]["field"] == "metadata.name"
         await api.patch(config_maps(namespace, "one"), {"data": {"a": "1"}})
         old = {"metadata": {"resourceVersion": made["metadata"]["resourceVersion"]}, "data": {"a": "2"}}
-        with pytest.raises(Conflict):
+        with pytest.raises(ApiConflict):
             await api.patch(config_maps(namespace, "one"), old)
 
 

@@ -12,7 +12,7 @@ from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.kube.client.api import Api
 from scheduledjob.kube.client.budget import Budget
 from scheduledjob.kube.report import events as module
-from scheduledjob.kube.report.events import Events, Reason, Regarding
+from scheduledjob.kube.report.events import EventRecorder, Reason, Regarding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -35,7 +35,7 @@ class Talking:
         self.now = BEGUN
         config = kubeconfig or str(cluster.kubeconfig)
         self.api = Api.from_config(config, on_request=lambda *call: self.requests.append(call[:3]))
-        self.events = Events(self.api, Budget(rate), instance="replica-1", now=lambda: self.now, every=every)
+        self.events = EventRecorder(self.api, Budget(rate), instance="replica-1", now=lambda: self.now, every=every)
 
     def fail(self, message: str = "exit code 3", reason: Reason = Reason.FAILED) -> None:
         self.events.say(self.job, "Warning", reason, message, "Run")
@@ -163,7 +163,7 @@ async def test_long_notes_are_cut_and_odd_ones_are_taken(cluster: Cluster, names
 async def test_what_has_no_room_is_dropped_and_counted(
     cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING", 10)
+    monkeypatch.setattr(module, "MAX_PENDING", 10)
     async with talking(cluster, namespace, rate=0.001) as replica:
         for number in range(30):
             for _ in range(2):
@@ -203,7 +203,7 @@ async def test_where_events_are_refused_they_are_dropped_and_others_are_said(own
 async def test_what_is_said_while_the_server_is_away_is_said_later(
     own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "AGAIN", 0.05)
+    monkeypatch.setattr(module, "RETRY_DELAY", 0.05)
     namespace = await own_cluster.new_namespace()
     async with talking(own_cluster, namespace) as replica:
         replica.fail()

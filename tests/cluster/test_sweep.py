@@ -11,7 +11,7 @@ from scheduledjob.domain.triggers.once import AtTrigger
 from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
 from scheduledjob.kube.client.api import Api
 from scheduledjob.kube.client.paths import scheduled_jobs
-from scheduledjob.kube.reconcile.sweep import Known, Sweeper, known_rows
+from scheduledjob.kube.reconcile.sweep import ScheduleRef, Sweeper, schedule_refs
 from scheduledjob.stores.memory.store import MemoryStore
 from tests.cluster.crd.install import install
 
@@ -29,13 +29,13 @@ PATIENCE = 60.0
 class Schedules:
     """What a store would know, and what was ended there."""
 
-    def __init__(self, *known: Known) -> None:
+    def __init__(self, *known: ScheduleRef) -> None:
         self.known = list(known)
         self.tombstoned: list[tuple[str, str]] = []
         self.pages: list[list[str]] = []
         self.locked = True
 
-    async def rows(self) -> list[Known]:
+    async def rows(self) -> list[ScheduleRef]:
         return self.known
 
     async def tombstone(self, identities: Sequence[tuple[str, str]]) -> None:
@@ -61,10 +61,10 @@ def a_job(name: str) -> dict[str, Any]:
     }
 
 
-async def made(api: ApiClient, namespace: str, *names: str) -> list[Known]:
+async def made(api: ApiClient, namespace: str, *names: str) -> list[ScheduleRef]:
     path = scheduled_jobs(namespace)
     bodies = [await api.post(path, a_job(name)) for name in names]
-    return [Known(f"{namespace}/{body['metadata']['name']}", body["metadata"]["uid"]) for body in bodies]
+    return [ScheduleRef(f"{namespace}/{body['metadata']['name']}", body["metadata"]["uid"]) for body in bodies]
 
 
 async def test_an_object_that_is_gone_ends_its_schedule_at_the_second_list(cluster: Cluster, namespace: str) -> None:
@@ -101,7 +101,7 @@ async def test_an_object_made_while_the_list_is_read_is_not_missing(cluster: Clu
 
 
 async def test_without_the_crd_nobody_is_missing(own_cluster: ControlPlane) -> None:
-    schedules = Schedules(Known("a/one", "uid-1"))
+    schedules = Schedules(ScheduleRef("a/one", "uid-1"))
     async with Api.from_config(str(own_cluster.kubeconfig)) as api:
         for namespaces in ((), ("a",)):
             sweeper = schedules.sweeper(api, *namespaces)
@@ -118,8 +118,8 @@ async def test_a_forbidden_namespace_loses_nobody_and_keeps_no_other_from_it(own
     job = "--resource=scheduledjobs.scheduledjobs.dev"
     await own_cluster.kubectl("create", "role", "lister", "--verb=list", job, "-n", ours)
     await own_cluster.kubectl("create", "rolebinding", "lister", "--role=lister", "--user=lister", "-n", ours)
-    gone = Known(f"{ours}/gone", "uid-1")
-    schedules = Schedules(gone, Known(f"{forbidden}/gone", "uid-2"), Known(f"{unwatched}/gone", "uid-3"))
+    gone = ScheduleRef(f"{ours}/gone", "uid-1")
+    schedules = Schedules(gone, ScheduleRef(f"{forbidden}/gone", "uid-2"), ScheduleRef(f"{unwatched}/gone", "uid-3"))
     async with Api.from_config(str(own_cluster.kubeconfig_for("lister"))) as api:
         sweeper = schedules.sweeper(api, ours, forbidden)
         for _ in range(4):
@@ -133,7 +133,7 @@ async def test_a_forbidden_namespace_loses_nobody_and_keeps_no_other_from_it(own
 async def test_a_server_that_is_away_loses_nobody(own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     await install(own_cluster)
     monkeypatch.setattr("scheduledjob.kube.client.api.FIRST_PAUSE", 0.001)
-    schedules = Schedules(Known("a/one", "uid-1"))
+    schedules = Schedules(ScheduleRef("a/one", "uid-1"))
     async with Api.from_config(str(own_cluster.kubeconfig)) as api:
         sweeper = schedules.sweeper(api)
         await sweeper.sweep()
@@ -180,7 +180,7 @@ async def test_a_list_that_expires_half_way_is_begun_anew_and_counts_for_nothing
 
 async def test_it_sweeps_when_it_begins_and_then_where_it_has_the_lock(cluster: Cluster, namespace: str) -> None:
     await install(cluster)
-    first, second = Known(f"{namespace}/first", "uid-1"), Known(f"{namespace}/second", "uid-2")
+    first, second = ScheduleRef(f"{namespace}/first", "uid-1"), ScheduleRef(f"{namespace}/second", "uid-2")
     schedules = Schedules(first)
     asked = asyncio.Semaphore(0)
     failures = [StoreUnavailable("away")]
@@ -219,7 +219,7 @@ async def test_rows_of_a_store_are_those_that_came_from_objects() -> None:
 
     await store.put([row(f"ns/n{number:04}", Origin.CLUSTER) for number in range(2500)], replace=False)
     await store.put([row("library", Origin.LIBRARY)], replace=False)
-    known = await known_rows(store)
+    known = await schedule_refs(store)
     assert len(known) == 2500
-    assert known[0] == Known("ns/n0000", "uid-of-ns/n0000")
+    assert known[0] == ScheduleRef("ns/n0000", "uid-of-ns/n0000")
     assert known[0].namespace == "ns"

@@ -11,8 +11,8 @@ import pytest
 from scheduledjob.kube.client.access import Access
 from scheduledjob.kube.client.paths import scheduled_jobs
 from scheduledjob.kube.watch import kopf_watch
-from scheduledjob.kube.watch.handover import Handover, Seen
-from scheduledjob.kube.watch.kopf_watch import Watcher
+from scheduledjob.kube.watch.handover import Handover, WatchEvent
+from scheduledjob.kube.watch.kopf_watch import KopfWatcher
 from tests.cluster.crd.install import CRDS, install
 from tests.cluster.erring_line import ErringLine, error_status
 from tests.cluster.line import Line
@@ -44,7 +44,7 @@ class Watched:
     def __init__(self, kubeconfig: Path, namespaces: Sequence[str]) -> None:
         self.requests: list[tuple[str, str, int]] = []
         self.handover = Handover()
-        self.watcher = Watcher(
+        self.watcher = KopfWatcher(
             Access(str(kubeconfig)), namespaces, self.handover, on_request=lambda *call: self.requests.append(call[:3])
         )
 
@@ -52,7 +52,7 @@ class Watched:
     def state(self) -> kopf_watch.WatchState:
         return self.watcher.state
 
-    async def next(self, name: str, accept: Callable[[Seen], bool] = lambda _: True) -> Seen:
+    async def next(self, name: str, accept: Callable[[WatchEvent], bool] = lambda _: True) -> WatchEvent:
         """The next that is seen of the object of this name."""
         while True:
             for seen in await self.handover.take():
@@ -118,7 +118,7 @@ async def test_a_user_without_a_name_can_watch(
         assert seen.state.connected_since is not None
 
 
-def _is_in(seen: Seen, namespace: str) -> bool:
+def _is_in(seen: WatchEvent, namespace: str) -> bool:
     return bool(seen.body["metadata"]["namespace"] == namespace)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduledjob.kube.client.budget import Budget, Use
+from scheduledjob.kube.client.budget import Budget, BudgetUse
 from tests.simulation.loop import VirtualLoop
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ def world() -> Iterator[World]:
     world.loop.close()
 
 
-async def write(budget: Budget, use: Use, count: int, done: Callable[[], None]) -> None:
+async def write(budget: Budget, use: BudgetUse, count: int, done: Callable[[], None]) -> None:
     for _ in range(count):
         await budget.take(use)
         done()
 
 
-def times(world: World, budget: Budget, use: Use, count: int = 10**6) -> list[float]:
+def times(world: World, budget: Budget, use: BudgetUse, count: int = 10**6) -> list[float]:
     """When each of many writes that one writer wants to do was let go, in seconds from now."""
     begun, let_go = world.now, list[float]()
     world.start(write(budget, use, count, lambda: let_go.append(world.now - begun)))
@@ -62,7 +62,7 @@ def times(world: World, budget: Budget, use: Use, count: int = 10**6) -> list[fl
 
 
 def test_after_the_burst_comes_the_rate(world: World) -> None:
-    let_go = times(world, Budget(20.0, 5), Use.STATUS)
+    let_go = times(world, Budget(20.0, 5), BudgetUse.STATUS)
     world.run(10.0)
     assert let_go[:6] == [0.0, 0.0, 0.0, 0.0, 0.0, pytest.approx(0.05)]
     assert len(let_go) == 5 + 200
@@ -70,22 +70,22 @@ def test_after_the_burst_comes_the_rate(world: World) -> None:
 
 def test_rest_does_not_add_up_beyond_the_burst(world: World) -> None:
     budget = Budget(20.0, 5)
-    times(world, budget, Use.STATUS, 5)
+    times(world, budget, BudgetUse.STATUS, 5)
     world.run(3600.0)
-    let_go = times(world, budget, Use.STATUS)
+    let_go = times(world, budget, BudgetUse.STATUS)
     world.run(1.0)
     assert len(let_go) == 5 + 20
 
 
 def test_events_alone_get_a_quarter(world: World) -> None:
-    let_go = times(world, Budget(20.0, 20.0), Use.EVENT)
+    let_go = times(world, Budget(20.0, 20.0), BudgetUse.EVENT)
     world.run(100.0)
     assert len(let_go) == pytest.approx(5 + 500, abs=1)
 
 
 def test_under_a_storm_of_both_one_in_twenty_is_an_event(world: World) -> None:
     budget = Budget(20.0, 20.0)
-    status, events = times(world, budget, Use.STATUS), times(world, budget, Use.EVENT)
+    status, events = times(world, budget, BudgetUse.STATUS), times(world, budget, BudgetUse.EVENT)
     world.run(100.0)
     assert len(events) == pytest.approx(100, abs=5)
     assert len(status) == pytest.approx(1920, abs=20)
@@ -94,7 +94,7 @@ def test_under_a_storm_of_both_one_in_twenty_is_an_event(world: World) -> None:
 
 def test_after_the_storm_events_have_their_quarter_again(world: World) -> None:
     budget = Budget(20.0, 20.0)
-    status, events = times(world, budget, Use.STATUS, 1000), times(world, budget, Use.EVENT)
+    status, events = times(world, budget, BudgetUse.STATUS, 1000), times(world, budget, BudgetUse.EVENT)
     world.run(100.0)
     assert len(status) == 1000
     assert status[-1] < 55.0
@@ -102,31 +102,31 @@ def test_after_the_storm_events_have_their_quarter_again(world: World) -> None:
 
 
 def test_status_may_have_it_all_while_there_are_no_events(world: World) -> None:
-    let_go = times(world, Budget(20.0, 1), Use.STATUS)
+    let_go = times(world, Budget(20.0, 1), BudgetUse.STATUS)
     world.run(10.0)
     assert len(let_go) == pytest.approx(201, abs=1)
 
 
 def test_who_is_cancelled_in_line_takes_nothing(world: World) -> None:
     budget = Budget(1.0, 1)
-    times(world, budget, Use.STATUS, 1)
+    times(world, budget, BudgetUse.STATUS, 1)
     world.run(0.0)
-    impatient = [world.start(write(budget, Use.STATUS, 1, lambda: None)) for _ in range(10)]
+    impatient = [world.start(write(budget, BudgetUse.STATUS, 1, lambda: None)) for _ in range(10)]
     world.run(0.0)
     for task in impatient:
         task.cancel()
-    let_go = times(world, budget, Use.STATUS)
+    let_go = times(world, budget, BudgetUse.STATUS)
     world.run(5.0)
     assert let_go == [pytest.approx(1.0 + n) for n in range(5)]
 
 
 def test_a_token_that_came_with_the_cancellation_is_given_back(world: World) -> None:
     budget = Budget(1.0, 1)
-    times(world, budget, Use.STATUS, 1)
-    unlucky = world.start(write(budget, Use.STATUS, 1, lambda: None))
+    times(world, budget, BudgetUse.STATUS, 1)
+    unlucky = world.start(write(budget, BudgetUse.STATUS, 1, lambda: None))
     world.run(0.0)
     world.loop.call_later(1.1, unlucky.cancel)
-    let_go = times(world, budget, Use.STATUS, 1)
+    let_go = times(world, budget, BudgetUse.STATUS, 1)
     world.now += 1.2  # the loop was busy: both are due, the token first
     world.loop.run_ready()
     assert unlucky.cancelled()
@@ -135,7 +135,7 @@ def test_a_token_that_came_with_the_cancellation_is_given_back(world: World) -> 
 
 def test_lifted_it_holds_nobody(world: World) -> None:
     budget = Budget(1.0, 1)
-    status, events = times(world, budget, Use.STATUS, 1000), times(world, budget, Use.EVENT, 1000)
+    status, events = times(world, budget, BudgetUse.STATUS, 1000), times(world, budget, BudgetUse.EVENT, 1000)
     world.run(0.0)
     budget.lift()
     world.run(0.0)
@@ -152,14 +152,14 @@ def test_a_budget_that_allows_nothing_is_refused(rate: float, burst: float) -> N
 @given(
     rate=st.floats(0.1, 1000.0),
     burst=st.floats(1.0, 100.0),
-    actions=st.lists(st.tuples(st.sampled_from(Use), st.integers(0, 30), st.floats(0.0, 5.0)), max_size=20),
+    actions=st.lists(st.tuples(st.sampled_from(BudgetUse), st.integers(0, 30), st.floats(0.0, 5.0)), max_size=20),
 )
 def test_no_span_of_time_has_more_than_burst_and_rate(
-    rate: float, burst: float, actions: list[tuple[Use, int, float]]
+    rate: float, burst: float, actions: list[tuple[BudgetUse, int, float]]
 ) -> None:
     world = World()
     budget = Budget(rate, burst)
-    let_go: list[tuple[float, Use]] = []
+    let_go: list[tuple[float, BudgetUse]] = []
     wanted = 0
     for use, count, seconds in actions:
         wanted += count
@@ -167,7 +167,7 @@ def test_no_span_of_time_has_more_than_burst_and_rate(
         world.run(seconds)
     world.run(wanted / rate * 4 + 1)
     assert len(let_go) == wanted, "everybody is let go in the end"
-    for share, chosen in ((1.0, set(Use)), (0.25, {Use.EVENT})):
+    for share, chosen in ((1.0, set(BudgetUse)), (0.25, {BudgetUse.EVENT})):
         at = [moment for moment, use in let_go if use in chosen]
         most = max(1.0, burst * share)
         for first, begun in enumerate(at):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from scheduledjob.kube.watch.handover import Handover, Seen
+from scheduledjob.kube.watch.handover import Handover, WatchEvent
 
 PATIENCE = 30.0
 
@@ -14,7 +14,7 @@ def an_object(uid: str, version: int = 1) -> dict[str, Any]:
     return {"metadata": {"uid": uid, "resourceVersion": str(version)}}
 
 
-async def give(handover: Handover, *seen: Seen) -> None:
+async def give(handover: Handover, *seen: WatchEvent) -> None:
     """From another thread's event loop, as the watch does."""
 
     async def all_of_them() -> None:
@@ -26,15 +26,19 @@ async def give(handover: Handover, *seen: Seen) -> None:
 
 async def test_the_newest_counts_and_keeps_its_place() -> None:
     handover = Handover()
-    first, other, newest = Seen(an_object("a"), False), Seen(an_object("b"), False), Seen(an_object("a", 2), False)
+    first, other, newest = (
+        WatchEvent(an_object("a"), False),
+        WatchEvent(an_object("b"), False),
+        WatchEvent(an_object("a", 2), False),
+    )
     await give(handover, first, other, newest)
     assert await handover.take() == [newest, other]
 
 
 async def test_a_deletion_stays_one() -> None:
     handover = Handover()
-    gone = Seen(an_object("a", 3), True)
-    await give(handover, Seen(an_object("a"), False), gone, Seen(an_object("a", 2), False))
+    gone = WatchEvent(an_object("a", 3), True)
+    await give(handover, WatchEvent(an_object("a"), False), gone, WatchEvent(an_object("a", 2), False))
     assert await handover.take() == [gone]
 
 
@@ -43,14 +47,14 @@ async def test_who_waits_is_woken() -> None:
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         taking = group.create_task(handover.take())
         await asyncio.sleep(0)
-        await give(handover, Seen(an_object("a"), False))
+        await give(handover, WatchEvent(an_object("a"), False))
     assert len(taking.result()) == 1
 
 
 async def test_a_full_room_holds_the_giver_and_loses_nothing() -> None:
     handover = Handover(room=10)
-    many = [Seen(an_object(str(n)), False) for n in range(1000)]
-    taken: list[Seen] = []
+    many = [WatchEvent(an_object(str(n)), False) for n in range(1000)]
+    taken: list[WatchEvent] = []
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         group.create_task(give(handover, *many))
         while len(taken) < len(many):
@@ -62,7 +66,7 @@ async def test_a_full_room_holds_the_giver_and_loses_nothing() -> None:
 async def test_an_object_that_waits_needs_no_more_room() -> None:
     handover = Handover(room=1)
     async with asyncio.timeout(PATIENCE):
-        await give(handover, *(Seen(an_object("a", n), False) for n in range(100)))
+        await give(handover, *(WatchEvent(an_object("a", n), False) for n in range(100)))
     assert [each.body["metadata"]["resourceVersion"] for each in await handover.take()] == ["99"]
 
 

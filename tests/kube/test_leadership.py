@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from scheduledjob.kube.client.api_errors import (
     AlreadyExists,
+    ApiConflict,
     ApiError,
     ApiUnavailable,
-    Conflict,
     Forbidden,
     Gone,
     NotFound,
@@ -55,7 +55,7 @@ class Server:
     def change(self, version: str, spec: dict[str, Any]) -> dict[str, Any]:
         there = self.read()
         if there["metadata"]["resourceVersion"] != version:
-            raise Conflict(409, "Conflict", "it changed")
+            raise ApiConflict(409, "ApiConflict", "it changed")
         self._write({key: value for key, value in {**there["spec"], **spec}.items() if value is not None})
         return self.read()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scheduledjob.kube.pods.pods_api import Pods
+from scheduledjob.kube.pods.pods_api import ClusterPods
 
 
 class Asked:
@@ -25,13 +25,13 @@ class Asked:
 )
 async def test_what_is_no_name_is_not_asked_for(name: str) -> None:
     asked = Asked()
-    pods = Pods(asked)  # type: ignore[arg-type]  # of the client it needs one method
+    pods = ClusterPods(asked)  # type: ignore[arg-type]  # of the client it needs one method
     assert await pods.secret("team-a", name) == {}
     assert asked.paths == []
 
 
 async def test_a_secret_of_the_namespace_is_read() -> None:
     asked = Asked()
-    pods = Pods(asked)  # type: ignore[arg-type]  # of the client it needs one method
+    pods = ClusterPods(asked)  # type: ignore[arg-type]  # of the client it needs one method
     assert await pods.secret("team-a", "db.v1") == {"key": b"value"}
     assert asked.paths == ["/api/v1/namespaces/team-a/secrets/db.v1"]

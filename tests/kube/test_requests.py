@@ -14,9 +14,9 @@ from scheduledjob.kube.client.api import (
 )
 from scheduledjob.kube.client.api_errors import (
     AlreadyExists,
+    ApiConflict,
     ApiError,
     ApiUnavailable,
-    Conflict,
     Forbidden,
     Gone,
     Invalid,
@@ -74,7 +74,7 @@ def test_retry_after(header: str | None, seconds: float) -> None:
     [
         (403, "Forbidden", Forbidden),
         (404, "NotFound", NotFound),
-        (409, "Conflict", Conflict),
+        (409, "ApiConflict", ApiConflict),
         (409, "AlreadyExists", AlreadyExists),
         (410, "Expired", Gone),
         (422, "Invalid", Invalid),

@@ -139,7 +139,7 @@ def test_lists_in_every_notation(config: Callable[[str], str]) -> None:
         ("log_level", "trace", "write debug, info, warning or error"),
         ("plugins", "maybe", '"maybe" is not allowed: write true or false'),
         ("listen", "8080", "write host:port"),
-        ("listen", ":80800", "80800 is no port: write a number up to 65535"),
+        ("listen", ":80800", "80800 is not a port: write a number up to 65535"),
         ("kubeconfig", "/nowhere/config", '"/nowhere/config" is no file that is there'),
         ("pod_image", "a b", "write a container image"),
         ("instance", "two words", "without spaces"),

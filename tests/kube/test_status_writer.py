@@ -16,7 +16,7 @@ from scheduledjob.engine.store import NewRow, Origin
 from scheduledjob.kube.client.api_errors import ApiError, ApiUnavailable, Invalid, Unauthorized
 from scheduledjob.kube.client.budget import Budget
 from scheduledjob.kube.reconcile.desired_state import KIND_INVALID
-from scheduledjob.kube.reconcile.known_objects import Objects
+from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.report import status_writer
 from scheduledjob.kube.report.status_writer import StatusWriter
 from scheduledjob.stores.memory import MemoryStore
@@ -72,11 +72,11 @@ def an_object(name: str) -> dict[str, Any]:
 async def writing(
     writes: Writes,
     states: Mapping[str, bytes],
-    objects: Objects | None = None,
+    objects: KnownObjects | None = None,
     begun: dict[str, str] | None = None,
 ) -> AsyncIterator[StatusWriter]:
     """A writer at work, for objects of these names, whose rows have these states."""
-    store, objects = MemoryStore(), Objects() if objects is None else objects
+    store, objects = MemoryStore(), KnownObjects() if objects is None else objects
     definition = at_once(NOW, kind=KIND_INVALID, job={"problem": "none"}).encode()
     rows = [
         NewRow(
@@ -127,7 +127,7 @@ async def test_a_state_that_can_t_be_told_is_in_nobodys_way(state: bytes) -> Non
 
 
 async def test_when_a_run_started_is_told_by_who_knows_and_kept_by_who_does_not() -> None:
-    writes, objects = Writes(), Objects()
+    writes, objects = Writes(), KnownObjects()
     state = State(NOW, runs=[Run(NOW, NOW)]).encode()
     started, name = rfc3339(NOW), f"uid-fine-{NOW}"
     async with writing(writes, {"fine": state}, objects, {name: started}) as writer:
@@ -157,7 +157,7 @@ async def test_at_the_end_what_is_refused_is_not_waited_for(refusal: ApiError) -
 async def test_at_the_end_rights_that_were_taken_are_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    monkeypatch.setattr(status_writer, "REFUSED", seconds)
+    monkeypatch.setattr(status_writer, "RIGHTS_TIMEOUT", seconds)
     writes = Writes(without_rights="a")
     async with writing(writes, {"a": FINE, "fine": FINE}) as writer:
         writer.changed("uid-a")
@@ -193,7 +193,7 @@ async def test_at_the_end_what_goes_is_not_waited_for() -> None:
 
 
 async def test_what_goes_while_it_is_written_stays_gone() -> None:
-    writes, objects = Writes(), Objects()
+    writes, objects = Writes(), KnownObjects()
     writes.meanwhile = lambda: objects.gone(["uid-a"])
     async with writing(writes, {"a": FINE}, objects) as writer:
         writer.changed("uid-a")

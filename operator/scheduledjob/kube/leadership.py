@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from scheduledjob.kube.client.api_errors import AlreadyExists, ApiError, Conflict, NotFound
+from scheduledjob.kube.client.api_errors import AlreadyExists, ApiConflict, ApiError, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.lease")
 
-LOOK_EVERY = 1.0
+CHECK_INTERVAL = 1.0
 """Seconds between two looks at a Lease that somebody else holds."""
 MARGIN = 0.2
 """The part of the Lease that is kept for ending what runs."""
@@ -98,11 +98,11 @@ class MemoryLease:
             body = {"metadata": {"resourceVersion": self._version}, "spec": {"holderIdentity": None}}
             try:
                 await self._api.patch(f"{self._path}/{self._name}", body)
-            except (Conflict, NotFound):
+            except (ApiConflict, NotFound):
                 pass  # another replica has done it, or somebody holds it
             except ApiError as error:
                 self._cannot("changed", error)
-                await asyncio.sleep(LOOK_EVERY)
+                await asyncio.sleep(CHECK_INTERVAL)
                 continue
             self.in_order = False
 
@@ -117,11 +117,11 @@ class MemoryLease:
                 else:
                     body = {"metadata": {"resourceVersion": there["metadata"]["resourceVersion"]}, "spec": self._spec()}
                     lease = await self._api.patch(f"{self._path}/{self._name}", body)
-            except (Conflict, AlreadyExists, NotFound):
+            except (ApiConflict, AlreadyExists, NotFound):
                 continue
             except ApiError as error:
                 self._cannot("taken", error)
-                await asyncio.sleep(LOOK_EVERY)
+                await asyncio.sleep(CHECK_INTERVAL)
                 continue
             self._version = lease["metadata"]["resourceVersion"]
             self._deadline = sent + self._length
@@ -143,30 +143,30 @@ class MemoryLease:
                     async with asyncio.timeout(left):
                         await self._renew()
                     break
-                except Conflict:
+                except ApiConflict:
                     self._fence(f"the Lease {self._namespace}/{self._name} was taken by somebody else")
                     return
                 except (ApiError, TimeoutError) as error:
                     log.warning("the Lease could not be renewed yet", error=str(error), seconds_left=round(left, 1))
-                    await asyncio.sleep(min(LOOK_EVERY, max(0.0, left)))
+                    await asyncio.sleep(min(CHECK_INTERVAL, max(0.0, left)))
 
     async def release(self) -> None:
         """Let go of it: whoever waits for it need not wait for its end."""
         await self._write({"holderIdentity": ""})
 
     async def _renew(self) -> None:
-        """Raises Conflict where it is another's."""
+        """Raises ApiConflict where it is another's."""
         sent = time.monotonic()
         await self._write({"renewTime": self._now()})
         self._deadline = sent + self._length
 
     async def _write(self, spec: dict[str, Any]) -> None:
-        """Change what is ours. Raises Conflict where it is another's."""
+        """Change what is ours. Raises ApiConflict where it is another's."""
         while True:
             body = {"metadata": {"resourceVersion": self._version}, "spec": spec}
             try:
                 lease = await self._api.patch(f"{self._path}/{self._name}", body, attempts=1)
-            except Conflict:
+            except ApiConflict:
                 # Ours all the same, if an earlier write was carried out and its answer lost.
                 lease = await self._api.get(f"{self._path}/{self._name}", attempts=1)
                 if _holder(lease) != self._holder:
@@ -186,7 +186,7 @@ class MemoryLease:
                 return None
             except ApiError as error:
                 self._cannot("read", error)
-                await asyncio.sleep(LOOK_EVERY)
+                await asyncio.sleep(CHECK_INTERVAL)
                 continue
             holder = _holder(lease)
             if not holder or holder in (self._holder, ended) or self._is_dead(holder):
@@ -213,13 +213,16 @@ class MemoryLease:
         since = time.monotonic()
         try:
             if pod:
-                async with asyncio.timeout(2 * LOOK_EVERY), aclosing(self._api.watch(self._pods, watched)) as events:
+                async with (
+                    asyncio.timeout(2 * CHECK_INTERVAL),
+                    aclosing(self._api.watch(self._pods, watched)) as events,
+                ):
                     async for event in events:
                         if event["type"] == "DELETED" and _ended_by_kubelet(event["object"]):
                             return True
         except (ApiError, TimeoutError):
             pass  # not allowed, forgotten by now, away: then it is waited for
-        await asyncio.sleep(max(0.0, LOOK_EVERY - (time.monotonic() - since)))
+        await asyncio.sleep(max(0.0, CHECK_INTERVAL - (time.monotonic() - since)))
         return False
 
     def _cannot(self, be: str, error: ApiError) -> None:
@@ -242,7 +245,7 @@ def _ended_by_kubelet(pod: dict[str, Any]) -> bool:
     does not know how that ended.
     """
     containers = pod.get("status", {}).get("containerStatuses", [])
-    ends = [each.get("state", {}).get("terminated") or {} for each in containers]
+    ends = [container.get("state", {}).get("terminated") or {} for container in containers]
     known = [end.get("containerID") and end.get("reason") != "ContainerStatusUnknown" for end in ends]
     return "generateName" in pod["metadata"] and bool(known) and all(known)
 

@@ -31,7 +31,7 @@ from scheduledjob.web.server import WebServer
 
 from .leadership import MemoryLease, is_dead, this_process
 from .peers import Peers
-from .preflight import SAY_EVERY, Preflight, permissions_of
+from .preflight import LOG_INTERVAL, Preflight, permissions_of
 from .readiness import Readiness
 from .runtime import OperatorRuntime
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.operator")
 
-STORE_AGAIN = 2.0
+STORE_RETRY_DELAY = 2.0
 """Seconds until a store that could not be reached at the start is tried again."""
 MEMORY_LEASE = 45.0
 """Seconds: longer than an API server takes to come back from a restart, since losing the Lease ends the process."""
@@ -107,7 +107,7 @@ class Operator:
             fence=_fence,
             is_dead=is_dead,
         )
-        working = OperatorRuntime(
+        runtime = OperatorRuntime(
             settings,
             api,
             self._store,
@@ -116,7 +116,7 @@ class Operator:
             until=(lambda: lease.ours_until) if self._in_memory else None,
             unwatched=lambda namespaces: peers.unwatched(namespaces),  # noqa: PLW0108  # made below
         )
-        peers = Peers(self._store, settings.instance, working.replica.info.id, settings.namespaces)
+        peers = Peers(self._store, settings.instance, runtime.replica.info.id, settings.namespaces)
         permissions = permissions_of(settings.namespaces, (namespace, settings.memory_lease), holds=self._in_memory)
         preflight = Preflight(api, settings.namespaces, permissions)
         try:
@@ -128,10 +128,10 @@ class Operator:
                     return
             all_told = True
             async with asyncio.TaskGroup() as holding:
-                held = holding.create_task(lease.hold() if self._in_memory else _make_use_of(lease, working.listed))
+                held = holding.create_task(lease.hold() if self._in_memory else _make_use_of(lease, runtime.listed))
                 if await self._connect_and_be_alone(api, peers):
                     staying = holding.create_task(peers.stay())
-                    all_told = await self._work(working)
+                    all_told = await self._work(runtime)
                     staying.cancel()
                 held.cancel()
             if self._in_memory and all_told:  # else whoever comes next must know that status may not be the truth
@@ -146,16 +146,16 @@ class Operator:
         with self._readiness.waiting("store", lambda: failures[-1]):
             if not await self._unless_stopped(connect(self._store, failures)):
                 return False
-        with self._readiness.waiting("neighbours", lambda: peers.in_the_way):
+        with self._readiness.waiting("neighbours", lambda: peers.conflict):
             return await self._unless_stopped(peers.alone(api))
 
-    async def _work(self, working: OperatorRuntime) -> bool:
+    async def _work(self, runtime: OperatorRuntime) -> bool:
         """Until the end; whether status tells everything then."""
-        self._runtime = working
-        for part, why_not in working.conditions().items():
+        self._runtime = runtime
+        for part, why_not in runtime.conditions().items():
             self._readiness.add(part, why_not)
         self._readiness.add("end", lambda: "it is ending" if self._stopping.is_set() else None)
-        return await working.run(self._stopping)
+        return await runtime.run(self._stopping)
 
     async def _unless_stopped(self, work: Coroutine[object, object, None]) -> bool:
         """Whether it was done before the signal to end came."""
@@ -183,11 +183,11 @@ async def connect(store: Store, failures: list[str]) -> None:
         try:
             await store.connect()
         except StoreError as error:
-            if str(error) != failures[-1] or time.monotonic() - said_at >= SAY_EVERY:
+            if str(error) != failures[-1] or time.monotonic() - said_at >= LOG_INTERVAL:
                 log.warning("waiting for the store", error=str(error))
                 said_at = time.monotonic()
             failures[:] = [str(error)]
-            await asyncio.sleep(STORE_AGAIN)
+            await asyncio.sleep(STORE_RETRY_DELAY)
         else:
             if failures[-1]:
                 log.info("the store is there")

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from scheduledjob.engine.store import Presence, Store
     from scheduledjob.kube.client.api import Api
 
-log = structlog.get_logger("scheduledjob.neighbours")
+log = structlog.get_logger("scheduledjob.peers")
 
-NAMESPACE_OF_THE_SYSTEM = "/api/v1/namespaces/kube-system"
+SYSTEM_NAMESPACE_PATH = "/api/v1/namespaces/kube-system"
 LIFETIME = 45.0
-TELL_EVERY = 10.0
-COME_AGAIN = (1.0, 4.0)
+ANNOUNCE_INTERVAL = 10.0
+RETRY_RANGE = (1.0, 4.0)
 """Seconds, drawn anew each time."""
 
 
@@ -44,7 +44,7 @@ class Peers:
         self._namespaces = tuple(namespaces)
         self._cluster = ""
         self._rng = random.Random()  # noqa: S311  # spreads load, guards nothing
-        self.in_the_way: str | None = None
+        self.conflict: str | None = None
 
     async def alone(self, api: Api) -> None:
         """Wait until no other installation works for any of these namespaces."""
@@ -52,25 +52,25 @@ class Peers:
         said = ""
         while True:
             try:
-                there = await self._tell()
+                there = await self._announce()
                 if not there:
-                    self.in_the_way = None
+                    self.conflict = None
                     return
-                self.in_the_way = _in_words(there)
+                self.conflict = _in_words(there)
                 await self._store.withdraw(self._replica)
             except StoreError as error:
-                self.in_the_way = str(error)
-            if self.in_the_way != said:
-                said = self.in_the_way or ""
+                self.conflict = str(error)
+            if self.conflict != said:
+                said = self.conflict or ""
                 log.warning("waiting", reason=said)
-            await asyncio.sleep(self._rng.uniform(*COME_AGAIN))
+            await asyncio.sleep(self._rng.uniform(*RETRY_RANGE))
 
     async def stay(self) -> None:
         """Go on telling; until it is cancelled."""
         while True:
-            await asyncio.sleep(TELL_EVERY)
+            await asyncio.sleep(ANNOUNCE_INTERVAL)
             try:
-                there = await self._tell()
+                there = await self._announce()
             except StoreError as error:
                 log.info("the store could not be told that this replica lives", error=str(error))
                 continue
@@ -80,14 +80,18 @@ class Peers:
     async def unwatched(self, namespaces: Collection[str]) -> set[str]:
         """Those for which no living replica of this installation works. Raises StoreError."""
         watching = [self._namespaces]
-        watching += [one.namespaces for one in await self._others() if one.installation == self._installation]
-        return {one for one in namespaces if not any(not names or one in names for names in watching)}
+        watching += [
+            presence.namespaces for presence in await self._others() if presence.installation == self._installation
+        ]
+        return {namespace for namespace in namespaces if not any(not names or namespace in names for names in watching)}
 
-    async def _tell(self) -> list[Presence]:
+    async def _announce(self) -> list[Presence]:
         """Tell that this replica lives; those of other installations that work for a namespace of ours."""
         mine = set(self._namespaces)
-        others = [one for one in await self._others() if one.installation != self._installation]
-        return [one for one in others if not mine or not one.namespaces or mine & set(one.namespaces)]
+        others = [presence for presence in await self._others() if presence.installation != self._installation]
+        return [
+            presence for presence in others if not mine or not presence.namespaces or mine & set(presence.namespaces)
+        ]
 
     async def _others(self) -> list[Presence]:
         return await self._store.present(self._replica, self._cluster, self._namespaces, from_seconds(LIFETIME))
@@ -107,12 +111,12 @@ async def _cluster_uid(api: Api) -> str:
     said = False
     while True:
         try:
-            namespace = await api.get(NAMESPACE_OF_THE_SYSTEM)
+            namespace = await api.get(SYSTEM_NAMESPACE_PATH)
         except ApiError as error:
             if not said:
                 log.warning("the cluster's identity (namespace kube-system) can't be read", error=str(error))
                 said = True
-            await asyncio.sleep(TELL_EVERY)
+            await asyncio.sleep(ANNOUNCE_INTERVAL)
         else:
             uid: str = namespace["metadata"]["uid"]
             return uid

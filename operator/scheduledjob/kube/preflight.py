@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.start")
 
-ASK_EVERY = 2.0
-SAY_EVERY = 60.0
+CHECK_INTERVAL = 2.0
+LOG_INTERVAL = 60.0
 CRD = f"scheduledjobs.{GROUP}"
 
 
@@ -96,10 +96,10 @@ class Preflight:
         """Returns once everything is there."""
         said, said_at = "", float("-inf")
         while (missing := await self.look()) is not None:
-            if missing != said or time.monotonic() - said_at >= SAY_EVERY:
+            if missing != said or time.monotonic() - said_at >= LOG_INTERVAL:
                 log.warning("waiting", missing=missing)
                 said, said_at = missing, time.monotonic()
-            await asyncio.sleep(ASK_EVERY)
+            await asyncio.sleep(CHECK_INTERVAL)
         if said:
             log.info("nothing is missing any more")
 
@@ -124,7 +124,7 @@ class Preflight:
         return None
 
     async def _rbac(self) -> str | None:
-        refused = [one for one in self._permissions if not await self._allowed(one)]
+        refused = [permission for permission in self._permissions if not await self._allowed(permission)]
         if not refused:
             return None
         return f"RBAC does not allow the operator to {'; '.join(map(str, refused))}: bind it to the shipped role"

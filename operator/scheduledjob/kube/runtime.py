@@ -2,7 +2,7 @@
 
     watching, sweep -> reconciler -> store <- replica -> inline jobs, Pods
                                        |         |
-                              status writer <- telling -> Events, metrics
+                              status writer <- telling -> EventRecorder, metrics
 
 The parts need each other less than one might think: runs go on while the API server is away, the watch goes on while
 the store is. The end has an order: runs are finished or handed back while everything that tells of them still works;
@@ -33,20 +33,20 @@ from scheduledjob.kube.client.api_errors import ApiError, ApiUnavailable
 from scheduledjob.kube.client.budget import Budget
 from scheduledjob.kube.client.references import ClusterReferences
 from scheduledjob.kube.pods.pod_garbage_collector import PodGarbageCollector
-from scheduledjob.kube.pods.pods_api import Pods
-from scheduledjob.kube.reconcile.desired_state import Rules
-from scheduledjob.kube.reconcile.known_objects import Objects
+from scheduledjob.kube.pods.pods_api import ClusterPods
+from scheduledjob.kube.reconcile.desired_state import ObjectRules
+from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
 from scheduledjob.kube.reconcile.resync import Resync
-from scheduledjob.kube.report.events import Events
+from scheduledjob.kube.report.events import EventRecorder
 from scheduledjob.kube.report.operator_observer import OperatorObserver
 from scheduledjob.kube.report.status_writer import StatusWriter
 from scheduledjob.kube.watch.handover import Handover
-from scheduledjob.kube.watch.kopf_watch import Watcher
+from scheduledjob.kube.watch.kopf_watch import KopfWatcher
 from scheduledjob.version import program_version
 
 from .cluster_kinds import cluster_kinds
-from .peers import NAMESPACE_OF_THE_SYSTEM
+from .peers import SYSTEM_NAMESPACE_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -100,12 +100,12 @@ class OperatorRuntime:
         self._settings = settings
         self._in_memory = settings.store.lower().startswith("memory:")
         self._metrics = metrics
-        self._objects = Objects()
+        self._objects = KnownObjects()
         self._budget = Budget(settings.status_budget)
         name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-        self._events = Events(api, self._budget, instance=name, now=self._now)
-        self._telling = OperatorObserver(metrics, self._objects, self._events)
-        self._pods = Pods(api, settings.namespaces)
+        self._events = EventRecorder(api, self._budget, instance=name, now=self._now)
+        self._observer = OperatorObserver(metrics, self._objects, self._events)
+        self._pods = ClusterPods(api, settings.namespaces)
         shell, shell_off = _inline_shell(settings)
         pod_settings = PodSettings(
             image=settings.pod_image,
@@ -130,7 +130,7 @@ class OperatorRuntime:
                 grace=settings.grace,
             ),
             program_version=program_version(),
-            observer=self._telling,
+            observer=self._observer,
             references=ClusterReferences(api),
             hook=runnable.hook,
             followers=self._objects.followers,
@@ -144,17 +144,17 @@ class OperatorRuntime:
             self._budget,
             runnable.kinds,
             self._now,
-            on_written=self._telling.written,
-            begun=self._telling.begun,
+            on_written=self._observer.written,
+            begun=self._observer.begun,
         )
-        self._telling.status = self._status
-        rules = Rules(pod_settings, settings.may_run_shell_inline, shell_off, runnable.kinds.keys())
-        self._reconciler = Reconciler(store, self._objects, rules, self.replica, self._telling, in_order=in_order)
+        self._observer.status = self._status
+        rules = ObjectRules(pod_settings, settings.may_run_shell_inline, shell_off, runnable.kinds.keys())
+        self._reconciler = Reconciler(store, self._objects, rules, self.replica, self._observer, in_order=in_order)
         self._pod_garbage = PodGarbageCollector(
             self._pods, store, self.replica.info.id, self._objects, self._now, 2 * settings.lease
         )
         self._handover = Handover()
-        self._watcher = Watcher(api.access, settings.namespaces, self._handover, on_request=metrics.api_request)
+        self._watcher = KopfWatcher(api.access, settings.namespaces, self._handover, on_request=metrics.api_request)
         self._resync = Resync(
             settings,
             api,
@@ -171,7 +171,7 @@ class OperatorRuntime:
         self._store_answers = True
         self._api_silence: str | None = None
         """What is wrong with the API server."""
-        metrics.at_scrape(self._look)
+        metrics.at_scrape(self._set_gauges)
 
     def _now(self) -> Instant:
         """The store's clock."""
@@ -197,7 +197,7 @@ class OperatorRuntime:
             "objects": lambda: None if self.listed.is_set() else "not every ScheduledJob has been read yet",
         }
 
-    def _look(self) -> None:
+    def _set_gauges(self) -> None:
         """Set the gauges, before a scrape."""
         metrics, stats = self._metrics, self.replica.stats()
         metrics.held_schedules.set(stats.held)
@@ -264,7 +264,7 @@ class OperatorRuntime:
         while True:
             try:
                 async with asyncio.timeout(API_PATIENCE):
-                    await self._api.get(NAMESPACE_OF_THE_SYSTEM, attempts=1)
+                    await self._api.get(SYSTEM_NAMESPACE_PATH, attempts=1)
             except TimeoutError:
                 self._api_silence = "the API server does not answer"
             except ApiUnavailable as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from scheduledjob.kube.report.events import EVERY
+from scheduledjob.kube.report.events import WRITE_INTERVAL
 from tests.cluster.e2e.operators import (
     OperatorProcess,
     change,
@@ -140,7 +140,7 @@ async def test_a_job_that_fails_every_second_makes_one_series_of_events(
     assert first["type"] == "Warning"
     assert "500" in first["message"]
     path = f"/api/v1/namespaces/{namespace}/events"
-    async with asyncio.timeout(3 * EVERY):
+    async with asyncio.timeout(3 * WRITE_INTERVAL):
         async for seen in api.watch(path, fieldSelector="reason=Failed", resourceVersion="0"):
             if (seen["object"].get("series") or {}).get("count", 0) >= 5:
                 break

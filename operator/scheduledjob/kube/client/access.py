@@ -122,7 +122,7 @@ class Access:
                 f"{source} can't be used: {words}; give another with --kubeconfig or KUBECONFIG, "
                 "or run in a Pod that has a service account token"
             ) from error
-        chosen = next((each for each in contexts if each["name"] == self._context), active)
+        chosen = next((candidate for candidate in contexts if candidate["name"] == self._context), active)
         self.namespace = chosen["context"].get("namespace") or "default"
         return source
 

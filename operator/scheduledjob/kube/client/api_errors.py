@@ -45,11 +45,11 @@ class NotFound(ApiError):
     """404: the object, its namespace or its kind is not there."""
 
 
-class Conflict(ApiError):
+class ApiConflict(ApiError):
     """409: it changed meanwhile."""
 
 
-class AlreadyExists(Conflict):
+class AlreadyExists(ApiConflict):
     """409: an object of that name is there."""
 
 
@@ -74,7 +74,7 @@ _OF_STATUS: dict[int, type[ApiError]] = {
     401: Unauthorized,
     403: Forbidden,
     404: NotFound,
-    409: Conflict,
+    409: ApiConflict,
     410: Gone,
     422: Invalid,
 }

@@ -16,7 +16,7 @@ OVERTAKEN = 19
 """Writes of status between two Events that overtake waiting ones."""
 
 
-class Use(Enum):
+class BudgetUse(Enum):
     """What a write is for."""
 
     STATUS = "status"
@@ -34,13 +34,13 @@ class Budget:
             raise ValueError(f"a budget of {rate:g} writes a second and {burst:g} at once allows none: give more")
         self._all = _Bucket(rate, burst)
         self._events = _Bucket(rate * EVENT_SHARE, max(1.0, burst * EVENT_SHARE))
-        self._waiting: dict[Use, deque[asyncio.Future[None]]] = {use: deque() for use in Use}
+        self._waiting: dict[BudgetUse, deque[asyncio.Future[None]]] = {use: deque() for use in BudgetUse}
         self._timer: asyncio.TimerHandle | None = None
         self._lifted = False
         self._since_event = 0
         """Writes of status since the last Event."""
 
-    async def take(self, use: Use = Use.STATUS) -> None:
+    async def take(self, use: BudgetUse = BudgetUse.STATUS) -> None:
         """Wait until a write of this use may be sent."""
         if self._lifted:
             return
@@ -69,11 +69,11 @@ class Budget:
             self._timer.cancel()
             self._timer = None
         while True:
-            waits = {use: self._wait(use) for use in (Use.EVENT, Use.STATUS) if self._has(use)}
+            waits = {use: self._wait(use) for use in (BudgetUse.EVENT, BudgetUse.STATUS) if self._has(use)}
             if not waits:
                 return
-            if Use.STATUS in waits and self._since_event < OVERTAKEN:
-                waits.pop(Use.EVENT, None)
+            if BudgetUse.STATUS in waits and self._since_event < OVERTAKEN:
+                waits.pop(BudgetUse.EVENT, None)
             use = min(waits, key=waits.__getitem__)  # where both may, the Event: that is one time in twenty
             if waits[use] > 0:
                 self._timer = asyncio.get_running_loop().call_later(waits[use], self._serve)
@@ -81,28 +81,28 @@ class Budget:
             if _let_go(self._waiting[use].popleft()):
                 self._spend(use)
 
-    def _has(self, use: Use) -> bool:
+    def _has(self, use: BudgetUse) -> bool:
         line = self._waiting[use]
         while line and line[0].done():  # cancelled in line
             line.popleft()
         return bool(line)
 
-    def _wait(self, use: Use) -> float:
+    def _wait(self, use: BudgetUse) -> float:
         now = asyncio.get_running_loop().time()
-        own = self._events.wait(now) if use is Use.EVENT else 0.0
+        own = self._events.wait(now) if use is BudgetUse.EVENT else 0.0
         return max(own, self._all.wait(now))
 
-    def _spend(self, use: Use) -> None:
+    def _spend(self, use: BudgetUse) -> None:
         self._all.tokens -= 1
-        if use is Use.EVENT:
+        if use is BudgetUse.EVENT:
             self._events.tokens -= 1
             self._since_event = 0
         else:
             self._since_event += 1
 
-    def _give_back(self, use: Use) -> None:
+    def _give_back(self, use: BudgetUse) -> None:
         self._all.tokens += 1
-        if use is Use.EVENT:
+        if use is BudgetUse.EVENT:
             self._events.tokens += 1
         self._serve()
 

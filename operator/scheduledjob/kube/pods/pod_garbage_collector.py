@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.store import Row, Store
     from scheduledjob.jobs.container.pod_pruning import AttemptOf
-    from scheduledjob.kube.reconcile.known_objects import Objects
+    from scheduledjob.kube.reconcile.known_objects import KnownObjects
 
-    from .pods_api import Pods
+    from .pods_api import ClusterPods
 
 log = structlog.get_logger("scheduledjob.pods")
 
-EVERY = 20.0
+PRUNE_INTERVAL = 20.0
 """Seconds between two looks."""
 LOCK = "pods"
 
@@ -35,7 +35,13 @@ class PodGarbageCollector:
     """``run`` until it is cancelled."""
 
     def __init__(
-        self, pods: Pods, store: Store, replica: str, objects: Objects, now: Callable[[], Instant], min_age: float
+        self,
+        pods: ClusterPods,
+        store: Store,
+        replica: str,
+        objects: KnownObjects,
+        now: Callable[[], Instant],
+        min_age: float,
     ) -> None:
         """``now``: the store's clock. ``min_age``: seconds that a finished Pod stays at least."""
         self._pods = pods
@@ -47,9 +53,9 @@ class PodGarbageCollector:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(PRUNE_INTERVAL)
             try:
-                if await self._store.lock(LOCK, self._replica, from_seconds(3 * EVERY)):
+                if await self._store.lock(LOCK, self._replica, from_seconds(3 * PRUNE_INTERVAL)):
                     await self._pods.prune(self._now(), self._min_age, self._active)
             except (StoreError, PodsAway) as error:
                 log.info("old Pods stay for now", error=str(error))
@@ -58,15 +64,17 @@ class PodGarbageCollector:
         """Those that a schedule still has, or may have: of an object that is not known nothing is decided."""
         by_slug: defaultdict[str, list[AttemptOf]] = defaultdict(list)
         active: list[AttemptOf] = []
-        for one in attempts:
-            seen = self._objects.get(one.uid)
-            if seen is None:
-                active.append(one)
+        for attempt in attempts:
+            observed = self._objects.get(attempt.uid)
+            if observed is None:
+                active.append(attempt)
             else:
-                by_slug[seen.slug].append(one)
+                by_slug[observed.slug].append(attempt)
         slugs = list(by_slug)
         for slug, row in zip(slugs, await self._store.get(slugs), strict=True):
-            active += [one for one in by_slug[slug] if row is None or row.uid != one.uid or _has(row, one)]
+            active += [
+                attempt for attempt in by_slug[slug] if row is None or row.uid != attempt.uid or _has(row, attempt)
+            ]
         return active
 
 

@@ -23,9 +23,9 @@ from scheduledjob.jobs.container.pods_protocol import PodExists, PodRefused, Pod
 from scheduledjob.kube.client.api import LONGEST_ASKED_PAUSE
 from scheduledjob.kube.client.api_errors import (
     AlreadyExists,
+    ApiConflict,
     ApiError,
     ApiUnavailable,
-    Conflict,
     NotFound,
     Unauthorized,
 )
@@ -54,7 +54,7 @@ LOG_BYTES = 256 * 1024
 breaks them."""
 
 
-class Pods:
+class ClusterPods:
     """The Pods of some namespaces, or of all; ``run`` watches them."""
 
     def __init__(self, api: Api, namespaces: Sequence[str] = (), *, in_flight: int = IN_FLIGHT) -> None:
@@ -62,9 +62,9 @@ class Pods:
         self._api = api
         self._in_flight = asyncio.Semaphore(in_flight)
         self._latest: dict[tuple[str, str], dict[str, Any]] = {}
-        self._watches: defaultdict[tuple[str, str], set[_Watch]] = defaultdict(set)
+        self._watches: defaultdict[tuple[str, str], set[_PodWatch]] = defaultdict(set)
         paths = [pods_path(namespace) for namespace in namespaces] or [pods_path()]
-        self.reflector: Reflector[dict[str, Any]] = Reflector(api, paths, UID_LABEL, self._told, keep=trim)
+        self.reflector: Reflector[dict[str, Any]] = Reflector(api, paths, UID_LABEL, self._on_pod_event, keep=trim)
 
     async def run(self) -> None:
         """Watch until cancelled; no error of the API server ends it."""
@@ -86,7 +86,7 @@ class Pods:
             except AlreadyExists:
                 raise PodExists from None
             except ApiError as error:
-                raise _told_apart(error) from None
+                raise _translate(error) from None
 
     async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         try:
@@ -112,7 +112,7 @@ class Pods:
             elif len(found) < OUTPUT_LIMIT and found.count(b"\n") >= LOG_LINES:
                 found = await self._tail(pod, OUTPUT_LIMIT)
         except ApiError as error:
-            raise _told_apart(error) from None
+            raise _translate(error) from None
         return found
 
     async def _tail(self, pod: Mapping[str, Any], lines: int) -> bytes:
@@ -127,13 +127,13 @@ class Pods:
         except NotFound:
             return {}
         except ApiError as error:
-            raise _told_apart(error) from None
+            raise _translate(error) from None
         return {key: base64.b64decode(text) for key, text in (found.get("data") or {}).items()}
 
     @contextmanager
-    def watch(self, namespace: str, name: str) -> Iterator[_Watch]:
+    def watch(self, namespace: str, name: str) -> Iterator[_PodWatch]:
         key = (namespace, name)
-        watch = _Watch(self, self._latest.get(key))
+        watch = _PodWatch(self, self._latest.get(key))
         self._watches[key].add(watch)
         try:
             yield watch
@@ -146,14 +146,14 @@ class Pods:
         """A Pod that is gone, or another of its name, is what was wanted."""
         try:
             await call
-        except (NotFound, Conflict):
+        except (NotFound, ApiConflict):
             return
         except ApiError as error:
-            raise _told_apart(error) from None
+            raise _translate(error) from None
 
     # ---------------------------------------------------------------- the watch
 
-    def _told(self, pod: dict[str, Any], is_gone: bool) -> None:
+    def _on_pod_event(self, pod: dict[str, Any], is_gone: bool) -> None:
         metadata = pod["metadata"]
         key = (metadata["namespace"], metadata["name"])
         if not is_gone:
@@ -197,10 +197,10 @@ class Pods:
         return deleted
 
 
-class _Watch:
+class _PodWatch:
     """One follower of one Pod."""
 
-    def __init__(self, pods: Pods, latest: dict[str, Any] | None) -> None:
+    def __init__(self, pods: ClusterPods, latest: dict[str, Any] | None) -> None:
         self.latest: Mapping[str, Any] | None = latest
         self.gone: frozenset[str] = frozenset()
         self._pods = pods
@@ -229,8 +229,8 @@ def _away(error: ApiError) -> PodsAway:
     return PodsAway(error.message, min(error.retry_after, LONGEST_ASKED_PAUSE))
 
 
-def _told_apart(error: ApiError) -> Exception:
+def _translate(error: ApiError) -> Exception:
     """Whether it is worth asking again. A conflict is: of two creations that count against one quota, say."""
-    if isinstance(error, ApiUnavailable | Unauthorized | Conflict):
+    if isinstance(error, ApiUnavailable | Unauthorized | ApiConflict):
         return _away(error)
     return PodRefused(f"refused by the API server: {error.message}")

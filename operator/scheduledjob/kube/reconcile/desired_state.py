@@ -40,7 +40,7 @@ PROBLEMS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ObjectRules:
     """What the administrator allows, as far as it decides how an object is run."""
 
     pods: PodSettings = field(default_factory=PodSettings)
@@ -100,7 +100,11 @@ class DesiredState:
     def follows(self) -> list[str]:
         """Slugs of the schedules whose runs this one follows."""
         namespace, _, _ = self.slug.partition("/")
-        return [f"{namespace}/{one.name}" for one in self.definition.triggers if isinstance(one, FollowingTrigger)]
+        return [
+            f"{namespace}/{trigger.name}"
+            for trigger in self.definition.triggers
+            if isinstance(trigger, FollowingTrigger)
+        ]
 
 
 def kind_of(kind: str) -> str:
@@ -112,14 +116,14 @@ def unknown_kind(kind: str, kinds: Collection[str]) -> str:
     """Why this kind is not run by an operator that runs those; empty where it is."""
     if kind in kinds:
         return ""
-    known = sorted(one.removeprefix("cluster.custom.") for one in kinds if one.startswith("cluster.custom."))
+    known = sorted(kind.removeprefix("cluster.custom.") for kind in kinds if kind.startswith("cluster.custom."))
     job, _, name = kind.removeprefix("cluster.").partition(".")
     if job != "custom":
         return f"spec.job.{job}: this operator runs no such jobs inline: write execution.mode: Pod"
     return f'spec.job.custom.kind: no job "{name}" is installed in the operator (known: {", ".join(known)})'
 
 
-def read_object(body: Mapping[str, Any], rules: Rules) -> DesiredState:
+def read_object(body: Mapping[str, Any], rules: ObjectRules) -> DesiredState:
     """The wish of an object as the API server gives it."""
     metadata = body["metadata"]
     slug = f"{metadata['namespace']}/{metadata['name']}"
@@ -186,12 +190,14 @@ def _judged(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _in_words(body: Mapping[str, Any]) -> str:
     problems = load_text(msgspec.json.encode(_judged(body)).decode()).problems
-    lines = [": ".join(part for part in (one.field, one.message, one.allowed) if part) for one in problems]
+    lines = [
+        ": ".join(part for part in (problem.field, problem.message, problem.allowed) if part) for problem in problems
+    ]
     more = len(lines) - PROBLEMS_SHOWN
     return "; ".join(lines[:PROBLEMS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _definition(job: ScheduledJob, rules: Rules) -> Definition:
+def _definition(job: ScheduledJob, rules: ObjectRules) -> Definition:
     """Raises ``ValueError`` for what is not allowed or not possible in this cluster."""
     if not _as_pod(job, rules):
         definition = to_definition(job)
@@ -207,7 +213,7 @@ def _definition(job: ScheduledJob, rules: Rules) -> Definition:
     return definition
 
 
-def _as_pod(job: ScheduledJob, rules: Rules) -> bool:
+def _as_pod(job: ScheduledJob, rules: ObjectRules) -> bool:
     spec, (namespace, _) = job.spec, job.key
     mode = spec.execution.mode if spec.execution is not None else None
     if spec.job.container is not None or mode == "Pod":

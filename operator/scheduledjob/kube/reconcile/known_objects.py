@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
-class Seen(msgspec.Struct, gc=False):
+class ObservedObject(msgspec.Struct, gc=False):
     """One object as it was seen last."""
 
     slug: str
@@ -30,17 +30,17 @@ class Seen(msgspec.Struct, gc=False):
     """Of the runs that were active then."""
     engine: str
     """``status.engine``."""
-    observed: int
+    observed_generation: int
     """``status.observedGeneration``."""
     desired: tuple[int, str] = (0, "")
     """The generation, and what was asked for (``asked_of``), that was taken from it, by this replica's knowledge."""
 
 
-class Objects:
+class KnownObjects:
     """The objects that exist, as far as this replica knows."""
 
     def __init__(self) -> None:
-        self._by_uid: dict[str, Seen] = {}
+        self._by_uid: dict[str, ObservedObject] = {}
         self._uid_of: dict[str, str] = {}
         """By slug: of the incarnation that was seen last."""
         self._follows: dict[str, list[str]] = {}
@@ -59,12 +59,12 @@ class Objects:
     @property
     def overdue(self) -> int:
         """By what their status says."""
-        return sum(seen.since.get("Overdue", _NEVER)[0] == "True" for seen in self._by_uid.values())
+        return sum(observed.since.get("Overdue", _NEVER)[0] == "True" for observed in self._by_uid.values())
 
     def is_invalid(self, slug: str) -> bool:
         return slug in self._invalid
 
-    def get(self, uid: str) -> Seen | None:
+    def get(self, uid: str) -> ObservedObject | None:
         return self._by_uid.get(uid)
 
     def uid_of(self, slug: str) -> str | None:
@@ -73,7 +73,7 @@ class Objects:
     def uids(self) -> list[str]:
         return list(self._by_uid)
 
-    def saw(self, body: Mapping[str, Any]) -> Seen:
+    def saw(self, body: Mapping[str, Any]) -> ObservedObject:
         """Take in an object as the API server gave it; what is known of it now."""
         metadata = body["metadata"]
         uid, version = metadata["uid"], metadata["resourceVersion"]
@@ -81,7 +81,7 @@ class Objects:
         if known is not None and _is_newer(known.version, version):
             return known
         status = body.get("status") or {}
-        seen = Seen(
+        observed = ObservedObject(
             f"{metadata['namespace']}/{metadata['name']}",
             uid,
             metadata["generation"],
@@ -92,14 +92,14 @@ class Objects:
             status.get("observedGeneration") or 0,
             known.desired if known is not None else (0, ""),
         )
-        self._by_uid[uid] = seen
-        self._uid_of[seen.slug] = uid
-        return seen
+        self._by_uid[uid] = observed
+        self._uid_of[observed.slug] = uid
+        return observed
 
     def understood(self, uid: str, slug: str, desired: tuple[int, str], follows: Sequence[str], *, valid: bool) -> None:
         """What was found when an object was read, and what the store has taken from it."""
-        if (seen := self._by_uid.get(uid)) is not None:
-            seen.desired = desired
+        if (observed := self._by_uid.get(uid)) is not None:
+            observed.desired = desired
         self._forget_follows(slug)
         if follows:
             self._follows[slug] = list(follows)
@@ -110,11 +110,11 @@ class Objects:
     def gone(self, uids: Iterable[str]) -> None:
         """These objects are no more."""
         for uid in uids:
-            seen = self._by_uid.pop(uid, None)
-            if seen is not None and self._uid_of.get(seen.slug) == uid:
-                del self._uid_of[seen.slug]
-                self._forget_follows(seen.slug)
-                self._invalid.discard(seen.slug)
+            observed = self._by_uid.pop(uid, None)
+            if observed is not None and self._uid_of.get(observed.slug) == uid:
+                del self._uid_of[observed.slug]
+                self._forget_follows(observed.slug)
+                self._invalid.discard(observed.slug)
 
     def followers(self, slug: str) -> list[str]:
         """The slugs of the schedules that follow this one."""

@@ -25,24 +25,24 @@ from scheduledjob.kube.report.state_from_status import state_from_status
 from scheduledjob.kube.report.status import UNKNOWN_KIND, engine_text
 from scheduledjob.manifests.pod_translation import POD_KIND
 
-from .desired_state import DesiredState, Rules, asked_of, read_object
+from .desired_state import DesiredState, ObjectRules, asked_of, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from scheduledjob.domain.time.instants import Instant
 
-    from .known_objects import Objects
+    from .known_objects import KnownObjects
 
 log = structlog.get_logger("scheduledjob.reconcile")
 
 BATCH = 500
 """Objects in one write: a listing of many is a few of these, one object alone does not wait for others."""
-AGAIN = 1.0
+RETRY_DELAY = 1.0
 """Seconds until a store that did not answer is asked again."""
 
 
-class Replica(Protocol):
+class ReplicaHandle(Protocol):
     """What is told of what we wrote, so that it need not wait to hear it from the store."""
 
     def due(self, instant: Instant) -> None: ...
@@ -50,7 +50,7 @@ class Replica(Protocol):
     def changed(self, slugs: Sequence[str]) -> None: ...
 
 
-class Told(Protocol):
+class ReconcileObserver(Protocol):
     """Who wants to know what became of objects; all calls are in the event loop and return quickly."""
 
     def taken(self, desired: DesiredState) -> None:
@@ -67,7 +67,7 @@ class Told(Protocol):
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _PendingObject:
     body: Mapping[str, Any]
     gone: bool
 
@@ -78,10 +78,10 @@ class Reconciler:
     def __init__(
         self,
         store: Store,
-        objects: Objects,
-        rules: Rules,
-        replica: Replica,
-        told: Told,
+        objects: KnownObjects,
+        rules: ObjectRules,
+        replica: ReplicaHandle,
+        observer: ReconcileObserver,
         *,
         in_order: Callable[[], bool],
     ) -> None:
@@ -90,9 +90,9 @@ class Reconciler:
         self._objects = objects
         self._rules = rules
         self._replica = replica
-        self._told = told
+        self._observer = observer
         self._in_order = in_order
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, _PendingObject] = {}
         """By uid, in the order in which they came first."""
         self._came = asyncio.Event()
         self._idle = asyncio.Event()
@@ -117,7 +117,7 @@ class Reconciler:
                 return  # seen before, in a newer version
             if not again and waiting is None and known.desired == (known.generation, asked_of(body)):
                 return
-        self._waiting[uid] = _Waiting(body, gone)
+        self._waiting[uid] = _PendingObject(body, gone)
         self._idle.clear()
         self._came.set()
 
@@ -135,28 +135,29 @@ class Reconciler:
                     await self._take(batch)
                 except StoreError as error:
                     log.warning("objects wait for the store", objects=len(batch), error=str(error))
-                    self._told.failed()
-                    for one in batch:
-                        uid = one.body["metadata"]["uid"]
-                        if one.gone or uid not in self._waiting:  # what is newer counts, but nothing is after the end
-                            self._waiting[uid] = one
-                    await asyncio.sleep(AGAIN)
+                    self._observer.failed()
+                    for pending in batch:
+                        uid = pending.body["metadata"]["uid"]
+                        # A newer version of the object wins, but a deletion is final.
+                        if pending.gone or uid not in self._waiting:
+                            self._waiting[uid] = pending
+                    await asyncio.sleep(RETRY_DELAY)
             self._idle.set()
 
-    async def _take(self, batch: Sequence[_Waiting]) -> None:
+    async def _take(self, batch: Sequence[_PendingObject]) -> None:
         """Bring these into the store. What it can't hold keeps nothing else out of it."""
         try:
-            await self._tombstone([one.body for one in batch if one.gone])
-            await self._write([one.body for one in batch if not one.gone])
+            await self._tombstone([pending.body for pending in batch if pending.gone])
+            await self._write([pending.body for pending in batch if not pending.gone])
         except StoreError:
             raise
         except Exception:
             if len(batch) > 1:
-                for one in batch:
-                    await self._take([one])
+                for pending in batch:
+                    await self._take([pending])
                 return
             log.exception("an object is left out", uid=batch[0].body["metadata"]["uid"])
-            self._told.failed()
+            self._observer.failed()
 
     async def _tombstone(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         if not bodies:
@@ -172,7 +173,7 @@ class Reconciler:
         self._objects.gone([uid for _, uid in gone])
         self._replica.changed([slug for slug, _ in gone])
         for _, uid in gone:
-            self._told.tombstoned(uid)
+            self._observer.tombstoned(uid)
 
     async def _write(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         if not bodies:
@@ -185,11 +186,11 @@ class Reconciler:
                 found.append((body, desired, self._new_row(body, desired, now)))
             except Exception:  # one object must never keep the others from the store
                 log.exception("an object can't be read", uid=body["metadata"]["uid"])
-                self._told.failed()
+                self._observer.failed()
         # A name twice is an object and its next incarnation: the older one waits for its deletion to be seen.
         newest = {
             desired.slug: (body, desired, row)
-            for body, desired, row in sorted(found, key=lambda one: one[1].created_at)
+            for body, desired, row in sorted(found, key=lambda item: item[1].created_at)
         }
         puts = await self._store.reconcile([row for _, _, row in newest.values()])
         await self._forget(
@@ -203,9 +204,9 @@ class Reconciler:
             taken = (desired.generation, desired.asked)
             self._objects.understood(desired.uid, desired.slug, taken, desired.follows, valid=desired.ready)
             if desired.refused_act:
-                self._told.refused(body, desired.refused_act)
-            if put is Put.UPDATED or not _tells_of(body, desired, row if put is Put.CREATED else None):
-                self._told.taken(desired)
+                self._observer.refused(body, desired.refused_act)
+            if put is Put.UPDATED or not _status_is_current(body, desired, row if put is Put.CREATED else None):
+                self._observer.taken(desired)
             if put is Put.UPDATED:
                 changed.append(desired.slug)
                 soonest = now
@@ -244,8 +245,8 @@ class Reconciler:
     def _first(self, body: Mapping[str, Any], desired: DesiredState, now: Instant) -> tuple[bytes, Instant | None]:
         """The state that the row begins with, and when it is due."""
         wake_at: Instant | None
-        if (remembered := self._remembered(body.get("status") or {}, desired, now)) is not None:
-            state, wake_at = remembered
+        if (restored := self._restore(body.get("status") or {}, desired, now)) is not None:
+            state, wake_at = restored
             for run in [*state.runs, *state.waiting]:
                 if run.token and run.token == desired.requests.run:
                     run.payload = desired.requests.payload
@@ -261,7 +262,7 @@ class Reconciler:
             state.revision, wake_at = 0, now  # whoever takes it first looks at what is asked for
         return state.encode(), wake_at
 
-    def _remembered(
+    def _restore(
         self, status: Mapping[str, Any], desired: DesiredState, now: Instant
     ) -> tuple[State, Instant | None] | None:
         """The state that status remembers, and when it is due: by the engine's record, else by what people are told."""
@@ -280,19 +281,24 @@ class Reconciler:
 
         if (text := status.get("engine")) and (found := restored(text)) is not None:
             return found
-        told = state_from_status(status, desired, now)
-        return None if told is None else restored(told.encode().decode())
+        state = state_from_status(status, desired, now)
+        return None if state is None else restored(state.encode().decode())
 
 
 def _was_of_unknown_kind(status: Mapping[str, Any]) -> bool:
-    return any(one["type"] == "Stalled" and one["reason"] == UNKNOWN_KIND for one in status.get("conditions") or ())
+    return any(
+        condition["type"] == "Stalled" and condition["reason"] == UNKNOWN_KIND
+        for condition in status.get("conditions") or ()
+    )
 
 
-def _tells_of(body: Mapping[str, Any], desired: DesiredState, new: NewRow | None) -> bool:
+def _status_is_current(body: Mapping[str, Any], desired: DesiredState, new: NewRow | None) -> bool:
     """Whether status tells of this wish already; and of the ``new`` row, where the store did not have it: an operator
     that finds ten thousand objects as its store in memory left them has nothing to write."""
     status = body.get("status") or {}
-    ready = next((one["status"] for one in status.get("conditions") or () if one["type"] == "Ready"), "")
+    ready = next(
+        (condition["status"] for condition in status.get("conditions") or () if condition["type"] == "Ready"), ""
+    )
     if status.get("observedGeneration") != desired.generation or ready != str(desired.ready):
         return False
     return new is None or (desired.ready and status.get("engine") == engine_text(State.decode(new.state)))

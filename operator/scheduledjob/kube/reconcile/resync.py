@@ -25,7 +25,7 @@ from scheduledjob.kube.report.status import engine_text
 from scheduledjob.manifests.status_model import ENGINE_LIMIT
 
 from .desired_state import requests_of
-from .sweep import Known, Sweeper, known_rows
+from .sweep import ScheduleRef, Sweeper, schedule_refs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from scheduledjob.kube.settings.operator_settings import OperatorSettings
     from scheduledjob.web.metrics import Metrics
 
-    from .known_objects import Objects
+    from .known_objects import KnownObjects
     from .reconciler import Reconciler
 
 log = structlog.get_logger("scheduledjob.sweep")
 
-AGAIN = 2.0
+RETRY_DELAY = 2.0
 """Seconds until a first list that failed is begun again."""
 LOCK = "sweep"
 BATCH = 500
@@ -57,7 +57,7 @@ class Resync:
         api: Api,
         store: Store,
         replica: str,
-        objects: Objects,
+        objects: KnownObjects,
         reconciler: Reconciler,
         status: StatusWriter,
         metrics: Metrics,
@@ -106,30 +106,30 @@ class Resync:
                         await asyncio.sleep(0)  # a page is some milliseconds of work: others have their turn between
             except ApiError as error:
                 log.warning("ScheduledJobs can't be listed yet", error=str(error))
-                await asyncio.sleep(AGAIN)
+                await asyncio.sleep(RETRY_DELAY)
             else:
                 return
 
     async def _is_ours(self) -> bool:
         return await self._store.lock(LOCK, self._replica, from_seconds(3 * self._settings.sweep_interval))
 
-    async def _rows(self) -> list[Known]:
+    async def _rows(self) -> list[ScheduleRef]:
         """The schedules of the namespaces that are watched, and an end to those that nobody watches any more."""
-        known = await known_rows(self._store)
+        known = await schedule_refs(self._store)
         if not (watched := set(self._settings.namespaces)):
             return known
-        if others := {one.namespace for one in known} - watched:
+        if others := {schedule.namespace for schedule in known} - watched:
             others = await self._unwatched(others)
         before, self._left = self._left, others
-        if gone := [one for one in known if one.namespace in before & others]:
+        if gone := [schedule for schedule in known if schedule.namespace in before & others]:
             await self._give_up(gone)
-        return [one for one in known if one.namespace in watched]
+        return [schedule for schedule in known if schedule.namespace in watched]
 
-    async def _give_up(self, gone: Sequence[Known]) -> None:
-        namespaces = sorted({one.namespace for one in gone})
+    async def _give_up(self, gone: Sequence[ScheduleRef]) -> None:
+        namespaces = sorted({schedule.namespace for schedule in gone})
         log.warning("schedules of namespaces that are not watched any more end", count=len(gone), namespaces=namespaces)
         for batch in (gone[start : start + BATCH] for start in range(0, len(gone), BATCH)):
-            await self._store.delete([one.slug for one in batch])
+            await self._store.delete([schedule.slug for schedule in batch])
             self._metrics.swept.add(by=len(batch))
             self._reconciler.tombstoned(batch)
 
@@ -145,9 +145,9 @@ class Resync:
             if row is None or _is_behind(row, body):
                 self._reconciler.seen(body, again=True)
             else:
-                seen = self._objects.saw(body)
-                if seen.observed != row.generation or seen.engine != _engine_of(row):
-                    self._status.changed(seen.uid)
+                observed = self._objects.saw(body)
+                if observed.observed_generation != row.generation or observed.engine != _engine_of(row):
+                    self._status.changed(observed.uid)
 
 
 def _slug(body: Mapping[str, Any]) -> str:

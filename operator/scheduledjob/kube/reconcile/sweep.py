@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.sweep")
 
-EVERY = 60.0
+SWEEP_INTERVAL = 60.0
 """Seconds between two sweeps."""
-CONFIRM = 5.0
+CONFIRM_DELAY = 5.0
 """Seconds until the second list, when the first lacks somebody."""
-LISTS_TO_GO = 2
+LISTS_TO_CONFIRM = 2
 """Complete lists in a row that must lack a uid."""
 
 TakePage = Callable[[list[dict[str, Any]]], Awaitable[None]]
 Tombstone = Callable[[Sequence[tuple[str, str]]], Awaitable[object]]
 
 
-class Known(NamedTuple):
+class ScheduleRef(NamedTuple):
     """A schedule that should have an object."""
 
     slug: str
@@ -55,7 +55,7 @@ class Known(NamedTuple):
 
 
 @dataclass(slots=True)
-class Listing:
+class ListResult:
     """What one sweep saw."""
 
     uids: set[str] = field(default_factory=set)
@@ -69,7 +69,7 @@ class Listing:
         return "" in self.complete or namespace in self.complete
 
 
-class Absences:
+class AbsenceCounter:
     """Counts the complete lists in a row that lack a uid. Pure."""
 
     def __init__(self) -> None:
@@ -77,22 +77,22 @@ class Absences:
         self.unsure = False
         """Whether the last list was the first to lack somebody, so that another should follow soon."""
 
-    def judge(self, known: Iterable[Known], listing: Listing) -> list[Known]:
+    def judge(self, known: Iterable[ScheduleRef], listing: ListResult) -> list[ScheduleRef]:
         """Those that are gone for good. ``known``: read before the listing began."""
         before, self._lacking = self._lacking, {}
-        gone: list[Known] = []
+        gone: list[ScheduleRef] = []
         self.unsure = False
-        for each in known:
-            if each.uid in listing.uids:
+        for schedule in known:
+            if schedule.uid in listing.uids:
                 continue
-            covered = listing.covers(each.namespace)
-            count = before.get(each.uid, 0) + covered
-            if count >= LISTS_TO_GO:
-                gone.append(each)
+            covered = listing.covers(schedule.namespace)
+            count = before.get(schedule.uid, 0) + covered
+            if count >= LISTS_TO_CONFIRM:
+                gone.append(schedule)
             elif covered:
                 self.unsure = True
             if count:  # what is gone is kept too, until it is no longer known: burying it may fail
-                self._lacking[each.uid] = count
+                self._lacking[schedule.uid] = count
         return gone
 
 
@@ -103,12 +103,12 @@ class Sweeper:
         self,
         api: Api,
         namespaces: Sequence[str],
-        rows: Callable[[], Awaitable[Iterable[Known]]],
+        rows: Callable[[], Awaitable[Iterable[ScheduleRef]]],
         tombstone: Tombstone,
         *,
         on_page: TakePage,
         lock: Callable[[], Awaitable[bool]],
-        every: float = EVERY,
+        every: float = SWEEP_INTERVAL,
     ) -> None:
         """``namespaces``: none means all. ``rows``: the schedules of this installation that came from objects.
 
@@ -122,8 +122,8 @@ class Sweeper:
         self._on_page = on_page
         self._lock = lock
         self._every = every
-        self._absences = Absences()
-        self.last: Listing | None = None
+        self._absences = AbsenceCounter()
+        self.last: ListResult | None = None
         """What the last sweep of this replica saw."""
 
     async def run(self) -> None:
@@ -132,7 +132,7 @@ class Sweeper:
         The lock does not count until the first sweep is sure of everybody: who has it may have died with all the
         others, and what was deleted since would run on until it passes.
         """
-        soon = wait = min(CONFIRM, self._every)
+        soon = wait = min(CONFIRM_DELAY, self._every)
         begins = True
         while True:
             await asyncio.sleep(wait * rng.uniform(0.8, 1.0))
@@ -145,7 +145,7 @@ class Sweeper:
             except StoreError as error:
                 log.warning("the sweep waits for the store", error=str(error))
 
-    async def sweep(self) -> list[Known]:
+    async def sweep(self) -> list[ScheduleRef]:
         """List once, hand on what there is, and end the schedules that have lost their object; which they were.
 
         Raises what ``rows``, ``tombstone`` and ``on_page`` raise.
@@ -159,7 +159,7 @@ class Sweeper:
         gone = self._absences.judge(known, listing)
         if gone:
             log.info("schedules without an object end", count=len(gone), first=gone[0].slug)
-            await self._tombstone([(each.slug, each.uid) for each in gone])
+            await self._tombstone([(schedule.slug, schedule.uid) for schedule in gone])
         return gone
 
     @property
@@ -167,8 +167,8 @@ class Sweeper:
         """Whether the last list said nothing of somebody."""
         return self.last is None or bool(self.last.errors)
 
-    async def _list(self) -> Listing:
-        listing = Listing()
+    async def _list(self) -> ListResult:
+        listing = ListResult()
         for namespace in self._namespaces:
             try:
                 await self._list_one(namespace, listing)
@@ -178,7 +178,7 @@ class Sweeper:
                 listing.complete.add(namespace)
         return listing
 
-    async def _list_one(self, namespace: str, listing: Listing) -> None:
+    async def _list_one(self, namespace: str, listing: ListResult) -> None:
         for last_try in (False, True):
             try:
                 async for page in self._api.pages(scheduled_jobs(namespace)):
@@ -190,11 +190,11 @@ class Sweeper:
                     raise
 
 
-async def known_rows(store: Store) -> list[Known]:
+async def schedule_refs(store: Store) -> list[ScheduleRef]:
     """The schedules of this installation that came from objects of a cluster."""
-    known: list[Known] = []
+    known: list[ScheduleRef] = []
     after = ""
     while page := await store.rows(origin=Origin.CLUSTER, after=after):
-        known += [Known(row.slug, row.uid) for row in page]
+        known += [ScheduleRef(row.slug, row.uid) for row in page]
         after = page[-1].slug
     return known

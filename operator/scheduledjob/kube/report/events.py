@@ -27,8 +27,8 @@ import structlog
 
 from scheduledjob.domain.time.instants import Instant, to_datetime
 from scheduledjob.kube.client.api import STRATEGIC_MERGE_PATCH
-from scheduledjob.kube.client.api_errors import AlreadyExists, ApiError, ApiUnavailable, Conflict, NotFound
-from scheduledjob.kube.client.budget import Budget, Use
+from scheduledjob.kube.client.api_errors import AlreadyExists, ApiConflict, ApiError, ApiUnavailable, NotFound
+from scheduledjob.kube.client.budget import Budget, BudgetUse
 from scheduledjob.manifests.models import GROUP, VERSION
 
 if TYPE_CHECKING:
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.events")
 
-EVERY = 15.0
+WRITE_INTERVAL = 15.0
 """Seconds between two writes of one series."""
-MOST_WAITING = 500
+MAX_PENDING = 500
 """Series that may wait to be written."""
-MOST_KNOWN = 5000
+MAX_SERIES = 5000
 """Series whose state is remembered, so that a further write is one request."""
-MOST_NOTE = 1024
+NOTE_LIMIT = 1024
 """Bytes of a note, which is the API's own limit."""
-AGAIN = 10.0
+RETRY_DELAY = 10.0
 """Seconds until a write that the API server did not answer is tried again."""
 ATTEMPTS = 5
 """Writes of one series in a row, each after another replica's came first."""
 CONTROLLER = f"{GROUP}/operator"
 
-Kind = Literal["Normal", "Warning"]
+EventType = Literal["Normal", "Warning"]
 
 
 class Reason(StrEnum):
@@ -87,11 +87,11 @@ class _Key(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Happening:
+class _PendingEvent:
     """What was said since the last write of its series."""
 
     regarding: Regarding
-    type: Kind
+    type: EventType
     note: str
     action: str
     count: int
@@ -109,7 +109,7 @@ class _Series:
     """Monotonic seconds."""
 
 
-class Events:
+class EventRecorder:
     """Says what happened: ``say`` at any time, in the event loop; ``run`` writes until it is cancelled."""
 
     def __init__(
@@ -120,7 +120,7 @@ class Events:
         instance: str,
         now: Callable[[], Instant],
         monotonic: Callable[[], float] = time.monotonic,
-        every: float = EVERY,
+        every: float = WRITE_INTERVAL,
     ) -> None:
         """``instance``: this replica. ``now``: the time that is written, of the best clock there is."""
         self._api = api
@@ -129,7 +129,7 @@ class Events:
         self._now = now
         self._monotonic = monotonic
         self._every = every
-        self._waiting: dict[_Key, _Happening] = {}
+        self._waiting: dict[_Key, _PendingEvent] = {}
         self._due: list[tuple[float, _Key]] = []
         """A heap: when (monotonic) each of those that wait is written."""
         self._known: OrderedDict[_Key, _Series] = OrderedDict()
@@ -139,15 +139,15 @@ class Events:
         self.dropped = 0
         """Happenings that no Event tells of, because too many waited or the API server would not have them."""
 
-    def say(self, regarding: Regarding, type: Kind, reason: Reason, message: str, action: str) -> None:
+    def say(self, regarding: Regarding, type: EventType, reason: Reason, message: str, action: str) -> None:
         """This happened now. ``action``: what was being done, one word in CamelCase; ``message`` is for people."""
         key, now = _Key(regarding.uid, reason), self._now()
-        happening = self._waiting.get(key)
-        if happening is not None:
-            happening.note, happening.action, happening.type = message, action, type
-            happening.count, happening.last = happening.count + 1, now
+        pending = self._waiting.get(key)
+        if pending is not None:
+            pending.note, pending.action, pending.type = message, action, type
+            pending.count, pending.last = pending.count + 1, now
             return
-        self._wait(key, _Happening(regarding, type, message, action, 1, now, now))
+        self._wait(key, _PendingEvent(regarding, type, message, action, 1, now, now))
 
     async def run(self) -> None:
         """Write what is due, one after the other, as the budget allows."""
@@ -163,14 +163,14 @@ class Events:
             if (soonest := self._soonest(key)) > self._monotonic():
                 heapq.heappush(self._due, (soonest, key))
                 continue
-            await self._budget.take(Use.EVENT)
+            await self._budget.take(BudgetUse.EVENT)
             await self._write(key, self._waiting.pop(key))
 
-    def _wait(self, key: _Key, happening: _Happening, at_least: float = 0.0) -> None:
-        if len(self._waiting) >= MOST_WAITING:
-            self.dropped += happening.count
+    def _wait(self, key: _Key, pending: _PendingEvent, at_least: float = 0.0) -> None:
+        if len(self._waiting) >= MAX_PENDING:
+            self.dropped += pending.count
             return
-        self._waiting[key] = happening
+        self._waiting[key] = pending
         heapq.heappush(self._due, (self._monotonic() + at_least, key))
         self._came.set()
 
@@ -178,38 +178,38 @@ class Events:
         series = self._known.get(key)
         return self._monotonic() if series is None else series.written + self._every
 
-    async def _write(self, key: _Key, happening: _Happening) -> None:
+    async def _write(self, key: _Key, pending: _PendingEvent) -> None:
         try:
             for attempt in range(ATTEMPTS):
                 if attempt:
-                    await self._budget.take(Use.EVENT)
-                if await self._try(key, happening):
+                    await self._budget.take(BudgetUse.EVENT)
+                if await self._try(key, pending):
                     return
         except ApiUnavailable:
             pass
         except ApiError as error:
             # Somebody's namespace is being deleted, or we may not write Events there: nothing that waiting mends.
-            log.info("an Event is not taken", name=happening.regarding.name, reason=key.reason, error=error.message)
-            self.dropped += happening.count
+            log.info("an Event is not taken", name=pending.regarding.name, reason=key.reason, error=error.message)
+            self.dropped += pending.count
             return
-        self._again(key, happening)
+        self._retry(key, pending)
 
-    async def _try(self, key: _Key, happening: _Happening) -> bool:
+    async def _try(self, key: _Key, pending: _PendingEvent) -> bool:
         """False: another replica was first, or it is gone, and what we know of the series has changed."""
         series = self._known.get(key)
-        regarding, name = happening.regarding, name_of(key, happening.regarding)
+        regarding, name = pending.regarding, name_of(key, pending.regarding)
         path = f"/api/v1/namespaces/{regarding.namespace}/events/{name}"
         try:
             if series is None:
                 url = f"/apis/events.k8s.io/v1/namespaces/{regarding.namespace}/events"
-                self._remember(key, await self._api.post(url, self._event(name, key, happening), attempts=1))
+                self._remember(key, await self._api.post(url, self._event(name, key, pending), attempts=1))
             else:
-                patch = self._patch(series, happening)
+                patch = self._patch(series, pending)
                 answer = await self._api.patch(path, patch, content_type=STRATEGIC_MERGE_PATCH, attempts=1)
                 self._remember(key, answer)
         except AlreadyExists:
             self._remember(key, await self._api.get(path, attempts=1))
-        except Conflict:
+        except ApiConflict:
             self._known.pop(key, None)
             self._remember(key, await self._api.get(path, attempts=1))
         except NotFound:
@@ -221,28 +221,28 @@ class Events:
             return True
         return False
 
-    def _again(self, key: _Key, happening: _Happening) -> None:
+    def _retry(self, key: _Key, pending: _PendingEvent) -> None:
         newer = self._waiting.get(key)
         if newer is None:
-            self._wait(key, happening, AGAIN)
+            self._wait(key, pending, RETRY_DELAY)
         else:
-            newer.count, newer.first = newer.count + happening.count, happening.first
+            newer.count, newer.first = newer.count + pending.count, pending.first
 
     def _remember(self, key: _Key, body: dict[str, Any]) -> None:
         count = (body.get("series") or {}).get("count") or 1
         self._known[key] = _Series(count, body["metadata"]["resourceVersion"], self._monotonic())
         self._known.move_to_end(key)
-        if len(self._known) > MOST_KNOWN:
+        if len(self._known) > MAX_SERIES:
             self._known.popitem(last=False)
 
-    def _event(self, name: str, key: _Key, happening: _Happening) -> dict[str, Any]:
-        regarding = happening.regarding
+    def _event(self, name: str, key: _Key, pending: _PendingEvent) -> dict[str, Any]:
+        regarding = pending.regarding
         event: dict[str, Any] = {
             "metadata": {"name": name, "namespace": regarding.namespace},
-            "eventTime": micro_time(happening.first),
+            "eventTime": micro_time(pending.first),
             "reportingController": CONTROLLER,
             "reportingInstance": self._instance,
-            "action": happening.action,
+            "action": pending.action,
             "reason": key.reason,
             "regarding": {
                 "apiVersion": f"{GROUP}/{VERSION}",
@@ -251,20 +251,20 @@ class Events:
                 "name": regarding.name,
                 "uid": regarding.uid,
             },
-            "note": cut(happening.note),
-            "type": happening.type,
+            "note": cut(pending.note),
+            "type": pending.type,
         }
-        if happening.count > 1:
-            event["series"] = {"count": happening.count, "lastObservedTime": micro_time(happening.last)}
+        if pending.count > 1:
+            event["series"] = {"count": pending.count, "lastObservedTime": micro_time(pending.last)}
         return event
 
-    def _patch(self, series: _Series, happening: _Happening) -> dict[str, Any]:
+    def _patch(self, series: _Series, pending: _PendingEvent) -> dict[str, Any]:
         return {
             "metadata": {"resourceVersion": series.version},
-            "series": {"count": series.count + happening.count, "lastObservedTime": micro_time(happening.last)},
-            "message": cut(happening.note),
-            "type": happening.type,
-            "action": happening.action,
+            "series": {"count": series.count + pending.count, "lastObservedTime": micro_time(pending.last)},
+            "message": cut(pending.note),
+            "type": pending.type,
+            "action": pending.action,
             "reportingInstance": self._instance,
         }
 
@@ -277,7 +277,7 @@ def name_of(key: _Key, regarding: Regarding) -> str:
 def cut(note: str) -> str:
     """As much of a note as the API takes, in whole characters."""
     data = note.encode()
-    return note if len(data) <= MOST_NOTE else data[: MOST_NOTE - 4].decode(errors="ignore") + "…"
+    return note if len(data) <= NOTE_LIMIT else data[: NOTE_LIMIT - 4].decode(errors="ignore") + "…"
 
 
 def micro_time(instant: Instant) -> str:

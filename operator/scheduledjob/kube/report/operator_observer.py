@@ -17,9 +17,9 @@ from scheduledjob.domain.time.instants import rfc3339
 from scheduledjob.engine.store import Origin
 from scheduledjob.web.observing import MetricsObserver
 
-from .events import Kind, Reason, Regarding
+from .events import EventType, Reason, Regarding
 from .status import COMPLETED
-from .status_writer import BEGUN
+from .status_writer import START_DELAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from scheduledjob.engine.executor import Attempt
     from scheduledjob.engine.store import Row, Settlement
     from scheduledjob.kube.reconcile.desired_state import DesiredState
-    from scheduledjob.kube.reconcile.known_objects import Objects, Seen
+    from scheduledjob.kube.reconcile.known_objects import KnownObjects, ObservedObject
     from scheduledjob.web.metrics import Metrics
 
-    from .events import Events
+    from .events import EventRecorder
     from .status import Begun
     from .status_writer import StatusWriter
 
@@ -43,8 +43,8 @@ FAILED_AGAIN = 60.0
 REASON_LOGGED = 1024
 """Characters of a reason, as in status."""
 
-NORMAL: Kind = "Normal"
-WARNING: Kind = "Warning"
+NORMAL: EventType = "Normal"
+WARNING: EventType = "Warning"
 
 
 _PASSED_OVER = {
@@ -58,7 +58,12 @@ class OperatorObserver(MetricsObserver):
     """The listener of one replica of the operator."""
 
     def __init__(
-        self, metrics: Metrics, objects: Objects, events: Events, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        metrics: Metrics,
+        objects: KnownObjects,
+        events: EventRecorder,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(metrics)
         self._monotonic = monotonic
@@ -66,7 +71,7 @@ class OperatorObserver(MetricsObserver):
         self._objects = objects
         self._events = events
         self.status: StatusWriter | None = None
-        """Told of what changes, once there is one."""
+        """Receives what changes; set once it exists."""
         self._held: dict[str, str] = {}
         """The uid of each schedule that is held, by slug: another object may have the name by now."""
         self._begun: dict[str, dict[str, Instant]] = {}
@@ -86,7 +91,7 @@ class OperatorObserver(MetricsObserver):
         super().started(attempt, due, late)
         if attempt.attempt == 1:  # of later ones the store has been told
             self._begun.setdefault(f"{attempt.namespace}/{attempt.name}", {})[attempt.run_id] = attempt.begun
-        self._changed(attempt.uid, BEGUN)
+        self._changed(attempt.uid, START_DELAY)
 
     def settled(self, row: Row, settlement: Settlement) -> None:
         super().settled(row, settlement)
@@ -180,17 +185,17 @@ class OperatorObserver(MetricsObserver):
         """Of the runs of a schedule that were started here and have not ended: when."""
         return {run_id: rfc3339(begun) for run_id, begun in self._begun.get(slug, {}).items()}
 
-    def written(self, seen: Seen, state: State) -> None:
-        """The status of an object was written; ``seen``: as it was before."""
+    def written(self, observed: ObservedObject, state: State) -> None:
+        """The status of an object was written; ``observed``: the object before the write."""
         self._metrics.status_writes.add()
-        before = _state_of(seen.engine)
+        before = _state_of(observed.engine)
         if state.paused and (before is None or not before.paused):
             words = f"{state.failures_in_row} runs in a row have failed: change the spec, or resume it"
-            self._say(seen.uid, seen.slug, WARNING, Reason.AUTO_PAUSED, words)
+            self._say(observed.uid, observed.slug, WARNING, Reason.AUTO_PAUSED, words)
         # One that is stopped because of its spec has no slots either, and is not done.
-        done = None if self._objects.is_invalid(seen.slug) else state.completed
+        done = None if self._objects.is_invalid(observed.slug) else state.completed
         if done is not None and (before is None or before.completed is None):
-            self._say(seen.uid, seen.slug, NORMAL, Reason.COMPLETED, f"It is done: {COMPLETED[done]}")
+            self._say(observed.uid, observed.slug, NORMAL, Reason.COMPLETED, f"It is done: {COMPLETED[done]}")
 
     # ---------------------------------------------------------------- the two ways
 
@@ -215,7 +220,7 @@ class OperatorObserver(MetricsObserver):
             "a run failed", slug=record.slug, run_id=record.run_id, attempt=record.attempt, reason=reason, **more
         )
 
-    def _say(self, uid: str, slug: str, kind: Kind, reason: Reason, words: str, action: str = "Run") -> None:
+    def _say(self, uid: str, slug: str, kind: EventType, reason: Reason, words: str, action: str = "Run") -> None:
         namespace, _, name = slug.partition("/")
         self._events.say(Regarding(namespace, name, uid), kind, reason, words, action)
 

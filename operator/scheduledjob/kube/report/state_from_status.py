@@ -32,7 +32,7 @@ class _Condition(msgspec.Struct):
     message: str
 
 
-class _Active(msgspec.Struct):
+class _ActiveRun(msgspec.Struct):
     slot: datetime
     attempt: int
     started: datetime | None = None
@@ -41,14 +41,14 @@ class _Active(msgspec.Struct):
     token: str = ""
 
 
-class _Told(msgspec.Struct, rename="camel"):
+class _StatusFields(msgspec.Struct, rename="camel"):
     decided_until: datetime = msgspec.field(name="floor")
     observed_generation: int = 0
     conditions: list[_Condition] = []
     last_schedule_time: datetime | None = None
     last_success_time: datetime | None = None
     last_failure_time: datetime | None = None
-    active: list[_Active] = []
+    active: list[_ActiveRun] = []
     counters: dict[str, int] = {}
     handled: dict[str, list[str]] = {}
 
@@ -56,14 +56,16 @@ class _Told(msgspec.Struct, rename="camel"):
 def state_from_status(status: Mapping[str, Any], desired: DesiredState, now: Instant) -> State | None:
     """The state that this status tells of; None where it tells of none, or of what can't be."""
     try:
-        told = msgspec.convert(status, _Told)
-        decided_until = to_instant(told.decided_until)
-        runs = [_run(one, now) for one in told.active]
-        times = [_time(one) for one in (told.last_schedule_time, told.last_success_time, told.last_failure_time)]
+        fields = msgspec.convert(status, _StatusFields)
+        decided_until = to_instant(fields.decided_until)
+        runs = [_run(run, now) for run in fields.active]
+        last_schedule = _time(fields.last_schedule_time)
+        last_success = _time(fields.last_success_time)
+        last_failure = _time(fields.last_failure_time)
     except ValueError:  # msgspec's errors are ValueErrors
         return None
-    as_it_was = told.observed_generation == desired.generation
-    ready = next((one for one in told.conditions if one.type == "Ready"), None)
+    as_it_was = fields.observed_generation == desired.generation
+    ready = next((condition for condition in fields.conditions if condition.type == "Ready"), None)
     # The slot that was planned and due is among what is active, because it may have begun: it is not decided yet.
     planned = next(
         (run for run in runs if run.slot > decided_until and not (run.begun or run.token or run.adoptable)), None
@@ -72,14 +74,16 @@ def state_from_status(status: Mapping[str, Any], desired: DesiredState, now: Ins
     decided: list[Instant] = []
     if not desired.follows:  # slots that follow other runs have a floor of their own
         decided = [run.slot for run in runs if run.slot > decided_until and not run.token and run is not planned]
-    counted = told.counters.get
+    counted = fields.counters.get
     return State(
         decided_until=max(decided_until, *decided) if decided else decided_until,
         next=planned,
         runs=[run for run in runs if run is not planned],
         when=desired.definition.when_digest if as_it_was else "",
-        generation=told.observed_generation,
-        suspended=any(one.reason == "Suspended" and one.status == "True" for one in told.conditions),
+        generation=fields.observed_generation,
+        suspended=any(
+            condition.reason == "Suspended" and condition.status == "True" for condition in fields.conditions
+        ),
         paused=ready is not None and ready.reason == "AutoPaused",
         completed=Completion.JOB if ready is not None and ready.message == COMPLETED[Completion.JOB] else None,
         started=counted("started", 0) + len(decided),
@@ -89,26 +93,26 @@ def state_from_status(status: Mapping[str, Any], desired: DesiredState, now: Ins
         skipped=counted("skippedOverlap", 0),
         missed=counted("missed", 0),
         excluded=counted("excluded", 0),
-        last_schedule=times[0],
-        last_success=times[1],
-        last_failure=times[2],
+        last_schedule=last_schedule,
+        last_success=last_success,
+        last_failure=last_failure,
         expect_from=desired.created_at,
         followed=decided_until,
-        handled=tuple(f"{act}/{token}" for name, act in _REQUESTS.items() for token in told.handled.get(name, ())),
+        handled=tuple(f"{act}/{token}" for name, act in _REQUESTS.items() for token in fields.handled.get(name, ())),
     )
 
 
-def _run(one: _Active, now: Instant) -> Run:
+def _run(active: _ActiveRun, now: Instant) -> Run:
     return Run(
-        slot=to_instant(one.slot),
-        due=now if one.due is None else to_instant(one.due),
-        attempt=one.attempt,
-        begun=0 if one.started is None else to_instant(one.started),
-        token=one.token,
-        detached=bool(one.pod),
-        adoptable=bool(one.pod),
+        slot=to_instant(active.slot),
+        due=now if active.due is None else to_instant(active.due),
+        attempt=active.attempt,
+        begun=0 if active.started is None else to_instant(active.started),
+        token=active.token,
+        detached=bool(active.pod),
+        adoptable=bool(active.pod),
     )
 
 
-def _time(told: datetime | None) -> Instant | None:
-    return None if told is None else to_instant(told)
+def _time(time: datetime | None) -> Instant | None:
+    return None if time is None else to_instant(time)

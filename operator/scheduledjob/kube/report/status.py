@@ -74,7 +74,7 @@ def build_status(
     # What is due may begin without a write, as soon as the row has an owner.
     begins = state.next if row.owner is not None and state.next is not None and state.next.due <= now else None
     next_due = _next_due(row.uid, state, begins, definition, slots, now)
-    newest = next((one for one in records if one.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)), None)
+    newest = next((record for record in records if record.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)), None)
     active = state.runs if begins is None else [*state.runs, begins]
     # Of what nobody runs, nor can, the state may say only that it might have begun with a replica that was lost.
     stands = row.owner is None and bool(unknown_kind(row.kind, kinds))
@@ -121,12 +121,12 @@ def engine_text(state: State) -> str:
 
 def since_of(conditions: Sequence[Mapping[str, Any]]) -> Since:
     """Since when the conditions of an object are as they are."""
-    return {one["type"]: (one["status"], one["lastTransitionTime"]) for one in conditions}
+    return {found["type"]: (found["status"], found["lastTransitionTime"]) for found in conditions}
 
 
 def begun_of(active: Sequence[Mapping[str, Any]]) -> Begun:
     """When the active runs of an object started, as far as its status says so."""
-    return {one["runID"]: one["started"] for one in active if "started" in one} or _NONE_BEGUN
+    return {run["runID"]: run["started"] for run in active if "started" in run} or _NONE_BEGUN
 
 
 def _without_payload(run: Run) -> Run:

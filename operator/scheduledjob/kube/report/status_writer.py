@@ -21,7 +21,7 @@ import structlog
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.engine.kinds import UnreadableRowError
 from scheduledjob.engine.store import Store, StoreError
-from scheduledjob.kube.client.api_errors import ApiError, Conflict, NotFound
+from scheduledjob.kube.client.api_errors import ApiConflict, ApiError, NotFound
 from scheduledjob.kube.reconcile.desired_state import KIND_INVALID
 from scheduledjob.manifests.models import GROUP, VERSION
 from scheduledjob.manifests.status_model import RECENT_RUNS
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
     from scheduledjob.engine.kinds import JobKind
     from scheduledjob.kube.client.api import Api
     from scheduledjob.kube.client.budget import Budget
-    from scheduledjob.kube.reconcile.known_objects import Objects, Seen
+    from scheduledjob.kube.reconcile.known_objects import KnownObjects, ObservedObject
 
     from .status import Begun
 
 log = structlog.get_logger("scheduledjob.status")
 
-SOON = 0.05
+DEBOUNCE = 0.05
 """Seconds from a change to its write: what follows at once is in the same write."""
-BEGUN = 1.0
+START_DELAY = 1.0
 """Seconds from the beginning of a run to the write that tells of it."""
-AGAIN = 2.0
+RETRY_DELAY = 2.0
 """Seconds until a write that failed is tried again."""
-REFUSED = 5.0
+RIGHTS_TIMEOUT = 5.0
 """Seconds, at the end, after which a refusal for want of rights counts: an uninstall took them, not an API server that
 has yet to read its roles."""
-HOPELESS = 60.0
+HOPELESS_RETRY_DELAY = 60.0
 """Seconds until one is tried again that the API server would not have, or that could not even be made: it is wrong for
 a reason that time alone does not mend."""
 TOO_LARGE = "request is too large"
@@ -66,12 +66,12 @@ class StatusWriter:
         self,
         api: Api,
         store: Store,
-        objects: Objects,
+        objects: KnownObjects,
         budget: Budget,
         kinds: Mapping[str, JobKind],
         now: Callable[[], Instant],
         *,
-        on_written: Callable[[Seen, State], object],
+        on_written: Callable[[ObservedObject, State], object],
         begun: Callable[[str], Begun],
     ) -> None:
         """``now``: the store's clock. ``on_written``: the object as it was before, and the state that is told now.
@@ -97,10 +97,10 @@ class StatusWriter:
 
     @property
     def waiting(self) -> int:
-        """Objects whose status is behind."""
+        """Objects whose status is out of date."""
         return len(self._at) + len(self._writing)
 
-    def changed(self, uid: str, after: float = SOON) -> None:
+    def changed(self, uid: str, after: float = DEBOUNCE) -> None:
         """The status of this object is to be written, ``after`` seconds from now at the earliest."""
         at = time.monotonic() + after
         if at < self._at.get(uid, float("inf")):
@@ -119,7 +119,7 @@ class StatusWriter:
         """Bring every status up to date without regard to the budget: for the end of an operator whose store is its
         memory. False: there are some that can't be."""
         self._ending = True
-        self._rights_until = time.monotonic() + REFUSED
+        self._rights_until = time.monotonic() + RIGHTS_TIMEOUT
         for uid in list(self._at):
             self._put(uid, 0.0)
         self._budget.lift()
@@ -153,7 +153,7 @@ class StatusWriter:
                     if uid not in self._writing:
                         del self._at[uid]
                         return uid
-                    self._put(uid, time.monotonic() + SOON)  # after the write that is under way
+                    self._put(uid, time.monotonic() + DEBOUNCE)  # after the write that is under way
                     continue
             self._came.clear()
             with contextlib.suppress(TimeoutError):
@@ -166,68 +166,70 @@ class StatusWriter:
         self._came.set()
 
     async def _write(self, uid: str) -> None:
-        seen = self._objects.get(uid)
-        if seen is None:
+        observed = self._objects.get(uid)
+        if observed is None:
             return
-        version = seen.version
+        version = observed.version
         try:
-            found = await self._status(seen)
+            found = await self._status(observed)
             if found is None:
                 return
             status, state = found
             await self._budget.take()
             body = await self._api.patch(
-                f"{path_of(seen.slug)}/status",
+                f"{path_of(observed.slug)}/status",
                 {"metadata": {"resourceVersion": version}, "status": status},
                 {"fieldManager": "scheduledjob"},
                 attempts=1,
             )
-        except Conflict:
+        except ApiConflict:
             # Somebody wrote the object since; the watch tells what, and only then can it succeed.
-            self.changed(uid, SOON if self._objects.get(uid) is not seen else AGAIN)
+            self.changed(uid, DEBOUNCE if self._objects.get(uid) is not observed else RETRY_DELAY)
         except NotFound:
             pass  # the watch or the sweep will tell
         except StoreError as error:
-            log.info("a status waits for the store", slug=seen.slug, error=str(error))
-            self.changed(uid, AGAIN)
+            log.info("a status waits for the store", slug=observed.slug, error=str(error))
+            self.changed(uid, RETRY_DELAY)
         except ApiError as error:
             too_large = error.status == 413 or TOO_LARGE in error.message
             advice = {"advice": "the object leaves its status no room: shorten its spec"} if too_large else {}
-            log.warning("a status could not be written", slug=seen.slug, error=str(error), **advice)
+            log.warning("a status could not be written", slug=observed.slug, error=str(error), **advice)
             without_rights = error.status in (401, 403) and time.monotonic() >= self._rights_until
             if error.status == 422 or too_large or without_rights:
-                self._without_hope(uid)
+                self._retry_much_later(uid)
             else:
-                self.changed(uid, AGAIN)
+                self.changed(uid, RETRY_DELAY)
         except Exception:  # one object must never keep the others from being told of, nor end the operator
-            log.exception("a status can't be told", slug=seen.slug)
-            self._without_hope(uid)
+            log.exception("a status can't be told", slug=observed.slug)
+            self._retry_much_later(uid)
         else:
             if self._objects.get(uid) is not None:  # its end may have been seen while this was on its way
                 self._objects.saw(body)
-            self._on_written(seen, state)
+            self._on_written(observed, state)
 
-    def _without_hope(self, uid: str) -> None:
+    def _retry_much_later(self, uid: str) -> None:
         if self._ending:
             self._all_told = False
         else:
-            self.changed(uid, HOPELESS)
+            self.changed(uid, HOPELESS_RETRY_DELAY)
 
-    async def _status(self, seen: Seen) -> tuple[dict[str, Any], State] | None:
+    async def _status(self, observed: ObservedObject) -> tuple[dict[str, Any], State] | None:
         """What is to stand there; None where the store has nothing to say of this object."""
-        (row,) = await self._store.get([seen.slug])
-        if row is None or row.uid != seen.uid:
+        (row,) = await self._store.get([observed.slug])
+        if row is None or row.uid != observed.uid:
             return None
-        records = await self._store.history(seen.slug, limit=RECENT_RUNS)
+        records = await self._store.history(observed.slug, limit=RECENT_RUNS)
         try:
             definition, slots = self._kinds.get(row.kind, self._kinds[KIND_INVALID]).read(row)
         except UnreadableRowError as error:
-            log.warning("a status is left to a newer replica", slug=seen.slug, error=str(error))
+            log.warning("a status is left to a newer replica", slug=observed.slug, error=str(error))
             return None
-        own = [record for record in records if record.uid == seen.uid]
+        own = [record for record in records if record.uid == observed.uid]
         state = State.decode(row.state)
-        begun = seen.begun | self._begun(seen.slug)
-        status = build_status(row, state, definition, slots, own, self._kinds.keys(), seen.since, self._now(), begun)
+        begun = observed.begun | self._begun(observed.slug)
+        status = build_status(
+            row, state, definition, slots, own, self._kinds.keys(), observed.since, self._now(), begun
+        )
         return status, state
 
 

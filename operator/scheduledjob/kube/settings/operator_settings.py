@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def setting(kind: kinds.Kind[T], default: T, says: str, *, else_: str = "") -> T:
+def setting(kind: kinds.SettingType[T], default: T, says: str, *, else_: str = "") -> T:
     """A field of the model. ``else_`` describes a default that is found out at the start."""
     made: T = field(default=default, metadata={"kind": kind, "says": says, "else": else_})
     return made
 
 
-def optional(kind: kinds.Kind[T], says: str, *, else_: str) -> T | None:
+def optional(kind: kinds.SettingType[T], says: str, *, else_: str) -> T | None:
     """A field that may be unset; ``else_`` says what holds then."""
     made: T | None = field(default=None, metadata={"kind": kind, "says": says, "else": else_})
     return made
@@ -191,7 +191,7 @@ class OperatorSettings:
 
     def shown(self) -> dict[str, str]:
         """Every setting as it would be written, for logs: the store without its password."""
-        return {each.name: each.show(getattr(self, each.name)) for each in every_setting()}
+        return {setting.name: setting.show(getattr(self, setting.name)) for setting in every_setting()}
 
     def may_run_shell_inline(self, namespace: str) -> bool:
         """Whether the administrator allows shell jobs of this namespace inside the operator."""
@@ -218,7 +218,7 @@ class Setting:
     """One setting, as every source and page needs it."""
 
     name: str
-    kind: kinds.AnyKind
+    kind: kinds.AnySettingType
     says: str
     default: Any
     default_shown: str
@@ -248,7 +248,7 @@ def flag_of(name: str) -> str:
 
 def every_setting() -> Iterator[Setting]:
     """In the order of the model."""
-    for each in fields(OperatorSettings):
-        kind: kinds.AnyKind = each.metadata["kind"]
-        shown = each.metadata["else"] or f"`{kind.show(each.default)}`"
-        yield Setting(each.name, kind, each.metadata["says"], each.default, shown)
+    for setting in fields(OperatorSettings):
+        kind: kinds.AnySettingType = setting.metadata["kind"]
+        shown = setting.metadata["else"] or f"`{kind.show(setting.default)}`"
+        yield Setting(setting.name, kind, setting.metadata["says"], setting.default, shown)

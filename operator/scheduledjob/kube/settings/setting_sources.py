@@ -59,7 +59,7 @@ def read_settings(flags: Given[str, Texts[str]], environment: Given[str, str]) -
     is empty counts as not set, and so does a key of the file without a value.
     """
     faults: list[str] = []
-    known = {each.name: each for each in every_setting()}
+    known = {setting.name: setting for setting in every_setting()}
     found: dict[str, Found] = {}
     file = flags["config"][0] if "config" in flags else environment.get(CONFIG_VARIABLE, "")
     if file:
@@ -68,11 +68,11 @@ def read_settings(flags: Given[str, Texts[str]], environment: Given[str, str]) -
     found.update(_from_environment(environment, known.values(), faults))
     found.update({name: Found(known[name].flag, texts) for name, texts in flags.items() if name != "config"})
     values: dict[str, Any] = {}
-    for name, each in found.items():
+    for name, given in found.items():
         try:
-            values[name] = known[name].kind.read(each.texts)
+            values[name] = known[name].kind.read(given.texts)
         except ValueError as error:
-            faults.append(f"{each.origin}: {error}")
+            faults.append(f"{given.origin}: {error}")
     if faults:
         raise SettingsError(faults)
     try:
@@ -82,7 +82,7 @@ def read_settings(flags: Given[str, Texts[str]], environment: Given[str, str]) -
 
 
 def _from_environment(environment: Given[str, str], known: Collection[Setting], faults: list[str]) -> dict[str, Found]:
-    names = {each.variable: each.name for each in known}
+    names = {setting.variable: setting.name for setting in known}
     found = {}
     for variable, text in sorted(environment.items()):
         if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
@@ -113,7 +113,7 @@ def _from_file(path: str, origin: str, known: Collection[Setting], faults: list[
         return {}
     if root is None:
         return {}
-    names = {each.key: each for each in known}
+    names = {setting.key: setting for setting in known}
     found = {}
     for key, (place, node) in root.entries.items():
         where = f"{plain(path)}:{place.line}"
@@ -151,19 +151,19 @@ def _parsed(path: str, faults: list[str]) -> Mapping | None:
     return found[0]
 
 
-def _texts(node: Node, each: Setting) -> str | list[str]:
+def _texts(node: Node, setting: Setting) -> str | list[str]:
     """What stands there, as it was written."""
     from scheduledjob.manifests.yamltree import Scalar, Sequence
 
     if isinstance(node, Scalar):
         return node.text
-    if not each.kind.many:
-        raise ValueError(f"one value is expected: write {each.kind.allowed.replace('`', '')}")
+    if not setting.kind.many:
+        raise ValueError(f"one value is expected: write {setting.kind.allowed.replace('`', '')}")
     if isinstance(node, Sequence):
         texts = [item.text for item in node.items if isinstance(item, Scalar)]
         if len(texts) == len(node.items):
             return texts
-    raise ValueError(f"a list is expected: write {each.kind.allowed.replace('`', '')}, each after a dash")
+    raise ValueError(f"a list is expected: write {setting.kind.allowed.replace('`', '')}, each after a dash")
 
 
 def _unknown(name: str, what: str, known: list[str]) -> str:

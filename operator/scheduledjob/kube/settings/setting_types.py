@@ -32,7 +32,7 @@ _IMAGE = re.compile(r"[A-Za-z0-9]\S{0,1023}")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class SettingType(Generic[T]):
     """One kind of value."""
 
     metavar: str
@@ -54,7 +54,7 @@ def _single(parse: Callable[[str], T]) -> Callable[[Sequence[str]], T]:
     return read
 
 
-def seconds(*, least: str, most: str = "1d") -> Kind[float]:
+def seconds(*, least: str, most: str = "1d") -> SettingType[float]:
     """A length of time, as seconds."""
     shortest, longest = parse_duration(least), parse_duration(most)
 
@@ -65,12 +65,12 @@ def seconds(*, least: str, most: str = "1d") -> Kind[float]:
         return length / SECOND
 
     allowed = f"write {least} to {most}"
-    return Kind(
+    return SettingType(
         "DURATION", f"`{least}` to `{most}`", _single(parse), lambda value: format_duration(from_seconds(value))
     )
 
 
-def count(*, least: int, most: int) -> Kind[int]:
+def count(*, least: int, most: int) -> SettingType[int]:
     allowed = f"write a whole number from {least} to {most}"
 
     def parse(text: str) -> int:
@@ -78,10 +78,10 @@ def count(*, least: int, most: int) -> Kind[int]:
             raise ValueError(f"{quoted(text)} is not allowed: {allowed}")
         return int(text)
 
-    return Kind("NUMBER", f"a whole number from {least} to {most}", _single(parse))
+    return SettingType("NUMBER", f"a whole number from {least} to {most}", _single(parse))
 
 
-def switch() -> Kind[bool]:
+def switch() -> SettingType[bool]:
     def parse(text: str) -> bool:
         if text.lower() in _TRUE:
             return True
@@ -89,10 +89,12 @@ def switch() -> Kind[bool]:
             return False
         raise ValueError(f"{quoted(text)} is not allowed: write true or false")
 
-    return Kind("BOOLEAN", "`true` or `false`", _single(parse), lambda value: "true" if value else "false", switch=True)
+    return SettingType(
+        "BOOLEAN", "`true` or `false`", _single(parse), lambda value: "true" if value else "false", switch=True
+    )
 
 
-def choice(*names: str) -> Kind[str]:
+def choice(*names: str) -> SettingType[str]:
     def parse(text: str) -> str:
         if text in names:
             return text
@@ -100,10 +102,10 @@ def choice(*names: str) -> Kind[str]:
         hint = f"did you mean {near}? " if near else ""
         raise ValueError(f"{quoted(text)} is not allowed: {hint}write {listed(names)}")
 
-    return Kind("|".join(names), listed([f"`{name}`" for name in names]), _single(parse))
+    return SettingType("|".join(names), listed([f"`{name}`" for name in names]), _single(parse))
 
 
-def matching(metavar: str, form: re.Pattern[str], allowed: str, longest: int) -> Kind[str]:
+def matching(metavar: str, form: re.Pattern[str], allowed: str, longest: int) -> SettingType[str]:
     """Text of one form; ``allowed`` says which."""
 
     def parse(text: str) -> str:
@@ -111,43 +113,45 @@ def matching(metavar: str, form: re.Pattern[str], allowed: str, longest: int) ->
             raise ValueError(f"{quoted(text)} is not allowed: write {allowed}")
         return text
 
-    return Kind(metavar, allowed, _single(parse))
+    return SettingType(metavar, allowed, _single(parse))
 
 
-def namespace() -> Kind[str]:
+def namespace() -> SettingType[str]:
     return matching("NAMESPACE", _LABEL, "lower-case letters, digits and -, 63 characters at most", 63)
 
 
-def object_name() -> Kind[str]:
+def object_name() -> SettingType[str]:
     return matching("NAME", _SUBDOMAIN, "lower-case letters, digits, - and ., 253 characters at most", 253)
 
 
-def installation() -> Kind[str]:
+def installation() -> SettingType[str]:
     return matching("NAME", re.compile(r"[!-~]+"), "1 to 253 printable ASCII characters without spaces", 253)
 
 
-def image() -> Kind[str]:
+def image() -> SettingType[str]:
     return matching("IMAGE", _IMAGE, "a container image, as in registry.example.com/team/scheduledjob:1.2", 1024)
 
 
-def context() -> Kind[str]:
+def context() -> SettingType[str]:
     return matching("NAME", re.compile(r"[^\x00-\x1f]+"), "the name of a context in the kubeconfig", 253)
 
 
-def existing_file() -> Kind[str]:
+def existing_file() -> SettingType[str]:
     def parse(text: str) -> str:
         if not Path(text).is_file():
             raise ValueError(f"{quoted(text)} is no file that is there: write the path of a kubeconfig file")
         return text
 
-    return Kind("PATH", "the path of a file that is there", _single(parse))
+    return SettingType("PATH", "the path of a file that is there", _single(parse))
 
 
-def listen() -> Kind[Listen]:
-    return Kind("HOST:PORT", "`host:port`, or `:port` for every address; port 0 is a free one", _single(parse_listen))
+def listen() -> SettingType[Listen]:
+    return SettingType(
+        "HOST:PORT", "`host:port`, or `:port` for every address; port 0 is a free one", _single(parse_listen)
+    )
 
 
-def store_url() -> Kind[str]:
+def store_url() -> SettingType[str]:
     def parse(text: str) -> str:
         from scheduledjob.stores import ALLOWED, open_store
 
@@ -155,11 +159,13 @@ def store_url() -> Kind[str]:
             open_store(text)
         except ValueError as error:
             # Whoever could not read a part of the URL repeats it, and it may be the password.
-            told = str(error) if not _repeats_a_secret(str(error), text) else f"the URL can't be read: write {ALLOWED}"
-            raise ValueError(told) from None
+            message = (
+                str(error) if not _repeats_a_secret(str(error), text) else f"the URL can't be read: write {ALLOWED}"
+            )
+            raise ValueError(message) from None
         return text
 
-    return Kind(
+    return SettingType(
         "URL", "`memory:`, `postgresql://...` or `firestore://project/collection`", _single(parse), without_password
     )
 
@@ -193,7 +199,7 @@ def _join(values: Sequence[str]) -> str:
     return ",".join(values)
 
 
-def namespaces(*, all_is: str) -> Kind[tuple[str, ...]]:
+def namespaces(*, all_is: str) -> SettingType[tuple[str, ...]]:
     """A list of namespaces; ``all_is`` is how all of them are written: ``*``, or an empty list (\"\")."""
 
     def read(given: Sequence[str]) -> tuple[str, ...]:
@@ -204,14 +210,14 @@ def namespaces(*, all_is: str) -> Kind[tuple[str, ...]]:
             if len(words) > 1:
                 raise ValueError(f'"{ALL}" stands for all namespaces: write it alone, or leave it out')
             return (ALL,)
-        one = namespace()
-        return tuple(one.read([word]) for word in words)
+        name = namespace()
+        return tuple(name.read([word]) for word in words)
 
     allowed = "names of namespaces" + (f", or `{ALL}` for all" if all_is else "")
-    return Kind("NAMESPACE,...", allowed, read, _join, many=True)
+    return SettingType("NAMESPACE,...", allowed, read, _join, many=True)
 
 
-def hosts() -> Kind[tuple[str, ...]]:
+def hosts() -> SettingType[tuple[str, ...]]:
     """Networks, addresses and host names, as the filter of HTTP jobs takes them."""
 
     def read(given: Sequence[str]) -> tuple[str, ...]:
@@ -227,7 +233,7 @@ def hosts() -> Kind[tuple[str, ...]]:
                 ) from None
         return tuple(words)
 
-    return Kind("HOST,...", "networks such as `10.0.0.0/8`, addresses and host names", read, _join, many=True)
+    return SettingType("HOST,...", "networks such as `10.0.0.0/8`, addresses and host names", read, _join, many=True)
 
 
-AnyKind = Kind[Any]
+AnySettingType = SettingType[Any]

@@ -36,18 +36,18 @@ def settings_page() -> str:
     return "\n".join([_BEGINNING, *map(_section, every_setting())])
 
 
-def _section(each: Setting) -> str:
-    metavar = each.kind.metavar.replace("|", "\\|")  # it stands in a table
-    return f"""## {each.key}
+def _section(setting: Setting) -> str:
+    metavar = setting.kind.metavar.replace("|", "\\|")  # it stands in a table
+    return f"""## {setting.key}
 
-{each.says}
+{setting.says}
 
 | | |
 |---|---|
-| Flag | `{each.flag}`{"" if each.kind.switch else f" `{metavar}`"} |
-| Variable | `{each.variable}` |
-| Allowed | {each.kind.allowed} |
-| Default | {each.default_shown} |
+| Flag | `{setting.flag}`{"" if setting.kind.switch else f" `{metavar}`"} |
+| Variable | `{setting.variable}` |
+| Allowed | {setting.kind.allowed} |
+| Default | {setting.default_shown} |
 """
 
 

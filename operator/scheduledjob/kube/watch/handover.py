@@ -16,7 +16,7 @@ ROOM = 1000
 """Objects that may wait."""
 
 
-class Seen(NamedTuple):
+class WatchEvent(NamedTuple):
     """An object as the watch told of it."""
 
     body: dict[str, Any]
@@ -28,7 +28,7 @@ class Handover:
 
     def __init__(self, room: int = ROOM) -> None:
         self._room = room
-        self._waiting: dict[str, Seen] = {}
+        self._waiting: dict[str, WatchEvent] = {}
         """By uid, in the order in which they came first."""
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
@@ -41,7 +41,7 @@ class Handover:
     async def give(self, body: dict[str, Any], *, deleted: bool) -> None:
         """Called in the watching thread's event loop: waits while there is no room."""
         uid = body["metadata"]["uid"]
-        while not self._placed(uid, Seen(body, deleted)):
+        while not self._placed(uid, WatchEvent(body, deleted)):
             room = asyncio.Event()
             with self._lock:
                 self._givers.append((asyncio.get_running_loop(), room))
@@ -49,7 +49,7 @@ class Handover:
             if full:
                 await room.wait()
 
-    async def take(self, limit: int = 500) -> list[Seen]:
+    async def take(self, limit: int = 500) -> list[WatchEvent]:
         """Wait until there is something, and take up to ``limit`` of it."""
         while not self._waiting:
             self._came.clear()
@@ -62,7 +62,7 @@ class Handover:
             _call(loop, room.set)
         return taken
 
-    def _placed(self, uid: str, seen: Seen) -> bool:
+    def _placed(self, uid: str, seen: WatchEvent) -> bool:
         with self._lock:
             before = self._waiting.get(uid)
             if before is None and len(self._waiting) >= self._room:

@@ -48,7 +48,7 @@ SERVER_SECONDS = 40
 """Seconds after which the API server ends a watch in order, with a bookmark from which the next goes on."""
 CLIENT_SECONDS = 50.0
 """Seconds after which a watch is ended from here: its connection is dead, or the server would have ended it."""
-UNSEEN_SECONDS = 120.0
+STALE_SECONDS = 120.0
 """Seconds without any request for a watch, after which kopf has lost it."""
 HEALTHY_SECONDS = 30.0
 """A life of kopf that was connected for this long makes the next pause short again."""
@@ -56,7 +56,7 @@ CHECK_SECONDS = 5.0
 """Seconds between two looks at whether kopf still asks."""
 RECHECK_SECONDS = 30.0
 """Seconds between two looks at whether a refused namespace may be listed by now."""
-ENDING_SECONDS = 15.0
+STOP_SECONDS = 15.0
 """Seconds that an ended kopf is given to return."""
 WORKERS = 100
 """Objects that kopf works on at once; with the room of the hand-over this bounds its memory."""
@@ -64,7 +64,7 @@ IDLE_SECONDS = 0.01
 """Seconds for which kopf keeps a worker for more of the same object; each of them keeps another object waiting."""
 
 
-class Ended(Exception):
+class WatchEnded(Exception):
     """A life of kopf is over, for the reason that the message gives."""
 
 
@@ -82,7 +82,7 @@ class WatchState:
     """What the API server says of each namespace that we may not list (``""``: all)."""
 
 
-class Watcher:
+class KopfWatcher:
     """Watches until ``run`` is cancelled."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Watcher:
             await ended
         finally:
             self._stop()
-            await asyncio.to_thread(thread.join, ENDING_SECONDS)
+            await asyncio.to_thread(thread.join, STOP_SECONDS)
 
     def _stop(self) -> None:
         self._stopping.set()
@@ -168,11 +168,11 @@ class Watcher:
                     await self._look_after(kopf_task, api, connections)
                 finally:
                     kopf_task.cancel()
-                    await asyncio.wait([kopf_task], timeout=ENDING_SECONDS)
+                    await asyncio.wait([kopf_task], timeout=STOP_SECONDS)
                     connector.hang_up()
                     await asyncio.sleep(0)  # the transports close in the next round of the loop
                 await kopf_task
-                raise Ended("kopf has ended without an error")
+                raise WatchEnded("kopf has ended without an error")
 
     async def _allowed(self, api: Api) -> list[str]:
         """The namespaces that can be listed. Raises ApiError where that is none of them."""
@@ -195,7 +195,7 @@ class Watcher:
         return allowed
 
     async def _look_after(self, kopf_task: asyncio.Task[None], api: Api, connections: _Connections) -> None:
-        """Until kopf ends. Raises Ended where it will, where it has lost a watch, or where more may be watched by now.
+        """Wait until kopf ends. Raises WatchEnded if it is about to end, lost a watch, or may now watch more.
 
         When a watch is refused kopf ends of itself, but takes seconds for that, and its words are not for people.
         """
@@ -203,12 +203,12 @@ class Watcher:
         while True:
             done, _ = await asyncio.wait([kopf_task], timeout=CHECK_SECONDS)
             if connections.refusal:
-                raise Ended(connections.refusal)
+                raise WatchEnded(connections.refusal)
             if done:
                 return
             now = time.monotonic()
-            if now - connections.asked_at() > UNSEEN_SECONDS:
-                raise Ended(f"kopf has asked for no events for {UNSEEN_SECONDS:g} s")
+            if now - connections.asked_at() > STALE_SECONDS:
+                raise WatchEnded(f"kopf has asked for no events for {STALE_SECONDS:g} s")
             if self.state.refused and now - rechecked > RECHECK_SECONDS:
                 rechecked = now
                 for namespace in list(self.state.refused):
@@ -216,7 +216,7 @@ class Watcher:
                         await api.get(scheduled_jobs(namespace), {"limit": 1}, attempts=1)
                     except ApiError:
                         continue
-                    raise Ended(f"namespace {namespace} may be watched now")
+                    raise WatchEnded(f"namespace {namespace} may be watched now")
 
     async def _kopf(self, namespaces: list[str], session: aiohttp.ClientSession) -> None:
         registry = kopf.OperatorRegistry()

@@ -62,7 +62,7 @@ class Reflector(Generic[T]):
     def connected_since(self) -> float | None:
         """Monotonic seconds since when every path is watched; None: not now."""
         since = [view.connected_since for view in self._views.values()]
-        return None if None in since else max((each for each in since if each is not None), default=0.0)
+        return None if None in since else max((moment for moment in since if moment is not None), default=0.0)
 
     @property
     def restarts(self) -> int:

@@ -19,10 +19,10 @@ from scheduledjob.domain.time.instants import SECOND, rfc3339
 from scheduledjob.engine.executor import Attempt
 from scheduledjob.engine.store import Disposition, Origin, Row, Settlement
 from scheduledjob.kube.reconcile.desired_state import DesiredState
-from scheduledjob.kube.reconcile.known_objects import Objects
+from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.report.events import Reason, Regarding
 from scheduledjob.kube.report.operator_observer import OperatorObserver
-from scheduledjob.kube.report.status_writer import BEGUN
+from scheduledjob.kube.report.status_writer import START_DELAY
 from scheduledjob.web.metrics import Metrics
 
 T = 1_800_000_000 * SECOND
@@ -43,7 +43,7 @@ class World:
         self.said: list[Said] = []
         self.changes: list[tuple[str, float | None]] = []
         self.forgotten: list[str] = []
-        self.objects = Objects()
+        self.objects = KnownObjects()
         self.metrics = Metrics()
         self.seconds = 0.0
         events: Any = self  # stands in for Events
@@ -157,7 +157,7 @@ def test_status_follows_what_is_written_at_once_and_a_beginning_a_little_later(w
     world.telling.settled(row(), Settlement(1, 1, Disposition.KEEP, b"", None, 1))
     world.telling.settled(row(Origin.MANIFEST), Settlement(1, 1, Disposition.KEEP, b"", None, 1))
     world.telling.started(attempt(), T, 0)
-    assert world.changes == [("u", None), ("u", BEGUN)]
+    assert world.changes == [("u", None), ("u", START_DELAY)]
     assert world.said == []
     world.telling.tombstoned("u")
     assert world.forgotten == ["u"]

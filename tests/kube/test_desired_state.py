@@ -17,7 +17,7 @@ from scheduledjob.kube.reconcile.desired_state import (
     KIND_INVALID,
     TOKEN_LIMIT,
     DesiredState,
-    Rules,
+    ObjectRules,
     asked_of,
     problem_of,
     read_object,
@@ -29,8 +29,8 @@ GROUP = "scheduledjobs.dev"
 KIND_POD = "cluster.pod"
 SHELL = {"shell": {"command": "true"}}
 CURL = {"curl": {"url": "http://example.com"}}
-OPEN = Rules(allows_shell=lambda namespace: namespace == "team-a")
-WITH_IMAGE = Rules(PodSettings(image="registry/operator:1"))
+OPEN = ObjectRules(allows_shell=lambda namespace: namespace == "team-a")
+WITH_IMAGE = ObjectRules(PodSettings(image="registry/operator:1"))
 
 
 def an_object(job: dict[str, Any] = CURL, annotations: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
@@ -47,13 +47,13 @@ def an_object(job: dict[str, Any] = CURL, annotations: dict[str, str] | None = N
     return {"metadata": metadata, "spec": {"triggers": [{"every": "1m"}], "job": job, **spec}}
 
 
-def kind(job: dict[str, Any], rules: Rules = OPEN, **spec: Any) -> str:
+def kind(job: dict[str, Any], rules: ObjectRules = OPEN, **spec: Any) -> str:
     desired = read_object(an_object(job, **spec), rules)
     assert desired.problem == ""
     return desired.kind
 
 
-def problem(job: dict[str, Any], rules: Rules = OPEN, **spec: Any) -> str:
+def problem(job: dict[str, Any], rules: ObjectRules = OPEN, **spec: Any) -> str:
     desired = read_object(an_object(job, **spec), rules)
     assert desired.kind == KIND_INVALID
     assert problem_of(desired.definition) == desired.problem
@@ -93,25 +93,27 @@ def test_what_an_object_asks_for() -> None:
         (SHELL, {"pod": {"image": "i"}}, OPEN, KIND_POD),
         (SHELL, {"mode": "Pod", "pod": {"image": "i"}}, OPEN, KIND_POD),
         (SHELL, None, WITH_IMAGE, KIND_POD),
-        (SHELL, {"pod": {"image": "i"}}, Rules(), KIND_POD),
+        (SHELL, {"pod": {"image": "i"}}, ObjectRules(), KIND_POD),
     ],
 )
-def test_where_a_job_runs(job: dict[str, Any], execution: dict[str, Any] | None, rules: Rules, found: str) -> None:
+def test_where_a_job_runs(
+    job: dict[str, Any], execution: dict[str, Any] | None, rules: ObjectRules, found: str
+) -> None:
     assert kind(job, rules, **({"execution": execution} if execution else {})) == found
 
 
 def test_inline_shell_that_is_not_allowed_is_refused_in_words() -> None:
-    closed = Rules(PodSettings(image="i"))
+    closed = ObjectRules(PodSettings(image="i"))
     found = problem(SHELL, closed, execution={"mode": "Inline"})
     assert found.startswith('spec.execution.mode: inline shell is not allowed in namespace "team-a"')
     assert "write Pod" in found
-    unconfined = Rules(allows_shell=lambda _: True, shell_off="the kernel has no Landlock")
+    unconfined = ObjectRules(allows_shell=lambda _: True, shell_off="the kernel has no Landlock")
     assert "the kernel has no Landlock" in problem(SHELL, unconfined, execution={"mode": "Inline"})
 
 
 def test_a_pod_without_an_image_is_refused_in_words() -> None:
-    assert problem(SHELL, Rules()).startswith("spec.execution.pod.image: this job needs a Pod")
-    assert "SJOB_POD_IMAGE" in problem(CURL, Rules(), execution={"mode": "Pod"})
+    assert problem(SHELL, ObjectRules()).startswith("spec.execution.pod.image: this job needs a Pod")
+    assert "SJOB_POD_IMAGE" in problem(CURL, ObjectRules(), execution={"mode": "Pod"})
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 from scheduledjob.domain.schedule.state import Completion, Run, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant, rfc3339
 from scheduledjob.engine.store import Row
-from scheduledjob.kube.reconcile.desired_state import DesiredState, Rules, read_object
-from scheduledjob.kube.reconcile.known_objects import Objects
+from scheduledjob.kube.reconcile.desired_state import DesiredState, ObjectRules, read_object
+from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
 from scheduledjob.kube.report.status import build_status
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
@@ -59,7 +59,7 @@ def with_status(
 ) -> dict[str, Any]:
     """The object with the status of that state; ``engine`` in place of the engine's own record. ``known``: whether who
     wrote it could run the job."""
-    desired = read_object(body, Rules())
+    desired = read_object(body, ObjectRules())
     assert not desired.problem
     state.generation, state.when = desired.generation, desired.definition.when_digest
     row = Row(
@@ -72,10 +72,12 @@ def with_status(
     return body | {"status": {name: part for name, part in status.items() if part is not None} | {"engine": engine}}
 
 
-async def taken(body: dict[str, Any], *, in_order: bool = False, rules: Rules | None = None) -> State:
+async def taken(body: dict[str, Any], *, in_order: bool = False, rules: ObjectRules | None = None) -> State:
     """The state of the row that a store begins with that has never heard of this object."""
     store = MemoryStore(MemoryDatabase(clock=lambda: NOW))
-    reconciler = Reconciler(store, Objects(), rules or Rules(), Nobody(), Nobody(), in_order=lambda: in_order)
+    reconciler = Reconciler(
+        store, KnownObjects(), rules or ObjectRules(), Nobody(), Nobody(), in_order=lambda: in_order
+    )
     await reconciler._write([body])
     (row,) = await store.get(["ns/a"])
     assert row is not None
@@ -157,15 +159,15 @@ async def test_what_nobody_could_run_did_not_begin(kept: bool) -> None:
         body["status"]["engine"] = before.encode().decode() if kept else None
         return body
 
-    unknown = Rules(kinds=frozenset())
+    unknown = ObjectRules(kinds=frozenset())
     state = await taken(told(known=False), rules=unknown)
     assert state.runs == []
     assert state.next is None or (state.next.attempt, state.next.begun) == (1, 0)
     if kept:
-        before.generation, before.when = 3, read_object(an_object(), Rules()).definition.when_digest
+        before.generation, before.when = 3, read_object(an_object(), ObjectRules()).definition.when_digest
         assert state.next is not None
         assert state.next.slot == NOW - MINUTE
-        for body, rules in ((told(known=True), unknown), (told(known=False), Rules())):
+        for body, rules in ((told(known=True), unknown), (told(known=False), ObjectRules())):
             assert [run.attempt for run in (await taken(body, rules=rules)).runs] == [2, 2]
 
 

@@ -10,8 +10,8 @@ from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import SECOND, Instant, rfc3339
 from scheduledjob.engine.store import NewRow, Put, StoreUnavailable
 from scheduledjob.kube.reconcile import reconciler as reconciler_module
-from scheduledjob.kube.reconcile.desired_state import DesiredState, Rules
-from scheduledjob.kube.reconcile.known_objects import Objects
+from scheduledjob.kube.reconcile.desired_state import DesiredState, ObjectRules
+from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
 from scheduledjob.kube.report.status import engine_text
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
@@ -51,7 +51,7 @@ class Store(MemoryStore):
         return await super().reconcile(rows)
 
 
-class Told:
+class ReconcileObserver:
     def __init__(self) -> None:
         self.slugs_taken: list[str] = []
         self.tombstoned_uids: list[str] = []
@@ -87,8 +87,10 @@ def body(name: str, *, version: int = 1, generation: int = 1, uid: str = "", lab
 
 
 @asynccontextmanager
-async def reconciling(store: Store, told: Told, rules: Rules | None = None) -> AsyncIterator[Reconciler]:
-    reconciler = Reconciler(store, Objects(), rules or Rules(), told, told, in_order=lambda: True)
+async def reconciling(
+    store: Store, told: ReconcileObserver, rules: ObjectRules | None = None
+) -> AsyncIterator[Reconciler]:
+    reconciler = Reconciler(store, KnownObjects(), rules or ObjectRules(), told, told, in_order=lambda: True)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reconciler.run())
         yield reconciler
@@ -100,7 +102,7 @@ async def slugs(store: Store) -> list[str]:
 
 
 async def test_what_is_seen_gets_into_the_store_once() -> None:
-    store, told = Store(), Told()
+    store, told = Store(), ReconcileObserver()
     async with reconciling(store, told) as reconciler:
         reconciler.seen(body("a"))
         reconciler.seen(body("b"))
@@ -112,7 +114,7 @@ async def test_what_is_seen_gets_into_the_store_once() -> None:
 
 
 async def test_an_older_view_changes_nothing() -> None:
-    store, told = Store(), Told()
+    store, told = Store(), ReconcileObserver()
     async with reconciling(store, told) as reconciler:
         reconciler.seen(body("a", version=9, generation=2))
         reconciler.seen(body("a", version=3, generation=1))
@@ -122,7 +124,7 @@ async def test_an_older_view_changes_nothing() -> None:
 
 
 async def test_a_deletion_stays_one_whatever_is_seen_after_it() -> None:
-    store, told = Store(), Told()
+    store, told = Store(), ReconcileObserver()
     async with reconciling(store, told) as reconciler:
         reconciler.seen(body("a"))
         await reconciler.settled()
@@ -139,8 +141,8 @@ async def test_a_deletion_stays_one_whatever_is_seen_after_it() -> None:
 async def test_a_deletion_that_waits_for_the_store_is_not_undone_by_a_late_view(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconciler_module, "AGAIN", 0.0)
-    store, told = Store(), Told()
+    monkeypatch.setattr(reconciler_module, "RETRY_DELAY", 0.0)
+    store, told = Store(), ReconcileObserver()
     async with reconciling(store, told) as reconciler:
         reconciler.seen(body("a"))
         await reconciler.settled()
@@ -152,7 +154,7 @@ async def test_a_deletion_that_waits_for_the_store_is_not_undone_by_a_late_view(
 
 
 async def test_a_store_that_forgot_objects_makes_no_news_of_those_whose_status_is_true() -> None:
-    store, told = Store(), Told()
+    store, told = Store(), ReconcileObserver()
     async with reconciling(store, told) as reconciler:
         reconciler.seen(body("a"))
         await reconciler.settled()
@@ -164,7 +166,7 @@ async def test_a_store_that_forgot_objects_makes_no_news_of_those_whose_status_i
     }
     wrong = {"conditions": [], "observedGeneration": 0, "engine": "{broken"}
     for status in (true, *({**true, key: value} for key, value in wrong.items())):
-        store, told = Store(), Told()
+        store, told = Store(), ReconcileObserver()
         async with reconciling(store, told) as reconciler:
             reconciler.seen({**body("a"), "status": status})
             await reconciler.settled()
@@ -177,8 +179,8 @@ async def test_a_condition_that_is_not_true_any_more_is_news() -> None:
     report = body("a")
     report["spec"]["job"] = {"custom": {"kind": "report"}}
     for kinds, news in ((None, True), ({"cluster.curl"}, True), ({"cluster.custom.report"}, False)):
-        told = Told()
-        async with reconciling(store, told, Rules(kinds=kinds)) as reconciler:
+        told = ReconcileObserver()
+        async with reconciling(store, told, ObjectRules(kinds=kinds)) as reconciler:
             seen = {"observedGeneration": 1, "conditions": [READY]} if kinds is not None else {}
             reconciler.seen({**report, "status": seen})
             await reconciler.settled()
@@ -186,8 +188,8 @@ async def test_a_condition_that_is_not_true_any_more_is_news() -> None:
 
 
 async def test_an_outage_of_the_store_makes_it_later_never_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconciler_module, "AGAIN", 0.0)
-    store, told = Store(), Told()
+    monkeypatch.setattr(reconciler_module, "RETRY_DELAY", 0.0)
+    store, told = Store(), ReconcileObserver()
     store.away = 3
     async with reconciling(store, told) as reconciler:
         reconciler.seen(body("a"))
@@ -198,7 +200,7 @@ async def test_an_outage_of_the_store_makes_it_later_never_less(monkeypatch: pyt
 
 
 async def test_an_object_that_the_store_cannot_hold_keeps_nobody_out() -> None:
-    store, told = Store(), Told()
+    store, told = Store(), ReconcileObserver()
     store.cannot_hold = {"ns/b"}
     async with reconciling(store, told) as reconciler:
         for name in "abc":
@@ -209,7 +211,7 @@ async def test_an_object_that_the_store_cannot_hold_keeps_nobody_out() -> None:
 
 
 async def test_a_clock_of_the_cluster_that_is_ahead_puts_nothing_off() -> None:
-    store, told = Store(), Told()
+    store, told = Store(), ReconcileObserver()
     ahead = body("a")
     ahead["metadata"]["creationTimestamp"] = rfc3339(NOW + 3600 * SECOND)
     ahead["spec"]["triggers"] = [{"cron": "* * * * * ?"}]

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.kube.reconcile.known_objects import Objects
+from scheduledjob.kube.reconcile.known_objects import KnownObjects
 
 
 def body(name: str = "a", uid: str = "u", version: int = 1, **status: Any) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def body(name: str = "a", uid: str = "u", version: int = 1, **status: Any) -> di
 
 @given(st.permutations(range(1, 8)))
 def test_the_newest_version_wins_in_any_order(order: list[int]) -> None:
-    objects = Objects()
+    objects = KnownObjects()
     for version in order:
         objects.saw(body(version=version, engine=f"e{version}"))
     seen = objects.get("u")
@@ -27,7 +27,7 @@ def test_the_newest_version_wins_in_any_order(order: list[int]) -> None:
 
 
 def test_versions_are_compared_as_numbers_and_others_by_arrival() -> None:
-    objects = Objects()
+    objects = KnownObjects()
     objects.saw(body(version=9))
     assert objects.saw(body(version=10)).version == "10"
     opaque = body()
@@ -36,7 +36,7 @@ def test_versions_are_compared_as_numbers_and_others_by_arrival() -> None:
 
 
 def test_a_new_incarnation_takes_the_name_and_outlives_the_end_of_the_old() -> None:
-    objects = Objects()
+    objects = KnownObjects()
     objects.saw(body(uid="old"))
     objects.saw(body(uid="new", version=2))
     assert objects.uid_of("n/a") == "new"
@@ -49,7 +49,7 @@ def test_a_new_incarnation_takes_the_name_and_outlives_the_end_of_the_old() -> N
 
 
 def test_followers_are_known_by_what_they_follow_and_forgotten() -> None:
-    objects = Objects()
+    objects = KnownObjects()
     for name in ("b", "c"):
         objects.saw(body(name, uid=name))
         objects.understood(name, f"n/{name}", (1, ""), ["n/a", "n/x"], valid=True)
@@ -62,7 +62,7 @@ def test_followers_are_known_by_what_they_follow_and_forgotten() -> None:
 
 
 def test_what_was_taken_of_an_object_stays_known_over_its_next_versions() -> None:
-    objects = Objects()
+    objects = KnownObjects()
     objects.saw(body())
     objects.understood("u", "n/a", (1, "asked"), [], valid=True)
     assert objects.saw(body(version=2)).desired == (1, "asked")
@@ -70,7 +70,7 @@ def test_what_was_taken_of_an_object_stays_known_over_its_next_versions() -> Non
 
 
 def test_invalid_and_overdue_ones_are_counted() -> None:
-    objects = Objects()
+    objects = KnownObjects()
     for name in ("a", "b", "c"):
         since = {"type": "Overdue", "status": "True" if name == "b" else "False", "lastTransitionTime": "t"}
         objects.saw(body(name, uid=name, conditions=[since]))
