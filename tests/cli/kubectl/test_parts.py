@@ -11,13 +11,14 @@ import pytest
 import typer.main
 
 from scheduledjob.cli.kubectl import describing
-from scheduledjob.cli.kubectl.cluster_access import instant_of
 from scheduledjob.cli.kubectl.completion import complete
 from scheduledjob.cli.kubectl.job_logs import harmless
 from scheduledjob.cli.kubectl.plugin import app, command_first, execute
-from scheduledjob.cli.kubectl.upcoming import explanation, schedule_of
 from scheduledjob.cli.kubectl.waiting import Progress, ended_run
 from scheduledjob.cli.shared.convert.template import pull_policy_of
+from scheduledjob.cli.shared.explanation import explanation
+from scheduledjob.cli.shared.objects import instant_of
+from scheduledjob.cli.shared.planned_schedule import schedule_of
 from scheduledjob.cli.shared.printing import age, print_table, took
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.cli.kubectl import simulation
 from scheduledjob.cli.kubectl.plugin import execute
-from scheduledjob.cli.kubectl.simulation import load_of
-from scheduledjob.cli.kubectl.upcoming import Schedule
+from scheduledjob.cli.shared import simulation
+from scheduledjob.cli.shared.planned_schedule import PlannedSchedule
+from scheduledjob.cli.shared.simulation import load_of
 from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND
@@ -27,10 +27,10 @@ BEGIN = 20_788 * DAY  # 2026-12-01T00:00:00Z
 WINDOW = ("--from", "2026-12-01T00:00:00Z", "--to")
 
 
-def schedule(*triggers: CronTrigger | EveryTrigger, jitter: int = 0, name: str = "job") -> Schedule:
+def schedule(*triggers: CronTrigger | EveryTrigger, jitter: int = 0, name: str = "job") -> PlannedSchedule:
     definition = Definition(kind="print", triggers=triggers, jitter=jitter)
     slots = slots_of(Plan(definition), seed=f"default/{name}", created=BEGIN)
-    return Schedule("default", name, f"default/{name}", definition, slots)
+    return PlannedSchedule("default", name, f"default/{name}", definition, slots)
 
 
 def document(name: str, trigger: str, more: str = "") -> str:

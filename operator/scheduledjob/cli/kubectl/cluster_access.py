@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.cli.shared.command_errors import CommandError, in_one_line, lone
 from scheduledjob.cli.shared.formats import printable
-from scheduledjob.domain.time.instants import to_instant
+from scheduledjob.cli.shared.objects import Object, key_of
 from scheduledjob.extras import needs_extra
 from scheduledjob.manifests.models import API_VERSION, GROUP, KIND
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from scheduledjob.domain.time.instants import Instant
     from scheduledjob.kube.client.api import Api
 
 T = TypeVar("T")
-Object = dict[str, Any]
 
 MANAGER = "kubectl-scheduledjob"
 """The field manager of everything that the plugin writes."""
@@ -206,39 +204,3 @@ def in_words(error: Any) -> str:
     if isinstance(error, Unauthorized):
         return f"the API server does not accept the credentials: {in_one_line(error)}"
     return in_one_line(error)
-
-
-def instant_of(text: str | None) -> Instant | None:
-    """Parse a time of status or metadata; None if it is missing or unreadable."""
-    from scheduledjob.manifests.checks import parse_instant
-
-    if not text:
-        return None
-    try:
-        return to_instant(parse_instant(text))
-    except ValueError:
-        return None
-
-
-def key_of(body: Object) -> tuple[str, str]:
-    """Return (namespace, name)."""
-    return body["metadata"].get("namespace", ""), body["metadata"]["name"]
-
-
-def status_of(body: Object) -> Object:
-    found: Object = body.get("status") or {}
-    return found
-
-
-def condition_of(body: Object, kind: str) -> Object:
-    """Return a condition by its type; empty if there is none."""
-    return next(
-        (condition for condition in status_of(body).get("conditions") or () if condition.get("type") == kind), {}
-    )
-
-
-def now() -> Instant:
-    """Return this machine's clock, which is good enough for what people read."""
-    import time
-
-    return time.time_ns() // 1000

@@ -6,16 +6,17 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
+from scheduledjob.cli.shared.explanation import explanation
 from scheduledjob.cli.shared.formats import printable
+from scheduledjob.cli.shared.objects import Object, instant_of, key_of, now, status_of
+from scheduledjob.cli.shared.planned_schedule import schedule_of
 from scheduledjob.cli.shared.printing import BOLD, Form, age, coloured, out, print_objects, print_table, second
 
-from .cluster_access import Cluster, Object, instant_of, key_of, now, status_of
 from .listing import kind_of_job
 from .run_history import run_as_row
-from .upcoming import explanation, schedule_of
 
 if TYPE_CHECKING:
-    from .cluster_access import Where
+    from .cluster_access import Cluster, Where
 
 _SLOTS = 3
 _EVENTS = 10

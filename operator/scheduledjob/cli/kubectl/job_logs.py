@@ -12,13 +12,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, TextIO
 
 from scheduledjob.cli.shared.command_errors import CommandError
+from scheduledjob.cli.shared.objects import Object, instant_of, status_of
 from scheduledjob.cli.shared.printing import say, second
 from scheduledjob.jobs.container.pod_names import ATTEMPT, CONTAINER, RUN_ID, UID_LABEL, annotation, label_value
 
-from .cluster_access import Cluster, Object, instant_of, status_of
-
 if TYPE_CHECKING:
-    from .cluster_access import Where
+    from .cluster_access import Cluster, Where
     from .run_history import StoredHistory
 
 _ALL = 100_000

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scheduledjob.cli.shared.objects import Object, condition_of, instant_of, is_suspended, key_of, now, status_of
 from scheduledjob.cli.shared.printing import Form, age, print_objects, print_table, second
 
-from .cluster_access import Cluster, Object, condition_of, instant_of, key_of, now, status_of
-
 if TYPE_CHECKING:
-    from .cluster_access import Where
+    from .cluster_access import Cluster, Where
 
 
 def print_list(where: Where, form: Form) -> None:
@@ -53,13 +52,6 @@ def _row(body: Object, *, everywhere: bool, wide: bool) -> dict[str, Any]:
             "last failure": second(instant_of(status.get("lastFailureTime"))),
         }
     return row
-
-
-def is_suspended(body: Object) -> str:
-    """Return ``suspended`` if the spec says so, ``paused`` after too many failures, else an empty string."""
-    if body["spec"].get("suspend"):
-        return "suspended"
-    return "paused" if condition_of(body, "Suspended").get("reason") == "AutoPaused" else ""
 
 
 def kind_of_job(body: Object) -> str:

@@ -314,10 +314,16 @@ def simulate(
     kubeconfig: Kubeconfig = None,
 ) -> int:
     """Draw how many runs of manifests or of the cluster start in each minute, and list the busiest minutes."""
-    from .simulation import simulate
+    from scheduledjob.cli.shared.planned_schedule import schedules_of_files
+    from scheduledjob.cli.shared.simulation import simulate
+
+    from .upcoming import schedules_of_cluster
 
     where = Where(namespace, everywhere, selector, context, kubeconfig)
-    return simulate(where, [*(file or ()), *(more or ())], start, end, output)
+    paths = [*(file or ()), *(more or ())]
+    if paths:
+        return simulate(lambda begin: schedules_of_files(paths, where.namespace, begin), start, end, output)
+    return simulate(lambda begin: (schedules_of_cluster(where), False), start, end, output)
 
 
 _WITH_VALUE = frozenset({"-n", "--namespace", "-l", "--selector", "-o", "--output", "--context", "--kubeconfig"})

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.formats import printable
+from scheduledjob.cli.shared.objects import Object, instant_of, key_of, status_of
 from scheduledjob.cli.shared.printing import Form, out, print_plain, print_table, second, took
 
-from .cluster_access import NO_NAME_EVERYWHERE, Cluster, Object, instant_of, key_of, status_of
+from .cluster_access import NO_NAME_EVERYWHERE, Cluster
 from .listing import nothing
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import msgspec
 
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.formats import printable
+from scheduledjob.cli.shared.objects import Object, condition_of, is_suspended, key_of, now, status_of
 from scheduledjob.cli.shared.printing import Form, out, print_objects, say
 from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.schedule.state import run_id as run_id_of
@@ -21,11 +22,8 @@ from scheduledjob.domain.time.instants import compact
 from scheduledjob.manifests.checks import PAYLOAD_LIMIT
 from scheduledjob.manifests.models import GROUP
 
-from .cluster_access import Cluster, Object, condition_of, key_of, now, status_of
-from .listing import is_suspended
-
 if TYPE_CHECKING:
-    from .cluster_access import Where
+    from .cluster_access import Cluster, Where
 
 
 def print_changed(body: Object, form: Form, words: str) -> None:

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.formats import printable
+from scheduledjob.cli.shared.objects import Object, instant_of, status_of
 from scheduledjob.cli.shared.printing import GREEN, RED, YELLOW, Form, coloured, print_objects, took
 from scheduledjob.jobs.container.pod_names import RUN_ID, UID_LABEL, annotation, label_value
 
-from .cluster_access import Cluster, Object, instant_of, status_of
 from .job_logs import follow, write
 from .steering import ask_for_run, checked_payload, new_token, paused_words, print_changed
 
 if TYPE_CHECKING:
-    from .cluster_access import Where
+    from .cluster_access import Cluster, Where
 
 NOT_SUCCEEDED, TIMED_OUT = 3, 4
 """Exit codes of ``trigger --wait``."""

@@ -232,11 +232,12 @@ def simulate(
     output: Output = Format.TABLE,
 ) -> int:
     """Draw how many runs of manifests start in each minute, and list the busiest minutes."""
-    from scheduledjob.cli.kubectl.cluster_access import Where
-    from scheduledjob.cli.kubectl.simulation import simulate
+    from scheduledjob.cli.shared.planned_schedule import schedules_of_files
     from scheduledjob.cli.shared.printing import Form
+    from scheduledjob.cli.shared.simulation import simulate
 
-    return simulate(Where(), _named("simulate", file, paths), start, end, Form(output.value))
+    named = _named("simulate", file, paths)
+    return simulate(lambda begin: schedules_of_files(named, None, begin), start, end, Form(output.value))
 
 
 @app.command()

@@ -1,7 +1,7 @@
-"""``next`` and ``explain`` of manifest files: when their jobs would run, and what happens when something goes wrong.
+"""``next`` and ``explain`` for manifest files: when their jobs would run, and how they handle trouble.
 
-No cluster and no store is asked. What a manifest can't say is assumed, as ``simulate`` does: the objects are created at
-the moment that is looked from. What is wrong in a file is said on standard error, and the rest is shown.
+Neither a cluster nor a store is read. As in ``simulate``, the objects are assumed to be created at the start of the
+window. Faults in a file are printed to standard error, and the rest is shown.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING
 
-from scheduledjob.cli.kubectl.cluster_access import now
-from scheduledjob.cli.kubectl.simulation import schedules_of_files
-from scheduledjob.cli.kubectl.upcoming import Schedule, explanation, instant_from, row_of, say_what_is_not_listed
 from scheduledjob.domain.time.instants import SECOND
 
+from .explanation import explanation
 from .formats import print_rows, print_value, printable
+from .objects import now
+from .planned_schedule import PlannedSchedule, instant_from, row_of, say_what_is_not_listed, schedules_of_files
 from .printing import say
 
 if TYPE_CHECKING:
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 
 def print_next_of_files(paths: Sequence[str], start: str | None, count: int, output: str) -> int:
-    """The first ``count`` slots of all jobs of these files, in order; the exit code."""
+    """Print the first ``count`` slots of all jobs of the files, in order; return the exit code."""
     begin = now() // SECOND * SECOND if start is None else instant_from(start, "--from")
     schedules, faults = schedules_of_files(paths, None, begin)
-    for each in schedules:
-        if each.standing:
-            say(f"{each.name}: left out, because it is {each.standing}")
-        say_what_is_not_listed(each)
-    awake = [each for each in schedules if not each.standing]
-    jitters = any(each.definition.jitter for each in awake)
+    for schedule in schedules:
+        if schedule.standing:
+            say(f"{schedule.name}: left out, because it is {schedule.standing}")
+        say_what_is_not_listed(schedule)
+    awake = [schedule for schedule in schedules if not schedule.standing]
+    jitters = any(schedule.definition.jitter for schedule in awake)
     streams = (_slots(awake[place], place, begin) for place in range(len(awake)))
     first = itertools.islice(heapq.merge(*streams), count)
     rows = [row_of(awake[place], slot, slot_start, with_start=jitters) for slot, place, slot_start in first]
-    bare = output == "table" and all(each.namespace == "default" for each in awake)
+    bare = output == "table" and all(schedule.namespace == "default" for schedule in awake)
     columns = [name for name in rows[0] if not (bare and name == "namespace")] if rows else []
     if schedules:
         print_rows(rows, output, columns=columns, empty="no slots are left")
     return 2 if faults else 0
 
 
-def _slots(schedule: Schedule, place: int, begin: Instant) -> Iterator[tuple[Instant, int, Instant]]:
-    # A slot at the very beginning belongs to it; that of an interval would be its creation, at which none fires.
+def _slots(schedule: PlannedSchedule, place: int, begin: Instant) -> Iterator[tuple[Instant, int, Instant]]:
+    # A slot exactly at the start is listed. An interval has none there: it would be its creation, which never fires.
     from_creation = any(trigger.counts_from_creation for trigger in schedule.definition.triggers)
     after = begin if from_creation else begin - 1
     for slot, start in itertools.islice(schedule.starts(after), schedule.definition.max_runs):
@@ -53,17 +53,17 @@ def _slots(schedule: Schedule, place: int, begin: Instant) -> Iterator[tuple[Ins
 
 
 def print_explanation_of_files(paths: Sequence[str], output: str) -> int:
-    """Each job of these files in words, by headings; the exit code."""
+    """Explain each job of the files in words, by headings; return the exit code."""
     schedules, faults = schedules_of_files(paths, None, now())
-    said = [(each, explanation(each)) for each in schedules]
+    explained = [(schedule, explanation(schedule)) for schedule in schedules]
     if output != "table":
-        print_value([{"namespace": each.namespace, "name": each.name, **words} for each, words in said], output)
+        print_value([{"namespace": item.namespace, "name": item.name, **words} for item, words in explained], output)
         return 2 if faults else 0
-    for number, (each, words) in enumerate(said):
+    for number, (schedule, words) in enumerate(explained):
         if number:
             print()  # noqa: T201  # a command prints
-        bare = each.namespace == "default"
-        print(printable(each.name if bare else f"{each.namespace}/{each.name}"))  # noqa: T201  # as above
+        bare = schedule.namespace == "default"
+        print(printable(schedule.name if bare else f"{schedule.namespace}/{schedule.name}"))  # noqa: T201  # as above
         for heading, lines in words.items():
             for index, line in enumerate([lines] if isinstance(lines, str) else lines):
                 label = "" if index else f"{heading}:"

@@ -1,8 +1,8 @@
-"""``simulate``: how many starts fall in each minute, so that a herd is seen before it comes.
+"""``simulate``: how many runs start in each minute, so that a load peak is seen before it happens.
 
-Nothing runs: the slots are those of the engine's own domain, jitter included. What a manifest can't say is assumed and
-told: objects are created at ``--from``, and jitter falls as it would for some uid. On a long window a row is an hour
-and a character a minute; on a short one each minute has a row and a bar.
+Nothing runs: the slots are computed by the engine's own domain, jitter included. What a manifest does not say is
+assumed: objects are created at ``--from``, and jitter is that of some uid. In a long window a row is an hour and a
+character is a minute; in a short one each minute has a row with a bar.
 """
 
 from __future__ import annotations
@@ -14,32 +14,35 @@ from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.printing import BOLD, RED, YELLOW, Form, coloured, has_colour, out, print_plain, say
-from scheduledjob.cli.shared.validation import with_pipe
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, Instant, rfc3339, to_datetime
 from scheduledjob.domain.triggers.following import FollowingTrigger
 
-from .upcoming import Schedule, instant_from, schedule_of
+from .objects import now
+from .planned_schedule import instant_from
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from .cluster_access import Where
+    from .planned_schedule import PlannedSchedule
+
+    ReadSchedules = Callable[[Instant], tuple[list[PlannedSchedule], bool]]
+    """Returns schedules, and whether there were faults, which it has reported."""
 
 BUSIEST = 5
-"""Minutes that are named."""
+"""How many of the busiest minutes are listed."""
 BARS = 120
-"""Minutes up to which each has a row of its own."""
+"""Longest window in minutes that is drawn with a row for each minute."""
 WIDTH = 60
 NAMES = 6
 LONGEST = 31 * DAY
 STEPS = 20_000
-"""Slots of one job that are walked over; of more, and without jitter, the minutes are asked how many they have."""
+"""Most slots of one job that are listed one by one; beyond that, without jitter, slots are counted by minute."""
 _BLOCKS, _PLAIN = " ▁▂▃▄▅▆▇█", " .:-=+*#%"
 
 
 @dataclass(slots=True)
 class Load:
-    """Starts by minute (counted from the epoch), and whose they are."""
+    """Starts by minute (since the epoch), and the jobs that they belong to."""
 
     begin: Instant
     end: Instant
@@ -51,19 +54,17 @@ class Load:
         self.jobs[minute][name] += count
 
     def busiest(self) -> list[int]:
-        """The busiest minutes, the earliest first among equals."""
+        """Return the busiest minutes; the earliest comes first among equals."""
         return sorted(self.minutes, key=lambda minute: (-self.minutes[minute], minute))[:BUSIEST]
 
 
-def simulate(where: Where, paths: Sequence[str], start: str | None, end: str | None, form: Form) -> int:
-    """Print the load of manifests, or of the cluster without any; the exit code."""
-    from .cluster_access import now
-
+def simulate(read: ReadSchedules, start: str | None, end: str | None, form: Form) -> int:
+    """Print the load of the schedules that ``read`` returns for the start of the window; return the exit code."""
     begin = (now() if start is None else instant_from(start, "--from")) // MINUTE * MINUTE
     until = begin + DAY if end is None else instant_from(end, "--to")
     if not begin < until <= begin + LONGEST:
         raise CommandError("--to must be after --from, and at most 31 days", 2)
-    schedules, faults = schedules_of_files(paths, where.namespace, begin) if paths else _of_cluster(where)
+    schedules, faults = read(begin)
     if faults and not schedules:
         return 2
     load = load_of(schedules, begin, until)
@@ -77,8 +78,8 @@ def simulate(where: Where, paths: Sequence[str], start: str | None, end: str | N
     return 2 if faults else 0
 
 
-def load_of(schedules: Iterable[Schedule], begin: Instant, end: Instant) -> Load:
-    """The starts of these in ``begin <= start < end``."""
+def load_of(schedules: Iterable[PlannedSchedule], begin: Instant, end: Instant) -> Load:
+    """Count the starts of schedules in ``begin <= start < end``."""
     load = Load(begin, end)
     for schedule in schedules:
         if schedule.standing or schedule.slots is None:
@@ -100,41 +101,8 @@ def load_of(schedules: Iterable[Schedule], begin: Instant, end: Instant) -> Load
     return load
 
 
-def schedules_of_files(paths: Sequence[str], namespace: str | None, begin: Instant) -> tuple[list[Schedule], bool]:
-    """The schedules of manifests as if created at ``begin``; whether something was wrong, which has been said then."""
-    from scheduledjob.domain.schedule.plan import Plan, slots_of
-    from scheduledjob.manifests.loader import load
-    from scheduledjob.manifests.translate import to_definition
-
-    loaded = load(with_pipe(paths))
-    for problem in loaded.problems:
-        say(str(problem))
-    found = []
-    for each in loaded.jobs.values():
-        metadata = each.job.metadata
-        in_namespace = metadata.namespace or namespace or "default"
-        definition = to_definition(each.job)
-        slug = f"{in_namespace}/{metadata.name}"
-        slots = slots_of(Plan(definition), seed=slug, created=begin)
-        standing = "suspended" if definition.suspend else ""
-        found.append(Schedule(in_namespace, metadata.name, slug, definition, slots, standing))
-    if not found and not loaded.problems:
-        raise CommandError("there is no ScheduledJob in the files that are named", 2)
-    return found, bool(loaded.problems)
-
-
-def _of_cluster(where: Where) -> tuple[list[Schedule], bool]:
-    found = []
-    for body in where.run(lambda cluster: cluster.jobs()):
-        try:
-            found.append(schedule_of(body))
-        except ValueError as error:
-            say(f"{body['metadata']['name']}: left out: {error}")
-    return found, False
-
-
-def as_plain(load: Load, schedules: Sequence[Schedule]) -> dict[str, Any]:
-    """The load as plain data."""
+def as_plain(load: Load, schedules: Sequence[PlannedSchedule]) -> dict[str, Any]:
+    """Return the load as plain data."""
 
     def minute_as_plain(minute: int) -> dict[str, Any]:
         jobs = dict(load.jobs[minute].most_common())
@@ -153,7 +121,7 @@ def as_plain(load: Load, schedules: Sequence[Schedule]) -> dict[str, Any]:
 # ---------------------------------------------------------------- drawing
 
 
-def _draw(load: Load, schedules: Sequence[Schedule]) -> None:
+def _draw(load: Load, schedules: Sequence[PlannedSchedule]) -> None:
     length = (load.end - load.begin) // MINUTE
     total, most = load.minutes.total(), max(load.minutes.values(), default=0)
     jobs = f"{len(schedules)} job{'' if len(schedules) == 1 else 's'}, {total} start{'' if total == 1 else 's'}"
@@ -169,9 +137,9 @@ def _draw(load: Load, schedules: Sequence[Schedule]) -> None:
             out(f"  {rfc3339(minute * MINUTE)}  {load.minutes[minute]:>5}  {_whose(load.jobs[minute])}")
 
 
-def _assume(schedules: Sequence[Schedule]) -> None:
-    if still := [one.name for one in schedules if one.standing]:
-        say(f"left out, because they are suspended: {_few(still)}")
+def _assume(schedules: Sequence[PlannedSchedule]) -> None:
+    if suspended := [schedule.name for schedule in schedules if schedule.standing]:
+        say(f"left out, because they are suspended: {_few(suspended)}")
     if after := [
         one.name for one in schedules if any(isinstance(each, FollowingTrigger) for each in one.definition.triggers)
     ]:
