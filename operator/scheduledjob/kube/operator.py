@@ -23,7 +23,7 @@ from scheduledjob.jobs.shell.confinement import make_unreadable
 from scheduledjob.kube.client.access import ConfigError
 from scheduledjob.kube.client.api import Api
 from scheduledjob.kube.client.api_errors import ApiError
-from scheduledjob.stores import open_store
+from scheduledjob.stores import is_memory, open_store
 from scheduledjob.version import program_version
 from scheduledjob.web.metrics import Metrics
 from scheduledjob.web.observing import timed
@@ -69,7 +69,7 @@ class Operator:
         self._settings = settings
         self._metrics = Metrics(program_version())
         self._store = timed(store, self._metrics)
-        self._in_memory = settings.store.lower().startswith("memory:")
+        self._in_memory = is_memory(settings.store)
         self._readiness = Readiness()
         self._stopping = asyncio.Event()
         self._runtime: OperatorRuntime | None = None

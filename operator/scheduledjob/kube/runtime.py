@@ -43,6 +43,7 @@ from scheduledjob.kube.report.operator_observer import OperatorObserver
 from scheduledjob.kube.report.status_writer import StatusWriter
 from scheduledjob.kube.watch.handover import Handover
 from scheduledjob.kube.watch.kopf_watch import KopfWatcher
+from scheduledjob.stores import is_memory
 from scheduledjob.version import program_version
 
 from .cluster_kinds import cluster_kinds
@@ -98,7 +99,7 @@ class OperatorRuntime:
         no replica of this installation works any more.
         """
         self._settings = settings
-        self._in_memory = settings.store.lower().startswith("memory:")
+        self._in_memory = is_memory(settings.store)
         self._metrics = metrics
         self._objects = KnownObjects()
         self._budget = Budget(settings.status_budget)

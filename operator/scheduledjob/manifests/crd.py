@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from .models import GROUP, KIND, VERSION, ScheduledJob
+from .models import API_VERSION, GROUP, KIND, VERSION, ScheduledJob
 from .schema import structural_schema
 from .status_model import Status
 
@@ -27,8 +27,8 @@ _HEADER = """\
 # Needs Kubernetes 1.31 or newer.
 """
 
-_API_VERSION = "Group and version of this resource: scheduledjobs.dev/v1beta1."
-_KIND = "Kind of this resource: ScheduledJob."
+_API_VERSION = f"Group and version of this resource: {API_VERSION}."
+_KIND = f"Kind of this resource: {KIND}."
 
 _SELECTABLE = (".spec.suspend", ".spec.concurrencyPolicy", ".status.lastOutcome")
 

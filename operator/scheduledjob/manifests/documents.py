@@ -24,7 +24,7 @@ class Meaning(Enum):
     OTHER = auto()
 
 
-class Document:
+class ManifestDocument:
     """A document, or an item of a List, in its file."""
 
     def __init__(self, file: str, line_offset: int, root: Node | None = None, prefix: Path = ()) -> None:
@@ -61,11 +61,11 @@ class Document:
         """The node at exactly this path."""
         return find(self.root, self.prefix + path)
 
-    def items(self) -> Iterator[Document]:
+    def items(self) -> Iterator[ManifestDocument]:
         """The documents in a List."""
         listed = self.find(("items",))
         for index in range(len(listed.items) if isinstance(listed, Sequence) else 0):
-            yield Document(self.file, self._line_offset, self.root, (*self.prefix, "items", index))
+            yield ManifestDocument(self.file, self._line_offset, self.root, (*self.prefix, "items", index))
 
     def problem(
         self, path: Path, message: str, allowed: str = "", *, at_key: bool = False, key: tuple[str, str] | None = None

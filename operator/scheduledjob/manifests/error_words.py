@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-    from .documents import Document
+    from .documents import ManifestDocument
 
 MOST = 20
 """Faults of one document that are told."""
@@ -28,7 +28,7 @@ FEW = 4
 """A mapping with fewer known fields is best explained by naming them."""
 
 
-def problems_of(error: ValidationError, model: type[BaseModel], document: Document) -> list[Problem]:
+def problems_of(error: ValidationError, model: type[BaseModel], document: ManifestDocument) -> list[Problem]:
     """A problem for each fault, at most ``MOST``, in the order of the file."""
     details = error.errors(include_url=False)
     unknown = {detail["loc"][:-1] for detail in details if detail["type"] == "extra_forbidden"}

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from . import files
-from .documents import Document, Meaning
+from .documents import ManifestDocument, Meaning
 from .error_words import problems_of
-from .models import ConfigMap, ScheduledJob, Secret
+from .models import KIND, ConfigMap, ScheduledJob, Secret
 from .problems import Problem, quoted
 from .yamltree import YamlError, documents
 
@@ -107,12 +107,12 @@ class _Loading:
             faults: list[YamlError] = []
             try:
                 for root in documents(piece, faults):
-                    self._take(Document(file, line_offset, root), faults)
+                    self._take(ManifestDocument(file, line_offset, root), faults)
                     faults.clear()
             except YamlError as error:
-                self.loaded.problems.append(Document(file, line_offset).syntax(error))
+                self.loaded.problems.append(ManifestDocument(file, line_offset).syntax(error))
 
-    def _take(self, document: Document, faults: list[YamlError]) -> None:
+    def _take(self, document: ManifestDocument, faults: list[YamlError]) -> None:
         """Take one document in, or say what is wrong with it."""
         meaning = document.meaning()
         if isinstance(meaning, Problem):
@@ -130,7 +130,7 @@ class _Loading:
             self.loaded.problems.append(document.problem((), message, "make payload and params smaller"))
         elif meaning is Meaning.JOB:
             job = self._validated(document, ScheduledJob)
-            if job is not None and not faults and self._is_first(document, "ScheduledJob", job.key):
+            if job is not None and not faults and self._is_first(document, KIND, job.key):
                 self.loaded.jobs[job.key] = LoadedJob(job, document.file, document.line)
         elif meaning is Meaning.SECRET:
             secret = self._validated(document, Secret)
@@ -141,7 +141,7 @@ class _Loading:
             if config_map is not None and not faults and self._is_first(document, "ConfigMap", config_map.key):
                 self.loaded.config_maps[config_map.key] = config_map
 
-    def _faults_beside(self, first: Problem, document: Document, faults: list[YamlError]) -> list[Problem]:
+    def _faults_beside(self, first: Problem, document: ManifestDocument, faults: list[YamlError]) -> list[Problem]:
         """A wrong apiVersion or kind, and what else is wrong with the document where it is meant as a job all the same:
         whoever mends it mends it once."""
         problems = [first]
@@ -156,7 +156,7 @@ class _Loading:
                 problems += [problem for problem in others if problem.field != first.field]
         return sorted(problems, key=lambda problem: (problem.line, problem.column))
 
-    def _validated(self, document: Document, model: type[M]) -> M | None:
+    def _validated(self, document: ManifestDocument, model: type[M]) -> M | None:
         try:
             return model.model_validate(document.value())
         except YamlError as error:
@@ -165,7 +165,7 @@ class _Loading:
             self.loaded.problems.extend(problems_of(error, model, document))
         return None
 
-    def _is_first(self, document: Document, kind: str, key: tuple[str, str]) -> bool:
+    def _is_first(self, document: ManifestDocument, kind: str, key: tuple[str, str]) -> bool:
         """Whether this name is new; the document that had it first stays."""
         first = self._first.setdefault((kind, *key), f"{document.file}:{document.line}")
         if first == f"{document.file}:{document.line}":

@@ -6,6 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from scheduledjob import resource_names
+
 from . import checks
 from .base import (
     JOB_NAME_LIMIT,
@@ -27,10 +29,10 @@ from .spanning_rules import no_item_with, not_later, not_with, only_with
 from .triggers.exclude import Exclude
 from .triggers.trigger_model import Trigger
 
-GROUP = "scheduledjobs.dev"
-VERSION = "v1beta1"
-API_VERSION = f"{GROUP}/{VERSION}"
-KIND = "ScheduledJob"
+GROUP = resource_names.GROUP
+VERSION = resource_names.VERSION
+API_VERSION = resource_names.API_VERSION
+KIND = resource_names.KIND
 DEFAULT_NAMESPACE = "default"
 
 
@@ -176,8 +178,8 @@ class ScheduledJob(Model):
         ),
     )
 
-    api_version: Literal["scheduledjobs.dev/v1beta1"] = Field(description="Always scheduledjobs.dev/v1beta1.")
-    kind: Literal["ScheduledJob"] = Field(description="Always ScheduledJob.")
+    api_version: Literal["scheduledjobs.dev/v1beta1"] = Field(description=f"Always {API_VERSION}.")
+    kind: Literal["ScheduledJob"] = Field(description=f"Always {KIND}.")
     metadata: Metadata = Field(description="Name and namespace.")
     spec: Spec = Field(description="Desired state: when the job runs, and what it does.")
     status: Any = Field(None, description="Observed state, written by the operator.")

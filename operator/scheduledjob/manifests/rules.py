@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND
+
 VALIDATIONS = "x-kubernetes-validations"
 ALTERNATIVES = "x-alternatives"
 """The sentence that ``one_of`` or ``at_most_one_of`` adds to a description."""
@@ -95,8 +97,8 @@ def matches(value: str, pattern: str) -> str:
 def seconds(value: str) -> str:
     """CEL: the length of a duration that matches ``DURATION_PATTERN``."""
     parts = (
-        f"int(('0' + {value}.find('[0-9]+{unit}')).replace('{unit}', '')) * {length}"
-        for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+        f"int(('0' + {value}.find('[0-9]+{unit}')).replace('{unit}', '')) * {length // SECOND}"
+        for unit, length in (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND))
     )
     return f"({' + '.join(parts)})"
 

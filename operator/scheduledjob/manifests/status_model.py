@@ -51,7 +51,7 @@ Count = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
 RunOutcome = Literal["Succeeded", "Failed", "Cancelled", "SkippedOverlap", "Missed", "Excluded"]
 
 
-class Part(BaseModel):
+class StatusModel(BaseModel):
     """A part of the status: unknown keys are passed over."""
 
     model_config = ConfigDict(
@@ -59,7 +59,7 @@ class Part(BaseModel):
     )
 
 
-class Condition(Part):
+class Condition(StatusModel):
     """One aspect of the object's state, in the form that all of Kubernetes uses."""
 
     type: Annotated[str, Field(max_length=316)] = Field(
@@ -80,7 +80,7 @@ class Condition(Part):
     )
 
 
-class ActiveRun(Part):
+class ActiveRun(StatusModel):
     """A run that is claimed, pending, running or in backoff."""
 
     run_id: Identity = Field(
@@ -102,7 +102,7 @@ class ActiveRun(Part):
     token: Identity | None = Field(default=None, description="Token of a manual run; unset for a scheduled one.")
 
 
-class RecentRun(Part):
+class RecentRun(StatusModel):
     """A run that has ended, or a slot that did not run."""
 
     run_id: Identity = Field(
@@ -129,7 +129,7 @@ class RecentRun(Part):
     token: Identity | None = Field(default=None, description="Token of a manual run; unset for a scheduled one.")
 
 
-class Counters(Part):
+class Counters(StatusModel):
     """How many runs and slots ended how, since the object was created."""
 
     started: Count | None = Field(default=None, description="Runs that spec.maxRuns counts.")
@@ -141,7 +141,7 @@ class Counters(Part):
     excluded: Count | None = Field(default=None, description="Slots that spec.exclude left out.")
 
 
-class Handled(Part):
+class Handled(StatusModel):
     """Tokens of manual acts that have been carried out: each counts once. The newest 16 of each kind, newest last."""
 
     run_now: Tokens | None = Field(default=None, description="Tokens of the annotation scheduledjobs.dev/run-now.")
@@ -149,7 +149,7 @@ class Handled(Part):
     resume: Tokens | None = Field(default=None, description="Tokens of the annotation scheduledjobs.dev/resume.")
 
 
-class Status(Part):
+class Status(StatusModel):
     """What the operator observed."""
 
     observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = Field(

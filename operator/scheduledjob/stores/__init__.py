@@ -14,7 +14,13 @@ from scheduledjob.extras import needs_extra
 if TYPE_CHECKING:
     from scheduledjob.engine.store import Store
 
-ALLOWED = "memory:, postgresql://user:password@host:5432/database, or firestore://project/collection"
+MEMORY_URL = "memory:"
+ALLOWED = f"{MEMORY_URL}, postgresql://user:password@host:5432/database, or firestore://project/collection"
+
+
+def is_memory(url: str) -> bool:
+    """Whether ``url`` names the store in memory, which forgets everything when the process ends."""
+    return url.lower().startswith(MEMORY_URL)
 
 
 def open_store(url: str, installation: str = "local") -> Store:
@@ -24,8 +30,8 @@ def open_store(url: str, installation: str = "local") -> Store:
     ``MissingExtraError`` where the store's client library is not installed.
     """
     scheme = url.partition(":")[0].lower() if ":" in url else ""
-    if scheme == "memory":
-        if url[len("memory:") :].strip("/"):
+    if is_memory(url):
+        if url[len(MEMORY_URL) :].strip("/"):
             raise ValueError(f"{url!r} says more than a store in memory can be told: write memory:")
         from .memory import MemoryStore
 

@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from scheduledjob.cli.shared.command_errors import CommandError, Mask, in_one_line, lone
+from scheduledjob.stores import MEMORY_URL
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, except of ``run``, which Ctrl-C ends in the regular way."""
@@ -113,7 +114,7 @@ def program(
 def run(
     file: Files,
     more: Moreover = None,
-    store: Store = "memory:",
+    store: Store = MEMORY_URL,
     watch: Annotated[bool, typer.Option("--watch", help="Reload files when they change.")] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="First end the schedules of manifests that no file has any more.")

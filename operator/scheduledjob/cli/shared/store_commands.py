@@ -9,7 +9,7 @@ from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.jobs.container.pod_names import pod_name
 from scheduledjob.jobs.hooks import run_as_json, split_slug
 from scheduledjob.manifests.problems import listed
-from scheduledjob.stores import open_store
+from scheduledjob.stores import is_memory, open_store
 
 from .command_errors import CommandError
 from .formats import print_rows, print_value
@@ -60,7 +60,7 @@ def print_history(url: str, instance: str, name: str | None, namespace: str | No
 
 def read_history(url: str, instance: str, name: str | None, namespace: str | None, limit: int) -> list[RunRecord]:
     """Return the ended runs that a store keeps, newest first. Raises CommandError for a store without history."""
-    if url.lower().startswith("memory:"):
+    if is_memory(url):
         raise CommandError(
             "the store in memory ends with its process and keeps no history: "
             "name a store with --store postgresql://... or --store firestore://...",

@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.domain.time.instants import compact
+from scheduledjob.resource_names import API_VERSION, GROUP, KIND
 
 from .pod_spec import KeepPods
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scheduledjob.engine.executor import Attempt
-
-GROUP = "scheduledjobs.dev"
-API_VERSION = f"{GROUP}/v1beta1"
-KIND = "ScheduledJob"
 
 CONTAINER = "job"
 """The container whose end is the job's."""

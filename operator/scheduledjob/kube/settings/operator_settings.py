@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.manifests.problems import listed
+from scheduledjob.stores import MEMORY_URL, is_memory
 from scheduledjob.web.listen import Listen
 
 from . import setting_types as kinds
@@ -52,7 +53,7 @@ class OperatorSettings:
 
     store: str = setting(
         kinds.store_url(),
-        "memory:",
+        MEMORY_URL,
         "Where schedules and runs are kept. With memory: there can be one replica. Any number of replicas share a "
         "Postgres or a Firestore. Give a URL with a password through the variable, from a Secret: flags can be seen by "
         "everybody on the machine, and files are copied.",
@@ -200,7 +201,7 @@ class OperatorSettings:
     def remarks(self) -> list[str]:
         """What is allowed, and better known at the start."""
         found = []
-        if self.store.lower().startswith("memory:"):
+        if is_memory(self.store):
             found.append("the store is in memory: run one replica; history ends with it, schedules go on from status")
         if self.pod_image is None:
             found.append("there is no --pod-image: shell and curl jobs in Pods have to name an image of their own")

@@ -11,7 +11,7 @@ from ..base import JobName, Model
 from .trigger_part import TriggerPart
 
 
-class Following(Model):
+class FollowingModel(Model):
     """The end of another job's run as a trigger."""
 
     name: JobName = Field(description="Name of the ScheduledJob, in the same namespace, whose runs are followed.")
@@ -25,7 +25,7 @@ class FollowingPart(TriggerPart):
 
     key: ClassVar[str] = "following"
 
-    following: Following | None = Field(None, description="Runs whenever a run of another ScheduledJob ends.")
+    following: FollowingModel | None = Field(None, description="Runs whenever a run of another ScheduledJob ends.")
 
     def to_stored(self) -> Trigger:
         """Return the name of the other job, and the outcome that counts."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scheduledjob.cli.shared.command_errors import CommandError, in_one_line
 from scheduledjob.cli.shared.printing import YELLOW, Form, coloured, print_objects, say
 from scheduledjob.manifests import files
-from scheduledjob.manifests.documents import Document
+from scheduledjob.manifests.documents import ManifestDocument
 from scheduledjob.manifests.problems import Problem, plain
 from scheduledjob.manifests.yamltree import Mapping, Node, Scalar, Sequence, YamlError, documents, find, to_python
 
@@ -98,9 +98,9 @@ def _cronjobs(file: str, text: str) -> Iterator[dict[str, Any] | Problem]:
         for root in documents(text, faults):
             yield from _of(root)
     except YamlError as error:
-        yield Document(file, 0).syntax(error)
+        yield ManifestDocument(file, 0).syntax(error)
     for fault in faults:
-        yield Document(file, 0).syntax(fault)
+        yield ManifestDocument(file, 0).syntax(fault)
 
 
 def _of(node: Node, of_list: str = "") -> Iterator[dict[str, Any]]:
