@@ -131,7 +131,7 @@ def test_what_can_not_run_here_is_refused_in_one_line_each(tmp_path: Path) -> No
         assert running.end() == 0
         said = [line for line in running.errors if line.startswith(str(file))]
     assert len(said) == 4
-    assert "Deployment web is passed over" in said[0]
+    assert "Deployment web is ignored" in said[0]
     assert "pod needs a Pod" in said[1]
     assert "in-a-pod needs a Pod" in said[2]
     assert 'there is no job "report"' in said[3]

@@ -301,7 +301,7 @@ async def test_references_lead_to_the_documents_of_the_namespace() -> None:
         assert str(error.value).startswith(told)
         assert "hunter2" not in str(error.value)
     references.replace({}, {})
-    with pytest.raises(LookupError, match="put its document beside"):
+    with pytest.raises(LookupError, match="add it to the manifest files"):
         await references.resolve("Secret", "team-a/s", "k")
 
 

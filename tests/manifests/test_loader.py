@@ -119,7 +119,7 @@ def test_a_name_in_two_files_names_both_places(tmp_path: Path) -> None:
     assert list(loaded.jobs) == [("default", "a"), ("other", "a")]
     assert loaded.jobs["default", "a"].file == "a.yaml"
     assert lines(loaded.problems) == [
-        'b.yaml:3: metadata.name: ScheduledJob "a" in namespace "default" stands in a.yaml:2 already: '
+        'b.yaml:3: metadata.name: ScheduledJob "a" in namespace "default" is already defined in a.yaml:2: '
         "choose another name"
     ]
 
@@ -133,7 +133,7 @@ def test_a_fault_harms_no_other_document() -> None:
 
 def test_other_kinds_are_passed_over_with_a_line() -> None:
     loaded = load_text("kind: Deployment\napiVersion: apps/v1\nmetadata: {name: web}\nx: 1\nx: 2\n", "f.yaml")
-    assert loaded.passed_over == ["f.yaml:1: Deployment web is passed over"]
+    assert loaded.passed_over == ["f.yaml:1: Deployment web is ignored"]
     assert loaded.problems == []
 
 
@@ -252,7 +252,7 @@ def test_limits_of_a_file(tmp_path: Path) -> None:
 def test_a_document_with_many_faults_names_the_first_twenty() -> None:
     problems = load_text(manifest(more="".join(f"  unknown{i}: 1\n" for i in range(500)))).problems
     assert len(problems) == 21
-    assert str(problems[-1]).endswith("480 more faults: mend those above first")
+    assert str(problems[-1]).endswith("480 more faults: fix those above first")
 
 
 def test_names_in_messages_are_printable(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ Url = Annotated[
     Field(min_length=1, max_length=8192),
     AfterValidator(checks.url),
     stated(
-        Rule("!" + matches("self", r"[\pZ\pC]"), "has a space or a control character in it: write %20 for a space"),
+        Rule("!" + matches("self", r"[\pZ\pC]"), "contains a space or a control character: write %20 for a space"),
         Rule(
             matches("self", checks.URL_PATTERN),
             "write an http or https URL with a host and, if at all, a port from 1 to 65535, as in "

@@ -1,8 +1,8 @@
 """Checks of single values that a pattern can't express: cron expressions, zones, instants, RE2, URLs, headers.
 
-The CRD's schema states what patterns, bounds and lengths can state. What is here is judged when a manifest is loaded
-and, in a cluster, reported in status. Each function takes the value and returns it, or raises ``Refusal`` with what is
-wrong and what is allowed, so that it can stand behind a field as a pydantic validator.
+The CRD's schema checks patterns, bounds and lengths. These functions run when a manifest is loaded; in a cluster, the
+operator reports their faults in status. Each function is a pydantic validator: it returns the value, or calls
+``refuse`` with what is wrong and what is allowed.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ QUANTITY = re.compile(
 """A quantity of Kubernetes: ``500m``, ``2``, ``1Gi``."""
 
 REFUSED = "refused"
-"""The pydantic error type of a rule of ours."""
+"""The pydantic error type of ``refuse``."""
 
 PAYLOAD_LIMIT = 64 * 1024
 """Bytes of UTF-8."""
 
 FIRST_YEAR, LAST_YEAR = 1970, 9998
-"""Years in which every zone's local time is a valid date too."""
+"""Years in which the local time of every zone is a valid date."""
 
 _REGEX_MEMORY = 4 << 20
-"""Bytes that a compiled regular expression may take: RE2 is linear in time, this bounds its space."""
+"""Maximum bytes of a compiled regular expression. RE2 runs in linear time; this limits its memory."""
 
 
 def refuse(message: str, allowed: str = "", *path: str | int) -> NoReturn:
-    """Reject a value: what is wrong, what to write instead, and the way to the field at fault below this one."""
-    # A message may come from elsewhere with the user's value in it: whatever that is, one short line comes out.
+    """Reject a value. ``path`` leads from the validated field to the field at fault."""
+    # The message may contain a value from the user: keep it to one short, printable line.
     message = plain(shortened(message, 300))
-    # Braces in pydantic's templates are placeholders, so the text goes in as one.
+    # Braces in pydantic's templates are placeholders, so pass the text as a parameter.
     raise PydanticCustomError(REFUSED, "{message}", {"message": message, "allowed": plain(allowed), "path": path})
 
 
 def cron(expression: str) -> str:
-    """A cron expression that the engine can run."""
+    """Check a cron expression."""
     try:
         Cron(expression)
     except ValueError as error:
@@ -61,7 +61,7 @@ def cron(expression: str) -> str:
 
 
 def duration(value: Any) -> Any:
-    """A length such as ``1h30m``; stands before the field's pattern, because it knows better what is wrong."""
+    """Check a duration such as ``1h30m``. This runs before the field's pattern, because its message is more precise."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         refuse(f"{value} has no unit", f'write "{value}s" for seconds, "{value}m" for minutes')
     if isinstance(value, str):
@@ -73,14 +73,14 @@ def duration(value: Any) -> Any:
 
 
 def positive(text: str) -> str:
-    """A length of at least one second."""
+    """Check that a duration is at least one second."""
     if parse_duration(text) <= 0:
         refuse(f"{quoted(text)} is too short", "at least 1s")
     return text
 
 
 def time_zone(name: str) -> str:
-    """An IANA time zone that this machine knows."""
+    """Check that this machine knows an IANA time zone."""
     try:
         zone_of(name)
     except ValueError:
@@ -92,7 +92,7 @@ def time_zone(name: str) -> str:
 
 @functools.cache
 def _places() -> dict[str, str]:
-    """The zone that a full name, or a city's name alone, may mean."""
+    """Return the zones by their full names and by the names of their cities."""
     names = sorted(available_timezones(), reverse=True)
     return {name.rpartition("/")[2]: name for name in names} | {name: name for name in names}
 
@@ -106,10 +106,10 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 
 
 def parse_instant(text: str) -> datetime:
-    """The instant that an RFC 3339 text names, as an aware datetime. Raises ``Refusal`` without an offset."""
+    """Return the instant of an RFC 3339 text as an aware datetime in UTC. A text without an offset is refused."""
     match = _INSTANT.match(text)
     if match is None:
-        refuse(f"{quoted(text)} is no point in time", _INSTANT_EXAMPLE)
+        refuse(f"{quoted(text)} is not a point in time", _INSTANT_EXAMPLE)
     if match["offset"] is None:
         refuse(f"{quoted(text)} has no offset from UTC", f'write "{text}Z" for UTC, or "{text}+01:00"')
     try:
@@ -117,30 +117,30 @@ def parse_instant(text: str) -> datetime:
         _check_year(moment.year, text)
         return moment.astimezone(UTC)
     except ValueError as error:
-        refuse(f"{quoted(text)} is no point in time: {_date_fault(text, error)}")
+        refuse(f"{quoted(text)} is not a point in time: {_date_fault(text, error)}")
 
 
 def no_number(value: Any) -> Any:
-    """Stands before an instant: a count of seconds must not be taken for text without its quotes."""
+    """Refuse a number before the type check, which would suggest to put a count of seconds in quotes."""
     if isinstance(value, int | float):
-        refuse(f"{value} is no point in time", _INSTANT_EXAMPLE)
+        refuse(f"{value} is not a point in time", _INSTANT_EXAMPLE)
     return value
 
 
 def instant(text: str) -> str:
-    """An RFC 3339 instant with its offset."""
+    """Check an RFC 3339 instant with an offset."""
     parse_instant(text)
     return text
 
 
 def parse_day(text: str) -> date | None:
-    """The date that ``2026-12-24`` names; None for a text of another form."""
+    """Return the date of a text such as ``2026-12-24``; None for a text of another form."""
     if not _DATE.match(text):
         return None
     try:
         day = date.fromisoformat(text)
     except ValueError as error:
-        refuse(f"{quoted(text)} is no date: {_date_fault(text, error)}")
+        refuse(f"{quoted(text)} is not a date: {_date_fault(text, error)}")
     _check_year(day.year, text)
     return day
 
@@ -156,7 +156,7 @@ def _date_fault(text: str, error: ValueError) -> str:
 
 
 def instant_or_date(text: str) -> str:
-    """An RFC 3339 instant with its offset, or a date."""
+    """Check an RFC 3339 instant with an offset, or a date."""
     if parse_day(text) is None:
         if not _INSTANT.match(text):
             refuse(
@@ -173,7 +173,7 @@ def _check_year(year: int, text: str) -> None:
 
 
 def regex(pattern: str) -> str:
-    """A regular expression of RE2."""
+    """Check a regular expression in RE2 syntax."""
     options = re2.Options()
     options.max_mem = _REGEX_MEMORY
     options.log_errors = False
@@ -183,7 +183,8 @@ def regex(pattern: str) -> str:
         reason = error.args[0] if error.args else error
         text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
         refuse(
-            f"{quoted(pattern)} is no regular expression of RE2: {text[:120]}", "see github.com/google/re2/wiki/Syntax"
+            f"{quoted(pattern)} is not a regular expression in RE2 syntax: {text[:120]}",
+            "see github.com/google/re2/wiki/Syntax",
         )
     return pattern
 
@@ -192,15 +193,15 @@ URL_PATTERN = (
     r"^(?i:https?)://([^/?#]*@)?(\[[^\]/?#]*\]|[^/?#:\[\]]+)"
     r"(:(0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?)?([/?#]|$)"
 )
-"""What a pattern can say of a URL: its scheme, that there is a host, the port."""
+"""What a pattern can check in a URL: the scheme, the host and the port."""
 
 
 def url(text: str) -> str:
-    """An absolute http or https URL without user information."""
+    """Check an absolute http or https URL without user and password."""
     example = 'write it like "https://example.com/path"'
     if any(char.isspace() or not char.isprintable() for char in text):
-        refuse("the URL has a space or a control character in it", "write %20 for a space")
-    # Where there may be a password in it, a URL is not repeated.
+        refuse("the URL contains a space or a control character", "write %20 for a space")
+    # Do not repeat a URL that may contain a password.
     shown = "the URL" if "@" in text else f"the URL {quoted(text)}"
     try:
         parts = urlsplit(text)
@@ -208,11 +209,11 @@ def url(text: str) -> str:
     except ValueError:
         refuse(f"{shown} is not valid: check brackets and the port (1 to 65535)", example)
     if "@" in parts.netloc:
-        refuse("a URL must not hold a user or a password", "put them into a Secret and name it in auth.basic")
+        refuse("a URL must not contain a user or a password", "put them in a Secret and refer to it in auth.basic")
     if parts.scheme not in ("http", "https"):
         refuse(f"{shown} must begin with http:// or https://", example)
     if not parts.hostname:
-        refuse(f"{shown} names no host", example)
+        refuse(f"{shown} has no host", example)
     if port == 0:
         refuse(f"{shown} has port 0", "a port from 1 to 65535")
     return text
@@ -223,12 +224,12 @@ _FRAMING = frozenset({"content-length", "transfer-encoding", "connection"})
 
 
 def headers(values: dict[str, str]) -> dict[str, str]:
-    """HTTP headers that a user may set: valid names, each once, none that the request or the run needs for itself."""
+    """Check HTTP headers: valid names, no name twice, no header that the request or the run sets itself."""
     seen: dict[str, str] = {}
     for name, value in values.items():
         folded = name.lower()
         if not _TOKEN.match(name):
-            refuse(f"{quoted(name)} is no header name", "letters, digits and !#$%&'*+-.^_`|~", name)
+            refuse(f"{quoted(name)} is not a header name", "letters, digits and !#$%&'*+-.^_`|~", name)
         if folded in seen:
             refuse(f"the header {quoted(name)} is given twice, as {quoted(seen[folded])} too", "leave one out", name)
         if folded in _FRAMING:
@@ -242,7 +243,7 @@ def headers(values: dict[str, str]) -> dict[str, str]:
 
 
 def payload(text: str) -> str:
-    """At most 64 KiB of UTF-8 without NUL."""
+    """Check that a payload has at most 64 KiB of UTF-8, and no NUL."""
     size = len(text.encode())
     if size > PAYLOAD_LIMIT:
         refuse(f"{size} bytes are too many", f"at most {PAYLOAD_LIMIT} bytes of UTF-8")
@@ -250,14 +251,14 @@ def payload(text: str) -> str:
 
 
 def without_nul(text: str) -> str:
-    """Text that can be an argument or an environment variable."""
+    """Check that a text can be an argument or an environment variable."""
     if "\0" in text:
-        refuse(f"holds a NUL character (character {text.index(chr(0)) + 1})", "text without NUL")
+        refuse(f"contains a NUL character (character {text.index(chr(0)) + 1})", "remove it")
     return text
 
 
 def environment_name(name: str) -> str:
-    """The name of an environment variable that is not one of the run's own."""
+    """Check that the name of an environment variable is not reserved."""
     if name.startswith("SCHEDULEDJOB_"):
-        refuse(f"{quoted(name)} begins like the variables that are set for each run", "choose another name")
+        refuse(f"{quoted(name)} begins with SCHEDULEDJOB_, which is reserved", "choose another name")
     return name

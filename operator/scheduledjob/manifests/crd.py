@@ -1,10 +1,10 @@
 """The CustomResourceDefinition of ScheduledJob, generated from the models: ``make crds``.
 
 ``python -m scheduledjob.manifests.crd FILE`` writes it. The file is committed, because people and charts install it
-without this program, and a test fails when it is older than the models.
+without this program. A test fails if it differs from the models.
 
-Nothing of a ScheduledJob is immutable: a run is identified by uid and slot, so that any edit leaves decided slots
-decided. It needs Kubernetes 1.31, because of ``selectableFields``.
+No field of a ScheduledJob is immutable: a run is identified by uid and slot, so an edit never repeats a slot that is
+already decided. The CRD needs Kubernetes 1.31, because of ``selectableFields``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _COLUMNS = (
     ("Suspended", "string", _condition("Suspended"), "Whether no new slot starts."),
     ("Active", "integer", ".status.activeCount", "Runs in progress."),
     ("Last outcome", "string", ".status.lastOutcome", "How the newest run ended."),
-    # A date column shows a time to come as <invalid>.
+    # A date column shows a time in the future as <invalid>.
     ("Next run", "string", ".status.nextRun", "When the next slot starts."),
     ("Age", "date", ".metadata.creationTimestamp", "Time since the object was created."),
 )
@@ -53,13 +53,18 @@ _WIDE_COLUMNS = (
     ("Last failure", "date", ".status.lastFailureTime", "Time since a run failed."),
     ("Succeeded", "integer", ".status.counters.succeeded", "Runs that succeeded."),
     ("Failed", "integer", ".status.counters.failed", "Runs that failed."),
-    ("Policy", "string", ".spec.concurrencyPolicy", "What becomes of a slot while a run is active; unset: Forbid."),
-    ("Message", "string", _condition("Ready", "message"), "Why it is ready, or not."),
+    (
+        "Policy",
+        "string",
+        ".spec.concurrencyPolicy",
+        "What happens to a slot while a run is active; unset means Forbid.",
+    ),
+    ("Message", "string", _condition("Ready", "message"), "Why it is ready, or why not."),
 )
 
 
 def crd() -> dict[str, Any]:
-    """The whole definition, as the API server takes it."""
+    """Return the definition as an object for the API server."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -115,18 +120,18 @@ def _schema() -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes each value where it belongs, without anchors."""
+    """Writes YAML without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def text() -> str:
-    """The definition as the file that is committed."""
+    """Return the definition as the text of the committed file."""
     return _HEADER + yaml.dump(crd(), Dumper=_Dumper, sort_keys=False, width=116, allow_unicode=True)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("write the file that is to hold the definition: python -m scheduledjob.manifests.crd FILE")
+        sys.exit("name the file to write: python -m scheduledjob.manifests.crd FILE")
     Path(sys.argv[1]).write_text(text(), encoding="utf-8")

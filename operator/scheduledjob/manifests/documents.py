@@ -1,4 +1,4 @@
-"""One document of a file: what it means, and how a fault in it becomes a problem with a place."""
+"""One document of a file: its kind, and how a fault in it becomes a problem with a line and a column."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Meaning(Enum):
-    """What a document is for."""
+    """The kinds of documents."""
 
     JOB = auto()
     SECRET = auto()
@@ -36,23 +36,23 @@ class ManifestDocument:
 
     @property
     def line(self) -> int:
-        """Where it begins, counted from 1."""
+        """The line of its beginning, counted from 1."""
         return locate(self.root, self.prefix)[0] + self._line_offset
 
     @property
     def weight(self) -> int:
-        """How much it holds, as ``yamltree.MAX_WEIGHT`` counts it."""
+        """Its size, in the unit of ``yamltree.MAX_WEIGHT``."""
         node = self.find(())
         return 0 if node is None else node.weight
 
     @property
     def key(self) -> tuple[str, str] | None:
-        """(namespace, name) as far as they can be told."""
+        """(namespace, name); None if it has no name."""
         name = self._text("metadata", "name")
         return None if name is None else (self._text("metadata", "namespace") or DEFAULT_NAMESPACE, name)
 
     def value(self) -> Any:
-        """Its plain Python value; ``YamlError`` for a value that JSON can't write."""
+        """Return its plain Python value. Raises ``YamlError`` for a value that JSON can't represent."""
         node = self.find(())
         assert node is not None
         return to_python(node, self.prefix)
@@ -70,7 +70,7 @@ class ManifestDocument:
     def problem(
         self, path: Path, message: str, allowed: str = "", *, at_key: bool = False, key: tuple[str, str] | None = None
     ) -> Problem:
-        """A fault of the field at ``path``, or of its key."""
+        """Return the problem of the field at ``path``, or of its key."""
         line, column = locate(self.root, self.prefix + path, at_key=at_key)
         return Problem(
             self.file,
@@ -83,15 +83,15 @@ class ManifestDocument:
         )
 
     def syntax(self, error: YamlError) -> Problem:
-        """A fault that was found before there was a document."""
+        """Return the problem of a YAML error, which was found before the document was complete."""
         line = error.line + self._line_offset
         return Problem(self.file, line, error.column, dotted(error.path), error.message, job=self.key)
 
     def meaning(self) -> Meaning | Problem:
-        """What this document is for; a problem if it can't be told, or is not said rightly."""
+        """Return the kind of this document, or a problem if its apiVersion or kind is missing or wrong."""
         if not isinstance(self.find(()), Mapping):
             what = "a list" if isinstance(self.find(()), Sequence) else "text"
-            return self.problem((), f"{what} is no manifest", "write apiVersion, kind, metadata and spec")
+            return self.problem((), f"{what} is not a manifest", "write apiVersion, kind, metadata and spec")
         kind, api_version = self._text("kind"), self._text("apiVersion")
         for name, value, example in (("apiVersion", api_version, API_VERSION), ("kind", kind, KIND)):
             if not value:
@@ -111,17 +111,17 @@ class ManifestDocument:
 
     @property
     def is_meant_as_job(self) -> bool:
-        """Whether it is evidently a ScheduledJob, however its apiVersion or its kind is written."""
+        """Whether it is evidently meant as a ScheduledJob, even with a wrong apiVersion or kind."""
         kind, api_version = self._text("kind") or "", self._text("apiVersion") or ""
         near = nearest(kind, [KIND]) is not None or api_version.partition("/")[0] == GROUP
         return near and isinstance(self.find(()), Mapping) and self.find(("items",)) is None
 
     def passed_over(self) -> str:
-        """The line that says so."""
+        """Return the message that this document is ignored."""
         words = [plain(shortened(word)) for word in (self._text("kind"), self._text("metadata", "name")) if word]
-        return f"{plain(self.file)}:{self.line}: {' '.join(words)} is passed over"
+        return f"{plain(self.file)}:{self.line}: {' '.join(words)} is ignored"
 
     def _text(self, *path: str) -> str | None:
-        """The text at this path; None if there is something else, or nothing."""
+        """Return the text at this path; None if there is no text."""
         node = self.find(path)
         return node.text if isinstance(node, Scalar) else None

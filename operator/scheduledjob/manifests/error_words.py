@@ -1,7 +1,8 @@
-"""From pydantic's errors to problems: each fault once, at its line, in words that say what to write.
+"""Turns pydantic's errors into problems: each fault once, at its line, with a message that says what to write.
 
-Pydantic says where an error is as a path of keys and indices, and what it is as a type with parameters; both are kept
-and only the words are ours, because "Input should be a valid string" helps nobody who wrote ``value: 5``.
+Pydantic gives the place of an error as a path of keys and indices, and its kind as a type with parameters. Both are
+kept, but the message is replaced, because "Input should be a valid string" does not help a user who wrote
+``value: 5``.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
     from .documents import ManifestDocument
 
 MOST = 20
-"""Faults of one document that are told."""
+"""Maximum faults of one document that are reported."""
 
 FEW = 4
-"""A mapping with fewer known fields is best explained by naming them."""
+"""For a mapping with fewer known fields, the message lists them."""
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], document: ManifestDocument) -> list[Problem]:
-    """A problem for each fault, at most ``MOST``, in the order of the file."""
+    """Return a problem for each fault, at most ``MOST``, in the order of the file."""
     details = error.errors(include_url=False)
     unknown = {detail["loc"][:-1] for detail in details if detail["type"] == "extra_forbidden"}
-    # Beside an unknown field a missing one is no second fault: it is there, under another name.
+    # A field that is missing beside an unknown field is probably that field under a wrong name: report it once.
     details = [detail for detail in details if detail["type"] != "missing" or detail["loc"][:-1] not in unknown]
     problems: list[Problem] = []
     for detail in details[:MOST]:
@@ -45,12 +46,12 @@ def problems_of(error: ValidationError, model: type[BaseModel], document: Manife
         problems.append(document.problem(path, message, allowed, at_key=detail["type"] == "extra_forbidden"))
     problems.sort(key=lambda problem: (problem.line, problem.column))
     if len(details) > MOST:
-        problems.append(document.problem((), f"{len(details) - MOST} more faults", "mend those above first"))
+        problems.append(document.problem((), f"{len(details) - MOST} more faults", "fix those above first"))
     return problems
 
 
 def _worded(detail: ErrorDetails, model: type[BaseModel], path: Path, shown: str) -> tuple[str, str]:
-    """What is wrong, and what is allowed; ``shown`` is the value as the user wrote it."""
+    """Return what is wrong, and what is allowed. ``shown`` is the value as the user wrote it."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     match kind:
         case checks.REFUSED:
@@ -110,7 +111,7 @@ def _wrong_number(kind: str, value: Any, shown: str) -> tuple[str, str]:
 
 
 def _wrong_structure(what: str, value: Any) -> str:
-    # The text itself is not repeated: it may be a password that belongs into a Secret.
+    # Do not repeat the text: it may be a password that belongs in a Secret.
     return (
         "is empty"
         if value is None
@@ -134,7 +135,7 @@ def _amount(count: int, value: Any) -> str:
 
 
 def _shown(value: Any, node: Node | None) -> str:
-    """A value as the user wrote it."""
+    """Return a value as the user wrote it."""
     if isinstance(value, str):
         return quoted(value)
     if isinstance(node, Scalar):
@@ -165,10 +166,10 @@ _ELSEWHERE_CALLED = {
     "backoffLimit": "spec.retry.maxRetries",
     "activeDeadlineSeconds": "spec.timeouts.attempt",
 }
-"""What fields of a CronJob, or of other objects of Kubernetes, are called here."""
+"""The names, here, of fields of a CronJob or another Kubernetes object."""
 
 
 def _elsewhere(model: type[BaseModel], key: str) -> str:
-    """The one or two places where this very key belongs."""
+    """Return the one or two places where this key belongs."""
     found = places(model).get(key, [])
     return listed(found) if len(found) <= 2 else ""

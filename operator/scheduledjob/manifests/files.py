@@ -1,7 +1,7 @@
-"""Manifest files: which there are, and their text.
+"""Finds manifest files and reads their text.
 
-What is named on a command line may be anything: a directory with a link to itself, a pipe that never ends, a database
-of ten gigabytes, Latin-1. So files are found without following a directory twice, read up to a limit, and decoded with
+A path on a command line may be anything: a directory with a link to itself, a pipe that never ends, a database of ten
+gigabytes, text in Latin-1. So no directory is visited twice, files are read up to a limit, and a decoding error gives
 the place of the first bad byte.
 """
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".yaml", ".yml", ".json")
 SIZE_LIMIT = 1 << 20
-"""Bytes of one file."""
+"""Maximum bytes of one file."""
 _PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
-"""A character beyond the first 65,536 as JSON escapes it; YAML, else a superset of JSON, has another escape for it."""
+"""JSON's escape of a character beyond U+FFFF. YAML, otherwise a superset of JSON, has another escape for it."""
 
 _NOT_AS_IT_IS = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-"""Characters that a JSON text may have as they are, but that YAML refuses or takes for the end of a line."""
+"""Characters that JSON allows without an escape, but that YAML refuses or takes for the end of a line."""
 
 FILES_LIMIT = 10_000
-"""Files of one directory, all levels together."""
+"""Maximum files of one directory, including all directories below it."""
 
 
 def discover(path: str) -> Iterator[str | Problem]:
-    """The manifest files that ``path`` names: itself, or those below it, sorted, without hidden ones."""
+    """Yield ``path`` itself if it is a file, else the manifest files below it, sorted, without hidden ones."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -74,7 +74,7 @@ def discover(path: str) -> Iterator[str | Problem]:
 
 
 def read(path: str) -> str | Problem:
-    """The text of a file, without a byte order mark."""
+    """Return the text of a file, without a byte order mark."""
     try:
         # O_NONBLOCK, so that a pipe without a writer in a directory does not hang the start.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -93,7 +93,7 @@ def read(path: str) -> str | Problem:
 
 
 def decode(path: str, data: bytes) -> str | Problem:
-    """The text of these bytes, or what is wrong with them."""
+    """Return the text of these bytes, or the problem with them."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return Problem(path, 1, 1, "", "the file is UTF-16", "save it as UTF-8")
     try:
@@ -110,7 +110,7 @@ def decode(path: str, data: bytes) -> str | Problem:
 
 
 def as_yaml(json: str) -> str:
-    """The same JSON without what YAML reads in another way, with every line in its place."""
+    """Return the same JSON in a form that YAML reads in the same way, with the same lines."""
     return _PAIR.sub(_joined, _NOT_AS_IT_IS.sub(lambda found: f"\\u{ord(found[0]):04X}", json))
 
 
@@ -120,7 +120,7 @@ def _joined(pair: re.Match[str]) -> str:
 
 
 def _after(before: str) -> tuple[int, int]:
-    """Line and column of what follows this text."""
+    """Return the line and column of what follows this text."""
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 

@@ -1,7 +1,7 @@
-"""From files to models: every document becomes a job, a Secret, a ConfigMap, a line that passes it over, or problems.
+"""Loads files. Every document becomes a job, a Secret, a ConfigMap, a line that says it is ignored, or problems.
 
-A document that is wrong harms no other: each is cut out of its file at the ``---`` lines before it is parsed, so that
-even a syntax error ends only its own document. Nothing here raises for what a file holds.
+A wrong document does not affect the others: a file is split at its ``---`` lines before it is parsed, so that even a
+syntax error affects only its own document. The content of a file never raises an exception here.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 DOCUMENTS_LIMIT = 10_000
-"""Documents of one file."""
+"""Maximum documents of one file."""
 
 JOB_WEIGHT = 20_000
-"""Values in one job, aliases expanded, as ``yamltree.MAX_WEIGHT`` counts them: what a store is ready to hold."""
+"""Maximum values in one job, aliases expanded, in the unit of ``yamltree.MAX_WEIGHT``: stores accept this size."""
 
 _SEPARATOR = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 
@@ -36,7 +36,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class LoadedJob:
-    """A valid job and where it stands."""
+    """A valid job and its place."""
 
     job: ScheduledJob
     file: str
@@ -45,20 +45,20 @@ class LoadedJob:
 
 @dataclass(slots=True)
 class Loaded:
-    """What some files hold. Keys are (namespace, name), in the order of the files."""
+    """The content of some files. Keys are (namespace, name), in the order of the files."""
 
     jobs: dict[tuple[str, str], LoadedJob] = field(default_factory=dict)
     secrets: dict[tuple[str, str], Secret] = field(default_factory=dict)
     config_maps: dict[tuple[str, str], ConfigMap] = field(default_factory=dict)
     passed_over: list[str] = field(default_factory=list)
-    """A line for each document of a kind that is not ours."""
+    """A line for each document of another kind."""
     problems: list[Problem] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     """The files that were found, those with problems included."""
 
 
 def load(paths: Iterable[str]) -> Loaded:
-    """Everything in these files and directories; a file that is reached twice is read once."""
+    """Load these files and directories. A file that is found twice is read once."""
     loading = _Loading()
     for path in dict.fromkeys(paths):
         for found in files.discover(path):
@@ -70,21 +70,21 @@ def load(paths: Iterable[str]) -> Loaded:
 
 
 def load_text(text: str, file: str = "<text>") -> Loaded:
-    """Everything in the text of one file, which is called ``file`` in problems."""
+    """Load the text of one file, which problems call ``file``."""
     loading = _Loading()
     loading.add(file, text)
     return loading.loaded
 
 
 class _Loading:
-    """One pass over some files, which remembers what it has met."""
+    """Loads some files, and finds names that occur twice."""
 
     def __init__(self) -> None:
         self.loaded = Loaded()
         self._read: set[str] = set()
         """The files by their real paths."""
         self._first: dict[tuple[str, str, str], str] = {}
-        """Where each (kind, namespace, name) stood first, as ``file:line``."""
+        """Where each (kind, namespace, name) was first, as ``file:line``."""
 
     def read(self, path: str) -> None:
         target = os.path.realpath(path)
@@ -113,7 +113,7 @@ class _Loading:
                 self.loaded.problems.append(ManifestDocument(file, line_offset).syntax(error))
 
     def _take(self, document: ManifestDocument, faults: list[YamlError]) -> None:
-        """Take one document in, or say what is wrong with it."""
+        """Load one document, or report what is wrong with it."""
         meaning = document.meaning()
         if isinstance(meaning, Problem):
             self.loaded.problems.extend(self._faults_beside(meaning, document, faults))
@@ -126,7 +126,7 @@ class _Loading:
             for item in document.items():
                 self._take(item, [])
         elif meaning is Meaning.JOB and document.weight > JOB_WEIGHT:
-            message = f"holds more than {JOB_WEIGHT} values, aliases expanded"
+            message = f"contains more than {JOB_WEIGHT} values, aliases expanded"
             self.loaded.problems.append(document.problem((), message, "make payload and params smaller"))
         elif meaning is Meaning.JOB:
             job = self._validated(document, ScheduledJob)
@@ -142,8 +142,10 @@ class _Loading:
                 self.loaded.config_maps[config_map.key] = config_map
 
     def _faults_beside(self, first: Problem, document: ManifestDocument, faults: list[YamlError]) -> list[Problem]:
-        """A wrong apiVersion or kind, and what else is wrong with the document where it is meant as a job all the same:
-        whoever mends it mends it once."""
+        """Return a wrong apiVersion or kind and, if the document is meant as a job, its other faults as well.
+
+        So a user can fix all faults at once.
+        """
         problems = [first]
         if document.is_meant_as_job and document.weight <= JOB_WEIGHT:
             problems += [document.syntax(fault) for fault in faults]
@@ -166,20 +168,20 @@ class _Loading:
         return None
 
     def _is_first(self, document: ManifestDocument, kind: str, key: tuple[str, str]) -> bool:
-        """Whether this name is new; the document that had it first stays."""
+        """Whether this name is new. If it is not, report the second document; the first one is kept."""
         first = self._first.setdefault((kind, *key), f"{document.file}:{document.line}")
         if first == f"{document.file}:{document.line}":
             return True
         namespace, name = key
-        message = f"{kind} {quoted(name)} in namespace {quoted(namespace)} stands in {first} already"
+        message = f"{kind} {quoted(name)} in namespace {quoted(namespace)} is already defined in {first}"
         self.loaded.problems.append(document.problem(("metadata", "name"), message, "choose another name", key=key))
         return False
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """The documents of a file before they are parsed, each with the number of lines before it.
+    """Yield the documents of a file before they are parsed, each with the number of lines before it.
 
-    YAML gives ``---`` at the beginning of a line this meaning everywhere, inside of block text too.
+    In YAML ``---`` at the beginning of a line always separates documents, even inside block text.
     """
     start, lines = 0, 0
     for separator in _SEPARATOR.finditer(text):

@@ -1,8 +1,8 @@
-"""Secrets and ConfigMaps beside the jobs: where references lead without a cluster.
+"""Resolves references without a cluster, to Secrets and ConfigMaps in the manifest files.
 
-A file with Secret and ConfigMap documents serves the jobs of the same namespace, as the API server does in a cluster.
-One replica runs jobs of many namespaces, so a definition names what it refers to as ``namespace/name``, and a job
-can't reach another namespace's values. They stay in memory, and no message has one in it.
+As in a cluster, a job can refer only to values in its own namespace. One replica runs jobs of many namespaces, so a
+definition refers to a Secret or ConfigMap as ``namespace/name``. The values stay in memory and never appear in a
+message.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def qualified(namespace: str, name: str) -> str:
-    """The name of a Secret or ConfigMap as a definition has it."""
+    """Return the name of a Secret or ConfigMap in a definition."""
     return f"{namespace}/{name}"
 
 
 class ManifestReferences:
-    """``References`` to the documents of some manifests, of all namespaces."""
+    """``References`` to the Secrets and ConfigMaps of some manifests, in all namespaces."""
 
     def __init__(
         self, secrets: Mapping[tuple[str, str], Secret], config_maps: Mapping[tuple[str, str], ConfigMap]
@@ -33,18 +33,17 @@ class ManifestReferences:
     def replace(
         self, secrets: Mapping[tuple[str, str], Secret], config_maps: Mapping[tuple[str, str], ConfigMap]
     ) -> None:
-        """From the next attempt on these count, and nothing that was there before."""
+        """Replace all values. The next attempt uses the new ones."""
         self._values = {("Secret", qualified(*key)): secret.values for key, secret in secrets.items()}
         self._values |= {("ConfigMap", qualified(*key)): config_map.values for key, config_map in config_maps.items()}
 
     async def resolve(self, kind: str, name: str, key: str) -> bytes:
-        """The value of ``key`` in the ``kind`` called ``namespace/name``; ``LookupError`` says what is missing."""
+        """Return the value of ``key`` in the ``kind`` called ``namespace/name``, or raise ``LookupError``."""
         values = self._values.get((kind, name))
         namespace, _, bare = name.rpartition("/")
         if values is None:
             raise LookupError(
-                f'there is no {kind} "{bare}" in namespace "{namespace}" for key "{key}": '
-                "put its document beside the job's"
+                f'there is no {kind} "{bare}" in namespace "{namespace}" for key "{key}": add it to the manifest files'
             )
         if key not in values:
             there = ", ".join(sorted(values)) or "none"

@@ -1,10 +1,9 @@
-"""Problems: what is wrong with a manifest, said in one line.
+"""Problems: what is wrong with a manifest, in one line.
 
-A person who made a mistake wants four things: the place, the field, what is wrong and what to write instead. A
-``Problem`` holds them apart, so that a table or JSON can show them as columns, and prints them together in the form
-that editors and CI systems turn into links: ``jobs/a.yaml:12: spec.suspend: ...``. Everything that came from the file
-passes through ``quoted`` or ``plain`` first: a hostile document must not write control characters, or a megabyte, to
-somebody's terminal.
+A ``Problem`` has the place, the field, what is wrong and what to write instead. They are separate, so that a table or
+JSON can show them as columns. As text they have the form that editors and CI systems turn into links:
+``jobs/a.yaml:12: spec.suspend: ...``. Everything from the file passes through ``quoted`` or ``plain`` first, so that a
+hostile document can't write control characters, or a megabyte, to a terminal.
 """
 
 from __future__ import annotations
@@ -18,34 +17,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Path = tuple[str | int, ...]
-"""The way from a document's root to a field: keys and list indices."""
+"""The path from a document's root to a field: keys and list indices."""
 
 SHOWN = 60
-"""Characters of a user's value that a message repeats."""
+"""Maximum characters of a user's value in a message."""
 
 LEVELS_SHOWN = 20
-"""Levels of a path that a message repeats."""
+"""Maximum levels of a path in a message."""
 
 _BARE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault of one manifest."""
+    """One fault in a manifest."""
 
     file: str
     line: int
-    """Counted from 1; 0 where the fault is the whole file's."""
+    """Counted from 1; 0 for a fault of the whole file."""
     column: int
-    """Counted from 1; 0 where the fault is the whole file's."""
+    """Counted from 1; 0 for a fault of the whole file."""
     field: str
-    """``spec.triggers[0].cron``; empty where the fault is the document's or the file's."""
+    """``spec.triggers[0].cron``; empty for a fault of the document or the file."""
     message: str
     allowed: str = ""
-    """What to write instead, where the message does not say it yet."""
+    """What to write instead, unless the message says it."""
     job: tuple[str, str] | None = None
-    """(namespace, name) of the document at fault. None: it can't be told, so anything that stood in this file before
-    may be meant."""
+    """(namespace, name) of the document at fault. None if it is unknown: then it may be any job of this file."""
 
     def __str__(self) -> str:
         place = plain(self.file) + (f":{self.line}" if self.line else "")
@@ -59,17 +57,17 @@ def plain(text: str) -> str:
 
 
 def shortened(text: str, limit: int = SHOWN) -> str:
-    """The beginning of a text, and how long it was where it is cut."""
+    """Return the beginning of a text and, if it was cut, its length."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
 def quoted(text: str) -> str:
-    """A user's value as a message repeats it: in quotes, printable, not too long."""
+    """Return a user's value for a message: in quotes, printable, not too long."""
     return f'"{plain(text[:SHOWN])}"' + (f"… ({len(text)} characters)" if len(text) > SHOWN else "")
 
 
 def dotted(path: Path) -> str:
-    """``spec.triggers[0].cron``; a key that is not a plain word stands in brackets and quotes."""
+    """``spec.triggers[0].cron``; a key that is not a plain word is in brackets and quotes."""
     text = ""
     for part in path[:LEVELS_SHOWN]:
         if isinstance(part, int):
@@ -89,7 +87,7 @@ def listed(words: Sequence[str], conjunction: str = "or") -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that the user most likely meant, judged without regard to case; None if nothing is near."""
+    """Return the known word that the user most likely meant, ignoring case; None if no word is close."""
     if len(word) > SHOWN:
         return None
     by_folded = {candidate.casefold(): candidate for candidate in known}

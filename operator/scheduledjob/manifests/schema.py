@@ -1,8 +1,8 @@
-"""From the models to a structural schema, the subset of OpenAPI v3 that a CRD allows.
+"""Turns the models into a structural schema, the subset of OpenAPI v3 that a CRD allows.
 
-Pydantic describes the models in JSON Schema; here its references are put in place, what a CRD does not allow is taken
-out (titles, defaults, ``null`` as a type, ``additionalProperties`` beside ``properties``), and patterns become rules:
-the API server repeats a pattern to who breaks it, and a rule can say in words what to write.
+Pydantic describes the models in JSON Schema. This module resolves its references, removes what a CRD does not allow
+(titles, defaults, ``null`` as a type, ``additionalProperties`` beside ``properties``), and turns patterns into rules:
+for a pattern the API server's message is the pattern itself, while a rule can say what to write.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 _PRESERVED = "x-kubernetes-preserve-unknown-fields"
 _LIST_TYPE = "x-kubernetes-list-type"
 _ORDER = ("description", "type", "format", "enum")
-"""What a reader wants to see first."""
+"""The keys that come first."""
 
 
 def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The schema of a model, with the descriptions of all its fields."""
+    """Return the schema of a model, with the descriptions of all its fields."""
     schema = model.model_json_schema(by_alias=True)
     return _structural(schema, schema.get("$defs", {}))
 
@@ -57,7 +57,7 @@ def _structural(source: dict[str, Any], definitions: dict[str, Any]) -> dict[str
 
 
 def _describe_object(schema: dict[str, Any], given: dict[str, Any], definitions: dict[str, Any]) -> None:
-    # For a field that may be null pydantic gives the bound of a mapping the name that a text's has.
+    # For a field that may be null, pydantic calls the bound of a mapping maxLength.
     bound = schema.pop("maxLength", None) or given.get("maxProperties")
     if bound is not None:
         schema["maxProperties"] = bound
@@ -69,7 +69,7 @@ def _describe_object(schema: dict[str, Any], given: dict[str, Any], definitions:
 
 
 def _resolved(source: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """One schema without references and without ``null``; what stands nearest to the field wins."""
+    """Return a schema without references and without ``null``. What is nearest to the field wins."""
     outer = {key: value for key, value in source.items() if key not in ("$ref", "anyOf")}
     if "$ref" in source:
         return _resolved(definitions[source["$ref"].rpartition("/")[2]], definitions) | outer

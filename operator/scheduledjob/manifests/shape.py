@@ -1,4 +1,4 @@
-"""The shape of the models: which fields there are where, for messages that say what would have been right."""
+"""The structure of the models: which fields they have, for messages that suggest a field."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The fields of a model by their keys in a manifest."""
+    """Return the fields of a model by their keys in a manifest."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def model_at(model: type[BaseModel], path: Path) -> type[BaseModel] | None:
-    """The model that describes what stands at ``path`` below ``model``; None where nothing is described."""
+    """Return the model at ``path`` below ``model``; None if there is no model for it."""
     current: type[BaseModel] | None = model
     for part in path:
         if isinstance(part, str):
@@ -31,7 +31,7 @@ def model_at(model: type[BaseModel], path: Path) -> type[BaseModel] | None:
 
 
 def field_at(model: type[BaseModel], path: Path) -> FieldInfo | None:
-    """The field at ``path``, whose last part is its key or an index in its list."""
+    """Return the field at ``path``, whose last part is its key or an index in its list."""
     while path and isinstance(path[-1], int):
         path = path[:-1]
     owner = model_at(model, path[:-1])
@@ -39,14 +39,14 @@ def field_at(model: type[BaseModel], path: Path) -> FieldInfo | None:
 
 
 def choices_at(model: type[BaseModel], path: Path) -> list[str]:
-    """The values that an enumerated field allows."""
+    """Return the values that an enumerated field allows."""
     field = field_at(model, path)
     return list(next(_literals(field.annotation), ())) if field is not None else []
 
 
 @cache
 def places(model: type[BaseModel]) -> dict[str, list[str]]:
-    """Where each key belongs, as ``spec.triggers[].cron``, for all keys below a model."""
+    """Return where each key below a model belongs, in the form ``spec.triggers[].cron``."""
     found: dict[str, list[str]] = {}
     for place, key in _walk(model, ""):
         found.setdefault(key, []).append(place)

@@ -1,4 +1,4 @@
-"""Where values come from: written in the manifest, or referred to in a Secret or ConfigMap."""
+"""Where values come from: the manifest itself, or a key of a Secret or ConfigMap."""
 
 from typing import Annotated, ClassVar
 
@@ -15,23 +15,23 @@ class KeySelector(Model):
     model_config = ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})
 
     name: Name = Field(description="Name of the Secret or ConfigMap, in the job's namespace.")
-    key: DataKey = Field(description="Key whose value is taken.")
+    key: DataKey = Field(description="Key of the value.")
     optional: bool | None = Field(
         None, description="Whether the Secret or ConfigMap, or its key, may be missing. Default: false."
     )
 
 
 class ValueFrom(Model):
-    """A value that stands in a Secret or ConfigMap."""
+    """A value from a Secret or ConfigMap."""
 
     one_of: ClassVar = ("secretKeyRef", "configMapKeyRef")
 
-    secret_key_ref: KeySelector | None = Field(None, description="The value stands in a Secret.")
-    config_map_key_ref: KeySelector | None = Field(None, description="The value stands in a ConfigMap.")
+    secret_key_ref: KeySelector | None = Field(None, description="Take the value from a Secret.")
+    config_map_key_ref: KeySelector | None = Field(None, description="Take the value from a ConfigMap.")
 
 
 class SecretValue(Model):
-    """A value that must stand in a Secret."""
+    """A value that must come from a Secret."""
 
     secret_key_ref: KeySelector = Field(description="The Secret and the key that hold the value.")
 
@@ -48,9 +48,9 @@ class EnvironmentVariable(Model):
         stated(
             Rule(
                 "!self.startsWith('SCHEDULEDJOB_')",
-                "begins like the variables that are set for each run: choose another name",
+                "begins with SCHEDULEDJOB_, which is reserved: choose another name",
             )
         ),
-    ] = Field(description="Name of the variable; names that begin with SCHEDULEDJOB_ are set for each run.")
+    ] = Field(description="Name of the variable. Names that begin with SCHEDULEDJOB_ are reserved.")
     value: Text | None = Field(None, description="The value itself.")
-    value_from: ValueFrom | None = Field(None, description="The value stands in a Secret or ConfigMap.")
+    value_from: ValueFrom | None = Field(None, description="Take the value from a Secret or ConfigMap.")
