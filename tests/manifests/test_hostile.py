@@ -71,7 +71,7 @@ HOSTILE = {
     "a long number": (PARAMS + "        a: " + "9" * 1_000_000, "too large a number"),
     "a long cron expression": (HEAD.replace("every: 30s", "cron: '" + "*/2," * 200_000 + "'"), "at most 512"),
     "a list of years": (HEAD.replace("every: 30s", "cron: '" + "0-59," * 90 + "'") + PARAMS[len(HEAD) :], "has 1 "),
-    "repetitions of repetitions": (curl("((((a{100}){100}){100}){100}){100}"), "no regular expression"),
+    "repetitions of repetitions": (curl("((((a{100}){100}){100}){100}){100}"), "not a regular expression"),
     "a regex that is large once compiled": (curl(r"\pL{900}" * 450), "too large"),
     "a regex nested deeply": (curl("(" * 900 + "a" + ")*" * 899 + ")"), ""),
     "a regex that backtracks elsewhere": (curl("(a*)*" * 800 + "b"), ""),
