@@ -16,7 +16,7 @@ from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import NewRow, Origin, Put, ReplicaInfo, StoreError, StoreUnavailable, Wake
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.listener import _Ear
-from scheduledjob.stores.postgres.queries import load
+from scheduledjob.stores.postgres.queries import SQL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -167,9 +167,7 @@ async def test_a_renewal_that_ends_after_a_later_one_takes_nothing_back(postgres
         began = await slow.fetchval("SELECT scheduledjob.clock()")
         async with store.renewer("alice") as renewer:
             await renewer.renew([(row.key, row.version)], LEASE)
-        lines = await slow.fetch(
-            load("replicas")["renew"], store._installation, "alice", [row.key], [row.version], LEASE
-        )
+        lines = await slow.fetch(SQL["renew"], store._installation, "alice", [row.key], [row.version], LEASE)
         assert len(lines) == 1
     await slow.close()
     (after,) = await store.get(["job"])
@@ -332,7 +330,7 @@ async def test_an_announcement_waits_for_writers_that_have_read_the_one_before(p
     await store.announce(ReplicaInfo("alice", "0.1.0", 1), now + HOUR)
     writer = await asyncpg.connect(postgres_dsn)
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, writer.transaction():
-        await writer.execute(load("wishes")["tell_due"], store._installation, now + 2 * HOUR)
+        await writer.execute(SQL["tell_due"], store._installation, now + 2 * HOUR)
         announcing = tasks.create_task(store.announce(ReplicaInfo("alice", "0.1.0", 1), now + 3 * HOUR))
         while not await writer.fetchval(WAITING):
             pass

@@ -17,8 +17,8 @@ from scheduledjob.domain.time.instants import DAY, SECOND
 from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, Settlement
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.claim_watermark import BOTTOM
+from scheduledjob.stores.postgres.claims import _claim_of
 from scheduledjob.stores.postgres.history import LOOKED_AT
-from scheduledjob.stores.postgres.replicas import _claim_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -14,9 +14,9 @@ import pytest
 
 from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, ReplicaInfo, SlugTaken
-from scheduledjob.stores.postgres import PostgresStore, replicas, schedules
+from scheduledjob.stores.postgres import PostgresStore, claims, settling
 from scheduledjob.stores.postgres.migrations import OWN, migrate
-from scheduledjob.stores.postgres.queries import named
+from scheduledjob.stores.postgres.queries import SQL, load
 from tests.stores.support import LEASE, PLAIN, claim, desired, look, record, settle, settlement, take, take_one
 
 if TYPE_CHECKING:
@@ -24,23 +24,22 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.postgres
 
-OLD = {
-    name: named((Path(__file__).parent / "version1" / f"{name}.sql").read_text("utf-8"))
-    for name in ("wishes", "replicas")
-}
+OLD = load(
+    *((Path(__file__).parent / "version1" / f"{name}.sql").read_text("utf-8") for name in ("wishes", "replicas"))
+)
 # This version's code gives it one argument more, which that version had no use for.
-OLD["replicas"]["claim"] = OLD["replicas"]["claim"].rstrip().rstrip(";") + ", $9::bigint"
+OLD["claim"] = OLD["claim"].rstrip().rstrip(";") + ", $9::bigint"
 REQUESTS = '{"run":"1"}'
 
 
 @contextmanager
 def version_1() -> Iterator[None]:
-    """The store asks what version 1 asked."""
+    """Let the store use the queries of version 1."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedules, "_SQL", OLD["wishes"])
-        patch.setattr(replicas, "_SQL", OLD["replicas"])
-        patch.setattr(replicas, "_claims", {})
-        patch.setattr(replicas, "shortened", lambda columns: columns)
+        for name, query in OLD.items():
+            patch.setitem(SQL, name, query)
+        patch.setattr(claims, "_claims", {})
+        patch.setattr(settling, "shortened", lambda columns: columns)
         yield
 
 
@@ -50,7 +49,7 @@ async def old_store(dsn: str) -> PostgresStore:
     try:
         await migrate(connection, wanted=[half for half in OWN if half.version == 1])
         store = PostgresStore(dsn)
-        store._installation_id = await connection.fetchval(OLD["wishes"]["installation"], "local")
+        store._installation_id = await connection.fetchval(OLD["installation"], "local")
     finally:
         await connection.close()
     return store

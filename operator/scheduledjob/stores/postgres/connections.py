@@ -69,7 +69,7 @@ _UNAVAILABLE = (
 )
 
 
-class Server:
+class PostgresServer:
     """How to reach one database."""
 
     def __init__(self, address: Address) -> None:
@@ -166,7 +166,7 @@ class Pool:
     Here a connection whose statement did not end in order is dropped.
     """
 
-    def __init__(self, server: Server, size: int, timeout: float) -> None:
+    def __init__(self, server: PostgresServer, size: int, timeout: float) -> None:
         self._server = server
         self._timeout = timeout
         self._free = asyncio.Semaphore(size)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .columns import record_of
-from .part import Part
-from .queries import load
+from .part import PostgresPart
+from .queries import SQL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant
 
-_SQL = load("history")
-_CLUSTER = load("cluster")
 
 _FOREVER: Instant = 2**63 - 1
 _LAST_SLUG = "\U0010ffff" * 8
@@ -25,7 +23,7 @@ LOOKED_AT = 20
 """Records that one ``prune`` looks at for each that it may drop: the table is gone over bit by bit."""
 
 
-class Past(Part):
+class PostgresHistory(PostgresPart):
     """The part of the store that keeps history."""
 
     _prune_from = _LAST_SLUG
@@ -37,24 +35,24 @@ class Past(Part):
         end = _FOREVER if before is None else before
         async with self._pool.connection("reading history") as connection:
             if slug is None:
-                lines = await connection.fetch(_SQL["history"], self._installation, end, limit)
+                lines = await connection.fetch(SQL["history"], self._installation, end, limit)
             else:
-                lines = await connection.fetch(_SQL["history_of_slug"], self._installation, end, limit, slug, uid)
+                lines = await connection.fetch(SQL["history_of_slug"], self._installation, end, limit, slug, uid)
         return [record_of(line) for line in lines]
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
         async with self._pool.connection("reading history") as connection:
-            found = await connection.fetch(_SQL["recorded"], self._installation, run_ids)
+            found = await connection.fetch(SQL["recorded"], self._installation, run_ids)
         return {record[0] for record in found}
 
     async def prune(self, limit: int = 1000) -> int:
         """Looks at a part of history that grows with ``limit``, from where the last call left off."""
         look = LOOKED_AT * limit * self._prune_more
         async with self._pool.connection("pruning history") as connection, connection.transaction():
-            if not await connection.fetchval(_SQL["only_one_prunes"], self._installation):
+            if not await connection.fetchval(SQL["only_one_prunes"], self._installation):
                 return 0
-            await connection.execute(_CLUSTER["forget_buried"], self._installation, limit)
-            record = await connection.fetchrow(_SQL["prune"], self._installation, self._prune_from, look, limit)
+            await connection.execute(SQL["forget_tombstones"], self._installation, limit)
+            record = await connection.fetchrow(SQL["prune"], self._installation, self._prune_from, look, limit)
         assert record is not None  # an aggregate
         gone, seen, last = record
         if gone == limit:

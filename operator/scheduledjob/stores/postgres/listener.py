@@ -17,8 +17,8 @@ import structlog
 
 from scheduledjob.engine.store import StoreError, StoreUnavailable, Wake
 
-from .part import Part
-from .queries import load
+from .part import PostgresPart
+from .queries import SQL
 from .wakes import wake_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.postgres")
 
-_NOTIFY = load("replicas")["notify"]
 
 PROBE_EVERY = 10.0
 PROBE_TIMEOUT = 3.0
@@ -36,7 +35,7 @@ RETRY_FIRST, RETRY_MOST = 0.1, 5.0
 """Seconds between attempts to listen again: doubled each time."""
 
 
-class Listening(Part):
+class PostgresListening(PostgresPart):
     """The part of the store that hears of what others write."""
 
     polls = False
@@ -121,7 +120,7 @@ class Listening(Part):
 class _Ear:
     """One listening connection."""
 
-    def __init__(self, store: Listening, connection: Connection) -> None:
+    def __init__(self, store: PostgresListening, connection: Connection) -> None:
         self._store = store
         self._connection = connection
         self._probe_channel = f"scheduledjob_probe_{secrets.token_hex(8)}"
@@ -129,7 +128,7 @@ class _Ear:
         self._lost = asyncio.Event()
 
     @classmethod
-    async def open(cls, store: Listening, on_wake: Callable[[Wake], None]) -> _Ear:
+    async def open(cls, store: PostgresListening, on_wake: Callable[[Wake], None]) -> _Ear:
         with store._server.reaching("listening"):
             async with asyncio.timeout(store._timeout):
                 connection = await store._server.open()
@@ -156,7 +155,7 @@ class _Ear:
         try:
             async with asyncio.timeout(patience):
                 async with self._store._pool.connection("probing notifications") as other:
-                    await other.execute(_NOTIFY, self._probe_channel, "")
+                    await other.execute(SQL["notify"], self._probe_channel, "")
                 await self._heard.wait()
         except (TimeoutError, StoreError):
             return False

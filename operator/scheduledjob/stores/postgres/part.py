@@ -6,18 +6,18 @@ from scheduledjob.engine.store import StoreError
 
 from .address import parse_address
 from .claim_watermark import ClaimWatermark
-from .connections import Pool, Server
+from .connections import Pool, PostgresServer
 
 POOL_SIZE = 4
 COMMAND_TIMEOUT = 10.0
 """Seconds that one call may take before the store counts as unavailable."""
 
 
-class Part:
+class PostgresPart:
     """Base of the parts: made from a URL, and of use once the store has connected."""
 
     def __init__(self, url: str, *, installation: str = "local", timeout: float = COMMAND_TIMEOUT) -> None:
-        self._server = Server(parse_address(url))
+        self._server = PostgresServer(parse_address(url))
         self._timeout = timeout
         self._installation_name = installation
         self._installation_id: int | None = None

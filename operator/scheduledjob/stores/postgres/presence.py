@@ -1,36 +1,49 @@
-"""What replicas hold for a while: locks, and the word that they live and work for a cluster."""
+"""Presence: the replicas that live, the clusters that they work for, and the locks that they hold."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import Presence
+import msgspec
 
-from .part import Part
-from .queries import load
+from scheduledjob.engine.store import Presence, ReplicaInfo
+
+from .migrations import SCHEMA_VERSION
+from .part import PostgresPart
+from .queries import SQL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scheduledjob.domain.time.instants import Micros
-
-_SQL = load("living")
+    from scheduledjob.domain.time.instants import Instant, Micros
 
 
-class Living(Part):
-    """The part of the store that keeps replicas out of each other's way."""
+class PostgresPresence(PostgresPart):
+    """The part of the store that knows which replicas live."""
 
     async def lock(self, name: str, replica: str, length: Micros) -> bool:
         async with self._pool.connection("taking a lock") as connection:
-            return await connection.fetchval(_SQL["lock"], self._installation, name, replica, length) is True
+            return await connection.fetchval(SQL["lock"], self._installation, name, replica, length) is True
 
     async def unlock(self, name: str, replica: str) -> None:
         async with self._pool.connection("giving up a lock") as connection:
-            await connection.execute(_SQL["unlock"], self._installation, name, replica)
+            await connection.execute(SQL["unlock"], self._installation, name, replica)
 
     async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
-        """Two transactions, so that of two who come at once one at least sees the other."""
+        """Use two transactions, so that of two replicas that start at once at least one sees the other."""
         async with self._pool.connection("announcing presence") as connection:
-            await connection.execute(_SQL["present"], self._installation, replica, cluster, list(namespaces), lifetime)
-            others = await connection.fetch(_SQL["others"], self._installation, cluster, replica)
+            await connection.execute(SQL["present"], self._installation, replica, cluster, list(namespaces), lifetime)
+            others = await connection.fetch(SQL["others"], self._installation, cluster, replica)
         return [Presence(name, who, tuple(where), since) for name, who, where, since in others]
+
+    async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
+        self._replicas.add(replica.id)
+        async with self._pool.connection("announcing the replica") as connection:
+            await connection.execute(
+                SQL["announce"], self._installation, replica.id, replica.program_version,
+                replica.schema_version or SCHEMA_VERSION, looks_at, msgspec.json.encode(replica.details).decode(),
+            )  # fmt: skip
+
+    async def withdraw(self, replica: str) -> None:
+        async with self._pool.connection("withdrawing the replica") as connection:
+            await connection.execute(SQL["withdraw"], self._installation, replica)

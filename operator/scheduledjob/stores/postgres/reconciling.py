@@ -16,8 +16,8 @@ from scheduledjob.stores.tombstones import decide_upsert, each_once, tombstone_k
 
 from .columns import record_columns, seen_columns
 from .connections import repeated
-from .queries import load
-from .schedules import Wishes, patience, records_of
+from .queries import SQL
+from .schedules import PostgresSchedules, patience, records_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_SQL = load("cluster")
-_HISTORY = load("history")
 
 CHUNK = 1000
 """Objects in one statement."""
@@ -55,7 +53,7 @@ class _Written:
             self.due = wake_at
 
 
-class Cluster(Wishes):
+class PostgresReconciling(PostgresSchedules):
     """The part of the store that a cluster's objects come through."""
 
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
@@ -81,7 +79,7 @@ class Cluster(Wishes):
                 strict=True,
             )
             async with self._pool.connection("reading schedules") as connection:
-                lines = await connection.fetch(_SQL["differing"], self._installation, *columns)
+                lines = await connection.fetch(SQL["differing"], self._installation, *columns)
             places = {line[0] - 1 for line in lines}
             found += [row for place, row in enumerate(chunk) if place in places or row.first is not None]
         return found
@@ -105,9 +103,9 @@ class Cluster(Wishes):
     async def _reconcile_chunk(
         self, connection: Connection, rows: Sequence[NewRow], written: _Written
     ) -> dict[str, Put]:
-        lines = await connection.fetch(_SQL["standing"], self._installation, [row.slug for row in rows])
+        lines = await connection.fetch(SQL["standing"], self._installation, [row.slug for row in rows])
         there = {row.slug: row for row in (Row(*line) for line in lines)}
-        lines = await connection.fetch(_SQL["buried"], self._installation, [row.uid for row in rows])
+        lines = await connection.fetch(SQL["buried"], self._installation, [row.uid for row in rows])
         tombstoned = {line[0] for line in lines}
         became = {row.slug: decide_upsert(there.get(row.slug), row, tombstoned=row.uid in tombstoned) for row in rows}
         new = [row for row in rows if became[row.slug] is Put.CREATED]
@@ -115,7 +113,7 @@ class Cluster(Wishes):
         if replaced:
             await self._end(connection, [(row.slug, row.uid) for row in replaced], written)
         if new:
-            await connection.execute(_SQL["create_seen"], self._installation, *seen_columns(new))
+            await connection.execute(SQL["create_seen"], self._installation, *seen_columns(new))
             for row in new:
                 written.row(row.slug, False, row.wake_at)
         edited = [row for row in rows if became[row.slug] is Put.UPDATED]
@@ -135,7 +133,7 @@ class Cluster(Wishes):
                 ),
                 strict=True,
             )
-            for line in await connection.fetch(_SQL["edit_seen"], self._installation, *columns):
+            for line in await connection.fetch(SQL["edit_seen"], self._installation, *columns):
                 written.row(*line)
         return became
 
@@ -159,20 +157,20 @@ class Cluster(Wishes):
     async def _hold(self, connection: Connection, slugs: Iterable[str]) -> None:
         """Be the only one who makes or ends incarnations of these slugs, until the transaction ends."""
         parts = sorted({crc32(slug.encode()) % PARTS for slug in slugs})
-        await connection.execute(_SQL["hold"], self._installation, parts)
+        await connection.execute(SQL["hold"], self._installation, parts)
 
     async def _end(
         self, connection: Connection, identities: Sequence[tuple[str, str]], written: _Written
     ) -> set[tuple[str, str]]:
         """Remove those that are there, and bury them all; those that were there."""
         slugs, uids = zip(*identities, strict=True)
-        gone = await connection.fetch(_SQL["end"], self._installation, slugs, uids)
+        gone = await connection.fetch(SQL["end"], self._installation, slugs, uids)
         records = [record for each in gone for record in records_of(each)]
         if records:
-            await connection.execute(_HISTORY["record"], self._installation, *record_columns(records))
+            await connection.execute(SQL["record"], self._installation, *record_columns(records))
         kept = dict.fromkeys(sorted(uids), tombstone_kept_for(""))
         kept |= {each["uid"]: tombstone_kept_for(each["definition"]) for each in gone}
-        await connection.execute(_SQL["bury"], self._installation, list(kept), list(kept.values()))
+        await connection.execute(SQL["bury"], self._installation, list(kept), list(kept.values()))
         written.changed += [each["slug"] for each in gone]
         return {(each["slug"], each["uid"]) for each in gone}
 
@@ -187,7 +185,7 @@ class Cluster(Wishes):
             connection.transaction(),
         ):
             for chunk in chunks:
-                for line in await connection.fetch(_SQL["nudge"], self._installation, chunk):
+                for line in await connection.fetch(SQL["nudge"], self._installation, chunk):
                     written.row(*line)
             await self._tell(connection, written)
         self._told(written)

@@ -15,8 +15,8 @@ from scheduledjob.stores.tombstones import each_once, keep_of
 
 from .columns import definition_columns, record_columns
 from .connections import repeated
-from .part import Part
-from .queries import load
+from .part import PostgresPart
+from .queries import SQL
 from .wakes import payloads
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from .connections import Connection
 
-_SQL = load("wishes")
-_HISTORY = load("history")
-_REPLICAS = load("replicas")
 
 CHUNK = 5000
 """Rows in one statement: enough to make round trips not matter, few enough to end in time."""
@@ -41,7 +38,7 @@ BULK_TIMEOUT = 120.0
 _ATTEMPTS = 3
 
 
-class Wishes(Part):
+class PostgresSchedules(PostgresPart):
     """The part of the store that clients use to write."""
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
@@ -63,12 +60,12 @@ class Wishes(Part):
                 async with self._pool.connection("writing schedules", patience(chunks, self._timeout)) as connection:
                     if len(chunks) == 1:
                         await connection.execute(
-                            _SQL["create_and_tell"], self._installation, *definition_columns(chunks[0])
+                            SQL["create_and_tell"], self._installation, *definition_columns(chunks[0])
                         )
                     else:
                         async with connection.transaction():
                             for chunk in chunks:
-                                await connection.execute(_SQL["create"], self._installation, *definition_columns(chunk))
+                                await connection.execute(SQL["create"], self._installation, *definition_columns(chunk))
                             await self._tell_due(connection, due)
             except StoreError as error:
                 if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
@@ -92,7 +89,7 @@ class Wishes(Part):
             connection.transaction(),
         ):
             for chunk in chunks:
-                written = await connection.fetch(_SQL["replace"], self._installation, *definition_columns(chunk))
+                written = await connection.fetch(SQL["replace"], self._installation, *definition_columns(chunk))
                 for slug, created, owned, wake_at in written:
                     became[slug] = Put.CREATED if created else Put.UPDATED
                     if owned:
@@ -120,10 +117,10 @@ class Wishes(Part):
         return [slug in found for slug in slugs]
 
     async def _delete_chunk(self, connection: Connection, slugs: Sequence[str]) -> set[str]:
-        gone = await connection.fetch(_SQL["delete"], self._installation, slugs)
+        gone = await connection.fetch(SQL["delete"], self._installation, slugs)
         records = [record for each in gone for record in records_of(each)]
         if records:
-            await connection.execute(_HISTORY["record"], self._installation, *record_columns(records))
+            await connection.execute(SQL["record"], self._installation, *record_columns(records))
         found = {each["slug"] for each in gone}
         await self._tell_changed(connection, sorted(found))
         return found
@@ -144,7 +141,7 @@ class Wishes(Part):
             self._pool.connection("deleting schedules", 2 * self._timeout) as connection,
             connection.transaction(),
         ):
-            page = await connection.fetch(_SQL["slugs"], self._installation, after, origin, CHUNK)
+            page = await connection.fetch(SQL["slugs"], self._installation, after, origin, CHUNK)
             slugs = [record[0] for record in page]
             gone = await self._delete_chunk(connection, slugs) if slugs else set()
         return len(gone), slugs[-1] if len(slugs) == CHUNK else None
@@ -153,7 +150,7 @@ class Wishes(Part):
         found: dict[str, Row] = {}
         for start in range(0, len(slugs), CHUNK):
             async with self._pool.connection("reading schedules") as connection:
-                for record in await connection.fetch(_SQL["get"], self._installation, slugs[start : start + CHUNK]):
+                for record in await connection.fetch(SQL["get"], self._installation, slugs[start : start + CHUNK]):
                     found[record["slug"]] = Row(*record)
         return [found.get(slug) for slug in slugs]
 
@@ -161,18 +158,17 @@ class Wishes(Part):
         wanted = None if origin is None else origin.value
         async with self._pool.connection("reading schedules") as connection:
             return [
-                Row(*record)
-                for record in await connection.fetch(_SQL["rows"], self._installation, after, wanted, limit)
+                Row(*record) for record in await connection.fetch(SQL["rows"], self._installation, after, wanted, limit)
             ]
 
     async def _tell_due(self, connection: Connection, due: Instant | None) -> None:
         """Last in a transaction: it holds up replicas that announce their next look."""
         if due is not None:
-            await connection.execute(_SQL["tell_due"], self._installation, due)
+            await connection.execute(SQL["tell_due"], self._installation, due)
 
     async def _tell_changed(self, connection: Connection, changed: Iterable[str]) -> None:
         for payload in payloads(changed):
-            await connection.execute(_REPLICAS["notify"], self._channel, payload)
+            await connection.execute(SQL["notify"], self._channel, payload)
 
 
 def patience(chunks: Sequence[object], timeout: float) -> float:

@@ -1,8 +1,8 @@
-"""The store in Postgres: everything in one schema of one database, which any number of replicas and clients share.
+"""The store in Postgres: one schema of one database, which any number of replicas and clients share.
 
-Its parts stand beside this file: what clients write (``desired_rows``), what is seen in a cluster (``cluster``), what
-replicas do (``replicas``), hear (``listener``) and hold (``living``), and what has been (``past``). Here is how it
-begins and ends. The SQL is in ``queries``, the schema in ``migrations``.
+The parts are beside this file: ``schedules`` (what clients write), ``reconciling`` (what is observed in a cluster),
+``claims``, ``settling``, ``presence`` (what replicas do), ``listener`` (what they hear) and ``history``. This module
+connects, registers the installation, migrates and closes. The SQL is in ``queries``, the schema in ``migrations``.
 """
 
 from __future__ import annotations
@@ -10,25 +10,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import migrations
-from .history import Past
-from .listener import Listening
-from .presence import Living
-from .queries import load
-from .reconciling import Cluster
-from .replicas import Replicas
+from .claims import PostgresClaims
+from .history import PostgresHistory
+from .listener import PostgresListening
+from .presence import PostgresPresence
+from .queries import SQL
+from .reconciling import PostgresReconciling
+from .settling import PostgresSettling
 
 if TYPE_CHECKING:
     from .connections import Connection
 
-_SQL = load("wishes")
-_REPLICAS = load("replicas")
-_LIVING = load("living")
-
 MIGRATION_TIMEOUT = 600.0
-"""Seconds that bringing the schema up to date may take, waiting for others who do so included."""
+"""Seconds that a migration may take, including the wait for other processes that migrate."""
 
 
-class PostgresStore(Cluster, Replicas, Living, Listening, Past):
+class PostgresStore(
+    PostgresReconciling, PostgresClaims, PostgresSettling, PostgresPresence, PostgresListening, PostgresHistory
+):
     """One installation in one database. Implements ``Store`` and ``Migrating``."""
 
     async def connect(self) -> None:
@@ -42,10 +41,10 @@ class PostgresStore(Cluster, Replicas, Living, Listening, Past):
 
     async def _register(self, connection: Connection) -> int:
         while True:
-            number: int | None = await connection.fetchval(_SQL["installation"], self._installation_name)
-            if number is not None:  # None: somebody registers it just now
-                await connection.execute(_REPLICAS["forget_replicas"], number)
-                await connection.execute(_LIVING["forget_presences"])
+            number: int | None = await connection.fetchval(SQL["installation"], self._installation_name)
+            if number is not None:  # None: another process is registering it now
+                await connection.execute(SQL["forget_replicas"], number)
+                await connection.execute(SQL["forget_presences"])
                 return number
 
     async def close(self) -> None:

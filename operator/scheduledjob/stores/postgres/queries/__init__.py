@@ -1,22 +1,40 @@
-"""The SQL of the store, in files of named queries beside this one."""
+"""The SQL of the store: files of named queries beside this one, as one mapping ``SQL`` from name to text.
+
+A file may name fragments, too (``-- fragment: name``). A query or another fragment contains one by ``{name}``, so that
+lists of columns are written once.
+"""
 
 from __future__ import annotations
 
 import re
 from importlib.resources import files
 
-_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_FILES = ("history", "claims", "settling", "presence", "schedules", "reconciling")
+_HEADING = re.compile(r"^-- (name|fragment): (\w+)$", re.MULTILINE)
 
 
-def load(file: str) -> dict[str, str]:
-    """The queries of ``<file>.sql`` by name."""
-    return named((files(__package__) / f"{file}.sql").read_text("utf-8"))
+def load(*texts: str) -> dict[str, str]:
+    """Return the queries of some files by name, with fragments filled in and without comments.
+
+    Comments are left out because the server need not read them each time. Raises ValueError for a name given twice.
+    """
+    queries: dict[str, str] = {}
+    fragments: dict[str, str] = {}
+    for text in texts:
+        _, *parts = _HEADING.split(text)
+        for kind, name, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+            if name in queries or name in fragments:
+                raise ValueError(f"the name {name} is given to two queries")
+            lines = [line for line in body.splitlines() if line and not line.lstrip().startswith("--")]
+            (queries if kind == "name" else fragments)[name] = "\n".join(lines).rstrip(";")
+    return {name: _filled(query, fragments) for name, query in queries.items()}
 
 
-def named(text: str) -> dict[str, str]:
-    """The queries of a file by name, without their comments, which the server need not read each time."""
-    _, *parts = _NAME.split(text)
-    return {
-        name: "\n".join(line for line in body.splitlines() if line and not line.lstrip().startswith("--")).rstrip(";")
-        for name, body in zip(parts[::2], parts[1::2], strict=True)
-    }
+def _filled(text: str, fragments: dict[str, str]) -> str:
+    """Replace ``{name}`` by the fragment of that name; other braces stay, for their callers to fill."""
+    while (filled := re.sub(r"\{(\w+)\}", lambda found: fragments.get(found[1], found[0]), text)) != text:
+        text = filled
+    return text
+
+
+SQL = load(*((files(__package__) / f"{name}.sql").read_text("utf-8") for name in _FILES))

@@ -1,13 +1,14 @@
--- What is asked about runs that ended.
+-- Reading, writing and pruning the history of ended runs.
 --
--- Plans are cached from when the table was empty (see connections.py), when every index costs the same. So each query
--- is written to suit one index alone: by run `installation - $1 = 0`, by time `installation + 0 = $1`.
+-- Plans are cached while the table is empty (see connections.py), when every index costs the same. So each query is
+-- written to match exactly one index: by run `installation - $1 = 0`, by time `installation + 0 = $1`.
+
+-- fragment: record_columns
+run_id, uid, slug, slot, started, finished, attempt, outcome,
+reason, code, replica, output, keep, expires, manual
 
 -- name: record
-INSERT INTO scheduledjob.history (
-    installation, run_id, uid, slug, slot, started, finished, attempt, outcome,
-    reason, code, replica, output, keep, expires, manual
-)
+INSERT INTO scheduledjob.history (installation, {record_columns})
 SELECT $1, given.* FROM unnest(
     $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[], $9::text[],
     $10::text[], $11::integer[], $12::text[], $13::bytea[], $14::integer[], $15::bigint[], $16::boolean[]
@@ -15,15 +16,13 @@ SELECT $1, given.* FROM unnest(
 ON CONFLICT DO NOTHING;
 
 -- name: history
-SELECT run_id, uid, slug, slot, started, finished, attempt, outcome,
-    reason, code, replica, output, keep, expires, manual
+SELECT {record_columns}
 FROM scheduledjob.history
 WHERE installation + 0 = $1 AND finished < $2
 ORDER BY finished DESC LIMIT $3;
 
 -- name: history_of_slug
-SELECT run_id, uid, slug, slot, started, finished, attempt, outcome,
-    reason, code, replica, output, keep, expires, manual
+SELECT {record_columns}
 FROM scheduledjob.history
 WHERE installation = $1 AND finished < $2 AND slug = $4 AND ($5::text IS NULL OR uid = $5)
 ORDER BY finished DESC LIMIT $3;
@@ -35,8 +34,8 @@ FROM unnest($2::text[]) AS wanted(run_id), LATERAL (
 ) AS h;
 
 -- name: prune
--- $1 installation, $2 the slug to begin at, $3 how many records to look at, $4 how many to drop at most.
--- One slug's newest records come last in the index, so it is read backwards: in descending order of slug.
+-- $1 installation, $2 the slug to start at, $3 how many records to look at, $4 how many to drop at most.
+-- A slug's newest records come last in the index, so it is read backwards, in descending order of slug.
 WITH seen AS MATERIALIZED (
     SELECT slug, finished, run_id, outcome, keep, expires
     FROM scheduledjob.history

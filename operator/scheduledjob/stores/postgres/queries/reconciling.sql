@@ -91,7 +91,7 @@ FROM found
 WHERE s.id = ANY(ARRAY[found.id])
 RETURNING s.slug, s.owner IS NOT NULL AS owned, s.wake_at;
 
--- name: forget_buried
+-- name: forget_tombstones
 -- $1 installation, $2 how many at most. One that is buried again meanwhile stays.
 WITH passed AS MATERIALIZED (
     SELECT uid FROM scheduledjob.tombstone

@@ -1,0 +1,82 @@
+-- How a replica claims due rows and renews their leases.
+--
+-- Each plan must be nested loops over the indexes, from the given values to the table, whatever the statistics say (see
+-- connections.py). So a row is looked up by `id = ANY(ARRAY[given.id])`: unlike `id = given.id`, that cannot be turned
+-- around into a walk over the whole index. `installation - $1 = 0` has the same purpose: as an expression it matches no
+-- index, so that the planner can only filter by it. `scheduledjob.clock()` is stable within a statement, so an index
+-- condition may use it; `clock_timestamp()` is volatile and would turn the index scan into a sequential one.
+
+-- name: claim
+-- $1 installation, $2 kinds, $3 replica, $4 limit, $5 ahead, $6 lease, $7 watermark, $8 watermark of skipped rows,
+-- $9 the latest time at which the claim may take rows.
+-- NO KEY UPDATE, because nothing refers to the key; SKIP LOCKED, because another replica is claiming a locked row.
+-- The row is updated where it was found (`ctid`): looking it up by its id would pass every dead version of it. A row that
+-- a client edits in that moment is missed; that client notifies the replicas.
+-- {due} is `due_of_kind` for each kind, in the order of `wake_at`, so that the index is read only as far as needed.
+WITH picked AS MATERIALIZED (
+    SELECT s.ctid AS place, s.id, s.wake_at, s.owner IS NOT NULL AS taken_over
+    FROM ({due}) AS due
+    JOIN scheduledjob.schedule AS s ON s.ctid = due.place
+    WHERE s.wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
+      AND (s.owner IS NULL OR s.wake_at <= (SELECT scheduledjob.clock()))
+      AND ($9::bigint IS NULL OR (SELECT scheduledjob.clock()) <= $9::bigint)
+    ORDER BY due.wake_at
+    LIMIT $4
+    FOR NO KEY UPDATE OF s SKIP LOCKED
+), claimed AS (
+    UPDATE scheduledjob.schedule AS s
+    SET owner = $3, version = s.version + 1, wake_at = (SELECT scheduledjob.clock()) + $6::bigint
+    FROM picked
+    WHERE s.ctid = picked.place
+    RETURNING picked.wake_at AS was_due, s.id, s.slug, s.uid, s.kind, s.origin, s.definition, s.revision,
+        s.edited_at, s.first, s.payload, s.result, s.created_at, s.version, s.wake_at, s.state,
+        picked.taken_over, s.owner, s.generation, s.acts
+), found AS (
+    SELECT count(*) AS rows, max(wake_at) AS last_due FROM picked
+), meta AS (
+    SELECT scheduledjob.clock() AS now, found.last_due,
+        CASE WHEN found.rows < $4 THEN (
+            SELECT min(soonest.wake_at)
+            FROM unnest($2::text[]) AS known(kind), LATERAL ((
+                -- A lease cannot be claimed ahead of its end, so it counts as due later by `ahead`.
+                SELECT s.wake_at + CASE WHEN s.owner IS NULL THEN 0 ELSE $5::bigint END AS wake_at
+                FROM scheduledjob.schedule AS s
+                WHERE s.installation = $1 AND s.kind = known.kind AND s.wake_at > (SELECT scheduledjob.clock())
+                  AND (s.owner IS NOT NULL OR s.wake_at > (SELECT scheduledjob.clock()) + $5::bigint)
+                ORDER BY s.wake_at LIMIT 1
+            ) UNION ALL (
+                -- Due but locked: another replica is claiming it now, under a lease of about the same length.
+                SELECT scheduledjob.clock() + $6::bigint + $5::bigint
+                FROM scheduledjob.schedule AS s
+                WHERE s.installation = $1 AND s.kind = known.kind AND s.wake_at >= $8
+                  AND s.wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
+                  AND (s.owner IS NULL OR s.wake_at <= (SELECT scheduledjob.clock()))
+                  AND s.id NOT IN (SELECT id FROM picked)
+                ORDER BY s.wake_at LIMIT 1
+            )) AS soonest
+        ) END AS next_wake
+    FROM found
+)
+SELECT meta.now, meta.last_due, meta.next_wake, claimed.*
+FROM meta LEFT JOIN claimed ON true
+ORDER BY claimed.was_due;
+
+-- name: due_of_kind
+(
+    SELECT ctid AS place, wake_at FROM scheduledjob.schedule
+    WHERE installation = $1 AND kind = ($2::text[])[{number}]
+      AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
+    ORDER BY wake_at
+)
+
+-- name: renew
+-- By clock_timestamp(), the time of the write itself: a renewal that a stalled server delays may be written after a later
+-- one, and with the time of its start it would shorten the lease that the later one gave.
+UPDATE scheduledjob.schedule AS s
+SET wake_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $5::bigint
+FROM unnest($3::bigint[], $4::bigint[]) AS held (id, version)
+WHERE s.id = ANY(ARRAY[held.id]) AND s.version = held.version AND s.owner = $2 AND s.installation - $1 = 0
+RETURNING s.id, s.revision;
+
+-- name: now
+SELECT scheduledjob.clock();

@@ -1,0 +1,110 @@
+-- How an owner writes what became of its rows, with the history that belongs to it, in one statement.
+--
+-- The columns of a record and the parameters of a settlement are given once, in the fragments; both statements share
+-- them. Rows are written in the order of their keys, so that two writers never wait for each other.
+
+-- fragment: settled_columns
+id, version, revision,
+{record_columns}
+
+-- fragment: settled_arrays
+$3::bigint[], $4::bigint[], $5::bigint[],
+$6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::integer[], $13::text[],
+$14::text[], $15::integer[], $16::text[], $17::bytea[], $18::integer[], $19::bigint[], $20::boolean[]
+
+-- fragment: settled_values
+-- A column with the same value in every row is sent as an array of one (see columns.py).
+id, run_id,
+coalesce(version, ($4::bigint[])[1]) AS version,
+coalesce(revision, ($5::bigint[])[1]) AS revision,
+coalesce(uid, ($7::text[])[1]) AS uid,
+coalesce(slug, ($8::text[])[1]) AS slug,
+coalesce(slot, ($9::bigint[])[1]) AS slot,
+CASE WHEN cardinality($10::bigint[]) = 1 THEN ($10::bigint[])[1] ELSE started END AS started,
+coalesce(finished, ($11::bigint[])[1]) AS finished,
+coalesce(attempt, ($12::integer[])[1]) AS attempt,
+coalesce(outcome, ($13::text[])[1]) AS outcome,
+coalesce(reason, ($14::text[])[1]) AS reason,
+CASE WHEN cardinality($15::integer[]) = 1 THEN ($15::integer[])[1] ELSE code END AS code,
+coalesce(replica, ($16::text[])[1]) AS replica,
+coalesce(output, ($17::bytea[])[1]) AS output,
+coalesce(keep, ($18::integer[])[1]) AS keep,
+coalesce(expires, ($19::bigint[])[1]) AS expires,
+coalesce(manual, ($20::boolean[])[1]) AS manual
+
+-- name: settle_removed
+-- A row whose definition has changed is not deleted: it goes through `settle_written` next.
+WITH given AS MATERIALIZED (
+    SELECT {settled_values}
+    FROM unnest(
+        {settled_arrays}
+    ) AS given (
+        {settled_columns}
+    )
+), removed AS (
+    DELETE FROM scheduledjob.schedule AS s
+    USING given
+    WHERE s.id = ANY(ARRAY[given.id]) AND s.version = given.version AND s.revision = given.revision
+      AND s.owner = $2 AND s.installation - $1 = 0
+    RETURNING given.*
+), recorded AS (
+    INSERT INTO scheduledjob.history (installation, {record_columns})
+    SELECT $1, {record_columns}
+    FROM removed WHERE run_id IS NOT NULL
+    ON CONFLICT DO NOTHING
+)
+SELECT id FROM removed;
+
+-- name: settle_written
+-- Dispositions: 0 keep, 1 release, 2 remove (here only where the definition has changed).
+WITH given AS MATERIALIZED (
+    SELECT {settled_values},
+        coalesce(disposition, ($21::integer[])[1]) AS disposition,
+        coalesce(state, ($22::bytea[])[1]) AS state,
+        CASE WHEN cardinality($23::bigint[]) = 1 THEN ($23::bigint[])[1] ELSE wake_at END AS wake_at,
+        CASE WHEN cardinality($24::bytea[]) = 1 THEN ($24::bytea[])[1] ELSE payload END AS payload,
+        CASE WHEN cardinality($25::bytea[]) = 1 THEN ($25::bytea[])[1] ELSE result END AS result
+    FROM unnest(
+        {settled_arrays},
+        $21::integer[], $22::bytea[], $23::bigint[], $24::bytea[], $25::bytea[]
+    ) AS given (
+        {settled_columns},
+        disposition, state, wake_at, payload, result
+    )
+), written AS (
+    UPDATE scheduledjob.schedule AS s
+    SET state = given.state,
+        payload = coalesce(given.payload, s.payload),
+        result = coalesce(given.result, s.result),
+        version = CASE WHEN given.disposition = 0 THEN s.version + 1 ELSE s.version END,
+        owner = CASE WHEN given.disposition = 0 THEN s.owner END,
+        wake_at = CASE
+            WHEN given.disposition = 0 THEN s.wake_at
+            WHEN s.revision <> given.revision THEN (SELECT scheduledjob.clock())
+            ELSE given.wake_at
+        END
+    FROM given
+    WHERE s.id = ANY(ARRAY[given.id]) AND s.version = given.version AND s.owner = $2 AND s.installation - $1 = 0
+      AND (given.disposition <> 2 OR s.revision <> given.revision)
+    RETURNING given.*, s.owner IS NULL AS released, s.revision <> given.revision AS overtaken, s.wake_at AS wakes_at
+), recorded AS (
+    INSERT INTO scheduledjob.history (installation, {record_columns})
+    SELECT $1, {record_columns}
+    FROM written WHERE run_id IS NOT NULL
+    ON CONFLICT DO NOTHING
+), notified AS (
+    -- Work that is handed back and due. The replica itself knows that, unless the definition has changed meanwhile.
+    SELECT pg_notify(
+        'scheduledjob_' || $1::integer,
+        json_build_object('due', back.due, 'from', CASE WHEN back.overtaken THEN '' ELSE $2 END)::text
+    )
+    FROM (
+        SELECT min(wakes_at) AS due, bool_or(overtaken) AS overtaken
+        FROM written WHERE released AND wakes_at <= (SELECT scheduledjob.clock())
+    ) AS back
+    WHERE EXISTS (
+        SELECT 1 FROM scheduledjob.replica AS r
+        WHERE r.installation = $1 AND r.looks_at > back.due AND (r.id <> $2 OR back.overtaken)
+    )
+)
+SELECT id, (SELECT count(*) FROM notified) AS notified FROM written;
