@@ -189,6 +189,6 @@ def test_a_store_that_is_away_is_told_of_once_a_minute_and_at_once_when_it_says_
         assert logs[-1]["error"] == failures[-1] == "no such database"
         store.away = ""
         live_on(loop, now, 3)
-        assert [line["event"] for line in logs[4:]] == ["the store is there"]
+        assert [line["event"] for line in logs[4:]] == ["connected to the store"]
     assert connecting.done()
     loop.close()

@@ -1,16 +1,18 @@
-"""The operator's life: what it waits for before it works, the signal that ends it, and the order of its end.
+"""The life of an operator: what it waits for at its start, its work, and the signal that ends it.
 
-The start waits for what can be mended from outside (the API server, the CRD, RBAC, another operator's Lease, the
-store, a neighbour) and says in readiness what for. What it does from then on is in ``working.py``.
+At its start it waits for whatever can be fixed from outside (the API server, the CRD, RBAC, another operator's Lease,
+the store, another installation), and ``/readyz`` says what it waits for. Its work is in ``runtime.py``. What it does on
+SIGTERM is in ``operator_shutdown.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
+import socket
 import time
+import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,6 @@ from scheduledjob.jobs.python.python_job import JobPluginError
 from scheduledjob.jobs.shell.confinement import make_unreadable
 from scheduledjob.kube.client.access import ConfigError
 from scheduledjob.kube.client.api import Api
-from scheduledjob.kube.client.api_errors import ApiError
 from scheduledjob.stores import is_memory, open_store
 from scheduledjob.version import program_version
 from scheduledjob.web.metrics import Metrics
@@ -30,6 +31,7 @@ from scheduledjob.web.observing import timed
 from scheduledjob.web.server import WebServer
 
 from .leadership import MemoryLease, is_dead, this_process
+from .operator_shutdown import release_lease
 from .peers import Peers
 from .preflight import LOG_INTERVAL, Preflight, permissions_of
 from .readiness import Readiness
@@ -44,15 +46,15 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.operator")
 
 STORE_RETRY_DELAY = 2.0
-"""Seconds until a store that could not be reached at the start is tried again."""
+"""Seconds between two attempts to connect to the store at the start."""
 MEMORY_LEASE = 45.0
-"""Seconds: longer than an API server takes to come back from a restart, since losing the Lease ends the process."""
+"""Seconds: longer than a restart of the API server takes, because losing the Lease ends the process."""
 
 
 def run_operator(settings: OperatorSettings) -> int:
-    """Run until SIGTERM or SIGINT; the exit code of the process."""
+    """Run until SIGTERM or SIGINT. Return the exit code of the process."""
     if settings.inline_shell_namespaces:
-        make_unreadable()  # before anything of value is in memory
+        make_unreadable()  # before secrets are in memory
     try:
         store = open_store(settings.store, settings.instance)
     except ValueError as error:
@@ -63,7 +65,7 @@ def run_operator(settings: OperatorSettings) -> int:
 
 
 class Operator:
-    """One replica of the operator, for one life."""
+    """One replica of the operator. ``run`` once."""
 
     def __init__(self, settings: OperatorSettings, store: Store) -> None:
         self._settings = settings
@@ -83,12 +85,12 @@ class Operator:
         server = WebServer(settings.listen, self._health, self._readiness, self._metrics.registry)
         try:
             async with server, api:
-                log.info("begins", version=program_version(), listens_on=server.port)
+                log.info("started", version=program_version(), listens_on=server.port)
                 await self._live(api)
         except (ConfigError, JobPluginError, OSError) as error:
-            log.error("the operator can't begin", error=str(error))
+            log.error("the operator can't start", error=str(error))
             return 1
-        log.info("ended in order")
+        log.info("shut down cleanly")
         return 0
 
     def _health(self) -> str | None:
@@ -107,6 +109,8 @@ class Operator:
             fence=_fence,
             is_dead=is_dead,
         )
+        name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        peers = Peers(self._store, settings.instance, name, settings.namespaces)
         runtime = OperatorRuntime(
             settings,
             api,
@@ -114,9 +118,9 @@ class Operator:
             self._metrics,
             in_order=lambda: lease.in_order,
             until=(lambda: lease.ours_until) if self._in_memory else None,
-            unwatched=lambda namespaces: peers.unwatched(namespaces),  # noqa: PLW0108  # made below
+            unwatched=peers.unwatched,
+            name=name,
         )
-        peers = Peers(self._store, settings.instance, runtime.replica.info.id, settings.namespaces)
         permissions = permissions_of(settings.namespaces, (namespace, settings.memory_lease), holds=self._in_memory)
         preflight = Preflight(api, settings.namespaces, permissions)
         try:
@@ -126,22 +130,22 @@ class Operator:
             with self._readiness.waiting("lease", lambda: f"held by {lease.waits_for}" if lease.waits_for else None):
                 if not await self._unless_stopped(lease.take() if self._in_memory else lease.free()):
                     return
-            all_told = True
+            statuses_written = True
             async with asyncio.TaskGroup() as holding:
-                held = holding.create_task(lease.hold() if self._in_memory else _make_use_of(lease, runtime.listed))
-                if await self._connect_and_be_alone(api, peers):
+                held = holding.create_task(lease.hold() if self._in_memory else _mark_used(lease, runtime.listed))
+                if await self._connect(api, peers):
                     staying = holding.create_task(peers.stay())
-                    all_told = await self._work(runtime)
+                    statuses_written = await self._work(runtime)
                     staying.cancel()
                 held.cancel()
-            if self._in_memory and all_told:  # else whoever comes next must know that status may not be the truth
-                with contextlib.suppress(ApiError):  # it passes by itself
-                    await lease.release()
+            # A Lease that was not released tells the next operator that status may be out of date.
+            if self._in_memory and statuses_written:
+                await release_lease(lease)
         finally:
             await self._store.close()
 
-    async def _connect_and_be_alone(self, api: Api, peers: Peers) -> bool:
-        """False: the signal to end came before."""
+    async def _connect(self, api: Api, peers: Peers) -> bool:
+        """Connect to the store and wait for other installations. Return False if the signal came before."""
         failures: list[str] = [""]
         with self._readiness.waiting("store", lambda: failures[-1]):
             if not await self._unless_stopped(connect(self._store, failures)):
@@ -150,15 +154,15 @@ class Operator:
             return await self._unless_stopped(peers.alone(api))
 
     async def _work(self, runtime: OperatorRuntime) -> bool:
-        """Until the end; whether status tells everything then."""
+        """Work until the signal. Return whether every status is up to date."""
         self._runtime = runtime
         for part, why_not in runtime.conditions().items():
             self._readiness.add(part, why_not)
-        self._readiness.add("end", lambda: "it is ending" if self._stopping.is_set() else None)
+        self._readiness.add("end", lambda: "it is shutting down" if self._stopping.is_set() else None)
         return await runtime.run(self._stopping)
 
     async def _unless_stopped(self, work: Coroutine[object, object, None]) -> bool:
-        """Whether it was done before the signal to end came."""
+        """Do the work, or cancel it when the signal comes. Return whether it was done."""
         doing = asyncio.create_task(work)
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([doing, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -171,13 +175,13 @@ class Operator:
         return False
 
 
-async def _make_use_of(lease: MemoryLease, listed: asyncio.Event) -> None:
+async def _mark_used(lease: MemoryLease, listed: asyncio.Event) -> None:
     await listed.wait()
     await lease.used()
 
 
 async def connect(store: Store, failures: list[str]) -> None:
-    """Connect, however long it takes. ``failures`` is told the newest error, and the log once a minute."""
+    """Connect, however long it takes. Keep the newest error in ``failures``, and log it once a minute."""
     said_at = float("-inf")
     while True:
         try:
@@ -190,7 +194,7 @@ async def connect(store: Store, failures: list[str]) -> None:
             await asyncio.sleep(STORE_RETRY_DELAY)
         else:
             if failures[-1]:
-                log.info("the store is there")
+                log.info("connected to the store")
             return
 
 
@@ -199,6 +203,6 @@ def _wall_clock() -> str:
 
 
 def _fence(why: str) -> NoReturn:
-    """End at once, inline jobs and all: another operator may begin now."""
-    log.critical("ends at once", reason=why)
+    """Exit at once, which kills inline jobs too: another operator may start now."""
+    log.critical("exiting at once", reason=why)
     os._exit(3)

@@ -1,12 +1,11 @@
-"""An operator at work: its parts, who tells whom, and the order in which they end.
+"""The parts of a running operator and how they are connected.
 
-    watching, sweep -> reconciler -> store <- replica -> inline jobs, Pods
-                                       |         |
-                              status writer <- telling -> EventRecorder, metrics
+    watch, sweep -> reconciler -> store <- replica -> inline jobs, Pods
+                                    |         |
+                           status writer <- observer -> Events, metrics
 
-The parts need each other less than one might think: runs go on while the API server is away, the watch goes on while
-the store is. The end has an order: runs are finished or handed back while everything that tells of them still works;
-then status is brought up to date, which with a store in memory is all that is left of it.
+Runs continue while the API server is unavailable, and the watch continues while the store is. The order in which the
+parts end is in ``operator_shutdown.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import contextlib
 import gc
 import os
 import socket
-import uuid
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -47,6 +45,7 @@ from scheduledjob.stores import is_memory
 from scheduledjob.version import program_version
 
 from .cluster_kinds import cluster_kinds
+from .operator_shutdown import finish_work
 from .peers import SYSTEM_NAMESPACE_PATH
 
 if TYPE_CHECKING:
@@ -60,22 +59,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.operator")
 
-STORE_PATIENCE = 5.0
-"""Seconds without an answer of the store after which it counts as away."""
-API_PATIENCE = 10.0
-"""The same of the API server. The watch learns of one that is silent when its own patience ends, and that is longer."""
-LAST_STATUS = 3.0
-"""Seconds that the end waits for status to be written, where the store keeps what it says anyway. With what a replica
-waits for at its end, no more than the Pod has after the grace period."""
-LAST_ANSWER = 1.0
-"""Seconds that the store has, at the end, to show that status can be read from it."""
-LAST_STATUS_OF_MEMORY = 60.0
-"""Seconds that it waits where status is all that will be left."""
-LEASE_IN_MEMORY = 15.0
-"""Seconds, at most, of a lease that this process gives itself: they follow the operator's own Lease, so they have to be
-renewed more often than that."""
-COLLECT_AFTER = 100_000
-"""New objects between two garbage collections: a collection stops the loop, and what starts then starts late."""
+STORE_TIMEOUT = 5.0
+"""Seconds without an answer after which the store counts as unavailable."""
+API_TIMEOUT = 10.0
+"""The same for the API server, in seconds. The watch takes longer to notice that it does not answer."""
+MAX_LEASE_IN_MEMORY = 15.0
+"""Seconds: the longest lease of a run if the store is in memory. The operator's own Lease limits these leases, so they
+have to be renewed more often than it is."""
+GC_THRESHOLD = 100_000
+"""New objects between two garbage collections. A collection stops the event loop and delays the runs that are due."""
 
 
 class OperatorRuntime:
@@ -91,19 +83,19 @@ class OperatorRuntime:
         in_order: Callable[[], bool],
         until: Callable[[], float] | None = None,
         unwatched: Callable[[Collection[str]], Awaitable[set[str]]],
+        name: str,
     ) -> None:
-        """``in_order``: whether the operator before this one, if its store was its memory, had ended in order.
+        """``name``: the unique name of this replica.
 
-        ``until``: the monotonic second until which no other operator runs the same jobs, as it stands when asked;
-        None: that is for the store's leases to say. ``unwatched``: the namespaces, of those given, for which
-        no replica of this installation works any more.
+        ``in_order`` returns whether the previous operator with a store in memory shut down cleanly. ``until`` returns
+        the monotonic second until which no other operator runs the same jobs; None if the leases in the store decide.
+        ``unwatched`` returns those of the given namespaces that no replica of this installation watches.
         """
         self._settings = settings
         self._in_memory = is_memory(settings.store)
         self._metrics = metrics
         self._objects = KnownObjects()
         self._budget = Budget(settings.status_budget)
-        name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._events = EventRecorder(api, self._budget, instance=name, now=self._now)
         self._observer = OperatorObserver(metrics, self._objects, self._events)
         self._pods = ClusterPods(api, settings.namespaces)
@@ -126,7 +118,7 @@ class OperatorRuntime:
             ReplicaSettings(
                 heartbeat=settings.heartbeat,
                 jitter=settings.heartbeat / 10,
-                lease=min(settings.lease, LEASE_IN_MEMORY) if self._in_memory else settings.lease,
+                lease=min(settings.lease, MAX_LEASE_IN_MEMORY) if self._in_memory else settings.lease,
                 capacity=settings.capacity + settings.pod_capacity,
                 grace=settings.grace,
             ),
@@ -171,21 +163,21 @@ class OperatorRuntime:
         self._api = api
         self._store_answers = True
         self._api_silence: str | None = None
-        """What is wrong with the API server."""
+        """Why the API server counts as unavailable."""
         metrics.at_scrape(self._set_gauges)
 
     def _now(self) -> Instant:
         """The store's clock."""
         return self.replica.clock.now()
 
-    # ---------------------------------------------------------------- what is said of it
+    # ---------------------------------------------------------------- health and metrics
 
     def health(self) -> str | None:
-        """Why this process is to be killed; None: it is not."""
+        """Return why the process should be killed, or None."""
         return None if self.replica.alive else "the event loop stood still for longer than the lease"
 
     def conditions(self) -> dict[str, Callable[[], str | None]]:
-        """By part: why it is not ready; None where it is."""
+        """Return, by part, a function that returns why that part is not ready, or None."""
         return {
             "engine": lambda: None if self.replica.ready.is_set() else "it does not claim work",
             "store": lambda: None if self._store_answers else "the store does not answer",
@@ -218,10 +210,10 @@ class OperatorRuntime:
     # ---------------------------------------------------------------- work
 
     async def run(self, stopping: asyncio.Event) -> bool:
-        """Work until ``stopping`` is set, and end in order."""
+        """Work until ``stopping`` is set, then shut down. Return whether every status is up to date."""
         gc.collect()
         gc.freeze()
-        gc.set_threshold(COLLECT_AFTER, 20, 100)
+        gc.set_threshold(GC_THRESHOLD, 20, 100)
         async with asyncio.TaskGroup() as tasks:
             parts = [
                 tasks.create_task(part)
@@ -230,41 +222,39 @@ class OperatorRuntime:
                     self._status.run(),
                     self._pods.run(),
                     self._reconciler.run(),
-                    self._take_over(),
+                    self._forward_events(),
                     self._watcher.run(),
                     self._resync.run(),
                     self._pod_garbage.run(),
-                    self._ask_store(),
-                    self._ask_api(),
+                    self._probe_store(),
+                    self._probe_api(),
                 )
             ]
             replica = tasks.create_task(self.replica.run())
             await stopping.wait()
-            log.info("ends: what runs may finish", seconds=self._settings.grace)
-            self.replica.stop()
-            await replica
-            all_told = await self._last_words()
+            log.info("stopping: runs may finish", seconds=self._settings.grace)
+            statuses_written = await finish_work(self.replica, replica, self._status, in_memory=self._in_memory)
             for part in parts:
                 part.cancel()
-        return all_told
+        return statuses_written
 
-    async def _take_over(self) -> None:
-        """What the watch sees goes to the reconciler."""
+    async def _forward_events(self) -> None:
+        """Pass what the watch sees to the reconciler."""
         while True:
             for body, deleted in await self._handover.take():
                 self._reconciler.seen(body, deleted=deleted)
 
-    async def _ask_store(self) -> None:
-        """Readiness tells whether the store answers, also while there is nothing else to ask it."""
+    async def _probe_store(self) -> None:
+        """Check for readiness whether the store answers, even if nothing else uses it."""
         while True:
-            self._store_answers = await self.replica.store_answers(STORE_PATIENCE)
-            await asyncio.sleep(STORE_PATIENCE)
+            self._store_answers = await self.replica.store_answers(STORE_TIMEOUT)
+            await asyncio.sleep(STORE_TIMEOUT)
 
-    async def _ask_api(self) -> None:
-        """The same of the API server, and of what is behind it."""
+    async def _probe_api(self) -> None:
+        """Check for readiness whether the API server and its storage answer."""
         while True:
             try:
-                async with asyncio.timeout(API_PATIENCE):
+                async with asyncio.timeout(API_TIMEOUT):
                     await self._api.get(SYSTEM_NAMESPACE_PATH, attempts=1)
             except TimeoutError:
                 self._api_silence = "the API server does not answer"
@@ -274,25 +264,11 @@ class OperatorRuntime:
                 self._api_silence = None  # a refusal is an answer
             else:
                 self._api_silence = None
-            await asyncio.sleep(API_PATIENCE / 2)
-
-    async def _last_words(self) -> bool:
-        """Bring status up to date; whether it is."""
-        if not self._in_memory and not await self.replica.store_answers(LAST_ANSWER):
-            return False  # what it would say can't be read
-        seconds = LAST_STATUS_OF_MEMORY if self._in_memory else LAST_STATUS
-        try:
-            async with asyncio.timeout(seconds):
-                if await self._status.flush():
-                    return True
-        except TimeoutError:
-            pass
-        log.warning("ended before every status was up to date", objects=self._status.waiting)
-        return False
+            await asyncio.sleep(API_TIMEOUT / 2)
 
 
 def _inline_shell(settings: OperatorSettings) -> tuple[ShellExecutor | None, str]:
-    """What runs shell jobs inside the operator; None where none may, and why, if the administrator asked for it."""
+    """Return the executor of inline shell jobs, or None and the reason why there is none."""
     if not settings.inline_shell_namespaces:
         return None, "no namespace is allowed"
     confinement = Confinement(accept_unconfined=settings.accept_unconfined_shell)
@@ -303,7 +279,7 @@ def _inline_shell(settings: OperatorSettings) -> tuple[ShellExecutor | None, str
 
 
 def _addresses_of(api: Api) -> list[str]:
-    """The API server's addresses, which inline HTTP jobs may not reach."""
+    """Return the addresses of the API server, which inline HTTP jobs may not reach."""
     names = {urlsplit(api.access.server).hostname, os.environ.get("KUBERNETES_SERVICE_HOST")}
     found: set[str] = set()
     for name in filter(None, names):

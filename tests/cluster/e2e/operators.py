@@ -152,7 +152,7 @@ class OperatorProcess:
 
     async def ready(self) -> None:
         """Wait until it says so itself."""
-        await self.said("begins")
+        await self.said("started")
         async with aiohttp.ClientSession() as session, self._patience("to become ready"):
             while True:
                 with contextlib.suppress(aiohttp.ClientError):

@@ -278,7 +278,7 @@ async def test_an_outage_does_not_hold_up_the_end(
                     assert await operator.ended() == 0
             except TimeoutError:
                 raise AssertionError(f"the end takes too long: {operator.tail()}") from None
-        await operator.said("ended in order")
+        await operator.said("shut down cleanly")
         if away != "store":
             place.cluster.apiserver.resume()
 

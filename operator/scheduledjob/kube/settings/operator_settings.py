@@ -138,8 +138,9 @@ class OperatorSettings:
     grace: float = setting(
         kinds.seconds(least="0s", most="1h"),
         20.0,
-        "How long inline runs may go on after SIGTERM, before they are ended and handed to another replica. The Pod's "
-        "terminationGracePeriodSeconds has to be 8 seconds longer at least.",
+        "How long inline runs may continue after SIGTERM, before they are stopped and handed to another replica. The "
+        "Pod's terminationGracePeriodSeconds has to be at least 8 seconds longer, and 68 seconds longer with the "
+        "store in memory.",
     )
     status_budget: int = setting(
         kinds.count(least=1, most=10_000),

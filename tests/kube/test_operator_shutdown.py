@@ -1,0 +1,39 @@
+"""The limits of the operator's shutdown, and the places that repeat their sum."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scheduledjob.kube.operator_shutdown import limit_besides_grace
+from scheduledjob.kube.settings.operator_settings import every_setting
+
+CHART = Path(__file__).resolve().parents[2] / "charts/scheduledjob-operator"
+
+
+def test_the_chart_gives_the_pod_the_sum_of_the_limits() -> None:
+    template = (CHART / "templates/_names.tpl").read_text()
+    least = re.search(r"\$least := add (\d+) ", template)
+    more = re.search(r'eq \.Values\.store\.type "memory" -}}{{- add (\d+) \$least', template)
+    assert least is not None
+    assert int(least[1]) == limit_besides_grace(in_memory=False)
+    assert more is not None
+    assert int(least[1]) + int(more[1]) == limit_besides_grace(in_memory=True)
+
+
+@pytest.mark.parametrize("page", ["values.yaml", "README.md"])
+def test_the_chart_documents_the_sum_of_the_limits(page: str) -> None:
+    text = (CHART / page).read_text()
+    least = limit_besides_grace(in_memory=False)
+    more = limit_besides_grace(in_memory=True) - least
+    assert f"settings.grace and {least:g} seconds" in text
+    assert re.search(rf"memory\s+(# )?{more:g} more", text)
+
+
+def test_the_help_says_the_sum_of_the_limits() -> None:
+    """The settings repeat the numbers, because ``--help`` must not load what the operator needs at work."""
+    (grace,) = (setting.says for setting in every_setting() if setting.name == "grace")
+    assert f"at least {limit_besides_grace(in_memory=False):g} seconds longer" in grace
+    assert f"{limit_besides_grace(in_memory=True):g} seconds longer with the store in memory" in grace
