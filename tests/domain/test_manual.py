@@ -13,6 +13,7 @@ from scheduledjob.domain.schedule.handle_requests import REMEMBERED
 from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import MINUTE, SECOND
+from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.domain.triggers.once import AtTrigger
 
 from .schedule_driver import Driver, T, defined
@@ -89,6 +90,41 @@ def test_a_run_now_works_where_no_slot_may_start(closed: str) -> None:
     assert not job.schedule.open
     assert ask(job, 70, run="a") == ["a"]
     assert job.end(71) is not None
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_schedule_that_runs_only_by_hand_is_never_completed(edited: bool) -> None:
+    job = Driver(defined(triggers=(AtTrigger(T + MINUTE),) if edited else (ManualTrigger(),), max_runs=2))
+    if edited:
+        job.run(60)
+        job.at(62)
+        assert job.state.completed is Completion.NO_SLOT
+        job.edit(65, triggers=(ManualTrigger(),), max_runs=2)
+    assert job.starts(66) == []
+    for number in range(3):  # runs by hand don't count for maxRuns
+        assert ask(job, 70 + 10 * number, run=str(number)) == [str(number)]
+        job.end(71 + 10 * number)
+        assert job.schedule.open
+        assert job.state.next is None
+        assert job.schedule.wake() is None
+
+
+def test_a_manual_trigger_keeps_a_schedule_whose_other_triggers_are_out_of_slots() -> None:
+    job = Driver(defined(triggers=(AtTrigger(T + MINUTE), ManualTrigger())))
+    job.run(60)
+    assert job.starts(62) == []
+    assert job.schedule.open
+    assert ask(job, 70, run="a") == ["a"]
+    job.end(71)
+    job.edit(80, suspend=True, triggers=(ManualTrigger(),))
+    assert ask(job, 90, run="b") == ["b"]
+
+
+def test_a_manual_trigger_does_not_outlast_max_runs() -> None:
+    job = Driver(defined(triggers=(AtTrigger(T + MINUTE), ManualTrigger()), max_runs=1))
+    job.run(60)
+    job.at(62)
+    assert job.state.completed is Completion.MAX_RUNS
 
 
 def test_a_run_now_on_a_schedule_that_its_job_completed_is_cancelled() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from scheduledjob.domain.triggers.cron import Cron
 from scheduledjob.domain.triggers.every import Every
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.domain.triggers.once import AfterTrigger, At
-from scheduledjob.domain.triggers.registry import TRIGGER_KINDS, Trigger
+from scheduledjob.domain.triggers.registry import Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -234,11 +233,6 @@ def test_what_is_stored_is_read_and_written_alike(text: str, short: str) -> None
     assert trigger.short() == short
     assert trigger.long("seed")
     assert trigger.unlisted == "" or isinstance(trigger, FollowingTrigger)
-
-
-def test_each_kind_has_its_tag() -> None:
-    assert list(TRIGGER_KINDS) == ["cron", "every", "at", "after", "following", "manual"]
-    assert set(TRIGGER_KINDS) == {json.loads(text)["trigger"] for text in STORED}
 
 
 def test_triggers_are_values() -> None:

@@ -15,6 +15,7 @@ from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import DAY, SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.engine.executor import CANCELLED, RELEASED, Attempt, Result
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.stats import Stats
@@ -62,6 +63,22 @@ async def test_a_run_now_while_nobody_holds_the_row(store: MemoryStore) -> None:
     assert [(record.run_id, record.manual) for record in watcher.records] == [("uid-of-ns/a-t", True)]
     assert State.decode((await row_of(store, "ns/a")).state).handled == ("run-now/t",)
     assert jobs.begun.empty()
+
+
+async def test_a_schedule_that_runs_only_by_hand_runs_whenever_it_is_asked(store: MemoryStore) -> None:
+    now = await store.now()
+    by_hand = at_once(0, triggers=(ManualTrigger(),))
+    jobs, watcher = Jobs(), Watcher()
+    async with running(replica_of(store, jobs, observer=watcher)):
+        await store.reconcile([seen("ns/a", by_hand, now)])
+        await store.reconcile([seen("ns/a", by_hand, now, Requests(run="t1"))])
+        assert (await jobs.begun.get()).run_id == "uid-of-ns/a-t1"
+        await watcher.until(lambda: "ns/a" in watcher.states and watcher.states["ns/a"].succeeded == 1)
+        await store.reconcile([seen("ns/a", by_hand, now, Requests(run="t2"))])
+        assert (await jobs.begun.get()).run_id == "uid-of-ns/a-t2"
+        await watcher.until(lambda: watcher.states["ns/a"].succeeded == 2)
+    state = State.decode((await row_of(store, "ns/a")).state)
+    assert (state.completed, state.next, state.handled) == (None, None, ("run-now/t1", "run-now/t2"))
 
 
 async def test_a_manual_run_leaves_the_payload_of_its_schedule(store: MemoryStore) -> None:

@@ -18,6 +18,7 @@ from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant, rfc3339
 from scheduledjob.domain.triggers.cron import CronTrigger
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.domain.triggers.once import AtTrigger
 from scheduledjob.engine.store import Origin, Row
 from scheduledjob.jobs.container.pod_names import pod_name
@@ -123,6 +124,7 @@ def test_a_condition_says_of_which_spec_it_is() -> None:
         (State(T, completed=Completion.JOB), EVERY, "completed"),
         (State(T), INVALID, "invalid"),
         (State(T), Definition("cluster.curl", triggers=(FollowingTrigger("up"),)), "none"),
+        (State(T), Definition("cluster.curl", triggers=(ManualTrigger(),)), "none"),
         (State(T, started=1), msgspec.structs.replace(EVERY, max_runs=1), "none"),
     ],
 )
@@ -150,9 +152,10 @@ def test_the_triggers_in_words() -> None:
         EveryTrigger(90 * SECOND),
         AtTrigger(T),
         FollowingTrigger("up"),
+        ManualTrigger(),
     )
     found = status(definition=Definition("cluster.curl", triggers=triggers))
-    words = "@daily, 0 12 * * * Europe/Lisbon, every 1m30s, at 2027-01-15T08:00:00Z, following up"
+    words = "@daily, 0 12 * * * Europe/Lisbon, every 1m30s, at 2027-01-15T08:00:00Z, following up, manual"
     assert found["schedule"] == words
 
 

@@ -24,7 +24,9 @@ from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, to_inst
 from scheduledjob.domain.triggers.cron import CronTrigger
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.domain.triggers.once import AfterTrigger, AtTrigger
+from scheduledjob.domain.triggers.registry import TRIGGER_KINDS
 from scheduledjob.engine.executor import CurlSpec, ShellSpec, Value
 from scheduledjob.manifests.base import PATTERN_MEANINGS
 from scheduledjob.manifests.checks import parse_instant
@@ -32,6 +34,7 @@ from scheduledjob.manifests.loader import load_text
 from scheduledjob.manifests.manifest_references import ManifestReferences
 from scheduledjob.manifests.models import ConfigMap, ScheduledJob, Secret
 from scheduledjob.manifests.translate import needs_pod, payload_of, to_definition
+from scheduledjob.manifests.triggers.trigger_model import Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +78,19 @@ def test_a_curl_attempt_has_a_minute() -> None:
     assert definition_of(job=curl, timeouts={"attempt": "2m"}).timeouts.attempt == 2 * MINUTE
 
 
+def test_manifests_and_the_store_have_the_same_kinds_of_triggers() -> None:
+    assert Trigger.one_of == tuple(TRIGGER_KINDS)
+
+
+@pytest.mark.parametrize(("given", "found"), [("{}", "none"), ("{cron: '@daily', manual: true}", "cron, manual")])
+def test_a_message_names_all_kinds_of_triggers(given: str, found: str) -> None:
+    (problem,) = load_text(
+        "apiVersion: scheduledjobs.dev/v1beta1\nkind: ScheduledJob\nmetadata: {name: a}\n"
+        f"spec: {{triggers: [{given}], job: {{custom: {{kind: print}}}}}}\n"
+    ).problems
+    assert problem.message == f"exactly one of {', '.join(TRIGGER_KINDS)}; found {found}"
+
+
 def test_triggers() -> None:
     definition = definition_of(
         triggers=[
@@ -85,6 +101,7 @@ def test_triggers() -> None:
             {"after": "0s"},
             {"following": {"name": "extract"}},
             {"following": {"name": "extract", "outcome": "Failed"}},
+            {"manual": True},
         ]
     )
     assert definition.triggers == (
@@ -95,6 +112,7 @@ def test_triggers() -> None:
         AfterTrigger(0),
         FollowingTrigger("extract", "Succeeded"),
         FollowingTrigger("extract", "Failed"),
+        ManualTrigger(),
     )
 
 

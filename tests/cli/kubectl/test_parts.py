@@ -13,12 +13,13 @@ import typer.main
 from scheduledjob.cli.kubectl import describing
 from scheduledjob.cli.kubectl.completion import complete
 from scheduledjob.cli.kubectl.job_logs import harmless
+from scheduledjob.cli.kubectl.listing import triggers_in_short
 from scheduledjob.cli.kubectl.plugin import app, command_first, execute
 from scheduledjob.cli.kubectl.waiting import Progress, ended_run
 from scheduledjob.cli.shared.convert.template import pull_policy_of
 from scheduledjob.cli.shared.explanation import explanation
 from scheduledjob.cli.shared.objects import instant_of
-from scheduledjob.cli.shared.planned_schedule import schedule_of
+from scheduledjob.cli.shared.planned_schedule import say_what_is_not_listed, schedule_of
 from scheduledjob.cli.shared.printing import age, print_table, took
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND
 
@@ -231,6 +232,31 @@ def test_where_a_run_that_is_waited_for_stands(
     status = {"active": active, "handled": {"runNow": ["t"]}}
     assert ended_run({"metadata": {"name": "daily"}, "status": status}, "u-t", "t", Progress()) is None
     assert capsys.readouterr().err == f"{said}\n"
+
+
+@pytest.mark.parametrize(
+    ("triggers", "shown"),
+    [
+        (
+            [{"cron": "0 2 * * *", "timeZone": "Europe/Lisbon"}, {"every": "90s"}],
+            "0 2 * * * Europe/Lisbon, every 1m30s",
+        ),
+        ([{"at": "2026-12-01T10:00:00+01:00"}, {"after": "5m"}], "at 2026-12-01T09:00:00Z, after 5m"),
+        ([{"following": {"name": "x"}}, {"manual": True}], "following x, manual"),
+        ([{"every": "never"}], "invalid"),
+    ],
+)
+def test_the_triggers_of_an_object_without_a_status(triggers: list[dict[str, Any]], shown: str) -> None:
+    assert triggers_in_short(body(triggers=triggers)) == shown
+
+
+def test_next_says_how_to_start_a_job_that_has_no_slots(capsys: pytest.CaptureFixture[str]) -> None:
+    say_what_is_not_listed(schedule_of(body(triggers=[{"manual": True}])))
+    say_what_is_not_listed(schedule_of(body(triggers=[{"following": {"name": "x"}}, {"manual": True}])))
+    assert capsys.readouterr().err.splitlines() == [
+        "job: it has no slots and runs only by hand; in a cluster: kubectl scheduledjob run job",
+        "job: it also runs when a run of x succeeds, which is not known in advance",
+    ]
 
 
 def test_an_invalid_object_says_why() -> None:

@@ -37,7 +37,7 @@ def _row(body: Object, *, everywhere: bool, wide: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"namespace": namespace} if everywhere else {}
     row |= {
         "name": name,
-        "schedule": status.get("schedule") or _triggers_in_short(body),
+        "schedule": status.get("schedule") or triggers_in_short(body),
         "suspended": is_suspended(body),
         "last": status.get("lastOutcome"),
         "next": status.get("nextRun"),
@@ -61,7 +61,7 @@ def kind_of_job(body: Object) -> str:
     return str(job[kind].get("kind", kind)) if kind == "custom" else kind
 
 
-def _triggers_in_short(body: Object) -> str:
+def triggers_in_short(body: Object) -> str:
     """Return the triggers as the operator would write them into status; for an object that has no status yet."""
     from scheduledjob.manifests.triggers.trigger_model import stored_of_manifest
 
