@@ -222,7 +222,7 @@ class Custom(Model):
         return self
 
 
-class Job(Model):
+class JobModel(Model):
     """What to do: exactly one kind of job."""
 
     one_of: ClassVar = ("shell", "curl", "container", "custom")

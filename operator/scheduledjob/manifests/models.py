@@ -21,7 +21,7 @@ from .base import (
     Namespace,
     PositiveDuration,
 )
-from .job_models import Hook, Job
+from .job_models import Hook, JobModel
 from .policies import CompleteOn, Execution, HistoryModel, MisfireModel, Retry, TimeoutsModel
 from .rules import Rule, stated
 from .sources import ValueFrom
@@ -118,7 +118,7 @@ class Spec(Model):
         | None
     ) = Field(None, description="Input of the job: at most 64 KiB of UTF-8 without NUL.")
     payload_from: ValueFrom | None = Field(None, description="Take the payload from a Secret or ConfigMap.")
-    job: Job = Field(description="What to do.")
+    job: JobModel = Field(description="What to do.")
     execution: Execution | None = Field(None, description="Where the job runs.")
     concurrency_policy: Literal["Forbid", "Queue", "Replace", "Allow"] | None = Field(
         None,

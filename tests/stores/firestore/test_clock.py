@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from scheduledjob.domain.time.instants import HOUR, SECOND, Instant, Micros
 from scheduledjob.engine.store import StoreError
-from scheduledjob.stores.firestore.clock import DRIFT_PER_MILLION, ROUNDING, StoreClock
+from scheduledjob.stores.firestore.clock import DRIFT_PER_MILLION, ROUNDING, FirestoreClock
 
 START: Instant = 1_800_000_000 * SECOND
 
@@ -20,7 +20,7 @@ class World:
         self.true: Micros = 0
         self._drift = drift
         self.stood_still: Micros = 0
-        self.clock = StoreClock(self.monotonic)
+        self.clock = FirestoreClock(self.monotonic)
 
     def monotonic(self) -> Micros:
         passed = self.true - self.stood_still
@@ -39,7 +39,7 @@ class World:
 
 
 def test_without_a_measurement_nothing_is_known() -> None:
-    clock = StoreClock()
+    clock = FirestoreClock()
     for ask in (clock.earliest, clock.latest):
         with pytest.raises(StoreError, match="connect"):
             ask()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.time.instants import Instant, Micros
 
-    from .clock import StoreClock
+    from .clock import FirestoreClock
     from .owned_rows import OwnedRows
     from .wire import Wire
 
@@ -44,7 +44,7 @@ LONG_AGO: Instant = 0
 class Claims:
     """The claims of one process."""
 
-    def __init__(self, wire: Wire, clock: StoreClock, owned: OwnedRows, shards: int) -> None:
+    def __init__(self, wire: Wire, clock: FirestoreClock, owned: OwnedRows, shards: int) -> None:
         self._wire = wire
         self._clock = clock
         self._owned = owned

@@ -48,7 +48,7 @@ def monotonic_micros() -> Micros:
     return time.monotonic_ns() // 1000
 
 
-class StoreClock:
+class FirestoreClock:
     """Bounds on the store's time. Any thread may ask and tell."""
 
     def __init__(self, monotonic: Callable[[], Micros] = monotonic_micros) -> None:

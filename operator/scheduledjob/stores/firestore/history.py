@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant
 
-    from .clock import StoreClock
+    from .clock import FirestoreClock
     from .wire import Wire
 
 LONG_AGO: Instant = 0
@@ -30,7 +30,7 @@ LONG_AGO: Instant = 0
 class Archive:
     """The ended runs of one installation."""
 
-    def __init__(self, wire: Wire, clock: StoreClock, shards: int, surplus: deque[str]) -> None:
+    def __init__(self, wire: Wire, clock: FirestoreClock, shards: int, surplus: deque[str]) -> None:
         self._wire = wire
         self._clock = clock
         self._shards = list(range(shards))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.time.instants import Micros
 
-    from .clock import StoreClock
+    from .clock import FirestoreClock
     from .operations import Fields
     from .wire import Wire
 
@@ -30,10 +30,10 @@ MOST = 1_000
 """Locks of one installation, and replicas for one cluster, that are looked at."""
 
 
-class Living:
+class FirestorePresence:
     """Locks below the installation's document, presences ``common`` to all installations."""
 
-    def __init__(self, wire: Wire, common: Wire, clock: StoreClock) -> None:
+    def __init__(self, wire: Wire, common: Wire, clock: FirestoreClock) -> None:
         self._wire = wire
         self._common = common
         self._clock = clock

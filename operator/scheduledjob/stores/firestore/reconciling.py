@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.time.instants import Instant
 
-    from .clock import StoreClock
+    from .clock import FirestoreClock
     from .wire import Wire
 
 T = TypeVar("T")
@@ -64,10 +64,10 @@ if TYPE_CHECKING:
     """What to do for a slug whose document is this, by the store's clock; asked again after a conflict."""
 
 
-class Cluster:
+class FirestoreReconciling:
     """Sightings and burials."""
 
-    def __init__(self, wire: Wire, clock: StoreClock, shards: int) -> None:
+    def __init__(self, wire: Wire, clock: FirestoreClock, shards: int) -> None:
         self._wire = wire
         self._clock = clock
         self._shards = shards

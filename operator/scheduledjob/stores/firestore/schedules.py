@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.store import NewRow
 
-    from .clock import StoreClock
+    from .clock import FirestoreClock
     from .operations import Fields, Stamp
     from .wire import Wire
 
@@ -63,10 +63,10 @@ class Told:
             self.due = wake_at
 
 
-class Wishes:
+class FirestoreSchedules:
     """Puts and deletes."""
 
-    def __init__(self, wire: Wire, clock: StoreClock, shards: int) -> None:
+    def __init__(self, wire: Wire, clock: FirestoreClock, shards: int) -> None:
         self._wire = wire
         self._clock = clock
         self._shards = shards

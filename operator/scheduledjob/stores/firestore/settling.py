@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.time.instants import Instant, Micros
 
-    from .clock import StoreClock
+    from .clock import FirestoreClock
     from .operations import Fields
     from .owned_rows import Known
     from .wire import Wire
@@ -69,7 +69,7 @@ class Unit:
 class Settlements:
     """The settlements of one process."""
 
-    def __init__(self, wire: Wire, clock: StoreClock, owned: OwnedRows, shards: int) -> None:
+    def __init__(self, wire: Wire, clock: FirestoreClock, owned: OwnedRows, shards: int) -> None:
         self._wire = wire
         self._clock = clock
         self._owned = owned
@@ -234,7 +234,7 @@ class Settlements:
 class Renewals:
     """Renews leases over a wire of its own, opened in the lease thread's event loop."""
 
-    def __init__(self, wire: Wire, clock: StoreClock, owned: OwnedRows, replica: str) -> None:
+    def __init__(self, wire: Wire, clock: FirestoreClock, owned: OwnedRows, replica: str) -> None:
         self._wire = wire
         self._clock = clock
         self._owned = owned

@@ -25,14 +25,14 @@ from scheduledjob.domain.time.instants import MINUTE, SECOND
 from scheduledjob.engine.store import Origin, StoreError, StoreUnavailable, Wake
 
 from .claims import Claims
-from .clock import StoreClock
+from .clock import FirestoreClock
 from .history import Archive
 from .layout import document_id, is_row, replica_path, row_of, schedule_path
 from .operations import Write
 from .owned_rows import OwnedRows
-from .presence import Living
-from .reconciling import Cluster
-from .schedules import Told, Wishes, page_query
+from .presence import FirestorePresence
+from .reconciling import FirestoreReconciling
+from .schedules import FirestoreSchedules, Told, page_query
 from .settling import Renewals, Settlements
 from .wire import Conflict, Wire
 
@@ -83,7 +83,7 @@ class FirestoreStore:
         self._shards_asked = None if shards is None else int(shards)
         self._installation = installation
         self.poll_interval = QUICK
-        self._clock = StoreClock()
+        self._clock = FirestoreClock()
         self._wire = self._new_wire()
         self._owned = OwnedRows()
         self._listeners: list[Callable[[Wake], None]] = []
@@ -102,9 +102,9 @@ class FirestoreStore:
         except BaseException:
             await self._wire.close()
             raise
-        self._wishes = Wishes(self._wire, self._clock, shards)
-        self._cluster = Cluster(self._wire, self._clock, shards)
-        self._living = Living(self._wire, self._wire.beside(f"{self._collection}/clusters"), self._clock)
+        self._wishes = FirestoreSchedules(self._wire, self._clock, shards)
+        self._cluster = FirestoreReconciling(self._wire, self._clock, shards)
+        self._living = FirestorePresence(self._wire, self._wire.beside(f"{self._collection}/clusters"), self._clock)
         self._claims = Claims(self._wire, self._clock, self._owned, shards)
         self._settlements = Settlements(self._wire, self._clock, self._owned, shards)
         self._archive = Archive(self._wire, self._clock, shards, self._settlements.surplus)

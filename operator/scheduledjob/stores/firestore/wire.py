@@ -38,7 +38,7 @@ from .operations import MOST_WRITES, Document, Query, Stamp, Write, packs
 from .retrying import together
 
 if TYPE_CHECKING:
-    from .clock import StoreClock
+    from .clock import FirestoreClock
 
 DEADLINE = 10.0
 """Seconds for one call."""
@@ -69,7 +69,7 @@ class Wire:
     """Firestore below one root document."""
 
     def __init__(
-        self, *, project: str, database: str, root: str, clock: StoreClock, deadline: float = DEADLINE
+        self, *, project: str, database: str, root: str, clock: FirestoreClock, deadline: float = DEADLINE
     ) -> None:
         """``root``: path of the root document below the database's documents."""
         self._database = f"projects/{project}/databases/{database}"

@@ -88,7 +88,7 @@ class Surroundings(NamedTuple):
     """None: jobs are not confined."""
 
 
-class Job:
+class SpawnedJob:
     """A job between its start and the death of the last of its processes."""
 
     __slots__ = (

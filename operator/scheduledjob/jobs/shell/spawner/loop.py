@@ -25,7 +25,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from .child import IGNORED, Job, Limits, StartError, Surroundings
+from .child import IGNORED, Limits, SpawnedJob, StartError, Surroundings
 from .messages import LEASE, Cancel, Ended, Ready, Settings, Start, Started, Unpacker, pack
 from .processes import Mark, children, mark_of
 from .sandbox import Sandboxes
@@ -46,7 +46,7 @@ _LOOKS_AT_A_STRANGER = 3
 """A child is nobody's if so many looks at its environment show none: one in the middle of an exec has none either."""
 _STACK = 256 * 1024
 """Bytes for each thread of a confined job, which does next to nothing."""
-_NOBODY = Job(Start(0, [], {}, None, b"", 0.0, None, 0, 0), 0.0)
+_NOBODY = SpawnedJob(Start(0, [], {}, None, b"", 0.0, None, 0, 0), 0.0)
 
 
 class ReplicaGoneError(Exception):
@@ -61,17 +61,17 @@ class Spawner:
         self._leases = leases
         self._unpacker = Unpacker()
         self._answers = bytearray()
-        self._waiting: collections.deque[Job] = collections.deque()
-        self._jobs: dict[int, Job] = {}
+        self._waiting: collections.deque[SpawnedJob] = collections.deque()
+        self._jobs: dict[int, SpawnedJob] = {}
         """By number: from the request to the answer."""
-        self._running: dict[int, Job] = {}
+        self._running: dict[int, SpawnedJob] = {}
         """By process id: those whose first process has not been reaped."""
-        self._sessions: dict[int, Job] = {}
+        self._sessions: dict[int, SpawnedJob] = {}
         """By process id: those that may have members in their session."""
-        self._marks: dict[Mark, Job] = {}
-        self._ending: set[Job] = set()
+        self._marks: dict[Mark, SpawnedJob] = {}
+        self._ending: set[SpawnedJob] = set()
         """Their first process is gone, and there may be others."""
-        self._owners: dict[int, Job] = {}
+        self._owners: dict[int, SpawnedJob] = {}
         """Whose an adopted child is. It can't become another's before it is reaped here."""
         self._members: set[int] = set()
         """Adopted children of which the session tells whose they are: nobody can join another's."""
@@ -153,7 +153,7 @@ class Spawner:
         if isinstance(message, Start):
             # The margin counts from when the request is read: one that has waited long has less of its lease left.
             deadline = max(message.deadline, self._early_leases.pop(message.number, 0.0))
-            job = Job(message, self._safe(deadline))
+            job = SpawnedJob(message, self._safe(deadline))
             self._last_number = message.number
             self._jobs[job.number] = job
             self._waiting.append(job)
@@ -186,7 +186,7 @@ class Spawner:
 
     # Starting and ending
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: SpawnedJob) -> None:
         now = time.monotonic()
         if job.cause or now >= job.deadline:
             job.cause = job.cause or "lease"
@@ -209,13 +209,13 @@ class Spawner:
         self._selector.register(job.output, selectors.EVENT_READ, lambda: self._read_output(job))
         self._answer(Started(job.number, job.pid))
 
-    def _read_output(self, job: Job) -> None:
+    def _read_output(self, job: SpawnedJob) -> None:
         # Its end may have been seen earlier in this round.
         if job.output is not None and not job.read():
             self._selector.unregister(job.output)
             job.close()
 
-    def _terminate(self, job: Job, cause: str, grace: float) -> None:
+    def _terminate(self, job: SpawnedJob, cause: str, grace: float) -> None:
         """TERM now, KILL after the grace; a job that is still waiting is not started."""
         ends_at = time.monotonic() + grace
         if job.cause:
@@ -230,7 +230,7 @@ class Spawner:
                 job.signal(signal.SIGCONT)
         heapq.heappush(self._alarms, (job.next_alarm, job.number))
 
-    def _kill(self, job: Job) -> None:
+    def _kill(self, job: SpawnedJob) -> None:
         job.signal(signal.SIGKILL)
         job.ends_at = None
         job.deadline = float("inf")
@@ -285,7 +285,7 @@ class Spawner:
         left = children().difference(self._running, self._beyond_us)
         if left:
             self._clear_sandboxes()
-        busy: set[Job] = set()
+        busy: set[SpawnedJob] = set()
         for pid in left:
             owner = self._owners.get(pid) or self._find_owner(pid)
             if owner in self._ending:
@@ -311,7 +311,7 @@ class Spawner:
             if job.sandbox is not None and (job.polls or job.sandbox.kill()):
                 job.polls += 1
 
-    def _find_owner(self, pid: int) -> Job:
+    def _find_owner(self, pid: int) -> SpawnedJob:
         try:
             job = self._sessions.get(os.getsid(pid)) or self._sessions.get(os.getpgid(pid))
         except OSError:
@@ -327,14 +327,14 @@ class Spawner:
         self._owners[pid] = job
         return job
 
-    def _kill_straggler(self, pid: int, owner: Job) -> None:
+    def _kill_straggler(self, pid: int, owner: SpawnedJob) -> None:
         try:
             os.kill(pid, signal.SIGKILL)
         except PermissionError:
             self._beyond_us.add(pid)
             owner.problem = f"process {pid} runs as another user and can't be killed"
 
-    def _conclude(self, job: Job) -> None:
+    def _conclude(self, job: SpawnedJob) -> None:
         """Nothing of it is alive: say so."""
         if job.output is not None:
             if job.pid:
