@@ -40,9 +40,9 @@ class Standing(Protocol):
 
 
 def decide_upsert(there: Standing | None, new: NewRow, *, tombstoned: bool) -> Put:
-    """What is to become of a wish; CREATED where something is ``there`` means that this is buried first.
+    """Decide what happens to an observed object. CREATED with something ``there`` means: replace it, with a tombstone.
 
-    A payload does not make a wish differ: within a generation it is the job's to change.
+    The payload is not compared: within a generation, the job may change it.
     """
     if tombstoned:
         return Put.STALE
@@ -73,12 +73,12 @@ def tombstone_kept_for(definition: str) -> Micros:
 
 
 def no_object(new: NewRow) -> NewRow:
-    """The wish as ``put`` takes it: generations and acts are of objects in a cluster."""
+    """Return the row as ``put`` writes it: without generation and requests, which only objects in a cluster have."""
     return replace(new, generation=0, requests="") if new.generation or new.requests else new
 
 
 def each_once(rows: Sequence[NewRow]) -> dict[str, NewRow]:
-    """The wishes by slug, in their order. Raises ValueError for a slug that is given twice."""
+    """Return the rows by slug, in their order. Raises ValueError for a slug that is given twice."""
     by_slug: dict[str, NewRow] = {}
     for row in rows:
         if row.slug in by_slug:

@@ -72,7 +72,7 @@ async def test_a_long_put_over_graves_that_is_refused_leaves_them(
     """Somebody takes the last slug between the look at all of them and the last commit."""
     store, other = await open_one(), await open_one()
     await store.tombstone([(f"job-{n:03}", "uid") for n in range(600)])
-    real = store._wishes._none_taken
+    real = store._schedules._none_taken
     should_poll = 0
 
     async def none_taken(rows: list[NewRow]) -> object:
@@ -83,7 +83,7 @@ async def test_a_long_put_over_graves_that_is_refused_leaves_them(
             await other.put([desired("job-599")], replace=False)
         return found
 
-    monkeypatch.setattr(store._wishes, "_none_taken", none_taken)
+    monkeypatch.setattr(store._schedules, "_none_taken", none_taken)
     with pytest.raises(SlugTaken, match="job-599"):
         await store.put([desired(f"job-{n:03}") for n in range(600)], replace=False)
     assert [row.slug for row in await store.rows()] == ["job-599"]

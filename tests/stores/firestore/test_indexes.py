@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from scheduledjob.stores.firestore import FirestoreStore
-    from scheduledjob.stores.firestore.operations import Document
+    from scheduledjob.stores.firestore.operations import StoredDocument
 
 pytestmark = pytest.mark.firestore
 
@@ -88,7 +88,7 @@ async def asked(open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch:
     queries: list[Query] = []
     real = Wire.query
 
-    async def query(wire: Wire, query: Query) -> list[Document]:
+    async def query(wire: Wire, query: Query) -> list[StoredDocument]:
         queries.append(query)
         return await real(wire, query)
 
@@ -126,7 +126,7 @@ async def test_no_field_is_indexed_that_no_query_orders_by(
     orders += [(LOCKS, "name"), (PRESENCES, "since")]
     written: dict[str, set[str]] = {collection: set() for collection, _ in orders}
     for collection, order in orders:
-        wire = store._living._common if collection == PRESENCES else store._wire
+        wire = store._presence._common if collection == PRESENCES else store._wire
         for document in await wire.query(Query(collection, order, limit=100)):
             written[collection].update(document.fields)
     by_itself = {(query.collection, query.order) for query in asked if not query.equals and not query.within}

@@ -18,7 +18,7 @@ from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, Settleme
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.claim_watermark import BOTTOM
 from scheduledjob.stores.postgres.claims import _claim_of
-from scheduledjob.stores.postgres.history import LOOKED_AT
+from scheduledjob.stores.postgres.history import EXAMINED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -200,7 +200,7 @@ async def test_what_clients_ask_is_looked_up_and_not_searched(store: PostgresSto
     await ask()
     after = await _rows_read(store), await _rows_read(store, "history")
     assert after[0] - before[0] < 100
-    assert after[1] - before[1] < 100 + 10 * LOOKED_AT
+    assert after[1] - before[1] < 100 + 10 * EXAMINED
 
 
 async def _vacuum(store: PostgresStore) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from scheduledjob.engine.store import Batch, Row, StoreUnavailable
 
 from .layout import SCHEDULES, row_of
-from .operations import MOST_ALTERNATIVES, Document, Query, Write
+from .operations import MOST_ALTERNATIVES, Query, StoredDocument, Write
 from .retrying import rng
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ ROUNDS = 6
 LONG_AGO: Instant = 0
 
 
-class Claims:
+class FirestoreClaims:
     """The claims of one process."""
 
     def __init__(self, wire: Wire, clock: FirestoreClock, owned: OwnedRows, shards: int) -> None:
@@ -122,9 +122,9 @@ class Claims:
 
     async def _find(
         self, groups: Sequence[list[str]], now: Instant, ahead: Micros, limit: int, start: tuple[Instant, str] | None
-    ) -> tuple[list[Document], Instant | None]:
+    ) -> tuple[list[StoredDocument], Instant | None]:
         """Rows to take, soonest first, and when to look for the next."""
-        free: list[Document] = []
+        free: list[StoredDocument] = []
         next_wake: Instant | None = None
         for kinds in groups:
             due, beyond = await self._look(kinds, now, now + ahead, limit, start)
@@ -141,9 +141,9 @@ class Claims:
 
     async def _look(
         self, kinds: list[str], now: Instant, horizon: Instant, limit: int, start: tuple[Instant, str] | None
-    ) -> tuple[list[Document], list[Document]]:
+    ) -> tuple[list[StoredDocument], list[StoredDocument]]:
         """The rows with ``wake_at`` within the horizon until ``limit`` are free, and at most one beyond it."""
-        due: list[Document] = []
+        due: list[StoredDocument] = []
         if start is None and not self._full:
             while len(due) < min(2, limit):
                 next_one = await self._query(kinds, limit=1, after=_place(due[-1]) if due else None)
@@ -158,13 +158,13 @@ class Claims:
                 return due, await self._query(kinds, limit=1, more=horizon) if start is None else []
         return due, []
 
-    async def _query(self, kinds: list[str], *, limit: int, **bounds: Any) -> list[Document]:
+    async def _query(self, kinds: list[str], *, limit: int, **bounds: Any) -> list[StoredDocument]:
         bounds.setdefault("least", None if bounds.keys() & {"more"} else LONG_AGO)
         return await self._wire.query(
             Query(SCHEDULES, "wake_at", within={"kind": kinds, "shard": self._shards}, limit=limit, **bounds)
         )
 
-    async def _take(self, found: Sequence[Document], replica: str, lease_end: Instant) -> dict[str, Row]:
+    async def _take(self, found: Sequence[StoredDocument], replica: str, lease_end: Instant) -> dict[str, Row]:
         """Write this replica into each; by path those that are its own now."""
         writes = [
             Write(
@@ -189,19 +189,19 @@ class Claims:
         return taken
 
 
-def wake_of(document: Document) -> Instant:
+def wake_of(document: StoredDocument) -> Instant:
     wake_at: Instant = document.fields["wake_at"]
     return wake_at
 
 
-def _leased(document: Document) -> bool:
+def _leased(document: StoredDocument) -> bool:
     return document.fields.get("owner") is not None
 
 
-def _free(document: Document, now: Instant) -> bool:
+def _free(document: StoredDocument, now: Instant) -> bool:
     """A row that is owned is free only when its lease has passed, not ahead of that."""
     return not _leased(document) or wake_of(document) <= now
 
 
-def _place(document: Document) -> tuple[Instant, str]:
+def _place(document: StoredDocument) -> tuple[Instant, str]:
     return wake_of(document), document.path

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from scheduledjob.domain.time.instants import DAY, HOUR
 
 from .layout import REPLICAS, RUNS, SCHEDULES, is_row, record_of, run_path
-from .operations import Document, Query, Write
+from .operations import Query, StoredDocument, Write
 
 if TYPE_CHECKING:
     from collections import deque
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LONG_AGO: Instant = 0
 
 
-class Archive:
+class FirestoreHistory:
     """The ended runs of one installation."""
 
     def __init__(self, wire: Wire, clock: FirestoreClock, shards: int, surplus: deque[str]) -> None:
@@ -37,7 +37,7 @@ class Archive:
         self._surplus = surplus
         self._expires: Instant = LONG_AGO
         """When to look for expired runs again."""
-        self._looks_for_graves: Instant = LONG_AGO
+        self._looks_for_tombstones: Instant = LONG_AGO
         self._looks_for_replicas: Instant = LONG_AGO
 
     def note(self, records: Sequence[RunRecord]) -> None:
@@ -79,7 +79,7 @@ class Archive:
         await self._drop_replicas(now)
         return gone
 
-    async def _expired(self, now: Instant, limit: int) -> list[Document]:
+    async def _expired(self, now: Instant, limit: int) -> list[StoredDocument]:
         query = Query(RUNS, "expires", within={"shard": self._shards}, most=now, limit=limit)
         expired = await self._wire.query(query)
         if len(expired) < limit:
@@ -93,13 +93,13 @@ class Archive:
 
     async def _drop_graves(self, now: Instant, limit: int) -> None:
         """Forget slugs of which nothing is left but uids that may be taken again."""
-        if now < self._looks_for_graves:
+        if now < self._looks_for_tombstones:
             return
         query = Query(SCHEDULES, "forget_at", within={"shard": self._shards}, most=now, limit=limit)
-        graves = [document for document in await self._wire.query(query) if not is_row(document)]
-        await self._wire.batch_write([Write(grave.path, stamp=grave.stamp) for grave in graves])
-        if len(graves) < limit:
-            self._looks_for_graves = now + HOUR
+        tombstones = [document for document in await self._wire.query(query) if not is_row(document)]
+        await self._wire.batch_write([Write(tombstone.path, stamp=tombstone.stamp) for tombstone in tombstones])
+        if len(tombstones) < limit:
+            self._looks_for_tombstones = now + HOUR
 
     async def _drop_replicas(self, now: Instant) -> None:
         """Forget replicas that ended without saying so, a day after."""

@@ -5,7 +5,7 @@ collections. Their names never change, so the index file that ships with the sto
 and are unlikely to be anybody else's in the same database:
 
 * ``sjob_schedules``: one document for each schedule. Its id is a hash of the slug: any slug gives a legal id, slugs
-  that sort beside each other spread over the servers, and no two share one. ``born`` tells incarnations of a slug
+  that sort beside each other spread over the servers, and no two share one. ``born`` distinguishes objects of one slug
   apart and is part of the row's key.
 * ``sjob_runs``: history, one document for each run, its id a hash of the run id.
 * ``sjob_replicas``: who lives.
@@ -13,9 +13,9 @@ and are unlikely to be anybody else's in the same database:
 
 One more, ``sjob_presences``, is common to all installations and stands below a document beside theirs.
 
-The uids of a slug that are not taken again stand in the slug's own document (``tombstoned``), so that whoever makes a
-row reads and checks them with the row itself. Where no row is left, the document becomes a *grave*: it has no ``slug``
-and no ``wake_at``, so no query for rows finds it, and ``forget_at`` says when it may go.
+The tombstones of a slug, uids that must not come back, are in the slug's own document (``buried``), so that they are
+read and checked together with the row. Where no row is left, the document is a tombstone only: it has no ``slug`` and
+no ``wake_at``, so no query for rows finds it, and ``forget_at`` says when it may be removed.
 
 An index whose values only grow takes 500 writes a second on one server; so ``wake_at``, ``finished``,
 ``expires`` and ``forget_at`` are indexed only behind ``shard``, which is a number below the installation's
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.store import NewRow
 
-    from .operations import Document, Fields, Stamp
+    from .operations import Fields, Stamp, StoredDocument
 
 SCHEDULES = "sjob_schedules"
 RUNS = "sjob_runs"
@@ -89,7 +89,7 @@ def path_of(key: Key) -> str:
     return f"{SCHEDULES}/{str(key).partition('.')[0]}"
 
 
-def key_of(document: Document) -> str:
+def key_of(document: StoredDocument) -> str:
     return f"{document.path.rpartition('/')[2]}.{document.fields.get('born', '')}"
 
 
@@ -132,7 +132,7 @@ def schedule_fields(new: NewRow, now: Instant, shards: int, tombstoned: Sequence
     return fields
 
 
-def row_of(document: Document) -> Row:
+def row_of(document: StoredDocument) -> Row:
     fields = document.fields
     return Row(
         key_of(document),
@@ -157,12 +157,12 @@ def row_of(document: Document) -> Row:
     )
 
 
-def is_row(document: Document) -> bool:
-    """It is a schedule, and not only a grave."""
+def is_row(document: StoredDocument) -> bool:
+    """Return whether the document is a schedule, and not only a tombstone."""
     return "slug" in document.fields
 
 
-def tombstones_in(document: Document | None, now: Instant) -> dict[str, Instant]:
+def tombstones_in(document: StoredDocument | None, now: Instant) -> dict[str, Instant]:
     """The uids of that slug that are not taken again, until when."""
     if document is None:
         return {}
@@ -176,7 +176,7 @@ def tombstone_field(tombstoned: Mapping[str, Instant]) -> list[str]:
 
 
 def removal(path: str, tombstoned: Sequence[str], shards: int, stamp: Stamp | None) -> Write:
-    """Of a schedule: nothing is left, or a grave. No ``stamp``: nothing may be there yet."""
+    """Return the write that removes a schedule and leaves its tombstone, if any. No ``stamp``: nothing may exist."""
     if not tombstoned:
         return Write(path, stamp=stamp)
     fields: Fields = {
@@ -194,7 +194,7 @@ def run_fields(record: RunRecord, shards: int) -> Fields:
     return fields
 
 
-def record_of(document: Document) -> RunRecord:
+def record_of(document: StoredDocument) -> RunRecord:
     return msgspec.convert(document.fields, RunRecord, strict=True)
 
 
@@ -204,7 +204,7 @@ def record_writes(records: Sequence[RunRecord], shards: int) -> list[Write]:
     return [Write(run_path(name), run_fields(record, shards), exists=False) for name, record in unique.items()]
 
 
-def cut_off_records(document: Document, now: Instant) -> list[RunRecord]:
+def cut_off_records(document: StoredDocument, now: Instant) -> list[RunRecord]:
     """Records of the runs that end with the schedule's deletion."""
     fields = document.fields
     state, keep = State.decode(fields["state"]), keep_of(fields["definition"])

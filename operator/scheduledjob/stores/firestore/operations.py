@@ -18,7 +18,7 @@ MOST_BYTES = 8 << 20
 
 
 @dataclass(slots=True)
-class Document:
+class StoredDocument:
     path: str
     fields: dict[str, Any]
     stamp: Stamp

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.engine.store import Key
 
-    from .operations import Document, Stamp
+    from .operations import Stamp, StoredDocument
 
 MOST = 50_000
 SEEN = ("born", "owner", "version", "revision", "recent", "buried")
@@ -53,7 +53,7 @@ class OwnedRows:
             known = self._known.get(key)
         return known if known is not None and (known.owner, known.version) == (replica, version) else None
 
-    def see(self, document: Document, stamp: Stamp | None = None) -> None:
+    def see(self, document: StoredDocument, stamp: Stamp | None = None) -> None:
         """``stamp``: of a write that this process made after reading the document."""
         fields = document.fields
         known = Known(
@@ -90,8 +90,8 @@ class OwnedRows:
             self._known.pop(key, None)
 
 
-def owned_by(document: Document | None, key: Key, replica: str, version: int) -> bool:
-    """Whether the row is still that incarnation, owned by ``replica`` at that version."""
+def owned_by(document: StoredDocument | None, key: Key, replica: str, version: int) -> bool:
+    """Return whether the row is still the same object's, owned by ``replica`` at that version."""
     return (
         document is not None
         and key_of(document) == key

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from scheduledjob.engine.store import Presence, StoreUnavailable
 
 from .layout import LOCKS, PRESENCES, lock_path, presence_path
-from .operations import Document, Query, Write
+from .operations import Query, StoredDocument, Write
 from .retrying import pause
 from .wire import Conflict
 
@@ -61,7 +61,7 @@ class FirestorePresence:
         if there is not None:
             await self._give_up([there], replica)
 
-    async def _give_up(self, locks: Sequence[Document], replica: str) -> None:
+    async def _give_up(self, locks: Sequence[StoredDocument], replica: str) -> None:
         """Those that are the replica's; one that another takes meanwhile stays."""
         mine = [Write(lock.path, stamp=lock.stamp) for lock in locks if lock.fields["owner"] == replica]
         if mine:
@@ -102,10 +102,10 @@ class FirestorePresence:
             raise StoreUnavailable(f"Firestore gave up the write: {conflict}") from conflict
 
 
-def _presence_of(document: Document) -> Presence:
+def _presence_of(document: StoredDocument) -> Presence:
     fields = document.fields
     return Presence(fields["installation"], fields["replica"], tuple(fields["namespaces"]), fields["since"])
 
 
-def _over(there: Document | None, path: str, fields: Fields) -> Write:
+def _over(there: StoredDocument | None, path: str, fields: Fields) -> Write:
     return Write(path, fields, exists=False) if there is None else Write(path, fields, stamp=there.stamp)

@@ -1,9 +1,8 @@
 """What replicas hand over from a cluster: sightings of objects, and the end of them.
 
-A slug's row and the uids that are not taken again are one document. So a sighting is judged by what one read brings,
-and what follows from it is written on condition that nobody has touched the document since: no uid can be buried in
-between. Of what is there already, which is nearly all, nothing is written. Where a condition fails, what was read is
-read again and judged anew.
+A slug's row and its tombstones are one document. So one read is enough to decide about an observed object, and the
+result is written on condition that nobody has changed the document since: no tombstone can appear in between. Nothing
+is written for what is unchanged, which is nearly everything. If a condition fails, the document is read again.
 
 **All or none** holds for one page of 200 rows, as far as it fits into one commit (8 MiB); what is interrupted may be
 half done, and is made whole by doing it again, as replicas do anyway.
@@ -29,9 +28,9 @@ from .layout import (
     tombstone_field,
     tombstones_in,
 )
-from .operations import Document, Write, packs
+from .operations import StoredDocument, Write, packs
 from .retrying import pause
-from .schedules import PAGE, TRIES, Told, busy, looked_at
+from .schedules import PAGE, TRIES, ChangeNotice, busy, looked_at
 from .wire import Conflict
 
 if TYPE_CHECKING:
@@ -51,32 +50,32 @@ class Change:
     """What is written for one slug, and what that tells."""
 
     write: Write
-    ended: Document | None = None
+    ended: StoredDocument | None = None
     """A row that this removes."""
-    edited: Document | None = None
+    edited: StoredDocument | None = None
     """A row that this has somebody look at."""
     due: Instant | None = None
     """Of a new row."""
 
 
 if TYPE_CHECKING:
-    Decide: TypeAlias = Callable[[Document | None, Instant], Change | None]
+    Decide: TypeAlias = Callable[[StoredDocument | None, Instant], Change | None]
     """What to do for a slug whose document is this, by the store's clock; asked again after a conflict."""
 
 
 class FirestoreReconciling:
-    """Sightings and burials."""
+    """Writes observed objects, and tombstones of deleted ones."""
 
     def __init__(self, wire: Wire, clock: FirestoreClock, shards: int) -> None:
         self._wire = wire
         self._clock = clock
         self._shards = shards
 
-    async def reconcile(self, rows: Sequence[NewRow], told: Told) -> list[Put]:
+    async def reconcile(self, rows: Sequence[NewRow], told: ChangeNotice) -> list[Put]:
         answers: dict[str, Put] = {}
 
         def seen(new: NewRow) -> Decide:
-            def decide(document: Document | None, now: Instant) -> Change | None:
+            def decide(document: StoredDocument | None, now: Instant) -> Change | None:
                 answers[new.slug], change = self._seen(new, document, now)
                 return change
 
@@ -86,7 +85,7 @@ class FirestoreReconciling:
             await self._carry_out({schedule_path(row.slug): seen(row) for row in page}, told)
         return [answers[row.slug] for row in rows]
 
-    def _seen(self, new: NewRow, document: Document | None, now: Instant) -> tuple[Put, Change | None]:
+    def _seen(self, new: NewRow, document: StoredDocument | None, now: Instant) -> tuple[Put, Change | None]:
         there = document if document is not None and is_row(document) else None
         row = None if there is None else row_of(there)
         tombstoned = tombstones_in(document, now)
@@ -105,14 +104,14 @@ class FirestoreReconciling:
             return put, Change(write, ended=there, due=new.wake_at)
         return put, None
 
-    async def tombstone(self, identities: Sequence[tuple[str, str]], told: Told) -> list[bool]:
+    async def tombstone(self, identities: Sequence[tuple[str, str]], told: ChangeNotice) -> list[bool]:
         uids: dict[str, set[str]] = {}
         for slug, uid in identities:
             uids.setdefault(slug, set()).add(uid)
         ended: dict[str, str | None] = {}
 
         def over(slug: str) -> Decide:
-            def decide(document: Document | None, now: Instant) -> Change | None:
+            def decide(document: StoredDocument | None, now: Instant) -> Change | None:
                 change = self._over(schedule_path(slug), uids[slug], document, now)
                 ended[slug] = None if change.ended is None else change.ended.fields["uid"]
                 return change
@@ -123,7 +122,7 @@ class FirestoreReconciling:
             await self._carry_out({schedule_path(slug): over(slug) for slug in page}, told)
         return [ended[slug] == uid for slug, uid in identities]
 
-    def _over(self, path: str, uids: set[str], document: Document | None, now: Instant) -> Change:
+    def _over(self, path: str, uids: set[str], document: StoredDocument | None, now: Instant) -> Change:
         there = document if document is not None and is_row(document) else None
         tombstoned = tombstones_in(document, now)
         for uid in uids:
@@ -137,8 +136,8 @@ class FirestoreReconciling:
         stamp = None if document is None else document.stamp
         return Change(removal(path, texts, self._shards, stamp), ended=there)
 
-    async def touch(self, slugs: Sequence[str], told: Told) -> None:
-        def decide(document: Document | None, now: Instant) -> Change | None:
+    async def touch(self, slugs: Sequence[str], told: ChangeNotice) -> None:
+        def decide(document: StoredDocument | None, now: Instant) -> Change | None:
             if document is None or not is_row(document):
                 return None
             fields = {"revision": document.fields["revision"] + 1}
@@ -147,7 +146,7 @@ class FirestoreReconciling:
         for page in _pages(list(dict.fromkeys(slugs))):
             await self._carry_out({schedule_path(slug): decide for slug in page}, told)
 
-    async def _carry_out(self, todo: dict[str, Decide], told: Told) -> None:
+    async def _carry_out(self, todo: dict[str, Decide], told: ChangeNotice) -> None:
         """Read the documents, decide, write; and so again with those that others wrote meanwhile."""
         recorded: set[str] = set()
         for attempt in range(TRIES):
@@ -179,7 +178,7 @@ class FirestoreReconciling:
         return [write for write in writes if write.path not in recorded]
 
 
-def _tell(change: Change, now: Instant, told: Told) -> None:
+def _tell(change: Change, now: Instant, told: ChangeNotice) -> None:
     if change.ended is not None:
         told.changed.append(change.ended.fields["slug"])
     if change.edited is None:

@@ -1,8 +1,8 @@
-"""What clients write: wishes, and the end of schedules.
+"""What clients write: new and changed schedules, and deletions.
 
-A wish for a new slug is a document that must not exist yet; one for a slug that exists is written on condition that
-nobody has touched the document since it was read, because whether it is due at once depends on whether a replica owns
-it. Where such a condition fails, what was read is read again.
+A schedule with a new slug is a document that must not exist yet. A change of an existing one is written on condition
+that nobody has changed the document since it was read, because whether it is due at once depends on whether a replica
+owns it. If such a condition fails, the document is read again.
 
 **All or none** holds for one commit: up to 500 rows, or 8 MiB. A longer ``put`` is several commits, one after the
 other, and others may see the first of them before the last is made. Without ``replace`` all slugs are looked up
@@ -31,7 +31,7 @@ from .layout import (
     tombstone_field,
     tombstones_in,
 )
-from .operations import Document, Query, Write, packs
+from .operations import Query, StoredDocument, Write, packs
 from .retrying import pause
 from .wire import Conflict
 
@@ -51,7 +51,7 @@ PAGE = 200
 """Schedules that are read, and ended, at once."""
 
 
-class Told:
+class ChangeNotice:
     """What a call changed that a replica in this process wants to know."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class FirestoreSchedules:
 
     # ---- put
 
-    async def put(self, rows: Sequence[NewRow], *, replace: bool, told: Told) -> list[Put]:
+    async def put(self, rows: Sequence[NewRow], *, replace: bool, told: ChangeNotice) -> list[Put]:
         rows = list(map(no_object, each_once(rows).values()))
         if replace:
             answers: list[Put] = []
@@ -83,7 +83,7 @@ class FirestoreSchedules:
         await self._create(rows, told)
         return [Put.CREATED] * len(rows)
 
-    async def _create(self, rows: Sequence[NewRow], told: Told) -> None:
+    async def _create(self, rows: Sequence[NewRow], told: ChangeNotice) -> None:
         writes = [
             Write(schedule_path(row.slug), schedule_fields(row, self._clock.earliest(), self._shards), exists=False)
             for row in rows
@@ -109,35 +109,37 @@ class FirestoreSchedules:
                 if not conflict.aborted:
                     paths = {write.path for write, _ in created}
                     try:
-                        graves = await self._none_taken([row for row in rows if schedule_path(row.slug) not in paths])
+                        tombstones = await self._none_taken(
+                            [row for row in rows if schedule_path(row.slug) not in paths]
+                        )
                     except SlugTaken:
                         await self._wire.batch_write([self._taken_back(write, stamp) for write, stamp in created])
                         raise
                     for write in writes:
-                        self._lay_over(write, graves.get(write.path))
+                        self._keep_tombstones(write, tombstones.get(write.path))
             await pause(attempt)
         raise busy()
 
-    async def _none_taken(self, rows: Sequence[NewRow]) -> dict[str, Document]:
-        """The graves that stand in the rows' places, by path. Raises SlugTaken where a schedule does."""
+    async def _none_taken(self, rows: Sequence[NewRow]) -> dict[str, StoredDocument]:
+        """Return the tombstones at the rows' paths. Raises SlugTaken if there is a schedule at one."""
         there = await self._wire.get([schedule_path(row.slug) for row in rows], ("slug", "buried"))
         found = {path for path, document in there.items() if is_row(document)}
         if taken := [row.slug for row in rows if schedule_path(row.slug) in found]:
             raise SlugTaken(taken)
         return there
 
-    def _lay_over(self, write: Write, grave: Document | None) -> None:
-        """Have a new row's write keep what is buried in its place."""
+    def _keep_tombstones(self, write: Write, tombstone: StoredDocument | None) -> None:
+        """Let the write of a new row keep the tombstones at its path."""
         assert write.fields is not None
-        write.fields["buried"] = tombstone_field(tombstones_in(grave, self._clock.earliest()))
-        write.exists, write.stamp = (False, None) if grave is None else (None, grave.stamp)
+        write.fields["buried"] = tombstone_field(tombstones_in(tombstone, self._clock.earliest()))
+        write.exists, write.stamp = (False, None) if tombstone is None else (None, tombstone.stamp)
 
     def _taken_back(self, write: Write, stamp: Stamp) -> Write:
         tombstoned = (write.fields or {}).get("buried") or ()
         assert isinstance(tombstoned, (list, tuple))
         return removal(write.path, tombstoned, self._shards, stamp)
 
-    async def _replace(self, rows: Sequence[NewRow], told: Told) -> list[Put]:
+    async def _replace(self, rows: Sequence[NewRow], told: ChangeNotice) -> list[Put]:
         """One page; in as many commits as its size takes."""
         answers: dict[str, Put] = {}
         todo = list(rows)
@@ -150,7 +152,7 @@ class FirestoreSchedules:
                 if document is None or not is_row(document):
                     write = Write(schedule_path(row.slug), schedule_fields(row, now, self._shards), exists=False)
                     if document is not None:
-                        self._lay_over(write, document)
+                        self._keep_tombstones(write, document)
                     changes.append((row, write, Put.CREATED))
                 elif _differs(document, row):
                     changes.append((row, edit(document, row, now), Put.UPDATED))
@@ -177,7 +179,7 @@ class FirestoreSchedules:
 
     # ---- delete
 
-    async def delete(self, slugs: Sequence[str], told: Told) -> list[bool]:
+    async def delete(self, slugs: Sequence[str], told: ChangeNotice) -> list[bool]:
         ended: set[str] = set()
         paths = list(dict.fromkeys(schedule_path(slug) for slug in slugs))
         for start in range(0, len(paths), PAGE):
@@ -185,7 +187,7 @@ class FirestoreSchedules:
             ended |= await self._end([each for each in there if is_row(each)], told)
         return [schedule_path(slug) in ended for slug in slugs]
 
-    async def clear(self, origin: Origin | None, told: Told) -> int:
+    async def clear(self, origin: Origin | None, told: ChangeNotice) -> int:
         ended = 0
         after = ""
         while page := await self._wire.query(page_query(origin, after, PAGE)):
@@ -193,7 +195,9 @@ class FirestoreSchedules:
             after = page[-1].fields["slug"]
         return ended
 
-    async def _end(self, documents: Sequence[Document], told: Told, origin: Origin | None = None) -> set[str]:
+    async def _end(
+        self, documents: Sequence[StoredDocument], told: ChangeNotice, origin: Origin | None = None
+    ) -> set[str]:
         """Delete these schedules with a record of each run that this cuts off; the paths of those that were there."""
         ended: set[str] = set()
         recorded: set[str] = set()
@@ -234,7 +238,7 @@ def page_query(origin: Origin | None, after: str, limit: int) -> Query:
     return Query(SCHEDULES, "slug", equals={} if origin is None else {"origin": origin.value}, more=after, limit=limit)
 
 
-def _differs(document: Document, new: NewRow) -> bool:
+def _differs(document: StoredDocument, new: NewRow) -> bool:
     """Whether ``new`` asks for anything that is not there already."""
     there = document.fields
     return new.first is not None or any(
@@ -243,12 +247,12 @@ def _differs(document: Document, new: NewRow) -> bool:
     )
 
 
-def edit(document: Document, new: NewRow, now: Instant) -> Write:
-    """Of the wish."""
+def edit(document: StoredDocument, new: NewRow, now: Instant) -> Write:
+    """The revision of the definition."""
     return looked_at(document, definition_fields(new, document.fields["revision"] + 1, now), now)
 
 
-def looked_at(document: Document, fields: Fields, now: Instant) -> Write:
+def looked_at(document: StoredDocument, fields: Fields, now: Instant) -> Write:
     """These fields written, and the row due at once where nobody owns it."""
     wake_at = document.fields.get("wake_at")
     if document.fields.get("owner") is None and (wake_at is None or wake_at > now):

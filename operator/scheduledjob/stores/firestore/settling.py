@@ -60,7 +60,7 @@ class Unit:
     recent: Sequence[str] = ()
     surplus: list[str] = field(default_factory=list)
     overtaken: bool = False
-    """The wish has changed: the row is released, due at once."""
+    """The definition has changed: the row is released, due at once."""
     slim: bool = False
     """Without the payload and result, with which Firestore refused it."""
     done: bool | None = None
@@ -81,7 +81,7 @@ class Settlements:
         """Paths of runs that newer ones have pushed out of history, for ``prune``."""
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> tuple[list[bool], bool]:
-        """What became of each, and whether a row was released whose wish has changed meanwhile."""
+        """Return the result of each, and whether a row was released whose definition has changed meanwhile."""
         units = [Unit(settlement) for settlement in settlements]
         while todo := [unit for unit in units if unit.done is None]:
             # A document can be written once in a commit: what concerns the same row or run waits for its turn.

@@ -5,7 +5,7 @@ A call's way: ``FirestoreStore`` -> the part that knows the rule (``desired_rows
 what time it is there, ``layout`` how things are written down, ``owned`` what need not be read again.
 
 **No notifications.** Firestore can push changes of a document ("listen"), so clients could ring a bell. It would be
-one more document written for each wish that is due soon, at one write a second before it becomes a hot spot, read
+one more document written for each schedule that is due soon, at one write a second before it becomes a hot spot, read
 once by every replica, over a stream that is billed anew when it has been down; and it would have to be polled behind
 anyway, because a stream that has silently died looks like one on which nothing happens. A look that finds nothing
 costs one document read. So replicas look: every second after something was found that nobody had announced, and less
@@ -24,15 +24,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 from scheduledjob.engine.store import Origin, StoreError, StoreUnavailable, Wake
 
-from .claims import Claims
+from .claims import FirestoreClaims
 from .clock import FirestoreClock
-from .history import Archive
+from .history import FirestoreHistory
 from .layout import document_id, is_row, replica_path, row_of, schedule_path
 from .operations import Write
 from .owned_rows import OwnedRows
 from .presence import FirestorePresence
 from .reconciling import FirestoreReconciling
-from .schedules import FirestoreSchedules, Told, page_query
+from .schedules import ChangeNotice, FirestoreSchedules, page_query
 from .settling import Renewals, Settlements
 from .wire import Conflict, Wire
 
@@ -102,12 +102,12 @@ class FirestoreStore:
         except BaseException:
             await self._wire.close()
             raise
-        self._wishes = FirestoreSchedules(self._wire, self._clock, shards)
-        self._cluster = FirestoreReconciling(self._wire, self._clock, shards)
-        self._living = FirestorePresence(self._wire, self._wire.beside(f"{self._collection}/clusters"), self._clock)
-        self._claims = Claims(self._wire, self._clock, self._owned, shards)
+        self._schedules = FirestoreSchedules(self._wire, self._clock, shards)
+        self._reconciling = FirestoreReconciling(self._wire, self._clock, shards)
+        self._presence = FirestorePresence(self._wire, self._wire.beside(f"{self._collection}/clusters"), self._clock)
+        self._claims = FirestoreClaims(self._wire, self._clock, self._owned, shards)
         self._settlements = Settlements(self._wire, self._clock, self._owned, shards)
-        self._archive = Archive(self._wire, self._clock, shards, self._settlements.surplus)
+        self._history = FirestoreHistory(self._wire, self._clock, shards, self._settlements.surplus)
 
     async def close(self) -> None:
         await self._wire.close()
@@ -161,50 +161,50 @@ class FirestoreStore:
         if not rows:
             return []
         await self._know_the_time(CLOCK_IS_KNOWN)
-        told = Told()
+        told = ChangeNotice()
         try:
-            return await self._wishes.put(rows, replace=replace, told=told)
+            return await self._schedules.put(rows, replace=replace, told=told)
         finally:
             self._tell(told)
 
     async def delete(self, slugs: Sequence[str]) -> list[bool]:
         await self._know_the_time(CLOCK_IS_KNOWN)
-        told = Told()
+        told = ChangeNotice()
         try:
-            return await self._wishes.delete(slugs, told)
+            return await self._schedules.delete(slugs, told)
         finally:
             self._tell(told)
 
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
         """As ``Store.reconcile``; all or none holds for 200 rows, or 8 MiB."""
         await self._know_the_time(CLOCK_IS_KNOWN)
-        told = Told()
+        told = ChangeNotice()
         try:
-            return await self._cluster.reconcile(rows, told)
+            return await self._reconciling.reconcile(rows, told)
         finally:
             self._tell(told)
 
     async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
         await self._know_the_time(CLOCK_IS_KNOWN)
-        told = Told()
+        told = ChangeNotice()
         try:
-            return await self._cluster.tombstone(identities, told)
+            return await self._reconciling.tombstone(identities, told)
         finally:
             self._tell(told)
 
     async def touch(self, slugs: Sequence[str]) -> None:
         await self._know_the_time(CLOCK_IS_KNOWN)
-        told = Told()
+        told = ChangeNotice()
         try:
-            await self._cluster.touch(slugs, told)
+            await self._reconciling.touch(slugs, told)
         finally:
             self._tell(told)
 
     async def clear(self, origin: Origin | None = None) -> int:
         await self._know_the_time(CLOCK_IS_KNOWN)
-        told = Told()
+        told = ChangeNotice()
         try:
-            return await self._wishes.clear(origin, told)
+            return await self._schedules.clear(origin, told)
         finally:
             self._tell(told)
 
@@ -222,10 +222,10 @@ class FirestoreStore:
     async def history(
         self, slug: str | None = None, *, uid: str | None = None, before: Instant | None = None, limit: int = 100
     ) -> list[RunRecord]:
-        return await self._archive.newest(slug, uid, before, limit)
+        return await self._history.newest(slug, uid, before, limit)
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
-        return await self._archive.recorded(run_ids)
+        return await self._history.recorded(run_ids)
 
     # ---- replicas
 
@@ -246,10 +246,10 @@ class FirestoreStore:
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         for settlement in settlements:
-            self._archive.note(settlement.records)
+            self._history.note(settlement.records)
         answers, overtaken = await self._settlements.settle(replica, settlements)
         if overtaken:
-            told = Told()
+            told = ChangeNotice()
             told.becomes_due(self._clock.earliest())
             self._tell(told)
         return answers
@@ -284,19 +284,19 @@ class FirestoreStore:
 
     async def withdraw(self, replica: str) -> None:
         await self._write(Write(replica_path(replica)))
-        await self._living.forget(self._installation, replica)
+        await self._presence.forget(self._installation, replica)
         self._announced = self._looks_at = None
 
     async def lock(self, name: str, replica: str, length: Micros) -> bool:
         await self._know_the_time(CLOCK_IS_KNOWN)
-        return await self._living.lock(name, replica, length)
+        return await self._presence.lock(name, replica, length)
 
     async def unlock(self, name: str, replica: str) -> None:
-        await self._living.unlock(name, replica)
+        await self._presence.unlock(name, replica)
 
     async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
         await self._know_the_time(CLOCK_IS_KNOWN)
-        return await self._living.present(self._installation, replica, cluster, namespaces, lifetime)
+        return await self._presence.present(self._installation, replica, cluster, namespaces, lifetime)
 
     @asynccontextmanager
     async def listen(self, on_wake: Callable[[Wake], None]) -> AsyncIterator[None]:
@@ -307,7 +307,7 @@ class FirestoreStore:
         finally:
             self._listeners.remove(on_wake)
 
-    def _tell(self, told: Told) -> None:
+    def _tell(self, told: ChangeNotice) -> None:
         due = told.due
         if due is not None and self._looks_at is not None and due >= self._looks_at:
             due = None
@@ -319,4 +319,4 @@ class FirestoreStore:
 
     async def prune(self, limit: int = 1000) -> int:
         await self._know_the_time(CLOCK_IS_KNOWN)
-        return await self._archive.prune(limit)
+        return await self._history.prune(limit)

@@ -34,7 +34,7 @@ from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrp
 from scheduledjob.domain.time.instants import SECOND, Micros
 from scheduledjob.engine.store import StoreError, StoreUnavailable
 
-from .operations import MOST_WRITES, Document, Query, Stamp, Write, packs
+from .operations import MOST_WRITES, Query, Stamp, StoredDocument, Write, packs
 from .retrying import together
 
 if TYPE_CHECKING:
@@ -195,16 +195,16 @@ class Wire:
 
     # ---- reads
 
-    async def get(self, paths: Sequence[str], fields: Sequence[str] | None = None) -> dict[str, Document]:
+    async def get(self, paths: Sequence[str], fields: Sequence[str] | None = None) -> dict[str, StoredDocument]:
         """The documents that are there, by path; with ``fields`` only those of their fields."""
-        found: dict[str, Document] = {}
+        found: dict[str, StoredDocument] = {}
         for start in range(0, len(paths), MOST_WRITES):
             part = paths[start : start + MOST_WRITES]
             for document in await self._repeated(partial(self._get, part, fields)):
                 found[document.path] = document
         return found
 
-    async def _get(self, paths: Sequence[str], fields: Sequence[str] | None) -> list[Document]:
+    async def _get(self, paths: Sequence[str], fields: Sequence[str] | None) -> list[StoredDocument]:
         names = [f"{self._root}/{path}" if path else self._root for path in paths]
         request = _BatchGetRequest(database=self._database, documents=names)
         if fields is not None:
@@ -219,11 +219,11 @@ class Wire:
         raws = [types.BatchGetDocumentsResponse.pb(answer) async for answer in answers]
         return [self._document(raw.found) for raw in raws if raw.HasField("found")]
 
-    async def query(self, query: Query) -> list[Document]:
+    async def query(self, query: Query) -> list[StoredDocument]:
         """What the query finds. Raises StoreError where its index is missing."""
         return await self._repeated(partial(self._query, query))
 
-    async def _query(self, query: Query) -> list[Document]:
+    async def _query(self, query: Query) -> list[StoredDocument]:
         request = _RunQueryRequest(parent=self._root)
         wanted = request.structured_query
         wanted.from_.add().collection_id = query.collection
@@ -277,9 +277,11 @@ class Wire:
         raws = [types.RunQueryResponse.pb(answer) async for answer in answers]
         return [self._document(raw.document) for raw in raws if raw.HasField("document")]
 
-    def _document(self, raw: Any) -> Document:
+    def _document(self, raw: Any) -> StoredDocument:
         path = raw.name.removeprefix(self._root).removeprefix("/")
-        return Document(path, {name: _decode(value) for name, value in raw.fields.items()}, _stamp(raw.update_time))
+        return StoredDocument(
+            path, {name: _decode(value) for name, value in raw.fields.items()}, _stamp(raw.update_time)
+        )
 
     async def _repeated(self, read: Callable[[], Awaitable[T]]) -> T:
         began = self._clock.reading()

@@ -151,7 +151,7 @@ class MemoryStore:
         return [each is not None for each in there]
 
     def _end(self, entries: Sequence[Entry], now: Instant) -> None:
-        """Remove and bury, with a record of each run that this cuts off."""
+        """Remove the row and leave a tombstone, with a record of each run that this ends."""
         self._remove(entries, now)
         for entry in entries:
             self._here.tombstone(entry.uid, now, entry.definition)
@@ -276,7 +276,7 @@ class MemoryStore:
                 else:
                     entry.wake_at = overtaken = now
                 here.enter(entry)
-            # Whoever lets go of a row knows when it is due, except where its wish has changed meanwhile.
+            # The replica that releases a row knows when it is due, unless the definition has changed meanwhile.
             self._wakes.tell(released, besides=self)
             self._wakes.tell(overtaken)
             return answers
@@ -287,13 +287,13 @@ class MemoryStore:
 
     async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
         with self._lock:
-            should_poll = self._wakes.should_poll
+            poll_times = self._wakes.poll_times
             # One that was held back on its way is older than what it finds.
-            should_poll[replica.id] = max(should_poll.get(replica.id, looks_at), looks_at)
+            poll_times[replica.id] = max(poll_times.get(replica.id, looks_at), looks_at)
 
     async def withdraw(self, replica: str) -> None:
         with self._lock:
-            self._wakes.should_poll.pop(replica, None)
+            self._wakes.poll_times.pop(replica, None)
             self._here.locks.forget(replica)
             self._database.presences.forget(self._installation, replica)
 

@@ -57,13 +57,13 @@ class Wakes:
     """The listeners of one installation. Each method is called under the database's lock."""
 
     def __init__(self) -> None:
-        self.should_poll: dict[str, Instant] = {}
+        self.poll_times: dict[str, Instant] = {}
         """By when each replica looks without being told to."""
         self.listeners: list[Listener] = []
 
     def tell(self, due: Instant | None, changed: Sequence[str] = (), *, besides: object = None) -> None:
         """Pass on what listeners may not know: what is due before the latest look, and what has changed."""
-        if due is not None and due >= max(self.should_poll.values(), default=due):
+        if due is not None and due >= max(self.poll_times.values(), default=due):
             due = None
         if due is None and not changed:
             return

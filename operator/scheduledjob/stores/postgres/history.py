@@ -1,4 +1,4 @@
-"""History: the runs that ended, read and pruned."""
+"""History: reads and prunes the records of ended runs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 _FOREVER: Instant = 2**63 - 1
 _LAST_SLUG = "\U0010ffff" * 8
-"""After every slug that anybody writes."""
+"""Sorts after every slug in use."""
 
-LOOKED_AT = 20
-"""Records that one ``prune`` looks at for each that it may drop: the table is gone over bit by bit."""
+EXAMINED = 20
+"""Records that ``prune`` examines for each that it may drop; successive calls go over the whole table."""
 
 
 class PostgresHistory(PostgresPart):
@@ -46,8 +46,8 @@ class PostgresHistory(PostgresPart):
         return {record[0] for record in found}
 
     async def prune(self, limit: int = 1000) -> int:
-        """Looks at a part of history that grows with ``limit``, from where the last call left off."""
-        look = LOOKED_AT * limit * self._prune_more
+        """Examine part of history, sized by ``limit``, from where the last call stopped; return the count dropped."""
+        look = EXAMINED * limit * self._prune_more
         async with self._pool.connection("pruning history") as connection, connection.transaction():
             if not await connection.fetchval(SQL["only_one_prunes"], self._installation):
                 return 0
@@ -59,7 +59,7 @@ class PostgresHistory(PostgresPart):
             return limit  # there may be more right here
         if seen < look:
             self._prune_from, self._prune_more = _LAST_SLUG, 1
-        elif last == self._prune_from:  # one slug fills it all and has nothing to drop: look further
+        elif last == self._prune_from:  # one slug fills the whole part and has nothing to drop: examine more
             self._prune_more *= 2
         else:
             self._prune_from, self._prune_more = last, 1

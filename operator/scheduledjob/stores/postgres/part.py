@@ -1,4 +1,4 @@
-"""What the parts of the store share: its server, its pool, its installation and its floor."""
+"""What the parts of the store share: server, pool, installation and claim watermark."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .connections import Pool, PostgresServer
 
 POOL_SIZE = 4
 COMMAND_TIMEOUT = 10.0
-"""Seconds that one call may take before the store counts as unavailable."""
+"""Time limit in seconds of one call; after it, the store counts as unavailable."""
 
 
 class PostgresPart:
-    """Base of the parts: made from a URL, and of use once the store has connected."""
+    """Base of the parts. Made from a URL, usable once the store is connected."""
 
     def __init__(self, url: str, *, installation: str = "local", timeout: float = COMMAND_TIMEOUT) -> None:
         self._server = PostgresServer(parse_address(url))
@@ -24,7 +24,7 @@ class PostgresPart:
         self._pool = Pool(self._server, POOL_SIZE, timeout)
         self._watermark = ClaimWatermark()
         self._replicas: set[str] = set()
-        """Those that live in this process: what they tell the others they need not hear themselves."""
+        """Replicas in this process: they need not hear their own notifications."""
 
     @property
     def _installation(self) -> int:

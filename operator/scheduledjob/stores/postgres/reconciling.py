@@ -105,7 +105,7 @@ class PostgresReconciling(PostgresSchedules):
     ) -> dict[str, Put]:
         lines = await connection.fetch(SQL["standing"], self._installation, [row.slug for row in rows])
         there = {row.slug: row for row in (Row(*line) for line in lines)}
-        lines = await connection.fetch(SQL["buried"], self._installation, [row.uid for row in rows])
+        lines = await connection.fetch(SQL["tombstoned"], self._installation, [row.uid for row in rows])
         tombstoned = {line[0] for line in lines}
         became = {row.slug: decide_upsert(there.get(row.slug), row, tombstoned=row.uid in tombstoned) for row in rows}
         new = [row for row in rows if became[row.slug] is Put.CREATED]
@@ -155,14 +155,14 @@ class PostgresReconciling(PostgresSchedules):
         return [each in found for each in identities]
 
     async def _hold(self, connection: Connection, slugs: Iterable[str]) -> None:
-        """Be the only one who makes or ends incarnations of these slugs, until the transaction ends."""
+        """Lock the slugs until the transaction ends: nobody else may create or end rows of them."""
         parts = sorted({crc32(slug.encode()) % PARTS for slug in slugs})
         await connection.execute(SQL["hold"], self._installation, parts)
 
     async def _end(
         self, connection: Connection, identities: Sequence[tuple[str, str]], written: _Written
     ) -> set[tuple[str, str]]:
-        """Remove those that are there, and bury them all; those that were there."""
+        """Remove the rows that exist and write a tombstone for each; return the rows that existed."""
         slugs, uids = zip(*identities, strict=True)
         gone = await connection.fetch(SQL["end"], self._installation, slugs, uids)
         records = [record for each in gone for record in records_of(each)]
@@ -170,7 +170,7 @@ class PostgresReconciling(PostgresSchedules):
             await connection.execute(SQL["record"], self._installation, *record_columns(records))
         kept = dict.fromkeys(sorted(uids), tombstone_kept_for(""))
         kept |= {each["uid"]: tombstone_kept_for(each["definition"]) for each in gone}
-        await connection.execute(SQL["bury"], self._installation, list(kept), list(kept.values()))
+        await connection.execute(SQL["tombstone"], self._installation, list(kept), list(kept.values()))
         written.changed += [each["slug"] for each in gone]
         return {(each["slug"], each["uid"]) for each in gone}
 
@@ -185,7 +185,7 @@ class PostgresReconciling(PostgresSchedules):
             connection.transaction(),
         ):
             for chunk in chunks:
-                for line in await connection.fetch(SQL["nudge"], self._installation, chunk):
+                for line in await connection.fetch(SQL["touch"], self._installation, chunk):
                     written.row(*line)
             await self._tell(connection, written)
         self._told(written)

@@ -1,6 +1,6 @@
-"""What clients do: write wishes, end schedules, read rows.
+"""What clients do: write schedules, end them, read rows.
 
-A write and the notification of it are one transaction, so nobody hears of what is not there yet.
+A write and its notification are one transaction, so nobody is notified of something that is not there yet.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 CHUNK = 5000
-"""Rows in one statement: enough to make round trips not matter, few enough to end in time."""
+"""Most rows in one statement: enough that round trips do not matter, few enough to end in time."""
 
 BULK_TIMEOUT = 120.0
-"""Seconds that a call may take which writes more than one chunk."""
+"""Time limit in seconds of a call that writes more than one chunk."""
 
 _ATTEMPTS = 3
 
@@ -45,7 +45,7 @@ class PostgresSchedules(PostgresPart):
         by_slug = each_once(rows)
         if not rows:
             return []
-        # In one order everywhere, so that two writers never wait for each other.
+        # In the same order everywhere, so that two writers never wait for each other.
         in_order = [by_slug[slug] for slug in sorted(by_slug)]
         chunks = [in_order[start : start + CHUNK] for start in range(0, len(in_order), CHUNK)]
         if replace:
@@ -73,7 +73,7 @@ class PostgresSchedules(PostgresPart):
                 taken = {row.slug for row in await self.get(slugs) if row is not None}
                 if taken:
                     raise SlugTaken([slug for slug in slugs if slug in taken]) from None
-                continue  # who had it has gone meanwhile
+                continue  # the row that had the slug is gone meanwhile
             if due is not None:
                 self._watermark.lower(due)
             return [Put.CREATED] * len(rows)
@@ -126,7 +126,7 @@ class PostgresSchedules(PostgresPart):
         return found
 
     async def clear(self, origin: Origin | None = None) -> int:
-        """Each chunk is a transaction of its own: what is interrupted has ended some schedules and not others."""
+        """Each chunk is a transaction of its own, so an interrupted call has ended some schedules and not others."""
         count = 0
         after: str | None = ""
         while after is not None:

@@ -1,7 +1,7 @@
 -- What is asked about objects of a cluster.
 --
--- Of all who reconcile or bury, one at a time may make or end an incarnation of a slug: each first takes a lock of
--- the transaction on it. So nobody can bury between another's look at the tombstones and what that writes by it.
+-- Only one transaction at a time may create or end an object's row of a slug: each first takes a transaction lock on the
+-- slug. So no tombstone can be written between another transaction's read of the tombstones and its write.
 -- Everybody else is kept out by locks of rows.
 
 -- name: differing
@@ -28,7 +28,7 @@ FROM unnest($2::text[]) AS wanted(wanted_slug), LATERAL (
     SELECT * FROM scheduledjob.schedule WHERE installation = $1 AND slug = wanted_slug OFFSET 0 FOR NO KEY UPDATE
 ) AS s;
 
--- name: buried
+-- name: tombstoned
 SELECT t.uid
 FROM unnest($2::text[]) AS wanted(wanted_uid), LATERAL (
     SELECT uid FROM scheduledjob.tombstone
@@ -71,13 +71,13 @@ USING found
 WHERE s.id = ANY(ARRAY[found.id])
 RETURNING s.slug, s.uid, s.definition, s.state, s.owner IS NOT NULL AS owned, scheduledjob.clock() AS now;
 
--- name: bury
+-- name: tombstone
 INSERT INTO scheduledjob.tombstone AS t (installation, uid, expires)
 SELECT $1, given.uid, scheduledjob.clock() + given.kept
 FROM unnest($2::text[], $3::bigint[]) AS given (uid, kept)
 ON CONFLICT (uid, installation) DO UPDATE SET expires = greatest(t.expires, excluded.expires);
 
--- name: nudge
+-- name: touch
 WITH found AS MATERIALIZED (
     SELECT s.id
     FROM unnest($2::text[]) AS wanted(slug), LATERAL (
@@ -92,7 +92,7 @@ WHERE s.id = ANY(ARRAY[found.id])
 RETURNING s.slug, s.owner IS NOT NULL AS owned, s.wake_at;
 
 -- name: forget_tombstones
--- $1 installation, $2 how many at most. One that is buried again meanwhile stays.
+-- $1 installation, $2 how many at most. A tombstone that is renewed meanwhile stays.
 WITH passed AS MATERIALIZED (
     SELECT uid FROM scheduledjob.tombstone
     WHERE installation + 0 = $1 AND expires <= (SELECT scheduledjob.clock())

@@ -22,7 +22,7 @@ FROM unnest(
 ) AS given;
 
 -- name: create_and_tell
--- The same and `tell_due` in one statement: what a lone wish waits for.
+-- `create` and `tell_due` in one statement, because a single schedule waits for both.
 WITH made AS (
     INSERT INTO scheduledjob.schedule (
         installation, slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, edited_at
