@@ -1,14 +1,15 @@
-"""Room and places to wait, policy by policy: who may start beside whom."""
+"""The policy of overlap, case by case: what happens to a run that comes due beside others."""
 
 from __future__ import annotations
 
 import pytest
 
-from scheduledjob.domain.schedule.concurrency import has_room, is_skipped
+from scheduledjob.domain.schedule.concurrency import Admission, decide, has_room
 from scheduledjob.domain.schedule.definition import Concurrency, Definition
 from scheduledjob.domain.schedule.state import Run, State
 
 F, Q, R, A = Concurrency.FORBID, Concurrency.QUEUE, Concurrency.REPLACE, Concurrency.ALLOW
+START, WAIT, SKIP, REPLACE_ACTIVE = Admission.START, Admission.WAIT, Admission.SKIP, Admission.REPLACE_ACTIVE
 
 
 def state(active: int, waiting: int, catch_up: bool = False) -> State:
@@ -16,43 +17,66 @@ def state(active: int, waiting: int, catch_up: bool = False) -> State:
     return State(decided_until=0, runs=runs[:active], waiting=runs[active:])
 
 
+@pytest.mark.parametrize("token", ["", "by-hand"])
 @pytest.mark.parametrize(
-    ("policy", "limit", "depth", "active", "waiting", "room", "skipped"),
+    ("policy", "limit", "depth", "active", "waiting", "room", "admission"),
     [
-        (F, None, 1, 0, 0, True, False),
-        (F, None, 1, 1, 0, False, True),
-        (F, None, 1, 0, 1, True, True),
-        (Q, None, 1, 0, 0, True, False),
-        (Q, None, 1, 1, 0, False, False),
-        (Q, None, 1, 1, 1, False, True),
-        (Q, None, 0, 1, 0, False, True),
-        (Q, 2, 0, 1, 0, True, False),
-        (Q, 2, 0, 2, 0, False, True),
-        (Q, 2, 3, 2, 2, False, False),
-        (Q, 2, 3, 2, 3, False, True),
-        (R, None, 1, 0, 0, True, False),
-        (R, None, 1, 1, 0, False, False),
-        (R, None, 1, 1, 1, False, False),
-        (A, None, 1, 99, 0, True, False),
-        (A, 2, 1, 1, 0, True, False),
-        (A, 2, 1, 2, 0, False, True),
-        (A, 2, 1, 1, 1, True, True),
+        (F, None, 1, 0, 0, True, START),
+        (F, None, 1, 1, 0, False, SKIP),
+        (F, None, 1, 0, 1, True, SKIP),
+        (F, None, 1, 1, 1, False, SKIP),
+        (Q, None, 1, 0, 0, True, START),
+        (Q, None, 1, 1, 0, False, WAIT),
+        (Q, None, 1, 0, 1, True, SKIP),
+        (Q, None, 2, 0, 1, True, WAIT),
+        (Q, None, 1, 1, 1, False, SKIP),
+        (Q, None, 0, 1, 0, False, SKIP),
+        (Q, 2, 0, 1, 0, True, START),
+        (Q, 2, 0, 2, 0, False, SKIP),
+        (Q, 2, 3, 2, 2, False, WAIT),
+        (Q, 2, 3, 2, 3, False, SKIP),
+        (R, None, 1, 0, 0, True, START),
+        (R, None, 1, 1, 0, False, REPLACE_ACTIVE),
+        (R, None, 1, 0, 1, True, REPLACE_ACTIVE),
+        (R, None, 1, 1, 1, False, REPLACE_ACTIVE),
+        (A, None, 1, 0, 0, True, START),
+        (A, None, 1, 99, 0, True, START),
+        (A, None, 1, 1, 1, True, WAIT),
+        (A, 2, 1, 1, 0, True, START),
+        (A, 2, 1, 2, 0, False, SKIP),
+        (A, 2, 1, 1, 1, True, SKIP),
+        (A, 3, 1, 1, 1, True, WAIT),
     ],
 )
-def test_room_and_skipping(
-    policy: Concurrency, limit: int | None, depth: int, active: int, waiting: int, room: bool, skipped: bool
+def test_the_policy_decides_what_happens_to_a_due_run(
+    policy: Concurrency,
+    limit: int | None,
+    depth: int,
+    active: int,
+    waiting: int,
+    room: bool,
+    admission: Admission,
+    token: str,
 ) -> None:
     definition = Definition(kind="k", concurrency=policy, max_concurrent=limit, queue_depth=depth)
-    run = Run(slot=100, due=100)
+    run = Run(slot=100, due=100, token=token)
     assert has_room(definition, state(active, waiting), run) == room
-    assert is_skipped(definition, state(active, waiting), run) == skipped
+    assert decide(definition, state(active, waiting), run) is admission
 
 
 @pytest.mark.parametrize("policy", [F, Q, A])
 def test_slots_caught_up_together_wait_for_each_other(policy: Concurrency) -> None:
     definition = Definition(kind="k", concurrency=policy, max_concurrent=5)
     run = Run(slot=100, due=100, catch_up=True)
-    assert not is_skipped(definition, state(1, 3, catch_up=True), run)
+    assert decide(definition, state(0, 0), run) is START
+    assert decide(definition, state(1, 0, catch_up=True), run) is WAIT
+    assert decide(definition, state(1, 3, catch_up=True), run) is WAIT
+    assert decide(definition, state(0, 3, catch_up=True), run) is WAIT
     assert not has_room(definition, state(1, 3, catch_up=True), run)
     assert has_room(definition, state(0, 3, catch_up=True), run)
-    assert has_room(definition, state(1, 0), run) == (policy is not F)
+    assert decide(definition, state(1, 0), run) is (WAIT if policy is F else START)
+
+
+def test_a_slot_caught_up_replaces_the_active_run_under_replace() -> None:
+    definition = Definition(kind="k", concurrency=R)
+    assert decide(definition, state(1, 0), Run(slot=100, due=100, catch_up=True)) is REPLACE_ACTIVE

@@ -1,7 +1,12 @@
-"""Concurrency: what happens to a slot that comes due while another run of its schedule is active."""
+"""Concurrency: what happens to a run that comes due while other runs of its schedule are active or waiting.
+
+``decide`` is the whole policy. The rest of the package carries its decisions out: ``runs.py`` starts, queues, skips or
+replaces a run as ``decide`` says, and promotes waiting runs while ``has_room`` allows it.
+"""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from .definition import Concurrency
@@ -11,31 +16,48 @@ if TYPE_CHECKING:
     from .state import Run, State
 
 
-def is_skipped(definition: Definition, state: State, run: Run) -> bool:
-    """Whether a due slot is consumed as SkippedOverlap: its policy has neither room for it nor a place to wait.
+class Admission(Enum):
+    """What happens to a run that comes due."""
 
-    Slots caught up by ``All`` always get a place to wait. Under Replace nothing is skipped before it has waited.
+    START = "start"
+    WAIT = "wait"
+    """It starts when the runs before it have ended."""
+    SKIP = "skip"
+    """It does not run: its slot is counted as SkippedOverlap."""
+    REPLACE_ACTIVE = "replace active"
+    """Active runs are cancelled and waiting ones dropped. It starts at once, or waits for the cancelled runs to end."""
+
+
+def decide(definition: Definition, state: State, run: Run) -> Admission:
+    """Decide what happens to a run that comes due, given the runs that are active or waiting.
+
+    Slots caught up by ``All`` never overlap each other. They wait where another run would be skipped.
     """
-    active = len(state.runs) + len(state.waiting)
-    if run.catch_up or not active:
-        return False
-    policy = definition.concurrency
-    if policy is Concurrency.FORBID:
-        return True
-    if policy is Concurrency.QUEUE:
-        room = len(state.runs) < (definition.max_concurrent or 1) and not state.waiting
-        return not room and len(state.waiting) >= definition.queue_depth
-    if policy is Concurrency.ALLOW:
-        return definition.max_concurrent is not None and active >= definition.max_concurrent
-    return False
+    active, waiting = len(state.runs), len(state.waiting)
+    if not active and not waiting:
+        return Admission.START
+    start_or_wait = Admission.START if not waiting and has_room(definition, state, run) else Admission.WAIT
+    match definition.concurrency:
+        case Concurrency.REPLACE:
+            return Admission.REPLACE_ACTIVE
+        case _ if run.catch_up:
+            return start_or_wait
+        case Concurrency.FORBID:
+            return Admission.SKIP
+        case Concurrency.QUEUE:
+            full = start_or_wait is Admission.WAIT and waiting >= definition.queue_depth
+            return Admission.SKIP if full else start_or_wait
+        case Concurrency.ALLOW:
+            limit = definition.max_concurrent
+            return Admission.SKIP if limit is not None and active + waiting >= limit else start_or_wait
 
 
 def has_room(definition: Definition, state: State, run: Run) -> bool:
-    """Whether a run may become active beside those that are; slots caught up by ``All`` don't overlap each other."""
+    """Return whether a run may become active beside those that are, whether or not others wait before it."""
     runs = state.runs
     if not runs:
         return True
-    if run.catch_up and any(one.catch_up for one in runs):
+    if run.catch_up and any(other.catch_up for other in runs):
         return False
     policy, limit = definition.concurrency, definition.max_concurrent
     if policy is Concurrency.ALLOW:

@@ -14,7 +14,7 @@ import msgspec
 from scheduledjob.domain.time.instants import Instant, rfc3339
 
 from .actions import Actions, AttemptEnd, has, remove, without
-from .concurrency import has_room, is_skipped
+from .concurrency import Admission, decide, has_room
 from .definition import Concurrency, Definition
 from .misfire import Slots, jitter_of, newest_due
 from .requests import Requests
@@ -152,21 +152,18 @@ class Runs(msgspec.Struct, eq=False, gc=False):
     def admit(self, run: Run, now: Instant, actions: Actions) -> None:
         """Give a due run its place by the concurrency policy: active, waiting, or none."""
         state = self.state
-        if self.definition.concurrency is Concurrency.REPLACE:
-            newer = f"the manual run {run.token}" if run.token else f"the slot {rfc3339(run.slot)}"
-            for active in list(state.runs):
-                asked_before = bool(active.cancel_reason)
-                if self.cancel(active, now, f"replaced by {newer}") and not asked_before:
-                    actions.cancel += (active,)
-            self._drop_waiting()
-        elif is_skipped(self.definition, state, run):
+        admission = decide(self.definition, state, run)
+        if admission is Admission.SKIP:
             state.skipped += 1
             self.changed = True
             if run.token:
                 self._tell_skipped(run, now)
             return
+        if admission is Admission.REPLACE_ACTIVE:
+            self._replace_active(run, now, actions)
+            admission = Admission.WAIT if state.runs or state.waiting else Admission.START
         self._count_start(run)
-        if not state.waiting and has_room(self.definition, state, run):
+        if admission is Admission.START:
             if (self.changed or self._unanswered) and not has(self.unstored, run):
                 # In the store another run may still stand before it: whoever took over would not count it as begun.
                 self.unstored += (run,)
@@ -175,6 +172,15 @@ class Runs(msgspec.Struct, eq=False, gc=False):
         else:
             state.waiting.append(run)
             self.changed = True
+
+    def _replace_active(self, run: Run, now: Instant, actions: Actions) -> None:
+        """Cancel the active runs in favour of ``run``, and drop the waiting ones."""
+        newer = f"the manual run {run.token}" if run.token else f"the slot {rfc3339(run.slot)}"
+        for active in list(self.state.runs):
+            already_cancelled = bool(active.cancel_reason)
+            if self.cancel(active, now, f"replaced by {newer}") and not already_cancelled:
+                actions.cancel += (active,)
+        self._drop_waiting()
 
     def _drop_waiting(self) -> None:
         """What waits does not start any more; a manual run still does, and what may have begun goes on."""
