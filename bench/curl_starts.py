@@ -16,8 +16,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.executor import Attempt, CurlSpec, Result
+from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.jobs.curl.curl_executor import CurlExecutor
+from scheduledjob.jobs.curl.curl_kind import CurlSpec
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

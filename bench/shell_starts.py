@@ -13,8 +13,9 @@ import time
 
 import uvloop
 
-from scheduledjob.engine.executor import Attempt, Result, ShellSpec
+from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
+from scheduledjob.jobs.shell.shell_kind import ShellSpec
 
 AT_ONCE = 1000
 RATE = 300

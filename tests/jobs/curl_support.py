@@ -17,12 +17,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from scheduledjob.engine.executor import Attempt, CurlSpec, Result
+from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.jobs.curl.curl_executor import CurlExecutor
 from scheduledjob.jobs.curl.resolver import ThreadResolver
 
 if TYPE_CHECKING:
     from scheduledjob.jobs.curl.addresses import AddressFilter
+    from scheduledjob.jobs.curl.curl_kind import CurlSpec
 
 SLOT = 1_796_119_200_000_000
 """2026-12-01T10:00:00Z"""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from scheduledjob.engine.executor import Attempt, ShellSpec
+from scheduledjob.engine.executor import Attempt
+from scheduledjob.jobs.shell.shell_kind import ShellSpec
 from scheduledjob.jobs.shell.spawner.processes import everybody, status_of
 
 if TYPE_CHECKING:

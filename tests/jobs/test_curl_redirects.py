@@ -7,9 +7,10 @@ from ipaddress import IPv6Address
 import pytest
 from aiohttp import web
 
-from scheduledjob.engine.executor import CurlSpec, Value
+from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.addresses import AddressFilter
 from scheduledjob.jobs.curl.curl_executor import MAX_REDIRECTS
+from scheduledjob.jobs.curl.curl_kind import CurlSpec
 from tests.jobs.curl_support import Handler, Known, attempt, bare, executor, run, serving
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from scheduledjob.engine.executor import CurlSpec, Value
+from scheduledjob.engine.executor import Value
+from scheduledjob.jobs.curl.curl_kind import CurlSpec
 from scheduledjob.jobs.curl.tls import TlsSetting, context_of
 from tests.jobs.curl_support import Authority, Known, attempt, executor, run, server_context, serving
 

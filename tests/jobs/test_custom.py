@@ -16,6 +16,7 @@ from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
 from scheduledjob.engine.task import Task
 from scheduledjob.jobs.python.python_job import ENTRY_POINT_GROUP, JobExecutor, JobPluginError, PrintJob, load_jobs
 from scheduledjob.jobs.reasons import REASON_LIMIT
+from scheduledjob.jobs.registry import BUILT_IN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -366,7 +367,9 @@ async def test_jobs_of_installed_distributions(tmp_path: Path, monkeypatch: pyte
         "class Report:\n    async def run(self, task):\n        return None\nasync def clean(task):\n    return task\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    jobs = load_jobs(installed(tmp_path, "acme-jobs", "report = installed_jobs:Report", "clean = installed_jobs:clean"))
+    jobs = load_jobs(
+        installed(tmp_path, "acme-jobs", "report = installed_jobs:Report", "clean = installed_jobs:clean"), BUILT_IN
+    )
     assert sorted(jobs) == ["clean", "report"]
     assert (await JobExecutor("report", jobs["report"]).run(attempt())).complete
     assert not (await JobExecutor("clean", jobs["clean"]).run(attempt())).complete
@@ -395,7 +398,7 @@ def test_each_entry_point_that_is_broken_is_named_with_its_distribution(
     )
     points += installed(tmp_path, "other-jobs", "same = broken_jobs:fine")
     with pytest.raises(JobPluginError) as caught:
-        load_jobs(points)
+        load_jobs(points, BUILT_IN)
     lines = str(caught.value).splitlines()
     of = "of broken-jobs 1.2 can't be used: "
     assert [line for line in lines if "of broken-jobs 1.2 can't" not in line][0].startswith(  # noqa: RUF015 - all but one

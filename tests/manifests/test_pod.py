@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduledjob.engine.executor import CurlSpec, ShellSpec, Value
+from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.container.pod_spec import POD_KIND, ContainerSpec, CustomSpec, KeepPods, PodSpec
-from scheduledjob.manifests import pod_translation as manifests
+from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.shell.shell_kind import ShellSpec
 from scheduledjob.manifests.models import ScheduledJob
 from scheduledjob.manifests.pod_translation import pod_description, to_pod_definition
 
@@ -29,10 +30,6 @@ def manifest(job: dict[str, Any], **spec: Any) -> ScheduledJob:
             "spec": {"triggers": [{"every": "1m"}], "job": job, **spec},
         }
     )
-
-
-def test_the_kind_has_one_name() -> None:
-    assert manifests.POD_KIND == POD_KIND
 
 
 def test_a_container() -> None:

@@ -8,7 +8,7 @@ and never decides whether a run has failed for good.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -40,7 +40,7 @@ class Attempt(msgspec.Struct, gc=False):
     timeout: float | None = None
     """Seconds the attempt may take; the executor ends it then and returns a failed Result that says so."""
     params: Any = None
-    """What to run: the executor's own typed description (``ShellSpec``, ``CurlSpec``, ...)."""
+    """What to run: the spec of the job's kind, such as ``ShellSpec`` or ``CurlSpec``."""
     payload: bytes | None = None
     references: Any = None
     """Resolves Secret and ConfigMap references when the attempt starts; None where there can be none."""
@@ -149,42 +149,3 @@ class Value:
     """(name, key) of a ConfigMap."""
     optional: bool = False
     """A reference that is not there gives nothing instead of an error."""
-
-
-@dataclass(slots=True)
-class ShellSpec:
-    """What a shell attempt runs."""
-
-    command: str
-    shell: str = "/bin/sh"
-    env: dict[str, Value] = field(default_factory=dict)
-    working_dir: str | None = None
-    complete_exit_codes: frozenset[int] = frozenset()
-    """Exit codes that count as success and end the schedule for good."""
-
-
-@dataclass(slots=True)
-class CurlSpec:
-    """What an HTTP attempt requests."""
-
-    url: str
-    method: str = "GET"
-    headers: dict[str, Value] = field(default_factory=dict)
-    body: Value | None = None
-    """None: the payload is the body."""
-    expect_status: tuple[str, ...] = ("2xx",)
-    """Each ``200`` or ``2xx``."""
-    expect_body: str | None = None
-    """RE2, searched in the body."""
-    follow_redirects: bool = True
-    insecure_skip_verify: bool = False
-    ca: Value | None = None
-    """PEM of the authorities to trust instead of the system's."""
-    client_certificate: Value | None = None
-    client_key: Value | None = None
-    server_name: str | None = None
-    basic_username: Value | None = None
-    basic_password: Value | None = None
-    bearer: Value | None = None
-    complete_status: frozenset[int] = frozenset()
-    """Statuses that count as success and end the schedule for good."""

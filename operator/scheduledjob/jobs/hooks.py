@@ -1,9 +1,4 @@
-"""What manifests and objects of a cluster need beside an executor: how a stored description of a job is read, how
-hooks are called, how a run is told as JSON.
-
-``run -f`` and the operator name their kinds differently in the store and offer different ones; what stands here they
-have in common.
-"""
+"""Calls the hooks of a schedule (``onFailure``, ``onSuccess``), and writes a run as JSON."""
 
 from __future__ import annotations
 
@@ -12,34 +7,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from scheduledjob.domain.time.instants import MINUTE, SECOND, Micros, rfc3339
-from scheduledjob.engine.executor import Attempt, CurlSpec, Result
+from scheduledjob.engine.executor import Attempt, Result
+from scheduledjob.jobs.curl.curl_kind import CurlSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from scheduledjob.domain.schedule.definition import Definition
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.engine.attempts import Hook
     from scheduledjob.engine.executor import Executor
 
 CURL_TIMEOUT: Micros = MINUTE
-"""How long one attempt of a request may take where ``timeouts.attempt`` is unset; also a call of a hook."""
-
-
-def described_as(description: type) -> Callable[[Definition], Any]:
-    """Makes an executor's typed description of the plain JSON of a definition."""
-
-    def describe(definition: Definition) -> Any:
-        try:
-            return msgspec.convert(definition.job, description)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"the job can't be read by this version: {error}") from None
-
-    return describe
+"""Time limit of an attempt of a request if ``timeouts.attempt`` is unset, and of the call of a hook."""
 
 
 def hook_caller(curl: Executor) -> Hook:
-    """Calls hooks with ``curl``, which must have been started by then."""
+    """Return a function that calls hooks with ``curl``, which must have been started by then."""
 
     async def call_hook(hook: Any, attempt: Attempt, record: RunRecord) -> Result:
         return await _call_hook(curl, hook, attempt, record)
@@ -48,7 +29,7 @@ def hook_caller(curl: Executor) -> Hook:
 
 
 async def _call_hook(curl: Executor, hook: Any, attempt: Attempt, record: RunRecord) -> Result:
-    """The run as JSON is the hook's body unless it has one, and its idempotency key is not the run's own."""
+    """The hook's body is the run as JSON unless it has its own; its idempotency key differs from the run's."""
     call = Attempt(
         run_id=f"{attempt.run_id}-{record.outcome.value.lower()}",
         uid=attempt.uid,
@@ -70,7 +51,7 @@ async def _call_hook(curl: Executor, hook: Any, attempt: Attempt, record: RunRec
 
 
 def run_as_json(record: RunRecord) -> dict[str, Any]:
-    """A run with the keys that it has in JSON everywhere."""
+    """Return a run with the keys that it has in JSON everywhere."""
     namespace, name = split_slug(record.slug)
     return {
         "name": name,
@@ -85,6 +66,6 @@ def run_as_json(record: RunRecord) -> dict[str, Any]:
 
 
 def split_slug(slug: str) -> tuple[str, str]:
-    """(namespace, name) of a manifest's slug; the namespace is empty for a schedule of the library."""
+    """Return (namespace, name) of a slug; the namespace is empty for a schedule of the library."""
     namespace, slash, name = slug.partition("/")
     return (namespace, name) if slash else ("", slug)

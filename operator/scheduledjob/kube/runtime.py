@@ -22,11 +22,11 @@ import structlog
 
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaSettings
+from scheduledjob.jobs.built_in_kind import JobContext
 from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_spec import PodSettings
 from scheduledjob.jobs.curl.addresses import AddressFilter
 from scheduledjob.jobs.shell.confinement import Confinement
-from scheduledjob.jobs.shell.shell_executor import ShellExecutor
 from scheduledjob.kube.client.api_errors import ApiError, ApiUnavailable
 from scheduledjob.kube.client.budget import Budget
 from scheduledjob.kube.client.references import ClusterReferences
@@ -99,18 +99,21 @@ class OperatorRuntime:
         self._events = EventRecorder(api, self._budget, instance=name, now=self._now)
         self._observer = OperatorObserver(metrics, self._objects, self._events)
         self._pods = ClusterPods(api, settings.namespaces)
-        shell, shell_off = _inline_shell(settings)
+        confinement, shell_off = _inline_shell(settings)
         pod_settings = PodSettings(
             image=settings.pod_image,
             restricted=settings.pod_security == "restricted",
             plugins=settings.plugins,
         )
         runnable = cluster_kinds(
-            shell=shell,
-            pods=PodExecutor(self._pods, pod_settings, capacity=settings.pod_capacity, now=self._now),
-            addresses=AddressFilter(settings.inline_http_allow, _addresses_of(api)),
-            plugins=settings.plugins,
-            write=lambda line: log.info("printed", text=line),
+            JobContext(
+                write=lambda line: log.info("printed", text=line),
+                plugins=settings.plugins,
+                addresses=AddressFilter(settings.inline_http_allow, _addresses_of(api)),
+                inline_shell=confinement is not None,
+                confinement=confinement,
+                pods=PodExecutor(self._pods, pod_settings, capacity=settings.pod_capacity, now=self._now),
+            )
         )
         self.replica = Replica(
             store,
@@ -267,15 +270,15 @@ class OperatorRuntime:
             await asyncio.sleep(API_TIMEOUT / 2)
 
 
-def _inline_shell(settings: OperatorSettings) -> tuple[ShellExecutor | None, str]:
-    """Return the executor of inline shell jobs, or None and the reason why there is none."""
+def _inline_shell(settings: OperatorSettings) -> tuple[Confinement | None, str]:
+    """Return how shell jobs inside the operator are confined; None and the reason if none may run there."""
     if not settings.inline_shell_namespaces:
         return None, "no namespace is allowed"
     confinement = Confinement(accept_unconfined=settings.accept_unconfined_shell)
     if refusal := confinement.refusal():
         log.warning("shell jobs run as Pods", reason=refusal)
         return None, refusal
-    return ShellExecutor(confined=confinement), ""
+    return confinement, ""
 
 
 def _addresses_of(api: Api) -> list[str]:

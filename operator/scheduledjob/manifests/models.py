@@ -21,7 +21,8 @@ from .base import (
     Namespace,
     PositiveDuration,
 )
-from .job_models import Hook, JobModel
+from .jobs.curl_job import Hook
+from .jobs.job_model import JobModel
 from .policies import CompleteOn, Execution, HistoryModel, MisfireModel, Retry, TimeoutsModel
 from .rules import Rule, stated
 from .sources import ValueFrom

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.jobs.container.pod_spec import POD_KIND
 
 from .translate import keep_of, plain_job, plain_payload_from, to_definition
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.definition import Definition
 
     from .models import ScheduledJob
-
-POD_KIND = "cluster.pod"
-"""The kind of every job that runs as a Pod, whatever it does."""
 
 
 def to_pod_definition(job: ScheduledJob) -> Definition:
@@ -39,8 +37,10 @@ def pod_description(job: ScheduledJob) -> dict[str, Any]:
         found["container"] = {name: described[name] for name in ("image", "command", "args") if name in described}
     elif spec.job.custom is not None:
         found["custom"] = {"kind": kind} | ({} if described is None else {"params": described})
-    else:
+    elif kind in ("shell", "curl"):
         found[kind] = described
+    else:  # the runner in the Pod finds the kind in the registry
+        found["custom"] = {"kind": kind, "params": described}
     if exit_codes and spec.job.curl is None:
         found["complete_exit_codes"] = exit_codes
     if spec.payload_from is not None:

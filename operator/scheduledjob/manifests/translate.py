@@ -7,25 +7,25 @@ executor's own spec (``ShellSpec``, ``CurlSpec``), with what is unset left out, 
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Definition, Keep, Misfire, Timeouts
 from scheduledjob.domain.time.durations import parse_duration
 from scheduledjob.domain.time.instants import SECOND, Instant, Micros, to_instant
-from scheduledjob.engine.executor import CurlSpec, ShellSpec, Value
+from scheduledjob.jobs.built_in_kind import Place
 from scheduledjob.jobs.hooks import CURL_TIMEOUT
 
 from .checks import parse_instant
-from .manifest_references import qualified
+from .jobs.job_model import place_of, stored_job
+from .jobs.job_part import short, value_of
 from .triggers.trigger_model import stored
 
 if TYPE_CHECKING:
-    from .job_models import Curl, Hook, Shell
+    from .jobs.curl_job import Hook
     from .models import ScheduledJob, Spec
-    from .policies import CompleteOn, MisfireModel, Retry
-    from .sources import KeySelector, SecretValue, ValueFrom
+    from .policies import MisfireModel, Retry
+    from .sources import ValueFrom
 
 
 def to_definition(job: ScheduledJob) -> Definition:
@@ -70,12 +70,13 @@ def needs_pod(job: ScheduledJob) -> str | None:
     """Why this job can run in a cluster only, as in "job.container runs as a Pod"; None if it runs inline."""
     spec = job.spec
     mode = spec.execution.mode if spec.execution is not None else None
-    if spec.job.container is not None:
-        return "job.container runs as a Pod"
+    place = place_of(spec.job)
+    if place is Place.POD:
+        return f"job.{min(spec.job.keys_given)} runs as a Pod"
     if mode == "Pod":
         return "execution.mode is Pod"
     pod = spec.execution.pod if spec.execution is not None else None
-    if mode is None and spec.job.shell is not None and pod is not None and pod.image is not None:
+    if mode is None and place is Place.INLINE_IF_ALLOWED and pod is not None and pod.image is not None:
         return "execution.pod.image runs the command in a Pod"
     return None
 
@@ -145,108 +146,14 @@ def keep_of(spec: Spec) -> Keep:
 
 
 def plain_job(spec: Spec, namespace: str) -> tuple[str, Any]:
-    """The kind of executor, and what it is told, as plain JSON."""
-    job, complete_on = spec.job, spec.complete_on
-    if job.shell is not None:
-        return "shell", _short(_shell(job.shell, complete_on, namespace))
-    if job.curl is not None:
-        return "curl", _short(_curl(job.curl, complete_on, namespace))
-    if job.container is not None:
-        container = job.container
-        exit_codes = sorted(set(complete_on.exit_codes or ())) if complete_on is not None else []
-        parts = {
-            "image": container.image,
-            "command": container.command,
-            "args": container.args,
-            "complete_exit_codes": exit_codes,
-        }
-        return "container", {name: value for name, value in parts.items() if value}
-    assert job.custom is not None
-    return job.custom.kind, job.custom.params
+    """Return the kind of executor and what it receives, as plain JSON."""
+    return stored_job(spec.job, spec.complete_on, namespace)
 
 
 def plain_payload_from(source: ValueFrom, namespace: str) -> Any:
     """The reference to a payload, as plain JSON."""
-    return _short(_value_from(source, namespace))
+    return short(value_of(source, namespace))
 
 
 def _hooks(hooks: list[Hook] | None, namespace: str) -> tuple[Any, ...]:
-    return tuple(_short(_curl(hook.curl, None, namespace)) for hook in hooks or ())
-
-
-def _shell(shell: Shell, complete_on: CompleteOn | None, namespace: str) -> ShellSpec:
-    spec = ShellSpec(
-        shell.command,
-        working_dir=shell.working_dir,
-        env={
-            variable.name: Value(variable.value)
-            if variable.value_from is None
-            else _value_from(variable.value_from, namespace)
-            for variable in shell.env or ()
-        },
-        complete_exit_codes=frozenset((complete_on.exit_codes if complete_on is not None else None) or ()),
-    )
-    if shell.shell is not None:
-        spec.shell = shell.shell
-    return spec
-
-
-def _curl(curl: Curl, complete_on: CompleteOn | None, namespace: str) -> CurlSpec:
-    spec = CurlSpec(
-        curl.url,
-        headers={name: Value(value) for name, value in (curl.headers or {}).items()},
-        body=None if curl.body is None else Value(curl.body),
-        complete_status=frozenset((complete_on.http_status if complete_on is not None else None) or ()),
-    )
-    if curl.method is not None:
-        spec.method = curl.method
-    if curl.follow_redirects is not None:
-        spec.follow_redirects = curl.follow_redirects
-    if curl.expect is not None:
-        spec.expect_body = curl.expect.body_regex
-        if curl.expect.status is not None:
-            spec.expect_status = tuple(curl.expect.status)
-    if curl.tls is not None:
-        spec.insecure_skip_verify = bool(curl.tls.insecure_skip_verify)
-        spec.server_name = curl.tls.server_name
-        spec.ca = _optional(curl.tls.ca, namespace)
-        spec.client_certificate = _optional(curl.tls.client_certificate, namespace)
-        spec.client_key = _optional(curl.tls.client_key, namespace)
-    if curl.auth is not None and curl.auth.basic is not None:
-        spec.basic_username = _optional(curl.auth.basic.username, namespace)
-        spec.basic_password = _optional(curl.auth.basic.password, namespace)
-    if curl.auth is not None:
-        spec.bearer = _optional(curl.auth.bearer, namespace)
-    return spec
-
-
-def _optional(source: ValueFrom | SecretValue | None, namespace: str) -> Value | None:
-    return None if source is None else _value_from(source, namespace)
-
-
-def _value_from(source: ValueFrom | SecretValue, namespace: str) -> Value:
-    secret: KeySelector | None = source.secret_key_ref
-    if secret is not None:
-        return Value(secret=(qualified(namespace, secret.name), secret.key), optional=bool(secret.optional))
-    selector = getattr(source, "config_map_key_ref", None)
-    assert selector is not None
-    return Value(config_map=(qualified(namespace, selector.name), selector.key), optional=bool(selector.optional))
-
-
-def _short(value: Any) -> Any:
-    """Plain JSON of a spec: fields that have their default are left out, sets are sorted."""
-    if is_dataclass(value):
-        return {
-            part.name: _short(given)
-            for part in fields(value)
-            if (given := getattr(value, part.name)) != _default_of(part)
-        }
-    if isinstance(value, dict):
-        return {key: _short(item) for key, item in value.items()}
-    if isinstance(value, frozenset):
-        return sorted(value)
-    return [_short(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _default_of(part: Any) -> Any:
-    return part.default if part.default_factory is MISSING else part.default_factory()
+    return tuple(hook.to_stored(namespace) for hook in hooks or ())

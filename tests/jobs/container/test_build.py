@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.engine.executor import CurlSpec, ShellSpec, Value
+from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.container.pod_builder import Blueprint, build_pod
 from scheduledjob.jobs.container.pod_names import is_of, keep_of, pod_name, timeout_of
 from scheduledjob.jobs.container.pod_spec import CustomSpec, KeepPods, PodSettings, PodSpec
 from scheduledjob.jobs.container.runner_order import read_order
+from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.shell.shell_kind import ShellSpec
 from tests.jobs.container.examples import (
     IMAGE,
     RESTRICTED,

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from scheduledjob.engine.executor import CurlSpec, Value
+from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.container.pod_builder import build_pod
 from scheduledjob.jobs.container.pod_names import is_of, keep_of, timeout_of
 from scheduledjob.jobs.container.pod_outcome import look, started_at
 from scheduledjob.jobs.container.pod_projection import secrets_of, trim
 from scheduledjob.jobs.container.pod_spec import PodSpec
+from scheduledjob.jobs.curl.curl_kind import CurlSpec
 from tests.jobs.container.examples import SETTINGS, attempt, with_template
 
 STATUSES: list[dict[str, Any]] = [

@@ -11,8 +11,8 @@ from scheduledjob.cli.shared.formats import printable
 from scheduledjob.cli.shared.objects import Object, instant_of, key_of, now, status_of
 from scheduledjob.cli.shared.planned_schedule import schedule_of
 from scheduledjob.cli.shared.printing import BOLD, Form, age, coloured, out, print_objects, print_table, second
+from scheduledjob.jobs.registry import summary_of
 
-from .listing import kind_of_job
 from .run_history import run_as_row
 
 if TYPE_CHECKING:
@@ -133,11 +133,7 @@ def _schedule(body: Object) -> bool:
 
 def _spec(body: Object, *, explained: bool) -> None:
     spec = body["spec"]
-    job = spec.get("job") or {}
-    kind = kind_of_job(body)
-    detail = job.get("container") or job.get("curl") or job.get("shell") or {}
-    words = detail.get("image") or detail.get("url") or detail.get("command") or ""
-    _field("Job", f"{kind} {words}".strip())
+    _field("Job", " ".join(summary_of(spec.get("job") or {})).strip())
     for name in _SETTINGS:
         if explained and name in _IN_WORDS:
             continue

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.shared.objects import Object, condition_of, instant_of, is_suspended, key_of, now, status_of
 from scheduledjob.cli.shared.printing import Form, age, print_objects, print_table, second
+from scheduledjob.jobs.registry import summary_of
 
 if TYPE_CHECKING:
     from .cluster_access import Cluster, Where
@@ -55,10 +56,8 @@ def _row(body: Object, *, everywhere: bool, wide: bool) -> dict[str, Any]:
 
 
 def kind_of_job(body: Object) -> str:
-    """``container``, ``shell``, ``curl`` or the name of a Python job."""
-    job = body["spec"].get("job") or {}
-    kind = next(iter(job), "")
-    return str(job[kind].get("kind", kind)) if kind == "custom" else kind
+    """Return the kind of job, such as ``shell``, or the name of a Python job."""
+    return summary_of(body["spec"].get("job") or {})[0]
 
 
 def triggers_in_short(body: Object) -> str:

@@ -15,26 +15,30 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from scheduledjob.cli.shared.command_errors import in_one_line
 from scheduledjob.domain.schedule.machine import first_state, first_wake
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.store import NewRow, Origin, Put, Row, Store
+from scheduledjob.jobs.registry import stored_kind
 from scheduledjob.manifests.loader import Loaded, LoadedJob, load
 from scheduledjob.manifests.manifest_references import ManifestReferences
 from scheduledjob.manifests.problems import plain
-from scheduledjob.manifests.translate import needs_pod, payload_of
-
-from .manifest_kinds import definition_of, kind_of
+from scheduledjob.manifests.translate import needs_pod, payload_of, to_definition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
+    from scheduledjob.domain.schedule.definition import Definition
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.manifests.models import ConfigMap, Secret
+    from scheduledjob.manifests.models import ConfigMap, ScheduledJob, Secret
     from scheduledjob.manifests.problems import Problem
 
 PAGE = 1000
+STORED_PREFIX = "manifest"
+"""Of the names that the kinds of manifest files have in the store."""
 
 
 class ChangeListener(Protocol):
@@ -164,7 +168,7 @@ class FileSchedules:
         if pod is not None:
             return f"{job.metadata.name} needs a Pod (spec.{pod}): run it in a cluster, or make it an inline job"
         custom = job.spec.job.custom
-        if custom is not None and kind_of(custom.kind) not in self._kinds:
+        if custom is not None and _kind_of(custom.kind) not in self._kinds:
             return (
                 f'spec.job.custom.kind: there is no job "{plain(custom.kind)}": install the package that provides '
                 f"it and add --plugins (known: {', '.join(self._known())})"
@@ -172,7 +176,7 @@ class FileSchedules:
         return None
 
     def _known(self) -> list[str]:
-        prefix = kind_of("")
+        prefix = _kind_of("")
         return sorted(kind.removeprefix(prefix) for kind in self._kinds if kind.startswith(prefix))
 
     def _refer(self, loaded: Loaded) -> None:
@@ -239,7 +243,7 @@ class FileSchedules:
 
 def _desired(found: LoadedJob, slug: str) -> _DesiredSchedule:
     """Return the desired schedule of a document. Raises ``ValueError`` for faults that only its plan shows."""
-    definition = definition_of(found.job)
+    definition = _definition_of(found.job)
     plan = Plan(definition)
     slots_of(plan, seed=slug, created=0)
     return _DesiredSchedule(found.file, found.line, definition.kind, definition.encode(), payload_of(found.job), plan)
@@ -260,3 +264,14 @@ def _may_be(problem: Problem, slug: str, file: str) -> bool:
     if problem.job is not None:
         return f"{problem.job[0]}/{problem.job[1]}" == slug
     return file == problem.file or file.startswith(problem.file.rstrip("/") + "/")
+
+
+def _kind_of(kind: str) -> str:
+    """Return the name of a kind in the store, such as ``manifest.shell`` or ``manifest.custom.report``."""
+    return stored_kind(STORED_PREFIX, kind)
+
+
+def _definition_of(job: ScheduledJob) -> Definition:
+    """Return the definition of a manifest, whose kind has its name in the store."""
+    definition = to_definition(job)
+    return msgspec.structs.replace(definition, kind=_kind_of(definition.kind))

@@ -24,13 +24,14 @@ from scheduledjob.cli.shared.command_errors import CommandError, Mask, in_one_li
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaSettings
 from scheduledjob.engine.store import Store, StoreError
+from scheduledjob.jobs.built_in_kind import JobContext
 from scheduledjob.jobs.python.python_job import JobPluginError
+from scheduledjob.jobs.registry import make_kinds
 from scheduledjob.stores import open_store
 from scheduledjob.version import program_version
 
-from .file_schedules import FileSchedules
+from .file_schedules import STORED_PREFIX, FileSchedules
 from .file_watcher import POLL_INTERVAL, FileWatcher
-from .manifest_kinds import manifest_kinds
 from .run_report import ReportLines, RunReport
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class _RunProcess:
     async def _begin(self, report: RunReport) -> tuple[FileSchedules, FileWatcher]:
         options = self._options
         try:
-            kinds, hook = manifest_kinds(report.print, plugins=options.plugins)
+            kinds, hook = make_kinds(STORED_PREFIX, JobContext(write=report.print, plugins=options.plugins))
         except JobPluginError as error:
             raise CommandError("; ".join(str(error).splitlines())) from None
         await self._store.connect()

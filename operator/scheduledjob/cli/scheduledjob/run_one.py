@@ -1,9 +1,9 @@
 """``run-one``: the runner, which a Pod of the operator's own image runs for a shell command, a request or a Python job.
 
-It is the other end of what ``executors/pod`` orders: the job and the references stand in the environment, and what
-came of it goes into the container's termination message. In between the job is run by the very executors that run it
-inline, so that it behaves the same and fails with the same words. SIGTERM ends the job, children and all, and is told
-as its reason; whatever else goes wrong is told there too, because nobody looks anywhere else.
+``jobs/container`` puts the job and its references into the environment of the Pod; the runner writes the result into
+the container's termination message. The same executors run the job as inline, so it behaves the same and fails with the
+same words. SIGTERM ends the job and all its children. The report has the reason of every failure, because nobody
+looks anywhere else.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import os
 import signal
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
 
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.domain.time.instants import to_instant
-from scheduledjob.engine.executor import Attempt, CurlSpec, Result, ShellSpec
+from scheduledjob.engine.executor import Attempt, Result
+from scheduledjob.jobs.built_in_kind import JobContext
 from scheduledjob.jobs.container.runner_order import ORDER, REFERENCE, Order, encode_report, read_order
+from scheduledjob.jobs.python.python_job import JobPluginError
 from scheduledjob.jobs.reasons import of_exception, one_line
+from scheduledjob.jobs.registry import make_executor
 from scheduledjob.jobs.shell.environment import PREFIX
 from scheduledjob.jobs.values import Secrets
 
@@ -31,15 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from scheduledjob.engine.executor import Executor
-
 ENDED = 128 + signal.SIGTERM
 
 
 def run_ordered(message: Path, *, plugins: bool) -> int:
-    """Run the job that the environment orders, and write the report to ``message``; the exit code.
+    """Run the job of the order in the environment, write the report to ``message`` and return the exit code.
 
-    Raises ``CommandError`` where the environment has no order that can be read.
+    Raises ``CommandError`` if the environment has no order that can be read.
     """
     try:
         order = read_order(os.environ)
@@ -47,7 +48,7 @@ def run_ordered(message: Path, *, plugins: bool) -> int:
         raise CommandError(f"{ORDER} is not set: this command is for Pods that the operator makes", 2) from None
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise CommandError(f"{ORDER} can't be read by this version: {error}", 2) from None
-    references = _Given(order)
+    references = _EnvironmentReferences(order)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(_until_signalled(order, references, plugins=plugins))
     result.output, result.reason = references.secrets.mask(result.output), references.secrets.mask_text(result.reason)
@@ -61,8 +62,8 @@ def run_ordered(message: Path, *, plugins: bool) -> int:
     return result.code if result.code is not None and 0 < result.code < 256 and order.kind == "shell" else 1
 
 
-class _Given:
-    """``References`` to what the kubelet has put into the environment."""
+class _EnvironmentReferences:
+    """``References`` whose values the kubelet has put into the environment."""
 
     def __init__(self, order: Order) -> None:
         self.secrets = Secrets()
@@ -77,14 +78,14 @@ class _Given:
             self.secrets.remember(_payload(order) or b"")
 
     async def resolve(self, kind: str, name: str, key: str) -> bytes:
-        """``LookupError`` for what is optional and was not there."""
+        """Return the value. Raises ``LookupError`` for an optional reference that does not exist."""
         value = self._values.get((kind, name, key))
         if value is None:
             raise LookupError(f'{kind} "{name.rpartition("/")[2]}" has no key "{key}", or is not there')
         return value
 
 
-async def _until_signalled(order: Order, references: _Given, *, plugins: bool) -> Result:
+async def _until_signalled(order: Order, references: _EnvironmentReferences, *, plugins: bool) -> Result:
     loop = asyncio.get_running_loop()
     job = loop.create_task(_run(order, references, plugins=plugins))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,10 +98,12 @@ async def _until_signalled(order: Order, references: _Given, *, plugins: bool) -
         return Result(False, of_exception(error))
 
 
-async def _run(order: Order, references: _Given, *, plugins: bool) -> Result:
+async def _run(order: Order, references: _EnvironmentReferences, *, plugins: bool) -> Result:
     try:
-        executor, params = _executor(order, plugins=plugins)
-    except (ValueError, LookupError) as error:
+        # The report has the output of every job, so what print jobs write would be there twice.
+        context = JobContext(write=lambda line: None, plugins=plugins, cancel_grace=order.grace)
+        executor, params = make_executor(order.kind, order.job, context)
+    except (JobPluginError, ValueError, LookupError) as error:
         return Result(False, one_line(str(error.args[0])))
     attempt = _attempt(order, os.environ)
     attempt.params, attempt.references = params, references
@@ -109,31 +112,6 @@ async def _run(order: Order, references: _Given, *, plugins: bool) -> Result:
         return await executor.run(attempt)
     finally:
         await executor.stop()
-
-
-def _executor(order: Order, *, plugins: bool) -> tuple[Executor, Any]:
-    """Who runs the job, and what it is told. ``ValueError`` and ``LookupError`` say why nobody can."""
-    if order.kind == "shell":
-        from scheduledjob.jobs.shell.shell_executor import ShellExecutor
-
-        return ShellExecutor(cancel_grace=order.grace), msgspec.convert(order.job, ShellSpec)
-    if order.kind == "curl":
-        from scheduledjob.jobs.curl.curl_executor import CurlExecutor
-
-        return CurlExecutor(), msgspec.convert(order.job, CurlSpec)
-    from scheduledjob.jobs.python.python_job import JobExecutor, JobPluginError, PrintJob, discover_jobs
-
-    if order.kind == "print":
-        return JobExecutor("print", PrintJob(lambda line: None)), order.job  # its output is printed like any other
-    try:
-        jobs = discover_jobs() if plugins else {}
-    except JobPluginError as error:
-        raise ValueError(str(error)) from None
-    if order.kind not in jobs:
-        there = ", ".join(sorted(jobs)) or "none"
-        hint = "" if plugins else "; the administrator has to allow plugins"
-        raise LookupError(f'no job "{order.kind}" is registered in this image (there are: {there}){hint}')
-    return JobExecutor(order.kind, jobs[order.kind]), order.job
 
 
 def _attempt(order: Order, environment: Mapping[str, str]) -> Attempt:
@@ -147,7 +125,7 @@ def _attempt(order: Order, environment: Mapping[str, str]) -> Attempt:
         slot=slot,
         attempt=int(environment.get(f"{PREFIX}ATTEMPT", "1")),
         version=int(environment.get(f"{PREFIX}VERSION", "0")),
-        deadline=math.inf,  # here a job dies with its Pod and with nothing before
+        deadline=math.inf,  # only the end of the Pod ends the job
         timeout=order.timeout,
         payload=_payload(order),
         payload_is_secret=order.payload_is_secret,
@@ -159,7 +137,7 @@ def _payload(order: Order) -> bytes | None:
 
 
 def _show(result: Result) -> None:
-    """For whoever reads the Pod's log: the output, and why it failed."""
+    """Print the output and the reason of a failure into the Pod's log."""
     output = sys.stdout.buffer
     output.write(result.output)
     if result.output and not result.output.endswith(b"\n"):

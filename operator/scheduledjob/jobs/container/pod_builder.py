@@ -18,18 +18,22 @@ import msgspec
 
 from scheduledjob.domain.time.instants import rfc3339
 from scheduledjob.engine.executor import Value
+from scheduledjob.jobs.built_in_kind import values_of
+from scheduledjob.jobs.registry import BUILT_IN
 from scheduledjob.jobs.shell.environment import LONGEST_STRING, PREFIX, as_string, given
 
 from . import pod_names
 from .pod_security import OF_RUNNER, refuse_violations, with_defaults
-from .pod_spec import PodSettings, PodSpec, values_of
 from .runner_order import ORDER, REFERENCE, grace_of, variables
 from .strategic_merge import as_list, as_object, by_key, merge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduledjob.engine.executor import Attempt, CurlSpec, ShellSpec
+    from scheduledjob.engine.executor import Attempt
+    from scheduledjob.jobs.shell.shell_kind import ShellSpec
+
+    from .pod_spec import PodSettings, PodSpec
 
 GRACE = 30
 """Seconds between TERM and KILL, where a template does not say: Kubernetes' own default."""
@@ -192,7 +196,9 @@ class Blueprint:
 
     def _runner(self) -> dict[str, Any]:
         spec, settings = self.spec, self._settings
-        described: ShellSpec | CurlSpec | None = spec.shell or spec.curl
+        described = spec.shell or spec.curl
+        if spec.custom is not None and (built_in := BUILT_IN.get(spec.custom.kind)) and built_in.spec is not None:
+            described = built_in.params(spec.custom.params)
         self._own = [{"name": "HOME", "value": "/tmp"}, {"name": "TMPDIR", "value": "/tmp"}]  # noqa: S108  # its own
         for value in values_of(described) if described is not None else ():
             kind, reference = _reference(value)

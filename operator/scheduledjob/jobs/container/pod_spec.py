@@ -5,15 +5,12 @@ runs: a container as the user wrote it, a shell command in an image of the user'
 image can run through the runner (``scheduledjob run-one``), which is a shell command, an HTTP request or a Python job.
 """
 
-from __future__ import annotations
+from dataclasses import dataclass, field
+from typing import Any
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
-
-from scheduledjob.engine.executor import CurlSpec, ShellSpec, Value
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from scheduledjob.engine.executor import Value
+from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.shell.shell_kind import ShellSpec
 
 POD_KIND = "cluster.pod"
 """The kind that a definition of a Pod job has."""
@@ -88,12 +85,3 @@ class PodSettings:
     slack: int = 60
     """Seconds that a Pod may live beyond all that it is allowed before the kubelet ends it: only a backstop, so long
     that the operator's own timeout comes first."""
-
-
-def values_of(spec: ShellSpec | CurlSpec) -> Iterator[Value]:
-    """Each value of a spec that may be a reference, in a fixed order."""
-    for part in fields(spec):
-        given = getattr(spec, part.name)
-        for value in given.values() if isinstance(given, dict) else (given,):
-            if isinstance(value, Value):
-                yield value

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 
-from scheduledjob.engine.executor import Attempt, CurlSpec, Result
+from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.jobs.output import condense, to_keep
 from scheduledjob.jobs.reasons import of_exception, one_line, timed_out
 from scheduledjob.jobs.values import Secrets, secrets_of
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import AbstractResolver
     from aiohttp.connector import AddrInfoType
+
+    from scheduledjob.jobs.curl.curl_kind import CurlSpec
 
     from .addresses import AddressFilter
 

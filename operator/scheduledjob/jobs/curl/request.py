@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from scheduledjob.engine.executor import Attempt, CurlSpec, Value
+    from scheduledjob.engine.executor import Attempt, Value
+    from scheduledjob.jobs.curl.curl_kind import CurlSpec
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _METHOD = _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

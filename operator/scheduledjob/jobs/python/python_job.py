@@ -15,7 +15,7 @@ import asyncio
 import inspect
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -27,9 +27,6 @@ from scheduledjob.jobs.values import MASK, Secrets, secrets_of
 
 ENTRY_POINT_GROUP = "scheduledjob.jobs"
 """Distributions announce their jobs here: the entry point's name is the kind, its object the job or its class."""
-
-BUILT_IN_KINDS = frozenset({"shell", "curl", "container", "print"})
-"""Kinds that no plugin may take."""
 
 
 @runtime_checkable
@@ -219,23 +216,23 @@ class JobPluginError(Exception):
     """Entry points of ``scheduledjob.jobs`` that can't be used, one line for each."""
 
 
-def discover_jobs() -> dict[str, Job | JobFunction]:
-    """The jobs that installed distributions announce, by kind.
+def discover_jobs(reserved: Container[str]) -> dict[str, Job | JobFunction]:
+    """Return the jobs that installed distributions announce, by kind. No job may have a ``reserved`` kind.
 
-    Loading an entry point runs its distribution's code, so this is called only when somebody asked for plugins.
-    ``JobPluginError`` names each that is broken, with its distribution.
+    Loading an entry point runs its distribution's code, so call this only if the user asked for plugins.
+    Raises ``JobPluginError``, which names each broken entry point and its distribution.
     """
-    return load_jobs(entry_points(group=ENTRY_POINT_GROUP))
+    return load_jobs(entry_points(group=ENTRY_POINT_GROUP), reserved)
 
 
-def load_jobs(points: Iterable[EntryPoint]) -> dict[str, Job | JobFunction]:
-    """The jobs of these entry points, by kind; ``JobPluginError`` as ``discover_jobs`` has it."""
+def load_jobs(points: Iterable[EntryPoint], reserved: Container[str]) -> dict[str, Job | JobFunction]:
+    """Return the jobs of these entry points, by kind. Raises ``JobPluginError`` like ``discover_jobs``."""
     jobs: dict[str, Job | JobFunction] = {}
     owners: dict[str, EntryPoint] = {}
     problems: list[str] = []
     for point in sorted(points, key=lambda point: (point.name, point.value)):
         try:
-            if point.name in BUILT_IN_KINDS:
+            if point.name in reserved:
                 raise ValueError(f'"{point.name}" is built in: give the entry point another name')
             if point.name in owners:
                 raise ValueError(f"{_distribution(owners[point.name])} has the same kind: uninstall one of them")

@@ -15,9 +15,10 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.executor import Result, ShellSpec
+from scheduledjob.engine.executor import Result
 from scheduledjob.jobs import reasons
 from scheduledjob.jobs.output import condense, to_keep
+from scheduledjob.jobs.shell.shell_kind import ShellSpec
 from scheduledjob.jobs.shell.spawner.messages import Settings, Start
 from scheduledjob.jobs.values import Secrets, resolve, secrets_of
 

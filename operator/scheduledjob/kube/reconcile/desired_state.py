@@ -20,9 +20,12 @@ from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.requests import NONE, Requests
 from scheduledjob.domain.time.instants import Instant, to_instant
 from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.jobs.built_in_kind import Place
 from scheduledjob.jobs.container.pod_builder import Blueprint
 from scheduledjob.jobs.container.pod_spec import PodSettings, PodSpec
+from scheduledjob.jobs.registry import stored_kind
 from scheduledjob.manifests.checks import PAYLOAD_LIMIT, parse_instant
+from scheduledjob.manifests.jobs.job_model import place_of
 from scheduledjob.manifests.loader import load_text
 from scheduledjob.manifests.models import API_VERSION, GROUP, KIND, ScheduledJob
 from scheduledjob.manifests.pod_translation import to_pod_definition
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.schedule.misfire import Slots
 
+STORED_PREFIX = "cluster"
+"""Of the names that the kinds of a cluster have in the store."""
 KIND_INVALID = "cluster.invalid"
 TOKEN_LIMIT = 253
 """Characters of a token: more is no name for anything."""
@@ -108,8 +113,8 @@ class DesiredState:
 
 
 def kind_of(kind: str) -> str:
-    """What the store calls an inline kind of job of a cluster: ``cluster.shell``, ``cluster.custom.report``."""
-    return f"cluster.{kind}" if kind in {"shell", "curl"} else f"cluster.custom.{kind}"
+    """Return the name of an inline kind of job in the store: ``cluster.shell``, ``cluster.custom.report``."""
+    return stored_kind(STORED_PREFIX, kind)
 
 
 def unknown_kind(kind: str, kinds: Collection[str]) -> str:
@@ -216,9 +221,10 @@ def _definition(job: ScheduledJob, rules: ObjectRules) -> Definition:
 def _as_pod(job: ScheduledJob, rules: ObjectRules) -> bool:
     spec, (namespace, _) = job.spec, job.key
     mode = spec.execution.mode if spec.execution is not None else None
-    if spec.job.container is not None or mode == "Pod":
+    place = place_of(spec.job)
+    if place is Place.POD or mode == "Pod":
         return True
-    if spec.job.shell is None:
+    if place is Place.INLINE:
         return False
     if mode == "Inline":
         if why_not := rules.why_not_inline(namespace):

@@ -21,9 +21,9 @@ from scheduledjob.domain.schedule.requests import NONE
 from scheduledjob.domain.schedule.restore import restored_state
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
+from scheduledjob.jobs.container.pod_spec import POD_KIND
 from scheduledjob.kube.report.state_from_status import state_from_status
 from scheduledjob.kube.report.status import UNKNOWN_KIND, engine_text
-from scheduledjob.manifests.pod_translation import POD_KIND
 
 from .desired_state import DesiredState, ObjectRules, asked_of, read_object
 

@@ -1,47 +1,20 @@
-"""What a job does: a shell command, an HTTP request, a container or a registered Python job."""
+"""``curl`` of a job or of a hook in a manifest."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from . import checks
-from .base import HOST_NAME_PATTERN, KIND_PATTERN, STATUS_PATTERN, AbsolutePath, Image, Model, Regex, Text, Url
-from .problems import quoted
-from .rules import VALIDATIONS, Rule
-from .sources import EnvironmentVariable, SecretValue, ValueFrom
+from scheduledjob.engine.executor import Value
+from scheduledjob.jobs.curl.curl_kind import CurlSpec
 
+from .. import checks
+from ..base import HOST_NAME_PATTERN, STATUS_PATTERN, Model, Regex, Url
+from ..rules import VALIDATIONS, Rule
+from ..sources import SecretValue, ValueFrom
+from .job_part import JobPart, optional_value, short
 
-class Shell(Model):
-    """A command for a shell."""
-
-    command: Annotated[Text, Field(min_length=1)] = Field(
-        description="The command, run as `shell -c command`; the payload is on its standard input."
-    )
-    shell: AbsolutePath | None = Field(None, description="Absolute path of the shell. Default: /bin/sh.")
-    env: list[EnvironmentVariable] | None = Field(
-        None,
-        max_length=256,
-        description="Environment variables, beside those that every run is given.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-    )
-    working_dir: AbsolutePath | None = Field(
-        None, description="Absolute path of the directory in which the command starts."
-    )
-
-    @model_validator(mode="after")
-    def _check_names(self) -> Self:
-        first: dict[str, int] = {}
-        for index, variable in enumerate(self.env or ()):
-            if variable.name in first:
-                checks.refuse(
-                    f"{quoted(variable.name)} is given twice, first as env[{first[variable.name]}]",
-                    "leave one out",
-                    "env",
-                    index,
-                    "name",
-                )
-            first[variable.name] = index
-        return self
+if TYPE_CHECKING:
+    from ..policies import CompleteOn
 
 
 class Expect(Model):
@@ -178,62 +151,53 @@ class Curl(Model):
         return self
 
 
-class Container(Model):
-    """A container of its own, run as a Pod."""
+class CurlPart(JobPart):
+    """The key ``curl``."""
 
-    image: Image = Field(description="Image of the container.")
-    command: list[Text] | None = Field(
-        None, min_length=1, max_length=256, description="Entry point, instead of the image's."
-    )
-    args: list[Text] | None = Field(None, max_length=256, description="Arguments, instead of the image's.")
+    key: ClassVar[str] = "curl"
 
-
-class Custom(Model):
-    """A Python job that is registered under a name; `print` is built in."""
-
-    rules: ClassVar = (
-        Rule(
-            "!(self.kind in ['shell', 'curl', 'container'])",
-            "is built in: write job.shell, job.curl or job.container instead of job.custom",
-            "kind",
-        ),
-    )
-
-    kind: str = Field(
-        min_length=1, max_length=63, pattern=KIND_PATTERN, description="Name under which the job is registered."
-    )
-    params: dict[str, Any] | None = Field(
-        None,
-        max_length=1024,
-        description="Parameters for the job: any fields.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
-    )
-
-    @model_validator(mode="after")
-    def _check_built_in(self) -> Self:
-        if self.kind in ("shell", "curl", "container"):
-            checks.refuse(f"{quoted(self.kind)} is built in", f"write job.{self.kind} instead of job.custom", "kind")
-        if self.kind == "print":
-            for name, value in (self.params or {}).items():
-                if name != "text":
-                    checks.refuse("print has no such parameter", "text is the only one", "params", name)
-                if not isinstance(value, str):
-                    checks.refuse("must be text", 'put it in quotes ("...")', "params", "text")
-        return self
-
-
-class JobModel(Model):
-    """What to do: exactly one kind of job."""
-
-    one_of: ClassVar = ("shell", "curl", "container", "custom")
-
-    shell: Shell | None = Field(None, description="Run a shell command.")
     curl: Curl | None = Field(None, description="Make an HTTP request.")
-    container: Container | None = Field(None, description="Run a container, always as a Pod.")
-    custom: Custom | None = Field(None, description="Run a registered Python job.")
+
+    def to_stored(self, complete_on: "CompleteOn | None", namespace: str) -> tuple[str, Any]:
+        """Return the kind and the stored job."""
+        assert self.curl is not None
+        return "curl", short(_curl_spec(self.curl, complete_on, namespace))
 
 
 class Hook(Model):
     """What is called after a run."""
 
     curl: Curl = Field(description="The HTTP request to make.")
+
+    def to_stored(self, namespace: str) -> Any:
+        """Return the request as plain JSON."""
+        return short(_curl_spec(self.curl, None, namespace))
+
+
+def _curl_spec(curl: Curl, complete_on: "CompleteOn | None", namespace: str) -> CurlSpec:
+    spec = CurlSpec(
+        curl.url,
+        headers={name: Value(value) for name, value in (curl.headers or {}).items()},
+        body=None if curl.body is None else Value(curl.body),
+        complete_status=frozenset((complete_on.http_status if complete_on is not None else None) or ()),
+    )
+    if curl.method is not None:
+        spec.method = curl.method
+    if curl.follow_redirects is not None:
+        spec.follow_redirects = curl.follow_redirects
+    if curl.expect is not None:
+        spec.expect_body = curl.expect.body_regex
+        if curl.expect.status is not None:
+            spec.expect_status = tuple(curl.expect.status)
+    if curl.tls is not None:
+        spec.insecure_skip_verify = bool(curl.tls.insecure_skip_verify)
+        spec.server_name = curl.tls.server_name
+        spec.ca = optional_value(curl.tls.ca, namespace)
+        spec.client_certificate = optional_value(curl.tls.client_certificate, namespace)
+        spec.client_key = optional_value(curl.tls.client_key, namespace)
+    if curl.auth is not None and curl.auth.basic is not None:
+        spec.basic_username = optional_value(curl.auth.basic.username, namespace)
+        spec.basic_password = optional_value(curl.auth.basic.password, namespace)
+    if curl.auth is not None:
+        spec.bearer = optional_value(curl.auth.bearer, namespace)
+    return spec

@@ -1,0 +1,17 @@
+"""The job kind ``container``, and every other job that runs as a Pod."""
+
+from __future__ import annotations
+
+from scheduledjob.jobs.built_in_kind import BuiltInKind, Place
+
+from .pod_spec import POD_KIND, PodSpec
+
+CONTAINER = BuiltInKind(
+    name="container",
+    make_executor=lambda context: context.pods,
+    spec=PodSpec,
+    summary=lambda job: str(job.get("image") or ""),
+    place=Place.POD,
+    stored_kind=POD_KIND,
+    detached=True,
+)

@@ -1,0 +1,38 @@
+"""The job kind ``shell``: a command that runs in a shell."""
+
+from dataclasses import dataclass, field
+
+from scheduledjob.engine.executor import Executor, Value
+from scheduledjob.jobs.built_in_kind import BuiltInKind, JobContext, Place
+
+
+@dataclass(slots=True)
+class ShellSpec:
+    """The shell command that an attempt runs."""
+
+    command: str
+    shell: str = "/bin/sh"
+    env: dict[str, Value] = field(default_factory=dict)
+    working_dir: str | None = None
+    complete_exit_codes: frozenset[int] = frozenset()
+    """Exit codes that count as success and end the schedule permanently."""
+
+
+def _make_executor(context: JobContext) -> Executor | None:
+    from .shell_executor import ShellExecutor
+
+    if not context.inline_shell:
+        return None
+    executor = ShellExecutor(limits=context.shell_limits, confined=context.confinement)
+    if context.cancel_grace is not None:
+        executor.cancel_grace = context.cancel_grace
+    return executor
+
+
+SHELL = BuiltInKind(
+    name="shell",
+    make_executor=_make_executor,
+    spec=ShellSpec,
+    summary=lambda job: str(job.get("command") or ""),
+    place=Place.INLINE_IF_ALLOWED,
+)
