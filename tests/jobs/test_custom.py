@@ -14,9 +14,9 @@ import pytest
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
 from scheduledjob.engine.task import Task
+from scheduledjob.jobs.job_registry import BUILT_IN
 from scheduledjob.jobs.python.python_job import ENTRY_POINT_GROUP, JobExecutor, JobPluginError, PrintJob, load_jobs
 from scheduledjob.jobs.reasons import REASON_LIMIT
-from scheduledjob.jobs.registry import BUILT_IN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.engine.kinds import JobKind
-from scheduledjob.jobs.registry import Runnable, make_kinds
+from scheduledjob.jobs.job_registry import Runnable, make_kinds
 from scheduledjob.kube.reconcile.desired_state import KIND_INVALID, STORED_PREFIX
 
 if TYPE_CHECKING:

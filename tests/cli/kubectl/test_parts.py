@@ -254,7 +254,7 @@ def test_next_says_how_to_start_a_job_that_has_no_slots(capsys: pytest.CaptureFi
     say_what_is_not_listed(schedule_of(body(triggers=[{"manual": True}])))
     say_what_is_not_listed(schedule_of(body(triggers=[{"following": {"name": "x"}}, {"manual": True}])))
     assert capsys.readouterr().err.splitlines() == [
-        "job: it has no slots and runs only by hand; in a cluster: kubectl scheduledjob run job",
+        "job: it has no slots and runs only by hand; in a cluster: kubectl scheduledjob trigger job",
         "job: it also runs when a run of x succeeds, which is not known in advance",
     ]
 

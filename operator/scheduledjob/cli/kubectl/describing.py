@@ -11,7 +11,7 @@ from scheduledjob.cli.shared.formats import printable
 from scheduledjob.cli.shared.objects import Object, instant_of, key_of, now, status_of
 from scheduledjob.cli.shared.planned_schedule import schedule_of
 from scheduledjob.cli.shared.printing import BOLD, Form, age, coloured, out, print_objects, print_table, second
-from scheduledjob.jobs.registry import summary_of
+from scheduledjob.jobs.job_registry import summary_of
 
 from .run_history import run_as_row
 

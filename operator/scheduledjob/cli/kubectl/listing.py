@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scheduledjob.cli.shared.objects import Object, condition_of, instant_of, is_suspended, key_of, now, status_of
 from scheduledjob.cli.shared.printing import Form, age, print_objects, print_table, second
-from scheduledjob.jobs.registry import summary_of
+from scheduledjob.jobs.job_registry import summary_of
 
 if TYPE_CHECKING:
     from .cluster_access import Cluster, Where

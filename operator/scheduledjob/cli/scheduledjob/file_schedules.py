@@ -22,7 +22,7 @@ from scheduledjob.domain.schedule.machine import first_state, first_wake
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.store import NewRow, Origin, Put, Row, Store
-from scheduledjob.jobs.registry import stored_kind
+from scheduledjob.jobs.job_registry import stored_kind
 from scheduledjob.manifests.loader import Loaded, LoadedJob, load
 from scheduledjob.manifests.manifest_references import ManifestReferences
 from scheduledjob.manifests.problems import plain

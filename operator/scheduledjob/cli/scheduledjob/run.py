@@ -25,8 +25,8 @@ from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaSettings
 from scheduledjob.engine.store import Store, StoreError
 from scheduledjob.jobs.built_in_kind import JobContext
+from scheduledjob.jobs.job_registry import make_kinds
 from scheduledjob.jobs.python.python_job import JobPluginError
-from scheduledjob.jobs.registry import make_kinds
 from scheduledjob.stores import open_store
 from scheduledjob.version import program_version
 

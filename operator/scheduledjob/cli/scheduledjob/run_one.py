@@ -24,9 +24,9 @@ from scheduledjob.domain.time.instants import to_instant
 from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.jobs.built_in_kind import JobContext
 from scheduledjob.jobs.container.runner_order import ORDER, REFERENCE, Order, encode_report, read_order
+from scheduledjob.jobs.job_registry import make_executor
 from scheduledjob.jobs.python.python_job import JobPluginError
 from scheduledjob.jobs.reasons import of_exception, one_line
-from scheduledjob.jobs.registry import make_executor
 from scheduledjob.jobs.shell.environment import PREFIX
 from scheduledjob.jobs.values import Secrets
 

@@ -94,7 +94,7 @@ def instant_from(text: str, option: str) -> Instant:
 def say_what_is_not_listed(schedule: PlannedSchedule) -> None:
     """Say on standard error which runs ``next`` can't list, and how to start a job that has no slots."""
     if runs_only_by_hand(schedule.definition.triggers):
-        command = f"kubectl scheduledjob run {schedule.name}"
+        command = f"kubectl scheduledjob trigger {schedule.name}"
         say(f"{schedule.name}: it has no slots and runs only by hand; in a cluster: {command}")
     for trigger in schedule.definition.triggers:
         if trigger.unlisted:

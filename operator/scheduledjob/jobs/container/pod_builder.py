@@ -19,7 +19,7 @@ import msgspec
 from scheduledjob.domain.time.instants import rfc3339
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.built_in_kind import values_of
-from scheduledjob.jobs.registry import BUILT_IN
+from scheduledjob.jobs.job_registry import BUILT_IN
 from scheduledjob.jobs.shell.environment import LONGEST_STRING, PREFIX, as_string, given
 
 from . import pod_names

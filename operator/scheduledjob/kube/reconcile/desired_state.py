@@ -23,7 +23,7 @@ from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.jobs.built_in_kind import Place
 from scheduledjob.jobs.container.pod_builder import Blueprint
 from scheduledjob.jobs.container.pod_spec import PodSettings, PodSpec
-from scheduledjob.jobs.registry import stored_kind
+from scheduledjob.jobs.job_registry import stored_kind
 from scheduledjob.manifests.checks import PAYLOAD_LIMIT, parse_instant
 from scheduledjob.manifests.jobs.job_model import place_of
 from scheduledjob.manifests.loader import load_text

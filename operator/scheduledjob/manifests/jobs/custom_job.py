@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from scheduledjob.jobs.registry import BUILT_IN
+from scheduledjob.jobs.job_registry import BUILT_IN
 
 from .. import checks
 from ..base import KIND_PATTERN, Model

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from scheduledjob.jobs.built_in_kind import Place
-from scheduledjob.jobs.registry import BUILT_IN
+from scheduledjob.jobs.job_registry import BUILT_IN
 
 from ..policies import CompleteOn
 from .container_job import ContainerPart
