@@ -18,7 +18,7 @@ from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.engine.executor import CANCELLED, RELEASED, Attempt, Result
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.stats import Stats
+from scheduledjob.engine.observer import Stats
 from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
@@ -230,7 +230,7 @@ async def test_a_cancellation_under_way_is_taken_on_by_the_next_replica(store: M
 async def test_an_executor_that_gives_up_goes_on_with_the_same_attempt(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduledjob.engine.runner.LOST_PAUSE", 0.01)
+    monkeypatch.setattr("scheduledjob.engine.attempt_runner.LOST_RETRY_DELAY", 0.01)
     calls: list[Attempt] = []
 
     async def gives_up_twice(attempt: Attempt) -> Result:

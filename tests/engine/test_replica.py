@@ -187,8 +187,8 @@ async def test_an_edit_while_it_runs_holds_from_the_next_attempt_on(store: Memor
         assert (await jobs.begun.get()).payload == b"old"
         changed = at_once(now, retry=Fixed([0.01]), job={"other": 1})
         await store.put([desired("ns/a", changed, now - 1, payload=b"new")], replace=True)
-        assert replica._claimer is not None
-        (hold,) = replica._claimer.owner._holds.values()
+        assert replica._ownership is not None
+        (hold,) = replica._ownership._owned.values()
         while hold.schedule.state.revision != 2:  # noqa: ASYNC110  # there is no event for a wish that was taken in
             await asyncio.sleep(0.001)
         edited.set()

@@ -44,7 +44,7 @@ class Forgetful(MemoryStore):
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settler_module, "RETRY_AFTER", 0.01)
+    monkeypatch.setattr(settler_module, "WRITE_RETRY_DELAY", 0.01)
 
 
 def settlement(row: Row, disposition: Disposition = Disposition.RELEASE, *, records: bool = True) -> Settlement:

@@ -1,8 +1,8 @@
-"""Edits: how a schedule whose run is under way comes to its new wish.
+"""Edits: how a schedule that runs takes in its new desired state.
 
-A row that is only waited for is given back when its wish changes, and is claimed again under the new one. One that
-runs can't be given back: it is read again, and the schedule goes by the new wish from then on, while the attempt that
-is under way ends as it began. Whoever told of the change may be wrong or out of date; what the row says counts.
+If nothing of a row runs, the row is released when it is edited, and is claimed again with the new definition. A row
+that runs can't be released. It is read again, and its schedule follows the new definition from then on, while the
+running attempt ends as it began. A report of a change may be wrong or out of date; only what the row says counts.
 """
 
 from __future__ import annotations
@@ -15,82 +15,82 @@ import structlog
 
 from scheduledjob.domain.schedule.requests import NONE, Requests
 
-from .kinds import JobKind, UnreadableRowError
-from .store import Row, Store, StoreUnavailable
+from .kinds import UnreadableRowError
+from .owned_schedule import Phase
+from .store import Row, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from .clock import StoreClock
     from .owned_schedule import OwnedSchedule
+    from .replica_settings import ReplicaContext
 
 log = structlog.get_logger("scheduledjob.edits")
 
 
 class Edits:
-    """Reads rows whose wish has changed, while ``run`` runs."""
+    """Reads rows whose desired state has changed, while ``run`` runs."""
 
     def __init__(
         self,
-        store: Store,
-        kinds: Mapping[str, JobKind],
-        clock: StoreClock,
-        on_taken: Callable[[OwnedSchedule], None],
+        context: ReplicaContext,
+        on_edited: Callable[[OwnedSchedule], None],
         on_lost: Callable[[OwnedSchedule, str], None],
     ) -> None:
-        self._store = store
-        self._kinds = kinds
-        self._clock = clock
-        self._on_taken = on_taken
-        """Called when a schedule goes by another wish."""
+        self._context = context
+        self._on_edited = on_edited
+        """Called when a schedule follows a new definition."""
         self._on_lost = on_lost
-        """Called when its row is there no longer."""
+        """Called when the row of a schedule was deleted."""
         self._changed: asyncio.Queue[OwnedSchedule | None] = asyncio.Queue()
 
-    def reread(self, hold: OwnedSchedule) -> None:
-        """The wish of this one has changed."""
-        self._changed.put_nowait(hold)
+    def reread(self, owned: OwnedSchedule) -> None:
+        """Read this row again soon."""
+        self._changed.put_nowait(owned)
 
     def close(self) -> None:
         self._changed.put_nowait(None)
 
     async def run(self) -> None:
-        while (hold := await self._changed.get()) is not None:
-            if hold.gone or not hold.attempts:
+        while (owned := await self._changed.get()) is not None:
+            if owned.phase is Phase.LOST or not owned.attempts:
                 continue
             try:
-                (row,) = await self._store.get([hold.row.slug])
+                (row,) = await self._context.store.get([owned.row.slug])
             except StoreUnavailable:
-                continue  # the next renewal finds the same, and asks again
-            if row is None or row.key != hold.row.key:
-                hold.deleted = True
-                self._on_lost(hold, "its schedule was deleted")
-            elif row.revision != hold.schedule.state.revision:
-                self._take(hold, row)
+                continue  # the next renewal reports the edit again
+            if row is None or row.key != owned.row.key:
+                owned.deleted = True
+                self._on_lost(owned, "its schedule was deleted")
+            elif row.revision != owned.schedule.state.revision:
+                self._apply(owned, row)
 
-    def _take(self, hold: OwnedSchedule, row: Row) -> None:
-        if hold.gone or row.kind not in self._kinds:
-            return  # the run that is under way ends as it is; who knows the new kind goes on from there
+    def _apply(self, owned: OwnedSchedule, row: Row) -> None:
+        kinds = self._context.kinds
+        if owned.phase is Phase.LOST or row.kind not in kinds:
+            return  # the running attempt ends as it is; a replica that knows the new kind continues
         try:
-            definition, slots = self._kinds[row.kind].read(row)
+            definition, slots = kinds[row.kind].read(row)
         except (UnreadableRowError, ValueError) as error:
-            log.error("an edit is not understood and waits for a newer replica", slug=row.slug, error=str(error))
+            log.error(
+                "this version can't read an edit, which waits for a newer replica", slug=row.slug, error=str(error)
+            )
             return
-        hold.kind = self._kinds[row.kind]
-        hold.row.payload = row.payload
-        schedule = hold.schedule
-        schedule.replace_definition(definition, slots, detached=hold.kind.detached)
+        owned.kind = kinds[row.kind]
+        owned.row.payload = row.payload
+        schedule = owned.schedule
+        schedule.replace_definition(definition, slots, detached=owned.kind.detached)
         schedule.edited(row.revision, row.edited_at, row.first, row.generation)
         if row.requests:
             schedule.asked(requests_of(row), row.edited_at)
-        schedule.look(self._clock.now())
-        self._on_taken(hold)
+        schedule.look(self._context.clock.now())
+        self._on_edited(owned)
 
 
 def requests_of(row: Row) -> Requests:
-    """What is asked for by hand there; nothing where that is not understood."""
+    """The manual requests of a row; none if this version can't read them."""
     try:
         return Requests.decode(row.requests)
     except msgspec.MsgspecError as error:
-        log.warning("what is asked for by hand is not understood", slug=row.slug, error=str(error))
+        log.warning("this version can't read the manual requests of a schedule", slug=row.slug, error=str(error))
         return NONE

@@ -1,8 +1,8 @@
-"""Following: how a schedule learns that a run which it follows has ended, and how its followers learn it of its own.
+"""Followers: how a schedule learns that a run which it follows has ended.
 
-The truth is in history, and a follower reads it there: when its row is claimed, when its wish changes, and once a
-minute. So that it need not wait for that minute, whoever has recorded a run *nudges* the schedules that follow it,
-which makes their rows due at once. A nudge that fails is not repeated: the minute is there for that.
+History has all ends, and a follower reads them there: when its row is claimed, when it is edited, and once a minute. So
+that it need not wait for that minute, the replica that recorded a run *touches* the schedules that follow it, which
+makes their rows due at once. A touch that fails is not repeated, because the next read comes within the minute.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import structlog
 
 from scheduledjob.domain.schedule.followed_runs import upstreams
 
+from .owned_schedule import Phase
 from .store import Store, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -24,95 +25,100 @@ if TYPE_CHECKING:
 
     from .owned_schedule import OwnedSchedule
 
-log = structlog.get_logger("scheduledjob.following")
+log = structlog.get_logger("scheduledjob.followers")
 
-LOOKERS = 4
+READERS = 4
 """Histories read at once."""
-PAGE = 100
-PAGES = 10
-"""Of one upstream in one look: as much as history keeps of what ends every few seconds."""
+HISTORY_PAGE = 100
+"""Records in one page."""
+MAX_PAGES = 10
+"""Pages of one upstream in one poll: as much as history keeps of a schedule that ends every few seconds."""
 
 
-class Following:
-    """Reads what the holds of one replica follow, and nudges what follows them, while ``run`` runs."""
+class UpstreamPoller:
+    """Reads the upstreams of owned schedules, and touches their followers, while ``run`` runs."""
 
     def __init__(
         self,
         store: Store,
         followers: Callable[[str], Sequence[str]] | None,
-        on_seen: Callable[[OwnedSchedule, Sequence[RunRecord] | None], None],
+        on_read: Callable[[OwnedSchedule, Sequence[RunRecord] | None], None],
     ) -> None:
         self._store = store
         self._followers = followers
-        self._on_seen = on_seen
-        """Called with what was found; None: the store could not be asked."""
-        self._looks: asyncio.Queue[OwnedSchedule | None] = asyncio.Queue()
-        self._touched: dict[str, None] = {}
+        self._on_read = on_read
+        """Called with the records found; None: the store did not answer."""
+        self._polls: asyncio.Queue[OwnedSchedule | None] = asyncio.Queue()
+        self._to_touch: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._closing = False
 
-    def look(self, hold: OwnedSchedule) -> None:
-        """Read what this one follows."""
-        self._looks.put_nowait(hold)
+    def poll(self, owned: OwnedSchedule) -> None:
+        """Read what this schedule follows."""
+        self._polls.put_nowait(owned)
 
-    def ended(self, slug: str) -> None:
-        """Runs of this slug are in history now."""
+    def notify_followers(self, slug: str) -> None:
+        """Runs of this slug are in history now: touch the schedules that follow it."""
         if self._followers is not None and (slugs := self._followers(slug)):
-            self._touched.update(dict.fromkeys(slugs))
+            self._to_touch.update(dict.fromkeys(slugs))
             self._wake.set()
 
     def close(self) -> None:
-        """Nudge whom there is to nudge, then end ``run``."""
+        """Send the touches that are pending; then ``run`` returns."""
         self._closing = True
         self._wake.set()
-        for _ in range(LOOKERS):
-            self._looks.put_nowait(None)
+        for _ in range(READERS):
+            self._polls.put_nowait(None)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(LOOKERS):
-                tasks.create_task(self._look())
+            for _ in range(READERS):
+                tasks.create_task(self._read())
             tasks.create_task(self._touch())
 
-    async def _look(self) -> None:
-        while (hold := await self._looks.get()) is not None:
-            if hold.gone or hold.released:
+    async def _read(self) -> None:
+        while (owned := await self._polls.get()) is not None:
+            if owned.phase >= Phase.RELEASED:  # or LOST
                 continue
-            found: list[RunRecord] = []
+            records: list[RunRecord] = []
             try:
-                for slug in upstreams(hold.schedule):
-                    found += await self._ends(slug, hold.schedule.state.followed)
+                for slug in upstreams(owned.schedule):
+                    records += await self._ends(slug, owned.schedule.state.followed)
             except StoreUnavailable as error:
-                log.warning("what a schedule follows can't be read", slug=hold.row.slug, error=str(error))
-                self._on_seen(hold, None)
+                log.warning("the runs that a schedule follows can't be read", slug=owned.row.slug, error=str(error))
+                self._on_read(owned, None)
             else:
-                self._on_seen(hold, found)
+                self._on_read(owned, records)
 
     async def _ends(self, slug: str, since: Instant) -> list[RunRecord]:
-        """Runs of a slug that finished after ``since``, and perhaps some more."""
-        found: list[RunRecord] = []
+        """Runs of a slug that finished after ``since``, and possibly some earlier ones."""
+        records: list[RunRecord] = []
         before: Instant | None = None
-        for _ in range(PAGES):
-            page = await self._store.history(slug, before=before, limit=PAGE)
-            found += page
-            if len(page) < PAGE or page[-1].finished <= since:
+        for _ in range(MAX_PAGES):
+            page = await self._store.history(slug, before=before, limit=HISTORY_PAGE)
+            records += page
+            if len(page) < HISTORY_PAGE or page[-1].finished <= since:
                 break
-            # Those that finished at the same instant may be cut by the page: they are read again.
+            # The page may cut runs that finished at the same instant, so they are read again.
             again = page[-1].finished + 1
             before = again if before is None or again < before else again - 1
-        return found
+        return records
 
     async def _touch(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            slugs = list(self._touched)
-            self._touched.clear()
+            slugs = list(self._to_touch)
+            self._to_touch.clear()
             if slugs:
                 try:
                     await self._store.touch(slugs)
                 except StoreUnavailable as error:
-                    log.warning("what follows a run learns of its end later", slugs=len(slugs), error=str(error))
+                    log.warning(
+                        "followers could not be notified, and learn of the end of a run later",
+                        slugs=len(slugs),
+                        error=str(error),
+                    )
             elif self._closing:
                 return
             if self._closing:

@@ -1,7 +1,7 @@
-"""Kinds: what this replica can run, and how a row of such a kind is read.
+"""Kinds of jobs: what this replica can run, and how it reads a row of a kind.
 
-A row says its kind; a replica claims the kinds that it knows. A kind registered in Python brings its definition
-(trigger, backoff) with it, and its rows hold none; every other row holds its own.
+A row names its kind, and a replica claims rows of the kinds that it knows. A kind that is registered in Python brings
+its definition (trigger, backoff), and its rows hold none. Every other row holds its own definition.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class UnreadableRowError(StoreError):
-    """A row was written by a version of this program that says things this one does not understand."""
+    """Another version of this program wrote the row, and this version can't read it."""
 
 
 @dataclass(slots=True)
@@ -36,15 +36,15 @@ class JobKind:
     name: str
     executor: Executor
     plan: Plan | None = None
-    """Of a kind registered in code: the definition that its rows go by."""
+    """The definition of its rows, if the kind is registered in code."""
     params: Callable[[Definition], Any] = lambda definition: definition.job
-    """What the executor is given as ``Attempt.params``."""
+    """Makes ``Attempt.params`` for the executor."""
     detached: bool = False
-    """Its attempts live outside the replica: whoever takes a run over goes on with them. What its payload refers to
-    is for its executor to resolve."""
+    """Its attempts live outside the replica, and the next owner of a run continues them. Its executor resolves
+    ``payloadFrom``."""
 
     def read(self, row: Row) -> tuple[Definition, Slots | None]:
-        """The definition of a row and when it fires. Raises UnreadableRowError."""
+        """The definition of a row, and its slots. Raises UnreadableRowError."""
         plan = self.plan
         if row.definition:
             try:

@@ -1,9 +1,9 @@
-"""The lease thread: drives ``Leases`` on an event loop of its own, over a connection of its own.
+"""The lease thread drives ``Leases`` on an event loop and a store connection of its own.
 
-It lives in a thread because a job written in Python may block the replica's event loop; then leases must still be
-renewed, for at most ``WEDGED_AFTER`` seconds. What it finds it hands to the replica's loop; the one thing that cannot
-wait for that loop, telling executors of new deadlines, it does from here. Renewing and watching for leases about to
-pass are two tasks, so that a store that does not answer delays no fencing.
+It is a thread because a job in Python may block the replica's event loop. Then leases must still be renewed, for at
+most ``WEDGED_AFTER`` seconds. It passes what it finds to the replica's event loop. Executors can't wait for that loop
+to learn their new deadlines, so it calls them from here. Renewing leases and watching for those about to expire are two
+tasks, so that a store that does not answer delays no fencing.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class LeaseCallbacks:
-    """Whom the keeper tells. ``extend`` is called in the keeper's thread, the others in the replica's event loop."""
+    """What the lease thread calls: ``extend`` in its own thread, the others in the replica's event loop."""
 
     extend: Callable[[Sequence[str], float], None]
-    """Attempts that may live until the given monotonic second."""
+    """Takes ids of runs, and the monotonic second until which their attempts may live now."""
     renewed: Callable[[Renewed], None]
     expired: Callable[[Sequence[Key]], None]
 
 
 class LeaseDriver(Protocol):
-    """Whatever drives a replica's leases: the thread here, the simulation in tests."""
+    """Drives the leases of a replica: ``LeaseThread``, or the simulation in tests."""
 
     def start(self) -> None: ...
 
@@ -85,10 +85,10 @@ class LeaseThread:
             tasks.create_task(self._watch())
             renewing = tasks.create_task(self._renew_always())
             await self._stopping.wait()
-            renewing.cancel()  # a store that does not answer must not hold up the end
+            renewing.cancel()  # a store that does not answer must not delay the end
 
     async def _watch(self) -> None:
-        """Hand over leases about to pass."""
+        """Report leases that are about to expire."""
         was_wedged = False
         while not await self._pause():
             expired = self._leases.expired(self._clock())
@@ -96,7 +96,9 @@ class LeaseThread:
                 self._tell(self._calls.expired, expired)
             if self._leases.wedged and not was_wedged:
                 was_wedged = True
-                log.error("the event loop has not run for a minute: its leases are given up, its runs will be stopped")
+                log.error(
+                    "the event loop has not run for a minute: its leases are not renewed, and its runs will be stopped"
+                )
 
     async def _renew_always(self) -> None:
         while not self._stopping.is_set():
@@ -121,12 +123,12 @@ class LeaseThread:
         self._tell(self._calls.renewed, renewed)
 
     async def _pause(self) -> bool:
-        """One tick; True when it is time to end."""
+        """Wait one tick; True when the thread is to end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._leases.tick):
                 await self._stopping.wait()
         return self._stopping.is_set()
 
     def _tell(self, callback: Callable[[_T], None], argument: _T) -> None:
-        with contextlib.suppress(RuntimeError):  # the replica's loop has closed: nobody is left to tell
+        with contextlib.suppress(RuntimeError):  # the replica's loop has closed
             self._home.call_soon_threadsafe(callback, argument)

@@ -1,12 +1,12 @@
-"""Leases: which rows this replica holds, until when, and what to do about it now.
+"""Leases: which rows this replica owns, until when, and what to do about it now.
 
-This is the pure step of lease keeping. A thread of its own drives it (``lease_thread.py``), because an event loop that
-a job blocks must not cost the replica its leases; the simulation drives the same step with a fake clock. It answers
-three questions: which leases to renew now, which runs must be stopped because their lease is about to pass, and
-whether the event loop has been silent for so long that the replica counts as wedged and is to be given up.
+This is lease keeping without I/O. A thread of its own drives it (``lease_thread.py``), because a job that blocks the
+event loop must not cost the replica its leases. The simulation drives it with a fake clock. It answers three questions:
+which leases to renew now, which are about to expire so that their attempts must stop, and whether the event loop has
+been silent for so long that the replica counts as wedged.
 
-A lease's end is measured from *before* the claim or renewal was sent, on the monotonic clock, so it is never later
-here than in the store. Jobs are stopped ``margin`` before that, so that they are dead when another replica may
+The end of a lease is counted on the monotonic clock from *before* the claim or renewal was sent, so it is never later
+here than in the store. Attempts are stopped ``margin`` seconds earlier, so that they have ended when another replica may
 start them.
 """
 
@@ -20,18 +20,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .store import Key
+from .timing import WEDGED_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from .store import Renewal
 
-WEDGED_AFTER = 60.0
-"""Seconds without a sign of life of the event loop after which its leases are no longer renewed."""
-
 
 def no_bound() -> float:
-    """Leases are bounded by their length alone."""
+    """The bound of leases that only their length bounds."""
     return math.inf
 
 
@@ -43,17 +41,17 @@ class Lease(msgspec.Struct, eq=False, gc=False):
     run_ids: tuple[str, ...] = ()
     """Attempts that run under it."""
     unsettled: bool = False
-    """A settlement is on its way that may change the version: a renewal that misses the row proves nothing."""
+    """A settlement in flight may change the version, so a renewal that misses the row proves nothing."""
 
 
 @dataclass(slots=True)
 class Renewed:
-    """What came of one renewal, for whoever runs the jobs."""
+    """The result of one renewal."""
 
     lost: list[Key] = field(default_factory=list)
-    """Held no longer: stop what runs under them."""
+    """Rows that this replica owns no longer: stop their attempts."""
     edited: list[tuple[Key, int]] = field(default_factory=list)
-    """Rows and the current revision of their wish."""
+    """Rows, each with the current revision of its desired state."""
     extended: list[str] = field(default_factory=list)
     """Attempts whose deadline moved to ``deadline``."""
     deadline: float = 0.0
@@ -63,21 +61,20 @@ class Leases:
     """The leases of one replica. Safe for use from the event loop and the lease thread at once."""
 
     def __init__(self, length: float, until: Callable[[], float] = no_bound) -> None:
-        """``until``: monotonic seconds beyond which none of them reaches, as it stands when asked. A store that is
-        this process's own memory gives leases to whoever asks; then something else says whether others may run the
-        same jobs."""
+        """``until`` returns a bound on every lease, in monotonic seconds. A store in this process's memory grants a lease
+        to anyone; then something else decides whether another process may run the same jobs."""
         self.length = length
         """Seconds."""
         self._until = until
         self.margin = min(length * 0.2, 3.0)
         self.tick = length / 12
-        """How often to step, in seconds."""
+        """Seconds between two steps."""
         self.wedged = False
         self._leases: dict[Key, Lease] = {}
         self._beat = 0.0
         self._lock = threading.Lock()
 
-    # ---- told by the event loop
+    # ---- called by the event loop
 
     def beat(self, now: float) -> None:
         """The event loop is alive."""
@@ -107,10 +104,10 @@ class Leases:
         with self._lock:
             lease.version, lease.unsettled = version, False
 
-    # ---- asked by the lease thread
+    # ---- called by the lease thread
 
     def to_renew(self, now: float) -> list[tuple[Key, int]]:
-        """Rows whose lease is a third gone. Nothing when the event loop is wedged: then its leases run out."""
+        """Rows whose lease is a third over, with their versions. None if the event loop is wedged, so that they expire."""
         if now - self._beat > WEDGED_AFTER:
             self.wedged = True
             return []
@@ -119,7 +116,7 @@ class Leases:
             return [(lease.key, lease.version) for lease in self._leases.values() if lease.deadline <= soon]
 
     def renewed(self, asked: Sequence[tuple[Key, int]], answer: Renewal, sent: float) -> Renewed:
-        """Take in the store's answer to a renewal that was sent at ``sent``."""
+        """Apply the store's answer to a renewal that was sent at ``sent`` (monotonic seconds)."""
         result = Renewed(deadline=min(sent + self.length, self._until()))
         with self._lock:
             for key, version in asked:
@@ -137,7 +134,7 @@ class Leases:
         return result
 
     def expired(self, now: float) -> list[Key]:
-        """Leases about to pass, ``margin`` before they do; they are held no longer."""
+        """Drop the leases that expire within ``margin`` seconds, and return their keys."""
         with self._lock:
             keys = [lease.key for lease in self._leases.values() if lease.deadline - self.margin <= now]
             for key in keys:

@@ -1,8 +1,8 @@
-"""What a replica tells of itself while it works: for logs, metrics and the live table. All calls are in its event loop
-and must return quickly."""
+"""What a replica reports of its work, for logs, metrics and the live table."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,35 +15,54 @@ if TYPE_CHECKING:
     from .store import Row, Settlement
 
 
+@dataclass(slots=True)
+class Stats:
+    """Counts of what one replica owns at one moment."""
+
+    held: int = 0
+    """Rows that it owns."""
+    ahead: int = 0
+    """Rows of which nothing runs: claimed a little before they are due."""
+    executing: int = 0
+    """Running attempts."""
+    detached: int = 0
+    """Running attempts that live outside the replica."""
+    waiting: int = 0
+    """Runs that wait for another run of their schedule."""
+    retrying: int = 0
+    """Runs that wait for their next attempt. A row with a long backoff is not owned meanwhile."""
+
+
 class Observer:
-    """Override what is of interest; each does nothing here."""
+    """Does nothing; override what you need. The replica calls it in its event loop, so each method must return
+    quickly."""
 
     def claimed(self, row: Row) -> None:
-        """A row is ours now."""
+        """This replica owns a row now."""
 
     def started(self, attempt: Attempt, due: Instant, late: Micros) -> None:
-        """An attempt starts, ``late`` after it was due by the store's clock."""
+        """An attempt starts, ``late`` microseconds after it was due by the store's clock."""
 
     def adopted(self, attempt: Attempt) -> None:
-        """An attempt that an earlier owner started goes on with this replica."""
+        """This replica continues an attempt that an earlier owner started."""
 
     def retrying(self, attempt: Attempt, reason: str, due: Instant) -> None:
-        """An attempt failed, the next starts at ``due``."""
+        """An attempt failed; the next one is due at ``due``."""
 
     def recorded(self, records: Sequence[RunRecord]) -> None:
-        """Runs ended, and history has them."""
+        """Runs ended, and the store has their records."""
 
     def passed_over(self, slug: str, outcome: Outcome, count: int) -> None:
-        """So many more slots did not run, for that reason, and the store has it."""
+        """``count`` more slots did not run, for the reason that ``outcome`` names, and the store has that count."""
 
     def settled(self, row: Row, settlement: Settlement) -> None:
-        """The state of a row was written: what anybody shows of it may be out of date."""
+        """The store has a new state of a row, so what is shown of it may be out of date."""
 
     def released(self, slug: str, wake_at: Instant | None) -> None:
-        """A row is nobody's now, and due at ``wake_at``."""
+        """No replica owns a row any more; it is due at ``wake_at``."""
 
     def fenced(self, slug: str, why: str) -> None:
-        """A row was lost to somebody else; what ran under it was stopped and does not count."""
+        """A row was lost. Its attempts were stopped, and their results do not count."""
 
     def overdue(self, slug: str) -> None:
-        """No success for longer than ``expectSuccessWithin``."""
+        """A schedule had no success for longer than ``expectSuccessWithin``."""

@@ -1,16 +1,17 @@
-"""A hold: one row in the hands of this replica, from its claim to its release.
+"""An owned schedule: a row that this replica has claimed and has not released yet.
 
-Its parts are the row as claimed, the schedule that decides what follows, the lease that it is held under, and a
-``RunningAttempt`` for each attempt that runs now. What is done with holds is in ``owner.py``.
+It holds the row as claimed, the schedule that decides what to do, the lease, and a ``RunningAttempt`` for each attempt
+that runs now. ``ownership.py`` decides what is done with it, and has the table of its phases.
 
-Thousands of them are made and dropped each second, and the garbage collector would look at each again and again, so
-they are kept out of its sight (``gc=False``, tuples in place of lists). They may be, because each cycle that they are
-part of is broken when an attempt ends, which every attempt does.
+Replicas create and drop thousands of these each second, and the garbage collector would visit each again and again.
+So it does not track them (``gc=False``, and tuples instead of lists). That is safe because the end of an attempt breaks
+every reference cycle that they are part of, and every attempt ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+from enum import IntEnum
 
 import msgspec
 
@@ -26,6 +27,28 @@ from .leases import Lease
 from .store import Row
 
 
+class Phase(IntEnum):
+    """What this replica may still do with a row. ``ownership.py`` has the transitions."""
+
+    ACTIVE = 0
+    """Starts what is due."""
+    DRAINING = 1
+    """Starts no new attempt once nothing runs, and is released then, due or not."""
+    RELEASED = 2
+    """The last write is in flight: nothing starts any more."""
+    LOST = 3
+    """Another replica may own the row: everything is stopped. Only what had ended before is still written."""
+
+
+_NEXT_PHASES: tuple[frozenset[Phase], ...] = (
+    frozenset({Phase.DRAINING, Phase.RELEASED, Phase.LOST}),
+    frozenset({Phase.RELEASED, Phase.LOST}),
+    frozenset({Phase.LOST}),
+    frozenset(),
+)
+"""By phase: the phases that may follow it."""
+
+
 class RunningAttempt(msgspec.Struct, eq=False, gc=False):
     """One attempt that this replica runs."""
 
@@ -34,40 +57,48 @@ class RunningAttempt(msgspec.Struct, eq=False, gc=False):
     attempt: Attempt
     kind: JobKind
     definition: Definition
-    """As it was when the attempt started; an edit holds from the next one on."""
+    """As it was when the attempt started; an edit applies from the next attempt on."""
     task: asyncio.Task[None] | None = None
-    begun: bool = False
-    """Its coroutine has been entered: before that, a cancellation would never reach it."""
-    telling: bool = False
-    """It has ended, and the hooks of its run are called."""
+    entered: bool = False
+    """Its coroutine has started. A cancellation before that would never reach it."""
+    calling_hooks: bool = False
+    """It has ended, and the hooks of its run are being called."""
     end: AttemptEnd | None = None
-    """What a cancellation that we asked for means."""
+    """What a cancellation by this replica means."""
     reason: str = ""
 
 
+class PassedOver(msgspec.Struct, gc=False):
+    """Slots of a schedule that did not run: (skipped, missed, excluded), counted since its creation."""
+
+    reported: tuple[int, int, int]
+    """As the observer knows them."""
+    written: tuple[int, int, int]
+    """As the last write says."""
+
+
 class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
+    """One row that this replica owns."""
+
     row: Row
     kind: JobKind
     schedule: Schedule
     lease: Lease
-    counted: tuple[int, int, int] = (0, 0, 0)
-    """Slots skipped, missed and excluded, as far as the observer knows of them."""
-    counting: tuple[int, int, int] = (0, 0, 0)
-    """The same, with what the write on its way says."""
+    passed_over: PassedOver
+    phase: Phase = Phase.ACTIVE
+    write_in_flight: bool = False
+    """The store has not answered the last write; the next one waits for that."""
     attempts: tuple[RunningAttempt, ...] = ()
-    timer_at: Instant | None = None
-    timer: int = 0
-    """Token of the timer that counts; another one is out of date."""
-    settling: bool = False
-    """A write is on its way; the next waits for its answer."""
-    leaving: bool = False
-    """To be given back as soon as nothing of it runs, due or not."""
-    released: bool = False
-    """Its last write is on its way or done: nothing of it may start any more."""
-    gone: bool = False
-    """Lost: nothing is written for it but what had ended before."""
+    timer: tuple[Instant, int] = (-1, 0)
+    """When its timer fires, and the token of that timer. A timer with another token is out of date."""
     deleted: bool = False
-    """Its schedule is known to have been deleted: that the row is there no longer is as it should be."""
+    """The schedule is known to be deleted, so a refused write is expected."""
     payload: bytes | None = None
-    """To be written with the next settlement; None: as it is."""
+    """For the next write; None: unchanged."""
     result: bytes | None = None
+    """For the next write; None: unchanged."""
+
+    def enter(self, phase: Phase) -> None:
+        """Change the phase. An edge that the table in ``ownership.py`` does not have is an AssertionError."""
+        assert phase in _NEXT_PHASES[self.phase], f"{self.row.slug}: {self.phase.name} can't become {phase.name}"
+        self.phase = phase

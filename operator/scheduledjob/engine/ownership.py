@@ -1,11 +1,27 @@
-"""The owner: everything between the claim of a row and its release.
+"""Ownership: everything between the claim of a row and its release.
 
-Each row that was claimed is a ``OwnedSchedule`` here. The owner asks its schedule what is due, has attempts started and
-cancelled (``runner.py``), and writes what became of it. ``_advance`` is the one place where the next move of a hold is
-decided; whatever happens (a timer, an end of an attempt, an answer of the store, an edit) ends in a call of it.
+Each claimed row is an ``OwnedSchedule`` here. ``Ownership`` asks its schedule what is due, has attempts started and
+cancelled (``attempt_runner.py``), and writes what became of them (``settler.py``). ``_advance`` is the one place that
+decides the next step of an owned row. Every event (a timer, the end of an attempt, an answer of the store, an edit)
+leads to a call of it.
 
-A hold that is ``gone`` was lost: to another replica, to a deletion, to a store that could not be reached in time. What
-runs under it is stopped at once, and nothing of it is written but what had ended before.
+The phases of an owned row, and what moves it from one to the next:
+
+| Event | From | To | What is done |
+|---|---|---|---|
+| the row is claimed | - | ACTIVE | what is due starts |
+| the row is edited while nothing runs, or the replica shuts down | ACTIVE | DRAINING | detached attempts are let go at
+  shutdown; other attempts run on |
+| nothing runs and nothing is due soon | ACTIVE | RELEASED | the release is written |
+| nothing runs | DRAINING | RELEASED | the release is written |
+| a library schedule is complete | ACTIVE, DRAINING | RELEASED | the removal is written |
+| the store stored the last write | RELEASED | forgotten | another replica may claim the row |
+| a write is refused, or the lease can't be renewed | ACTIVE, DRAINING, RELEASED | LOST | all attempts are stopped |
+| the last attempt has stopped | LOST | forgotten | |
+
+Beside the phase, ``write_in_flight`` says that the store has not answered the last write. At most one write of a row is
+in flight; what happens meanwhile is written with the next one. A row can be lost while a write is in flight. If the
+store stored that write, the records of runs that ended before the loss are written too.
 """
 
 from __future__ import annotations
@@ -18,98 +34,86 @@ import structlog
 from scheduledjob.domain.schedule.actions import has
 from scheduledjob.domain.schedule.machine import Schedule
 from scheduledjob.domain.schedule.state import Outcome, State
-from scheduledjob.domain.time.instants import SECOND, Instant, Micros
+from scheduledjob.domain.time.instants import Instant, from_seconds
 
+from .attempt_runner import AttemptRunner
 from .edits import Edits, requests_of
-from .followers import Following
-from .kinds import JobKind, UnreadableRowError
-from .owned_schedule import OwnedSchedule
-from .runner import Runner
+from .followers import UpstreamPoller
+from .kinds import UnreadableRowError
+from .observer import Stats
+from .owned_schedule import OwnedSchedule, PassedOver, Phase
 from .settler import Settler
-from .stats import Stats
-from .store import Disposition, Key, Origin, Row, Settlement, Store
+from .store import Disposition, Key, Origin, Row, Settlement
 from .timers import Timers
+from .timing import UNREADABLE_RETRY_DELAY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from scheduledjob.domain.schedule.state import RunRecord
 
-    from .attempts import Attempts
-    from .clock import Clock, StoreClock
+    from .attempt_preparer import AttemptPreparer
     from .leases import Leases, Renewed
-    from .observer import Observer
+    from .poll_timer import PollTimer
+    from .replica_settings import ReplicaContext
 
-log = structlog.get_logger("scheduledjob.owner")
-
-UNREADABLE_AGAIN: Micros = 60 * SECOND
-"""When a row that this version can't read is looked at again: by then a newer replica may have it."""
+log = structlog.get_logger("scheduledjob.ownership")
 
 
-class Owner:
-    """The rows of one replica. Runs in its event loop; attempts are tasks of ``tasks``."""
+class Ownership:
+    """The rows that one replica owns. Runs in its event loop; attempts are tasks of ``tasks``."""
 
     def __init__(
         self,
-        store: Store,
-        replica: str,
-        kinds: Mapping[str, JobKind],
+        context: ReplicaContext,
         *,
         tasks: asyncio.TaskGroup,
-        clock: StoreClock,
-        monotonic: Clock,
         leases: Leases,
-        observer: Observer,
-        attempts: Attempts,
-        ahead: Micros,
-        on_freed: Callable[[Instant | None], None],
+        preparer: AttemptPreparer,
+        poll_timer: PollTimer,
         followers: Callable[[str], Sequence[str]] | None = None,
     ) -> None:
-        self._replica = replica
-        self._kinds = kinds
-        self._clock = clock
-        self._monotonic = monotonic
+        self._context = context
         self._leases = leases
-        self._observer = observer
-        self._ahead = ahead
-        self._on_freed = on_freed
-        """Called when a hold goes, with the instant at which its row is due again, where it is nobody's now."""
-        self._holds: dict[Key, OwnedSchedule] = {}
+        self._poll_timer = poll_timer
+        """Learns of each row that is owned no longer."""
+        self._owned: dict[Key, OwnedSchedule] = {}
         self._empty = asyncio.Event()
-        self._leaving = False
-        self.settler: Settler[OwnedSchedule | None] = Settler(store, replica, self._settled)
-        self._timers: Timers[OwnedSchedule] = Timers(clock, self._timer_due)
-        self._runner = Runner(tasks, clock, observer, attempts, self._attempt_ended)
-        self.following = Following(store, followers, self._upstream_seen)
-        self.edits = Edits(store, kinds, clock, self._advance, self._lose)
+        self._draining = False
+        self.settler: Settler[OwnedSchedule | None] = Settler(context.store, context.replica, self._settled)
+        self._timers: Timers[OwnedSchedule] = Timers(context.clock, self._timer_due)
+        self._runner = AttemptRunner(tasks, context, preparer, self._attempt_ended)
+        self.upstreams = UpstreamPoller(context.store, followers, self._upstreams_read)
+        self.edits = Edits(context, self._advance, self._lose)
 
     @property
     def held(self) -> int:
-        return len(self._holds)
+        """How many rows this replica owns."""
+        return len(self._owned)
 
     def stats(self) -> Stats:
-        stats = Stats(len(self._holds))
-        for hold in self._holds.values():
-            state, executing = hold.schedule.state, len(hold.attempts)
+        stats = Stats(len(self._owned))
+        for owned in self._owned.values():
+            state, executing = owned.schedule.state, len(owned.attempts)
             stats.ahead += not executing
             stats.executing += executing
-            stats.detached += sum(this.kind.detached for this in hold.attempts)
+            stats.detached += sum(running.kind.detached for running in owned.attempts)
             stats.waiting += len(state.waiting)
-            stats.retrying += sum(run.attempt > 1 and not has(hold.schedule.executing, run) for run in state.runs)
+            stats.retrying += sum(run.attempt > 1 and not has(owned.schedule.executing, run) for run in state.runs)
         return stats
 
-    # ---------------------------------------------------------------- rows come
+    # ---------------------------------------------------------------- claimed rows
 
     def accept(self, row: Row, deadline: float) -> None:
-        """A row was claimed; its lease ends at ``deadline`` (monotonic seconds)."""
-        kind = self._kinds[row.kind]
+        """Own a row that was claimed. Its lease ends at ``deadline`` (monotonic seconds)."""
+        kind = self._context.kinds[row.kind]
         lease = self._leases.hold(row.key, row.version, deadline)
         try:
             definition, slots = kind.read(row)
             state = State.decode(row.state)
         except (UnreadableRowError, ValueError) as error:
-            log.error("a schedule is left alone", slug=row.slug, error=str(error))
-            self._leave_alone(row)
+            log.error("this version can't read a schedule, and releases it unchanged", slug=row.slug, error=str(error))
+            self._release_unread(row)
             return
         schedule = Schedule(
             row.slug,
@@ -117,16 +121,17 @@ class Owner:
             definition,
             slots,
             state,
-            self._replica,
+            self._context.replica,
             detached=kind.detached,
             definition_changed_at=row.edited_at,
         )
-        hold = OwnedSchedule(row, kind, schedule, lease, (state.skipped, state.missed, state.excluded))
-        self._holds[row.key] = hold
-        self._observer.claimed(row)
-        now = self._clock.now()
+        counts = (state.skipped, state.missed, state.excluded)
+        owned = OwnedSchedule(row, kind, schedule, lease, PassedOver(counts, counts))
+        self._owned[row.key] = owned
+        self._context.observer.claimed(row)
+        now = self._context.clock.now()
         if row.recovered:
-            log.info("taken over from a replica whose lease had passed", slug=row.slug)
+            log.info("recovered from a replica whose lease had expired", slug=row.slug)
             schedule.recovered(now, edited=row.revision != state.revision and not _same_spec(row, state))
         if row.revision != state.revision:
             schedule.edited(row.revision, row.edited_at, row.first, row.generation)
@@ -134,239 +139,277 @@ class Owner:
             schedule.asked(requests_of(row), row.edited_at)
         if schedule.follows:
             schedule.look(now)
-        if self._leaving:
-            hold.leaving = True
-        self._advance(hold)
+        if self._draining:
+            owned.enter(Phase.DRAINING)
+        self._advance(owned)
 
-    def _leave_alone(self, row: Row) -> None:
-        """Give back a row that this version can't read, as it is."""
-        again = self._clock.now() + UNREADABLE_AGAIN
-        self.settler.submit(None, Settlement(row.key, row.version, Disposition.RELEASE, row.state, again, row.revision))
+    def _release_unread(self, row: Row) -> None:
+        """Release a row that this version can't read, without a change."""
+        wake_at = self._context.clock.now() + from_seconds(UNREADABLE_RETRY_DELAY)
+        self.settler.submit(
+            None,
+            Settlement(
+                key=row.key,
+                version=row.version,
+                disposition=Disposition.RELEASE,
+                state=row.state,
+                wake_at=wake_at,
+                revision=row.revision,
+            ),
+        )
 
     # ---------------------------------------------------------------- what is next
 
-    def _advance(self, hold: OwnedSchedule) -> None:
-        """Do what is due for a hold now, and see to it that what comes later is not forgotten."""
-        if hold.gone or hold.released:
+    def _advance(self, owned: OwnedSchedule) -> None:
+        """Do what is due now, then write, release, or set a timer for what comes next."""
+        if owned.phase >= Phase.RELEASED:  # or LOST
             return
-        schedule, now = hold.schedule, self._clock.now()
-        if not hold.leaving or hold.attempts:
-            actions = schedule.step(now)
-            for run in actions.cancel:
-                self._runner.cancel(hold, run)
-            if actions.start:
-                if self._monotonic() >= hold.lease.deadline - self._leases.margin:
-                    # This process stood still: whoever has the row by now may have started these.
-                    self._lose(hold, "its lease was about to pass when a slot came due")
-                    return
-                for run in actions.start:
-                    if not (self._leaving and run.detached):  # it would be let go at once
-                        self._runner.start(hold, run, now)
-            if actions.became_overdue:
-                self._runner.tell_overdue(hold, now)
-            if schedule.poll_at is not None and schedule.should_poll(now):
-                self.following.look(hold)
-        else:
+        schedule, now = owned.schedule, self._context.clock.now()
+        if owned.phase is Phase.DRAINING and not owned.attempts:
             schedule.leave(now)
-        if hold.settling:
+        elif not self._step(owned, now):
             return
-        if hold.attempts:
+        if owned.write_in_flight:
+            return
+        if owned.attempts:
             if schedule.changed or schedule.records:
-                self._settle(hold, Disposition.KEEP, None)
-            self._set_timer(hold, schedule.wake())
+                self._write(owned, Disposition.KEEP, None)
+            self._set_timer(owned, schedule.wake())
+        elif schedule.done and owned.row.origin == Origin.LIBRARY:
+            self._write(owned, Disposition.REMOVE, None)
+        elif owned.phase is Phase.DRAINING:
+            self._write(owned, Disposition.RELEASE, schedule.wake())
+        else:
+            self._wait_or_release(owned, now)
+
+    def _step(self, owned: OwnedSchedule, now: Instant) -> bool:
+        """Start and cancel what is due; False if the row was lost over that."""
+        schedule = owned.schedule
+        actions = schedule.step(now)
+        for run in actions.cancel:
+            self._runner.cancel(owned, run)
+        if actions.start:
+            if self._context.monotonic() >= owned.lease.deadline - self._leases.margin:
+                # This process was suspended: another replica may have claimed the row and started these runs.
+                self._lose(owned, "its lease was about to expire when a slot came due")
+                return False
+            for run in actions.start:
+                if not (self._draining and run.detached):  # would be let go at once
+                    self._runner.start(owned, run, now)
+        if actions.became_overdue:
+            self._runner.report_overdue(owned, now)
+        if schedule.poll_at is not None and schedule.should_poll(now):
+            self.upstreams.poll(owned)
+        return True
+
+    def _wait_or_release(self, owned: OwnedSchedule, now: Instant) -> None:
+        """Nothing runs: keep the row only if it is due soon."""
+        schedule = owned.schedule
+        if schedule.blocked(now):
+            self._write(owned, Disposition.KEEP, None)
             return
-        if schedule.done and hold.row.origin == Origin.LIBRARY:
-            self._settle(hold, Disposition.REMOVE, None)
+        if schedule.poll_in_flight:
             return
-        wake = schedule.wake()
-        if not hold.leaving:
-            if schedule.blocked(now):
-                self._settle(hold, Disposition.KEEP, None)
-                return
-            if schedule.poll_in_flight:
-                return
-            if wake is not None and wake <= now + 2 * self._ahead and not schedule.changed and not schedule.records:
-                self._set_timer(hold, wake)
-                return
-        self._settle(hold, Disposition.RELEASE, wake)
+        wake, soon = schedule.wake(), now + 2 * from_seconds(self._context.settings.ahead)
+        if wake is not None and wake <= soon and not schedule.changed and not schedule.records:
+            self._set_timer(owned, wake)
+        else:
+            self._write(owned, Disposition.RELEASE, wake)
 
-    def _set_timer(self, hold: OwnedSchedule, wake: Instant | None) -> None:
-        if wake is not None and wake != hold.timer_at:
-            hold.timer_at = wake
-            hold.timer = self._timers.set(wake, hold)
+    def _set_timer(self, owned: OwnedSchedule, wake: Instant | None) -> None:
+        if wake is not None and wake != owned.timer[0]:
+            owned.timer = wake, self._timers.set(wake, owned)
 
-    def _timer_due(self, hold: OwnedSchedule, token: int) -> None:
-        if token == hold.timer:
-            hold.timer_at = None
-            self._advance(hold)
+    def _timer_due(self, owned: OwnedSchedule, token: int) -> None:
+        if token == owned.timer[1]:
+            owned.timer = -1, token
+            self._advance(owned)
 
-    def _attempt_ended(self, hold: OwnedSchedule) -> None:
-        """An attempt has left its hold."""
-        if not hold.gone:
-            self._advance(hold)
-        elif not hold.attempts:
-            self._forget(hold, None)
+    def _attempt_ended(self, owned: OwnedSchedule) -> None:
+        """An attempt has ended and is not in ``owned.attempts`` any more."""
+        if owned.phase is not Phase.LOST:
+            self._advance(owned)
+        elif not owned.attempts:
+            self._forget(owned, None)
 
-    def _upstream_seen(self, hold: OwnedSchedule, records: Sequence[RunRecord] | None) -> None:
-        """The runs that a schedule follows were read, or could not be."""
-        if not hold.gone and not hold.released:
-            hold.schedule.followed(records, self._clock.now())
-            self._advance(hold)
+    def _upstreams_read(self, owned: OwnedSchedule, records: Sequence[RunRecord] | None) -> None:
+        """The store returned the runs that a schedule follows; None: it did not answer."""
+        if owned.phase < Phase.RELEASED:
+            owned.schedule.followed(records, self._context.clock.now())
+            self._advance(owned)
 
     # ---------------------------------------------------------------- writes
 
-    def _settle(self, hold: OwnedSchedule, disposition: Disposition, wake: Instant | None) -> None:
-        schedule = hold.schedule
+    def _write(self, owned: OwnedSchedule, disposition: Disposition, wake: Instant | None) -> None:
+        """Send the state and the new records to the store; ``_settled`` is called with the answer."""
+        assert not owned.write_in_flight, f"{owned.row.slug}: a write is in flight already"
+        schedule, row = owned.schedule, owned.row
+        if disposition is not Disposition.KEEP and owned.phase is not Phase.LOST:
+            assert not owned.attempts, f"{row.slug}: released while {len(owned.attempts)} attempts run"
+            owned.enter(Phase.RELEASED)
+        owned.write_in_flight = True
         records, schedule.records = schedule.records, ()
-        hold.settling = True
-        hold.released = disposition is not Disposition.KEEP
-        self._leases.settling(hold.lease)
+        self._leases.settling(owned.lease)
         self.settler.submit(
-            hold,
+            owned,
             Settlement(
-                hold.row.key,
-                hold.row.version,
-                disposition,
-                schedule.snapshot(),
-                wake,
-                schedule.state.revision,
-                records,
-                hold.payload,
-                hold.result,
-                hold.row.slug,
+                key=row.key,
+                version=row.version,
+                disposition=disposition,
+                state=schedule.snapshot(),
+                wake_at=wake,
+                revision=schedule.state.revision,
+                records=records,
+                payload=owned.payload,
+                result=owned.result,
+                slug=row.slug,
             ),
         )
-        hold.payload = hold.result = None
+        owned.payload = owned.result = None
         state = schedule.state
-        hold.counting = (state.skipped, state.missed, state.excluded)
+        owned.passed_over.written = (state.skipped, state.missed, state.excluded)
 
-    def _settled(self, hold: OwnedSchedule | None, settlement: Settlement, done: bool) -> None:
-        if hold is None:
+    def _settled(self, owned: OwnedSchedule | None, settlement: Settlement, done: bool) -> None:
+        """The store answered a write. ``done``: it carried the write out; otherwise it refused it."""
+        if owned is None:
             self._leases.drop_key(settlement.key)
             return
-        hold.settling, schedule = False, hold.schedule
-        if done:
-            if settlement.records:
-                self._observer.recorded(settlement.records)
-                self.following.ended(hold.row.slug)
-            if hold.counting != hold.counted:
-                self._tell_passed_over(hold)
-            self._observer.settled(hold.row, settlement)
-        elif settlement.records and not hold.deleted:
-            log.warning("a run was fenced", slug=hold.row.slug, why="it ended after its row had gone to somebody else")
-        if hold.gone:
-            if done and settlement.disposition is Disposition.KEEP and schedule.records:
-                # What ended before the row was lost. What was stopped then is taken over as lost with its owner.
-                hold.row.version += 1
-                self._settle(hold, Disposition.KEEP if schedule.executing else Disposition.RELEASE, schedule.wake())
-            elif not hold.attempts:
-                self._forget(hold, settlement.wake_at if done else None)
+        owned.write_in_flight = False
+        self._report_write(owned, settlement, done)
+        if owned.phase is Phase.LOST:
+            self._settled_after_loss(owned, settlement, done)
         elif not done:
-            self._lose(hold, "its row was changed or deleted by somebody else")
+            self._lose(owned, "its row was changed or deleted by another replica")
         elif settlement.disposition is Disposition.KEEP:
-            hold.row.version += 1
-            self._leases.settled(hold.lease, hold.row.version)
-            schedule.stored()
-            self._advance(hold)
+            owned.row.version += 1
+            self._leases.settled(owned.lease, owned.row.version)
+            owned.schedule.stored()
+            self._advance(owned)
         else:
-            self._leases.drop(hold.lease)
-            self._observer.released(hold.row.slug, settlement.wake_at)
-            self._forget(hold, settlement.wake_at)
+            self._leases.drop(owned.lease)
+            self._context.observer.released(owned.row.slug, settlement.wake_at)
+            self._forget(owned, settlement.wake_at)
 
-    def _tell_passed_over(self, hold: OwnedSchedule) -> None:
-        outcomes = (Outcome.SKIPPED_OVERLAP, Outcome.MISSED, Outcome.EXCLUDED)
-        for outcome, before, after in zip(outcomes, hold.counted, hold.counting, strict=True):
-            if after > before:
-                self._observer.passed_over(hold.row.slug, outcome, after - before)
-        hold.counted = hold.counting
+    def _settled_after_loss(self, owned: OwnedSchedule, settlement: Settlement, done: bool) -> None:
+        """The row was lost while this write was in flight."""
+        schedule = owned.schedule
+        if done and settlement.disposition is Disposition.KEEP and schedule.records:
+            # Write what ended before the loss. The next owner counts the attempts that were stopped then as lost.
+            owned.row.version += 1
+            self._write(owned, Disposition.KEEP if schedule.executing else Disposition.RELEASE, schedule.wake())
+        elif not owned.attempts:
+            self._forget(owned, settlement.wake_at if done else None)
 
-    def _forget(self, hold: OwnedSchedule, wake: Instant | None) -> None:
-        if self._holds.get(hold.row.key) is hold:
-            del self._holds[hold.row.key]
-        if not self._holds:
+    def _report_write(self, owned: OwnedSchedule, settlement: Settlement, done: bool) -> None:
+        observer, slug = self._context.observer, owned.row.slug
+        if not done:
+            if settlement.records and not owned.deleted:
+                log.warning("a run was fenced", slug=slug, why="it ended after another replica had claimed its row")
+            return
+        if settlement.records:
+            observer.recorded(settlement.records)
+            self.upstreams.notify_followers(slug)
+        counts = owned.passed_over
+        if counts.written != counts.reported:
+            outcomes = (Outcome.SKIPPED_OVERLAP, Outcome.MISSED, Outcome.EXCLUDED)
+            for outcome, before, after in zip(outcomes, counts.reported, counts.written, strict=True):
+                if after > before:
+                    observer.passed_over(slug, outcome, after - before)
+            counts.reported = counts.written
+        observer.settled(owned.row, settlement)
+
+    def _forget(self, owned: OwnedSchedule, wake: Instant | None) -> None:
+        if self._owned.get(owned.row.key) is owned:
+            del self._owned[owned.row.key]
+        if not self._owned:
             self._empty.set()
-        self._on_freed(wake)
+        self._poll_timer.freed(wake, self.held)
 
     # ---------------------------------------------------------------- losing a row
 
-    def _lose(self, hold: OwnedSchedule, why: str) -> None:
-        """Not ours any more: stop what runs, write nothing."""
-        if hold.gone:
+    def _lose(self, owned: OwnedSchedule, why: str) -> None:
+        """Another replica may own the row: stop what runs, and write nothing that ends from now on."""
+        if owned.phase is Phase.LOST:
             return
-        hold.gone = True
-        self._leases.drop(hold.lease)
-        self._observer.fenced(hold.row.slug, why)
-        if hold.attempts and not hold.deleted:
-            log.warning("a run was fenced", slug=hold.row.slug, why=why)
-        self._runner.release(hold, why)
-        if not hold.attempts and not hold.settling:
-            self._forget(hold, None)
+        owned.enter(Phase.LOST)
+        self._leases.drop(owned.lease)
+        self._context.observer.fenced(owned.row.slug, why)
+        if owned.attempts and not owned.deleted:
+            log.warning("a run was fenced", slug=owned.row.slug, why=why)
+        self._runner.release(owned, why)
+        if not owned.attempts and not owned.write_in_flight:
+            self._forget(owned, None)
 
     def leases_expired(self, keys: Sequence[Key]) -> None:
-        """These leases are about to pass without having been renewed."""
+        """These leases are about to expire, and were not renewed."""
         for key in keys:
-            if (hold := self._holds.get(key)) is not None:
-                self._lose(hold, "its lease could not be renewed in time")
+            if (owned := self._owned.get(key)) is not None:
+                self._lose(owned, "its lease could not be renewed in time")
 
     def leases_renewed(self, renewed: Renewed) -> None:
         for key in renewed.lost:
-            if (hold := self._holds.get(key)) is not None:
-                self._lose(hold, "its row was claimed or deleted by somebody else")
+            if (owned := self._owned.get(key)) is not None:
+                self._lose(owned, "its row was claimed or deleted by another replica")
         for key, revision in renewed.edited:
-            hold = self._holds.get(key)
-            if hold is not None and revision != hold.schedule.state.revision:
-                self._definition_changed(hold)
+            owned = self._owned.get(key)
+            if owned is not None and revision != owned.schedule.state.revision:
+                self._definition_changed(owned)
 
     # ---------------------------------------------------------------- edits
 
     def slugs_changed(self, slugs: Iterable[str], *, deleted: bool = False) -> None:
-        """The wish of these slugs changed, or they were deleted."""
+        """The desired state of these slugs changed, or they were deleted."""
         wanted = set(slugs)
-        for hold in list(self._holds.values()):
-            if hold.row.slug in wanted:
-                hold.deleted = hold.deleted or deleted
-                self._definition_changed(hold)
+        for owned in list(self._owned.values()):
+            if owned.row.slug in wanted:
+                owned.deleted = owned.deleted or deleted
+                self._definition_changed(owned)
 
-    def _definition_changed(self, hold: OwnedSchedule) -> None:
-        """A row that is only waited for goes back, due at once under its new wish; one that runs is read again."""
-        if hold.gone:
+    def _definition_changed(self, owned: OwnedSchedule) -> None:
+        """Release a row of which nothing runs, due at once with its new definition; read any other again."""
+        if owned.phase is Phase.LOST:
             return
-        if not hold.attempts:
-            hold.leaving = True
-            self._advance(hold)
+        if owned.attempts:
+            self.edits.reread(owned)
         else:
-            self.edits.reread(hold)
+            self._drain(owned)
+            self._advance(owned)
 
-    # ---------------------------------------------------------------- the end
+    # ---------------------------------------------------------------- shutdown
 
-    def leave(self) -> None:
-        """Give back what does not run, or goes on without this replica; what runs here goes back when it ends."""
-        self._leaving = True
-        for hold in list(self._holds.values()):
-            hold.leaving = True
-            self._runner.let_go(hold, "the replica is shutting down")
-            if not hold.attempts and not hold.settling:
-                self._advance(hold)
+    @staticmethod
+    def _drain(owned: OwnedSchedule) -> None:
+        if owned.phase is Phase.ACTIVE:
+            owned.enter(Phase.DRAINING)
+
+    def drain(self) -> None:
+        """Release rows of which nothing runs, and let detached attempts go; other rows are released when they end."""
+        self._draining = True
+        for owned in list(self._owned.values()):
+            self._drain(owned)
+            self._runner.let_go(owned, "the replica is shutting down")
+            if not owned.attempts and not owned.write_in_flight:
+                self._advance(owned)
 
     def stop_attempts(self) -> None:
-        """The grace period is over: end what still runs; it goes back as lost with this replica."""
-        for hold in list(self._holds.values()):
-            self._runner.release(hold, "the replica is shutting down")
+        """Stop every attempt. Their rows are released, and the attempts count as lost with this replica."""
+        for owned in list(self._owned.values()):
+            self._runner.release(owned, "the replica is shutting down")
 
     async def emptied(self) -> None:
-        """Wait until nothing is held."""
-        while self._holds:
+        """Wait until this replica owns no row."""
+        while self._owned:
             self._empty.clear()
             await self._empty.wait()
 
-    def finish(self) -> None:
-        """Nothing is held any more, or nothing that is can be helped: end the tasks that serve holds."""
+    def close(self) -> None:
+        """End the services of owned rows; the settler and the upstream poller finish what they have first."""
         self._timers.close()
-        self._runner.finish()
+        self._runner.close()
         self.edits.close()
         self.settler.close()
 
 
 def _same_spec(row: Row, state: State) -> bool:
-    """Only acts or nudges made a new revision of what a cluster's object says."""
+    """Only a request or a touch made the new revision: the object in the cluster has the same spec."""
     return bool(row.generation) and row.generation == state.generation

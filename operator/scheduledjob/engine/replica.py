@@ -1,13 +1,11 @@
-"""A replica: the parts of the engine put together, started and ended in order.
+"""A replica: the parts of the engine put together.
 
-    claimer  looks at the store, claims rows      -> owner
-    owner    decides, runs attempts, writes ends  -> settler -> store
-    keeper   renews the leases, from its own thread
-    listener hears of what becomes due or changes -> claimer
+    claimer       polls the store and claims rows        -> ownership
+    ownership     decides, runs attempts, writes ends    -> settler -> store
+    lease thread  renews the leases from its own thread
+    listener      hears what becomes due or changes      -> claimer
 
-The end has an order too: stop claiming; give back at once what does not run; let runs finish for the grace period;
-end the rest and give it back, so that another replica starts it without waiting for a lease. A store that does not
-answer can't hold up the end: the leases pass by themselves.
+``shutdown.py`` has its end.
 """
 
 from __future__ import annotations
@@ -23,17 +21,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.domain.time.instants import from_seconds
-
-from .attempts import Attempts, Hook
+from .attempt_preparer import AttemptPreparer, Hook
 from .claimer import Claimer
 from .clock import Clock, StoreClock
 from .lease_thread import LeaseCallbacks, LeaseDriver, LeaseThread
 from .leases import Leases, no_bound
-from .observer import Observer
-from .ownership import Owner
-from .stats import Stats
+from .observer import Observer, Stats
+from .ownership import Ownership
+from .poll_timer import PollTimer
+from .replica_settings import ReplicaContext
+from .shutdown import Services, shut_down
 from .store import ReplicaInfo, Store, StoreError, StoreUnavailable
+from .timing import CLOCK_READ_INTERVAL, LOOP_BEAT_INTERVAL, PRUNE_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,20 +45,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.replica")
 
-BEAT = 1.0
-CLOCK_EVERY = 0.5
-"""Seconds: in that time two clocks drift apart by less than a short round trip takes."""
-PRUNE_EVERY = 60.0
-LAST_CLAIM = 1.0
-"""Seconds that the end of a replica waits for a claim under way: what it brings is handed back at once."""
-LAST_WRITES = 2.0
-"""Seconds that the end of a replica waits for the store, once after the grace period and once for all that is left."""
-LAST_WORD = 1.0
-"""Seconds that it waits for the store to hear that it has ended."""
-
 
 class Replica:
-    """One replica of the engine on one store. ``run`` once."""
+    """One replica of the engine on one store. Call ``run`` once."""
 
     def __init__(
         self,
@@ -79,79 +67,81 @@ class Replica:
         followers: Callable[[str], Sequence[str]] | None = None,
         until: Clock | None = None,
     ) -> None:
-        """``followers``: the slugs that follow a slug, as far as is known here; None: nobody does. ``until``: a bound
-        on every lease, in monotonic seconds, as it stands when asked; None: there is none."""
+        """``followers`` returns the slugs that follow a slug, as far as this process knows. ``until`` returns a bound on
+        every lease in monotonic seconds; None: leases have no other bound than their length."""
         self.info = ReplicaInfo(
             name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}", program_version, schema_version
         )
-        self._store = store
-        self._kinds = kinds
-        self._settings = settings
-        self._observer = observer or Observer()
-        self._references = references
-        self._hook = hook
-        self._monotonic = monotonic
+        self.leases = Leases(settings.lease, until or no_bound)
+        self.clock = StoreClock(monotonic)
+        self.ready = asyncio.Event()
+        """Set while the replica claims work."""
+        self._context = ReplicaContext(
+            store=store,
+            replica=self.info.id,
+            kinds=kinds,
+            settings=settings,
+            clock=self.clock,
+            monotonic=monotonic,
+            observer=observer or Observer(),
+        )
+        self._preparer = AttemptPreparer(references, hook)
         self._rng = rng or random.Random()  # noqa: S311  # spreads load, guards nothing
         self._new_lease_thread = lease_thread
         self._followers = followers
-        self.leases = Leases(settings.lease, until or no_bound)
-        self.clock = StoreClock(monotonic)
+        self._poll_timer = PollTimer(self.clock, monotonic, settings)
         self._stop = asyncio.Event()
-        self.ready = asyncio.Event()
-        """Set once the replica claims work."""
-        self._claimer: Claimer | None = None
+        self._ownership: Ownership | None = None
 
     def stop(self) -> None:
-        """Begin the end; ``run`` returns when it is done."""
+        """Begin to shut down; ``run`` returns when that is done."""
         self._stop.set()
 
     def due(self, instant: Instant) -> None:
-        """This process itself made something due: look in time."""
-        if self._claimer is not None:
-            self._claimer.due(instant)
+        """This process made a row due at ``instant``: claim it in time."""
+        self._poll_timer.due(instant)
 
     def changed(self, slugs: Sequence[str], *, deleted: bool = False) -> None:
-        """This process itself changed these slugs, or deleted them."""
-        if self._claimer is not None:
-            self._claimer.owner.slugs_changed(slugs, deleted=deleted)
+        """This process changed these slugs, or deleted them."""
+        if self._ownership is not None:
+            self._ownership.slugs_changed(slugs, deleted=deleted)
 
-    # ---------------------------------------------------------------- how it is
+    # ---------------------------------------------------------------- health
 
     def stats(self) -> Stats:
-        """What this replica has in its hands now."""
-        return self._claimer.owner.stats() if self._claimer is not None else Stats()
+        """Counts of what this replica owns now."""
+        return self._ownership.stats() if self._ownership is not None else Stats()
 
     @property
     def alive(self) -> bool:
-        """False where nothing but a new process helps: the event loop stands still, and its leases were given up.
+        """False if only a restart helps: the event loop is wedged, and its leases are not renewed any more.
 
-        An outage of the store is nothing of the kind. To be asked from another thread: one that is answered by the
-        event loop itself needs no answer.
+        An outage of the store does not count. Ask from another thread: the event loop itself could not answer.
         """
         return not self.leases.wedged
 
     @property
     def store_heard(self) -> float:
-        """Seconds since the store last answered; infinite before it first did."""
-        return self._monotonic() - self.clock.heard_at
+        """Seconds since the store last answered; infinite before its first answer."""
+        return self._context.monotonic() - self.clock.heard_at
 
     async def store_answers(self, within: float) -> bool:
-        """Whether the store has answered in the last ``within`` seconds; if not, whether it does now, in as many."""
+        """Whether the store has answered in the last ``within`` seconds, or answers now within as many."""
         if self.store_heard <= within:
             return True
-        sent = self._monotonic()
+        sent = self._context.monotonic()
         try:
             async with asyncio.timeout(within):
-                self.clock.observe(await self._store.now(), sent, self._monotonic())
+                self.clock.observe(await self._context.store.now(), sent, self._context.monotonic())
         except (StoreError, TimeoutError):
             return False
         return True
 
-    # ---------------------------------------------------------------- its life
+    # ---------------------------------------------------------------- run
 
     async def run(self) -> None:
-        """Work until ``stop``. Raises what a part of it failed with; an outage of the store is no failure."""
-        executors = list({id(kind.executor): kind.executor for kind in self._kinds.values()}.values())
+        """Work until ``stop``. An outage of the store is no error; any other failure of a part is raised."""
+        executors = list({id(kind.executor): kind.executor for kind in self._context.kinds.values()}.values())
         async with contextlib.AsyncExitStack() as stack:
             for executor in executors:
                 await executor.start()
@@ -165,126 +155,79 @@ class Replica:
             asyncio.TaskGroup() as attempts,
             asyncio.TaskGroup() as services,
         ):
-            owner = Owner(
-                self._store,
-                self.info.id,
-                self._kinds,
+            ownership = self._ownership = Ownership(
+                self._context,
                 tasks=attempts,
-                clock=self.clock,
-                monotonic=self._monotonic,
                 leases=self.leases,
-                observer=self._observer,
-                attempts=Attempts(self._references, self._hook),
-                ahead=from_seconds(self._settings.ahead),
-                on_freed=lambda wake: claimer.freed(wake),  # noqa: PLW0108  # made below: the two need each other
+                preparer=self._preparer,
+                poll_timer=self._poll_timer,
                 followers=self._followers,
             )
-            claimer = self._claimer = Claimer(
-                self._store,
-                owner,
-                self.info,
-                lambda: frozenset(self._kinds),
-                self._settings,
-                clock=self.clock,
-                monotonic=self._monotonic,
-                rng=self._rng,
-            )
+            claimer = Claimer(self._context, ownership, self.info, self._poll_timer, self._rng)
 
             def extend(run_ids: Sequence[str], deadline: float) -> None:
                 for executor in executors:
                     executor.extend(run_ids, deadline)
 
             lease_thread = self._new_lease_thread(
-                self._store,
+                self._context.store,
                 self.info.id,
                 self.leases,
-                self._monotonic,
-                LeaseCallbacks(extend, owner.leases_renewed, owner.leases_expired),
+                self._context.monotonic,
+                LeaseCallbacks(extend, ownership.leases_renewed, ownership.leases_expired),
             )
-            self.leases.beat(self._monotonic())
+            self.leases.beat(self._context.monotonic())
             lease_thread.start()
             stack.push_async_callback(lease_thread.stop)
             claiming = services.create_task(claimer.run())
-            settling = services.create_task(owner.settler.run())
-            services.create_task(owner.edits.run())
-            following = services.create_task(owner.following.run())
-            pod_garbage = [
-                services.create_task(chore)
-                for chore in (self._beat(), self._prune(), self._listen(claimer), self._watch_clock(owner))
+            writing = services.create_task(ownership.settler.run())
+            services.create_task(ownership.edits.run())
+            following = services.create_task(ownership.upstreams.run())
+            periodic = [
+                services.create_task(service)
+                for service in (self._beat(), self._prune(), self._listen(claimer), self._watch_clock(ownership))
             ]
             self.ready.set()
             await self._stop.wait()
             self.ready.clear()
-            claimer.stop()
-            await asyncio.wait([claiming], timeout=LAST_CLAIM)
-            claiming.cancel()
-            owner.leave()
-            await self._empty(owner)
-            owner.finish()
-            last = asyncio.get_running_loop().time() + LAST_WRITES
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(last):
-                    await asyncio.shield(settling)
-            settling.cancel()
-            owner.following.close()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(last):
-                    await asyncio.shield(following)
-            following.cancel()
-            for chore in pod_garbage:
-                chore.cancel()
-            with contextlib.suppress(StoreError, TimeoutError):
-                async with asyncio.timeout(LAST_WORD):
-                    await self._store.withdraw(self.info.id)
-
-    async def _empty(self, owner: Owner) -> None:
-        """Let runs finish for the grace period, then end them; wait for the last writes, but not for ever."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.grace):
-                await owner.emptied()
-        owner.stop_attempts()
-        try:
-            async with asyncio.timeout(LAST_WRITES):
-                await owner.emptied()
-        except TimeoutError:
-            log.warning("ended without an answer from the store: what was held is free when its lease passes")
+            await shut_down(self._context, claimer, ownership, Services(claiming, writing, following, periodic))
 
     async def _read_clock(self) -> None:
         while not self._stop.is_set():
-            sent = self._monotonic()
+            sent = self._context.monotonic()
             try:
-                now = await self._store.now()
+                now = await self._context.store.now()
             except StoreUnavailable as error:
                 log.warning("the store can't be reached", error=str(error))
-                await asyncio.sleep(BEAT)
+                await asyncio.sleep(LOOP_BEAT_INTERVAL)
                 continue
-            self.clock.observe(now, sent, self._monotonic())
+            self.clock.observe(now, sent, self._context.monotonic())
             return
 
-    async def _watch_clock(self, owner: Owner) -> None:
-        """While something is held, ask for the store's clock by a call that does nothing else.
+    async def _watch_clock(self, ownership: Ownership) -> None:
+        """While the replica owns rows, read the store's clock with a call that does nothing else.
 
-        The answer to a claim of many rows takes milliseconds, and by so much the estimate would be late.
+        The answer to a large claim takes milliseconds, and the estimate would be late by as much.
         """
         while True:
-            await asyncio.sleep(CLOCK_EVERY)
-            if owner.held:
-                sent = self._monotonic()
+            await asyncio.sleep(CLOCK_READ_INTERVAL)
+            if ownership.held:
+                sent = self._context.monotonic()
                 with contextlib.suppress(StoreUnavailable):
-                    self.clock.observe(await self._store.now(), sent, self._monotonic())
+                    self.clock.observe(await self._context.store.now(), sent, self._context.monotonic())
 
     async def _beat(self) -> None:
         while True:
-            self.leases.beat(self._monotonic())
-            await asyncio.sleep(BEAT)
+            self.leases.beat(self._context.monotonic())
+            await asyncio.sleep(LOOP_BEAT_INTERVAL)
 
     async def _listen(self, claimer: Claimer) -> None:
-        async with self._store.listen(claimer.hear):
+        async with self._context.store.listen(claimer.hear):
             await asyncio.Event().wait()
 
     async def _prune(self) -> None:
         while True:
-            await asyncio.sleep(PRUNE_EVERY * self._rng.uniform(0.5, 1.5))
+            await asyncio.sleep(PRUNE_INTERVAL * self._rng.uniform(0.5, 1.5))
             with contextlib.suppress(StoreUnavailable):
-                while await self._store.prune() > 0:
+                while await self._context.store.prune() > 0:
                     pass

@@ -1,9 +1,9 @@
-"""The settler: every write of an owner goes through here, batched by what has gathered meanwhile.
+"""The settler sends every write of the owned rows to the store, in batches.
 
-While one batch is on its way to the store the next one gathers, so that a lone completion is written at once and a
-thousand of them cost one round trip. A write whose fate is unknown (the connection broke) is repeated until the
-store answers: the second time it is refused if the first was carried out, and what the store has tells the two cases
-apart.
+While one batch is in flight the next one fills. So a single settlement is written at once, and a thousand of them cost
+one round trip. If the connection breaks, the result of a write is unknown. The settler then repeats the write until the
+store answers. The store refuses a repeated write that it had carried out the first time; the settler reads what is
+stored to tell that from a real refusal.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import structlog
 
 from .store import Disposition, Settlement, Store, StoreUnavailable
+from .timing import MIN_WRITE_INTERVAL, WRITE_RETRY_DELAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,18 +24,15 @@ log = structlog.get_logger("scheduledjob.settler")
 _T = TypeVar("_T")
 
 BATCH = 1000
+"""Settlements in one write, at most."""
 WRITERS = 2
-GAP = 0.01
-"""Seconds between the beginnings of two writes of which neither is full: a lone end is written at once, of two
-thousand in a second twenty share a round trip."""
-RETRY_AFTER = 0.25
-"""Seconds before a write that the store did not answer is repeated."""
+"""Writes in flight at once, at most."""
 
 
 class Settler(Generic[_T]):
-    """Writes settlements; ``on_settled(owner, settlement, carried_out)`` tells of each, in the event loop.
+    """Writes settlements, and calls ``on_settled(owner, settlement, carried_out)`` for each, in the event loop.
 
-    The writes of one row must not overlap: who submits waits for one before the next.
+    The writes of one row must not overlap: submit the next one only after ``on_settled`` was called for the last.
     """
 
     def __init__(self, store: Store, replica: str, on_settled: Callable[[_T, Settlement, bool], None]) -> None:
@@ -45,15 +43,15 @@ class Settler(Generic[_T]):
         self._wake = asyncio.Event()
         self._closing = False
         self._next_write = float("-inf")
-        """By the event loop's clock; earlier only for a full batch."""
+        """Seconds of the event loop's clock. A full batch is written earlier."""
 
     def submit(self, owner: _T, settlement: Settlement) -> None:
         self._pending.append((owner, settlement))
-        if len(self._pending) == 1:  # writers wait for nothing else
+        if len(self._pending) == 1:  # the writers only wait for a first one
             self._wake.set()
 
     def close(self) -> None:
-        """Write what is pending, then end ``run``."""
+        """Write what is pending; then ``run`` returns."""
         self._closing = True
         self._wake.set()
 
@@ -72,11 +70,11 @@ class Settler(Generic[_T]):
                 await self._wake.wait()
                 continue
             loop = asyncio.get_running_loop()
-            early = self._next_write - loop.time()
-            if early > 0 and len(self._pending) < BATCH and not self._closing:
-                await asyncio.sleep(early)
+            wait = self._next_write - loop.time()
+            if wait > 0 and len(self._pending) < BATCH and not self._closing:
+                await asyncio.sleep(wait)
                 continue
-            self._next_write = loop.time() + GAP
+            self._next_write = loop.time() + MIN_WRITE_INTERVAL
             batch = self._pending[:BATCH]
             del self._pending[:BATCH]
             carried_out = await self._settle([settlement for _, settlement in batch])
@@ -84,28 +82,33 @@ class Settler(Generic[_T]):
                 self._on_settled(owner, settlement, done)
 
     async def _settle(self, settlements: list[Settlement]) -> list[bool]:
-        unsure = False
+        repeated = False
         while True:
             try:
                 carried_out = await self._store.settle(self._replica, settlements)
             except StoreUnavailable as error:
-                log.warning("the store did not answer a write, which is repeated", error=str(error))
-                unsure = True
-                await asyncio.sleep(RETRY_AFTER)
+                log.warning("the store did not answer a write: retrying", error=str(error))
+                repeated = True
+                await asyncio.sleep(WRITE_RETRY_DELAY)
                 continue
-            return await self._believe(settlements, carried_out) if unsure else carried_out
+            return await self._resolve(settlements, carried_out) if repeated else carried_out
 
-    async def _believe(self, settlements: list[Settlement], carried_out: list[bool]) -> list[bool]:
-        """After a repeated write: which of those that were refused had been carried out the first time.
+    async def _resolve(self, settlements: list[Settlement], carried_out: list[bool]) -> list[bool]:
+        """After a repeated write: also True for refused settlements that the first write had carried out.
 
-        Of one that gives its row away the records are in history then; one that keeps it finds it as it would have
-        left it. What can't be read is believed to be refused: that costs an attempt, never a promise.
+        History has the records of a settlement that released its row. A row that was kept is as the settlement left it.
+        If neither can be read, the settlement counts as refused: that costs an attempt, but breaks no promise.
         """
         refused = [settlement for settlement, done in zip(settlements, carried_out, strict=True) if not done]
         run_ids = sorted(
-            {record.run_id for each in refused if each.disposition is not Disposition.KEEP for record in each.records}
+            {
+                record.run_id
+                for settlement in refused
+                if settlement.disposition is not Disposition.KEEP
+                for record in settlement.records
+            }
         )
-        slugs = sorted({each.slug for each in refused if each.disposition is Disposition.KEEP})
+        slugs = sorted({settlement.slug for settlement in refused if settlement.disposition is Disposition.KEEP})
         try:
             recorded = await self._store.recorded(run_ids) if run_ids else set()
             rows = {row.slug: row for row in await self._store.get(slugs) if row is not None} if slugs else {}

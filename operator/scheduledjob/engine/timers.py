@@ -1,8 +1,8 @@
-"""Timers: what this replica has to wake for, in one heap with one timer of the event loop.
+"""Timers: all the instants that this replica waits for, in one heap with one timer of the event loop.
 
-Claimed slots wait here for their time. The event loop's own timer has a resolution of a millisecond and may fire that
-much early; the heap asks its clock again and never gives out an entry before its time. Nor does it ask for less than
-that millisecond: uvloop would take it for "at once", and the loop would spin until the entry is due.
+Claimed slots wait here until they are due. The timer of the event loop has a resolution of a millisecond and may fire
+that much early, so the heap checks its clock again and never returns an entry before its time. It also never asks for a
+delay below that resolution: uvloop would treat it as zero, and the loop would spin until the entry is due.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import asyncio
 import heapq
 from itertools import count
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from .timing import TIMER_RESOLUTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,14 +23,11 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-RESOLUTION = 0.001
-"""Seconds: the shortest wait that the event loop knows."""
-
 
 class Timers(Generic[_T]):
     """Calls ``on_due(item, token)`` when the store's clock reaches an entry's instant, earliest first.
 
-    An entry can't be taken back: whoever set it compares the token with the one it last got.
+    An entry can't be cancelled: the caller compares the token with the one that ``set`` returned last.
     """
 
     def __init__(self, clock: StoreClock, on_due: Callable[[_T, int], None]) -> None:
@@ -57,7 +56,7 @@ class Timers(Generic[_T]):
             self._handle.cancel()
         self._armed = self._heap[0][0]
         left = self._clock.until(self._armed)
-        delay = max(RESOLUTION, left) if left > 0 else 0.0
+        delay = max(TIMER_RESOLUTION, left) if left > 0 else 0.0
         self._handle = asyncio.get_running_loop().call_later(delay, self._fire)
 
     def _fire(self) -> None:

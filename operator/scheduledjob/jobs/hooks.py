@@ -12,7 +12,7 @@ from scheduledjob.jobs.curl.curl_kind import CurlSpec
 
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
-    from scheduledjob.engine.attempts import Hook
+    from scheduledjob.engine.attempt_preparer import Hook
     from scheduledjob.engine.executor import Executor
 
 CURL_TIMEOUT: Micros = MINUTE

@@ -1,8 +1,8 @@
-"""Attempts: what one needs before it starts, and the hooks that its run's end calls.
+"""Prepares an attempt before it starts, and calls the hooks when its run has ended.
 
-The owner of a row decides that an attempt starts; here it is described for its executor, given what it refers to, and
-run. What is wrong with it at that point (a description that this version can't read, a Secret that is not there) is a
-failed attempt with words, like anything else that goes wrong in it.
+The owner of a row decides that an attempt starts. Here the attempt is described for its executor, and its payload is
+resolved. If that fails (this version can't read the job, or a Secret is missing), the attempt fails with that reason,
+like an attempt that fails for any other reason.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.attempts")
 
 Hook: TypeAlias = Callable[[Any, Attempt, RunRecord], Awaitable[Result]]
-"""Calls one hook (its definition as plain JSON) for a run that ended; bounded in time by itself."""
+"""Calls one hook (its definition as plain JSON) for a run that ended. Has a time limit of its own."""
 
 
-class Attempts:
-    """Describes and runs attempts. ``references`` None: nothing can be referred to; ``hook`` None: there are none."""
+class AttemptPreparer:
+    """Prepares attempts. Without ``references`` no payload can refer to a Secret; without ``hook`` no hook is called."""
 
     def __init__(self, references: References | None = None, hook: Hook | None = None) -> None:
         self._references = references
         self._hook = hook
 
-    def describe(self, hold: OwnedSchedule, run: Run, run_id: str, now: Instant) -> Attempt:
-        """Everything that a job is told about itself, but for what ``run`` still has to find out."""
-        row, timeouts = hold.row, hold.schedule.definition.timeouts
+    def describe(self, owned: OwnedSchedule, run: Run, run_id: str, now: Instant) -> Attempt:
+        """Describe an attempt for its executor, but for what ``execute`` adds."""
+        row, timeouts = owned.row, owned.schedule.definition.timeouts
         limit = timeouts.attempt
         if timeouts.total is not None:
             left = max(0, run.begun + timeouts.total - now)
@@ -48,35 +48,34 @@ class Attempts:
         if row.origin != Origin.LIBRARY:
             namespace, _, name = row.slug.partition("/")
         return Attempt(
-            run_id,
-            row.uid,
-            namespace,
-            name,
-            run.slot,
-            run.attempt,
-            row.version,
-            hold.lease.deadline,
-            None if limit is None else limit / SECOND,
-            None,
-            row.payload if run.payload is None else run.payload,
-            self._references,
-            timeouts.pending / SECOND,
-            run.begun,
-            run.adoptable,
+            run_id=run_id,
+            uid=row.uid,
+            namespace=namespace,
+            name=name,
+            slot=run.slot,
+            attempt=run.attempt,
+            version=row.version,
+            deadline=owned.lease.deadline,
+            timeout=None if limit is None else limit / SECOND,
+            payload=row.payload if run.payload is None else run.payload,
+            references=self._references,
+            pending=timeouts.pending / SECOND,
+            begun=run.begun,
+            adopted=run.adoptable,
         )
 
-    def run(self, this: RunningAttempt) -> Awaitable[Result]:
-        """Run an attempt to its end. Whatever is raised, but for a cancellation, is its failure."""
-        attempt, definition = this.attempt, this.definition
-        attempt.params = this.kind.params(definition)
-        if definition.payload_from is not None and this.run.payload is None and not this.kind.detached:
-            return self._run_with_payload(this, definition.payload_from)
-        return this.kind.executor.run(attempt)
+    def execute(self, running: RunningAttempt) -> Awaitable[Result]:
+        """Complete an attempt and run it to its end. Any exception but a cancellation is its failure."""
+        attempt, definition = running.attempt, running.definition
+        attempt.params = running.kind.params(definition)
+        if definition.payload_from is not None and running.run.payload is None and not running.kind.detached:
+            return self._execute_with_payload(running, definition.payload_from)
+        return running.kind.executor.run(attempt)
 
-    async def _run_with_payload(self, this: RunningAttempt, reference: Mapping[str, Any]) -> Result:
-        this.attempt.payload = await self._payload(reference)
-        this.attempt.payload_is_secret = "secret" in reference
-        return await this.kind.executor.run(this.attempt)
+    async def _execute_with_payload(self, running: RunningAttempt, reference: Mapping[str, Any]) -> Result:
+        running.attempt.payload = await self._payload(reference)
+        running.attempt.payload_is_secret = "secret" in reference
+        return await running.kind.executor.run(running.attempt)
 
     async def _payload(self, reference: Mapping[str, Any]) -> bytes | None:
         if self._references is None:
@@ -93,7 +92,10 @@ class Attempts:
         raise LookupError(f"payloadFrom names neither a Secret nor a ConfigMap: {reference}")
 
     async def call_hooks(self, attempt: Attempt, record: RunRecord, definition: Definition) -> None:
-        """Before the end of the run is written: a crash in between calls them again, never leaves them out."""
+        """Call the hooks for the outcome of a run.
+
+        The end of the run is written after that: a crash in between calls the hooks again, but never skips them.
+        """
         if self._hook is None:
             return
         hooks: Mapping[Outcome, Sequence[Any]] = {
@@ -105,14 +107,14 @@ class Attempts:
             if not result.ok:
                 log.warning("a hook failed", slug=record.slug, outcome=record.outcome.value, reason=result.reason)
 
-    async def tell_overdue(self, hold: OwnedSchedule, now: Instant) -> None:
-        """Call ``onFailure`` for a schedule without a success for too long: once, beside whatever else goes on.
+    async def report_overdue(self, owned: OwnedSchedule, now: Instant) -> None:
+        """Call ``onFailure`` for a schedule that had no success for too long.
 
-        There is no run that this belongs to, so it is told as one of its own, for the instant at which it was noticed.
+        No run belongs to that, so the hooks get a record of a failed run for the instant at which it was noticed.
         """
-        row, definition = hold.row, hold.schedule.definition
+        row, definition = owned.row, owned.schedule.definition
         notice = Run(slot=now, due=now, token=f"overdue-{now}")
         reason = f"Overdue: no success for {format_duration(definition.expect_success_within or 0)}"
         record = record_of(notice, Outcome.FAILED, now, uid=row.uid, slug=row.slug, keep=definition.keep, reason=reason)
-        attempt = self.describe(hold, notice, record.run_id, now)
+        attempt = self.describe(owned, notice, record.run_id, now)
         await self.call_hooks(attempt, record, definition)

@@ -1,0 +1,189 @@
+"""Runs attempts, stops them, and reports to their schedules how they ended.
+
+There are two ways to stop an attempt. A *cancelled* attempt is to end, and its run stays active until that is certain.
+A *released* attempt is stopped because this replica can't or may not continue it. An attempt inside this replica ends
+with that; a detached one continues outside, and the next owner of its row adopts it. So the release of a detached
+attempt overrides a cancellation: the state says that the run is to end, and the next owner ends it.
+
+The schedule decides in ``ended`` whether a failed run is tried again, and when (``domain/schedule/runs.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import structlog
+
+from scheduledjob.domain.schedule.actions import AttemptEnd, without
+from scheduledjob.domain.schedule.state import Run, run_id
+
+from .executor import CANCELLED, RELEASED, Result
+from .owned_schedule import OwnedSchedule, Phase, RunningAttempt
+from .timing import LOST_RETRY_DELAY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scheduledjob.domain.schedule.definition import Definition
+    from scheduledjob.domain.schedule.state import RunRecord
+    from scheduledjob.domain.time.instants import Instant
+
+    from .attempt_preparer import AttemptPreparer
+    from .replica_settings import ReplicaContext
+
+log = structlog.get_logger("scheduledjob.attempts")
+
+
+class AttemptRunner:
+    """The running attempts of one replica, as tasks of ``tasks``."""
+
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        context: ReplicaContext,
+        preparer: AttemptPreparer,
+        on_ended: Callable[[OwnedSchedule], None],
+    ) -> None:
+        self._tasks = tasks
+        self._context = context
+        self._preparer = preparer
+        self._on_ended = on_ended
+        """Called when an attempt has ended and is not in ``attempts`` any more."""
+        self._notices: list[asyncio.Task[None]] = []
+        """Hooks of overdue schedules; cancelled at shutdown."""
+
+    def start(self, owned: OwnedSchedule, run: Run, now: Instant) -> None:
+        owned.schedule.began(run, now)
+        name = run_id(owned.row.uid, run)
+        attempt = self._preparer.describe(owned, run, name, now)
+        running = RunningAttempt(run, name, attempt, owned.kind, owned.schedule.definition)
+        if run.cancel_reason:
+            running.end, running.reason, attempt.ending = AttemptEnd.CANCELLED, run.cancel_reason, CANCELLED
+        owned.attempts += (running,)
+        owned.lease.run_ids += (name,)
+        running.task = self._tasks.create_task(self._run(owned, running, now))
+
+    async def _run(self, owned: OwnedSchedule, running: RunningAttempt, now: Instant) -> None:
+        """The task of one attempt."""
+        running.entered = True
+        if running.end is None or (running.end is AttemptEnd.CANCELLED and running.run.detached):
+            result = await self._execute(running, now)
+        else:
+            result = Result(False, running.reason)  # stopped before it started
+        if owned.phase is not Phase.LOST:
+            record = self._ended(owned, running, result)
+            definition = owned.schedule.definition
+            if record is not None and (definition.on_failure or definition.on_success):
+                await self._call_hooks(running, record, definition)
+        owned.attempts = without(owned.attempts, running)
+        owned.lease.run_ids = without(owned.lease.run_ids, running.run_id)
+        self._on_ended(owned)
+
+    async def _execute(self, running: RunningAttempt, now: Instant) -> Result:
+        """Run the attempt to its end, and set ``running.end``."""
+        run, observer = running.run, self._context.observer
+        if run.adoptable:
+            observer.adopted(running.attempt)
+        else:
+            observer.started(running.attempt, run.due, now - run.due)
+        try:
+            result = await self._preparer.execute(running)
+        except asyncio.CancelledError:
+            if running.end is None:
+                running.end, running.reason = AttemptEnd.LOST, "the replica was stopped"
+            return Result(False, running.reason)
+        except Exception as error:  # whatever a job or its executor raises is the failure of this attempt
+            running.end = running.end or AttemptEnd.FAILED
+            return Result(False, f"{type(error).__name__}: {error}")
+        # The result of an attempt counts even if it ended by itself while it was being cancelled.
+        if result.ok:
+            running.end = AttemptEnd.COMPLETED if result.complete else AttemptEnd.SUCCEEDED
+        elif result.lost and run.detached:
+            await self._delay_retry(running)
+            running.end = AttemptEnd.LOST
+        else:
+            running.end = running.end or (AttemptEnd.LOST if result.lost else AttemptEnd.FAILED)
+        return result
+
+    @staticmethod
+    async def _delay_retry(running: RunningAttempt) -> None:
+        """The state of a detached attempt is unknown, and an immediate retry would find out no more."""
+        if running.end is not AttemptEnd.LOST:
+            running.end = None  # so that stopping the attempt ends the delay
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(LOST_RETRY_DELAY)
+
+    def _ended(self, owned: OwnedSchedule, running: RunningAttempt, result: Result) -> RunRecord | None:
+        """Report the end to the schedule. Returns the record of the run if the run has ended with it."""
+        assert running.end is not None, f"{running.run_id}: the attempt has ended without an end"
+        if result.payload is not None and running.run.payload is None:
+            owned.payload = owned.row.payload = result.payload
+        if result.result is not None:
+            owned.result = result.result
+        record = owned.schedule.ended(
+            running.run,
+            running.end,
+            self._context.clock.now(),
+            reason=result.reason,
+            code=result.code,
+            output=result.output,
+            where=result.where,
+        )
+        if record is None and running.end is AttemptEnd.FAILED:
+            self._context.observer.retrying(running.attempt, result.reason, running.run.due)
+        return record
+
+    async def _call_hooks(self, running: RunningAttempt, record: RunRecord, definition: Definition) -> None:
+        """Call the hooks of a run that ended. Shutdown does not wait for them, so that the end is written in time."""
+        running.calling_hooks = True
+        try:
+            await self._preparer.call_hooks(running.attempt, record, definition)
+        except asyncio.CancelledError:
+            log.warning("the replica shut down before the hooks of a run had ended", run_id=running.run_id)
+        finally:
+            running.calling_hooks = False
+
+    def cancel(self, owned: OwnedSchedule, run: Run) -> None:
+        """End the attempt of a run, for the reason in ``run.cancel_reason``."""
+        for running in owned.attempts:
+            if running.run is run:
+                self._stop(running, AttemptEnd.CANCELLED, run.cancel_reason, CANCELLED)
+
+    def release(self, owned: OwnedSchedule, why: str) -> None:
+        """Stop all attempts of a row, so that another replica continues their runs.
+
+        A detached attempt continues outside only if the next owner can adopt it. If an edit has made the schedule one
+        that runs inside a replica, the attempt is cancelled.
+        """
+        for running in owned.attempts:
+            if running.calling_hooks and running.task is not None:
+                running.task.cancel()
+            can_continue = owned.phase is Phase.LOST or not running.run.detached or owned.schedule.detached
+            self._stop(running, AttemptEnd.LOST, why, RELEASED if can_continue else CANCELLED)
+
+    def let_go(self, owned: OwnedSchedule, why: str) -> None:
+        """Release the detached attempts of a row: they continue without this replica."""
+        for running in owned.attempts:
+            if running.run.detached and owned.schedule.detached:
+                self._stop(running, AttemptEnd.LOST, why, RELEASED)
+
+    @staticmethod
+    def _stop(running: RunningAttempt, end: AttemptEnd, reason: str, ending: str) -> None:
+        overrides = running.run.detached and running.end is AttemptEnd.CANCELLED and end is AttemptEnd.LOST
+        if running.end is None or overrides:
+            running.end, running.reason, running.attempt.ending = end, reason, ending
+            if running.entered and running.task is not None:
+                running.task.cancel()
+
+    def report_overdue(self, owned: OwnedSchedule, now: Instant) -> None:
+        self._context.observer.overdue(owned.row.slug)
+        if owned.schedule.definition.on_failure:
+            self._notices = [notice for notice in self._notices if not notice.done()]
+            self._notices.append(self._tasks.create_task(self._preparer.report_overdue(owned, now)))
+
+    def close(self) -> None:
+        """Cancel the hooks of overdue schedules."""
+        for notice in self._notices:
+            notice.cancel()

@@ -1,0 +1,59 @@
+"""The intervals, delays and limits of the engine that nobody configures. All are seconds.
+
+What a user may set is in ``replica_settings.py``. The limits of the shutdown phases are in ``shutdown.py``.
+"""
+
+from __future__ import annotations
+
+# ---- claims
+
+MIN_POLL_INTERVAL = 0.02
+"""Between two polls whose batches were not full. Rows that become due in between are claimed together."""
+
+MIN_ANNOUNCED_SLEEP = 0.05
+"""A longer sleep is announced in the store first."""
+
+FIRST_CLAIM_RETRY_DELAY, LAST_CLAIM_RETRY_DELAY = 0.1, 5.0
+"""Delay after a claim that the store did not answer. It doubles from the first value to the last."""
+
+WRITES_FIRST_DELAY = 1.0
+"""From the end of an outage in which leases may have expired to the first claim. A run that ended during the outage
+would run again if a replica claimed it before its end is written."""
+
+CLAIM_START_LIMIT = 1.0
+"""The store starts a claim within this time of its sending, or claims nothing. A claim that an outage delayed for
+longer would arrive before the writes that ``WRITES_FIRST_DELAY`` waits for."""
+
+UNREADABLE_RETRY_DELAY = 60.0
+"""Until a row that this version can't read is due again. By then a newer replica may claim it."""
+
+# ---- attempts
+
+LOST_RETRY_DELAY = 1.0
+"""Until a detached attempt that its executor could not follow is started again."""
+
+# ---- writes
+
+MIN_WRITE_INTERVAL = 0.01
+"""Between the starts of two batches that are not full. A single settlement is written at once; of two thousand in a
+second, twenty share a round trip."""
+
+WRITE_RETRY_DELAY = 0.25
+"""Until a write that the store did not answer is repeated."""
+
+# ---- services of a replica
+
+LOOP_BEAT_INTERVAL = 1.0
+"""Between two signs of life of the event loop."""
+
+WEDGED_AFTER = 60.0
+"""Without a sign of life of the event loop for this long, its leases are not renewed any more."""
+
+CLOCK_READ_INTERVAL = 0.5
+"""Between two reads of the store's clock. In that time two clocks drift apart by less than a round trip takes."""
+
+PRUNE_INTERVAL = 60.0
+"""Between two prunings of history, on average."""
+
+TIMER_RESOLUTION = 0.001
+"""The shortest wait that the event loop supports."""
