@@ -13,7 +13,9 @@ import pytest
 from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.engine.claimer import Claimer
 from scheduledjob.engine.clock import StoreClock
-from scheduledjob.engine.replica_settings import ReplicaSettings
+from scheduledjob.engine.observer import Observer
+from scheduledjob.engine.poll_timer import PollTimer
+from scheduledjob.engine.replica_settings import ReplicaContext, ReplicaSettings
 from scheduledjob.engine.store import Batch, Disposition, ReplicaInfo, Row, Settlement, StoreUnavailable, Wake
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 from tests.simulation.network import at_once as now_done
@@ -24,7 +26,8 @@ from .support import at_once, desired
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from scheduledjob.engine.ownership import Owner
+    from scheduledjob.engine.kinds import JobKind
+    from scheduledjob.engine.ownership import Ownership
 
 
 class Looked(MemoryStore):
@@ -64,7 +67,7 @@ class Looked(MemoryStore):
 
 @dataclass
 class Holds:
-    """What a claimer needs of an ``Owner``."""
+    """What a claimer needs of an ``Ownership``."""
 
     rows: list[Row] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -97,16 +100,17 @@ class Scene:
         clock.observe(self.world.store_clock(), self.machine.monotonic(), self.machine.monotonic())
         asyncio._set_running_loop(loop)
         try:
-            claimer = Claimer(
-                self.store,
-                cast("Owner", self.holds),
-                self.info,
-                lambda: frozenset({"job"}),
-                self.settings,
+            self.poll_timer = PollTimer(clock, self.machine.monotonic, self.settings)
+            context = ReplicaContext(
+                store=self.store,
+                replica=self.info.id,
+                kinds=cast("dict[str, JobKind]", {"job": None}),
+                settings=self.settings,
                 clock=clock,
                 monotonic=self.machine.monotonic,
-                rng=random.Random(1),
+                observer=Observer(),
             )
+            claimer = Claimer(context, cast("Ownership", self.holds), self.info, self.poll_timer, random.Random(1))
         finally:
             asyncio._set_running_loop(None)
         self.task = loop.create_task(claimer.run())
@@ -196,12 +200,12 @@ def test_what_may_have_been_missed_is_looked_for_at_once(scene: Scene) -> None:
 def test_without_room_it_does_not_look_until_there_is_some(scene: Scene) -> None:
     for n in range(5):
         scene.put(f"ns/{n}", 0.0)
-    claimer = scene.start()
+    scene.start()
     assert len(scene.until(10.0)) == 2
     assert scene.holds.held == 3
     assert scene.until(50.0) == []
     del scene.holds.rows[:2]
-    claimer.freed(None)
+    scene.poll_timer.freed(None, scene.holds.held)
     assert scene.until(51.0)[0] == 50.0
     assert scene.holds.held == 3
 
@@ -236,9 +240,9 @@ def test_the_store_looks_for_more_while_the_owner_begins(scene: Scene, monkeypat
 
 
 def test_what_was_given_back_is_looked_for_in_time(scene: Scene) -> None:
-    claimer = scene.start()
+    scene.start()
     scene.until(10.0)
-    claimer.freed(scene.world.store_clock() + 20 * SECOND)
+    scene.poll_timer.freed(scene.world.store_clock() + 20 * SECOND, scene.holds.held)
     assert scene.until(40.0)[0] == pytest.approx(29.0, abs=0.01)
 
 

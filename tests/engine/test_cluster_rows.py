@@ -17,8 +17,8 @@ from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.engine.executor import CANCELLED, RELEASED, Attempt, Result
-from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.observer import Stats
+from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from scheduledjob.domain.schedule.machine import Schedule
+from scheduledjob.engine.attempt_runner import AttemptRunner
 from scheduledjob.engine.clock import StoreClock
-from scheduledjob.engine.followers import Following
+from scheduledjob.engine.followers import UpstreamPoller
 from scheduledjob.engine.leases import Leases
-from scheduledjob.engine.ownership import Owner
-from scheduledjob.engine.runner import Runner
+from scheduledjob.engine.owned_schedule import Phase
+from scheduledjob.engine.ownership import Ownership
 from scheduledjob.stores.memory import MemoryStore, rows
 from scheduledjob.stores.memory.history import History
 
@@ -85,13 +86,14 @@ def fresh_runs_start() -> Iterator[None]:
 @contextmanager
 def released_holds_go_on() -> Iterator[None]:
     """A timer of a row that was given back still starts it."""
-    settle = Owner._settle
+    write = Ownership._write
 
-    def forgetful(self: Owner, hold: Any, disposition: Disposition, wake: Any) -> None:
-        settle(self, hold, disposition, wake)
-        hold.released = False
+    def forgetful(self: Ownership, owned: Any, disposition: Disposition, wake: Any) -> None:
+        write(self, owned, disposition, wake)
+        if owned.phase is Phase.RELEASED:
+            owned.phase = Phase.ACTIVE
 
-    with patch.object(Owner, "_settle", forgetful):
+    with patch.object(Ownership, "_write", forgetful):
         yield
 
 
@@ -241,12 +243,12 @@ def adoptions_count_as_lost() -> Iterator[None]:
 @contextmanager
 def pods_are_only_let_go() -> Iterator[None]:
     """A run whose Pod should end is over at once, and its Pod goes on."""
-    stop = Runner._stop
+    stop = AttemptRunner._stop
 
     def careless(this: Any, end: Any, reason: str, ending: str) -> None:
         stop(this, end, reason, "released")
 
-    with patch.object(Runner, "_stop", staticmethod(careless)):
+    with patch.object(AttemptRunner, "_stop", staticmethod(careless)):
         yield
 
 
@@ -266,7 +268,10 @@ def followers_sleep() -> Iterator[None]:
         followed(self, records, now)
         self.poll_at = None
 
-    with patch.object(Schedule, "followed", then_never), patch.object(Following, "ended", lambda self, slug: None):
+    with (
+        patch.object(Schedule, "followed", then_never),
+        patch.object(UpstreamPoller, "notify_followers", lambda self, slug: None),
+    ):
         yield
 
 

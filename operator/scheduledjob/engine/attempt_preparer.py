@@ -31,7 +31,7 @@ Hook: TypeAlias = Callable[[Any, Attempt, RunRecord], Awaitable[Result]]
 
 
 class AttemptPreparer:
-    """Prepares attempts. Without ``references`` no payload can refer to a Secret; without ``hook`` no hook is called."""
+    """Prepares attempts. Without ``references``, no payload can refer to a Secret; without ``hook``, no hook runs."""
 
     def __init__(self, references: References | None = None, hook: Hook | None = None) -> None:
         self._references = references

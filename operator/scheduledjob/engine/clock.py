@@ -1,4 +1,4 @@
-"""Clocks: the monotonic clock of this process, which only measures, and an estimate of the store's clock, which decides.
+"""Clocks: the monotonic clock of this process, which only measures, and an estimate of the deciding clock, the store's.
 
 The store's clock decides whether a slot is due. A replica never reads its own wall clock, which may be an hour off. It
 reads the store's clock now and then, and extends the last answer by its monotonic clock. The store answered at some

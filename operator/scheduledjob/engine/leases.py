@@ -6,8 +6,8 @@ which leases to renew now, which are about to expire so that their attempts must
 been silent for so long that the replica counts as wedged.
 
 The end of a lease is counted on the monotonic clock from *before* the claim or renewal was sent, so it is never later
-here than in the store. Attempts are stopped ``margin`` seconds earlier, so that they have ended when another replica may
-start them.
+here than in the store. Attempts are stopped ``margin`` seconds earlier, so that they have ended when another replica
+may start them.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Leases:
     """The leases of one replica. Safe for use from the event loop and the lease thread at once."""
 
     def __init__(self, length: float, until: Callable[[], float] = no_bound) -> None:
-        """``until`` returns a bound on every lease, in monotonic seconds. A store in this process's memory grants a lease
-        to anyone; then something else decides whether another process may run the same jobs."""
+        """``until`` returns a bound on every lease, in monotonic seconds. A store in this process's memory grants a
+        lease to anyone; then something else decides whether another process may run the same jobs."""
         self.length = length
         """Seconds."""
         self._until = until
@@ -107,7 +107,7 @@ class Leases:
     # ---- called by the lease thread
 
     def to_renew(self, now: float) -> list[tuple[Key, int]]:
-        """Rows whose lease is a third over, with their versions. None if the event loop is wedged, so that they expire."""
+        """Rows whose lease is a third over, with versions; none if the event loop is wedged, so that they expire."""
         if now - self._beat > WEDGED_AFTER:
             self.wedged = True
             return []

@@ -67,8 +67,8 @@ class Replica:
         followers: Callable[[str], Sequence[str]] | None = None,
         until: Clock | None = None,
     ) -> None:
-        """``followers`` returns the slugs that follow a slug, as far as this process knows. ``until`` returns a bound on
-        every lease in monotonic seconds; None: leases have no other bound than their length."""
+        """``followers`` returns the slugs that follow a slug, as far as this process knows. ``until`` returns a bound
+        on every lease in monotonic seconds; None: leases have no other bound than their length."""
         self.info = ReplicaInfo(
             name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}", program_version, schema_version
         )

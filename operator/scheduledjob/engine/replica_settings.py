@@ -30,8 +30,8 @@ class ReplicaSettings:
     """How long the rows of a dead replica stay its own. A shorter lease means quicker recovery, more renewals, and less
     tolerance of a slow store."""
     ahead: float = 1.0
-    """How long before it is due a row is claimed. Must cover the slowest answer of the store. If the replica dies, a row
-    that it claimed ahead waits for the lease."""
+    """How long before it is due a row is claimed. Must cover the slowest answer of the store. If the replica dies, a
+    row that it claimed ahead waits for the lease."""
     capacity: int = 4096
     """How many rows a replica owns at once, claimed ahead and running."""
     batch: int = 500

@@ -19,7 +19,7 @@ from .shell.shell_kind import SHELL
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduledjob.engine.attempts import Hook
+    from scheduledjob.engine.attempt_preparer import Hook
     from scheduledjob.engine.executor import Executor
 
     from .built_in_kind import BuiltInKind, JobContext

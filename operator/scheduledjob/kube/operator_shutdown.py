@@ -3,7 +3,7 @@
 The signal handler sets an event, which makes ``/readyz`` fail. Then:
 
 1. The replica shuts down: it claims nothing more, lets inline runs finish for the grace period, and hands back the
-   rest. Its own phases are in ``engine/replica.py``. Status and Events are still written meanwhile.
+   rest. Its own phases are in ``engine/shutdown.py``. Status and Events are still written meanwhile.
 2. Write the statuses that are out of date. Status is all that remains of a store in memory, so it gets more time there.
 3. Cancel the watch, the sweep, the status writer and the Event recorder.
 4. Release the Lease, if the store is in memory and every status is up to date.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.engine.replica import LAST_CLAIM, LAST_WORD, LAST_WRITES
+from scheduledjob.engine.shutdown import LIMIT_BESIDES_GRACE
 from scheduledjob.kube.client.api_errors import ApiError
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.operator")
 
-REPLICA_LIMIT = LAST_CLAIM + 2 * LAST_WRITES + LAST_WORD
-"""Seconds for the replica (phase 1) besides the grace period."""
 STATUS_LIMIT = 2.0
 """Seconds for the last statuses (phase 2). The store keeps what they say, so another replica can write them."""
 ANSWER_LIMIT = 1.0
@@ -45,7 +43,7 @@ LEASE_LIMIT = 2.0
 
 def limit_besides_grace(*, in_memory: bool) -> float:
     """Seconds that a shutdown may take besides the grace period."""
-    return REPLICA_LIMIT + (MEMORY_STATUS_LIMIT + LEASE_LIMIT if in_memory else STATUS_LIMIT)
+    return LIMIT_BESIDES_GRACE + (MEMORY_STATUS_LIMIT + LEASE_LIMIT if in_memory else STATUS_LIMIT)
 
 
 async def finish_work(
