@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from scheduledjob.engine.executor import Result
-from scheduledjob.jobs.container.pod_outcome import Phase, gone, look, started_at
+from scheduledjob.jobs.container.pod_outcome import PodPhase, gone, look, started_at
 from scheduledjob.jobs.container.runner_order import encode_report
 
 
@@ -149,7 +149,7 @@ DISRUPTED = {"type": "DisruptionTarget", "status": "True"}
 )
 def test_a_failure(status: dict[str, Any], options: dict[str, Any], reason: str, code: int | None) -> None:
     seen = look(pod(status, **options))
-    assert seen.phase is Phase.ENDED
+    assert seen.phase is PodPhase.ENDED
     assert seen.result == Result(False, reason, code)
 
 
@@ -228,21 +228,21 @@ def test_exit_codes_that_complete_the_schedule() -> None:
 )
 def test_waiting(status: dict[str, Any], words: str, hopeless: bool) -> None:
     seen = look(pod(status))
-    assert seen.phase is Phase.PENDING
+    assert seen.phase is PodPhase.PENDING
     assert (seen.words, seen.hopeless) == (words, hopeless)
 
 
 def test_running() -> None:
     running = {"name": "job", "state": {"running": {"startedAt": "2026-12-01T10:00:01Z"}}}
     seen = look(pod(over(running, "Running")))
-    assert seen.phase is Phase.RUNNING
+    assert seen.phase is PodPhase.RUNNING
     assert started_at(pod(over(running, "Running"))) == "2026-12-01T10:00:01Z"
     assert started_at(pod({})) is None
 
 
 def test_a_sidecar_outlives_the_job() -> None:
     seen = look(pod(over(terminated(3), "Running")))
-    assert seen.phase is Phase.ENDED
+    assert seen.phase is PodPhase.ENDED
     assert not seen.settled
     assert seen.result == Result(False, "exit code 3", 3)
 

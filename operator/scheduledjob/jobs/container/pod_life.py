@@ -22,7 +22,7 @@ from scheduledjob.jobs.reasons import length, one_line, timed_out
 from .pod_builder import GRACE
 from .pod_logs import output_of
 from .pod_names import timeout_of
-from .pod_outcome import Phase, Seen, by_runner, gone, look, started_at
+from .pod_outcome import PodObservation, PodPhase, by_runner, gone, look, started_at
 from .pods_protocol import PodRefused, PodsAway
 
 if TYPE_CHECKING:
@@ -83,11 +83,11 @@ class Life:
         """How the job ended, when nothing of it is alive."""
         while True:
             seen = look(self._pod, self._complete)
-            if seen.phase is Phase.ENDED:
+            if seen.phase is PodPhase.ENDED:
                 return await self._finish(seen)
             if self._gone:
                 return self._named(gone(self._pod))
-            if seen.phase is Phase.RUNNING:
+            if seen.phase is PodPhase.RUNNING:
                 self._note_begin()
             hopeless = seen.hopeless and not self._began
             if not hopeless and await self._news(self._running_until if self._began else self._pending_until):
@@ -95,20 +95,20 @@ class Life:
             # What is known may be old: nothing is ended for it before the API server has said that it is so.
             await insist(self._read)
             now = look(self._pod, self._complete)
-            if self._gone or now.phase is Phase.ENDED:
+            if self._gone or now.phase is PodPhase.ENDED:
                 continue
             if self._began:
                 return await self._time_out()
             if now.hopeless:
                 return await self._give_up(now.words)
-            if now.phase is Phase.PENDING and not hopeless:
+            if now.phase is PodPhase.PENDING and not hopeless:
                 waited = f"not started within {length(self._patience or 0.0)}"
                 return await self._give_up(f"{waited}: {now.words}" if now.words else waited)
 
     async def end(self) -> Result | None:
         """End it, if it has not ended, and wait until the API server says that it is gone: then None."""
         seen = look(self._pod, self._complete)
-        if seen.phase is Phase.ENDED and seen.settled:
+        if seen.phase is PodPhase.ENDED and seen.settled:
             return await self._finish(seen)
         await self._delete()
         return None
@@ -175,7 +175,7 @@ class Life:
 
     # ---------------------------------------------------------------- the end
 
-    async def _finish(self, seen: Seen) -> Result:
+    async def _finish(self, seen: PodObservation) -> Result:
         """Take the job's result with its output; what outlives the job in its Pod is ended."""
         until = time.monotonic() + self._grace + END_SLACK
         while not seen.settled and await self._news(until) and not self._gone:
@@ -192,7 +192,7 @@ class Life:
         """It does not start."""
         await self._delete()
         seen = look(self._pod, self._complete)
-        if seen.phase is Phase.ENDED and seen.result is not None and seen.result.ok:
+        if seen.phase is PodPhase.ENDED and seen.result is not None and seen.result.ok:
             return self._named(seen.result)
         return self._named(Result(False, one_line(words)))
 
@@ -206,9 +206,9 @@ class Life:
             log.warning("a Pod's deadline can't be set; deleting it", pod=self._name, error=str(error))
             until = 0.0
         seen = look(self._pod, self._complete)
-        while not (seen.phase is Phase.ENDED and seen.settled) and await self._news(until) and not self._gone:
+        while not (seen.phase is PodPhase.ENDED and seen.settled) and await self._news(until) and not self._gone:
             seen = look(self._pod, self._complete)
-        if seen.phase is not Phase.ENDED or not seen.settled:
+        if seen.phase is not PodPhase.ENDED or not seen.settled:
             await self._delete()
             return self._named(Result(False, timed_out(self._timeout)))
         result = await self._finish(seen)

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 
-class Phase(Enum):
+class PodPhase(Enum):
     PENDING = "pending"
     """The job's container has not begun."""
     RUNNING = "running"
     ENDED = "ended"
-    """It has ended; ``Seen.result`` says how."""
+    """It has ended; ``PodObservation.result`` says how."""
 
 
 @dataclass(slots=True)
-class Seen:
+class PodObservation:
     """A Pod as it is now."""
 
-    phase: Phase
+    phase: PodPhase
     words: str = ""
     """Pending: what it waits for, empty where nothing is wrong."""
     hopeless: bool = False
@@ -66,7 +66,7 @@ _DISRUPTIONS = {
 }
 
 
-def look(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) -> Seen:
+def look(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) -> PodObservation:
     """What the Pod says of its job. ``complete``: exit codes that end the schedule for good."""
     status = pod.get("status") or {}
     phase = status.get("phase") or "Pending"
@@ -85,9 +85,9 @@ def look(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) -> Se
         seen.settled = False
         return seen
     if began:
-        return Seen(Phase.RUNNING, began=True)
+        return PodObservation(PodPhase.RUNNING, began=True)
     words, hopeless = _waits_for(pod, status, state)
-    return Seen(Phase.PENDING, words, hopeless)
+    return PodObservation(PodPhase.PENDING, words, hopeless)
 
 
 def node_of(pod: Mapping[str, Any]) -> str:
@@ -111,8 +111,8 @@ def gone(pod: Mapping[str, Any]) -> Result:
 # ---------------------------------------------------------------- ended
 
 
-def _ended(result: Result, pod: Mapping[str, Any], ended: Mapping[str, Any] | None, *, began: bool) -> Seen:
-    seen = Seen(Phase.ENDED, began=began, result=result, log_wanted=began)
+def _ended(result: Result, pod: Mapping[str, Any], ended: Mapping[str, Any] | None, *, began: bool) -> PodObservation:
+    seen = PodObservation(PodPhase.ENDED, began=began, result=result, log_wanted=began)
     if ended is None or not by_runner(pod):
         return seen
     report = read_report(ended.get("message") or "")
