@@ -57,11 +57,7 @@ def _worded(detail: ErrorDetails, model: type[BaseModel], path: Path, shown: str
         case checks.REFUSED:
             return context["message"], context["allowed"]
         case "missing":
-            field = field_at(model, path)
-            wanted: object = field.annotation if field is not None else None
-            if isinstance(wanted, type) and issubclass(wanted, Model) and wanted.one_of:
-                return "is missing", f"write it with one of {listed(wanted.one_of)}"
-            return "is missing", (field.description or "") if field is not None else ""
+            return "is missing", _meaning_of(model, path)
         case "extra_forbidden":
             return _unknown_key(model, path)
         case "literal_error":
@@ -82,16 +78,31 @@ def _worded(detail: ErrorDetails, model: type[BaseModel], path: Path, shown: str
         case "bool_type" | "int_type" | "int_from_float" | "float_type":
             return _wrong_number(kind, value, shown)
         case "string_type":
-            if value is None:
-                return "is empty", "text is expected"
-            if isinstance(value, list | dict):
-                return f"text is expected, not {_article(value)}", 'write it in one line, or in lines below "|"'
-            return f"text is expected, not {_article(value)} {shown}".rstrip(), f'put it in quotes ("{shown or "..."}")'
+            return _no_text(value, shown)
         case "list_type":
             return _wrong_structure("a list", value), 'begin each entry with "- "'
         case "dict_type" | "model_type":
             return _wrong_structure("a mapping", value), "write keys and values, indented below it"
     return f"{shown} is not allowed", detail["msg"]
+
+
+def _meaning_of(model: type[BaseModel], path: Path) -> str:
+    """Return what to write for a missing field."""
+    field = field_at(model, path)
+    if field is None:
+        return ""
+    wanted: object = field.annotation
+    if isinstance(wanted, type) and issubclass(wanted, Model) and wanted.one_of:
+        return f"write it with one of {listed(wanted.one_of)}"
+    return field.description or ""
+
+
+def _no_text(value: Any, shown: str) -> tuple[str, str]:
+    if value is None:
+        return "is empty", "text is expected"
+    if isinstance(value, list | dict):
+        return f"text is expected, not {_article(value)}", 'write it in one line, or in lines below "|"'
+    return f"text is expected, not {_article(value)} {shown}".rstrip(), f'put it in quotes ("{shown or "..."}")'
 
 
 def _one_of(choices: list[str], value: Any) -> str:
