@@ -223,7 +223,7 @@ async def test_history(plugin: Plugin, uid: str) -> None:
 async def test_history_of_a_store(plugin: Plugin, uid: str, tmp_path: Any) -> None:
     done = await plugin("history", "nightly", "--store", "memory:")
     assert done.code == 2
-    assert "a store in memory ends with its process" in done.err
+    assert "the store in memory ends with its process" in done.err
     done = await plugin("history", "nightly", "--store", "postgresql://someone:pass-word@127.0.0.1:1/x")
     assert done.code == 1
     assert "pass-word" not in done.err
@@ -240,7 +240,7 @@ async def test_logs_from_status(plugin: Plugin, uid: str) -> None:
     assert "third" in shown.plain
     done = await plugin("logs", "nightly", "--run", "by-hand")
     assert done.code == 1
-    assert "status keeps the output of the newest failed run only" in done.err
+    assert "status keeps only the output of the newest failed run" in done.err
 
 
 async def test_simulate_of_the_cluster(plugin: Plugin, uid: str, namespace: str) -> None:
