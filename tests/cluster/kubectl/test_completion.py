@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
-PROGRAMS = {"kubectl-scheduledjob": "app", "kubectl_complete-scheduledjob": "completion"}
+PROGRAMS = {"kubectl-scheduledjob": "plugin", "kubectl_complete-scheduledjob": "completion"}
 
 
 async def run(words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
