@@ -2,7 +2,7 @@
 
 A fence with a title is a file. One of ``python`` is new, one of ``diff`` changes a file that is there: its lines that
 begin with a space are there already, those that begin with ``+`` go below. To cover another section of the page, add
-its heading to ``SECTIONS``.
+its heading to ``SECTIONS``. "A store" has no example: its modules are compared with those of the stores that exist.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from tests.stores.conftest import BACKENDS
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
+STORES = sorted(path.parent for path in (ROOT / "operator" / "scheduledjob" / "stores").glob("*/store.py"))
 FENCE = re.compile(r'^```(\w+) title="([^"]+)"\n(.*?)^```$', re.M | re.S)
 
 
@@ -35,19 +39,38 @@ class Example:
         return [path for path in self.new if Path(path).name.startswith("test_")]
 
     def added_to(self, path: str) -> list[str]:
-        """The lines that a change adds."""
-        return [line[1:].strip() for line in self.changed[path] if line.startswith("+")]
+        """The lines that a change adds, without its imports."""
+        added = [line[1:].strip() for line in self.changed[path] if line.startswith("+")]
+        return [line for line in added if not line.startswith(("from ", "import "))]
 
 
-SECTIONS = {"A trigger": (3, 2)}
-"""New and changed files by the heading of the section."""
+class Size(NamedTuple):
+    """How much a section adds."""
+
+    new: int
+    """New files; an ``__init__.py`` is not counted."""
+    changed: int
+    """Changed files."""
+    lines: int = 1
+    """The most lines that a change adds to one file, without imports and empty lines."""
+
+
+SECTIONS = {
+    "A trigger": Size(new=3, changed=2),
+    "A job kind": Size(new=3, changed=2),
+    "A command": Size(new=2, changed=1, lines=4),
+    "A metric": Size(new=1, changed=2),
+}
+
+
+def section(heading: str) -> str:
+    page = PAGE.read_text(encoding="utf-8").partition("\n## How to add\n")[2].partition("\n## ")[0]
+    return page.partition(f"\n### {heading}\n")[2].partition("\n### ")[0]
 
 
 def example_of(heading: str) -> Example:
-    page = PAGE.read_text(encoding="utf-8").partition("\n## How to add\n")[2].partition("\n## ")[0]
-    section = page.partition(f"\n### {heading}\n")[2].partition("\n### ")[0]
     example = Example()
-    for language, path, text in FENCE.findall(section):
+    for language, path, text in FENCE.findall(section(heading)):
         if language == "diff":
             example.changed[path] = text.splitlines()
         else:
@@ -84,11 +107,11 @@ def run(folder: Path, *command: str) -> str:
 
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_the_page_names_so_many_files(heading: str) -> None:
-    example = example_of(heading)
-    assert (len(example.new), len(example.changed)) == SECTIONS[heading]
+    example, size = example_of(heading), SECTIONS[heading]
+    modules = [path for path in example.new if Path(path).name != "__init__.py"]
+    assert (len(modules), len(example.changed)) == (size.new, size.changed)
     for path in example.changed:
-        imports = [line for line in example.added_to(path) if line.startswith(("from ", "import "))]
-        assert len(example.added_to(path)) - len(imports) == 1, "one line in a table, beside its import"
+        assert 1 <= len(list(filter(None, example.added_to(path)))) <= size.lines
     assert not [path for path in example.new if (ROOT / path).exists()]
 
 
@@ -105,5 +128,33 @@ def test_the_example_of_the_page_works(heading: str, tmp_path: Path) -> None:
     where = run(tmp_path, "-c", "import scheduledjob; print(scheduledjob.__file__)")
     assert Path(where.strip()).is_relative_to(tmp_path)
     assert example.tests
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     said = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *example.tests)
     assert " passed" in said
+    run(tmp_path, "-m", "ruff", "check", "--quiet", ".")
+
+
+def test_each_store_has_the_modules_that_the_page_names() -> None:
+    named = re.findall(r"^- `(\w+)`:", section("A store"), re.M)
+    assert named == ["store", "presence", "history"]
+    for store in STORES:
+        assert not [module for module in named if not (store / f"{module}.py").is_file()], store.name
+
+
+def test_each_module_that_only_some_stores_have_is_in_those_that_the_page_names() -> None:
+    (sentence,) = re.findall(r"modules of their own:\s+(.*?)\.$", section("A store"), re.M | re.S)
+    larger, memory = sentence.split(" in Postgres and Firestore, ")
+    for store in STORES:
+        named = re.findall(r"`(\w+)`", memory if store.name == "memory" else larger)
+        assert named
+        assert not [module for module in named if not (store / f"{module}.py").is_file()], store.name
+
+
+def test_the_behavioural_suite_learns_of_the_stores_in_one_place() -> None:
+    """Its tests get their stores from the fixtures of ``tests/stores/conftest.py``, which ``BACKENDS`` selects."""
+    assert "`BACKENDS`" in section("A store")
+    assert {parameter.values[0] for parameter in BACKENDS} >= {store.name for store in STORES}
+    suite = sorted((ROOT / "tests" / "stores").glob("test_behaviour_*.py"))
+    assert suite
+    backends = re.compile(r"\b(MemoryStore|PostgresStore|FirestoreStore)\(")
+    assert not [path.name for path in suite if backends.search(path.read_text(encoding="utf-8"))]
