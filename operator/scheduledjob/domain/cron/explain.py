@@ -1,8 +1,7 @@
-"""A cron expression in words: ``at 02:30, Monday to Friday, Europe/Lisbon time``.
+"""Explains a cron expression in words: ``at 02:30, Monday to Friday, Europe/Lisbon time``.
 
-The sentence has three parts: when in the day, on which days, in which zone. The first two have a short form where
-people would use one (``at 02:30``, ``every 5 minutes``) and a literal one for everything else, so that no expression
-is without words and none is described as something that it is not.
+The sentence has three parts: the times of day, the days, and the time zone. Common patterns have a short form
+(``at 02:30``, ``every 5 minutes``). All others are described literally, so every expression has a correct description.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ _MONTHS: Final = (
 )
 _WEEKDAYS: Final = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 _COUNTED: Final = ("", "first", "second", "third", "fourth", "fifth")
-_MOST_TIMES: Final = 6  # so many times of day are listed one by one
+_MOST_TIMES: Final = 6  # up to this many times of day are listed
 
 
 def explain(fields: CronFields, time_zone: str) -> str:
-    """The expression in one line of English."""
+    """Return the expression in one line of English."""
     clock, days = _clock(fields), _days(fields)
     times = clock.startswith("at ") and not any(word in clock for word in ("every", "minute", "second"))
     if times and not days:
@@ -51,7 +50,7 @@ def explain(fields: CronFields, time_zone: str) -> str:
     return f"{joined}, {zone}" + (" (H spreads it by the job's name)" if hashed else "")
 
 
-# ---------------------------------------------------------------- when in the day
+# ---------------------------------------------------------------- times of day
 
 
 def _clock(fields: CronFields) -> str:
@@ -74,7 +73,7 @@ def _clock(fields: CronFields) -> str:
 
 
 def _hourly(term: Term, minute: int, second: int) -> str:
-    """One time in each hour that a term names."""
+    """Explain one time in each hour of a term."""
     numbers = list(term.numbers(Field.HOUR))
     if len(numbers) == 1:
         return f"at {_time(numbers[0], minute, second)}"
@@ -88,7 +87,7 @@ def _hourly(term: Term, minute: int, second: int) -> str:
 
 
 def _repeated(field: Field, terms: tuple[Term, ...], whole: str) -> str:
-    """Several seconds of a minute, or minutes of an hour."""
+    """Explain several seconds of a minute, or several minutes of an hour."""
     unit = field.label
     if values := _singles(terms):
         return f"at {unit}{'s' if len(values) > 1 else ''} {_and(map(str, values))}"
@@ -106,7 +105,7 @@ def _span(field: Field, term: Term, unit: str, whole: str) -> str:
 
 
 def _inside(term: Term) -> str:
-    """Minutes in which something happens more than once."""
+    """Explain minutes that each have several times."""
     numbers = list(term.numbers(Field.MINUTE))
     if len(numbers) == 1:
         return f"minute {numbers[0]}"
@@ -116,7 +115,7 @@ def _inside(term: Term) -> str:
 
 
 def _within_hours(terms: tuple[Term, ...]) -> str:
-    """Hours in which something happens more than once; empty for all."""
+    """Explain hours that each have several times. Empty if that is every hour."""
     if _is_any(terms):
         return ""
     spoken = []
@@ -133,7 +132,7 @@ def _time(hour: int, minute: int, second: int) -> str:
     return f"{hour:02}:{minute:02}" + (f":{second:02}" if second else "")
 
 
-# ---------------------------------------------------------------- on which days
+# ---------------------------------------------------------------- days
 
 
 def _days(fields: CronFields) -> str:
@@ -157,7 +156,7 @@ def _days(fields: CronFields) -> str:
 
 
 def _by_date(terms: tuple[Term, ...]) -> str:
-    """``on the 1st and the last day of the month``."""
+    """Return ``on the 1st and the last day of the month``."""
     return "on " + _and(_date(term) for term in terms) + " of the month"
 
 
@@ -178,7 +177,7 @@ def _date(term: Term) -> str:
 
 
 def _by_name(terms: tuple[Term, ...]) -> str:
-    """``Monday to Friday``, ``on Monday and the last Friday of the month``."""
+    """Return ``Monday to Friday``, or ``on Monday and the last Friday of the month``."""
     spoken = _and(_weekday(term) for term in terms)
     month = " of the month" if terms[-1].kind in {Kind.NTH, Kind.LAST_NTH} else ""
     plain = len(terms) == 1 and terms[0].step == 1 and terms[0].kind is Kind.SPAN and " to " in spoken
@@ -201,7 +200,7 @@ def _weekday(term: Term) -> str:
 
 
 def _by_month(terms: tuple[Term, ...]) -> str:
-    """``in March and June``, ``from November to February``."""
+    """Return ``in March and June``, or ``from November to February``."""
     if values := _singles(terms):
         return "in " + _and(_MONTHS[number - 1] for number in values)
     spoken = []
@@ -217,7 +216,7 @@ def _by_month(terms: tuple[Term, ...]) -> str:
 
 
 def _by_year(terms: tuple[Term, ...]) -> str:
-    """``in 2027``, ``from 2027 to 2030``."""
+    """Return ``in 2027``, or ``from 2027 to 2030``."""
     spoken = []
     for term in terms:
         numbers = list(term.numbers(Field.YEAR))
@@ -238,7 +237,7 @@ def _is_any(terms: tuple[Term, ...]) -> bool:
 
 
 def _singles(terms: tuple[Term, ...]) -> list[int]:
-    """The values of a list of single values, in order; empty if a term is anything else."""
+    """Return the values of terms that are all single values, in order. Empty if any term is something else."""
     if any(term.kind is not Kind.SPAN or term.first != term.last for term in terms):
         return []
     return sorted({term.first for term in terms})

@@ -1,10 +1,10 @@
-"""LocalTimes: which local seconds a cron expression matches, in a calendar that knows nothing of zones.
+"""LocalTimes: the local seconds that a cron expression matches, in a calendar without time zones.
 
-Each field is a bit mask, so the next value is a shift and a count of trailing zeros; the days of a month are one
-mask, made once for each of the 28 shapes that a month can have (its length and its first day of the week). So the
-next match, the newest and how many there are in ten years cost no walk over them.
+Each field is a bit mask, so finding the next value takes a shift and a count of trailing zeros. The days of a month are
+one mask, computed once for each of the 28 shapes that a month can have (its length and its first day of the week). So
+the next match, the previous match and the number of matches in ten years are found without visiting every match.
 
-All numbers are whole local seconds since 1970-01-01T00:00:00, or days since then; ``None`` where there is no match.
+All numbers are whole local seconds since 1970-01-01T00:00:00, or days since then. ``None`` means that nothing matches.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class LocalTimes:
         self._in_minute = self._seconds.bit_count()
         self._in_hour = self._minutes.bit_count() * self._in_minute
         self.each_day = self._hours.bit_count() * self._in_hour
-        """How many times a matching day has."""
-        self._refuse_never()
+        """The number of matches in a matching day."""
+        self._require_a_match()
 
     def next(self, local: int) -> int | None:
-        """The first match at or after a local second."""
+        """Return the first match at or after a local second."""
         day, time = divmod(local, DAY)
         if self.matches_day(day):
             found = self._time_from(time)
@@ -81,7 +81,7 @@ class LocalTimes:
         return None if following is None else following * DAY + self._first_time
 
     def previous(self, local: int) -> int | None:
-        """The last match at or before a local second."""
+        """Return the last match at or before a local second."""
         day, time = divmod(local, DAY)
         if self.matches_day(day):
             found = self._time_until(time)
@@ -91,7 +91,7 @@ class LocalTimes:
         return None if earlier is None else earlier * DAY + self._last_time
 
     def count(self, start: int, stop: int) -> int:
-        """How many match in ``start <= local < stop``."""
+        """Return how many seconds match in ``start <= local < stop``."""
         if stop <= start:
             return 0
         first, from_time = divmod(start, DAY)
@@ -114,7 +114,7 @@ class LocalTimes:
         return bool(self._month_days(year, found.month) >> found.day & 1)
 
     def day_pattern(self) -> int:
-        """The matches of one matching day, as a mask with a bit for each of its seconds."""
+        """Return the matches of a matching day as a mask with a bit for each second."""
         hour = 0
         for minute in range(60):
             if self._minutes >> minute & 1:
@@ -168,7 +168,7 @@ class LocalTimes:
         return total
 
     def _day_from(self, day: int) -> int | None:
-        """The first matching day from one on."""
+        """Return the first matching day at or after ``day``."""
         if day > _LAST_DAY:
             return None
         start = date.fromordinal(max(day, _FIRST_DAY) + _EPOCH_DAY)
@@ -193,7 +193,7 @@ class LocalTimes:
         return None
 
     def _day_until(self, day: int) -> int | None:
-        """The last matching day until one."""
+        """Return the last matching day at or before ``day``."""
         if day < _FIRST_DAY:
             return None
         start = date.fromordinal(min(day, _LAST_DAY) + _EPOCH_DAY)
@@ -218,7 +218,7 @@ class LocalTimes:
         return None
 
     def _days_between(self, first: int, stop: int) -> int:
-        """How many days match in ``first <= day < stop``."""
+        """Return how many days match in ``first <= day < stop``."""
         first, stop = max(first, _FIRST_DAY), min(stop, _LAST_DAY + 1)
         if stop <= first:
             return 0
@@ -236,7 +236,7 @@ class LocalTimes:
         return total
 
     def _month_days(self, year: int, month: int) -> int:
-        """The matching days of a month, bit n for day n."""
+        """Return the matching days of a month as a mask with bit n for day n."""
         if not self._months >> month & 1:
             return 0
         length = 29 if month == 2 and _is_leap(year) else _MONTH_LENGTHS[month]
@@ -254,8 +254,8 @@ class LocalTimes:
         by_name = _mask(day for term in self._fields.weekday for day in _days_by_name(term, length, first_weekday))
         return (by_date | by_name if self._fields.either_day else by_date & by_name) & whole
 
-    def _refuse_never(self) -> None:
-        """Raises unless some day matches: every month meets all seven first days of the week in time."""
+    def _require_a_match(self) -> None:
+        """Raise ``CronError`` if no day ever matches. Sooner or later, a month begins on each day of the week."""
         for month in range(1, 13):
             if not self._months >> month & 1:
                 continue

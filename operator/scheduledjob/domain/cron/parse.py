@@ -1,10 +1,10 @@
-"""Cron expressions as people write them, read into fields that the search and the words are made from.
+"""The parser of cron expressions.
 
-The dialect is Unix cron in five fields and Quartz in six or seven, with one grammar for both (``L``, ``W``,
-``#``, names, wrapping ranges, ``H``), so that nobody has to know which tool an expression came from. A field
-stays a list of ``Term``: ``cron_search`` turns terms into bit masks, ``explain`` turns them into English.
+The dialect is Unix cron with five fields and Quartz with six or seven. Both have the same grammar (``L``, ``W``, ``#``,
+names, wrapping ranges, ``H``), so nobody has to know which tool an expression came from. A parsed field is a tuple of
+``Term``: ``local_times`` turns terms into bit masks, ``explain`` turns them into English.
 
-Every error is a ``CronError`` that names the field, the value and what is allowed there.
+Every error is a ``CronError`` that names the field, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _MAX_LENGTH: Final = 1024
 
 
 class CronError(ValueError):
-    """An expression that means nothing, or never fires; the message says where, why and what to write."""
+    """The expression is invalid, or never fires. The message says where, why and what to write instead."""
 
 
 class Field(Enum):
-    """A field of an expression: its name, its first and last value, the names it knows, what it allows."""
+    """A field of an expression: its label, first and last value, names of values, and what error messages allow."""
 
     SECOND = ("second", 0, 59, (), "0 to 59, or H")
     MINUTE = ("minute", 0, 59, (), "0 to 59, or H")
@@ -59,12 +59,13 @@ class Field(Enum):
         self.values = values
 
     def error(self, value: str, wrong: str, allowed: str = "") -> CronError:
+        """Return an error that names the field and the value."""
         shown = value if len(value) <= 40 else value[:40] + "…"
         return CronError(f"{self.label} {shown!r}: {wrong}; {allowed or 'allowed are * and ' + self.values}")
 
 
 class Kind(Enum):
-    """What a term says: the shapes that one comma-separated part of a field can have."""
+    """The kinds of terms."""
 
     ANY = "*"  # * and */n
     SPAN = "a-b"  # a, a-b, a-b/n, a/n; with hashed, H in its forms
@@ -76,7 +77,7 @@ class Kind(Enum):
 
 
 class Term(NamedTuple):
-    """One part of a field. ``first`` and ``last`` are its range, or the n and k of the other kinds."""
+    """One comma-separated part of a field. ``first`` and ``last`` are its range, or the n and k of its kind."""
 
     kind: Kind
     first: int = 0
@@ -85,7 +86,7 @@ class Term(NamedTuple):
     hashed: bool = False
 
     def numbers(self, field: Field) -> Iterator[int]:
-        """The values of ``ANY`` and ``SPAN``; a range whose end is before its start wraps, Sunday is 0."""
+        """Yield the values of ``ANY`` and ``SPAN``. A range whose end is before its start wraps. Sunday is 0."""
         size = 7 if field is Field.WEEKDAY else field.last - field.first + 1
         last = self.last if self.first <= self.last else self.last + size
         for number in range(self.first, last + 1, self.step):
@@ -94,7 +95,7 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CronFields:
-    """A parsed expression. ``terms`` of a field that says nothing (``?``, no year) is ``(ANY)``."""
+    """A parsed expression. A field without a restriction (``*``, ``?``, no year) has one term of the kind ``ANY``."""
 
     second: tuple[Term, ...]
     minute: tuple[Term, ...]
@@ -104,27 +105,27 @@ class CronFields:
     weekday: tuple[Term, ...]
     year: tuple[Term, ...]
     either_day: bool
-    """Both day fields are set, in five fields: a day matches if either does."""
+    """A day matches if either day field does: both are set, in an expression of five fields."""
     wall_clock: bool
-    """Neither the hour nor the minute starts with ``*``: the DST rule for a time of day applies."""
+    """The DST rule for times of day applies: neither the hour nor the minute starts with ``*``."""
     with_seconds: bool
-    """Six or seven fields: the expression names its seconds itself."""
+    """The expression has a field for seconds, so it has six or seven fields."""
 
 
 @lru_cache(maxsize=4096)
 def parse(expression: str, seed: str) -> CronFields | Micros:
-    """The fields of an expression; of ``@every 30s`` the interval in microseconds."""
+    """Return the fields of an expression, or the interval of ``@every 30s`` in microseconds. Raises ``CronError``."""
     if len(expression) > _MAX_LENGTH:
-        raise CronError(f"the expression has {len(expression)} characters; allowed are {_MAX_LENGTH}")
+        raise CronError(f"the expression has {len(expression)} characters; at most {_MAX_LENGTH} are allowed")
     if not expression.isascii():
-        raise CronError(f"the expression {expression!r} has characters that cron does not know; allowed is ASCII")
+        raise CronError(f"the expression {expression!r} has characters that cron does not know; only ASCII is allowed")
     texts = expression.split()
     if texts and texts[0].startswith("@"):
         if texts[0].upper() == "@EVERY":
             return _parse_every(texts[1:])
         texts = _macro(expression).split()
     if texts and texts[0].upper().startswith(("TZ=", "CRON_TZ=")):
-        raise CronError(f"the expression holds a time zone ({texts[0]}); write it beside the expression, not in it")
+        raise CronError(f"the expression contains a time zone ({texts[0]}); write it beside the expression, not in it")
     if len(texts) not in {5, 6, 7}:
         count = "1 field" if len(texts) == 1 else f"{len(texts)} fields"
         raise CronError(
@@ -172,13 +173,13 @@ def _macro(expression: str) -> str:
 
 def _parse_every(rest: list[str]) -> Micros:
     if len(rest) != 1:
-        raise CronError("@every needs one duration; allowed is, for example, @every 30s or @every 1h30m")
+        raise CronError("@every needs one duration; write, for example, @every 30s or @every 1h30m")
     try:
         every = parse_duration(rest[0].lower())
     except ValueError as error:
         raise CronError(f"@every: {error}") from None
     if every < SECOND:
-        raise CronError(f"@every {rest[0]!r} is too short; allowed is 1s or longer")
+        raise CronError(f"@every {rest[0]!r} is too short; write 1s or longer")
     return every
 
 
@@ -201,7 +202,7 @@ def _parse_term(field: Field, written: str, seed: str) -> Term:
     step = 1
     if slash:
         if not re.fullmatch("[0-9]{1,4}", step_text) or int(step_text) == 0:
-            raise field.error(written, "the step is none", "allowed is a whole number from 1 on, as in */5")
+            raise field.error(written, "the step is not valid", "write a whole number of 1 or more, as in */5")
         step = int(step_text)
     if body == "*":
         return Term(Kind.ANY, field.first, field.last, step)
@@ -219,7 +220,7 @@ def _parse_term(field: Field, written: str, seed: str) -> Term:
 
 
 def _parse_special(field: Field, text: str, written: str) -> Term | None:
-    """The forms with ``L``, ``W`` and ``#``; None if the text is none of them."""
+    """Parse the forms with ``L``, ``W`` and ``#``. Returns None if the text has another form."""
     if field is Field.DAY:
         if text == "LW":
             return Term(Kind.LAST_WEEKDAY)
@@ -233,10 +234,10 @@ def _parse_special(field: Field, text: str, written: str) -> Term | None:
             return Term(Kind.NEAREST_WEEKDAY, _number(field, found[1], written))
     if field is Field.WEEKDAY:
         if text == "L":
-            raise field.error(written, "L needs a day here", "write 6 for Saturday, 5L or FRIL for the last Friday")
+            raise field.error(written, "L needs a day here", "write 6 for Saturday, or FRIL for the last Friday")
         if found := re.fullmatch("([0-9]{1,4}|[A-Z]{3})#([0-9]{1,4})", text):
             if not 1 <= int(found[2]) <= 5:
-                raise field.error(written, f"no month has a {found[2]}. such day", "allowed are n#1 to n#5")
+                raise field.error(written, "the number after # is out of range", "allowed are n#1 to n#5")
             return Term(Kind.NTH, _number(field, found[1], written) % 7, int(found[2]))
         if found := re.fullmatch("([0-9]{1,4}|[A-Z]{3})L", text):
             return Term(Kind.LAST_NTH, _number(field, found[1], written) % 7)
@@ -244,15 +245,15 @@ def _parse_special(field: Field, text: str, written: str) -> Term | None:
 
 
 def _parse_hash(field: Field, written: str, body: str, step: int, seed: str) -> Term:
-    """``H``, ``H/n``, ``H(a-b)``, ``H(a-b)/n``: a value that the seed picks, the same on every replica for ever."""
+    """Parse ``H``, ``H/n``, ``H(a-b)`` or ``H(a-b)/n``: a value that the seed picks, equal on all replicas."""
     if field is Field.YEAR:
         raise field.error(written, "H can't pick a year")
-    # H alone leaves out what not every month has, and the second name of Sunday.
+    # H alone picks no day that some months lack, and not the second number of Sunday.
     first, last = field.first, {Field.DAY: 28, Field.WEEKDAY: 6}.get(field, field.last)
     if body != "H":
         found = re.fullmatch(r"H\(([0-9A-Z]{1,4})-([0-9A-Z]{1,4})\)", body)
         if found is None:
-            raise field.error(written, "H is not written so", "allowed are H, H/n, H(a-b) and H(a-b)/n")
+            raise field.error(written, "this form of H is unknown", "allowed are H, H/n, H(a-b) and H(a-b)/n")
         first, last = _number(field, found[1], written), _number(field, found[2], written)
         if last < first:
             raise field.error(written, "the range of H ends before it begins", f"write H({last}-{first})")
@@ -269,7 +270,7 @@ def _number(field: Field, text: str, written: str) -> int:
         return field.names.index(text) + (1 if field is Field.MONTH else 0)
     if not re.fullmatch("[0-9]{1,4}", text):
         shown = text if len(text) <= 40 else text[:40] + "…"
-        raise field.error(written, f"{shown!r} is no value" if text else "a value is missing")
+        raise field.error(written, f"{shown!r} is not a value" if text else "a value is missing")
     number = int(text)
     if not field.first <= number <= field.last:
         raise field.error(written, f"{number} is out of range")

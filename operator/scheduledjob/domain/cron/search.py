@@ -1,12 +1,12 @@
-"""CronSearch: the slots of a cron expression in a zone, found, counted and drawn as bits without a walk over them.
+"""CronSearch finds and counts the slots of a cron expression in a time zone, without visiting every slot.
 
-``LocalTimes`` knows which local times match. Here they are laid on the segments of a zone, by the two DST rules:
+``LocalTimes`` knows which local times match. This module maps them to the segments of a zone, by one of two DST rules:
 
-- *every real instant*: each segment is searched for itself, so a repeated hour fires twice, a skipped one never;
-- *wall clock*: each matching local time belongs to exactly one instant (see ``zones``), so a repeated time fires
-  at its first occurrence, and those of a gap meet at the first valid instant after it.
+- *Every real instant*: each segment is searched separately. A repeated hour fires twice, and a skipped hour never.
+- *Wall clock*: each matching local time belongs to exactly one instant (see ``zones``). A repeated time fires at its
+  first occurrence. The times of a gap share one slot, at the first valid instant after it.
 
-All numbers are whole seconds since 1970-01-01T00:00:00, UTC or local; ``None`` where there is no slot.
+All numbers are whole seconds since 1970-01-01T00:00:00, UTC or local. ``None`` means that there is no slot.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class CronSearch:
         self._wall_clock = wall_clock
 
     def next(self, second: int) -> int | None:
-        """The first slot at or after a second."""
+        """Return the first slot at or after a second."""
         found = self._next(max(second, FIRST_SECOND))
         return found if found is not None and found <= LAST_SECOND else None
 
     def previous(self, second: int) -> int | None:
-        """The last slot at or before a second."""
+        """Return the last slot at or before a second."""
         found = self._previous(min(second, LAST_SECOND))
         return found if found is not None and found >= FIRST_SECOND else None
 
@@ -46,16 +46,16 @@ class CronSearch:
             if found is not None and found < segment.end + segment.offset:
                 return found - segment.offset
             after = self._zone.at(segment.end)
-            if after.start + after.offset < low:  # clocks go back to before the search began: look there again
+            if after.start + after.offset < low:  # clocks go back to before `low`, so these local times come again
                 segment, low = after, after.start + after.offset
             elif found is None:
                 return None
-            else:  # nothing until `found`, however often clocks change before it
+            else:  # no slot before `found`, however often clocks change until then
                 segment = self._zone.owner_of(found)
                 low = max(found, segment.start + segment.offset)
 
     def _next_wall(self, segment: Segment, second: int, low: int) -> int | None:
-        # The slots of a gap meet at the segment's first second: from there, everything that it owns is ahead.
+        # The times of a gap have their slot at the first second of the segment. There, all its times are still ahead.
         low = segment.wall if second == segment.start else max(low, segment.wall)
         found = self._local.next(low)
         if found is None:
@@ -77,7 +77,7 @@ class CronSearch:
                 return found - segment.offset
             before = self._zone.at(segment.start - 1)
             last = before.end + before.offset - 1
-            if last > high:  # later local times than the search's came before clocks went back
+            if last > high:  # clocks went back, so local times later than `high` came before
                 segment, high = before, last
             elif found is None:
                 return None
@@ -94,7 +94,7 @@ class CronSearch:
         return max(segment.start, found - segment.offset)
 
     def _last_with(self, local: int) -> Segment:
-        """The last segment that has a local second, or the one before the gap that swallows it."""
+        """Return the last segment that contains a local second, or the segment before the gap that skips it."""
         segment = self._zone.owner_of(local)
         if local < segment.start + segment.offset:
             return self._zone.at(segment.start - 1)
@@ -102,7 +102,7 @@ class CronSearch:
         return after if after.start + after.offset <= local else segment
 
     def count(self, start: int, stop: int) -> int:
-        """How many slots lie in ``start <= second < stop``."""
+        """Return how many slots lie in ``start <= second < stop``."""
         start, stop = max(start, FIRST_SECOND), min(stop, LAST_SECOND + 1)
         if self._zone.is_utc:
             return self._local.count(start, stop)
@@ -112,35 +112,35 @@ class CronSearch:
             end = min(stop, segment.end)
             low, high = start + segment.offset, end + segment.offset
             if self._wall_clock:
-                total += self._meets_at(segment, start)
+                total += self._fires_at_start(segment, start)
                 low = max(low + (start == segment.start), segment.wall)
             total += self._local.count(low, high)
             start = end
         return total
 
-    def _meets_at(self, segment: Segment, second: int) -> bool:
-        """Whether a wall-clock slot, or those of the gap before it, fall on a segment's first second."""
+    def _fires_at_start(self, segment: Segment, second: int) -> bool:
+        """Whether ``second`` is the first of a segment, and a wall-clock slot: its own or that of the gap before it."""
         first = segment.start + segment.offset
         return second == segment.start and self._local.count(segment.wall, first + 1) > 0
 
     def day_key(self, day: int) -> tuple[int, ...]:
-        """A key that days (UTC, days since 1970-01-01) with the same slots share; see ``day_slots``."""
+        """Return a key for a UTC day (days since 1970-01-01). Days with equal keys have equal ``day_slots``."""
         start = day * DAY
         if self._zone.is_utc:
             return (int(self._local.matches_day(day)),)
         segment = self._zone.at(start)
         first = start + segment.offset
         if segment.start == start or segment.end < start + DAY or segment.wall > first:
-            return (-1, day)  # clocks change, or may
+            return (-1, day)  # clocks may change on this day
         local, shift = divmod(first, DAY)
         return shift, self._local.matches_day(local), bool(shift) and self._local.matches_day(local + 1)
 
     def day_pattern(self) -> int:
-        """What ``day_slots`` is made from: worth keeping while one asks for many days."""
+        """Return what all days share, for ``day_slots``. Compute it once for many days."""
         return self._local.day_pattern()
 
     def day_slots(self, day: int, pattern: int) -> int:
-        """The slots of a UTC day, bit n for its n-th second; ``pattern`` is ``day_pattern()``."""
+        """Return the slots of a UTC day, bit n for its n-th second. ``pattern`` is ``day_pattern()``."""
         start, stop = day * DAY, (day + 1) * DAY
         if self._zone.is_utc:
             return pattern if self._local.matches_day(day) else 0
@@ -150,9 +150,9 @@ class CronSearch:
             end = min(stop, segment.end)
             low, high = begin + segment.offset, end + segment.offset
             if self._wall_clock:
-                slots |= self._meets_at(segment, begin) << begin - start
+                slots |= self._fires_at_start(segment, begin) << begin - start
                 low = max(low, segment.wall)
-            # Nothing if the overlap outlasts the day: its local times belong to their first occurrence.
+            # Empty if repeated local times last until the end of the day: they belong to their first occurrence.
             for local in range(low // DAY, -(-high // DAY) if low < high else low // DAY):
                 if self._local.matches_day(local):
                     first, last = max(low, local * DAY), min(high, (local + 1) * DAY)

@@ -1,8 +1,8 @@
-"""Lengths of time as people write them: ``1h30m``.
+"""Durations as people write them: ``1h30m``.
 
-Manifests and the command line share this one notation: days, hours, minutes and seconds, the largest first,
-each at most once. A bare number is refused on purpose: in one product 30 means seconds and in the next
-minutes, and a schedule that is wrong by a factor of sixty looks right until it runs.
+Manifests and the command line share this notation: days, hours, minutes and seconds, the largest unit first, each at
+most once. A number without a unit is refused on purpose: in some products 30 means seconds and in others minutes, and
+a schedule that is wrong by a factor of sixty looks right until it runs.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Final
 from .instants import DAY, HOUR, MINUTE, SECOND, Micros
 
 MAX_DURATION: Final[Micros] = 36_500 * DAY
-"""A century: longer is a typing error, and would leave the range of dates that can be computed with."""
+"""A century. A longer duration is a typing error, and would leave the range of dates that Python can compute."""
 
 _UNITS: Final[tuple[tuple[str, Micros], ...]] = (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND))
 _FORM = re.compile("".join(f"(?:([0-9]{{1,10}}){unit})?" for unit, _ in _UNITS))
 _LOOSE = re.compile(
     "([0-9]{1,9}) ?(w|weeks?|d|days?|h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?)(?:,? |$|(?=[0-9]))", re.IGNORECASE
 )
-"""A number and its unit as people write them elsewhere."""
+"""A number and its unit in the notations of other products."""
 _ALLOWED = "write whole days, hours, minutes and seconds, the largest first, as in 1h30m, 45s or 7d"
 
 
 def parse_duration(text: str) -> Micros:
-    """The microseconds of a duration such as ``1h30m``; ``0s`` is one too. Anything else is a ``ValueError``."""
+    """Return the microseconds of a duration such as ``1h30m`` or ``0s``. Raises ``ValueError`` for other text."""
     found = _FORM.fullmatch(text)
     if not text or found is None:
         shown = repr(text if len(text) <= 40 else text[:40] + "…")
@@ -41,18 +41,18 @@ def parse_duration(text: str) -> Micros:
 
 
 def is_number(value: object) -> bool:
-    """Truth is none, though Python counts with it."""
+    """Whether a value is an int or a float. A bool is not accepted, although Python treats it as an int."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def require_seconds(what: str, seconds: object) -> None:
-    """``TypeError`` for what is no number, with the number to write where that can be told: 300 for ``"5m"``."""
+    """Raise ``TypeError`` for a value that is not a number. The message suggests one: 300 for ``"5m"``."""
     if not is_number(seconds):
         raise TypeError(f"{what} of {seconds!r:.60} is not allowed: give a number of seconds{in_seconds(seconds)}")
 
 
 def in_seconds(length: object) -> str:
-    """What to write for a length that was given in another form; an example for what is no length."""
+    """Return a hint: the seconds of a duration that was given in another form, or an example if it is none."""
     found: float | None = None
     if isinstance(length, timedelta):
         found = length.total_seconds()
@@ -65,15 +65,15 @@ def in_seconds(length: object) -> str:
 
 
 def _likely(text: str) -> str:
-    """A question that names what ``5 minutes`` or ``1w`` was probably meant to be; empty where that can't be told."""
+    """Return a question that suggests what ``5 minutes`` or ``1w`` probably means; empty if nothing is likely."""
     units = {"w": 7 * DAY, **dict(_UNITS)}
     length = sum(int(count) * units[unit[0].lower()] for count, unit in _LOOSE.findall(text))
-    told = not _LOOSE.sub("", text) and 0 < length <= MAX_DURATION
-    return f"did you mean {format_duration(length)}? " if told else ""
+    is_likely = not _LOOSE.sub("", text) and 0 < length <= MAX_DURATION
+    return f"did you mean {format_duration(length)}? " if is_likely else ""
 
 
 def format_duration(length: Micros) -> str:
-    """``1h30m`` of 5,400,000,000; what is below a second is shown as a fraction, for people only."""
+    """Return ``1h30m`` for 5,400,000,000. A fraction of a second is shown for people; ``parse_duration`` refuses it."""
     if length < 0:
         return "-" + format_duration(-length)
     parts = []

@@ -1,16 +1,15 @@
-"""Local time as plain integers: where the clocks of a zone stand between two of their changes.
+"""Time zones as segments: periods in which the offset from UTC is constant.
 
-Cron expressions speak of local time, slots are instants. ``zoneinfo`` translates one moment at a time; a
-search needs to know how long an offset holds, which instants a change of the clocks skips and which local times
-it repeats. So a zone is read here once, as a row of *segments* in which the offset is constant, found by
-probing ``zoneinfo`` and kept for 388 days at a time, from the first need on. Inside a segment local time is
-UTC plus a number, and every question about DST becomes a comparison of integers.
+Cron expressions use local time, and slots are instants. ``zoneinfo`` converts one moment at a time, but a search must
+know how long an offset holds, which local times a change of the clocks skips and which it repeats. So this module
+reads a zone as a sequence of *segments* with a constant offset. It finds them by probing ``zoneinfo``, 388 days at a
+time, when they are first needed, and keeps them. Inside a segment, local time is UTC plus a number, and every question
+about DST is a comparison of integers.
 
-Two views of the local time line meet here. *Every real instant* has the local time ``instant + offset``. And
-each local time *belongs* to one instant: its first occurrence when clocks go back, the first valid instant
-after the gap when they go forward. The second view is why a segment carries ``wall``: the local times from
-``wall`` up to its end belong to it and to no other segment, so that the segments cut the local line into pieces
-without holes or overlaps.
+There are two ways to relate local time to instants. *Every real instant* has the local time ``instant + offset``. And
+each local time *belongs* to exactly one instant: its first occurrence if clocks go back, or the first valid instant
+after the gap if they go forward. The second way needs ``Segment.wall``: the local times from ``wall`` to the end of a
+segment belong to that segment and to no other. So the segments divide local time without gaps or overlaps.
 
 All numbers are whole seconds since 1970-01-01T00:00:00, UTC or local.
 """
@@ -25,10 +24,10 @@ from zoneinfo import ZoneInfo, available_timezones
 from .instants import SECOND, Instant
 
 FIRST_SECOND: Final = -62_104_060_800  # 0002-01-01T00:00:00Z
-LAST_SECOND: Final = 253_370_764_799  # 9998-12-31T23:59:59Z: a zone's offset still leads to a valid date
+LAST_SECOND: Final = 253_370_764_799  # 9998-12-31T23:59:59Z: the date is still valid with any zone's offset added
 
 _CHUNK_BITS: Final = 25  # 2**25 s are 388 days: two or three segments in a zone with DST
-_PROBE: Final = 86_400  # no zone has ever changed its clocks twice within four days
+_PROBE: Final = 86_400  # finds every change: no zone has ever changed its clocks twice within four days
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -39,11 +38,12 @@ class Segment(NamedTuple):
     end: int
     offset: int
     wall: int
-    """The first local second that belongs here: what lies between it and ``start + offset`` is a gap."""
+    """The first local second that belongs to this segment. It is before ``start + offset`` if the segment begins with
+    a gap, and after it if the segment begins with repeated local times."""
 
 
 class Zone:
-    """One time zone; get it from ``zone_of``, which shares them."""
+    """A time zone. Get it from ``zone_of``, which shares one object for each name."""
 
     def __init__(self, name: str, info: ZoneInfo) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class Zone:
         self.is_utc = name in {"UTC", "Etc/UTC"}
 
     def at(self, second: int) -> Segment:
-        """The segment in which a UTC second lies."""
+        """Return the segment that contains a UTC second."""
         index = second >> _CHUNK_BITS
         chunk = self._chunks.get(index)
         if chunk is None:
@@ -63,7 +63,7 @@ class Zone:
         raise AssertionError("a chunk's last segment ends with it")
 
     def owner_of(self, local: int) -> Segment:
-        """The segment that a local second belongs to; it may lie in the gap before the segment."""
+        """Return the segment that a local second belongs to. The second may be in the gap before the segment."""
         segment = self.at(local - self.at(local).offset)
         while local >= segment.end + segment.offset:
             segment = self.at(segment.end)
@@ -72,7 +72,7 @@ class Zone:
         return segment
 
     def instant_of(self, local: int) -> int:
-        """The UTC second of a local one: its first occurrence, or the first valid instant after its gap."""
+        """Return the UTC second of a local second: its first occurrence, or the first valid second after its gap."""
         segment = self.owner_of(local)
         return max(segment.start, local - segment.offset)
 
@@ -108,8 +108,8 @@ class Zone:
 
 @lru_cache(maxsize=1024)
 def zone_of(name: str) -> Zone:
-    """The zone of an IANA name; an unknown one is a ``ValueError`` that says what to write."""
-    # What Debian keeps beside the IANA names: zones that count leap seconds, and the machine's own.
+    """Return the zone of an IANA name. Raises ``ValueError`` with a suggestion if the name is unknown."""
+    # Debian has these beside the IANA names: zones that count leap seconds, and the time zone of the machine.
     odd = name.startswith(("right/", "posix/")) or name in {"localtime", "posixrules", "Factory"}
     try:
         if odd or not name:
@@ -128,6 +128,6 @@ def _iana_names() -> dict[str, str]:
 
 
 def midnight(day: date, time_zone: str) -> Instant:
-    """The instant at which a date begins in a zone: the first one after the gap where midnight is skipped."""
+    """Return the instant at which a date begins in a zone. If midnight is skipped, that is the end of the gap."""
     local = (day.toordinal() - date(1970, 1, 1).toordinal()) * 86_400
     return zone_of(time_zone).instant_of(local) * SECOND

@@ -33,14 +33,18 @@ Bound: TypeAlias = Repeating | At | FollowingTrigger | ManualTrigger
 _DAY_SECONDS: Final = DAY // SECOND
 _WHOLE_DAY: Final = (1 << _DAY_SECONDS) - 1
 
-_STEPS: Final = 32  # excluded slots in a row that are stepped over before whole days are looked at
-_SEARCHED_DAYS: Final = 4500  # days of nothing but excluded slots after which there is none: twelve years
-_SEARCHED_SPAN: Final = 36_525 * DAY  # and the century in which they must lie, where slots are rare
-_REMEMBERED: Final = 64  # bit masks of days (10 KiB each) kept during one search
+_STEPS: Final = 32
+"""Excluded slots in a row that are skipped one by one before the search continues with whole days."""
+_SEARCHED_DAYS: Final = 4500
+"""Days (with slots) that are searched. If all slots of twelve years are excluded, there is no next slot."""
+_SEARCHED_SPAN: Final = 36_525 * DAY
+"""The century in which these days must lie, if slots are rare."""
+_CACHED_DAYS: Final = 64
+"""Bit masks of days (10 KiB each) that are kept during one search."""
 
 
 class Window(NamedTuple):
-    """Slots with ``start <= slot < end`` are left out."""
+    """Slots with ``start <= slot < end`` are excluded."""
 
     start: Instant
     end: Instant
@@ -49,11 +53,11 @@ class Window(NamedTuple):
 class Timetable:
     """The union of bound triggers, without what is excluded, from ``start_at`` to ``end_at`` (both inclusive).
 
-    An expression among the exclusions excludes the slots that it has itself. With five fields it says nothing about
-    seconds and excludes the whole minute. ``@every`` among the exclusions raises ``CronError``.
+    An expression in ``exclude`` excludes its own slots. If it has five fields, it says nothing about seconds and
+    excludes the whole minute. ``@every`` in ``exclude`` raises ``CronError``.
     """
 
-    __slots__ = ("_end_at", "_left_out", "_moments", "_repeating", "_start_at", "_windows", "by_hand", "following")
+    __slots__ = ("_end_at", "_excluding", "_moments", "_repeating", "_start_at", "_windows", "by_hand", "following")
 
     def __init__(
         self,
@@ -70,48 +74,48 @@ class Timetable:
         )
         self._moments = tuple(sorted({trigger.instant for trigger in triggers if isinstance(trigger, At)}))
         self.following = tuple(trigger for trigger in triggers if isinstance(trigger, FollowingTrigger))
-        """The jobs that it follows: these triggers have no slots until a run of such a job ends."""
+        """The triggers that follow other jobs. They have no slots until a run of such a job ends."""
         self.by_hand = any(isinstance(trigger, ManualTrigger) for trigger in triggers)
-        """Whether it waits for runs by hand, and so never completes for want of a slot."""
+        """Whether the schedule can be run by hand at any time, so that it never completes for lack of slots."""
         self._windows = _merged(excluded for excluded in exclude if isinstance(excluded, Window))
-        self._left_out = tuple(_exclusion(excluded) for excluded in exclude if isinstance(excluded, Cron))
+        self._excluding = tuple(_exclusion(excluded) for excluded in exclude if isinstance(excluded, Cron))
         self._start_at = start_at
         self._end_at = LAST_SECOND * SECOND if end_at is None else min(end_at, LAST_SECOND * SECOND)
 
     def next(self, after: Instant) -> Instant | None:
-        """The first slot after an instant, or None."""
+        """Return the first slot after an instant, or None."""
         if self._start_at is not None:
             after = max(after, self._start_at - 1)
         slot = self._first(after)
-        for _ in self._tries():
+        for _ in self._steps():
             if slot is None or slot > self._end_at:
                 return None
             window = self._window_of(slot)
             if window is not None:
                 slot = self._first(window.end - 1)
-            elif not self._is_left_out(slot):
+            elif not self._excluded_by_expression(slot):
                 return slot
             else:
                 slot = self._first(slot)
         return None if slot is None else self._search(slot, forward=True)
 
     def previous(self, at: Instant) -> Instant | None:
-        """The newest slot at or before an instant, or None."""
+        """Return the newest slot at or before an instant, or None."""
         slot = self._last(min(at, self._end_at))
-        for _ in self._tries():
+        for _ in self._steps():
             if slot is None or (self._start_at is not None and slot < self._start_at):
                 return None
             window = self._window_of(slot)
             if window is not None:
                 slot = self._last(window.start - 1)
-            elif not self._is_left_out(slot):
+            elif not self._excluded_by_expression(slot):
                 return slot
             else:
                 slot = self._last(slot - 1)
         return None if slot is None else self._search(slot, forward=False)
 
     def count(self, after: Instant, until: Instant) -> tuple[int, int]:
-        """How many slots lie in ``after < slot <= until``: those that fire, and those that are excluded."""
+        """Return how many slots in ``after < slot <= until`` fire, and how many are excluded."""
         if self._start_at is not None:
             after = max(after, self._start_at - 1)
         until = min(until, self._end_at)
@@ -125,43 +129,43 @@ class Timetable:
     # ---------------------------------------------------------------- single slots
 
     def _first(self, after: Instant) -> Instant | None:
-        """The first slot after an instant, excluded or not."""
+        """Return the first slot after an instant, excluded or not."""
         if len(self._repeating) == 1 and not self._moments:
             return self._repeating[0].next_instant(after)
-        slots = [slot for one in self._repeating if (slot := one.next_instant(after)) is not None]
+        slots = [slot for trigger in self._repeating if (slot := trigger.next_instant(after)) is not None]
         later = bisect_right(self._moments, after)
         return min((*slots, *self._moments[later : later + 1]), default=None)
 
     def _last(self, at: Instant) -> Instant | None:
-        """The newest slot at or before an instant, excluded or not."""
+        """Return the newest slot at or before an instant, excluded or not."""
         if len(self._repeating) == 1 and not self._moments:
             return self._repeating[0].previous_instant(at)
-        slots = [slot for one in self._repeating if (slot := one.previous_instant(at)) is not None]
+        slots = [slot for trigger in self._repeating if (slot := trigger.previous_instant(at)) is not None]
         later = bisect_right(self._moments, at)
         return max((*slots, *self._moments[max(later - 1, 0) : later]), default=None)
 
-    def _tries(self) -> range:
-        """Windows are jumped over, each at most once; slots that an expression excludes are stepped over."""
+    def _steps(self) -> range:
+        """Steps of a search: each window is jumped over once at most, and each slot that an expression excludes."""
         return range(len(self._windows) + _STEPS)
 
     def _window_of(self, slot: Instant) -> Window | None:
         index = bisect_right(self._windows, slot, key=_start_of) - 1
         return self._windows[index] if index >= 0 and slot < self._windows[index].end else None
 
-    def _is_left_out(self, slot: Instant) -> bool:
+    def _excluded_by_expression(self, slot: Instant) -> bool:
         second = slot // SECOND
-        return any(one.previous(second) == second for one in self._left_out)
+        return any(expression.previous(second) == second for expression in self._excluding)
 
     # ---------------------------------------------------------------- whole days
 
     def _search(self, slot: Instant, *, forward: bool) -> Instant | None:
-        """The slot nearest to one (it included) that is not excluded, by whole days.
+        """Return the nearest slot from ``slot`` on that is not excluded, searching whole days.
 
-        What an expression excludes for years on end counts as excluded for good.
+        If nothing is found in ``_SEARCHED_DAYS``, all slots count as excluded.
         """
-        days = _Days(self._repeating, self._left_out)
+        days = _Days(self._repeating, self._excluding)
         edge = 1 if forward else -1
-        moments = [one for one in self._moments if (one - slot) * edge >= 0 and not self.is_excluded(one)]
+        moments = [at for at in self._moments if (at - slot) * edge >= 0 and not self.is_excluded(at)]
         moment = (min if forward else max)(moments, default=None)
         current: Instant | None = slot
         for _ in range(_SEARCHED_DAYS):
@@ -191,15 +195,15 @@ class Timetable:
         return moment if moment is not None and self.is_within(moment) else None
 
     def is_within(self, slot: Instant) -> bool:
-        """Whether ``startAt`` and ``endAt`` let a slot be at that instant."""
+        """Whether an instant is between ``startAt`` and ``endAt``."""
         return slot <= self._end_at and (self._start_at is None or slot >= self._start_at)
 
     def is_excluded(self, slot: Instant) -> bool:
-        """Whether a slot at that instant is left out."""
-        return self._window_of(slot) is not None or self._is_left_out(slot)
+        """Whether a slot at that instant is excluded."""
+        return self._window_of(slot) is not None or self._excluded_by_expression(slot)
 
     def _pieces(self, after: Instant, until: Instant) -> Iterator[tuple[Instant, Instant, bool]]:
-        """``(after, until]`` cut at the edges of the windows; the flag says whether a piece is in one."""
+        """Split ``(after, until]`` at the edges of the windows. The flag says whether a piece is inside a window."""
         index = max(bisect_right(self._windows, after, key=_start_of) - 1, 0)
         for window in self._windows[index:]:
             begin, end = window.start - 1, min(window.end - 1, until)
@@ -215,17 +219,19 @@ class Timetable:
             yield after, until, False
 
     def _count_piece(self, after: Instant, until: Instant) -> tuple[int, int]:
-        """Slots in ``(after, until]`` that the expressions keep and leave out."""
+        """Return how many slots in ``(after, until]`` the expressions keep, and how many they exclude."""
         kept = dropped = 0
         if not self._repeating:
             pass
-        elif len(self._repeating) == 1 and not self._left_out:
+        elif len(self._repeating) == 1 and not self._excluding:
             kept = self._repeating[0].count(after, until)
         else:
-            kept, dropped = _Days(self._repeating, self._left_out).count(after // SECOND + 1, until // SECOND + 1)
+            kept, dropped = _Days(self._repeating, self._excluding).count(after // SECOND + 1, until // SECOND + 1)
         for moment in self._moments:
-            if after < moment <= until and all(one.previous_instant(moment) != moment for one in self._repeating):
-                if self._is_left_out(moment):
+            if after < moment <= until and all(
+                trigger.previous_instant(moment) != moment for trigger in self._repeating
+            ):
+                if self._excluded_by_expression(moment):
                     dropped += 1
                 else:
                     kept += 1
@@ -233,28 +239,28 @@ class Timetable:
 
 
 class _Days:
-    """The slots of whole UTC days as bits, for one question: what it remembers goes with it."""
+    """The slots of whole UTC days as bits, with a cache for the duration of one search."""
 
-    def __init__(self, triggers: Sequence[Repeating], left_out: Sequence[CronSearch]) -> None:
-        self._wanted = [(days, days.day_pattern()) for days in (trigger.by_day() for trigger in triggers)]
-        self._unwanted = [(days, days.day_pattern()) for days in left_out]
-        self._all: list[DayPattern] = [days for days, _ in (*self._wanted, *self._unwanted)]
-        self._known: dict[object, int] = {}
+    def __init__(self, triggers: Sequence[Repeating], excluding: Sequence[CronSearch]) -> None:
+        self._included = [(days, days.day_pattern()) for days in (trigger.by_day() for trigger in triggers)]
+        self._excluded = [(days, days.day_pattern()) for days in excluding]
+        self._all: list[DayPattern] = [days for days, _ in (*self._included, *self._excluded)]
+        self._kept: dict[object, int] = {}
         self._counted: dict[object, tuple[int, int]] = {}
 
     def kept(self, day: int) -> int:
-        """The slots of a day that are not left out."""
+        """Return the slots of a day that are not excluded."""
         key = self._key(day)
-        bits = self._known.get(key)
+        bits = self._kept.get(key)
         if bits is None:
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            slots, left_out = self._bits(day)
-            bits = self._known[key] = slots & ~left_out
+            if len(self._kept) >= _CACHED_DAYS:
+                self._kept.clear()
+            slots, excluded = self._bits(day)
+            bits = self._kept[key] = slots & ~excluded
         return bits
 
     def count(self, start: int, stop: int) -> tuple[int, int]:
-        """Slots kept and left out in ``start <= second < stop``."""
+        """Return how many slots are kept and how many are excluded in ``start <= second < stop``."""
         kept = dropped = 0
         for day in range(start // _DAY_SECONDS, -(-stop // _DAY_SECONDS)):
             first, last = start - day * _DAY_SECONDS, stop - day * _DAY_SECONDS
@@ -278,17 +284,17 @@ class _Days:
         return tuple([days.day_key(day) for days in self._all])
 
     def _bits(self, day: int) -> tuple[int, int]:
-        slots = left_out = 0
-        for days, pattern in self._wanted:
+        slots = excluded = 0
+        for days, pattern in self._included:
             slots |= days.day_slots(day, pattern)
-        for days, pattern in self._unwanted:
-            left_out |= days.day_slots(day, pattern)
-        return slots, left_out
+        for days, pattern in self._excluded:
+            excluded |= days.day_slots(day, pattern)
+        return slots, excluded
 
 
-def _counts(slots: int, left_out: int, among: int) -> tuple[int, int]:
+def _counts(slots: int, excluded: int, among: int) -> tuple[int, int]:
     slots &= among
-    dropped = (slots & left_out).bit_count()
+    dropped = (slots & excluded).bit_count()
     return slots.bit_count() - dropped, dropped
 
 
@@ -304,7 +310,7 @@ def _start_of(window: Window) -> Instant:
 
 
 def _merged(windows: Iterable[Window]) -> tuple[Window, ...]:
-    """Windows in order, those that touch made one."""
+    """Sort the windows, and merge those that overlap or touch."""
     merged: list[Window] = []
     for window in sorted(windows):
         if merged and window.start <= merged[-1].end:
