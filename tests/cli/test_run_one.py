@@ -196,6 +196,14 @@ def test_python_jobs(tmp_path: Path) -> None:
     assert missing.process.returncode == 1
 
 
+def test_a_kind_that_a_pod_has_no_field_for(tmp_path: Path) -> None:
+    """The order names it like a Python job, and the registry reads its spec: so a new kind runs in Pods, too."""
+    spec = {"command": "echo $A; exit 3", "env": {"A": {"value": "a"}}}
+    ran = Ran(tmp_path, PodSpec(custom=CustomSpec("shell", spec))).end()
+    assert (ran.result.reason, ran.result.output) == ("exit code 3", b"a\n")
+    assert ran.process.returncode == 3, "the Pod ends like its command"
+
+
 def test_a_payload_out_of_a_secret_is_masked(tmp_path: Path) -> None:
     ran = Ran(tmp_path, PodSpec(shell=ShellSpec("cat"), payload_from=Value(secret=("ns/note", "text")))).end()
     assert ran.output == b"***\n"
