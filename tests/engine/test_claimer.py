@@ -60,9 +60,9 @@ class Looked(MemoryStore):
             raise StoreUnavailable("away")
         return await super().now()
 
-    async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
-        self.promises.append(round((looks_at - self.world.store_clock()) / SECOND, 3))
-        await super().announce(replica, looks_at)
+    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
+        self.promises.append(round((poll_at - self.world.store_clock()) / SECOND, 3))
+        await super().announce(replica, poll_at)
 
 
 @dataclass

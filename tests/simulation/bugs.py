@@ -35,7 +35,7 @@ def leases_are_not_respected() -> Iterator[None]:
     def impatient(agendas: Any, until: int, now: int, limit: int) -> Any:
         return due_rows(agendas, until, now + 4_000_000, limit)
 
-    with patch("scheduledjob.stores.memory.store.due_rows", impatient):
+    with patch("scheduledjob.stores.memory.claims.due_rows", impatient):
         yield
 
 

@@ -206,8 +206,8 @@ class DistantStore:
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         return await self.link.call(lambda: self.near.settle(replica, settlements))
 
-    async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
-        return await self.link.call(lambda: self.near.announce(replica, looks_at))
+    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
+        return await self.link.call(lambda: self.near.announce(replica, poll_at))
 
     async def withdraw(self, replica: str) -> None:
         return await self.link.call(lambda: self.near.withdraw(replica))

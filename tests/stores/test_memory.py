@@ -202,8 +202,8 @@ async def test_history_is_bounded_while_it_is_written() -> None:
     kept = await store.history(limit=1000)
     assert [each.run_id for each in kept[:3]] == ["run-999", "run-998", "run-997"]
     assert len(kept) <= 10
-    here = store._here
-    assert len(here.history._by_age) + len(here.history._expiries) < 300
+    tables = store._tables
+    assert len(tables.history._by_age) + len(tables.history._expiries) < 300
 
 
 async def test_places_that_rows_have_left_do_not_pile_up() -> None:
@@ -220,7 +220,7 @@ async def test_places_that_rows_have_left_do_not_pile_up() -> None:
         await store.put([desired("edited", clock.now, payload=b"%d" % turn)], replace=True)
         (row,) = (await claim(store)).rows
         assert await settle(store, settlement(row, wake_at=NOW + 10**12 + turn))
-    places = [len(agenda._heap) for agenda in store._here.agendas_of(["print"])]
+    places = [len(agenda._heap) for agenda in store._tables.agendas_of(["print"])]
     assert sum(places) < 400
     clock.now += 3600 * SECOND
     assert len((await claim(store, "bob")).rows) == 10
@@ -242,9 +242,9 @@ async def test_a_tombstone_goes_with_the_first_pruning_after_its_time() -> None:
     clock.now += TOMBSTONE_KEPT - 1
     await store.tombstone([("c", "uid-c")])
     await store.prune()
-    assert set(store._here._tombstoned) == {"uid-a", "uid-b", "uid-c"}
+    assert set(store._tables._tombstoned) == {"uid-a", "uid-b", "uid-c"}
     clock.now += 1
     await store.prune(limit=1)
-    assert len(store._here._tombstoned) == 2
+    assert len(store._tables._tombstoned) == 2
     await store.prune()
-    assert set(store._here._tombstoned) == {"uid-c"}
+    assert set(store._tables._tombstoned) == {"uid-c"}

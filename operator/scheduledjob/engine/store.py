@@ -1,28 +1,28 @@
-"""The store, as the engine needs it: what a row is, who may write which part of it, and what every store promises.
+"""The store as the engine uses it: what a row is, who may write which part of it, and what every store promises.
 
 A *row* is one schedule. It has two parts with separate writers:
 
-* the **wish** (slug, kind, definition, payload, ``first``, acts): written by clients through ``put``, ``reconcile``
-  and ``delete``; each change raises ``revision`` and makes a row that nobody owns due at once, so that a replica
-  reconciles it;
-* the **state** (``State``, ``wake_at``, owner, version, result): written by the replica that owns the row, through
+* the **desired state** (slug, kind, definition, payload, ``first``, requests): clients write it through ``put``,
+  ``reconcile`` and ``delete``. Each change raises ``revision``. If nobody owns the row, the change also makes it due
+  at once, so that a replica reconciles it.
+* the **state** (``State``, ``wake_at``, owner, version, result): the replica that owns the row writes it through
   ``settle``, which checks ``version`` and owner.
 
-``wake_at`` is the one column that work is found by: when the row is due, or, while a replica owns it, when that
-replica's lease ends. So a dead owner's row becomes due by itself. None: nothing to wake for.
+``wake_at`` is the only column by which work is found. It says when the row is due or, while a replica owns the row,
+when that replica's lease ends. So the row of a dead owner becomes due by itself. None: the row never becomes due.
 
-What every store promises, under crash, pause, partition and clock error of any client:
+What every store promises, whatever client crashes, pauses, is cut off or has a wrong clock:
 
-* a row is claimed by at most one replica at a time; each claim raises ``version``;
-* ``settle`` and ``renew`` change a row only for the owner at that version, and say for which rows they did not;
-* a settlement and its history are written together or not at all;
-* times compare with the store's own clock only.
+* At most one replica at a time owns a row. Each claim raises ``version``.
+* ``settle`` and ``renew`` change a row only for its owner at that version, and report the rows that they refused.
+* A settlement and its history are written together or not at all.
+* Times are compared with the store's own clock only.
 
-A call that raises ``StoreUnavailable`` may or may not have been carried out, and may yet be, even after calls that were
-sent later. Every call may be repeated: a repeated ``settle`` that was carried out the first time is refused the second
-time and changes nothing.
+A call that raises ``StoreUnavailable`` may or may not have been carried out. It may even be carried out later, after
+calls that were sent after it. Every call may be repeated: if a ``settle`` succeeded the first time, its repetition is
+refused and changes nothing.
 
-All times are instants (microseconds, UTC) of the store's clock; lengths are microseconds.
+All times are instants (microseconds since 1970, UTC) of the store's clock; durations are microseconds.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
 Key: TypeAlias = int | str
-"""How the store itself names a row: a new one for each incarnation of a slug."""
+"""The store's own identifier of a row. A slug that is deleted and created again gets a new key."""
 
 
 TOMBSTONE_KEPT: Micros = 7 * DAY
-"""For how long at least a buried uid is not taken again."""
+"""How long a tombstone is kept at least; ``reconcile`` refuses its uid for that time."""
 
 
 class StoreError(Exception):
-    """Base of what a store raises."""
+    """The base class of a store's errors."""
 
 
 class StoreUnavailable(StoreError):
-    """The store could not be reached or did not answer: try again; what was asked may have been done."""
+    """The store could not be reached or did not answer. The call may have been carried out; try again."""
 
 
 class SlugTaken(StoreError, ValueError):
-    """A slug is scheduled already."""
+    """A slug is already scheduled."""
 
     def __init__(self, slugs: Sequence[str]) -> None:
         self.slugs = tuple(slugs)
@@ -67,7 +67,7 @@ class SlugTaken(StoreError, ValueError):
 
 
 class Origin(StrEnum):
-    """Who wrote the wish; ``run --prune`` ends only its own."""
+    """Who wrote the desired state. ``run --prune`` removes only schedules of its own origin."""
 
     LIBRARY = "library"
     MANIFEST = "manifest"
@@ -76,42 +76,43 @@ class Origin(StrEnum):
 
 @dataclass(slots=True)
 class NewRow:
-    """A wish, with the state that a new row starts from."""
+    """A desired state, with the state that a new row starts with."""
 
     slug: str
     uid: str
     kind: str
     origin: Origin
     definition: str
-    """``Definition.encode()``; empty for a kind whose definition is registered in code."""
+    """``Definition.encode()``; empty if the definition is registered in code."""
     state: bytes
-    """Of a new row (``State.encode()``); an existing row keeps its own."""
+    """``State.encode()`` of a new row. An existing row keeps its own."""
     wake_at: Instant | None
-    """Of a new row. An existing row becomes due at once unless a replica owns it."""
+    """When a new row is due. An existing row becomes due at once unless a replica owns it."""
     first: Instant | None = None
-    """The slot to plan next, where the caller named one (``at=``, ``delay=``): reconciled into an existing row."""
+    """The slot to plan next, if the caller named one (``at=``, ``delay=``). It also applies to an existing row."""
     payload: bytes | None = None
     created_at: Instant = 0
-    """Of a new row, by the writer's best knowledge of the store's clock; of an object in a cluster, its creation."""
+    """When the writer created a new row, by its estimate of the store's clock; for an object of a cluster, when the
+    object was created."""
     generation: int = 0
-    """Of the object in a cluster that the wish was read from (from 1); 0 elsewhere."""
+    """The generation (from 1) of the cluster's object that the desired state was read from; otherwise 0."""
     requests: str = ""
-    """``Requests.encode()``: what people ask of the schedule by hand; empty: nothing."""
+    """``Requests.encode()``: the manual requests of the schedule; empty: none."""
 
 
 class Put(Enum):
-    """What became of a wish."""
+    """The result of writing a desired state."""
 
     CREATED = "created"
     UPDATED = "updated"
     UNCHANGED = "unchanged"
-    """Asked again for what is there already: the same kind, definition, payload, acts and no ``first``."""
+    """The row has this kind, definition, payload and requests already, and no ``first`` was given."""
     STALE = "stale"
-    """``reconcile`` only: the store knows better, and was left as it is."""
+    """``reconcile`` only: the store knows something newer, so nothing was written."""
 
 
 class Row(msgspec.Struct, gc=False):
-    """A row as its claimer, or a reader, sees it. Positional order is the order of the stores' columns."""
+    """A row as its claimer or a reader sees it. The fields are in the order of Postgres's columns."""
 
     key: Key
     slug: str
@@ -121,7 +122,7 @@ class Row(msgspec.Struct, gc=False):
     definition: str
     revision: int
     edited_at: Instant
-    """When the wish last changed."""
+    """When the desired state last changed."""
     first: Instant | None
     payload: bytes | None
     result: bytes | None
@@ -130,40 +131,41 @@ class Row(msgspec.Struct, gc=False):
     wake_at: Instant | None
     state: bytes
     recovered: bool = False
-    """The claim took it from an owner whose lease had passed: what could have begun may have begun."""
+    """The claim took the row from an owner whose lease had ended, so a run that the state allows may have started."""
     owner: str | None = None
-    """For readers: who owns it now. For a claimer: itself."""
+    """The replica that owns the row; for a claimer, itself."""
     generation: int = 0
     requests: str = ""
 
 
 class Batch(msgspec.Struct, gc=False):
-    """What a claim brought."""
+    """The result of a claim."""
 
     rows: list[Row]
     now: Instant
-    """The store's clock, read between the sending of the claim and its answer."""
+    """The store's clock, read after the claim was sent and before its answer arrived."""
     next_wake: Instant | None
-    """The earliest ``wake_at`` of this installation that is not due within ``ahead``; None: there is none. Where the
-    batch is full it may be None although there is more: claim again."""
+    """The earliest ``wake_at`` of this installation that is not due within ``ahead``; None: there is none. If the
+    batch is full, it may be None although more rows are due: claim again."""
     late: bool = False
-    """It was begun with too late, and took nothing."""
+    """The claim reached the store too late, so it claimed nothing."""
 
 
 class Disposition(int, Enum):
     """What a settlement does to the ownership of its row."""
 
     KEEP = 0
-    """Still mine: the state is saved, version goes up by one, the lease stays as it is."""
+    """The replica keeps the row: the state is saved, the version goes up by one, the lease stays as it is."""
     RELEASE = 1
-    """Nobody's: due at ``wake_at`` (None: never), or at once where the wish has changed since ``revision``."""
+    """The replica gives the row up. It is due at ``wake_at`` (None: never), or at once if the desired state has
+    changed since ``revision``."""
     REMOVE = 2
-    """The schedule is done and its row goes, unless the wish has changed since ``revision``: then it is released,
-    due at once, with the state given."""
+    """The schedule is done and its row is removed. If the desired state has changed since ``revision``, the row is
+    released instead, due at once, with the given state."""
 
 
 class Settlement(msgspec.Struct, gc=False):
-    """An owner's write."""
+    """An owner's write of one row."""
 
     key: Key
     version: int
@@ -171,43 +173,43 @@ class Settlement(msgspec.Struct, gc=False):
     state: bytes
     wake_at: Instant | None
     revision: int
-    """The revision of the wish that the state takes into account."""
+    """The revision of the desired state that the state takes into account."""
     records: Sequence[RunRecord] = ()
-    """Runs that ended, for history. One that history has already is left as it is."""
+    """Ended runs to add to history. A run that history has already is left as it is."""
     payload: bytes | None = None
-    """None: as it is."""
+    """None: leave the payload as it is."""
     result: bytes | None = None
-    """None: as it is."""
+    """None: leave the result as it is."""
     slug: str = ""
-    """Of its row, to read it by where the answer to a KEEP got lost."""
+    """The row's slug, by which to read the row if the answer to a KEEP is lost."""
 
 
 @dataclass(slots=True)
 class Renewal:
-    """What a renewal found."""
+    """The result of a renewal."""
 
     revisions: dict[Key, int]
-    """Of each row that is still ours at the version given: the current revision of its wish."""
+    """For each row that the replica still owns at the given version: the current revision of its desired state."""
 
 
 @dataclass(slots=True)
 class Wake:
-    """What a store tells a listening replica."""
+    """A notification from the store to a listening replica."""
 
     due: Instant | None = None
-    """Something became due at this instant, earlier than the replica may know."""
+    """A row became due at this instant, which may be earlier than the replica knows."""
     changed: Sequence[str] = ()
-    """Slugs whose wish changed while a replica owned them, or that were deleted."""
+    """Slugs that were deleted, or whose desired state changed while a replica owned them."""
     notifications_lost: bool = False
-    """Notifications may have been missed, or do not work here: look now, and poll."""
+    """Notifications may have been lost, or do not work with this store: poll now, and keep polling."""
 
 
 @dataclass(slots=True)
 class ReplicaInfo:
-    """What a replica says of itself: for migrations, readiness and people. Ownership of rows never depends on it."""
+    """What a replica publishes about itself for migrations, readiness and people. Ownership never depends on it."""
 
     id: str
-    """Unique for each start of a process."""
+    """Unique to each start of a process."""
     program_version: str
     schema_version: int
     details: dict[str, str] = field(default_factory=dict)
@@ -215,104 +217,106 @@ class ReplicaInfo:
 
 @dataclass(slots=True, frozen=True)
 class Presence:
-    """Another living replica that works for the same cluster."""
+    """A live replica that works for a cluster."""
 
     installation: str
     replica: str
     namespaces: tuple[str, ...]
-    """Those that it watches; empty: all."""
+    """The namespaces that it watches; empty: all."""
     since: Instant
-    """When it first said so."""
+    """When it first announced this."""
 
 
 class Renewer(Protocol):
-    """Renews leases over a connection of its own, from the thread and event loop that opened it."""
+    """Renews leases over its own connection, in the thread and event loop that opened it."""
 
     async def renew(self, held: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
-        """Set ``wake_at = now + lease`` for each (key, version) that is still owned at that version.
+        """Set ``wake_at = now + lease`` for each (key, version) that the replica still owns at that version.
 
-        A row missing from the answer is owned no longer, deleted, or at another version.
+        A row that the answer lacks was deleted, has another version, or no longer belongs to the replica.
         """
 
 
 class Store(Protocol):
-    """One installation in one store. Made from a URL, opened by ``connect`` in the event loop that uses it."""
+    """One installation in one store. It is made from a URL, and ``connect`` opens it in the event loop that uses it."""
 
     polls: bool
-    """True where no notification can come (Firestore, a transaction pooler): then replicas look every
-    ``poll_interval`` at least."""
+    """True if notifications cannot arrive (Firestore, a transaction pooler): replicas then poll at least every
+    ``poll_interval``."""
     poll_interval: float
     """Seconds."""
 
     async def connect(self) -> None:
-        """Open connections, bring the schema up to what this version needs, register the installation.
+        """Open connections, migrate the schema to what this version needs, and register the installation.
 
-        Raises StoreUnavailable, or StoreError with what to do (for example ``scheduledjob migrate``).
+        Raises StoreUnavailable, or StoreError that says what to do (for example ``scheduledjob migrate``).
         """
 
     async def close(self) -> None: ...
 
     async def now(self) -> Instant:
-        """The store's clock, by one cheap round trip."""
+        """Read the store's clock in one cheap round trip."""
 
     # ---- clients
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
-        """Write wishes, in few round trips, all or none. Their ``generation`` and ``requests`` count for nothing here.
+        """Write desired states in few round trips, all or none. Their ``generation`` and ``requests`` are ignored.
 
-        Without ``replace`` any slug that exists raises SlugTaken with those that do, and nothing is written. A
-        slug twice in ``rows`` is a ValueError.
+        Without ``replace``, raises SlugTaken with the slugs that exist already, and writes nothing. Raises ValueError
+        if a slug occurs twice in ``rows``.
         """
 
     async def delete(self, slugs: Sequence[str]) -> list[bool]:
-        """End schedules: the rows go, an owner is fenced by that, and each active run is recorded as Cancelled.
+        """Delete schedules. That fences their owners, and each active run is recorded as Cancelled.
 
-        False for a slug that is not there.
+        Returns False for a slug that does not exist.
         """
 
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
-        """Write wishes that were read from objects of a cluster, all or none: what is older never wins.
+        """Write desired states that were read from objects of a cluster, all or none. An older one never wins.
 
-        Any number of replicas do this with what they have seen, in any order, and again. Each row has a ``uid``, which
-        is of one slug for good, and a ``generation``. A slug twice in ``rows`` is a ValueError. A row becomes:
+        Any number of replicas may write what they have observed, in any order, and repeatedly. Each row has a ``uid``,
+        which never belongs to another slug, and a ``generation``. Raises ValueError if a slug occurs twice in ``rows``.
+        The result for a row is:
 
-        * STALE where that uid was buried, where the row has a later generation of the same uid, or where its slug is
-          another uid's that was created at the same time or later, or is not a cluster's;
-        * UPDATED where the row is of the same uid and anything differs (kind, definition, acts, generation; also where
-          ``first`` is given). ``payload`` is written only with another generation, because a job may have changed it
+        * STALE if that uid has a tombstone, if the store has a later generation of the same uid, or if the slug
+          belongs to another uid that was created at the same time or later, or to a schedule of another origin;
+        * UPDATED if the store has the same uid and anything differs (kind, definition, requests, generation), or if
+          ``first`` is given. ``payload`` is written only with a new generation, because a job may have changed it
           since;
-        * CREATED where the slug is free, or where it is another uid's that was created earlier: that one is buried,
+        * CREATED if the slug is free, or belongs to another uid that was created earlier. That uid gets a tombstone,
           and each of its active runs is recorded as Cancelled.
         """
 
     async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
-        """End the schedules of these (slug, uid) as ``delete`` does; a slug that is another uid's stays.
+        """Delete the schedules of these (slug, uid) as ``delete`` does. A slug that belongs to another uid stays.
 
-        Whether a row was there (True) or not, ``reconcile`` takes none of these uids any more for as long as history
-        is kept at the longest (``TOMBSTONE_KEPT`` at least).
+        Returns whether each schedule existed. In either case the uid gets a tombstone: ``reconcile`` refuses it for
+        as long as the schedule's history is kept, and for ``TOMBSTONE_KEPT`` at least.
         """
 
     async def touch(self, slugs: Sequence[str]) -> None:
-        """Have these rows looked at as if their wish had changed: due at once where nobody owns them.
+        """Have replicas reconcile these rows as if their desired state had changed.
 
-        ``revision`` goes up and ``edited_at`` does not. A slug that is not there is passed over.
+        A row that nobody owns becomes due at once. ``revision`` goes up, ``edited_at`` stays. A slug that does not
+        exist is skipped.
         """
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]: ...
 
     async def rows(self, *, origin: Origin | None = None, after: str = "", limit: int = 1000) -> list[Row]:
-        """A page of rows in order of slug, those greater than ``after``."""
+        """Return a page of rows in order of slug, starting behind the slug ``after``."""
 
     async def clear(self, origin: Origin | None = None) -> int:
-        """Delete every schedule (of one origin), as ``delete`` does; how many there were."""
+        """Delete every schedule (of one origin) as ``delete`` does, and return how many there were."""
 
     async def history(
         self, slug: str | None = None, *, uid: str | None = None, before: Instant | None = None, limit: int = 100
     ) -> list[RunRecord]:
-        """Ended runs, the newest (by ``finished``) first; with ``uid``, beside ``slug``, those of one incarnation."""
+        """Return ended runs, the newest (by ``finished``) first; with ``slug`` and ``uid``, those of one object."""
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
-        """Those of the runs that history has."""
+        """Return those of the runs that history has."""
 
     # ---- replicas
 
@@ -326,59 +330,62 @@ class Store(Protocol):
         lease: Micros,
         by: Instant | None = None,
     ) -> Batch:
-        """Own up to ``limit`` rows with ``wake_at <= now + ahead`` whose kind is one of ``kinds``, soonest first.
+        """Claim up to ``limit`` rows of these kinds with ``wake_at <= now + ahead``, the soonest first.
 
-        Each gets ``wake_at = now + lease`` and a raised version. A row that is owned is taken only when its lease
-        has passed (``wake_at <= now``, not ahead of that). Rows of other kinds stay as they are; however many of
-        them are due, they don't keep known kinds from being found.
+        Each claimed row gets ``wake_at = now + lease`` and a higher version. A row that another replica owns is
+        claimed only when its lease has ended (``wake_at <= now``, never ahead of time). Rows of other kinds stay as
+        they are, and however many of them are due, they do not hide rows of these kinds.
 
-        A claim that is begun with after ``by`` takes nothing: it was held back on its way, by a store that stood still
-        for example, and who sent it may wait no more.
+        A claim that reaches the store after ``by`` claims nothing. It was delayed, for example by a stalled store, and
+        its sender may have given it up.
         """
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
-        """Carry out each settlement whose row is still owned by ``replica`` at its version; False for the others.
+        """Carry out each settlement whose row ``replica`` still owns at its version, and return False for the others.
 
-        The rows may be many; each is settled or refused on its own, together with its records.
+        Each row is settled or refused on its own, together with its records.
         """
 
     def renewer(self, replica: str) -> AbstractAsyncContextManager[Renewer]:
-        """For the lease thread: opened, used and closed in that thread's own event loop."""
+        """Return a renewer for the lease thread, to be opened, used and closed in that thread's own event loop."""
 
-    async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
-        """This replica lives, and looks at the store by ``looks_at`` at the latest without being told to.
+    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
+        """Announce that this replica is alive and will poll by ``poll_at`` at the latest, without a notification.
 
-        Clients notify only of what is due before the latest such promise. A replica that promises a later look
-        than before looks once more after this returns, because a client may have read the earlier promise.
+        Clients notify only of rows that are due before the latest ``poll_at`` of all replicas. A replica that announces
+        a later ``poll_at`` than before polls once after this call, because a client may have read the earlier one.
         """
 
     async def withdraw(self, replica: str) -> None:
-        """This replica ends in order; its presence and its locks go with it."""
+        """Remove a replica that shuts down, with its presence and its locks."""
 
     async def lock(self, name: str, replica: str, length: Micros) -> bool:
-        """Take, or keep, a lock of this installation until ``length`` from now by the store's clock; False: another
-        replica has it. For chores that one replica at a time should do, never for what must not happen twice."""
+        """Take or extend a lock of this installation for ``length`` from now; return False if another replica has it.
+
+        It saves replicas from doing the same work, but does not guarantee that only one of them does it.
+        """
 
     async def unlock(self, name: str, replica: str) -> None:
-        """Give up a lock; nothing where it is another's."""
+        """Release a lock; do nothing if another replica has it."""
 
     async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
-        """This replica lives until ``lifetime`` from now, and works for these namespaces (empty: all) of a cluster.
+        """Announce for ``lifetime`` from now that this replica works for these namespaces (empty: all) of a cluster.
 
-        Returns the other living replicas in this store that work for the same cluster, of this installation and of
-        others, whatever their namespaces are, those that came first first. Of two that do this at once, at least one
-        sees the other. One that was silent for longer than its lifetime has come anew.
+        Returns the other live replicas in this store that work for the same cluster, in this installation and others,
+        whatever their namespaces, the earliest first. Of two replicas that call this at the same time, at least one
+        sees the other. A replica that was silent for longer than its lifetime gets a new ``since``.
         """
 
     def listen(self, on_wake: Callable[[Wake], None]) -> AbstractAsyncContextManager[None]:
-        """While open, ``on_wake`` is called in this event loop for what clients tell; losing the connection is told
-        by ``notifications_lost`` and mended from inside."""
+        """While open, call ``on_wake`` in this event loop for each notification.
+
+        If the connection is lost, ``notifications_lost`` says so, and the store reconnects by itself.
+        """
 
     async def prune(self, limit: int = 1000) -> int:
-        """Drop history beyond what its records say to keep, at most ``limit`` runs; how many went. And forget as many
-        of the buried uids that may be taken again.
+        """Drop at most ``limit`` runs that history no longer needs to keep, and as many tombstones that have expired.
 
-        Safe from any number of replicas at once; a store may let one of them do it.
+        Returns the number of runs. Any number of replicas may call this at once; a store may let only one of them work.
         """
 
 
@@ -386,7 +393,8 @@ class Migrating(Protocol):
     """A store whose schema has versions."""
 
     async def migrate(self, *, finish: bool = False) -> list[str]:
-        """Apply the halves that older replicas can live with, in words of what was done; with ``finish`` the rest.
+        """Apply the migrations that older replicas can work with, and with ``finish`` the others too.
 
-        ``finish`` raises StoreError while an older replica lives, and names it.
+        Returns a description of each migration that was applied. With ``finish``, raises StoreError while an older
+        replica is alive, and names it.
         """

@@ -1,7 +1,7 @@
-"""Which of two sightings of an object counts: the one rule of ``Store.reconcile``, and for how long an end is kept.
+"""The rules of ``Store.reconcile`` that all stores share: which observation wins, and how long a tombstone is kept.
 
-Replicas hand over what they have seen of a cluster in any order and again, so every store has to tell what is newer
-from what is older. Each reads and writes rows in its own way, but none judges in its own way: that is here.
+Replicas write what they have observed in a cluster in any order, and repeatedly, so a store has to tell newer
+observations from older ones. How rows are read and written differs between the stores; the decision does not.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant, Micros
 
 
-class Standing(Protocol):
-    """What ``decide_upsert`` asks of a row that is there; ``Row`` has it all."""
+class ExistingRow(Protocol):
+    """The fields of an existing row that ``decide_upsert`` needs. ``Row`` has them all."""
 
     @property
     def uid(self) -> str: ...
@@ -39,45 +39,45 @@ class Standing(Protocol):
     def requests(self) -> str: ...
 
 
-def decide_upsert(there: Standing | None, new: NewRow, *, tombstoned: bool) -> Put:
-    """Decide what happens to an observed object. CREATED with something ``there`` means: replace it, with a tombstone.
+def decide_upsert(existing: ExistingRow | None, new: NewRow, *, tombstoned: bool) -> Put:
+    """Decide what happens to an observed object. CREATED with an ``existing`` row means: replace it by a tombstone.
 
     The payload is not compared: within a generation, the job may change it.
     """
     if tombstoned:
         return Put.STALE
-    if there is None:
+    if existing is None:
         return Put.CREATED
-    if there.origin != Origin.CLUSTER.value:
+    if existing.origin != Origin.CLUSTER.value:
         return Put.STALE
-    if there.uid != new.uid:
-        return Put.CREATED if there.created_at < new.created_at else Put.STALE
-    if there.generation > new.generation:
+    if existing.uid != new.uid:
+        return Put.CREATED if existing.created_at < new.created_at else Put.STALE
+    if existing.generation > new.generation:
         return Put.STALE
-    known = (there.generation, there.kind, there.definition, there.requests)
+    known = (existing.generation, existing.kind, existing.definition, existing.requests)
     same = new.first is None and known == (new.generation, new.kind, new.definition, new.requests)
     return Put.UNCHANGED if same else Put.UPDATED
 
 
-def keep_of(definition: str) -> Keep:
-    """How much history a schedule of that definition keeps."""
+def decode_keep(definition: str) -> Keep:
+    """Return how much history a schedule with this definition keeps."""
     try:
         return Definition.decode(definition).keep
-    except msgspec.DecodeError:  # defined in code, or by a version that writes something else
+    except msgspec.DecodeError:  # the definition is in code, or a version wrote it that this one cannot read
         return Keep()
 
 
 def tombstone_kept_for(definition: str) -> Micros:
-    """For how long the uid of a schedule that ends is not taken again."""
-    return max(TOMBSTONE_KEPT, keep_of(definition).ttl)
+    """Return how long to keep the tombstone of a schedule that had this definition."""
+    return max(TOMBSTONE_KEPT, decode_keep(definition).ttl)
 
 
-def no_object(new: NewRow) -> NewRow:
-    """Return the row as ``put`` writes it: without generation and requests, which only objects in a cluster have."""
+def without_cluster_fields(new: NewRow) -> NewRow:
+    """Return the row as ``put`` writes it: without generation and requests, which only a cluster's objects have."""
     return replace(new, generation=0, requests="") if new.generation or new.requests else new
 
 
-def each_once(rows: Sequence[NewRow]) -> dict[str, NewRow]:
+def by_unique_slug(rows: Sequence[NewRow]) -> dict[str, NewRow]:
     """Return the rows by slug, in their order. Raises ValueError for a slug that is given twice."""
     by_slug: dict[str, NewRow] = {}
     for row in rows:

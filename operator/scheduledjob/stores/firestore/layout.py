@@ -36,7 +36,7 @@ import msgspec
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord, State, cut_off
 from scheduledjob.engine.store import Key, Origin, Row
-from scheduledjob.stores.tombstones import keep_of
+from scheduledjob.stores.tombstones import decode_keep
 
 from .operations import Write
 
@@ -207,7 +207,7 @@ def record_writes(records: Sequence[RunRecord], shards: int) -> list[Write]:
 def cut_off_records(document: StoredDocument, now: Instant) -> list[RunRecord]:
     """Records of the runs that end with the schedule's deletion."""
     fields = document.fields
-    state, keep = State.decode(fields["state"]), keep_of(fields["definition"])
+    state, keep = State.decode(fields["state"]), decode_keep(fields["definition"])
     owned = fields.get("owner") is not None
     return cut_off(state, uid=fields["uid"], slug=fields["slug"], now=now, owned=owned, keep=keep)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from scheduledjob.engine.store import NewRow, Put
-from scheduledjob.stores.tombstones import decide_upsert, each_once, tombstone_kept_for
+from scheduledjob.stores.tombstones import by_unique_slug, decide_upsert, tombstone_kept_for
 
 from .layout import (
     cut_off_records,
@@ -81,7 +81,7 @@ class FirestoreReconciling:
 
             return decide
 
-        for page in _pages(list(each_once(rows).values())):
+        for page in _pages(list(by_unique_slug(rows).values())):
             await self._carry_out({schedule_path(row.slug): seen(row) for row in page}, told)
         return [answers[row.slug] for row in rows]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scheduledjob.engine.store import Origin, Put, SlugTaken, StoreUnavailable
-from scheduledjob.stores.tombstones import each_once, no_object
+from scheduledjob.stores.tombstones import by_unique_slug, without_cluster_fields
 
 from .layout import (
     SCHEDULES,
@@ -74,7 +74,7 @@ class FirestoreSchedules:
     # ---- put
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool, told: ChangeNotice) -> list[Put]:
-        rows = list(map(no_object, each_once(rows).values()))
+        rows = list(map(without_cluster_fields, by_unique_slug(rows).values()))
         if replace:
             answers: list[Put] = []
             for start in range(0, len(rows), PAGE):

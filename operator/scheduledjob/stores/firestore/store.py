@@ -88,7 +88,7 @@ class FirestoreStore:
         self._owned = OwnedRows()
         self._listeners: list[Callable[[Wake], None]] = []
         self._announced: tuple[ReplicaInfo, Micros] | None = None
-        self._looks_at: Instant | None = None
+        self._poll_at: Instant | None = None
 
     def _new_wire(self, **settings: float) -> Wire:
         root = f"{self._collection}/{document_id(self._installation)}"
@@ -263,9 +263,9 @@ class FirestoreStore:
         finally:
             await wire.close()
 
-    async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
-        """Written down every 30 s at most: nobody is notified, so nobody needs ``looks_at`` to the second."""
-        self._looks_at = looks_at
+    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
+        """Written down every 30 s at most: nobody is notified, so nobody needs ``poll_at`` to the second."""
+        self._poll_at = poll_at
         reading = self._clock.reading()
         if self._announced is not None:
             known, written = self._announced
@@ -276,7 +276,7 @@ class FirestoreStore:
             "program_version": replica.program_version,
             "schema_version": replica.schema_version,
             "details": replica.details,
-            "looks_at": looks_at,
+            "looks_at": poll_at,
             "seen_at": self._clock.earliest(),
         }
         await self._write(Write(replica_path(replica.id), fields))
@@ -285,7 +285,7 @@ class FirestoreStore:
     async def withdraw(self, replica: str) -> None:
         await self._write(Write(replica_path(replica)))
         await self._presence.forget(self._installation, replica)
-        self._announced = self._looks_at = None
+        self._announced = self._poll_at = None
 
     async def lock(self, name: str, replica: str, length: Micros) -> bool:
         await self._know_the_time(CLOCK_IS_KNOWN)
@@ -309,7 +309,7 @@ class FirestoreStore:
 
     def _tell(self, told: ChangeNotice) -> None:
         due = told.due
-        if due is not None and self._looks_at is not None and due >= self._looks_at:
+        if due is not None and self._poll_at is not None and due >= self._poll_at:
             due = None
         if due is None and not told.changed:
             return

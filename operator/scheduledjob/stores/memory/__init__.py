@@ -1,5 +1,7 @@
-"""The store in memory: for one process, for trying things out, and the measure of what the other stores do."""
+"""The store in memory: for one process, for trials, and the reference for how the other stores behave."""
 
-from .store import Clock, MemoryDatabase, MemoryStore, steady_clock
+from .clock import Clock, steady_clock
+from .database import MemoryDatabase
+from .store import MemoryStore
 
 __all__ = ["Clock", "MemoryDatabase", "MemoryStore", "steady_clock"]

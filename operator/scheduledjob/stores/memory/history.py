@@ -1,8 +1,8 @@
-"""History of the memory store: the runs that ended, found by name and by age, and never more than was asked for.
+"""History of the memory store: the ended runs, by slug and by age.
 
-It stands beside the store because it shares nothing with rows and leases but the store's lock, under which each of
-these methods is called. A busy schedule ends a run each second, so what its records say to keep is enforced while
-they are added, with some slack so that the cost is spread; ``prune`` does it to the letter.
+Call each method under the database's lock. A busy schedule ends a run each second, so a record that newer ones push
+out is dropped soon after they are added; some slack spreads the cost. ``prune`` drops every record that need not be
+kept.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Line: TypeAlias = tuple[Instant, int, RunRecord]
-"""(when it finished, a number that breaks ties in order of arrival, what is kept)."""
+"""(when the run finished, a number that orders runs of the same instant, the record)."""
 
-Shelf: TypeAlias = tuple[str, bool]
-"""(slug, whether the run succeeded): what ``RunRecord.keep`` counts within."""
+Group: TypeAlias = tuple[str, bool]
+"""(slug, whether the run succeeded): ``RunRecord.keep`` limits the number of records in such a group."""
 
 SLACK = 4
-"""A shelf is cut when it holds more than twice what it should, and this many more."""
+"""A group is cut when it exceeds twice its limit by more than this."""
 
 
 class History:
@@ -32,44 +32,44 @@ class History:
 
     def __init__(self) -> None:
         self._lines: dict[str, Line] = {}
-        self._shelves: dict[Shelf, list[Line]] = {}
+        self._groups: dict[Group, list[Line]] = {}
         self._by_age: list[Line] = []
-        """Sorted; lines that were dropped stay until they are half of it."""
+        """Sorted. Dropped lines stay until they are half of it."""
         self._expiries: list[tuple[Instant, str]] = []
-        """A heap, with the same laziness."""
-        self._overfull: dict[Shelf, None] = {}
+        """A heap. Dropped records stay until they are half of it."""
+        self._overfull: dict[Group, None] = {}
         self._added = 0
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def add(self, records: Iterable[RunRecord]) -> None:
-        """Keep each record whose run is not there yet."""
+        """Add each record whose run history does not have yet."""
         for record in records:
             if record.run_id in self._lines:
                 continue
             self._added += 1
             line = (record.finished, self._added, record)
             self._lines[record.run_id] = line
-            shelf = (record.slug, record.outcome is Outcome.SUCCEEDED)
-            lines = self._shelves.setdefault(shelf, [])
+            group = (record.slug, record.outcome is Outcome.SUCCEEDED)
+            lines = self._groups.setdefault(group, [])
             insort(lines, line)
             insort(self._by_age, line)
             heapq.heappush(self._expiries, (record.expires, record.run_id))
             if len(lines) > record.keep:
-                self._overfull[shelf] = None
+                self._overfull[group] = None
                 if len(lines) > 2 * record.keep + SLACK:
-                    self._cut(shelf, len(lines))
-        self._sweep()
+                    self._cut(group, len(lines))
+        self._drop_stale_entries()
 
     def recorded(self, run_ids: Iterable[str]) -> set[str]:
         return {run_id for run_id in run_ids if run_id in self._lines}
 
     def newest(self, slug: str | None, uid: str | None, before: Instant | None, limit: int) -> list[RunRecord]:
-        """Records (of one slug, of one uid) that finished earlier than ``before``, the newest first."""
+        """Return records (of one slug, of one uid) of runs that finished before ``before``, the newest first."""
         lines: Sequence[Line] = self._by_age
         if slug is not None:
-            lines = sorted(line for ok in (True, False) for line in self._shelves.get((slug, ok), ()))
+            lines = sorted(line for ok in (True, False) for line in self._groups.get((slug, ok), ()))
         end = len(lines) if before is None else bisect_left(lines, before, key=_finished)
         found: list[RunRecord] = []
         for position in range(end - 1, -1, -1):
@@ -81,7 +81,7 @@ class History:
         return found
 
     def prune(self, now: Instant, limit: int) -> int:
-        """Drop at most ``limit`` records that have expired, or that newer ones push out; how many went."""
+        """Drop at most ``limit`` records that have expired or that newer ones push out, and return how many."""
         gone = 0
         while gone < limit and self._expiries and self._expiries[0][0] <= now:
             expires, run_id = heapq.heappop(self._expiries)
@@ -91,30 +91,30 @@ class History:
                 gone += 1
         while gone < limit and self._overfull:
             gone += self._cut(next(iter(self._overfull)), limit - gone)
-        self._sweep()
+        self._drop_stale_entries()
         return gone
 
-    def _cut(self, shelf: Shelf, limit: int) -> int:
-        """Drop up to ``limit`` of the shelf's records that have as many newer ones as they say to keep."""
-        lines = self._shelves.get(shelf, [])
+    def _cut(self, group: Group, limit: int) -> int:
+        """Drop up to ``limit`` of the group's records that newer ones push out, and return how many."""
+        lines = self._groups.get(group, [])
         size = len(lines)
         surplus = [line for position, line in enumerate(lines) if size - position > line[2].keep]
         for line in surplus[:limit]:
             self._drop(line)
         if len(surplus) <= limit:
-            self._overfull.pop(shelf, None)
+            self._overfull.pop(group, None)
         return min(len(surplus), limit)
 
     def _drop(self, line: Line) -> None:
         record = line[2]
         del self._lines[record.run_id]
-        shelf = (record.slug, record.outcome is Outcome.SUCCEEDED)
-        lines = self._shelves[shelf]
+        group = (record.slug, record.outcome is Outcome.SUCCEEDED)
+        lines = self._groups[group]
         del lines[bisect_left(lines, line)]
         if not lines:
-            del self._shelves[shelf]
+            del self._groups[group]
 
-    def _sweep(self) -> None:
+    def _drop_stale_entries(self) -> None:
         enough = 2 * len(self._lines) + 64
         if len(self._by_age) > enough:
             self._by_age = [line for line in self._by_age if self._lines.get(line[2].run_id) is line]

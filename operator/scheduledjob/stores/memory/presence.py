@@ -1,6 +1,6 @@
-"""What replicas of the memory store hold for a while: locks, and the word that they live.
+"""Presence in the memory store: locks, and which replicas are alive and work for which cluster.
 
-Each method is called under the database's lock.
+Call each method under the database's lock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Locks:
-    """Of one installation: by name, who has it until when."""
+    """The locks of one installation: by name, which replica has the lock and until when."""
 
     def __init__(self) -> None:
         self._taken: dict[str, tuple[str, Instant]] = {}
@@ -27,7 +27,7 @@ class Locks:
         self._taken[name] = (replica, until)
         return True
 
-    def give_up(self, name: str, replica: str) -> None:
+    def release(self, name: str, replica: str) -> None:
         if self._taken.get(name, ("", 0))[0] == replica:
             del self._taken[name]
 
@@ -36,32 +36,32 @@ class Locks:
 
 
 @dataclass(slots=True)
-class _Sign:
+class _Announced:
     cluster: str
     presence: Presence
     until: Instant
 
 
 class Presences:
-    """Of all installations of a database."""
+    """The announced presences of all installations of a database."""
 
     def __init__(self) -> None:
-        self._signs: dict[tuple[str, str], _Sign] = {}
+        self._announced: dict[tuple[str, str], _Announced] = {}
 
-    def say(self, new: Presence, cluster: str, now: Instant, until: Instant) -> list[Presence]:
-        """Write down the ``new`` one, which keeps its ``since`` while it lives; the others that it may be beside."""
-        self._signs = {who: sign for who, sign in self._signs.items() if sign.until > now}
-        who = (new.installation, new.replica)
-        since = self._signs[who].presence.since if who in self._signs else new.since
+    def announce(self, new: Presence, cluster: str, now: Instant, until: Instant) -> list[Presence]:
+        """Store a presence, and return the others of the same cluster. A live replica keeps its ``since``."""
+        self._announced = {who: entry for who, entry in self._announced.items() if entry.until > now}
+        me = (new.installation, new.replica)
+        since = self._announced[me].presence.since if me in self._announced else new.since
         mine = Presence(new.installation, new.replica, new.namespaces, since)
-        self._signs[who] = _Sign(cluster, mine, until)
-        others = [sign.presence for its, sign in self._signs.items() if sign.cluster == cluster and its != who]
-        return sorted(others, key=in_order)
+        self._announced[me] = _Announced(cluster, mine, until)
+        others = [entry.presence for who, entry in self._announced.items() if entry.cluster == cluster and who != me]
+        return sorted(others, key=_order)
 
     def forget(self, installation: str, replica: str) -> None:
-        self._signs.pop((installation, replica), None)
+        self._announced.pop((installation, replica), None)
 
 
-def in_order(presence: Presence) -> tuple[Instant, str, str]:
-    """Those that came first first, and always in one order."""
+def _order(presence: Presence) -> tuple[Instant, str, str]:
+    """The earliest first; replicas of the same instant by name."""
     return presence.since, presence.installation, presence.replica

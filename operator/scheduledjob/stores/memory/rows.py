@@ -1,8 +1,8 @@
-"""The rows of the memory store: one installation's tables, and how what is due is found in them.
+"""The rows of the memory store: one installation's tables, and how due rows are found in them.
 
-Each method is called under the database's lock. Rows are found by ``wake_at`` through an *agenda* for each kind, so
-that kinds nobody here knows cost nothing, and within it rows that nobody owns apart from leases, because the former
-are claimed ahead of time and the latter not.
+Call each method under the database's lock. Due rows are found through *agendas*, which are ordered by ``wake_at``.
+Each kind has its own, so that kinds that a replica does not claim cost nothing. Each kind has two: one for rows that
+nobody owns, which are claimed ahead of time, and one for leases, which are not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.domain.schedule.state import RunRecord, State, cut_off
 from scheduledjob.engine.store import Key, NewRow, Origin, Row, Settlement
-from scheduledjob.stores.tombstones import keep_of, tombstone_kept_for
+from scheduledjob.stores.tombstones import decode_keep, tombstone_kept_for
 
 from .history import History
 from .presence import Locks
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Entry:
-    """A row at rest. There may be a million of them."""
+    """A stored row. There may be a million of them, so it is small."""
 
     __slots__ = (
         "created_at", "definition", "edited_at", "first", "generation", "key", "kind", "origin", "owner",
@@ -59,12 +59,12 @@ class Entry:
         self.revision += 1
 
     def differs(self, new: NewRow) -> bool:
-        """Whether ``new`` asks for anything that is not there already."""
+        """Return whether ``new`` differs from the row."""
         if new.first is not None:
             return True
         return (self.kind, self.definition, self.payload) != (new.kind, new.definition, new.payload)
 
-    def take(self, settlement: Settlement) -> None:
+    def write_state(self, settlement: Settlement) -> None:
         self.state = settlement.state
         if settlement.payload is not None:
             self.payload = settlement.payload
@@ -72,31 +72,31 @@ class Entry:
             self.result = settlement.result
 
     def cut_off(self, now: Instant) -> list[RunRecord]:
-        """Records of the runs that end with a deletion."""
-        state, keep = State.decode(self.state), keep_of(self.definition)
+        """Return records of the runs that end if the row is deleted now."""
+        state, keep = State.decode(self.state), decode_keep(self.definition)
         return cut_off(state, uid=self.uid, slug=self.slug, now=now, owned=self.owner is not None, keep=keep)
 
     def row(self, recovered: bool = False) -> Row:
         return Row(
-            self.key,
-            self.slug,
-            self.uid,
-            self.kind,
-            self.origin,
-            self.definition,
-            self.revision,
-            self.edited_at,
-            self.first,
-            self.payload,
-            self.result,
-            self.created_at,
-            self.version,
-            self.wake_at,
-            self.state,
-            recovered,
-            self.owner,
-            self.generation,
-            self.requests,
+            key=self.key,
+            slug=self.slug,
+            uid=self.uid,
+            kind=self.kind,
+            origin=self.origin,
+            definition=self.definition,
+            revision=self.revision,
+            edited_at=self.edited_at,
+            first=self.first,
+            payload=self.payload,
+            result=self.result,
+            created_at=self.created_at,
+            version=self.version,
+            wake_at=self.wake_at,
+            state=self.state,
+            recovered=recovered,
+            owner=self.owner,
+            generation=self.generation,
+            requests=self.requests,
         )
 
 
@@ -111,9 +111,9 @@ class Installation:
         self._last_key = 0
         self._agendas: dict[str, tuple[Agenda, Agenda]] = {}
         self._in_order: list[str] | None = None
-        """The slugs sorted, as long as none comes or goes."""
+        """The slugs, sorted; None after a row was created or removed."""
         self._tombstoned: dict[str, Instant] = {}
-        """Uids that are not taken again, until when."""
+        """The uids that have tombstones, and when these expire."""
 
     def create(self, new: NewRow, now: Instant) -> Entry:
         self._last_key += 1
@@ -125,13 +125,14 @@ class Installation:
 
     def edit(self, entry: Entry, new: NewRow, now: Instant) -> None:
         entry.write_definition(new, now)
-        self._look_at(entry, now)
+        self._make_due(entry, now)
 
     def touch(self, entry: Entry, now: Instant) -> None:
         entry.revision += 1
-        self._look_at(entry, now)
+        self._make_due(entry, now)
 
-    def _look_at(self, entry: Entry, now: Instant) -> None:
+    def _make_due(self, entry: Entry, now: Instant) -> None:
+        """Make the row due at once unless a replica owns it."""
         if entry.owner is None and (entry.wake_at is None or entry.wake_at > now):
             entry.wake_at = now
         self.enter(entry)
@@ -141,19 +142,19 @@ class Installation:
         self._in_order = None
 
     def tombstone(self, uid: str, now: Instant, definition: str = "") -> None:
-        """``definition``: of the schedule that ends with it."""
+        """Keep a tombstone of the uid, whose schedule had this definition."""
         self._tombstoned[uid] = max(self._tombstoned.get(uid, 0), now + tombstone_kept_for(definition))
 
     def is_tombstoned(self, uid: str, now: Instant) -> bool:
         return self._tombstoned.get(uid, now) > now
 
     def forget_tombstones(self, now: Instant, limit: int) -> None:
-        passed = (uid for uid, until in self._tombstoned.items() if until <= now)
-        for uid in list(islice(passed, limit)):
+        expired = (uid for uid, until in self._tombstoned.items() if until <= now)
+        for uid in list(islice(expired, limit)):
             del self._tombstoned[uid]
 
     def owned(self, key: Key, replica: str, version: int) -> Entry | None:
-        """The row of that key, if ``replica`` owns it at that version."""
+        """Return the row of that key if ``replica`` owns it at that version."""
         entry = self.keys.get(key)
         return entry if entry is not None and entry.owner == replica and entry.version == version else None
 
@@ -170,7 +171,7 @@ class Installation:
         return found
 
     def enter(self, entry: Entry) -> None:
-        """Put the row where its ``wake_at``, kind and owner say that it is to be found."""
+        """Enter the row in the agenda that its kind and owner call for, at its ``wake_at``."""
         if entry.wake_at is None:
             return
         if entry.kind not in self._agendas:
@@ -182,10 +183,10 @@ class Installation:
 
 
 class Agenda:
-    """Rows of one kind that nobody owns, or that somebody does, by ``wake_at``.
+    """The rows of one kind that nobody owns, or those that replicas own (``leases``), by ``wake_at``.
 
-    A heap. A row that moved leaves its old place in it, which is noticed when it comes up; when such places may be
-    half of the heap they are swept out.
+    It is a heap. When a row moves, its old place stays in the heap and is dropped when it comes to the front. When old
+    places may be half of the heap, they are all removed.
     """
 
     __slots__ = ("_enough", "_heap", "_keys", "_kind", "leases")
@@ -205,7 +206,7 @@ class Agenda:
         heapq.heappush(self._heap, (wake_at, key))
 
     def head(self) -> tuple[Instant, int] | None:
-        """The soonest (``wake_at``, key) that still holds."""
+        """Return the earliest (``wake_at``, key) that is not an old place."""
         while self._heap:
             if self._holds(self._heap[0]):
                 return self._heap[0]
@@ -213,7 +214,7 @@ class Agenda:
         return None
 
     def pop(self) -> Entry:
-        """Take out the row that ``head`` has just shown."""
+        """Remove and return the row that ``head`` has just returned."""
         return self._keys[heapq.heappop(self._heap)[1]]
 
     def _holds(self, place: tuple[Instant, int]) -> bool:
@@ -227,7 +228,7 @@ class Agenda:
 
 
 def due_rows(agendas: Sequence[Agenda], horizon: Instant, now: Instant, limit: int) -> list[Entry]:
-    """Take the rows that may be claimed out of their agendas, soonest first."""
+    """Remove the rows that may be claimed from their agendas and return them, the soonest first."""
     heads = [(*head, number) for number, agenda in enumerate(agendas) if (head := agenda.head()) is not None]
     heapq.heapify(heads)
     found: list[Entry] = []
@@ -239,7 +240,7 @@ def due_rows(agendas: Sequence[Agenda], horizon: Instant, now: Instant, limit: i
             heapq.heappop(heads)
             continue
         entry = agenda.pop()
-        if key not in taken:  # it may have two places at the same instant
+        if key not in taken:  # a row may have two places at the same instant
             taken.add(key)
             found.append(entry)
         if (head := agenda.head()) is not None:
@@ -250,7 +251,7 @@ def due_rows(agendas: Sequence[Agenda], horizon: Instant, now: Instant, limit: i
 
 
 def next_wake(agendas: Sequence[Agenda], now: Instant, ahead: Micros) -> Instant | None:
-    """The earliest wake that a claim would not have brought; None where one would have brought more."""
+    """Return the earliest ``wake_at`` that is not due within ``ahead``; None if more rows could be claimed now."""
     earliest: Instant | None = None
     for agenda in agendas:
         if (head := agenda.head()) is not None:
@@ -261,7 +262,7 @@ def next_wake(agendas: Sequence[Agenda], now: Instant, ahead: Micros) -> Instant
     return earliest
 
 
-def earlier(one: Instant | None, other: Instant | None) -> Instant | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)
+def earlier(first: Instant | None, second: Instant | None) -> Instant | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)

@@ -1,7 +1,8 @@
-"""Who listens to an installation of the memory store, and what of it is worth telling them.
+"""Notifications of the memory store: who listens to an installation, and what they need to hear.
 
-A replica that has announced when it looks next is told only of what it would otherwise see too late. Listeners live
-in event loops of their own, perhaps in other threads; each is called there, once for all that came up until then.
+A replica that has announced when it polls next is notified only of what it would otherwise see too late. Each
+listener is called in its own event loop, perhaps in another thread. Notifications that arrive before the call are
+merged into one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Made in the event loop that it calls back in; ``owner`` is whose it is."""
+    """Calls ``on_wake`` in the event loop that made it. ``owner`` is the store that listens."""
 
     def __init__(self, owner: object, lock: threading.Lock, on_wake: Callable[[Wake], None]) -> None:
         self.owner = owner
@@ -30,8 +31,8 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._pending: Wake | None = None
 
-    def tell(self, due: Instant | None, changed: Sequence[str]) -> None:
-        """Called under the lock, from any thread."""
+    def notify(self, due: Instant | None, changed: Sequence[str]) -> None:
+        """Notify the listener. Call it under the lock, from any thread."""
         if self._pending is not None:
             self._pending.due = earlier(self._pending.due, due)
             self._pending.changed = [*self._pending.changed, *changed]
@@ -39,11 +40,11 @@ class Listener:
             self._pending = Wake(due, list(changed))
             try:
                 self._loop.call_soon_threadsafe(self._call)
-            except RuntimeError:  # the loop has closed: nobody is there to be told
+            except RuntimeError:  # the loop is closed: nobody listens any more
                 self._pending = None
 
     def forget(self) -> None:
-        """Called under the lock: what is on its way does not arrive."""
+        """Drop a pending notification. Call it under the lock."""
         self._pending = None
 
     def _call(self) -> None:
@@ -54,19 +55,19 @@ class Listener:
 
 
 class Wakes:
-    """The listeners of one installation. Each method is called under the database's lock."""
+    """The listeners of one installation. Call each method under the database's lock."""
 
     def __init__(self) -> None:
         self.poll_times: dict[str, Instant] = {}
-        """By when each replica looks without being told to."""
+        """When each replica polls next at the latest."""
         self.listeners: list[Listener] = []
 
-    def tell(self, due: Instant | None, changed: Sequence[str] = (), *, besides: object = None) -> None:
-        """Pass on what listeners may not know: what is due before the latest look, and what has changed."""
+    def notify(self, due: Instant | None, changed: Sequence[str] = (), *, except_for: object = None) -> None:
+        """Notify listeners of what is due before the latest poll, and of changed slugs, ``except_for`` one store's."""
         if due is not None and due >= max(self.poll_times.values(), default=due):
             due = None
         if due is None and not changed:
             return
         for listener in self.listeners:
-            if besides is None or listener.owner is not besides:
-                listener.tell(due, changed)
+            if except_for is None or listener.owner is not except_for:
+                listener.notify(due, changed)

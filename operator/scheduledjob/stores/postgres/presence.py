@@ -36,12 +36,12 @@ class PostgresPresence(PostgresPart):
             others = await connection.fetch(SQL["others"], self._installation, cluster, replica)
         return [Presence(name, who, tuple(where), since) for name, who, where, since in others]
 
-    async def announce(self, replica: ReplicaInfo, looks_at: Instant) -> None:
+    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
         self._replicas.add(replica.id)
         async with self._pool.connection("announcing the replica") as connection:
             await connection.execute(
                 SQL["announce"], self._installation, replica.id, replica.program_version,
-                replica.schema_version or SCHEMA_VERSION, looks_at, msgspec.json.encode(replica.details).decode(),
+                replica.schema_version or SCHEMA_VERSION, poll_at, msgspec.json.encode(replica.details).decode(),
             )  # fmt: skip
 
     async def withdraw(self, replica: str) -> None:

@@ -12,7 +12,7 @@ from zlib import crc32
 import asyncpg
 
 from scheduledjob.engine.store import NewRow, Put, Row, StoreError, StoreUnavailable
-from scheduledjob.stores.tombstones import decide_upsert, each_once, tombstone_kept_for
+from scheduledjob.stores.tombstones import by_unique_slug, decide_upsert, tombstone_kept_for
 
 from .columns import record_columns, seen_columns
 from .connections import repeated
@@ -57,7 +57,7 @@ class PostgresReconciling(PostgresSchedules):
     """The part of the store that a cluster's objects come through."""
 
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
-        by_slug = each_once(rows)
+        by_slug = by_unique_slug(rows)
         became: dict[str, Put] = {}
         for _ in range(_ATTEMPTS):
             # In one order everywhere, so that two writers never wait for each other.

@@ -11,7 +11,7 @@ import asyncpg
 
 from scheduledjob.domain.schedule.state import RunRecord, State, cut_off
 from scheduledjob.engine.store import NewRow, Origin, Put, Row, SlugTaken, StoreError, StoreUnavailable
-from scheduledjob.stores.tombstones import each_once, keep_of
+from scheduledjob.stores.tombstones import by_unique_slug, decode_keep
 
 from .columns import definition_columns, record_columns
 from .connections import repeated
@@ -42,7 +42,7 @@ class PostgresSchedules(PostgresPart):
     """The part of the store that clients use to write."""
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
-        by_slug = each_once(rows)
+        by_slug = by_unique_slug(rows)
         if not rows:
             return []
         # In the same order everywhere, so that two writers never wait for each other.
@@ -178,5 +178,5 @@ def patience(chunks: Sequence[object], timeout: float) -> float:
 
 def records_of(gone: Record) -> list[RunRecord]:
     """Of the runs that end with a deletion."""
-    state, keep = State.decode(gone["state"]), keep_of(gone["definition"])
+    state, keep = State.decode(gone["state"]), decode_keep(gone["definition"])
     return cut_off(state, uid=gone["uid"], slug=gone["slug"], now=gone["now"], owned=gone["owned"], keep=keep)

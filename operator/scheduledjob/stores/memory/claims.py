@@ -1,0 +1,77 @@
+"""Claiming due rows in the memory store, and renewing the leases on them."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from scheduledjob.engine.store import Batch, Key, Renewal, Renewer, Row
+
+from .database import MemoryDatabase, MemoryPart
+from .rows import Installation, due_rows, next_wake
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from scheduledjob.domain.time.instants import Instant, Micros
+
+
+class MemoryClaims(MemoryPart):
+    """The part of the store that claims rows and renews leases."""
+
+    async def claim(
+        self,
+        replica: str,
+        kinds: Iterable[str],
+        *,
+        limit: int,
+        ahead: Micros,
+        lease: Micros,
+        by: Instant | None = None,
+    ) -> Batch:
+        """As ``Store.claim``; ``next_wake`` covers the given kinds only.
+
+        A lease cannot be claimed ahead of its end, so in ``next_wake`` it counts as due later by ``ahead``. A replica
+        that claims again at ``next_wake - ahead`` then finds the next row, whether somebody owns it or not.
+        """
+        tables = self._tables
+        with self._lock:
+            now = self._clock()
+            agendas = tables.agendas_of(kinds)
+            rows: list[Row] = []
+            late = by is not None and now > by
+            for entry in () if late else due_rows(agendas, now + ahead, now, limit):
+                recovered = entry.owner is not None
+                entry.owner = replica
+                entry.version += 1
+                entry.wake_at = now + lease
+                rows.append(entry.row(recovered))
+            # Only now, because this claim must not find its own leases again.
+            for row in rows:
+                tables.enter(tables.slugs[row.slug])
+            return Batch(rows, now, next_wake(agendas, now, ahead), late)
+
+    @asynccontextmanager
+    async def renewer(self, replica: str) -> AsyncIterator[Renewer]:
+        yield _MemoryRenewer(self._database, self._tables, replica)
+
+
+class _MemoryRenewer:
+    """Renews under the lock that the store uses, so any thread may call it."""
+
+    def __init__(self, database: MemoryDatabase, tables: Installation, replica: str) -> None:
+        self._database = database
+        self._tables = tables
+        self._replica = replica
+
+    async def renew(self, held: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
+        revisions: dict[Key, int] = {}
+        with self._database.lock:
+            wake_at = self._database.clock() + lease
+            for key, version in held:
+                entry = self._tables.owned(key, self._replica, version)
+                if entry is not None:
+                    entry.wake_at = wake_at
+                    self._tables.enter(entry)
+                    revisions[key] = entry.revision
+        return Renewal(revisions)
