@@ -110,7 +110,7 @@ async def test_what_is_installed_again_does_not_wait_for_a_lease_that_nobody_cou
         await release.install(again=True)
         (new,) = await release.pods(api)
         log = (await cluster.kubectl("logs", "-n", HOME, new)).stdout
-        assert "its holder has ended with its Pod: the Lease is free" in log
+        assert "the Lease is free: its holder's Pod has ended" in log
         await until(api, TEAM, "a", lambda one: status_of(one)["counters"]["succeeded"] > before, "another run")
 
 

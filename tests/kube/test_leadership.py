@@ -23,7 +23,7 @@ from scheduledjob.kube.client.api_errors import (
     Gone,
     NotFound,
 )
-from scheduledjob.kube.leadership import MARGIN, MemoryLease, is_dead, this_process
+from scheduledjob.kube.leadership import MARGIN, LeaseObject, MemoryLease, is_dead, start_time_of, this_process
 from tests.simulation.loop import VirtualLoop
 
 if TYPE_CHECKING:
@@ -164,9 +164,7 @@ class Holder:
         self.at_work = False
         self.fenced: str | None = None
         self.lease = MemoryLease(
-            self.wire,  # type: ignore[arg-type]  # it stands in for the client
-            "home",
-            "scheduledjob",
+            LeaseObject(self.wire, "home", "scheduledjob"),  # type: ignore[arg-type]  # it stands in for the client
             name,
             LENGTH,
             now=lambda: "2026-01-01T00:00:00.000000Z",
@@ -185,9 +183,9 @@ class Holder:
         self.task = self.world.start(self._live())
 
     async def _live(self) -> None:
-        await self.lease.take()
+        await self.lease.acquire()
         self.at_work = True
-        await self.lease.hold()
+        await self.lease.keep()
 
     def die(self) -> None:
         assert self.task is not None
@@ -213,7 +211,7 @@ def test_the_first_takes_it_and_keeps_it(world: World) -> None:
     first.begin()
     world.run(10 * LENGTH)
     assert first.works()
-    assert not first.lease.in_order, "nobody had let go of it"
+    assert not first.lease.released_cleanly, "nobody had let go of it"
     assert world.server.read()["spec"]["holderIdentity"] == "first"
     assert world.server.read()["spec"]["leaseDurationSeconds"] == LENGTH
 
@@ -225,12 +223,12 @@ def test_a_second_waits_for_as_long_as_the_first_lives(world: World) -> None:
     second.begin()
     world.run(10 * LENGTH)
     assert (first.works(), second.works()) == (True, False)
-    assert second.lease.waits_for == "first"
+    assert second.lease.other_holder == "first"
     first.end()
     world.run(2)
     assert second.works()
-    assert second.lease.in_order
-    assert second.lease.waits_for == ""
+    assert second.lease.released_cleanly
+    assert second.lease.other_holder == ""
 
 
 def test_a_dead_one_is_waited_for_the_whole_length(world: World) -> None:
@@ -243,7 +241,7 @@ def test_a_dead_one_is_waited_for_the_whole_length(world: World) -> None:
     assert not second.works()
     world.run(3)
     assert second.works()
-    assert not second.lease.in_order
+    assert not second.lease.released_cleanly
 
 
 def test_one_that_is_known_to_be_dead_is_not_waited_for(world: World) -> None:
@@ -254,7 +252,7 @@ def test_one_that_is_known_to_be_dead_is_not_waited_for(world: World) -> None:
     second.begin()
     world.run(0)
     assert second.works()
-    assert not second.lease.in_order
+    assert not second.lease.released_cleanly
 
 
 POD, ANOTHER = "operator-7d9f-x2x4x", "operator-7d9f-5k5k5"
@@ -278,14 +276,14 @@ def test_one_whose_pod_the_kubelet_took_away_is_not_waited_for(world: World, wai
         second.begin()
     world.run(3)
     assert second.works()
-    assert not second.lease.in_order, "what it had not told yet is not told"
+    assert not second.lease.released_cleanly, "what it had not told yet is not told"
 
 
 def test_one_with_another_store_does_not_wait_for_it_either(world: World) -> None:
     first, other = Holder(world, f"{POD}/1.1"), Holder(world, f"{ANOTHER}/1.1")
     first.begin()
     world.run(1)
-    waiting = world.start(other.lease.free())
+    waiting = world.start(other.lease.wait_until_free())
     world.run(1)
     assert not waiting.done()
     first.die()
@@ -300,7 +298,7 @@ def test_who_takes_the_lease_of_one_that_ended_is_waited_for(world: World) -> No
     first.begin()
     world.run(1)
     other.wire.plan = [(0.0, "ok"), (1.0, "ok")]
-    waiting = world.start(other.lease.free())
+    waiting = world.start(other.lease.wait_until_free())
     second.begin()
     world.run(0.5)
     first.die()
@@ -419,18 +417,18 @@ def test_an_outage_while_it_is_taken_is_waited_out(world: World) -> None:
 
 def test_an_operator_with_another_store_waits_and_takes_nothing(world: World) -> None:
     first, other = Holder(world, "first"), Holder(world, "other")
-    world.start(other.lease.free())
+    world.start(other.lease.wait_until_free())
     world.run(0)
-    told = [other.lease.in_order]
+    told = [other.lease.released_cleanly]
     first.begin()
     world.run(1)
-    waiting = world.start(other.lease.free())
+    waiting = world.start(other.lease.wait_until_free())
     world.run(3 * LENGTH)
-    assert other.lease.waits_for == "first"
+    assert other.lease.other_holder == "first"
     first.end()
     world.run(2)
     assert waiting.done()
-    told.append(other.lease.in_order)
+    told.append(other.lease.released_cleanly)
     assert told == [False, True]
     assert world.server.read()["spec"]["holderIdentity"] == ""
 
@@ -443,21 +441,21 @@ def test_that_the_last_one_let_go_counts_until_another_store_knows_what_status_t
     first.end()
     world.run(1)  # before the others begin
     for other in others:
-        world.start(other.lease.free())
+        world.start(other.lease.wait_until_free())
     world.run(1)
-    assert [other.lease.in_order for other in others] == [True, True]
+    assert [other.lease.released_cleanly for other in others] == [True, True]
     others[0].wire.plan = [(0.0, "lost before"), (0.0, "lost after"), (0.0, "ok")]
     for other in others:
-        world.start(other.lease.used())
+        world.start(other.lease.clear_release())
         world.run(5)
-    assert [other.lease.in_order for other in others] == [False, False]
-    world.start(later.lease.free())
+    assert [other.lease.released_cleanly for other in others] == [False, False]
+    world.start(later.lease.wait_until_free())
     world.run(1)
-    assert not later.lease.in_order
+    assert not later.lease.released_cleanly
     later.begin()
     world.run(1)
     assert later.works()
-    assert not later.lease.in_order, "what came after the first may have crashed"
+    assert not later.lease.released_cleanly, "what came after the first may have crashed"
 
 
 def test_who_has_taken_the_lease_meanwhile_keeps_it(world: World) -> None:
@@ -466,14 +464,14 @@ def test_who_has_taken_the_lease_meanwhile_keeps_it(world: World) -> None:
     world.run(1)
     first.end()
     world.run(1)
-    world.start(other.lease.free())
+    world.start(other.lease.wait_until_free())
     world.run(1)
     next_one.begin()
     world.run(1)
-    world.start(other.lease.used())
+    world.start(other.lease.clear_release())
     world.run(3 * LENGTH)
     assert next_one.works()
-    assert next_one.lease.in_order
+    assert next_one.lease.released_cleanly
 
 
 _FATES = st.tuples(st.floats(0, 40), st.sampled_from(["ok", "ok", "lost before", "lost after"]))
@@ -535,7 +533,11 @@ def test_a_process_is_named_so_that_its_end_can_be_told() -> None:
     assert not is_dead(name)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         of_child = subprocess.run(
-            [sys.executable, "-c", f"from scheduledjob.kube.leadership import _started; print(_started({child.pid}))"],
+            [
+                sys.executable,
+                "-c",
+                f"from scheduledjob.kube.leadership import start_time_of; print(start_time_of({child.pid}))",
+            ],
             capture_output=True,
             text=True,
             check=True,

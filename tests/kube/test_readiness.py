@@ -129,7 +129,7 @@ def begin(cluster: Cluster) -> Preflight:
 async def test_what_is_missing_is_said_in_words(down: ApiError, says: str | None) -> None:
     cluster = Cluster()
     cluster.down = down
-    missing = await begin(cluster).look()
+    missing = await begin(cluster).check()
     assert missing is None if says is None else says in str(missing)
 
 
@@ -141,7 +141,7 @@ def test_it_says_so_once_a_minute_and_at_once_when_it_changes(monkeypatch: pytes
     live = partial(live_on, loop, now)
 
     with structlog.testing.capture_logs() as logs:
-        passing: asyncio.Task[None] = loop.create_task(begin(cluster).passed())
+        passing: asyncio.Task[None] = loop.create_task(begin(cluster).wait())
         live(150)
         assert [line["missing"] for line in logs] == ["no answer"] * 3
         cluster.down, cluster.refused = None, {"watch"}
@@ -150,7 +150,7 @@ def test_it_says_so_once_a_minute_and_at_once_when_it_changes(monkeypatch: pytes
         assert len(logs) == 4
         cluster.refused = set()
         live(3)
-        assert logs[-1]["event"] == "nothing is missing any more"
+        assert logs[-1]["event"] == "the cluster has everything now"
     assert passing.done()
     loop.close()
 

@@ -90,7 +90,7 @@ def body(name: str, *, version: int = 1, generation: int = 1, uid: str = "", lab
 async def reconciling(
     store: Store, told: ReconcileObserver, rules: ObjectRules | None = None
 ) -> AsyncIterator[Reconciler]:
-    reconciler = Reconciler(store, KnownObjects(), rules or ObjectRules(), told, told, in_order=lambda: True)
+    reconciler = Reconciler(store, KnownObjects(), rules or ObjectRules(), told, told, status_is_complete=lambda: True)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reconciler.run())
         yield reconciler

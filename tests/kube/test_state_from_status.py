@@ -76,7 +76,7 @@ async def taken(body: dict[str, Any], *, in_order: bool = False, rules: ObjectRu
     """The state of the row that a store begins with that has never heard of this object."""
     store = MemoryStore(MemoryDatabase(clock=lambda: NOW))
     reconciler = Reconciler(
-        store, KnownObjects(), rules or ObjectRules(), Nobody(), Nobody(), in_order=lambda: in_order
+        store, KnownObjects(), rules or ObjectRules(), Nobody(), Nobody(), status_is_complete=lambda: in_order
     )
     await reconciler._write([body])
     (row,) = await store.get(["ns/a"])

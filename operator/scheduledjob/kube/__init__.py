@@ -1,6 +1,11 @@
-"""The cluster: the only package that knows Kubernetes, and within it the only modules that know kopf.
+"""The operator: the only package that knows Kubernetes.
 
-Everything here talks to one API server, through ``api``, which speaks JSON and nothing else. What is read of the
-cluster comes in three ways that back each other up: ``watching`` (kopf) tells of ScheduledJobs as they change,
-``reflector`` of Pods, and ``sweep`` finds what both have missed. The engine below knows none of this.
+- ``client``: the client of the API server. It sends and returns JSON.
+- ``watch``: watches ScheduledJobs (with kopf, which no other package uses) and Pods.
+- ``reconcile``: brings ScheduledJobs into the store, and sweeps for what the watch has missed.
+- ``report``: writes status and Events.
+- ``pods``: creates, watches and deletes the Pods of jobs.
+- ``settings``: flags, environment variables and the file of settings.
+
+``operator`` is the life of a replica, ``runtime`` connects its parts.
 """

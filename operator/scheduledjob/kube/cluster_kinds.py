@@ -1,4 +1,4 @@
-"""What an operator can run: each kind of job by its name in the store, and the function that calls hooks."""
+"""What an operator can run: the kinds of jobs by their names in the store, and the function that calls hooks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class _InvalidSpecExecutor:
-    """Fails the remaining runs of an object whose spec became invalid."""
+    """Fails the remaining runs of an object whose spec is no longer valid."""
 
     async def start(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there is nothing to prepare."""
 
     async def stop(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
-        """Nothing runs."""
+        """Do nothing: nothing runs."""
 
     async def run(self, attempt: Attempt) -> Result:
-        return Result(False, "the spec of its ScheduledJob is invalid now: see its Ready condition")
+        return Result(False, "the spec of the ScheduledJob is no longer valid: see its Ready condition")
 
 
 def cluster_kinds(context: JobContext) -> Runnable:

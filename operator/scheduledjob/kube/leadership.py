@@ -1,21 +1,26 @@
-"""The Lease of an operator whose store is its own memory.
+"""The Lease that keeps two operators with a store in memory from running the same jobs.
 
-Two such operators would run everything twice, so one that has its store in memory works only while it holds a
-coordination Lease, and an operator with any other store waits at its start until nobody does: that makes an upgrade
-from memory to Postgres run nothing twice.
+An operator whose store is in memory works only while it holds a coordination Lease. An operator with any other store
+waits at its start until nobody holds the Lease, so an upgrade from memory to Postgres runs nothing twice.
 
-It is held as a run is: renewed at a third of its length, measured by our own monotonic clock from before each renewal
-was sent. When it could have passed to another, this process has already ended, and its jobs with it. Other people's
-clocks are never compared with ours: a Lease of somebody else has passed when we saw it unchanged for its whole length.
+The holder renews the Lease at a third of its duration. It measures with its own monotonic clock, from the moment before
+each renewal was sent, and exits with its jobs before the Lease can pass to another operator. The clocks of different
+machines are never compared: an operator takes over a Lease that it has seen unchanged for its whole duration.
 
-An end in order empties the holder, after status was brought up to date. So whoever comes next knows whether status
-tells the whole truth. An operator with another store that has made use of that removes the holder altogether: from then
-on it is in its store what has happened, and who finds that one empty must not take status for the whole truth again.
+``holderIdentity`` says how the last holder ended:
 
-A holder is named after its process, so that no other is ever taken for it. Whoever finds the name of a process of its
-own host that is there no more (a container that was started again) need not wait. Nor need whoever sees that the
-kubelet itself took the holder's Pod away, after its containers had ended: an uninstall takes the rights to let go with
-everything else. That a Pod is not there says nothing: one that was deleted by force, or whose node is gone, may run on.
+- A name: the holder still works, or it crashed. Its last statuses may be missing.
+- Empty: the holder released the Lease after it had written every status, so the next operator can trust them.
+- Absent: an operator with another store has read those statuses. From then on its store is the truth, and an operator
+  that finds the store empty must not trust the statuses again.
+
+A holder is named after its process, so no two holders share a name. An operator does not wait for the whole duration if
+
+- the holder is a process of this host that has ended, because a container was restarted;
+- the kubelet deleted the holder's Pod after its containers had ended. That happens when the chart is uninstalled,
+  because the permission to release the Lease is deleted as well.
+
+The absence of a Pod proves nothing: a Pod that was deleted by force, or whose node is lost, may still run.
 """
 
 from __future__ import annotations
@@ -40,239 +45,256 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.lease")
 
 CHECK_INTERVAL = 1.0
-"""Seconds between two looks at a Lease that somebody else holds."""
+"""Seconds between two checks of a Lease that another operator holds."""
 MARGIN = 0.2
-"""The part of the Lease that is kept for ending what runs."""
+"""The share of the duration that is reserved for stopping what runs."""
+
+
+class LeaseObject:
+    """One Lease of ``coordination.k8s.io`` in the API server. Its methods raise ApiError."""
+
+    def __init__(self, api: Api, namespace: str, name: str) -> None:
+        self._api = api
+        self._leases_path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._pods_path = f"/api/v1/namespaces/{namespace}/pods"
+        self.name = name
+        self.full_name = f"{namespace}/{name}"
+        self._path = f"{self._leases_path}/{name}"
+
+    async def read(self) -> dict[str, Any]:
+        lease: dict[str, Any] = await self._api.get(self._path, attempts=1)
+        return lease
+
+    async def create(self, spec: dict[str, Any]) -> str:
+        """Return the new resourceVersion."""
+        return _version_of(await self._api.post(self._leases_path, {"metadata": {"name": self.name}, "spec": spec}))
+
+    async def patch(self, version: str, spec: dict[str, Any]) -> str:
+        """Change this version of the Lease. Return the new resourceVersion."""
+        body = {"metadata": {"resourceVersion": version}, "spec": spec}
+        return _version_of(await self._api.patch(self._path, body, attempts=1))
+
+    async def watch_holders_pod(self, holder: str, version: str) -> bool:
+        """Watch the holder's Pod for a second. Return whether it has ended since this version of the Lease.
+
+        The API server repeats the events since that version, so nobody has to be watching when the Pod ends.
+        """
+        pod = holder.rpartition("/")[0]
+        params: Params = {"fieldSelector": f"metadata.name={pod}", "resourceVersion": version, "timeoutSeconds": 1}
+        started = time.monotonic()
+        try:
+            if pod:
+                async with (
+                    asyncio.timeout(2 * CHECK_INTERVAL),
+                    aclosing(self._api.watch(self._pods_path, params)) as events,
+                ):
+                    async for event in events:
+                        if event["type"] == "DELETED" and _was_ended_by_kubelet(event["object"]):
+                            return True
+        except (ApiError, TimeoutError):
+            pass  # not allowed, too old, or unavailable: the caller waits until the Lease expires
+        await asyncio.sleep(max(0.0, CHECK_INTERVAL - (time.monotonic() - started)))
+        return False
 
 
 class MemoryLease:
-    """A Lease of ``coordination.k8s.io``. All lengths are seconds."""
+    """This operator's view of the Lease. All lengths are seconds."""
 
     def __init__(
         self,
-        api: Api,
-        namespace: str,
-        name: str,
+        lease: LeaseObject,
         holder: str,
-        length: float,
+        duration: float,
         *,
         now: Callable[[], str],
         fence: Callable[[str], None],
         is_dead: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """``now``: the wall clock as RFC 3339 with six digits, for people to read. ``fence`` ends the process.
-        ``is_dead``: whether another holder is known to be no more."""
-        self._api = api
-        self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
-        self._pods = f"/api/v1/namespaces/{namespace}/pods"
-        self._namespace = namespace
-        self._name = name
+        """``holder`` is the name of this process. ``now`` returns the wall clock in RFC 3339 with six digits, for
+        people to read. ``fence`` ends the process. ``is_dead`` returns whether another holder is known to have ended.
+        """
+        self._lease = lease
         self._holder = holder
-        self._length = length
+        self._duration = duration
         self._now = now
         self._fence = fence
         self._is_dead = is_dead
         self._version = ""
         self._deadline = 0.0
-        self.in_order = False
-        """Whether the last holder had let go of it, and status has been the newest since."""
-        self.waits_for = ""
-        """Who holds it, while we wait."""
+        self.released_cleanly = False
+        """Whether the last holder released the Lease, and status is still the newest record of what has run."""
+        self.other_holder = ""
+        """The holder that this operator waits for; empty if it does not wait."""
 
-    @property
-    def ours_until(self) -> float:
-        """Monotonic seconds until which nobody else can have it, less what is kept for ending what runs."""
-        return self._deadline - self._length * MARGIN
+    def safe_until(self) -> float:
+        """Return the monotonic second until which no other operator can hold the Lease, less the margin."""
+        return self._deadline - self._duration * MARGIN
 
-    async def free(self) -> None:
-        """Wait until nobody holds it; nobody can keep another from taking it after that."""
-        there = await self._wait()
-        self.in_order = _let_go(there)
-        if there is not None:
-            self._version = there["metadata"]["resourceVersion"]
-        self.waits_for = ""
+    async def wait_until_free(self) -> None:
+        """Wait until nobody holds the Lease. Another operator may take it after that."""
+        found = await self._wait()
+        self.released_cleanly = _is_released(found)
+        if found is not None:
+            self._version = _version_of(found)
+        self.other_holder = ""
 
-    async def used(self) -> None:
-        """After ``free``, once another store knows all that status told: that its holder had let go counts no more."""
-        while self.in_order:
-            body = {"metadata": {"resourceVersion": self._version}, "spec": {"holderIdentity": None}}
+    async def clear_release(self) -> None:
+        """Remove the mark that the last holder released the Lease: this operator's store has all that status said."""
+        while self.released_cleanly:
             try:
-                await self._api.patch(f"{self._path}/{self._name}", body)
+                await self._lease.patch(self._version, {"holderIdentity": None})
             except (ApiConflict, NotFound):
-                pass  # another replica has done it, or somebody holds it
+                pass  # another replica has removed the mark, or another operator holds the Lease
             except ApiError as error:
-                self._cannot("changed", error)
+                self._warn("can't be changed", error)
                 await asyncio.sleep(CHECK_INTERVAL)
                 continue
-            self.in_order = False
+            self.released_cleanly = False
 
-    async def take(self) -> None:
-        """Wait until nobody holds it, and hold it; ``hold`` must follow at once."""
+    async def acquire(self) -> None:
+        """Wait until nobody holds the Lease, then take it. Call ``keep`` at once."""
         while True:
-            there = await self._wait()
-            sent = time.monotonic()
+            found = await self._wait()
+            sent_at = time.monotonic()
             try:
-                if there is None:
-                    lease = await self._api.post(self._path, {"metadata": {"name": self._name}, "spec": self._spec()})
+                if found is None:
+                    self._version = await self._lease.create(self._new_spec())
                 else:
-                    body = {"metadata": {"resourceVersion": there["metadata"]["resourceVersion"]}, "spec": self._spec()}
-                    lease = await self._api.patch(f"{self._path}/{self._name}", body)
+                    self._version = await self._lease.patch(_version_of(found), self._new_spec())
             except (ApiConflict, AlreadyExists, NotFound):
                 continue
             except ApiError as error:
-                self._cannot("taken", error)
+                self._warn("can't be taken", error)
                 await asyncio.sleep(CHECK_INTERVAL)
                 continue
-            self._version = lease["metadata"]["resourceVersion"]
-            self._deadline = sent + self._length
-            self.in_order = _let_go(there)
-            self.waits_for = ""
+            self._deadline = sent_at + self._duration
+            self.released_cleanly = _is_released(found)
+            self.other_holder = ""
             return
 
-    async def hold(self) -> None:
-        """Renew until cancelled; ends the process before the Lease can pass to another."""
-        last_call = self._length * MARGIN
+    async def keep(self) -> None:
+        """Renew until cancelled. End the process before the Lease can pass to another operator."""
         while True:
-            await asyncio.sleep(self._length / 3)
+            await asyncio.sleep(self._duration / 3)
             while True:
-                left = self._deadline - last_call - time.monotonic()
+                left = self.safe_until() - time.monotonic()
                 if left <= 0:
-                    self._fence(f"the Lease {self._namespace}/{self._name} could not be renewed in {self._length:g} s")
+                    self._fence(f"the Lease {self._lease.full_name} could not be renewed in {self._duration:g} s")
                     return
                 try:
                     async with asyncio.timeout(left):
                         await self._renew()
                     break
                 except ApiConflict:
-                    self._fence(f"the Lease {self._namespace}/{self._name} was taken by somebody else")
+                    self._fence(f"the Lease {self._lease.full_name} was taken by somebody else")
                     return
                 except (ApiError, TimeoutError) as error:
                     log.warning("the Lease could not be renewed yet", error=str(error), seconds_left=round(left, 1))
                     await asyncio.sleep(min(CHECK_INTERVAL, max(0.0, left)))
 
     async def release(self) -> None:
-        """Let go of it: whoever waits for it need not wait for its end."""
+        """Release the Lease, so that the next operator can start at once."""
         await self._write({"holderIdentity": ""})
 
     async def _renew(self) -> None:
-        """Raises ApiConflict where it is another's."""
-        sent = time.monotonic()
+        """Raises ApiConflict if another operator has the Lease."""
+        sent_at = time.monotonic()
         await self._write({"renewTime": self._now()})
-        self._deadline = sent + self._length
+        self._deadline = sent_at + self._duration
 
     async def _write(self, spec: dict[str, Any]) -> None:
-        """Change what is ours. Raises ApiConflict where it is another's."""
+        """Change our own Lease. Raises ApiConflict if another operator has it."""
         while True:
-            body = {"metadata": {"resourceVersion": self._version}, "spec": spec}
             try:
-                lease = await self._api.patch(f"{self._path}/{self._name}", body, attempts=1)
+                self._version = await self._lease.patch(self._version, spec)
             except ApiConflict:
-                # Ours all the same, if an earlier write was carried out and its answer lost.
-                lease = await self._api.get(f"{self._path}/{self._name}", attempts=1)
-                if _holder(lease) != self._holder:
+                # It is still ours if an earlier write succeeded and its answer was lost.
+                found = await self._lease.read()
+                if _holder_of(found) != self._holder:
                     raise
-                self._version = lease["metadata"]["resourceVersion"]
-                continue
-            self._version = lease["metadata"]["resourceVersion"]
-            return
+                self._version = _version_of(found)
+            else:
+                return
 
     async def _wait(self) -> dict[str, Any] | None:
-        """The Lease, once nobody holds it; None where there is none."""
-        seen, since, ended = "", 0.0, ""
+        """Wait until nobody holds the Lease. Return it, or None if it does not exist."""
+        seen_version, seen_at, ended_holder = "", 0.0, ""
         while True:
             try:
-                lease: dict[str, Any] = await self._api.get(f"{self._path}/{self._name}", attempts=1)
+                lease = await self._lease.read()
             except NotFound:
                 return None
             except ApiError as error:
-                self._cannot("read", error)
+                self._warn("can't be read", error)
                 await asyncio.sleep(CHECK_INTERVAL)
                 continue
-            holder = _holder(lease)
-            if not holder or holder in (self._holder, ended) or self._is_dead(holder):
+            holder, version = _holder_of(lease), _version_of(lease)
+            if not holder or holder in (self._holder, ended_holder) or self._is_dead(holder):
                 return lease
-            version = lease["metadata"]["resourceVersion"]
-            if version != seen:
-                seen, since = version, time.monotonic()
-            elif time.monotonic() - since >= lease["spec"].get("leaseDurationSeconds", self._length):
+            if version != seen_version:
+                seen_version, seen_at = version, time.monotonic()
+            elif time.monotonic() - seen_at >= lease["spec"].get("leaseDurationSeconds", self._duration):
                 return lease
-            if self.waits_for != holder:
-                self.waits_for = holder
-                log.info("waiting for an operator whose store is its memory", holder=holder, lease=self._name)
-            if await self._seen_to_end(holder, version):
-                log.info("its holder has ended with its Pod: the Lease is free", holder=holder, lease=self._name)
-                ended = holder  # unless somebody has taken it meanwhile
+            if self.other_holder != holder:
+                self.other_holder = holder
+                log.info("waiting for another operator with a store in memory", holder=holder, lease=self._lease.name)
+            if await self._lease.watch_holders_pod(holder, version):
+                log.info("the Lease is free: its holder's Pod has ended", holder=holder, lease=self._lease.name)
+                ended_holder = holder  # read the Lease again: another operator may have taken it
 
-    async def _seen_to_end(self, holder: str, version: str) -> bool:
-        """Look for a second; whether the holder's Pod has ended since it wrote that version of the Lease.
+    def _warn(self, problem: str, error: ApiError) -> None:
+        log.warning(f"the Lease {problem}", lease=self._lease.full_name, error=str(error))
 
-        The API server tells again what it has told since then, so an end of which nobody was a witness counts, too.
-        """
-        pod = holder.rpartition("/")[0]
-        watched: Params = {"fieldSelector": f"metadata.name={pod}", "resourceVersion": version, "timeoutSeconds": 1}
-        since = time.monotonic()
-        try:
-            if pod:
-                async with (
-                    asyncio.timeout(2 * CHECK_INTERVAL),
-                    aclosing(self._api.watch(self._pods, watched)) as events,
-                ):
-                    async for event in events:
-                        if event["type"] == "DELETED" and _ended_by_kubelet(event["object"]):
-                            return True
-        except (ApiError, TimeoutError):
-            pass  # not allowed, forgotten by now, away: then it is waited for
-        await asyncio.sleep(max(0.0, CHECK_INTERVAL - (time.monotonic() - since)))
-        return False
-
-    def _cannot(self, be: str, error: ApiError) -> None:
-        log.warning(f"the Lease can't be {be}", lease=f"{self._namespace}/{self._name}", error=str(error))
-
-    def _spec(self) -> dict[str, Any]:
+    def _new_spec(self) -> dict[str, Any]:
         now = self._now()
         return {
             "holderIdentity": self._holder,
-            "leaseDurationSeconds": round(self._length),
+            "leaseDurationSeconds": round(self._duration),
             "acquireTime": now,
             "renewTime": now,
         }
 
 
-def _ended_by_kubelet(pod: dict[str, Any]) -> bool:
-    """Whether all containers had ended, as only the kubelet can know, in the last that was heard of a Pod.
+def _was_ended_by_kubelet(pod: dict[str, Any]) -> bool:
+    """Whether the last state of a deleted Pod says that all its containers had ended, which only the kubelet knows.
 
-    Its name was made up for it, so that no other Pod has had it. A kubelet that could not find a container says that it
-    does not know how that ended.
+    A generated name proves that no other Pod had the same name. A kubelet that could not find a container reports
+    ContainerStatusUnknown: that container may still run.
     """
-    containers = pod.get("status", {}).get("containerStatuses", [])
-    ends = [container.get("state", {}).get("terminated") or {} for container in containers]
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    ends = [container.get("state", {}).get("terminated") or {} for container in statuses]
     known = [end.get("containerID") and end.get("reason") != "ContainerStatusUnknown" for end in ends]
     return "generateName" in pod["metadata"] and bool(known) and all(known)
 
 
-def _holder(lease: dict[str, Any]) -> str:
+def _version_of(lease: dict[str, Any]) -> str:
+    version: str = lease["metadata"]["resourceVersion"]
+    return version
+
+
+def _holder_of(lease: dict[str, Any]) -> str:
     return lease["spec"].get("holderIdentity") or ""
 
 
-def _let_go(lease: dict[str, Any] | None) -> bool:
-    """Whether its holder did, and nothing has been made of it since."""
+def _is_released(lease: dict[str, Any] | None) -> bool:
+    """Whether the last holder released the Lease, and no operator with another store has removed that mark."""
     return lease is not None and lease["spec"].get("holderIdentity") == ""
 
 
 def this_process() -> str:
-    """A name for this process that no other has: ``host/pid.start``."""
-    return f"{socket.gethostname()}/{os.getpid()}.{_started(os.getpid())}"
+    """Return a name for this process that no other process has: ``host/pid.start``."""
+    return f"{socket.gethostname()}/{os.getpid()}.{start_time_of(os.getpid())}"
 
 
 def is_dead(holder: str) -> bool:
-    """Whether this is the name of a process that was on this host and is there no more."""
+    """Return whether this is the name of a process of this host that has ended."""
     host, _, process = holder.rpartition("/")
     pid, _, started = process.partition(".")
-    return host == socket.gethostname() and pid.isdigit() and _started(int(pid)) != started
+    return host == socket.gethostname() and pid.isdigit() and start_time_of(int(pid)) != started
 
 
-def _started(pid: int) -> str:
-    """When a process began, in ticks since the start of its machine; empty where there is none, or no ``/proc``."""
+def start_time_of(pid: int) -> str:
+    """Return when a process started, in clock ticks since boot; empty if there is no such process or no ``/proc``."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -30,7 +30,7 @@ from scheduledjob.web.metrics import Metrics
 from scheduledjob.web.observing import timed
 from scheduledjob.web.server import WebServer
 
-from .leadership import MemoryLease, is_dead, this_process
+from .leadership import LeaseObject, MemoryLease, is_dead, this_process
 from .operator_shutdown import release_lease
 from .peers import Peers
 from .preflight import LOG_INTERVAL, Preflight, permissions_of
@@ -48,7 +48,7 @@ log = structlog.get_logger("scheduledjob.operator")
 STORE_RETRY_DELAY = 2.0
 """Seconds between two attempts to connect to the store at the start."""
 MEMORY_LEASE = 45.0
-"""Seconds: longer than a restart of the API server takes, because losing the Lease ends the process."""
+"""Seconds: longer than a restart of the API server takes, because the process exits if it loses the Lease."""
 
 
 def run_operator(settings: OperatorSettings) -> int:
@@ -100,9 +100,7 @@ class Operator:
         settings = self._settings
         namespace = settings.namespace or api.access.namespace
         lease = MemoryLease(
-            api,
-            namespace,
-            settings.memory_lease,
+            LeaseObject(api, namespace, settings.memory_lease),
             this_process(),
             MEMORY_LEASE,
             now=_wall_clock,
@@ -116,8 +114,8 @@ class Operator:
             api,
             self._store,
             self._metrics,
-            in_order=lambda: lease.in_order,
-            until=(lambda: lease.ours_until) if self._in_memory else None,
+            status_is_complete=lambda: lease.released_cleanly,
+            until=lease.safe_until if self._in_memory else None,
             unwatched=peers.unwatched,
             name=name,
         )
@@ -125,19 +123,21 @@ class Operator:
         preflight = Preflight(api, settings.namespaces, permissions)
         try:
             with self._readiness.waiting("cluster", lambda: preflight.missing):
-                if not await self._unless_stopped(preflight.passed()):
+                if not await self._unless_stopped(preflight.wait()):
                     return
-            with self._readiness.waiting("lease", lambda: f"held by {lease.waits_for}" if lease.waits_for else None):
-                if not await self._unless_stopped(lease.take() if self._in_memory else lease.free()):
+            with self._readiness.waiting("lease", lambda: _held_by(lease.other_holder)):
+                if not await self._unless_stopped(lease.acquire() if self._in_memory else lease.wait_until_free()):
                     return
             statuses_written = True
-            async with asyncio.TaskGroup() as holding:
-                held = holding.create_task(lease.hold() if self._in_memory else _mark_used(lease, runtime.listed))
+            async with asyncio.TaskGroup() as tasks:
+                keeping = tasks.create_task(
+                    lease.keep() if self._in_memory else _clear_release(lease, runtime.all_listed)
+                )
                 if await self._connect(api, peers):
-                    staying = holding.create_task(peers.stay())
+                    announcing = tasks.create_task(peers.keep_announcing())
                     statuses_written = await self._work(runtime)
-                    staying.cancel()
-                held.cancel()
+                    announcing.cancel()
+                keeping.cancel()
             # A Lease that was not released tells the next operator that status may be out of date.
             if self._in_memory and statuses_written:
                 await release_lease(lease)
@@ -150,8 +150,8 @@ class Operator:
         with self._readiness.waiting("store", lambda: failures[-1]):
             if not await self._unless_stopped(connect(self._store, failures)):
                 return False
-        with self._readiness.waiting("neighbours", lambda: peers.conflict):
-            return await self._unless_stopped(peers.alone(api))
+        with self._readiness.waiting("peers", lambda: peers.conflict):
+            return await self._unless_stopped(peers.wait_until_alone(api))
 
     async def _work(self, runtime: OperatorRuntime) -> bool:
         """Work until the signal. Return whether every status is up to date."""
@@ -175,21 +175,26 @@ class Operator:
         return False
 
 
-async def _mark_used(lease: MemoryLease, listed: asyncio.Event) -> None:
-    await listed.wait()
-    await lease.used()
+def _held_by(holder: str) -> str | None:
+    return f"held by {holder}" if holder else None
+
+
+async def _clear_release(lease: MemoryLease, all_listed: asyncio.Event) -> None:
+    """Once the store has read every status, no later operator may trust them again."""
+    await all_listed.wait()
+    await lease.clear_release()
 
 
 async def connect(store: Store, failures: list[str]) -> None:
     """Connect, however long it takes. Keep the newest error in ``failures``, and log it once a minute."""
-    said_at = float("-inf")
+    logged_at = float("-inf")
     while True:
         try:
             await store.connect()
         except StoreError as error:
-            if str(error) != failures[-1] or time.monotonic() - said_at >= LOG_INTERVAL:
+            if str(error) != failures[-1] or time.monotonic() - logged_at >= LOG_INTERVAL:
                 log.warning("waiting for the store", error=str(error))
-                said_at = time.monotonic()
+                logged_at = time.monotonic()
             failures[:] = [str(error)]
             await asyncio.sleep(STORE_RETRY_DELAY)
         else:

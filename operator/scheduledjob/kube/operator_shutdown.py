@@ -63,7 +63,7 @@ async def finish_work(
                 return True
     except TimeoutError:
         pass
-    log.warning("ended before every status was up to date", objects=status.waiting)
+    log.warning("shut down before every status was up to date", objects=status.waiting)
     return False
 
 

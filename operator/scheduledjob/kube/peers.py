@@ -1,9 +1,11 @@
-"""Other operators that share the store: two installations must not run the jobs of one namespace, and one installation
-must not go on running those of a namespace that it watches no more.
+"""Other operators that share the store.
 
-Each replica tells the store which namespaces of which cluster it works for, as long as it lives. Who finds somebody of
-another installation there before, takes its own word back and waits, so that who works goes on and who comes later
-says why it does not. Two that come at once both step back, and come again at different times.
+Two installations must not run the jobs of the same namespace, and an installation must not continue to run the jobs of
+a namespace that it no longer watches.
+
+Each replica announces in the store which namespaces of which cluster it serves. A replica that finds another
+installation for one of its namespaces withdraws its announcement and waits, so the operator that came first continues.
+If two start at the same time, both withdraw and try again after different delays.
 """
 
 from __future__ import annotations
@@ -28,16 +30,18 @@ log = structlog.get_logger("scheduledjob.peers")
 
 SYSTEM_NAMESPACE_PATH = "/api/v1/namespaces/kube-system"
 LIFETIME = 45.0
+"""Seconds until an announcement expires."""
 ANNOUNCE_INTERVAL = 10.0
+"""Seconds between two announcements."""
 RETRY_RANGE = (1.0, 4.0)
-"""Seconds, drawn anew each time."""
+"""Seconds from a conflict to the next attempt, chosen at random."""
 
 
 class Peers:
-    """``alone`` first, then ``stay`` for as long as this replica works."""
+    """``wait_until_alone`` first, then ``keep_announcing`` while this replica works."""
 
     def __init__(self, store: Store, installation: str, replica: str, namespaces: Sequence[str]) -> None:
-        """``namespaces``: empty for all."""
+        """``namespaces``: empty means all."""
         self._store = store
         self._installation = installation
         self._replica = replica
@@ -45,40 +49,41 @@ class Peers:
         self._cluster = ""
         self._rng = random.Random()  # noqa: S311  # spreads load, guards nothing
         self.conflict: str | None = None
+        """Why ``wait_until_alone`` waits."""
 
-    async def alone(self, api: Api) -> None:
-        """Wait until no other installation works for any of these namespaces."""
+    async def wait_until_alone(self, api: Api) -> None:
+        """Wait until no other installation serves any of these namespaces."""
         self._cluster = await _cluster_uid(api)
-        said = ""
+        logged: str | None = None
         while True:
             try:
-                there = await self._announce()
-                if not there:
+                conflicting = await self._announce()
+                if not conflicting:
                     self.conflict = None
                     return
-                self.conflict = _in_words(there)
+                self.conflict = _describe(conflicting)
                 await self._store.withdraw(self._replica)
             except StoreError as error:
                 self.conflict = str(error)
-            if self.conflict != said:
-                said = self.conflict or ""
-                log.warning("waiting", reason=said)
+            if self.conflict != logged:
+                logged = self.conflict
+                log.warning("waiting for another installation", reason=logged)
             await asyncio.sleep(self._rng.uniform(*RETRY_RANGE))
 
-    async def stay(self) -> None:
-        """Go on telling; until it is cancelled."""
+    async def keep_announcing(self) -> None:
+        """Announce this replica until cancelled."""
         while True:
             await asyncio.sleep(ANNOUNCE_INTERVAL)
             try:
-                there = await self._announce()
+                conflicting = await self._announce()
             except StoreError as error:
-                log.info("the store could not be told that this replica lives", error=str(error))
+                log.info("this replica could not be announced in the store", error=str(error))
                 continue
-            if there:
-                log.warning("another operator works for the same namespaces", reason=_in_words(there))
+            if conflicting:
+                log.warning("another operator serves the same namespaces", reason=_describe(conflicting))
 
     async def unwatched(self, namespaces: Collection[str]) -> set[str]:
-        """Those for which no living replica of this installation works. Raises StoreError."""
+        """Return those that no live replica of this installation serves. Raises StoreError."""
         watching = [self._namespaces]
         watching += [
             presence.namespaces for presence in await self._others() if presence.installation == self._installation
@@ -86,7 +91,7 @@ class Peers:
         return {namespace for namespace in namespaces if not any(not names or namespace in names for names in watching)}
 
     async def _announce(self) -> list[Presence]:
-        """Tell that this replica lives; those of other installations that work for a namespace of ours."""
+        """Announce this replica. Return the replicas of other installations that serve a namespace of ours."""
         mine = set(self._namespaces)
         others = [presence for presence in await self._others() if presence.installation != self._installation]
         return [
@@ -94,28 +99,29 @@ class Peers:
         ]
 
     async def _others(self) -> list[Presence]:
+        """Announce this replica. Return all others of this cluster."""
         return await self._store.present(self._replica, self._cluster, self._namespaces, from_seconds(LIFETIME))
 
 
-def _in_words(there: Sequence[Presence]) -> str:
-    first = there[0]
+def _describe(conflicting: Sequence[Presence]) -> str:
+    first = conflicting[0]
     where = f"namespaces {', '.join(first.namespaces)}" if first.namespaces else "all namespaces"
     return (
-        f"installation {first.installation!r} in the same store works for {where} of this cluster (replica "
-        f"{first.replica}): end it, give both the same --instance, or other --namespaces"
+        f"installation {first.installation!r} in the same store serves {where} of this cluster (replica "
+        f"{first.replica}): stop it, give both the same --instance, or give them different --namespaces"
     )
 
 
 async def _cluster_uid(api: Api) -> str:
-    """What tells this cluster from others: the uid of its kube-system namespace."""
-    said = False
+    """Return what identifies this cluster: the uid of its kube-system namespace."""
+    logged = False
     while True:
         try:
             namespace = await api.get(SYSTEM_NAMESPACE_PATH)
         except ApiError as error:
-            if not said:
-                log.warning("the cluster's identity (namespace kube-system) can't be read", error=str(error))
-                said = True
+            if not logged:
+                log.warning("the namespace kube-system, which identifies the cluster, can't be read", error=str(error))
+                logged = True
             await asyncio.sleep(ANNOUNCE_INTERVAL)
         else:
             uid: str = namespace["metadata"]["uid"]

@@ -1,8 +1,8 @@
-"""What has to be so before an operator can work, asked until it is.
+"""What an operator needs of the cluster before it can work.
 
-A Role that forgot a verb, a CRD that is not there yet and an API server that is away are mended by people while the
-operator runs, so it neither ends nor hammers: it asks every few seconds, says once a minute what is missing and what
-to do about it, and goes on by itself when it is there.
+People fix a Role without a verb, a missing CRD and an unavailable API server while the operator runs. So it does not
+exit: it checks every few seconds, logs once a minute what is missing and what to do about it, and continues as soon as
+nothing is missing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from scheduledjob.kube.client.api_errors import ApiError, NotFound
-from scheduledjob.manifests.models import GROUP, VERSION
+from scheduledjob.kube.client.paths import PLURAL, scheduled_jobs
+from scheduledjob.resource_names import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,20 +26,22 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.start")
 
 CHECK_INTERVAL = 2.0
+"""Seconds between two checks."""
 LOG_INTERVAL = 60.0
-CRD = f"scheduledjobs.{GROUP}"
+"""Seconds until the same problem is logged again."""
+CRD = f"{PLURAL}.{GROUP}"
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """Something that the operator has to be allowed to do."""
+    """Something that RBAC has to allow the operator."""
 
     verb: str
     group: str
     resource: str
     subresource: str = ""
     namespace: str = ""
-    """Empty: in all namespaces."""
+    """Empty means all namespaces."""
     name: str = ""
 
     def __str__(self) -> str:
@@ -49,14 +52,14 @@ class Permission:
 
 
 def permissions_of(namespaces: Sequence[str], lease: tuple[str, str], *, holds: bool) -> list[Permission]:
-    """Everything that the shipped roles grant, Secrets and ConfigMaps apart: those are the administrator's choice.
+    """Return everything that the shipped roles grant, except for Secrets and ConfigMaps, which are optional.
 
-    ``lease``: (namespace, name) of the Lease of operators with a store in memory; ``holds``: this is one of them.
+    ``lease`` is (namespace, name) of the Lease of operators with a store in memory. ``holds``: this operator takes it.
     """
     needed = [
-        ("list", GROUP, "scheduledjobs", ""),
-        ("watch", GROUP, "scheduledjobs", ""),
-        ("patch", GROUP, "scheduledjobs", "status"),
+        ("list", GROUP, PLURAL, ""),
+        ("watch", GROUP, PLURAL, ""),
+        ("patch", GROUP, PLURAL, "status"),
         ("create", "", "pods", ""),
         ("patch", "", "pods", ""),
         ("delete", "", "pods", ""),
@@ -83,28 +86,28 @@ def permissions_of(namespaces: Sequence[str], lease: tuple[str, str], *, holds: 
 
 
 class Preflight:
-    """Asks until everything is there; ``missing`` says what is not, for readiness."""
+    """Checks the cluster. ``missing`` says what is missing, for readiness."""
 
     def __init__(self, api: Api, namespaces: Sequence[str], permissions: Sequence[Permission]) -> None:
-        """``namespaces``: empty for all."""
+        """``namespaces``: empty means all."""
         self._api = api
         self._namespaces = namespaces
         self._permissions = permissions
-        self.missing: str | None = "the cluster has not been asked yet"
+        self.missing: str | None = "the cluster has not been checked yet"
 
-    async def passed(self) -> None:
-        """Returns once everything is there."""
-        said, said_at = "", float("-inf")
-        while (missing := await self.look()) is not None:
-            if missing != said or time.monotonic() - said_at >= LOG_INTERVAL:
-                log.warning("waiting", missing=missing)
-                said, said_at = missing, time.monotonic()
+    async def wait(self) -> None:
+        """Wait until nothing is missing."""
+        logged, logged_at = "", float("-inf")
+        while (missing := await self.check()) is not None:
+            if missing != logged or time.monotonic() - logged_at >= LOG_INTERVAL:
+                log.warning("waiting for the cluster", missing=missing)
+                logged, logged_at = missing, time.monotonic()
             await asyncio.sleep(CHECK_INTERVAL)
-        if said:
-            log.info("nothing is missing any more")
+        if logged:
+            log.info("the cluster has everything now")
 
-    async def look(self) -> str | None:
-        """What is missing now, in words that say what to do; None: nothing."""
+    async def check(self) -> str | None:
+        """Return what is missing now and what to do about it, or None."""
         try:
             self.missing = await self._crd() or await self._rbac()
         except ApiError as error:
@@ -112,14 +115,14 @@ class Preflight:
         return self.missing
 
     async def _crd(self) -> str | None:
-        namespace = f"/namespaces/{self._namespaces[0]}" if self._namespaces else ""
+        namespace = self._namespaces[0] if self._namespaces else ""
         try:
-            await self._api.get(f"/apis/{GROUP}/{VERSION}{namespace}/scheduledjobs", {"limit": 1}, attempts=1)
+            await self._api.get(scheduled_jobs(namespace), {"limit": 1}, attempts=1)
         except NotFound:
             return f"the cluster does not know ScheduledJobs: apply the CustomResourceDefinition {CRD} (crds/)"
         except ApiError as error:
             if error.status == 403:
-                return None  # said below, with everything else that is missing
+                return None  # `_rbac` reports it, with everything else that is not allowed
             raise
         return None
 

@@ -1,4 +1,4 @@
-"""Readiness: what every part of the operator says of itself, in one place."""
+"""Readiness: why which parts of the operator are not ready."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 
 class Readiness:
-    """Asked by ``/readyz``; nobody is asked anything that takes time."""
+    """What ``/readyz`` answers. The functions that it calls return at once."""
 
     def __init__(self) -> None:
         self._parts: dict[str, Callable[[], str | None]] = {}
 
     def add(self, part: str, why_not: Callable[[], str | None]) -> None:
-        """``why_not``: None where that part is ready."""
+        """``why_not`` returns why the part is not ready, or None."""
         self._parts[part] = why_not
 
     @contextmanager
     def waiting(self, part: str, why: Callable[[], str | None]) -> Iterator[None]:
-        """As long as this is open that part is not ready, for the reason that ``why`` gives."""
+        """Report the part as not ready inside ``with``, for the reason that ``why`` returns."""
         self._parts[part] = lambda: why() or "not yet"
         try:
             yield

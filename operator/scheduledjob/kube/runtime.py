@@ -80,15 +80,16 @@ class OperatorRuntime:
         store: Store,
         metrics: Metrics,
         *,
-        in_order: Callable[[], bool],
+        status_is_complete: Callable[[], bool],
         until: Callable[[], float] | None = None,
         unwatched: Callable[[Collection[str]], Awaitable[set[str]]],
         name: str,
     ) -> None:
         """``name``: the unique name of this replica.
 
-        ``in_order`` returns whether the previous operator with a store in memory shut down cleanly. ``until`` returns
-        the monotonic second until which no other operator runs the same jobs; None if the leases in the store decide.
+        ``status_is_complete`` returns whether the previous operator with a store in memory shut down cleanly. ``until``
+        returns the monotonic second until which no other operator runs the same jobs; None if the leases in the store
+        decide.
         ``unwatched`` returns those of the given namespaces that no replica of this installation watches.
         """
         self._settings = settings
@@ -145,7 +146,9 @@ class OperatorRuntime:
         )
         self._observer.status = self._status
         rules = ObjectRules(pod_settings, settings.may_run_shell_inline, shell_off, runnable.kinds.keys())
-        self._reconciler = Reconciler(store, self._objects, rules, self.replica, self._observer, in_order=in_order)
+        self._reconciler = Reconciler(
+            store, self._objects, rules, self.replica, self._observer, status_is_complete=status_is_complete
+        )
         self._pod_garbage = PodGarbageCollector(
             self._pods, store, self.replica.info.id, self._objects, self._now, 2 * settings.lease
         )
@@ -162,7 +165,7 @@ class OperatorRuntime:
             metrics,
             unwatched,
         )
-        self.listed = self._resync.listed
+        self.all_listed = self._resync.all_listed
         self._api = api
         self._store_answers = True
         self._api_silence: str | None = None
@@ -190,7 +193,7 @@ class OperatorRuntime:
                 if self._watcher.state.connected_since is None
                 else None
             ),
-            "objects": lambda: None if self.listed.is_set() else "not every ScheduledJob has been read yet",
+            "objects": lambda: None if self.all_listed.is_set() else "not every ScheduledJob has been read yet",
         }
 
     def _set_gauges(self) -> None:

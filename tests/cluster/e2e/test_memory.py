@@ -131,7 +131,7 @@ async def test_the_move_to_postgres_loses_nothing_and_runs_nothing_twice(
         after = operator_of(kubeconfig, namespace, postgres_dsn)
         await after.start()
         try:
-            await after.said("waiting for an operator whose store is its memory")
+            await after.said("waiting for another operator with a store in memory")
             async with aiohttp.ClientSession() as session:
                 status, why = await after.readiness(session)
             assert status == 503
@@ -178,7 +178,7 @@ async def test_a_second_one_waits_and_one_that_loses_its_lease_ends(
     async with operator_of(kubeconfig, namespace) as first:
         second = operator_of(kubeconfig, namespace)
         await second.start()
-        await second.said("waiting for an operator whose store is its memory")
+        await second.said("waiting for another operator with a store in memory")
         await sjobs.apply(manifest("one", "every: 1s", curl(sink.url)), "-n", namespace)
         await sink.reached(lambda calls: len(calls) >= 3)
         assert len({call.slot for call in sink.calls}) == len(sink.calls)

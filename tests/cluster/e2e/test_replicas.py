@@ -341,11 +341,11 @@ async def test_a_second_installation_for_the_same_namespaces_waits(
         await sink.reached(lambda calls: len(calls) >= 1)
         green = replicas.one("--instance=green")
         await green.start()
-        said = await green.said("waiting")
+        said = await green.said("waiting for another installation")
         assert "'blue'" in said["reason"]
         status, why = await green.fetch("/readyz")
         assert status == 503
-        assert "neighbours: installation 'blue' in the same store works for" in why
+        assert "peers: installation 'blue' in the same store serves" in why
         assert (await green.fetch("/healthz"))[0] == 200
         before = len(sink.calls)
         await sink.reached(lambda calls: len(calls) >= before + 3)

@@ -42,7 +42,7 @@ async def test_without_the_crd_it_waits(own_cluster: ControlPlane, sink: Sink) -
     config = await granted(own_cluster, "operator", namespace, [namespace])
     operator = operator_of(config, namespace)
     await operator.start()
-    line = await operator.said("waiting")
+    line = await operator.said("waiting for the cluster")
     assert "CustomResourceDefinition scheduledjobs.scheduledjobs.dev" in line["missing"]
     assert "CustomResourceDefinition" in await why_not_ready(operator)
     await install(own_cluster)
@@ -61,7 +61,7 @@ async def test_without_the_api_server_it_waits(
         line.cut()
         operator = operator_of(line.kubeconfig, namespace)
         await operator.start()
-        said = await operator.said("waiting")
+        said = await operator.said("waiting for the cluster")
         assert "the API server can't be reached" in said["missing"]
         assert "the API server can't be reached" in await why_not_ready(operator)
         line.mend()
@@ -103,12 +103,12 @@ async def test_without_a_permission_it_says_which_and_goes_on_when_it_is_given(
     config = await granted(sjobs, user, namespace, [namespace], parts=("own", "cluster"))
     operator = operator_of(config, namespace)
     await operator.start()
-    line = await operator.said("waiting")
+    line = await operator.said("waiting for the cluster")
     assert f'list scheduledjobs of "scheduledjobs.dev" in namespace "{namespace}"' in line["missing"]
     assert "patch scheduledjobs/status" in await why_not_ready(operator)
     await granted(sjobs, user, namespace, [namespace])
     await operator.ready()
-    await operator.said("nothing is missing any more")
+    await operator.said("the cluster has everything now")
     await sjobs.apply(manifest("one", "after: 0s", curl(sink.url)), "-n", namespace)
     await sink.reached(lambda calls: len(calls) == 1)
     assert await operator.stop() == 0
@@ -129,7 +129,7 @@ async def test_each_verb_of_the_shipped_rules_is_missed(sjobs: Cluster, api: Api
     roles = "/apis/rbac.authorization.k8s.io/v1"
     async with Api.from_config(str(config)) as client:
         preflight = Preflight(client, [namespace], needed)
-        assert await preflight.look() is None
+        assert await preflight.check() is None
         for part, rule, verb in each_verb():
             kind = "clusterroles" if part == "cluster" else f"namespaces/{namespace}/roles"
             path = f"{roles}/{kind}/{user}-{part}"
@@ -150,7 +150,7 @@ async def test_each_verb_of_the_shipped_rules_is_missed(sjobs: Cluster, api: Api
 async def _once_other_than(preflight: Preflight, before: str | None) -> str:
     """What it says as soon as that differs: the API server takes a moment to know a role."""
     async with asyncio.timeout(PATIENCE):
-        while (found := await preflight.look()) == before:
+        while (found := await preflight.check()) == before:
             pass
     return str(found)
 

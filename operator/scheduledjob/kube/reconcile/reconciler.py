@@ -83,15 +83,16 @@ class Reconciler:
         replica: ReplicaHandle,
         observer: ReconcileObserver,
         *,
-        in_order: Callable[[], bool],
+        status_is_complete: Callable[[], bool],
     ) -> None:
-        """``in_order``: whether whoever wrote the status of objects that the store does not know had stopped before."""
+        """``status_is_complete`` returns whether status says everything about the runs of an object that the store does
+        not know: its last operator wrote every status before it shut down."""
         self._store = store
         self._objects = objects
         self._rules = rules
         self._replica = replica
         self._observer = observer
-        self._in_order = in_order
+        self._status_is_complete = status_is_complete
         self._waiting: dict[str, _PendingObject] = {}
         """By uid, in the order in which they came first."""
         self._came = asyncio.Event()
@@ -269,7 +270,7 @@ class Reconciler:
 
         def restored(text: str) -> tuple[State, Instant | None] | None:
             # What nobody could run when that was written, and nobody can now, did not begin either.
-            in_order = self._in_order() or (bool(desired.unknown_kind) and _was_of_unknown_kind(status))
+            in_order = self._status_is_complete() or (bool(desired.unknown_kind) and _was_of_unknown_kind(status))
             detached = desired.kind == POD_KIND
             try:
                 return restored_state(

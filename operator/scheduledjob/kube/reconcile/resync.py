@@ -75,14 +75,14 @@ class Resync:
         self._unwatched = unwatched
         self._left: set[str] = set()
         """Namespaces with schedules that nobody watched at the last sweep."""
-        self.listed = asyncio.Event()
+        self.all_listed = asyncio.Event()
         """The store has everything that there was when this replica began."""
 
     async def run(self) -> None:
         """List, then sweep until it is cancelled."""
         await self._list()
         await self._reconciler.settled()
-        self.listed.set()
+        self.all_listed.set()
         log.info("every ScheduledJob has been read", objects=len(self._objects))
         sweeper = Sweeper(
             self._api,
