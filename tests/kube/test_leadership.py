@@ -532,16 +532,7 @@ def test_a_process_is_named_so_that_its_end_can_be_told() -> None:
     assert name.startswith(f"{socket.gethostname()}/{os.getpid()}.")
     assert not is_dead(name)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        of_child = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                f"from scheduledjob.kube.leadership import start_time_of; print(start_time_of({child.pid}))",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        of_child = start_time_of(child.pid)
         holder = f"{socket.gethostname()}/{child.pid}.{of_child}"
         assert not is_dead(holder)
         # Its number is another process's now: it began at another time.
