@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from scheduledjob.domain.schedule import machine, runs
 from scheduledjob.domain.schedule.actions import AttemptEnd
-from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.time.instants import SECOND, Instant, Micros
 from scheduledjob.manifests.loader import load_text
 from scheduledjob.manifests.translate import to_definition
@@ -68,7 +70,7 @@ def tell(
         if not any(begin <= now < end for begin, end in away):
             for run, attempt in [pair for pair in running if pair[1].ends <= now]:
                 running.remove((run, attempt))
-                schedule.ended(run, attempt.end, now)
+                runs.attempt_ended(schedule, run, attempt.end, now)
             while _step(schedule, now, running, story, ending):
                 pass
         now += TICK
@@ -97,21 +99,21 @@ def _new(spec: str, created: Instant) -> tuple[Schedule, Slots]:
 
 def _step(schedule: Schedule, now: Instant, running: list[tuple[Run, Attempt]], story: Story, ending: Ending) -> bool:
     """What is to be done now; whether there may be more. Each state counts as stored at once."""
-    actions = schedule.step(now)
+    actions = machine.step(schedule, now)
     for run in actions.cancel:
         (attempt,) = [attempt for one, attempt in running if one is run]
         attempt.ends, attempt.end = now, AttemptEnd.CANCELLED
         running[:] = [(one, other) for one, other in running if one is not run]
-        schedule.ended(run, AttemptEnd.CANCELLED, now)
+        runs.attempt_ended(schedule, run, AttemptEnd.CANCELLED, now)
     for run in actions.start:
         takes, end = ending(run)
         attempt = Attempt(run.slot, run.attempt, now, now + takes, end)
-        schedule.began(run, now)
+        runs.attempt_started(schedule, run, now)
         running.append((run, attempt))
         story.attempts.append(attempt)
-    if schedule.changed:
-        schedule.snapshot()
-        schedule.stored()
+    if schedule.writes.changed:
+        schedule.writes.begin(schedule.state)
+        schedule.writes.answered()
         return True
     return bool(actions.cancel or actions.start)
 

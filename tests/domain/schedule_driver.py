@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
-from scheduledjob.domain.schedule.actions import Actions, AttemptEnd
+from scheduledjob.domain.schedule import machine, runs
+from scheduledjob.domain.schedule.actions import Actions, AttemptEnd, EndDetails
 from scheduledjob.domain.schedule.definition import Definition
-from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.state import RunRecord, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant
 from scheduledjob.domain.triggers.every import EveryTrigger
@@ -32,6 +34,7 @@ class Driver:
     first: Instant | None = None
     schedule: Schedule = field(init=False)
     revision: int = 1
+    written: list[RunRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         slots = slots_of(Plan(self.definition), seed="s", created=T)
@@ -42,24 +45,33 @@ class Driver:
     def state(self) -> State:
         return self.schedule.state
 
+    @property
+    def records(self) -> list[RunRecord]:
+        """Runs that have ended, oldest first, written or not."""
+        return [*self.written, *self.schedule.writes.records]
+
+    def write(self) -> None:
+        """Write what is to be stored, and have the answer at once."""
+        _, records = self.schedule.writes.begin(self.schedule.state)
+        self.written += records
+        self.schedule.writes.answered()
+
     def at(self, seconds: float) -> Actions:
         """Everything that is due at that time is started and stored."""
         now = T + round(seconds * SECOND)
-        actions = self.schedule.step(now)
+        actions = machine.step(self.schedule, now)
         started = actions.start
         for run in started:
-            self.schedule.began(run, now)
-        while (wake := self.schedule.wake()) is not None and wake <= now:
-            self.schedule.snapshot()
-            self.schedule.stored()
-            more = self.schedule.step(now)
+            runs.attempt_started(self.schedule, run, now)
+        while (wake := machine.wake_at(self.schedule)) is not None and wake <= now:
+            self.write()
+            more = machine.step(self.schedule, now)
             for run in more.start:
-                self.schedule.began(run, now)
+                runs.attempt_started(self.schedule, run, now)
             started = (*started, *more.start)
             if self.schedule.poll_at is not None and self.schedule.poll_at <= now:
-                break  # that is for whoever looks
-        self.schedule.snapshot()
-        self.schedule.stored()
+                break  # only a poll is due
+        self.write()
         return Actions(started, actions.cancel, actions.became_overdue)
 
     def starts(self, seconds: float) -> list[float]:
@@ -70,7 +82,7 @@ class Driver:
         self, seconds: float, end: AttemptEnd = AttemptEnd.SUCCEEDED, which: int = 0, **details: Any
     ) -> RunRecord | None:
         run = self.schedule.executing[which]
-        return self.schedule.ended(run, end, T + round(seconds * SECOND), **details)
+        return runs.attempt_ended(self.schedule, run, end, T + round(seconds * SECOND), EndDetails(**details))
 
     def run(self, seconds: float, end: AttemptEnd = AttemptEnd.SUCCEEDED) -> RunRecord | None:
         """One attempt that starts at that time and ends a second later."""
@@ -80,11 +92,11 @@ class Driver:
     def edit(self, seconds: float, **changes: Any) -> None:
         self.definition = msgspec.structs.replace(self.definition, **changes)
         self.revision += 1
-        self.schedule.replace_definition(self.definition, slots_of(Plan(self.definition), seed="s", created=T))
-        self.schedule.edited(self.revision, T + round(seconds * SECOND), None)
+        machine.replace_definition(self.schedule, self.definition, slots_of(Plan(self.definition), seed="s", created=T))
+        machine.apply_revision(self.schedule, self.revision, T + round(seconds * SECOND), None)
 
     def die(self, seconds: float) -> None:
         """The owner dies, and somebody takes over what had been stored last."""
         old = self.schedule
         self.schedule = Schedule("s", "u", old.definition, old.slots, State.decode(old.state.encode()), "other")
-        self.schedule.recovered(T + round(seconds * SECOND))
+        machine.recover(self.schedule, T + round(seconds * SECOND))

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule.definition import CatchUp, Definition, ExcludeWindow, Misfire
-from scheduledjob.domain.schedule.misfire import ON_TIME, Decided, decide, jitter_of, newest_due
+from scheduledjob.domain.schedule.misfire import ON_TIME, SlotDecision, decide_slots, jitter_of, newest_due
 from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.state import Run
 from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.once import AtTrigger
@@ -68,8 +69,8 @@ def test_the_rule_takes_what_a_list_of_all_slots_says(
         if limit is not None and now - due(slot) > limit:
             break
         newest.insert(0, slot)
-    expected = Decided(newest, len(came) - len(newest), sum(slot < came[-1] for slot in out), came[-1])
-    assert decide(definition, slots, "u", planned, due(planned), T, now) == expected
+    expected = SlotDecision(newest, len(came) - len(newest), sum(slot < came[-1] for slot in out), came[-1])
+    assert decide_slots(definition, slots, "u", Run(slot=planned, due=due(planned)), T, now) == expected
 
 
 @given(st.integers(0, 10**9), st.integers(0, 300))

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduledjob.domain.schedule import machine, runs
 from scheduledjob.domain.schedule.definition import Concurrency, Definition
-from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.restore import restored_state
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant
 from scheduledjob.domain.triggers.every import EveryTrigger
@@ -57,7 +59,7 @@ def test_a_pod_that_may_run_is_ended_before_what_replaces_it_starts() -> None:
     slots = slots_of(Plan(replace), seed="ns/a", created=NOW - 60 * MINUTE)
     schedule = Schedule("ns/a", "u", replace, slots, state, detached=True)
     (run,) = state.runs
-    schedule.cancel(run, NOW, "replaced")
+    runs.cancel(schedule, run, NOW, "replaced")
     assert state.runs == [run], "its end is not confirmed"
 
 
@@ -129,10 +131,10 @@ def test_whatever_is_taken_can_be_worked_with(state: State, in_order: bool, deta
         return
     slots = slots_of(Plan(EVERY), seed="ns/a", created=NOW - 60 * MINUTE)
     schedule = Schedule("ns/a", "u", EVERY, slots, found, detached=detached)
-    schedule.edited(1, NOW, None, 1)
-    schedule.step(NOW)
-    schedule.wake()
-    State.decode(schedule.snapshot())
+    machine.apply_revision(schedule, 1, NOW, None, 1)
+    machine.step(schedule, NOW)
+    machine.wake_at(schedule)
+    State.decode(schedule.writes.begin(schedule.state)[0])
 
 
 def test_the_first_state_comes_back_as_it_was() -> None:

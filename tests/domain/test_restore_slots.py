@@ -6,10 +6,12 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduledjob.domain.schedule import machine
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Definition, Misfire
-from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.restore import restored_state
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.domain.triggers.every import EveryTrigger
@@ -45,7 +47,7 @@ def restored(
 def started(state: State, definition: Definition, now: Instant) -> list[tuple[int, int]]:
     """(slot in seconds from the creation, attempt) of everything that a new owner would start, or lets wait."""
     schedule = Schedule("s", "u", definition, slots(definition), State.decode(state.encode()), "new")
-    schedule.step(now)
+    machine.step(schedule, now)
     return [((run.slot - T) // SECOND, run.attempt) for run in [*schedule.state.runs, *schedule.state.waiting]]
 
 
@@ -109,9 +111,9 @@ def test_an_edit_while_nobody_worked_replays_nothing_of_the_new_triggers() -> No
     found, _ = restored(state, edited, now, in_order=False)
     assert found.revision == 0, "whoever takes it goes by the object as it is now"
     schedule = Schedule("s", "u", edited, slots(edited), found, "new")
-    schedule.edited(1, now, None)
+    machine.apply_revision(schedule, 1, now, None)
     # The old triggers' slot may have begun; of the new ones' nothing is due.
-    assert [(run.slot, run.attempt) for run in schedule.step(now).start] == [(T + EVERY, 2)]
+    assert [(run.slot, run.attempt) for run in machine.step(schedule, now).start] == [(T + EVERY, 2)]
     assert schedule.state.waiting == []
     assert schedule.state.next is not None
     assert schedule.state.next.slot > now

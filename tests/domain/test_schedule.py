@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from scheduledjob.domain.schedule import machine
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, ExcludeWindow, Misfire
-from scheduledjob.domain.schedule.machine import Schedule, first_state, first_wake
+from scheduledjob.domain.schedule.machine import first_state, first_wake
 from scheduledjob.domain.schedule.misfire import jitter_of
 from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
@@ -141,7 +143,7 @@ def test_suspend_stops_new_slots_and_lets_active_runs_and_their_retries_finish()
     assert job.starts(90) == [60]
     assert job.end(91) is not None
     assert job.starts(600) == []
-    assert job.schedule.wake() is None
+    assert machine.wake_at(job.schedule) is None
 
 
 def test_a_resume_never_replays_the_past() -> None:
@@ -174,7 +176,7 @@ def test_failures_in_a_row_pause_and_an_edit_or_a_success_between_does_not() -> 
     job.run(240, AttemptEnd.FAILED)
     assert job.state.paused
     assert job.starts(300) == []
-    assert job.schedule.wake() is None
+    assert machine.wake_at(job.schedule) is None
     job.edit(310)
     assert job.starts(330) == []  # nor does that replay the past
     assert job.starts(360) == [360]
@@ -201,7 +203,7 @@ def test_completed_by_its_job_never_runs_again() -> None:
     assert job.schedule.done
     job.edit(70, triggers=(EveryTrigger(SECOND, T),))
     assert job.starts(1000) == []
-    assert job.schedule.wake() is None
+    assert machine.wake_at(job.schedule) is None
 
 
 def test_max_runs_completes_once_the_last_has_ended() -> None:
@@ -243,7 +245,7 @@ def test_what_follows_another_waits_for_ever() -> None:
 def test_overdue_is_said_once_until_a_success() -> None:
     job = Driver(defined(expect_success_within=90 * SECOND, retry=Exponential(max_retries=0)))
     job.run(60, AttemptEnd.FAILED)
-    assert job.schedule.wake() == T + 90 * SECOND
+    assert machine.wake_at(job.schedule) == T + 90 * SECOND
     assert job.at(90).became_overdue
     assert not job.at(91).became_overdue
     job.run(120)
@@ -285,18 +287,18 @@ def test_a_fresh_run_does_not_start_before_it_is_stored() -> None:
     job = Driver(defined())
     now = T + 150 * SECOND  # another slot than the planned one: the store knows nothing of it
     schedule = job.schedule
-    assert schedule.step(now).start == ()
-    assert schedule.blocked(now)
-    schedule.snapshot()
-    assert schedule.step(now).start == ()
-    schedule.stored()
-    assert len(schedule.step(now).start) == 1
+    assert machine.step(schedule, now).start == ()
+    assert machine.awaits_write(schedule, now)
+    schedule.writes.begin(schedule.state)
+    assert machine.step(schedule, now).start == ()
+    schedule.writes.answered()
+    assert len(machine.step(schedule, now).start) == 1
 
 
 def test_the_planned_slot_starts_without_another_write() -> None:
     job = Driver(defined())
     job.at(10)
-    (run,) = job.schedule.step(T + MINUTE).start
+    (run,) = machine.step(job.schedule, T + MINUTE).start
     assert (run.slot, run.attempt) == (T + MINUTE, 1)
     job.die(100)
     assert [(run.slot, run.attempt, run.lost) for run in job.state.runs] == [(T + MINUTE, 2, 1)]
@@ -307,8 +309,8 @@ def test_a_slot_that_replaces_a_run_in_backoff_is_stored_first() -> None:
     job = Driver(defined(concurrency=Concurrency.REPLACE, retry=Fixed([500.0])))
     job.run(60, AttemptEnd.FAILED)
     job.at(61)
-    assert job.schedule.step(T + 2 * MINUTE).start == ()
-    assert job.schedule.blocked(T + 2 * MINUTE)
+    assert machine.step(job.schedule, T + 2 * MINUTE).start == ()
+    assert machine.awaits_write(job.schedule, T + 2 * MINUTE)
 
 
 def test_jitter_is_stable_and_spread() -> None:
@@ -339,6 +341,6 @@ def test_under_an_edited_policy_a_slot_that_may_have_begun_waits_as_its_next_att
     stored = State.decode(job.state.encode())  # with the slot of the second minute planned beside the first
     edited = msgspec.structs.replace(job.definition, concurrency=Concurrency.FORBID)
     heir = Schedule("s", "u", edited, slots_of(Plan(edited), seed="s", created=T), stored, "other")
-    heir.recovered(T + 125 * SECOND, edited=True)
+    machine.recover(heir, T + 125 * SECOND, edited=True)
     assert [(run.slot - T, run.attempt) for run in heir.state.runs] == [(60 * SECOND, 2)]
     assert [(run.slot - T, run.attempt) for run in heir.state.waiting] == [(120 * SECOND, 2)]

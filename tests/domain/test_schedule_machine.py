@@ -17,13 +17,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from scheduledjob.domain.schedule.actions import Actions, AttemptEnd
+from scheduledjob.domain.schedule import machine, runs
+from scheduledjob.domain.schedule.actions import Actions, AttemptEnd, EndDetails
 from scheduledjob.domain.schedule.backoff import WITHOUT_END, Backoff, Exponential, Fixed
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Definition, ExcludeWindow, Misfire, Timeouts
-from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.runs import MAX_LOST_IN_ROW
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.domain.triggers.every import EveryTrigger
@@ -184,15 +186,14 @@ class ScheduleMachine(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """Write what has changed, without letting go of the row."""
-        if self.pending is None and (self.schedule.changed or self.schedule.records):
-            records, self.schedule.records = self.schedule.records, ()
-            self.pending = (self.schedule.snapshot(), records, False)
+        if self.pending is None and (self.schedule.writes.changed or self.schedule.writes.records):
+            self.pending = (*self.schedule.writes.begin(self.schedule.state), False)
 
     @rule()
     def stored(self) -> None:
         if self.pending is not None and not self.pending[2]:
             self.carry_out()
-            self.schedule.stored()
+            self.schedule.writes.answered()
 
     @precondition(lambda self: not self.schedule.executing and self.pending is None)
     @rule(leave=st.booleans(), arrives=st.booleans())
@@ -200,18 +201,17 @@ class ScheduleMachine(RuleBasedStateMachine):
         """Release the row, and claim it again, or die meanwhile: then somebody takes over, or claims it."""
         if leave:
             before = self.before()
-            self.schedule.leave(self.now)
+            machine.prepare_release(self.schedule, self.now)
             self.judge_slots(before)
         elif self.watched_step().start:
             return  # what was given out is to be started, not given back
-        records, self.schedule.records = self.schedule.records, ()
         other = copy_of(self.schedule)
-        self.pending = (self.schedule.snapshot(), records, True)
+        self.pending = (*self.schedule.writes.begin(self.schedule.state), True)
         if arrives:
             self.carry_out()
             # Whoever reads it knows all there is to know: nothing but the encoded state goes on.
-            other.snapshot()
-            other.stored()
+            other.writes.begin(other.state)
+            other.writes.answered()
             self.load(recovered=False)
             if leave:
                 assert seen(other, self.now) == seen(self.schedule, self.now)
@@ -231,7 +231,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     def end(self, data: st.DataObject, end: AttemptEnd) -> None:
         run = data.draw(st.sampled_from(self.schedule.executing))
         before, failed, lost, attempt = self.before(), run.failed, run.lost, run.attempt
-        record = self.schedule.ended(run, end, self.now, reason="because")
+        record = runs.attempt_ended(self.schedule, run, end, self.now, EndDetails("because"))
         if not open_for_slots(self.schedule.state):
             self.first = None  # planned beside a manual run: that has closed the schedule
         self.judge_slots(before)
@@ -266,7 +266,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         before = self.before()
         run = data.draw(st.sampled_from(self.schedule.state.runs))
         running = any(run is one for one in self.schedule.executing)
-        assert self.schedule.cancel(run, self.now, "somebody wished it") == running
+        assert runs.cancel(self.schedule, run, self.now, "somebody wished it") == running
         self.judge_slots(before)
         self.look_whether_open()
 
@@ -278,7 +278,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             active = [run_id(UID, run) for run in (*state.runs, *state.waiting)]
             token = data.draw(st.sampled_from(active)) if active else "nothing"
         self.requests = msgspec.structs.replace(self.requests, **{what: token})
-        self.schedule.asked(self.requests, self.now)
+        machine.request(self.schedule, self.requests, self.now)
 
     def retries(self) -> int:
         retry = self.definition.retry
@@ -294,7 +294,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     @rule(beyond=st.sampled_from([0, 0, 1, SECOND * 3 // 2]))
     def wait_until_wake(self, beyond: int) -> None:
-        wake = self.schedule.wake()
+        wake = machine.wake_at(self.schedule)
         if wake is not None:
             self.now = max(self.now, wake + beyond)
 
@@ -311,8 +311,8 @@ class ScheduleMachine(RuleBasedStateMachine):
         decided_until, was_paused, was_suspended = state.decided_until, state.paused, state.suspended
         planned_first = self.first is not None and state.next is not None
         self.most_started = state.started
-        self.schedule.replace_definition(self.definition, self.slots, detached=self.detached)
-        self.schedule.edited(self.revision, self.now, None)
+        machine.replace_definition(self.schedule, self.definition, self.slots, detached=self.detached)
+        machine.apply_revision(self.schedule, self.revision, self.now, None)
         assert accounted(state) == before.accounted
         assert state.decided_until >= decided_until
         if self.definition.when != old.when or was_paused or (was_suspended and not suspend):
@@ -332,26 +332,26 @@ class ScheduleMachine(RuleBasedStateMachine):
         """Before ``wake`` there is nothing to do, and when everything is done that can be, ``wake`` lies ahead."""
         done = copy_of(self.schedule)
         if self.pending is not None:
-            done.stored()
+            done.writes.answered()
         for _ in range(4):
-            for run in done.step(self.now).start:
-                done.began(run, self.now)
-            if done.changed or done.records or (not done.executing and done.blocked(self.now)):
-                done.records = ()
-                done.snapshot()
-                done.stored()
-        wake = done.wake()
+            for run in machine.step(done, self.now).start:
+                runs.attempt_started(done, run, self.now)
+            waits = not done.executing and machine.awaits_write(done, self.now)
+            if done.writes.changed or done.writes.records or waits:
+                done.writes.begin(done.state)
+                done.writes.answered()
+        wake = machine.wake_at(done)
         assert wake is None or wake > self.now, "it would be asked for ever"
         until = self.now + 3 * SHORT if wake is None else wake - 1
         before = done.state.encode()
-        actions = done.step(until)
+        actions = machine.step(done, until)
         assert not actions.start
         assert not actions.cancel
         assert not actions.became_overdue
         assert done.state.encode() == before
         if wake is not None:
-            actions = done.step(wake)
-            assert actions.start or actions.became_overdue or done.changed or done.blocked(wake)
+            actions = machine.step(done, wake)
+            assert actions.start or actions.became_overdue or done.writes.changed or machine.awaits_write(done, wake)
 
     @invariant()
     def active_and_waiting_are_apart(self) -> None:
@@ -385,7 +385,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     def watched_step(self) -> Actions:
         before = self.before()
-        actions = self.schedule.step(self.now)
+        actions = machine.step(self.schedule, self.now)
         self.judge_slots(before)
         return actions
 
@@ -434,7 +434,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert run.attempt > self.started.get(name, 0), "started again as the same attempt"
         assert self.closed_since is None or run.slot in self.closed_since or run.token
         self.started[name] = run.attempt
-        self.schedule.began(run, self.now)
+        runs.attempt_started(self.schedule, run, self.now)
         self.must_be_counted_after_a_crash(run)
 
     def must_be_counted_after_a_crash(self, run: Run) -> None:
@@ -444,15 +444,15 @@ class ScheduleMachine(RuleBasedStateMachine):
             contents.append((self.pending[0], True))
         for data, _ in contents:
             successor = self.schedule_of(State.decode(data))
-            successor.recovered(self.now)
+            machine.recover(successor, self.now)
             name = run_id(UID, run)
             ((attempt),) = [
                 *(one.attempt for one in successor.state.runs if run_id(UID, one) == name),
-                *(one.attempt + 1 for one in successor.records if one.run_id == name),
+                *(one.attempt + 1 for one in successor.writes.records if one.run_id == name),
             ]
             assert attempt == run.attempt + (not self.detached)
             if self.detached:
-                again = successor.step(self.now).start
+                again = machine.step(successor, self.now).start
                 assert any(one.adoptable and run_id(UID, one) == name for one in again), "nobody goes on with it"
 
     # ---------------------------------------------------------------- the store
@@ -476,15 +476,15 @@ class ScheduleMachine(RuleBasedStateMachine):
             self.first = self.given_first
         if recovered:
             before = self.before()
-            self.schedule.recovered(self.now)
+            machine.recover(self.schedule, self.now)
             if state.revision == self.revision:  # else what was planned was planned by another definition
                 self.judge_slots(before)
         if state.revision != self.revision:
             # What the wish before let start, and what may have started by it, counts under the new one too.
             self.most_started = max(self.most_started, state.started)
-            self.schedule.edited(self.revision, self.edited_at, None)
+            machine.apply_revision(self.schedule, self.revision, self.edited_at, None)
             self.first = None
-        self.schedule.asked(self.requests, self.now)
+        machine.request(self.schedule, self.requests, self.now)
         self.look_whether_open()
 
 
@@ -500,9 +500,15 @@ def copy_of(schedule: Schedule) -> Schedule:
 def seen(schedule: Schedule, now: Instant) -> tuple[object, ...]:
     """What a schedule wants done now and next, and what it would write."""
     schedule = copy_of(schedule)
-    actions = schedule.step(now)
+    actions = machine.step(schedule, now)
     wants = [msgspec.to_builtins(run) for run in (*actions.start, *actions.cancel)]
-    return wants, actions.became_overdue, schedule.wake(), schedule.blocked(now), schedule.state.encode()
+    return (
+        wants,
+        actions.became_overdue,
+        machine.wake_at(schedule),
+        machine.awaits_write(schedule, now),
+        schedule.state.encode(),
+    )
 
 
 TestSchedule = ScheduleMachine.TestCase

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from scheduledjob.domain.schedule import machine
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Misfire, Timeouts
-from scheduledjob.domain.schedule.machine import Schedule
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.state import Outcome, RunRecord, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 
@@ -84,7 +85,7 @@ def test_replace_ends_a_run_in_backoff_at_once() -> None:
     job = Driver(defined(concurrency=Concurrency.REPLACE, retry=Fixed([500.0])))
     job.run(60, AttemptEnd.FAILED)
     assert job.starts(120) == [120]
-    assert [record.outcome for record in job.schedule.records] == [Outcome.CANCELLED]
+    assert [record.outcome for record in job.records] == [Outcome.CANCELLED]
 
 
 def test_replace_keeps_a_run_that_ended_well_while_it_was_being_cancelled() -> None:
@@ -171,7 +172,7 @@ def test_total_counts_from_the_first_start_through_losses() -> None:
     job.at(60)
     job.die(161)
     assert job.starts(161) == []
-    (record,) = job.schedule.records
+    (record,) = job.records
     assert (record.outcome, record.started) == (Outcome.FAILED, T + 60 * SECOND)
 
 
@@ -184,7 +185,7 @@ def test_five_lost_attempts_in_a_row_are_enough(retries: int) -> None:
         job.die(60 + lost)
     job.at(70)
     job.die(70)
-    (record,) = job.schedule.records
+    (record,) = job.records
     assert (record.outcome, record.attempt) == (Outcome.FAILED, 5)
     assert "OwnerLost" in record.reason
 
@@ -208,5 +209,5 @@ def test_what_is_handed_back_before_it_began_keeps_its_attempt() -> None:
     job = Driver(defined())
     job.at(10)
     other = Schedule("s", "u", job.definition, job.schedule.slots, State.decode(job.state.encode()))
-    (run,) = other.step(T + MINUTE).start
+    (run,) = machine.step(other, T + MINUTE).start
     assert run.attempt == 1

@@ -317,7 +317,7 @@ class Away(MemoryStore):
 
 
 async def test_a_follower_looks_again_where_the_store_could_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduledjob.domain.schedule.followed_runs.LOOK_AGAIN", SECOND // 20)
+    monkeypatch.setattr("scheduledjob.domain.schedule.followed_runs.POLL_RETRY_DELAY", SECOND // 20)
     database = MemoryDatabase()
     store = Away(database)
     now = await store.now()

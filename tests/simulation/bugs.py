@@ -1,7 +1,7 @@
-"""Planted bugs: one for each promise, to see that the checker bites.
+"""Planted bugs: one for each promise, to see that the checker finds it.
 
-Each changes one place of the real engine or of the store, the way a careless edit might, and names the rule that has to
-find it: the first word of the checker's complaint.
+Each changes one place of the real engine or of the store, the way a careless edit might. ``BUGS`` names the rule that
+has to find it: the first word of the checker's complaint.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from scheduledjob.domain.schedule.machine import Schedule
+from scheduledjob.domain.schedule import due, followed_runs, machine, misfire, runs
+from scheduledjob.domain.schedule.requests import PendingRequests, Requests
+from scheduledjob.domain.schedule.write_tracker import WriteTracker
 from scheduledjob.engine.attempt_runner import AttemptRunner
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.followers import UpstreamPoller
@@ -23,7 +25,9 @@ from scheduledjob.stores.memory.history import History
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scheduledjob.domain.schedule.state import RunRecord
+    from scheduledjob.domain.schedule.schedule import Schedule
+    from scheduledjob.domain.schedule.state import Run, RunRecord, State
+    from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.store import Disposition
 
 
@@ -70,22 +74,22 @@ def the_clock_is_fast() -> Iterator[None]:
 
 
 @contextmanager
-def takeovers_are_not_counted() -> Iterator[None]:
+def recoveries_are_not_counted() -> Iterator[None]:
     """The attempt of a dead owner is started again under the same number."""
-    with patch.object(Schedule, "recovered", lambda self, now, *, edited: None):
+    with patch.object(machine, "recover", lambda schedule, now, *, edited: None):
         yield
 
 
 @contextmanager
-def fresh_runs_start() -> Iterator[None]:
+def unstored_runs_start() -> Iterator[None]:
     """A run is started before the store knows of it."""
-    with patch.object(Schedule, "_is_unstored", lambda self, run: False):
+    with patch.object(WriteTracker, "is_unstored", lambda self, run: False):
         yield
 
 
 @contextmanager
-def released_holds_go_on() -> Iterator[None]:
-    """A timer of a row that was given back still starts it."""
+def released_rows_go_on() -> Iterator[None]:
+    """A timer of a released row still starts it."""
     write = Ownership._write
 
     def forgetful(self: Ownership, owned: Any, disposition: Disposition, wake: Any) -> None:
@@ -98,26 +102,25 @@ def released_holds_go_on() -> Iterator[None]:
 
 
 @contextmanager
-def leaving_forgets_the_plan() -> Iterator[None]:
-    """A row is given back without the slot that comes next."""
-    with patch.object(Schedule, "leave", lambda self, now: None):
+def releases_forget_the_plan() -> Iterator[None]:
+    """A row is released without the slot that comes next."""
+    with patch.object(machine, "prepare_release", lambda schedule, now: None):
         yield
 
 
 @contextmanager
 def missed_slots_are_not_counted() -> Iterator[None]:
-    """The misfire rule drops slots without a word."""
-    from scheduledjob.domain.schedule import due, misfire
+    """The misfire rule drops slots silently."""
 
-    def silent(*arguments: Any) -> misfire.Decided:
-        return misfire.decide(*arguments)._replace(missed=0)
+    def silent(*arguments: Any) -> misfire.SlotDecision:
+        return misfire.decide_slots(*arguments)._replace(missed=0)
 
-    with patch.object(due, "decide", silent):
+    with patch.object(due, "decide_slots", silent):
         yield
 
 
 @contextmanager
-def history_takesdoubles() -> Iterator[None]:
+def history_keeps_doubles() -> Iterator[None]:
     """History has a second record of a run, after a write that was repeated."""
     settle = MemoryStore.settle
     newest = History.newest
@@ -127,116 +130,109 @@ def history_takesdoubles() -> Iterator[None]:
         found = newest(self, *arguments)
         return found + [record for record in doubles if record.run_id in self._lines]
 
-    async def keepdoubles(self: MemoryStore, replica: str, settlements: Any) -> list[bool]:
+    async def keep_doubles(self: MemoryStore, replica: str, settlements: Any) -> list[bool]:
         done = await settle(self, replica, settlements)
         for settlement, carried_out in zip(settlements, done, strict=True):
             if not carried_out:
                 doubles.extend(settlement.records)
         return done
 
-    with patch.object(MemoryStore, "settle", keepdoubles), patch.object(History, "newest", all_of_them):
+    with patch.object(MemoryStore, "settle", keep_doubles), patch.object(History, "newest", all_of_them):
         yield
 
 
 @contextmanager
 def failed_runs_stay() -> Iterator[None]:
     """A run whose retries are used up waits for a retry that never comes."""
-    finish = Schedule.finish
+    finish = runs.finish
 
-    def never(self: Schedule, run: Any, outcome: Any, *arguments: Any) -> Any:
+    def never(schedule: Schedule, run: Run, outcome: Any, *arguments: Any) -> Any:
         if outcome == "Failed":
             run.due += 10**15
             return None
-        return finish(self, run, outcome, *arguments)
+        return finish(schedule, run, outcome, *arguments)
 
-    with patch.object(Schedule, "finish", never):
+    with patch.object(runs, "finish", never):
         yield
 
 
 @contextmanager
-def acts_are_done_again() -> Iterator[None]:
-    """What was asked for by hand is not remembered."""
+def requests_are_done_again() -> Iterator[None]:
+    """A handled manual request is not remembered."""
+    request = machine.request
 
-    def forgetful(self: Schedule, requests: Any, at: int) -> None:
-        asked(self, requests, at)
-        self._requests = requests
-        self.state.handled = ()
+    def forgetful(schedule: Schedule, wanted: Requests, since: Instant) -> None:
+        request(schedule, wanted, since)
+        schedule.pending = PendingRequests(wanted, since)
+        schedule.state.handled = ()
 
-    asked = Schedule.asked
-    with patch.object(Schedule, "asked", forgetful):
+    with patch.object(machine, "request", forgetful):
         yield
 
 
 @contextmanager
-def acts_are_taken_with_the_wish() -> Iterator[None]:
-    """What is asked for is looked at when the wish is another one, and not when it was put off then."""
-    asked = Schedule.asked
+def requests_wait_for_an_edit() -> Iterator[None]:
+    """Manual requests are read only after an edit, and nothing wakes a row for one that is postponed."""
+    request, wake_at = machine.request, machine.wake_at
 
-    def once(self: Schedule, requests: Any, at: int) -> None:
-        if self.changed:
-            asked(self, requests, at)
+    def after_an_edit(schedule: Schedule, wanted: Requests, since: Instant) -> None:
+        if schedule.writes.changed:
+            request(schedule, wanted, since)
 
-    with (
-        patch.object(Schedule, "asked", once),
-        patch.object(Schedule, "wake", without_requests),
-    ):
+    def without_requests(schedule: Schedule) -> Instant | None:
+        pending, schedule.pending = schedule.pending, None
+        try:
+            return wake_at(schedule)
+        finally:
+            schedule.pending = pending
+
+    with patch.object(machine, "request", after_an_edit), patch.object(machine, "wake_at", without_requests):
         yield
-
-
-def without_requests(schedule: Schedule) -> int | None:
-    requests, schedule._requests = schedule._requests, None
-    try:
-        return WAKE(schedule)
-    finally:
-        schedule._requests = requests
-
-
-WAKE = Schedule.wake
 
 
 @contextmanager
 def cancellations_are_forgotten() -> Iterator[None]:
-    """The store is not told that a run is to end."""
-    snapshot = Schedule.snapshot
+    """The store does not learn that a run is being cancelled."""
+    begin = WriteTracker.begin
 
-    def without_them(self: Schedule) -> bytes:
-        reasons = [(run, run.cancel_reason) for run in self.state.runs]
+    def without_them(self: WriteTracker, state: State) -> Any:
+        reasons = [(run, run.cancel_reason) for run in state.runs]
         for run, _ in reasons:
             run.cancel_reason = ""
         try:
-            return snapshot(self)
+            return begin(self, state)
         finally:
             for run, reason in reasons:
                 run.cancel_reason = reason
 
-    with patch.object(Schedule, "snapshot", without_them):
+    with patch.object(WriteTracker, "begin", without_them):
         yield
 
 
 @contextmanager
 def pods_are_not_adopted() -> Iterator[None]:
-    """What outlives its replica is started again as the next attempt."""
-    lose = Schedule._lose
+    """A detached attempt is started again as the next attempt."""
+    lose = runs.lose_attempt
 
-    def as_inline(self: Schedule, run: Any, now: int) -> Any:
+    def as_inline(schedule: Schedule, run: Run, now: Instant) -> RunRecord | None:
         run.detached = False
-        return lose(self, run, now)
+        return lose(schedule, run, now)
 
-    with patch.object(Schedule, "_lose", as_inline):
+    with patch.object(runs, "lose_attempt", as_inline):
         yield
 
 
 @contextmanager
 def adoptions_count_as_lost() -> Iterator[None]:
-    """An attempt that goes on is given another number."""
-    lose = Schedule._lose
+    """An adopted attempt gets another number."""
+    lose = runs.lose_attempt
 
-    def counted(self: Schedule, run: Any, now: int) -> Any:
-        record = lose(self, run, now)
+    def counted(schedule: Schedule, run: Run, now: Instant) -> RunRecord | None:
+        record = lose(schedule, run, now)
         run.attempt += run.adoptable
         return record
 
-    with patch.object(Schedule, "_lose", counted):
+    with patch.object(runs, "lose_attempt", counted):
         yield
 
 
@@ -254,22 +250,22 @@ def pods_are_only_let_go() -> Iterator[None]:
 
 @contextmanager
 def late_ends_are_overlooked() -> Iterator[None]:
-    """A follower takes everything that finished before its last look for decided."""
-    with patch("scheduledjob.domain.schedule.followed_runs.LATE", 0):
+    """A follower regards everything that finished before its last poll as decided."""
+    with patch.object(followed_runs, "MAX_RECORD_DELAY", 0):
         yield
 
 
 @contextmanager
 def followers_sleep() -> Iterator[None]:
-    """A follower looks once, and is never nudged."""
-    followed = Schedule.followed
+    """A follower polls once, and nobody reports an end to it."""
+    poll_ended = followed_runs.poll_ended
 
-    def then_never(self: Schedule, records: Any, now: int) -> None:
-        followed(self, records, now)
-        self.poll_at = None
+    def then_never(schedule: Schedule, records: Any, now: Instant) -> None:
+        poll_ended(schedule, records, now)
+        schedule.poll_at = None
 
     with (
-        patch.object(Schedule, "followed", then_never),
+        patch.object(followed_runs, "poll_ended", then_never),
         patch.object(UpstreamPoller, "notify_followers", lambda self, slug: None),
     ):
         yield
@@ -277,12 +273,10 @@ def followers_sleep() -> Iterator[None]:
 
 @contextmanager
 def followers_forget() -> Iterator[None]:
-    """A follower does not remember what it has seen."""
-    from scheduledjob.domain.schedule import followed_runs
-
+    """A follower does not remember which runs it has decided."""
     take = followed_runs.take_ends
 
-    def forgetful(schedule: Any, records: Any, now: int) -> None:
+    def forgetful(schedule: Schedule, records: Any, now: Instant) -> None:
         take(schedule, records, now)
         schedule.state.followed_ids = {}
 
@@ -295,15 +289,15 @@ BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "leases are not fenced": (leases_are_not_fenced, "twice at once"),
     "stale writes count": (stale_writes_count, "stale"),
     "the clock is fast": (the_clock_is_fast, "early"),
-    "takeovers are not counted": (takeovers_are_not_counted, "unsaid"),
-    "fresh runs start": (fresh_runs_start, "unsaid"),
-    "released holds go on": (released_holds_go_on, "twice at once"),
-    "leaving forgets the plan": (leaving_forgets_the_plan, "lost"),
+    "recoveries are not counted": (recoveries_are_not_counted, "unsaid"),
+    "unstored runs start": (unstored_runs_start, "unsaid"),
+    "released rows go on": (released_rows_go_on, "twice at once"),
+    "releases forget the plan": (releases_forget_the_plan, "lost"),
     "missed slots are not counted": (missed_slots_are_not_counted, "lost"),
-    "history takes doubles": (history_takesdoubles, "completed twice"),
+    "history keeps doubles": (history_keeps_doubles, "completed twice"),
     "failed runs stay": (failed_runs_stay, "never ended"),
-    "acts are done again": (acts_are_done_again, "unsaid"),
-    "acts are taken with the wish": (acts_are_taken_with_the_wish, "unheard"),
+    "requests are done again": (requests_are_done_again, "unsaid"),
+    "requests wait for an edit": (requests_wait_for_an_edit, "unheard"),
     "cancellations are forgotten": (cancellations_are_forgotten, "uncancelled"),
     "pods are not adopted": (pods_are_not_adopted, "twice at once"),
     "adoptions count as lost": (adoptions_count_as_lost, "twice at once"),

@@ -5,7 +5,7 @@ A *released* attempt is stopped because this replica can't or may not continue i
 with that; a detached one continues outside, and the next owner of its row adopts it. So the release of a detached
 attempt overrides a cancellation: the state says that the run is to end, and the next owner ends it.
 
-The schedule decides in ``ended`` whether a failed run is tried again, and when (``domain/schedule/runs.py``).
+Whether a failed run is retried, and when, is decided in ``domain/schedule/runs.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.domain.schedule.actions import AttemptEnd, without
+from scheduledjob.domain.schedule import runs
+from scheduledjob.domain.schedule.actions import AttemptEnd, EndDetails, without
 from scheduledjob.domain.schedule.state import Run, run_id
 
 from .executor import CANCELLED, RELEASED, Result
@@ -55,7 +56,7 @@ class AttemptRunner:
         """Hooks of overdue schedules; cancelled at shutdown."""
 
     def start(self, owned: OwnedSchedule, run: Run, now: Instant) -> None:
-        owned.schedule.began(run, now)
+        runs.attempt_started(owned.schedule, run, now)
         name = run_id(owned.row.uid, run)
         attempt = self._preparer.describe(owned, run, name, now)
         running = RunningAttempt(run, name, attempt, owned.kind, owned.schedule.definition)
@@ -122,15 +123,8 @@ class AttemptRunner:
             owned.payload = owned.row.payload = result.payload
         if result.result is not None:
             owned.result = result.result
-        record = owned.schedule.ended(
-            running.run,
-            running.end,
-            self._context.clock.now(),
-            reason=result.reason,
-            code=result.code,
-            output=result.output,
-            where=result.where,
-        )
+        details = EndDetails(reason=result.reason, code=result.code, output=result.output, where=result.where)
+        record = runs.attempt_ended(owned.schedule, running.run, running.end, self._context.clock.now(), details)
         if record is None and running.end is AttemptEnd.FAILED:
             self._context.observer.retrying(running.attempt, result.reason, running.run.due)
         return record

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from scheduledjob.domain.schedule import followed_runs, machine
 from scheduledjob.domain.schedule.requests import NONE, Requests
 
 from .kinds import UnreadableRowError
@@ -79,11 +80,11 @@ class Edits:
         owned.kind = kinds[row.kind]
         owned.row.payload = row.payload
         schedule = owned.schedule
-        schedule.replace_definition(definition, slots, detached=owned.kind.detached)
-        schedule.edited(row.revision, row.edited_at, row.first, row.generation)
+        machine.replace_definition(schedule, definition, slots, detached=owned.kind.detached)
+        machine.apply_revision(schedule, row.revision, row.edited_at, row.first, row.generation)
         if row.requests:
-            schedule.asked(requests_of(row), row.edited_at)
-        schedule.look(self._context.clock.now())
+            machine.request(schedule, requests_of(row), row.edited_at)
+        followed_runs.plan_poll(schedule, self._context.clock.now())
         self._on_edited(owned)
 
 

@@ -1,6 +1,6 @@
 """An owned schedule: a row that this replica has claimed and has not released yet.
 
-It holds the row as claimed, the schedule that decides what to do, the lease, and a ``RunningAttempt`` for each attempt
+It holds the row as claimed, the schedule with what is to be done, the lease, and a ``RunningAttempt`` for each attempt
 that runs now. ``ownership.py`` decides what is done with it, and has the table of its phases.
 
 Replicas create and drop thousands of these each second, and the garbage collector would visit each again and again.
@@ -17,7 +17,7 @@ import msgspec
 
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.definition import Definition
-from scheduledjob.domain.schedule.machine import Schedule
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.state import Run
 from scheduledjob.domain.time.instants import Instant
 
@@ -86,8 +86,6 @@ class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
     lease: Lease
     passed_over: PassedOver
     phase: Phase = Phase.ACTIVE
-    write_in_flight: bool = False
-    """The store has not answered the last write; the next one waits for that."""
     attempts: tuple[RunningAttempt, ...] = ()
     timer: tuple[Instant, int] = (-1, 0)
     """When its timer fires, and the token of that timer. A timer with another token is out of date."""

@@ -19,9 +19,9 @@ The phases of an owned row, and what moves it from one to the next:
 | a write is refused, or the lease can't be renewed | ACTIVE, DRAINING, RELEASED | LOST | all attempts are stopped |
 | the last attempt has stopped | LOST | forgotten | |
 
-Beside the phase, ``write_in_flight`` says that the store has not answered the last write. At most one write of a row is
-in flight; what happens meanwhile is written with the next one. A row can be lost while a write is in flight. If the
-store stored that write, the records of runs that ended before the loss are written too.
+Beside the phase, ``schedule.writes.in_flight`` says that the store has not answered the last write. At most one write
+of a row is in flight; what happens meanwhile is written with the next one. A row can be lost while a write is in
+flight. If the store stored that write, the records of runs that ended before the loss are written too.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from scheduledjob.domain.schedule import followed_runs, machine
 from scheduledjob.domain.schedule.actions import has
-from scheduledjob.domain.schedule.machine import Schedule
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import Instant, from_seconds
 
@@ -132,13 +133,13 @@ class Ownership:
         now = self._context.clock.now()
         if row.recovered:
             log.info("recovered from a replica whose lease had expired", slug=row.slug)
-            schedule.recovered(now, edited=row.revision != state.revision and not _same_spec(row, state))
+            machine.recover(schedule, now, edited=row.revision != state.revision and not _same_spec(row, state))
         if row.revision != state.revision:
-            schedule.edited(row.revision, row.edited_at, row.first, row.generation)
+            machine.apply_revision(schedule, row.revision, row.edited_at, row.first, row.generation)
         if row.requests:
-            schedule.asked(requests_of(row), row.edited_at)
+            machine.request(schedule, requests_of(row), row.edited_at)
         if schedule.follows:
-            schedule.look(now)
+            followed_runs.plan_poll(schedule, now)
         if self._draining:
             owned.enter(Phase.DRAINING)
         self._advance(owned)
@@ -166,26 +167,26 @@ class Ownership:
             return
         schedule, now = owned.schedule, self._context.clock.now()
         if owned.phase is Phase.DRAINING and not owned.attempts:
-            schedule.leave(now)
+            machine.prepare_release(schedule, now)
         elif not self._step(owned, now):
             return
-        if owned.write_in_flight:
+        if owned.schedule.writes.in_flight:
             return
         if owned.attempts:
-            if schedule.changed or schedule.records:
+            if schedule.writes.changed or schedule.writes.records:
                 self._write(owned, Disposition.KEEP, None)
-            self._set_timer(owned, schedule.wake())
+            self._set_timer(owned, machine.wake_at(schedule))
         elif schedule.done and owned.row.origin == Origin.LIBRARY:
             self._write(owned, Disposition.REMOVE, None)
         elif owned.phase is Phase.DRAINING:
-            self._write(owned, Disposition.RELEASE, schedule.wake())
+            self._write(owned, Disposition.RELEASE, machine.wake_at(schedule))
         else:
             self._wait_or_release(owned, now)
 
     def _step(self, owned: OwnedSchedule, now: Instant) -> bool:
         """Start and cancel what is due; False if the row was lost over that."""
         schedule = owned.schedule
-        actions = schedule.step(now)
+        actions = machine.step(schedule, now)
         for run in actions.cancel:
             self._runner.cancel(owned, run)
         if actions.start:
@@ -198,20 +199,20 @@ class Ownership:
                     self._runner.start(owned, run, now)
         if actions.became_overdue:
             self._runner.report_overdue(owned, now)
-        if schedule.poll_at is not None and schedule.should_poll(now):
+        if schedule.poll_at is not None and followed_runs.begin_poll(schedule, now):
             self.upstreams.poll(owned)
         return True
 
     def _wait_or_release(self, owned: OwnedSchedule, now: Instant) -> None:
         """Nothing runs: keep the row only if it is due soon."""
         schedule = owned.schedule
-        if schedule.blocked(now):
+        if machine.awaits_write(schedule, now):
             self._write(owned, Disposition.KEEP, None)
             return
         if schedule.poll_in_flight:
             return
-        wake, soon = schedule.wake(), now + 2 * from_seconds(self._context.settings.ahead)
-        if wake is not None and wake <= soon and not schedule.changed and not schedule.records:
+        wake, soon = machine.wake_at(schedule), now + 2 * from_seconds(self._context.settings.ahead)
+        if wake is not None and wake <= soon and not schedule.writes.changed and not schedule.writes.records:
             self._set_timer(owned, wake)
         else:
             self._write(owned, Disposition.RELEASE, wake)
@@ -235,20 +236,18 @@ class Ownership:
     def _upstreams_read(self, owned: OwnedSchedule, records: Sequence[RunRecord] | None) -> None:
         """The store returned the runs that a schedule follows; None: it did not answer."""
         if owned.phase < Phase.RELEASED:
-            owned.schedule.followed(records, self._context.clock.now())
+            followed_runs.poll_ended(owned.schedule, records, self._context.clock.now())
             self._advance(owned)
 
     # ---------------------------------------------------------------- writes
 
     def _write(self, owned: OwnedSchedule, disposition: Disposition, wake: Instant | None) -> None:
         """Send the state and the new records to the store; ``_settled`` is called with the answer."""
-        assert not owned.write_in_flight, f"{owned.row.slug}: a write is in flight already"
         schedule, row = owned.schedule, owned.row
         if disposition is not Disposition.KEEP and owned.phase is not Phase.LOST:
             assert not owned.attempts, f"{row.slug}: released while {len(owned.attempts)} attempts run"
             owned.enter(Phase.RELEASED)
-        owned.write_in_flight = True
-        records, schedule.records = schedule.records, ()
+        encoded, records = schedule.writes.begin(schedule.state)
         self._leases.settling(owned.lease)
         self.settler.submit(
             owned,
@@ -256,7 +255,7 @@ class Ownership:
                 key=row.key,
                 version=row.version,
                 disposition=disposition,
-                state=schedule.snapshot(),
+                state=encoded,
                 wake_at=wake,
                 revision=schedule.state.revision,
                 records=records,
@@ -274,7 +273,7 @@ class Ownership:
         if owned is None:
             self._leases.drop_key(settlement.key)
             return
-        owned.write_in_flight = False
+        owned.schedule.writes.answered()
         self._report_write(owned, settlement, done)
         if owned.phase is Phase.LOST:
             self._settled_after_loss(owned, settlement, done)
@@ -283,7 +282,6 @@ class Ownership:
         elif settlement.disposition is Disposition.KEEP:
             owned.row.version += 1
             self._leases.settled(owned.lease, owned.row.version)
-            owned.schedule.stored()
             self._advance(owned)
         else:
             self._leases.drop(owned.lease)
@@ -293,10 +291,12 @@ class Ownership:
     def _settled_after_loss(self, owned: OwnedSchedule, settlement: Settlement, done: bool) -> None:
         """The row was lost while this write was in flight."""
         schedule = owned.schedule
-        if done and settlement.disposition is Disposition.KEEP and schedule.records:
+        if done and settlement.disposition is Disposition.KEEP and schedule.writes.records:
             # Write what ended before the loss. The next owner counts the attempts that were stopped then as lost.
             owned.row.version += 1
-            self._write(owned, Disposition.KEEP if schedule.executing else Disposition.RELEASE, schedule.wake())
+            self._write(
+                owned, Disposition.KEEP if schedule.executing else Disposition.RELEASE, machine.wake_at(schedule)
+            )
         elif not owned.attempts:
             self._forget(owned, settlement.wake_at if done else None)
 
@@ -337,7 +337,7 @@ class Ownership:
         if owned.attempts and not owned.deleted:
             log.warning("a run was fenced", slug=owned.row.slug, why=why)
         self._runner.release(owned, why)
-        if not owned.attempts and not owned.write_in_flight:
+        if not owned.attempts and not owned.schedule.writes.in_flight:
             self._forget(owned, None)
 
     def leases_expired(self, keys: Sequence[Key]) -> None:
@@ -388,7 +388,7 @@ class Ownership:
         for owned in list(self._owned.values()):
             self._drain(owned)
             self._runner.let_go(owned, "the replica is shutting down")
-            if not owned.attempts and not owned.write_in_flight:
+            if not owned.attempts and not owned.schedule.writes.in_flight:
                 self._advance(owned)
 
     def stop_attempts(self) -> None:

@@ -1,12 +1,12 @@
-"""Moves: what a schedule and its owner say to each other about runs, and how lists of runs are handled.
+"""What a schedule and its owner tell each other about runs, and the search in lists of runs.
 
-A run is found by identity, never by equality: two runs of one schedule may look the same for a moment.
+A run is found by identity, never by equality: two runs of one schedule may be equal for a moment.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
@@ -23,15 +23,29 @@ class AttemptEnd(Enum):
 
     SUCCEEDED = "succeeded"
     COMPLETED = "completed"
-    """Succeeded, and the schedule is done for good."""
+    """It succeeded, and the schedule is complete for good."""
     FAILED = "failed"
     CANCELLED = "cancelled"
     LOST = "lost"
-    """Its replica ended it for reasons of its own: it counts against nobody."""
+    """Its replica died, or stopped it for reasons of its own. That uses up no retry."""
+
+
+class EndDetails(NamedTuple):
+    """What else is known of an attempt that ended."""
+
+    reason: str = ""
+    code: int | None = None
+    """Exit code or HTTP status."""
+    output: bytes = b""
+    where: str = ""
+    """The Pod that it ran in; empty if it ran in the replica."""
+
+
+NO_DETAILS = EndDetails()
 
 
 class Actions(msgspec.Struct, gc=False):
-    """What the owner is to do now."""
+    """What the owner has to do now."""
 
     start: tuple[Run, ...] = ()
     cancel: tuple[Run, ...] = ()
@@ -39,20 +53,20 @@ class Actions(msgspec.Struct, gc=False):
 
 
 def has(runs: Sequence[Run], run: Run) -> bool:
-    for one in runs:  # noqa: SIM110  # on the path of every start: a generator costs more than the search
-        if one is run:
+    for other in runs:  # noqa: SIM110  # called for each start, where a generator costs more than the search
+        if other is run:
             return True
     return False
 
 
 def remove(runs: list[Run], run: Run) -> None:
-    for index, one in enumerate(runs):
-        if one is run:
+    for index, other in enumerate(runs):
+        if other is run:
             del runs[index]
             return
 
 
-def without(those: tuple[_T, ...], this: _T) -> tuple[_T, ...]:
-    if len(those) == 1 and those[0] is this:
+def without(items: tuple[_T, ...], item: _T) -> tuple[_T, ...]:
+    if len(items) == 1 and items[0] is item:
         return ()
-    return tuple([one for one in those if one is not this]) if those else those
+    return tuple([other for other in items if other is not item]) if items else items

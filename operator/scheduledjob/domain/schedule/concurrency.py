@@ -1,7 +1,8 @@
 """Concurrency: what happens to a run that comes due while other runs of its schedule are active or waiting.
 
-``decide`` is the whole policy. The rest of the package carries its decisions out: ``runs.py`` starts, queues, skips or
-replaces a run as ``decide`` says, and promotes waiting runs while ``has_room`` allows it.
+All that depends on ``concurrencyPolicy`` is decided here, most of it in ``decide``. The rest of the package carries the
+decisions out: ``runs.py`` starts, queues, skips or replaces a run as ``decide`` says, and promotes waiting runs while
+``has_room`` allows it.
 """
 
 from __future__ import annotations
@@ -63,3 +64,19 @@ def has_room(definition: Definition, state: State, run: Run) -> bool:
     if policy is Concurrency.ALLOW:
         return limit is None or len(runs) < limit
     return policy is Concurrency.QUEUE and len(runs) < (limit or 1)
+
+
+def only_newest_starts(definition: Definition) -> bool:
+    """Return whether of several slots that could start at the same time only the newest does.
+
+    Under Replace, each of them would be cancelled at once by the next.
+    """
+    return definition.concurrency is Concurrency.REPLACE
+
+
+def skips_while_active(definition: Definition) -> bool:
+    """Return whether every slot that comes due while a run is active is skipped, as under Forbid.
+
+    Then no slot is planned while a run is active. When the last one ends, the slots that came due are counted.
+    """
+    return definition.concurrency is Concurrency.FORBID

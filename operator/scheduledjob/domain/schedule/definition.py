@@ -1,9 +1,8 @@
-"""Definition: what a user said about one schedule, checked and with the defaults in place.
+"""Definition: what a user wants of one schedule, checked and with the defaults filled in.
 
-A manifest, a library call and (in a cluster) a ScheduledJob all become a ``Definition``; nothing behind this
-point knows which it was. It is a value: frozen, compared by content, written to the store as canonical JSON, so
-that "did the user change anything" is a comparison of two texts. What a job does is for its executor alone and
-travels as plain JSON in ``job``.
+A manifest, a call of the library and a ScheduledJob in a cluster all become a ``Definition``, and the code after this
+point does not know which it was. It is a value: frozen, compared by content, and stored as canonical JSON, so whether a
+user changed anything is a comparison of two texts. Only the executor knows what the job does; here it is plain JSON.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from .backoff import Backoff, Exponential
 
 
 class ExcludeWindow(msgspec.Struct, frozen=True, omit_defaults=True, tag="window", tag_field="exclude"):
-    """Slots from ``start`` (inclusive) to ``end`` (exclusive) are left out."""
+    """Excludes the slots from ``start`` (inclusive) to ``end`` (exclusive)."""
 
     start: Instant
     end: Instant
 
 
 class ExcludeCron(msgspec.Struct, frozen=True, omit_defaults=True, tag="cron", tag_field="exclude"):
-    """Slots that match the expression are left out."""
+    """Excludes the slots that match the expression."""
 
     expression: str
     time_zone: str = "UTC"
@@ -61,7 +60,7 @@ class Misfire(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def deadline(self) -> Micros | None:
-        """How late a slot may start; None: without limit."""
+        """How late a slot may start; None: no limit."""
         if self.starting_deadline is None and self.catch_up is CatchUp.SKIP:
             return SKIP_DEADLINE
         return self.starting_deadline
@@ -74,7 +73,7 @@ class Timeouts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Keep(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How much history stays: the newest runs of each kind, none longer than ``ttl``."""
+    """How much history is kept: the newest runs with each kind of outcome, none longer than ``ttl``."""
 
     succeeded: int = 3
     failed: int = 5
@@ -82,10 +81,12 @@ class Keep(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One schedule as its user defined it. Durations are in microseconds."""
+
     kind: str
-    """Which executor runs it; a replica claims the kinds that it knows."""
+    """Which executor runs it. A replica claims only the kinds that it knows."""
     job: Any = None
-    """What the executor is to run, as plain JSON; None for a job registered in Python."""
+    """What the executor runs, as plain JSON; None for a job registered in Python."""
     triggers: tuple[Trigger, ...] = ()
     exclude: tuple[Exclude, ...] = ()
     start_at: Instant | None = None
@@ -111,23 +112,23 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def when(self) -> tuple[object, ...]:
-        """Everything that decides which slots there are: a change of it is a trigger edit."""
+        """Everything that the slots depend on. A change of it is an edit of the triggers."""
         return (self.triggers, self.exclude, self.start_at, self.end_at, self.jitter)
 
     @property
     def when_digest(self) -> str:
-        """Names the triggers; empty where they are registered in code."""
+        """A digest of ``when``; empty if the triggers are registered in code."""
         if not self.triggers:
             return ""
         return hashlib.blake2b(msgspec.json.encode(self.when), digest_size=8).hexdigest()
 
     def encode(self) -> str:
-        """Canonical JSON: equal definitions have equal texts."""
+        """Return canonical JSON: equal definitions have equal texts."""
         return _encoder.encode(self).decode()
 
     @staticmethod
     def decode(text: str) -> Definition:
-        """Raises ``msgspec.ValidationError`` for a text that no version of this product wrote."""
+        """Read what ``encode`` returned. Raises ``msgspec.ValidationError`` for text that no version wrote."""
         return _decoder.decode(text)
 
 

@@ -1,12 +1,12 @@
-"""Follow: slots that the ends of other schedules' runs make.
+"""Followed runs: slots that come from the ends of other schedules' runs.
 
-They come as a level: whoever owns the row looks, now and then and when it is told to, at the newest runs of what the
-schedule follows, and hands them all over. What of them is new is found here, so that a look that was lost, or done
-twice, changes nothing. ``state.followed`` is for them what ``state.decided_until`` is for the slots of triggers: a run
-that finished before it is decided. A record may reach history late (hooks are called before), so the floor stays
-behind the clock, and what was decided above it is remembered by name.
+The owner of the row reads the newest runs of the schedules that this one follows, periodically and whenever a replica
+reports an end, and passes all of them on. What is new among them is decided here, so a read that fails or is repeated
+changes nothing. ``state.followed`` is for them what ``state.decided_until`` is for the slots of triggers: a run that
+finished before it is decided. A record can reach history late (hooks are called first), so that limit stays behind the
+clock, and the decided runs after it are remembered by their ids.
 
-A slot of this kind is the instant at which the other run finished. From there on it is a slot as any other.
+A slot of this kind is the instant at which the other run finished. From there on it is a slot like any other.
 """
 
 from __future__ import annotations
@@ -15,42 +15,73 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant, Micros
 
-from .definition import CatchUp, Concurrency
+from . import runs
+from .concurrency import only_newest_starts
+from .definition import CatchUp
 from .misfire import ON_TIME, jitter_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .actions import Actions
-    from .runs import Runs
+    from .schedule import Schedule
     from .state import RunRecord, State
 
-LOOK_EVERY: Micros = MINUTE
-"""How long a look is good for where nobody tells of a run that ended."""
-LOOK_AGAIN: Micros = 5 * SECOND
-"""How soon to look again where the store could not be asked."""
-LATE: Micros = 5 * MINUTE
+POLL_INTERVAL: Micros = MINUTE
+"""How often the followed runs are read if nobody reports an end."""
+POLL_RETRY_DELAY: Micros = 5 * SECOND
+"""How soon they are read again if the store did not answer."""
+MAX_RECORD_DELAY: Micros = 5 * MINUTE
 """How long after its end a run may reach history and still be noticed."""
-REMEMBERED = 100
-"""Runs remembered by name; where more than these end in ``LATE``, the floor comes closer."""
+MAX_REMEMBERED_RUNS = 100
+"""How many decided runs are remembered. If more end within ``MAX_RECORD_DELAY``, ``state.followed`` moves closer."""
 
 
-def upstreams(schedule: Runs) -> dict[str, set[str]]:
-    """The slugs of what it follows, in its own namespace, and the outcomes that make slots."""
+def upstreams(schedule: Schedule) -> dict[str, set[str]]:
+    """Return the slugs of the schedules that it follows, in its own namespace, and the outcomes that make slots."""
     namespace, slash, _ = schedule.slug.rpartition("/")
     wanted: dict[str, set[str]] = {}
-    for one in schedule.follows:
-        wanted.setdefault(f"{namespace}{slash}{one.name}", set()).add(one.outcome)
+    for trigger in schedule.follows:
+        wanted.setdefault(f"{namespace}{slash}{trigger.name}", set()).add(trigger.outcome)
     return wanted
 
 
-def may_still_follow(schedule: Runs, now: Instant) -> bool:
+def may_still_follow(schedule: Schedule, now: Instant) -> bool:
+    """Return whether an upstream run may still make a slot."""
     end_at = schedule.definition.end_at
-    return bool(schedule.follows or schedule.state.upcoming) and (end_at is None or now <= end_at + LATE)
+    return bool(schedule.follows or schedule.state.upcoming) and (end_at is None or now <= end_at + MAX_RECORD_DELAY)
 
 
-def take_ends(schedule: Runs, records: Sequence[RunRecord], now: Instant) -> None:
-    """Make slots of those of the runs (any number of the newest of each upstream, in any order) that are new."""
+# ---------------------------------------------------------------- reading them
+
+
+def plan_poll(schedule: Schedule, at: Instant) -> None:
+    """Read the followed runs at that time, if the schedule follows any."""
+    schedule.poll_at = at if schedule.follows and schedule.open else None
+
+
+def begin_poll(schedule: Schedule, now: Instant) -> bool:
+    """Return whether to read the followed runs now. Then pass what was read to ``poll_ended``."""
+    if schedule.poll_at is None or schedule.poll_at > now or schedule.poll_in_flight:
+        return False
+    schedule.poll_at, schedule.poll_in_flight = None, True
+    return True
+
+
+def poll_ended(schedule: Schedule, records: Sequence[RunRecord] | None, now: Instant) -> None:
+    """These are the newest runs of each upstream; None if the store did not answer."""
+    schedule.poll_in_flight = False
+    if records is not None:
+        take_ends(schedule, records, now)
+    if schedule.poll_at is None:  # otherwise another poll was planned in the meantime
+        plan_poll(schedule, now + (POLL_RETRY_DELAY if records is None else POLL_INTERVAL))
+
+
+# ---------------------------------------------------------------- their slots
+
+
+def take_ends(schedule: Schedule, records: Sequence[RunRecord], now: Instant) -> None:
+    """Make a slot of each run that is new. ``records``: the newest runs of each upstream, in any order."""
     state, slots = schedule.state, schedule.slots
     if not schedule.open or slots is None:
         return
@@ -63,7 +94,7 @@ def take_ends(schedule: Runs, records: Sequence[RunRecord], now: Instant) -> Non
         and record.outcome.value in wanted.get(record.slug, ())
     ]
     for record in sorted(new, key=_finished):
-        slot = _free(state, record.finished)
+        slot = _free_slot(state, record.finished)
         state.followed_ids[record.run_id] = slot
         if not slots.is_within(slot):
             continue
@@ -73,57 +104,57 @@ def take_ends(schedule: Runs, records: Sequence[RunRecord], now: Instant) -> Non
         jitter = jitter_of(schedule.uid, slot, schedule.definition.jitter)
         state.upcoming += (schedule.new_run(slot, slot + jitter),)
     if new:
-        schedule.changed = True
-    _forget(state, now)
+        schedule.writes.changed = True
+    _forget_decided(state, now)
 
 
-def take_upcoming(schedule: Runs, now: Instant, actions: Actions) -> None:
-    """Decide the slots whose time has come, by the misfire rule."""
+def start_upcoming(schedule: Schedule, now: Instant, actions: Actions) -> None:
+    """Decide the slots that are due, as the misfire rule says."""
     state, definition = schedule.state, schedule.definition
     due = [run for run in state.upcoming if run.due <= now]
     if not due:
         return
-    schedule.changed = True
+    schedule.writes.changed = True
     state.upcoming = tuple(run for run in state.upcoming if run.due > now)
     rule = definition.misfire
-    taken = due if rule.deadline is None else [run for run in due if now - run.due <= rule.deadline]
+    chosen = due if rule.deadline is None else [run for run in due if now - run.due <= rule.deadline]
     late = any(now - run.due >= ON_TIME for run in due)
     if late:
-        taken = taken[-(rule.max_catch_up if rule.catch_up is CatchUp.ALL else 1) :]
-    if definition.concurrency is Concurrency.REPLACE:
-        taken = taken[-1:]
-    state.missed += len(due) - len(taken)
+        chosen = chosen[-(rule.max_catch_up if rule.catch_up is CatchUp.ALL else 1) :]
+    if only_newest_starts(definition):
+        chosen = chosen[-1:]
+    state.missed += len(due) - len(chosen)
     if definition.max_runs is not None:
-        taken = taken[: max(0, definition.max_runs - state.started)]
-    for run in taken:
-        run.catch_up = late and len(taken) > 1
+        chosen = chosen[: max(0, definition.max_runs - state.started)]
+    for run in chosen:
+        run.catch_up = late and len(chosen) > 1
         state.last_schedule = run.slot
-        schedule.unstored += (run,)
-        schedule.admit(run, now, actions)
-    if schedule.used_up:
+        schedule.writes.add(run)
+        runs.admit(schedule, run, now, actions)
+    if schedule.max_runs_reached:
         state.next = None
 
 
 def start_anew(state: State, now: Instant) -> None:
-    """An edit or a resume never replays the past."""
+    """Regard every run that finished by now as decided: an edit or a resume never replays the past."""
     state.followed = max(state.followed, now)
     state.followed_ids = {}
     state.upcoming = ()
 
 
-def _forget(state: State, now: Instant) -> None:
-    """Move the floor as far as can be, and drop what it makes superfluous."""
+def _forget_decided(state: State, now: Instant) -> None:
+    """Move ``state.followed`` as far as possible, and forget the decided runs that it covers."""
     slots = sorted(state.followed_ids.values())
-    crowded = slots[-REMEMBERED - 1] if len(slots) > REMEMBERED else 0
-    state.followed = max(state.followed, now - LATE, crowded)
+    crowded = slots[-MAX_REMEMBERED_RUNS - 1] if len(slots) > MAX_REMEMBERED_RUNS else 0
+    state.followed = max(state.followed, now - MAX_RECORD_DELAY, crowded)
     state.followed_ids = {run_id: slot for run_id, slot in state.followed_ids.items() if slot > state.followed}
 
 
-def _free(state: State, finished: Instant) -> Instant:
-    """The slot of a run that finished then: one that no other run has. Triggers fire at whole seconds."""
-    taken = set(state.followed_ids.values())
+def _free_slot(state: State, finished: Instant) -> Instant:
+    """Return the slot of a run that finished then: one that no other run has. Triggers fire at whole seconds."""
+    used = set(state.followed_ids.values())
     slot = finished if finished % SECOND else finished + 1
-    while slot in taken:
+    while slot in used:
         slot += 1
     return slot
 

@@ -1,8 +1,7 @@
-"""Misfire: which of the slots that came due are run, when not each could be at its time.
+"""Misfire: which slots run if they could not start on time.
 
-A slot that is less than a second late was not missed by anybody. Of later ones the rule of the definition takes the
-newest, or the newest few; the rest is counted. However many were missed, the cost is the same: nothing here walks
-over them.
+A slot that is less than a second late is on time. Of later slots, the definition's rule runs the newest or the newest
+few, and the rest are counted as missed. The cost does not depend on how many were missed: nothing here walks over them.
 """
 
 from __future__ import annotations
@@ -20,49 +19,55 @@ if TYPE_CHECKING:
     from scheduledjob.domain.triggers.following import FollowingTrigger
 
     from .definition import Definition
+    from .state import Run
 
 ON_TIME: Micros = SECOND
-"""A slot less late than this is on time: slots of one trigger are at least as far apart."""
+"""A slot that is less late than this is on time. Slots of one trigger are at least this far apart."""
 
 JITTER_WALK = 64
-"""How many slots to look back over for the newest whose jitter has passed."""
+"""How many slots to look back for the newest one whose jitter has passed."""
 
 
 class Slots(Protocol):
-    """When a schedule fires: the union of its triggers without what is excluded."""
+    """The slots of a schedule: the union of its triggers, without what is excluded."""
 
     @property
     def following(self) -> Sequence[FollowingTrigger]:
-        """What it follows besides: the ends of those runs are slots too, which only their end makes known."""
+        """The schedules that it follows. The ends of their runs are slots, too, and are known only when they happen."""
 
     @property
     def by_hand(self) -> bool:
-        """Whether it waits for runs by hand, and so never completes for want of a slot."""
+        """Whether it has a manual trigger. Then it does not complete when it has no slot left."""
 
-    def next(self, after: Instant) -> Instant | None: ...
+    def next(self, after: Instant) -> Instant | None:
+        """Return the first slot after an instant."""
 
-    def previous(self, at: Instant) -> Instant | None: ...
+    def previous(self, at: Instant) -> Instant | None:
+        """Return the last slot at or before an instant."""
 
-    def count(self, after: Instant, until: Instant) -> tuple[int, int]: ...
+    def count(self, after: Instant, until: Instant) -> tuple[int, int]:
+        """Count the slots after one instant and up to another, and those that are excluded."""
 
-    def is_within(self, slot: Instant) -> bool: ...
+    def is_within(self, slot: Instant) -> bool:
+        """Return whether an instant is between ``startAt`` and ``endAt``."""
 
-    def is_excluded(self, slot: Instant) -> bool: ...
+    def is_excluded(self, slot: Instant) -> bool:
+        """Return whether a slot at this instant is excluded."""
 
 
-class Decided(NamedTuple):
-    """What becomes of the slots from the planned one to now."""
+class SlotDecision(NamedTuple):
+    """What happens to the slots from the planned one to now."""
 
-    taken: list[Instant]
-    """To be run, oldest first."""
+    start: list[Instant]
+    """The slots that run, oldest first."""
     missed: int
     excluded: int
     decided_until: Instant
-    """Slots at or before it are decided by this."""
+    """Slots at or before this instant are decided."""
 
 
 def jitter_of(uid: str, slot: Instant, jitter: Micros) -> Micros:
-    """By how much a slot is put off: from 0 to ``jitter``, uniform, and the same on every replica and version."""
+    """Return the delay of a slot: uniform from 0 to ``jitter``, and the same on every replica and in every version."""
     if not jitter:
         return 0
     digest = blake2b(f"{uid}\0{slot}".encode(), digest_size=8).digest()
@@ -70,7 +75,7 @@ def jitter_of(uid: str, slot: Instant, jitter: Micros) -> Micros:
 
 
 def newest_due(slots: Slots, uid: str, jitter: Micros, now: Instant) -> Instant | None:
-    """The newest slot whose time, jitter included, has come."""
+    """Return the newest slot that is due, its jitter included."""
     slot = slots.previous(now)
     if not jitter:
         return slot
@@ -81,24 +86,24 @@ def newest_due(slots: Slots, uid: str, jitter: Micros, now: Instant) -> Instant 
     return slots.previous(now - jitter)
 
 
-def decide(
+def decide_slots(
     definition: Definition,
     slots: Slots | None,
     uid: str,
-    planned: Instant,
-    due: Instant,
+    planned_run: Run,
     decided_until: Instant,
     now: Instant,
-) -> Decided:
-    """Decide the slot that was planned, due at ``due``, and every later one whose time has come by ``now``."""
+) -> SlotDecision:
+    """Decide what happens to the planned slot, which is due, and to every later one that is due by ``now``."""
+    planned, due = planned_run.slot, planned_run.due
     rule = definition.misfire
     late = now - due
     if late < ON_TIME or slots is None:
         missed = 1 if rule.deadline is not None and late > rule.deadline else 0
         excluded = slots.count(decided_until, planned)[1] if definition.exclude and slots is not None else 0
-        return Decided([] if missed else [planned], missed, excluded, max(decided_until, planned))
+        return SlotDecision([] if missed else [planned], missed, excluded, max(decided_until, planned))
     newest, total = planned, 1
-    # A slot that a caller named may lie in the past: those between it and the floor are decided already.
+    # A slot that a caller named may lie in the past. Those between it and ``decided_until`` are decided already.
     since = max(planned, decided_until)
     newest_of_triggers = newest_due(slots, uid, definition.jitter, now)
     if newest_of_triggers is not None and newest_of_triggers > since:
@@ -106,17 +111,17 @@ def decide(
         total += slots.count(since, newest)[0]
     excluded = slots.count(decided_until, newest)[1]
     wanted = rule.max_catch_up if rule.catch_up is CatchUp.ALL else 1
-    taken: list[Instant] = []
+    chosen: list[Instant] = []
     slot = newest
-    while len(taken) < wanted:
+    while len(chosen) < wanted:
         slot_due = due if slot == planned else slot + jitter_of(uid, slot, definition.jitter)
         if rule.deadline is not None and now - slot_due > rule.deadline:
             break
-        taken.append(slot)
+        chosen.append(slot)
         if slot == planned:
             break
         slot = slots.previous(slot - 1) or planned
         if slot <= since:
             slot = planned
-    taken.reverse()
-    return Decided(taken, total - len(taken), excluded, max(decided_until, newest))
+    chosen.reverse()
+    return SlotDecision(chosen, total - len(chosen), excluded, max(decided_until, newest))

@@ -1,12 +1,12 @@
-"""Restore: from what an object's status remembers to the state of a new row.
+"""Restore: from the status of an object to the state of a new row.
 
-A store that does not know an object (memory after a restart, a database that is new or was restored) must neither
-lose what came due meanwhile nor run again in silence what had begun. Whoever wrote the status either ended in order,
-and then it tells the whole truth, or did not, and then runs may have begun that it does not speak of. Those carry the
-doubt in their number: they start as the attempt after one that was lost.
+A store may not know an object: memory after a restart, a new database, or one from a backup. Then nothing that came due
+in the meantime may be lost, and nothing that had started may run again silently. If the operator that wrote the status
+shut down cleanly, the status is complete. If it did not, runs may have started that the status does not mention. Their
+number says so: they start as the attempt after a lost one.
 
-Status is open to anybody who may edit it, and what stands there may be of the right form and still be nonsense. What
-no version of this product could have meant is refused here, as a whole: behind this point nobody looks again.
+Anybody with the right to edit the status can write to it, so a state may have the right form and still make no sense.
+A state that no version of this product could have written is refused here as a whole. Later code does not check again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import msgspec
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.domain.time.zones import LAST_SECOND
 
-from .machine import Schedule
+from . import machine
+from .actions import has
+from .schedule import Schedule
 from .state import State
 
 if TYPE_CHECKING:
@@ -31,42 +33,42 @@ if TYPE_CHECKING:
     from .state import Run
 
 _REQUESTS = frozenset({"run-now", "cancel", "resume"})
-_LAST: Instant = LAST_SECOND * SECOND
-_MOST = 2**31 - 1
-"""Of whatever is counted: what the stores hold."""
-_LONGEST = 1024
+_LAST_INSTANT: Instant = LAST_SECOND * SECOND
+_LARGEST_COUNT = 2**31 - 1
+"""The largest count that the stores hold."""
+_LONGEST_TEXT = 1024
 """Characters of a token or of a reason."""
 
 
 def restored_state(
     text: str, definition: Definition, slots: Slots | None, uid: str, now: Instant, *, in_order: bool, detached: bool
 ) -> tuple[State, Instant | None]:
-    """The state to begin a row with, and when it is due; ``text`` is ``State.encode()`` as it was last written.
+    """Return the first state of a row and when the row is due. ``text`` is ``State.encode()`` as it was last written.
 
-    ``in_order``: whoever wrote it had stopped before, so nothing has begun since. ``detached``: its attempts outlive
-    their replica. Raises ``msgspec.ValidationError`` for a text that no version of this product wrote.
+    ``in_order``: its writer shut down cleanly, so nothing has started since. ``detached``: attempts survive their
+    replica. Raises ``msgspec.ValidationError`` for a text that no version of this product wrote.
     """
     state = State.decode(text)
-    if wrong := next(_nonsense(state), None):
+    if wrong := next(_contradictions(state), None):
         raise msgspec.ValidationError(f"{wrong} can't be")
     schedule = Schedule("", uid, definition, slots, state, detached=detached)
     if not in_order:
         edited = definition.when_digest != state.when
-        schedule.recovered(now, edited=edited)
+        machine.recover(schedule, now, edited=edited)
         known = [*state.runs, *state.waiting]
-        if not edited:  # else what else came due since is not known, and an edit replays nothing
-            schedule.step(now)
+        if not edited:  # after an edit nobody knows what else came due, and an edit replays nothing
+            machine.step(schedule, now)
         for run in [*state.runs, *state.waiting]:
-            if not any(run is one for one in known) and not run.detached:
+            if not has(known, run) and not run.detached:
                 run.attempt, run.lost, run.begun = run.attempt + 1, 1, run.begun or run.due
-    # Less than any row's: whoever takes it goes by the object as it is now.
+    # Lower than any row's revision: the first owner applies the object as it is now.
     state.revision = 0
-    idle = state.next is None and schedule.open  # a slot is planned by whoever takes it
-    return state, now if state.runs or state.waiting or idle else schedule.wake()
+    idle = state.next is None and schedule.open  # its first owner plans a slot
+    return state, now if state.runs or state.waiting or idle else machine.wake_at(schedule)
 
 
-def _nonsense(state: State) -> Iterator[str]:
-    """What in a state of the right form no schedule can come to."""
+def _contradictions(state: State) -> Iterator[str]:
+    """Return what makes no sense in a state of the right form."""
     instants = [
         state.decided_until,
         state.paused_under,
@@ -74,18 +76,18 @@ def _nonsense(state: State) -> Iterator[str]:
         state.followed,
         *state.followed_ids.values(),
     ]
-    instants += [one for one in (state.last_schedule, state.last_success, state.last_failure) if one is not None]
+    instants += [last for last in (state.last_schedule, state.last_success, state.last_failure) if last is not None]
     counts = [state.generation, state.started, state.succeeded, state.failed, state.cancelled]
     counts += [state.skipped, state.missed, state.excluded, state.failures_in_row]
     runs = [*state.runs, *state.waiting, *state.upcoming, *([state.next] if state.next is not None else ())]
     for run in runs:
         instants += [run.slot, run.due, run.begun]
         counts += [run.attempt - 1, run.failed, run.lost]
-        if len(run.token) > _LONGEST or len(run.cancel_reason) > _LONGEST:
+        if len(run.token) > _LONGEST_TEXT or len(run.cancel_reason) > _LONGEST_TEXT:
             yield "a token or a reason of that length"
-    if any(not 0 <= one <= _LAST for one in instants):
+    if any(not 0 <= instant <= _LAST_INSTANT for instant in instants):
         yield "an instant of that size"
-    if any(not 0 <= one <= _MOST for one in counts):
+    if any(not 0 <= count <= _LARGEST_COUNT for count in counts):
         yield "a count of that size"
     if any(entry.partition("/")[0] not in _REQUESTS for entry in state.handled):
         yield "an act of that name"

@@ -1,313 +1,278 @@
-"""Runs: those of one schedule, from the moment that their slot is due to their end.
+"""Runs: what happens to the runs of one schedule, from the moment that they are due to their end.
 
-A run that is due is admitted by the concurrency policy: it becomes active, waits, or is passed over. Active, it has
-attempts, of which each ends in success, failure, cancellation, or with its replica; from that follows the next attempt
-or the end of the run, with its record. Which slots there are, and when, ``Schedule`` says, which stands on it.
+The concurrency policy admits a run that is due: the run becomes active, waits, or is skipped. An active run has
+attempts. Each attempt ends in success, failure or cancellation, or is lost with its replica, and from that follows the
+next attempt or the end of the run with its record. ``machine.py`` has the table of what moves a run on.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from scheduledjob.domain.time.instants import Instant, rfc3339
 
-from .actions import Actions, AttemptEnd, has, remove, without
-from .concurrency import Admission, decide, has_room
-from .definition import Concurrency, Definition
-from .misfire import Slots, jitter_of, newest_due
-from .requests import Requests
-from .state import Completion, Outcome, Run, RunRecord, State, record_of
+from .actions import NO_DETAILS, Actions, AttemptEnd, EndDetails, has, remove, without
+from .concurrency import Admission, decide, has_room, skips_while_active
+from .misfire import jitter_of, newest_due
+from .state import Completion, Outcome, Run, RunRecord, record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from scheduledjob.domain.triggers.following import FollowingTrigger
+    from .schedule import Schedule
 
 MAX_LOST_IN_ROW = 5
-"""After so many attempts in a row that were lost with their replica, the run has failed: its job may be what kills."""
+"""After this many attempts in a row that were lost with their replica, the run fails: its job may be what kills it."""
+
+COMPLETED_REASON = "the schedule is completed"
+"""Why a run of a completed schedule is cancelled."""
+
+# ---------------------------------------------------------------- a run that is due
 
 
-COMPLETED = "the schedule is completed"
-"""Why a run is cancelled that came too late."""
+def admit(schedule: Schedule, run: Run, now: Instant, actions: Actions) -> None:
+    """Let a run that is due become active, wait, or be skipped, as the concurrency policy decides."""
+    state, writes = schedule.state, schedule.writes
+    assert not has(state.runs, run), f"{schedule.slug}: the run of {run.slot} is admitted twice"
+    admission = decide(schedule.definition, state, run)
+    if admission is Admission.SKIP:
+        state.skipped += 1
+        writes.changed = True
+        if run.token:
+            _record_skipped(schedule, run, now)
+        return
+    if admission is Admission.REPLACE_ACTIVE:
+        _replace_active(schedule, run, now, actions)
+        admission = Admission.WAIT if state.runs or state.waiting else Admission.START
+    count_start(schedule, run)
+    if admission is Admission.START:
+        if writes.is_behind():
+            # In the stored state, another run may still be before it. A new owner would not count it as started then.
+            writes.add(run)
+        state.runs.append(run)
+    else:
+        state.waiting.append(run)
+        writes.changed = True
 
 
-class Runs(msgspec.Struct, eq=False, gc=False):
-    """The runs of one schedule in the hands of its owner. All times are instants of the store's clock."""
+def _record_skipped(schedule: Schedule, run: Run, now: Instant) -> None:
+    """Write to history that a manual run did not start: whoever requested it waits for an answer."""
+    policy = schedule.definition.concurrency.value
+    reason = f"another run was active, and concurrencyPolicy is {policy}"
+    _record(schedule, run, Outcome.SKIPPED_OVERLAP, now, EndDetails(reason))
 
-    slug: str
-    uid: str
-    definition: Definition
-    slots: Slots | None
-    state: State
-    replica: str = ""
-    detached: bool = False
-    """Attempts that start now live outside the replica."""
-    definition_changed_at: Instant = 0
-    """When the definition was written, as the store says."""
-    poll_at: Instant | None = None
-    """When to look for runs of what it follows; None: never, as it is now."""
-    poll_in_flight: bool = False
-    """Somebody looks, and will tell ``followed``."""
-    executing: tuple[Run, ...] = ()
-    """Runs whose attempt this owner has started and that has not ended."""
-    records: tuple[RunRecord, ...] = ()
-    """Runs that ended and are not yet in history."""
-    changed: bool = False
-    """The state differs from what is stored."""
-    unstored: tuple[Run, ...] = ()
-    """Runs that the stored state does not know yet."""
-    _storing: tuple[Run, ...] = ()
-    _unanswered: bool = False
-    _requests: Requests | None = None
-    _asked_at: Instant = 0
 
-    @property
-    def follows(self) -> Sequence[FollowingTrigger]:
-        return self.slots.following if self.slots is not None else ()
+def _replace_active(schedule: Schedule, run: Run, now: Instant, actions: Actions) -> None:
+    """Cancel the active runs in favour of ``run``, and drop the waiting ones."""
+    newer = f"the manual run {run.token}" if run.token else f"the slot {rfc3339(run.slot)}"
+    for active in list(schedule.state.runs):
+        already_cancelled = bool(active.cancel_reason)
+        if cancel(schedule, active, now, f"replaced by {newer}") and not already_cancelled:
+            actions.cancel += (active,)
+    drop_waiting(schedule)
 
-    # ---------------------------------------------------------------- slots
 
-    @property
-    def open(self) -> bool:
-        """New slots may start."""
-        state = self.state
-        return state.completed is None and not state.suspended and not state.paused
+def drop_waiting(schedule: Schedule) -> None:
+    """Drop waiting runs, except manual ones and those that may have started already."""
+    state = schedule.state
+    dropped = [run for run in state.waiting if not run.token and not run.adoptable]
+    if dropped:
+        state.skipped += len(dropped)
+        state.started -= len(dropped)
+        state.waiting = [run for run in state.waiting if run.token or run.adoptable]
+        schedule.writes.changed = True
 
-    @property
-    def used_up(self) -> bool:
-        limit = self.definition.max_runs
-        return limit is not None and self.state.started >= limit
 
-    def look(self, at: Instant) -> None:
-        """Runs of what it follows may have ended: look for them at that time, if it follows any."""
-        self.poll_at = at if self.follows and self.open else None
+def count_start(schedule: Schedule, run: Run) -> None:
+    """Count a run for ``maxRuns``, which manual runs do not use up."""
+    if not run.token:
+        schedule.state.started += 1
 
-    def new_run(self, slot: Instant, at: Instant) -> Run:
-        """A run of a slot, due at ``at``."""
-        return Run(slot=slot, due=at, detached=self.detached)
 
-    # ---------------------------------------------------------------- attempts
+def promote(schedule: Schedule) -> None:
+    """Let waiting runs become active, in order, while there is room."""
+    state = schedule.state
+    while state.waiting and has_room(schedule.definition, state, state.waiting[0]):
+        run = state.waiting.pop(0)
+        state.runs.append(run)
+        schedule.writes.add(run)
 
-    def began(self, run: Run, now: Instant) -> None:
-        """An attempt that ``step`` gave out starts now."""
-        run.begun = run.begun or now
-        self.executing += (run,)
 
-    def ended(
-        self,
-        run: Run,
-        end: AttemptEnd,
-        now: Instant,
-        *,
-        reason: str = "",
-        code: int | None = None,
-        output: bytes = b"",
-        where: str = "",
-    ) -> RunRecord | None:
-        """An attempt ended; the record of its run if that was the run's end. ``where``: if not in this replica."""
-        self.executing = without(self.executing, run)
-        self.changed = True
-        if end is AttemptEnd.LOST:
-            return self._lose(run, now)
-        run.lost = 0
-        if end is AttemptEnd.CANCELLED or (run.cancel_reason and end is AttemptEnd.FAILED):
-            return self.finish(run, Outcome.CANCELLED, now, run.cancel_reason or reason, code, output, where)
-        if end is AttemptEnd.FAILED:
-            run.failed += 1
-            delay = self.definition.retry.delay(run.failed)
-            total = self.definition.timeouts.total
-            if delay is not None and total is not None and now + delay >= run.begun + total:
-                delay = None
-                reason = f"{reason}; no time for a retry within timeouts.total" if reason else "timeouts.total passed"
-            if delay is not None:
-                self._go_on_with_next(run, now + delay)
-                return None
-            return self.finish(run, Outcome.FAILED, now, reason, code, output, where)
-        if end is AttemptEnd.COMPLETED:
-            self._skip_overlapped(run, now)
-            self.state.completed = Completion.JOB
-            self.state.next = None
-            self.state.upcoming = ()
-            self._drop_waiting()
-            for waiting in list(self.state.waiting):
-                self.cancel(waiting, now, COMPLETED)
-        return self.finish(run, Outcome.SUCCEEDED, now, reason, code, output, where)
+# ---------------------------------------------------------------- attempts
 
-    def cancel(self, run: Run, now: Instant, reason: str) -> bool:
-        """End a run: True if its attempt must be stopped first, False if there is nothing of it to be stopped here."""
-        if has(self.executing, run) or run.adoptable:
-            self.changed = True
-            run.cancel_reason = run.cancel_reason or reason
-            if has(self.state.waiting, run):
-                remove(self.state.waiting, run)
-                self.state.runs.append(run)
-            return has(self.executing, run)
-        self.finish(run, Outcome.CANCELLED, now, reason)
-        return False
 
-    # ---------------------------------------------------------------- runs
+def attempt_started(schedule: Schedule, run: Run, now: Instant) -> None:
+    """The owner starts an attempt that ``step`` returned."""
+    assert has(schedule.state.runs, run), f"{schedule.slug}: the run of {run.slot} starts, and is not active"
+    assert not has(schedule.executing, run), f"{schedule.slug}: the run of {run.slot} is executing already"
+    assert not schedule.writes.is_unstored(run), f"{schedule.slug}: the run of {run.slot} starts before it is stored"
+    run.begun = run.begun or now
+    schedule.executing += (run,)
 
-    def admit(self, run: Run, now: Instant, actions: Actions) -> None:
-        """Give a due run its place by the concurrency policy: active, waiting, or none."""
-        state = self.state
-        admission = decide(self.definition, state, run)
-        if admission is Admission.SKIP:
-            state.skipped += 1
-            self.changed = True
-            if run.token:
-                self._tell_skipped(run, now)
-            return
-        if admission is Admission.REPLACE_ACTIVE:
-            self._replace_active(run, now, actions)
-            admission = Admission.WAIT if state.runs or state.waiting else Admission.START
-        self._count_start(run)
-        if admission is Admission.START:
-            if (self.changed or self._unanswered) and not has(self.unstored, run):
-                # In the store another run may still stand before it: whoever took over would not count it as begun.
-                self.unstored += (run,)
-                self.changed = True
-            state.runs.append(run)
-        else:
-            state.waiting.append(run)
-            self.changed = True
 
-    def _replace_active(self, run: Run, now: Instant, actions: Actions) -> None:
-        """Cancel the active runs in favour of ``run``, and drop the waiting ones."""
-        newer = f"the manual run {run.token}" if run.token else f"the slot {rfc3339(run.slot)}"
-        for active in list(self.state.runs):
-            already_cancelled = bool(active.cancel_reason)
-            if self.cancel(active, now, f"replaced by {newer}") and not already_cancelled:
-                actions.cancel += (active,)
-        self._drop_waiting()
+def attempt_ended(
+    schedule: Schedule, run: Run, end: AttemptEnd, now: Instant, details: EndDetails = NO_DETAILS
+) -> RunRecord | None:
+    """An attempt ended. Return the record of its run if the run has ended with it."""
+    assert has(schedule.executing, run), f"{schedule.slug}: an attempt of {run.slot} ends, and was not executing"
+    schedule.executing = without(schedule.executing, run)
+    schedule.writes.changed = True
+    if end is AttemptEnd.LOST:
+        return lose_attempt(schedule, run, now)
+    run.lost = 0
+    if end is AttemptEnd.CANCELLED or (run.cancel_reason and end is AttemptEnd.FAILED):
+        reason = run.cancel_reason or details.reason
+        return finish(schedule, run, Outcome.CANCELLED, now, details._replace(reason=reason))
+    if end is AttemptEnd.FAILED:
+        return _fail_attempt(schedule, run, now, details)
+    if end is AttemptEnd.COMPLETED:
+        _complete(schedule, run, now)
+    return finish(schedule, run, Outcome.SUCCEEDED, now, details)
 
-    def _drop_waiting(self) -> None:
-        """What waits does not start any more; a manual run still does, and what may have begun goes on."""
-        state = self.state
-        dropped = [run for run in state.waiting if not run.token and not run.adoptable]
-        if dropped:
-            state.skipped += len(dropped)
-            state.started -= len(dropped)
-            state.waiting = [run for run in state.waiting if run.token or run.adoptable]
-            self.changed = True
 
-    def _count_start(self, run: Run) -> None:
-        if not run.token:
-            self.state.started += 1
+def _fail_attempt(schedule: Schedule, run: Run, now: Instant, details: EndDetails) -> RunRecord | None:
+    """Plan the next attempt after the backoff, or end the run if no retry or no time is left."""
+    run.failed += 1
+    delay = schedule.definition.retry.delay(run.failed)
+    total = schedule.definition.timeouts.total
+    if delay is not None and total is not None and now + delay >= run.begun + total:
+        delay, reason = None, details.reason
+        reason = f"{reason}; no time for a retry within timeouts.total" if reason else "timeouts.total passed"
+        details = details._replace(reason=reason)
+    if delay is None:
+        return finish(schedule, run, Outcome.FAILED, now, details)
+    _plan_next_attempt(schedule, run, now + delay)
+    return None
 
-    def _promote(self) -> None:
-        """Let waiting runs become active, in order, while there is room."""
-        waiting = self.state.waiting
-        while waiting and has_room(self.definition, self.state, waiting[0]):
-            run = waiting.pop(0)
-            self.state.runs.append(run)
-            self.unstored += (run,)
-            self.changed = True
 
-    def _lose(self, run: Run, now: Instant) -> RunRecord | None:
-        """Its owner can't go on with its attempt: another goes on, with this attempt or with the next."""
-        self.changed = True
-        if run.detached and self.detached:
-            run.adoptable = True
-            return None
-        if run.cancel_reason:
-            return self.finish(run, Outcome.CANCELLED, now, run.cancel_reason)
-        run.lost += 1
-        if run.lost >= MAX_LOST_IN_ROW:
-            reason = f"OwnerLost: {run.lost} attempts in a row were lost with the replica that ran them"
-            return self.finish(run, Outcome.FAILED, now, reason)
-        self._go_on_with_next(run, now)
+def _complete(schedule: Schedule, run: Run, now: Instant) -> None:
+    """The job of this run has completed the schedule for good."""
+    state = schedule.state
+    _skip_overlapped(schedule, run, now)
+    state.completed = Completion.JOB
+    state.next = None
+    state.upcoming = ()
+    drop_waiting(schedule)
+    for waiting in list(state.waiting):
+        cancel(schedule, waiting, now, COMPLETED_REASON)
+
+
+def lose_attempt(schedule: Schedule, run: Run, now: Instant) -> RunRecord | None:
+    """Its owner can't continue the attempt. The next owner continues it if it is detached, or starts the next one."""
+    schedule.writes.changed = True
+    if run.detached and schedule.detached:
+        run.adoptable = True
         return None
+    if run.cancel_reason:
+        return finish(schedule, run, Outcome.CANCELLED, now, EndDetails(run.cancel_reason))
+    run.lost += 1
+    if run.lost >= MAX_LOST_IN_ROW:
+        reason = f"OwnerLost: {run.lost} attempts in a row were lost with the replica that ran them"
+        return finish(schedule, run, Outcome.FAILED, now, EndDetails(reason))
+    _plan_next_attempt(schedule, run, now)
+    return None
 
-    def _go_on_with_next(self, run: Run, at: Instant) -> None:
-        """Its next attempt starts at ``at``."""
-        run.due = at
-        run.attempt += 1
-        run.detached, run.adoptable = self.detached, False
-        self.unstored += (run,)
-        self.changed = True
 
-    def _change_over(self, run: Run, now: Instant) -> None:
-        """Its attempt was to live outside the replica, and now within, or the reverse: an edit changed that."""
-        if run.adoptable:
-            self._lose(run, now)
-            return
-        run.detached = self.detached
-        if not has(self.unstored, run):
-            self.unstored += (run,)
-        self.changed = True
+def _plan_next_attempt(schedule: Schedule, run: Run, due: Instant) -> None:
+    run.due = due
+    run.attempt += 1
+    run.detached, run.adoptable = schedule.detached, False
+    schedule.writes.add(run)
 
-    def finish(
-        self,
-        run: Run,
-        outcome: Outcome,
-        now: Instant,
-        reason: str = "",
-        code: int | None = None,
-        output: bytes = b"",
-        where: str = "",
-    ) -> RunRecord:
-        """The end of a run."""
-        state = self.state
-        self.changed = True
-        self._skip_overlapped(run, now)
-        remove(state.runs, run)
-        if state.waiting:
+
+def move_attempt(schedule: Schedule, run: Run, now: Instant) -> None:
+    """An edit moved the job into the replica or out of it, so the next attempt of this run runs where the edit says."""
+    if run.adoptable:
+        lose_attempt(schedule, run, now)
+        return
+    run.detached = schedule.detached
+    schedule.writes.add(run)
+
+
+# ---------------------------------------------------------------- the end of a run
+
+
+def cancel(schedule: Schedule, run: Run, now: Instant, reason: str) -> bool:
+    """Cancel a run. Return whether its attempt has to be stopped first, which is up to the owner."""
+    state = schedule.state
+    executing = has(schedule.executing, run)
+    if executing or run.adoptable:
+        schedule.writes.changed = True
+        run.cancel_reason = run.cancel_reason or reason
+        if has(state.waiting, run):
             remove(state.waiting, run)
-        self.unstored = without(self.unstored, run)
-        if outcome is Outcome.SUCCEEDED:
-            state.succeeded += 1
-            state.failures_in_row = 0
-            state.last_success = now
-            state.overdue = False
-        elif outcome is Outcome.FAILED:
-            state.failed += 1
-            state.failures_in_row += 1
-            state.last_failure = now
-            limit = self.definition.pause_after_failures
-            if limit and state.failures_in_row >= limit:
-                state.paused = True
-                state.paused_under = self.definition_changed_at
-                state.next = None
-                state.upcoming = ()
-                self._drop_waiting()
-        else:
-            state.cancelled += 1
-        record = self._record(run, outcome, now, reason, where)
-        record.code, record.output = code, output
-        return record
+            state.runs.append(run)
+        return executing
+    finish(schedule, run, Outcome.CANCELLED, now, EndDetails(reason))
+    return False
 
-    def _record(self, run: Run, outcome: Outcome, now: Instant, reason: str, where: str = "") -> RunRecord:
-        keep, replica = self.definition.keep, where or self.replica
-        record = record_of(run, outcome, now, uid=self.uid, slug=self.slug, keep=keep, replica=replica, reason=reason)
-        self.records += (record,)
-        return record
 
-    def _tell_skipped(self, run: Run, now: Instant) -> None:
-        """Somebody waits for what became of a manual run: that it was not let begin is said in history."""
-        policy = self.definition.concurrency.value
-        reason = f"another run was active, and concurrencyPolicy is {policy}"
-        self._record(run, Outcome.SKIPPED_OVERLAP, now, reason)
+def finish(schedule: Schedule, run: Run, outcome: Outcome, now: Instant, details: EndDetails = NO_DETAILS) -> RunRecord:
+    """End a run with this outcome, and return its record for history."""
+    state = schedule.state
+    assert not has(schedule.executing, run), f"{schedule.slug}: the run of {run.slot} ends while an attempt executes"
+    schedule.writes.changed = True
+    _skip_overlapped(schedule, run, now)
+    remove(state.runs, run)
+    if state.waiting:
+        remove(state.waiting, run)
+    schedule.writes.drop(run)
+    if outcome is Outcome.SUCCEEDED:
+        state.succeeded += 1
+        state.failures_in_row = 0
+        state.last_success = now
+        state.overdue = False
+    elif outcome is Outcome.FAILED:
+        state.failed += 1
+        state.failures_in_row += 1
+        state.last_failure = now
+        limit = schedule.definition.pause_after_failures
+        if limit and state.failures_in_row >= limit:
+            _pause(schedule)
+    else:
+        state.cancelled += 1
+    return _record(schedule, run, outcome, now, details)
 
-    def _skip_overlapped(self, ending: Run, now: Instant) -> None:
-        """Under Forbid the slots that came due while a run was active are consumed by that, once the last one ends."""
-        state, slots = self.state, self.slots
-        if slots is None or self.definition.concurrency is not Concurrency.FORBID or state.waiting:
-            return
-        if not self.open or any(run is not ending for run in state.runs):
-            return
-        slot, jitter = slots.next(state.decided_until), self.definition.jitter
-        if slot is None or slot + jitter_of(self.uid, slot, jitter) > now:
-            return
-        if state.next is not None and state.next.slot == slot:
-            # Planned before a manual run became active: nobody has taken it yet, and now it is counted.
-            state.next = None
-        newest = max(newest_due(slots, self.uid, jitter, now) or slot, slot)
-        skipped, excluded = slots.count(state.decided_until, newest)
-        state.skipped += skipped
-        state.excluded += excluded
-        state.decided_until = newest
 
-    def _is_unstored(self, run: Run) -> bool:
-        return (bool(self.unstored) and has(self.unstored, run)) or (bool(self._storing) and has(self._storing, run))
+def _pause(schedule: Schedule) -> None:
+    """Start no slot until an edit or a resume, because of ``pauseAfterFailures``."""
+    state = schedule.state
+    state.paused = True
+    state.paused_under = schedule.definition_changed_at
+    state.next = None
+    state.upcoming = ()
+    drop_waiting(schedule)
+
+
+def _record(schedule: Schedule, run: Run, outcome: Outcome, now: Instant, details: EndDetails) -> RunRecord:
+    record = record_of(
+        run,
+        outcome,
+        now,
+        uid=schedule.uid,
+        slug=schedule.slug,
+        keep=schedule.definition.keep,
+        replica=details.where or schedule.replica,
+        reason=details.reason,
+    )
+    record.code, record.output = details.code, details.output
+    schedule.writes.records += (record,)
+    return record
+
+
+def _skip_overlapped(schedule: Schedule, ending: Run, now: Instant) -> None:
+    """When the last run ends, count the slots that came due in the meantime, if the policy skips them all."""
+    state, slots, uid = schedule.state, schedule.slots, schedule.uid
+    if slots is None or not skips_while_active(schedule.definition) or state.waiting:
+        return
+    if not schedule.open or any(run is not ending for run in state.runs):
+        return
+    slot, jitter = slots.next(state.decided_until), schedule.definition.jitter
+    if slot is None or slot + jitter_of(uid, slot, jitter) > now:
+        return
+    if state.next is not None and state.next.slot == slot:
+        # It was planned before a manual run became active and has not started. It is counted here.
+        state.next = None
+    newest = max(newest_due(slots, uid, jitter, now) or slot, slot)
+    skipped, excluded = slots.count(state.decided_until, newest)
+    state.skipped += skipped
+    state.excluded += excluded
+    state.decided_until = newest

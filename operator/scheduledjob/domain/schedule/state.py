@@ -1,8 +1,7 @@
-"""State: what has become of a schedule so far, as its row in the store remembers it.
+"""State: what has happened to a schedule so far, as its row in the store has it.
 
-A user's wish (``Definition``) and what was made of it (``State``) are separate things with separate writers: the
-first is written by whoever schedules, the second only by the replica that owns the row, under its version. All
-times are the store's clock.
+The desired state (``Definition``) and the state are separate and have separate writers. Clients write the first. Only
+the replica that owns the row writes the second, under its version. All times are of the store's clock.
 """
 
 from __future__ import annotations
@@ -35,62 +34,64 @@ class Completion(StrEnum):
     """Why a schedule is done."""
 
     JOB = "Job"
-    """Its job said so (``completeOn``, or a custom job that returned None): for good."""
+    """Its job said so (``completeOn``, or a Python job that returned None), for good."""
     MAX_RUNS = "MaxRuns"
     NO_SLOT = "NoSlot"
-    """No future slot: an edit of its triggers may bring one."""
+    """It has no future slot. An edit of its triggers may add one."""
 
 
 class Run(msgspec.Struct, omit_defaults=True, gc=False):
-    """The execution of one slot: planned, waiting, running or in backoff; which one follows from where it stands."""
+    """The execution of one slot. ``machine.py`` has the phases of a run, which follow from where it is."""
 
     slot: Instant
     due: Instant
-    """Its next (or current) attempt does not start before: the slot plus jitter, or the end of a backoff."""
+    """Its next (or current) attempt does not start before this: the slot plus jitter, or the end of a backoff."""
     attempt: int = 1
     """Number of the next (or current) attempt."""
     failed: int = 0
-    """Attempts that ended in failure: what ``maxRetries`` counts."""
+    """Attempts that failed, as ``maxRetries`` counts them."""
     lost: int = 0
     """Attempts in a row that were lost with their replica."""
     begun: Instant = 0
-    """When its first attempt started, where that is known; 0 before."""
+    """When its first attempt started, if that is known; 0 before."""
     token: str = ""
-    """Of a manual run: what identifies it in place of the slot."""
+    """Identifies a manual run, in place of the slot."""
     catch_up: bool = False
-    """One of several slots caught up by ``All``: these never overlap each other."""
+    """It is one of several slots caught up by ``All``. These never overlap each other."""
     payload: bytes | None = None
-    """Of a manual run: given to its attempts in place of the schedule's own."""
+    """The payload of a manual run, in place of the schedule's own."""
     detached: bool = msgspec.field(default=False, name="outlives")
-    """Its next (or current) attempt lives outside the replica that starts it: whoever takes over goes on with it."""
+    """Its next (or current) attempt runs outside the replica that starts it, and the next owner continues it."""
     adoptable: bool = msgspec.field(default=False, name="handed_on")
-    """Of one that outlives: an earlier owner may have started its current attempt."""
+    """It is detached, and an earlier owner may have started its current attempt."""
     cancel_reason: str = msgspec.field(default="", name="cancelling")
-    """Why it is to be ended; it stays active until its end is confirmed."""
+    """Why it is being cancelled. It stays active until its end is confirmed."""
 
 
 class State(msgspec.Struct, omit_defaults=True, gc=False):
+    """What the row of a schedule stores. Stored fields keep their names."""
+
     decided_until: Instant = msgspec.field(name="floor")
-    """Slots at or before it are decided."""
+    """Slots at or before this instant are decided."""
     next: Run | None = None
-    """The slot that the row waits for. It may be started without a further write, so whoever finds it due under a
-    dead owner counts an attempt as lost."""
+    """The slot that the row waits for. It may start without another write, so whoever finds it due under a dead owner
+    counts an attempt as lost."""
     runs: list[Run] = []
-    """Active: running or in backoff. Each may have begun."""
+    """Active runs: executing or in backoff. Each may have started."""
     waiting: list[Run] = []
-    """Due, not begun: behind another run of the same schedule."""
+    """Runs that are due and wait for another run of the same schedule."""
     revision: int = 1
-    """The revision of the wish that this state takes into account."""
+    """The revision of the desired state that this state takes into account."""
     when: str = ""
-    """A digest of the triggers that ``next`` and ``decided_until`` stand on: by it an edit of them is known."""
+    """A digest of the triggers that ``next`` and ``decided_until`` depend on. It shows whether they were edited."""
     suspended: bool = False
     paused: bool = False
-    """By ``pauseAfterFailures``; an edit or a resume ends it."""
+    """Paused by ``pauseAfterFailures``, until an edit or a resume."""
     paused_under: Instant = 0
-    """When the wish had been written under which it was paused: another one ends the pause."""
+    """When the definition was written under which it was paused. Another definition ends the pause."""
     completed: Completion | None = None
     started: int = 0
-    """Runs counted by ``maxRuns``."""
+    """Runs that ``maxRuns`` counts."""
     succeeded: int = 0
     failed: int = 0
     cancelled: int = 0
@@ -102,18 +103,18 @@ class State(msgspec.Struct, omit_defaults=True, gc=False):
     last_success: Instant | None = None
     last_failure: Instant | None = None
     expect_from: Instant = 0
-    """From when ``expectSuccessWithin`` counts while there is no success: creation or resume."""
+    """From when ``expectSuccessWithin`` counts if there is no success: creation or resume."""
     overdue: bool = False
     generation: int = 0
-    """The generation of the object in a cluster that this state takes into account; 0 where it is none's."""
+    """The generation of the object in a cluster that this state takes into account; 0 outside a cluster."""
     handled: tuple[str, ...] = ()
-    """Acts that were carried out (``run-now/<token>``, ``cancel/<run id>``, ``resume/<token>``), newest last."""
+    """Requests that were carried out (``run-now/<token>``, ``cancel/<run id>``, ``resume/<token>``), newest last."""
     followed: Instant = 0
-    """Of the runs that this schedule follows, those that finished at or before it are decided."""
+    """Followed runs that finished at or before this instant are decided."""
     followed_ids: dict[str, Instant] = {}
-    """Those decided of the runs that finished after it, and the slot that each became."""
+    """Decided runs that finished later than ``followed``, and the slot that each became."""
     upcoming: tuple[Run, ...] = ()
-    """Slots made by runs that this schedule follows, whose jitter has not passed yet."""
+    """Slots made by followed runs, whose jitter has not passed yet."""
 
     def encode(self) -> bytes:
         return _encoder.encode(self)
@@ -124,14 +125,14 @@ class State(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class RunRecord(msgspec.Struct, omit_defaults=True, gc=False):
-    """One ended run, as history keeps it; or a manual one that its schedule did not let begin."""
+    """One run that ended, as history keeps it; or a manual run that was skipped."""
 
     run_id: str
     uid: str
     slug: str
     slot: Instant
     started: Instant | None
-    """None: it ended before it began."""
+    """None: it ended before it started."""
     finished: Instant
     attempt: int
     """The number of its last attempt."""
@@ -140,7 +141,7 @@ class RunRecord(msgspec.Struct, omit_defaults=True, gc=False):
     code: int | None = None
     """Exit code or HTTP status of the last attempt."""
     replica: str = ""
-    """Where its last attempt ran: the replica, or the Pod."""
+    """Where its last attempt ran: a replica or a Pod."""
     output: bytes = b""
     keep: int = 3
     """How many runs of this schedule with this kind of outcome history keeps."""
@@ -150,12 +151,12 @@ class RunRecord(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 def run_id(uid: str, run: Run) -> str:
-    """The identity of a run: the same for each of its attempts, safe as a label, a file name and a header."""
+    """Return the identity of a run: the same for each attempt, and safe as a label, a file name and a header."""
     return f"{uid}-{_safe(run.token) if run.token else run.slot}"
 
 
 def _safe(token: str) -> str:
-    """A token as it is where that is safe and can be taken neither for a slot nor for the hash of another token."""
+    """Return the token if it is safe and looks neither like a slot nor like the hash of a token; otherwise its hash."""
     if _SAFE.fullmatch(token) and not _TAKEN.fullmatch(token):
         return token
     return f"token-{blake2b(token.encode(errors='surrogatepass'), digest_size=8).hexdigest()}"
@@ -170,7 +171,7 @@ _decoder = msgspec.json.Decoder(State)
 def record_of(
     run: Run, outcome: Outcome, now: Instant, *, uid: str, slug: str, keep: Keep, replica: str = "", reason: str = ""
 ) -> RunRecord:
-    """What history says of a run that ends at ``now``."""
+    """Return the record of a run that ends at ``now``."""
     return RunRecord(
         run_id=run_id(uid, run),
         uid=uid,
@@ -189,9 +190,9 @@ def record_of(
 
 
 def cut_off(state: State, *, uid: str, slug: str, now: Instant, owned: bool, keep: Keep) -> list[RunRecord]:
-    """The records of a schedule that is deleted at ``now``: each run that is active, or may be, was cancelled.
+    """Return the records of a schedule that is deleted at ``now``: each run that is or may be active was cancelled.
 
-    ``owned``: a replica has the row, so a planned slot that is due may have begun.
+    ``owned``: a replica owns the row, so a planned slot that is due may have started.
     """
     runs = list(state.runs)
     if owned and state.next is not None and state.next.due <= now:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from scheduledjob.domain.schedule import machine
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Fixed
 from scheduledjob.domain.schedule.definition import Concurrency, Timeouts
-from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.runs import MAX_LOST_IN_ROW
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.state import Outcome, Run, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 
 from .schedule_driver import Driver, T, defined
-from .test_manual import records
+from .test_requests import records
 
 
 class PodDriver(Driver):
@@ -28,7 +30,7 @@ class PodDriver(Driver):
         old = self.schedule
         state = State.decode(old.state.encode())
         self.schedule = Schedule("s", "u", old.definition, old.slots, state, "other", detached=detached)
-        self.schedule.recovered(T + round(seconds * SECOND))
+        machine.recover(self.schedule, T + round(seconds * SECOND))
 
 
 def now_at(seconds: float) -> int:
@@ -48,7 +50,7 @@ def test_what_was_planned_and_due_under_a_dead_owner_goes_on_at_once() -> None:
         job.schedule.state = State.decode(stored)
         job.die(seconds)
         # Without a write between: the next owner would do the same with what is stored.
-        (run,) = job.schedule.step(now_at(seconds)).start
+        (run,) = machine.step(job.schedule, now_at(seconds)).start
         assert seen(run) == (60, 1, 0, True)
         assert run.begun == T + MINUTE
 
@@ -77,11 +79,11 @@ def test_a_replica_that_stops_hands_its_attempts_on_due_at_once() -> None:
     job = PodDriver(defined())
     job.at(60)
     assert job.end(70, AttemptEnd.LOST) is None
-    job.schedule.leave(now_at(70))
-    assert job.schedule.wake() == T + MINUTE
-    state = State.decode(job.schedule.snapshot())
+    machine.prepare_release(job.schedule, now_at(70))
+    assert machine.wake_at(job.schedule) == T + MINUTE
+    state = State.decode(job.schedule.writes.begin(job.schedule.state)[0])
     heir = Schedule("s", "u", job.definition, job.schedule.slots, state, "other", detached=True)
-    assert [seen(run) for run in heir.step(now_at(71)).start] == [(60, 1, 0, True)]
+    assert [seen(run) for run in machine.step(heir, now_at(71)).start] == [(60, 1, 0, True)]
 
 
 def test_the_next_attempt_is_a_new_one() -> None:
@@ -107,11 +109,11 @@ def test_an_attempt_that_has_not_begun_takes_the_kind_of_job_that_there_is_now_o
     job = PodDriver(defined())
     job.at(10)
     job.schedule.detached = False
-    assert job.schedule.step(now_at(60)).start == ()
-    assert job.schedule.blocked(now_at(60))
-    job.schedule.snapshot()
-    job.schedule.stored()
-    (run,) = job.schedule.step(now_at(60)).start
+    assert machine.step(job.schedule, now_at(60)).start == ()
+    assert machine.awaits_write(job.schedule, now_at(60))
+    job.schedule.writes.begin(job.schedule.state)
+    job.schedule.writes.answered()
+    (run,) = machine.step(job.schedule, now_at(60)).start
     assert (run.attempt, run.detached) == (1, False)
 
 
@@ -163,8 +165,8 @@ def test_what_was_handed_on_and_is_cancelled_is_given_out_to_be_ended() -> None:
     job = PodDriver(defined())
     job.at(60)
     job.die(100)
-    job.schedule.asked(Requests(cancel=f"u-{T + MINUTE}"), T)
-    actions = job.schedule.step(now_at(100))
+    machine.request(job.schedule, Requests(cancel=f"u-{T + MINUTE}"), T)
+    actions = machine.step(job.schedule, now_at(100))
     assert actions.cancel == ()
     assert [run.cancel_reason for run in actions.start] == ["cancelled by hand"]
     assert records(job) == []
@@ -176,12 +178,12 @@ def test_what_may_have_begun_under_an_edited_policy_waits_and_is_never_dropped()
     stored = State.decode(job.state.encode())
     forbids = defined()
     heir = Schedule("s", "u", forbids, slots_of(Plan(forbids), seed="s", created=T), stored, "other", detached=True)
-    heir.recovered(now_at(125), edited=True)
+    machine.recover(heir, now_at(125), edited=True)
     assert [seen(run) for run in heir.state.runs] == [(60, 1, 0, True)]
     assert [seen(run) for run in heir.state.waiting] == [(120, 1, 0, True)]
-    heir.replace_definition(defined(suspend=True), heir.slots, detached=True)
-    heir.edited(2, now_at(125), None)
+    machine.replace_definition(heir, defined(suspend=True), heir.slots, detached=True)
+    machine.apply_revision(heir, 2, now_at(125), None)
     assert len(heir.state.waiting) == 1
-    heir.asked(Requests(cancel=f"u-{T + 2 * MINUTE}"), T)
-    given = heir.step(now_at(126)).start
+    machine.request(heir, Requests(cancel=f"u-{T + 2 * MINUTE}"), T)
+    given = machine.step(heir, now_at(126)).start
     assert [(run.slot - T, run.cancel_reason) for run in given] == [(MINUTE, ""), (2 * MINUTE, "cancelled by hand")]

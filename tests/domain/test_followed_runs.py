@@ -9,19 +9,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduledjob.domain.schedule import followed_runs, machine
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, ExcludeWindow, Misfire
-from scheduledjob.domain.schedule.followed_runs import LATE, LOOK_AGAIN, LOOK_EVERY, REMEMBERED, upstreams
-from scheduledjob.domain.schedule.machine import Schedule, first_state
+from scheduledjob.domain.schedule.followed_runs import (
+    MAX_RECORD_DELAY,
+    MAX_REMEMBERED_RUNS,
+    POLL_INTERVAL,
+    POLL_RETRY_DELAY,
+    upstreams,
+)
+from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.state import Completion, Outcome, RunRecord, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
 
 from .schedule_driver import Driver, T, defined
-from .test_manual import ask, paused
+from .test_requests import ask, paused
 
 
 class Follower(Driver):
@@ -41,9 +49,9 @@ class Follower(Driver):
     def look(self, seconds: float, *records: RunRecord) -> list[float]:
         """When the slots were, in seconds after ``T``, of what starts after that look."""
         now = T + round(seconds * SECOND)
-        self.schedule.look(now)
-        assert self.schedule.should_poll(now)
-        self.schedule.followed(records, now)
+        followed_runs.plan_poll(self.schedule, now)
+        assert followed_runs.begin_poll(self.schedule, now)
+        followed_runs.poll_ended(self.schedule, records, now)
         return self.starts(seconds)
 
 
@@ -109,34 +117,34 @@ def test_no_two_runs_share_a_slot() -> None:
 
 def test_a_look_that_failed_is_done_again_soon_and_one_that_did_not_in_a_minute() -> None:
     job = follower()
-    job.schedule.look(T)
-    assert job.schedule.wake() == T
-    assert job.schedule.should_poll(T)
-    assert job.schedule.wake() is None
-    assert not job.schedule.should_poll(T)
-    job.schedule.followed(None, T)
-    assert job.schedule.wake() == T + LOOK_AGAIN
-    assert job.schedule.should_poll(T + LOOK_AGAIN)
-    job.schedule.followed([], T + LOOK_AGAIN)
-    assert job.schedule.wake() == T + LOOK_AGAIN + LOOK_EVERY
+    followed_runs.plan_poll(job.schedule, T)
+    assert machine.wake_at(job.schedule) == T
+    assert followed_runs.begin_poll(job.schedule, T)
+    assert machine.wake_at(job.schedule) is None
+    assert not followed_runs.begin_poll(job.schedule, T)
+    followed_runs.poll_ended(job.schedule, None, T)
+    assert machine.wake_at(job.schedule) == T + POLL_RETRY_DELAY
+    assert followed_runs.begin_poll(job.schedule, T + POLL_RETRY_DELAY)
+    followed_runs.poll_ended(job.schedule, [], T + POLL_RETRY_DELAY)
+    assert machine.wake_at(job.schedule) == T + POLL_RETRY_DELAY + POLL_INTERVAL
 
 
 def test_a_nudge_during_a_look_makes_another() -> None:
     job = follower()
-    job.schedule.look(T)
-    assert job.schedule.should_poll(T)
-    job.schedule.look(T + 1)
-    assert not job.schedule.should_poll(T + 1)
-    job.schedule.followed([], T + 2)
-    assert job.schedule.should_poll(T + 2)
+    followed_runs.plan_poll(job.schedule, T)
+    assert followed_runs.begin_poll(job.schedule, T)
+    followed_runs.plan_poll(job.schedule, T + 1)
+    assert not followed_runs.begin_poll(job.schedule, T + 1)
+    followed_runs.poll_ended(job.schedule, [], T + 2)
+    assert followed_runs.begin_poll(job.schedule, T + 2)
 
 
 def test_what_is_given_back_during_a_look_is_looked_at_by_the_next() -> None:
     job = follower()
-    job.schedule.look(T)
-    assert job.schedule.should_poll(T)
-    job.schedule.leave(T + 5)
-    assert job.schedule.wake() == T + 5
+    followed_runs.plan_poll(job.schedule, T)
+    assert followed_runs.begin_poll(job.schedule, T)
+    machine.prepare_release(job.schedule, T + 5)
+    assert machine.wake_at(job.schedule) == T + 5
 
 
 # ---------------------------------------------------------------- as any other slot
@@ -181,9 +189,9 @@ def test_exclusions_and_bounds() -> None:
     assert job.look(45, ended(5), ended(25), ended(35.5), ended(41)) == [35.5]
     assert (job.state.excluded, job.state.missed) == (1, 0)
     job.end(46)
-    job.at(40 + LATE / SECOND)
+    job.at(40 + MAX_RECORD_DELAY / SECOND)
     assert job.state.completed is None
-    job.at(41 + LATE / SECOND)
+    job.at(41 + MAX_RECORD_DELAY / SECOND)
     assert job.state.completed is Completion.NO_SLOT
 
 
@@ -193,14 +201,14 @@ def test_max_runs() -> None:
     job.end(11)
     assert job.look(12, ended(11.5)) == []
     assert job.state.completed is Completion.MAX_RUNS
-    assert job.schedule.wake() is None
+    assert machine.wake_at(job.schedule) is None
 
 
 def test_jitter_puts_it_off() -> None:
     job = follower(jitter=30 * SECOND)
     assert job.look(10, ended(9.5)) == []
     (run,) = job.state.upcoming
-    assert job.schedule.wake() == run.due > T + 10 * SECOND
+    assert machine.wake_at(job.schedule) == run.due > T + 10 * SECOND
     job.reload()
     assert job.starts((run.due - 1 - T) / SECOND) == []
     assert job.starts((run.due - T) / SECOND) == [9.5]
@@ -246,18 +254,20 @@ def test_the_past_is_not_replayed(how: str) -> None:
 
 def test_nobody_looks_for_what_may_not_start() -> None:
     job = follower(suspend=True)
-    job.schedule.look(T)
-    assert job.schedule.wake() is None
+    followed_runs.plan_poll(job.schedule, T)
+    assert machine.wake_at(job.schedule) is None
     job.edit(9, suspend=False)
-    job.schedule.look(T + 9 * SECOND)
-    assert job.schedule.wake() == T + 9 * SECOND
+    followed_runs.plan_poll(job.schedule, T + 9 * SECOND)
+    assert machine.wake_at(job.schedule) == T + 9 * SECOND
 
 
 # ---------------------------------------------------------------- however it comes
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 900), st.integers(0, LATE // SECOND - 1)), max_size=REMEMBERED),
+    st.lists(
+        st.tuples(st.integers(0, 900), st.integers(0, MAX_RECORD_DELAY // SECOND - 1)), max_size=MAX_REMEMBERED_RUNS
+    ),
     st.lists(st.integers(1, 240), min_size=1, max_size=12),
 )
 def test_each_end_is_decided_once_whenever_it_reaches_history(ends: list[tuple[int, int]], pauses: list[int]) -> None:
@@ -270,5 +280,5 @@ def test_each_end_is_decided_once_whenever_it_reaches_history(ends: list[tuple[i
         job.look(look, *[record for there, record in history if there <= T + look * SECOND])
         job.reload()
         job.state.runs.clear()
-        assert len(job.state.followed_ids) <= REMEMBERED
+        assert len(job.state.followed_ids) <= MAX_REMEMBERED_RUNS
     assert job.state.started + job.state.missed == len(ends)

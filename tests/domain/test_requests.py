@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduledjob.domain.schedule import machine
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import Concurrency, Timeouts
-from scheduledjob.domain.schedule.handle_requests import REMEMBERED
-from scheduledjob.domain.schedule.requests import Requests
+from scheduledjob.domain.schedule.requests import MAX_REMEMBERED_REQUESTS, Requests
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 from scheduledjob.domain.triggers.manual import ManualTrigger
@@ -22,7 +22,7 @@ from .schedule_driver import Driver, T, defined
 def ask(job: Driver, seconds: float, **requests: object) -> list[str]:
     """The tokens (or slots) of what starts when that is asked for."""
     now = T + round(seconds * SECOND)
-    job.schedule.asked(Requests(**requests), now)  # type: ignore[arg-type]
+    machine.request(job.schedule, Requests(**requests), now)  # type: ignore[arg-type]
     return [run.token or str(run.slot - T) for run in job.at(seconds).start]
 
 
@@ -31,9 +31,10 @@ def paused(job: Driver) -> bool:
 
 
 def records(job: Driver) -> list[RunRecord]:
-    """Those that ended since this was last asked."""
-    records, job.schedule.records = job.schedule.records, ()
-    return list(records)
+    """Return the records of the runs that ended since the last call."""
+    job.write()
+    records, job.written = job.written, []
+    return records
 
 
 # ---------------------------------------------------------------- run-now
@@ -56,21 +57,21 @@ def test_a_run_now_starts_at_once_and_once() -> None:
 
 def test_a_run_now_starts_only_once_it_is_stored() -> None:
     job = Driver(defined())
-    job.schedule.asked(Requests(run="a"), T)
-    assert job.schedule.wake() == T
-    assert job.schedule.step(T).start == ()
-    assert job.schedule.blocked(T)
-    assert "run-now/a" in State.decode(job.schedule.snapshot()).handled
-    job.schedule.stored()
-    assert len(job.schedule.step(T).start) == 1
+    machine.request(job.schedule, Requests(run="a"), T)
+    assert machine.wake_at(job.schedule) == T
+    assert machine.step(job.schedule, T).start == ()
+    assert machine.awaits_write(job.schedule, T)
+    assert "run-now/a" in State.decode(job.schedule.writes.begin(job.schedule.state)[0]).handled
+    job.schedule.writes.answered()
+    assert len(machine.step(job.schedule, T).start) == 1
 
 
 def test_what_was_asked_is_not_lost_where_the_row_is_given_back_before_it_was_done() -> None:
     job = Driver(defined(suspend=True))
-    job.schedule.asked(Requests(run="a"), T + 5)
-    job.schedule.leave(T + 9)
-    assert job.schedule.wake() == T + 5
-    assert State.decode(job.schedule.snapshot()).handled == ()
+    machine.request(job.schedule, Requests(run="a"), T + 5)
+    machine.prepare_release(job.schedule, T + 9)
+    assert machine.wake_at(job.schedule) == T + 5
+    assert State.decode(job.schedule.writes.begin(job.schedule.state)[0]).handled == ()
 
 
 @pytest.mark.parametrize("closed", ["suspend", "pause", "max runs", "no slot"])
@@ -106,7 +107,7 @@ def test_a_schedule_that_runs_only_by_hand_is_never_completed(edited: bool) -> N
         job.end(71 + 10 * number)
         assert job.schedule.open
         assert job.state.next is None
-        assert job.schedule.wake() is None
+        assert machine.wake_at(job.schedule) is None
 
 
 def test_a_manual_trigger_keeps_a_schedule_whose_other_triggers_are_out_of_slots() -> None:
@@ -131,8 +132,8 @@ def test_a_run_now_on_a_schedule_that_its_job_completed_is_cancelled() -> None:
     job = Driver(defined())
     job.run(60, AttemptEnd.COMPLETED)
     assert len(records(job)) == 1
-    job.schedule.asked(Requests(run="a"), T)
-    assert job.schedule.step(T + 70 * SECOND).start == ()
+    machine.request(job.schedule, Requests(run="a"), T)
+    assert machine.step(job.schedule, T + 70 * SECOND).start == ()
     (record,) = records(job)
     assert (record.run_id, record.outcome, record.reason) == ("u-a", Outcome.CANCELLED, "the schedule is completed")
     assert job.state.handled == ("run-now/a",)
@@ -161,7 +162,7 @@ def test_under_forbid_a_run_now_beside_an_active_run_is_skipped_and_that_is_said
 def test_under_replace_a_run_now_cancels_what_is_active() -> None:
     job = Driver(defined(concurrency=Concurrency.REPLACE))
     job.at(60)
-    job.schedule.asked(Requests(run="a"), T)
+    machine.request(job.schedule, Requests(run="a"), T)
     actions = job.at(61)
     assert [(run.slot - T, run.cancel_reason) for run in actions.cancel] == [(MINUTE, "replaced by the manual run a")]
     record = job.end(62, AttemptEnd.CANCELLED)
@@ -200,7 +201,7 @@ def test_a_run_is_cancelled_by_its_id() -> None:
     job = Driver(defined(concurrency=Concurrency.ALLOW))
     job.at(60)
     job.at(120)
-    job.schedule.asked(Requests(cancel=f"u-{T + MINUTE}"), T)
+    machine.request(job.schedule, Requests(cancel=f"u-{T + MINUTE}"), T)
     (run,) = job.at(121).cancel
     assert (run.slot, run.cancel_reason) == (T + MINUTE, "cancelled by hand")
     record = job.end(122, AttemptEnd.FAILED)
@@ -265,9 +266,9 @@ def test_a_pause_is_ended_by_an_edit_and_by_no_other_revision(generation: int) -
     job.state.generation = generation
     job.run(60, AttemptEnd.FAILED)
     edited_at = job.schedule.definition_changed_at if not generation else T + 70 * SECOND
-    job.schedule.edited(2, edited_at, None, generation)
+    machine.apply_revision(job.schedule, 2, edited_at, None, generation)
     assert paused(job)
-    job.schedule.edited(3, T + 80 * SECOND, None, generation and generation + 1)
+    machine.apply_revision(job.schedule, 3, T + 80 * SECOND, None, generation and generation + 1)
     assert not paused(job)
     assert job.state.failures_in_row == 0
     assert job.state.decided_until == T + 80 * SECOND
@@ -278,11 +279,11 @@ def test_a_pause_is_ended_by_an_edit_and_by_no_other_revision(generation: int) -
 
 def test_no_more_than_so_many_acts_are_remembered_and_never_fewer_than_stand_there() -> None:
     job = Driver(defined(suspend=True))
-    for number in range(2 * REMEMBERED):
+    for number in range(2 * MAX_REMEMBERED_REQUESTS):
         ask(job, 1, run="old", cancel=f"u-{number}")
-    assert len(job.state.handled) == REMEMBERED
+    assert len(job.state.handled) == MAX_REMEMBERED_REQUESTS
     assert job.state.handled[0] == "run-now/old"
-    assert job.state.handled[-1] == f"cancel/u-{2 * REMEMBERED - 1}"
+    assert job.state.handled[-1] == f"cancel/u-{2 * MAX_REMEMBERED_REQUESTS - 1}"
 
 
 tokens = st.one_of(st.text(), st.from_regex(r"[A-Za-z0-9._-]{1,70}", fullmatch=True), st.from_regex(r"-?[0-9]{1,20}"))

@@ -1,0 +1,67 @@
+"""Which part of a schedule's state the store has.
+
+The state machine decides, the store remembers, and between the two there is a write. This module knows what of the
+state is not stored yet, so that the policies need not. It carries the rule on which "nothing runs twice silently"
+depends: *a run may start only if the stored state already says so*.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .actions import has, without
+from .state import Run, RunRecord
+
+if TYPE_CHECKING:
+    from .state import State
+
+
+class WriteTracker(msgspec.Struct, eq=False, gc=False):
+    """What is not stored yet, and whether a write is in flight.
+
+    A run is *unstored* from the moment that it is added until the store has answered the write that contains it.
+    """
+
+    changed: bool = False
+    """The state differs from the one that was written last."""
+    in_flight: bool = False
+    """The store has not answered the last write. The next write waits for the answer."""
+    records: tuple[RunRecord, ...] = ()
+    """Runs that ended and are in no write yet."""
+    _unstored: tuple[Run, ...] = ()
+    """Unstored runs that are in no write yet."""
+    _being_stored: tuple[Run, ...] = ()
+    """Unstored runs in the write that is in flight."""
+
+    def add(self, run: Run) -> None:
+        """Remember that the stored state does not know this run, or this attempt of it."""
+        if not has(self._unstored, run):
+            self._unstored += (run,)
+        self.changed = True
+
+    def drop(self, run: Run) -> None:
+        """Forget a run that has ended."""
+        self._unstored = without(self._unstored, run)
+
+    def is_unstored(self, run: Run) -> bool:
+        return has(self._unstored, run) or has(self._being_stored, run)
+
+    def is_behind(self) -> bool:
+        """Return whether the stored state is an earlier one, as far as is known."""
+        return self.changed or self.in_flight
+
+    def begin(self, state: State) -> tuple[bytes, tuple[RunRecord, ...]]:
+        """Return the state and the records to write now. Call ``answered`` when the store has answered."""
+        assert not self.in_flight, "a write is in flight already"
+        records, self.records = self.records, ()
+        self._being_stored, self._unstored = self._unstored, ()
+        self.changed, self.in_flight = False, True
+        return state.encode(), records
+
+    def answered(self) -> None:
+        """The store has answered the write. If it refused it, the row is lost, and nothing of it starts any more."""
+        assert self.in_flight, "no write is in flight"
+        self.in_flight = False
+        self._being_stored = ()
