@@ -68,16 +68,16 @@ RULES: list[tuple[SpanningRule, Callable[[Sample], bool], str]] = [
         lambda s: s.a is not None or s.b is not None,
         "has(self.b) || has(self.a)",
     ),
-    (both_or_neither("a", "b"), lambda s: (s.a is None) == (s.b is None), "(has(self.a)) == (has(self.b))"),
+    (both_or_neither("a", "b"), lambda s: (s.a is None) == (s.b is None), "has(self.a) == has(self.b)"),
     (
         not_one_of("a", ("x",), message="m", advice="w"),
         lambda s: s.a != "x",
-        "!(has(self.a) && self.a in ['x'])",
+        "!(self.a in ['x'])",
     ),
     (
         no_key_with("c", "n", "a", message="m", advice="w"),
         lambda s: s.a is None or not {"n", "N"} & (s.c or {}).keys(),
-        "!has(self.a) || !has(self.c) || !self.c.exists(key, key.lowerAscii() == 'n')",
+        "!has(self.a) || !has(self.c) || !self.c.exists(name, name.lowerAscii() == 'n')",
     ),
     (
         alternatives(("a", "b"), needed=True),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from scheduledjob.domain.schedule.definition import Definition
+    from scheduledjob.domain.time.instants import Micros
     from scheduledjob.engine.executor import Executor
 
     from .curl.addresses import AddressFilter
@@ -30,6 +31,14 @@ class Place(Enum):
     """In the process of the replica if the administrator allows it for the namespace, otherwise in a Pod."""
     POD = "Pod"
     """Always in a Pod."""
+
+
+class ResultCode(Enum):
+    """What the code in the results of a kind is."""
+
+    NONE = "None"
+    EXIT_CODE = "ExitCode"
+    HTTP_STATUS = "HttpStatus"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +76,15 @@ class BuiltInKind:
     summary: Callable[[Mapping[str, Any]], str] = lambda job: ""
     """Returns the short words for a job, from its part of the manifest: a command, a URL, an image."""
     place: Place = Place.INLINE
+    result_code: ResultCode = ResultCode.NONE
+    timeout: Micros | None = None
+    """Time limit of an attempt if ``timeouts.attempt`` is unset; None: no limit."""
+    in_pod_spec: bool = False
+    """Whether ``PodSpec`` has a field of its name; other kinds go into the field ``custom``."""
     custom: bool = False
     """Whether manifests select it with ``job.custom.kind``."""
+    text_params: tuple[str, ...] | None = None
+    """The names of the ``params`` of a custom kind, all of which are text; None: any params."""
     stored_kind: str | None = None
     """Its name in the store, if it is not made from ``name``."""
     detached: bool = False

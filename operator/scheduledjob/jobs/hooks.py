@@ -6,17 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from scheduledjob.domain.time.instants import MINUTE, SECOND, Micros, rfc3339
+from scheduledjob.domain.time.instants import SECOND, rfc3339
 from scheduledjob.engine.executor import Attempt, Result
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.curl.curl_kind import CURL_TIMEOUT, CurlSpec
 
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.engine.attempt_preparer import Hook
     from scheduledjob.engine.executor import Executor
-
-CURL_TIMEOUT: Micros = MINUTE
-"""Time limit of an attempt of a request if ``timeouts.attempt`` is unset, and of the call of a hook."""
 
 
 def hook_caller(curl: Executor) -> Hook:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from scheduledjob.engine.kinds import JobKind
 
+from .built_in_kind import ResultCode
 from .container.container_kind import CONTAINER
 from .curl.curl_kind import CURL
 from .python.print_kind import PRINT
@@ -51,6 +52,12 @@ def stored_kind(prefix: str, name: str) -> str:
     if built_in is None or built_in.custom:
         return f"{prefix}.custom.{name}"
     return built_in.stored_kind or f"{prefix}.{name}"
+
+
+def result_code_of(name: str) -> ResultCode:
+    """Return what the code in the results of a kind is."""
+    built_in = BUILT_IN.get(name)
+    return ResultCode.NONE if built_in is None else built_in.result_code
 
 
 def make_kinds(prefix: str, context: JobContext) -> Runnable:

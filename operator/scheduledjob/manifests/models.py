@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from scheduledjob import resource_names
+from scheduledjob.jobs.built_in_kind import Place
+from scheduledjob.jobs.job_registry import BUILT_IN
 
 from . import checks
 from .base import (
@@ -68,12 +70,16 @@ class Spec(Model):
             message="is before startAt, so there is no slot",
             advice="write an instant after startAt",
         ),
-        not_with(
-            "job.container",
-            "execution.mode",
-            ("Inline",),
-            message="a container can't run Inline",
-            advice="write Pod, or leave mode out",
+        *(
+            not_with(
+                f"job.{kind.name}",
+                "execution.mode",
+                ("Inline",),
+                message=f"a {kind.name} can't run Inline",
+                advice="write Pod, or leave mode out",
+            )
+            for kind in BUILT_IN.values()
+            if kind.place is Place.POD
         ),
         only_with("maxConcurrent", "concurrencyPolicy", ("Allow", "Queue")),
         only_with("queueDepth", "concurrencyPolicy", ("Queue",)),

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from scheduledjob.domain.time.instants import SECOND
-from scheduledjob.jobs.container.pod_spec import POD_KIND
+from scheduledjob.jobs.built_in_kind import ResultCode
+from scheduledjob.jobs.container.pod_spec import POD_KIND, KeepPods, PodSpec
+from scheduledjob.jobs.job_registry import BUILT_IN, result_code_of
 
+from .jobs.job_part import short
 from .translate import keep_of, plain_job, plain_payload_from, to_definition
 
 if TYPE_CHECKING:
@@ -30,24 +33,23 @@ def pod_description(job: ScheduledJob) -> dict[str, Any]:
     """What the Pod is to run and how, as the plain JSON of the executor's ``PodSpec``."""
     spec = job.spec
     namespace, _ = job.key
-    kind, described = plain_job(spec, namespace)
-    found: dict[str, Any] = {}
-    exit_codes = sorted(set((spec.complete_on.exit_codes if spec.complete_on is not None else None) or ()))
-    if spec.job.container is not None:
-        found["container"] = {name: described[name] for name in ("image", "command", "args") if name in described}
-    elif spec.job.custom is not None:
-        found["custom"] = {"kind": kind} | ({} if described is None else {"params": described})
-    elif kind in ("shell", "curl"):
-        found[kind] = described
-    else:  # the runner in the Pod finds the kind in the registry
-        found["custom"] = {"kind": kind, "params": described}
-    if exit_codes and spec.job.curl is None:
-        found["complete_exit_codes"] = exit_codes
+    kind, stored = plain_job(spec, namespace)
+    built_in = BUILT_IN.get(kind)
+    found: dict[str, Any]
+    if built_in is not None and built_in.spec is PodSpec:
+        found = dict(stored)
+    elif built_in is not None and built_in.in_pod_spec:
+        found = {kind: stored}
+    else:
+        found = {"custom": {"kind": kind} | ({} if stored is None else {"params": stored})}
+    exit_codes = spec.complete_on.exit_codes if spec.complete_on is not None else None
+    if exit_codes and result_code_of(kind) is not ResultCode.HTTP_STATUS:
+        found["complete_exit_codes"] = sorted(set(exit_codes))
     if spec.payload_from is not None:
         found["payload_from"] = plain_payload_from(spec.payload_from, namespace)
     pod = spec.execution.pod if spec.execution is not None else None
     if pod is not None:
-        if pod.image is not None and spec.job.container is None:
+        if pod.image is not None and "container" not in found:
             found["image"] = pod.image
         if pod.service_account_name is not None:
             found["service_account"] = pod.service_account_name
@@ -55,8 +57,6 @@ def pod_description(job: ScheduledJob) -> dict[str, Any]:
             if part := getattr(pod, name):
                 found[name] = part.model_dump(by_alias=True, exclude_none=True)
     keep = keep_of(spec)
-    kept = {"succeeded": keep.succeeded, "failed": keep.failed, "ttl": keep.ttl // SECOND}
-    standard = {"succeeded": 3, "failed": 5, "ttl": 7 * 86_400}
-    if changed := {name: value for name, value in kept.items() if value != standard[name]}:
-        found["keep"] = changed
+    if kept := short(KeepPods(keep.succeeded, keep.failed, keep.ttl // SECOND)):
+        found["keep"] = kept
     return found

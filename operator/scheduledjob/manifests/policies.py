@@ -1,18 +1,21 @@
 """How runs are started, limited and retried, and how long their history is kept."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from scheduledjob.domain.schedule.backoff import DEFAULT_RETRIES
-from scheduledjob.domain.schedule.definition import Keep, Misfire
-from scheduledjob.domain.time.instants import DAY
+from scheduledjob.domain.schedule.backoff import DEFAULT_RETRIES, Exponential
+from scheduledjob.domain.schedule.definition import SKIP_DEADLINE, Keep, Misfire, Timeouts
+from scheduledjob.domain.time.durations import format_duration
+from scheduledjob.domain.time.instants import from_seconds
+from scheduledjob.jobs.curl.curl_kind import CURL_TIMEOUT
 
 from .base import Image, Model, Name, PositiveDuration, Quantity
 from .spanning_rules import not_longer, not_longer_by_default
 
-_FIRST_WAIT, _LONGEST_WAIT = "10s", "10m"
-"""The defaults of ``domain.schedule.backoff.Exponential``, as a manifest writes them; a test compares them."""
+_FIRST_WAIT: Final = format_duration(from_seconds(Exponential().initial))
+_LONGEST_WAIT: Final = format_duration(from_seconds(Exponential().max))
+_SKIP_DEADLINE: Final = format_duration(SKIP_DEADLINE)
 
 
 class Resources(Model):
@@ -71,13 +74,15 @@ class MisfireModel(Model):
     catch_up: Literal["Skip", "Last", "All"] | None = Field(
         None,
         description="Which of the slots that are due run. Skip and Last run only the newest. All runs the newest "
-        "`maxCatchUp` slots, oldest first. With Skip, `startingDeadline` defaults to 10s. Default: Last.",
+        "`maxCatchUp` slots, oldest first. With Skip, `startingDeadline` defaults to "
+        f"{_SKIP_DEADLINE}. Default: Last.",
     )
     max_catch_up: int | None = Field(
         None, ge=1, le=1000, description=f"Maximum number of slots that All runs. Default: {Misfire().max_catch_up}."
     )
     starting_deadline: PositiveDuration | None = Field(
-        None, description="How late a slot may still start, such as 10m. Default: no limit (10s with Skip)."
+        None,
+        description=f"How late a slot may still start, such as 10m. Default: no limit ({_SKIP_DEADLINE} with Skip).",
     )
 
 
@@ -89,7 +94,7 @@ class ExponentialRetry(Model):
     initial: PositiveDuration | None = Field(None, description=f"Wait before the first retry. Default: {_FIRST_WAIT}.")
     max: PositiveDuration | None = Field(None, description=f"The longest wait. Default: {_LONGEST_WAIT}.")
     multiplier: Annotated[float, Field(ge=1, le=1000)] | None = Field(
-        None, description="Factor from each wait to the next, at least 1. Default: 2."
+        None, description=f"Factor from each wait to the next, at least 1. Default: {Exponential().multiplier:g}."
     )
 
 
@@ -117,7 +122,7 @@ class Retry(Model):
     )
     exponential: ExponentialRetry | None = Field(
         None,
-        description="Waits that grow by a factor. Default: from 10s, doubling, to 10m.",
+        description=f"Waits that grow by a factor. Default: from {_FIRST_WAIT}, doubling, to {_LONGEST_WAIT}.",
     )
     fixed: FixedRetry | None = Field(None, description="A list of waits.")
 
@@ -128,9 +133,13 @@ class TimeoutsModel(Model):
     rules: ClassVar = (not_longer("attempt", "total"),)
 
     attempt: PositiveDuration | None = Field(
-        None, description="Time limit for an attempt. Default: 1m for curl, no limit for other jobs."
+        None,
+        description=f"Time limit for an attempt. Default: {format_duration(CURL_TIMEOUT)} for curl, no limit for other "
+        "jobs.",
     )
-    pending: PositiveDuration | None = Field(None, description="Time limit for a Pod to start. Default: 5m.")
+    pending: PositiveDuration | None = Field(
+        None, description=f"Time limit for a Pod to start. Default: {format_duration(Timeouts().pending)}."
+    )
     total: PositiveDuration | None = Field(
         None,
         description="Time limit for a run, from the start of its first attempt, waits between attempts included. "
@@ -158,4 +167,6 @@ class HistoryModel(Model):
     failed: int | None = Field(
         None, ge=0, le=10_000, description=f"Number of failed runs to keep. Default: {Keep().failed}."
     )
-    ttl: PositiveDuration | None = Field(None, description=f"How long a run is kept. Default: {Keep().ttl // DAY}d.")
+    ttl: PositiveDuration | None = Field(
+        None, description=f"How long a run is kept. Default: {format_duration(Keep().ttl)}."
+    )

@@ -97,18 +97,18 @@ def needed_unless(key: str, other: str, *, message: str, advice: str) -> Spannin
 
 
 def both_or_neither(first: str, second: str) -> SpanningRule:
-    """``first`` and ``second`` must be given together."""
+    """``first`` and ``second``, keys without dots, must be given together."""
     return _rule(
-        f"({_given(first)}) == ({_given(second)})",
+        f"has(self.{first}) == has(self.{second})",
         lambda model: (value_at(model, first) is None) != (value_at(model, second) is None),
-        Fault(f"{first} and {second} must be used together", "write both, or neither"),
+        Fault(f"{first} and {second} go together", "give both or none"),
     )
 
 
 def not_one_of(key: str, values: Sequence[str], *, message: str, advice: str) -> SpanningRule:
-    """``key`` may not have one of ``values``."""
+    """``key``, which is required, may not have one of ``values``."""
     return _rule(
-        f"!({_is_in(key, values)})",
+        f"!({_in(key, values)})",
         lambda model: value_at(model, key) in values,
         Fault(message, advice, _path(key)),
     )
@@ -194,7 +194,9 @@ def no_item_with(items: str, key: str, other: str, *, message: str, advice: str)
 
 def no_key_with(mapping: str, name: str, other: str, *, message: str, advice: str) -> SpanningRule:
     """``mapping`` may not have the key ``name`` (lower case, matched in any case) if ``other`` is given."""
-    cel = f"!{_given(other)} || !{_given(mapping)} || !self.{mapping}.exists(key, key.lowerAscii() == {literal(name)})"
+    cel = (
+        f"!{_given(other)} || !{_given(mapping)} || !self.{mapping}.exists(name, name.lowerAscii() == {literal(name)})"
+    )
 
     def fault_in(model: BaseModel) -> Fault | None:
         if value_at(model, other) is not None:
@@ -245,7 +247,12 @@ def _is_in(key: str, values: Sequence[str]) -> str:
     """CEL: the key has a value, and it is one of ``values`` if there are any."""
     if not values:
         return _given(key)
-    return f"{_given(key)} && self.{key} in [{', '.join(literal(value) for value in values)}]"
+    return f"{_given(key)} && {_in(key, values)}"
+
+
+def _in(key: str, values: Sequence[str]) -> str:
+    """CEL: the value of the key, which has one, is one of ``values``."""
+    return f"self.{key} in [{', '.join(literal(value) for value in values)}]"
 
 
 def _matches(value: Any, values: Sequence[str]) -> bool:

@@ -14,10 +14,9 @@ from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Defini
 from scheduledjob.domain.time.durations import parse_duration
 from scheduledjob.domain.time.instants import SECOND, Instant, Micros, to_instant
 from scheduledjob.jobs.built_in_kind import Place
-from scheduledjob.jobs.hooks import CURL_TIMEOUT
 
 from .checks import parse_instant
-from .jobs.job_model import place_of, stored_job
+from .jobs.job_model import default_timeout, place_of, stored_job
 from .jobs.job_part import short, value_of
 from .triggers.trigger_model import stored
 
@@ -128,8 +127,8 @@ def _retry(retry: Retry | None) -> Backoff:
 def _timeouts(spec: Spec) -> Timeouts:
     timeouts = spec.timeouts
     attempt = _length(timeouts.attempt) if timeouts is not None else None
-    if attempt is None and spec.job.curl is not None:
-        attempt = CURL_TIMEOUT
+    if attempt is None:
+        attempt = default_timeout(spec.job)
     if timeouts is None:
         return Timeouts(attempt=attempt)
     given = {} if timeouts.pending is None else {"pending": parse_duration(timeouts.pending)}

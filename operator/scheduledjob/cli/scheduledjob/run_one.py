@@ -22,9 +22,9 @@ import uvloop
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.domain.time.instants import to_instant
 from scheduledjob.engine.executor import Attempt, Result
-from scheduledjob.jobs.built_in_kind import JobContext
+from scheduledjob.jobs.built_in_kind import JobContext, ResultCode
 from scheduledjob.jobs.container.runner_order import ORDER, REFERENCE, Order, encode_report, read_order
-from scheduledjob.jobs.job_registry import make_executor
+from scheduledjob.jobs.job_registry import make_executor, result_code_of
 from scheduledjob.jobs.python.python_job import JobPluginError
 from scheduledjob.jobs.reasons import of_exception, one_line
 from scheduledjob.jobs.shell.environment import PREFIX
@@ -59,7 +59,8 @@ def run_ordered(message: Path, *, plugins: bool) -> int:
         raise CommandError(f"the report can't be written to {message}: {error.strerror}") from None
     if result.ok:
         return 0
-    return result.code if result.code is not None and 0 < result.code < 256 and order.kind == "shell" else 1
+    is_exit_code = result_code_of(order.kind) is ResultCode.EXIT_CODE
+    return result.code if is_exit_code and result.code is not None and 0 < result.code < 256 else 1
 
 
 class _EnvironmentReferences:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduledjob.jobs.built_in_kind import BuiltInKind, Place
+from scheduledjob.jobs.built_in_kind import BuiltInKind, Place, ResultCode
 
 from .pod_spec import POD_KIND, PodSpec
 
@@ -12,6 +12,7 @@ CONTAINER = BuiltInKind(
     spec=PodSpec,
     summary=lambda job: str(job.get("image") or ""),
     place=Place.POD,
+    result_code=ResultCode.EXIT_CODE,
     stored_kind=POD_KIND,
     detached=True,
 )

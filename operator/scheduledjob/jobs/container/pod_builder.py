@@ -19,8 +19,10 @@ import msgspec
 from scheduledjob.domain.time.instants import rfc3339
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.built_in_kind import values_of
+from scheduledjob.jobs.curl.curl_kind import CURL
 from scheduledjob.jobs.job_registry import BUILT_IN
 from scheduledjob.jobs.shell.environment import LONGEST_STRING, PREFIX, as_string, given
+from scheduledjob.jobs.shell.shell_kind import SHELL
 
 from . import pod_names
 from .pod_security import OF_RUNNER, refuse_violations, with_defaults
@@ -147,11 +149,11 @@ class Blueprint:
     @cached_property
     def _ordered(self) -> str:
         spec = self.spec
-        kind, job = "shell", msgspec.to_builtins(spec.shell or spec.curl)
-        if spec.curl is not None:
-            kind = "curl"
-        elif spec.custom is not None:
+        if spec.custom is not None:
             kind, job = spec.custom.kind, spec.custom.params
+        else:
+            kind = CURL.name if spec.curl is not None else SHELL.name
+            job = msgspec.to_builtins(spec.shell or spec.curl)
         order = {"kind": kind, "job": job, "grace": grace_of(self.grace), "references": self._references}
         return msgspec.json.encode(order).decode()
 

@@ -6,14 +6,18 @@ image can run through the runner (``scheduledjob run-one``), which is a shell co
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from scheduledjob.domain.schedule.definition import Keep
+from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.curl_kind import CurlSpec
 from scheduledjob.jobs.shell.shell_kind import ShellSpec
 
 POD_KIND = "cluster.pod"
 """The kind that a definition of a Pod job has."""
+
+_KEPT: Final = Keep()
 
 
 @dataclass(slots=True)
@@ -36,11 +40,11 @@ class CustomSpec:
 
 @dataclass(slots=True)
 class KeepPods:
-    """How many finished Pods stay, and for how long at most."""
+    """How many finished Pods stay, and for how long at most: by default, as long as their runs in history."""
 
-    succeeded: int = 3
-    failed: int = 5
-    ttl: int = 7 * 86_400
+    succeeded: int = _KEPT.succeeded
+    failed: int = _KEPT.failed
+    ttl: int = _KEPT.ttl // SECOND
     """Seconds."""
 
 

@@ -1,9 +1,14 @@
 """The job kind ``curl``: an HTTP request."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from scheduledjob.domain.time.instants import MINUTE, Micros
 from scheduledjob.engine.executor import Executor, Value
-from scheduledjob.jobs.built_in_kind import BuiltInKind, JobContext
+from scheduledjob.jobs.built_in_kind import BuiltInKind, JobContext, ResultCode
+
+CURL_TIMEOUT: Final[Micros] = MINUTE
+"""Time limit of an attempt if ``timeouts.attempt`` is unset, and of the call of a hook."""
 
 
 @dataclass(slots=True)
@@ -44,4 +49,7 @@ CURL = BuiltInKind(
     make_executor=_make_executor,
     spec=CurlSpec,
     summary=lambda job: str(job.get("url") or ""),
+    result_code=ResultCode.HTTP_STATUS,
+    timeout=CURL_TIMEOUT,
+    in_pod_spec=True,
 )

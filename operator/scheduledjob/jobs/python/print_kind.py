@@ -16,4 +16,4 @@ def _make_executor(context: JobContext) -> Executor:
     return JobExecutor("print", PrintJob(context.write))
 
 
-PRINT = BuiltInKind(name="print", make_executor=_make_executor, custom=True)
+PRINT = BuiltInKind(name="print", make_executor=_make_executor, custom=True, text_params=("text",))

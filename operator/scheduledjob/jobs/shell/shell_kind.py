@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from scheduledjob.engine.executor import Executor, Value
-from scheduledjob.jobs.built_in_kind import BuiltInKind, JobContext, Place
+from scheduledjob.jobs.built_in_kind import BuiltInKind, JobContext, Place, ResultCode
 
 
 @dataclass(slots=True)
@@ -35,4 +35,6 @@ SHELL = BuiltInKind(
     spec=ShellSpec,
     summary=lambda job: str(job.get("command") or ""),
     place=Place.INLINE_IF_ALLOWED,
+    result_code=ResultCode.EXIT_CODE,
+    in_pod_spec=True,
 )

@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from scheduledjob.jobs.container.pod_spec import ContainerSpec, PodSpec
+
 from ..base import Image, Model, Text
-from .job_part import JobPart
+from .job_part import JobPart, short
 
 if TYPE_CHECKING:
     from ..policies import CompleteOn
@@ -31,10 +33,9 @@ class ContainerPart(JobPart):
     def to_stored(self, complete_on: "CompleteOn | None", namespace: str) -> tuple[str, Any]:
         """Return the kind and the stored job."""
         assert self.container is not None
-        parts = {
-            "image": self.container.image,
-            "command": self.container.command,
-            "args": self.container.args,
-            "complete_exit_codes": sorted(set((complete_on.exit_codes if complete_on is not None else None) or ())),
-        }
-        return "container", {name: value for name, value in parts.items() if value}
+        container = self.container
+        spec = PodSpec(
+            ContainerSpec(container.image, container.command, container.args or None),
+            complete_exit_codes=frozenset((complete_on.exit_codes if complete_on is not None else None) or ()),
+        )
+        return "container", short(spec)

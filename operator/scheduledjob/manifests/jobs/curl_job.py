@@ -1,8 +1,8 @@
 """``curl`` of a job or of a hook in a manifest."""
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.curl_kind import CurlSpec
@@ -11,6 +11,7 @@ from .. import checks
 from ..base import HOST_NAME_PATTERN, STATUS_PATTERN, Model, Regex, Url
 from ..rules import VALIDATIONS, Rule
 from ..sources import SecretValue, ValueFrom
+from ..spanning_rules import both_or_neither, no_key_with
 from .job_part import JobPart, optional_value, short
 
 if TYPE_CHECKING:
@@ -34,12 +35,7 @@ class Expect(Model):
 class Tls(Model):
     """How the server is trusted, and the client shown to it."""
 
-    rules: ClassVar = (
-        Rule(
-            "has(self.clientCertificate) == has(self.clientKey)",
-            "clientCertificate and clientKey go together: give both or none",
-        ),
-    )
+    rules: ClassVar = (both_or_neither("clientCertificate", "clientKey"),)
 
     insecure_skip_verify: bool | None = Field(
         None, description="Whether to accept any certificate of the server. Default: false."
@@ -56,13 +52,6 @@ class Tls(Model):
     )
     client_certificate: ValueFrom | None = Field(None, description="The client's certificate chain (PEM).")
     client_key: SecretValue | None = Field(None, description="The private key (PEM) of the client's certificate.")
-
-    @model_validator(mode="after")
-    def _check_pair(self) -> Self:
-        if (self.client_certificate is None) != (self.client_key is None):
-            missing = "clientKey" if self.client_key is None else "clientCertificate"
-            checks.refuse(f"{missing} is missing: a client certificate and its key go together", "give both or none")
-        return self
 
 
 class BasicAuth(Model):
@@ -115,10 +104,12 @@ class Curl(Model):
             "must not hold a user or a password: put them into a Secret and name it in auth.basic",
             "url",
         ),
-        Rule(
-            "!has(self.auth) || !has(self.headers) || !self.headers.exists(name, name.lowerAscii() == 'authorization')",
-            "the request has the header Authorization from auth already: leave one out",
+        no_key_with(
             "headers",
+            "authorization",
+            "auth",
+            message="the request has the header Authorization from auth already",
+            advice="leave one out",
         ),
     )
 
@@ -141,14 +132,6 @@ class Curl(Model):
     follow_redirects: bool | None = Field(None, description="Whether to follow redirects. Default: true.")
     tls: Tls | None = Field(None, description="Settings of an https connection.")
     auth: Auth | None = Field(None, description="Credentials, always from a Secret.")
-
-    @model_validator(mode="after")
-    def _check_authorisation(self) -> Self:
-        if self.auth is not None:
-            for name in self.headers or ():
-                if name.lower() == "authorization":
-                    checks.refuse("the request has this header from auth already", "leave one out", "headers", name)
-        return self
 
 
 class CurlPart(JobPart):

@@ -8,8 +8,8 @@ from scheduledjob.jobs.job_registry import BUILT_IN
 
 from .. import checks
 from ..base import KIND_PATTERN, Model
-from ..problems import listed, quoted
-from ..rules import Rule
+from ..problems import listed
+from ..spanning_rules import not_one_of
 from .job_part import JobPart
 
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ class Custom(Model):
     """A Python job that is registered under a name; `print` is built in."""
 
     rules: ClassVar = (
-        Rule(
-            f"!(self.kind in [{', '.join(repr(kind) for kind in _OWN_KEYS)}])",
-            f"is built in: write {listed([f'job.{kind}' for kind in _OWN_KEYS])} instead of job.custom",
+        not_one_of(
             "kind",
+            _OWN_KEYS,
+            message="is built in",
+            advice=f"write {listed([f'job.{kind}' for kind in _OWN_KEYS])} instead of job.custom",
         ),
     )
 
@@ -42,15 +43,15 @@ class Custom(Model):
     )
 
     @model_validator(mode="after")
-    def _check_built_in(self) -> Self:
-        if self.kind in _OWN_KEYS:
-            checks.refuse(f"{quoted(self.kind)} is built in", f"write job.{self.kind} instead of job.custom", "kind")
-        if self.kind == "print":
+    def _check_params(self) -> Self:
+        built_in = BUILT_IN.get(self.kind)
+        if built_in is not None and built_in.text_params is not None:
             for name, value in (self.params or {}).items():
-                if name != "text":
-                    checks.refuse("print has no such parameter", "text is the only one", "params", name)
+                if name not in built_in.text_params:
+                    only = f"{listed(built_in.text_params)} is the only one"
+                    checks.refuse(f"{self.kind} has no such parameter", only, "params", name)
                 if not isinstance(value, str):
-                    checks.refuse("must be text", 'put it in quotes ("...")', "params", "text")
+                    checks.refuse("must be text", 'put it in quotes ("...")', "params", name)
         return self
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any, Final
 
-from scheduledjob.jobs.built_in_kind import Place
+from scheduledjob.domain.time.instants import Micros
+from scheduledjob.jobs.built_in_kind import BuiltInKind, Place
 from scheduledjob.jobs.job_registry import BUILT_IN
 
 from ..policies import CompleteOn
@@ -36,5 +37,15 @@ def stored_job(job: JobModel, complete_on: CompleteOn | None, namespace: str) ->
 
 def place_of(job: JobModel) -> Place:
     """Return where a job runs if ``execution`` says nothing."""
-    built_in = next((BUILT_IN[key] for key in job.keys_given if key in BUILT_IN), None)
+    built_in = _built_in(job)
     return Place.INLINE if built_in is None else built_in.place
+
+
+def default_timeout(job: JobModel) -> Micros | None:
+    """Return the time limit of an attempt if ``timeouts.attempt`` says nothing; None: no limit."""
+    built_in = _built_in(job)
+    return None if built_in is None else built_in.timeout
+
+
+def _built_in(job: JobModel) -> BuiltInKind | None:
+    return next((BUILT_IN[key] for key in job.keys_given if key in BUILT_IN), None)
