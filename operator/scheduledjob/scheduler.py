@@ -1,8 +1,8 @@
-"""The library's front door: register jobs in Python, schedule them, and run a replica inside your own program.
+"""``Scheduler``, the main class of the library: register Python jobs, schedule them, and run them in your own program.
 
-A ``Scheduler`` is a replica of the engine (or, with ``execute=False``, only a client) on one store. It is an async
-context manager: registering comes before it, scheduling inside. While it is open, a task of its own runs the replica;
-if that fails, the task that opened it is cancelled and the failure comes out of the ``async with``.
+A ``Scheduler`` is a replica of the engine on one store, or only a client with ``execute=False``. It is an async context
+manager: register jobs before you enter it, and schedule them inside. While it is open, the replica runs in a task of
+its own. If the replica fails, the task that entered the context is cancelled, and ``async with`` raises the failure.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _Decorated = TypeVar("_Decorated", bound=JobFunction)
 
 MAX_SLUG = 253
 CLOCK_AGE = 30.0
-"""Seconds after which a client that claims nothing asks for the store's clock again."""
+"""Seconds after which a client without a replica reads the store's clock again."""
 PAGE = 1000
 AWARE_EXAMPLE = "as in datetime(2026, 12, 1, 10, tzinfo=UTC)"
 MANY_EXAMPLE = 'as in [{"slug": "a", "kind": "report", "delay": 5.0}]'
@@ -64,10 +64,11 @@ ARGUMENTS = frozenset({"slug", "kind", "payload", "delay", "at"})
 class Scheduler:
     """Schedules jobs in one installation of a store, and runs them unless ``execute`` is False.
 
-    ``url``: ``memory:``, ``postgresql://...`` or ``firestore://project/collection``. Lengths are seconds:
-    ``heartbeat`` is the longest sleep without a look at the store, ``jitter`` by how much replicas spread it,
-    ``lease`` how long a dead replica's work waits for another, ``grace`` how long the end waits for running jobs.
-    ``capacity``: how many runs this replica takes at once. Raises ``ValueError`` for a URL or number that can't be.
+    ``url`` is ``memory:``, ``postgresql://...`` or ``firestore://project/collection``. All durations are seconds:
+    ``heartbeat`` is the longest time between two polls of the store, and ``jitter`` the part of it that is random.
+    ``lease`` is how long the work of a dead replica waits for another one. ``grace`` is how long running jobs may
+    continue at shutdown. ``capacity`` is how many runs this replica owns at once. Raises ``ValueError`` for a URL or a
+    number that is not allowed.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Scheduler:
     def job(
         self, name: str, *, trigger: Trigger | None = None, backoff: Backoff | None = None
     ) -> Callable[[_Decorated], _Decorated]:
-        """Register the decorated async function as the kind ``name``."""
+        """Register the decorated async function as a job with the kind ``name``."""
         if callable(name):
             raise TypeError(f'job() needs a name: write @scheduler.job("{getattr(name, "__name__", "report")}")')
 
@@ -127,8 +128,10 @@ class Scheduler:
         trigger: Trigger | None = None,
         backoff: Backoff | None = None,
     ) -> None:
-        """Register a job object as the kind ``name``; without one, ``shell``, ``curl``, ``print`` or the job's
-        own attribute ``kind``."""
+        """Register a job object with the kind ``name``.
+
+        The default is the ``kind`` attribute of the job, which is ``shell``, ``curl`` or ``print`` for built-in jobs.
+        """
         kind = getattr(job, "kind", None) if name is None else name
         if kind is None:
             raise ValueError(f"{type(job).__name__} has no kind: register it with name=...")
@@ -154,7 +157,7 @@ class Scheduler:
 
     async def __aenter__(self) -> Scheduler:
         if self._tasks is not None:
-            raise RuntimeError("this scheduler is open already, or was: make a new one")
+            raise RuntimeError("this scheduler is open, or was closed: create a new one")
         await self._store.connect()
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
@@ -184,7 +187,7 @@ class Scheduler:
             while not self._running.done():
                 try:
                     await asyncio.wait([self._running])
-                except asyncio.CancelledError:  # asked a second time: don't wait for the jobs any longer
+                except asyncio.CancelledError:  # a second cancellation: don't wait for the jobs any longer
                     self._running.cancel()
         try:
             await self._tasks.__aexit__(kind, error, traceback)
@@ -199,7 +202,7 @@ class Scheduler:
             raise SystemExit(0)
 
     def _watch_signals(self) -> None:
-        """SIGTERM ends the scheduler in order, unless the program has a handler of its own."""
+        """Let SIGTERM shut the scheduler down cleanly, unless the program has its own handler."""
         body = asyncio.current_task()
         if threading.current_thread() is not threading.main_thread() or body is None:
             return
@@ -231,19 +234,22 @@ class Scheduler:
         at: datetime | None = None,
         replace: bool = False,
     ) -> None:
-        """Schedule ``slug``: first after ``delay`` seconds, ``at`` an aware datetime, or by its job's trigger.
+        """Schedule ``slug``. It first runs after ``delay`` seconds, ``at`` an aware datetime, or when its trigger says.
 
-        A slug that is scheduled already raises ``SlugTaken`` (a ``ValueError``), or is updated with ``replace``: its
-        history and what has run stay.
+        Raises ``SlugTaken`` (a ``ValueError``) if the slug is scheduled already. With ``replace``, the schedule is
+        updated instead, and its history is kept.
         """
         await self._put([{"slug": slug, "kind": kind, "payload": payload, "delay": delay, "at": at}], replace)
 
     async def schedule_many(self, schedules: Iterable[Mapping[str, Any]], *, replace: bool = False) -> None:
-        """Schedule many, each a mapping of the arguments of ``schedule``, in few round trips; all or none."""
+        """Schedule many slugs in few round trips, all or none. Each item has the arguments of ``schedule``."""
         await self._put(schedules, replace)
 
     async def get(self, slug: str) -> Task | None:
-        """The schedule as it stands: its payload and result, and the slot and attempt that come next or run now."""
+        """Return the schedule: its payload, its result, and the slot and attempt that run now or come next.
+
+        Returns None if the slug is not scheduled.
+        """
         (row,) = await self._opened().get([_text(slug)])
         if row is None or row.origin != Origin.LIBRARY.value:
             return None
@@ -262,7 +268,7 @@ class Scheduler:
         )
 
     async def slugs(self) -> list[str]:
-        """Every slug that is scheduled, in order."""
+        """Return all scheduled slugs, sorted."""
         store, slugs, after = self._opened(), list[str](), ""
         while page := await store.rows(origin=Origin.LIBRARY, after=after, limit=PAGE):
             slugs.extend(row.slug for row in page)
@@ -270,14 +276,14 @@ class Scheduler:
         return slugs
 
     async def delete(self, slug: str) -> bool:
-        """End a schedule, and its run if one is under way; False if there is none."""
+        """End a schedule and its active run. Returns False if the slug is not scheduled."""
         (deleted,) = await self._opened().delete([_text(slug)])
         if deleted and self._replica is not None:
             self._replica.changed([slug], deleted=True)
         return deleted
 
     async def clear(self) -> None:
-        """End every schedule of this library's installation."""
+        """End all schedules that the library created in this installation."""
         store = self._opened()
         slugs = [] if self._replica is None else await self.slugs()
         await store.clear(Origin.LIBRARY)
@@ -294,7 +300,7 @@ class Scheduler:
     async def _put(self, schedules: Iterable[Mapping[str, Any]], replace: bool) -> None:
         store, now = self._opened(), await self._now()
         if isinstance(schedules, Mapping | str) or not isinstance(schedules, Iterable):
-            raise TypeError(f"schedules are {type(schedules).__name__}: give a list, {MANY_EXAMPLE}")
+            raise TypeError(f"schedules is {type(schedules).__name__}: give a list, {MANY_EXAMPLE}")
         rows = [self._new_row(schedule, now) for schedule in schedules]
         await store.put(rows, replace=replace)
         if self._replica is not None and rows:
@@ -306,7 +312,7 @@ class Scheduler:
                 self._replica.due(min(wakes))
 
     async def _now(self) -> Instant:
-        """The store's clock: the replica's estimate, or one that is read from time to time."""
+        """Return the store's time: the estimate of the replica, or of a clock that a client reads now and then."""
         if self._replica is None and time.monotonic() - self._clock_read > CLOCK_AGE:
             sent = time.monotonic()
             now = await self._store.now()
@@ -320,7 +326,7 @@ class Scheduler:
         unknown = set(schedule) - ARGUMENTS
         if unknown:
             raise ValueError(
-                f"{min(map(str, unknown))!r} is no argument of schedule(): give {', '.join(sorted(ARGUMENTS))}"
+                f"{min(map(str, unknown))!r} is not an argument of schedule(): give {', '.join(sorted(ARGUMENTS))}"
             )
         slug, kind = schedule.get("slug"), schedule.get("kind")
         if not isinstance(slug, str) or not 0 < len(slug) <= MAX_SLUG or "\0" in slug:
@@ -333,7 +339,9 @@ class Scheduler:
         known = self._kinds.get(kind)
         if known is None and self._execute:
             names = ", ".join(sorted(self._kinds)) or "none"
-            raise ValueError(f"schedule {slug!r}: no job {kind!r} is registered here: register it first ({names} is)")
+            raise ValueError(
+                f"schedule {slug!r}: no job {kind!r} is registered here: register it first (registered: {names})"
+            )
         first = _first_slot(slug, schedule.get("delay"), schedule.get("at"), now)
         definition = known.plan.definition if known and known.plan else Definition(kind=kind)
         if first is None and not definition.triggers:
@@ -349,13 +357,13 @@ class Scheduler:
 
 def _text(slug: object) -> str:
     if not isinstance(slug, str):
-        raise TypeError(f"slug is {type(slug).__name__}: give text, as schedule() was given")
+        raise TypeError(f"slug is {type(slug).__name__}: give text")
     return slug
 
 
 def _first_slot(slug: str, delay: float | None, at: datetime | None, now: Instant) -> Instant | None:
     if delay is not None and at is not None:
-        raise ValueError(f"schedule {slug!r}: delay and at are both given: give one of them")
+        raise ValueError(f"schedule {slug!r}: delay and at are both given: give only one of them")
     if delay is not None:
         if not is_number(delay) or not 0 <= delay < 1e10:
             allowed = f"a number of seconds from now, 0 or more{in_seconds(delay)}"
@@ -369,7 +377,7 @@ def _first_slot(slug: str, delay: float | None, at: datetime | None, now: Instan
 
 
 def _lone(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one failure in nested groups, or the group where there are several."""
+    """Return the only exception in nested groups, or the group that has several."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]

@@ -1,9 +1,8 @@
-"""What the engine and an executor say to each other about one attempt.
+"""The interface between the engine and the executors of jobs.
 
-The engine decides *that* an attempt starts and *what follows* from its end; an executor knows *how* one kind of
-job is started, watched and ended. Between them stand three things: an ``Attempt`` goes in, a ``Result`` comes out,
-and the ``Executor`` protocol says what must hold in between. An executor never touches the store, never retries
-and never decides whether a run has failed for good.
+The engine decides when an attempt starts, and what its end means. An executor knows how to start, watch and stop one
+kind of job. It receives an ``Attempt`` and returns a ``Result``; the ``Executor`` protocol says what must hold in
+between. An executor never uses the store, never retries, and never decides whether a run has failed for good.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class Attempt(msgspec.Struct, gc=False):
-    """One try of a run, with everything that its job is told about itself."""
+    """One attempt of a run, with everything that its job needs to know."""
 
     run_id: str
-    """Identity of the run, the same for each of its attempts: the idempotency key of its side effects."""
+    """The id of the run, the same for all its attempts: the idempotency key of its side effects."""
     uid: str
     namespace: str
-    """Empty outside a cluster's manifests."""
+    """Empty for a schedule of the library."""
     name: str
     """The name of the ScheduledJob, or the slug of a library schedule."""
     slot: Instant
@@ -35,32 +34,32 @@ class Attempt(msgspec.Struct, gc=False):
     version: int
     """Fencing token: larger for each later start of the same schedule."""
     deadline: float
-    """``time.monotonic()`` seconds: when this is reached and ``extend`` has not moved it, the lease may have passed
-    to another replica, so by then nothing of the attempt may be alive."""
+    """``time.monotonic()`` seconds. Unless ``extend`` moves it, another replica may own the lease from this moment on,
+    so nothing of the attempt may be alive then."""
     timeout: float | None = None
-    """Seconds the attempt may take; the executor ends it then and returns a failed Result that says so."""
+    """Seconds that the attempt may take. After that, the executor ends it and returns a failed Result that says so."""
     params: Any = None
     """What to run: the spec of the job's kind, such as ``ShellSpec`` or ``CurlSpec``."""
     payload: bytes | None = None
     references: Any = None
-    """Resolves Secret and ConfigMap references when the attempt starts; None where there can be none."""
+    """``References``, which resolves Secrets and ConfigMaps when the attempt starts; None if there are none."""
     pending: float | None = None
-    """Seconds that what runs the attempt may wait to begin (``timeouts.pending``), for executors that have to wait."""
+    """Seconds that the attempt may wait for its start, such as for a node (``timeouts.pending``)."""
     begun: Instant = 0
     """When the first attempt of the run started."""
     adopted: bool = False
-    """Of a kind that outlives: an earlier owner may have started this attempt, so look for it first. ``timeout`` counts
-    from when it really began; where ``timeouts.total`` is near, ``timeout`` is what is left of that now."""
+    """For a detached kind: an earlier owner may have started this attempt, so search for it first. ``timeout`` counts
+    from its real start. If ``timeouts.total`` ends earlier, ``timeout`` is the rest of that from now on."""
     payload_is_secret: bool = False
-    """The payload came out of a Secret: the executor keeps it out of whatever outlives the attempt."""
+    """The payload is a value of a Secret. The executor must not write it to anything that outlasts the attempt."""
     ending: str = ""
-    """Why ``run`` is cancelled, set before: ``CANCELLED`` or ``RELEASED``; empty while it is not."""
+    """Why ``run`` is cancelled: ``CANCELLED`` or ``RELEASED``, set before the cancellation; empty otherwise."""
 
 
 CANCELLED = "cancelled"
-"""The run is to end: end the attempt, wherever it lives, and wait until that is certain."""
+"""The run must end: end the attempt, wherever it runs, and wait until that is confirmed."""
 RELEASED = "released"
-"""This replica lets go of the attempt: what lives outside of it goes on, and another replica adopts it."""
+"""This replica releases the attempt. What runs outside the replica continues, and another replica adopts it."""
 
 
 class Result(msgspec.Struct, gc=False):
@@ -68,20 +67,20 @@ class Result(msgspec.Struct, gc=False):
 
     ok: bool
     reason: str = ""
-    """Why it failed, in words that a user can act on ("exit code 3", "timed out after 5m"); empty for success."""
+    """Why it failed, in words that help the user ("exit code 3", "timed out after 5m"); empty for success."""
     code: int | None = None
-    """Exit code or HTTP status, where there is one."""
+    """Exit code or HTTP status, if there is one."""
     output: bytes = b""
-    """The last output as printed, at most ``OUTPUT_LIMIT`` bytes, Secret values masked."""
+    """The end of the output, at most ``OUTPUT_LIMIT`` bytes, with Secret values masked."""
     complete: bool = False
-    """The schedule is done for good (``completeOn`` matched, or a custom job returned None)."""
+    """The schedule is complete (``completeOn`` matched, or a custom job returned None)."""
     payload: bytes | None = None
-    """The schedule's payload from now on; None: as it was."""
+    """The new payload of the schedule; None: unchanged."""
     result: bytes | None = None
-    """What a custom job left in ``task.result``; None: as it was."""
+    """``task.result`` of a custom job; None: unchanged."""
     lost: bool = False
-    """Ended with its replica (the lease was about to pass, a helper died) and not by itself: it counts against nobody,
-    and the run goes on with its next attempt; of a kind that outlives, with the same."""
+    """The attempt was ended from outside (its lease was about to expire, its helper process died). It does not count as
+    a failure, and the run continues with its next attempt, or with the same attempt if its kind is detached."""
     where: str = ""
     """Where it ran, if not in this replica: the name of its Pod."""
 
@@ -93,10 +92,10 @@ OUTPUT_LIMIT = 4096
 class Executor(Protocol):
     """Runs attempts of one kind of job.
 
-    ``run`` returns when nothing of the attempt is alive any more. An error of the job is a ``Result`` with
-    ``ok=False``; an exception out of ``run`` is a failed attempt whose reason is the exception. Cancelling ``run``
-    ends the attempt at once (TERM is for timeouts and polite cancels; see each executor), and the CancelledError
-    comes out only after nothing of it is alive: the engine takes it as the confirmed end.
+    ``run`` returns when nothing of the attempt is alive any more. If the job fails, it returns a ``Result`` with
+    ``ok=False``. If it raises, the attempt has failed, and the exception is the reason. If ``run`` is cancelled, it
+    ends the attempt at once (executors send SIGTERM only for timeouts and graceful cancellations), and raises
+    CancelledError only when nothing of it is alive: for the engine that confirms the end.
 
     Attempts of a *detached* kind (``JobKind.detached``) live outside the replica. Then ``run`` starts the attempt, or
     continues with what exists of it: the next owner of the run calls it again for the same attempt. When ``run`` is
@@ -108,31 +107,31 @@ class Executor(Protocol):
       start: start nothing, end whatever exists of the attempt, confirm it, return.
     * ``RELEASED``, or empty: stop following the attempt at once, and end nothing.
 
-    Wait for what fails on the way, such as an API that does not answer. To give up, return a Result with ``lost``;
-    never raise, because the engine takes an exception for the end of the attempt.
+    If something fails on the way, such as an API that does not answer, wait for it. To give up, return a Result with
+    ``lost``. Never raise, because the engine would count the exception as the end of the attempt.
     """
 
     async def start(self) -> None:
-        """Called once, before the first attempt; an error ends the replica with its message."""
+        """Called once, before the first attempt. If it raises, the replica ends with that error."""
 
     async def run(self, attempt: Attempt) -> Result: ...
 
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
-        """The lease of these attempts was renewed: nothing of them need be dead before ``deadline``, monotonic seconds.
+        """The lease of these attempts was renewed: they may live until ``deadline`` (monotonic seconds).
 
         Called from the lease thread, so it must be thread-safe, must not block, and must not need the event loop.
-        An executor whose attempts die with the process, and stop with it, has nothing to do here.
+        An executor whose attempts end with the process has nothing to do here.
         """
 
     async def stop(self) -> None:
-        """Called once, after the last attempt ended; releases what ``start`` made."""
+        """Called once, after the last attempt has ended. Releases what ``start`` acquired."""
 
 
 class References(Protocol):
-    """Where values of Secrets and ConfigMaps come from when an attempt starts."""
+    """Reads values of Secrets and ConfigMaps when an attempt starts."""
 
     async def resolve(self, kind: str, name: str, key: str) -> bytes:
-        """The value of ``key`` in the ``kind`` (``Secret`` or ``ConfigMap``) called ``name``.
+        """Return the value of ``key`` in the ``kind`` (``Secret`` or ``ConfigMap``) with this name.
 
         Raises ``LookupError`` with a message that names all three.
         """
@@ -140,7 +139,7 @@ class References(Protocol):
 
 @dataclass(slots=True)
 class Value:
-    """An environment variable, header or body: either given, or referred to."""
+    """An environment variable, a header or a body: a value, or a reference to one."""
 
     value: str | None = None
     secret: tuple[str, str] | None = None
@@ -148,4 +147,4 @@ class Value:
     config_map: tuple[str, str] | None = None
     """(name, key) of a ConfigMap."""
     optional: bool = False
-    """A reference that is not there gives nothing instead of an error."""
+    """If the reference does not exist, the value is left out instead of raising an error."""

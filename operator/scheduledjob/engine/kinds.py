@@ -1,7 +1,7 @@
 """Kinds of jobs: what this replica can run, and how it reads a row of a kind.
 
-A row names its kind, and a replica claims rows of the kinds that it knows. A kind that is registered in Python brings
-its definition (trigger, backoff), and its rows hold none. Every other row holds its own definition.
+A row names its kind, and a replica claims only rows of kinds that it knows. A kind that is registered in Python has a
+definition (trigger, backoff) for all its rows. Every other row contains its own definition.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class JobKind:
     ``payloadFrom``."""
 
     def read(self, row: Row) -> tuple[Definition, Slots | None]:
-        """The definition of a row, and its slots. Raises UnreadableRowError."""
+        """Return the definition of a row, and its slots. Raises UnreadableRowError."""
         plan = self.plan
         if row.definition:
             try:

@@ -1,9 +1,9 @@
-"""The lease thread drives ``Leases`` on an event loop and a store connection of its own.
+"""The lease thread renews ``Leases``, on its own event loop and its own connection to the store.
 
-It is a thread because a job in Python may block the replica's event loop. Then leases must still be renewed, for at
-most ``WEDGED_AFTER`` seconds. It passes what it finds to the replica's event loop. Executors can't wait for that loop
-to learn their new deadlines, so it calls them from here. Renewing leases and watching for those about to expire are two
-tasks, so that a store that does not answer delays no fencing.
+It is a thread because a Python job may block the replica's event loop. Leases must still be renewed then, for at most
+``WEDGED_AFTER`` seconds. The thread reports results to the replica's event loop. Executors need their new deadlines
+even if that loop is blocked, so the thread calls them itself. One task renews leases and another watches for leases
+that are about to expire, so that a store that does not answer does not delay fencing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LeaseCallbacks:
     """What the lease thread calls: ``extend`` in its own thread, the others in the replica's event loop."""
 
     extend: Callable[[Sequence[str], float], None]
-    """Takes ids of runs, and the monotonic second until which their attempts may live now."""
+    """Called with run ids and their new deadline (monotonic seconds)."""
     renewed: Callable[[Renewed], None]
     expired: Callable[[Sequence[Key]], None]
 
@@ -75,15 +75,15 @@ class LeaseThread:
         await asyncio.to_thread(self._thread.join)
 
     def _main(self) -> None:
-        asyncio.run(self._keep())
+        asyncio.run(self._run())
 
-    async def _keep(self) -> None:
+    async def _run(self) -> None:
         self._stopping = asyncio.Event()
         self._running = asyncio.get_running_loop()
         self._up.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch())
-            renewing = tasks.create_task(self._renew_always())
+            renewing = tasks.create_task(self._renew_until_stopped())
             await self._stopping.wait()
             renewing.cancel()  # a store that does not answer must not delay the end
 
@@ -93,14 +93,14 @@ class LeaseThread:
         while not await self._pause():
             expired = self._leases.expired(self._clock())
             if expired:
-                self._tell(self._calls.expired, expired)
+                self._report(self._calls.expired, expired)
             if self._leases.wedged and not was_wedged:
                 was_wedged = True
                 log.error(
                     "the event loop has not run for a minute: its leases are not renewed, and its runs will be stopped"
                 )
 
-    async def _renew_always(self) -> None:
+    async def _renew_until_stopped(self) -> None:
         while not self._stopping.is_set():
             try:
                 async with self._store.renewer(self._replica) as renewer:
@@ -112,23 +112,23 @@ class LeaseThread:
 
     async def _renew(self, renewer: Renewer) -> None:
         sent = self._clock()
-        asked = self._leases.to_renew(sent)
-        if not asked:
+        to_renew = self._leases.to_renew(sent)
+        if not to_renew:
             return
         async with asyncio.timeout(self._leases.length / 3):
-            answer = await renewer.renew(asked, from_seconds(self._leases.length))
-        renewed = self._leases.renewed(asked, answer, sent)
+            answer = await renewer.renew(to_renew, from_seconds(self._leases.length))
+        renewed = self._leases.renewed(to_renew, answer, sent)
         if renewed.extended:
             self._calls.extend(renewed.extended, renewed.deadline)
-        self._tell(self._calls.renewed, renewed)
+        self._report(self._calls.renewed, renewed)
 
     async def _pause(self) -> bool:
-        """Wait one tick; True when the thread is to end."""
+        """Wait one tick. Returns True if the thread must stop."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._leases.tick):
                 await self._stopping.wait()
         return self._stopping.is_set()
 
-    def _tell(self, callback: Callable[[_T], None], argument: _T) -> None:
+    def _report(self, callback: Callable[[_T], None], argument: _T) -> None:
         with contextlib.suppress(RuntimeError):  # the replica's loop has closed
             self._home.call_soon_threadsafe(callback, argument)

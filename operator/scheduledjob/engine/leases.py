@@ -1,13 +1,13 @@
 """Leases: which rows this replica owns, until when, and what to do about it now.
 
-This is lease keeping without I/O. A thread of its own drives it (``lease_thread.py``), because a job that blocks the
-event loop must not cost the replica its leases. The simulation drives it with a fake clock. It answers three questions:
-which leases to renew now, which are about to expire so that their attempts must stop, and whether the event loop has
-been silent for so long that the replica counts as wedged.
+``Leases`` does no I/O. A separate thread uses it (``lease_thread.py``), so that a job that blocks the event loop does
+not cost the replica its leases. The simulation uses it with a fake clock. It answers three questions: which leases to
+renew now, which are about to expire so that their attempts must stop, and whether the event loop has been silent for so
+long that the replica counts as wedged.
 
-The end of a lease is counted on the monotonic clock from *before* the claim or renewal was sent, so it is never later
-here than in the store. Attempts are stopped ``margin`` seconds earlier, so that they have ended when another replica
-may start them.
+The length of a lease is counted on the monotonic clock from *before* the claim or renewal was sent. So a lease never
+ends later here than in the store. Attempts are stopped ``margin`` seconds earlier, so that they have ended before
+another replica may start them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def no_bound() -> float:
-    """The bound of leases that only their length bounds."""
+    """Return infinity, for leases that end only when their own time is over."""
     return math.inf
 
 
@@ -49,7 +49,7 @@ class Renewed:
     """The result of one renewal."""
 
     lost: list[Key] = field(default_factory=list)
-    """Rows that this replica owns no longer: stop their attempts."""
+    """Rows that this replica no longer owns: stop their attempts."""
     edited: list[tuple[Key, int]] = field(default_factory=list)
     """Rows, each with the current revision of its desired state."""
     extended: list[str] = field(default_factory=list)
@@ -61,8 +61,11 @@ class Leases:
     """The leases of one replica. Safe for use from the event loop and the lease thread at once."""
 
     def __init__(self, length: float, until: Callable[[], float] = no_bound) -> None:
-        """``until`` returns a bound on every lease, in monotonic seconds. A store in this process's memory grants a
-        lease to anyone; then something else decides whether another process may run the same jobs."""
+        """``until`` returns the monotonic second at which every lease ends at the latest.
+
+        It is needed for a store in memory, which can't exclude other processes. There, for example, a Lease in the
+        cluster decides which process may run the jobs.
+        """
         self.length = length
         """Seconds."""
         self._until = until
@@ -107,7 +110,10 @@ class Leases:
     # ---- called by the lease thread
 
     def to_renew(self, now: float) -> list[tuple[Key, int]]:
-        """Rows whose lease is a third over, with versions; none if the event loop is wedged, so that they expire."""
+        """Return the rows (with versions) whose lease has used up a third of its length.
+
+        Returns none if the event loop is wedged, so that the leases expire.
+        """
         if now - self._beat > WEDGED_AFTER:
             self.wedged = True
             return []
@@ -115,11 +121,11 @@ class Leases:
         with self._lock:
             return [(lease.key, lease.version) for lease in self._leases.values() if lease.deadline <= soon]
 
-    def renewed(self, asked: Sequence[tuple[Key, int]], answer: Renewal, sent: float) -> Renewed:
+    def renewed(self, requested: Sequence[tuple[Key, int]], answer: Renewal, sent: float) -> Renewed:
         """Apply the store's answer to a renewal that was sent at ``sent`` (monotonic seconds)."""
         result = Renewed(deadline=min(sent + self.length, self._until()))
         with self._lock:
-            for key, version in asked:
+            for key, version in requested:
                 lease = self._leases.get(key)
                 if lease is None:
                     continue

@@ -1,8 +1,8 @@
-"""The task: what a Python job is given, and what it gives back.
+"""The task: what a Python job receives, and what it returns.
 
-It stands in the engine, because the library's front door, the executor of Python jobs and the jobs themselves all
-speak of it. One is made for each attempt, tens of thousands a second, so it is a plain dataclass with slots: what
-costs something to make (the slot as a datetime, JSON) is made when it is asked for.
+It is in the engine, because the library, the executor of Python jobs and the jobs themselves use it. The executor
+creates a task for each attempt, tens of thousands a second. So it is a plain dataclass with slots, and computes what is
+expensive (the slot as a datetime, JSON) only on demand.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class Task:
     """One attempt as its job sees it.
 
-    A job that goes on returns its task: ``payload`` and ``result`` are kept as it left them, and the next run finds
-    that payload. ``version`` is the fencing token: larger for each later start, so a system that remembers the
-    largest it saw can refuse a job that lost its lease. ``run_id`` is the same for each attempt of a run.
+    A job that returns its task continues its schedule. ``payload`` and ``result`` are then stored as the job left them,
+    and the next run receives that payload. ``version`` is the fencing token. It grows with each start, so a system that
+    remembers the largest version can refuse a job that has lost its lease. ``run_id`` is the same for all attempts of a
+    run.
     """
 
     slug: str
@@ -39,15 +40,15 @@ class Task:
     namespace: str = ""
     uid: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """What the manifest of a ``custom`` job gives as ``params``."""
+    """``params`` of the manifest of a ``custom`` job."""
     result: bytes | None = None
     output: bytes = b""
-    """What history shows as the run's output (its last 4 KiB)."""
+    """The output of the run that history shows (its last 4 KiB)."""
     payload_is_secret: bool = False
-    """The payload came out of a Secret: it is masked in the output, and what is put in its place is not kept."""
+    """The payload is a value of a Secret. It is masked in the output, and a new payload is not stored."""
 
     def __repr__(self) -> str:
-        # The slot as people read it, and of the payload nothing that must not be seen.
+        # The slot is readable, and a secret payload is hidden.
         payload = "***" if self.payload_is_secret else repr(self.payload)
         return (
             f"Task(slug={self.slug!r}, kind={self.kind!r}, slot={rfc3339(self.slot_instant)}, attempt={self.attempt}, "
@@ -56,11 +57,11 @@ class Task:
 
     @property
     def slot(self) -> datetime:
-        """The instant this run is for, as an aware UTC datetime."""
+        """The slot as an aware UTC datetime."""
         return to_datetime(self.slot_instant)
 
     def json(self) -> Any:
-        """The payload read as JSON; None without one. A payload that is no JSON is a ``ValueError``."""
+        """Return the payload parsed as JSON, or None if there is no payload. Raises ``ValueError`` for other text."""
         if self.payload is None:
             return None
         try:
@@ -69,14 +70,14 @@ class Task:
             raise ValueError(f'the payload of "{self.slug}" is not JSON: {error}') from None
 
     def set_json(self, value: Any) -> None:
-        """Make ``value``, written as JSON, the payload from now on; what JSON can't say is an error."""
+        """Store ``value`` as JSON for the next run. Raises ``TypeError`` or ``ValueError`` if JSON can't hold it."""
         self.payload = _as_json(value)
 
     def set_result_json(self, value: Any) -> None:
-        """Make ``value``, written as JSON, the result; what JSON can't say is an error."""
+        """Store ``value`` as JSON as the result. Raises ``TypeError`` or ``ValueError`` if JSON can't hold it."""
         self.result = _as_json(value)
 
 
 def _as_json(value: Any) -> bytes:
-    # NaN and Infinity are no JSON: whoever reads the payload in another language would stumble over them.
+    # NaN and Infinity are not valid JSON, and other languages can't parse them.
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 class Timers(Generic[_T]):
     """Calls ``on_due(item, token)`` when the store's clock reaches an entry's instant, earliest first.
 
-    An entry can't be cancelled: the caller compares the token with the one that ``set`` returned last.
+    An entry can't be cancelled. Instead, the caller ignores it if ``set`` has returned a newer token.
     """
 
     def __init__(self, clock: StoreClock, on_due: Callable[[_T, int], None]) -> None:

@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 SHAPES = sorted((Path(__file__).parent / "cronjobs").glob("*.yaml"))
 COMMON = (
-    "without a timeZone the schedule is in UTC",
-    "a Pod that has not begun to run after timeouts.pending",
+    "without a timeZone, the schedule is in UTC",
+    "an attempt fails if its Pod has not started within timeouts.pending",
     "no variables for the namespace's Services",
     "no service account token",
     "seccompProfile is RuntimeDefault",
     "allowPrivilegeEscalation is false",
-    "the job is told of its run in variables",
-    "Pods bear labels scheduledjobs.dev/name",
-    "concurrencyPolicy Forbid: a slot",
-    "a local time that a change of the clock",
+    "the job gets variables that describe its run",
+    "Pods have the labels scheduledjobs.dev/name",
+    "concurrencyPolicy Forbid: slots",
+    "a local time that daylight saving skips",
     "the Pod has an activeDeadlineSeconds",
 )
 
@@ -140,16 +140,16 @@ def test_privileges_that_the_server_wants_with_escalation_keep_it() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("schedule", "0 0 * *", "has 4 fields, and a CronJob has five"),
+        ("schedule", "0 0 * *", "must have five fields, not 4"),
         ("schedule", "0 0 31 2 *", "can never fire"),
         ("schedule", "@fortnightly", "is unknown to CronJobs"),
-        ("schedule", "@every soon", "is no duration"),
+        ("schedule", "@every soon", "is not a duration"),
         ("schedule", None, "spec.schedule is missing"),
         ("schedule", "@reboot", "is unknown to CronJobs"),
         ("timeZone", "Mars/Olympus", "Mars/Olympus"),
         ("startingDeadlineSeconds", "10", "spec.startingDeadlineSeconds must be a whole number, 0 or more"),
         ("failedJobsHistoryLimit", True, "spec.failedJobsHistoryLimit must be a whole number"),
-        ("jobTemplate", {}, "each needs a name, and one there must be"),
+        ("jobTemplate", {}, "at least one container is needed, each with a name"),
         ("jobTemplate", {"spec": {"template": {"spec": {"containers": [{"name": "x"}]}}}}, "image"),
     ],
 )
@@ -215,7 +215,7 @@ def test_all_shapes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     documents = list(yaml.safe_load_all(out))
     assert len(documents) == len(SHAPES)
-    assert f"all {len(SHAPES)}: Pods bear labels scheduledjobs.dev/name" in err
+    assert f"all {len(SHAPES)}: Pods have the labels scheduledjobs.dev/name" in err
     assert "can't be converted" not in err
 
 
@@ -230,7 +230,7 @@ def test_a_wrong_one_harms_no_other(tmp_path: Path, capsys: pytest.CaptureFixtur
     code, out, err = run(capsys, ["convert", "-f", file])
     assert code == 1
     assert [each["metadata"]["name"] for each in yaml.safe_load_all(out)] == ["resources"]
-    assert 'wrong: can\'t be converted: spec.schedule: "never" has 1 fields' in err
+    assert 'wrong: can\'t be converted: spec.schedule: "never" must have five fields, not 1' in err
     assert "hello: can't be converted: " in err
     assert "has no name" in err
 
@@ -266,7 +266,7 @@ def test_a_pipe_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     [
         (
             "apiVersion: v1\nkind: Secret\n",
-            "there is no CronJob (apiVersion: batch/v1, kind: CronJob) in the files that are named",
+            "the files contain no CronJob (apiVersion: batch/v1, kind: CronJob)",
         ),
         ("a: [", "expected"),
         ("apiVersion: batch/v1\nkind: CronJob\nkind: CronJob\n", "given twice"),

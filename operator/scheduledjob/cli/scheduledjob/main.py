@@ -138,6 +138,9 @@ def run(
 
     Each run that ends is shown as a row of a live table, or as a line of JSON. Several processes with the same
     manifests and one store share the work.
+
+    After the signal, running jobs get 6 seconds to finish. The process exits after at most 12 seconds, even if the
+    store does not answer. A second Ctrl-C ends it at once.
     """
     from .run import RunOptions, run_manifests
 

@@ -2,8 +2,8 @@
 
 Signal handlers are installed first, so that Ctrl-C ends even a start that hangs. Then the store is opened, the files
 are read, and the replica runs beside the file watcher and the report. The first SIGINT or SIGTERM shuts down cleanly:
-running jobs get some seconds, and unfinished work goes back to the store. A second Ctrl-C, or a store that does not
-answer, ends the process at once: its shell jobs die with it, and its leases expire.
+running jobs get ``GRACE`` seconds, and unfinished work goes back to the store. A second Ctrl-C, or a shutdown that
+takes longer than ``LATEST_END`` seconds, ends the process at once: its shell jobs die with it, and its leases expire.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from scheduledjob.cli.shared import command_log
 from scheduledjob.cli.shared.command_errors import CommandError, Mask, in_one_line
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaSettings
+from scheduledjob.engine.shutdown import shutdown_limit
 from scheduledjob.engine.store import Store, StoreError
 from scheduledjob.jobs.built_in_kind import JobContext
 from scheduledjob.jobs.job_registry import make_kinds
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.run")
 
 GRACE = 6.0
-"""Seconds that running jobs get to finish after the first signal."""
-LATEST_END = 9.0
+"""Seconds that running jobs get to finish after the first signal. While the store answers, the process has ended before
+the 10 seconds of ``docker stop`` are over."""
+LATEST_END = shutdown_limit(GRACE)
 """Seconds after the first signal at which the process exits, even if the store does not answer."""
 COLLECT_AFTER = 100_000
 """New objects between two garbage collections. A collection stops the event loop and delays the starts of jobs."""

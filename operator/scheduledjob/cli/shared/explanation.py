@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 def explanation(schedule: PlannedSchedule) -> dict[str, Any]:
-    """Explain a schedule in sentences, by headings."""
+    """Explain a schedule: by heading, a sentence or a list of them."""
     definition = schedule.definition
     seed = f"{schedule.namespace}/{schedule.name}"
     only = "only " if runs_only_by_hand(definition.triggers) else ""
-    said: dict[str, Any] = {"Runs": [only + trigger.long(seed) for trigger in definition.triggers]}
+    sentences: dict[str, Any] = {"Runs": [only + trigger.long(seed) for trigger in definition.triggers]}
     if definition.exclude:
-        said["Except"] = [
-            Cron(one.expression, one.time_zone, seed=seed).explain()
-            if isinstance(one, ExcludeCron)
-            else f"from {rfc3339(one.start)} until {rfc3339(one.end)}"
-            for one in definition.exclude
+        sentences["Except"] = [
+            Cron(excluded.expression, excluded.time_zone, seed=seed).explain()
+            if isinstance(excluded, ExcludeCron)
+            else f"from {rfc3339(excluded.start)} until {rfc3339(excluded.end)}"
+            for excluded in definition.exclude
         ]
     window = []
     if definition.start_at is not None:
@@ -38,16 +38,16 @@ def explanation(schedule: PlannedSchedule) -> dict[str, Any]:
     if definition.max_runs is not None:
         window.append(f"at most {definition.max_runs} runs")
     if window:
-        said["Bounds"] = window
+        sentences["Bounds"] = window
     if definition.jitter:
         longest = format_duration(definition.jitter)
-        said["Jitter"] = f"Each run starts up to {longest} after its slot; a slot always has the same delay."
-    said["Overlap"] = _overlap(definition)
-    said["When late"] = _misfire(definition)
-    said["On failure"] = _retry(definition)
+        sentences["Jitter"] = f"Each run starts up to {longest} after its slot; a slot always has the same delay."
+    sentences["Overlap"] = _overlap(definition)
+    sentences["When late"] = _misfire(definition)
+    sentences["On failure"] = _retry(definition)
     if schedule.standing:
-        said["But"] = schedule.standing
-    return said
+        sentences["But"] = schedule.standing
+    return sentences
 
 
 def _overlap(definition: Definition) -> str:

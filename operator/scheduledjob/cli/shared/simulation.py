@@ -141,7 +141,9 @@ def _assume(schedules: Sequence[PlannedSchedule]) -> None:
     if suspended := [schedule.name for schedule in schedules if schedule.standing]:
         say(f"left out, because they are suspended: {_few(suspended)}")
     if after := [
-        one.name for one in schedules if any(isinstance(each, FollowingTrigger) for each in one.definition.triggers)
+        schedule.name
+        for schedule in schedules
+        if any(isinstance(trigger, FollowingTrigger) for trigger in schedule.definition.triggers)
     ]:
         say(f"starts that follow other runs are not counted: {_few(after)}")
 

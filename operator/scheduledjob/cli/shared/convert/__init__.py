@@ -1,1 +1,1 @@
-"""From CronJobs to ScheduledJobs: what becomes of each field, and what is told of those that can't come along."""
+"""Converts CronJobs to ScheduledJobs, and reports every difference."""

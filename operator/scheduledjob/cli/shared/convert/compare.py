@@ -1,8 +1,8 @@
-"""The Pod of a CronJob beside the Pod of its ScheduledJob: every field in which they differ, in words.
+"""Compares the Pod of a CronJob with the Pod of its ScheduledJob, and describes every difference.
 
-Nothing here trusts the conversion. The one Pod is what Kubernetes' Job controller would make of the CronJob's template,
-the other what the operator's own builder makes of the converted manifest; both are compared field by field, with what
-the API server would write into either as a default put in.
+The comparison does not trust the conversion. One Pod is what Kubernetes' Job controller would create from the CronJob's
+template. The other is what the operator's own builder creates from the converted manifest. The defaults that the API
+server would set are added to both, and then they are compared field by field.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SHOWN = 60
 
 
 class Difference(NamedTuple):
-    """A field by its path, as it was and as it is; None where it is absent."""
+    """The path of a field, and its value before and after the conversion; None if it is absent."""
 
     path: str
     was: Any
@@ -47,7 +47,7 @@ class Difference(NamedTuple):
 
 
 def pod_of_cronjob(cronjob: Mapping[str, Any]) -> dict[str, Any]:
-    """The Pod that a Job of this CronJob would create, without what names the Job."""
+    """Return the Pod that a Job of this CronJob would create, without the labels that name the Job."""
     template = copy.deepcopy(cronjob["spec"]["jobTemplate"]["spec"]["template"])
     metadata = template.get("metadata") or {}
     kept = {name: metadata[name] for name in ("labels", "annotations") if metadata.get(name)}
@@ -55,7 +55,7 @@ def pod_of_cronjob(cronjob: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pod_of_scheduledjob(converted: Converted, settings: PodSettings | None = None) -> dict[str, Any]:
-    """The Pod of the converted job's first attempt at some slot. Raises ``ValueError`` where it can't be built."""
+    """Return the Pod of the converted job's first attempt at a sample slot. Raises ``ValueError`` if it is invalid."""
     job = converted.job
     namespace, name = job.key
     timeouts = job.spec.timeouts
@@ -67,15 +67,15 @@ def pod_of_scheduledjob(converted: Converted, settings: PodSettings | None = Non
 
 
 def differences(cronjob: Mapping[str, Any], converted: Converted) -> list[Difference]:
-    """Every field in which the two Pods differ; containers are compared under the names that they have now."""
-    theirs, ours = pod_of_cronjob(cronjob), pod_of_scheduledjob(converted)
-    _rename(theirs, converted.template.renamed)
-    ours = {"metadata": {name: ours["metadata"][name] for name in ("labels", "annotations")}, "spec": ours["spec"]}
-    return list(compare(with_defaults(theirs), with_defaults(ours)))
+    """Return every field in which the two Pods differ. Containers are compared under their new names."""
+    before, after = pod_of_cronjob(cronjob), pod_of_scheduledjob(converted)
+    _rename(before, converted.template.renamed)
+    after = {"metadata": {name: after["metadata"][name] for name in ("labels", "annotations")}, "spec": after["spec"]}
+    return list(compare(with_defaults(before), with_defaults(after)))
 
 
 def compare(was: Any, now: Any, path: str = "", name: str = "") -> Iterator[Difference]:
-    """Walks both; lists whose items have a name are compared by it, others as they are."""
+    """Yield the differences of two values. Lists whose items have a name are compared item by item."""
     if name == "securityContext":  # the API server writes an empty one
         was, now = (part if isinstance(part, dict) else {} for part in (was, now))
     if isinstance(was, dict) and isinstance(now, dict):
@@ -85,21 +85,21 @@ def compare(was: Any, now: Any, path: str = "", name: str = "") -> Iterator[Diff
         return
     key = _KEYED.get(name)
     if key is not None and isinstance(was, list | type(_ABSENT)) and isinstance(now, list | type(_ABSENT)):
-        before = {one.get(key): one for one in was} if isinstance(was, list) else {}
-        after = {one.get(key): one for one in now} if isinstance(now, list) else {}
-        for item in [*before, *(item for item in after if item not in before)]:
-            yield from compare(before.get(item, _ABSENT), after.get(item, _ABSENT), f"{path}[{item}]")
+        before = {item.get(key): item for item in was} if isinstance(was, list) else {}
+        after = {item.get(key): item for item in now} if isinstance(now, list) else {}
+        for item_name in [*before, *(item_name for item_name in after if item_name not in before)]:
+            yield from compare(before.get(item_name, _ABSENT), after.get(item_name, _ABSENT), f"{path}[{item_name}]")
         return
-    if was != now and not (_is_nothing(was) and _is_nothing(now)):
+    if was != now and not (_is_empty(was) and _is_empty(now)):
         yield Difference(path, None if was is _ABSENT else was, None if now is _ABSENT else now)
 
 
-def _is_nothing(value: Any) -> bool:
+def _is_empty(value: Any) -> bool:
     return value is _ABSENT or value is None or value == {} or value == []
 
 
 def with_defaults(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """The Pod with the defaults that the API server writes and that the two may have said or left out."""
+    """Return the Pod with the defaults that the API server would set."""
     whole: dict[str, Any] = copy.deepcopy(dict(pod))
     spec = whole["spec"]
     if spec.get("serviceAccount") and not spec.get("serviceAccountName"):
@@ -120,11 +120,11 @@ def with_defaults(pod: Mapping[str, Any]) -> dict[str, Any]:
             container.setdefault("terminationMessagePolicy", "File")
             container.setdefault("imagePullPolicy", pull_policy_of(str(container.get("image", ""))))
             env = container.get("env") or []
-            if len({one["name"] for one in env}) < len(env):  # the last one holds
-                container["env"] = list({one["name"]: one for one in env}.values())
+            if len({variable["name"] for variable in env}) < len(env):  # of equal names, the last one counts
+                container["env"] = list({variable["name"]: variable for variable in env}.values())
             for amounts in (container.get("resources") or {}).values():
                 if isinstance(amounts, dict):
-                    amounts |= {name: _quantity(one) for name, one in amounts.items()}
+                    amounts |= {name: _quantity(amount) for name, amount in amounts.items()}
     return whole
 
 
@@ -145,35 +145,38 @@ def _rename(pod: dict[str, Any], renamed: Mapping[str, str]) -> None:
 
 
 def in_words(difference: Difference) -> str:
-    """What is told of a difference: what it means, where that is known, else the two values."""
+    """Return what a difference means, or the two values if that is not known."""
     path, was, now = difference
     if path == "spec.enableServiceLinks":
-        return "no variables for the namespace's Services (enableServiceLinks is false): names are found by DNS"
+        return "no variables for the namespace's Services (enableServiceLinks is false): use their DNS names"
     if path == "spec.automountServiceAccountToken":
         return (
-            "no service account token: a ScheduledJob that names no service account gets none; for a job that talks to "
-            "the API server write execution.pod.serviceAccountName"
+            "no service account token: a ScheduledJob gets one only if it names a service account; for a job that "
+            "calls the API server, write execution.pod.serviceAccountName"
         )
     if path == "spec.securityContext.seccompProfile":
-        return "seccompProfile is RuntimeDefault, where nothing was said; write Unconfined into the template otherwise"
+        return "seccompProfile is RuntimeDefault, because the template sets none; if that is too strict, set Unconfined"
     if path.endswith("securityContext.allowPrivilegeEscalation") and was is None:
         return (
-            "allowPrivilegeEscalation is false, where nothing was said (sudo, ping and other set-user-id programs): "
-            "write true into the template otherwise"
+            "allowPrivilegeEscalation is false, because the template does not set it; if the job needs sudo, ping or "
+            "another set-user-id program, set it to true"
         )
     if path == "spec.restartPolicy":
         return (
-            f"restartPolicy is Never, not {was}: a failed container was started again in its Pod; here each attempt is "
-            "a new Pod, so an emptyDir begins empty and init containers run again"
+            f"restartPolicy is Never, not {was}: a retry is a new Pod instead of a restarted container, so emptyDir "
+            "volumes start empty and init containers run again"
         )
     if path == "spec.activeDeadlineSeconds" and was is None:
-        return "the Pod has an activeDeadlineSeconds, a little longer than timeouts.total, should the operator be away"
+        return (
+            "the Pod has an activeDeadlineSeconds a little longer than timeouts.total, in case the operator is not "
+            "there to stop it"
+        )
     if ".env[SCHEDULEDJOB_" in path and was is None:
-        return "the job is told of its run in variables SCHEDULEDJOB_NAME, _SLOT, _ATTEMPT ..."
+        return "the job gets variables that describe its run: SCHEDULEDJOB_NAME, _SLOT, _ATTEMPT ..."
     if path.startswith(("metadata.labels", "metadata.annotations")) and was is None:
         return (
-            "Pods bear labels scheduledjobs.dev/name, /slot, /uid instead of a Job's (job-name, controller-uid): "
-            "select them with -l scheduledjobs.dev/name=NAME"
+            "Pods have the labels scheduledjobs.dev/name, /slot and /uid instead of a Job's (job-name, "
+            "controller-uid): select them with -l scheduledjobs.dev/name=NAME"
         )
     return f"{path} was {_short(was)}, is {_short(now)}"
 

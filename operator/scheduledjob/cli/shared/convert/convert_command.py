@@ -1,4 +1,4 @@
-"""``convert``: CronJobs from files or from the cluster to ScheduledJobs on standard output, and notes beside them."""
+"""``convert``: prints CronJobs of files or of the cluster as ScheduledJobs, and notes about them on standard error."""
 
 from __future__ import annotations
 
@@ -23,26 +23,29 @@ NAMES_SHOWN = 4
 
 
 def convert_files(paths: Iterable[str], form: Form) -> int:
-    """Convert the CronJobs of these files; ``-`` is standard input. The exit code: 1 where one can't be converted."""
+    """Convert the CronJobs of files (``-`` is standard input).
+
+    Returns the exit code: 1 if a CronJob can't be converted, 2 if a file can't be read.
+    """
     found: list[dict[str, Any]] = []
     faults = 0
     for path in paths:
         for text in [sys.stdin.read()] if path == STDIN else _texts(path):
-            for each in [text] if isinstance(text, Problem) else _cronjobs(path, text):
-                if isinstance(each, Problem):
-                    say(str(each))
+            for cronjob in [text] if isinstance(text, Problem) else _cronjobs(path, text):
+                if isinstance(cronjob, Problem):
+                    say(str(cronjob))
                     faults += 1
                 else:
-                    found.append(each)
+                    found.append(cronjob)
     if not found and not faults:
-        raise CommandError("there is no CronJob (apiVersion: batch/v1, kind: CronJob) in the files that are named", 2)
+        raise CommandError("the files contain no CronJob (apiVersion: batch/v1, kind: CronJob)", 2)
     return max(print_converted(found, form), 2 if faults else 0)
 
 
 def print_converted(cronjobs: list[dict[str, Any]], form: Form) -> int:
-    """Print the ScheduledJobs, and what is to be told of them; the exit code."""
+    """Print the ScheduledJobs and the notes about them; return the exit code."""
     manifests: list[dict[str, Any]] = []
-    told: dict[str, list[str]] = {}
+    names_by_note: dict[str, list[str]] = {}
     code = 0
     for cronjob in cronjobs:
         metadata = cronjob.get("metadata")
@@ -55,16 +58,16 @@ def print_converted(cronjobs: list[dict[str, Any]], form: Form) -> int:
             code = 1
             continue
         except (TypeError, AttributeError, LookupError):
-            # A template may hold anything, and what is no Pod at all shows as an error of any of these.
-            words = "it is no CronJob that the API server would take (kubectl create --dry-run=server tells why)"
+            # A template may contain anything, so one that is not a Pod may cause any of these errors.
+            words = "the API server would not accept this CronJob (kubectl create --dry-run=server shows why)"
             say(coloured(f"{name}: can't be converted: {words}", YELLOW, sys.stderr))
             code = 1
             continue
         manifests.append(converted.manifest)
         for note in dict.fromkeys(notes):
-            told.setdefault(note, []).append(name)
+            names_by_note.setdefault(note, []).append(name)
     _print(manifests, form)
-    for note, names in told.items():
+    for note, names in names_by_note.items():
         say(f"{coloured(_named(names, len(manifests)), YELLOW, sys.stderr)}: {plain(note)}")
     return code
 
@@ -80,7 +83,7 @@ def _print(manifests: list[dict[str, Any]], form: Form) -> None:
     if form is Form.YAML or form.is_for_people:
         from scheduledjob.cli.shared.formats import as_yaml
 
-        sys.stdout.write("".join(as_yaml(each, explicit_start=True) for each in manifests))
+        sys.stdout.write("".join(as_yaml(manifest, explicit_start=True) for manifest in manifests))
     elif manifests:
         print_objects(manifests, form, one=len(manifests) == 1)
     sys.stdout.flush()
@@ -92,7 +95,7 @@ def _texts(path: str) -> Iterator[str | Problem]:
 
 
 def _cronjobs(file: str, text: str) -> Iterator[dict[str, Any] | Problem]:
-    """The CronJobs of one text, and what is wrong with it; other objects are passed over in silence."""
+    """Yield the CronJobs of a text, and its faults. Other objects are ignored."""
     faults: list[YamlError] = []
     try:
         for root in documents(text, faults):
@@ -104,7 +107,7 @@ def _cronjobs(file: str, text: str) -> Iterator[dict[str, Any] | Problem]:
 
 
 def _of(node: Node, of_list: str = "") -> Iterator[dict[str, Any]]:
-    """``of_list``: the kind that items need not say, because their list does, as the API's own answers have it."""
+    """Yield the CronJobs of a document. ``of_list`` is the kind of items that name none, as in answers of the API."""
     kind, items = find(node, ("kind",)), find(node, ("items",))
     version = find(node, ("apiVersion",))
     of_batch = isinstance(version, Scalar) and version.text.startswith("batch/")

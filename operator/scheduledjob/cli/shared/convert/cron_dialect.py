@@ -1,10 +1,13 @@
-"""A CronJob's schedule as triggers: the same slots, although the two dialects differ in places.
+"""Converts the schedule of a CronJob to a trigger with the same slots.
 
-Kubernetes reads schedules with ``robfig/cron``. Three of its rules are not ours. ``a/n`` ends with the field, and its
-days of the week end with Saturday, where ours go on to 7, another Sunday. ``?`` is a star in any field. And a field of
-days counts as set unless it has a star without a step, whereas ours looks at its first character: ``*/2`` is set there
-and is not here, which makes an "either" of the two fields a "both". Each is written so that it means here what it
-meant there; whatever is the same in both stays as its author wrote it.
+Kubernetes parses schedules with ``robfig/cron``, whose dialect differs from ours in three rules:
+
+- ``a/n`` ends with the field. There, days of the week end with Saturday; here they end with 7, a second Sunday.
+- ``?`` means ``*`` in any field.
+- A day field counts as set unless it has a star without a step. Here, its first character decides. So ``*/2`` counts as
+  set there but not here, and whether a day must match both day fields or either of them would change.
+
+Such an expression is rewritten to keep its meaning. All others stay as their author wrote them.
 """
 
 from __future__ import annotations
@@ -17,21 +20,21 @@ from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.domain.time.instants import SECOND
 
 _LAST = (59, 23, 31, 12, 6)
-"""Of minute, hour, day of the month, month and day of the week in a CronJob."""
+"""The last values of a CronJob's minute, hour, day of the month, month and day of the week."""
 _DAY, _WEEKDAY = 2, 4
 _GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _GO_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|us|µs|ns|m|s)")
 
 
 def trigger_of(schedule: str, time_zone: str | None, anchor: str | None) -> dict[str, Any]:
-    """The trigger with the slots of a CronJob's schedule; ``anchor``: from where ``@every`` has counted so far.
+    """Return the trigger with the slots of a CronJob's schedule. ``anchor`` is the instant that ``@every`` counts from.
 
-    Raises ``ValueError`` for what no CronJob can have.
+    Raises ``ValueError`` for a schedule that no CronJob can have.
     """
     zone_in_it, text = without_zone(schedule)
     if zone_in_it and time_zone:
         raise ValueError(
-            f'spec.schedule: "{schedule}" names a time zone, and so does spec.timeZone: leave one of them out'
+            f'spec.schedule: "{schedule}" names a time zone, and so does spec.timeZone: remove one of them'
         )
     time_zone = time_zone or zone_in_it
     if text.startswith("@every "):
@@ -48,7 +51,7 @@ def trigger_of(schedule: str, time_zone: str | None, anchor: str | None) -> dict
 
 
 def without_zone(schedule: str) -> tuple[str, str]:
-    """(zone, the rest) of a schedule with a time zone in front, as in ``TZ=Asia/Tokyo 0 9 * * *``; else ("", all)."""
+    """Return the time zone of a schedule such as ``TZ=Asia/Tokyo 0 9 * * *`` (or "") and the rest of the schedule."""
     found = re.match(r"(?:CRON_)?TZ=(\S+)\s+", text := schedule.strip())
     return (found[1], text[found.end() :].strip()) if found else ("", text)
 
@@ -56,7 +59,7 @@ def without_zone(schedule: str) -> tuple[str, str]:
 def _expression(text: str, schedule: str) -> str:
     fields = text.split()
     if len(fields) != len(_LAST):
-        raise ValueError(f'spec.schedule: "{schedule}" has {len(fields)} fields, and a CronJob has five')
+        raise ValueError(f'spec.schedule: "{schedule}" must have five fields, not {len(fields)}')
     stars = [any(_is_star(term) for term in field.split(",")) for field in fields]
     written = []
     for place, field in enumerate(fields):
@@ -72,7 +75,7 @@ def _expression(text: str, schedule: str) -> str:
 
 
 def _is_star(term: str) -> bool:
-    """Whether this term has every value, and says so with a star."""
+    """Whether a term is a star (or a question mark) without a step, so that it matches every value."""
     body, slash, step = term.partition("/")
     return body.partition("-")[0] in ("*", "?") and (not slash or (step.isdigit() and int(step) == 1))
 
@@ -87,13 +90,13 @@ def _term(term: str, place: int) -> str:
 
 
 def _name_of_last(body: str) -> str:
-    """Saturday, as the term itself writes days."""
+    """Return Saturday in the notation of a term: as a number or as a name."""
     return "6" if body.isdigit() else "SAT"
 
 
 def _seconds(duration: str) -> int:
-    """Whole seconds of a duration of Go, as ``@every`` rounds them: down, and to one at least."""
+    """Return the seconds of a Go duration, rounded as ``@every`` does: down, but to at least one."""
     parts = _GO_PART.findall(duration)
     if not parts or "".join(number + unit for number, unit in parts) != duration:
-        raise ValueError(f'spec.schedule: "@every {duration}" is no duration: write it like @every 1h30m')
+        raise ValueError(f'spec.schedule: "{duration}" is not a duration: write, for example, @every 1h30m')
     return max(1, int(sum(float(number) * _GO_UNITS[unit] for number, unit in parts) + 1e-9))

@@ -1,7 +1,7 @@
-"""A CronJob as a ScheduledJob: the manifest, and what is to be told of the way there.
+"""Converts a CronJob to the manifest of a ScheduledJob, with notes about what changes.
 
-What the CronJob says is carried over. Where it says nothing, a ScheduledJob's own defaults hold, and where these make
-a difference to the Pod or to when it runs, that is told too. A manifest that comes out of here is valid.
+What the CronJob sets is carried over. For what it does not set, the defaults of a ScheduledJob apply; if these change
+the Pod or its start times, a note says so. The manifest is always valid.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _ENDLESS = 1_000_000
-"""Retries: more than that is meant as "without end"."""
+"""Retries: a larger number means "without limit"."""
 _KUBECTL = "kubectl.kubernetes.io/last-applied-configuration"
 
 _KNOWN = frozenset(
@@ -35,25 +35,25 @@ _KNOWN = frozenset(
 _KNOWN_OF_JOB = frozenset(
     {
         "template", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished",
-        "podReplacementPolicy",  # a retry waits for the end of the Pod before it, whatever this says
+        "podReplacementPolicy",  # a retry always waits until the previous Pod has ended
     }
 )  # fmt: skip
 
-_HOW = {
-    "parallelism": "one Pod runs at a time; write several ScheduledJobs, or share the work out in the job",
-    "completions": "a run is one Pod that succeeds; write several ScheduledJobs, or share the work out in the job",
-    "completionMode": "there is no index; write several ScheduledJobs with an argument each",
-    "podFailurePolicy": "every failure is retried; timeouts.total and retry.maxRetries bound that",
+_INSTEAD = {
+    "parallelism": "a run has one Pod at a time; write several ScheduledJobs, or divide the work inside the job",
+    "completions": "a run is one Pod that succeeds; write several ScheduledJobs, or divide the work inside the job",
+    "completionMode": "there is no index; write several ScheduledJobs with different arguments",
+    "podFailurePolicy": "every failure is retried; timeouts.total and retry.maxRetries limit that",
     "successPolicy": "a run succeeds with its one Pod",
-    "backoffLimitPerIndex": "there is no index; retry.maxRetries is for the run",
+    "backoffLimitPerIndex": "there is no index; retry.maxRetries applies to the run",
     "maxFailedIndexes": "there is no index",
     "suspend": "a run starts at its slot; spec.suspend suspends the schedule",
     "managedBy": "the ScheduledJob operator runs it",
     "manualSelector": "the operator selects its Pods by uid",
     "selector": "the operator selects its Pods by uid",
 }
-"""What a Job can be told and a run can't, and what to do instead."""
-_UNREMARKABLE: Mapping[str, Any] = {
+"""Fields of a Job that a ScheduledJob does not have, and what to do instead."""
+_HARMLESS: Mapping[str, Any] = {
     "parallelism": 1,
     "completions": 1,
     "completionMode": "NonIndexed",
@@ -61,12 +61,12 @@ _UNREMARKABLE: Mapping[str, Any] = {
     "manualSelector": False,
     "managedBy": "kubernetes.io/job-controller",
 }
-"""What may be said because it is as it would be anyway."""
+"""Values of these fields that change nothing, so that no note is needed."""
 
 
 @dataclass(slots=True)
 class Converted:
-    """The manifest as plain data, valid, with what is to be told of it."""
+    """A valid manifest as plain data, and the notes about it."""
 
     manifest: dict[str, Any]
     job: ScheduledJob
@@ -75,7 +75,7 @@ class Converted:
 
 
 def convert(cronjob: Mapping[str, Any]) -> Converted:
-    """The ScheduledJob of a CronJob (``batch/v1``). Raises ``ValueError`` for one that can't be."""
+    """Convert a CronJob (``batch/v1``). Raises ``ValueError`` if it can't be converted."""
     metadata = _mapping(cronjob, "metadata")
     spec = _mapping(cronjob, "spec")
     notes: list[str] = []
@@ -89,11 +89,11 @@ def convert(cronjob: Mapping[str, Any]) -> Converted:
     status = cronjob.get("status") or {}
     anchor = status.get("lastScheduleTime") or metadata.get("creationTimestamp")
     trigger = trigger_of(schedule, spec.get("timeZone"), anchor)
-    _tell_of_schedule(schedule, trigger, notes)
+    _note_schedule(schedule, trigger, notes)
     if "cron" in trigger and "timeZone" not in trigger and not spec.get("timeZone"):
-        notes.append("without a timeZone the schedule is in UTC; a CronJob's is in its controller manager's zone")
+        notes.append("without a timeZone, the schedule is in UTC; a CronJob uses the zone of the controller manager")
     template = template_of(_mapping(job_spec, "template"))
-    notes.append("a Pod that has not begun to run after timeouts.pending, 5m unless given, is a failed attempt")
+    notes.append("an attempt fails if its Pod has not started within timeouts.pending (default 5m)")
     found: dict[str, Any] = {"triggers": [trigger]}
     if spec.get("suspend"):
         found["suspend"] = True
@@ -103,11 +103,11 @@ def convert(cronjob: Mapping[str, Any]) -> Converted:
     found["concurrencyPolicy"] = spec.get("concurrencyPolicy") or "Allow"
     if found["concurrencyPolicy"] == "Forbid":
         notes.append(
-            "concurrencyPolicy Forbid: a slot that comes while a run is active is skipped; a CronJob starts the newest "
-            "of them late, when that run ends: write concurrencyPolicy: Queue for that"
+            "concurrencyPolicy Forbid: slots that come while a run is active are skipped; a CronJob starts the newest "
+            "of them when that run ends; for that, write concurrencyPolicy: Queue"
         )
     _carry_limits(spec, job_spec, found, notes)
-    _tell_of_rest(cronjob, spec, job_template, job_spec, notes)
+    _note_unsupported(cronjob, spec, job_template, job_spec, notes)
     manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": _metadata(metadata, notes), "spec": found}
     return Converted(manifest, _valid(manifest), template, [*template.notes, *notes])
 
@@ -134,25 +134,24 @@ def _metadata(metadata: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     if annotations := {key: text for key, text in (metadata.get("annotations") or {}).items() if key != _KUBECTL}:
         kept["annotations"] = annotations
     if lost := [name for name in ("ownerReferences", "finalizers") if metadata.get(name)]:
-        notes.append(f"not carried over: metadata.{', metadata.'.join(lost)}; whoever wrote them knows the CronJob")
+        notes.append(f"not carried over: metadata.{', metadata.'.join(lost)}, which belong to the CronJob")
     return kept
 
 
-def _tell_of_schedule(schedule: str, trigger: dict[str, Any], notes: list[str]) -> None:
+def _note_schedule(schedule: str, trigger: dict[str, Any], notes: list[str]) -> None:
     if "every" in trigger:
         since = trigger.get("anchor", "the object's creation")
-        notes.append(f'schedule "{schedule}" is every: {trigger["every"]}, counted from {since}')
+        notes.append(f'schedule "{schedule}" becomes every: {trigger["every"]}, counted from {since}')
         return
     expression, zone = trigger["cron"], trigger.get("timeZone")
     zone_in_it, written = without_zone(schedule)
     if expression.split() != written.split():
-        notes.append(f'schedule "{written}" is written "{expression}", which has the same slots here')
+        notes.append(f'schedule "{written}" becomes "{expression}", which has the same slots')
     if zone_in_it:
-        notes.append(f"the time zone in the schedule, {zone_in_it}, is written timeZone")
+        notes.append(f"the time zone {zone_in_it} in the schedule becomes timeZone")
     if zone is not None and not expression.startswith("@hourly") and not expression.split()[0].startswith("*"):
         notes.append(
-            f"{zone}: a local time that a change of the clock leaves out or repeats has one slot; a CronJob's has none "
-            "or two"
+            f"{zone}: a local time that daylight saving skips or repeats has one slot; in a CronJob it has none or two"
         )
 
 
@@ -163,7 +162,7 @@ def _carry_limits(
     if deadline is not None:
         found["misfire"] = {"startingDeadline": _length(deadline)}
         if deadline < 1:
-            notes.append("startingDeadlineSeconds 0 is written startingDeadline: 1s, the shortest there is")
+            notes.append("startingDeadlineSeconds 0 becomes startingDeadline: 1s, the shortest allowed")
     of_job = "spec.jobTemplate.spec"
     retries = _number(job_spec, of_job, "backoffLimit")
     if retries is not None and retries != 6:
@@ -183,8 +182,8 @@ def _carry_limits(
     if ttl is not None:
         history["ttl"] = _length(ttl)
         notes.append(
-            f"ttlSecondsAfterFinished {ttl} is written history.ttl: {history['ttl']}, after which the run's record "
-            "goes too; a finished Pod stays two minutes at least"
+            f"ttlSecondsAfterFinished {ttl} becomes history.ttl: {history['ttl']}, after which the record of the run "
+            "is deleted too; a finished Pod stays for at least two minutes"
         )
     if history:
         found["history"] = history
@@ -197,7 +196,7 @@ def _number(part: Mapping[str, Any], where: str, name: str) -> int | None:
     return value
 
 
-def _tell_of_rest(
+def _note_unsupported(
     cronjob: Mapping[str, Any],
     spec: Mapping[str, Any],
     job_template: Mapping[str, Any],
@@ -207,17 +206,15 @@ def _tell_of_rest(
     notes += [f"not carried over: spec.{name}, which is unknown" for name in sorted(spec.keys() - _KNOWN)]
     for name in sorted(job_spec.keys() - _KNOWN_OF_JOB):
         value = job_spec[name]
-        if value is None or value == _UNREMARKABLE.get(name):
+        if value is None or value == _HARMLESS.get(name):
             continue
-        how = _HOW.get(name, "it is unknown")
+        how = _INSTEAD.get(name, "it is unknown")
         notes.append(f"not carried over: spec.jobTemplate.spec.{name}: {how}")
     of_jobs = [name for name in ("labels", "annotations") if (job_template.get("metadata") or {}).get(name)]
     if of_jobs:
-        notes.append(
-            f"not carried over: {' and '.join(of_jobs)} of spec.jobTemplate.metadata: there is no Job to bear them"
-        )
+        notes.append(f"not carried over: {' and '.join(of_jobs)} of spec.jobTemplate.metadata, because there is no Job")
     if (cronjob.get("status") or {}).get("active"):
-        notes.append("a Job of this CronJob is active now: let it end before the ScheduledJob starts")
+        notes.append("a Job of this CronJob is active now: wait for its end before you start the ScheduledJob")
 
 
 def _length(seconds: int) -> str:
