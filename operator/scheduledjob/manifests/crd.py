@@ -15,7 +15,9 @@ from typing import Any
 
 import yaml
 
-from .models import API_VERSION, GROUP, KIND, VERSION, ScheduledJob
+from scheduledjob.resource_names import API_VERSION, GROUP, KIND, VERSION
+
+from .models import ScheduledJob
 from .schema import structural_schema
 from .status_model import Status
 

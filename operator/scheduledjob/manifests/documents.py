@@ -5,7 +5,9 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from .models import API_VERSION, DEFAULT_NAMESPACE, GROUP, KIND
+from scheduledjob.resource_names import API_VERSION, GROUP, KIND
+
+from .models import DEFAULT_NAMESPACE
 from .problems import Path, Problem, dotted, nearest, plain, quoted, shortened
 from .yamltree import Mapping, Node, Scalar, Sequence, YamlError, find, locate, to_python
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from scheduledjob.resource_names import KIND
+
 from . import files
 from .documents import ManifestDocument, Meaning
 from .error_words import problems_of
-from .models import KIND, ConfigMap, ScheduledJob, Secret
+from .models import ConfigMap, ScheduledJob, Secret
 from .problems import Problem, quoted
 from .yamltree import YamlError, documents
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from scheduledjob import resource_names
 from scheduledjob.jobs.built_in_kind import Place
 from scheduledjob.jobs.job_registry import BUILT_IN
+from scheduledjob.resource_names import API_VERSION, KIND
 
 from . import checks
 from .base import (
@@ -32,10 +32,6 @@ from .spanning_rules import no_item_with, not_later, not_with, only_with
 from .triggers.exclude import Exclude
 from .triggers.trigger_model import Trigger
 
-GROUP = resource_names.GROUP
-VERSION = resource_names.VERSION
-API_VERSION = resource_names.API_VERSION
-KIND = resource_names.KIND
 DEFAULT_NAMESPACE = "default"
 
 

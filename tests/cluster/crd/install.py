@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from scheduledjob.manifests import files
 from scheduledjob.manifests.crd import NAME, PLURAL
-from scheduledjob.manifests.models import API_VERSION
 from scheduledjob.manifests.yamltree import YamlError, documents, to_python
+from scheduledjob.resource_names import API_VERSION
 from tests.cluster.harness import ApiError
 from tests.cluster.harness.client import SCHEDULED_JOBS
 

@@ -15,7 +15,7 @@ from scheduledjob.cli.shared.command_errors import CommandError, in_one_line, lo
 from scheduledjob.cli.shared.formats import printable
 from scheduledjob.cli.shared.objects import Object, key_of
 from scheduledjob.extras import needs_extra
-from scheduledjob.manifests.models import API_VERSION, GROUP, KIND
+from scheduledjob.resource_names import API_VERSION, GROUP, KIND
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

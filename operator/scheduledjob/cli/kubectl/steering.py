@@ -20,7 +20,7 @@ from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.schedule.state import run_id as run_id_of
 from scheduledjob.domain.time.instants import compact
 from scheduledjob.manifests.checks import PAYLOAD_LIMIT
-from scheduledjob.manifests.models import GROUP
+from scheduledjob.resource_names import GROUP
 
 if TYPE_CHECKING:
     from .cluster_access import Cluster, Where

@@ -55,8 +55,8 @@ class PlannedSchedule:
 def schedule_of(body: Object) -> PlannedSchedule:
     """Return the schedule of an object of the cluster. Raises ``ValueError`` if its spec is invalid."""
     from scheduledjob.manifests.loader import load_text
-    from scheduledjob.manifests.models import API_VERSION, KIND
     from scheduledjob.manifests.translate import to_definition
+    from scheduledjob.resource_names import API_VERSION, KIND
 
     namespace, name = key_of(body)
     bare = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name, "namespace": namespace}}

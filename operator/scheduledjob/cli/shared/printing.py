@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, rfc3339
-from scheduledjob.manifests.models import GROUP
+from scheduledjob.resource_names import GROUP
 
 from .formats import as_json, as_yaml, printable
 

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.manifests.loader import load
-from scheduledjob.manifests.models import GROUP
+from scheduledjob.resource_names import GROUP
 
 from .formats import print_value
 

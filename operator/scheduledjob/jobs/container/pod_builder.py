@@ -23,6 +23,7 @@ from scheduledjob.jobs.curl.curl_kind import CURL
 from scheduledjob.jobs.job_registry import BUILT_IN
 from scheduledjob.jobs.shell.environment import LONGEST_STRING, PREFIX, as_string, given
 from scheduledjob.jobs.shell.shell_kind import SHELL
+from scheduledjob.resource_names import GROUP
 
 from . import pod_names
 from .pod_security import OF_RUNNER, refuse_violations, with_defaults
@@ -298,7 +299,7 @@ def _texts(metadata: Mapping[str, Any], name: str) -> dict[str, str]:
     for key, value in as_object(metadata.get(name), f"{_IN_TEMPLATE}.metadata.{name}").items():
         if not isinstance(value, str):
             raise ValueError(f'{_IN_TEMPLATE}.metadata.{name}.{key} is not text: put it in quotes ("...")')
-        if key.partition("/")[0] != pod_names.GROUP:
+        if key.partition("/")[0] != GROUP:
             found[key] = value
     return found
 

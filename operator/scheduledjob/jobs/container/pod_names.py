@@ -11,8 +11,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob import resource_names
 from scheduledjob.domain.time.instants import compact
+from scheduledjob.resource_names import API_VERSION, GROUP, KIND
 
 from .pod_spec import KeepPods
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from scheduledjob.engine.executor import Attempt
 
-GROUP = resource_names.GROUP
-API_VERSION = resource_names.API_VERSION
-KIND = resource_names.KIND
 
 CONTAINER = "job"
 """The container whose end is the job's."""

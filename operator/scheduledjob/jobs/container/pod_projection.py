@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .pod_names import CONTAINER, GROUP
+from scheduledjob.resource_names import GROUP
+
+from .pod_names import CONTAINER
 from .runner_order import ORDER
 
 if TYPE_CHECKING:

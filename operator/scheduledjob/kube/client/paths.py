@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from scheduledjob.manifests.models import GROUP, VERSION
+from scheduledjob.resource_names import GROUP, VERSION
 
 PLURAL = "scheduledjobs"
 

@@ -27,9 +27,10 @@ from scheduledjob.jobs.job_registry import stored_kind
 from scheduledjob.manifests.checks import PAYLOAD_LIMIT, parse_instant
 from scheduledjob.manifests.jobs.job_model import place_of
 from scheduledjob.manifests.loader import load_text
-from scheduledjob.manifests.models import API_VERSION, GROUP, KIND, ScheduledJob
+from scheduledjob.manifests.models import ScheduledJob
 from scheduledjob.manifests.pod_translation import to_pod_definition
 from scheduledjob.manifests.translate import payload_of, to_definition
+from scheduledjob.resource_names import API_VERSION, GROUP, KIND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

@@ -29,7 +29,7 @@ from scheduledjob.domain.time.instants import Instant, to_datetime
 from scheduledjob.kube.client.api import STRATEGIC_MERGE_PATCH
 from scheduledjob.kube.client.api_errors import AlreadyExists, ApiConflict, ApiError, ApiUnavailable, NotFound
 from scheduledjob.kube.client.budget import Budget, BudgetUse
-from scheduledjob.manifests.models import GROUP, VERSION
+from scheduledjob.resource_names import GROUP, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable

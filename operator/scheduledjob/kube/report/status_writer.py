@@ -23,8 +23,8 @@ from scheduledjob.engine.kinds import UnreadableRowError
 from scheduledjob.engine.store import Store, StoreError
 from scheduledjob.kube.client.api_errors import ApiConflict, ApiError, NotFound
 from scheduledjob.kube.reconcile.desired_state import KIND_INVALID
-from scheduledjob.manifests.models import GROUP, VERSION
 from scheduledjob.manifests.status_model import RECENT_RUNS
+from scheduledjob.resource_names import GROUP, VERSION
 
 from .status import build_status
 

@@ -31,7 +31,7 @@ import structlog
 from scheduledjob.kube.client.api import Api, Observer, pause, resource_of, user_agent
 from scheduledjob.kube.client.api_errors import ApiError, Forbidden, NotFound
 from scheduledjob.kube.client.paths import PLURAL, scheduled_jobs
-from scheduledjob.manifests.models import GROUP, VERSION
+from scheduledjob.resource_names import GROUP, VERSION
 
 from .kopf_logs import left_behind, quieten
 

@@ -14,13 +14,15 @@ import msgspec
 from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.manifests.loader import load_text
-from scheduledjob.manifests.models import API_VERSION, KIND, ScheduledJob
+from scheduledjob.resource_names import API_VERSION, KIND
 
 from .cron_dialect import trigger_of, without_zone
 from .template import Template, template_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from scheduledjob.manifests.models import ScheduledJob
 
 _ENDLESS = 1_000_000
 """Retries: a larger number means "without limit"."""
