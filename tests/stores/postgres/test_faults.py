@@ -15,7 +15,7 @@ from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import NewRow, Origin, Put, ReplicaInfo, StoreError, StoreUnavailable, Wake
 from scheduledjob.stores.postgres import PostgresStore
-from scheduledjob.stores.postgres.listener import _Ear
+from scheduledjob.stores.postgres.listener import _ListeningConnection
 from scheduledjob.stores.postgres.queries import SQL
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 async def store(own_postgres: PostgresServer) -> AsyncIterator[PostgresStore]:
     """On a server of its own, which a test may hurt; impatient, so that it notices soon."""
     store = PostgresStore(own_postgres.dsn, timeout=1.0)
-    store.probe_every = store.probe_timeout = 0.2
+    store.probe_interval = store.probe_timeout = 0.2
     await store.connect()
     yield store
     await store.close()
@@ -258,10 +258,10 @@ async def test_behind_a_transaction_pooler_the_store_polls_and_says_so_once(
 async def test_a_direct_connection_hears(postgres_dsn: str) -> None:
     store = PostgresStore(postgres_dsn)
     await store.connect()
-    ear = await _Ear.open(store, lambda wake: None)
-    assert await ear.hears(PATIENCE)
+    listening = await _ListeningConnection.open(store, lambda wake: None)
+    assert await listening.probe(PATIENCE)
     assert not store.polls
-    ear.close()
+    listening.close()
     await store.close()
 
 
@@ -330,7 +330,7 @@ async def test_an_announcement_waits_for_writers_that_have_read_the_one_before(p
     await store.announce(ReplicaInfo("alice", "0.1.0", 1), now + HOUR)
     writer = await asyncpg.connect(postgres_dsn)
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, writer.transaction():
-        await writer.execute(SQL["tell_due"], store._installation, now + 2 * HOUR)
+        await writer.execute(SQL["notify_due"], store._installation, now + 2 * HOUR)
         announcing = tasks.create_task(store.announce(ReplicaInfo("alice", "0.1.0", 1), now + 3 * HOUR))
         while not await writer.fetchval(WAITING):
             pass

@@ -17,7 +17,7 @@ from scheduledjob.domain.time.instants import DAY, SECOND
 from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, Settlement
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.claim_watermark import BOTTOM
-from scheduledjob.stores.postgres.claims import _claim_of
+from scheduledjob.stores.postgres.claims import _claim_query
 from scheduledjob.stores.postgres.history import EXAMINED
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ async def explained(store: PostgresStore, kinds: list[str], watermark: int, *, l
         transaction = connection.transaction()
         await transaction.start()
         (line,) = await connection.fetch(
-            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + _claim_of(len(kinds)),
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + _claim_query(len(kinds)),
             store._installation, kinds, "explainer", limit, 0, LEASE, watermark, watermark, None,
         )  # fmt: skip
         await transaction.rollback()

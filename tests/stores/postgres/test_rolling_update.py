@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.postgres
 
 OLD = load(
-    *((Path(__file__).parent / "version1" / f"{name}.sql").read_text("utf-8") for name in ("wishes", "replicas"))
+    *((Path(__file__).parent / "version1" / f"{name}.sql").read_text("utf-8") for name in ("schedules", "replicas"))
 )
 # This version's code gives it one argument more, which that version had no use for.
 OLD["claim"] = OLD["claim"].rstrip().rstrip(";") + ", $9::bigint"
@@ -38,8 +38,8 @@ def version_1() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, query in OLD.items():
             patch.setitem(SQL, name, query)
-        patch.setattr(claims, "_claims", {})
-        patch.setattr(settling, "shortened", lambda columns: columns)
+        patch.setattr(claims, "_claim_queries", {})
+        patch.setattr(settling, "collapse_constants", lambda columns: columns)
         yield
 
 
@@ -49,7 +49,7 @@ async def old_store(dsn: str) -> PostgresStore:
     try:
         await migrate(connection, wanted=[half for half in OWN if half.version == 1])
         store = PostgresStore(dsn)
-        store._installation_id = await connection.fetchval(OLD["installation"], "local")
+        store._installation_id = await connection.fetchval(OLD["register_installation"], "local")
     finally:
         await connection.close()
     return store

@@ -1,8 +1,7 @@
-"""Where the database is: a ``postgresql://`` URL with the parameters of libpq, checked before anything is opened.
+"""The address of the database: a ``postgresql://`` URL with libpq's parameters, checked before anything is opened.
 
-asyncpg hands a parameter that it does not know to the server, which answers with something that nobody connects
-with a typing error in a URL. So what is not known is refused here, by name. What is shown of an address in messages
-and logs never holds a password.
+asyncpg passes a parameter that it does not know to the server, whose answer does not hint at a typing error in the
+URL. So unknown parameters are refused here, by name. Messages and logs never show a password.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ class Address:
     """A checked address."""
 
     dsn: str
-    """For asyncpg. Holds the password: for nobody else."""
+    """The URL for asyncpg. It contains the password, so it must not be shown."""
     shown: str
-    """For people: hosts and database."""
+    """Hosts and database, for messages."""
     connect_timeout: float
     """Seconds."""
     application_name: str
 
 
 def parse_address(url: str) -> Address:
-    """Raises ``ValueError`` that says what is wrong with the URL, and never repeats its user or password."""
+    """Check the URL. Raises ValueError that says what is wrong with it, without its user and password."""
     try:
         parts = urlsplit(url)
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))

@@ -1,12 +1,12 @@
-"""Connections to the server: how they are opened, shared, given up, and what their failures mean.
+"""Connections to the server: how they are opened, shared and dropped, and what their failures mean.
 
-Every statement of this store is an index scan or a nested loop of them, whatever the table's statistics say: a
-queue is empty now and full a second later, and a plan that was right for an empty table would stay cached. So a
-connection tells the planner in its startup packet to leave the rest alone, and to plan each statement once.
+Every statement of this store must be an index scan or a nested loop of index scans, whatever the table's statistics
+say: a queue is empty now and full a second later, and a plan that was right for an empty table would stay cached. So
+the startup packet of a connection turns off all other plans, and has the server plan each statement once.
 
-Between us and the server there may be a pooler (PgBouncer) that gives each transaction another server connection.
-Then nothing of a session holds: no such settings, no cached statements, no LISTEN. It shows by refusing the startup
-packet, or by announcing another process id than the server's own. Nothing else here depends on a session.
+There may be a pooler (PgBouncer) before the server that gives each transaction another server connection. Then no
+session state lasts: no such settings, no cached statements, no LISTEN. Such a pooler refuses the startup packet, or
+reports another process id than the server's. Nothing else here depends on session state.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_REPEATS = 3
+_MAX_RETRIES = 3
 
 _SETTINGS = {
     **dict.fromkeys(
@@ -49,7 +49,7 @@ _SETTINGS = {
         "off",
     ),
     "plan_cache_mode": "force_generic_plan",
-    # What the claims rely on, should somebody have changed the database's default.
+    # Claims rely on this, and somebody may have changed the database's default.
     "default_transaction_isolation": "read committed",
 }
 
@@ -75,10 +75,10 @@ class PostgresServer:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.pooled: bool | None = None
-        """Whether a pooler stands between; None: not known yet."""
+        """Whether there is such a pooler; None: not known yet."""
 
     async def open(self) -> Connection:
-        """A new connection. Raises whatever asyncpg does: see ``reaching``."""
+        """Open a connection. Raises asyncpg's errors; use it within ``translate_errors``."""
         if self.pooled is None:
             try:
                 connection = await self._connect(pooled=False)
@@ -107,14 +107,14 @@ class PostgresServer:
         )
 
     @contextmanager
-    def reaching(self, doing: str) -> Iterator[None]:
-        """Turn what a connection may raise into the store's errors, which say where and what."""
+    def translate_errors(self, doing: str) -> Iterator[None]:
+        """Raise a connection's errors as the store's errors, which name the server and what was being done."""
         try:
             yield
         except (StoreError, asyncio.CancelledError):
             raise
         except _UNAVAILABLE as error:
-            if isinstance(error, ValueError):  # asyncpg's for an argument that does not fit: a mistake of ours
+            if isinstance(error, ValueError):  # asyncpg could not encode an argument: a bug of ours
                 raise
             if isinstance(error, TimeoutError):
                 reason = "no answer in time"
@@ -139,15 +139,15 @@ def _advice(error: asyncpg.PostgresError) -> str:
     return ""
 
 
-def repeated(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
-    """Repeat a call whose transaction the server undid to end a deadlock.
+def retry_deadlocks(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """Repeat a call whose transaction the server rolled back to end a deadlock.
 
-    Clients lock rows in order of slug and owners in order of key, so these may cross.
+    Clients lock rows in order of slug and owners in order of key, so they can deadlock.
     """
 
     @wraps(call)
-    async def repeating(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        for _ in range(_REPEATS):
+    async def with_retries(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for _ in range(_MAX_RETRIES):
             try:
                 return await call(*args, **kwargs)
             except StoreUnavailable as error:
@@ -155,44 +155,44 @@ def repeated(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Corout
                     raise
         return await call(*args, **kwargs)
 
-    return repeating
+    return with_retries
 
 
 class Pool:
     """A few connections for the replica's event loop.
 
-    asyncpg's own pool resets the session at each release, which costs a round trip and is of no use where no
-    session has any state; and it waits for a server that does not answer to confirm that a statement is cancelled.
-    Here a connection whose statement did not end in order is dropped.
+    asyncpg's own pool resets the session at each release, which costs a round trip and is useless for sessions without
+    state. And it waits for the server to confirm that a statement is cancelled, even if the server does not answer.
+    This pool drops a connection whose statement did not complete.
     """
 
     def __init__(self, server: PostgresServer, size: int, timeout: float) -> None:
         self._server = server
         self._timeout = timeout
-        self._free = asyncio.Semaphore(size)
+        self._slots = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
         self._used: set[Connection] = set()
         self._closed = False
 
     @asynccontextmanager
-    async def connection(self, doing: str, patience: float | None = None) -> AsyncIterator[Connection]:
-        """A connection, for a few statements that together take ``patience`` seconds at most."""
-        with self._server.reaching(doing):
-            async with asyncio.timeout(patience or self._timeout), self._free:
+    async def connection(self, doing: str, time_limit: float | None = None) -> AsyncIterator[Connection]:
+        """Lend a connection for a few statements that together take ``time_limit`` seconds at most."""
+        with self._server.translate_errors(doing):
+            async with asyncio.timeout(time_limit or self._timeout), self._slots:
                 connection = await self._take()
                 try:
                     yield connection
                 except asyncpg.PostgresError:
-                    self._give_back(connection)
+                    self._release(connection)
                     raise
                 except StoreError:
-                    self._give_back(connection)
+                    self._release(connection)
                     raise
                 except BaseException:
                     connection.terminate()
                     raise
                 else:
-                    self._give_back(connection)
+                    self._release(connection)
                 finally:
                     self._used.discard(connection)
 
@@ -208,14 +208,14 @@ class Pool:
         self._used.add(connection)
         return connection
 
-    def _give_back(self, connection: Connection) -> None:
+    def _release(self, connection: Connection) -> None:
         if self._closed or connection.is_closed() or connection.is_in_transaction():
             connection.terminate()
         else:
             self._idle.append(connection)
 
     async def close(self) -> None:
-        """Close what is idle in order, and cut what is in use."""
+        """Close idle connections properly, and terminate those in use."""
         self._closed = True
         idle, self._idle = self._idle, []
         for connection in self._used:

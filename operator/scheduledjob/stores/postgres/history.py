@@ -20,7 +20,7 @@ _LAST_SLUG = "\U0010ffff" * 8
 """Sorts after every slug in use."""
 
 EXAMINED = 20
-"""Records that ``prune`` examines for each that it may drop; successive calls go over the whole table."""
+"""How many records ``prune`` examines for each one that it may drop. Successive calls cover the whole table."""
 
 
 class PostgresHistory(PostgresPart):
@@ -35,29 +35,31 @@ class PostgresHistory(PostgresPart):
         end = _FOREVER if before is None else before
         async with self._pool.connection("reading history") as connection:
             if slug is None:
-                lines = await connection.fetch(SQL["history"], self._installation, end, limit)
+                lines = await connection.fetch(SQL["select_history"], self._installation, end, limit)
             else:
-                lines = await connection.fetch(SQL["history_of_slug"], self._installation, end, limit, slug, uid)
+                lines = await connection.fetch(SQL["select_history_of_slug"], self._installation, end, limit, slug, uid)
         return [record_of(line) for line in lines]
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
         async with self._pool.connection("reading history") as connection:
-            found = await connection.fetch(SQL["recorded"], self._installation, run_ids)
+            found = await connection.fetch(SQL["select_recorded"], self._installation, run_ids)
         return {record[0] for record in found}
 
     async def prune(self, limit: int = 1000) -> int:
         """Examine part of history, sized by ``limit``, from where the last call stopped; return the count dropped."""
-        look = EXAMINED * limit * self._prune_more
+        examined = EXAMINED * limit * self._prune_more
         async with self._pool.connection("pruning history") as connection, connection.transaction():
-            if not await connection.fetchval(SQL["only_one_prunes"], self._installation):
+            if not await connection.fetchval(SQL["try_lock_pruning"], self._installation):
                 return 0
-            await connection.execute(SQL["forget_tombstones"], self._installation, limit)
-            record = await connection.fetchrow(SQL["prune"], self._installation, self._prune_from, look, limit)
+            await connection.execute(SQL["delete_expired_tombstones"], self._installation, limit)
+            record = await connection.fetchrow(
+                SQL["prune_history"], self._installation, self._prune_from, examined, limit
+            )
         assert record is not None  # an aggregate
         gone, seen, last = record
         if gone == limit:
             return limit  # there may be more right here
-        if seen < look:
+        if seen < examined:
             self._prune_from, self._prune_more = _LAST_SLUG, 1
         elif last == self._prune_from:  # one slug fills the whole part and has nothing to drop: examine more
             self._prune_more *= 2

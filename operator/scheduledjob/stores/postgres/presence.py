@@ -1,4 +1,4 @@
-"""Presence: the replicas that live, the clusters that they work for, and the locks that they hold."""
+"""Presence: which replicas are alive, which clusters they work for, and which locks they hold."""
 
 from __future__ import annotations
 
@@ -19,31 +19,33 @@ if TYPE_CHECKING:
 
 
 class PostgresPresence(PostgresPart):
-    """The part of the store that knows which replicas live."""
+    """The part of the store that knows which replicas are alive."""
 
     async def lock(self, name: str, replica: str, length: Micros) -> bool:
         async with self._pool.connection("taking a lock") as connection:
-            return await connection.fetchval(SQL["lock"], self._installation, name, replica, length) is True
+            return await connection.fetchval(SQL["take_lock"], self._installation, name, replica, length) is True
 
     async def unlock(self, name: str, replica: str) -> None:
-        async with self._pool.connection("giving up a lock") as connection:
-            await connection.execute(SQL["unlock"], self._installation, name, replica)
+        async with self._pool.connection("releasing a lock") as connection:
+            await connection.execute(SQL["release_lock"], self._installation, name, replica)
 
     async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
         """Use two transactions, so that of two replicas that start at once at least one sees the other."""
         async with self._pool.connection("announcing presence") as connection:
-            await connection.execute(SQL["present"], self._installation, replica, cluster, list(namespaces), lifetime)
-            others = await connection.fetch(SQL["others"], self._installation, cluster, replica)
-        return [Presence(name, who, tuple(where), since) for name, who, where, since in others]
+            await connection.execute(
+                SQL["upsert_presence"], self._installation, replica, cluster, list(namespaces), lifetime
+            )
+            others = await connection.fetch(SQL["select_others"], self._installation, cluster, replica)
+        return [Presence(installation, other, tuple(watched), since) for installation, other, watched, since in others]
 
     async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
         self._replicas.add(replica.id)
         async with self._pool.connection("announcing the replica") as connection:
             await connection.execute(
-                SQL["announce"], self._installation, replica.id, replica.program_version,
+                SQL["upsert_replica"], self._installation, replica.id, replica.program_version,
                 replica.schema_version or SCHEMA_VERSION, poll_at, msgspec.json.encode(replica.details).decode(),
             )  # fmt: skip
 
     async def withdraw(self, replica: str) -> None:
         async with self._pool.connection("withdrawing the replica") as connection:
-            await connection.execute(SQL["withdraw"], self._installation, replica)
+            await connection.execute(SQL["delete_replica"], self._installation, replica)

@@ -1,6 +1,6 @@
-"""What clients do: write schedules, end them, read rows.
+"""What clients do: write schedules, delete them, and read rows.
 
-A write and its notification are one transaction, so nobody is notified of something that is not there yet.
+A write and its notification are one transaction, so a notified replica always finds what was written.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from scheduledjob.domain.schedule.state import RunRecord, State, cut_off
 from scheduledjob.engine.store import NewRow, Origin, Put, Row, SlugTaken, StoreError, StoreUnavailable
 from scheduledjob.stores.tombstones import by_unique_slug, decode_keep
 
-from .columns import definition_columns, record_columns
-from .connections import repeated
+from .columns import new_row_columns, record_columns, row_of
+from .connections import retry_deadlocks
 from .part import PostgresPart
 from .queries import SQL
-from .wakes import payloads
+from .wakes import encode_changed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 CHUNK = 5000
-"""Most rows in one statement: enough that round trips do not matter, few enough to end in time."""
+"""The most rows in one statement: so many that round trips do not matter, so few that it completes in time."""
 
 BULK_TIMEOUT = 120.0
 """Time limit in seconds of a call that writes more than one chunk."""
@@ -57,59 +57,55 @@ class PostgresSchedules(PostgresPart):
         due = min((row.wake_at for row in rows if row.wake_at is not None), default=None)
         for _ in range(_ATTEMPTS):
             try:
-                async with self._pool.connection("writing schedules", patience(chunks, self._timeout)) as connection:
+                async with self._pool.connection("writing schedules", time_limit(chunks, self._timeout)) as connection:
                     if len(chunks) == 1:
                         await connection.execute(
-                            SQL["create_and_tell"], self._installation, *definition_columns(chunks[0])
+                            SQL["insert_rows_and_notify"], self._installation, *new_row_columns(chunks[0])
                         )
                     else:
                         async with connection.transaction():
                             for chunk in chunks:
-                                await connection.execute(SQL["create"], self._installation, *definition_columns(chunk))
-                            await self._tell_due(connection, due)
+                                await connection.execute(
+                                    SQL["insert_rows"], self._installation, *new_row_columns(chunk)
+                                )
+                            await self._notify_due(connection, due)
             except StoreError as error:
                 if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
                     raise
                 taken = {row.slug for row in await self.get(slugs) if row is not None}
                 if taken:
                     raise SlugTaken([slug for slug in slugs if slug in taken]) from None
-                continue  # the row that had the slug is gone meanwhile
+                continue  # the row that had the slug was deleted meanwhile
             if due is not None:
                 self._watermark.lower(due)
             return [Put.CREATED] * len(rows)
         raise StoreUnavailable(f"Postgres at {self._server.address.shown}: slugs come and go too quickly to write them")
 
-    @repeated
+    @retry_deadlocks
     async def _replace(self, rows: Sequence[NewRow], chunks: list[list[NewRow]]) -> list[Put]:
-        became: dict[str, Put] = {}
-        due: Instant | None = None
-        changed: list[str] = []
+        results: dict[str, Put] = {}
+        changes = Changes()
         async with (
-            self._pool.connection("writing schedules", patience(chunks, self._timeout)) as connection,
+            self._pool.connection("writing schedules", time_limit(chunks, self._timeout)) as connection,
             connection.transaction(),
         ):
             for chunk in chunks:
-                written = await connection.fetch(SQL["replace"], self._installation, *definition_columns(chunk))
+                written = await connection.fetch(SQL["upsert_rows"], self._installation, *new_row_columns(chunk))
                 for slug, created, owned, wake_at in written:
-                    became[slug] = Put.CREATED if created else Put.UPDATED
-                    if owned:
-                        changed.append(slug)
-                    elif wake_at is not None and (due is None or wake_at < due):
-                        due = wake_at
-            await self._tell_changed(connection, changed)
-            await self._tell_due(connection, due)
-        if due is not None:
-            self._watermark.lower(due)
-        return [became.get(row.slug, Put.UNCHANGED) for row in rows]
+                    results[slug] = Put.CREATED if created else Put.UPDATED
+                    changes.add(slug, owned, wake_at)
+            await self._notify(connection, changes)
+        self._lower_watermark(changes)
+        return [results.get(row.slug, Put.UNCHANGED) for row in rows]
 
-    @repeated
+    @retry_deadlocks
     async def delete(self, slugs: Sequence[str]) -> list[bool]:
         found: set[str] = set()
         in_order = sorted(set(slugs))
         chunks = [in_order[start : start + CHUNK] for start in range(0, len(in_order), CHUNK)]
         if chunks:
             async with (
-                self._pool.connection("deleting schedules", patience(chunks, self._timeout)) as connection,
+                self._pool.connection("deleting schedules", time_limit(chunks, self._timeout)) as connection,
                 connection.transaction(),
             ):
                 for chunk in chunks:
@@ -117,66 +113,97 @@ class PostgresSchedules(PostgresPart):
         return [slug in found for slug in slugs]
 
     async def _delete_chunk(self, connection: Connection, slugs: Sequence[str]) -> set[str]:
-        gone = await connection.fetch(SQL["delete"], self._installation, slugs)
-        records = [record for each in gone for record in records_of(each)]
+        deleted = await connection.fetch(SQL["delete_rows"], self._installation, slugs)
+        records = [record for line in deleted for record in cut_off_records(line)]
         if records:
-            await connection.execute(SQL["record"], self._installation, *record_columns(records))
-        found = {each["slug"] for each in gone}
-        await self._tell_changed(connection, sorted(found))
+            await connection.execute(SQL["insert_records"], self._installation, *record_columns(records))
+        found = {line["slug"] for line in deleted}
+        await self._notify_changed(connection, sorted(found))
         return found
 
     async def clear(self, origin: Origin | None = None) -> int:
-        """Each chunk is a transaction of its own, so an interrupted call has ended some schedules and not others."""
+        """Delete in one transaction for each chunk, so an interrupted call may have deleted only some schedules."""
         count = 0
         after: str | None = ""
         while after is not None:
-            gone, after = await self._clear_chunk(None if origin is None else origin.value, after)
-            count += gone
+            deleted, after = await self._clear_chunk(None if origin is None else origin.value, after)
+            count += deleted
         return count
 
-    @repeated
+    @retry_deadlocks
     async def _clear_chunk(self, origin: str | None, after: str) -> tuple[int, str | None]:
-        """How many went of the schedules behind ``after``, and behind which there may be more."""
+        """Delete schedules behind the slug ``after``.
+
+        Returns how many, and the slug behind which there may be more, if any.
+        """
         async with (
             self._pool.connection("deleting schedules", 2 * self._timeout) as connection,
             connection.transaction(),
         ):
-            page = await connection.fetch(SQL["slugs"], self._installation, after, origin, CHUNK)
+            page = await connection.fetch(SQL["select_slugs"], self._installation, after, origin, CHUNK)
             slugs = [record[0] for record in page]
-            gone = await self._delete_chunk(connection, slugs) if slugs else set()
-        return len(gone), slugs[-1] if len(slugs) == CHUNK else None
+            deleted = await self._delete_chunk(connection, slugs) if slugs else set()
+        return len(deleted), slugs[-1] if len(slugs) == CHUNK else None
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]:
         found: dict[str, Row] = {}
         for start in range(0, len(slugs), CHUNK):
             async with self._pool.connection("reading schedules") as connection:
-                for record in await connection.fetch(SQL["get"], self._installation, slugs[start : start + CHUNK]):
-                    found[record["slug"]] = Row(*record)
+                lines = await connection.fetch(SQL["select_rows"], self._installation, slugs[start : start + CHUNK])
+            for row in map(row_of, lines):
+                found[row.slug] = row
         return [found.get(slug) for slug in slugs]
 
     async def rows(self, *, origin: Origin | None = None, after: str = "", limit: int = 1000) -> list[Row]:
         wanted = None if origin is None else origin.value
         async with self._pool.connection("reading schedules") as connection:
-            return [
-                Row(*record) for record in await connection.fetch(SQL["rows"], self._installation, after, wanted, limit)
-            ]
+            return list(
+                map(row_of, await connection.fetch(SQL["select_page"], self._installation, after, wanted, limit))
+            )
 
-    async def _tell_due(self, connection: Connection, due: Instant | None) -> None:
-        """Last in a transaction: it holds up replicas that announce their next look."""
+    async def _notify(self, connection: Connection, changes: Changes) -> None:
+        """Send a transaction's notifications. Call it last: replicas that announce their next poll wait for it."""
+        await self._notify_changed(connection, sorted(set(changes.changed)))
+        await self._notify_due(connection, changes.due)
+
+    async def _notify_due(self, connection: Connection, due: Instant | None) -> None:
         if due is not None:
-            await connection.execute(SQL["tell_due"], self._installation, due)
+            await connection.execute(SQL["notify_due"], self._installation, due)
 
-    async def _tell_changed(self, connection: Connection, changed: Iterable[str]) -> None:
-        for payload in payloads(changed):
+    async def _notify_changed(self, connection: Connection, changed: Iterable[str]) -> None:
+        for payload in encode_changed(changed):
             await connection.execute(SQL["notify"], self._channel, payload)
 
+    def _lower_watermark(self, changes: Changes) -> None:
+        """Have claims find the rows. Call it after the transaction, when claims can see them."""
+        if changes.due is not None:
+            self._watermark.lower(changes.due)
 
-def patience(chunks: Sequence[object], timeout: float) -> float:
-    """Seconds for a call that writes so many chunks."""
+
+class Changes:
+    """What one transaction changed that replicas need to know."""
+
+    def __init__(self) -> None:
+        self.due: Instant | None = None
+        """When the first of the changed rows that nobody owns is due."""
+        self.changed: list[str] = []
+        """Slugs of deleted rows, and of changed rows that replicas own."""
+
+    def add(self, slug: str, owned: bool, wake_at: Instant | None) -> None:
+        if owned:
+            self.changed.append(slug)
+        elif wake_at is not None and (self.due is None or wake_at < self.due):
+            self.due = wake_at
+
+
+def time_limit(chunks: Sequence[object], timeout: float) -> float:
+    """Return the time limit in seconds of a call that writes so many chunks."""
     return timeout if len(chunks) <= 1 else max(timeout, BULK_TIMEOUT)
 
 
-def records_of(gone: Record) -> list[RunRecord]:
-    """Of the runs that end with a deletion."""
-    state, keep = State.decode(gone["state"]), decode_keep(gone["definition"])
-    return cut_off(state, uid=gone["uid"], slug=gone["slug"], now=gone["now"], owned=gone["owned"], keep=keep)
+def cut_off_records(deleted: Record) -> list[RunRecord]:
+    """Return records of the runs that ended with the deletion of a row."""
+    state, keep = State.decode(deleted["state"]), decode_keep(deleted["definition"])
+    return cut_off(
+        state, uid=deleted["uid"], slug=deleted["slug"], now=deleted["now"], owned=deleted["owned"], keep=keep
+    )

@@ -1,4 +1,4 @@
-"""Settling: an owner's writes of what became of its rows, with the history that belongs to them."""
+"""Settling: an owner's writes of its rows, with the history that belongs to them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.engine.store import Disposition, Key, Settlement
 
-from .columns import Columns, record_columns, shortened
-from .connections import repeated
+from .columns import Columns, collapse_constants, record_columns
+from .connections import retry_deadlocks
 from .part import PostgresPart
 from .queries import SQL
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from .connections import Connection
 
 CHUNK = 1000
-"""Most settlements in one statement."""
+"""The most settlements in one statement."""
 
 
 class PostgresSettling(PostgresPart):
     """The part of the store that settles rows."""
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
-        done: list[bool] = []
+        results: list[bool] = []
         for chunk in _chunks(settlements):
             # In the same order everywhere, so that two writers never wait for each other.
             in_order = sorted(chunk, key=_key)
             removed = [settlement for settlement in in_order if settlement.disposition is Disposition.REMOVE]
-            gone = await self._settle("settle_removed", replica, removed) if removed else set()
+            settled = await self._settle("settle_removed", replica, removed) if removed else set()
             # A removal is also refused if the definition has changed: then the other query releases the row.
-            written = [settlement for settlement in in_order if settlement.key not in gone]
-            gone |= await self._settle("settle_written", replica, written) if written else set()
-            done += [settlement.key in gone for settlement in chunk]
+            written = [settlement for settlement in in_order if settlement.key not in settled]
+            settled |= await self._settle("settle_written", replica, written) if written else set()
+            results += [settlement.key in settled for settlement in chunk]
         released = (
             settlement.wake_at
             for settlement in settlements
@@ -43,9 +43,9 @@ class PostgresSettling(PostgresPart):
         )
         if (due := min(released, default=None)) is not None:
             self._watermark.lower(due)
-        return done
+        return results
 
-    @repeated
+    @retry_deadlocks
     async def _settle(self, query: str, replica: str, chunk: list[Settlement]) -> set[Key]:
         columns: Columns = [
             [settlement.key for settlement in chunk],
@@ -61,7 +61,7 @@ class PostgresSettling(PostgresPart):
                 [settlement.payload for settlement in chunk],
                 [settlement.result for settlement in chunk],
             ]
-        columns = shortened(columns)
+        columns = collapse_constants(columns)
         several = any(len(settlement.records) > 1 for settlement in chunk)
         async with self._pool.connection("completing") as connection:
             if not several:
@@ -69,16 +69,16 @@ class PostgresSettling(PostgresPart):
             else:
                 async with connection.transaction():
                     lines = await connection.fetch(SQL[query], self._installation, replica, *columns)
-                    await self._record_the_others({line[0] for line in lines}, chunk, connection)
+                    await self._insert_further_records({line[0] for line in lines}, chunk, connection)
         return {line[0] for line in lines}
 
-    async def _record_the_others(self, done: set[Key], chunk: list[Settlement], connection: Connection) -> None:
-        """Write the records after each settlement's first one, which the settlement itself carries; few have more."""
-        others: list[RunRecord] = [
-            record for settlement in chunk if settlement.key in done for record in settlement.records[1:]
+    async def _insert_further_records(self, settled: set[Key], chunk: list[Settlement], connection: Connection) -> None:
+        """Write all records but each settlement's first, which the settling query writes. Few settlements have more."""
+        records: list[RunRecord] = [
+            record for settlement in chunk if settlement.key in settled for record in settlement.records[1:]
         ]
-        if others:
-            await connection.execute(SQL["record"], self._installation, *record_columns(others))
+        if records:
+            await connection.execute(SQL["insert_records"], self._installation, *record_columns(records))
 
 
 def _key(settlement: Settlement) -> int:

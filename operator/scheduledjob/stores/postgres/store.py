@@ -1,8 +1,9 @@
 """The store in Postgres: one schema of one database, which any number of replicas and clients share.
 
 The parts are beside this file: ``schedules`` (what clients write), ``reconciling`` (what is observed in a cluster),
-``claims``, ``settling``, ``presence`` (what replicas do), ``listener`` (what they hear) and ``history``. This module
-connects, registers the installation, migrates and closes. The SQL is in ``queries``, the schema in ``migrations``.
+``claims``, ``settling``, ``presence`` (what replicas do), ``listener`` (what they are notified of), ``history`` and
+``clock``. This module connects, registers the installation, migrates and closes. The SQL is in ``queries``, the schema
+in ``migrations``.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from . import migrations
 from .claims import PostgresClaims
+from .clock import PostgresClock
 from .history import PostgresHistory
-from .listener import PostgresListening
+from .listener import PostgresListener
 from .presence import PostgresPresence
 from .queries import SQL
 from .reconciling import PostgresReconciling
@@ -22,11 +24,17 @@ if TYPE_CHECKING:
     from .connections import Connection
 
 MIGRATION_TIMEOUT = 600.0
-"""Seconds that a migration may take, including the wait for other processes that migrate."""
+"""Time limit in seconds of a migration, including the wait for other processes that migrate."""
 
 
 class PostgresStore(
-    PostgresReconciling, PostgresClaims, PostgresSettling, PostgresPresence, PostgresListening, PostgresHistory
+    PostgresReconciling,
+    PostgresClaims,
+    PostgresSettling,
+    PostgresPresence,
+    PostgresListener,
+    PostgresHistory,
+    PostgresClock,
 ):
     """One installation in one database. Implements ``Store`` and ``Migrating``."""
 
@@ -41,10 +49,10 @@ class PostgresStore(
 
     async def _register(self, connection: Connection) -> int:
         while True:
-            number: int | None = await connection.fetchval(SQL["installation"], self._installation_name)
+            number: int | None = await connection.fetchval(SQL["register_installation"], self._installation_name)
             if number is not None:  # None: another process is registering it now
-                await connection.execute(SQL["forget_replicas"], number)
-                await connection.execute(SQL["forget_presences"])
+                await connection.execute(SQL["delete_dead_replicas"], number)
+                await connection.execute(SQL["delete_expired_presences"])
                 return number
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What clients tell listening replicas, as the payload of a NOTIFY: small JSON, at most 8000 bytes each."""
+"""Notifications of listening replicas, as the payloads of NOTIFY: JSON of less than 8000 bytes each."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from scheduledjob.engine.store import Wake
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_ROOM = 7000
-"""Bytes of one payload that slugs may fill; Postgres allows 7999 in all."""
+_MAX_SLUG_BYTES = 7000
+"""How many bytes of a payload slugs may fill. Postgres allows 7999 in all."""
 
 
-class _Told(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
+class _Payload(msgspec.Struct, omit_defaults=True, rename={"sender": "from"}):
     due: int | None = None
     changed: list[str] = []
     sender: str = ""
-    """The replica that tells, where it need not hear it itself."""
+    """The replica that sent the notification, if it need not receive it itself."""
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(_Told)
+_decoder = msgspec.json.Decoder(_Payload)
 
 
-def payloads(changed: Iterable[str]) -> list[str]:
-    """That tell of changed slugs, as few as can be; the queries make those that tell when something is due."""
-    parcels: list[list[str]] = [[]]
-    room = _ROOM
+def encode_changed(changed: Iterable[str]) -> list[str]:
+    """Return as few payloads as possible for changed slugs. (The queries make the payloads for due rows.)"""
+    batches: list[list[str]] = [[]]
+    room = _MAX_SLUG_BYTES
     for slug in changed:
         size = len(_encoder.encode(slug)) + 1
-        if size > room and parcels[-1]:
-            parcels.append([])
-            room = _ROOM
-        parcels[-1].append(slug)
+        if size > room and batches[-1]:
+            batches.append([])
+            room = _MAX_SLUG_BYTES
+        batches[-1].append(slug)
         room -= size
-    return [_encoder.encode(_Told(changed=parcel)).decode() for parcel in parcels if parcel]
+    return [_encoder.encode(_Payload(changed=batch)).decode() for batch in batches if batch]
 
 
-def wake_of(payload: str, own: Iterable[str] = ()) -> Wake | None:
-    """What a payload tells; None where one of the ``own`` replicas said it. What can't be read makes one look."""
+def decode_wake(text: str, own: Iterable[str] = ()) -> Wake | None:
+    """Return what a payload says; None if one of the ``own`` replicas sent it. An unreadable payload causes a poll."""
     try:
-        told = _decoder.decode(payload)
+        payload = _decoder.decode(text)
     except msgspec.DecodeError:
         return Wake(notifications_lost=True)
-    if told.sender and told.sender in own:
+    if payload.sender and payload.sender in own:
         return None
-    return Wake(told.due, told.changed)
+    return Wake(payload.due, payload.changed)

@@ -56,7 +56,7 @@ SELECT meta.now, meta.last_due, meta.next_wake, claimed.*
 FROM meta LEFT JOIN claimed ON true
 ORDER BY claimed.was_due;
 
--- name: due_of_kind
+-- name: select_due_of_kind
 (
     SELECT ctid AS place, wake_at FROM scheduledjob.schedule
     WHERE installation = $1 AND kind = ($2::text[])[{number}]
@@ -157,7 +157,7 @@ FROM unnest($3::bigint[], $4::bigint[]) AS held (id, version)
 WHERE s.id = ANY(ARRAY[held.id]) AND s.version = held.version AND s.owner = $2 AND s.installation - $1 = 0
 RETURNING s.id, s.revision;
 
--- name: announce
+-- name: upsert_replica
 INSERT INTO scheduledjob.replica (installation, id, program_version, schema_version, looks_at, seen_at, details)
 VALUES ($1, $2, $3, $4, $5, scheduledjob.clock(), $6::text::jsonb)
 ON CONFLICT (id) DO UPDATE
@@ -165,7 +165,7 @@ SET installation = excluded.installation, program_version = excluded.program_ver
     schema_version = excluded.schema_version, looks_at = excluded.looks_at, seen_at = excluded.seen_at,
     details = excluded.details;
 
--- name: withdraw
+-- name: delete_replica
 -- What it has handed back was its own when the others looked, and may be due before they look again: they look now.
 WITH gone AS (
     DELETE FROM scheduledjob.replica WHERE installation = $1 AND id = $2
@@ -176,12 +176,12 @@ SELECT pg_notify(
 )
 WHERE EXISTS (SELECT 1 FROM scheduledjob.replica AS r WHERE r.installation = $1 AND r.id <> $2);
 
--- name: forget_replicas
+-- name: delete_dead_replicas
 -- Those that ended without a word, a day ago.
 DELETE FROM scheduledjob.replica
 WHERE installation = $1 AND greatest(looks_at, seen_at) < scheduledjob.clock() - 86400000000;
 
--- name: now
+-- name: read_clock
 SELECT scheduledjob.clock();
 
 -- name: notify

@@ -1,9 +1,9 @@
-"""The schema's history: numbered halves, each applied once, in order.
+"""Migrations of the schema. Each version has two numbered halves, and each half is applied once, in order.
 
-``NNNN_pre_what.sql`` is what operators of version NNNN need and older ones can live with; it is applied at each start
-and by ``scheduledjob migrate``. ``NNNN_post_what.sql`` is what older ones cannot live with, and is applied by
-``scheduledjob migrate --finish`` only, which refuses while one of them lives. What was applied stands in a table.
-Whoever applies holds a lock of the transaction, so any number of replicas may start at once.
+``NNNN_pre_what.sql`` is the half that version NNNN needs and that older replicas can work with. Each start applies it,
+and so does ``scheduledjob migrate``. ``NNNN_post_what.sql`` is the half that older replicas cannot work with. Only
+``scheduledjob migrate --finish`` applies it, and refuses while such a replica is alive. A table lists the applied
+halves. A migration holds a transaction lock, so any number of replicas may start at once.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 _FILE = re.compile(r"(\d{4})_(pre|post)_(\w+)\.sql")
 
 DEAD_AFTER = MINUTE
-"""A replica that is this much later than it promised to look at the store counts as dead."""
+"""A replica counts as dead this long after it should have polled."""
 
 
 @dataclass(frozen=True, order=True)
 class Half:
     version: int
     post: bool
-    """Whether older replicas cannot live with it."""
+    """Whether older replicas cannot work with it."""
     name: str
     sql: str
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return self.name.split("_", 2)[2].replace("_", " ")
 
 
 def halves(folder: Traversable | None = None) -> list[Half]:
-    """Those in ``folder``, or the product's own, in the order in which they apply."""
+    """Return the halves in ``folder``, or the package's own, in the order in which they apply."""
     return sorted(
         Half(int(match[1]), match[2] == "post", file.name.removesuffix(".sql"), file.read_text("utf-8"))
         for file in (folder or files(__package__)).iterdir()
@@ -55,16 +55,17 @@ SCHEMA_VERSION = OWN[-1].version
 
 
 async def needed(connection: Connection, wanted: Sequence[Half] = OWN) -> bool:
-    """Whether a pre half is missing; a cheap look before the lock. Raises StoreError where the schema is too new."""
+    """Return whether a pre half is missing. This takes no lock. Raises StoreError if the schema is too new."""
     return any(not half.post for half in _missing(wanted, await _applied(connection)))
 
 
 async def migrate(connection: Connection, *, finish: bool = False, wanted: Sequence[Half] = OWN) -> list[str]:
-    """Apply the pre halves, with ``finish`` the post halves too, in one transaction; what was done, in words.
+    """Apply the pre halves, and with ``finish`` the post halves too, in one transaction.
 
-    Raises StoreError where a post half is wanted and a replica older than it lives.
+    Returns a description of each half that was applied. Raises StoreError if a post half is needed and a replica of an
+    older version is alive.
     """
-    done = []
+    applied = []
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('scheduledjob.migrate', 0))")
         if await connection.fetchval("SELECT to_regnamespace('scheduledjob') IS NULL"):
@@ -80,8 +81,8 @@ async def migrate(connection: Connection, *, finish: bool = False, wanted: Seque
                 await _refuse_under_older_replicas(connection, half)
             await connection.execute(half.sql)
             await connection.execute("INSERT INTO scheduledjob.migration (half) VALUES ($1)", half.name)
-            done.append(f"version {half.version}, {'second' if half.post else 'first'} half: {half.words}")
-    return done
+            applied.append(f"version {half.version}, {'second' if half.post else 'first'} half: {half.description}")
+    return applied
 
 
 async def _applied(connection: Connection) -> set[str]:

@@ -1,7 +1,7 @@
-"""The SQL of the store: files of named queries beside this one, as one mapping ``SQL`` from name to text.
+"""The SQL of the store: the named queries in the files beside this one, as one mapping ``SQL`` from name to text.
 
-A file may name fragments, too (``-- fragment: name``). A query or another fragment contains one by ``{name}``, so that
-lists of columns are written once.
+A file may also name fragments (``-- fragment: name``). A query or another fragment includes one by ``{name}``, so that
+lists of columns and the like are written once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _HEADING = re.compile(r"^-- (name|fragment): (\w+)$", re.MULTILINE)
 def load(*texts: str) -> dict[str, str]:
     """Return the queries of some files by name, with fragments filled in and without comments.
 
-    Comments are left out because the server need not read them each time. Raises ValueError for a name given twice.
+    The server need not read comments each time. Raises ValueError for a name given twice.
     """
     queries: dict[str, str] = {}
     fragments: dict[str, str] = {}
@@ -24,7 +24,7 @@ def load(*texts: str) -> dict[str, str]:
         _, *parts = _HEADING.split(text)
         for kind, name, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
             if name in queries or name in fragments:
-                raise ValueError(f"the name {name} is given to two queries")
+                raise ValueError(f"two queries or fragments have the name {name}")
             lines = [line for line in body.splitlines() if line and not line.lstrip().startswith("--")]
             (queries if kind == "name" else fragments)[name] = "\n".join(lines).rstrip(";")
     return {name: _filled(query, fragments) for name, query in queries.items()}

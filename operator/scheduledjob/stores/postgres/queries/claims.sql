@@ -12,9 +12,10 @@
 -- NO KEY UPDATE, because nothing refers to the key; SKIP LOCKED, because another replica is claiming a locked row.
 -- The row is updated where it was found (`ctid`): looking it up by its id would pass every dead version of it. A row that
 -- a client edits in that moment is missed; that client notifies the replicas.
--- {due} is `due_of_kind` for each kind, in the order of `wake_at`, so that the index is read only as far as needed.
+-- {due} is `select_due_of_kind` for each kind, in the order of `wake_at`, so that the index is read only as far as needed.
+-- `claimed` returns `row_columns` (schedules.sql) behind `was_due`, qualified, and with the real value of `recovered`.
 WITH picked AS MATERIALIZED (
-    SELECT s.ctid AS place, s.id, s.wake_at, s.owner IS NOT NULL AS taken_over
+    SELECT s.ctid AS place, s.id, s.wake_at, s.owner IS NOT NULL AS recovered
     FROM ({due}) AS due
     JOIN scheduledjob.schedule AS s ON s.ctid = due.place
     WHERE s.wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
@@ -30,7 +31,7 @@ WITH picked AS MATERIALIZED (
     WHERE s.ctid = picked.place
     RETURNING picked.wake_at AS was_due, s.id, s.slug, s.uid, s.kind, s.origin, s.definition, s.revision,
         s.edited_at, s.first, s.payload, s.result, s.created_at, s.version, s.wake_at, s.state,
-        picked.taken_over, s.owner, s.generation, s.acts
+        picked.recovered, s.owner, s.generation, s.acts
 ), found AS (
     SELECT count(*) AS rows, max(wake_at) AS last_due FROM picked
 ), meta AS (
@@ -61,7 +62,7 @@ SELECT meta.now, meta.last_due, meta.next_wake, claimed.*
 FROM meta LEFT JOIN claimed ON true
 ORDER BY claimed.was_due;
 
--- name: due_of_kind
+-- name: select_due_of_kind
 (
     SELECT ctid AS place, wake_at FROM scheduledjob.schedule
     WHERE installation = $1 AND kind = ($2::text[])[{number}]
@@ -70,13 +71,13 @@ ORDER BY claimed.was_due;
 )
 
 -- name: renew
--- By clock_timestamp(), the time of the write itself: a renewal that a stalled server delays may be written after a later
--- one, and with the time of its start it would shorten the lease that the later one gave.
+-- clock_timestamp() is the time of the write itself. A renewal that a stalled server delays may be written after a later
+-- one; with the time of its start, it would shorten the lease that the later one gave.
 UPDATE scheduledjob.schedule AS s
 SET wake_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $5::bigint
 FROM unnest($3::bigint[], $4::bigint[]) AS held (id, version)
 WHERE s.id = ANY(ARRAY[held.id]) AND s.version = held.version AND s.owner = $2 AND s.installation - $1 = 0
 RETURNING s.id, s.revision;
 
--- name: now
+-- name: read_clock
 SELECT scheduledjob.clock();

@@ -4,10 +4,11 @@
 -- written to match exactly one index: by run `installation - $1 = 0`, by time `installation + 0 = $1`.
 
 -- fragment: record_columns
+-- In the order of the fields of `RunRecord`.
 run_id, uid, slug, slot, started, finished, attempt, outcome,
 reason, code, replica, output, keep, expires, manual
 
--- name: record
+-- name: insert_records
 INSERT INTO scheduledjob.history (installation, {record_columns})
 SELECT $1, given.* FROM unnest(
     $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[], $9::text[],
@@ -15,26 +16,27 @@ SELECT $1, given.* FROM unnest(
 ) AS given
 ON CONFLICT DO NOTHING;
 
--- name: history
+-- name: select_history
 SELECT {record_columns}
 FROM scheduledjob.history
 WHERE installation + 0 = $1 AND finished < $2
 ORDER BY finished DESC LIMIT $3;
 
--- name: history_of_slug
+-- name: select_history_of_slug
 SELECT {record_columns}
 FROM scheduledjob.history
 WHERE installation = $1 AND finished < $2 AND slug = $4 AND ($5::text IS NULL OR uid = $5)
 ORDER BY finished DESC LIMIT $3;
 
--- name: recorded
+-- name: select_recorded
+-- For LATERAL and OFFSET 0 see schedules.sql.
 SELECT h.run_id
 FROM unnest($2::text[]) AS wanted(run_id), LATERAL (
     SELECT run_id FROM scheduledjob.history WHERE run_id = wanted.run_id AND installation - $1 = 0 OFFSET 0
 ) AS h;
 
--- name: prune
--- $1 installation, $2 the slug to start at, $3 how many records to look at, $4 how many to drop at most.
+-- name: prune_history
+-- $1 installation, $2 the slug to start at, $3 how many records to examine, $4 how many to drop at most.
 -- A slug's newest records come last in the index, so it is read backwards, in descending order of slug.
 WITH seen AS MATERIALIZED (
     SELECT slug, finished, run_id, outcome, keep, expires
@@ -54,5 +56,5 @@ WITH seen AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM gone) AS gone, (SELECT count(*) FROM seen) AS seen, (SELECT min(slug) FROM seen) AS last;
 
--- name: only_one_prunes
+-- name: try_lock_pruning
 SELECT pg_try_advisory_xact_lock(hashtextextended('scheduledjob.prune', $1));

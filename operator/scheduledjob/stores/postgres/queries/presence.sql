@@ -1,6 +1,9 @@
--- What replicas hold for a while: locks, and the word that they live.
+-- Replicas, the clusters that they work for, and locks.
+--
+-- These tables are small (a row for each replica or lock), so any plan will do.
 
--- name: lock
+-- name: take_lock
+-- Returns nothing if another replica has the lock.
 INSERT INTO scheduledjob.lock AS l (installation, name, owner, until_at)
 VALUES ($1, $2, $3, scheduledjob.clock() + $4::bigint)
 ON CONFLICT (installation, name) DO UPDATE
@@ -8,32 +11,33 @@ SET owner = excluded.owner, until_at = excluded.until_at
 WHERE l.owner = excluded.owner OR l.until_at <= scheduledjob.clock()
 RETURNING true;
 
--- name: unlock
+-- name: release_lock
 DELETE FROM scheduledjob.lock WHERE installation = $1 AND name = $2 AND owner = $3;
 
--- name: present
+-- name: upsert_presence
+-- A replica that was silent for longer than its lifetime gets a new `since`.
 INSERT INTO scheduledjob.presence AS p (installation, replica, cluster, namespaces, since, until_at)
 VALUES ($1, $2, $3, $4, scheduledjob.clock(), scheduledjob.clock() + $5::bigint)
 ON CONFLICT (installation, replica) DO UPDATE
 SET cluster = excluded.cluster, namespaces = excluded.namespaces, until_at = excluded.until_at,
     since = CASE WHEN p.until_at > excluded.since THEN p.since ELSE excluded.since END;
 
--- name: others
+-- name: select_others
 SELECT i.name, p.replica, p.namespaces, p.since
 FROM scheduledjob.presence AS p JOIN scheduledjob.installation AS i ON i.id = p.installation
 WHERE p.cluster = $2 AND (p.installation <> $1 OR p.replica <> $3) AND p.until_at > scheduledjob.clock()
 ORDER BY p.since, i.name, p.replica;
 
--- name: forget_presences
--- Those that are over, of all installations. SKIP LOCKED, because two who do this may meet.
+-- name: delete_expired_presences
+-- Of all installations. SKIP LOCKED, so that two processes that do this at the same time do not wait for each other.
 DELETE FROM scheduledjob.presence AS p
 USING (
     SELECT installation, replica FROM scheduledjob.presence
     WHERE until_at <= scheduledjob.clock() FOR UPDATE SKIP LOCKED
-) AS over
-WHERE p.installation = over.installation AND p.replica = over.replica;
+) AS expired
+WHERE p.installation = expired.installation AND p.replica = expired.replica;
 
--- name: announce
+-- name: upsert_replica
 INSERT INTO scheduledjob.replica (installation, id, program_version, schema_version, looks_at, seen_at, details)
 VALUES ($1, $2, $3, $4, $5, scheduledjob.clock(), $6::text::jsonb)
 ON CONFLICT (id) DO UPDATE
@@ -43,9 +47,10 @@ SET installation = excluded.installation, program_version = excluded.program_ver
     looks_at = greatest(replica.looks_at, excluded.looks_at),
     details = excluded.details;
 
--- name: withdraw
--- Rows that it handed back were its own when the others last polled, and may be due before they poll again: they poll now.
-WITH gone AS (
+-- name: delete_replica
+-- The other replicas may have polled before this one released its rows, and these may be due before they poll again. So
+-- they are notified, and poll now.
+WITH deleted AS (
     DELETE FROM scheduledjob.replica WHERE installation = $1 AND id = $2
 ), unlocked AS (
     DELETE FROM scheduledjob.lock WHERE installation = $1 AND owner = $2
@@ -58,8 +63,8 @@ SELECT pg_notify(
 )
 WHERE EXISTS (SELECT 1 FROM scheduledjob.replica AS r WHERE r.installation = $1 AND r.id <> $2);
 
--- name: forget_replicas
--- Replicas that ended without withdrawing, a day ago.
+-- name: delete_dead_replicas
+-- Those that stopped without withdrawing, at least a day ago.
 DELETE FROM scheduledjob.replica
 WHERE installation = $1 AND greatest(looks_at, seen_at) < scheduledjob.clock() - 86400000000;
 

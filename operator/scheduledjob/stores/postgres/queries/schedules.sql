@@ -1,8 +1,54 @@
--- What clients ask about schedules.
+-- How clients write, delete and read schedules.
 --
--- A row is looked up for each slug that is given, inside LATERAL, so that no plan of an empty table turns it round.
+-- Plans are cached while the table is empty (see connections.py). So each given slug is looked up inside LATERAL, and
+-- `OFFSET 0` keeps the planner from merging that subquery into a join that it could turn around into a scan of the table.
 
--- name: installation
+-- fragment: row_columns
+-- In the order of the fields of `Row`; `false` is its `recovered`, `acts` its `requests`.
+id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
+wake_at, state, false, owner, generation, acts
+
+-- fragment: new_row_columns
+slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at
+
+-- fragment: new_row_arrays
+$2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bigint[], $9::bigint[],
+$10::bytea[], $11::bigint[]
+
+-- fragment: insert_new_rows
+INSERT INTO scheduledjob.schedule AS s (
+    installation, {new_row_columns}, edited_at
+)
+SELECT $1, given.*, scheduledjob.clock()
+FROM unnest(
+    {new_row_arrays}
+) AS given
+
+-- fragment: latest_poll
+-- When the last of the replicas polls. The lock makes a replica that announces a later poll wait for this transaction, so
+-- that the poll which follows its announcement finds what this transaction wrote.
+(
+    SELECT max(looks_at) FROM (
+        SELECT r.looks_at FROM scheduledjob.replica AS r WHERE r.installation = $1 FOR SHARE
+    ) AS announced
+)
+
+-- fragment: ids_of_slugs
+SELECT s.id
+FROM unnest($2::text[]) AS wanted(slug), LATERAL (
+    SELECT id FROM scheduledjob.schedule WHERE installation = $1 AND slug = wanted.slug OFFSET 0
+) AS s
+
+-- fragment: delete_found_rows
+-- `id = ANY(ARRAY[...])`, so that each id is looked up (see claims.sql).
+DELETE FROM scheduledjob.schedule AS s
+USING found
+WHERE s.id = ANY(ARRAY[found.id])
+RETURNING s.slug, s.uid, s.definition, s.state, s.owner IS NOT NULL AS owned, scheduledjob.clock() AS now
+
+-- name: register_installation
+-- Returns nothing if another transaction is registering the same name. Without the NOT EXISTS, each call would use up an
+-- id, conflict or not.
 WITH made AS (
     INSERT INTO scheduledjob.installation (name)
     SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM scheduledjob.installation WHERE name = $1)
@@ -10,97 +56,59 @@ WITH made AS (
 )
 SELECT id FROM made UNION ALL SELECT id FROM scheduledjob.installation WHERE name = $1 LIMIT 1;
 
--- name: create
--- Fails as a whole where a slug is taken.
-INSERT INTO scheduledjob.schedule (
-    installation, slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, edited_at
-)
-SELECT $1, given.*, scheduledjob.clock()
-FROM unnest(
-    $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bigint[], $9::bigint[],
-    $10::bytea[], $11::bigint[]
-) AS given;
+-- name: insert_rows
+-- Fails as a whole if a slug is taken.
+{insert_new_rows};
 
--- name: create_and_tell
--- `create` and `tell_due` in one statement, because a single schedule waits for both.
+-- name: insert_rows_and_notify
+-- `insert_rows` and `notify_due` in one statement, so that scheduling one job takes one round trip.
 WITH made AS (
-    INSERT INTO scheduledjob.schedule (
-        installation, slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, edited_at
-    )
-    SELECT $1, given.*, scheduledjob.clock()
-    FROM unnest(
-        $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bigint[], $9::bigint[],
-        $10::bytea[], $11::bigint[]
-    ) AS given
+    {insert_new_rows}
     RETURNING wake_at
 ), soonest AS (
     SELECT min(wake_at) AS due FROM made
 )
 SELECT pg_notify('scheduledjob_' || $1::integer, json_build_object('due', due)::text)
 FROM soonest
-WHERE due < (
-    SELECT max(looks_at) FROM (
-        SELECT r.looks_at FROM scheduledjob.replica AS r WHERE r.installation = $1 FOR SHARE
-    ) AS promised
-);
+WHERE due < {latest_poll};
 
--- name: tell_due
--- Only where a replica has promised no earlier look. The lock makes one that is announcing a later look wait for this
--- transaction, so that the look it takes after that finds what this transaction wrote.
+-- name: notify_due
+-- Notifies nobody if every replica polls before the row is due.
 SELECT pg_notify('scheduledjob_' || $1::integer, json_build_object('due', $2::bigint)::text)
-WHERE $2::bigint < (
-    SELECT max(looks_at) FROM (
-        SELECT r.looks_at FROM scheduledjob.replica AS r WHERE r.installation = $1 FOR SHARE
-    ) AS promised
-);
+WHERE $2::bigint < {latest_poll};
 
--- name: replace
--- Rows that are not returned are as they were asked to be.
-INSERT INTO scheduledjob.schedule AS s (
-    installation, slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, edited_at
-)
-SELECT $1, given.*, scheduledjob.clock()
-FROM unnest(
-    $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bigint[], $9::bigint[],
-    $10::bytea[], $11::bigint[]
-) AS given
+-- name: upsert_rows
+-- Does not return rows that are unchanged.
+{insert_new_rows}
 ON CONFLICT (installation, slug) DO UPDATE
 SET kind = excluded.kind, origin = excluded.origin, definition = excluded.definition, payload = excluded.payload,
     first = excluded.first, generation = 0, acts = '', edited_at = excluded.edited_at, revision = s.revision + 1,
-    -- least() passes over NULL
+    -- least() ignores NULL.
     wake_at = CASE WHEN s.owner IS NULL THEN least(s.wake_at, excluded.edited_at) ELSE s.wake_at END
 WHERE (s.kind, s.definition) <> (excluded.kind, excluded.definition)
    OR s.payload IS DISTINCT FROM excluded.payload
    OR excluded.first IS NOT NULL
 RETURNING s.slug, s.revision = 1 AS created, s.owner IS NOT NULL AS owned, s.wake_at;
 
--- name: get
-SELECT id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
-    wake_at, state, false, owner, generation, acts
+-- name: select_rows
+SELECT {row_columns}
 FROM unnest($2::text[]) AS wanted(wanted_slug), LATERAL (
     SELECT * FROM scheduledjob.schedule WHERE installation = $1 AND slug = wanted_slug OFFSET 0
 ) AS s;
 
--- name: rows
-SELECT id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
-    wake_at, state, false, owner, generation, acts
+-- name: select_page
+SELECT {row_columns}
 FROM scheduledjob.schedule
 WHERE installation = $1 AND slug > $2 AND ($3::text IS NULL OR origin = $3)
 ORDER BY slug LIMIT $4;
 
--- name: delete
-WITH found AS MATERIALIZED (
-    SELECT s.id
-    FROM unnest($2::text[]) AS wanted(slug), LATERAL (
-        SELECT id FROM scheduledjob.schedule WHERE installation = $1 AND slug = wanted.slug OFFSET 0
-    ) AS s
-)
-DELETE FROM scheduledjob.schedule AS s
-USING found
-WHERE s.id = ANY(ARRAY[found.id])
-RETURNING s.slug, s.uid, s.definition, s.state, s.owner IS NOT NULL AS owned, scheduledjob.clock() AS now;
-
--- name: slugs
+-- name: select_slugs
 SELECT slug FROM scheduledjob.schedule
 WHERE installation = $1 AND slug > $2 AND ($3::text IS NULL OR origin = $3)
 ORDER BY slug LIMIT $4;
+
+-- name: delete_rows
+WITH found AS MATERIALIZED (
+    {ids_of_slugs}
+)
+{delete_found_rows};

@@ -2,7 +2,7 @@
 --
 -- A row is looked up for each slug that is given, inside LATERAL, so that no plan of an empty table turns it round.
 
--- name: installation
+-- name: register_installation
 WITH made AS (
     INSERT INTO scheduledjob.installation (name)
     SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM scheduledjob.installation WHERE name = $1)
@@ -10,7 +10,7 @@ WITH made AS (
 )
 SELECT id FROM made UNION ALL SELECT id FROM scheduledjob.installation WHERE name = $1 LIMIT 1;
 
--- name: create
+-- name: insert_rows
 -- Fails as a whole where a slug is taken.
 INSERT INTO scheduledjob.schedule (
     installation, slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, edited_at
@@ -21,7 +21,7 @@ FROM unnest(
     $10::bytea[], $11::bigint[]
 ) AS given;
 
--- name: create_and_tell
+-- name: insert_rows_and_notify
 -- The same and `tell_due` in one statement: what a lone wish waits for.
 WITH made AS (
     INSERT INTO scheduledjob.schedule (
@@ -44,7 +44,7 @@ WHERE due < (
     ) AS promised
 );
 
--- name: tell_due
+-- name: notify_due
 -- Only where a replica has promised no earlier look. The lock makes one that is announcing a later look wait for this
 -- transaction, so that the look it takes after that finds what this transaction wrote.
 SELECT pg_notify('scheduledjob_' || $1::integer, json_build_object('due', $2::bigint)::text)
@@ -54,7 +54,7 @@ WHERE $2::bigint < (
     ) AS promised
 );
 
--- name: replace
+-- name: upsert_rows
 -- Rows that are not returned are as they were asked to be.
 INSERT INTO scheduledjob.schedule AS s (
     installation, slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, edited_at
@@ -74,21 +74,21 @@ WHERE (s.kind, s.definition) <> (excluded.kind, excluded.definition)
    OR excluded.first IS NOT NULL
 RETURNING s.slug, s.revision = 1 AS created, s.owner IS NOT NULL AS owned, s.wake_at;
 
--- name: get
+-- name: select_rows
 SELECT id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
     wake_at, state, false, owner
 FROM unnest($2::text[]) AS wanted(wanted_slug), LATERAL (
     SELECT * FROM scheduledjob.schedule WHERE installation = $1 AND slug = wanted_slug OFFSET 0
 ) AS s;
 
--- name: rows
+-- name: select_page
 SELECT id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
     wake_at, state, false, owner
 FROM scheduledjob.schedule
 WHERE installation = $1 AND slug > $2 AND ($3::text IS NULL OR origin = $3)
 ORDER BY slug LIMIT $4;
 
--- name: delete
+-- name: delete_rows
 WITH found AS MATERIALIZED (
     SELECT s.id
     FROM unnest($2::text[]) AS wanted(slug), LATERAL (
@@ -100,7 +100,7 @@ USING found
 WHERE s.id = ANY(ARRAY[found.id])
 RETURNING s.slug, s.uid, s.definition, s.state, s.owner IS NOT NULL AS owned, scheduledjob.clock() AS now;
 
--- name: slugs
+-- name: select_slugs
 SELECT slug FROM scheduledjob.schedule
 WHERE installation = $1 AND slug > $2 AND ($3::text IS NULL OR origin = $3)
 ORDER BY slug LIMIT $4;
