@@ -13,13 +13,13 @@ _ENDS: Final = {"Succeeded": "succeeds", "Failed": "fails", "Cancelled": "is can
 
 
 class FollowingTrigger(StoredTrigger, frozen=True, tag="following"):
-    """It has no slots of its own: each end of a run of ``name`` with that ``outcome`` makes one."""
+    """Has a slot whenever a run of the job ``name`` ends with ``outcome``, and no others."""
 
     name: str
     outcome: str = "Succeeded"
 
     def bind(self, seed: str, created: Instant) -> FollowingTrigger:
-        """Return itself, because it depends on no creation. Raises ``ValueError`` for an unknown outcome."""
+        """Return itself, because it does not depend on the schedule. Raises ``ValueError`` for an unknown outcome."""
         if self.outcome not in _ENDS:
             *most, last = _ENDS
             raise ValueError(f"the outcome {self.outcome!r} is unknown: write {', '.join(most)} or {last}")
@@ -35,5 +35,5 @@ class FollowingTrigger(StoredTrigger, frozen=True, tag="following"):
 
     @property
     def unlisted(self) -> str:
-        """That it starts at times that are not known in advance."""
+        """The runs that follow the other job, whose times are not known in advance."""
         return f"it also runs {self.long('')}, which is not known in advance"

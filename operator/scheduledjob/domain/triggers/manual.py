@@ -1,7 +1,7 @@
 """Manual: no slots, only runs that somebody starts by hand.
 
-Every schedule can be run by hand. This trigger is for a schedule that has no other reason to run. It never completes
-for want of a slot, also if other triggers beside it have none left.
+Every schedule can be run by hand. This trigger is for a schedule that runs only by hand. A schedule with this trigger
+never completes for lack of slots, even if its other triggers have none left.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The kinds of triggers: one line for each in ``Trigger``, and nothing else names them all.
+"""The kinds of triggers. ``Trigger`` has a line for each kind, and is the only list of them in the domain.
 
 ``stored_trigger`` says what a kind must have. The manifest side of each kind is in ``scheduledjob.manifests.triggers``.
 """
@@ -26,7 +26,7 @@ Trigger: TypeAlias = (
     | FollowingTrigger
     | ManualTrigger
 )  # fmt: skip
-"""A trigger as the store keeps it. The order is that of the keys in messages."""
+"""A trigger as the store keeps it. Messages list the kinds in this order."""
 
 TRIGGER_KINDS: Final[dict[str, type[StoredTrigger]]] = {
     str(kind.__struct_config__.tag): kind for kind in get_args(Trigger)

@@ -1,12 +1,12 @@
-"""StoredTrigger: what every kind of trigger has, and what the rest of the product asks of it.
+"""StoredTrigger: the base class of all kinds of triggers.
 
-A kind of trigger is a class below this one, in a module of its own beside this one. Its fields are what the store
-keeps, its ``tag`` is both the name in the store and the key in a manifest. ``registry`` lists all kinds, and
-docs/architecture.md says how to add one.
+Each kind is a subclass in its own module in this package. Its fields are what the store keeps. Its ``tag`` is its name
+in the store, and its key in a manifest. ``registry`` lists all kinds, and docs/architecture.md says how to add one.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -18,23 +18,27 @@ if TYPE_CHECKING:
 
 
 class StoredTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="trigger"):
-    """A trigger as a definition stores it, before it knows which schedule it belongs to."""
+    """A trigger as a definition stores it, before it belongs to a schedule.
 
+    The class is abstract for mypy only, which reports a kind without one of the abstract methods. It has no ABCMeta,
+    because msgspec's structs have a metaclass of their own.
+    """
+
+    @abstractmethod
     def bind(self, seed: str, created: Instant) -> Bound:
-        """Return what gives the slots of one schedule, for its timetable.
+        """Return the trigger of one schedule, for its timetable.
 
-        ``seed`` spreads ``H`` (the name of the schedule), ``created`` is when the schedule was created. Raises
-        ``ValueError`` for a value that is not allowed.
+        ``seed`` is the name of the schedule, which decides the values of ``H``. ``created`` is when the schedule was
+        created. Raises ``ValueError`` for a value that is not allowed.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def short(self) -> str:
         """Return the trigger in a few words, for a column of a table."""
-        raise NotImplementedError
 
+    @abstractmethod
     def long(self, seed: str) -> str:
         """Return the trigger in words that complete "It runs ...", with the seed of ``bind``."""
-        raise NotImplementedError
 
     @property
     def counts_from_creation(self) -> bool:
@@ -53,7 +57,7 @@ class StoredTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="
 
     @property
     def unlisted(self) -> str:
-        """What a list of its next slots can't show, as a sentence about the job; empty if it shows everything."""
+        """The runs that a list of next slots can't show, as a sentence about the job; empty if there are none."""
         return ""
 
 
@@ -71,7 +75,7 @@ class DayPattern(Protocol):
 
 
 class Repeating(Protocol):
-    """A bound trigger with any number of slots, all at whole seconds. Equal ones are equal and hash alike."""
+    """A bound trigger with any number of slots, all at whole seconds. It can be compared and hashed."""
 
     def next_instant(self, after: Instant) -> Instant | None:
         """Return the first slot after an instant, or None."""

@@ -1,10 +1,10 @@
 """Timetable: when a schedule fires, with all its triggers and exclusions taken together.
 
-It answers three questions without visiting each slot: which slot is next, which is the newest, and how many there were
-since an instant. A single trigger without exclusions answers with its own arithmetic. If slots of several triggers may
-coincide, or an expression excludes some, a UTC day becomes an int with a bit for each second: union, difference and
-count are single operations on it, and days that are alike are counted once. Only ``At`` has slots between whole
-seconds; they are few and are handled one by one.
+It answers three questions without visiting every slot: which slot is next, which is the newest, and how many there were
+since an instant. A single trigger without exclusions computes the answer itself. If there are several triggers, or an
+expression excludes slots, the slots of a UTC day become an int with a bit for each second. Union, difference and count
+are single operations on it, and equal days are counted once. Only ``At`` has slots between whole seconds. They are few,
+and are handled one by one.
 """
 
 from __future__ import annotations
