@@ -38,7 +38,7 @@ class Talking:
         self.events = EventRecorder(self.api, Budget(rate), instance="replica-1", now=lambda: self.now, every=every)
 
     def fail(self, message: str = "exit code 3", reason: Reason = Reason.FAILED) -> None:
-        self.events.say(self.job, "Warning", reason, message, "Run")
+        self.events.record(self.job, "Warning", reason, message, "Run")
 
     async def written(self) -> list[dict[str, Any]]:
         async with self.cluster.client() as api:
@@ -168,7 +168,7 @@ async def test_what_has_no_room_is_dropped_and_counted(
         for number in range(30):
             for _ in range(2):
                 job = replica.job._replace(uid=f"uid-{number}")
-                replica.events.say(job, "Normal", Reason.COMPLETED, "done", "Complete")
+                replica.events.record(job, "Normal", Reason.COMPLETED, "done", "Complete")
         assert replica.events.dropped == 40
         assert len(replica.requests) <= 1
 
@@ -176,7 +176,7 @@ async def test_what_has_no_room_is_dropped_and_counted(
 async def test_a_budget_is_kept(cluster: Cluster, namespace: str) -> None:
     async with talking(cluster, namespace, rate=8.0) as replica:
         for number in range(200):
-            replica.events.say(
+            replica.events.record(
                 replica.job._replace(uid=f"uid-{number}"), "Normal", Reason.COMPLETED, "done", "Complete"
             )
         begun = asyncio.get_running_loop().time()
@@ -193,8 +193,8 @@ async def test_where_events_are_refused_they_are_dropped_and_others_are_said(own
     kubeconfig = str(own_cluster.kubeconfig_for("talker"))
     async with talking(own_cluster, ours, kubeconfig=kubeconfig) as replica:
         refused = replica.job._replace(namespace=forbidden)
-        replica.events.say(refused, "Normal", Reason.COMPLETED, "done", "Complete")
-        replica.events.say(replica.job._replace(namespace="not-there"), "Normal", Reason.OVERDUE, "late", "Watch")
+        replica.events.record(refused, "Normal", Reason.COMPLETED, "done", "Complete")
+        replica.events.record(replica.job._replace(namespace="not-there"), "Normal", Reason.OVERDUE, "late", "Watch")
         replica.fail()
         await replica.until(bool)
         assert replica.events.dropped == 2

@@ -18,9 +18,9 @@ from scheduledjob.kube.reconcile.desired_state import (
     TOKEN_LIMIT,
     DesiredState,
     ObjectRules,
-    asked_of,
     problem_of,
     read_object,
+    requests_key,
     requests_of,
     unknown_kind,
 )
@@ -70,7 +70,7 @@ def test_a_kind_that_this_operator_does_not_run_is_named() -> None:
     assert (desired.kind, desired.problem) == ("cluster.custom.report", "")
     words = 'spec.job.custom.kind: no job "report" is installed in the operator (known: mail, print)'
     assert desired.unknown_kind == words
-    assert "runs no such jobs inline" in unknown_kind("cluster.shell", known)
+    assert "does not run such jobs inline" in unknown_kind("cluster.shell", known)
 
 
 def test_what_an_object_asks_for() -> None:
@@ -159,7 +159,7 @@ def requests(**annotations: str) -> DesiredState:
     body = an_object(annotations=named)
     desired = read_object(body, OPEN)
     assert requests_of(body) == desired.requests
-    assert asked_of(body) == desired.asked
+    assert requests_key(body) == desired.requests_key
     return desired
 
 
@@ -173,18 +173,18 @@ def test_what_is_asked_for_by_hand() -> None:
 
 
 def test_what_is_asked_for_wrongly_is_not_done_and_said() -> None:
-    assert requests(run_now="t" * TOKEN_LIMIT).refused_act == ""
+    assert requests(run_now="t" * TOKEN_LIMIT).request_problem == ""
     desired = requests(run_now="t" * (TOKEN_LIMIT + 1), cancel="c")
     assert desired.requests == Requests()
-    assert f"{GROUP}/run-now: more than {TOKEN_LIMIT} characters" in desired.refused_act
+    assert f"{GROUP}/run-now: more than {TOKEN_LIMIT} characters" in desired.request_problem
     for payload in ("x" * 65_537, "a\0b", "ä" * 40_000):
         desired = requests(run_now="t", run_now_payload=payload, cancel="c")
         assert desired.requests == Requests(cancel="c"), "what has nothing to do with it is done"
-        assert f"{GROUP}/run-now-payload" in desired.refused_act
-    assert requests(run_now="t", run_now_payload="x" * 65_536).refused_act == ""
+        assert f"{GROUP}/run-now-payload" in desired.request_problem
+    assert requests(run_now="t", run_now_payload="x" * 65_536).request_problem == ""
 
 
 def test_what_is_asked_for_changes_with_what_is_refused() -> None:
-    assert requests(run_now="t" * 300).asked != requests().asked
-    assert requests(run_now="a").asked != requests(run_now="b").asked
-    assert requests().asked == ""
+    assert requests(run_now="t" * 300).requests_key != requests().requests_key
+    assert requests(run_now="a").requests_key != requests(run_now="b").requests_key
+    assert requests().requests_key == ""

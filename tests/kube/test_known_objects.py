@@ -19,7 +19,7 @@ def body(name: str = "a", uid: str = "u", version: int = 1, **status: Any) -> di
 def test_the_newest_version_wins_in_any_order(order: list[int]) -> None:
     objects = KnownObjects()
     for version in order:
-        objects.saw(body(version=version, engine=f"e{version}"))
+        objects.update(body(version=version, engine=f"e{version}"))
     seen = objects.get("u")
     assert seen is not None
     assert (seen.version, seen.engine) == ("7", "e7")
@@ -28,22 +28,22 @@ def test_the_newest_version_wins_in_any_order(order: list[int]) -> None:
 
 def test_versions_are_compared_as_numbers_and_others_by_arrival() -> None:
     objects = KnownObjects()
-    objects.saw(body(version=9))
-    assert objects.saw(body(version=10)).version == "10"
+    objects.update(body(version=9))
+    assert objects.update(body(version=10)).version == "10"
     opaque = body()
     opaque["metadata"]["resourceVersion"] = "opaque"
-    assert objects.saw(opaque).version == "opaque"
+    assert objects.update(opaque).version == "opaque"
 
 
 def test_a_new_incarnation_takes_the_name_and_outlives_the_end_of_the_old() -> None:
     objects = KnownObjects()
-    objects.saw(body(uid="old"))
-    objects.saw(body(uid="new", version=2))
+    objects.update(body(uid="old"))
+    objects.update(body(uid="new", version=2))
     assert objects.uid_of("n/a") == "new"
-    objects.gone(["old", "never seen"])
+    objects.remove(["old", "never seen"])
     assert objects.uid_of("n/a") == "new"
     assert objects.uids() == ["new"]
-    objects.gone(["new"])
+    objects.remove(["new"])
     assert objects.uid_of("n/a") is None
     assert len(objects) == 0
 
@@ -51,34 +51,34 @@ def test_a_new_incarnation_takes_the_name_and_outlives_the_end_of_the_old() -> N
 def test_followers_are_known_by_what_they_follow_and_forgotten() -> None:
     objects = KnownObjects()
     for name in ("b", "c"):
-        objects.saw(body(name, uid=name))
-        objects.understood(name, f"n/{name}", (1, ""), ["n/a", "n/x"], valid=True)
+        objects.update(body(name, uid=name))
+        objects.set_reconciled(name, f"n/{name}", (1, ""), ["n/a", "n/x"], valid=True)
     assert objects.followers("n/a") == ["n/b", "n/c"]
-    objects.understood("b", "n/b", (2, ""), ["n/x"], valid=True)
+    objects.set_reconciled("b", "n/b", (2, ""), ["n/x"], valid=True)
     assert objects.followers("n/a") == ["n/c"]
-    objects.gone(["c"])
+    objects.remove(["c"])
     assert objects.followers("n/a") == []
     assert objects.followers("n/x") == ["n/b"]
 
 
 def test_what_was_taken_of_an_object_stays_known_over_its_next_versions() -> None:
     objects = KnownObjects()
-    objects.saw(body())
-    objects.understood("u", "n/a", (1, "asked"), [], valid=True)
-    assert objects.saw(body(version=2)).desired == (1, "asked")
-    assert objects.saw(body(uid="other", version=3)).desired == (0, "")
+    objects.update(body())
+    objects.set_reconciled("u", "n/a", (1, "asked"), [], valid=True)
+    assert objects.update(body(version=2)).reconciled == (1, "asked")
+    assert objects.update(body(uid="other", version=3)).reconciled == (0, "")
 
 
 def test_invalid_and_overdue_ones_are_counted() -> None:
     objects = KnownObjects()
     for name in ("a", "b", "c"):
         since = {"type": "Overdue", "status": "True" if name == "b" else "False", "lastTransitionTime": "t"}
-        objects.saw(body(name, uid=name, conditions=[since]))
-        objects.understood(name, f"n/{name}", (1, ""), [], valid=name != "a")
+        objects.update(body(name, uid=name, conditions=[since]))
+        objects.set_reconciled(name, f"n/{name}", (1, ""), [], valid=name != "a")
     assert (objects.invalid, objects.overdue) == (1, 1)
     assert objects.is_invalid("n/a")
-    objects.gone(["a", "b"])
+    objects.remove(["a", "b"])
     assert (objects.invalid, objects.overdue) == (0, 0)
-    objects.understood("c", "n/c", (2, ""), [], valid=False)
-    objects.understood("c", "n/c", (3, ""), [], valid=True)
+    objects.set_reconciled("c", "n/c", (2, ""), [], valid=False)
+    objects.set_reconciled("c", "n/c", (3, ""), [], valid=True)
     assert objects.invalid == 0

@@ -22,7 +22,7 @@ from scheduledjob.kube.reconcile.desired_state import DesiredState
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.report.events import Reason, Regarding
 from scheduledjob.kube.report.operator_observer import OperatorObserver
-from scheduledjob.kube.report.status_writer import START_DELAY
+from scheduledjob.kube.report.status_queue import START_DELAY
 from scheduledjob.web.metrics import Metrics
 
 T = 1_800_000_000 * SECOND
@@ -46,22 +46,21 @@ class World:
         self.objects = KnownObjects()
         self.metrics = Metrics()
         self.seconds = 0.0
-        events: Any = self  # stands in for Events
-        self.telling = OperatorObserver(self.metrics, self.objects, events, monotonic=lambda: self.seconds)
-        self.telling.status = self  # type: ignore[assignment]  # and for the writer of status
+        fake: Any = self  # stands in for the recorder of Events and the queue of statuses
+        self.observer = OperatorObserver(self.metrics, self.objects, fake, fake, monotonic=lambda: self.seconds)
 
-    def say(self, *said: Any) -> None:
+    def record(self, *said: Any) -> None:
         self.said.append(Said(*said))
 
     def changed(self, uid: str, after: float | None = None) -> None:
         self.changes.append((uid, after))
 
-    def gone(self, uid: str) -> None:
+    def forget(self, uid: str) -> None:
         self.forgotten.append(uid)
 
     def knows(self, uid: str = "u", **status: Any) -> None:
         metadata = {"namespace": "n", "name": "a", "uid": uid, "resourceVersion": "1", "generation": 1}
-        self.objects.saw({"metadata": metadata, "status": status})
+        self.objects.update({"metadata": metadata, "status": status})
 
     @property
     def reasons(self) -> list[tuple[str, str]]:
@@ -86,7 +85,7 @@ def attempt() -> Attempt:
 
 
 def test_each_end_of_a_run_is_an_event_of_its_own_reason(world: World) -> None:
-    world.telling.recorded(
+    world.observer.recorded(
         [
             record(Outcome.SUCCEEDED),
             record(Outcome.FAILED, "exit code 3"),
@@ -102,13 +101,13 @@ def test_each_end_of_a_run_is_an_event_of_its_own_reason(world: World) -> None:
     ]
     failed = world.said[1]
     assert failed.regarding == Regarding("n", "a", "u")
-    assert failed.message == "The run of 2027-01-15T08:00:00Z failed at its attempt 2: exit code 3"
+    assert failed.message == "The run of 2027-01-15T08:00:00Z failed at attempt 2: exit code 3"
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_a_reason(world: World, outcome: Outcome) -> None:
     if outcome is not Outcome.EXCLUDED:  # which is counted, and never recorded
-        world.telling.recorded([record(outcome)])
+        world.observer.recorded([record(outcome)])
         assert len(world.said) == 1
 
 
@@ -117,10 +116,10 @@ def test_the_log_names_a_failed_run_at_once_and_then_once_a_minute_with_a_count(
     with capture_logs() as logs:
         for second in range(121):
             world.seconds = float(second)
-            world.telling.recorded([failed, record(Outcome.SUCCEEDED), record(Outcome.CANCELLED, "by hand")])
-        world.telling.recorded([msgspec.structs.replace(failed, uid="other", slug="n/b", run_id="other-1")])
-        world.telling.tombstoned("u")
-        world.telling.recorded([failed])
+            world.observer.recorded([failed, record(Outcome.SUCCEEDED), record(Outcome.CANCELLED, "by hand")])
+        world.observer.recorded([msgspec.structs.replace(failed, uid="other", slug="n/b", run_id="other-1")])
+        world.observer.tombstoned("u")
+        world.observer.recorded([failed])
     assert [(line["slug"], line.get("failed_since_last_line")) for line in logs] == [
         ("n/a", None),
         ("n/a", 59),
@@ -135,71 +134,71 @@ def test_the_log_names_a_failed_run_at_once_and_then_once_a_minute_with_a_count(
 
 
 def test_who_started_a_run_knows_since_when_it_runs(world: World) -> None:
-    world.telling.started(attempt(), T, 0)
-    assert world.telling.begun("n/a") == {"u-1": rfc3339(T)}
-    world.telling.recorded([record(Outcome.SUCCEEDED)])
-    assert world.telling.begun("n/a") == {}
-    world.telling.started(attempt(), T, 0)
-    world.telling.released("n/a", None)
-    assert world.telling.begun("n/a") == {}
-    world.telling.started(attempt(), T, 0)
-    world.telling.fenced("n/a", "its lease could not be renewed in time")
-    assert world.telling.begun("n/a") == {}
+    world.observer.started(attempt(), T, 0)
+    assert world.observer.begun("n/a") == {"u-1": rfc3339(T)}
+    world.observer.recorded([record(Outcome.SUCCEEDED)])
+    assert world.observer.begun("n/a") == {}
+    world.observer.started(attempt(), T, 0)
+    world.observer.released("n/a", None)
+    assert world.observer.begun("n/a") == {}
+    world.observer.started(attempt(), T, 0)
+    world.observer.fenced("n/a", "its lease could not be renewed in time")
+    assert world.observer.begun("n/a") == {}
 
 
 def test_of_a_later_attempt_it_knows_no_more_than_the_store(world: World) -> None:
     """The first may have started elsewhere, and been lost."""
-    world.telling.started(msgspec.structs.replace(attempt(), attempt=2), T, 0)
-    assert world.telling.begun("n/a") == {}
+    world.observer.started(msgspec.structs.replace(attempt(), attempt=2), T, 0)
+    assert world.observer.begun("n/a") == {}
 
 
 def test_status_follows_what_is_written_at_once_and_a_beginning_a_little_later(world: World) -> None:
-    world.telling.settled(row(), Settlement(1, 1, Disposition.KEEP, b"", None, 1))
-    world.telling.settled(row(Origin.MANIFEST), Settlement(1, 1, Disposition.KEEP, b"", None, 1))
-    world.telling.started(attempt(), T, 0)
+    world.observer.settled(row(), Settlement(1, 1, Disposition.KEEP, b"", None, 1))
+    world.observer.settled(row(Origin.MANIFEST), Settlement(1, 1, Disposition.KEEP, b"", None, 1))
+    world.observer.started(attempt(), T, 0)
     assert world.changes == [("u", None), ("u", START_DELAY)]
     assert world.said == []
-    world.telling.tombstoned("u")
+    world.observer.tombstoned("u")
     assert world.forgotten == ["u"]
 
 
 def test_a_retry_and_a_loss_are_warned_of(world: World) -> None:
-    world.telling.retrying(attempt(), "status 500", T)
-    world.telling.claimed(row())
-    world.telling.fenced("n/a", "its lease passed")
-    world.telling.overdue("n/a")
+    world.observer.retrying(attempt(), "status 500", T)
+    world.observer.claimed(row())
+    world.observer.fenced("n/a", "its lease passed")
+    world.observer.overdue("n/a")
     assert world.reasons == [("Retrying", "Warning")], "of an object that is not known nothing can be said"
     world.knows()
-    world.telling.claimed(row())
-    world.telling.fenced("n/a", "its lease passed")
-    world.telling.overdue("n/a")
+    world.observer.claimed(row())
+    world.observer.fenced("n/a", "its lease passed")
+    world.observer.overdue("n/a")
     assert world.reasons[1:] == [("OwnerLost", "Warning"), ("Overdue", "Warning")]
     assert "its lease passed" in world.said[1].message
     assert world.metrics.lease_losses.value() == 1
 
 
 def test_the_end_of_an_object_is_no_loss_of_the_next_that_has_its_name(world: World) -> None:
-    world.telling.claimed(row())
+    world.observer.claimed(row())
     world.knows(uid="next")
-    world.telling.fenced("n/a", "its schedule was deleted")
+    world.observer.fenced("n/a", "its schedule was deleted")
     assert world.said == []
     assert world.metrics.lease_losses.value() == 0
 
 
 def test_slots_that_did_not_run_are_said_but_for_those_that_were_to_be_left_out(world: World) -> None:
-    world.telling.passed_over("n/a", Outcome.MISSED, 1)
-    world.telling.claimed(row(Origin.MANIFEST))
-    world.telling.passed_over("n/a", Outcome.MISSED, 1)
+    world.observer.passed_over("n/a", Outcome.MISSED, 1)
+    world.observer.claimed(row(Origin.MANIFEST))
+    world.observer.passed_over("n/a", Outcome.MISSED, 1)
     assert world.said == []
-    world.telling.claimed(row())
-    world.telling.passed_over("n/a", Outcome.MISSED, 1)
-    world.telling.passed_over("n/a", Outcome.SKIPPED_OVERLAP, 2)
-    world.telling.passed_over("n/a", Outcome.EXCLUDED, 3)
+    world.observer.claimed(row())
+    world.observer.passed_over("n/a", Outcome.MISSED, 1)
+    world.observer.passed_over("n/a", Outcome.SKIPPED_OVERLAP, 2)
+    world.observer.passed_over("n/a", Outcome.EXCLUDED, 3)
     assert world.reasons == [("Missed", "Warning"), ("SkippedOverlap", "Normal")]
     assert world.said[0].regarding == Regarding("n", "a", "u")
     assert [one.message.partition(":")[0] for one in world.said] == ["1 slot did not run", "2 slots did not run"]
-    world.telling.released("n/a", None)
-    world.telling.passed_over("n/a", Outcome.MISSED, 1)
+    world.observer.released("n/a", None)
+    world.observer.passed_over("n/a", Outcome.MISSED, 1)
     assert len(world.said) == 2
 
 
@@ -215,7 +214,7 @@ def told(world: World, state: State, before: State | None = None) -> list[str]:
     seen = world.objects.get("u")
     assert seen is not None
     before_it = len(world.said)
-    world.telling.written(seen, state)
+    world.observer.written(seen, state)
     return [one.reason.value for one in world.said[before_it:]]
 
 
@@ -227,23 +226,23 @@ def test_a_pause_and_a_completion_are_told_once(world: World) -> None:
     assert told(world, paused, plain) == ["AutoPaused"]
     assert told(world, paused, paused) == []
     assert told(world, done, plain) == ["Completed"]
-    assert world.said[-1].message == "It is done: maxRuns is reached"
+    assert world.said[-1].message == "The schedule is completed: maxRuns is reached"
     assert told(world, done, done) == []
     assert told(world, done) == ["Completed"], "of a status that says nothing it is news"
 
 
 def test_what_is_stopped_because_of_its_spec_is_not_done(world: World) -> None:
     world.knows()
-    world.objects.understood("u", "n/a", (1, ""), [], valid=False)
+    world.objects.set_reconciled("u", "n/a", (1, ""), [], valid=False)
     assert told(world, State(decided_until=T, completed=Completion.NO_SLOT)) == []
 
 
 def test_a_wrong_spec_and_an_unknown_kind_are_warned_of(world: World) -> None:
     desired = DesiredState("n/a", "u", 1, T, "cluster.curl", Plan(Definition("cluster.curl")), None, Requests())
-    world.telling.taken(desired)
+    world.observer.reconciled(desired)
     assert world.said == []
-    world.telling.taken(replace(desired, problem="spec.triggers: write one"))
-    world.telling.taken(replace(desired, unknown_kind="no job of that name"))
+    world.observer.reconciled(replace(desired, problem="spec.triggers: write one"))
+    world.observer.reconciled(replace(desired, unknown_kind="no job of that name"))
     assert world.reasons == [("InvalidSpec", "Warning"), ("UnknownKind", "Warning")]
     assert world.said[1].message == "no job of that name"
 
@@ -251,7 +250,7 @@ def test_a_wrong_spec_and_an_unknown_kind_are_warned_of(world: World) -> None:
 def test_what_is_refused_is_said_of_the_object(world: World) -> None:
     world.knows()
     body = {"metadata": {"namespace": "n", "name": "a", "uid": "u"}}
-    world.telling.refused(body, "write a shorter one")
+    world.observer.request_refused(body, "write a shorter one")
     assert world.said == [
         Said(Regarding("n", "a", "u"), "Warning", Reason.ACT_REFUSED, "write a shorter one", "Reconcile")
     ]
@@ -261,5 +260,5 @@ def test_an_engine_that_cannot_be_read_is_as_none(world: World) -> None:
     world.knows(engine="{broken")
     seen = world.objects.get("u")
     assert seen is not None
-    world.telling.written(seen, msgspec.structs.replace(State(decided_until=T), completed=Completion.JOB))
+    world.observer.written(seen, msgspec.structs.replace(State(decided_until=T), completed=Completion.JOB))
     assert world.reasons == [("Completed", "Normal")]

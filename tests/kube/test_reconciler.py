@@ -33,7 +33,7 @@ class Store(MemoryStore):
         self.away = 0
         self.cannot_hold: set[str] = set()
         self.at_tombstone: Callable[[], None] | None = None
-        """Called by the next burial, which the store then does not answer."""
+        """Called by the next tombstone, which then fails."""
 
     async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
         if self.at_tombstone is not None:
@@ -53,21 +53,22 @@ class Store(MemoryStore):
 
 class ReconcileObserver:
     def __init__(self) -> None:
-        self.slugs_taken: list[str] = []
+        self.reconciled_slugs: list[str] = []
         self.tombstoned_uids: list[str] = []
         self.failures = 0
 
     def due(self, instant: Instant) -> None: ...
     def changed(self, slugs: Sequence[str]) -> None: ...
-    def refused(self, body: Mapping[str, Any], reason: str) -> None: ...
+    def request_refused(self, body: Mapping[str, Any], reason: str) -> None: ...
+    def swept(self, count: int) -> None: ...
 
-    def taken(self, desired: DesiredState) -> None:
-        self.slugs_taken.append(desired.slug)
+    def reconciled(self, desired: DesiredState) -> None:
+        self.reconciled_slugs.append(desired.slug)
 
     def tombstoned(self, uid: str) -> None:
         self.tombstoned_uids.append(uid)
 
-    def failed(self) -> None:
+    def reconcile_failed(self) -> None:
         self.failures += 1
 
 
@@ -88,9 +89,11 @@ def body(name: str, *, version: int = 1, generation: int = 1, uid: str = "", lab
 
 @asynccontextmanager
 async def reconciling(
-    store: Store, told: ReconcileObserver, rules: ObjectRules | None = None
+    store: Store, observer: ReconcileObserver, rules: ObjectRules | None = None
 ) -> AsyncIterator[Reconciler]:
-    reconciler = Reconciler(store, KnownObjects(), rules or ObjectRules(), told, told, status_is_complete=lambda: True)
+    reconciler = Reconciler(
+        store, KnownObjects(), rules or ObjectRules(), observer, observer, status_is_complete=lambda: True
+    )
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reconciler.run())
         yield reconciler
@@ -102,61 +105,61 @@ async def slugs(store: Store) -> list[str]:
 
 
 async def test_what_is_seen_gets_into_the_store_once() -> None:
-    store, told = Store(), ReconcileObserver()
-    async with reconciling(store, told) as reconciler:
-        reconciler.seen(body("a"))
-        reconciler.seen(body("b"))
+    store, observer = Store(), ReconcileObserver()
+    async with reconciling(store, observer) as reconciler:
+        reconciler.observe(body("a"))
+        reconciler.observe(body("b"))
         await reconciler.settled()
-        reconciler.seen(body("a", version=2, labels=1))  # a label is none of our business
+        reconciler.observe(body("a", version=2, labels=1))  # a label is none of our business
         await reconciler.settled()
     assert await slugs(store) == ["ns/a", "ns/b"]
-    assert told.slugs_taken == ["ns/a", "ns/b"]
+    assert observer.reconciled_slugs == ["ns/a", "ns/b"]
 
 
 async def test_an_older_view_changes_nothing() -> None:
-    store, told = Store(), ReconcileObserver()
-    async with reconciling(store, told) as reconciler:
-        reconciler.seen(body("a", version=9, generation=2))
-        reconciler.seen(body("a", version=3, generation=1))
+    store, observer = Store(), ReconcileObserver()
+    async with reconciling(store, observer) as reconciler:
+        reconciler.observe(body("a", version=9, generation=2))
+        reconciler.observe(body("a", version=3, generation=1))
         await reconciler.settled()
     (row,) = await store.rows()
     assert row.generation == 2
 
 
 async def test_a_deletion_stays_one_whatever_is_seen_after_it() -> None:
-    store, told = Store(), ReconcileObserver()
-    async with reconciling(store, told) as reconciler:
-        reconciler.seen(body("a"))
+    store, observer = Store(), ReconcileObserver()
+    async with reconciling(store, observer) as reconciler:
+        reconciler.observe(body("a"))
         await reconciler.settled()
-        reconciler.seen(body("a", version=2), deleted=True)
-        reconciler.seen(body("a", version=3, generation=2))
+        reconciler.observe(body("a", version=2), deleted=True)
+        reconciler.observe(body("a", version=3, generation=2))
         await reconciler.settled()
-        reconciler.seen(body("a", version=4, generation=3))
+        reconciler.observe(body("a", version=4, generation=3))
         await reconciler.settled()
         assert len(reconciler._objects) == 0, "nor does a late view of it make it one that there is"
     assert await slugs(store) == []
-    assert told.tombstoned_uids == ["uid-a"]
+    assert observer.tombstoned_uids == ["uid-a"]
 
 
 async def test_a_deletion_that_waits_for_the_store_is_not_undone_by_a_late_view(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reconciler_module, "RETRY_DELAY", 0.0)
-    store, told = Store(), ReconcileObserver()
-    async with reconciling(store, told) as reconciler:
-        reconciler.seen(body("a"))
+    store, observer = Store(), ReconcileObserver()
+    async with reconciling(store, observer) as reconciler:
+        reconciler.observe(body("a"))
         await reconciler.settled()
-        store.at_tombstone = lambda: reconciler.seen(body("a", version=2, generation=2))
-        reconciler.seen(body("a", version=3), deleted=True)
+        store.at_tombstone = lambda: reconciler.observe(body("a", version=2, generation=2))
+        reconciler.observe(body("a", version=3), deleted=True)
         await reconciler.settled()
     assert await slugs(store) == []
-    assert told.tombstoned_uids == ["uid-a"]
+    assert observer.tombstoned_uids == ["uid-a"]
 
 
 async def test_a_store_that_forgot_objects_makes_no_news_of_those_whose_status_is_true() -> None:
-    store, told = Store(), ReconcileObserver()
-    async with reconciling(store, told) as reconciler:
-        reconciler.seen(body("a"))
+    store, observer = Store(), ReconcileObserver()
+    async with reconciling(store, observer) as reconciler:
+        reconciler.observe(body("a"))
         await reconciler.settled()
     (row,) = await store.rows()
     true = {
@@ -166,11 +169,11 @@ async def test_a_store_that_forgot_objects_makes_no_news_of_those_whose_status_i
     }
     wrong = {"conditions": [], "observedGeneration": 0, "engine": "{broken"}
     for status in (true, *({**true, key: value} for key, value in wrong.items())):
-        store, told = Store(), ReconcileObserver()
-        async with reconciling(store, told) as reconciler:
-            reconciler.seen({**body("a"), "status": status})
+        store, observer = Store(), ReconcileObserver()
+        async with reconciling(store, observer) as reconciler:
+            reconciler.observe({**body("a"), "status": status})
             await reconciler.settled()
-        assert told.slugs_taken == ([] if status is true else ["ns/a"]), status
+        assert observer.reconciled_slugs == ([] if status is true else ["ns/a"]), status
 
 
 async def test_a_condition_that_is_not_true_any_more_is_news() -> None:
@@ -179,44 +182,44 @@ async def test_a_condition_that_is_not_true_any_more_is_news() -> None:
     report = body("a")
     report["spec"]["job"] = {"custom": {"kind": "report"}}
     for kinds, news in ((None, True), ({"cluster.curl"}, True), ({"cluster.custom.report"}, False)):
-        told = ReconcileObserver()
-        async with reconciling(store, told, ObjectRules(kinds=kinds)) as reconciler:
+        observer = ReconcileObserver()
+        async with reconciling(store, observer, ObjectRules(kinds=kinds)) as reconciler:
             seen = {"observedGeneration": 1, "conditions": [READY]} if kinds is not None else {}
-            reconciler.seen({**report, "status": seen})
+            reconciler.observe({**report, "status": seen})
             await reconciler.settled()
-        assert told.slugs_taken == (["ns/a"] if news else [])
+        assert observer.reconciled_slugs == (["ns/a"] if news else [])
 
 
 async def test_an_outage_of_the_store_makes_it_later_never_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler_module, "RETRY_DELAY", 0.0)
-    store, told = Store(), ReconcileObserver()
+    store, observer = Store(), ReconcileObserver()
     store.away = 3
-    async with reconciling(store, told) as reconciler:
-        reconciler.seen(body("a"))
-        reconciler.seen(body("b"))
+    async with reconciling(store, observer) as reconciler:
+        reconciler.observe(body("a"))
+        reconciler.observe(body("b"))
         await reconciler.settled()
     assert await slugs(store) == ["ns/a", "ns/b"]
-    assert told.failures == 3
+    assert observer.failures == 3
 
 
 async def test_an_object_that_the_store_cannot_hold_keeps_nobody_out() -> None:
-    store, told = Store(), ReconcileObserver()
+    store, observer = Store(), ReconcileObserver()
     store.cannot_hold = {"ns/b"}
-    async with reconciling(store, told) as reconciler:
+    async with reconciling(store, observer) as reconciler:
         for name in "abc":
-            reconciler.seen(body(name))
+            reconciler.observe(body(name))
         await reconciler.settled()
     assert await slugs(store) == ["ns/a", "ns/c"]
-    assert told.failures == 1
+    assert observer.failures == 1
 
 
 async def test_a_clock_of_the_cluster_that_is_ahead_puts_nothing_off() -> None:
-    store, told = Store(), ReconcileObserver()
+    store, observer = Store(), ReconcileObserver()
     ahead = body("a")
     ahead["metadata"]["creationTimestamp"] = rfc3339(NOW + 3600 * SECOND)
     ahead["spec"]["triggers"] = [{"cron": "* * * * * ?"}]
-    async with reconciling(store, told) as reconciler:
-        reconciler.seen(ahead)
+    async with reconciling(store, observer) as reconciler:
+        reconciler.observe(ahead)
         await reconciler.settled()
     (row,) = await store.rows()
     assert row.wake_at == NOW + SECOND

@@ -15,7 +15,7 @@ from scheduledjob.engine.store import Row
 from scheduledjob.kube.reconcile.desired_state import DesiredState, ObjectRules, read_object
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
-from scheduledjob.kube.report.status import build_status
+from scheduledjob.kube.report.status import StoredSchedule, build_status
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 if TYPE_CHECKING:
@@ -27,15 +27,16 @@ CUSTOM = {"custom": {"kind": "print", "params": {"text": "x"}}}
 CONTAINER = {"container": {"image": "busybox:1"}}
 
 
-class Nobody:
-    """Who is told of everything, and wants to know nothing."""
+class SilentObserver:
+    """Stands in for the observer and the replica, and ignores every call."""
 
     def due(self, instant: Instant) -> None: ...
     def changed(self, slugs: Sequence[str]) -> None: ...
-    def taken(self, desired: DesiredState) -> None: ...
+    def reconciled(self, desired: DesiredState) -> None: ...
     def tombstoned(self, uid: str) -> None: ...
-    def refused(self, body: Mapping[str, Any], reason: str) -> None: ...
-    def failed(self) -> None:
+    def swept(self, count: int) -> None: ...
+    def request_refused(self, body: Mapping[str, Any], reason: str) -> None: ...
+    def reconcile_failed(self) -> None:
         raise AssertionError("an object could not be read")
 
 
@@ -66,9 +67,8 @@ def with_status(
         1, desired.slug, desired.uid, desired.kind, "cluster", desired.definition.encode(), 1, NOW, None, None, None,
         CREATED, 1, None, state.encode(), owner=owner, generation=desired.generation,
     )  # fmt: skip
-    status = build_status(
-        row, state, desired.definition, desired.slots, [], {desired.kind} if known else set(), {}, NOW
-    )
+    stored = StoredSchedule(row, state, desired.definition, desired.slots, [])
+    status = build_status(stored, {desired.kind} if known else set(), {}, NOW)
     return body | {"status": {name: part for name, part in status.items() if part is not None} | {"engine": engine}}
 
 
@@ -76,7 +76,12 @@ async def taken(body: dict[str, Any], *, in_order: bool = False, rules: ObjectRu
     """The state of the row that a store begins with that has never heard of this object."""
     store = MemoryStore(MemoryDatabase(clock=lambda: NOW))
     reconciler = Reconciler(
-        store, KnownObjects(), rules or ObjectRules(), Nobody(), Nobody(), status_is_complete=lambda: in_order
+        store,
+        KnownObjects(),
+        rules or ObjectRules(),
+        SilentObserver(),
+        SilentObserver(),
+        status_is_complete=lambda: in_order,
     )
     await reconciler._write([body])
     (row,) = await store.get(["ns/a"])

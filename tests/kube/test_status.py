@@ -22,7 +22,7 @@ from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.domain.triggers.once import AtTrigger
 from scheduledjob.engine.store import Origin, Row
 from scheduledjob.jobs.container.pod_names import pod_name
-from scheduledjob.kube.report.status import begun_of, build_status, engine_text, since_of
+from scheduledjob.kube.report.status import StoredSchedule, begun_of, build_status, engine_text, since_of
 from scheduledjob.manifests.status_model import HANDLED_TOKENS, RECENT_RUNS
 
 T: Instant = 1_800_000_000 * SECOND
@@ -49,7 +49,8 @@ def status(
         1, "n/a", UID, definition.kind, Origin.CLUSTER.value, definition.encode(), 1, T, None, None, None, T, 1, None,
         state.encode(), owner=owner, generation=generation,
     )  # fmt: skip
-    return build_status(row, state, definition, slots, records or [], KINDS, since or {}, now, begun or {})
+    stored = StoredSchedule(row, state, definition, slots, records or [])
+    return build_status(stored, KINDS, since or {}, now, begun or {})
 
 
 def conditions(found: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -18,7 +18,8 @@ from scheduledjob.kube.client.budget import Budget
 from scheduledjob.kube.reconcile.desired_state import KIND_INVALID
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.report import status_writer
-from scheduledjob.kube.report.status_writer import StatusWriter
+from scheduledjob.kube.report.status_queue import StatusQueue
+from scheduledjob.kube.report.status_writer import StatusReader, StatusWriter
 from scheduledjob.stores.memory import MemoryStore
 from tests.engine.support import Jobs, at_once
 
@@ -74,7 +75,7 @@ async def writing(
     states: Mapping[str, bytes],
     objects: KnownObjects | None = None,
     begun: dict[str, str] | None = None,
-) -> AsyncIterator[StatusWriter]:
+) -> AsyncIterator[tuple[StatusWriter, StatusQueue]]:
     """A writer at work, for objects of these names, whose rows have these states."""
     store, objects = MemoryStore(), KnownObjects() if objects is None else objects
     definition = at_once(NOW, kind=KIND_INVALID, job={"problem": "none"}).encode()
@@ -87,22 +88,15 @@ async def writing(
     ]  # fmt: skip
     await store.reconcile(rows)
     for name in states:
-        objects.saw(an_object(name))
+        objects.update(an_object(name))
     kinds = {KIND_INVALID: JobKind(KIND_INVALID, Jobs())}
-    writer = StatusWriter(
-        writes,  # type: ignore[arg-type]  # of the client it needs one method
-        store,
-        objects,
-        Budget(1000.0),
-        kinds,
-        lambda: NOW,
-        on_written=lambda *_: None,
-        begun=lambda _: begun or {},
-    )
+    queue, reader = StatusQueue(), StatusReader(store, kinds, lambda: NOW, lambda _: begun or {})
+    api: Any = writes  # stands in for the client
+    writer = StatusWriter(api, objects, Budget(1000.0), queue, reader, on_written=lambda *_: None)
     async with asyncio.timeout(PATIENCE):
         working = asyncio.create_task(writer.run())
         try:
-            yield writer
+            yield writer, queue
             assert not working.done()
         finally:
             working.cancel()
@@ -118,10 +112,10 @@ async def rounds() -> None:
 @pytest.mark.parametrize("state", [STRANGE, NONSENSE])
 async def test_a_state_that_can_t_be_told_is_in_nobodys_way(state: bytes) -> None:
     writes = Writes()
-    async with writing(writes, {"strange": state, "fine": FINE}) as writer:
-        writer.changed("uid-strange", 0.0)
+    async with writing(writes, {"strange": state, "fine": FINE}) as (writer, queue):
+        queue.changed("uid-strange", 0.0)
         await rounds()
-        writer.changed("uid-fine", 0.0)
+        queue.changed("uid-fine", 0.0)
         assert await writes.written.get() == "fine"
         assert not await writer.flush()
 
@@ -130,15 +124,15 @@ async def test_when_a_run_started_is_told_by_who_knows_and_kept_by_who_does_not(
     writes, objects = Writes(), KnownObjects()
     state = State(NOW, runs=[Run(NOW, NOW)]).encode()
     started, name = rfc3339(NOW), f"uid-fine-{NOW}"
-    async with writing(writes, {"fine": state}, objects, {name: started}) as writer:
-        writer.changed("uid-fine")
+    async with writing(writes, {"fine": state}, objects, {name: started}) as (writer, queue):
+        queue.changed("uid-fine")
         assert await writer.flush()
         assert [one["started"] for one in writes.statuses["fine"]["active"]] == [started]
     elsewhere = Writes()
-    objects.saw(an_object("fine") | {"status": writes.statuses["fine"]})
-    async with writing(elsewhere, {"fine": state}, objects) as writer:
-        assert objects.saw(an_object("fine") | {"status": writes.statuses["fine"]}).begun == {name: started}
-        writer.changed("uid-fine")
+    objects.update(an_object("fine") | {"status": writes.statuses["fine"]})
+    async with writing(elsewhere, {"fine": state}, objects) as (writer, queue):
+        assert objects.update(an_object("fine") | {"status": writes.statuses["fine"]}).begun == {name: started}
+        queue.changed("uid-fine")
         assert await writer.flush()
         assert elsewhere.statuses["fine"]["active"] == writes.statuses["fine"]["active"]
 
@@ -146,9 +140,9 @@ async def test_when_a_run_started_is_told_by_who_knows_and_kept_by_who_does_not(
 @pytest.mark.parametrize("refusal", [WILL_NOT_DO, TOO_LARGE])
 async def test_at_the_end_what_is_refused_is_not_waited_for(refusal: ApiError) -> None:
     writes = Writes(refused="refused", refusal=refusal)
-    async with writing(writes, {"refused": FINE, "fine": FINE}) as writer:
-        writer.changed("uid-refused")
-        writer.changed("uid-fine")
+    async with writing(writes, {"refused": FINE, "fine": FINE}) as (writer, queue):
+        queue.changed("uid-refused")
+        queue.changed("uid-fine")
         assert not await writer.flush()
         assert writes.written.qsize() == 2
 
@@ -157,11 +151,11 @@ async def test_at_the_end_what_is_refused_is_not_waited_for(refusal: ApiError) -
 async def test_at_the_end_rights_that_were_taken_are_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    monkeypatch.setattr(status_writer, "RIGHTS_TIMEOUT", seconds)
+    monkeypatch.setattr(status_writer, "FORBIDDEN_TIMEOUT", seconds)
     writes = Writes(without_rights="a")
-    async with writing(writes, {"a": FINE, "fine": FINE}) as writer:
-        writer.changed("uid-a")
-        writer.changed("uid-fine")
+    async with writing(writes, {"a": FINE, "fine": FINE}) as (writer, queue):
+        queue.changed("uid-a")
+        queue.changed("uid-fine")
         flushing = asyncio.create_task(writer.flush())
         if not seconds:
             assert not await flushing
@@ -173,29 +167,29 @@ async def test_at_the_end_rights_that_were_taken_are_not_waited_for(
 
 
 async def test_at_the_end_all_is_told() -> None:
-    async with writing(Writes(), {"a": FINE, "b": FINE}) as writer:
-        writer.changed("uid-a", 1000.0)
-        writer.changed("uid-b", 1000.0)
+    async with writing(Writes(), {"a": FINE, "b": FINE}) as (writer, queue):
+        queue.changed("uid-a", 1000.0)
+        queue.changed("uid-b", 1000.0)
         assert await writer.flush()
         assert not writer.waiting
 
 
 async def test_at_the_end_what_goes_is_not_waited_for() -> None:
     writes = Writes(away="a")
-    async with writing(writes, {"a": FINE}) as writer:
-        writer.changed("uid-a")
+    async with writing(writes, {"a": FINE}) as (writer, queue):
+        queue.changed("uid-a")
         flushing = asyncio.create_task(writer.flush())
         await writes.written.get()
         await rounds()
         assert writer.waiting == 1
-        writer.gone("uid-a")
+        queue.forget("uid-a")
         assert await flushing
 
 
 async def test_what_goes_while_it_is_written_stays_gone() -> None:
     writes, objects = Writes(), KnownObjects()
-    writes.meanwhile = lambda: objects.gone(["uid-a"])
-    async with writing(writes, {"a": FINE}, objects) as writer:
-        writer.changed("uid-a")
+    writes.meanwhile = lambda: objects.remove(["uid-a"])
+    async with writing(writes, {"a": FINE}, objects) as (writer, queue):
+        queue.changed("uid-a")
         await writer.flush()
         assert len(objects) == 0

@@ -109,16 +109,7 @@ class Operator:
         )
         name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         peers = Peers(self._store, settings.instance, name, settings.namespaces)
-        runtime = OperatorRuntime(
-            settings,
-            api,
-            self._store,
-            self._metrics,
-            status_is_complete=lambda: lease.released_cleanly,
-            until=lease.safe_until if self._in_memory else None,
-            unwatched=peers.unwatched,
-            name=name,
-        )
+        runtime = OperatorRuntime(settings, api, self._store, self._metrics, lease=lease, peers=peers)
         permissions = permissions_of(settings.namespaces, (namespace, settings.memory_lease), holds=self._in_memory)
         preflight = Preflight(api, settings.namespaces, permissions)
         try:

@@ -47,7 +47,7 @@ def limit_besides_grace(*, in_memory: bool) -> float:
 
 
 async def finish_work(
-    replica: Replica, replica_task: asyncio.Task[None], status: StatusWriter, *, in_memory: bool
+    replica: Replica, replica_task: asyncio.Task[None], status_writer: StatusWriter, *, in_memory: bool
 ) -> bool:
     """Phases 1 and 2. Return whether every status is up to date."""
     # 1. The replica shuts down.
@@ -59,11 +59,11 @@ async def finish_work(
         async with asyncio.timeout(MEMORY_STATUS_LIMIT if in_memory else STATUS_LIMIT):
             if not in_memory and not await replica.store_answers(ANSWER_LIMIT):
                 return False
-            if await status.flush():
+            if await status_writer.flush():
                 return True
     except TimeoutError:
         pass
-    log.warning("shut down before every status was up to date", objects=status.waiting)
+    log.warning("shut down before every status was up to date", objects=status_writer.waiting)
     return False
 
 

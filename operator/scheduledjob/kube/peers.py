@@ -41,10 +41,10 @@ class Peers:
     """``wait_until_alone`` first, then ``keep_announcing`` while this replica works."""
 
     def __init__(self, store: Store, installation: str, replica: str, namespaces: Sequence[str]) -> None:
-        """``namespaces``: empty means all."""
+        """``replica`` is the unique name of this replica. ``namespaces``: empty means all."""
         self._store = store
         self._installation = installation
-        self._replica = replica
+        self.replica = replica
         self._namespaces = tuple(namespaces)
         self._cluster = ""
         self._rng = random.Random()  # noqa: S311  # spreads load, guards nothing
@@ -62,7 +62,7 @@ class Peers:
                     self.conflict = None
                     return
                 self.conflict = _describe(conflicting)
-                await self._store.withdraw(self._replica)
+                await self._store.withdraw(self.replica)
             except StoreError as error:
                 self.conflict = str(error)
             if self.conflict != logged:
@@ -100,7 +100,7 @@ class Peers:
 
     async def _others(self) -> list[Presence]:
         """Announce this replica. Return all others of this cluster."""
-        return await self._store.present(self._replica, self._cluster, self._namespaces, from_seconds(LIFETIME))
+        return await self._store.present(self.replica, self._cluster, self._namespaces, from_seconds(LIFETIME))
 
 
 def _describe(conflicting: Sequence[Presence]) -> str:

@@ -27,29 +27,30 @@ from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_spec import PodSettings
 from scheduledjob.jobs.curl.addresses import AddressFilter
 from scheduledjob.jobs.shell.confinement import Confinement
-from scheduledjob.kube.client.api_errors import ApiError, ApiUnavailable
 from scheduledjob.kube.client.budget import Budget
+from scheduledjob.kube.client.paths import PLURAL
 from scheduledjob.kube.client.references import ClusterReferences
 from scheduledjob.kube.pods.pod_garbage_collector import PodGarbageCollector
 from scheduledjob.kube.pods.pods_api import ClusterPods
 from scheduledjob.kube.reconcile.desired_state import ObjectRules
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
-from scheduledjob.kube.reconcile.resync import Resync
+from scheduledjob.kube.reconcile.resync import PageCheck, Resync
 from scheduledjob.kube.report.events import EventRecorder
 from scheduledjob.kube.report.operator_observer import OperatorObserver
-from scheduledjob.kube.report.status_writer import StatusWriter
+from scheduledjob.kube.report.status_queue import StatusQueue
+from scheduledjob.kube.report.status_writer import StatusReader, StatusWriter
 from scheduledjob.kube.watch.handover import Handover
 from scheduledjob.kube.watch.kopf_watch import KopfWatcher
 from scheduledjob.stores import is_memory
 from scheduledjob.version import program_version
 
 from .cluster_kinds import cluster_kinds
+from .dependency_probes import DependencyProbes
 from .operator_shutdown import finish_work
-from .peers import SYSTEM_NAMESPACE_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Callable
 
     from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.store import Store
@@ -57,12 +58,11 @@ if TYPE_CHECKING:
     from scheduledjob.kube.settings.operator_settings import OperatorSettings
     from scheduledjob.web.metrics import Metrics
 
+    from .leadership import MemoryLease
+    from .peers import Peers
+
 log = structlog.get_logger("scheduledjob.operator")
 
-STORE_TIMEOUT = 5.0
-"""Seconds without an answer after which the store counts as unavailable."""
-API_TIMEOUT = 10.0
-"""The same for the API server, in seconds. The watch takes longer to notice that it does not answer."""
 MAX_LEASE_IN_MEMORY = 15.0
 """Seconds: the longest lease of a run if the store is in memory. The operator's own Lease limits these leases, so they
 have to be renewed more often than it is."""
@@ -80,25 +80,16 @@ class OperatorRuntime:
         store: Store,
         metrics: Metrics,
         *,
-        status_is_complete: Callable[[], bool],
-        until: Callable[[], float] | None = None,
-        unwatched: Callable[[Collection[str]], Awaitable[set[str]]],
-        name: str,
+        lease: MemoryLease,
+        peers: Peers,
     ) -> None:
-        """``name``: the unique name of this replica.
-
-        ``status_is_complete`` returns whether the previous operator with a store in memory shut down cleanly. ``until``
-        returns the monotonic second until which no other operator runs the same jobs; None if the leases in the store
-        decide.
-        ``unwatched`` returns those of the given namespaces that no replica of this installation watches.
-        """
-        self._settings = settings
-        self._in_memory = is_memory(settings.store)
-        self._metrics = metrics
-        self._objects = KnownObjects()
-        self._budget = Budget(settings.status_budget)
-        self._events = EventRecorder(api, self._budget, instance=name, now=self._now)
-        self._observer = OperatorObserver(metrics, self._objects, self._events)
+        """``lease`` limits what an operator with a store in memory may run, and says whether status is complete."""
+        in_memory = is_memory(settings.store)
+        objects = KnownObjects()
+        budget = Budget(settings.status_budget)
+        queue = StatusQueue()
+        self._events = EventRecorder(api, budget, instance=peers.replica, now=self._now)
+        observer = OperatorObserver(metrics, objects, self._events, queue)
         self._pods = ClusterPods(api, settings.namespaces)
         confinement, shell_off = _inline_shell(settings)
         pod_settings = PodSettings(
@@ -122,54 +113,43 @@ class OperatorRuntime:
             ReplicaSettings(
                 heartbeat=settings.heartbeat,
                 jitter=settings.heartbeat / 10,
-                lease=min(settings.lease, MAX_LEASE_IN_MEMORY) if self._in_memory else settings.lease,
+                lease=min(settings.lease, MAX_LEASE_IN_MEMORY) if in_memory else settings.lease,
                 capacity=settings.capacity + settings.pod_capacity,
                 grace=settings.grace,
             ),
             program_version=program_version(),
-            observer=self._observer,
+            observer=observer,
             references=ClusterReferences(api),
             hook=runnable.hook,
-            followers=self._objects.followers,
-            name=name,
-            until=until,
+            followers=objects.followers,
+            name=peers.replica,
+            until=lease.safe_until if in_memory else None,
         )
-        self._status = StatusWriter(
-            api,
-            store,
-            self._objects,
-            self._budget,
-            runnable.kinds,
-            self._now,
-            on_written=self._observer.written,
-            begun=self._observer.begun,
-        )
-        self._observer.status = self._status
+        reader = StatusReader(store, runnable.kinds, self._now, observer.begun)
+        self._status_writer = StatusWriter(api, objects, budget, queue, reader, on_written=observer.written)
         rules = ObjectRules(pod_settings, settings.may_run_shell_inline, shell_off, runnable.kinds.keys())
         self._reconciler = Reconciler(
-            store, self._objects, rules, self.replica, self._observer, status_is_complete=status_is_complete
+            store, objects, rules, self.replica, observer, status_is_complete=lambda: lease.released_cleanly
         )
-        self._pod_garbage = PodGarbageCollector(
-            self._pods, store, self.replica.info.id, self._objects, self._now, 2 * settings.lease
+        self._garbage_collector = PodGarbageCollector(
+            self._pods, store, self.replica.info.id, objects, self._now, min_age=2 * settings.lease
         )
         self._handover = Handover()
         self._watcher = KopfWatcher(api.access, settings.namespaces, self._handover, on_request=metrics.api_request)
+        page_check = PageCheck(store, objects, self._reconciler, queue)
         self._resync = Resync(
             settings,
             api,
             store,
             self.replica.info.id,
-            self._objects,
             self._reconciler,
-            self._status,
-            metrics,
-            unwatched,
+            page_check,
+            unwatched=peers.unwatched,
         )
-        self.all_listed = self._resync.all_listed
-        self._api = api
-        self._store_answers = True
-        self._api_silence: str | None = None
-        """Why the API server counts as unavailable."""
+        self._probes = DependencyProbes(self.replica, api)
+        self._settings = settings
+        self._objects = objects
+        self._metrics = metrics
         metrics.at_scrape(self._set_gauges)
 
     def _now(self) -> Instant:
@@ -182,12 +162,17 @@ class OperatorRuntime:
         """Return why the process should be killed, or None."""
         return None if self.replica.alive else "the event loop stood still for longer than the lease"
 
+    @property
+    def all_listed(self) -> asyncio.Event:
+        """Set when the store has every object that existed when this replica started."""
+        return self._resync.all_listed
+
     def conditions(self) -> dict[str, Callable[[], str | None]]:
         """Return, by part, a function that returns why that part is not ready, or None."""
         return {
             "engine": lambda: None if self.replica.ready.is_set() else "it does not claim work",
-            "store": lambda: None if self._store_answers else "the store does not answer",
-            "api": lambda: self._api_silence,
+            "store": lambda: self._probes.store_problem,
+            "api": lambda: self._probes.api_problem,
             "watch": lambda: (
                 (self._watcher.state.error or "it is not connected")
                 if self._watcher.state.connected_since is None
@@ -207,10 +192,10 @@ class OperatorRuntime:
         metrics.schedules.set(len(self._objects))
         metrics.invalid_schedules.set(self._objects.invalid)
         metrics.overdue_schedules.set(self._objects.overdue)
-        metrics.status_dirty.set(self._status.waiting)
+        metrics.status_dirty.set(self._status_writer.waiting)
         metrics.events.reached(self._events.written)
         metrics.events_dropped.reached(self._events.dropped)
-        metrics.watch_restarts.reached(self._watcher.state.restarts, "scheduledjobs")
+        metrics.watch_restarts.reached(self._watcher.state.restarts, PLURAL)
         metrics.watch_restarts.reached(self._pods.reflector.restarts, "pods")
 
     # ---------------------------------------------------------------- work
@@ -225,21 +210,22 @@ class OperatorRuntime:
                 tasks.create_task(part)
                 for part in (
                     self._events.run(),
-                    self._status.run(),
+                    self._status_writer.run(),
                     self._pods.run(),
                     self._reconciler.run(),
                     self._forward_events(),
                     self._watcher.run(),
                     self._resync.run(),
-                    self._pod_garbage.run(),
-                    self._probe_store(),
-                    self._probe_api(),
+                    self._garbage_collector.run(),
+                    self._probes.run(),
                 )
             ]
             replica = tasks.create_task(self.replica.run())
             await stopping.wait()
             log.info("stopping: runs may finish", seconds=self._settings.grace)
-            statuses_written = await finish_work(self.replica, replica, self._status, in_memory=self._in_memory)
+            statuses_written = await finish_work(
+                self.replica, replica, self._status_writer, in_memory=is_memory(self._settings.store)
+            )
             for part in parts:
                 part.cancel()
         return statuses_written
@@ -248,29 +234,7 @@ class OperatorRuntime:
         """Pass what the watch sees to the reconciler."""
         while True:
             for body, deleted in await self._handover.take():
-                self._reconciler.seen(body, deleted=deleted)
-
-    async def _probe_store(self) -> None:
-        """Check for readiness whether the store answers, even if nothing else uses it."""
-        while True:
-            self._store_answers = await self.replica.store_answers(STORE_TIMEOUT)
-            await asyncio.sleep(STORE_TIMEOUT)
-
-    async def _probe_api(self) -> None:
-        """Check for readiness whether the API server and its storage answer."""
-        while True:
-            try:
-                async with asyncio.timeout(API_TIMEOUT):
-                    await self._api.get(SYSTEM_NAMESPACE_PATH, attempts=1)
-            except TimeoutError:
-                self._api_silence = "the API server does not answer"
-            except ApiUnavailable as error:
-                self._api_silence = error.message
-            except ApiError:
-                self._api_silence = None  # a refusal is an answer
-            else:
-                self._api_silence = None
-            await asyncio.sleep(API_TIMEOUT / 2)
+                self._reconciler.observe(body, deleted=deleted)
 
 
 def _inline_shell(settings: OperatorSettings) -> tuple[Confinement | None, str]:

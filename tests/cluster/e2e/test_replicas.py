@@ -317,7 +317,7 @@ async def test_a_namespace_that_is_taken_off_the_list_is_left_and_comes_back(
                 )
                 assert "left" in await records.states(), "the old one still watches it"
                 assert await old.stop() == 0
-            line = await new.said("schedules of namespaces that are not watched any more end")
+            line = await new.said("deleting schedules of namespaces that are no longer watched")
             assert line["namespaces"] == [left]
             await records.until_gone("left")
             assert await new.metric("scheduledjob_swept_total") == 1

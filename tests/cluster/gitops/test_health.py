@@ -37,11 +37,11 @@ JOBS = {
 
 WANTED = {
     "unseen": ("Progressing", "the operator has not seen it yet", "Current"),
-    "scheduled": ("Healthy", "its slots are run as they come due", "Current"),
+    "scheduled": ("Healthy", "its slots run as they come due", "Current"),
     "suspended": ("Healthy", "spec.suspend is true: no new slot starts", "Current"),
     "completed": ("Healthy", "its triggers have no slot left", "Current"),
     "failed": ("Healthy", "the last run failed: ", "Current"),
-    "paused": ("Healthy", "1 runs in a row have failed", "Current"),
+    "paused": ("Healthy", "the last run failed", "Current"),
     "overdue": ("Healthy", "overdue: no success for 1s", "Current"),
     "unknown": ("Degraded", 'no job "nowhere" is installed in the operator', "Failed"),
     "edited": ("Progressing", "the operator has not seen this version yet", "InProgress"),

@@ -1,24 +1,24 @@
-"""Paths of the API server for what we read and write."""
+"""Paths of the API server."""
 
 from __future__ import annotations
 
 import re
 
-from scheduledjob.resource_names import GROUP, VERSION
+from scheduledjob.resource_names import API_VERSION
 
 PLURAL = "scheduledjobs"
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-"""Of a Secret, say. What somebody wrote as a name is part of a path only if it is one: else it may lead elsewhere."""
+"""The name of an object. A text of another form must not become part of a path: it could lead to another object."""
 
 
 def scheduled_jobs(namespace: str = "", name: str = "") -> str:
-    """Of one ScheduledJob, of those in a namespace, or of all."""
-    return _path(f"/apis/{GROUP}/{VERSION}", namespace, PLURAL, name)
+    """Return the path of a ScheduledJob, of those in a namespace, or of all."""
+    return _path(f"/apis/{API_VERSION}", namespace, PLURAL, name)
 
 
 def pods(namespace: str = "", name: str = "") -> str:
-    """Of one Pod, of those in a namespace, or of all."""
+    """Return the path of a Pod, of those in a namespace, or of all."""
     return _path("/api/v1", namespace, "pods", name)
 
 

@@ -1,9 +1,9 @@
-"""From an object of the cluster to the wish that the store holds: what is asked for, or why it can't be done.
+"""Translates an object of the cluster to the desired state of its schedule.
 
-An object that the API server took may still be wrong (a time zone that does not exist, a cron expression that no
-pattern can judge) or not allowed here (inline shell in a namespace that was not opened to it). It becomes a wish too,
-of the kind ``cluster.invalid``: a schedule that fires never and says why. So the schedule stops, what ran goes on
-being known, and once the object is mended the past is not replayed.
+The API server accepts objects that are still invalid (a time zone that does not exist, an impossible cron expression)
+or not allowed here (inline shell in a namespace that does not allow it). These become schedules too, of the kind
+``cluster.invalid``, which never run and say why. So the schedule stops, the store keeps its state, and no slots are
+replayed after the object is fixed.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.misfire import Slots
 
 STORED_PREFIX = "cluster"
-"""Of the names that the kinds of a cluster have in the store."""
+"""The prefix of kinds in the store that come from a cluster."""
 KIND_INVALID = "cluster.invalid"
 TOKEN_LIMIT = 253
-"""Characters of a token: more is no name for anything."""
+"""Characters of a token."""
 PROBLEMS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectRules:
-    """What the administrator allows, as far as it decides how an object is run."""
+    """What the administrator allows, as far as it decides how an object runs."""
 
     pods: PodSettings = field(default_factory=PodSettings)
-    """How Pods are made. Without an image there only jobs that name their own can be Pods."""
+    """How Pods are built. Without an image, only jobs that name their own can run as Pods."""
     allows_shell: Callable[[str], bool] = lambda namespace: False
     """Whether shell jobs of a namespace may run inline."""
     shell_off: str = ""
-    """Why none may, whatever is allowed."""
+    """Why no shell job may run inline, whatever ``allows_shell`` says; empty if they may."""
     kinds: Collection[str] | None = None
-    """What this operator can run; None: whatever there is."""
+    """The kinds that this operator can run; None means all."""
 
     def why_not_inline(self, namespace: str) -> str:
-        """Why shell jobs of this namespace don't run inline; empty: they do."""
+        """Return why shell jobs of this namespace don't run inline, or an empty text if they do."""
         if not self.allows_shell(namespace):
             return f'inline shell is not allowed in namespace "{namespace}"'
         return self.shell_off
@@ -67,7 +67,7 @@ class ObjectRules:
 
 @dataclass(slots=True)
 class DesiredState:
-    """What one object asks for."""
+    """What an object asks for."""
 
     slug: str
     uid: str
@@ -78,11 +78,11 @@ class DesiredState:
     payload: bytes | None
     requests: Requests
     problem: str = ""
-    """Why it is invalid; empty where it is not."""
-    refused_act: str = ""
-    """Why something that was asked by annotation is not done."""
+    """Why the object is invalid; empty if it is valid."""
+    request_problem: str = ""
+    """Why a request made by annotation can't be carried out."""
     unknown_kind: str = ""
-    """Why this operator can't run it, though another may."""
+    """Why this operator can't run the object, though another may."""
 
     @property
     def definition(self) -> Definition:
@@ -90,13 +90,13 @@ class DesiredState:
 
     @property
     def ready(self) -> bool:
-        """Whether this operator can run it."""
+        """Whether this operator can run the object."""
         return not (self.problem or self.unknown_kind)
 
     @property
-    def asked(self) -> str:
-        """As ``asked_of`` says."""
-        return self.requests.encode() + self.refused_act
+    def requests_key(self) -> str:
+        """The same as the function ``requests_key``."""
+        return self.requests.encode() + self.request_problem
 
     @property
     def slots(self) -> Slots | None:
@@ -104,7 +104,7 @@ class DesiredState:
 
     @property
     def follows(self) -> list[str]:
-        """Slugs of the schedules whose runs this one follows."""
+        """The slugs of the schedules that this schedule follows."""
         namespace, _, _ = self.slug.partition("/")
         return [
             f"{namespace}/{trigger.name}"
@@ -119,21 +119,26 @@ def kind_of(kind: str) -> str:
 
 
 def unknown_kind(kind: str, kinds: Collection[str]) -> str:
-    """Why this kind is not run by an operator that runs those; empty where it is."""
+    """Return why an operator that runs ``kinds`` does not run this kind, or an empty text if it does."""
     if kind in kinds:
         return ""
     known = sorted(kind.removeprefix("cluster.custom.") for kind in kinds if kind.startswith("cluster.custom."))
     job, _, name = kind.removeprefix("cluster.").partition(".")
     if job != "custom":
-        return f"spec.job.{job}: this operator runs no such jobs inline: write execution.mode: Pod"
+        return f"spec.job.{job}: this operator does not run such jobs inline: write execution.mode: Pod"
     return f'spec.job.custom.kind: no job "{name}" is installed in the operator (known: {", ".join(known)})'
 
 
+def slug_of(body: Mapping[str, Any]) -> str:
+    """Return ``namespace/name`` of an object."""
+    return f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+
+
 def read_object(body: Mapping[str, Any], rules: ObjectRules) -> DesiredState:
-    """The wish of an object as the API server gives it."""
+    """Return the desired state of an object as the API server returned it."""
     metadata = body["metadata"]
-    slug = f"{metadata['namespace']}/{metadata['name']}"
-    requests, refused = _requests(metadata.get("annotations") or {})
+    slug = slug_of(body)
+    requests, request_problem = _requests(metadata.get("annotations") or {})
     created = to_instant(parse_instant(metadata["creationTimestamp"]))
     desired = DesiredState(
         slug,
@@ -144,15 +149,15 @@ def read_object(body: Mapping[str, Any], rules: ObjectRules) -> DesiredState:
         _NEVER,
         None,
         requests,
-        refused_act=refused,
+        request_problem=request_problem,
     )
     try:
-        job = ScheduledJob.model_validate(_judged(body))
+        job = ScheduledJob.model_validate(_user_part(body))
         definition = _definition(job, rules)
         plan = Plan(definition)
         slots_of(plan, seed=slug, created=created)
     except ValidationError:
-        desired.problem = _in_words(body)
+        desired.problem = _describe_problems(body)
     except ValueError as error:
         desired.problem = str(error)
     else:
@@ -164,27 +169,27 @@ def read_object(body: Mapping[str, Any], rules: ObjectRules) -> DesiredState:
 
 
 def requests_of(body: Mapping[str, Any]) -> Requests:
-    """What is asked of an object by annotation."""
+    """Return the requests in the annotations of an object."""
     return _requests(body["metadata"].get("annotations") or {})[0]
 
 
-def asked_of(body: Mapping[str, Any]) -> str:
-    """The same as text, with why something of it is not done: it changes when something else is to be done or said."""
-    requests, refused = _requests(body["metadata"].get("annotations") or {})
-    return requests.encode() + refused
+def requests_key(body: Mapping[str, Any]) -> str:
+    """Return a text that changes whenever the requests of an object change, or why they can't be carried out."""
+    requests, request_problem = _requests(body["metadata"].get("annotations") or {})
+    return requests.encode() + request_problem
 
 
 def problem_of(definition: Definition) -> str:
-    """Why the object that this definition was made of is invalid; empty where it is not."""
+    """Return why the object with this definition is invalid, or an empty text if it is valid."""
     return definition.job["problem"] if definition.kind == KIND_INVALID else ""
 
 
-# Nothing of it starts by itself, and a retry that was due when the object became wrong fails for good.
+# It has no slots, and a retry that was due when the object became invalid fails for good.
 _NEVER = Plan(Definition(kind=KIND_INVALID, job={"problem": ""}, retry=Exponential(max_retries=0)))
 
 
-def _judged(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The part that the user wrote: the rest of the metadata is the API server's, and it has judged it."""
+def _user_part(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the user wrote. The API server has validated the rest of the metadata."""
     metadata = body["metadata"]
     return {
         "apiVersion": API_VERSION,
@@ -194,8 +199,8 @@ def _judged(body: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _in_words(body: Mapping[str, Any]) -> str:
-    problems = load_text(msgspec.json.encode(_judged(body)).decode()).problems
+def _describe_problems(body: Mapping[str, Any]) -> str:
+    problems = load_text(msgspec.json.encode(_user_part(body)).decode()).problems
     lines = [
         ": ".join(part for part in (problem.field, problem.message, problem.allowed) if part) for problem in problems
     ]
@@ -204,22 +209,22 @@ def _in_words(body: Mapping[str, Any]) -> str:
 
 
 def _definition(job: ScheduledJob, rules: ObjectRules) -> Definition:
-    """Raises ``ValueError`` for what is not allowed or not possible in this cluster."""
-    if not _as_pod(job, rules):
+    """Raises ``ValueError`` if the job is not allowed or not possible in this cluster."""
+    if not _runs_as_pod(job, rules):
         definition = to_definition(job)
         return msgspec.structs.replace(definition, kind=kind_of(definition.kind))
     definition = to_pod_definition(job)
     spec = msgspec.convert(definition.job, PodSpec)
     if spec.by_runner and spec.image is None and not rules.pods.image:
         raise ValueError(
-            "spec.execution.pod.image: this job needs a Pod, and the operator was not told which image to run it in: "
-            "name one here for a shell job, use job.container, or have the administrator set SJOB_POD_IMAGE"
+            "spec.execution.pod.image: this job needs a Pod, and the operator has no image for it: "
+            "set an image here for a shell job, use job.container, or have the administrator set SJOB_POD_IMAGE"
         )
-    Blueprint(spec, rules.pods)  # a template that can't be merged is found here and not at each attempt
+    Blueprint(spec, rules.pods)  # report a template that can't be merged here, not at each attempt
     return definition
 
 
-def _as_pod(job: ScheduledJob, rules: ObjectRules) -> bool:
+def _runs_as_pod(job: ScheduledJob, rules: ObjectRules) -> bool:
     spec, (namespace, _) = job.spec, job.key
     mode = spec.execution.mode if spec.execution is not None else None
     place = place_of(spec.job)
@@ -239,18 +244,18 @@ def _as_pod(job: ScheduledJob, rules: ObjectRules) -> bool:
 
 
 def _requests(annotations: Mapping[str, str]) -> tuple[Requests, str]:
-    """What is asked by annotation, and why something of it is not done."""
-    asked = {name: annotations.get(f"{GROUP}/{name}", "") for name in ("run-now", "cancel", "resume")}
-    for name, token in asked.items():
+    """Return the requests, and why some of them can't be carried out."""
+    tokens = {name: annotations.get(f"{GROUP}/{name}", "") for name in ("run-now", "cancel", "resume")}
+    for name, token in tokens.items():
         if len(token) > TOKEN_LIMIT:
-            reason = f"metadata.annotations.{GROUP}/{name}: more than {TOKEN_LIMIT} characters: write a shorter one"
+            reason = f"metadata.annotations.{GROUP}/{name}: more than {TOKEN_LIMIT} characters: write a shorter token"
             return NONE, reason
     payload = annotations.get(f"{GROUP}/run-now-payload")
     if payload is not None and ("\0" in payload or len(payload.encode()) > PAYLOAD_LIMIT):
         reason = (
             f"metadata.annotations.{GROUP}/run-now-payload: at most 64 KiB of text without NUL: nothing was started"
         )
-        return Requests(cancel=asked["cancel"], resume=asked["resume"]), reason
-    run = asked["run-now"]
-    given = payload.encode() if run and payload is not None else None
-    return Requests(run=run, payload=given, cancel=asked["cancel"], resume=asked["resume"]), ""
+        return Requests(cancel=tokens["cancel"], resume=tokens["resume"]), reason
+    run = tokens["run-now"]
+    payload_bytes = payload.encode() if run and payload is not None else None
+    return Requests(run=run, payload=payload_bytes, cancel=tokens["cancel"], resume=tokens["resume"]), ""

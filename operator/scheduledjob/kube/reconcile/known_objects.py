@@ -1,8 +1,8 @@
-"""What this replica knows of the objects of the cluster: as little as it can do with, because there may be 100,000.
+"""What this replica knows of the ScheduledJobs in the cluster.
 
-The cluster has the objects and the store has the schedules; here is what joins them, by uid: what an object is
-called, which version of it was seen last, and what its status said then. It is filled by the watch, by the sweep and
-by the answers to our own writes, in any order; the newest resourceVersion wins.
+It keeps only what connects an object in the cluster with its schedule in the store, because there may be 100,000
+objects: by uid the name, the last version, and what the status said. The watch, the sweep and the answers to our own
+writes update it in any order; the newest resourceVersion wins.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ObservedObject(msgspec.Struct, gc=False):
-    """One object as it was seen last."""
+    """An object as it was last seen."""
 
     slug: str
     uid: str
@@ -27,13 +27,13 @@ class ObservedObject(msgspec.Struct, gc=False):
     """Its resourceVersion."""
     since: Since
     begun: Begun
-    """Of the runs that were active then."""
+    """When the runs began that were active then."""
     engine: str
     """``status.engine``."""
     observed_generation: int
     """``status.observedGeneration``."""
-    desired: tuple[int, str] = (0, "")
-    """The generation, and what was asked for (``asked_of``), that was taken from it, by this replica's knowledge."""
+    reconciled: tuple[int, str] = (0, "")
+    """The generation and the ``requests_key`` that this replica has brought into the store."""
 
 
 class KnownObjects:
@@ -42,12 +42,12 @@ class KnownObjects:
     def __init__(self) -> None:
         self._by_uid: dict[str, ObservedObject] = {}
         self._uid_of: dict[str, str] = {}
-        """By slug: of the incarnation that was seen last."""
+        """By slug: the uid of the newest object of that name."""
         self._follows: dict[str, list[str]] = {}
-        """By slug: the slugs of what it follows."""
+        """By slug: the slugs of the schedules that it follows."""
         self._followers: dict[str, set[str]] = {}
         self._invalid: set[str] = set()
-        """Slugs."""
+        """Slugs of the objects that the operator can't run."""
 
     def __len__(self) -> int:
         return len(self._by_uid)
@@ -58,7 +58,7 @@ class KnownObjects:
 
     @property
     def overdue(self) -> int:
-        """By what their status says."""
+        """The number of objects whose status says that they are overdue."""
         return sum(observed.since.get("Overdue", _NEVER)[0] == "True" for observed in self._by_uid.values())
 
     def is_invalid(self, slug: str) -> bool:
@@ -73,8 +73,8 @@ class KnownObjects:
     def uids(self) -> list[str]:
         return list(self._by_uid)
 
-    def saw(self, body: Mapping[str, Any]) -> ObservedObject:
-        """Take in an object as the API server gave it; what is known of it now."""
+    def update(self, body: Mapping[str, Any]) -> ObservedObject:
+        """Remember an object as the API server returned it. Return the newest version that is known."""
         metadata = body["metadata"]
         uid, version = metadata["uid"], metadata["resourceVersion"]
         known = self._by_uid.get(uid)
@@ -90,16 +90,18 @@ class KnownObjects:
             begun_of(status.get("active") or ()),
             status.get("engine") or "",
             status.get("observedGeneration") or 0,
-            known.desired if known is not None else (0, ""),
+            known.reconciled if known is not None else (0, ""),
         )
         self._by_uid[uid] = observed
         self._uid_of[observed.slug] = uid
         return observed
 
-    def understood(self, uid: str, slug: str, desired: tuple[int, str], follows: Sequence[str], *, valid: bool) -> None:
-        """What was found when an object was read, and what the store has taken from it."""
+    def set_reconciled(
+        self, uid: str, slug: str, reconciled: tuple[int, str], follows: Sequence[str], *, valid: bool
+    ) -> None:
+        """Remember that the store has this version of an object, what it follows, and whether it can be run."""
         if (observed := self._by_uid.get(uid)) is not None:
-            observed.desired = desired
+            observed.reconciled = reconciled
         self._forget_follows(slug)
         if follows:
             self._follows[slug] = list(follows)
@@ -107,8 +109,8 @@ class KnownObjects:
                 self._followers.setdefault(upstream, set()).add(slug)
         (self._invalid.discard if valid else self._invalid.add)(slug)
 
-    def gone(self, uids: Iterable[str]) -> None:
-        """These objects are no more."""
+    def remove(self, uids: Iterable[str]) -> None:
+        """Forget objects that were deleted."""
         for uid in uids:
             observed = self._by_uid.pop(uid, None)
             if observed is not None and self._uid_of.get(observed.slug) == uid:
@@ -117,7 +119,7 @@ class KnownObjects:
                 self._invalid.discard(observed.slug)
 
     def followers(self, slug: str) -> list[str]:
-        """The slugs of the schedules that follow this one."""
+        """Return the slugs of the schedules that follow this schedule."""
         return sorted(self._followers.get(slug, ()))
 
     def _forget_follows(self, slug: str) -> None:
@@ -131,6 +133,6 @@ class KnownObjects:
 _NEVER = ("False", "")
 
 
-def _is_newer(one: str, other: str) -> bool:
-    """Resource versions are numbers that grow, with every API server whose storage is etcd (KEP 5504)."""
-    return one.isdigit() and other.isdigit() and int(one) > int(other)
+def _is_newer(known: str, other: str) -> bool:
+    """Compare two resourceVersions. They are growing numbers in every API server that stores in etcd (KEP 5504)."""
+    return known.isdigit() and other.isdigit() and int(known) > int(other)

@@ -1,10 +1,10 @@
-"""Reconciling: what was seen of the cluster's objects becomes what the store holds.
+"""Brings the objects of the cluster into the store.
 
-Every replica does this with everything that it sees, whenever it sees it: the store takes what is new and leaves what
-it knows better, so order, repetition and a stale watch do no harm. What comes in is kept by uid, the latest of each,
-until the store has taken it; an outage of the store makes that later, never less.
+Every replica does this with every object that it sees. The store accepts what is new and ignores what is older, so the
+order of the objects, repetitions and a stale watch do no harm. Objects wait in memory, the newest version by uid, until
+the store has them. An outage of the store delays them, but loses none.
 
-Deletions go first: a name that is free again may be taken by the next object in the same batch.
+Deletions are written first, because another object of the same batch may have the same name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scheduledjob.jobs.container.pod_spec import POD_KIND
 from scheduledjob.kube.report.state_from_status import state_from_status
 from scheduledjob.kube.report.status import UNKNOWN_KIND, engine_text
 
-from .desired_state import DesiredState, ObjectRules, asked_of, read_object
+from .desired_state import DesiredState, ObjectRules, read_object, requests_key, slug_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.reconcile")
 
 BATCH = 500
-"""Objects in one write: a listing of many is a few of these, one object alone does not wait for others."""
+"""Objects in one write to the store. An object that comes alone is written alone."""
 RETRY_DELAY = 1.0
-"""Seconds until a store that did not answer is asked again."""
+"""Seconds until a write is tried again after the store did not answer."""
 
 
 class ReplicaHandle(Protocol):
-    """What is told of what we wrote, so that it need not wait to hear it from the store."""
+    """The replica, which learns of new rows here sooner than from the store."""
 
     def due(self, instant: Instant) -> None: ...
 
@@ -51,19 +51,22 @@ class ReplicaHandle(Protocol):
 
 
 class ReconcileObserver(Protocol):
-    """Who wants to know what became of objects; all calls are in the event loop and return quickly."""
+    """Learns what becomes of objects. All calls are in the event loop and return quickly."""
 
-    def taken(self, desired: DesiredState) -> None:
-        """The store has a new wish of this object, or what its status says of it is out of date."""
+    def reconciled(self, desired: DesiredState) -> None:
+        """The store has a new definition of this object, or its status is out of date."""
 
     def tombstoned(self, uid: str) -> None:
         """The object is gone, and so is its schedule."""
 
-    def refused(self, body: Mapping[str, Any], reason: str) -> None:
-        """Something that was asked for by annotation is not done."""
+    def swept(self, count: int) -> None:
+        """The sweep has ended this many schedules."""
 
-    def failed(self) -> None:
-        """The store could not be written, or an object not be read."""
+    def request_refused(self, body: Mapping[str, Any], reason: str) -> None:
+        """A request made by annotation can't be carried out."""
+
+    def reconcile_failed(self) -> None:
+        """The store could not be written, or an object could not be read."""
 
 
 @dataclass(slots=True)
@@ -73,7 +76,7 @@ class _PendingObject:
 
 
 class Reconciler:
-    """Brings what is seen into the store. ``seen`` at any time; ``run`` until it is cancelled."""
+    """Call ``observe`` at any time. ``run`` writes until it is cancelled."""
 
     def __init__(
         self,
@@ -94,15 +97,16 @@ class Reconciler:
         self._observer = observer
         self._status_is_complete = status_is_complete
         self._waiting: dict[str, _PendingObject] = {}
-        """By uid, in the order in which they came first."""
-        self._came = asyncio.Event()
+        """By uid, in the order of arrival."""
+        self._added = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def seen(self, body: Mapping[str, Any], *, deleted: bool = False, again: bool = False) -> None:
-        """An object as it is now, or as it was last. One that is being deleted starts nothing more.
+    def observe(self, body: Mapping[str, Any], *, deleted: bool = False, force: bool = False) -> None:
+        """Queue an object as it is now, or as it was when it was deleted.
 
-        What is none of our business (labels, status) is passed over if the store has the rest; ``again``: it has not.
+        An object with a deletionTimestamp counts as deleted, so it starts no more runs. A change of labels or status is
+        ignored, because the store has the rest. ``force`` writes the object anyway: the store does not have it.
         """
         metadata = body["metadata"]
         gone = deleted or "deletionTimestamp" in metadata
@@ -112,31 +116,31 @@ class Reconciler:
         else:
             waiting = self._waiting.get(uid)
             if waiting is not None and waiting.gone:
-                return  # a uid never comes back
-            known = self._objects.saw(body)
+                return  # a deleted uid never returns
+            known = self._objects.update(body)
             if known.version != metadata["resourceVersion"]:
-                return  # seen before, in a newer version
-            if not again and waiting is None and known.desired == (known.generation, asked_of(body)):
+                return  # a newer version is known
+            if not force and waiting is None and known.reconciled == (known.generation, requests_key(body)):
                 return
         self._waiting[uid] = _PendingObject(body, gone)
         self._idle.clear()
-        self._came.set()
+        self._added.set()
 
     async def settled(self) -> None:
-        """Wait until the store has everything that was seen."""
+        """Wait until the store has everything that was observed."""
         await self._idle.wait()
 
     async def run(self) -> None:
         while True:
-            await self._came.wait()
-            self._came.clear()
+            await self._added.wait()
+            self._added.clear()
             while self._waiting:
                 batch = [self._waiting.pop(uid) for uid in list(self._waiting)[:BATCH]]
                 try:
-                    await self._take(batch)
+                    await self._write_batch(batch)
                 except StoreError as error:
                     log.warning("objects wait for the store", objects=len(batch), error=str(error))
-                    self._observer.failed()
+                    self._observer.reconcile_failed()
                     for pending in batch:
                         uid = pending.body["metadata"]["uid"]
                         # A newer version of the object wins, but a deletion is final.
@@ -145,8 +149,8 @@ class Reconciler:
                     await asyncio.sleep(RETRY_DELAY)
             self._idle.set()
 
-    async def _take(self, batch: Sequence[_PendingObject]) -> None:
-        """Bring these into the store. What it can't hold keeps nothing else out of it."""
+    async def _write_batch(self, batch: Sequence[_PendingObject]) -> None:
+        """Write these to the store. If it can't hold an object, leave out only that object."""
         try:
             await self._tombstone([pending.body for pending in batch if pending.gone])
             await self._write([pending.body for pending in batch if not pending.gone])
@@ -155,23 +159,25 @@ class Reconciler:
         except Exception:
             if len(batch) > 1:
                 for pending in batch:
-                    await self._take([pending])
+                    await self._write_batch([pending])
                 return
-            log.exception("an object is left out", uid=batch[0].body["metadata"]["uid"])
-            self._observer.failed()
+            log.exception("an object can't be stored", uid=batch[0].body["metadata"]["uid"])
+            self._observer.reconcile_failed()
 
     async def _tombstone(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         if not bodies:
             return
-        gone = [
-            (f"{body['metadata']['namespace']}/{body['metadata']['name']}", body["metadata"]["uid"]) for body in bodies
-        ]
+        gone = [(slug_of(body), body["metadata"]["uid"]) for body in bodies]
         await self._store.tombstone(gone)
-        self.tombstoned(gone)
+        self._tombstoned(gone)
 
-    def tombstoned(self, gone: Sequence[tuple[str, str]]) -> None:
-        """The schedules of these (slug, uid) have been ended."""
-        self._objects.gone([uid for _, uid in gone])
+    def swept(self, gone: Sequence[tuple[str, str]]) -> None:
+        """The sweep has ended these schedules, given as (slug, uid)."""
+        self._observer.swept(len(gone))
+        self._tombstoned(gone)
+
+    def _tombstoned(self, gone: Sequence[tuple[str, str]]) -> None:
+        self._objects.remove([uid for _, uid in gone])
         self._replica.changed([slug for slug, _ in gone])
         for _, uid in gone:
             self._observer.tombstoned(uid)
@@ -185,10 +191,10 @@ class Reconciler:
             try:
                 desired = read_object(body, self._rules)
                 found.append((body, desired, self._new_row(body, desired, now)))
-            except Exception:  # one object must never keep the others from the store
+            except Exception:  # a faulty object must not keep the others from the store
                 log.exception("an object can't be read", uid=body["metadata"]["uid"])
-                self._observer.failed()
-        # A name twice is an object and its next incarnation: the older one waits for its deletion to be seen.
+                self._observer.reconcile_failed()
+        # If a name occurs twice, the older object was deleted, and the watch has yet to report that.
         newest = {
             desired.slug: (body, desired, row)
             for body, desired, row in sorted(found, key=lambda item: item[1].created_at)
@@ -202,12 +208,12 @@ class Reconciler:
         for (body, desired, row), put in zip(newest.values(), puts, strict=True):
             if put is Put.STALE:
                 continue
-            taken = (desired.generation, desired.asked)
-            self._objects.understood(desired.uid, desired.slug, taken, desired.follows, valid=desired.ready)
-            if desired.refused_act:
-                self._observer.refused(body, desired.refused_act)
+            reconciled = (desired.generation, desired.requests_key)
+            self._objects.set_reconciled(desired.uid, desired.slug, reconciled, desired.follows, valid=desired.ready)
+            if desired.request_problem:
+                self._observer.request_refused(body, desired.request_problem)
             if put is Put.UPDATED or not _status_is_current(body, desired, row if put is Put.CREATED else None):
-                self._observer.taken(desired)
+                self._observer.reconciled(desired)
             if put is Put.UPDATED:
                 changed.append(desired.slug)
                 soonest = now
@@ -218,17 +224,17 @@ class Reconciler:
             self._replica.due(soonest)
 
     async def _forget(self, stale: Sequence[DesiredState]) -> None:
-        """Of those that the store would not have, the ones whose end it knows: a list that was under way had them."""
+        """Forget the stale objects that the store knows to be deleted. A list that began before may contain them."""
         if stale:
             rows = await self._store.get([desired.slug for desired in stale])
             ended = [
                 desired.uid for desired, row in zip(stale, rows, strict=True) if row is None or row.uid != desired.uid
             ]
-            self._objects.gone(ended)
+            self._objects.remove(ended)
 
     def _new_row(self, body: Mapping[str, Any], desired: DesiredState, now: Instant) -> NewRow:
-        """The row as it begins, should the store not have it yet."""
-        state, wake_at = self._first(body, desired, now)
+        """Return the row to create if the store does not have it yet."""
+        state, wake_at = self._first_state(body, desired, now)
         return NewRow(
             desired.slug,
             desired.uid,
@@ -243,33 +249,38 @@ class Reconciler:
             requests=desired.requests.encode(),
         )
 
-    def _first(self, body: Mapping[str, Any], desired: DesiredState, now: Instant) -> tuple[bytes, Instant | None]:
-        """The state that the row begins with, and when it is due."""
+    def _first_state(
+        self, body: Mapping[str, Any], desired: DesiredState, now: Instant
+    ) -> tuple[bytes, Instant | None]:
+        """Return the first state of the row, and when it is due."""
         wake_at: Instant | None
         if (restored := self._restore(body.get("status") or {}, desired, now)) is not None:
             state, wake_at = restored
             for run in [*state.runs, *state.waiting]:
                 if run.token and run.token == desired.requests.run:
                     run.payload = desired.requests.payload
-            as_it_was = state.generation == desired.generation and desired.requests == NONE
-            return state.encode(), wake_at if as_it_was else now
+            unchanged = state.generation == desired.generation and desired.requests == NONE
+            return state.encode(), wake_at if unchanged else now
         detached = desired.kind == POD_KIND
-        # The API server's clock may be ahead of the store's: that would put off what is due by the difference.
+        # The API server's clock may be ahead of the store's. That must not delay the first slot.
         created = min(desired.created_at, now)
         state = first_state(desired.definition, desired.slots, desired.uid, created, detached=detached)
         state.generation = desired.generation
         wake_at = first_wake(desired.definition, state, now)
         if desired.requests != NONE:
-            state.revision, wake_at = 0, now  # whoever takes it first looks at what is asked for
+            state.revision, wake_at = 0, now  # the first owner handles the requests
         return state.encode(), wake_at
 
     def _restore(
         self, status: Mapping[str, Any], desired: DesiredState, now: Instant
     ) -> tuple[State, Instant | None] | None:
-        """The state that status remembers, and when it is due: by the engine's record, else by what people are told."""
+        """Return the state that status describes, and when it is due; None if it describes none.
+
+        ``status.engine`` is preferred to the other fields.
+        """
 
         def restored(text: str) -> tuple[State, Instant | None] | None:
-            # What nobody could run when that was written, and nobody can now, did not begin either.
+            # If the kind was unknown when the status was written, and still is, nothing has begun since.
             in_order = self._status_is_complete() or (bool(desired.unknown_kind) and _was_of_unknown_kind(status))
             detached = desired.kind == POD_KIND
             try:
@@ -277,7 +288,7 @@ class Reconciler:
                     text, desired.definition, desired.slots, desired.uid, now, in_order=in_order, detached=detached
                 )
             except msgspec.MsgspecError as error:
-                log.warning("the status of an object is none of ours", slug=desired.slug, error=str(error))
+                log.warning("the status of an object can't be restored", slug=desired.slug, error=str(error))
                 return None
 
         if (text := status.get("engine")) and (found := restored(text)) is not None:
@@ -294,8 +305,10 @@ def _was_of_unknown_kind(status: Mapping[str, Any]) -> bool:
 
 
 def _status_is_current(body: Mapping[str, Any], desired: DesiredState, new: NewRow | None) -> bool:
-    """Whether status tells of this wish already; and of the ``new`` row, where the store did not have it: an operator
-    that finds ten thousand objects as its store in memory left them has nothing to write."""
+    """Return whether status already describes this desired state, and the ``new`` row if the store did not have it.
+
+    An operator that restarts with its store in memory thus need not write the status of ten thousand objects.
+    """
     status = body.get("status") or {}
     ready = next(
         (condition["status"] for condition in status.get("conditions") or () if condition["type"] == "Ready"), ""

@@ -1,12 +1,12 @@
-"""What is done with a complete list of the objects: missed edits are reconciled, status that is out of date is mended.
+"""Lists every ScheduledJob: once at the start, and from then on in the sweep.
 
-Each replica lists once when it begins, because it is ready when it has read everything; from then on one replica at a
-time sweeps for all of them.
+Each replica lists at its start, because it is ready only when it has read every object. After that, one replica at a
+time sweeps for all of them: it reconciles edits that the watch has missed, and writes status that is out of date.
 
-Who sweeps also ends the schedules of namespaces that were taken off the list: nobody would see what becomes of their
-objects, and another installation may run them by now. But a rolling update has replicas with the old list beside those
-with the new one, so this waits until no replica that lives watches such a namespace, at two sweeps in a row. The uids
-are not buried: should the namespace come back, its schedules go on from what their status remembers.
+The sweep also ends the schedules of namespaces that were removed from the operator's list: nobody sees what becomes of
+their objects, and another installation may run them already. During a rolling update some replicas have the old list,
+so the sweep waits until no live replica watches such a namespace, in two sweeps in a row. It deletes these schedules
+without a tombstone: if the namespace is added again, they continue from their status.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scheduledjob.kube.client.paths import scheduled_jobs
 from scheduledjob.kube.report.status import engine_text
 from scheduledjob.manifests.status_model import ENGINE_LIMIT
 
-from .desired_state import requests_of
+from .desired_state import requests_of, slug_of
 from .sweep import ScheduleRef, Sweeper, schedule_refs
 
 if TYPE_CHECKING:
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
     from scheduledjob.engine.store import Row, Store
     from scheduledjob.kube.client.api import Api
-    from scheduledjob.kube.report.status_writer import StatusWriter
+    from scheduledjob.kube.report.status_queue import StatusQueue
     from scheduledjob.kube.settings.operator_settings import OperatorSettings
-    from scheduledjob.web.metrics import Metrics
 
     from .known_objects import KnownObjects
     from .reconciler import Reconciler
@@ -42,10 +41,31 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.sweep")
 
 RETRY_DELAY = 2.0
-"""Seconds until a first list that failed is begun again."""
+"""Seconds until the first list is tried again."""
 LOCK = "sweep"
 BATCH = 500
-"""Schedules that are ended at once."""
+"""Schedules in one deletion."""
+
+
+class PageCheck:
+    """Compares listed objects with the store."""
+
+    def __init__(self, store: Store, objects: KnownObjects, reconciler: Reconciler, queue: StatusQueue) -> None:
+        self._store = store
+        self._objects = objects
+        self._reconciler = reconciler
+        self._queue = queue
+
+    async def check(self, page: list[dict[str, Any]]) -> None:
+        """Reconcile the objects that the store has missed, and queue the status that is out of date."""
+        slugs = [slug_of(body) for body in page]
+        for body, row in zip(page, await self._store.get(slugs), strict=True):
+            if row is None or _is_behind(row, body):
+                self._reconciler.observe(body, force=True)
+            else:
+                observed = self._objects.update(body)
+                if observed.observed_generation != row.generation or observed.engine != _engine_of(row):
+                    self._queue.changed(observed.uid)
 
 
 class Resync:
@@ -57,101 +77,85 @@ class Resync:
         api: Api,
         store: Store,
         replica: str,
-        objects: KnownObjects,
         reconciler: Reconciler,
-        status: StatusWriter,
-        metrics: Metrics,
+        page_check: PageCheck,
+        *,
         unwatched: Callable[[Collection[str]], Awaitable[set[str]]],
     ) -> None:
-        """``unwatched``: the namespaces, of those given, for which no replica of this installation works any more."""
+        """``unwatched`` returns those of the given namespaces that no replica of this installation watches."""
         self._settings = settings
         self._api = api
         self._store = store
         self._replica = replica
-        self._objects = objects
         self._reconciler = reconciler
-        self._status = status
-        self._metrics = metrics
+        self._page_check = page_check
         self._unwatched = unwatched
-        self._left: set[str] = set()
-        """Namespaces with schedules that nobody watched at the last sweep."""
+        self._abandoned: set[str] = set()
+        """Namespaces with schedules that no replica watched at the last sweep."""
         self.all_listed = asyncio.Event()
-        """The store has everything that there was when this replica began."""
+        """Set when the store has every object that existed when this replica started."""
 
     async def run(self) -> None:
-        """List, then sweep until it is cancelled."""
-        await self._list()
+        """List, then sweep until cancelled."""
+        count = await self._list()
         await self._reconciler.settled()
         self.all_listed.set()
-        log.info("every ScheduledJob has been read", objects=len(self._objects))
+        log.info("every ScheduledJob has been read", objects=count)
         sweeper = Sweeper(
             self._api,
             self._settings.namespaces,
             self._rows,
             self._tombstone,
-            on_page=self._look_at,
-            lock=self._is_ours,
+            on_page=self._page_check.check,
+            lock=self._lock,
             every=self._settings.sweep_interval,
         )
         await sweeper.run()
 
-    async def _list(self) -> None:
-        """Read every object, however long the API server takes to let us."""
+    async def _list(self) -> int:
+        """Read every object. Try again until the API server allows it. Return how many there are."""
         while True:
+            count = 0
             try:
                 for namespace in self._settings.namespaces or [""]:
                     async for page in self._api.pages(scheduled_jobs(namespace)):
                         for body in page["items"]:
-                            self._reconciler.seen(body)
-                        await asyncio.sleep(0)  # a page is some milliseconds of work: others have their turn between
+                            self._reconciler.observe(body)
+                        count += len(page["items"])
+                        await asyncio.sleep(0)  # a page takes some milliseconds: let other tasks run in between
             except ApiError as error:
                 log.warning("ScheduledJobs can't be listed yet", error=str(error))
                 await asyncio.sleep(RETRY_DELAY)
             else:
-                return
+                return count
 
-    async def _is_ours(self) -> bool:
+    async def _lock(self) -> bool:
         return await self._store.lock(LOCK, self._replica, from_seconds(3 * self._settings.sweep_interval))
 
     async def _rows(self) -> list[ScheduleRef]:
-        """The schedules of the namespaces that are watched, and an end to those that nobody watches any more."""
+        """Return the schedules of the watched namespaces. Delete those of abandoned namespaces."""
         known = await schedule_refs(self._store)
         if not (watched := set(self._settings.namespaces)):
             return known
         if others := {schedule.namespace for schedule in known} - watched:
             others = await self._unwatched(others)
-        before, self._left = self._left, others
+        before, self._abandoned = self._abandoned, others
         if gone := [schedule for schedule in known if schedule.namespace in before & others]:
-            await self._give_up(gone)
+            await self._delete(gone)
         return [schedule for schedule in known if schedule.namespace in watched]
 
-    async def _give_up(self, gone: Sequence[ScheduleRef]) -> None:
+    async def _delete(self, gone: Sequence[ScheduleRef]) -> None:
         namespaces = sorted({schedule.namespace for schedule in gone})
-        log.warning("schedules of namespaces that are not watched any more end", count=len(gone), namespaces=namespaces)
+        log.warning(
+            "deleting schedules of namespaces that are no longer watched", count=len(gone), namespaces=namespaces
+        )
         for batch in (gone[start : start + BATCH] for start in range(0, len(gone), BATCH)):
             await self._store.delete([schedule.slug for schedule in batch])
-            self._metrics.swept.add(by=len(batch))
-            self._reconciler.tombstoned(batch)
+            self._reconciler.swept(batch)
 
     async def _tombstone(self, gone: Sequence[tuple[str, str]]) -> None:
         await self._store.tombstone(gone)
-        self._metrics.swept.add(by=len(gone))
-        self._reconciler.tombstoned(gone)
-
-    async def _look_at(self, page: list[dict[str, Any]]) -> None:
-        """A page of the list, beside what the store has of its objects."""
-        slugs = [_slug(body) for body in page]
-        for body, row in zip(page, await self._store.get(slugs), strict=True):
-            if row is None or _is_behind(row, body):
-                self._reconciler.seen(body, again=True)
-            else:
-                observed = self._objects.saw(body)
-                if observed.observed_generation != row.generation or observed.engine != _engine_of(row):
-                    self._status.changed(observed.uid)
-
-
-def _slug(body: Mapping[str, Any]) -> str:
-    return f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+        self._reconciler.swept(gone)
 
 
 def _is_behind(row: Row, body: Mapping[str, Any]) -> bool:
@@ -165,7 +169,7 @@ def _is_behind(row: Row, body: Mapping[str, Any]) -> bool:
 
 
 def _engine_of(row: Row) -> str:
-    """``status.engine`` as it should be."""
+    """Return what ``status.engine`` should be."""
     try:
         text = engine_text(State.decode(row.state))
     except msgspec.MsgspecError:

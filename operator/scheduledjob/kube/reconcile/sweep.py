@@ -1,15 +1,14 @@
-"""The sweep: lists every ScheduledJob from time to time, so that what the watch has missed is found all the same.
+"""The sweep: lists every ScheduledJob from time to time, to find what the watch has missed.
 
-Two things come of one list. Each page is handed on as it comes, and whoever takes it reconciles objects whose
-creation or edit was missed and repairs status that is out of date. And the uids say which schedules have lost their
-object: a deletion that fell into a broken watch, or happened while no operator ran.
+Each page of the list goes to ``on_page``, which reconciles missed creations and edits and writes status that is out of
+date. The uids of the whole list show which schedules have lost their object, because it was deleted while the watch was
+broken or no operator ran.
 
-To end somebody's schedule by mistake is worse than to end it late. So the rows are read before the list, a list
-counts for a namespace only when it was complete, and a uid goes only when two complete lists in a row lack it. An
-error, a 404 of the CRD, a list that expired half-way and a namespace that was not listed say nothing about anybody.
+It is worse to end a schedule by mistake than to end it late. So the rows are read before the list, a list counts for a
+namespace only if it is complete, and a schedule ends only if two complete lists in a row lack its uid. An error, a 404
+of the CRD, a list that expired between two pages, and a namespace that was not listed prove nothing.
 
-One replica at a time sweeps (``lock``); each counts for itself, and a new one begins at nothing. But each sweeps once
-when it begins.
+Only the replica that has ``lock`` sweeps. Each replica counts its own lists, and sweeps once at its start.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ log = structlog.get_logger("scheduledjob.sweep")
 SWEEP_INTERVAL = 60.0
 """Seconds between two sweeps."""
 CONFIRM_DELAY = 5.0
-"""Seconds until the second list, when the first lacks somebody."""
+"""Seconds until the second list if the first lacks a uid."""
 LISTS_TO_CONFIRM = 2
-"""Complete lists in a row that must lack a uid."""
+"""How many complete lists in a row must lack a uid."""
 
 TakePage = Callable[[list[dict[str, Any]]], Awaitable[None]]
 Tombstone = Callable[[Sequence[tuple[str, str]]], Awaitable[object]]
 
 
 class ScheduleRef(NamedTuple):
-    """A schedule that should have an object."""
+    """A schedule that should have an object in the cluster."""
 
     slug: str
     """``namespace/name``."""
@@ -56,14 +55,14 @@ class ScheduleRef(NamedTuple):
 
 @dataclass(slots=True)
 class ListResult:
-    """What one sweep saw."""
+    """What a sweep has listed."""
 
     uids: set[str] = field(default_factory=set)
-    """Of every object in a list, complete or not."""
+    """The uids in all lists, complete or not."""
     complete: set[str] = field(default_factory=set)
-    """Namespaces whose list came to its end; ``""``: all of them."""
+    """Namespaces whose list is complete; ``""`` means all namespaces."""
     errors: dict[str, str] = field(default_factory=dict)
-    """What the API server said, by namespace."""
+    """The error of the API server, by namespace."""
 
     def covers(self, namespace: str) -> bool:
         return "" in self.complete or namespace in self.complete
@@ -75,10 +74,10 @@ class AbsenceCounter:
     def __init__(self) -> None:
         self._lacking: dict[str, int] = {}
         self.unsure = False
-        """Whether the last list was the first to lack somebody, so that another should follow soon."""
+        """Whether the last list was the first to lack a uid, so that the next list should follow soon."""
 
-    def judge(self, known: Iterable[ScheduleRef], listing: ListResult) -> list[ScheduleRef]:
-        """Those that are gone for good. ``known``: read before the listing began."""
+    def count(self, known: Iterable[ScheduleRef], listing: ListResult) -> list[ScheduleRef]:
+        """Count a list. Return the schedules whose object is gone. ``known`` was read before the list began."""
         before, self._lacking = self._lacking, {}
         gone: list[ScheduleRef] = []
         self.unsure = False
@@ -91,7 +90,7 @@ class AbsenceCounter:
                 gone.append(schedule)
             elif covered:
                 self.unsure = True
-            if count:  # what is gone is kept too, until it is no longer known: burying it may fail
+            if count:  # keep the count of what is gone until it is no longer known: the tombstone may fail
                 self._lacking[schedule.uid] = count
         return gone
 
@@ -110,10 +109,10 @@ class Sweeper:
         lock: Callable[[], Awaitable[bool]],
         every: float = SWEEP_INTERVAL,
     ) -> None:
-        """``namespaces``: none means all. ``rows``: the schedules of this installation that came from objects.
+        """``namespaces``: empty means all. ``rows`` returns the schedules of this installation that have an object.
 
-        ``on_page`` takes the objects of each page, of complete lists and of others. ``lock`` says whether it is for
-        this replica to sweep now. ``every`` is in seconds.
+        ``on_page`` receives the objects of each page, also of incomplete lists. ``lock`` returns whether this replica
+        has to sweep now. ``every`` is in seconds.
         """
         self._api = api
         self._namespaces = tuple(namespaces) or ("",)
@@ -124,29 +123,29 @@ class Sweeper:
         self._every = every
         self._absences = AbsenceCounter()
         self.last: ListResult | None = None
-        """What the last sweep of this replica saw."""
+        """The last list of this replica."""
 
     async def run(self) -> None:
-        """Sweep soon, and then every so often; errors of the API server and of the store are waited out.
+        """Sweep soon, and then regularly. Errors of the API server and of the store delay it.
 
-        The lock does not count until the first sweep is sure of everybody: who has it may have died with all the
-        others, and what was deleted since would run on until it passes.
+        The first sweep does not need the lock, until it has accounted for every schedule: the replica that has the lock
+        may be dead, and the schedules of deleted objects would run until the lock expires.
         """
         soon = wait = min(CONFIRM_DELAY, self._every)
-        begins = True
+        is_first = True
         while True:
             await asyncio.sleep(wait * rng.uniform(0.8, 1.0))
             wait = self._every
             try:
-                if await self._lock() or begins:
+                if await self._lock() or is_first:
                     await self.sweep()
-                    begins = begins and (self._absences.unsure or self._blind)
+                    is_first = is_first and (self._absences.unsure or self._is_incomplete)
                     wait = soon if self._absences.unsure else self._every
             except StoreError as error:
                 log.warning("the sweep waits for the store", error=str(error))
 
     async def sweep(self) -> list[ScheduleRef]:
-        """List once, hand on what there is, and end the schedules that have lost their object; which they were.
+        """List once, pass the pages on, and end the schedules that have lost their object. Return these schedules.
 
         Raises what ``rows``, ``tombstone`` and ``on_page`` raise.
         """
@@ -156,29 +155,29 @@ class Sweeper:
             if self.last is None or self.last.errors.get(namespace) != error:
                 log.warning("ScheduledJobs can't be listed", namespace=namespace or "all", error=error)
         self.last = listing
-        gone = self._absences.judge(known, listing)
+        gone = self._absences.count(known, listing)
         if gone:
-            log.info("schedules without an object end", count=len(gone), first=gone[0].slug)
+            log.info("ending schedules without an object", count=len(gone), first=gone[0].slug)
             await self._tombstone([(schedule.slug, schedule.uid) for schedule in gone])
         return gone
 
     @property
-    def _blind(self) -> bool:
-        """Whether the last list said nothing of somebody."""
+    def _is_incomplete(self) -> bool:
+        """Whether the last list failed for a namespace."""
         return self.last is None or bool(self.last.errors)
 
     async def _list(self) -> ListResult:
         listing = ListResult()
         for namespace in self._namespaces:
             try:
-                await self._list_one(namespace, listing)
+                await self._list_namespace(namespace, listing)
             except ApiError as error:
                 listing.errors[namespace] = error.message
             else:
                 listing.complete.add(namespace)
         return listing
 
-    async def _list_one(self, namespace: str, listing: ListResult) -> None:
+    async def _list_namespace(self, namespace: str, listing: ListResult) -> None:
         for last_try in (False, True):
             try:
                 async for page in self._api.pages(scheduled_jobs(namespace)):
@@ -191,7 +190,7 @@ class Sweeper:
 
 
 async def schedule_refs(store: Store) -> list[ScheduleRef]:
-    """The schedules of this installation that came from objects of a cluster."""
+    """Return the schedules of this installation that have an object in the cluster."""
     known: list[ScheduleRef] = []
     after = ""
     while page := await store.rows(origin=Origin.CLUSTER, after=after):

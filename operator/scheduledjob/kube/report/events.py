@@ -1,15 +1,15 @@
-"""Kubernetes Events: what happened to a ScheduledJob, for whoever runs ``kubectl describe``.
+"""Kubernetes Events: what happened to a ScheduledJob, as ``kubectl describe`` shows it.
 
-A job that fails every second must not fill etcd, so there is one Event for each object and reason. It is a series:
-made when the thing first happens, then brought up to date now and then with how often and when it last happened, and
-with the words of the last time. Its name follows from the object and the reason, so that three replicas, and the next
-start of one, go on with the same series; a resourceVersion keeps them from overwriting each other's count.
+A job that fails every second must not fill etcd, so there is one Event for each object and reason. The Event is a
+series: it is created when something first happens, and updated from time to time with the count, the time and the
+message of the last occurrence. Its name is derived from the object and the reason, so all replicas continue the same
+series, also after a restart. The resourceVersion keeps them from overwriting each other's count.
 
-Events are talk. They wait for a budget that status has the better part of, a bounded number of them, and what has no
-room is dropped and counted; nothing waits for an Event.
+Events have a low priority. They share a budget with status, which gets most of it. The queue is bounded: an Event that
+finds no room is dropped and counted. Nothing waits for an Event.
 
-They are made by events.k8s.io, but changed by the core API: it is the same object, and events.k8s.io lets only the
-series change, not the words.
+Events are created with events.k8s.io but updated with the core API. Both show the same object, but events.k8s.io does
+not allow a change of the message.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scheduledjob.domain.time.instants import Instant, to_datetime
 from scheduledjob.kube.client.api import STRATEGIC_MERGE_PATCH
 from scheduledjob.kube.client.api_errors import AlreadyExists, ApiConflict, ApiError, ApiUnavailable, NotFound
 from scheduledjob.kube.client.budget import Budget, BudgetUse
-from scheduledjob.resource_names import GROUP, VERSION
+from scheduledjob.resource_names import API_VERSION, GROUP, KIND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,24 +39,24 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.events")
 
 WRITE_INTERVAL = 15.0
-"""Seconds between two writes of one series."""
+"""Seconds between two writes of the same series."""
 MAX_PENDING = 500
-"""Series that may wait to be written."""
+"""Series in the queue."""
 MAX_SERIES = 5000
-"""Series whose state is remembered, so that a further write is one request."""
+"""Series whose state is cached, so that an update needs only one request."""
 NOTE_LIMIT = 1024
-"""Bytes of a note, which is the API's own limit."""
+"""Bytes of a note: the limit of the API."""
 RETRY_DELAY = 10.0
-"""Seconds until a write that the API server did not answer is tried again."""
+"""Seconds until a write is tried again after the API server did not answer."""
 ATTEMPTS = 5
-"""Writes of one series in a row, each after another replica's came first."""
+"""Attempts to write a series, after other replicas have written first."""
 CONTROLLER = f"{GROUP}/operator"
 
 EventType = Literal["Normal", "Warning"]
 
 
 class Reason(StrEnum):
-    """What an Event is about: one word that people search for and alerts match."""
+    """The reasons of Events. People search for them, and alerts match them."""
 
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
@@ -88,7 +88,7 @@ class _Key(NamedTuple):
 
 @dataclass(slots=True)
 class _PendingEvent:
-    """What was said since the last write of its series."""
+    """What has happened since the last write of a series."""
 
     regarding: Regarding
     type: EventType
@@ -101,16 +101,16 @@ class _PendingEvent:
 
 @dataclass(slots=True)
 class _Series:
-    """An Event as it was written last."""
+    """An Event as it was last written."""
 
     count: int
     version: str
     written: float
-    """Monotonic seconds."""
+    """When, in monotonic seconds."""
 
 
 class EventRecorder:
-    """Says what happened: ``say`` at any time, in the event loop; ``run`` writes until it is cancelled."""
+    """Call ``record`` at any time, in the event loop. ``run`` writes until it is cancelled."""
 
     def __init__(
         self,
@@ -122,7 +122,8 @@ class EventRecorder:
         monotonic: Callable[[], float] = time.monotonic,
         every: float = WRITE_INTERVAL,
     ) -> None:
-        """``instance``: this replica. ``now``: the time that is written, of the best clock there is."""
+        """``instance`` names this replica. ``now`` returns the time that Events show. ``every``: seconds
+        between two writes of a series."""
         self._api = api
         self._budget = budget
         self._instance = instance[:128]
@@ -131,16 +132,16 @@ class EventRecorder:
         self._every = every
         self._waiting: dict[_Key, _PendingEvent] = {}
         self._due: list[tuple[float, _Key]] = []
-        """A heap: when (monotonic) each of those that wait is written."""
+        """A heap of the monotonic seconds when each series in ``_waiting`` is written."""
         self._known: OrderedDict[_Key, _Series] = OrderedDict()
         self._came = asyncio.Event()
         self.written = 0
-        """Writes that the API server took."""
+        """Writes that the API server accepted."""
         self.dropped = 0
-        """Happenings that no Event tells of, because too many waited or the API server would not have them."""
+        """Occurrences without an Event, because the queue was full or the API server refused it."""
 
-    def say(self, regarding: Regarding, type: EventType, reason: Reason, message: str, action: str) -> None:
-        """This happened now. ``action``: what was being done, one word in CamelCase; ``message`` is for people."""
+    def record(self, regarding: Regarding, type: EventType, reason: Reason, message: str, action: str) -> None:
+        """Record something that happened now. ``action`` is what the operator was doing, a word in CamelCase."""
         key, now = _Key(regarding.uid, reason), self._now()
         pending = self._waiting.get(key)
         if pending is not None:
@@ -150,7 +151,7 @@ class EventRecorder:
         self._wait(key, _PendingEvent(regarding, type, message, action, 1, now, now))
 
     async def run(self) -> None:
-        """Write what is due, one after the other, as the budget allows."""
+        """Write the series that are due, one at a time, as the budget allows."""
         while True:
             while not self._due or (wait := self._due[0][0] - self._monotonic()) > 0:
                 self._came.clear()
@@ -188,14 +189,16 @@ class EventRecorder:
         except ApiUnavailable:
             pass
         except ApiError as error:
-            # Somebody's namespace is being deleted, or we may not write Events there: nothing that waiting mends.
-            log.info("an Event is not taken", name=pending.regarding.name, reason=key.reason, error=error.message)
+            # The namespace is being deleted, or RBAC forbids it: waiting does not help.
+            log.info(
+                "the API server refused an Event", name=pending.regarding.name, reason=key.reason, error=error.message
+            )
             self.dropped += pending.count
             return
         self._retry(key, pending)
 
     async def _try(self, key: _Key, pending: _PendingEvent) -> bool:
-        """False: another replica was first, or it is gone, and what we know of the series has changed."""
+        """Return False if the series has changed or is gone: read it again and retry."""
         series = self._known.get(key)
         regarding, name = pending.regarding, name_of(key, pending.regarding)
         path = f"/api/v1/namespaces/{regarding.namespace}/events/{name}"
@@ -215,7 +218,7 @@ class EventRecorder:
         except NotFound:
             if series is None:
                 raise
-            self._known.pop(key, None)  # its time was over: the series begins anew
+            self._known.pop(key, None)  # the Event has expired: start a new series
         else:
             self.written += 1
             return True
@@ -245,8 +248,8 @@ class EventRecorder:
             "action": pending.action,
             "reason": key.reason,
             "regarding": {
-                "apiVersion": f"{GROUP}/{VERSION}",
-                "kind": "ScheduledJob",
+                "apiVersion": API_VERSION,
+                "kind": KIND,
                 "namespace": regarding.namespace,
                 "name": regarding.name,
                 "uid": regarding.uid,
@@ -270,15 +273,16 @@ class EventRecorder:
 
 
 def name_of(key: _Key, regarding: Regarding) -> str:
-    """The same for every replica."""
+    """Return the name of the Event, which is the same for every replica."""
     return f"{regarding.name}.{blake2b(f'{key.uid}/{key.reason}'.encode(), digest_size=8).hexdigest()}"
 
 
 def cut(note: str) -> str:
-    """As much of a note as the API takes, in whole characters."""
+    """Cut a note to the limit of the API, at a whole character."""
     data = note.encode()
     return note if len(data) <= NOTE_LIMIT else data[: NOTE_LIMIT - 4].decode(errors="ignore") + "…"
 
 
 def micro_time(instant: Instant) -> str:
+    """Format an instant as a Kubernetes MicroTime."""
     return to_datetime(instant).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,8 +1,8 @@
-"""What status says in so many words, for a store that does not know the object and finds no record of the engine's.
+"""Restores the state of a schedule from the readable fields of its status.
 
-That record is left out where it would be too long (a thousand runs at once), and somebody may have edited it away. What
-people are told is less: the newest of the runs that were active, the newest of the acts that were carried out. But it
-is enough that no slot that was decided runs again, and nothing that was asked for by hand is done twice.
+A store that does not know an object restores its state from ``status.engine``. That field is missing if it would be too
+long (a thousand runs at once) or if somebody removed it. The other fields say less: they have only the newest active
+runs and the newest requests. But they suffice to run no slot twice, and to carry out no request by hand twice.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _StatusFields(msgspec.Struct, rename="camel"):
 
 
 def state_from_status(status: Mapping[str, Any], desired: DesiredState, now: Instant) -> State | None:
-    """The state that this status tells of; None where it tells of none, or of what can't be."""
+    """Return the state that this status describes, or None if it describes none or makes no sense."""
     try:
         fields = msgspec.convert(status, _StatusFields)
         decided_until = to_instant(fields.decided_until)
@@ -64,41 +64,43 @@ def state_from_status(status: Mapping[str, Any], desired: DesiredState, now: Ins
         last_failure = _time(fields.last_failure_time)
     except ValueError:  # msgspec's errors are ValueErrors
         return None
-    as_it_was = fields.observed_generation == desired.generation
+    unchanged = fields.observed_generation == desired.generation
     ready = next((condition for condition in fields.conditions if condition.type == "Ready"), None)
-    # The slot that was planned and due is among what is active, because it may have begun: it is not decided yet.
+    # A slot that was planned and due is listed as active, because it may have begun. It is not decided yet.
     planned = next(
         (run for run in runs if run.slot > decided_until and not (run.begun or run.token or run.adoptable)), None
     )
-    # One that is said to have begun is decided by that, though nothing was written then that says so.
+    # An active run that has begun is decided, although the watermark was not written yet.
     decided: list[Instant] = []
-    if not desired.follows:  # slots that follow other runs have a floor of their own
+    if not desired.follows:  # schedules that follow others have a watermark of their own: `followed`
         decided = [run.slot for run in runs if run.slot > decided_until and not run.token and run is not planned]
-    counted = fields.counters.get
+    count = fields.counters.get
     return State(
         decided_until=max(decided_until, *decided) if decided else decided_until,
         next=planned,
         runs=[run for run in runs if run is not planned],
-        when=desired.definition.when_digest if as_it_was else "",
+        when=desired.definition.when_digest if unchanged else "",
         generation=fields.observed_generation,
         suspended=any(
             condition.reason == "Suspended" and condition.status == "True" for condition in fields.conditions
         ),
         paused=ready is not None and ready.reason == "AutoPaused",
         completed=Completion.JOB if ready is not None and ready.message == COMPLETED[Completion.JOB] else None,
-        started=counted("started", 0) + len(decided),
-        succeeded=counted("succeeded", 0),
-        failed=counted("failed", 0),
-        cancelled=counted("cancelled", 0),
-        skipped=counted("skippedOverlap", 0),
-        missed=counted("missed", 0),
-        excluded=counted("excluded", 0),
+        started=count("started", 0) + len(decided),
+        succeeded=count("succeeded", 0),
+        failed=count("failed", 0),
+        cancelled=count("cancelled", 0),
+        skipped=count("skippedOverlap", 0),
+        missed=count("missed", 0),
+        excluded=count("excluded", 0),
         last_schedule=last_schedule,
         last_success=last_success,
         last_failure=last_failure,
         expect_from=desired.created_at,
         followed=decided_until,
-        handled=tuple(f"{act}/{token}" for name, act in _REQUESTS.items() for token in fields.handled.get(name, ())),
+        handled=tuple(
+            f"{request}/{token}" for name, request in _REQUESTS.items() for token in fields.handled.get(name, ())
+        ),
     )
 
 

@@ -1,16 +1,16 @@
-"""What the status of an object says: the state of its row, told in the words of the resource.
+"""Builds the status of an object from what the store has of its schedule.
 
-A pure function of what the store has, so that any replica may write it and two that write the same truth write the
-same text. Nothing here is a default, a guess or a clock of its own. Carried over from the status that stands there is
-what the store is not told of: since when each condition has been as it is, and when a run's first attempt started,
-which only the replica that runs it knows until the attempt ends.
+A pure function, so any replica may write the status, and two replicas write the same text. Two facts that are not in
+the store are carried over from the previous status: since when each condition has held, and when the first attempt of a
+run began, which only the replica that runs it knows until the attempt ends.
 
-``status.engine`` is the row's state itself. A store that does not know the object (memory after a restart, a new or
-restored database) goes on from there.
+``status.engine`` is the state of the row. A store that does not know the object (memory after a restart, a new or a
+restored database) continues from it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +22,7 @@ from scheduledjob.domain.time.instants import SECOND, rfc3339
 from scheduledjob.jobs.container.pod_names import pod_name
 from scheduledjob.kube.reconcile.desired_state import problem_of, unknown_kind
 from scheduledjob.manifests.status_model import OUTPUT_LIMIT, RECENT_RUNS, Status
+from scheduledjob.resource_names import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -32,64 +33,69 @@ if TYPE_CHECKING:
     from scheduledjob.engine.store import Row
 
 WAITING_KEPT = 100
-"""Runs that wait, as far as a store that does not know the object is told of them."""
+"""How many queued runs ``status.engine`` keeps."""
 
 Since = dict[str, tuple[str, str]]
-"""Of each condition by its type: the status that it has, and since when (RFC 3339)."""
+"""By type of condition: its status, and the time (RFC 3339) since when it has had it."""
 
 Begun = dict[str, str]
-"""Of runs by their id: when their first attempt started (RFC 3339)."""
+"""By run id: the time (RFC 3339) when the first attempt began."""
 
 UNKNOWN_KIND = "UnknownKind"
 """Reason of the conditions of an object whose job the operator can't run."""
 
 _NONE_BEGUN: Begun = {}
 
-_NOTHING: dict[str, Any] = dict.fromkeys(part.alias or name for name, part in Status.model_fields.items())
+_EMPTY_STATUS: dict[str, Any] = dict.fromkeys(part.alias or name for name, part in Status.model_fields.items())
 
 COMPLETED = {
     Completion.JOB: "its job said that it is done",
     Completion.MAX_RUNS: "maxRuns is reached",
     Completion.NO_SLOT: "its triggers have no slot left",
 }
-"""Why a schedule is done, in words."""
+"""Why a schedule is completed. ``state_from_status`` recognizes the first message, so it must not change."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSchedule:
+    """What the store has of a schedule."""
+
+    row: Row
+    state: State
+    """The decoded state of the row."""
+    definition: Definition
+    slots: Slots | None
+    records: Sequence[RunRecord]
+    """The newest runs of this object, newest first."""
 
 
 def build_status(
-    row: Row,
-    state: State,
-    definition: Definition,
-    slots: Slots | None,
-    records: Sequence[RunRecord],
-    kinds: Collection[str],
-    since: Since,
-    now: Instant,
-    begun: Begun = _NONE_BEGUN,
+    stored: StoredSchedule, kinds: Collection[str], since: Since, now: Instant, begun: Begun = _NONE_BEGUN
 ) -> dict[str, Any]:
-    """The whole status, as a merge patch: a field that is None is to be absent.
+    """Return the whole status as a merge patch, in which None removes a field.
 
-    ``state``: the row's. ``records``: the newest runs of this object, newest first. ``kinds``: what this operator can
-    run. ``since``: of the conditions that stand there now. ``begun``: what is known of runs beside the state.
+    ``kinds`` is what this operator can run. ``since`` comes from the conditions of the previous status. ``begun`` has
+    the runs whose start is known although the state does not have it.
     """
-    # What is due may begin without a write, as soon as the row has an owner.
-    begins = state.next if row.owner is not None and state.next is not None and state.next.due <= now else None
-    next_due = _next_due(row.uid, state, begins, definition, slots, now)
-    newest = next((record for record in records if record.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)), None)
-    active = state.runs if begins is None else [*state.runs, begins]
-    # Of what nobody runs, nor can, the state may say only that it might have begun with a replica that was lost.
-    stands = row.owner is None and bool(unknown_kind(row.kind, kinds))
+    row, state, definition, records = stored.row, stored.state, stored.definition, stored.records
+    # An owner may start a due run without a write.
+    starting = state.next if row.owner is not None and state.next is not None and state.next.due <= now else None
+    next_due = _next_due(stored, starting, now)
+    active = state.runs if starting is None else [*state.runs, starting]
+    # The state of a row that no replica can run says only that a run may have begun on a replica that was lost.
+    can_start = row.owner is not None or not unknown_kind(row.kind, kinds)
     status = {
         "observedGeneration": row.generation,
-        "conditions": _conditions(row, definition, state, newest, kinds, since, now),
+        "conditions": _conditions(stored, kinds, since, now),
         "schedule": ", ".join(trigger.short() for trigger in definition.triggers) or None,
         "nextRunTime": _time(next_due),
-        "nextRun": _next_in_words(state, definition, next_due),
+        "nextRun": _describe_next_run(state, definition, next_due),
         "lastScheduleTime": _time(state.last_schedule),
         "lastSuccessTime": _time(state.last_success),
         "lastFailureTime": _time(state.last_failure),
         "lastOutcome": _last_outcome(state, records),
         "activeCount": len(active),
-        "active": [_active(row, run, now, begun, stands=stands) for run in active],
+        "active": [_active(row, run, now, begun, can_start=can_start) for run in active],
         "recentRuns": _recent(row, _kept(records, now)[:RECENT_RUNS]),
         "counters": {
             "started": state.started,
@@ -104,12 +110,12 @@ def build_status(
         "floor": rfc3339(state.decided_until),
         "engine": engine_text(state),
     }
-    return _NOTHING | Status.model_validate(status).body()
+    return _EMPTY_STATUS | Status.model_validate(status).body()
 
 
 def engine_text(state: State) -> str:
-    """The state as status keeps it: payloads stay in the annotations and the spec, where they came from, and revisions
-    are of one store."""
+    """Return the state as status keeps it, without payloads, which the annotations and the spec have, and without the
+    revision, which counts the writes to one store."""
     kept = msgspec.structs.replace(
         state,
         revision=1,
@@ -120,12 +126,12 @@ def engine_text(state: State) -> str:
 
 
 def since_of(conditions: Sequence[Mapping[str, Any]]) -> Since:
-    """Since when the conditions of an object are as they are."""
-    return {found["type"]: (found["status"], found["lastTransitionTime"]) for found in conditions}
+    """Return since when each condition of a status has held."""
+    return {condition["type"]: (condition["status"], condition["lastTransitionTime"]) for condition in conditions}
 
 
 def begun_of(active: Sequence[Mapping[str, Any]]) -> Begun:
-    """When the active runs of an object started, as far as its status says so."""
+    """Return when the active runs of a status began, as far as it says so."""
     return {run["runID"]: run["started"] for run in active if "started" in run} or _NONE_BEGUN
 
 
@@ -138,69 +144,70 @@ def _without_payload(run: Run) -> Run:
 _OF_SPEC = ("Ready", "Stalled")
 
 
-def _conditions(
-    row: Row,
-    definition: Definition,
-    state: State,
-    newest: RunRecord | None,
-    kinds: Collection[str],
-    since: Since,
-    now: Instant,
-) -> list[dict[str, Any]]:
-    stalled, reason, message = _standing(row, definition, state, kinds)
+def _conditions(stored: StoredSchedule, kinds: Collection[str], since: Since, now: Instant) -> list[dict[str, Any]]:
+    row, state, definition = stored.row, stored.state, stored.definition
+    stalled, reason, message = _readiness(row, definition, state, kinds)
     found = [
         ("Ready", not stalled, reason, message),
         ("Stalled", stalled, reason, message if stalled else ""),
         _suspended(state),
-        _last_run(state, newest),
+        _last_run(state, stored.records),
     ]
     if definition.expect_success_within is not None or state.overdue:
         within = format_duration(definition.expect_success_within or 0)
         message = f"no success for {within}" if state.overdue else f"a success is expected every {within}"
         found.append(("Overdue", state.overdue, "NoSuccess" if state.overdue else "InTime", message))
     conditions = []
-    for kind, holds, why, words in found:
-        status = "Unknown" if holds is None else str(holds)
-        known = since.get(kind)
+    for condition_type, value, reason, message in found:
+        status = "Unknown" if value is None else str(value)
+        before = since.get(condition_type)
         conditions.append(
             {
-                "type": kind,
+                "type": condition_type,
                 "status": status,
-                "reason": why,
-                "message": words,
-                "lastTransitionTime": known[1] if known is not None and known[0] == status else _second(now),
-                # What follows from the spec is said of the spec that stands there; the rest of that which is gone by.
-                "observedGeneration": row.generation if kind in _OF_SPEC else state.generation or row.generation,
+                "reason": reason,
+                "message": message,
+                "lastTransitionTime": before[1] if before is not None and before[0] == status else _whole_second(now),
+                # The owner may still work with the previous spec, whose generation is in the state.
+                "observedGeneration": (
+                    row.generation if condition_type in _OF_SPEC else state.generation or row.generation
+                ),
             }
         )
     return conditions
 
 
-def _standing(row: Row, definition: Definition, state: State, kinds: Collection[str]) -> tuple[bool, str, str]:
-    """Whether the schedule stands still for a reason that somebody has to mend; the reason, and words."""
+def _readiness(row: Row, definition: Definition, state: State, kinds: Collection[str]) -> tuple[bool, str, str]:
+    """Return whether the schedule is stalled until somebody edits it, and the reason and the message of Ready."""
     if problem := problem_of(definition):
         return True, "InvalidSpec", problem
-    if words := unknown_kind(row.kind, kinds):
-        return True, UNKNOWN_KIND, words
+    if message := unknown_kind(row.kind, kinds):
+        return True, UNKNOWN_KIND, message
     if state.completed is not None:
         return False, "Completed", COMPLETED[state.completed]
     if state.paused:
-        return False, "AutoPaused", f"{state.failures_in_row} runs in a row have failed"
+        return False, "AutoPaused", f"the last {failed_runs(state)} failed"
     if state.suspended:
         return False, "Suspended", "spec.suspend is true: no new slot starts"
-    return False, "Scheduled", "its slots are run as they come due"
+    return False, "Scheduled", "its slots run as they come due"
 
 
 def _suspended(state: State) -> tuple[str, bool | None, str, str]:
     if state.suspended:
         return "Suspended", True, "Suspended", "spec.suspend is true"
     if state.paused:
-        words = "pauseAfterFailures is reached: change the spec, or annotate scheduledjobs.dev/resume with a new token"
-        return "Suspended", True, "AutoPaused", words
+        message = f"pauseAfterFailures is reached: change the spec, or set the annotation {GROUP}/resume to a new token"
+        return "Suspended", True, "AutoPaused", message
     return "Suspended", False, "NotSuspended", ""
 
 
-def _last_run(state: State, newest: RunRecord | None) -> tuple[str, bool | None, str, str]:
+def failed_runs(state: State) -> str:
+    """Return how many runs have failed in a row: ``run``, ``3 runs``."""
+    return "run" if state.failures_in_row == 1 else f"{state.failures_in_row} runs"
+
+
+def _last_run(state: State, records: Sequence[RunRecord]) -> tuple[str, bool | None, str, str]:
+    newest = next((record for record in records if record.outcome in (Outcome.SUCCEEDED, Outcome.FAILED)), None)
     succeeded, failed = state.last_success or 0, state.last_failure or 0
     if not succeeded and not failed:
         return "LastRunSucceeded", None, "NoRunYet", "no run has ended yet"
@@ -211,7 +218,7 @@ def _last_run(state: State, newest: RunRecord | None) -> tuple[str, bool | None,
 
 
 def _last_outcome(state: State, records: Sequence[RunRecord]) -> str | None:
-    """Of the newest run, whether or not history has kept it."""
+    """Return the outcome of the newest run, also if history no longer has it."""
     if records:
         return records[0].outcome.value
     succeeded, failed = state.last_success or 0, state.last_failure or 0
@@ -223,24 +230,23 @@ def _last_outcome(state: State, records: Sequence[RunRecord]) -> str | None:
 # ---------------------------------------------------------------- times
 
 
-def _next_due(
-    uid: str, state: State, begins: Run | None, definition: Definition, slots: Slots | None, now: Instant
-) -> Instant | None:
-    """When the next run starts, apart from the one that begins already."""
+def _next_due(stored: StoredSchedule, starting: Run | None, now: Instant) -> Instant | None:
+    """Return when the next run starts after the run that is starting now."""
+    state, definition, slots = stored.state, stored.definition, stored.slots
     if state.completed is not None or state.suspended or state.paused or problem_of(definition):
         return None
-    if state.next is not None and begins is None:
+    if state.next is not None and starting is None:
         return state.next.due
-    started = state.started + (begins is not None)
+    started = state.started + (starting is not None)
     if slots is None or (definition.max_runs is not None and started >= definition.max_runs):
         return None
     slot = slots.next(max(state.decided_until, now))
-    return None if slot is None else slot + jitter_of(uid, slot, definition.jitter)
+    return None if slot is None else slot + jitter_of(stored.row.uid, slot, definition.jitter)
 
 
-def _next_in_words(state: State, definition: Definition, due: Instant | None) -> str:
+def _describe_next_run(state: State, definition: Definition, due: Instant | None) -> str:
     if due is not None:
-        return rfc3339(due // SECOND * SECOND)
+        return _whole_second(due)
     if problem_of(definition):
         return "invalid"
     if state.completed is not None:
@@ -254,20 +260,19 @@ def _time(instant: Instant | None) -> str | None:
     return None if instant is None else rfc3339(instant)
 
 
-def _second(instant: Instant) -> str:
-    """Conditions have whole seconds."""
+def _whole_second(instant: Instant) -> str:
     return rfc3339(instant // SECOND * SECOND)
 
 
 # ---------------------------------------------------------------- runs
 
 
-def _active(row: Row, run: Run, now: Instant, begun: Begun, *, stands: bool) -> dict[str, Any]:
+def _active(row: Row, run: Run, now: Instant, begun: Begun, *, can_start: bool) -> dict[str, Any]:
     name = run_id(row.uid, run)
     shown: dict[str, Any] = {"runID": name, "slot": rfc3339(run.slot), "attempt": run.attempt}
-    if name in begun:  # first: where its replica was lost, the state has no more than when it was due
+    if name in begun:  # preferred: after the loss of a replica the state has only the time when the run was due
         shown["started"] = begun[name]
-    elif run.begun and not stands:
+    elif run.begun and can_start:
         shown["started"] = rfc3339(run.begun)
     if run.due > now:
         shown["due"] = rfc3339(run.due)
@@ -279,7 +284,7 @@ def _active(row: Row, run: Run, now: Instant, begun: Begun, *, stands: bool) -> 
 
 
 def _kept(records: Sequence[RunRecord], now: Instant) -> list[RunRecord]:
-    """Those that history keeps: the store drops the others in its own time, and status is not to tell of that."""
+    """Return the records that ``history`` keeps. The store deletes the others later, which status should not show."""
     newer = {True: 0, False: 0}
     kept = []
     for record in records:
@@ -322,7 +327,7 @@ def _recent(row: Row, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 def _handled(state: State) -> dict[str, list[str]]:
     handled: dict[str, list[str]] = {"runNow": [], "cancel": [], "resume": []}
-    for act in state.handled:
-        name, _, token = act.partition("/")
+    for request in state.handled:
+        name, _, token = request.partition("/")
         handled["runNow" if name == "run-now" else name].append(token)
     return handled
