@@ -20,7 +20,6 @@ from scheduledjob.kube.client.api_errors import ApiConflict, ApiError, NotFound
 from scheduledjob.kube.client.paths import scheduled_jobs
 from scheduledjob.kube.reconcile.desired_state import KIND_INVALID
 from scheduledjob.manifests.status_model import RECENT_RUNS
-from scheduledjob.resource_names import GROUP, VERSION
 
 from .status import StoredSchedule, build_status
 from .status_queue import DEBOUNCE
