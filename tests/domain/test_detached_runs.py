@@ -1,4 +1,4 @@
-"""Attempts that outlive their replica: the next owner goes on with the same, and a cancellation waits for its end."""
+"""Detached attempts survive their replica: the next owner adopts them, and a cancellation waits for their end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def seen(run: Run) -> tuple[float, int, int, bool]:
     return (run.slot - T) / SECOND, run.attempt, run.lost, run.adoptable
 
 
-def test_what_was_planned_and_due_under_a_dead_owner_goes_on_at_once() -> None:
+def test_a_planned_slot_that_was_due_under_a_dead_owner_is_adopted_at_once() -> None:
     job = PodDriver(defined())
     job.at(10)
     stored = job.state.encode()
@@ -55,7 +55,7 @@ def test_what_was_planned_and_due_under_a_dead_owner_goes_on_at_once() -> None:
         assert run.begun == T + MINUTE
 
 
-def test_what_was_active_goes_on_as_the_same_attempt_however_often_its_owner_dies() -> None:
+def test_an_active_run_keeps_its_attempt_however_often_its_owner_dies() -> None:
     job = PodDriver(defined(retry=Fixed([5.0])))
     job.run(60, AttemptEnd.FAILED)
     assert len(job.at(70).start) == 1
@@ -67,7 +67,7 @@ def test_what_was_active_goes_on_as_the_same_attempt_however_often_its_owner_die
     assert (record.attempt, record.replica, record.started) == (2, "a-pod", T + MINUTE)
 
 
-def test_what_has_not_begun_is_not_handed_on() -> None:
+def test_a_run_that_has_not_started_is_not_adoptable() -> None:
     job = PodDriver(defined(retry=Fixed([500.0])))
     job.run(60, AttemptEnd.FAILED)
     job.at(70)
@@ -75,7 +75,7 @@ def test_what_has_not_begun_is_not_handed_on() -> None:
     assert [seen(run) for run in job.state.runs] == [(60, 2, 0, False)]
 
 
-def test_a_replica_that_stops_hands_its_attempts_on_due_at_once() -> None:
+def test_a_replica_that_shuts_down_releases_its_attempts_due_at_once() -> None:
     job = PodDriver(defined())
     job.at(60)
     assert job.end(70, AttemptEnd.LOST) is None
@@ -105,7 +105,7 @@ def test_an_edit_to_a_job_inside_the_replica_and_back() -> None:
     assert [(*seen(run), run.detached) for run in job.state.runs] == [(60, 3, 2, False, True)]
 
 
-def test_an_attempt_that_has_not_begun_takes_the_kind_of_job_that_there_is_now_once_that_is_stored() -> None:
+def test_an_attempt_that_has_not_started_follows_an_edit_of_the_kind_once_that_is_stored() -> None:
     job = PodDriver(defined())
     job.at(10)
     job.schedule.detached = False
@@ -117,7 +117,7 @@ def test_an_attempt_that_has_not_begun_takes_the_kind_of_job_that_there_is_now_o
     assert (run.attempt, run.detached) == (1, False)
 
 
-def test_what_was_handed_on_is_lost_where_nobody_can_go_on_with_it() -> None:
+def test_an_adoptable_attempt_is_lost_if_the_job_is_no_longer_detached() -> None:
     job = PodDriver(defined())
     job.at(60)
     job.end(70, AttemptEnd.LOST)
@@ -129,7 +129,7 @@ def test_what_was_handed_on_is_lost_where_nobody_can_go_on_with_it() -> None:
 # ---------------------------------------------------------------- timeouts.total
 
 
-def test_total_ends_a_retry_that_has_not_begun_but_goes_on_with_what_has() -> None:
+def test_total_ends_a_retry_that_has_not_started_but_not_one_that_has() -> None:
     job = PodDriver(defined(timeouts=Timeouts(total=30 * SECOND)))
     job.at(60)
     job.die(100)
@@ -161,7 +161,7 @@ def test_a_cancelled_run_stays_until_its_end_is_confirmed() -> None:
     assert job.starts(153) == [120]
 
 
-def test_what_was_handed_on_and_is_cancelled_is_given_out_to_be_ended() -> None:
+def test_a_cancelled_adoptable_attempt_is_returned_so_that_it_is_stopped() -> None:
     job = PodDriver(defined())
     job.at(60)
     job.die(100)
@@ -172,7 +172,7 @@ def test_what_was_handed_on_and_is_cancelled_is_given_out_to_be_ended() -> None:
     assert records(job) == []
 
 
-def test_what_may_have_begun_under_an_edited_policy_waits_and_is_never_dropped() -> None:
+def test_a_run_that_may_have_started_under_an_edited_policy_waits_and_is_never_dropped() -> None:
     job = PodDriver(defined(concurrency=Concurrency.ALLOW))
     job.at(60)
     stored = State.decode(job.state.encode())

@@ -1,4 +1,4 @@
-"""Slots that follow the runs of other schedules: none is lost, none comes twice, and the past is not replayed."""
+"""Slots that follow the runs of other schedules: none is lost, none is made twice, and the past is not replayed."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Follower(Driver):
         self.schedule = Schedule("ns/load", "u", self.definition, slots, state, "me")
 
     def reload(self) -> None:
-        """Nothing but the encoded state goes on."""
+        """The next owner knows only the encoded state."""
         old = self.schedule
         state = State.decode(old.state.encode())
         self.schedule = Schedule(old.slug, old.uid, self.definition, old.slots, state, "other")
 
-    def look(self, seconds: float, *records: RunRecord) -> list[float]:
-        """When the slots were, in seconds after ``T``, of what starts after that look."""
+    def poll(self, seconds: float, *records: RunRecord) -> list[float]:
+        """Poll, and return the slots of the runs that start, in seconds after ``T``."""
         now = T + round(seconds * SECOND)
         followed_runs.plan_poll(self.schedule, now)
         assert followed_runs.begin_poll(self.schedule, now)
@@ -67,22 +67,22 @@ def ended(seconds: float, outcome: Outcome = Outcome.SUCCEEDED, slug: str = "ns/
 
 def test_the_end_of_a_run_is_a_slot() -> None:
     job = follower()
-    assert job.look(10, ended(9.5)) == [9.5]
+    assert job.poll(10, ended(9.5)) == [9.5]
     assert job.state.last_schedule == T + 9_500_000
     assert (job.state.started, job.state.missed) == (1, 0)
 
 
-def test_it_is_made_once_however_often_somebody_looks() -> None:
+def test_a_slot_is_made_once_however_often_the_owner_polls() -> None:
     job = follower()
     first = ended(9.5)
-    assert job.look(10, first) == [9.5]
+    assert job.poll(10, first) == [9.5]
     job.end(10)
     job.reload()
-    assert job.look(10.1, first, ended(9.9)) == [9.9]
-    assert job.look(10.2, ended(9.9), first) == []
+    assert job.poll(10.1, first, ended(9.9)) == [9.9]
+    assert job.poll(10.2, ended(9.9), first) == []
 
 
-def test_only_the_outcome_and_the_names_that_were_asked_for() -> None:
+def test_only_the_configured_outcome_and_names_count() -> None:
     job = follower(triggers=(FollowingTrigger("extract"), FollowingTrigger("clean", "Failed")))
     assert upstreams(job.schedule) == {"ns/extract": {"Succeeded"}, "ns/clean": {"Failed"}}
     found = [
@@ -93,29 +93,29 @@ def test_only_the_outcome_and_the_names_that_were_asked_for() -> None:
         ended(9.6, slug="other/extract"),
         ended(9.7, Outcome.CANCELLED),
     ]
-    assert job.look(10, *found) == [9.1, 9.4]
+    assert job.poll(10, *found) == [9.1, 9.4]
 
 
-def test_what_ended_before_its_creation_is_the_past() -> None:
-    assert follower().look(1, ended(-0.5), ended(0)) == []
+def test_runs_that_ended_before_the_creation_do_not_count() -> None:
+    assert follower().poll(1, ended(-0.5), ended(0)) == []
 
 
 def test_a_record_that_reaches_history_late_is_not_overlooked() -> None:
     job = follower(misfire=Misfire(CatchUp.ALL))
-    job.look(100, ended(99.5))
-    job.look(200)
-    assert job.look(300, ended(99.5), ended(99.25)) == [99.25]
+    job.poll(100, ended(99.5))
+    job.poll(200)
+    assert job.poll(300, ended(99.5), ended(99.25)) == [99.25]
 
 
 def test_no_two_runs_share_a_slot() -> None:
     job = follower()
     one, other = ended(9.5, name="one"), ended(9.5, name="other")
-    job.look(10, one)
-    assert job.look(10.1, one, other) == [9.500001]
-    assert job.look(10.2, one, other, ended(10, name="on the second")) == [10.000001]
+    job.poll(10, one)
+    assert job.poll(10.1, one, other) == [9.500001]
+    assert job.poll(10.2, one, other, ended(10, name="on the second")) == [10.000001]
 
 
-def test_a_look_that_failed_is_done_again_soon_and_one_that_did_not_in_a_minute() -> None:
+def test_a_failed_poll_is_repeated_soon_and_a_successful_one_in_a_minute() -> None:
     job = follower()
     followed_runs.plan_poll(job.schedule, T)
     assert machine.wake_at(job.schedule) == T
@@ -129,7 +129,7 @@ def test_a_look_that_failed_is_done_again_soon_and_one_that_did_not_in_a_minute(
     assert machine.wake_at(job.schedule) == T + POLL_RETRY_DELAY + POLL_INTERVAL
 
 
-def test_a_nudge_during_a_look_makes_another() -> None:
+def test_a_touch_during_a_poll_causes_another() -> None:
     job = follower()
     followed_runs.plan_poll(job.schedule, T)
     assert followed_runs.begin_poll(job.schedule, T)
@@ -139,7 +139,7 @@ def test_a_nudge_during_a_look_makes_another() -> None:
     assert followed_runs.begin_poll(job.schedule, T + 2)
 
 
-def test_what_is_given_back_during_a_look_is_looked_at_by_the_next() -> None:
+def test_the_next_owner_repeats_a_poll_that_was_in_flight_at_the_release() -> None:
     job = follower()
     followed_runs.plan_poll(job.schedule, T)
     assert followed_runs.begin_poll(job.schedule, T)
@@ -150,43 +150,43 @@ def test_what_is_given_back_during_a_look_is_looked_at_by_the_next() -> None:
 # ---------------------------------------------------------------- as any other slot
 
 
-def test_of_several_that_were_missed_last_takes_the_newest() -> None:
+def test_last_runs_the_newest_of_several_missed_slots() -> None:
     job = follower()
-    assert job.look(60, ended(10), ended(20), ended(30), ended(59.9)) == [59.9]
+    assert job.poll(60, ended(10), ended(20), ended(30), ended(59.9)) == [59.9]
     assert job.state.missed == 3
 
 
-def test_all_takes_the_newest_few_one_after_the_other() -> None:
+def test_all_runs_the_newest_few_one_after_the_other() -> None:
     job = follower(misfire=Misfire(CatchUp.ALL, 2))
-    assert job.look(60, ended(10.5), ended(20.5), ended(30.5)) == [20.5]
+    assert job.poll(60, ended(10.5), ended(20.5), ended(30.5)) == [20.5]
     assert job.state.missed == 1
     job.end(61)
     assert job.starts(61) == [30.5]
 
 
-def test_those_on_time_are_all_run() -> None:
-    assert follower().look(10, ended(9.2), ended(9.5), ended(9.7)) == [9.2, 9.5, 9.7]
+def test_slots_that_are_on_time_all_run() -> None:
+    assert follower().poll(10, ended(9.2), ended(9.5), ended(9.7)) == [9.2, 9.5, 9.7]
 
 
 def test_a_deadline() -> None:
     job = follower(misfire=Misfire(CatchUp.SKIP))
-    assert job.look(60, ended(49.9)) == []
+    assert job.poll(60, ended(49.9)) == []
     assert job.state.missed == 1
 
 
 def test_concurrency() -> None:
     job = follower(concurrency=Concurrency.FORBID)
-    assert job.look(10, ended(9.5), ended(9.6)) == [9.5]
+    assert job.poll(10, ended(9.5), ended(9.6)) == [9.5]
     assert job.state.skipped == 1
     job = follower(concurrency=Concurrency.REPLACE)
-    assert job.look(10, ended(9.5), ended(9.6)) == [9.6]
+    assert job.poll(10, ended(9.5), ended(9.6)) == [9.6]
     assert job.state.missed == 1
 
 
 def test_exclusions_and_bounds() -> None:
     window = ExcludeWindow(T + 20 * SECOND, T + 30 * SECOND)
     job = follower(exclude=(window,), start_at=T + 10 * SECOND, end_at=T + 40 * SECOND, misfire=Misfire(CatchUp.ALL))
-    assert job.look(45, ended(5), ended(25), ended(35.5), ended(41)) == [35.5]
+    assert job.poll(45, ended(5), ended(25), ended(35.5), ended(41)) == [35.5]
     assert (job.state.excluded, job.state.missed) == (1, 0)
     job.end(46)
     job.at(40 + MAX_RECORD_DELAY / SECOND)
@@ -197,16 +197,16 @@ def test_exclusions_and_bounds() -> None:
 
 def test_max_runs() -> None:
     job = follower(max_runs=1)
-    assert job.look(10, ended(9.5), ended(9.6)) == [9.5]
+    assert job.poll(10, ended(9.5), ended(9.6)) == [9.5]
     job.end(11)
-    assert job.look(12, ended(11.5)) == []
+    assert job.poll(12, ended(11.5)) == []
     assert job.state.completed is Completion.MAX_RUNS
     assert machine.wake_at(job.schedule) is None
 
 
-def test_jitter_puts_it_off() -> None:
+def test_jitter_delays_a_slot() -> None:
     job = follower(jitter=30 * SECOND)
-    assert job.look(10, ended(9.5)) == []
+    assert job.poll(10, ended(9.5)) == []
     (run,) = job.state.upcoming
     assert machine.wake_at(job.schedule) == run.due > T + 10 * SECOND
     job.reload()
@@ -215,10 +215,10 @@ def test_jitter_puts_it_off() -> None:
     assert job.state.upcoming == ()
 
 
-def test_beside_a_cron_neither_hides_the_others_slots() -> None:
+def test_a_cron_trigger_and_a_followed_schedule_do_not_hide_each_others_slots() -> None:
     job = follower(triggers=(EveryTrigger(MINUTE, T), FollowingTrigger("extract")))
-    assert job.look(70, ended(69.5)) == [60, 69.5]
-    assert sorted(job.look(120.2, ended(119.5))) == [119.5, 120]
+    assert job.poll(70, ended(69.5)) == [60, 69.5]
+    assert sorted(job.poll(120.2, ended(119.5))) == [119.5, 120]
     assert {round(run.slot - T) for run in job.schedule.executing} == {
         60 * SECOND,
         69_500_000,
@@ -238,7 +238,7 @@ def test_the_past_is_not_replayed(how: str) -> None:
         job.at(20)
         job.edit(30, suspend=False)
     elif how == "pause":
-        job.look(2, ended(1.5))
+        job.poll(2, ended(1.5))
         job.end(3, AttemptEnd.FAILED)
         assert paused(job)
         ask(job, 30, resume="r")
@@ -247,12 +247,12 @@ def test_the_past_is_not_replayed(how: str) -> None:
     else:
         job = follower(triggers=(EveryTrigger(MINUTE, T),))
         job.edit(30, triggers=(FollowingTrigger("extract"),))
-    assert job.look(40, ended(20), ended(29.9)) == []
-    assert job.look(41, ended(20), ended(29.9), ended(40.5))[-1:] == [40.5]
+    assert job.poll(40, ended(20), ended(29.9)) == []
+    assert job.poll(41, ended(20), ended(29.9), ended(40.5))[-1:] == [40.5]
     assert job.state.missed == 0
 
 
-def test_nobody_looks_for_what_may_not_start() -> None:
+def test_there_is_no_poll_while_nothing_may_start() -> None:
     job = follower(suspend=True)
     followed_runs.plan_poll(job.schedule, T)
     assert machine.wake_at(job.schedule) is None
@@ -277,7 +277,7 @@ def test_each_end_is_decided_once_whenever_it_reaches_history(ends: list[tuple[i
     ]
     should_poll = sorted({*accumulate(pauses), *(at + 1 + late for at, late in ends)})
     for look in should_poll:
-        job.look(look, *[record for there, record in history if there <= T + look * SECOND])
+        job.poll(look, *[record for there, record in history if there <= T + look * SECOND])
         job.reload()
         job.state.runs.clear()
         assert len(job.state.followed_ids) <= MAX_REMEMBERED_RUNS

@@ -1,4 +1,4 @@
-"""What people ask for by hand: each act counts once, a manual run obeys the policy and moves no floor."""
+"""Manual requests: each counts once, and a manual run obeys the policy and decides no slot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .schedule_driver import Driver, T, defined
 
 
 def ask(job: Driver, seconds: float, **requests: object) -> list[str]:
-    """The tokens (or slots) of what starts when that is asked for."""
+    """Make requests, and return the tokens (or slots) of the runs that start."""
     now = T + round(seconds * SECOND)
     machine.request(job.schedule, Requests(**requests), now)  # type: ignore[arg-type]
     return [run.token or str(run.slot - T) for run in job.at(seconds).start]
@@ -66,7 +66,7 @@ def test_a_run_now_starts_only_once_it_is_stored() -> None:
     assert len(machine.step(job.schedule, T).start) == 1
 
 
-def test_what_was_asked_is_not_lost_where_the_row_is_given_back_before_it_was_done() -> None:
+def test_a_request_is_not_lost_if_the_row_is_released_before_it_is_handled() -> None:
     job = Driver(defined(suspend=True))
     machine.request(job.schedule, Requests(run="a"), T + 5)
     machine.prepare_release(job.schedule, T + 9)
@@ -75,7 +75,7 @@ def test_what_was_asked_is_not_lost_where_the_row_is_given_back_before_it_was_do
 
 
 @pytest.mark.parametrize("closed", ["suspend", "pause", "max runs", "no slot"])
-def test_a_run_now_works_where_no_slot_may_start(closed: str) -> None:
+def test_a_run_now_works_while_no_slot_may_start(closed: str) -> None:
     job = Driver(defined(pause_after_failures=1, retry=Exponential(max_retries=0)))
     if closed == "suspend":
         job.edit(1, suspend=True)
@@ -149,7 +149,7 @@ def test_a_manual_run_that_waits_when_the_job_completes_its_schedule_is_cancelle
     assert job.schedule.done
 
 
-def test_under_forbid_a_run_now_beside_an_active_run_is_skipped_and_that_is_said() -> None:
+def test_under_forbid_a_run_now_beside_an_active_run_is_skipped_and_recorded() -> None:
     job = Driver(defined())
     job.at(60)
     assert ask(job, 61, run="a") == []
@@ -210,7 +210,7 @@ def test_a_run_is_cancelled_by_its_id() -> None:
     assert len(job.state.runs) == 1
 
 
-def test_a_run_in_backoff_and_one_that_waits_are_cancelled_at_once() -> None:
+def test_a_run_in_backoff_and_a_waiting_run_are_cancelled_at_once() -> None:
     job = Driver(defined(concurrency=Concurrency.QUEUE, retry=Fixed([900.0])))
     job.run(60, AttemptEnd.FAILED)
     job.at(120)
@@ -223,7 +223,7 @@ def test_a_run_in_backoff_and_one_that_waits_are_cancelled_at_once() -> None:
     assert [record.outcome for record in records(job)] == [Outcome.CANCELLED] * 2
 
 
-def test_a_cancel_of_what_is_not_there_is_handled() -> None:
+def test_a_cancel_of_an_unknown_run_is_handled() -> None:
     job = Driver(defined())
     ask(job, 10, cancel="u-17")
     assert job.state.handled == ("cancel/u-17",)
@@ -260,7 +260,7 @@ def test_a_resume_ends_a_pause_and_replays_nothing() -> None:
 
 
 @pytest.mark.parametrize("generation", [0, 3])
-def test_a_pause_is_ended_by_an_edit_and_by_no_other_revision(generation: int) -> None:
+def test_only_an_edit_ends_a_pause_and_no_other_revision(generation: int) -> None:
     job = Driver(defined(pause_after_failures=1, retry=Exponential(max_retries=0)))
     job.schedule.definition_changed_at = job.state.decided_until
     job.state.generation = generation
@@ -277,7 +277,7 @@ def test_a_pause_is_ended_by_an_edit_and_by_no_other_revision(generation: int) -
 # ---------------------------------------------------------------- what is remembered
 
 
-def test_no_more_than_so_many_acts_are_remembered_and_never_fewer_than_stand_there() -> None:
+def test_a_bounded_number_of_requests_is_remembered_and_those_on_the_object_always() -> None:
     job = Driver(defined(suspend=True))
     for number in range(2 * MAX_REMEMBERED_REQUESTS):
         ask(job, 1, run="old", cancel=f"u-{number}")
@@ -310,7 +310,7 @@ def test_tokens_that_look_like_slots_or_like_hashes_are_hashed() -> None:
     assert run_id("u", Run(slot=1, due=1, token="2026-12-01.a_B")) == "u-2026-12-01.a_B"
 
 
-def test_a_completed_state_keeps_its_acts() -> None:
+def test_a_completed_state_keeps_its_handled_requests() -> None:
     state = State(decided_until=1, completed=Completion.JOB, handled=("run-now/a",), generation=4)
     assert State.decode(state.encode()) == state
 

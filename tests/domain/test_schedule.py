@@ -1,4 +1,4 @@
-"""What the resource promises of misfires, edits, pauses, completion and what is stored, sentence by sentence."""
+"""What the resource promises about misfires, edits, pauses, completion and stored state, sentence by sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .schedule_driver import Driver, T, defined
 
 
 def late(rule: Misfire, **fields: Any) -> Driver:
-    """A schedule of every minute of which nobody took care until five minutes and a half after its creation."""
+    """A schedule of every minute that no replica claimed until five and a half minutes after its creation."""
     return Driver(defined(misfire=rule, concurrency=Concurrency.ALLOW, **fields))
 
 
@@ -69,7 +69,7 @@ def test_a_slot_is_eligible_while_it_is_no_later_than_its_deadline(deadline: int
     assert job.state.missed == 5 - len(taken)
 
 
-def test_a_deadline_of_nothing_misses_what_is_late_at_all() -> None:
+def test_with_a_deadline_of_zero_every_late_slot_is_missed() -> None:
     job = Driver(defined(misfire=Misfire(starting_deadline=0)))
     assert job.starts(60) == [60]
     job.end(61)
@@ -102,14 +102,14 @@ def test_excluded_slots_before_a_run_that_was_lost_are_counted() -> None:
     assert job.state.excluded == 2
 
 
-def test_a_named_first_slot_in_the_past_brings_no_other_back() -> None:
+def test_a_named_first_slot_in_the_past_does_not_bring_back_others() -> None:
     job = Driver(defined(misfire=Misfire(CatchUp.ALL), concurrency=Concurrency.ALLOW), first=T - 10 * MINUTE)
     assert job.starts(1) == [-600]
     assert job.state.missed == 0
     assert job.starts(60) == [60]
 
 
-def test_the_triggers_slots_before_a_named_first_one_are_none() -> None:
+def test_slots_before_a_named_first_slot_do_not_count() -> None:
     job = Driver(defined(), first=T + 150 * SECOND)
     assert job.starts(60) == []
     assert job.starts(150) == [150]
@@ -155,7 +155,7 @@ def test_a_resume_never_replays_the_past() -> None:
 
 
 @pytest.mark.parametrize("close", ["suspend", "pause", "complete"])
-def test_what_waits_does_not_start_once_no_slot_may(close: str) -> None:
+def test_a_waiting_run_does_not_start_once_no_slot_may(close: str) -> None:
     job = Driver(defined(concurrency=Concurrency.QUEUE, pause_after_failures=1, retry=Exponential(max_retries=0)))
     job.at(60)
     job.at(120)
@@ -167,7 +167,7 @@ def test_what_waits_does_not_start_once_no_slot_may(close: str) -> None:
     assert (job.state.waiting, job.state.skipped, job.state.started) == ([], 1, 1)
 
 
-def test_failures_in_a_row_pause_and_an_edit_or_a_success_between_does_not() -> None:
+def test_failures_in_a_row_pause_unless_a_success_or_an_edit_is_between() -> None:
     job = Driver(defined(pause_after_failures=2, retry=Exponential(max_retries=0)))
     job.run(60, AttemptEnd.FAILED)
     job.run(120)
@@ -182,7 +182,7 @@ def test_failures_in_a_row_pause_and_an_edit_or_a_success_between_does_not() -> 
     assert job.starts(360) == [360]
 
 
-def test_cancelled_runs_are_no_failures() -> None:
+def test_cancelled_runs_are_not_failures() -> None:
     job = Driver(defined(pause_after_failures=1))
     record = job.run(60, AttemptEnd.CANCELLED)
     assert record is not None
@@ -218,14 +218,14 @@ def test_max_runs_completes_once_the_last_has_ended() -> None:
     assert job.starts(180) == [180]
 
 
-def test_skipped_slots_are_no_runs_of_max_runs() -> None:
+def test_skipped_slots_do_not_count_for_max_runs() -> None:
     job = Driver(defined(max_runs=2))
     job.at(60)
     job.end(200)
     assert job.starts(240) == [240]
 
 
-def test_no_further_slot_completes_until_an_edit_brings_one() -> None:
+def test_a_schedule_without_a_further_slot_is_complete_until_an_edit_adds_one() -> None:
     job = Driver(defined(triggers=(AtTrigger(T + MINUTE),)))
     job.run(60)
     job.at(61)
@@ -235,14 +235,14 @@ def test_no_further_slot_completes_until_an_edit_brings_one() -> None:
     assert job.starts(120) == [120]
 
 
-def test_what_follows_another_waits_for_ever() -> None:
+def test_a_follower_never_completes_for_want_of_a_slot() -> None:
     job = Driver(defined(triggers=(FollowingTrigger("other"),)))
     job.at(1000)
     assert job.state.completed is None
     assert not job.schedule.done
 
 
-def test_overdue_is_said_once_until_a_success() -> None:
+def test_overdue_is_reported_once_until_a_success() -> None:
     job = Driver(defined(expect_success_within=90 * SECOND, retry=Exponential(max_retries=0)))
     job.run(60, AttemptEnd.FAILED)
     assert machine.wake_at(job.schedule) == T + 90 * SECOND
@@ -253,8 +253,8 @@ def test_overdue_is_said_once_until_a_success() -> None:
     assert job.at(211).became_overdue
 
 
-def test_a_new_schedule_is_looked_at_in_time_to_be_overdue() -> None:
-    """Its first slot may be far away, and nobody else would come before it."""
+def test_a_new_schedule_is_claimed_in_time_to_become_overdue() -> None:
+    """Its first slot may be far away, and nothing else would wake its row before that."""
     for within, looked_at in ((None, 3600), (60, 60), (7200, 3600)):
         more: dict[str, Any] = {} if within is None else {"expect_success_within": within * SECOND}
         definition = defined(triggers=(EveryTrigger(3600 * SECOND, T),), **more)
@@ -262,7 +262,7 @@ def test_a_new_schedule_is_looked_at_in_time_to_be_overdue() -> None:
         assert first_wake(definition, state, T) == T + looked_at * SECOND
 
 
-def test_overdue_does_not_count_while_suspended_and_starts_anew_after() -> None:
+def test_overdue_does_not_count_while_suspended_and_starts_again_at_the_resume() -> None:
     job = Driver(defined(expect_success_within=MINUTE, suspend=True))
     assert not job.at(500).became_overdue
     job.edit(500, suspend=False, triggers=(AtTrigger(T + 9000 * SECOND),))
@@ -270,7 +270,7 @@ def test_overdue_does_not_count_while_suspended_and_starts_anew_after() -> None:
     assert job.at(560).became_overdue
 
 
-def test_an_edit_that_gives_more_time_ends_overdue_and_another_does_not_say_it_again() -> None:
+def test_an_edit_that_allows_more_time_ends_overdue_and_another_edit_does_not_report_it_again() -> None:
     job = Driver(defined(expect_success_within=MINUTE, triggers=(AtTrigger(T + 9000 * SECOND),)))
     assert job.at(60).became_overdue
     job.edit(70, job={})
@@ -283,7 +283,7 @@ def test_an_edit_that_gives_more_time_ends_overdue_and_another_does_not_say_it_a
 # ---------------------------------------------------------------- what is stored
 
 
-def test_a_fresh_run_does_not_start_before_it_is_stored() -> None:
+def test_an_unstored_run_does_not_start() -> None:
     job = Driver(defined())
     now = T + 150 * SECOND  # another slot than the planned one: the store knows nothing of it
     schedule = job.schedule
@@ -305,7 +305,7 @@ def test_the_planned_slot_starts_without_another_write() -> None:
 
 
 def test_a_slot_that_replaces_a_run_in_backoff_is_stored_first() -> None:
-    """In the store the run in backoff stands before it: a successor would not know that it had begun."""
+    """In the store the run in backoff is before it, so the next owner would not know that it had started."""
     job = Driver(defined(concurrency=Concurrency.REPLACE, retry=Fixed([500.0])))
     job.run(60, AttemptEnd.FAILED)
     job.at(61)
@@ -324,7 +324,7 @@ def test_jitter_is_stable_and_spread() -> None:
     assert jitter_of("other", T, 30 * SECOND) != jitter_of("u", T, 30 * SECOND)
 
 
-def test_a_manual_run_moves_no_count_of_max_runs() -> None:
+def test_a_manual_run_does_not_count_for_max_runs() -> None:
     job = Driver(defined(concurrency=Concurrency.QUEUE))
     job.at(60)
     job.state.waiting.append(Run(slot=T + 61 * SECOND, due=T + 61 * SECOND, token="by hand"))
@@ -335,7 +335,7 @@ def test_a_manual_run_moves_no_count_of_max_runs() -> None:
     assert job.state.started == 1
 
 
-def test_under_an_edited_policy_a_slot_that_may_have_begun_waits_as_its_next_attempt() -> None:
+def test_after_an_edit_of_the_policy_a_slot_that_may_have_started_waits_as_its_next_attempt() -> None:
     job = Driver(defined(concurrency=Concurrency.ALLOW))
     assert job.starts(60) == [60]
     stored = State.decode(job.state.encode())  # with the slot of the second minute planned beside the first

@@ -1,4 +1,4 @@
-"""What the resource promises of runs beside and after each other: concurrency, retries, time limits."""
+"""What the resource promises about runs: concurrency, retries, time limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .schedule_driver import Driver, T, defined
 # ---------------------------------------------------------------- concurrency
 
 
-def test_forbid_consumes_what_comes_due_meanwhile() -> None:
+def test_forbid_skips_what_comes_due_while_a_run_is_active() -> None:
     job = Driver(defined())
     job.at(60)
     assert job.starts(200) == []
@@ -59,7 +59,7 @@ def test_queue_waits_in_order_up_to_its_depth() -> None:
     assert job.starts(260) == [180]
 
 
-def test_queue_runs_as_many_at_once_as_it_may() -> None:
+def test_queue_runs_up_to_max_concurrent_at_once() -> None:
     job = Driver(defined(concurrency=Concurrency.QUEUE, max_concurrent=2, queue_depth=0))
     assert job.starts(60) == [60]
     assert job.starts(120) == [120]
@@ -88,7 +88,7 @@ def test_replace_ends_a_run_in_backoff_at_once() -> None:
     assert [record.outcome for record in job.records] == [Outcome.CANCELLED]
 
 
-def test_replace_keeps_a_run_that_ended_well_while_it_was_being_cancelled() -> None:
+def test_replace_keeps_the_success_of_a_run_that_was_being_cancelled() -> None:
     job = Driver(defined(concurrency=Concurrency.REPLACE))
     job.at(60)
     job.at(120)
@@ -117,7 +117,7 @@ def test_slots_caught_up_don_t_overlap_each_other(policy: Concurrency) -> None:
     assert job.state.skipped == 0
 
 
-def test_of_slots_caught_up_replace_runs_the_newest_only() -> None:
+def test_replace_runs_only_the_newest_of_the_slots_caught_up() -> None:
     job = Driver(defined(misfire=Misfire(CatchUp.ALL), concurrency=Concurrency.REPLACE))
     assert job.starts(330) == [300]
     assert job.state.missed == 4
@@ -129,7 +129,7 @@ def test_of_slots_caught_up_replace_runs_the_newest_only() -> None:
 
 
 def attempts(job: Driver, most: int = 20) -> tuple[list[float], RunRecord | None]:
-    """How long each retry waited, until the run failed for good or so many attempts had been made."""
+    """Return how long each retry waited, until the run failed or ``most`` attempts had been made."""
     now, waits = 60.0, list[float]()
     for _ in range(most):
         assert len(job.at(now).start) == 1
@@ -142,7 +142,7 @@ def attempts(job: Driver, most: int = 20) -> tuple[list[float], RunRecord | None
     return waits, None
 
 
-def test_after_the_last_retry_the_run_has_failed_and_the_schedule_goes_on() -> None:
+def test_after_the_last_retry_the_run_fails_and_the_schedule_continues() -> None:
     job = Driver(defined(retry=Fixed([10.0, 20.0])))
     waits, record = attempts(job)
     assert waits == [10, 20]
@@ -159,7 +159,7 @@ def test_no_retries_and_retries_without_end() -> None:
     assert waits == [1, 2, *[4] * 48]
 
 
-def test_no_retry_that_the_total_leaves_no_time_for() -> None:
+def test_there_is_no_retry_that_would_exceed_the_total() -> None:
     job = Driver(defined(retry=Fixed([10.0], max_retries=9), timeouts=Timeouts(total=25 * SECOND)))
     waits, record = attempts(job)
     assert waits == [10, 10]
@@ -167,7 +167,7 @@ def test_no_retry_that_the_total_leaves_no_time_for() -> None:
     assert "timeouts.total" in record.reason
 
 
-def test_total_counts_from_the_first_start_through_losses() -> None:
+def test_total_counts_from_the_first_start_even_if_attempts_are_lost() -> None:
     job = Driver(defined(timeouts=Timeouts(total=100 * SECOND), retry=Exponential(max_retries=-1)))
     job.at(60)
     job.die(161)
@@ -205,7 +205,7 @@ def test_lost_attempts_use_up_no_retries_and_count_in_a_row_only() -> None:
     assert job.end(now, AttemptEnd.FAILED) is not None
 
 
-def test_what_is_handed_back_before_it_began_keeps_its_attempt() -> None:
+def test_a_run_released_before_its_start_keeps_its_attempt_number() -> None:
     job = Driver(defined())
     job.at(10)
     other = Schedule("s", "u", job.definition, job.schedule.slots, State.decode(job.state.encode()))

@@ -1,6 +1,6 @@
-"""``python -m tests.simulation --seeds 2000``: play seeds until one breaks a promise, and show what it did.
+"""Play many seeds and report those that break a promise: ``python -m tests.simulation --seeds 2000``.
 
-``--seed N`` replays one and prints its events; ``--jobs`` plays on several processes.
+``--seed N`` replays one seed and prints its events. ``--jobs`` sets the number of processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def judge(seed: int) -> tuple[int, list[str], int]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         history = play(seed)
-    except Exception as error:  # a replica that spins, or worse: as bad as a broken promise
+    except Exception as error:  # a replica that spins, for example, is as bad as a broken promise
         return seed, [f"{type(error).__name__}: {error}"], 0
     return seed, check(history), sum(event.kind == "start" for event in history.events)
 

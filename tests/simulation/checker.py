@@ -1,7 +1,7 @@
-"""The judge: reads the history of a seed and says which promise was broken. It knows nothing of the engine.
+"""Checks the history of a seed and reports each broken promise. It knows nothing of the engine.
 
-Its own idea of what should have happened is simple arithmetic: slots of ``every`` are multiples counted from the
-creation, and each of them was run, or is counted as not run, exactly once.
+Its own model of what should have happened is simple arithmetic: the slots of ``every`` are multiples of the interval
+since the creation, and each of them either ran or is counted as not run, exactly once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Life:
-    """One process, from start to end."""
+class Lifetime:
+    """One process, from its start to its end."""
 
     start: Event
     end: Event | None = None
@@ -34,19 +34,19 @@ class Life:
 
 
 def check(history: History) -> list[str]:
-    """What is wrong with a history, in words; empty if nothing is."""
+    """Return every broken promise in a history, in words."""
     wrong = list(history.failures)
-    lives = _lives(history.events)
+    lifetimes = _lifetimes(history.events)
     records: dict[str, RunRecord] = {}
     for record in history.records:
         if record.run_id in records:
             wrong.append(f"completed twice: {record.run_id} has two records")
         records[record.run_id] = record
-    by_uid: dict[str, list[Life]] = defaultdict(list)
-    for life in lives:
-        by_uid[life.start.uid].append(life)
+    by_uid: dict[str, list[Lifetime]] = defaultdict(list)
+    for lifetime in lifetimes:
+        by_uid[lifetime.start.uid].append(lifetime)
     for desired in history.desired_rows:
-        mine = sorted(by_uid[desired.uid], key=lambda life: (life.start.at, life.start.process))
+        mine = sorted(by_uid[desired.uid], key=lambda lifetime: (lifetime.start.at, lifetime.start.process))
         kept = [record for record in history.records if record.uid == desired.uid]
         wrong += _early(mine)
         wrong += _twice(mine, desired)
@@ -58,46 +58,46 @@ def check(history: History) -> list[str]:
     return wrong
 
 
-def _lives(events: list[Event]) -> list[Life]:
-    lives: dict[int, Life] = {}
+def _lifetimes(events: list[Event]) -> list[Lifetime]:
+    lifetimes: dict[int, Lifetime] = {}
     for event in events:
         if event.kind == "start":
-            lives[event.process] = Life(event)
+            lifetimes[event.process] = Lifetime(event)
         elif event.kind in {"end", "killed"}:
-            lives[event.process].end = event
-    return list(lives.values())
+            lifetimes[event.process].end = event
+    return list(lifetimes.values())
 
 
-def _early(lives: list[Life]) -> list[str]:
+def _early(lifetimes: list[Lifetime]) -> list[str]:
     return [
-        f"early: {life.start.run_id} started {life.start.slot - life.start.at} us before its slot"
-        for life in lives
-        if life.start.at < life.start.slot
+        f"early: {lifetime.start.run_id} started {lifetime.start.slot - lifetime.start.at} us before its slot"
+        for lifetime in lifetimes
+        if lifetime.start.at < lifetime.start.slot
     ]
 
 
-def _twice(lives: list[Life], desired: DesiredState) -> list[str]:
-    """Two processes of one run, or of one schedule that forbids it, must not be alive at once."""
+def _twice(lifetimes: list[Lifetime], desired: DesiredState) -> list[str]:
+    """Two processes of one run must not be alive at once, nor two of a schedule that does not allow it."""
     wrong = []
     exclusive = desired.definition.concurrency is not Concurrency.ALLOW
-    for index, life in enumerate(lives):
-        for later in lives[index + 1 :]:
-            same = later.start.run_id == life.start.run_id
-            if (same or exclusive) and later.start.at < life.until:
-                what = life.start.run_id if same else desired.slug
-                wrong.append(f"twice at once: {what} on {life.start.replica} and {later.start.replica}")
+    for index, lifetime in enumerate(lifetimes):
+        for later in lifetimes[index + 1 :]:
+            same = later.start.run_id == lifetime.start.run_id
+            if (same or exclusive) and later.start.at < lifetime.until:
+                what = lifetime.start.run_id if same else desired.slug
+                wrong.append(f"twice at once: {what} on {lifetime.start.replica} and {later.start.replica}")
     return wrong
 
 
-def _attempts(lives: list[Life], desired: DesiredState) -> list[str]:
-    """Each start of a run has a higher attempt and a higher fencing token than those before."""
+def _attempts(lifetimes: list[Lifetime], desired: DesiredState) -> list[str]:
+    """Each start of a run has a higher attempt number and a higher fencing token than the one before."""
     wrong = []
     last: dict[str, Event] = {}
     newest = -1
-    for life in lives:
-        start, before = life.start, last.get(life.start.run_id)
+    for lifetime in lifetimes:
+        start, before = lifetime.start, last.get(lifetime.start.run_id)
         if before is not None and start.attempt <= before.attempt:
-            wrong.append(f"unsaid: {start.run_id} started again as attempt {start.attempt} after {before.attempt}")
+            wrong.append(f"silent: {start.run_id} started again as attempt {start.attempt} after {before.attempt}")
         if before is not None and start.version <= before.version:
             wrong.append(f"token: {start.run_id} started at version {start.version} after {before.version}")
         if desired.definition.concurrency is not Concurrency.ALLOW and start.version <= newest:
@@ -107,35 +107,37 @@ def _attempts(lives: list[Life], desired: DesiredState) -> list[str]:
     return wrong
 
 
-def _stale(lives: list[Life], kept: list[RunRecord], records: dict[str, RunRecord]) -> list[str]:
-    """What history says of a run is how its last process ended, told by the replica that had it."""
+def _stale(lifetimes: list[Lifetime], kept: list[RunRecord], records: dict[str, RunRecord]) -> list[str]:
+    """The record of a run says how its last process ended, and is from the replica that ran it."""
     wrong = []
-    runs: dict[str, list[Life]] = defaultdict(list)
-    for life in lives:
-        runs[life.start.run_id].append(life)
-        record = records.get(life.start.run_id)
-        if record is not None and life.start.attempt > record.attempt:
+    runs: dict[str, list[Lifetime]] = defaultdict(list)
+    for lifetime in lifetimes:
+        runs[lifetime.start.run_id].append(lifetime)
+        record = records.get(lifetime.start.run_id)
+        if record is not None and lifetime.start.attempt > record.attempt:
             wrong.append(f"completed twice: {record.run_id} was started again after its record")
     for record in kept:
         if record.outcome not in {Outcome.SUCCEEDED, Outcome.FAILED} or record.reason.startswith("OwnerLost"):
             continue
-        tries = [
-            life
-            for life in runs[record.run_id]
-            if life.start.replica == record.replica and life.start.attempt == record.attempt
+        attempts = [
+            lifetime
+            for lifetime in runs[record.run_id]
+            if lifetime.start.replica == record.replica and lifetime.start.attempt == record.attempt
         ]
         expected, ending = "ok" if record.outcome is Outcome.SUCCEEDED else "failed", "end"
         if record.outcome is Outcome.FAILED and record.reason == "deleted":
-            # Who had told the Pod to end was gone before he had written why: the next owner finds no more than that.
+            # The owner that deleted the Pod died before it wrote why. The next owner finds only that it was deleted.
             expected, ending = "deleted", "killed"
-        ends = [life.end.detail for life in tries if life.end is not None and life.end.kind == ending]
+        ends = [
+            lifetime.end.detail for lifetime in attempts if lifetime.end is not None and lifetime.end.kind == ending
+        ]
         if ends != [expected]:
             wrong.append(f"stale: {record.run_id} is {record.outcome.value} by {record.replica}, its process: {ends}")
     return wrong
 
 
-def _lost(lives: list[Life], kept: list[RunRecord], desired: DesiredState, history: History) -> list[str]:
-    """Every slot up to the floor was run or is counted, and the floor is where it should be."""
+def _lost(lifetimes: list[Lifetime], kept: list[RunRecord], desired: DesiredState, history: History) -> list[str]:
+    """Every slot up to ``decided_until`` ran or is counted, and ``decided_until`` keeps up with the clock."""
     if desired.deleted:
         return []
     state = history.states.get(desired.uid)
@@ -148,7 +150,7 @@ def _lost(lives: list[Life], kept: list[RunRecord], desired: DesiredState, histo
         return []
     by_hand = sum(record.outcome is Outcome.SKIPPED_OVERLAP for record in kept)
     kept = [record for record in kept if not record.manual]
-    run = len(kept) + sum(not one.token for one in (*state.runs, *state.waiting))
+    run = len(kept) + sum(not run.token for run in (*state.runs, *state.waiting))
     counted = state.skipped + state.missed + state.excluded - by_hand
     if desired.follows:
         return _unfollowed(kept, desired, history, run + counted + len(state.upcoming))
@@ -162,23 +164,25 @@ def _lost(lives: list[Life], kept: list[RunRecord], desired: DesiredState, histo
     behind = history.ended - 31 * SECOND - trigger.every - desired.definition.jitter - 2 * SECOND
     stopped = state.completed is not None or state.paused
     if not stopped and not state.runs and not state.waiting and state.decided_until < behind:
-        wrong.append(f"lost: {desired.slug} stands still since {(history.ended - state.decided_until) / SECOND:.1f} s")
+        wrong.append(f"lost: {desired.slug} has not moved for {(history.ended - state.decided_until) / SECOND:.1f} s")
     limit = desired.definition.max_runs
     if limit is not None and run > limit:
         wrong.append(f"too many: {desired.slug} ran {run} times of {limit}")
     return wrong
 
 
-def _unended(lives: list[Life], records: dict[str, RunRecord], desired: DesiredState, history: History) -> list[str]:
-    """Whatever had begun when the trouble ended has ended."""
-    started = {life.start.run_id for life in lives if life.start.at <= history.trouble_ended}
+def _unended(
+    lifetimes: list[Lifetime], records: dict[str, RunRecord], desired: DesiredState, history: History
+) -> list[str]:
+    """Everything that had started when the trouble ended has ended."""
+    started = {lifetime.start.run_id for lifetime in lifetimes if lifetime.start.at <= history.trouble_ended}
     wrong = [f"never ended: {run_id}" for run_id in sorted(started - set(records))]
-    wrong += [f"never ended: process of {life.start.run_id}" for life in lives if life.end is None]
+    wrong += [f"never ended: process of {lifetime.start.run_id}" for lifetime in lifetimes if lifetime.end is None]
     return wrong if not desired.deleted else [line for line in wrong if "process" in line]
 
 
 def _unfollowed(kept: list[RunRecord], desired: DesiredState, history: History, decided: int) -> list[str]:
-    """Each end of a run that it follows made a slot, and nothing else did."""
+    """Every end of a followed run made a slot, and nothing else did."""
     (trigger,) = desired.definition.triggers
     assert isinstance(trigger, FollowingTrigger)
     ends = [
@@ -201,8 +205,10 @@ def _unfollowed(kept: list[RunRecord], desired: DesiredState, history: History, 
     return wrong
 
 
-def _unheard(lives: list[Life], records: dict[str, RunRecord], desired: DesiredState, history: History) -> list[str]:
-    """What was asked for by hand was done once, and a run that was told to end was not started again."""
+def _unheard(
+    lifetimes: list[Lifetime], records: dict[str, RunRecord], desired: DesiredState, history: History
+) -> list[str]:
+    """Every manual request was carried out once, and a run that was being cancelled was not started again."""
     if desired.deleted:
         return []
     wrong = []
@@ -211,18 +217,18 @@ def _unheard(lives: list[Life], records: dict[str, RunRecord], desired: DesiredS
         last = desired.requests[-1]
         if last.run and f"{desired.uid}-{last.run}" not in records:
             wrong.append(f"unheard: {desired.uid}-{last.run} has no record")
-        asked = [("run-now", last.run), ("cancel", last.cancel), ("resume", last.resume)]
-        missing = [f"{act}/{token}" for act, token in asked if token and f"{act}/{token}" not in state.handled]
+        requested = [("run-now", last.run), ("cancel", last.cancel), ("resume", last.resume)]
+        missing = [f"{act}/{token}" for act, token in requested if token and f"{act}/{token}" not in state.handled]
         wrong += [f"unheard: {desired.slug} {act}" for act in missing]
     if desired.edited:
-        return wrong  # an edit may take back what told it to end
-    told = {event.run_id: event for event in history.events if event.kind == "told" and event.uid == desired.uid}
-    for life in lives:
-        cancel = told.get(life.start.run_id)
-        if cancel is None or life.start.attempt <= cancel.attempt or life.start.at <= cancel.at:
+        return wrong  # an edit may undo the cancellation
+    cancelled = {event.run_id: event for event in history.events if event.kind == "cancel" and event.uid == desired.uid}
+    for lifetime in lifetimes:
+        cancel = cancelled.get(lifetime.start.run_id)
+        if cancel is None or lifetime.start.attempt <= cancel.attempt or lifetime.start.at <= cancel.at:
             continue
-        if life.start.replica == cancel.replica or not _has_missed(desired, cancel.at, life.start.at):
-            wrong.append(f"uncancelled: {life.start.run_id} was told to end and started again")
+        if lifetime.start.replica == cancel.replica or not _has_missed(desired, cancel.at, lifetime.start.at):
+            wrong.append(f"uncancelled: {lifetime.start.run_id} was being cancelled and started again")
     return wrong
 
 
@@ -231,9 +237,9 @@ def _anchor_of(desired: DesiredState) -> Instant:
 
 
 def _has_missed(desired: DesiredState, came: Instant, later: Instant) -> bool:
-    """Whether the slot that was the newest when it ``came``, and replaced a run, was past its deadline ``later``.
+    """Return whether the slot that replaced a run at ``came`` was past its deadline at ``later``.
 
-    Where the replica was lost before it had stored that, the next one finds that slot missed, and the run goes on.
+    If the replica died before it had stored the replacement, the next owner finds the slot missed, and the run goes on.
     """
     deadline, (trigger,) = desired.definition.misfire.deadline, desired.definition.triggers or (None,)
     if desired.definition.concurrency is not Concurrency.REPLACE or deadline is None or trigger is None:

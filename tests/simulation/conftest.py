@@ -1,4 +1,4 @@
-"""What all simulations have in common."""
+"""What all simulations share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """What a replica logs while everything goes wrong is of no interest here."""
+    """Silence the logs: everything goes wrong here, and replicas report that."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.reset_defaults()

@@ -1,6 +1,6 @@
-"""The lease thread of a simulated replica: the same pure step, driven by the world.
+"""The lease thread of a simulated replica: the same pure steps, driven by the world's clock.
 
-It goes on while the replica's event loop is blocked, and stands still with everything else while it is paused.
+It continues while the replica's event loop is blocked, and stops with everything else while the replica is paused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SimulatedLeaseThread:
 
     @classmethod
     def on(cls, machine: Machine, distant: DistantStore) -> object:
-        """What ``Replica`` wants as its keeper's constructor."""
+        """Return the constructor of the lease thread that ``Replica`` expects."""
 
         def make(
             store: Store, replica: str, leases: Leases, clock: Clock, calls: LeaseCallbacks
@@ -61,23 +61,23 @@ class SimulatedLeaseThread:
         expired = self.leases.expired(now)
         if expired:
             self.machine.loop.call_soon(self.calls.expired, expired)
-        asked = [] if self.renewing else self.leases.to_renew(now)
-        if asked:
+        due = [] if self.renewing else self.leases.to_renew(now)
+        if due:
             self.renewing = True
             self.store.renew(
-                self.replica, asked, from_seconds(self.leases.length), lambda answer: self._answered(asked, now, answer)
+                self.replica, due, from_seconds(self.leases.length), lambda answer: self._answered(due, now, answer)
             )
 
-    def _answered(self, asked: Sequence[tuple[Key, int]], sent: float, answer: Renewal | Exception) -> None:
+    def _answered(self, due: Sequence[tuple[Key, int]], sent: float, answer: Renewal | Exception) -> None:
         if self.stopped or self.machine.dead:
             return
-        if self.machine.paused:  # it lies in a socket until the process goes on
-            self.machine.world.after(0.05, lambda: self._answered(asked, sent, answer))
+        if self.machine.paused:  # the answer waits in the socket until the process continues
+            self.machine.world.after(0.05, lambda: self._answered(due, sent, answer))
             return
         self.renewing = False
         if isinstance(answer, Exception):
             return
-        renewed = self.leases.renewed(asked, answer, sent)
+        renewed = self.leases.renewed(due, answer, sent)
         if renewed.extended:
             self.calls.extend(renewed.extended, renewed.deadline)
         self.machine.loop.call_soon(self.calls.renewed, renewed)

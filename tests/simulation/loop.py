@@ -1,4 +1,4 @@
-"""An event loop whose time is the world's: it never waits, and runs only when the world lets it."""
+"""An event loop on the world's clock: it never waits, and runs only when the world lets it run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_STEPS = 20_000
-"""Rounds without time passing after which a loop counts as spinning."""
+"""After this many rounds in which no time passes, a loop counts as spinning."""
 
 
 class SpinningError(AssertionError):
-    """A replica did not come to rest: it would burn a core."""
+    """A replica does not come to rest. It would occupy a core."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -29,14 +29,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._clock()
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]  # no thread is here to be safe from
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]  # there is only one thread
         return self.call_soon(callback, *args, context=context)
 
     def _process_events(self, event_list: Any) -> None:
         raise AssertionError("there is no selector")
 
     def next_timer(self) -> float | None:
-        """When this loop wants to wake, by its own clock; now if something is ready."""
+        """Return when this loop has to run next, by its own clock; now if something is ready."""
         scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
         while scheduled and scheduled[0].cancelled():
             handle = heapq.heappop(scheduled)
@@ -46,7 +46,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return scheduled[0].when() if scheduled else None
 
     def run_ready(self) -> None:
-        """Run everything that is due now, until the loop is at rest."""
+        """Run everything that is due now."""
         previous = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:

@@ -1,9 +1,9 @@
-"""The network between a replica and the store: it delays, cuts connections, and loses what it pleases.
+"""The network between a replica and the store: it delays calls, cuts connections, and loses messages.
 
-A call travels to the store, is carried out there at one instant, and its answer travels back. A cut before it arrives
-means that nothing happened; a cut on the way back means that it did happen and nobody was told. The caller sees the
-same error in both cases. And in a third: a call may be held back, by a store that stands still or by something on the
-way to it, and be carried out long after its caller gave it up.
+A call travels to the store, is carried out there at one instant, and its answer travels back. If the connection is cut
+before the call arrives, nothing happened. If it is cut on the way back, the call was carried out and its caller does
+not know. A call may also be held back, by a store that stands still or on the way to it, and be carried out long after
+its caller has given up. The caller sees the same error in all three cases.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 LONGEST_ANSWER = 8.0
-"""Seconds after which a client gives a call up."""
+"""Seconds after which a client gives up a call."""
 
 
 class Faults:
-    """How bad the network is now."""
+    """What is wrong with the network now."""
 
     def __init__(self) -> None:
         self.latency = 0.002
@@ -51,12 +51,12 @@ class Faults:
         self.lose_reply = 0.0
         self.lose_wake = 0.0
         self.cut: set[str] = set()
-        """Replicas that reach nothing."""
+        """Names of replicas that reach nothing."""
         self.held_back: dict[str, list[Callable[[], None]]] = {}
-        """Of replicas whose calls don't arrive for now: those under way."""
+        """By replica whose calls are held back: the calls that are under way."""
 
     def heal(self) -> None:
-        """Losses and slowness end; who is cut off, or held back, still is."""
+        """End losses and delays. A replica that is cut off or held back stays so."""
         self.latency = 0.002
         self.lose_request = self.lose_reply = self.lose_wake = 0.0
 
@@ -65,14 +65,14 @@ class Faults:
             self.held_back.setdefault(name, [])
 
     def let_through(self) -> list[Callable[[], None]]:
-        """Everything that was held back, to be carried out now."""
+        """Stop holding back, and return the calls that were held back."""
         late = [arrive for calls in self.held_back.values() for arrive in calls]
         self.held_back.clear()
         return late
 
 
 class Link:
-    """One machine's way to the store."""
+    """The connection of one machine to the store."""
 
     def __init__(self, world: World, machine: Machine, faults: Faults) -> None:
         self.world = world
@@ -85,12 +85,12 @@ class Link:
         return min(delay, LONGEST_ANSWER)
 
     def send(self, operation: Callable[[], _T], answer: Callable[[_T | Exception], None]) -> None:
-        """Carry a call out; ``answer`` is called once, on the way back, unless the machine died."""
+        """Carry out a call. ``answer`` is called once with the result, unless the machine has died."""
         faults, rng, sent = self.faults, self.world.random, self.world.now
         lost = StoreUnavailable("the connection was cut")
         answered = False
 
-        def tell(value: _T | Exception) -> None:
+        def reply(value: _T | Exception) -> None:
             nonlocal answered
             if not answered:
                 answered = True
@@ -102,7 +102,7 @@ class Link:
                 carry_out()
             else:
                 calls.append(carry_out)
-                self.world.at(sent + LONGEST_ANSWER, lambda: tell(StoreUnavailable("no answer in time")))
+                self.world.at(sent + LONGEST_ANSWER, lambda: reply(StoreUnavailable("no answer in time")))
 
         def carry_out() -> None:
             try:
@@ -110,12 +110,12 @@ class Link:
             except Exception as error:
                 value = error
             if self.machine.name in faults.cut or rng.random() < faults.lose_reply:
-                self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: tell(lost))
+                self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: reply(lost))
             else:
-                self.world.after(self.delay(), lambda: tell(value))
+                self.world.after(self.delay(), lambda: reply(value))
 
         if self.machine.name in faults.cut or rng.random() < faults.lose_request:
-            self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: tell(lost))
+            self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: reply(lost))
         else:
             self.world.after(self.delay(), arrive)
 
@@ -136,7 +136,7 @@ class Link:
 
 
 def at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """The result of a coroutine that waits for nothing."""
+    """Return the result of a coroutine that never waits."""
     try:
         coroutine.send(None)
     except StopIteration as done:
@@ -227,7 +227,7 @@ class DistantStore:
         lease: Micros,
         answer: Callable[[Renewal | Exception], None],
     ) -> None:
-        """For the keeper, which has no event loop here."""
+        """Renew for the lease thread, which has no event loop here."""
 
         async def renewal() -> Renewal:
             async with self.near.renewer(replica) as renewer:
@@ -237,18 +237,18 @@ class DistantStore:
 
     @asynccontextmanager
     async def listen(self, on_wake: Callable[[Wake], None]) -> AsyncIterator[None]:
-        """What is told arrives late; a lost notification is a lost connection, of which the replica hears later."""
+        """Notifications arrive late. A lost one is a lost connection, which the replica notices later."""
         link = self.link
 
         def arrive(wake: Wake) -> None:
             if not link.machine.dead:
                 link.machine.loop.call_soon(on_wake, wake)
 
-        def told(wake: Wake) -> None:
+        def notify(wake: Wake) -> None:
             if link.machine.name in link.faults.cut or link.world.random.random() < link.faults.lose_wake:
                 link.world.after(link.world.random.uniform(0.1, 3.0), lambda: arrive(Wake(notifications_lost=True)))
             else:
                 link.world.after(link.delay(), lambda: arrive(wake))
 
-        async with self.near.listen(told):
+        async with self.near.listen(notify):
             yield

@@ -1,7 +1,7 @@
-"""Pods in the simulation: attempts that live in a cluster beside the replicas, and what a replica does about them.
+"""Pods in the simulation: attempts that run in a cluster beside the replicas, and how a replica handles them.
 
-A Pod is made by name and there is one of each name, ever: a second creation finds the first, even when that has ended.
-It goes on whatever becomes of the replica that made it, and ends by itself, or some time after somebody asked for that.
+There is never more than one Pod of a name: a second creation finds the first Pod, even after that has ended. A Pod
+outlives the replica that created it. It ends by itself, or some time after somebody deleted it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _T = TypeVar("_T")
 class Pod:
     attempt: Attempt
     number: int = 0
-    """0: it never was, and never will be."""
+    """0: it was never created, and never will be."""
     result: Result | None = None
-    """None: it lives."""
+    """None: it runs."""
     watchers: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -40,20 +40,20 @@ class Cluster:
         self.longest = longest
         self.pods: dict[str, Pod] = {}
         self.deleted: set[str] = set()
-        """Uids of objects that are gone, and their Pods with them."""
+        """Uids of objects that were deleted, and their Pods with them."""
 
     async def create(self, attempt: Attempt) -> Pod:
         name = pod_name(attempt)
         if name not in self.pods:
             if attempt.uid in self.deleted:
-                self.pods[name] = Pod(attempt, 0, Result(False, "its owner is gone"))
+                self.pods[name] = Pod(attempt, 0, Result(False, "its owner was deleted"))
             else:
                 self._start(name, attempt)
         return self.pods[name]
 
     async def end(self, attempt: Attempt) -> Pod:
-        """Ask for the end of a Pod; where there is none, there will be none."""
-        pod = self.pods.setdefault(pod_name(attempt), Pod(attempt, 0, Result(False, "it never was")))
+        """Delete a Pod. If there is none of its name, none is created later."""
+        pod = self.pods.setdefault(pod_name(attempt), Pod(attempt, 0, Result(False, "it was never created")))
         if pod.result is None:
             self.world.after(self.world.random.uniform(0.0, 4.0), lambda: self._kill(pod))
         return pod
@@ -76,14 +76,14 @@ class Cluster:
     def _end(self, pod: Pod, result: Result) -> None:
         if pod.result is None:
             self._log("end", pod, "ok" if result.ok else "failed")
-            self._tell(pod, result)
+            self._set_result(pod, result)
 
     def _kill(self, pod: Pod) -> None:
         if pod.result is None:
             self._log("killed", pod, "deleted")
-            self._tell(pod, Result(False, "deleted", where=pod_name(pod.attempt)))
+            self._set_result(pod, Result(False, "deleted", where=pod_name(pod.attempt)))
 
-    def _tell(self, pod: Pod, result: Result) -> None:
+    def _set_result(self, pod: Pod, result: Result) -> None:
         pod.result = result
         for watcher in pod.watchers:
             watcher()
@@ -104,7 +104,7 @@ class Cluster:
 
 
 class PodExecutor:
-    """``Executor`` of a kind that outlives: makes Pods over a link that fails, and adopts what is there."""
+    """The executor of a detached kind: it creates Pods over a link that fails, and adopts existing ones."""
 
     def __init__(self, cluster: Cluster, link: Link) -> None:
         self.cluster = cluster
@@ -118,7 +118,7 @@ class PodExecutor:
 
     async def run(self, attempt: Attempt) -> Result:
         if attempt.ending == CANCELLED:
-            self._told(attempt)
+            self._log_cancel(attempt)
             return await self._watch(await self._call(lambda: self.cluster.end(attempt)))
         try:
             pod = await self._call(lambda: self.cluster.create(attempt))
@@ -127,7 +127,7 @@ class PodExecutor:
             return await self._watch(pod)
         except asyncio.CancelledError:
             if attempt.ending == CANCELLED:
-                self._told(attempt)
+                self._log_cancel(attempt)
                 await self._watch(await self._call(lambda: self.cluster.end(attempt)))
             raise
 
@@ -151,9 +151,9 @@ class PodExecutor:
         assert pod.result is not None
         return pod.result
 
-    def _told(self, attempt: Attempt) -> None:
+    def _log_cancel(self, attempt: Attempt) -> None:
         self.cluster.world.log(
-            "told", self.link.machine.name, uid=attempt.uid, run_id=attempt.run_id, attempt=attempt.attempt
+            "cancel", self.link.machine.name, uid=attempt.uid, run_id=attempt.run_id, attempt=attempt.attempt
         )
 
 

@@ -1,7 +1,7 @@
-"""Jobs in the simulation: processes beside the replica, watched as the spawning helper watches real ones.
+"""Jobs in the simulation: processes beside the replica, supervised like those of shell jobs.
 
-A process lives in the world and not in its replica: when the replica is killed its helper kills the process at once;
-when the replica is stopped (SIGSTOP) the process goes on until its deadline, which only a renewal moves.
+A process belongs to the world and not to its replica. If the replica is killed, its helper kills the process at once.
+If the replica is stopped (SIGSTOP), the process continues until its deadline, which only a renewal moves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Process:
 
 
 class SimulatedExecutor:
-    """``Executor`` whose jobs take a random time and end as the seed wants."""
+    """An executor whose jobs take a random time and end as the seed decides."""
 
     def __init__(self, world: World, machine: Machine, *, fail: float, longest: float) -> None:
         self.world = world
@@ -57,7 +57,7 @@ class SimulatedExecutor:
             return await process.done
         except asyncio.CancelledError:
             if attempt.ending == CANCELLED:
-                self._log("told", process)
+                self._log("cancel", process)
             self._kill(process, "cancelled")
             raise
         finally:
@@ -73,30 +73,30 @@ class SimulatedExecutor:
             self._kill(process, "replica died")
 
     def _watch(self, process: Process) -> None:
-        """The helper kills at the deadline, a margin before it."""
+        """Kill the process shortly before its deadline, as the helper does."""
         left = process.machine.global_time(process.deadline - 0.5) - self.world.now
 
-        def look() -> None:
+        def check() -> None:
             if process.alive and self.machine.global_time(process.deadline - 0.5) <= self.world.now + 1e-6:
                 self._kill(process, "deadline")
             elif process.alive:
                 self._watch(process)
 
-        self.world.after(max(0.01, left), look)
+        self.world.after(max(0.01, left), check)
 
     def _end(self, process: Process, result: Result) -> None:
         if process.alive:
             process.alive = False
             self._log("end", process, "ok" if result.ok else "failed")
-            self._tell(process, result)
+            self._set_result(process, result)
 
     def _kill(self, process: Process, why: str) -> None:
         if process.alive:
             process.alive = False
             self._log("killed", process, why)
-            self._tell(process, Result(False, f"killed: {why}", lost=True))
+            self._set_result(process, Result(False, f"killed: {why}", lost=True))
 
-    def _tell(self, process: Process, result: Result) -> None:
+    def _set_result(self, process: Process, result: Result) -> None:
         if not self.machine.dead:
             done = process.done
             self.machine.loop.call_soon(lambda: None if done.done() else done.set_result(result))

@@ -1,4 +1,4 @@
-"""What one seed does: replicas, schedules, edits, and everything that goes wrong; then peace, and an orderly end."""
+"""What happens in one seed: replicas, schedules, edits, and faults; then time without faults, and a clean shutdown."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from scheduledjob.domain.triggers.registry import Trigger
 
 TROUBLE = 60.0
-"""Seconds in which things go wrong."""
+"""Seconds in which faults happen."""
 PEACE = 75.0
-"""Seconds without faults after that: everything begun must have ended by then."""
+"""Seconds without faults after that. Everything that has started must end in them."""
 LONGEST_JOB = 6.0
 BACKOFFS: list[Backoff] = [Exponential(0.5, 4.0, 2.0, 3), Fixed([0.2, 1.0]), Exponential(1.0, 1.0, 1.0, 0)]
 ALL = Keep(10**6, 10**6, 365 * DAY)
@@ -53,9 +53,9 @@ class DesiredState:
     deleted: bool = False
     resumed: bool = False
     generation: int = 0
-    """0: not of a cluster."""
+    """0: it is not an object in a cluster."""
     requests: list[Requests] = field(default_factory=list)
-    """What stood on the object, one after the other."""
+    """The manual requests on the object, oldest first."""
 
     @property
     def detached(self) -> bool:
@@ -63,21 +63,21 @@ class DesiredState:
 
     @property
     def follows(self) -> str:
-        """The slug of what it follows; empty: nothing."""
+        """The slug of the schedule that it follows; empty if it follows none."""
         (trigger,) = self.definition.triggers or (None,)
         return f"default/{trigger.name}" if isinstance(trigger, FollowingTrigger) else ""
 
 
 @dataclass(slots=True)
 class History:
-    """Everything that a checker may look at."""
+    """Everything that the checker sees."""
 
     seed: int
     events: list[Event]
     desired_rows: list[DesiredState]
     records: list[RunRecord]
     states: dict[str, State]
-    """By uid, of the schedules that are left at the end."""
+    """The states of the schedules that exist at the end, by uid."""
     trouble_ended: Instant
     ended: Instant
     failures: list[str]
@@ -127,7 +127,7 @@ class Scenario:
         for _ in range(rng.randint(0, 6)):
             world.at(rng.uniform(5, TROUBLE), self.edit_or_delete)
         for _ in range(rng.randint(0, 25)):
-            world.at(rng.uniform(2, TROUBLE), self.act)
+            world.at(rng.uniform(2, TROUBLE), self.make_request)
         for _ in range(rng.randint(2, 14)):
             world.at(rng.uniform(1, TROUBLE), rng.choice(self.troubles()))
         world.run_until(TROUBLE)
@@ -173,13 +173,13 @@ class Scenario:
         world.log("replica", machine.name, detail="started")
 
     def alive(self) -> list[Running]:
-        return [one for one in self.running if not one.machine.dead and not one.task.done()]
+        return [running for running in self.running if not running.machine.dead and not running.task.done()]
 
-    def kill(self, one: Running) -> None:
-        self.world.log("replica", one.machine.name, detail="killed")
-        one.machine.dead = True
-        one.executor.replica_died()
-        self.faults.cut.discard(one.machine.name)
+    def kill(self, running: Running) -> None:
+        self.world.log("replica", running.machine.name, detail="killed")
+        running.machine.dead = True
+        running.executor.replica_died()
+        self.faults.cut.discard(running.machine.name)
 
     # ---------------------------------------------------------------- what goes wrong
 
@@ -203,17 +203,17 @@ class Scenario:
 
     def pause(self) -> None:
         if alive := self.alive():
-            one = self.rng.choice(alive)
-            self._flag_for(one, "paused", self.rng.choice([0.5, 4.0, 12.0, 25.0, 40.0]))
+            running = self.rng.choice(alive)
+            self._flag_for(running, "paused", self.rng.choice([0.5, 4.0, 12.0, 25.0, 40.0]))
 
     def block(self) -> None:
         if alive := self.alive():
             self._flag_for(self.rng.choice(alive), "blocked", self.rng.choice([0.5, 5.0, 20.0]))
 
-    def _flag_for(self, one: Running, flag: str, seconds: float) -> None:
-        self.world.log("replica", one.machine.name, detail=f"{flag} for {seconds} s")
-        setattr(one.machine, flag, True)
-        self.world.after(seconds, lambda: setattr(one.machine, flag, False))
+    def _flag_for(self, running: Running, flag: str, seconds: float) -> None:
+        self.world.log("replica", running.machine.name, detail=f"{flag} for {seconds} s")
+        setattr(running.machine, flag, True)
+        self.world.after(seconds, lambda: setattr(running.machine, flag, False))
 
     def cut(self) -> None:
         if alive := self.alive():
@@ -224,11 +224,11 @@ class Scenario:
             self.world.after(seconds, lambda: self.faults.cut.discard(name))
 
     def store_stands_still(self) -> None:
-        """Nobody's calls are carried out for a while, and then all of them at once."""
-        self._hold_back([one.machine.name for one in self.alive()])
+        """No call is carried out for a while, and then all of them at once."""
+        self._hold_back([running.machine.name for running in self.alive()])
 
     def hold_back(self) -> None:
-        """Something on the way of one replica holds its calls back, and lets them through when nobody waits."""
+        """The calls of one replica are held back on their way, and arrive when nobody waits for them any more."""
         if alive := self.alive():
             self._hold_back([self.rng.choice(alive).machine.name])
 
@@ -252,19 +252,19 @@ class Scenario:
         self.world.after(rng.uniform(1, 15), faults.heal)
 
     def restart(self) -> None:
-        """A rolling update: one ends in order while another starts."""
+        """A rolling update: one replica shuts down while another starts."""
         if alive := self.alive():
-            one = self.rng.choice(alive)
-            self.world.log("replica", one.machine.name, detail="stops in order")
-            one.machine.loop.call_soon(one.replica.stop)
+            running = self.rng.choice(alive)
+            self.world.log("replica", running.machine.name, detail="shuts down")
+            running.machine.loop.call_soon(running.replica.stop)
             self.world.after(self.rng.uniform(0, 3), self.start_replica)
 
     def make_peace(self, replicas: int) -> None:
         self.faults.heal()
         self.faults.cut.clear()
         self._let_through()
-        for one in self.running:
-            one.machine.paused = one.machine.blocked = False
+        for running in self.running:
+            running.machine.paused = running.machine.blocked = False
         while len(self.alive()) < replicas:
             self.start_replica()
 
@@ -296,22 +296,22 @@ class Scenario:
         state.generation = desired.generation
         wake = state.next.due if state.next else created
         return NewRow(
-            slug,
-            desired.uid,
-            definition.kind,
-            origin,
-            definition.encode(),
-            state.encode(),
-            wake,
-            desired.first,
-            None,
-            created,
-            desired.generation,
-            requests.encode(),
+            slug=slug,
+            uid=desired.uid,
+            kind=definition.kind,
+            origin=origin,
+            definition=definition.encode(),
+            state=state.encode(),
+            wake_at=wake,
+            first=desired.first,
+            payload=None,
+            created_at=created,
+            generation=desired.generation,
+            requests=requests.encode(),
         )
 
     def reconcile(self, desired: DesiredState, requests: Requests | None = None) -> None:
-        """Somebody saw the object, with the acts that stand there, or stood there when he looked."""
+        """Reconcile the object with its requests of now, or with those of an earlier time."""
         if desired.generation and not desired.deleted:
             requests = requests or (desired.requests[-1] if desired.requests else NONE)
             at_once(self.client.reconcile([self.row_of(desired, Origin.CLUSTER, requests)]))
@@ -340,8 +340,8 @@ class Scenario:
             keep=ALL,
         )
 
-    def act(self) -> None:
-        """Somebody asks for something by hand; somebody else may have seen the object as it was before."""
+    def make_request(self) -> None:
+        """Make a manual request. Another replica may reconcile the object as it was before."""
         rng = self.rng
         left = [desired for desired in self.desired_rows if desired.generation and not desired.deleted]
         if not left:
@@ -357,7 +357,7 @@ class Scenario:
             values[what] = begun[-1] if begun else "nothing"
         desired.resumed |= what == "resume"
         desired.requests.append(Requests(**values, payload=b"by hand" if what == "run" else None))
-        self.world.log("act", "", uid=desired.uid, detail=f"{what} {values[what]}")
+        self.world.log("request", "", uid=desired.uid, detail=f"{what} {values[what]}")
         self.reconcile(desired)
         if rng.random() < 0.3:
             old = rng.choice(desired.requests)
@@ -393,20 +393,20 @@ class Scenario:
     # ---------------------------------------------------------------- the end
 
     def end(self, trouble_ended: Instant) -> History:
-        """Stop every replica in order, then see what is left."""
+        """Shut every replica down, and return the history."""
         world = self.world
-        for one in self.alive():
-            one.machine.loop.call_soon(one.replica.stop)
+        for running in self.alive():
+            running.machine.loop.call_soon(running.replica.stop)
         world.run_until(world.now + 30)
-        for one in self.running:
-            for context in one.machine.loop.failures:
-                self.failures.append(f"{one.machine.name}: {context.get('message')} {context.get('exception')!r}")
-            if one.machine.dead:
+        for running in self.running:
+            for context in running.machine.loop.failures:
+                self.failures.append(f"{running.machine.name}: {context.get('message')} {context.get('exception')!r}")
+            if running.machine.dead:
                 continue
-            if not one.task.done():
-                self.failures.append(f"{one.machine.name} did not end")
-            elif not one.task.cancelled() and (error := one.task.exception()) is not None:
-                self.failures.append(f"{one.machine.name} failed: {_deepest(error)!r}")
+            if not running.task.done():
+                self.failures.append(f"{running.machine.name} did not end")
+            elif not running.task.cancelled() and (error := running.task.exception()) is not None:
+                self.failures.append(f"{running.machine.name} failed: {_deepest(error)!r}")
         rows = at_once(self.client.rows(limit=10_000))
         history = History(
             self.seed,
@@ -418,13 +418,13 @@ class Scenario:
             world.store_clock(),
             self.failures,
         )
-        self._tombstone()
+        self._close_loops()
         return history
 
-    def _tombstone(self) -> None:
-        """Let the tasks of dead replicas go, which Python would otherwise complain of."""
-        for one in self.running:
-            loop = one.machine.loop
+    def _close_loops(self) -> None:
+        """Cancel the tasks of dead replicas, so that Python does not report them as pending."""
+        for running in self.running:
+            loop = running.machine.loop
             for _ in range(20):
                 tasks = asyncio.all_tasks(loop)
                 if not tasks:
@@ -442,5 +442,5 @@ def _deepest(error: BaseException) -> BaseException:
 
 
 def play(seed: int) -> History:
-    """The history of a seed: the same each time."""
+    """Return the history of a seed, which is the same each time."""
     return Scenario(seed).play()

@@ -1,7 +1,7 @@
-"""An outage of the store alone costs time: what ended while it lasted is not run again.
+"""An outage of the store alone costs only time: what ended during the outage does not run again.
 
-The replicas live on and fence what they can't renew, so the ends that they know of are true. All that could bring a
-finished run back is a claim that is carried out before its end is written.
+The replicas survive and stop what they can't renew, so they know which runs have ended. A finished run could start
+again only through a claim that the store carries out before the end is written.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ AT_A_TIME = 20
 
 
 class Outage(Scenario):
-    """Nothing goes wrong but that the store stands still.
+    """Nothing goes wrong except that the store stands still.
 
-    Everybody looks so often that he knows of each outage in which a lease may have passed. One who had no reason to ask
-    for long, and asks in its last second, may take a row over before its end is written.
+    The heartbeat is short, so that every replica notices each outage in which a lease may have ended. A replica that
+    had no reason to call the store for long, and claims in the last second of the outage, may claim a row before the
+    end of its run is written.
     """
 
     def choose_settings(self) -> dict[str, Any]:
@@ -36,7 +37,7 @@ class Outage(Scenario):
 
 
 def run_again(history: History) -> list[str]:
-    """Runs that were started after their process had ended by itself, and well."""
+    """Return the runs that started again after their process had succeeded."""
     ended: set[str] = set()
     again: dict[str, int] = defaultdict(int)
     for event in history.events:

@@ -1,4 +1,4 @@
-"""Some hundred seeds of the simulation, the planted bugs, and the promise that a seed replays exactly.
+"""A few hundred seeds of the simulation, the planted bugs, and the promise that a seed replays exactly.
 
 ``make simulate SEEDS=2000`` plays more.
 """
@@ -38,7 +38,7 @@ def test_a_planted_bug_is_found(name: str) -> None:
             try:
                 wrong = check(play(seed))
             except SpinningError:
-                continue  # found as well, but not by the rule in question
+                continue  # a symptom of the bug, but not the rule that has to find it
             if any(line.startswith(rule) for line in wrong):
                 return
     pytest.fail(f"not found in {SEEDS_FOR_A_BUG} seeds")

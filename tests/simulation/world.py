@@ -1,8 +1,8 @@
-"""The world: one clock, a queue of what happens when, and the replicas that live in it.
+"""The world: one clock, a queue of future events, and the replicas.
 
 Time is in seconds from the start of the world; the store's clock is a fixed epoch later. Each replica has a monotonic
-clock of its own (another zero, a slightly other rate). Everything random comes from the seed's generator, and things
-that happen at the same time happen in the order in which they were asked for, so a seed replays exactly.
+clock of its own, with another zero and a slightly different rate. Everything random comes from the generator of the
+seed, and events of the same time happen in the order in which they were scheduled, so a seed replays exactly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EPOCH: Instant = 1_790_000_000 * SECOND
 
 @dataclass(slots=True)
 class Event:
-    """Something that the checker may want to know."""
+    """Something that the checker uses, or that helps to understand a seed."""
 
     at: Instant
     kind: str
@@ -41,7 +41,7 @@ class Event:
 
 @dataclass(slots=True, eq=False)
 class Machine:
-    """Where one replica lives: its clock and event loop, and whether it runs, is paused, or is dead."""
+    """The machine of one replica: its clock, its event loop, and whether it runs, is paused, or is dead."""
 
     name: str
     offset: float
@@ -50,7 +50,7 @@ class Machine:
     loop: VirtualLoop = field(init=False)
     paused: bool = False
     blocked: bool = False
-    """The event loop stands still (a job in Python blocks it); the lease thread goes on."""
+    """A Python job blocks the event loop; the lease thread continues."""
     dead: bool = False
     finished: bool = False
 
@@ -77,7 +77,7 @@ class World:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self.numbers = count(1)
-        """Of processes."""
+        """Numbers of processes."""
 
     def store_clock(self) -> Instant:
         return EPOCH + int(self.now * SECOND)
@@ -92,7 +92,7 @@ class World:
         self.events.append(Event(self.store_clock(), kind, replica, **details))  # type: ignore[arg-type]
 
     def run_until(self, end: float) -> None:
-        """Let everything happen that happens before ``end``."""
+        """Let everything happen until ``end``."""
         while True:
             for machine in self.machines:
                 if machine.runs:
@@ -106,7 +106,7 @@ class World:
                 heapq.heappop(self._queue)[2]()
 
     def _next(self) -> float | None:
-        # A hair later: the conversion between two clocks must not make a timer that is due look early.
+        # Slightly later, so that rounding between two clocks does not make a due timer look early.
         moments = [
             max(self.now, machine.global_time(timer) + 1e-7)
             for machine in self.machines

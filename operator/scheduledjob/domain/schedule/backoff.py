@@ -1,7 +1,7 @@
-"""Backoff: how long a failed attempt waits for the next one, and when there is none.
+"""Backoff: how long to wait between a failed attempt and the next, and when no retry is left.
 
-Two shapes, as the resource has them. Both are values: they are part of a definition, stored with it, compared by
-content. Attempts that were lost with their replica are not failures and never come here.
+There are two kinds, as in the manifest. Both are values: they are part of a definition, stored with it, and compared by
+content. Attempts that were lost with their replica are not failures and have no backoff.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ WITHOUT_END = -1
 
 
 class Exponential(msgspec.Struct, frozen=True, omit_defaults=True, tag="exponential", tag_field="backoff"):
-    """``initial``, then each time ``multiplier`` times as long, at most ``max``; all in seconds.
+    """Wait ``initial`` seconds, then ``multiplier`` times as long each time, but at most ``max`` seconds.
 
-    ``max_retries`` of -1 retries without end. Raises ``ValueError`` for a length that is not positive, a
+    With ``max_retries`` of -1 there is always another retry. Raises ``ValueError`` for a length that is not positive, a
     multiplier below 1 or a ``max`` below ``initial``.
     """
 
@@ -43,7 +43,7 @@ class Exponential(msgspec.Struct, frozen=True, omit_defaults=True, tag="exponent
         _check_retries(self.max_retries)
 
     def delay(self, failed: int) -> Micros | None:
-        """The wait after the ``failed``-th failed attempt (from 1); None when no retry is left."""
+        """Return the wait after the ``failed``-th failed attempt (from 1); None if no retry is left."""
         if self.max_retries != WITHOUT_END and failed > self.max_retries:
             return None
         try:
@@ -54,10 +54,10 @@ class Exponential(msgspec.Struct, frozen=True, omit_defaults=True, tag="exponent
 
 
 class Fixed(msgspec.Struct, frozen=True, omit_defaults=True, tag="fixed", tag_field="backoff"):
-    """The given waits in seconds, one retry for each.
+    """Wait the given seconds, with one retry for each interval.
 
-    With ``max_retries`` set, that is the number of retries and the last interval repeats; -1 is without end.
-    Raises ``ValueError`` for no intervals or one that is not positive.
+    ``max_retries`` sets another number of retries; then the last interval repeats. -1: there is always another retry.
+    Raises ``ValueError`` for no intervals, or for one that is not positive.
     """
 
     intervals: Sequence[float]
@@ -76,7 +76,7 @@ class Fixed(msgspec.Struct, frozen=True, omit_defaults=True, tag="fixed", tag_fi
             _check_retries(self.max_retries)
 
     def delay(self, failed: int) -> Micros | None:
-        """The wait after the ``failed``-th failed attempt (from 1); None when no retry is left."""
+        """Return the wait after the ``failed``-th failed attempt (from 1); None if no retry is left."""
         allowed = len(self.intervals) if self.max_retries is None else self.max_retries
         if allowed != WITHOUT_END and failed > allowed:
             return None
@@ -94,6 +94,6 @@ def _check_seconds(name: str, seconds: float) -> None:
 
 def _check_retries(retries: int) -> None:
     if not isinstance(retries, int) or isinstance(retries, bool):
-        raise TypeError(f"max_retries {retries!r:.60} is not allowed: a whole number, or -1 for retries without end")
+        raise TypeError(f"max_retries {retries!r:.60} is not allowed: a whole number, or -1 for no limit")
     if retries < WITHOUT_END:
-        raise ValueError(f"max_retries {retries} is not allowed: 0 or more, or -1 for retries without end")
+        raise ValueError(f"max_retries {retries} is not allowed: 0 or more, or -1 for no limit")

@@ -1,7 +1,7 @@
-"""Plans: a definition with its triggers parsed, ready to answer when it fires.
+"""Plans: a definition with its triggers parsed, from which the slots of its rows follow.
 
-Parsing an expression costs more than finding a slot. So what depends on the definition alone is computed once and
-shared by all its rows. What depends on the row (when it was created, what it is called) is bound for each row.
+Parsing an expression costs more than finding a slot. So what depends only on the definition is computed once and shared
+by all its rows. What depends on the row (its creation time, its name) is bound for each row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """A definition and, where no row changes it, its timetable. Raises ``CronError`` for a wrong expression."""
+    """A definition and, unless it depends on the row, its timetable. Raises ``CronError`` for an invalid expression."""
 
     __slots__ = ("definition", "shared")
 
@@ -30,9 +30,9 @@ class Plan:
 
 
 def slots_of(plan: Plan, *, seed: str, created: Instant) -> Slots | None:
-    """Return when a row with this plan fires; None if the definition has no triggers.
+    """Return the slots of a row with this plan; None if the definition has no triggers.
 
-    ``seed`` decides the values of ``H``, intervals without an anchor count from ``created``.
+    The values of ``H`` follow from ``seed``. Intervals without an anchor count from ``created``.
     """
     if not plan.definition.triggers:
         return None
