@@ -13,7 +13,7 @@ import psutil
 
 from scheduledjob.engine.executor import Attempt
 from scheduledjob.jobs.shell.shell_kind import ShellSpec
-from scheduledjob.jobs.shell.spawner.processes import everybody, status_of
+from scheduledjob.jobs.shell.spawner.processes import all_pids, status_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -85,7 +85,7 @@ class Reports:
 
 def bearing(text: str) -> list[int]:
     """The living processes, zombies too, that have ``text`` in their environment or were forked by one that has."""
-    return [pid for pid in everybody() if text.encode() in _environment(pid)]
+    return [pid for pid in all_pids() if text.encode() in _environment(pid)]
 
 
 def _environment(pid: int) -> bytes:
@@ -104,7 +104,7 @@ def is_alive(pid: int) -> bool:
 
 def descendants(pid: int) -> set[int]:
     """The processes below one, zombies too."""
-    parents = {other: status[1] for other in everybody() if (status := status_of(other)) is not None}
+    parents = {other: status[1] for other in all_pids() if (status := status_of(other)) is not None}
 
     def below(parent: int) -> Iterator[int]:
         for other, its in parents.items():

@@ -1,10 +1,9 @@
-"""Shell jobs beside a process that holds secrets: what they are confined to, and whether this machine can do it.
+"""Confines shell jobs beside a process that holds secrets: what they may read, and whether this machine can do it.
 
-Jobs run as the user of the process that starts them, and to the kernel that means that they may read its memory, its
-environment and its files. Three things stand against it: this process is made unreadable
-(``make_unreadable``), Landlock denies a job all files but those named here, and a filter denies it the system calls by
-which processes reach each other; ``spawner`` holds jobs to the latter two. What all of it protects and what not is in
-``docs/security-inline-shell.md``.
+Jobs run as the user of the process that starts them, so the kernel would let them read its memory, its environment and
+its files. Three measures prevent this: this process is made unreadable (``make_unreadable``), Landlock denies a job all
+files but those listed here, and a filter denies it the system calls with which processes reach each other. ``spawner``
+applies the latter two. ``docs/security-inline-shell.md`` says what is protected and what is not.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ _SETTINGS = (
     "terminfo",
     "timezone",
 )
-"""Of /etc by name and not as a whole: an administrator may mount a Secret there."""
+"""Files of /etc. Not the whole folder, because an administrator may mount a Secret there."""
 _KERNEL = (
     "/proc/cpuinfo",
     "/proc/filesystems",
@@ -72,10 +71,10 @@ _KERNEL = (
     "/sys/devices/system/cpu",
     "/sys/kernel/mm/transparent_hugepage",
 )
-"""What programs ask about the machine; nothing in it is about a process."""
+"""What programs read about the machine; it says nothing about processes."""
 
 READABLE = (*_PROGRAMS, *(f"/etc/{name}" for name in _SETTINGS), *_KERNEL)
-"""What every confined job may read and execute."""
+"""Files and folders that every confined job may read and execute."""
 
 _WHY = {
     errno.ENOSYS: "this kernel has none (it needs Linux 5.13; sandboxes such as gVisor lack it)",
@@ -86,16 +85,16 @@ _WHY = {
 
 @dataclass(frozen=True, slots=True)
 class LandlockStatus:
-    """Whether this kernel has Landlock for us."""
+    """Whether this process can use Landlock."""
 
     abi: int
-    """What it can, from 1; 0: there is no Landlock, or it is not for us."""
+    """The version of its interface, from 1; 0: Landlock is missing or not allowed."""
     reason: str = ""
-    """Why there is none, for people; empty when there is."""
+    """Why Landlock can't be used, for people; empty if it can."""
 
     @property
     def available(self) -> bool:
-        """Whether there is any."""
+        """Whether Landlock can be used."""
         return self.abi > 0
 
     @property
@@ -105,7 +104,7 @@ class LandlockStatus:
 
 
 def landlock_status() -> LandlockStatus:
-    """Ask the kernel."""
+    """Return what the kernel reports."""
     if sys.platform != "linux":
         return LandlockStatus(0, f"Landlock is not available: it is a part of Linux, and this is {sys.platform}")
     try:
@@ -116,10 +115,10 @@ def landlock_status() -> LandlockStatus:
 
 
 def make_unreadable() -> None:
-    """Keep other processes of the same user out of this one's memory, environment and open files. Raises ``OSError``.
+    """Deny other processes of the same user this one's memory, environment and open files. Raises ``OSError``.
 
-    To be called before anything secret is read, for a process that starts confined jobs. It also keeps core dumps from
-    being written. What is on the command line can still be read by everybody.
+    A process that starts confined jobs calls this before it reads anything secret. It also prevents core dumps. The
+    command line can still be read by everybody.
     """
     system = ctypes.CDLL(None, use_errno=True)
     if system.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
@@ -132,13 +131,13 @@ class Confinement:
     """How jobs are confined."""
 
     scratches: str = field(default_factory=tempfile.gettempdir)
-    """An absolute path of a folder in which each run gets an empty one of its own, its HOME, TMPDIR and working
-    directory, removed after it. The folder itself should belong to another user, as an ``emptyDir`` does: what belongs
-    to the jobs' own user, any of them may lock for all by changing its mode."""
+    """Absolute path of the folder in which each run gets an empty folder of its own: its HOME, TMPDIR and working
+    directory, which is removed after the run. The folder itself should belong to another user, as an ``emptyDir`` does:
+    any job could lock out all others by changing the mode of a folder that belongs to its user."""
     readable: tuple[str, ...] = ()
-    """Absolute paths that jobs may read and execute besides ``READABLE``: folders with all below them, or files."""
+    """Absolute paths that jobs may read and execute besides ``READABLE``: files, or folders with all that is below."""
     accept_unconfined: bool = False
-    """Where there is no Landlock, run jobs without it: they can read every file that this process can."""
+    """If Landlock can't be used, run jobs without it: they can read every file that this process can."""
 
     def __post_init__(self) -> None:
         for path in (self.scratches, *self.readable):
@@ -149,7 +148,7 @@ class Confinement:
                 raise ValueError(f"scratches: {self.scratches} lies in {path}, which every job may read; take another")
 
     def refusal(self) -> str:
-        """Why no job can be run so on this machine; empty: they can."""
+        """Return why this machine can't confine jobs like this; empty if it can."""
         status = landlock_status()
         if not status.available and not self.accept_unconfined:
             return f"inline shell is off: {status.reason}"
@@ -158,7 +157,7 @@ class Confinement:
         return ""
 
     def for_helper(self) -> tuple[bytes, tuple[bytes, ...], bool]:
-        """The last three fields of the helper's ``Settings``."""
+        """Return the last three fields of the helper's ``Settings``."""
         readable = tuple(os.fsencode(path) for path in (*READABLE, *self.readable))
         return os.fsencode(self.scratches), readable, landlock_status().available
 

@@ -1,7 +1,7 @@
-"""The environment of a shell job: the little that it inherits, what its spec gives, and what it is told of itself.
+"""The environment of a shell job: a few inherited variables, those of its spec, and those that describe the attempt.
 
-Nothing else of the replica's environment goes into a job: it may hold the store's password. Everything is bytes,
-because that is what an environment is, and because the helper process, which has no locale, passes it on.
+A job gets no other variable of the replica, whose environment may hold the store's password. Everything is bytes,
+because environments are, and because the helper process, which passes them on, has no locale.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 PREFIX = "SCHEDULEDJOB_"
 
 LONGEST_STRING = 128 * 1024 - 1
-"""Bytes that Linux allows in one argument or ``NAME=value``."""
+"""Bytes that Linux allows in an argument or in ``NAME=value``."""
 
 _INHERITED = (b"PATH", b"HOME", b"LANG", b"TZ")
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def inherited() -> dict[bytes, bytes]:
-    """What every job has of this process's environment: PATH, HOME, LANG and TZ, where they are set."""
+    """Return the variables that every job inherits from this process, if they are set: PATH, HOME, LANG and TZ."""
     return {b"PATH": _DEFAULT_PATH} | {name: os.environb[name] for name in _INHERITED if name in os.environb}
 
 
 def confined() -> dict[bytes, bytes]:
-    """What every confined job has besides its scratch as HOME and TMPDIR: a PATH and LANG that are nobody's own."""
+    """Return the variables of every confined job, besides HOME and TMPDIR: a fixed PATH and LANG."""
     return {b"PATH": _DEFAULT_PATH, b"LANG": b"C.UTF-8"}
 
 
 def given(variables: Mapping[str, str]) -> dict[bytes, bytes]:
-    """What the spec gives. Raises ``ValueError`` that names the variable and what is wrong with it."""
+    """Return the variables of the spec. Raises ``ValueError``, which names the variable and what is wrong with it."""
     environment: dict[bytes, bytes] = {}
     for name, value in variables.items():
         if not name or "=" in name or "\0" in name:
@@ -48,12 +48,12 @@ def given(variables: Mapping[str, str]) -> dict[bytes, bytes]:
 
 
 def of_attempt(attempt: Attempt) -> dict[bytes, bytes]:
-    """What the job is told of itself, as ``SCHEDULEDJOB_*``.
+    """Return the variables that describe the attempt, ``SCHEDULEDJOB_*``.
 
-    A payload that no variable can hold (NUL, or more than 128 KiB) is on standard input alone.
+    A payload that a variable can't hold (it contains NUL, or is larger than 128 KiB) is on standard input only.
     """
     payload = attempt.payload or b""
-    told = {
+    described = {
         "NAME": attempt.name,
         "NAMESPACE": attempt.namespace,
         "UID": attempt.uid,
@@ -62,16 +62,16 @@ def of_attempt(attempt: Attempt) -> dict[bytes, bytes]:
         "RUN_ID": attempt.run_id,
         "VERSION": str(attempt.version),
     }
-    environment = {(PREFIX + name).encode(): value.encode() for name, value in told.items()}
+    environment = {(PREFIX + name).encode(): value.encode() for name, value in described.items()}
     if b"\0" not in payload and len(payload) + len(f"{PREFIX}PAYLOAD=") <= LONGEST_STRING:
         environment[f"{PREFIX}PAYLOAD".encode()] = payload
     return environment
 
 
 def as_string(where: str, text: str, before: int = 0) -> bytes:
-    """``text`` as a string of an environment or an argument, with ``before`` bytes in front of it.
+    """Return ``text`` as bytes for an environment or an argument, in which ``before`` bytes precede it.
 
-    Raises ``ValueError`` that says where it stands and what is wrong with it.
+    Raises ``ValueError``, which names ``where`` and says what is wrong.
     """
     try:
         data = text.encode()

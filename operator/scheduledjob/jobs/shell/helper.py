@@ -1,9 +1,9 @@
-"""The replica's end of a helper process: what is asked of it, and what is done when it dies.
+"""The replica's side of a helper process: sends it requests, and cleans up when it dies.
 
-The helper (``spawner``) starts and ends the jobs; here is who talks to it. Its death is noticed by the end of its
-socket. It takes no job with it: its jobs go on as orphans, so the replica kills them itself, all of them in one look
-over ``/proc``, before any of their attempts is told to have ended. A helper that no longer does what it is told (a job
-may have stopped it: it runs as the same user) is killed, and then that is what happens.
+The helper (``spawner``) starts and ends the jobs. If its socket ends, it has died. Its jobs do not die with it: they go
+on as orphans, so the replica finds them all in ``/proc`` and kills them before it reports that any of their attempts
+has ended. A helper that does not react (a job runs as the same user, and may have stopped it) is killed, and its jobs
+are killed in the same way.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from scheduledjob.jobs.shell.spawner.messages import (
     Unpacker,
     pack,
 )
-from scheduledjob.jobs.shell.spawner.processes import RUN_ID, VERSION, Mark, exterminate
+from scheduledjob.jobs.shell.spawner.processes import RUN_ID, VERSION, Mark, kill_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from scheduledjob.jobs.shell.spawner.messages import Message
 
 _START_TIMEOUT = 30.0
-"""Seconds for a helper to start; on an idle machine it takes some hundredths."""
+"""Seconds for a helper to start; on an idle machine it takes a few hundredths."""
 _PATIENCE = 2.0
-"""Seconds beyond the grace of a cancel after which a helper that has not confirmed it counts as stuck."""
+"""A helper that has not confirmed a cancel this many seconds after the grace period counts as stuck."""
 _LEAST_PATIENCE = 0.1
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from spawner.loop import main; main(*map(int, sys.argv[2:]))"
 
@@ -53,7 +53,7 @@ class HelperError(Exception):
 
 
 class _Job:
-    """What the replica knows of a job that it has asked for."""
+    """A job that the replica has requested."""
 
     __slots__ = ("deadline", "ended", "mark", "number", "pid")
 
@@ -66,7 +66,7 @@ class _Job:
 
 
 class Helper(asyncio.Protocol):
-    """One helper process, from its start to its end; when it has died, another takes its place."""
+    """A helper process, from its start to its end. When it has died, another ``Helper`` takes its place."""
 
     _process: subprocess.Popen[bytes]
     _transport: asyncio.WriteTransport
@@ -80,13 +80,13 @@ class Helper(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._gone = asyncio.Event()
-        self._burial: asyncio.Future[None] | None = None
-        # The lease thread reads the three below, so they are touched under the lock; none is held for long.
+        self._orphans_killed: asyncio.Future[None] | None = None
+        # The lease thread uses the three below, so the lock guards them. Nobody holds it for long.
         self._lock = threading.Lock()
         self._numbers: dict[str, int] = {}
         """The newest job of each run."""
         self._unsent: dict[int, float] = {}
-        """Renewed leases that the pipe had no room for: the newest deadline of each job."""
+        """Renewed leases for which the pipe had no room: the newest deadline of each job."""
         self._leases: int | None = None
 
     @classmethod
@@ -95,7 +95,7 @@ class Helper(asyncio.Protocol):
         helper = cls(settings)
         own, its = socket.socketpair()
         with its:
-            # First of all, so that nothing is waited for between the start of the process and the ``try`` below.
+            # This comes first, so that there is no await between the start of the process and the ``try`` below.
             loop = asyncio.get_running_loop()
             helper._transport, _ = await loop.create_unix_connection(lambda: helper, sock=own)
             leases, helper._leases = os.pipe()
@@ -125,9 +125,9 @@ class Helper(asyncio.Protocol):
         return helper
 
     async def run(self, attempt: Attempt, start: Start) -> Ended | None:
-        """Have an attempt's job started and wait until nothing of it is alive; None: the helper has died.
+        """Start the job of an attempt and wait until none of its processes is alive. None: the helper has died.
 
-        When cancelled, ends the job and raises ``CancelledError`` after nothing of it is alive.
+        If it is cancelled, it ends the job, and raises ``CancelledError`` when none of its processes is alive.
         """
         run_id = attempt.run_id
         job = _Job(start, asyncio.get_running_loop().create_future())
@@ -137,7 +137,8 @@ class Helper(asyncio.Protocol):
         try:
             if self.dead:
                 return None
-            # Read only now: a renewal before the line above went to the attempt alone, one after it goes to the pipe.
+            # The deadline is read here because a renewal before ``_numbers`` was set reached only the attempt; a later
+            # renewal goes through the pipe.
             self._transport.write(pack(start._replace(deadline=attempt.deadline)))
             try:
                 await self._writable.wait()
@@ -148,7 +149,7 @@ class Helper(asyncio.Protocol):
             return job.ended.result()
         finally:
             if self.dead:
-                await self._tombstone()
+                await self._kill_orphans()
             del self._jobs[job.number]
             with self._lock:
                 if self._numbers.get(run_id) == job.number:
@@ -156,7 +157,7 @@ class Helper(asyncio.Protocol):
                 self._unsent.pop(job.number, None)
 
     def extend(self, run_ids: Iterable[str], deadline: float) -> None:
-        """Pass on that leases were renewed; from any thread, without waiting for anything."""
+        """Tell the helper that leases were renewed. Can be called from any thread, and does not block."""
         with self._lock:
             for run_id in run_ids:
                 number = self._numbers.get(run_id)
@@ -167,33 +168,33 @@ class Helper(asyncio.Protocol):
             self._send_leases()
 
     async def close(self) -> None:
-        """End the helper, and with it whatever is left of its jobs."""
+        """End the helper and all that is left of its jobs."""
         self._transport.close()
         self._close_leases()
         if self.dead:
-            await self._tombstone()
+            await self._kill_orphans()
         else:
             self.dead = True
             await outlast(asyncio.get_running_loop().run_in_executor(None, self._wait_or_kill))
         await self._gone.wait()
 
-    # The protocol of asyncio
+    # ---- asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
-        """Take what the helper says."""
+        """Handle messages of the helper."""
         for message in self._unpacker.feed(data):
             self._take(message)
 
     def pause_writing(self) -> None:
-        """The helper reads slower than we write: the next attempts wait."""
+        """Let new attempts wait: the helper reads slower than this process writes."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """Let new attempts go on: the helper has caught up."""
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It has died, or we have closed."""
+        """Take note that the helper has died, or that ``close`` was called."""
         self.dead = True
         self._close_leases()
         for event in (self._ready, self._writable, self._gone):
@@ -214,34 +215,35 @@ class Helper(asyncio.Protocol):
             elif not job.ended.done():
                 job.ended.set_result(message)
 
-    # Ends
+    # ---- ends
 
     async def _end(self, job: _Job) -> None:
-        """Cancel a job and wait until it has ended, however often we are cancelled meanwhile."""
+        """Cancel a job and wait until it has ended, however often this task is cancelled meanwhile."""
         if not self.dead:
             self._transport.write(pack(Cancel(job.number)))
-        # The helper ends what is about to lose its lease at the margin. If half of that has gone by it is stuck.
+        # The helper kills a job at the margin before its lease ends. If it has not by half the margin, it is stuck.
         last = job.deadline - time.monotonic() - self._settings.margin / 2
         patience = max(_LEAST_PATIENCE, min(self._settings.cancel_grace + _PATIENCE, last))
-        doom = asyncio.get_running_loop().call_later(patience, self._process.kill)
+        kill_timer = asyncio.get_running_loop().call_later(patience, self._process.kill)
         try:
             await outlast(job.ended)
         finally:
-            doom.cancel()
+            kill_timer.cancel()
 
-    async def _tombstone(self) -> None:
-        """Kill what a dead helper has left running, once for all of its attempts."""
-        if self._burial is None:
+    async def _kill_orphans(self) -> None:
+        """Kill the jobs that a dead helper has left running, once for all of its attempts."""
+        if self._orphans_killed is None:
             leaders = {job.pid for job in self._jobs.values() if job.pid is not None}
             marks = {job.mark for job in self._jobs.values()}
-            self._burial = asyncio.get_running_loop().run_in_executor(None, self._exterminate, leaders, marks)
-        await outlast(self._burial)
+            loop = asyncio.get_running_loop()
+            self._orphans_killed = loop.run_in_executor(None, self._kill_all, leaders, marks)
+        await outlast(self._orphans_killed)
 
-    def _exterminate(self, leaders: set[int], marks: set[Mark]) -> None:
-        # It may be alive: its socket ended, and nothing else is known of it.
+    def _kill_all(self, leaders: set[int], marks: set[Mark]) -> None:
+        # The helper may be alive: all that is known is that its socket has ended.
         self._process.kill()
         self._process.wait()
-        exterminate(leaders, marks)
+        kill_orphans(leaders, marks)
 
     def _wait_or_kill(self) -> None:
         try:
@@ -250,7 +252,7 @@ class Helper(asyncio.Protocol):
             self._process.kill()
             self._process.wait()
 
-    # Leases
+    # ---- leases
 
     def _send_leases(self) -> None:
         if self._leases is None:
@@ -276,7 +278,7 @@ class Helper(asyncio.Protocol):
 
 
 async def outlast(future: asyncio.Future[None] | asyncio.Future[Ended | None]) -> None:
-    """Wait until a future is done however often the waiting is cancelled; a cancellation comes out afterwards."""
+    """Wait until a future is done, however often this is cancelled; then raise the last cancellation."""
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
@@ -288,13 +290,13 @@ async def outlast(future: asyncio.Future[None] | asyncio.Future[Ended | None]) -
 
 
 def _enlarge(pipe: int) -> None:
-    # Room for the leases of tens of thousands of jobs at once; with the usual size, some would wait for the next time.
+    # Room for the leases of tens of thousands of jobs. With the default size, some would wait for the next renewal.
     with contextlib.suppress(OSError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
 def _popen(requests: int, leases: int) -> subprocess.Popen[bytes]:
-    # -I and -S: it imports nothing but the standard library, so it is small and ready in a hundredth of a second.
+    # -I and -S: it imports only the standard library, so it is small and starts in a hundredth of a second.
     arguments = [str(Path(__file__).parent), str(requests), str(leases), str(os.getpid())]
     return subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-I", "-S", "-c", _PROGRAM, *arguments],
@@ -302,6 +304,6 @@ def _popen(requests: int, leases: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         pass_fds=(requests, leases),
         start_new_session=True,
-        # Where Python itself is found by it; the rest of ours is no business of a process beside jobs.
+        # Python itself may need this variable. The others may hold secrets, and the helper does not need them.
         env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
     )

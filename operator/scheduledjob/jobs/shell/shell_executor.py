@@ -1,9 +1,9 @@
-"""Runs shell jobs: turns an attempt into a request for the helper process, and what came of it into a result.
+"""Runs shell jobs: makes a request to the helper process of an attempt, and a result of the helper's answer.
 
-The processes themselves are the helper's (see ``spawner``), so that they end with their lease even if this replica is
-killed or stopped. A timeout sends TERM to the job's whole process group and KILL after a grace; a cancel does the same
-with a shorter grace; a lease that passes kills at once. In each case, and when the job just exits, ``run`` returns when
-nothing of the job is alive: a background process that it left behind is killed with it.
+The processes are children of the helper (see ``spawner``), so that they end with their lease even if this replica is
+killed or stopped. A timeout sends TERM to the job's process group, then KILL after a grace period; a cancel does the
+same with a shorter grace period; a lease that is about to end kills at once. In each case, and when the job just exits,
+``run`` returns when no process of the job is alive: background processes are killed with it.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ if TYPE_CHECKING:
 _LEAST_MEMORY = 64 << 20
 
 _EXIT_CODES = {126: "command can't be executed", 127: "command not found"}
-"""What a shell means by them."""
+"""What these exit codes of a shell mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShellLimits:
-    """Soft resource limits of each process of a job; None: as the replica's own.
+    """Soft resource limits of each process of a job; None: the same as the replica's.
 
-    They guard against accidents: a job may raise its soft limits to the hard ones, as anywhere in Unix. Those of a
-    confined job are hard too.
+    They guard against accidents: as always in Unix, a job may raise its soft limits to the hard ones. The limits of a
+    confined job are hard, too.
     """
 
     cpu_seconds: int | None = None
-    """Processor time; what uses more is killed by SIGXCPU."""
+    """Processor time; SIGXCPU kills a process that uses more."""
     memory_bytes: int | None = None
     """Address space, at least 64 MiB."""
     open_files: int | None = 1024
     processes: int | None = None
-    """Counted over everything that the user runs, not over the job; root is not limited."""
+    """Counts all processes of the user, not only the job's; root is not limited."""
     file_bytes: int | None = None
-    """The largest file that it may write; what writes more is killed by SIGXFSZ."""
+    """The largest file that it may write; SIGXFSZ kills a process that writes more."""
     core: int | None = 0
     """Bytes of a core dump."""
 
@@ -66,7 +66,7 @@ class ShellLimits:
                 raise ValueError(f"{name}: {value} is too little; at least {least}")
 
     def by_resource(self) -> dict[int, int]:
-        """Those that are set, by ``resource.RLIMIT_*``."""
+        """Return the limits that are set, by ``resource.RLIMIT_*``."""
         kinds = {
             "cpu_seconds": resource.RLIMIT_CPU,
             "memory_bytes": resource.RLIMIT_AS,
@@ -83,27 +83,27 @@ class ShellLimits:
 
 
 CONFINED_LIMITS = ShellLimits(processes=4096, file_bytes=1 << 30)
-"""The default for confined jobs: what keeps one that has gone wrong from taking the replica along."""
+"""The default for confined jobs: keeps a job that goes wrong from bringing down the replica."""
 
 
 @dataclass(slots=True)
 class ShellExecutor:
-    """The executor of shell jobs; an ``Executor`` whose attempts have ``ShellSpec`` as their params."""
+    """The ``Executor`` of shell jobs. The params of its attempts are ``ShellSpec``."""
 
     limits: ShellLimits | None = None
     """None: ``CONFINED_LIMITS`` for confined jobs, ``ShellLimits()`` for others."""
     timeout_grace: float = 5.0
-    """Seconds between TERM and KILL for a job that took too long."""
+    """Seconds between TERM and KILL for a job that timed out."""
     cancel_grace: float = 1.0
-    """The same for one that is cancelled."""
+    """Seconds between TERM and KILL for a job that is cancelled."""
     margin: float = 1.0
-    """Seconds before its lease deadline at which a job is killed; at most a quarter of what is left of the lease."""
+    """A job is killed this many seconds before its lease deadline; at most a quarter of what is left of the lease."""
     confined: Confinement | None = None
-    """None: jobs may do what this process may. Where they can't be confined as it says, each attempt fails and says
-    why, as ``Confinement.refusal`` does."""
+    """None: jobs may do what this process may. If jobs can't be confined on this machine, each attempt fails with
+    ``Confinement.refusal`` as its reason."""
     _helper: Helper | None = field(default=None, init=False)
     _attempts: dict[str, Attempt] = field(default_factory=dict, init=False)
-    """By run id: those under way, which hear of renewals before the helper knows of them."""
+    """The running attempts by run id: ``extend`` moves their deadlines before the helper knows them."""
     _launching: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1), init=False)
     _inherited: dict[bytes, bytes] = field(init=False)
@@ -117,12 +117,12 @@ class ShellExecutor:
             self._refusal = self.confined.refusal()
 
     async def start(self) -> None:
-        """Start the helper process, unless jobs can't be confined. Raises ``HelperError`` if it can't be."""
+        """Start the helper process, unless jobs can't be confined. Raises ``HelperError`` if it does not start."""
         if not self._refusal:
             await self._living_helper()
 
     async def run(self, attempt: Attempt) -> Result:
-        """Run one attempt to the end of its last process; see the ``Executor`` protocol."""
+        """Run an attempt and wait for the end of its last process; see the ``Executor`` protocol."""
         self._attempts[attempt.run_id] = attempt
         try:
             return await self._run(attempt)
@@ -217,7 +217,7 @@ def _result(attempt: Attempt, ended: Ended, secrets: Secrets) -> Result:
     if ended.cause == "timeout":
         reason = reasons.timed_out(attempt.timeout or 0.0)
     elif ended.cause:
-        # A cancel does not come here: it is a CancelledError by then.
+        # "cancel" does not get here: ``Helper.run`` has raised CancelledError.
         reason, lost = "ended because its lease was about to pass", True
     elif status is None:
         reason = ""

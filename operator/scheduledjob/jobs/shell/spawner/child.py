@@ -1,7 +1,7 @@
-"""One job in the helper: how it is started, and what is kept of what it prints.
+"""A job in the helper: starts its first process, and keeps the head and the tail of its output.
 
-The payload on standard input is a file in memory and not a pipe: it never fills up, needs nobody to write the rest of
-it later, and is forgotten when the job closes it, read or not.
+The payload on standard input is a file in memory and not a pipe: it never fills up, nobody has to write the rest of it
+later, and it disappears when the job closes it.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 _READ = 1 << 16
 _LARGEST_PIPE = 1 << 20
-"""To which an unprivileged job can enlarge its pipe."""
+"""Bytes to which an unprivileged job can enlarge its pipe."""
 _ALL_SIGNALS = tuple(map(int, signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
-"""Signals that the helper ignores: a terminal's are for the replica, which ends the helper by closing its socket;
-SIGXCPU comes when the limit that a job is to inherit is below what the helper itself has used."""
+"""Signals that the helper ignores. Those of a terminal are for the replica, which ends the helper by closing its
+socket. SIGXCPU is sent if the limit that a job inherits is below what the helper itself has used."""
 
 
 class StartError(Exception):
-    """A job could not be started; the message is for the user."""
+    """A job could not be started. The message is for the user."""
 
 
 _HARMLESS = (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC)
-"""Limits that the helper itself can live with."""
+"""Limits that do not disturb the helper itself."""
 
 
 class Limits:
-    """Soft limits that each job gets and the helper itself has not; with ``hard``, a job can't raise them either.
+    """Limits of each job, which the helper itself does not have. With ``hard``, a job can't raise them.
 
-    Only root can raise a hard limit again, so those that the helper can live with it has too. The others it sets when
-    the job has begun: what raises them first is quicker than a shell that has just been executed.
+    Only root can raise a hard limit again. So the helper gives itself the hard limits that do not disturb it, and sets
+    the others right after the start of the job, which would have to be faster than a new shell to raise them first.
     """
 
     def __init__(self, limits: dict[int, int], *, hard: bool = False) -> None:
@@ -67,7 +67,7 @@ class Limits:
             resource.setrlimit(kind, pair)
 
     def harden(self, pid: int) -> None:
-        """Make them hard for a process that has just been started."""
+        """Make the limits hard for a process that has just been started."""
         if self._are_hard:
             for kind, (value, _) in self._jobs:
                 with contextlib.suppress(ProcessLookupError):
@@ -75,21 +75,22 @@ class Limits:
 
 
 class Surroundings(NamedTuple):
-    """What of the helper each start of a job needs."""
+    """What the start of a job needs of the helper."""
 
     limits: Limits
     home: int
     """The helper's own directory."""
     nothing: int
     """``/dev/null``."""
-    doors: tuple[int, int]
-    """Two descriptors below every limit: with a soft limit in force, the C library refuses to hand on those above."""
+    stdio: tuple[int, int]
+    """Two descriptors for a job's input and output, below every limit: the C library refuses to pass on one that is
+    above the soft limit."""
     sandboxes: Sandboxes | None
     """None: jobs are not confined."""
 
 
 class SpawnedJob:
-    """A job between its start and the death of the last of its processes."""
+    """A job, from the request to the death of its last process."""
 
     __slots__ = (
         "cause",
@@ -112,37 +113,37 @@ class SpawnedJob:
         self.request = request
         self.number = request.number
         self.deadline = deadline
-        """When it is killed unless the lease is renewed: the lease's own deadline less the margin."""
+        """When it is killed unless the lease is renewed: the lease's deadline minus the margin."""
         self.ends_at: float | None = None
-        """When the next step of its end is due: TERM for a timeout at first, then KILL."""
+        """When the next step of its end is due: TERM at its timeout, then KILL."""
         self.cause = ""
         self.problem = ""
         self.pid = 0
-        """0: not started; kept after its exit, as long as its session may have members."""
+        """0: not started. Stays after the exit, as long as the session may have members."""
         self.status: int | None = None
-        """None while its first process lives."""
+        """None while its first process is alive."""
         self.output: int | None = None
         self.sandbox: Sandbox | None = None
         """None: not confined."""
         self.polls = 0
-        """At what might be left of it, since everybody in its cell was killed."""
+        """How often its remaining processes were looked for since all of its sandbox were killed."""
         self.head = bytearray()
         self.tail = bytearray()
         self.total = 0
 
     @property
     def mark(self) -> Mark:
-        """Whose a process is that carries this."""
+        """The mark that the environment of each of its processes has."""
         environment = self.request.environment
         return environment.get(RUN_ID, b""), environment.get(VERSION, b"")
 
     @property
     def next_alarm(self) -> float:
-        """When the loop must look at it, in monotonic seconds."""
+        """When the loop must handle it, in monotonic seconds."""
         return self.deadline if self.ends_at is None else min(self.deadline, self.ends_at)
 
     def spawn(self, around: Surroundings) -> None:
-        """Start it. Raises ``StartError``, or the ``OSError`` of a machine that has run out of something."""
+        """Start it. Raises ``StartError``, or ``OSError`` if the machine has run out of a resource."""
         request = self.request
         environment = request.environment
         opened: list[int] = []
@@ -159,9 +160,9 @@ class SpawnedJob:
                 opened.append(stdin)
                 os.write(stdin, request.stdin)
                 os.lseek(stdin, 0, os.SEEK_SET)
-            entrance, exit_ = around.doors
-            os.dup2(stdin, entrance, inheritable=False)
-            os.dup2(writing_end, exit_, inheritable=False)
+            given_in, given_out = around.stdio
+            os.dup2(stdin, given_in, inheritable=False)
+            os.dup2(writing_end, given_out, inheritable=False)
 
             def start() -> int:
                 return os.posix_spawn(
@@ -169,9 +170,9 @@ class SpawnedJob:
                     request.command,
                     environment,
                     file_actions=[
-                        (os.POSIX_SPAWN_DUP2, entrance, 0),
-                        (os.POSIX_SPAWN_DUP2, exit_, 1),
-                        (os.POSIX_SPAWN_DUP2, exit_, 2),
+                        (os.POSIX_SPAWN_DUP2, given_in, 0),
+                        (os.POSIX_SPAWN_DUP2, given_out, 1),
+                        (os.POSIX_SPAWN_DUP2, given_out, 2),
                     ],
                     setsid=True,
                     setsigmask=(),
@@ -187,9 +188,9 @@ class SpawnedJob:
                 raise StartError(f"can't start {_text(request.command[0])}: {_why(error)}") from None
             finally:
                 os.fchdir(around.home)
-                # Else the job's output would not end with it.
-                for door in around.doors:
-                    os.dup2(around.nothing, door, inheritable=False)
+                # Otherwise the helper would keep the job's output open.
+                for descriptor in around.stdio:
+                    os.dup2(around.nothing, descriptor, inheritable=False)
         finally:
             for descriptor in opened:
                 os.close(descriptor)
@@ -198,13 +199,13 @@ class SpawnedJob:
         try:
             limits.harden(self.pid)
         except OSError:
-            # Nobody watches it yet: it must not go on without its limits.
+            # It must not run without its limits, and nobody else watches it yet.
             os.kill(self.pid, signal.SIGKILL)
             self.pid = 0
             raise
 
     def _enter_directory(self) -> None:
-        """Go where it is to run; that is all of the process, so the caller goes back."""
+        """Change to the job's working directory. This affects the whole helper, so the caller changes back."""
         directory = self.request.directory
         if self.sandbox is not None:
             os.chdir(self.sandbox.home)
@@ -218,7 +219,7 @@ class SpawnedJob:
             raise StartError(f"working directory {_text(directory)}: belongs to another job")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to its process group, while its first process is there to hold the group's id."""
+        """Send a signal to its process group. The first process, which holds the group's id, must not be reaped yet."""
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -227,7 +228,7 @@ class SpawnedJob:
             self.problem = f"process {self.pid} runs as another user and can't be killed"
 
     def read(self) -> bool:
-        """Take what it has printed; False when there will be no more."""
+        """Read what it has printed. Returns False at the end of the output."""
         assert self.output is not None
         try:
             data = os.read(self.output, _READ)
@@ -243,9 +244,9 @@ class SpawnedJob:
         return bool(data)
 
     def drain(self) -> None:
-        """Take what is left in the pipe when nothing of the job is alive, and close it.
+        """Read what is left in the pipe, and close it, when no process of the job is alive.
 
-        A process that got the pipe handed on may hold it open for ever, so the end of the file is not waited for.
+        This does not wait for the end of the file, because a process that was given the pipe may keep it open forever.
         """
         if self.output is None:
             return

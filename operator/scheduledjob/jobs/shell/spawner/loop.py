@@ -1,13 +1,13 @@
-"""The helper's one loop: requests in, jobs started, watched and ended, answers out.
+"""The helper's loop: reads requests, starts, watches and ends jobs, and sends answers.
 
 Each round does a little of everything, in this order: what is readable, a few starts, exits, alarms, stragglers,
-answers. No step waits, so nothing holds up a deadline by more than a few milliseconds.
+answers. No step waits, so nothing delays a deadline by more than a few milliseconds.
 
-How a job ends. When its first process has exited, and before that process is reaped (so that its id can't be another's
-yet), its whole group is killed. What had left the group is by then, or will be in a moment, a child of this
-process, because a subreaper inherits orphans; the job is over when none of the children is one of its own. A child
-that can't be told to be anybody's (a session, parents and environment of its own) is killed as soon as any job ends:
-to keep it would mean to let it outlive its job.
+How a job ends: its first process exits, and before that process is reaped (so that its id can't be reused yet), its
+whole group is killed. Processes that left the group become children of this process, because a subreaper inherits
+orphans. The job has ended when none of the children belongs to it. A child that can't be assigned to a job (it has a
+session, parents and environment of its own) is killed as soon as any job ends, because otherwise it might outlive its
+job.
 """
 
 from __future__ import annotations
@@ -39,18 +39,19 @@ _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 4, 15, 36
 
 _STARTS_A_ROUND = 8
 _ROUND_WHILE_ENDING = 0.005
-"""Seconds: exits wake the loop, so this is only for what no signal tells, such as an exec that is under way."""
+"""Seconds. Exits wake the loop, so this is for what no signal reports, such as an exec that is under way."""
 _LONGEST_WAIT = 3600.0
-"""Seconds: a selector takes no more than some weeks, and a job may be given months."""
-_LOOKS_AT_A_STRANGER = 3
-"""A child is nobody's if so many looks at its environment show none: one in the middle of an exec has none either."""
+"""Seconds. A selector accepts no more than some weeks, but the timeout of a job may be months."""
+_POLLS_OF_A_STRANGER = 3
+"""A child belongs to no job if its environment has no mark this many times. A process in the middle of an exec has no
+environment for a moment."""
 _STACK = 256 * 1024
-"""Bytes for each thread of a confined job, which does next to nothing."""
+"""Bytes for the thread of a confined job, which does very little."""
 _NOBODY = SpawnedJob(Start(0, [], {}, None, b"", 0.0, None, 0, 0), 0.0)
 
 
 class ReplicaGoneError(Exception):
-    """The replica has closed its end, or died."""
+    """The replica has closed its socket, or died."""
 
 
 class Spawner:
@@ -63,24 +64,24 @@ class Spawner:
         self._answers = bytearray()
         self._waiting: collections.deque[SpawnedJob] = collections.deque()
         self._jobs: dict[int, SpawnedJob] = {}
-        """By number: from the request to the answer."""
+        """By number, from the request to the answer."""
         self._running: dict[int, SpawnedJob] = {}
-        """By process id: those whose first process has not been reaped."""
+        """By process id: the jobs whose first process has not been reaped."""
         self._sessions: dict[int, SpawnedJob] = {}
-        """By process id: those that may have members in their session."""
+        """By process id: the jobs whose session may have members."""
         self._marks: dict[Mark, SpawnedJob] = {}
         self._ending: set[SpawnedJob] = set()
-        """Their first process is gone, and there may be others."""
+        """Jobs whose first process is gone, but which may have others."""
         self._owners: dict[int, SpawnedJob] = {}
-        """Whose an adopted child is. It can't become another's before it is reaped here."""
+        """The job of each adopted child. The process id can't be reused before the child is reaped here."""
         self._members: set[int] = set()
-        """Adopted children of which the session tells whose they are: nobody can join another's."""
+        """Adopted children whose session shows their job. A process can't join the session of another job."""
         self._strangers: collections.Counter[int] = collections.Counter()
         self._beyond_us: set[int] = set()
         """Adopted children that run as another user."""
         self._alarms: list[tuple[float, int]] = []
         self._early_leases: dict[int, float] = {}
-        """Renewed before their request was read: the pipe is quicker than the socket."""
+        """Leases that were renewed before their request was read: the pipe is faster than the socket."""
         self._last_number = 0
         self._settings = Settings({}, 5.0, 1.0, 1.0)
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -97,12 +98,12 @@ class Spawner:
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._selector.register(wake, selectors.EVENT_READ, lambda: wake.recv(4096))
-        # The socket stays open when the replica has forked without an exec, so its end is watched for itself.
+        # If the replica forked without an exec, the socket stays open after its end. So its process is watched, too.
         with contextlib.suppress(OSError):
             self._selector.register(os.pidfd_open(replica), selectors.EVENT_READ, self._replica_is_gone)
 
     def serve(self) -> None:
-        """Work until the replica is gone, then kill everything."""
+        """Serve until the replica is gone, then kill everything."""
         self._answer(Ready())
         try:
             while True:
@@ -132,7 +133,7 @@ class Spawner:
         longest = _ROUND_WHILE_ENDING if self._ending else _LONGEST_WAIT
         return min(max(0.0, self._alarms[0][0] - time.monotonic()), longest) if self._alarms else longest
 
-    # What the replica says
+    # ---- requests
 
     def _replica_is_gone(self) -> None:
         raise ReplicaGoneError
@@ -151,7 +152,7 @@ class Spawner:
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Start):
-            # The margin counts from when the request is read: one that has waited long has less of its lease left.
+            # The margin depends on what is left of the lease now: the request may have waited.
             deadline = max(message.deadline, self._early_leases.pop(message.number, 0.0))
             job = SpawnedJob(message, self._safe(deadline))
             self._last_number = message.number
@@ -184,7 +185,7 @@ class Spawner:
         left = deadline - time.monotonic()
         return deadline - min(self._settings.margin, max(0.0, left / 4))
 
-    # Starting and ending
+    # ---- starts and ends
 
     def _start(self, job: SpawnedJob) -> None:
         now = time.monotonic()
@@ -210,23 +211,23 @@ class Spawner:
         self._answer(Started(job.number, job.pid))
 
     def _read_output(self, job: SpawnedJob) -> None:
-        # Its end may have been seen earlier in this round.
+        # The job may have ended earlier in this round.
         if job.output is not None and not job.read():
             self._selector.unregister(job.output)
             job.close()
 
     def _terminate(self, job: SpawnedJob, cause: str, grace: float) -> None:
-        """TERM now, KILL after the grace; a job that is still waiting is not started."""
+        """Send TERM now, and KILL after the grace period. A job that is still waiting is not started."""
         ends_at = time.monotonic() + grace
         if job.cause:
-            # What is ending may only end sooner: a cancel need not wait for the grace of a timeout.
+            # A job that is ending can only end sooner: a cancel does not wait for the grace period of a timeout.
             job.ends_at = min(ends_at, job.ends_at or ends_at)
         else:
             job.cause = cause
             job.ends_at = ends_at
             if job.pid in self._running:
                 job.signal(signal.SIGTERM)
-                # One that is stopped would not notice.
+                # A stopped process does not react to TERM.
                 job.signal(signal.SIGCONT)
         heapq.heappush(self._alarms, (job.next_alarm, job.number))
 
@@ -235,13 +236,13 @@ class Spawner:
         job.ends_at = None
         job.deadline = float("inf")
         if job.problem:
-            # It could not be killed, and waiting for it would hold its run for as long as it likes.
+            # It could not be killed, and its run must not wait until it chooses to end.
             del self._running[job.pid]
             self._beyond_us.add(job.pid)
             self._ending.add(job)
 
     def _ring(self) -> None:
-        """Do what the alarms that are due are for."""
+        """Handle the alarms that are due."""
         now = time.monotonic()
         while self._alarms and self._alarms[0][0] <= now:
             job = self._jobs.get(heapq.heappop(self._alarms)[1])
@@ -279,7 +280,7 @@ class Spawner:
             self._beyond_us.discard(pid)
 
     def _end_stragglers(self) -> None:
-        """Kill what the jobs that are ending have left behind, and conclude those of which nothing is left."""
+        """Kill the remaining processes of the jobs that are ending, and conclude the jobs that have none."""
         if not self._ending:
             return
         left = children().difference(self._running, self._beyond_us)
@@ -289,23 +290,24 @@ class Spawner:
         for pid in left:
             owner = self._owners.get(pid) or self._find_owner(pid)
             if owner in self._ending:
-                if owner.polls <= _LOOKS_AT_A_STRANGER or pid in self._members:
+                if owner.polls <= _POLLS_OF_A_STRANGER or pid in self._members:
                     busy.add(owner)
                 self._kill_straggler(pid, owner)
             elif owner is _NOBODY:
-                busy |= {job for job in self._ending if job.polls <= _LOOKS_AT_A_STRANGER}
-                # In a cell of its own it may be a running job's, and that job's end will find it.
-                if self._strangers[pid] >= _LOOKS_AT_A_STRANGER and any(not job.polls for job in self._ending):
+                busy |= {job for job in self._ending if job.polls <= _POLLS_OF_A_STRANGER}
+                # It may belong to a running job in a sandbox, whose end will find it.
+                if self._strangers[pid] >= _POLLS_OF_A_STRANGER and any(not job.polls for job in self._ending):
                     self._kill_straggler(pid, owner)
         for job in self._ending - busy:
             self._ending.discard(job)
             self._conclude(job)
 
     def _clear_sandboxes(self) -> None:
-        """Kill whoever is in the cells of the jobs that are ending, where that can be done.
+        """Kill all processes in the sandboxes of the jobs that are ending, if the kernel supports it.
 
-        After it, a job's own are dead or dying, so what is still there after some looks is another's, whatever it says
-        that it is: the mark in an environment can be forged, and a child that forks quickly is never the same twice.
+        After that, the processes of these jobs are dead or dying. What is still there after some polls belongs to
+        another job, whatever its environment says: a mark can be forged, and a child that forks quickly has a new
+        process id in each poll.
         """
         for job in self._ending:
             if job.sandbox is not None and (job.polls or job.sandbox.kill()):
@@ -335,7 +337,7 @@ class Spawner:
             owner.problem = f"process {pid} runs as another user and can't be killed"
 
     def _conclude(self, job: SpawnedJob) -> None:
-        """Nothing of it is alive: say so."""
+        """Report the end of a job that has no process any more."""
         if job.output is not None:
             if job.pid:
                 self._selector.unregister(job.output)
@@ -350,7 +352,7 @@ class Spawner:
         self._answer(Ended(job.number, job.status, job.cause, job.problem, bytes(job.head), tail, job.total))
 
     def _kill_all(self) -> None:
-        """Kill every descendant there is; orphans come here until there is none left."""
+        """Kill all descendants. Orphans become children of this process, so repeat until there are none."""
         for job in self._jobs.values():
             if job.sandbox is not None:
                 job.sandbox.kill()
@@ -365,13 +367,13 @@ class Spawner:
                 self._kill_straggler(pid, _NOBODY)
             time.sleep(_ROUND_WHILE_ENDING)
 
-    # What the replica is told
+    # ---- answers
 
     def _answer(self, message: Message) -> None:
         self._answers += pack(message)
 
     def _flush(self) -> None:
-        """Send what there is to send; what the socket does not take waits for it to become writable."""
+        """Send the answers. What the socket does not take waits until it is writable."""
         if self._answers:
             try:
                 sent = self._requests.send(self._answers)
@@ -386,14 +388,14 @@ class Spawner:
 
 
 def main(requests: int, leases: int, replica: int) -> None:
-    """Serve the replica with this process id, which holds the other ends of the socket and of the pipe."""
+    """Serve the replica with the process id ``replica``, which has the other ends of the socket and the pipe."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     system = ctypes.CDLL(None, use_errno=True)
     if system.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit(f"the helper process can't adopt orphans: {os.strerror(ctypes.get_errno())}")
     system.prctl(_PR_SET_NAME, b"sjob-spawner", 0, 0, 0)
-    # Jobs of the same user could otherwise read the payloads and Secrets of each other out of this process.
+    # Otherwise jobs, which have the same user, could read each other's payloads and Secrets in this process.
     system.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     for descriptor in (requests, leases):
         os.set_blocking(descriptor, False)

@@ -1,9 +1,9 @@
 """The messages between a replica and its helper process.
 
-Two ways lead from the replica to the helper. Requests, and the answers to them, go over a stream socket as marshalled
-tuples, each with its length before it: both ends are the same interpreter, and bytes need no quoting. Renewed leases
-go over a pipe as records of one size: a write of at most ``PIPE_BUF`` bytes to a pipe is all or nothing, so the
-replica's lease thread can write there without a lock on the stream and without ever blocking.
+Requests and their answers go over a stream socket, as marshalled tuples with their length before them: both ends are
+the same interpreter, and bytes need no quoting. Renewed leases go over a pipe, as records of a fixed size: a write of
+at most ``PIPE_BUF`` bytes to a pipe is all or nothing, so the replica's lease thread can write there without a lock on
+the stream, and never blocks.
 """
 
 from __future__ import annotations
@@ -21,51 +21,51 @@ class Settings(NamedTuple):
     """The replica's first message."""
 
     limits: dict[int, int]
-    """Soft limits of each job by ``resource.RLIMIT_*``."""
+    """Limits of each job, by ``resource.RLIMIT_*``."""
     timeout_grace: float
-    """Seconds between TERM and KILL of a job that took too long."""
+    """Seconds between TERM and KILL of a job that timed out."""
     cancel_grace: float
-    """The same for a job that was cancelled."""
+    """Seconds between TERM and KILL of a job that was cancelled."""
     margin: float
-    """Seconds before its lease deadline at which a job is killed; less where the lease is short."""
+    """A job is killed this many seconds before its lease deadline; less if the lease is short."""
     scratches: bytes | None = None
-    """The folder in which each job gets one of its own; None: jobs are not confined."""
+    """The folder in which each job gets its own folder; None: jobs are not confined."""
     readable: tuple[bytes, ...] = ()
     """What a confined job may read and execute."""
     landlock: bool = True
-    """False: confined by everything else."""
+    """False: jobs are confined without Landlock."""
 
 
 class Start(NamedTuple):
     """Start a job."""
 
     number: int
-    """Names the job in every message; never used twice."""
+    """Identifies the job in every message; never reused."""
     command: list[bytes]
     """Path and arguments."""
     environment: dict[bytes, bytes]
-    """All of it. The run id and version in it tell whose a process is, wherever it has gone."""
+    """The whole environment. The run id and version in it show to which job a process belongs."""
     directory: bytes | None
-    """None: where the replica was started, or in the job's own scratch if it is confined."""
+    """None: where the replica was started, or in the scratch folder of a confined job."""
     stdin: bytes
     deadline: float
-    """Monotonic seconds, the same clock in both processes."""
+    """Monotonic seconds; the clock is the same in both processes."""
     timeout: float | None
     """Seconds from the start."""
     head: int
-    """Bytes of output to keep of its beginning."""
+    """Bytes to keep of the beginning of the output."""
     tail: int
-    """Bytes of output to keep of its end."""
+    """Bytes to keep of the end of the output."""
 
 
 class Cancel(NamedTuple):
-    """End a job that may have ended already."""
+    """End a job, which may have ended already."""
 
     number: int
 
 
 class Ready(NamedTuple):
-    """The helper's first message: it listens."""
+    """The helper's first message: it accepts requests."""
 
 
 class Started(NamedTuple):
@@ -77,19 +77,19 @@ class Started(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """Nothing of a job is alive, or it never started."""
+    """No process of a job is alive, or it never started."""
 
     number: int
     status: int | None
-    """As ``subprocess`` gives it: an exit code, or a signal's number negated; None: there was no process."""
+    """As in ``subprocess``: an exit code, or the negative number of a signal; None: there was no process."""
     cause: str
-    """Why the helper ended it: ``timeout``, ``cancel``, ``lease``; empty: it ended by itself."""
+    """Why the helper ended it: ``timeout``, ``cancel`` or ``lease``; empty: it ended by itself."""
     problem: str
-    """What kept it from starting, or what could not be killed."""
+    """Why it did not start, or what could not be killed."""
     head: bytes
     tail: bytes
     total: int
-    """Bytes of output altogether; what is neither in head nor in tail was dropped between them."""
+    """Bytes of the whole output; what is neither in head nor in tail was dropped between them."""
 
 
 Message = Settings | Start | Cancel | Ready | Started | Ended
@@ -102,19 +102,19 @@ LEASES_AT_ONCE = select.PIPE_BUF // LEASE.size
 
 
 def pack(message: Message) -> bytes:
-    """The message as it goes over the socket."""
+    """Return the message as bytes for the socket."""
     body = marshal.dumps((_KINDS.index(type(message)), *message))
     return _LENGTH.pack(len(body)) + body
 
 
 class Unpacker:
-    """Puts messages together from whatever pieces the socket gives."""
+    """Puts messages together from the pieces that the socket delivers."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that ``data`` completes."""
+        """Yield the messages that ``data`` completes."""
         self._data += data
         position = 0
         while len(self._data) - position >= _LENGTH.size:

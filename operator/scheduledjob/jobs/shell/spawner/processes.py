@@ -1,8 +1,8 @@
-"""What is alive, and whose it is: the questions that only ``/proc`` answers.
+"""Which processes are alive, and to which job they belong, from ``/proc``.
 
-A process says whose it is in three ways, from cheap to dear: its session or process group is the job's first process,
-or the environment it was executed with names the job's run. One that has left all three behind belongs to nobody
-here; what follows from that is for the caller to decide.
+A process belongs to a job if its session or its process group is that of the job's first process, or if the environment
+that it was executed with names the job's run. The environment is the most expensive to read. A process to which none of
+the three applies belongs to no job here; the caller decides what follows from that.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 Mark = tuple[bytes, bytes]
-"""Run id and version: the one start of one run that a process belongs to."""
+"""Run id and version: the attempt that a process belongs to."""
 
 RUN_ID, VERSION = b"SCHEDULEDJOB_RUN_ID", b"SCHEDULEDJOB_VERSION"
 
 
 def children() -> set[int]:
-    """The children of this process's first thread, which is the only one that reaps them.
+    """Return the children of this process's first thread, which is the only one that reaps them.
 
-    So nothing leaves the kernel's list while it is read, and it is exact. Orphans come to the first thread; what
-    another thread has started is not among them until that thread ends.
+    So nothing leaves the kernel's list while it is read, and the list is exact. Orphans become children of the first
+    thread; the children of another thread do when that thread ends.
     """
     own = os.getpid()
     try:
         with open(f"/proc/self/task/{own}/children", "rb") as listing:
             return set(map(int, listing.read().split()))
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return {pid for pid in everybody() if (status := status_of(pid)) is not None and status[1] == own}
+        return {pid for pid in all_pids() if (status := status_of(pid)) is not None and status[1] == own}
 
 
-def everybody() -> list[int]:
-    """All processes that can be seen."""
+def all_pids() -> list[int]:
+    """Return the ids of all visible processes."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def status_of(pid: int) -> tuple[str, int, int, int] | None:
-    """State, parent, process group and session of a process, or None if it is gone."""
+    """Return state, parent, process group and session of a process; None if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
-            # The name stands in parentheses and may hold anything, parentheses too.
+            # The name is in parentheses and may contain anything, even parentheses.
             fields = stat.read().rpartition(b")")[2].split()
     except OSError:
         return None
@@ -53,7 +53,7 @@ def status_of(pid: int) -> tuple[str, int, int, int] | None:
 
 
 def mark_of(pid: int) -> Mark | None:
-    """The mark in the environment that a process was executed with; None: gone, not ours to read, or none there."""
+    """Return the mark of a process's environment; None: it has none, can't be read, or the process is gone."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as environ:
             variables = dict(item.partition(b"=")[::2] for item in environ.read().split(b"\0"))
@@ -64,25 +64,25 @@ def mark_of(pid: int) -> Mark | None:
     return None
 
 
-def exterminate(leaders: Collection[int], marks: Collection[Mark]) -> None:
+def kill_orphans(leaders: Collection[int], marks: Collection[Mark]) -> None:
     """Kill the sessions of these leaders, every process with one of these marks, and their descendants.
 
-    For who is not their parent: the replica, when its helper has died. Returns when none is alive; what belongs to
-    another user and so can't be killed is passed over. Blocks for milliseconds to however long the kernel takes.
+    The replica, which is not their parent, calls this when its helper has died. Returns when none is alive, except for
+    processes of another user, which can't be killed. Blocks for as long as the kernel takes, at least milliseconds.
     """
-    passed_over: set[int] = set()
-    # Twice, because a process in the middle of an exec has no environment for a moment.
-    empty_looks = 0
-    while empty_looks < 2:
-        found = _belonging_to(leaders, marks) - passed_over
+    beyond_us: set[int] = set()
+    # Two polls must find nothing, because a process in the middle of an exec has no environment for a moment.
+    empty_polls = 0
+    while empty_polls < 2:
+        found = _belonging_to(leaders, marks) - beyond_us
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
             except PermissionError:
-                passed_over.add(pid)
-        empty_looks = 0 if found else empty_looks + 1
+                beyond_us.add(pid)
+        empty_polls = 0 if found else empty_polls + 1
         time.sleep(0.005)
 
 
@@ -90,14 +90,14 @@ def _belonging_to(leaders: Collection[int], marks: Collection[Mark]) -> set[int]
     own = os.getpid()
     found: set[int] = set()
     offspring: dict[int, list[int]] = {}
-    for pid in everybody():
+    for pid in all_pids():
         status = status_of(pid)
         if status is None or pid == own:
             continue
         state, parent, group, session = status
         ours = pid in leaders or group in leaders or session in leaders
         if state in "ZX":
-            # Orphans come to the process with the id 1, which a replica in a container is.
+            # Orphans become children of the process with the id 1, which may be this replica in a container.
             if ours and parent == own:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)

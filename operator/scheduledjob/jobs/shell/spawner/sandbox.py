@@ -1,13 +1,13 @@
-"""What a confined job runs in: a scratch folder, a thread that has given up what the job may not have, and its end.
+"""The sandbox of a confined job: a scratch folder, and a thread that has given up the rights that the job may not have.
 
-Rights are given up by a thread for itself and for what it starts from then on. So each confined job is started by a
-thread of its own, which first takes on the job's rules (no new privileges, Landlock, the filter of system calls): the
-process inherits them from it, and no process needs to be forked that runs Python before the job's own program.
+A thread gives up rights for itself and for what it starts afterwards. So a thread of its own starts each confined job,
+which first applies the job's rules to itself (no new privileges, Landlock, the filter of system calls). The process
+inherits them, and no fork has to run Python before the job's own program.
 
-Where Landlock can hold signals back, the thread stays for as long as the job, because it can do what nobody else can:
-a signal from it to "everybody" reaches the job's processes and nothing else, all of them at one instant, whatever
-session, parent or environment they have given themselves and however quickly they fork. Without that, the process
-table is what tells who belongs to a job, as for jobs that are not confined.
+If Landlock can restrict signals, the thread lives as long as the job, because a signal that it sends to all processes
+(``kill(-1)``) reaches the job's processes only, and all of them at once, whatever session, parent or environment they
+have given themselves and however quickly they fork. Otherwise, the process table shows which processes belong to a job,
+as for jobs that are not confined.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from .scratch import Scratch
 
 _DEVICES = (b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random", b"/dev/urandom")
-_LOOK_AGAIN = 10.0
-"""Seconds after which the readable paths are looked up anew: files in /etc are replaced, not rewritten."""
+_REOPEN_INTERVAL = 10.0
+"""Seconds after which the readable paths are opened again: files in /etc are replaced, not rewritten."""
 
 
 class Sandboxes:
-    """All cells of one helper."""
+    """All sandboxes of a helper."""
 
     def __init__(self, scratches: bytes, readable: Sequence[bytes], with_landlock: bool, replica: int) -> None:
-        """See ``Confinement`` of the executor. Raises ``OSError``."""
+        """See ``Confinement`` for the arguments. Raises ``OSError``."""
         self.version = landlock.abi() if with_landlock else 0
         self.replica = replica
         self.scratches = Scratches(scratches)
@@ -45,12 +45,12 @@ class Sandboxes:
         self._rights = dict.fromkeys(readable, landlock.READ)
         self._rights.update(dict.fromkeys(_DEVICES, landlock.READ_FILE | landlock.WRITE_FILE))
         self._open: dict[bytes, int] = {}
-        self._looked_at = -_LOOK_AGAIN
+        self._opened_at = -_REOPEN_INTERVAL
         self._common: list[bytes] = []
         """The rules of all jobs."""
 
     def make(self) -> Sandbox:
-        """A cell for one job. Raises ``OSError``."""
+        """Return a sandbox for a job. Raises ``OSError``."""
         scratch = self.scratches.make()
         try:
             return Sandbox(self, scratch, self._rules_for(scratch) if self.version else None)
@@ -59,21 +59,21 @@ class Sandboxes:
             raise
 
     def close(self) -> None:
-        """Wait until every scratch is gone."""
+        """Wait until every scratch folder is gone."""
         self.scratches.close()
 
     def _rules_for(self, scratch: Scratch) -> landlock.Rules:
         now = time.monotonic()
-        if now - self._looked_at >= _LOOK_AGAIN:
-            self._looked_at = now
+        if now - self._opened_at >= _REOPEN_INTERVAL:
+            self._opened_at = now
             for path in self._rights:
-                self._look_up(path)
+                self._reopen(path)
             self._common = [landlock.rule(self.version, self._rights[path], own) for path, own in self._open.items()]
         own = landlock.rule(self.version, landlock.ALL, scratch.descriptor)
         return landlock.Rules(self.version, [*self._common, own])
 
-    def _look_up(self, path: bytes) -> None:
-        """Open a path, if there is one; what has not changed stays open: ``/proc`` forgets files that nobody holds."""
+    def _reopen(self, path: bytes) -> None:
+        """Open a path if it exists. If it has not changed it stays open: ``/proc`` forgets files that nobody holds."""
         before = self._open.get(path)
         try:
             now = os.stat(path)
@@ -87,7 +87,7 @@ class Sandboxes:
 
 
 class Sandbox:
-    """What one job runs in."""
+    """The sandbox of a job."""
 
     def __init__(self, sandboxes: Sandboxes, scratch: Scratch, rules: landlock.Rules | None) -> None:
         self._sandboxes = sandboxes
@@ -96,7 +96,7 @@ class Sandbox:
         self._pid = 0
         self._error: BaseException | None = None
         self._has_thread = False
-        """The thread stays, and can kill."""
+        """Whether the thread lives, and can kill the job."""
         self._closing = False
         self._order = _thread.allocate_lock()
         self._done = _thread.allocate_lock()
@@ -105,18 +105,18 @@ class Sandbox:
 
     @property
     def home(self) -> bytes:
-        """The path of its scratch."""
+        """The path of its scratch folder."""
         return self._scratch.path
 
     def may_be_in(self, folder: bytes) -> bool:
-        """Whether its job may start in a folder, given by its real path: not in another's scratch."""
+        """Whether the job may start in a folder (its real path). It may not in the scratch folder of another job."""
         own = os.path.realpath(self.home)
         return os.path.commonpath((own, folder)) == own or not self._sandboxes.scratches.contains(folder)
 
     def start(self, spawn: Callable[[], int]) -> int:
-        """Call ``spawn`` in the cell and return what it returns; what it raises is raised here.
+        """Call ``spawn`` in the sandbox, and return or raise what it does.
 
-        Raises ``OSError`` when the cell can't be locked, and then nothing is started.
+        Raises ``OSError`` if the rules can't be applied; then nothing is started.
         """
         try:
             _thread.start_new_thread(self._live, (spawn,))
@@ -128,7 +128,7 @@ class Sandbox:
         return self._pid
 
     def kill(self) -> bool:
-        """Kill every process of the job at one instant; False: there is no way to, here."""
+        """Kill all processes of the job at once. Returns False if this kernel can't do that."""
         if not self._has_thread:
             return False
         self._order.release()
@@ -136,7 +136,7 @@ class Sandbox:
         return self._has_thread
 
     def close(self) -> None:
-        """Let go of everything, when nothing of the job is alive; the scratch is removed in a moment."""
+        """Release everything, when no process of the job is alive. The scratch folder is removed in the background."""
         if self._has_thread:
             self._closing = True
             self._order.release()
@@ -145,14 +145,14 @@ class Sandbox:
             self._rules = None
         self._sandboxes.scratches.discard(self._scratch)
 
-    # In the thread
+    # ---- in the thread
 
     def _live(self, spawn: Callable[[], int]) -> None:
         try:
             self._lock()
             self._pid = spawn()
             self._has_thread = self._is_held_back()
-        except BaseException as error:  # raised where it was called
+        except BaseException as error:  # ``start`` raises it
             self._error = error
         stays = self._has_thread
         self._done.release()
@@ -172,7 +172,7 @@ class Sandbox:
         self._sandboxes.filter.enter()
 
     def _is_held_back(self) -> bool:
-        """Whether a signal from here can't reach the replica; asked before each signal to everybody."""
+        """Whether a signal of this thread can't reach the replica; checked before each signal to all processes."""
         if self._sandboxes.version < landlock.SCOPES_SINCE:
             return False
         try:
@@ -180,7 +180,7 @@ class Sandbox:
         except PermissionError:
             return True
         except ProcessLookupError:
-            # The replica is gone. The one who is always there is as good, if we could signal it otherwise.
+            # The replica is gone, so only the earlier answer is left.
             return self._has_thread
         return False
 

@@ -1,12 +1,12 @@
-"""The folder of its own that each confined job writes to, and how it goes away whatever the job has put into it.
+"""Scratch folders: each confined job gets its own, and it is removed whatever the job has put into it.
 
-Scratches lie side by side in one folder, under names that nobody can guess, and no job may list it: the one way to
-another's scratch that Landlock leaves open is to change its mode by its path. A thread removes them, because a job may
-leave a million files and the helper's loop may wait for none. Each is locked while it is in use, so what a helper
-that was killed has left behind is told from what another one beside it still needs, and removed by the next.
+The scratch folders are in one folder, under names that nobody can guess, and no job may list that folder: Landlock does
+not prevent a job from changing the mode of a folder whose path it knows. A thread removes them, because a job may leave
+a million files, and the helper's loop must not wait. A scratch folder is locked while it is in use. So the next helper
+can tell what a killed helper has left behind from what another helper still needs, and removes the former.
 
-Removing follows no symbolic link and holds no path: every step is a name in an open folder. A folder in a folder is
-first moved up, so a tree of any depth takes no recursion and two descriptors; a mode that forbids us is changed.
+The removal follows no symbolic links and uses no paths: each step is a name in an open folder. A folder in a folder is
+first moved up, so a tree of any depth takes two descriptors and no recursion. A mode that forbids access is changed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 5
 _WAIT = 0.001
 _WAITS = 5000
-"""Of ``_WAIT`` seconds each, for the loop to have started its jobs."""
+"""How many waits of ``_WAIT`` seconds, while the loop starts jobs."""
 T = TypeVar("T")
 
 
 class Scratch(NamedTuple):
-    """One, while its job may live."""
+    """A scratch folder whose job may be alive."""
 
     name: str
     path: bytes
@@ -45,10 +45,10 @@ class Scratch(NamedTuple):
 
 
 class Scratches:
-    """All scratches of one helper."""
+    """All scratch folders of a helper."""
 
     def __init__(self, root: bytes) -> None:
-        """``root`` is an absolute path of a folder in which we may write. Raises ``OSError``."""
+        """``root`` is the absolute path of a writable folder. Raises ``OSError``."""
         self._path = root
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._unwanted: queue.SimpleQueue[Scratch | None] = queue.SimpleQueue()
@@ -56,18 +56,18 @@ class Scratches:
         self._remover.start()
 
     def make(self) -> Scratch:
-        """A new, empty one. Raises ``OSError``."""
+        """Make an empty scratch folder. Raises ``OSError``."""
         for _ in range(_ATTEMPTS):
             name = _PREFIX + os.urandom(16).hex()
             os.mkdir(name, 0o700, dir_fd=self._root)
-            # A helper that starts just now may take it for left behind.
+            # A helper that starts at this moment may take it for left behind.
             with contextlib.suppress(FileNotFoundError, BlockingIOError):
                 return Scratch(name, os.path.join(self._path, name.encode()), self._lock(name))
-        raise FileNotFoundError("others keep removing it")
+        raise FileNotFoundError("other processes keep removing it")
 
     def discard(self, scratch: Scratch) -> None:
-        """Have it removed; returns at once."""
-        # Most jobs leave nothing in it, and then it takes no longer than to tell the thread.
+        """Have a scratch folder removed. Returns at once."""
+        # Most jobs leave nothing in it, and then this is as quick as to queue it for the thread.
         try:
             os.rmdir(scratch.name, dir_fd=self._root)
         except OSError:
@@ -76,12 +76,12 @@ class Scratches:
             os.close(scratch.descriptor)
 
     def contains(self, folder: bytes) -> bool:
-        """Whether a real path leads into any scratch of anybody's."""
+        """Whether a real path leads into the scratch folder of any job."""
         root = os.path.realpath(self._path)
         return os.path.commonpath((root, folder)) == root and os.path.relpath(folder, root).startswith(_PREFIX.encode())
 
     def close(self) -> None:
-        """Wait until all that were discarded are gone."""
+        """Wait until all discarded scratch folders are gone."""
         self._unwanted.put(None)
         self._remover.join()
         os.close(self._root)
@@ -95,7 +95,7 @@ class Scratches:
             raise
         return descriptor
 
-    # In the thread
+    # ---- in the thread
 
     def _remove_unwanted(self) -> None:
         with contextlib.suppress(OSError):
@@ -105,13 +105,13 @@ class Scratches:
 
     def _remove_left_behind(self) -> None:
         for name in _patiently(lambda: [entry for entry, _ in _entries(self._root) if _NAME.match(entry)]):
-            # Another user's, in use, or gone.
+            # It may be in use, gone, or of another user.
             with contextlib.suppress(OSError):
                 if os.stat(name, dir_fd=self._root, follow_symlinks=False).st_uid == os.geteuid():
                     self._remove(Scratch(name, b"", _patiently(partial(self._lock, name))))
 
     def _remove(self, scratch: Scratch) -> None:
-        # What can't be removed stays for the next helper to try.
+        # The next helper tries again to remove what can't be removed now.
         with contextlib.suppress(OSError):
             os.fchmod(scratch.descriptor, 0o700)
             _patiently(partial(empty, scratch.descriptor))
@@ -120,9 +120,9 @@ class Scratches:
 
 
 def _patiently(work: Callable[[], T]) -> T:
-    """Do it again while there are no descriptors to be had. Raises what it raises, of another cause or for too long.
+    """Repeat ``work`` while no descriptors are available, for some seconds at most. Raises what it raises.
 
-    The loop lowers the limit of all of us for the instant in which it starts a job that is to have a low one.
+    The loop lowers the limit of the whole process for the moment in which it starts a job with a low limit.
     """
     for _ in range(_WAITS):
         try:
@@ -135,7 +135,7 @@ def _patiently(work: Callable[[], T]) -> T:
 
 
 def empty(folder: int) -> None:
-    """Remove everything in an open folder that nobody else writes to. Raises ``OSError``."""
+    """Remove everything in an open folder, to which nobody else writes. Raises ``OSError``."""
     moved_up = os.urandom(8).hex()
     number = 0
     found = removed = True
@@ -153,7 +153,7 @@ def empty(folder: int) -> None:
             try:
                 for inner_name, inner_is_folder in _entries(inner):
                     if inner_is_folder:
-                        # To move a folder one must be allowed to write to it.
+                        # A folder that is moved must be writable.
                         os.close(_open_for_removal(inner_name, inner))
                         number += 1
                         os.rename(inner_name, f"{moved_up}-{number}", src_dir_fd=inner, dst_dir_fd=folder)
@@ -162,7 +162,7 @@ def empty(folder: int) -> None:
                     removed = True
             finally:
                 os.close(inner)
-            # Reading a folder that changes may have passed over something: then the next round has it.
+            # A folder that changes while it is read may not list everything; then the next round does.
             with contextlib.suppress(OSError):
                 os.rmdir(name, dir_fd=folder)
                 removed = True
@@ -176,7 +176,7 @@ def _entries(folder: int) -> Iterator[tuple[str, bool]]:
 
 
 def _open_for_removal(name: str, parent: int) -> int:
-    """Open a folder, whatever its mode, and let us do with it what we want."""
+    """Open a folder, whatever its mode, and make it writable."""
     handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         os.chmod(f"/proc/self/fd/{handle}", 0o700)

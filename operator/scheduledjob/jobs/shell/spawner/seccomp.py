@@ -1,12 +1,12 @@
-"""The system calls that a confined job is denied, because Landlock says nothing of them.
+"""The filter that denies a confined job system calls that Landlock does not restrict.
 
-They are those by which a process reaches others of its own user without a file or a signal: to look into them, to
-starve them (``prlimit`` of the operator to one second of processor time would kill it), or to leave something behind
-that belongs to no process (System V memory, keys). Each is answered with EPERM; ``clone3``, whose arguments a filter
-can't see, with ENOSYS, upon which the C library takes ``clone``.
+They are the calls with which a process reaches others of its user without a file or a signal: to read their memory, to
+starve them (``prlimit`` could limit the operator to one second of processor time, which would kill it), or to leave
+something behind that belongs to no process (System V memory, keys). Each returns EPERM. ``clone3``, whose arguments a
+filter can't read, returns ENOSYS, so that the C library uses ``clone``.
 
-A filter is a program of the kernel's classic packet filter: it loads words of the call (architecture, number,
-arguments) and jumps. It is written here for the two machines that images are built for; elsewhere there is none.
+A filter is a program for the kernel's classic packet filter: it loads words of the call (architecture, number,
+arguments) and jumps. There is one for each of the two architectures that images are built for, and none for others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 _X32 = 0x40000000
 _NEW_NAMESPACES = 0x7E020000
-"""``CLONE_NEW*``, but for time, which ``clone`` can't ask for."""
+"""``CLONE_NEW*`` except ``CLONE_NEWTIME``, which ``clone`` can't request."""
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -69,14 +69,14 @@ _OF_ITSELF_ONLY: dict[str, tuple[int, int]] = {
     "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274),
 }
-"""Their first argument is a process; 0 is the caller."""
+"""Calls whose first argument is a process, and that are allowed for 0, the caller itself."""
 _SETPRIORITY, _IOPRIO_SET, _PRLIMIT, _CLONE, _CLONE3 = (141, 140), (251, 30), (302, 261), (56, 220), (435, 435)
 
 _system = ctypes.PyDLL(None, use_errno=True)
 
 
 def program(machine: str) -> bytes | None:
-    """The filter for a machine as ``uname -m`` calls it; None: there is none."""
+    """Return the filter for a machine (its name as in ``uname -m``); None: there is none."""
     if machine not in _ARCHITECTURES:
         return None
     own = _COLUMN[machine]
@@ -90,7 +90,7 @@ def program(machine: str) -> bytes | None:
         # which, who: a process (0, but 1 for the second call), the caller.
         (_SETPRIORITY, [*_zero(0, 0, 3), *_zero(1, 0, 1), allow, deny]),
         (_IOPRIO_SET, [_load(0), _instruction(_JUMP_IF_EQUAL, 1, 0, 3), *_zero(1, 0, 1), allow, deny]),
-        # To read another's limits is allowed: then the third argument is no address.
+        # Reading the limits of another process is allowed: then the third argument is 0.
         (_PRLIMIT, [*_zero(0, 4, 0), *_zero(2, 0, 3), _load(2, 4), _instruction(_JUMP_IF_EQUAL, 0, 0, 1), allow, deny]),
         (_CLONE, [_load(0), _instruction(_JUMP_IF_ANY_BIT, _NEW_NAMESPACES, 1, 0), allow, deny]),
         (_CLONE3, [_instruction(_RETURN, _ERROR | errno.ENOSYS)]),
@@ -101,12 +101,12 @@ def program(machine: str) -> bytes | None:
 
 
 def _load(argument: int, offset: int = 0) -> bytes:
-    """Load the lower half of an argument, or at 4 the upper one."""
+    """Load the lower half of an argument, or with offset 4 the upper half."""
     return _instruction(_LOAD, _ARGUMENTS + 8 * argument + offset)
 
 
 def _zero(argument: int, yes: int, no: int) -> list[bytes]:
-    """Pass over so many instructions if the lower half of an argument is zero, or is not."""
+    """Skip ``yes`` instructions if the lower half of an argument is zero, otherwise ``no``."""
     return [_load(argument), _instruction(_JUMP_IF_EQUAL, 0, yes, no)]
 
 
@@ -115,7 +115,7 @@ def _instruction(operation: int, value: int, yes: int = 0, no: int = 0) -> bytes
 
 
 class Filter:
-    """The program for this machine, ready to be put on."""
+    """The filter for this machine, ready to be applied."""
 
     def __init__(self) -> None:
         self._program = program(platform.machine())
@@ -125,7 +125,7 @@ class Filter:
             self._description = struct.pack("@HP", length, ctypes.addressof(self._buffer))
 
     def enter(self) -> None:
-        """Hold this thread, and what it starts from now on, to it. For good; needs no new privileges first."""
+        """Apply the filter to this thread and what it starts, permanently. Needs ``no_new_privileges`` first."""
         if self._program is None:
             return
         if _system.prctl(_PR_SET_SECCOMP, _MODE_FILTER, self._description, 0, 0) != 0:
