@@ -1,6 +1,6 @@
-"""install.yaml: the chart with no values, for those without Helm. `make install-yaml` writes it.
+"""Generate install.yaml, the chart with its default values, for installing without Helm (`make install-yaml`).
 
-What only Helm has a use for is left out (its labels, its hooks, its notes, its test), and the namespace is put before.
+It leaves out what only Helm uses (labels, hooks, notes, the test) and adds the namespace.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ NAME = "scheduledjob"
 NAMESPACE = "scheduledjob-system"
 
 BEGINNING = f"""# The operator with one replica and its store in memory: kubectl apply --server-side -f install.yaml
-# Written by `make install-yaml` from charts/scheduledjob-operator, which can be told more. To delete what is in here is
-# to delete every ScheduledJob, because the CustomResourceDefinition is.
+# Generated from charts/scheduledjob-operator by `make install-yaml`; the chart has more settings. Deleting the objects
+# in this file also deletes every ScheduledJob, because the CustomResourceDefinition is one of them.
 apiVersion: v1
 kind: Namespace
 metadata:
@@ -26,12 +26,12 @@ metadata:
   labels:
     pod-security.kubernetes.io/enforce: restricted
 """
-_OF_THE_TEST = "app.kubernetes.io/component: test\n"
-_HELMS_OWN = re.compile(r"^ *(helm\.sh/chart: .*|app\.kubernetes\.io/managed-by: Helm|# Source: .*)\n", re.MULTILINE)
+_TEST_LABEL = "app.kubernetes.io/component: test\n"
+_HELM_LINES = re.compile(r"^ *(helm\.sh/chart: .*|app\.kubernetes\.io/managed-by: Helm|# Source: .*)\n", re.MULTILINE)
 
 
 def install_yaml(helm: Path) -> str:
-    """The text of install.yaml."""
+    """Return the text of install.yaml."""
     command = [
         str(helm),
         "template",
@@ -43,9 +43,9 @@ def install_yaml(helm: Path) -> str:
         "--set",
         "crds.keep=false",
     ]
-    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603  # our own words
-    kept = [part for part in made.split("---\n") if _OF_THE_TEST not in part]
-    return BEGINNING + _HELMS_OWN.sub("", "---\n".join(kept))
+    rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603  # our own words
+    kept = [document for document in rendered.split("---\n") if _TEST_LABEL not in document]
+    return BEGINNING + _HELM_LINES.sub("", "---\n".join(kept))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The README of a chart, from its values.yaml: `make chart` writes it.
+"""Generate the README of a chart from its values.yaml (`make chart`).
 
-A comment that ends on the line before a key is that key's documentation, as somebody who edits the values reads it. A
-key whose value is a mapping with documented keys of its own is a section; every other key is a row of a table.
+The comment that ends on the line before a key documents that key. A key whose value is a mapping with documented keys
+becomes a section; every other key becomes a row of a table.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ $ helm install scheduledjob charts/scheduledjob-operator --namespace scheduledjo
 $ helm test scheduledjob --namespace scheduledjob-system --logs
 ```
 
-Without values there is one replica with its store in memory. Values are checked before anything is installed: one that
-is unknown, wrong or can't be together with another is refused, and the message says what to write.
+By default, the chart installs one replica with its store in memory. Values are validated before anything is installed:
+if a value is unknown, invalid or conflicts with another one, the error message says what to write.
 
 Several replicas share a Postgres or a Firestore:
 
@@ -42,17 +42,19 @@ store:
     passwordSecret: {{name: scheduledjob-postgres}}
 ```
 
-The service account gets the rules of `files/rules.yaml` and nothing else: in all namespaces, or in those of
-`namespaces`. Secrets and ConfigMaps are not among them until `rbac.secrets` and `rbac.configMaps` say where.
+The service account gets the rules in `files/rules.yaml` and no others, either in all namespaces or in those of
+`namespaces`. It may read Secrets and ConfigMaps only in the namespaces that you list in `rbac.secrets` and
+`rbac.configMaps`.
 
-`helm uninstall` leaves the CustomResourceDefinition and with it every ScheduledJob, unless `crds.keep` is false;
-objects that are left can be deleted as any other. A release of another name takes it over with
-`helm install --take-ownership`, or leaves it alone with `crds.install=false`. `helm upgrade` upgrades it too.
+`helm uninstall` keeps the CustomResourceDefinition, and with it every ScheduledJob, unless `crds.keep` is false. You
+can delete the remaining objects like any others. To install a release under another name, either take over the
+definition with `helm install --take-ownership`, or leave it alone with `crds.install=false`. `helm upgrade` also
+upgrades the definition.
 
-The Pod of `helm test` stays, for its log, until the next test or until somebody deletes it. The account that it has,
-which may make ScheduledJobs in one namespace and delete its own, goes with the release.
+The Pod of `helm test` is kept for its log until the next test. Its service account, which may create ScheduledJobs in
+one namespace and delete its own, is part of the release and is removed with it.
 
-Without Helm, `kubectl apply --server-side -f install.yaml` is the chart with no values.
+Without Helm, `kubectl apply --server-side -f install.yaml` installs what the chart installs with its default values.
 
 ## Values
 """
@@ -63,31 +65,31 @@ class Key:
     """One key of the values."""
 
     path: str
-    says: str
+    comment: str
     default: Any
-    keys: list[Key] = field(default_factory=list)
-    """Those below it, where at least one of them is documented."""
+    children: list[Key] = field(default_factory=list)
+    """The keys below this one, if at least one of them is documented."""
 
 
 def read_keys(text: str) -> list[Key]:
-    """The keys of a values.yaml, with what is said of each. ValueError: a key of which nothing is said."""
+    """Return the keys of a values.yaml with their comments. ValueError: a key has no comment."""
     root = yaml.compose(text)
     if not isinstance(root, yaml.MappingNode):
-        raise TypeError("values.yaml is to hold a mapping")
-    found = list(_keys(root, text.splitlines(), ""))
-    if silent := [each.path for each in _leaves(found) if not each.says]:
-        raise ValueError(f"nothing is said of {', '.join(silent)}: write a comment on the line before")
-    return found
+        raise TypeError("values.yaml must contain a mapping")
+    keys = list(_keys(root, text.splitlines(), ""))
+    if undocumented := [key.path for key in _leaves(keys) if not key.comment]:
+        raise ValueError(f"no comment on {', '.join(undocumented)}: write one on the line before the key")
+    return keys
 
 
-def _keys(node: yaml.MappingNode, lines: Sequence[str], above: str) -> Iterator[Key]:
+def _keys(node: yaml.MappingNode, lines: Sequence[str], prefix: str) -> Iterator[Key]:
     for name, value in node.value:
-        path = f"{above}{name.value}"
+        path = f"{prefix}{name.value}"
         key = Key(path, _comment_before(lines, name.start_mark.line), yaml.safe_load(yaml.serialize(value)))
         if isinstance(value, yaml.MappingNode) and not value.flow_style:
-            below = list(_keys(value, lines, f"{path}."))
-            if any(each.says or each.keys for each in below):
-                key.keys = below
+            children = list(_keys(value, lines, f"{path}."))
+            if any(child.comment or child.children for child in children):
+                key.children = children
         yield key
 
 
@@ -100,27 +102,27 @@ def _comment_before(lines: Sequence[str], line: int) -> str:
 
 
 def _leaves(keys: Sequence[Key]) -> Iterator[Key]:
-    for each in keys:
-        if each.keys:
-            yield from _leaves(each.keys)
+    for key in keys:
+        if key.children:
+            yield from _leaves(key.children)
         else:
-            yield each
+            yield key
 
 
 def readme(folder: Path) -> str:
-    """The README of the chart in this folder."""
+    """Return the README of the chart in this directory."""
     chart = yaml.safe_load((folder / "Chart.yaml").read_text(encoding="utf-8"))
     keys = read_keys((folder / "values.yaml").read_text(encoding="utf-8"))
-    parts = [BEGINNING.format(description=chart["description"]), *_table([each for each in keys if not each.keys])]
-    for section in (each for each in keys if each.keys):
+    parts = [BEGINNING.format(description=chart["description"]), *_table([key for key in keys if not key.children])]
+    for section in (key for key in keys if key.children):
         parts.append(f"### `{section.path}`\n")
-        parts += [f"{section.says}\n"] if section.says else []
-        parts += _table(list(_leaves(section.keys)))
+        parts += [f"{section.comment}\n"] if section.comment else []
+        parts += _table(list(_leaves(section.children)))
     return "\n".join(parts)
 
 
 def _table(keys: Sequence[Key]) -> list[str]:
-    rows = [f"| `{each.path}` | {_cell(each.says)} | `{_cell(json.dumps(each.default))}` |" for each in keys]
+    rows = [f"| `{key.path}` | {_cell(key.comment)} | `{_cell(json.dumps(key.default))}` |" for key in keys]
     return ["| Value | Meaning | Default |", "|---|---|---|", *rows, ""] if rows else []
 
 

@@ -1,13 +1,13 @@
 -- Health of a ScheduledJob for Argo CD.
 --
--- It answers whether the spec has been taken and can be run, as Flux and `kubectl wait --for=condition=Ready` do. How
--- its runs end is not in it: a job that failed last night, or is suspended, must not hold up the sync that brings its
--- cure. That is told in the message, and by metrics and alerts.
+-- It says whether the operator has accepted the spec and can run it, as the condition Ready does. It does not depend on
+-- how runs end: a job that failed last night, or is suspended, must not block the sync that brings the fix. The message,
+-- metrics and alerts report failures.
 
 local function condition(kind)
-  for _, each in ipairs(obj.status.conditions or {}) do
-    if each.type == kind then
-      return each
+  for _, candidate in ipairs(obj.status.conditions or {}) do
+    if candidate.type == kind then
+      return candidate
     end
   end
   return {}
@@ -35,11 +35,11 @@ if ready.status ~= "True" then
   return health("Progressing", ready.message or "")
 end
 
-local said = {ready.message}
+local messages = {ready.message}
 if condition("Overdue").status == "True" then
-  table.insert(said, "overdue: " .. (condition("Overdue").message or ""))
+  table.insert(messages, "overdue: " .. (condition("Overdue").message or ""))
 end
 if condition("LastRunSucceeded").status == "False" then
-  table.insert(said, "the last run failed: " .. (condition("LastRunSucceeded").message or ""))
+  table.insert(messages, "the last run failed: " .. (condition("LastRunSucceeded").message or ""))
 end
-return health("Healthy", table.concat(said, "; "))
+return health("Healthy", table.concat(messages, "; "))

@@ -28,8 +28,8 @@ def test_the_chart_documents_the_sum_of_the_limits(page: str) -> None:
     text = (CHART / page).read_text()
     least = limit_besides_grace(in_memory=False)
     more = limit_besides_grace(in_memory=True) - least
-    assert f"settings.grace and {least:g} seconds" in text
-    assert re.search(rf"memory\s+(# )?{more:g} more", text)
+    assert f"settings.grace plus {least:g} seconds" in text
+    assert re.search(rf"memory,\s+(# )?{more:g} seconds more", text)
 
 
 def test_the_help_says_the_sum_of_the_limits() -> None:

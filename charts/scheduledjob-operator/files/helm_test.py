@@ -1,7 +1,7 @@
-"""What `helm test` runs: makes a ScheduledJob, waits for its success, and takes it away again.
+"""The program of `helm test`: create a ScheduledJob, wait until it has succeeded, and delete it.
 
-In the operator's own image there is Python and nothing to call the API server with, so this is the little that it
-takes. Exit code 0: the job has succeeded. Anything else is told in one line.
+The operator's image contains Python but no client for the API server, so this program uses only the standard library.
+Exit code 0 means that the job has succeeded. Any failure is reported in one line.
 """
 
 import json
@@ -33,19 +33,19 @@ JOB = {
 }
 
 
-def ask(method, path, body=None):
-    """The API server's answer; HTTPError where it refuses."""
+def request_api(method, path, body=None):
+    """Send a request to the API server and return its answer. HTTPError: it refused."""
     with open(f"{ACCOUNT}/token") as file:
         token = file.read().strip()
-    request = urllib.request.Request(  # noqa: S310  # of the API server
+    request = urllib.request.Request(  # noqa: S310  # the URL is the API server's
         SERVER + path,
         method=method,
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
     )
     trusted = ssl.create_default_context(cafile=f"{ACCOUNT}/ca.crt")
-    trusted.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 asks of an authority what kubeadm does not write
-    with urllib.request.urlopen(request, timeout=10, context=trusted) as answer:  # noqa: S310  # of the API server
+    trusted.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 requires fields that kubeadm's CA certificate lacks
+    with urllib.request.urlopen(request, timeout=10, context=trusted) as answer:  # noqa: S310  # as above
         return json.load(answer)
 
 
@@ -55,36 +55,36 @@ def say(words):
 
 def remove():
     try:
-        ask("DELETE", f"{JOBS}/{NAME}")
+        request_api("DELETE", f"{JOBS}/{NAME}")
     except urllib.error.HTTPError as error:
         if error.code != 404:
             raise
 
 
 def wait():
-    """The job's status once it has succeeded; TimeoutError with what was seen last."""
-    ends = time.monotonic() + SECONDS
+    """Return the job's status once it has succeeded. TimeoutError: it has not; the message contains the last status."""
+    deadline = time.monotonic() + SECONDS
     status = {}
-    while time.monotonic() < ends:
-        status = ask("GET", f"{JOBS}/{NAME}").get("status") or {}
+    while time.monotonic() < deadline:
+        status = request_api("GET", f"{JOBS}/{NAME}").get("status") or {}
         if status.get("lastOutcome") == "Succeeded":
             return status
         time.sleep(0.5)
     if not status:
-        raise TimeoutError("the operator has not seen it: look at its log, and at the namespaces that it watches")
+        raise TimeoutError("the operator has not seen it: check the operator's log and its setting namespaces")
     raise TimeoutError(f"its status is {json.dumps(status)}")
 
 
 def main():
     try:
         remove()
-        ask("POST", JOBS, JOB)
-        say(f"made ScheduledJob {NAMESPACE}/{NAME}")
+        request_api("POST", JOBS, JOB)
+        say(f"created ScheduledJob {NAMESPACE}/{NAME}")
         try:
             newest = wait()["recentRuns"][0]
         finally:
             remove()
-        say(f"it ran at {newest['started']} and succeeded; it is gone again")
+        say(f"it ran at {newest['started']} and succeeded; deleted it")
     except urllib.error.HTTPError as error:
         sys.exit(f"the API server refused: {error.code} {error.read().decode(errors='replace')}")
     except TimeoutError as error:

@@ -1,4 +1,4 @@
-{{- /* Names and labels, and what other templates conclude from the values. */ -}}
+{{- /* Names, labels, and what other templates derive from the values. */ -}}
 
 {{- define "sjob.name" -}}
 {{- default "scheduledjob" .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
@@ -15,7 +15,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* What has no namespace is named by it: releases in two namespaces may have one name. */ -}}
+{{- /* Names of cluster-scoped objects include the release's namespace: two namespaces may have releases of the same name. */ -}}
 {{- define "sjob.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "sjob.fullname" .) -}}
 {{- end -}}
@@ -56,7 +56,7 @@ app.kubernetes.io/component: operator
 {{- end -}}
 {{- end -}}
 
-{{- /* The cluster's own name is the uid of kube-system; without it two clusters that share a store would be one. */ -}}
+{{- /* The uid of kube-system identifies the cluster. Without it, two clusters that share a store would count as one. */ -}}
 {{- define "sjob.instance" -}}
 {{- if .Values.instance -}}
 {{- .Values.instance -}}
@@ -68,12 +68,12 @@ app.kubernetes.io/component: operator
 {{- else if eq .Values.store.type "memory" -}}
 {{- $local -}}
 {{- else -}}
-{{- fail (printf "\n\ninstance: the cluster can't be asked for its uid here, and operators of other clusters that share the store would be taken for this one: write a name that no other has, such as\n  --set instance=$(kubectl get namespace kube-system -o jsonpath={.metadata.uid})/%s\n" $local) -}}
+{{- fail (printf "\n\ninstance: the uid of the cluster can't be read here, and operators of other clusters with the same store would count as this one: set a name that no other installation has, such as\n  --set instance=$(kubectl get namespace kube-system -o jsonpath={.metadata.uid})/%s\n" $local) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{- /* Seconds of a length of time such as 1h30m. */ -}}
+{{- /* A duration such as 1h30m in seconds. */ -}}
 {{- define "sjob.seconds" -}}
 {{- $sum := 0 -}}
 {{- range $part := regexFindAll "[0-9]+[dhms]" . -1 -}}
@@ -87,16 +87,16 @@ app.kubernetes.io/component: operator
 {{- $least := add 8 (include "sjob.seconds" (default "20s" .Values.settings.grace) | atoi) -}}
 {{- $given := .Values.terminationGracePeriodSeconds -}}
 {{- if kindIs "invalid" $given -}}
-{{- /* A store in memory ends with the Pod, so status is brought up to date first: for that the operator takes up to 60 s. */ -}}
+{{- /* A store in memory is lost with the Pod, so the operator first updates status, which takes up to 60 s. */ -}}
 {{- if eq .Values.store.type "memory" -}}{{- add 60 $least -}}{{- else -}}{{- $least -}}{{- end -}}
 {{- else if lt (int64 $given) $least -}}
-{{- fail (printf "\n\nterminationGracePeriodSeconds: %d is less than settings.grace (%s) and 8 seconds: jobs would be killed before they could be handed to another replica; write %d or more, or leave it out\n" (int64 $given) (default "20s" .Values.settings.grace) $least) -}}
+{{- fail (printf "\n\nterminationGracePeriodSeconds: %d is less than settings.grace (%s) plus 8 seconds: jobs would be killed before they could be handed to another replica; write %d or more, or leave it out\n" (int64 $given) (default "20s" .Values.settings.grace) $least) -}}
 {{- else -}}
 {{- int64 $given -}}
 {{- end -}}
 {{- end -}}
 
-{{- /* The store as variables of a container: `SJOB_STORE`, and what goes with it. */ -}}
+{{- /* The environment variables of the store: `SJOB_STORE` and its credentials. */ -}}
 {{- define "sjob.storeEnv" -}}
 {{- with .Values.store -}}
 {{- if eq .type "secret" }}
@@ -151,7 +151,7 @@ app.kubernetes.io/component: operator
 {{- end }}
 {{- end -}}
 
-{{- /* Variables of the container: the store's and the settings'. A flag would be seen by everybody on the node. */ -}}
+{{- /* The environment variables of the settings. Everybody on the node could read flags. */ -}}
 {{- define "sjob.settingsEnv" -}}
 {{- $settings := dict
   "instance" (include "sjob.instance" .)
@@ -174,8 +174,8 @@ app.kubernetes.io/component: operator
 {{- end }}
 {{- end -}}
 
-{{- /* Not empty where this upgrade takes the store out of memory. The new Pods then wait for the Lease of the old one, and
-a rolling update would wait for the new ones to become ready before it ends the old one. */ -}}
+{{- /* Not empty if this upgrade moves the store out of memory. New Pods then wait for the Lease of the old Pod, and a rolling
+update would wait for the new Pods to become ready before it stops the old one. */ -}}
 {{- define "sjob.leavesMemory" -}}
 {{- $now := lookup "apps/v1" "Deployment" .Release.Namespace (include "sjob.fullname" .) -}}
 {{- range (dig "spec" "template" "spec" "containers" list $now) -}}

@@ -150,12 +150,13 @@ ACCEPTED: dict[str, str] = {
 REFUSED: dict[str, tuple[str, str]] = {
     "several replicas in memory": (
         "replicaCount: 3",
-        "'/replicaCount': value must be '1 while the store is in memory: several replicas need a store that they can "
-        "share (store.type)'",
+        "'/replicaCount': value must be '1 while the store is in memory: several replicas need a shared store "
+        "(store.type)'",
     ),
     "rolling update in memory": (
         "strategy: {type: RollingUpdate}",
-        "'/strategy/type': value must be 'Recreate while the store is in memory: two replicas can\\'t have it at once'",
+        "'/strategy/type': value must be 'Recreate while the store is in memory: two replicas can\\'t have it at the "
+        "same time'",
     ),
     "migration of memory": (
         "migration: {hook: true}",
@@ -172,27 +173,27 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "postgresql without a host": (
         "store: {type: postgresql}",
-        "'/store/postgresql/host': value must be 'given: store.type postgresql needs the server\\'s host name'",
+        "'/store/postgresql/host': value must be 'set: store.type postgresql needs the server\\'s host name'",
     ),
     "a host without postgresql": (
         "store: {postgresql: {host: db}}",
-        "'/store/type': value must be 'postgresql (store.postgresql.host is given)'",
+        "'/store/type': value must be 'postgresql (store.postgresql.host is set)'",
     ),
     "two stores": (
         "store: {type: postgresql, postgresql: {host: db}, firestore: {project: my-project}}",
-        "'/store/type': value must be 'firestore (store.firestore.project is given)'",
+        "'/store/type': value must be 'firestore (store.firestore.project is set)'",
     ),
     "a Secret that is not named": (
         "store: {type: secret}",
-        "'/store/secret/name': value must be 'given: store.type secret needs the Secret that holds the URL'",
+        "'/store/secret/name': value must be 'set: store.type secret needs the Secret that contains the URL'",
     ),
     "a password in the values": (
         "store: {type: postgresql, postgresql: {host: db, parameters: {password: hunter2}}}",
-        "'/store/postgresql/parameters/password': value must be 'left out: it stands in a Secret",
+        "'/store/postgresql/parameters/password': value must be 'left out: it comes from a Secret",
     ),
     "a password with the user": (
         'store: {type: postgresql, postgresql: {host: db, user: "me:hunter2"}}',
-        "'/store/postgresql/user': value must be 'the name of a user; its password stands in the Secret",
+        "'/store/postgresql/user': value must be 'the name of a user; its password comes from the Secret",
     ),
     "a URL for a host": (
         'store: {type: postgresql, postgresql: {host: "postgresql://db"}}',
@@ -200,7 +201,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "a bare number for a length of time": (
         "settings: {lease: 15}",
-        "'/settings/lease': value must be 'a length of time such as 45s or 1h30m, or null'",
+        "'/settings/lease': value must be 'a duration such as 45s or 1h30m, or null'",
     ),
     "too much capacity": (
         "settings: {capacity: 1000000}",
@@ -242,7 +243,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "roles for the default account": (
         "serviceAccount: {create: false}",
-        "'/serviceAccount/name': value must be 'given: with serviceAccount.create false and rbac.create true",
+        "'/serviceAccount/name': value must be 'set: with serviceAccount.create false and rbac.create true",
     ),
     "a rolling Recreate": (
         "strategy: {type: Recreate, rollingUpdate: {maxSurge: 1}}",
@@ -252,21 +253,20 @@ REFUSED: dict[str, tuple[str, str]] = {
     # What a schema can't compare, the chart does.
     "less grace than the operator takes": (
         "{settings: {grace: 30s}, terminationGracePeriodSeconds: 30}",
-        "terminationGracePeriodSeconds: 30 is less than settings.grace (30s) and 8 seconds: jobs would be killed "
+        "terminationGracePeriodSeconds: 30 is less than settings.grace (30s) plus 8 seconds: jobs would be killed "
         "before they could be handed to another replica; write 38 or more, or leave it out",
     ),
     "Secrets where nothing is watched": (
         "{namespaces: [a, b], rbac: {secrets: [c]}}",
-        'rbac.secrets: "c" is not among the namespaces that are watched (a, b): add it to namespaces too, or leave it '
-        "out here",
+        'rbac.secrets: the operator does not watch "c" (it watches a, b): add it to namespaces, or leave it out here',
     ),
     "inline shell where nothing is watched": (
         "{namespaces: [a], settings: {inlineShellNamespaces: [b]}}",
-        'settings.inlineShellNamespaces: "b" is not among the namespaces that are watched (a)',
+        'settings.inlineShellNamespaces: the operator does not watch "b" (it watches a)',
     ),
     "a shared store without a name for the cluster": (
         "store: {type: secret, secret: {name: store}}",
-        "instance: the cluster can't be asked for its uid here, and operators of other clusters that share the store "
-        "would be taken for this one: write a name that no other has",
+        "instance: the uid of the cluster can't be read here, and operators of other clusters with the same store "
+        "would count as this one: set a name that no other installation has",
     ),
 }

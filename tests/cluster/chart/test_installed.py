@@ -101,7 +101,7 @@ async def test_it_is_installed_with_one_command_and_does_what_the_notes_say(
     async with release.running():
         done = await run_test_pod(own_cluster, tmp_path, hooks)
         assert done.returncode == 0, done.stderr
-        assert f"made ScheduledJob {HOME}/scheduledjob-test" in done.stdout
+        assert f"created ScheduledJob {HOME}/scheduledjob-test" in done.stdout
         assert "succeeded" in done.stdout
     async with own_cluster.client() as api:
         assert await api.list(f"{SCHEDULED_JOBS}/scheduledjobs") == []
@@ -170,7 +170,7 @@ async def test_what_is_rendered_without_a_cluster_can_take_over(own_cluster: Con
     instance = (await own_cluster.kubectl(*shlex.split(asked))).stdout
     assert instance.endswith(f"/{HOME}/scheduledjob")
     shared = {"store": {"type": "secret", "secret": {"name": "store"}}}
-    with pytest.raises(Refused, match="write a name that no other has"):
+    with pytest.raises(Refused, match="set a name that no other installation has"):
         await render(shared, namespace=HOME)
     rendered = await render(shared | {"instance": instance, "strategy": {"type": "Recreate"}}, namespace=HOME)
     assert environment(rendered)["SJOB_INSTANCE"] == environment([await release.deployment()])["SJOB_INSTANCE"]

@@ -114,11 +114,12 @@ def test_every_setting_has_a_value() -> None:
 
 
 def test_the_defaults_that_the_values_name_are_the_operators() -> None:
-    said = {each.path: each.says for section in read_keys((CHART / "values.yaml").read_text()) for each in section.keys}
-    for each in every_setting():
-        found = re.search(r"The operator's default: (\S+)\.$", said.get(f"settings.{each.key}", ""))
+    sections = read_keys((CHART / "values.yaml").read_text())
+    comments = {key.path: key.comment for section in sections for key in section.children}
+    for setting in every_setting():
+        found = re.search(r"The operator's default: (\S+)\.$", comments.get(f"settings.{setting.key}", ""))
         if found:
-            assert f"`{found[1]}`" == each.default_shown, each.key
+            assert f"`{found[1]}`" == setting.default_shown, setting.key
 
 
 async def test_the_url_of_postgres_is_built_from_its_parts() -> None:
@@ -322,7 +323,7 @@ def test_the_readme_is_not_stale() -> None:
 
 
 def test_a_value_that_nobody_describes_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"nothing is said of a\.c: write a comment"):
+    with pytest.raises(ValueError, match=r"no comment on a\.c: write one"):
         read_keys("a:\n  # Said.\n  b: 1\n\n  c: 2\n")
 
 
