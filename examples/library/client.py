@@ -1,9 +1,9 @@
-"""A client that only schedules and reads: a web application beside the replicas that do the work.
+"""A client that only schedules and reads, such as a web application beside the replicas that do the work.
 
     python examples/library/client.py postgresql://user@localhost/database
 
-It claims nothing and need not know the jobs: which program has the kind "invoice" is the replicas' business
-(`replicas.py` is one). It ends by itself.
+It claims nothing and does not need the code of the jobs: only the replicas have the kind "invoice" (see `replicas.py`).
+It exits by itself.
 """
 
 import asyncio
@@ -32,5 +32,5 @@ async def main(url: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("say which store: python examples/library/client.py postgresql://user@localhost/database")
+        sys.exit("name the store: python examples/library/client.py postgresql://user@localhost/database")
     asyncio.run(main(sys.argv[1]))

@@ -1,8 +1,8 @@
-"""One-shots with a payload and a result, and a job that decides itself when it is done.
+"""One-shots with a payload and a result, and a job that decides by itself when its schedule is complete.
 
     python examples/library/one_shots.py
 
-It ends by itself.
+It exits by itself.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ counted = asyncio.Event()
 
 @scheduler.job("resize")
 async def resize(task: Task) -> Task:
-    """Without a trigger a schedule has one slot: the one that `delay` or `at` gives. Then it is completed."""
+    """A schedule without a trigger has one slot, given by `delay` or `at`. After it, the schedule is completed."""
     image = task.json()
     print(f"{task.slug}: {image['name']} resized to {image['width']} pixels", flush=True)
     if task.slug == "image-3":
@@ -26,12 +26,12 @@ async def resize(task: Task) -> Task:
 
 @scheduler.job("countdown", trigger=Every(1.0))
 async def countdown(task: Task) -> Task | None:
-    """The payload and the result that a run leaves are what the next run and `get` find."""
+    """The next run and `get` see the payload and the result that a run sets."""
     left = task.json() - 1
     print(f"{task.slug}: {left} to go", flush=True)
     if left == 0:
         counted.set()
-        return None  # done for good: its slug is free again
+        return None  # the schedule is completed, and its slug can be used again
     task.set_json(left)
     task.set_result_json({"left": left})
     return task

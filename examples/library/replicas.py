@@ -1,9 +1,9 @@
-"""One of several replicas on one Postgres: start it in as many terminals, on as many machines, as you like.
+"""One of several replicas on one Postgres. Start it in as many terminals and on as many machines as you like.
 
     python examples/library/replicas.py postgresql://user@localhost/database
 
-Each due slot is claimed by exactly one of them. End one, in order or with `kill -9`: the others take over its work.
-Beside it, `client.py` schedules what there is to do.
+Exactly one replica claims each due slot. Stop a replica, with Ctrl-C or with `kill -9`, and the others take over its
+work. Run `client.py` to schedule some work.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ def scheduler_for(url: str) -> Scheduler:
 
 async def main(url: str) -> None:
     async with scheduler_for(url) as scheduler:
-        # Every replica says so; it is scheduled once. With replace=True an equal schedule is left as it is.
+        # Every replica does this, but the job is scheduled once: with replace=True, an equal schedule stays unchanged.
         await scheduler.schedule("tidy-up", "tidy-up", replace=True)
         print(f"{os.getpid()} is ready", flush=True)
         await asyncio.Event().wait()
@@ -40,6 +40,6 @@ async def main(url: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("say which store: python examples/library/replicas.py postgresql://user@localhost/database")
+        sys.exit("name the store: python examples/library/replicas.py postgresql://user@localhost/database")
     with suppress(KeyboardInterrupt):
         asyncio.run(main(sys.argv[1]))

@@ -1,8 +1,8 @@
-"""Shell commands and HTTP requests as jobs: the payload says what to run.
+"""Shell commands and HTTP requests as jobs. The payload is the command or the URL.
 
     python examples/library/shell_and_curl.py
 
-It serves a page to itself, so that it needs no network, and runs until Ctrl-C.
+It starts a web server of its own, so it needs no network. It runs until Ctrl-C.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from scheduledjob import CurlJob, Every, Fixed, Scheduler, ShellJob
 scheduler = Scheduler("memory:")
 scheduler.register(ShellJob(), trigger=Every(2.0), backoff=Fixed([10.0, 60.0]))  # the kind "shell"
 scheduler.register(CurlJob(headers={"Accept": "text/plain"}), trigger=Every(2.0))  # the kind "curl"
-scheduler.register(CurlJob(method="POST"), name="webhook")  # the same again, under a name of its own
+scheduler.register(CurlJob(method="POST"), name="webhook")  # the same job under another name
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -32,12 +32,12 @@ async def main() -> None:
     with TemporaryDirectory() as directory:
         log = Path(directory) / "log"
         async with server, scheduler:
-            # A shell job gets a small environment of its own: PATH, HOME, LANG, TZ, and what names its run.
+            # The environment of a shell job contains only PATH, HOME, LANG, TZ and the details of its run.
             command = f'echo "$SCHEDULEDJOB_NAME, attempt $SCHEDULEDJOB_ATTEMPT" >> {log}'
             await scheduler.schedule("greet", "shell", payload=command.encode(), delay=0.0)
             await scheduler.schedule("ping", "curl", payload=f"{url}/health".encode(), delay=0.0)
             await scheduler.schedule("notify", "webhook", payload=f"{url}/notify".encode(), delay=0.5)
-            while not log.exists():  # noqa: ASYNC110  # a file tells nobody that it is there
+            while not log.exists():  # noqa: ASYNC110  # there is no event for a new file
                 await asyncio.sleep(0.1)
             print("the command wrote:", log.read_text().strip(), flush=True)
             await asyncio.Event().wait()

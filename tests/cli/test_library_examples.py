@@ -66,7 +66,7 @@ def test_all_are_run_here() -> None:
 
 def test_a_job_with_trigger_and_backoff() -> None:
     with example("report.py") as report:
-        report.wait_for("the database is away", "written in attempt 2", "written in attempt 1")
+        report.wait_for("the database is down", "written in attempt 2", "written in attempt 1")
         report.end(signal.SIGINT)
 
 
@@ -110,4 +110,4 @@ def test_what_is_missing_is_said() -> None:
         [sys.executable, EXAMPLES / "client.py"], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("say which store")
+    assert done.stderr.startswith("name the store")
