@@ -27,8 +27,9 @@ from scheduledjob.domain.time.instants import Instant, from_seconds, to_instant
 from scheduledjob.domain.triggers.registry import spec_of
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.kinds import JobKind
+from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.replica_settings import ReplicaSettings
+from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaSettings
 from scheduledjob.engine.store import NewRow, Origin, Store
 from scheduledjob.engine.task import Task
 from scheduledjob.jobs.payload_jobs import CurlJob, ShellJob
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from scheduledjob.domain.triggers.every import Every
     from scheduledjob.domain.triggers.once import At
     from scheduledjob.engine.executor import Executor
-    from scheduledjob.engine.observer import Observer
     from scheduledjob.jobs.python.python_job import Job
 
     Trigger = Cron | Every | At
@@ -95,7 +95,7 @@ class Scheduler:
             raise ValueError(f'instance {instance!r:.60} is not allowed: give a name, as in "local"')
         self._store: Store = open_store(url, instance)
         self._execute = execute
-        self._observer = observer
+        self._observer = observer or Observer()
         self._kinds: dict[str, JobKind] = {}
         self._replica: Replica | None = None
         self._running: asyncio.Task[None] | None = None
@@ -162,13 +162,8 @@ class Scheduler:
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         if self._execute:
-            self._replica = Replica(
-                self._store,
-                self._kinds,
-                self._settings,
-                program_version=program_version(),
-                observer=self._observer,
-            )
+            host = ReplicaHost(program_version=program_version(), observer=self._observer)
+            self._replica = Replica(self._store, self._kinds, self._settings, host)
             self._clock = self._replica.clock
             self._running = self._tasks.create_task(self._replica.run())
             ready = self._tasks.create_task(self._replica.ready.wait())

@@ -19,7 +19,7 @@ from scheduledjob.engine.executor import Attempt, Executor, Result
 from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.replica_settings import ReplicaSettings
+from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaSettings
 from scheduledjob.engine.store import NewRow, Origin, Row, Store
 
 if TYPE_CHECKING:
@@ -174,14 +174,13 @@ def replica_of(
     detached: bool = False,
     **more: Any,
 ) -> Replica:
-    """A replica with patience for no one: it looks often."""
+    """A replica that polls often. ``more`` are fields of its settings and its host."""
     settings = {name: more.pop(name) for name in ReplicaSettings.__dataclass_fields__ if name in more}
     return Replica(
         store,
         {kind: JobKind(kind, executor, detached=detached) for kind in kinds},
         ReplicaSettings(**{"heartbeat": 0.2} | settings),
-        observer=observer,
-        **more,
+        ReplicaHost(observer=observer or Observer(), **more),
     )
 
 

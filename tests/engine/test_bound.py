@@ -27,7 +27,7 @@ async def test_what_runs_is_stopped_before_the_bound() -> None:
     store, jobs, watcher = MemoryStore(), Jobs(for_ever), Watcher()
     bound = time.monotonic() + 3.0
     await put(store, "ns/a")
-    replica = replica_of(store, jobs, observer=watcher, lease=3.0, grace=0.0, until=lambda: bound)
+    replica = replica_of(store, jobs, observer=watcher, lease=3.0, grace=0.0, lease_bound=lambda: bound)
     async with running(replica):
         attempt = await jobs.begun.get()
         await watcher.until_told("fenced")

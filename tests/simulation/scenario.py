@@ -18,7 +18,7 @@ from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.replica_settings import ReplicaSettings
+from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaPlatform, ReplicaSettings
 from scheduledjob.engine.store import NewRow, Origin
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
@@ -161,11 +161,15 @@ class Scenario:
             store,
             {"job": JobKind("job", executor), "pod": JobKind("pod", PodExecutor(self.cluster, link), detached=True)},
             ReplicaSettings(**self.settings),
-            monotonic=machine.monotonic,
-            rng=random.Random(rng.random()),
-            lease_thread=SimulatedLeaseThread.on(machine, store),  # type: ignore[arg-type]
-            name=machine.name,
-            followers=lambda slug: [desired.slug for desired in self.desired_rows if desired.follows == slug],
+            ReplicaHost(
+                name=machine.name,
+                followers=lambda slug: [desired.slug for desired in self.desired_rows if desired.follows == slug],
+            ),
+            ReplicaPlatform(
+                monotonic=machine.monotonic,
+                rng=random.Random(rng.random()),
+                lease_thread=SimulatedLeaseThread.on(machine, store),  # type: ignore[arg-type]
+            ),
         )
         world.machines.append(machine)
         running = Running(machine, replica, executor, machine.loop.create_task(replica.run()))

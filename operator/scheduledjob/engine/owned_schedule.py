@@ -18,13 +18,13 @@ import msgspec
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.schedule import Schedule
-from scheduledjob.domain.schedule.state import Run
+from scheduledjob.domain.schedule.state import Outcome, Run, State
 from scheduledjob.domain.time.instants import Instant
 
 from .executor import Attempt
 from .kinds import JobKind
 from .leases import Lease
-from .store import Row
+from .store import Disposition, Row, Settlement
 
 
 class Phase(IntEnum):
@@ -72,9 +72,19 @@ class PassedOver(msgspec.Struct, gc=False):
     """Slots of a schedule that did not run: (skipped, missed, excluded), counted since its creation."""
 
     reported: tuple[int, int, int]
-    """As the observer knows them."""
+    """As reported to the observer."""
     written: tuple[int, int, int]
-    """As the last write says."""
+    """As in the last write."""
+
+    def take_unreported(self) -> list[tuple[Outcome, int]]:
+        """Return how many slots of each outcome the last write has added. They count as reported from now on."""
+        if self.written == self.reported:
+            return []
+        outcomes = (Outcome.SKIPPED_OVERLAP, Outcome.MISSED, Outcome.EXCLUDED)
+        before, self.reported = self.reported, self.written
+        return [
+            (outcome, new - old) for outcome, old, new in zip(outcomes, before, self.written, strict=True) if new > old
+        ]
 
 
 class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
@@ -100,3 +110,45 @@ class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
         """Change the phase. An edge that the table in ``ownership.py`` does not have is an AssertionError."""
         assert phase in _NEXT_PHASES[self.phase], f"{self.row.slug}: {self.phase.name} can't become {phase.name}"
         self.phase = phase
+
+    def begin_write(self, disposition: Disposition, wake_at: Instant | None) -> Settlement:
+        """Return a settlement with everything that the store does not have yet. At most one may be in flight."""
+        schedule, row = self.schedule, self.row
+        encoded, records = schedule.writes.begin(schedule.state)
+        settlement = Settlement(
+            key=row.key,
+            version=row.version,
+            disposition=disposition,
+            state=encoded,
+            wake_at=wake_at,
+            revision=schedule.state.revision,
+            records=records,
+            payload=self.payload,
+            result=self.result,
+            slug=row.slug,
+        )
+        self.payload = self.result = None
+        self.passed_over.written = _slots_passed_over(schedule.state)
+        return settlement
+
+
+def own(row: Row, kind: JobKind, lease: Lease, replica: str) -> OwnedSchedule:
+    """Return a claimed row with its schedule. Raises ``UnreadableRowError`` or ``ValueError`` if it can't be read."""
+    definition, slots = kind.read(row)
+    state = State.decode(row.state)
+    schedule = Schedule(
+        row.slug,
+        row.uid,
+        definition,
+        slots,
+        state,
+        replica,
+        detached=kind.detached,
+        definition_changed_at=row.edited_at,
+    )
+    counts = _slots_passed_over(state)
+    return OwnedSchedule(row, kind, schedule, lease, PassedOver(counts, counts))
+
+
+def _slots_passed_over(state: State) -> tuple[int, int, int]:
+    return state.skipped, state.missed, state.excluded

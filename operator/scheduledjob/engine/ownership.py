@@ -33,8 +33,6 @@ import structlog
 
 from scheduledjob.domain.schedule import followed_runs, machine
 from scheduledjob.domain.schedule.actions import has
-from scheduledjob.domain.schedule.schedule import Schedule
-from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import Instant, from_seconds
 
 from .attempt_runner import AttemptRunner
@@ -42,7 +40,7 @@ from .edits import Edits, requests_of
 from .followers import UpstreamPoller
 from .kinds import UnreadableRowError
 from .observer import Stats
-from .owned_schedule import OwnedSchedule, PassedOver, Phase
+from .owned_schedule import OwnedSchedule, Phase, own
 from .settler import Settler
 from .store import Disposition, Key, Origin, Row, Settlement
 from .timers import Timers
@@ -51,7 +49,7 @@ from .timing import UNREADABLE_RETRY_DELAY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from scheduledjob.domain.schedule.state import RunRecord
+    from scheduledjob.domain.schedule.state import RunRecord, State
 
     from .attempt_preparer import AttemptPreparer
     from .leases import Leases, Renewed
@@ -110,27 +108,14 @@ class Ownership:
         kind = self._context.kinds[row.kind]
         lease = self._leases.hold(row.key, row.version, deadline)
         try:
-            definition, slots = kind.read(row)
-            state = State.decode(row.state)
+            owned = own(row, kind, lease, self._context.replica)
         except (UnreadableRowError, ValueError) as error:
             log.error("this version can't read a schedule, and releases it unchanged", slug=row.slug, error=str(error))
             self._release_unread(row)
             return
-        schedule = Schedule(
-            row.slug,
-            row.uid,
-            definition,
-            slots,
-            state,
-            self._context.replica,
-            detached=kind.detached,
-            definition_changed_at=row.edited_at,
-        )
-        counts = (state.skipped, state.missed, state.excluded)
-        owned = OwnedSchedule(row, kind, schedule, lease, PassedOver(counts, counts))
         self._owned[row.key] = owned
         self._context.observer.claimed(row)
-        now = self._context.clock.now()
+        schedule, state, now = owned.schedule, owned.schedule.state, self._context.clock.now()
         if row.recovered:
             log.info("recovered from a replica whose lease had expired", slug=row.slug)
             machine.recover(schedule, now, edited=row.revision != state.revision and not _same_spec(row, state))
@@ -243,30 +228,12 @@ class Ownership:
 
     def _write(self, owned: OwnedSchedule, disposition: Disposition, wake: Instant | None) -> None:
         """Send the state and the new records to the store; ``_settled`` is called with the answer."""
-        schedule, row = owned.schedule, owned.row
         if disposition is not Disposition.KEEP and owned.phase is not Phase.LOST:
-            assert not owned.attempts, f"{row.slug}: released while {len(owned.attempts)} attempts run"
+            assert not owned.attempts, f"{owned.row.slug}: released while {len(owned.attempts)} attempts run"
             owned.enter(Phase.RELEASED)
-        encoded, records = schedule.writes.begin(schedule.state)
+        settlement = owned.begin_write(disposition, wake)
         self._leases.settling(owned.lease)
-        self.settler.submit(
-            owned,
-            Settlement(
-                key=row.key,
-                version=row.version,
-                disposition=disposition,
-                state=encoded,
-                wake_at=wake,
-                revision=schedule.state.revision,
-                records=records,
-                payload=owned.payload,
-                result=owned.result,
-                slug=row.slug,
-            ),
-        )
-        owned.payload = owned.result = None
-        state = schedule.state
-        owned.passed_over.written = (state.skipped, state.missed, state.excluded)
+        self.settler.submit(owned, settlement)
 
     def _settled(self, owned: OwnedSchedule | None, settlement: Settlement, done: bool) -> None:
         """The store answered a write. ``done``: it carried the write out; otherwise it refused it."""
@@ -309,13 +276,8 @@ class Ownership:
         if settlement.records:
             observer.recorded(settlement.records)
             self.upstreams.notify_followers(slug)
-        counts = owned.passed_over
-        if counts.written != counts.reported:
-            outcomes = (Outcome.SKIPPED_OVERLAP, Outcome.MISSED, Outcome.EXCLUDED)
-            for outcome, before, after in zip(outcomes, counts.reported, counts.written, strict=True):
-                if after > before:
-                    observer.passed_over(slug, outcome, after - before)
-            counts.reported = counts.written
+        for outcome, count in owned.passed_over.take_unreported():
+            observer.passed_over(slug, outcome, count)
         observer.settled(owned.row, settlement)
 
     def _forget(self, owned: OwnedSchedule, wake: Instant | None) -> None:

@@ -1,11 +1,11 @@
 """A replica: the parts of the engine put together.
 
-    claimer       polls the store and claims rows        -> ownership
-    ownership     decides, runs attempts, writes ends    -> settler -> store
-    lease thread  renews the leases from its own thread
-    listener      hears what becomes due or changes      -> claimer
+    claimer       polls the store and claims rows               -> ownership
+    ownership     decides, runs attempts, writes their results  -> settler -> store
+    lease thread  renews the leases, in its own thread
+    listener      receives notifications of the store           -> claimer
 
-``shutdown.py`` has its end.
+``shutdown.py`` describes its end.
 """
 
 from __future__ import annotations
@@ -13,33 +13,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import socket
-import time
 import uuid
 from typing import TYPE_CHECKING
 
 import structlog
 
-from .attempt_preparer import AttemptPreparer, Hook
+from .attempt_preparer import AttemptPreparer
 from .claimer import Claimer
-from .clock import Clock, StoreClock
-from .lease_thread import LeaseCallbacks, LeaseDriver, LeaseThread
+from .clock import StoreClock
+from .lease_thread import LeaseCallbacks
 from .leases import Leases, no_bound
-from .observer import Observer, Stats
+from .observer import Stats
 from .ownership import Ownership
 from .poll_timer import PollTimer
-from .replica_settings import ReplicaContext
+from .replica_settings import ReplicaContext, ReplicaHost, ReplicaPlatform
 from .shutdown import Services, shut_down
 from .store import ReplicaInfo, Store, StoreError, StoreUnavailable
 from .timing import CLOCK_READ_INTERVAL, LOOP_BEAT_INTERVAL, PRUNE_INTERVAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from scheduledjob.domain.time.instants import Instant
 
-    from .executor import Executor, References
+    from .executor import Executor
     from .kinds import JobKind
     from .replica_settings import ReplicaSettings
 
@@ -54,26 +52,14 @@ class Replica:
         store: Store,
         kinds: Mapping[str, JobKind],
         settings: ReplicaSettings,
-        *,
-        program_version: str = "",
-        schema_version: int = 0,
-        observer: Observer | None = None,
-        references: References | None = None,
-        hook: Hook | None = None,
-        monotonic: Clock = time.monotonic,
-        rng: random.Random | None = None,
-        lease_thread: Callable[[Store, str, Leases, Clock, LeaseCallbacks], LeaseDriver] = LeaseThread,
-        name: str | None = None,
-        followers: Callable[[str], Sequence[str]] | None = None,
-        until: Clock | None = None,
+        host: ReplicaHost | None = None,
+        platform: ReplicaPlatform | None = None,
     ) -> None:
-        """``followers`` returns the slugs that follow a slug, as far as this process knows. ``until`` returns a bound
-        on every lease in monotonic seconds; None: leases have no other bound than their length."""
-        self.info = ReplicaInfo(
-            name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}", program_version, schema_version
-        )
-        self.leases = Leases(settings.lease, until or no_bound)
-        self.clock = StoreClock(monotonic)
+        host, platform = host or ReplicaHost(), platform or ReplicaPlatform()
+        name = host.name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.info = ReplicaInfo(name, host.program_version, schema_version=0)
+        self.leases = Leases(settings.lease, host.lease_bound or no_bound)
+        self.clock = StoreClock(platform.monotonic)
         self.ready = asyncio.Event()
         """Set while the replica claims work."""
         self._context = ReplicaContext(
@@ -82,14 +68,12 @@ class Replica:
             kinds=kinds,
             settings=settings,
             clock=self.clock,
-            monotonic=monotonic,
-            observer=observer or Observer(),
+            monotonic=platform.monotonic,
+            observer=host.observer,
         )
-        self._preparer = AttemptPreparer(references, hook)
-        self._rng = rng or random.Random()  # noqa: S311  # spreads load, guards nothing
-        self._new_lease_thread = lease_thread
-        self._followers = followers
-        self._poll_timer = PollTimer(self.clock, monotonic, settings)
+        self._host = host
+        self._platform = platform
+        self._poll_timer = PollTimer(self.clock, platform.monotonic, settings)
         self._stop = asyncio.Event()
         self._ownership: Ownership | None = None
 
@@ -116,7 +100,7 @@ class Replica:
     def alive(self) -> bool:
         """False if only a restart helps: the event loop is wedged, and its leases are not renewed any more.
 
-        An outage of the store does not count. Ask from another thread: the event loop itself could not answer.
+        An outage of the store does not count. Call this from another thread, because a wedged event loop can't answer.
         """
         return not self.leases.wedged
 
@@ -159,17 +143,17 @@ class Replica:
                 self._context,
                 tasks=attempts,
                 leases=self.leases,
-                preparer=self._preparer,
+                preparer=AttemptPreparer(self._host.references, self._host.hook),
                 poll_timer=self._poll_timer,
-                followers=self._followers,
+                followers=self._host.followers,
             )
-            claimer = Claimer(self._context, ownership, self.info, self._poll_timer, self._rng)
+            claimer = Claimer(self._context, ownership, self.info, self._poll_timer, self._platform.rng)
 
             def extend(run_ids: Sequence[str], deadline: float) -> None:
                 for executor in executors:
                     executor.extend(run_ids, deadline)
 
-            lease_thread = self._new_lease_thread(
+            lease_thread = self._platform.lease_thread(
                 self._context.store,
                 self.info.id,
                 self.leases,
@@ -227,7 +211,7 @@ class Replica:
 
     async def _prune(self) -> None:
         while True:
-            await asyncio.sleep(PRUNE_INTERVAL * self._rng.uniform(0.5, 1.5))
+            await asyncio.sleep(PRUNE_INTERVAL * self._platform.rng.uniform(0.5, 1.5))
             with contextlib.suppress(StoreUnavailable):
                 while await self._context.store.prune() > 0:
                     pass

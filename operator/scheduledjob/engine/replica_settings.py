@@ -1,19 +1,27 @@
-"""What a user may set of a replica, and what the parts of a replica share."""
+"""What a replica is made from: its settings, what its program provides, and what its parts share."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+import random
+import time
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.durations import in_seconds, is_number
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from .lease_thread import LeaseThread
+from .observer import Observer
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .attempt_preparer import Hook
     from .clock import Clock, StoreClock
+    from .executor import References
     from .kinds import JobKind
-    from .observer import Observer
+    from .lease_thread import LeaseCallbacks, LeaseDriver
+    from .leases import Leases
     from .store import Store
 
 
@@ -40,18 +48,46 @@ class ReplicaSettings:
     """How long running attempts may continue at shutdown before they are stopped and their rows released."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name in {"jitter", "grace"} else 1 if field.type == "int" else 0.001
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            least = 0 if setting.name in {"jitter", "grace"} else 1 if setting.type == "int" else 0.001
             if (
                 not is_number(value)
                 or not math.isfinite(value)
                 or value < least
-                or (field.type == "int" and value != int(value))
+                or (setting.type == "int" and value != int(value))
             ):
                 hint = "" if isinstance(value, int | float) else in_seconds(value)
-                what = "a whole number" if field.type == "int" else "a number of seconds"
-                raise ValueError(f"{field.name} of {value!r:.60} is not allowed: {what}, at least {least:g}{hint}")
+                what = "a whole number" if setting.type == "int" else "a number of seconds"
+                raise ValueError(f"{setting.name} of {value!r:.60} is not allowed: {what}, at least {least:g}{hint}")
+
+
+@dataclass(slots=True, frozen=True)
+class ReplicaHost:
+    """What the program that runs a replica provides."""
+
+    name: str | None = None
+    """A unique name for the replica; None: made from the host name and the process id."""
+    program_version: str = ""
+    observer: Observer = field(default_factory=Observer)
+    references: References | None = None
+    """Resolves references to Secrets and ConfigMaps; None: jobs can't have such references."""
+    hook: Hook | None = None
+    """Calls the hooks of jobs; None: no hooks are called."""
+    followers: Callable[[str], Sequence[str]] | None = None
+    """Returns the slugs of the schedules that follow a slug, as far as this process knows."""
+    lease_bound: Clock | None = None
+    """Returns the monotonic second at which every lease ends at the latest; None: there is no such bound."""
+
+
+@dataclass(slots=True, frozen=True)
+class ReplicaPlatform:
+    """The clock, the random numbers and the lease thread of a replica, which the simulation replaces."""
+
+    monotonic: Clock = time.monotonic
+    rng: random.Random = field(default_factory=random.Random)
+    """Spreads load."""
+    lease_thread: Callable[[Store, str, Leases, Clock, LeaseCallbacks], LeaseDriver] = LeaseThread
 
 
 @dataclass(slots=True, frozen=True)

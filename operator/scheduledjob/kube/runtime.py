@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.replica_settings import ReplicaSettings
+from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaSettings
 from scheduledjob.jobs.built_in_kind import JobContext
 from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_spec import PodSettings
@@ -117,13 +117,15 @@ class OperatorRuntime:
                 capacity=settings.capacity + settings.pod_capacity,
                 grace=settings.grace,
             ),
-            program_version=program_version(),
-            observer=observer,
-            references=ClusterReferences(api),
-            hook=runnable.hook,
-            followers=objects.followers,
-            name=peers.replica,
-            until=lease.safe_until if in_memory else None,
+            ReplicaHost(
+                name=peers.replica,
+                program_version=program_version(),
+                observer=observer,
+                references=ClusterReferences(api),
+                hook=runnable.hook,
+                followers=objects.followers,
+                lease_bound=lease.safe_until if in_memory else None,
+            ),
         )
         reader = StatusReader(store, runnable.kinds, self._now, observer.begun)
         self._status_writer = StatusWriter(api, objects, budget, queue, reader, on_written=observer.written)

@@ -22,7 +22,7 @@ import uvloop
 from scheduledjob.cli.shared import command_log
 from scheduledjob.cli.shared.command_errors import CommandError, Mask, in_one_line
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.replica_settings import ReplicaSettings
+from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaSettings
 from scheduledjob.engine.shutdown import shutdown_limit
 from scheduledjob.engine.store import Store, StoreError
 from scheduledjob.jobs.built_in_kind import JobContext
@@ -137,16 +137,15 @@ class _RunProcess:
         await schedules.begin(prune=options.prune)
         if not schedules.count and not options.watch:
             raise CommandError(f"nothing to run in {', '.join(options.paths)}: no valid job was found", 2)
-        self._replica = Replica(
-            self._store,
-            kinds,
-            ReplicaSettings(grace=GRACE, capacity=options.capacity),
+        host = ReplicaHost(
             program_version=program_version(),
             observer=report.observer,
             references=schedules.references,
             hook=hook,
             followers=schedules.followers,
         )
+        settings = ReplicaSettings(grace=GRACE, capacity=options.capacity)
+        self._replica = Replica(self._store, kinds, settings, host)
         return schedules, watcher
 
     async def _work(self, report: RunReport, schedules: FileSchedules, watcher: FileWatcher) -> None:
