@@ -46,7 +46,7 @@ async def test_each_memory_url_is_a_store_of_its_own() -> None:
         ("/var/lib/jobs", "has no scheme"),
         ("memory", "has no scheme"),
         ("mysql://user:secret@host/db", "'mysql' names no store: give one of memory:, postgresql://.*firestore://"),
-        ("memory:jobs", "'memory:jobs' says more than .* write memory:"),
+        ("memory:jobs", "'memory:jobs' has a path, .* write memory:"),
         ("firestore://project", "write firestore://project/collection"),
         ("firestore://project/collection/document", "write firestore://project/collection"),
         ("firestore:///collection", "write firestore://project/collection"),

@@ -1,7 +1,6 @@
 """The stores behind the engine's ``Store`` protocol, by URL.
 
-A store's own module is imported only when it is asked for: nobody who runs on memory loads the client libraries of
-the others.
+A store's package is imported only when a URL names it, so the memory store does not load the others' client libraries.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ ALLOWED = f"{MEMORY_URL}, postgresql://user:password@host:5432/database, or fire
 
 
 def is_memory(url: str) -> bool:
-    """Whether ``url`` names the store in memory, which forgets everything when the process ends."""
+    """Return whether ``url`` names the store in memory, which loses everything when the process exits."""
     return url.lower().startswith(MEMORY_URL)
 
 
 def open_store(url: str, installation: str = "local") -> Store:
-    """The store that ``url`` names, for one installation in it; not connected yet.
+    """Return the store that ``url`` names, for one installation in it. It is not connected yet.
 
-    Each ``memory:`` is a new, empty store. Raises ``ValueError`` for a URL that names no store, and
-    ``MissingExtraError`` where the store's client library is not installed.
+    Each ``memory:`` is a new, empty store. Raises ValueError for a URL that names no store, and MissingExtraError if
+    the store's client library is not installed.
     """
     scheme = url.partition(":")[0].lower() if ":" in url else ""
     if is_memory(url):
         if url[len(MEMORY_URL) :].strip("/"):
-            raise ValueError(f"{url!r} says more than a store in memory can be told: write memory:")
+            raise ValueError(f"{url!r} has a path, but the store in memory has none: write memory:")
         from .memory import MemoryStore
 
         return MemoryStore(installation=installation)
@@ -48,6 +47,6 @@ def open_store(url: str, installation: str = "local") -> Store:
             from .firestore import FirestoreStore
 
         return FirestoreStore(url, installation=installation)
-    # What was given may hold a password: only its scheme is repeated.
+    # The URL may contain a password, so only its scheme is shown.
     given = f"{scheme!r} names no store" if scheme else "the store's URL has no scheme"
     raise ValueError(f"{given}: give one of {ALLOWED}")

@@ -9,7 +9,7 @@ from google.api_core import exceptions as errors
 
 from scheduledjob.engine.store import StoreError, StoreUnavailable
 from scheduledjob.stores.firestore import FirestoreStore
-from scheduledjob.stores.firestore.wire import Conflict, Refused, _in_words
+from scheduledjob.stores.firestore.wire import Conflict, Refused, _translate_errors
 from tests.support.processes import free_port
 
 if TYPE_CHECKING:
@@ -91,6 +91,6 @@ def _error(name: str, words: str) -> Exception:
     ],
 )
 def test_each_error_says_what_to_do(error: Exception, act: str, what: type[Exception], words: str) -> None:
-    with pytest.raises(what, match=words) as told, _in_words(act):
+    with pytest.raises(what, match=words) as told, _translate_errors(act):
         raise error
     assert type(told.value) is what

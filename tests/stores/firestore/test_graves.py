@@ -72,7 +72,7 @@ async def test_a_long_put_over_graves_that_is_refused_leaves_them(
     """Somebody takes the last slug between the look at all of them and the last commit."""
     store, other = await open_one(), await open_one()
     await store.tombstone([(f"job-{n:03}", "uid") for n in range(600)])
-    real = store._schedules._none_taken
+    real = store._schedules._check_free
     should_poll = 0
 
     async def none_taken(rows: list[NewRow]) -> object:
@@ -83,7 +83,7 @@ async def test_a_long_put_over_graves_that_is_refused_leaves_them(
             await other.put([desired("job-599")], replace=False)
         return found
 
-    monkeypatch.setattr(store._schedules, "_none_taken", none_taken)
+    monkeypatch.setattr(store._schedules, "_check_free", none_taken)
     with pytest.raises(SlugTaken, match="job-599"):
         await store.put([desired(f"job-{n:03}") for n in range(600)], replace=False)
     assert [row.slug for row in await store.rows()] == ["job-599"]
@@ -94,7 +94,7 @@ async def test_a_long_put_over_graves_that_is_refused_leaves_them(
 async def test_no_more_uids_are_kept_than_a_document_can_hold(
     store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout, "MOST_TOMBSTONES", 3)
+    monkeypatch.setattr(layout, "MAX_TOMBSTONES", 3)
     for n in range(5):
         await store.tombstone([("job", f"uid-{n}")])
     assert await store.reconcile([seen("job", "uid-4")]) == [Put.STALE]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.stores.firestore.layout import document_id, run_path, shard_of, with_records
-from scheduledjob.stores.firestore.operations import MOST_BYTES, MOST_WRITES, Write, packs
+from scheduledjob.stores.firestore.operations import MAX_BYTES, MAX_WRITES, Write, packs
 from tests.stores.support import claim, desired
 
 if TYPE_CHECKING:
@@ -100,5 +100,5 @@ def test_a_commit_holds_whole_units_and_no_more_than_it_may(units: list[tuple[in
     parts = packs(writes)
     assert [number for part in parts for number in part] == list(range(len(units)))
     for part in parts:
-        assert sum(len(writes[number]) for number in part) <= MOST_WRITES
-        assert len(part) == 1 or sum(write.size() for number in part for write in writes[number]) <= MOST_BYTES
+        assert sum(len(writes[number]) for number in part) <= MAX_WRITES
+        assert len(part) == 1 or sum(write.size() for number in part for write in writes[number]) <= MAX_BYTES

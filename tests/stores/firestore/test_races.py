@@ -151,14 +151,14 @@ async def test_a_long_put_that_is_refused_takes_back_what_it_did(
     """Somebody takes a slug between the look and the last commit."""
     store, client = await open_one(), await open_one()
     rows = [desired(f"job-{n:04}", None) for n in range(700)]
-    looked = store._schedules._none_taken
+    looked = store._schedules._check_free
 
     async def look_then_lose(rows: list[object]) -> None:
         monkeypatch.undo()
         await looked(rows)  # type: ignore[arg-type]  # passed on as it came
         await client.put([desired("job-0650", None)], replace=False)
 
-    monkeypatch.setattr(store._schedules, "_none_taken", look_then_lose)
+    monkeypatch.setattr(store._schedules, "_check_free", look_then_lose)
     with pytest.raises(SlugTaken, match="job-0650"):
         await store.put(rows, replace=False)
     assert [row.slug for row in await store.rows()] == ["job-0650"]

@@ -1,29 +1,31 @@
-"""Finding what is due and taking it, for few reads and without a transaction.
+"""Claiming due rows with few reads and without a transaction, and renewing the leases on them.
 
-A claim reads rows in order of ``wake_at`` and writes itself into each, on condition that the document is as it was
-read. A failed condition is a row that somebody else has won, or a client has edited; it costs one read and nothing
-more. So a row has one owner at a time whatever the replicas do.
+A claim reads rows in order of ``wake_at`` and writes the replica as owner into each, on condition that the document
+is as it was read. If the condition fails, another replica has won the row or a client has edited it; that costs one
+read. So a row has one owner at a time, whatever the replicas do.
 
-What is read is billed, so the order of questions matters. A look reads one document: the one with the earliest
-``wake_at``. It is either not due, and then says when to come back, or it is taken, and a second tells whether there
-is more. Only then, or when the last batch was full, are the due rows asked for with the limit of the claim, and one
-more document tells what comes after them. That is one read for a look in vain, at most two for each row taken, and
-close to one when there are many. What is due soon is claimed ahead of its time, so the round trips delay nothing.
+Each document that is read is billed, so the order of the queries matters. A claim first reads one document, the one
+with the earliest ``wake_at``. If it is not due, it tells when to poll again. If it is due, the claim takes it, and a
+second document tells whether there is more. Only then, or if the last batch was full, the claim reads the due rows up
+to its limit, and one more document that tells when the next is due. So a claim that finds nothing costs one read, and
+each claimed row at most two, or little more than one if there are many. Rows that are due soon are claimed ahead of
+time, so these round trips delay nothing.
 
-Replicas that look at once find the same rows, and whoever writes later loses all of them. The loser therefore goes on
-from a random place among what is due, and begins there in its next claim too; as ids are hashes, a place in their
-order splits even rows that are all due at one instant.
+Replicas that claim at the same time find the same rows, and the one that writes later loses them all. So the loser
+continues at a random place among the due rows, and starts there in its next claim too. As ids are hashes, such a place
+splits even rows that are all due at the same instant.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.engine.store import Batch, Row, StoreUnavailable
+from scheduledjob.engine.store import Batch, Key, Renewal, Row, StoreUnavailable
 
-from .layout import SCHEDULES, row_of
-from .operations import MOST_ALTERNATIVES, Query, StoredDocument, Write
-from .retrying import rng
+from .layout import SCHEDULES, path_of, row_of
+from .operations import MAX_ALTERNATIVES, Query, StoredDocument, Write
+from .owned_rows import FIELDS, UNKNOWN, owned_by
+from .retrying import pause, rng
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,13 +33,15 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant, Micros
 
     from .clock import FirestoreClock
-    from .owned_rows import OwnedRows
+    from .owned_rows import KnownRow, OwnedRows
     from .wire import Wire
 
 SPREAD = 4
-"""How far, in portions like the one that was lost, a replica goes on behind it."""
+"""How far behind the lost rows a replica continues at most, as a multiple of the time that they span."""
 ROUNDS = 6
-"""How often one claim looks again for rows in place of those that others won."""
+"""How often one claim queries again for rows in place of those that other replicas won."""
+RENEWAL_ATTEMPTS = 8
+"""How often one call renews rows again that others keep changing."""
 LONG_AGO: Instant = 0
 
 
@@ -50,9 +54,9 @@ class FirestoreClaims:
         self._owned = owned
         self._shards = list(range(shards))
         self._full = False
-        """The last batch was, so there is probably more."""
+        """The last batch was full, so more rows are probably due."""
         self._lost: list[Instant] = []
-        """``wake_at`` of the rows that were last lost to others, in order."""
+        """``wake_at`` of the rows that other replicas won in the last round, in order."""
 
     async def claim(
         self,
@@ -64,16 +68,16 @@ class FirestoreClaims:
         lease: Micros,
         by: Instant | None = None,
     ) -> Batch:
-        """As ``Store.claim``; ``next_wake`` looks at the kinds asked for only.
+        """As ``Store.claim``; ``next_wake`` covers the given kinds only.
 
-        A lease can't be claimed ahead of its end, so there it counts as ``ahead`` later than it ends. A write that is
-        held back on its way can do no more harm than one that is not: it is refused if its row has changed since it was
-        read, and the lease that it gives ends as if it had not been late. So ``by`` bounds its beginning here.
+        A lease cannot be claimed ahead of its end, so in ``next_wake`` it counts as due later by ``ahead``. Here ``by``
+        limits the time at which the claim starts. A write that is delayed does no harm: it is refused if its row has
+        changed since it was read, and its lease ends as if it had not been delayed.
         """
         began = self._clock.earliest()
         if by is not None and began > by:
             return Batch([], began, began, late=True)
-        # The lease counts from here, because nothing was sent yet.
+        # The lease starts here, before anything is sent.
         jumps = self._clock.jumps
         lease_end = self._clock.latest() + lease
         groups = list(self._groups(kinds))
@@ -83,34 +87,34 @@ class FirestoreClaims:
             if len(rows) >= limit or not groups:
                 break
             now = self._clock.earliest()
-            start = self._somewhere(now + ahead)
+            start = self._random_start(now + ahead)
             try:
                 found, next_wake = await self._find(groups, now, ahead, limit - len(rows), start)
                 taken = await self._take(found, replica, lease_end)
             except StoreUnavailable:
                 if not rows:
                     raise
-                break  # what was taken must reach its owner
+                break  # return the rows that are claimed already
             rows += taken.values()
-            self._lost = [wake_of(each) for each in found if each.path not in taken]
+            self._lost = [wake_of(document) for document in found if document.path not in taken]
             if not self._lost and start is None:
                 break
         if self._clock.jumps != jumps:
-            # The clock had stood still, so these leases may end before their owner would think. They are left to
-            # pass: nothing of them has begun.
+            # The clock stood still, so these leases may end earlier than the replica would expect. Let them end, as no
+            # run of these rows has started.
             return Batch([], self._clock.earliest(), self._clock.earliest())
         self._full = len(rows) >= limit
         return Batch(rows, self._clock.earliest(), None if self._full else next_wake)
 
     def _groups(self, kinds: Iterable[str]) -> Iterator[list[str]]:
-        """The kinds in portions of what one query may ask for; nearly always that is all of them."""
+        """Split the kinds into groups that fit into one query; nearly always there is only one group."""
         wanted = sorted(set(kinds))
-        size = max(1, MOST_ALTERNATIVES // len(self._shards))
+        size = max(1, MAX_ALTERNATIVES // len(self._shards))
         for start in range(0, len(wanted), size):
             yield wanted[start : start + size]
 
-    def _somewhere(self, horizon: Instant) -> tuple[Instant, str] | None:
-        """A random place among what is due, when rows were lost last time; None: begin at the front."""
+    def _random_start(self, horizon: Instant) -> tuple[Instant, str] | None:
+        """Return a random place among the due rows if rows were lost last time; None: start at the front."""
         if not self._lost:
             return None
         first, last = self._lost[0], self._lost[-1]
@@ -123,26 +127,26 @@ class FirestoreClaims:
     async def _find(
         self, groups: Sequence[list[str]], now: Instant, ahead: Micros, limit: int, start: tuple[Instant, str] | None
     ) -> tuple[list[StoredDocument], Instant | None]:
-        """Rows to take, soonest first, and when to look for the next."""
+        """Return the rows to claim, the soonest first, and when the next is due."""
         free: list[StoredDocument] = []
         next_wake: Instant | None = None
         for kinds in groups:
-            due, beyond = await self._look(kinds, now, now + ahead, limit, start)
-            free += [each for each in due if _free(each, now)]
-            for each in [*due, *beyond]:
-                wake_at = wake_of(each) + (ahead if _leased(each) else 0)
+            due, beyond = await self._find_due(kinds, now, now + ahead, limit, start)
+            free += [document for document in due if _is_free(document, now)]
+            for document in [*due, *beyond]:
+                wake_at = wake_of(document) + (ahead if _is_owned(document) else 0)
                 if wake_at > now + ahead and (next_wake is None or wake_at < next_wake):
                     next_wake = wake_at
         free.sort(key=wake_of)
         if start is not None:
-            # Only a part was looked at: what is next may be any time.
+            # The rows before that place were not read, so the next may be due at any time.
             next_wake = now + ahead
         return free[:limit], next_wake
 
-    async def _look(
+    async def _find_due(
         self, kinds: list[str], now: Instant, horizon: Instant, limit: int, start: tuple[Instant, str] | None
     ) -> tuple[list[StoredDocument], list[StoredDocument]]:
-        """The rows with ``wake_at`` within the horizon until ``limit`` are free, and at most one beyond it."""
+        """Return rows due by ``horizon``, until ``limit`` of them are free, and at most one that is due later."""
         due: list[StoredDocument] = []
         if start is None and not self._full:
             while len(due) < min(2, limit):
@@ -150,7 +154,7 @@ class FirestoreClaims:
                 if not next_one or wake_of(next_one[0]) > horizon:
                     return due, next_one
                 due += next_one
-        while (missing := limit - sum(_free(each, now) for each in due)) > 0:
+        while (missing := limit - sum(_is_free(document, now) for document in due)) > 0:
             after = _place(due[-1]) if due else start
             page = await self._query(kinds, limit=missing, after=after, most=horizon)
             due += page
@@ -165,28 +169,97 @@ class FirestoreClaims:
         )
 
     async def _take(self, found: Sequence[StoredDocument], replica: str, lease_end: Instant) -> dict[str, Row]:
-        """Write this replica into each; by path those that are its own now."""
+        """Write the replica as owner into each row, and return by path those that it won."""
         writes = [
             Write(
-                each.path,
-                {"owner": replica, "version": each.fields["version"] + 1, "wake_at": lease_end},
+                document.path,
+                {"owner": replica, "version": document.fields["version"] + 1, "wake_at": lease_end},
                 ("owner", "version", "wake_at"),
-                stamp=each.stamp,
+                stamp=document.stamp,
             )
-            for each in found
+            for document in found
         ]
         stamps = await self._wire.batch_write(writes) if writes else []
         taken: dict[str, Row] = {}
         for document, write, stamp in zip(found, writes, stamps, strict=True):
             if stamp is None:
                 continue
-            recovered = _leased(document)
+            recovered = _is_owned(document)
             document.fields |= write.fields or {}
-            self._owned.see(document, stamp)
+            self._owned.remember(document, stamp)
             row = row_of(document)
             row.recovered = recovered
             taken[document.path] = row
         return taken
+
+
+class FirestoreRenewer:
+    """Renews leases over its own wire, which is opened in the lease thread's event loop.
+
+    The end of a lease is the latest time at which the renewal can have started, plus the lease (``clock`` says why).
+    """
+
+    def __init__(self, wire: Wire, clock: FirestoreClock, owned: OwnedRows, replica: str) -> None:
+        self._wire = wire
+        self._clock = clock
+        self._owned = owned
+        self._replica = replica
+
+    async def renew(self, held: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
+        revisions: dict[Key, int] = {}
+        began = self._clock.reading()
+        todo = dict(held)
+        await self._read({key: version for key, version in held if self._known(key, version) is None}, todo)
+        for attempt in range(RENEWAL_ATTEMPTS):
+            if not todo:
+                break
+            jumps = self._clock.jumps
+            # The lease starts when the call does, as its owner reckons.
+            until = self._clock.latest(began) + lease
+            renewed, refused = await self._write(todo, until)
+            if self._clock.jumps == jumps:
+                for key in renewed:
+                    revisions[key] = renewed[key]
+                    del todo[key]
+            # Otherwise the clock stood still and ``until`` was too early, so these rows are written again.
+            if todo:
+                await self._read({key: todo[key] for key in refused}, todo)
+                await pause(attempt)
+        if todo:
+            raise StoreUnavailable(f"{len(todo)} leases could not be renewed, because others keep writing their rows")
+        return Renewal(revisions)
+
+    async def _write(self, held: dict[Key, int], until: Instant) -> tuple[dict[Key, int], list[Key]]:
+        """Return the revisions of the rows that were renewed, and the keys of those that were refused."""
+        writes: list[Write] = []
+        revisions: dict[Key, int] = {}
+        for key, version in held.items():
+            known = self._known(key, version) or UNKNOWN
+            revisions[key] = known.revision
+            writes.append(Write(path_of(key), {"wake_at": until}, ("wake_at",), stamp=known.stamp))
+        refused: list[Key] = []
+        for key, stamp in zip(list(revisions), await self._wire.batch_write(writes), strict=True):
+            if stamp is None:
+                refused.append(key)
+                del revisions[key]
+            else:
+                self._owned.renewed(key, stamp)
+        return revisions, refused
+
+    def _known(self, key: Key, version: int) -> KnownRow | None:
+        return self._owned.get(key, self._replica, version)
+
+    async def _read(self, unknown: dict[Key, int], todo: dict[Key, int]) -> None:
+        """Read rows again, and remove those from ``todo`` that the replica no longer owns."""
+        if not unknown:
+            return
+        documents = await self._wire.get([path_of(key) for key in unknown], FIELDS)
+        for key, version in unknown.items():
+            document = documents.get(path_of(key))
+            if document is not None and owned_by(document, key, self._replica, version):
+                self._owned.remember(document)
+            else:
+                del todo[key]
 
 
 def wake_of(document: StoredDocument) -> Instant:
@@ -194,13 +267,13 @@ def wake_of(document: StoredDocument) -> Instant:
     return wake_at
 
 
-def _leased(document: StoredDocument) -> bool:
+def _is_owned(document: StoredDocument) -> bool:
     return document.fields.get("owner") is not None
 
 
-def _free(document: StoredDocument, now: Instant) -> bool:
-    """A row that is owned is free only when its lease has passed, not ahead of that."""
-    return not _leased(document) or wake_of(document) <= now
+def _is_free(document: StoredDocument, now: Instant) -> bool:
+    """Return whether the row may be claimed. An owned row may be claimed only after its lease has ended."""
+    return not _is_owned(document) or wake_of(document) <= now
 
 
 def _place(document: StoredDocument) -> tuple[Instant, str]:

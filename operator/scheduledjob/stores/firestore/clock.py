@@ -1,27 +1,27 @@
-"""The store's clock, estimated: what time it is in Firestore, at least and at most.
+"""An estimate of the store's clock: the earliest and the latest time that it may be in Firestore.
 
-Firestore has no ``now()``. But every write is answered with the time at which it happened there, and that time lies
-between the sending of the request and its answer. So one write gives two bounds that go on being true as time passes,
-widened by what a monotonic clock may drift: *it is at least* (the write's time, plus what has passed since the
-answer) and *it is at most* (the write's time, plus what has passed since the sending). The truth lies between; how
-far they are apart is the round trip of the best measurement. Every write of the store measures, and no write is made
-for measuring's sake while others are.
+Firestore has no ``now()``. But it answers every write with the time at which the write happened there, which is after
+the request was sent and before the answer arrived. So a write gives two bounds: the time is *at least* the write's time
+plus what has passed since the answer, and *at most* the write's time plus what has passed since the request. The bounds
+stay true as time passes if they are widened by the drift of a monotonic clock. They are as far apart as the round
+trip of the best measurement took. Every write of the store is a measurement; extra writes are made only when there
+has been none for a while.
 
-Which of the two is asked decides on which side the error falls, and each question has one safe side:
+For each question, one of the two bounds errs on the safe side:
 
-* **is it due, has that lease passed?** By the earliest it can be. Too early a "yes" starts a slot before its time or
-  takes a row from an owner that still runs; too late a one costs a round trip's error of patience.
-* **until when is my lease?** By the latest it can have been when the claim, or renewal, began, plus the lease. The
-  owner stops at "begin + lease" by its own monotonic clock, measured from before anything was sent. Its row may pass
-  to another only afterwards, so the end that others read must not lie before that moment on the store's clock. The
-  earliest estimate would set an end that lies before it by up to the error. The latest sets it late by no more than
-  the error, which delays a takeover and harms nobody; and it never is later than the latest clock plus the lease.
-* **a takeover** asks the first question about an end that was set by the second: both errors fall on the same, safe
-  side, whatever the two replicas' errors are.
+* **Is a row due? Has a lease ended?** The earliest time decides. A "yes" that is too early would start a slot before
+  its time, or take a row from an owner that still runs. One that is too late only costs a little waiting.
+* **When does my lease end?** At the latest time at which the claim or renewal can have started, plus the lease. The
+  owner stops at "start + lease" by its own monotonic clock, measured before anything was sent. Another replica may take
+  the row only after that, so the stored end must not be before that moment on the store's clock. An end computed from
+  the earliest time could be too early by the error. One computed from the latest time is too late by at most the
+  error, which only delays a takeover.
+* **A takeover** compares the first estimate with an end that was set by the second. Both errors are on the safe side,
+  whatever the two replicas' errors are.
 
-A clock that stood still (a suspended machine) or a store whose clock was set shows as a measurement that contradicts
-the bounds. They are then taken anew and ``jumps`` goes up, so that whoever has just written a lease's end by the old
-bounds can tell that it is worth nothing.
+If the local clock stood still (a suspended machine) or the store's clock was set, a measurement contradicts the
+bounds. Then the bounds start anew and ``jumps`` goes up. A replica that has just written the end of a lease by the old
+bounds learns from this that the end is wrong.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant, Micros
 
 DRIFT_PER_MILLION = 500
-"""By how much a monotonic clock may be wrong: what Linux lets NTP slew it at most, many times a quartz's own error."""
+"""The greatest error of a monotonic clock: what Linux lets NTP slew it at most, many times the error of a quartz."""
 
 ROUNDING: Micros = 2
-"""The readings and the stamp are each cut to a whole microsecond."""
+"""Microseconds to allow for the readings and the stamp, which are each rounded down to a whole microsecond."""
 
 
 def monotonic_micros() -> Micros:
@@ -49,7 +49,7 @@ def monotonic_micros() -> Micros:
 
 
 class FirestoreClock:
-    """Bounds on the store's time. Any thread may ask and tell."""
+    """Bounds of the store's time. It may be used from any thread."""
 
     def __init__(self, monotonic: Callable[[], Micros] = monotonic_micros) -> None:
         self.reading = monotonic
@@ -58,12 +58,12 @@ class FirestoreClock:
         """How often a measurement has contradicted the bounds."""
         self._lock = threading.Lock()
         self._least: tuple[Micros, Instant] | None = None
-        """(reading, the earliest that the store's clock showed then)"""
+        """(reading of the monotonic clock, the earliest time of the store's clock then)"""
         self._most: tuple[Micros, Instant] | None = None
         self._measured = 0
 
     def measured(self, sent: Micros, answered: Micros, stamp: Instant) -> None:
-        """A write that was sent and answered at these readings happened at ``stamp``."""
+        """Take in that a write which was sent and answered at these readings happened at ``stamp``."""
         passed = answered - sent
         least, most = stamp - ROUNDING, stamp + passed + _drift(passed) + ROUNDING
         with self._lock:
@@ -82,12 +82,12 @@ class FirestoreClock:
                 self._most = (answered, most)
 
     def earliest(self, reading: Micros | None = None) -> Instant:
-        """The store's clock at that reading (None: now) is not before this."""
+        """Return the earliest time of the store's clock at that reading (None: now)."""
         with self._lock:
             return _least_at(_known(self._least), self.reading() if reading is None else reading)
 
     def latest(self, reading: Micros | None = None) -> Instant:
-        """The store's clock at that reading (None: now) is not after this."""
+        """Return the latest time of the store's clock at that reading (None: now)."""
         with self._lock:
             return _most_at(_known(self._most), self.reading() if reading is None else reading)
 
@@ -116,5 +116,5 @@ def _most_at(bound: tuple[Micros, Instant], reading: Micros) -> Instant:
 
 
 def _drift(passed: Micros) -> Micros:
-    """Rounded up, for a time in either direction."""
+    """Return the greatest drift in that time, rounded up; the time may be negative."""
     return -(-abs(passed) * DRIFT_PER_MILLION // 1_000_000)

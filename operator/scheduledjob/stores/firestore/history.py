@@ -1,8 +1,8 @@
-"""History: reading it, and dropping what its records say need not be kept.
+"""History: reads and prunes the records of ended runs.
 
-Which runs newer ones have pushed out is known where they were settled (``layout`` says how), so dropping them reads
-nothing. What has expired is found by a query; it is asked when something that this process has recorded expires,
-else once an hour, because every process may be the one that is left.
+A settlement already knows which runs newer ones push out (``layout`` says how), so dropping them reads nothing.
+Expired runs are found by a query. It is made when a run that this process recorded expires, and otherwise once an
+hour, because the processes that recorded the other runs may be gone.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class FirestoreHistory:
         self._shards = list(range(shards))
         self._surplus = surplus
         self._expires: Instant = LONG_AGO
-        """When to look for expired runs again."""
-        self._looks_for_tombstones: Instant = LONG_AGO
-        self._looks_for_replicas: Instant = LONG_AGO
+        """When to query for expired runs again."""
+        self._next_tombstone_query: Instant = LONG_AGO
+        self._next_replica_query: Instant = LONG_AGO
 
     def note(self, records: Sequence[RunRecord]) -> None:
-        """This process has recorded these."""
+        """Take in that this process has recorded these runs."""
         for record in records:
             self._expires = min(self._expires, record.expires)
 
     async def newest(self, slug: str | None, uid: str | None, before: Instant | None, limit: int) -> list[RunRecord]:
-        """One slug has few uids and not many runs, so those of another uid are read and passed over: no index more."""
+        """Return the newest runs. A slug has few uids, so runs of others are read and skipped, without an index."""
         query = Query(RUNS, "finished", descending=True, less=before, limit=limit)
         if slug is None:
             query.within["shard"] = self._shards
@@ -62,8 +62,8 @@ class FirestoreHistory:
         return found[:limit]
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
-        there = await self._wire.get([run_path(name) for name in dict.fromkeys(run_ids)], ())
-        return {name for name in run_ids if run_path(name) in there}
+        found = await self._wire.get([run_path(run_id) for run_id in dict.fromkeys(run_ids)], ())
+        return {run_id for run_id in run_ids if run_path(run_id) in found}
 
     async def prune(self, limit: int) -> int:
         paths: list[str] = []
@@ -74,10 +74,10 @@ class FirestoreHistory:
             expired = await self._expired(now, limit - len(paths))
             known = set(paths)
             paths += [document.path for document in expired if document.path not in known]
-        gone = await self._drop(paths)
-        await self._drop_graves(now, limit)
-        await self._drop_replicas(now)
-        return gone
+        dropped = await self._drop(paths)
+        await self._drop_expired_tombstones(now, limit)
+        await self._drop_dead_replicas(now)
+        return dropped
 
     async def _expired(self, now: Instant, limit: int) -> list[StoredDocument]:
         query = Query(RUNS, "expires", within={"shard": self._shards}, most=now, limit=limit)
@@ -87,25 +87,25 @@ class FirestoreHistory:
         return expired
 
     async def _drop(self, paths: Sequence[str]) -> int:
-        """Delete what is there; another replica may have been quicker."""
+        """Delete the documents, and return how many existed; another replica may have deleted some."""
         stamps = await self._wire.batch_write([Write(path, exists=True) for path in paths]) if paths else []
         return sum(stamp is not None for stamp in stamps)
 
-    async def _drop_graves(self, now: Instant, limit: int) -> None:
-        """Forget slugs of which nothing is left but uids that may be taken again."""
-        if now < self._looks_for_tombstones:
+    async def _drop_expired_tombstones(self, now: Instant, limit: int) -> None:
+        """Delete documents that hold nothing but expired tombstones."""
+        if now < self._next_tombstone_query:
             return
         query = Query(SCHEDULES, "forget_at", within={"shard": self._shards}, most=now, limit=limit)
         tombstones = [document for document in await self._wire.query(query) if not is_row(document)]
         await self._wire.batch_write([Write(tombstone.path, stamp=tombstone.stamp) for tombstone in tombstones])
         if len(tombstones) < limit:
-            self._looks_for_tombstones = now + HOUR
+            self._next_tombstone_query = now + HOUR
 
-    async def _drop_replicas(self, now: Instant) -> None:
-        """Forget replicas that ended without saying so, a day after."""
-        if now < self._looks_for_replicas:
+    async def _drop_dead_replicas(self, now: Instant) -> None:
+        """Delete replicas that stopped without withdrawing, at least a day ago."""
+        if now < self._next_replica_query:
             return
-        self._looks_for_replicas = now + HOUR
-        gone = await self._wire.query(Query(REPLICAS, "seen_at", most=now - DAY, limit=100))
-        if gone:
-            await self._wire.batch_write([Write(document.path, stamp=document.stamp) for document in gone])
+        self._next_replica_query = now + HOUR
+        dead = await self._wire.query(Query(REPLICAS, "seen_at", most=now - DAY, limit=100))
+        if dead:
+            await self._wire.batch_write([Write(document.path, stamp=document.stamp) for document in dead])

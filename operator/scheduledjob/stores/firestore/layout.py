@@ -1,28 +1,28 @@
-"""How schedules, runs and replicas are written down as documents.
+"""How schedules, runs and replicas are stored as documents.
 
-Below one collection (of the store's URL) each installation has a document of its own, and below that four
-collections. Their names never change, so the index file that ships with the store fits every URL and installation,
-and are unlikely to be anybody else's in the same database:
+Below the collection that the store's URL names, each installation has a document, and below that four collections.
+Their names never change, so the index file that ships with the store fits every URL and installation. And other
+programs that share the database are unlikely to use the same names.
 
-* ``sjob_schedules``: one document for each schedule. Its id is a hash of the slug: any slug gives a legal id, slugs
-  that sort beside each other spread over the servers, and no two share one. ``born`` distinguishes objects of one slug
-  apart and is part of the row's key.
-* ``sjob_runs``: history, one document for each run, its id a hash of the run id.
-* ``sjob_replicas``: who lives.
-* ``sjob_locks``: who has which lock.
+* ``sjob_schedules``: one document for each schedule. Its id is a hash of the slug, so any slug gives a legal id, slugs
+  that sort close together spread over the servers, and no two slugs share an id. ``born`` tells apart the schedules
+  that had the same slug one after the other; it is part of the row's key.
+* ``sjob_runs``: history, one document for each run. Its id is a hash of the run id.
+* ``sjob_replicas``: the replicas that are alive.
+* ``sjob_locks``: the locks, and which replica has each.
 
-One more, ``sjob_presences``, is common to all installations and stands below a document beside theirs.
+All installations share one more collection, ``sjob_presences``, below a document beside theirs.
 
-The tombstones of a slug, uids that must not come back, are in the slug's own document (``buried``), so that they are
-read and checked together with the row. Where no row is left, the document is a tombstone only: it has no ``slug`` and
-no ``wake_at``, so no query for rows finds it, and ``forget_at`` says when it may be removed.
+The tombstones of a slug are in the slug's own document (``buried``), so that they are read and checked together with
+the row. If there is no row, the document holds tombstones only: it has no ``slug`` and no ``wake_at``, so no query for
+rows finds it, and ``forget_at`` says when it may be deleted.
 
-An index whose values only grow takes 500 writes a second on one server; so ``wake_at``, ``finished``,
-``expires`` and ``forget_at`` are indexed only behind ``shard``, which is a number below the installation's
-``shards``, from the id.
+An index whose values only grow allows 500 writes a second, because they all go to one server. So ``wake_at``,
+``finished``, ``expires`` and ``forget_at`` are indexed only behind ``shard``, a number that is derived from the id and
+less than the installation's ``shards``.
 
-A schedule's ``recent`` lists the runs of it that history keeps, oldest first, so that its owner, who writes the row
-when a run ends, knows without a read which older run that one pushes out.
+A schedule's ``recent`` lists the runs that history keeps of it, the oldest first. So the owner, who writes the row
+when a run ends, knows without a read which older run the new one pushes out.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ REPLICAS = "sjob_replicas"
 LOCKS = "sjob_locks"
 PRESENCES = "sjob_presences"
 
-MOST_RECENT = 1_000
-"""How many runs ``recent`` lists at most; what it can't list goes by its age alone."""
-MOST_TOMBSTONES = 1_000
-"""How many uids of one slug are kept from coming back at most: beyond that the one that may come first."""
+MAX_RECENT = 1_000
+"""The most runs that ``recent`` lists. Runs beyond that are dropped when they expire."""
+MAX_TOMBSTONES = 1_000
+"""The most tombstones of one slug. Beyond that, those that expire first are dropped early."""
 
 
 def document_id(name: str) -> str:
-    """A legal and evenly spread id for any text; different texts have different ids."""
+    """Return a legal and evenly distributed id for any text. Different texts have different ids."""
     return hashlib.blake2b(name.encode(), digest_size=20).hexdigest()
 
 
@@ -112,7 +112,7 @@ def definition_fields(new: NewRow, revision: int, now: Instant) -> Fields:
 
 
 def schedule_fields(new: NewRow, now: Instant, shards: int, tombstoned: Sequence[str] = ()) -> Fields:
-    """Of a new row. What nobody waits for has no ``wake_at`` at all, so no query finds it."""
+    """Return the fields of a new row. A row that is never due has no ``wake_at`` at all, so no query finds it."""
     fields = definition_fields(new, 1, now)
     fields |= {
         "slug": new.slug,
@@ -135,35 +135,34 @@ def schedule_fields(new: NewRow, now: Instant, shards: int, tombstoned: Sequence
 def row_of(document: StoredDocument) -> Row:
     fields = document.fields
     return Row(
-        key_of(document),
-        fields["slug"],
-        fields["uid"],
-        fields["kind"],
-        fields["origin"],
-        fields["definition"],
-        fields["revision"],
-        fields["edited_at"],
-        fields.get("first"),
-        fields.get("payload"),
-        fields.get("result"),
-        fields["created_at"],
-        fields["version"],
-        fields.get("wake_at"),
-        fields["state"],
-        False,
-        fields.get("owner"),
-        fields.get("generation", 0),
-        fields.get("acts", ""),
+        key=key_of(document),
+        slug=fields["slug"],
+        uid=fields["uid"],
+        kind=fields["kind"],
+        origin=fields["origin"],
+        definition=fields["definition"],
+        revision=fields["revision"],
+        edited_at=fields["edited_at"],
+        first=fields.get("first"),
+        payload=fields.get("payload"),
+        result=fields.get("result"),
+        created_at=fields["created_at"],
+        version=fields["version"],
+        wake_at=fields.get("wake_at"),
+        state=fields["state"],
+        owner=fields.get("owner"),
+        generation=fields.get("generation", 0),
+        requests=fields.get("acts", ""),
     )
 
 
 def is_row(document: StoredDocument) -> bool:
-    """Return whether the document is a schedule, and not only a tombstone."""
+    """Return whether the document holds a schedule, and not only tombstones."""
     return "slug" in document.fields
 
 
 def tombstones_in(document: StoredDocument | None, now: Instant) -> dict[str, Instant]:
-    """The uids of that slug that are not taken again, until when."""
+    """Return the uids of that slug that have tombstones, and when these expire."""
     if document is None:
         return {}
     entries = (text.partition(":") for text in document.fields.get("buried") or ())
@@ -171,12 +170,15 @@ def tombstones_in(document: StoredDocument | None, now: Instant) -> dict[str, In
 
 
 def tombstone_field(tombstoned: Mapping[str, Instant]) -> list[str]:
-    """Those that are kept longest last; what is too much goes from the front."""
-    return sorted(f"{until}:{uid}" for uid, until in tombstoned.items())[-MOST_TOMBSTONES:]
+    """Return the tombstones as they are stored, ordered by when they expire, without those beyond the limit."""
+    return sorted(f"{until}:{uid}" for uid, until in tombstoned.items())[-MAX_TOMBSTONES:]
 
 
 def removal(path: str, tombstoned: Sequence[str], shards: int, stamp: Stamp | None) -> Write:
-    """Return the write that removes a schedule and leaves its tombstone, if any. No ``stamp``: nothing may exist."""
+    """Return the write that removes a schedule and leaves its tombstones, if any.
+
+    Without a ``stamp``, the document must not exist.
+    """
     if not tombstoned:
         return Write(path, stamp=stamp)
     fields: Fields = {
@@ -199,13 +201,13 @@ def record_of(document: StoredDocument) -> RunRecord:
 
 
 def record_writes(records: Sequence[RunRecord], shards: int) -> list[Write]:
-    """One for each run that history lacks; one given twice is written once."""
+    """Return the writes that add runs to history, one for each run. They fail if history has the run already."""
     unique = {record.run_id: record for record in reversed(records)}
-    return [Write(run_path(name), run_fields(record, shards), exists=False) for name, record in unique.items()]
+    return [Write(run_path(run_id), run_fields(record, shards), exists=False) for run_id, record in unique.items()]
 
 
 def cut_off_records(document: StoredDocument, now: Instant) -> list[RunRecord]:
-    """Records of the runs that end with the schedule's deletion."""
+    """Return records of the runs that end if the schedule is deleted now."""
     fields = document.fields
     state, keep = State.decode(fields["state"]), decode_keep(fields["definition"])
     owned = fields.get("owner") is not None
@@ -213,41 +215,41 @@ def cut_off_records(document: StoredDocument, now: Instant) -> list[RunRecord]:
 
 
 def with_records(recent: Sequence[str], records: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
-    """``recent`` after these runs have ended, and the paths of those that history need no longer keep."""
-    entries = [_Entry.read(text) for text in recent]
-    entries += [_Entry.of(record) for record in records]
+    """Return ``recent`` after these runs have ended, and the paths of the runs that they push out of history."""
+    entries = [_RecentRun.parse(text) for text in recent]
+    entries += [_RecentRun.of(record) for record in records]
     entries.sort(key=lambda entry: entry.finished)
     kept: list[str] = []
     surplus: list[str] = []
     newer: Counter[str] = Counter()
     for entry in reversed(entries):
-        if newer[entry.shelf] >= entry.keep:
+        if newer[entry.group] >= entry.keep:
             surplus.append(f"{RUNS}/{entry.run}")
-        elif len(kept) < MOST_RECENT:
+        elif len(kept) < MAX_RECENT:
             kept.append(str(entry))
-        newer[entry.shelf] += 1
+        newer[entry.group] += 1
     kept.reverse()
     return kept, surplus
 
 
-class _Entry(NamedTuple):
+class _RecentRun(NamedTuple):
     """A run in ``recent``."""
 
-    shelf: str
-    """What ``keep`` counts within: a slug, and whether the run succeeded."""
+    group: str
+    """The slug, and whether the run succeeded: ``keep`` limits the number of runs in such a group."""
     keep: int
     finished: Instant
     run: str
 
     @staticmethod
-    def of(record: RunRecord) -> _Entry:
-        shelf = ("s" if record.outcome is Outcome.SUCCEEDED else "f") + document_id(record.slug)[:8]
-        return _Entry(shelf, record.keep, record.finished, document_id(record.run_id))
+    def of(record: RunRecord) -> _RecentRun:
+        group = ("s" if record.outcome is Outcome.SUCCEEDED else "f") + document_id(record.slug)[:8]
+        return _RecentRun(group, record.keep, record.finished, document_id(record.run_id))
 
     @staticmethod
-    def read(text: str) -> _Entry:
-        shelf, keep, finished, run = text.split(":")
-        return _Entry(shelf, int(keep), int(finished), run)
+    def parse(text: str) -> _RecentRun:
+        group, keep, finished, run = text.split(":")
+        return _RecentRun(group, int(keep), int(finished), run)
 
     def __str__(self) -> str:
-        return f"{self.shelf}:{self.keep}:{self.finished}:{self.run}"
+        return f"{self.group}:{self.keep}:{self.finished}:{self.run}"

@@ -1,4 +1,4 @@
-"""What is read from and written to Firestore, in plain Python: documents, writes, queries, and their limits."""
+"""Firestore's documents, writes and queries as plain Python values, and their limits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Fields: TypeAlias = dict[str, Value]
 Stamp: TypeAlias = int
 """When a document was last written: nanoseconds since the epoch, by the store's clock."""
 
-MOST_WRITES = 500
-"""In one request: Firestore's limit."""
-MOST_BYTES = 8 << 20
-"""In one request: Firestore's limit is 10 MiB, and ours is an estimate."""
+MAX_WRITES = 500
+"""Firestore's limit for one request."""
+MAX_BYTES = 8 << 20
+"""Our limit for one request. Firestore's is 10 MiB, but ``Write.size`` is an estimate."""
 
 
 @dataclass(slots=True)
@@ -31,14 +31,14 @@ class Write:
     path: str
     fields: Fields | None = None
     mask: Sequence[str] | None = None
-    """The fields that are written; one that ``fields`` lacks is removed. None: the document becomes ``fields``."""
+    """The fields to write; one that ``fields`` lacks is removed. None: the document becomes ``fields``."""
     exists: bool | None = None
-    """Precondition: the document is there, or is not."""
+    """Precondition: the document exists, or does not."""
     stamp: Stamp | None = None
-    """Precondition: the document was last written then."""
+    """Precondition: the document was last written at this time."""
 
     def size(self) -> int:
-        """Bytes on the wire, roughly and rather too many."""
+        """Estimate the bytes on the wire, rather too many than too few."""
         total = 300 + len(self.path) + 40 * len(self.mask or ())
         for name, value in (self.fields or {}).items():
             total += 40 + len(name)
@@ -53,35 +53,45 @@ class Write:
 
 @dataclass(slots=True)
 class Query:
-    """Documents of a collection, in order of one field and then of their ids."""
+    """A query for documents of a collection, in order of one field and then of their ids."""
 
     collection: str
     order: str
     equals: dict[str, str | int] = field(default_factory=dict)
     within: dict[str, Sequence[str] | Sequence[int]] = field(default_factory=dict)
-    """The field has one of the values. The product of the numbers of values is at most ``MOST_ALTERNATIVES``."""
+    """The field has one of these values. The product of the numbers of values is at most ``MAX_ALTERNATIVES``."""
     least: str | int | None = None
-    """Bounds of the field of the order, both inclusive."""
+    """The lower bound of the ordering field, inclusive."""
     most: str | int | None = None
+    """The upper bound of the ordering field, inclusive."""
     more: str | int | None = None
-    """A bound of the field of the order, exclusive."""
+    """The lower bound of the ordering field, exclusive."""
     less: str | int | None = None
+    """The upper bound of the ordering field, exclusive."""
     after: tuple[str | int, str] | None = None
-    """(value of the field of the order, path): the documents that come after this place."""
+    """(value of the ordering field, path): return only documents behind this place."""
     descending: bool = False
     limit: int = 1
 
 
-MOST_ALTERNATIVES = 30
+MAX_ALTERNATIVES = 30
+
+
+def write_over(existing: StoredDocument | None, path: str, fields: Fields) -> Write:
+    """Return the write that replaces the document, on condition that it is as it was read."""
+    return Write(path, fields, exists=False) if existing is None else Write(path, fields, stamp=existing.stamp)
 
 
 def packs(units: Sequence[Sequence[Write]]) -> list[list[int]]:
-    """Which units go into one commit together, as their numbers: each unit whole, no commit above the limits."""
+    """Distribute units over commits, and return the numbers of each commit's units.
+
+    A unit stays whole, and no commit exceeds the limits.
+    """
     found: list[list[int]] = []
     writes = size = 0
     for number, unit in enumerate(units):
         more = sum(write.size() for write in unit)
-        if not found or writes + len(unit) > MOST_WRITES or size + more > MOST_BYTES:
+        if not found or writes + len(unit) > MAX_WRITES or size + more > MAX_BYTES:
             found.append([])
             writes = size = 0
         found[-1].append(number)

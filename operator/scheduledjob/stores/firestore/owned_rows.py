@@ -1,9 +1,9 @@
 """What this process knows of the rows that it owns: enough to write them without reading them first.
 
-A write is let through only if the document is still as it was when this process last saw it (its stamp); so for each
-owned row the stamp is kept, with the few things that a settlement depends on and that can't have changed while the
-stamp holds. What is not known here, because it was long ago or a client's edit moved the stamp, is read again: the
-map is bounded, and being wrong costs one read and nothing else. The lease thread renews through the same map.
+A write has the precondition that the document is as this process last saw it (its stamp). So the stamp of each owned
+row is kept, with the few fields that a settlement depends on, which cannot change without the stamp. A row that is
+unknown here, or whose stamp a client's edit has changed, is read again. So the map can be bounded: a missing entry
+costs only one read. The lease thread renews through the same map.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from .operations import Stamp, StoredDocument
 
-MOST = 50_000
-SEEN = ("born", "owner", "version", "revision", "recent", "buried")
-"""The fields to read of a row that has to be known again."""
+MAX_ROWS = 50_000
+FIELDS = ("born", "owner", "version", "revision", "recent", "buried")
+"""The fields to read of an unknown row."""
 
 
 @dataclass(slots=True, frozen=True)
-class Known:
+class KnownRow:
     stamp: Stamp
     owner: str
     version: int
@@ -37,52 +37,52 @@ class Known:
     tombstoned: Sequence[str] = ()
 
 
-NOTHING = Known(0, "", 0, 0, ())
-"""No document has this stamp, so a write that relies on it is refused."""
+UNKNOWN = KnownRow(stamp=0, owner="", version=0, revision=0, recent=())
+"""No document has this stamp, so a write with it as precondition is refused."""
 
 
 class OwnedRows:
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
+    def __init__(self, max_rows: int = MAX_ROWS) -> None:
+        self._max_rows = max_rows
         self._lock = threading.Lock()
-        self._known: OrderedDict[Key, Known] = OrderedDict()
+        self._known: OrderedDict[Key, KnownRow] = OrderedDict()
 
-    def get(self, key: Key, replica: str, version: int) -> Known | None:
-        """What is known of the row as one that ``replica`` owns at that version."""
+    def get(self, key: Key, replica: str, version: int) -> KnownRow | None:
+        """Return what is known of the row, if ``replica`` owns it at that version."""
         with self._lock:
             known = self._known.get(key)
         return known if known is not None and (known.owner, known.version) == (replica, version) else None
 
-    def see(self, document: StoredDocument, stamp: Stamp | None = None) -> None:
-        """``stamp``: of a write that this process made after reading the document."""
+    def remember(self, document: StoredDocument, stamp: Stamp | None = None) -> None:
+        """Remember a row; ``stamp`` is that of a write which this process made after reading the document."""
         fields = document.fields
-        known = Known(
-            stamp or document.stamp,
-            fields.get("owner") or "",
-            fields["version"],
-            fields["revision"],
-            fields.get("recent") or (),
-            fields.get("buried") or (),
+        known = KnownRow(
+            stamp=stamp or document.stamp,
+            owner=fields.get("owner") or "",
+            version=fields["version"],
+            revision=fields["revision"],
+            recent=fields.get("recent") or (),
+            tombstoned=fields.get("buried") or (),
         )
         with self._lock:
             self._known[key_of(document)] = known
             self._known.move_to_end(key_of(document))
-            while len(self._known) > self._most:
+            while len(self._known) > self._max_rows:
                 self._known.popitem(last=False)
 
     def settled(self, key: Key, stamp: Stamp, recent: Sequence[str]) -> None:
-        """This process settled the row and keeps it, which raised its version."""
-        self._wrote(key, stamp, lambda known: replace(known, version=known.version + 1, recent=recent))
+        """Take in that this process settled the row and keeps it, which raised its version."""
+        self._update(key, stamp, lambda known: replace(known, version=known.version + 1, recent=recent))
 
     def renewed(self, key: Key, stamp: Stamp) -> None:
-        """This process renewed the row's lease."""
-        self._wrote(key, stamp, lambda known: known)
+        """Take in that this process renewed the row's lease."""
+        self._update(key, stamp, lambda known: known)
 
-    def _wrote(self, key: Key, stamp: Stamp, change: Callable[[Known], Known]) -> None:
+    def _update(self, key: Key, stamp: Stamp, change: Callable[[KnownRow], KnownRow]) -> None:
         with self._lock:
             known = self._known.get(key)
             if known is not None:
-                # The answers of two writes may come in either order.
+                # The answers of two writes may arrive in either order.
                 self._known[key] = replace(change(known), stamp=max(stamp, known.stamp))
 
     def forget(self, key: Key) -> None:
@@ -91,7 +91,7 @@ class OwnedRows:
 
 
 def owned_by(document: StoredDocument | None, key: Key, replica: str, version: int) -> bool:
-    """Return whether the row is still the same object's, owned by ``replica`` at that version."""
+    """Return whether the document still holds the row of that key, and ``replica`` owns it at that version."""
     return (
         document is not None
         and key_of(document) == key

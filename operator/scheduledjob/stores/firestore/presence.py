@@ -1,8 +1,7 @@
-"""What replicas hold for a while: locks of an installation, and the word that they live and work for a cluster.
+"""Presence: locks of an installation, and which replicas are alive and work for which cluster.
 
-Each is a document, written on condition that it is as it was read. Its end is the latest that the clock can show
-plus the time asked for, and it has passed by the earliest (the opening of ``clock`` says why): who comes after comes
-late rather than early.
+Each is a document, which is written on condition that it is as it was read. Its end is computed from the latest time
+of the clock, and compared with the earliest (``clock`` says why). So it ends for others rather too late than too early.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from scheduledjob.engine.store import Presence, StoreUnavailable
 
 from .layout import LOCKS, PRESENCES, lock_path, presence_path
-from .operations import Query, StoredDocument, Write
+from .operations import Query, StoredDocument, Write, write_over
 from .retrying import pause
 from .wire import Conflict
 
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
     from .operations import Fields
     from .wire import Wire
 
-TRIES = 5
-MOST = 1_000
-"""Locks of one installation, and replicas for one cluster, that are looked at."""
+ATTEMPTS = 5
+MAX_DOCUMENTS = 1_000
+"""The most locks of one installation, and replicas of one cluster, that are read."""
 
 
 class FirestorePresence:
-    """Locks below the installation's document, presences ``common`` to all installations."""
+    """Locks below the installation's document, and presences below one that is ``common`` to all installations."""
 
     def __init__(self, wire: Wire, common: Wire, clock: FirestoreClock) -> None:
         self._wire = wire
@@ -41,14 +40,14 @@ class FirestorePresence:
     async def lock(self, name: str, replica: str, length: Micros) -> bool:
         path = lock_path(name)
         began = self._clock.reading()
-        for attempt in range(TRIES):
-            there = (await self._wire.get([path])).get(path)
-            taken = there is not None and there.fields["until_at"] > self._clock.earliest()
-            if there is not None and taken and there.fields["owner"] != replica:
+        for attempt in range(ATTEMPTS):
+            existing = (await self._wire.get([path])).get(path)
+            taken = existing is not None and existing.fields["until_at"] > self._clock.earliest()
+            if existing is not None and taken and existing.fields["owner"] != replica:
                 return False
             fields: Fields = {"name": name, "owner": replica, "until_at": self._clock.latest(began) + length}
             try:
-                await self._wire.commit([_over(there, path, fields)])
+                await self._wire.commit([write_over(existing, path, fields)])
             except Conflict:
                 await pause(attempt)
                 continue
@@ -57,12 +56,12 @@ class FirestorePresence:
 
     async def unlock(self, name: str, replica: str) -> None:
         path = lock_path(name)
-        there = (await self._wire.get([path])).get(path)
-        if there is not None:
-            await self._give_up([there], replica)
+        existing = (await self._wire.get([path])).get(path)
+        if existing is not None:
+            await self._release([existing], replica)
 
-    async def _give_up(self, locks: Sequence[StoredDocument], replica: str) -> None:
-        """Those that are the replica's; one that another takes meanwhile stays."""
+    async def _release(self, locks: Sequence[StoredDocument], replica: str) -> None:
+        """Delete the replica's locks, except one that another replica takes meanwhile."""
         mine = [Write(lock.path, stamp=lock.stamp) for lock in locks if lock.fields["owner"] == replica]
         if mine:
             await self._wire.batch_write(mine)
@@ -70,7 +69,7 @@ class FirestorePresence:
     async def present(
         self, installation: str, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros
     ) -> list[Presence]:
-        """Looks at the others once it is written down: of two who come at once, one at least sees the other."""
+        """Read the others after writing, so that of two replicas that start at once at least one sees the other."""
         path = presence_path(installation, replica)
         before = (await self._common.get([path])).get(path)
         now = self._clock.earliest()
@@ -83,17 +82,18 @@ class FirestorePresence:
             "until_at": self._clock.latest() + lifetime,
         }
         await self._write(Write(path, fields))
-        found = await self._common.query(Query(PRESENCES, "since", equals={"cluster": cluster}, limit=MOST))
+        found = await self._common.query(Query(PRESENCES, "since", equals={"cluster": cluster}, limit=MAX_DOCUMENTS))
         now = self._clock.earliest()
-        if over := [Write(each.path, stamp=each.stamp) for each in found if each.fields["until_at"] <= now]:
-            await self._common.batch_write(over)
-        others = [_presence_of(each) for each in found if each.fields["until_at"] > now and each.path != path]
-        return sorted(others, key=lambda each: (each.since, each.installation, each.replica))
+        expired = [document for document in found if document.fields["until_at"] <= now]
+        if expired:
+            await self._common.batch_write([Write(document.path, stamp=document.stamp) for document in expired])
+        others = [_presence_of(other) for other in found if other.fields["until_at"] > now and other.path != path]
+        return sorted(others, key=lambda other: (other.since, other.installation, other.replica))
 
     async def forget(self, installation: str, replica: str) -> None:
-        """The replica's presence, and its locks."""
+        """Delete the replica's presence and its locks."""
         await self._write(Write(presence_path(installation, replica)))
-        await self._give_up(await self._wire.query(Query(LOCKS, "name", limit=MOST)), replica)
+        await self._release(await self._wire.query(Query(LOCKS, "name", limit=MAX_DOCUMENTS)), replica)
 
     async def _write(self, write: Write) -> None:
         try:
@@ -105,7 +105,3 @@ class FirestorePresence:
 def _presence_of(document: StoredDocument) -> Presence:
     fields = document.fields
     return Presence(fields["installation"], fields["replica"], tuple(fields["namespaces"]), fields["since"])
-
-
-def _over(there: StoredDocument | None, path: str, fields: Fields) -> Write:
-    return Write(path, fields, exists=False) if there is None else Write(path, fields, stamp=there.stamp)

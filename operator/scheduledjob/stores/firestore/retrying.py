@@ -1,4 +1,4 @@
-"""Doing several things at once, and one thing again: what the parts of this store share of both."""
+"""Concurrent calls, and the delays before a call is repeated."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-rng = random.Random()  # noqa: S311 - spreads replicas, guards nothing
+rng = random.Random()  # noqa: S311 - it only spreads replicas, no secret depends on it
 
 
 async def pause(attempt: int) -> None:
-    """Before the try after ``attempt`` (from 0): up to 10 ms, and up to twice as long each time."""
+    """Wait for a random time after ``attempt`` (from 0): up to 10 ms at first, then twice as long each time."""
     await asyncio.sleep(rng.uniform(0, 0.01 * 2**attempt))
 
 
 async def together(calls: Iterable[Coroutine[None, None, T]]) -> list[T | StoreError]:
-    """Carry out all calls; an error of one is in its place and leaves the others alone."""
+    """Make all calls at the same time, and return their results; for one that failed, its StoreError."""
 
-    async def one(call: Coroutine[None, None, T]) -> T | StoreError:
+    async def result_of(call: Coroutine[None, None, T]) -> T | StoreError:
         try:
             return await call
         except StoreError as error:
             return error
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(call)) for call in calls]
+        tasks = [group.create_task(result_of(call)) for call in calls]
     return [task.result() for task in tasks]

@@ -1,16 +1,17 @@
-"""The Firestore store: ``Store`` for one installation, put together from its parts.
+"""The store in Firestore, put together from its parts.
 
-A call's way: ``FirestoreStore`` -> the part that knows the rule (``desired_rows`` for clients' writes, ``claiming`` and
-``settling`` for an owner's, ``archive`` for history) -> ``wire``, which alone knows Google's client. ``clock`` says
-what time it is there, ``layout`` how things are written down, ``owned`` what need not be read again.
+The parts are beside this file: ``schedules`` (what clients write), ``reconciling`` (what is observed in a cluster),
+``claims``, ``settling``, ``presence`` (what replicas do), ``history`` and ``clock``. They use ``layout`` (how values
+are stored as documents), ``owned_rows`` (what need not be read again) and ``wire``, the only module that knows
+Google's client.
 
-**No notifications.** Firestore can push changes of a document ("listen"), so clients could ring a bell. It would be
-one more document written for each schedule that is due soon, at one write a second before it becomes a hot spot, read
-once by every replica, over a stream that is billed anew when it has been down; and it would have to be polled behind
-anyway, because a stream that has silently died looks like one on which nothing happens. A look that finds nothing
-costs one document read. So replicas look: every second after something was found that nobody had announced, and less
-and less often, down to every five seconds, while nothing is. What is known to be due later is looked for when it is
-due, and what this very process schedules it tells its own listeners at once, which costs nothing.
+**No notifications.** Firestore can push changes of a document ("listen"), so clients could notify replicas that way.
+But each schedule that is due soon would cost one more write of a document that allows one write a second, and a read
+by every replica, over a stream that is billed anew after each interruption. And replicas would have to poll anyway,
+because a stream that has died silently looks like one without changes. A poll that finds nothing costs one read. So
+replicas poll: a second after a claim that found rows, and less and less often, down to every five seconds, while claims
+find none. They know when the next row is due, and claim it then. A process notifies its own listeners of what it
+schedules itself, which costs nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 from scheduledjob.engine.store import Origin, StoreError, StoreUnavailable, Wake
 
-from .claims import FirestoreClaims
+from .claims import FirestoreClaims, FirestoreRenewer
 from .clock import FirestoreClock
 from .history import FirestoreHistory
 from .layout import document_id, is_row, replica_path, row_of, schedule_path
@@ -32,8 +33,8 @@ from .operations import Write
 from .owned_rows import OwnedRows
 from .presence import FirestorePresence
 from .reconciling import FirestoreReconciling
-from .schedules import ChangeNotice, FirestoreSchedules, page_query
-from .settling import Renewals, Settlements
+from .schedules import FirestoreSchedules, Notices, page_query
+from .settling import FirestoreSettling
 from .wire import Conflict, Wire
 
 if TYPE_CHECKING:
@@ -45,24 +46,26 @@ if TYPE_CHECKING:
 
     from .operations import Fields
 
-MOST_SHARDS = 30
-NOW_IS_FRESH: Micros = 10 * SECOND
-"""How old a measurement of the clock may be for ``now()`` to make no new one."""
-CLOCK_IS_KNOWN: Micros = MINUTE
-"""How old it may be for a claim: by then the drift allowed for makes it 30 ms late."""
-SIGN_OF_LIFE: Micros = 30 * SECOND
-"""How often a replica that announces itself is written down."""
-QUICK, SLOW, SLOWER = 1.0, 5.0, 1.25
-"""Seconds between looks after something was found, and at most; how much longer each vain look makes them."""
+MAX_SHARDS = 30
+MAX_CLOCK_AGE_FOR_NOW: Micros = 10 * SECOND
+"""How old the last measurement of the clock may be when ``now()`` returns an estimate."""
+MAX_CLOCK_AGE: Micros = MINUTE
+"""How old it may be for all other calls. The drift that has to be allowed for then makes claims up to 30 ms late."""
+ANNOUNCE_INTERVAL: Micros = 30 * SECOND
+"""How often a replica that announces itself is written."""
+MIN_POLL_INTERVAL, MAX_POLL_INTERVAL = 1.0, 5.0
+"""Seconds."""
+POLL_INTERVAL_FACTOR = 1.25
+"""How much longer the poll interval gets with each poll that finds nothing."""
 RENEWAL_DEADLINE = 4.0
-"""Seconds for one call of a renewal: shorter than others, because the lease runs out meanwhile."""
+"""Time limit in seconds of one request of a renewal. It is shorter than others, because the lease is running out."""
 
 
 class FirestoreStore:
     """``firestore://project/collection[?database=NAME][&shards=N]``.
 
-    ``shards`` is fixed when an installation first connects: one for each 500 claims and settlements a second, at most
-    30; a later URL need not repeat it.
+    ``shards`` is fixed when an installation first connects, and a later URL need not repeat it. One is enough for 500
+    claims and settlements a second; the most are 30.
     """
 
     polls = True
@@ -78,11 +81,11 @@ class FirestoreStore:
         shards = options.pop("shards", None)
         if options:
             raise ValueError(f"{next(iter(options))!r} in {url!r} is no option: database and shards are")
-        if shards is not None and not (shards.isascii() and shards.isdecimal() and 1 <= int(shards) <= MOST_SHARDS):
-            raise ValueError(f"shards={shards} in {url!r} must be a number from 1 to {MOST_SHARDS}")
-        self._shards_asked = None if shards is None else int(shards)
+        if shards is not None and not (shards.isascii() and shards.isdecimal() and 1 <= int(shards) <= MAX_SHARDS):
+            raise ValueError(f"shards={shards} in {url!r} must be a number from 1 to {MAX_SHARDS}")
+        self._configured_shards = None if shards is None else int(shards)
         self._installation = installation
-        self.poll_interval = QUICK
+        self.poll_interval = MIN_POLL_INTERVAL
         self._clock = FirestoreClock()
         self._wire = self._new_wire()
         self._owned = OwnedRows()
@@ -98,32 +101,34 @@ class FirestoreStore:
         await self._wire.open()
         try:
             shards = await self._register()
-            await self._measure()
+            await self._measure_clock()
         except BaseException:
             await self._wire.close()
             raise
         self._schedules = FirestoreSchedules(self._wire, self._clock, shards)
         self._reconciling = FirestoreReconciling(self._wire, self._clock, shards)
-        self._presence = FirestorePresence(self._wire, self._wire.beside(f"{self._collection}/clusters"), self._clock)
+        self._presence = FirestorePresence(
+            self._wire, self._wire.with_root(f"{self._collection}/clusters"), self._clock
+        )
         self._claims = FirestoreClaims(self._wire, self._clock, self._owned, shards)
-        self._settlements = Settlements(self._wire, self._clock, self._owned, shards)
-        self._history = FirestoreHistory(self._wire, self._clock, shards, self._settlements.surplus)
+        self._settling = FirestoreSettling(self._wire, self._clock, self._owned, shards)
+        self._history = FirestoreHistory(self._wire, self._clock, shards, self._settling.surplus)
 
     async def close(self) -> None:
         await self._wire.close()
 
     async def _register(self) -> int:
-        """Make the installation's document if it is the first time; the number of its shards."""
+        """Create the installation's document at the first start, and return its number of shards."""
         for _ in range(3):
-            if (here := (await self._wire.get([""])).get("")) is not None:
-                shards = int(here.fields["shards"])
-                if self._shards_asked not in {None, shards}:
+            if (document := (await self._wire.get([""])).get("")) is not None:
+                shards = int(document.fields["shards"])
+                if self._configured_shards not in {None, shards}:
                     raise StoreError(
                         f"the installation {self._installation!r} in {self._collection!r} has {shards} shards, which "
-                        f"can't be changed to {self._shards_asked}: leave shards out of the store's URL"
+                        f"can't be changed to {self._configured_shards}: leave shards out of the store's URL"
                     )
                 return shards
-            shards = self._shards_asked or 1
+            shards = self._configured_shards or 1
             try:
                 await self._wire.commit(
                     [Write("", {"installation": self._installation, "shards": shards, "touched": ""}, exists=False)]
@@ -133,86 +138,72 @@ class FirestoreStore:
             return shards
         raise StoreUnavailable("the installation could not be registered, because others keep writing it: try again")
 
-    async def _measure(self) -> None:
-        """Write the installation's document for the sake of the time at which that happens."""
-        # Something must change: a write that changes nothing happens at no time.
+    async def _measure_clock(self) -> None:
+        """Write the installation's document, because the answer tells the time of the write."""
+        # The value must change: Firestore reports no new time for a write that changes nothing.
         await self._write(Write("", {"touched": secrets.token_hex(8)}, ("touched",), exists=True))
 
     async def _write(self, write: Write) -> None:
-        """One write that nobody else's stands against."""
+        """Make one write that cannot conflict with others."""
         try:
             await self._wire.commit([write])
         except Conflict as conflict:
             raise StoreUnavailable(f"Firestore gave up the write: {conflict}") from conflict
 
     async def now(self) -> Instant:
-        """At most a round trip's error late, never early."""
-        await self._know_the_time(NOW_IS_FRESH)
+        """Return the earliest time that the clock may show. It is late by a round trip at most, and never early."""
+        await self._refresh_clock(MAX_CLOCK_AGE_FOR_NOW)
         return self._clock.earliest()
 
-    async def _know_the_time(self, most: Micros) -> None:
-        if self._clock.age > most:
-            await self._measure()
+    async def _refresh_clock(self, max_age: Micros = MAX_CLOCK_AGE) -> None:
+        if self._clock.age > max_age:
+            await self._measure_clock()
 
     # ---- clients
 
+    @asynccontextmanager
+    async def _notifying(self) -> AsyncIterator[Notices]:
+        """Make a client's call with a clock that is known well enough, and then notify the listeners, error or not."""
+        await self._refresh_clock()
+        notices = Notices()
+        try:
+            yield notices
+        finally:
+            self._notify(notices)
+
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
-        """As ``Store.put``; above 500 rows, or 8 MiB, others may see it half done (``desired_rows`` says how far)."""
+        """As ``Store.put``. All or none holds for 500 rows, or 8 MiB (``schedules`` says more)."""
         if not rows:
             return []
-        await self._know_the_time(CLOCK_IS_KNOWN)
-        told = ChangeNotice()
-        try:
-            return await self._schedules.put(rows, replace=replace, told=told)
-        finally:
-            self._tell(told)
+        async with self._notifying() as notices:
+            return await self._schedules.put(rows, replace=replace, notices=notices)
 
     async def delete(self, slugs: Sequence[str]) -> list[bool]:
-        await self._know_the_time(CLOCK_IS_KNOWN)
-        told = ChangeNotice()
-        try:
-            return await self._schedules.delete(slugs, told)
-        finally:
-            self._tell(told)
+        async with self._notifying() as notices:
+            return await self._schedules.delete(slugs, notices)
 
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
-        """As ``Store.reconcile``; all or none holds for 200 rows, or 8 MiB."""
-        await self._know_the_time(CLOCK_IS_KNOWN)
-        told = ChangeNotice()
-        try:
-            return await self._reconciling.reconcile(rows, told)
-        finally:
-            self._tell(told)
+        """As ``Store.reconcile``. All or none holds for 200 rows, or 8 MiB."""
+        async with self._notifying() as notices:
+            return await self._reconciling.reconcile(rows, notices)
 
     async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
-        await self._know_the_time(CLOCK_IS_KNOWN)
-        told = ChangeNotice()
-        try:
-            return await self._reconciling.tombstone(identities, told)
-        finally:
-            self._tell(told)
+        async with self._notifying() as notices:
+            return await self._reconciling.tombstone(identities, notices)
 
     async def touch(self, slugs: Sequence[str]) -> None:
-        await self._know_the_time(CLOCK_IS_KNOWN)
-        told = ChangeNotice()
-        try:
-            await self._reconciling.touch(slugs, told)
-        finally:
-            self._tell(told)
+        async with self._notifying() as notices:
+            await self._reconciling.touch(slugs, notices)
 
     async def clear(self, origin: Origin | None = None) -> int:
-        await self._know_the_time(CLOCK_IS_KNOWN)
-        told = ChangeNotice()
-        try:
-            return await self._schedules.clear(origin, told)
-        finally:
-            self._tell(told)
+        async with self._notifying() as notices:
+            return await self._schedules.clear(origin, notices)
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]:
         paths = {slug: schedule_path(slug) for slug in slugs}
         found = await self._wire.get(list(paths.values()))
-        there = {path: document for path, document in found.items() if is_row(document)}
-        return [row_of(there[paths[slug]]) if paths[slug] in there else None for slug in slugs]
+        rows = {path: row_of(document) for path, document in found.items() if is_row(document)}
+        return [rows.get(paths[slug]) for slug in slugs]
 
     async def rows(self, *, origin: Origin | None = None, after: str = "", limit: int = 1000) -> list[Row]:
         if limit <= 0:
@@ -239,37 +230,38 @@ class FirestoreStore:
         lease: Micros,
         by: Instant | None = None,
     ) -> Batch:
-        await self._know_the_time(CLOCK_IS_KNOWN)
+        await self._refresh_clock()
         batch = await self._claims.claim(replica, kinds, limit=limit, ahead=ahead, lease=lease, by=by)
-        self.poll_interval = QUICK if batch.rows else min(SLOW, self.poll_interval * SLOWER)
+        longer = min(MAX_POLL_INTERVAL, self.poll_interval * POLL_INTERVAL_FACTOR)
+        self.poll_interval = MIN_POLL_INTERVAL if batch.rows else longer
         return batch
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         for settlement in settlements:
             self._history.note(settlement.records)
-        answers, overtaken = await self._settlements.settle(replica, settlements)
-        if overtaken:
-            told = ChangeNotice()
-            told.becomes_due(self._clock.earliest())
-            self._tell(told)
-        return answers
+        results, outdated = await self._settling.settle(replica, settlements)
+        if outdated:
+            notices = Notices()
+            notices.add_due(self._clock.earliest())
+            self._notify(notices)
+        return results
 
     @asynccontextmanager
     async def renewer(self, replica: str) -> AsyncIterator[Renewer]:
         wire = self._new_wire(deadline=RENEWAL_DEADLINE)
         await wire.open()
         try:
-            yield Renewals(wire, self._clock, self._owned, replica)
+            yield FirestoreRenewer(wire, self._clock, self._owned, replica)
         finally:
             await wire.close()
 
     async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
-        """Written down every 30 s at most: nobody is notified, so nobody needs ``poll_at`` to the second."""
+        """As ``Store.announce``, but write only every 30 s: nobody is notified, so ``poll_at`` need not be exact."""
         self._poll_at = poll_at
         reading = self._clock.reading()
         if self._announced is not None:
             known, written = self._announced
-            if known == replica and reading - written < SIGN_OF_LIFE:
+            if known == replica and reading - written < ANNOUNCE_INTERVAL:
                 return
         fields: Fields = {
             "id": replica.id,
@@ -288,35 +280,35 @@ class FirestoreStore:
         self._announced = self._poll_at = None
 
     async def lock(self, name: str, replica: str, length: Micros) -> bool:
-        await self._know_the_time(CLOCK_IS_KNOWN)
+        await self._refresh_clock()
         return await self._presence.lock(name, replica, length)
 
     async def unlock(self, name: str, replica: str) -> None:
         await self._presence.unlock(name, replica)
 
     async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
-        await self._know_the_time(CLOCK_IS_KNOWN)
+        await self._refresh_clock()
         return await self._presence.present(self._installation, replica, cluster, namespaces, lifetime)
 
     @asynccontextmanager
     async def listen(self, on_wake: Callable[[Wake], None]) -> AsyncIterator[None]:
-        """Tells what this process itself writes; for the rest there is ``polls``."""
+        """Call ``on_wake`` for what this process writes. For all other changes, replicas poll."""
         self._listeners.append(on_wake)
         try:
             yield
         finally:
             self._listeners.remove(on_wake)
 
-    def _tell(self, told: ChangeNotice) -> None:
-        due = told.due
+    def _notify(self, notices: Notices) -> None:
+        due = notices.due
         if due is not None and self._poll_at is not None and due >= self._poll_at:
             due = None
-        if due is None and not told.changed:
+        if due is None and not notices.changed:
             return
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
-            loop.call_soon(listener, Wake(due, list(told.changed)))
+            loop.call_soon(listener, Wake(due, list(notices.changed)))
 
     async def prune(self, limit: int = 1000) -> int:
-        await self._know_the_time(CLOCK_IS_KNOWN)
+        await self._refresh_clock()
         return await self._history.prune(limit)

@@ -1,16 +1,16 @@
-"""The wire: Firestore as this store uses it, and the only module that knows Google's types.
+"""The client of Firestore's API, and the only module that knows Google's types.
 
-Four calls: ``commit`` (all or none, at most 500 writes), ``batch_write`` (each write on its own), ``get`` and
-``query``. They speak of documents by their path below one root document (the installation's), of fields as plain
-Python values, and of a write's time as a ``Stamp``. Google's generated client is used directly, because the
-high-level one has no ``batch_write`` with preconditions that tells for each write what became of it, and spends most
-of its time wrapping what is unwrapped again at once.
+It has four calls: ``commit`` (all writes or none, at most 500), ``batch_write`` (each write on its own), ``get`` and
+``query``. They name documents by their path below one root document (the installation's), give fields as plain Python
+values, and the time of a write as a ``Stamp``. Google's generated client is used directly, because the high-level one
+has no ``batch_write`` that takes preconditions and returns a result for each write, and it spends most of its time
+wrapping and unwrapping values.
 
-Nothing here repeats a write: whether a repetition is harmless is known where the write was made. Reads are repeated
-a few times. Every call has a deadline, and every error comes out as ``StoreUnavailable`` (try again), ``Conflict``
-(a precondition failed, nothing was written) or ``StoreError`` (a person must act), with words.
+Nothing here repeats a write, because only the caller knows whether that is harmless. Reads are repeated a few times.
+Every call has a time limit, and every error is raised as ``StoreUnavailable`` (try again), ``Conflict`` (a precondition
+failed, nothing was written) or ``StoreError`` (a person must act), with a message.
 
-A wire belongs to the event loop that opened it, as grpc's channels do; the lease thread opens its own.
+A wire belongs to the event loop that opened it, as grpc's channels do. The lease thread opens its own.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrp
 from scheduledjob.domain.time.instants import SECOND, Micros
 from scheduledjob.engine.store import StoreError, StoreUnavailable
 
-from .operations import MOST_WRITES, Query, Stamp, StoredDocument, Write, packs
+from .operations import MAX_WRITES, Query, Stamp, StoredDocument, Write, packs
 from .retrying import together
 
 if TYPE_CHECKING:
     from .clock import FirestoreClock
 
 DEADLINE = 10.0
-"""Seconds for one call."""
-READ_PAUSES = (0.05, 0.25)
-"""Seconds before the second and the third try of a read."""
-READ_PATIENCE: Micros = 2 * SECOND
-"""A read that failed later than this is not tried again: whoever asked has waited long enough."""
+"""Time limit in seconds of one request."""
+READ_DELAYS = (0.05, 0.25)
+"""Seconds before the second and the third attempt of a read."""
+MAX_READ_TIME: Micros = 2 * SECOND
+"""A read that fails later than this after its start is not repeated."""
 
 T = TypeVar("T")
 
 
 class Refused(StoreError):
-    """Firestore will never do what was asked: something in it is malformed or too large."""
+    """Firestore will never accept the request: something in it is malformed or too large."""
 
 
 class Conflict(Exception):
@@ -60,9 +60,9 @@ class Conflict(Exception):
     def __init__(self, words: str, *, taken: bool = False, aborted: bool = False) -> None:
         super().__init__(words)
         self.taken = taken
-        """A document that should be new is there already."""
+        """A document that should be new exists already."""
         self.aborted = aborted
-        """None is known to have failed: too many wrote at once."""
+        """No precondition is known to have failed: too many wrote at the same time."""
 
 
 class Wire:
@@ -80,10 +80,10 @@ class Wire:
         self._opened: FirestoreAsyncClient | None = None
 
     async def open(self) -> None:
-        """Make the channel; nothing is sent yet. Raises StoreError without credentials."""
+        """Make the channel, without sending anything yet. Raises StoreError if there are no credentials."""
         emulator = os.environ.get("FIRESTORE_EMULATOR_HOST")
         self._metadata = [("google-cloud-resource-prefix", self._database)]
-        # Without these a channel that lost its server tries again only after up to two minutes.
+        # Without these, a channel that lost its server reconnects only after up to two minutes.
         options = [
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2_000),
@@ -110,8 +110,8 @@ class Wire:
             await self._opened.transport.close()  # type: ignore[no-untyped-call]  # Google's method is untyped
             self._opened = None
 
-    def beside(self, root: str) -> Wire:
-        """The same connection below another root document; it closes with this one."""
+    def with_root(self, root: str) -> Wire:
+        """Return a wire with the same connection and another root document. It closes with this one."""
         other = copy(self)
         other._root = f"{self._database}/documents/{root}"
         return other
@@ -125,10 +125,10 @@ class Wire:
     # ---- writes
 
     async def commit(self, writes: Sequence[Write]) -> list[Stamp]:
-        """Carry out all writes or none; the new stamps. Raises Conflict where a precondition failed."""
+        """Make all writes or none, and return the new stamps. Raises Conflict if a precondition failed."""
         request = _CommitRequest(database=self._database, writes=map(self._write, writes))
         sent = self._clock.reading()
-        with _in_words("write"):
+        with _translate_errors("write"):
             answer = await self._api.commit(
                 request=types.CommitRequest.wrap(request),
                 retry=None,
@@ -140,24 +140,24 @@ class Wire:
         return [_stamp(result.update_time) for result in raw.write_results]
 
     async def batch_write(self, writes: Sequence[Write]) -> list[Stamp | None]:
-        """Carry out each write on its own; None for one that was not, or may not have been, carried out.
+        """Make each write on its own, and return the new stamps; None for a write that failed or may have failed.
 
-        Raises StoreUnavailable where that is all that is known of every write.
+        Raises StoreUnavailable if every write may have failed.
         """
         parts = packs([[write] for write in writes])
-        answers = await together(self._batch_write([writes[number] for number in numbers]) for numbers in parts)
-        failed = [answer for answer in answers if isinstance(answer, StoreError)]
-        if failed and len(failed) == len(answers):
-            raise failed[0]
+        results = await together(self._batch_write([writes[number] for number in numbers]) for numbers in parts)
+        errors_of_parts = [result for result in results if isinstance(result, StoreError)]
+        if errors_of_parts and len(errors_of_parts) == len(results):
+            raise errors_of_parts[0]
         stamps: list[Stamp | None] = []
-        for numbers, answer in zip(parts, answers, strict=True):
-            stamps += [None] * len(numbers) if isinstance(answer, StoreError) else answer
+        for numbers, result in zip(parts, results, strict=True):
+            stamps += [None] * len(numbers) if isinstance(result, StoreError) else result
         return stamps
 
     async def _batch_write(self, writes: Sequence[Write]) -> list[Stamp | None]:
         request = _BatchWriteRequest(database=self._database, writes=map(self._write, writes))
         sent = self._clock.reading()
-        with _in_words("write"):
+        with _translate_errors("write"):
             answer = await self._api.batch_write(
                 request=types.BatchWriteRequest.wrap(request),
                 retry=None,
@@ -196,11 +196,11 @@ class Wire:
     # ---- reads
 
     async def get(self, paths: Sequence[str], fields: Sequence[str] | None = None) -> dict[str, StoredDocument]:
-        """The documents that are there, by path; with ``fields`` only those of their fields."""
+        """Return the documents that exist, by path; with ``fields``, only these fields of them."""
         found: dict[str, StoredDocument] = {}
-        for start in range(0, len(paths), MOST_WRITES):
-            part = paths[start : start + MOST_WRITES]
-            for document in await self._repeated(partial(self._get, part, fields)):
+        for start in range(0, len(paths), MAX_WRITES):
+            part = paths[start : start + MAX_WRITES]
+            for document in await self._retry(partial(self._get, part, fields)):
                 found[document.path] = document
         return found
 
@@ -208,7 +208,7 @@ class Wire:
         names = [f"{self._root}/{path}" if path else self._root for path in paths]
         request = _BatchGetRequest(database=self._database, documents=names)
         if fields is not None:
-            # A mask must name something, or all fields come.
+            # An empty mask means all fields.
             request.mask.field_paths.extend(fields or ["slug"])
         answers = await self._api.batch_get_documents(
             request=types.BatchGetDocumentsRequest.wrap(request),
@@ -220,22 +220,22 @@ class Wire:
         return [self._document(raw.found) for raw in raws if raw.HasField("found")]
 
     async def query(self, query: Query) -> list[StoredDocument]:
-        """What the query finds. Raises StoreError where its index is missing."""
-        return await self._repeated(partial(self._query, query))
+        """Return the documents that the query finds. Raises StoreError if its index is missing."""
+        return await self._retry(partial(self._query, query))
 
     async def _query(self, query: Query) -> list[StoredDocument]:
         request = _RunQueryRequest(parent=self._root)
-        wanted = request.structured_query
-        wanted.from_.add().collection_id = query.collection
-        wanted.limit.value = query.limit
-        filters = wanted.where.composite_filter
+        raw = request.structured_query
+        raw.from_.add().collection_id = query.collection
+        raw.limit.value = query.limit
+        filters = raw.where.composite_filter
         operators = types.StructuredQuery.FieldFilter.Operator
 
         def require(name: str, operator: int, value: Any) -> None:
-            one = filters.filters.add().field_filter
-            one.field.field_path = name
-            one.op = operator
-            _encode(one.value, value)
+            condition = filters.filters.add().field_filter
+            condition.field.field_path = name
+            condition.op = operator
+            _encode(condition.value, value)
 
         for name, value in query.equals.items():
             require(name, operators.EQUAL, value)
@@ -256,26 +256,26 @@ class Wire:
         if filters.filters:
             filters.op = types.StructuredQuery.CompositeFilter.Operator.AND
         else:
-            wanted.ClearField("where")
+            raw.ClearField("where")
         directions = types.StructuredQuery.Direction
         direction = directions.DESCENDING if query.descending else directions.ASCENDING
         for name in (query.order, "__name__"):
-            order = wanted.order_by.add()
+            order = raw.order_by.add()
             order.field.field_path = name
             order.direction = direction
         if query.after is not None:
             value, path = query.after
-            _encode(wanted.start_at.values.add(), value)
-            wanted.start_at.values.add().reference_value = f"{self._root}/{path}"
-            wanted.start_at.before = False
+            _encode(raw.start_at.values.add(), value)
+            raw.start_at.values.add().reference_value = f"{self._root}/{path}"
+            raw.start_at.before = False
         answers = await self._api.run_query(
             request=types.RunQueryRequest.wrap(request),
             retry=None,
             timeout=self._deadline,
             metadata=self._metadata,
         )
-        raws = [types.RunQueryResponse.pb(answer) async for answer in answers]
-        return [self._document(raw.document) for raw in raws if raw.HasField("document")]
+        found = [types.RunQueryResponse.pb(answer) async for answer in answers]
+        return [self._document(answer.document) for answer in found if answer.HasField("document")]
 
     def _document(self, raw: Any) -> StoredDocument:
         path = raw.name.removeprefix(self._root).removeprefix("/")
@@ -283,23 +283,23 @@ class Wire:
             path, {name: _decode(value) for name, value in raw.fields.items()}, _stamp(raw.update_time)
         )
 
-    async def _repeated(self, read: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, read: Callable[[], Awaitable[T]]) -> T:
         began = self._clock.reading()
-        for pause in READ_PAUSES:
+        for delay in READ_DELAYS:
             try:
-                with _in_words("read"):
+                with _translate_errors("read"):
                     return await read()
             except StoreUnavailable:
-                if self._clock.reading() - began > READ_PATIENCE:
+                if self._clock.reading() - began > MAX_READ_TIME:
                     raise
-                await asyncio.sleep(pause)
-        with _in_words("read"):
+                await asyncio.sleep(delay)
+        with _translate_errors("read"):
             return await read()
 
 
 @contextmanager
-def _in_words(act: str) -> Iterator[None]:
-    """Turn what Google's client raises into what the store promises."""
+def _translate_errors(act: str) -> Iterator[None]:
+    """Raise the errors of Google's client as the store's errors."""
     try:
         yield
     except (errors.FailedPrecondition, errors.AlreadyExists, errors.NotFound, errors.Aborted) as error:
@@ -332,7 +332,7 @@ def _in_words(act: str) -> Iterator[None]:
 
 
 def _raw(message: Any) -> Any:
-    """The protobuf class under one of Google's wrappers, which is many times quicker to fill."""
+    """Return the protobuf class under one of Google's wrappers, because it is many times quicker to fill."""
     return type(message.pb(message()))
 
 
@@ -360,12 +360,12 @@ def _encode(into: Any, value: Any) -> None:
         into.bytes_value = value
     elif isinstance(value, Mapping):
         into.map_value.SetInParent()
-        for name, each in value.items():
-            _encode(into.map_value.fields[name], each)
+        for name, item in value.items():
+            _encode(into.map_value.fields[name], item)
     else:
         into.array_value.SetInParent()
-        for each in value:
-            _encode(into.array_value.values.add(), each)
+        for item in value:
+            _encode(into.array_value.values.add(), item)
 
 
 def _decode(value: Any) -> Any:
@@ -373,7 +373,7 @@ def _decode(value: Any) -> Any:
     if kind in {None, "null_value"}:
         return None
     if kind == "array_value":
-        return [_decode(each) for each in value.array_value.values]
+        return [_decode(item) for item in value.array_value.values]
     if kind == "map_value":
-        return {name: _decode(each) for name, each in value.map_value.fields.items()}
+        return {name: _decode(item) for name, item in value.map_value.fields.items()}
     return getattr(value, kind)
