@@ -109,8 +109,8 @@ def test_every_address_is_judged(address: IPv4Address | IPv6Address) -> None:
 
 
 @pytest.mark.parametrize("address", ["localhost", "", "0x7f.1", "2130706433", "127.1", "1.2.3.4.5"])
-def test_what_is_no_plain_address_is_refused(address: str) -> None:
-    with pytest.raises(AddressRefusedError, match="no IP address"):
+def test_what_is_not_a_plain_address_is_refused(address: str) -> None:
+    with pytest.raises(AddressRefusedError, match="not an IP address"):
         AddressFilter().check(address)
 
 

@@ -81,10 +81,10 @@ async def test_a_slug_that_no_header_can_hold_is_percent_encoded() -> None:
         (CurlSpec("http:///path"), "url: write http://host/path or https://host/path"),
         (CurlSpec("http://host:99999/"), "url: write http://host/path or https://host/path"),
         (CurlSpec("http://user:pass word@"), "url: write http://host/path or https://host/path"),
-        (CurlSpec("http://h/", "GE T"), 'method "GE T" can not be used: write one such as GET or POST'),
-        (CurlSpec("http://h/", "CONNECT"), 'method "CONNECT" can not be used: write one such as GET or POST'),
-        (CurlSpec("http://h/", headers={"A b": Value("c")}), 'header "A b" can not be set: leave it out'),
-        (CurlSpec("http://h/", headers={"Content-Length": Value("1")}), 'header "Content-Length" can not be set: '),
+        (CurlSpec("http://h/", "GE T"), 'method "GE T" can\'t be used: write one such as GET or POST'),
+        (CurlSpec("http://h/", "CONNECT"), 'method "CONNECT" can\'t be used: write one such as GET or POST'),
+        (CurlSpec("http://h/", headers={"A b": Value("c")}), 'header "A b" can\'t be set: leave it out'),
+        (CurlSpec("http://h/", headers={"Content-Length": Value("1")}), 'header "Content-Length" can\'t be set: '),
         (CurlSpec("http://h/", headers={"X": Value("a\r\nb")}), "header X: its value has a line break or another "),
         (CurlSpec("http://h/", headers={"X": Value("a\0b")}), "header X: its value has a line break or another "),
         (CurlSpec("http://h/", headers={"X": Value(secret=("s", "k"))}), "header X: Secret s, key k: there are no "),
@@ -239,7 +239,7 @@ async def test_a_connection_refused_a_name_unknown_and_a_name_impossible(monkeyp
     assert (await run(CurlSpec(f"http://127.0.0.1:{port}/"))).reason == f"connection refused by 127.0.0.1:{port}"
     result = await run(CurlSpec(f"http://{'a' * 64}.example/"))
     assert result.reason.endswith(
-        "can't be resolved: it is no host name: a label in it is empty or longer than 63 characters"
+        "can't be resolved: it is not a host name: a label in it is empty or longer than 63 characters"
     )
 
     def unknown(*arguments: object, **options: object) -> NoReturn:
@@ -255,10 +255,13 @@ async def test_a_connection_refused_a_name_unknown_and_a_name_impossible(monkeyp
     [
         (b"", "closed the connection before it answered"),
         (b"HTTP/1.1 20", "closed the connection before it answered"),
-        (b"SSH-2.0-OpenSSH_9\r\n\r\n", "sent what is no HTTP response: "),
+        (b"SSH-2.0-OpenSSH_9\r\n\r\n", "sent something that is not an HTTP response: "),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "ended early"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "sent what is no HTTP response: "),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", "sent what is no HTTP response: "),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            "sent something that is not an HTTP response: ",
+        ),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", "sent something that is not an HTTP response: "),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])

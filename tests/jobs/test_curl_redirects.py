@@ -66,7 +66,7 @@ async def test_redirects_are_bounded() -> None:
 async def test_a_redirect_to_what_is_no_url_is_refused(location: str) -> None:
     async with serving(redirecting(location)) as server:
         result = await run(CurlSpec(server.url()))
-    assert result.reason == f"127.0.0.1:{server.port} redirected to what is no http or https URL"
+    assert result.reason == f"127.0.0.1:{server.port} redirected to something that is not an http or https URL"
 
 
 async def test_to_the_same_origin_everything_goes_along() -> None:
@@ -124,7 +124,7 @@ async def test_a_body_from_a_secret_goes_to_no_other_host(status: int, where: st
             assert other.requests[0][3] == b""
         else:
             assert result.reason.startswith(f"redirected to 127.0.0.1:{other.port}: ") is False
-            assert "a body from a Secret goes to no other host" in result.reason
+            assert "a body from a Secret is not sent to another host" in result.reason
             assert not other.requests
         assert (await run(CurlSpec(first.url(), "POST"), payload=b"p")).ok
 

@@ -60,7 +60,7 @@ async def test_a_client_certificate_is_shown_and_a_missing_one_is_told(authority
         result = await run(spec)
         assert not result.ok
         assert result.reason == (
-            f"127.0.0.1:{server.port} closed the connection before it answered; does it want a client certificate?"
+            f"127.0.0.1:{server.port} closed the connection before it answered; does it require a client certificate?"
         )
         spec.client_certificate, spec.client_key = Value(client.pem), Value(secret=("s", "key"))
         assert (await run(spec, references=Known(key=client.key.encode()))).ok
@@ -113,8 +113,8 @@ async def test_plain_http_and_a_server_that_hangs_up_in_the_handshake() -> None:
 @pytest.mark.parametrize(
     ("ca", "certificate", "key", "reason"),
     [
-        ("no pem", None, None, "tls.ca: no certificates in PEM form"),
-        ("", None, None, "tls.ca: no certificates in PEM form"),
+        ("no pem", None, None, "tls.ca: no certificates in PEM format"),
+        ("", None, None, "tls.ca: no certificates in PEM format"),
         (None, "no pem", None, "tls: the client certificate can't be used: no PEM in it"),
         (None, None, "key", "tls: a client key without its certificate: give both, or neither"),
     ],

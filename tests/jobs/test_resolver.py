@@ -46,7 +46,7 @@ async def test_an_address_and_a_name_that_is_none() -> None:
     assert [(result["host"], result["port"], result["hostname"]) for result in found] == [
         ("127.0.0.1", 80, "127.0.0.1")
     ]
-    with pytest.raises(OSError, match="it is no host name"):
+    with pytest.raises(OSError, match="it is not a host name"):
         await resolver.resolve("a" * 64 + ".example", 80)
     await resolver.close()
 

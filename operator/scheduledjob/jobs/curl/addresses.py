@@ -1,10 +1,9 @@
-"""Which addresses HTTP jobs may not connect to.
+"""The addresses that HTTP jobs may not connect to.
 
-A replica stands where its authors' manifests should not reach: beside its own loopback services, the cloud's
-metadata server and the API server. The filter judges the numeric address that a socket is about to connect to,
-because everything before it can lie: a name may resolve to anything and to something else a moment later, a
-literal may be written in octal, a redirect may lead anywhere, and an IPv6 address may be a tunnel to an IPv4 one.
-It knows nothing of HTTP; ``curl.py`` asks it once for each socket.
+A replica can reach what the authors of manifests should not: its loopback interface, the cloud's metadata server and
+the API server. The filter checks the numeric address right before a socket connects to it, because nothing earlier can
+be trusted: a name may resolve to anything, and to something else a moment later; a literal may be in octal; a redirect
+may lead anywhere; an IPv6 address may be a tunnel to an IPv4 address. ``CurlExecutor`` calls it for each socket.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
-# The first that matches gives the word in the error, so metadata addresses stand before the link-local networks.
+# The first match gives the words of the error, so metadata addresses come before the link-local networks.
 _BLOCKED: tuple[tuple[str, tuple[Network, ...]], ...] = tuple(
     (what, tuple(ip_network(network) for network in networks))
     for what, networks in (
@@ -48,14 +47,14 @@ _BLOCKED: tuple[tuple[str, tuple[Network, ...]], ...] = tuple(
     )
 )
 
-# Networks whose addresses hold an IPv4 address, and how far from the right it stands in them.
+# Networks whose addresses contain an IPv4 address, and by how many bits to shift right to get it.
 _EMBEDDING: tuple[tuple[IPv6Network, tuple[int, ...]], ...] = (
     (IPv6Network("::/96"), (0,)),  # IPv4-compatible
     (IPv6Network("::ffff:0:0/96"), (0,)),  # IPv4-mapped
     (IPv6Network("::ffff:0:0:0/96"), (0,)),  # IPv4-translated
     (IPv6Network("64:ff9b::/96"), (0,)),  # NAT64
     (IPv6Network("2002::/16"), (80,)),  # 6to4
-    (IPv6Network("2001::/32"), (64,)),  # Teredo: its server; its client is treated below
+    (IPv6Network("2001::/32"), (64,)),  # Teredo: the server; ``_forms`` adds the client
 )
 _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _TEREDO = IPv6Network("2001::/32")
@@ -64,7 +63,7 @@ _LOW_32 = 0xFFFFFFFF
 
 
 class AddressRefusedError(PermissionError):
-    """The address that was about to be connected to is one that HTTP jobs may not reach."""
+    """HTTP jobs may not connect to this address."""
 
     def __init__(self, address: str, what: str) -> None:
         super().__init__(
@@ -79,8 +78,8 @@ class AddressRefusedError(PermissionError):
 class AddressFilter:
     """Refuses loopback, link-local, metadata, unspecified and multicast addresses and those of the API server.
 
-    ``allow`` holds networks (``10.0.0.0/8``), addresses and host names; it wins over everything that is refused.
-    ``api_server`` holds the API server's addresses or networks. A ``ValueError`` names an entry that is neither.
+    ``allow`` lists networks (``10.0.0.0/8``), addresses and host names that are allowed nevertheless. ``api_server``
+    lists the addresses or networks of the API server. Raises ``ValueError`` for an entry that is neither.
     """
 
     def __init__(self, allow: Iterable[str] = (), api_server: Iterable[str] = ()) -> None:
@@ -102,18 +101,18 @@ class AddressFilter:
             self._api_server.append(network)
 
     def trusts(self, host: str) -> bool:
-        """Whether the administrator allowed this host by its name, whatever address it has."""
+        """Whether the administrator has allowed this host by name, whatever its address is."""
         return _canonical_host(host) in self._hosts
 
     def check(self, address: str) -> None:
-        """Raise ``AddressRefusedError`` unless a socket may be connected to this numeric address.
+        """Raise ``AddressRefusedError`` unless a socket may connect to this numeric address.
 
-        An address that can't be read is refused too: what the kernel would make of it is unknown.
+        An address that can't be parsed is refused, too, because the kernel might understand it.
         """
         try:
             parsed = ip_address(address.partition("%")[0])
         except ValueError:
-            raise AddressRefusedError(address, "no IP address that can be judged") from None
+            raise AddressRefusedError(address, "not an IP address that can be checked") from None
         for form in _forms(parsed):
             what = self._what(form)
             if what and not self._is_allowed(form) and not self._is_allowed(parsed):
@@ -134,20 +133,20 @@ def _contains(networks: Iterable[Network], address: Address) -> bool:
 
 
 def _forms(address: Address) -> Iterator[Address]:
-    """The address and every IPv4 address that a translator or tunnel could make of it."""
+    """Yield the address, and every IPv4 address to which a translator or tunnel could turn it."""
     yield address
     if isinstance(address, IPv4Address):
         return
     bits = int(address)
     for network, shifts in _EMBEDDING:
-        # ::1 and :: are themselves, no tunnels to 0.0.0.1 and 0.0.0.0.
+        # :: and ::1 do not stand for 0.0.0.0 and 0.0.0.1.
         if address in network and bits > 1:
             for shift in shifts:
                 yield IPv4Address(bits >> shift & _LOW_32)
     if address in _TEREDO:
         yield IPv4Address(bits & _LOW_32 ^ _LOW_32)
     if address in _LOCAL_NAT64:
-        # RFC 6052: the IPv4 address follows a prefix of 48, 56, 64 or 96 bits and steps over bits 64 to 71.
+        # RFC 6052: the IPv4 address follows a prefix of 48, 56, 64 or 96 bits, and skips bits 64 to 71.
         yield IPv4Address(bits & _LOW_32)
         yield IPv4Address((bits >> 64 & 0xFFFF) << 16 | bits >> 40 & 0xFFFF)
         yield IPv4Address((bits >> 64 & 0xFF) << 24 | bits >> 32 & 0xFFFFFF)
@@ -165,7 +164,7 @@ def _network(entry: str) -> Network | None:
 
 def _is_host_name(entry: str) -> bool:
     labels = entry.removesuffix(".").split(".")
-    # A last label of digits is a mistyped address or network, never a name.
+    # If the last label has only digits, it is a mistyped address or network and not a name.
     return all(label.replace("-", "").isalnum() for label in labels) and not labels[-1].isdigit()
 
 

@@ -1,8 +1,8 @@
-"""``expect.bodyRegex``: searching a response for a pattern that somebody else wrote.
+"""``expect.bodyRegex``: searches a response for a pattern that a user wrote.
 
-RE2 takes linear time, but linear in the product of body and pattern: fifteen characters of pattern against a body of
-a MiB can take seconds. So a pattern has a largest size, a search that may take long leaves the event loop, and it
-goes to threads that nothing else needs: the worst that such a job does is to make other long searches wait.
+The time of RE2 is linear in the product of body and pattern: fifteen characters of pattern and a body of a MiB can take
+seconds. So the size of a pattern is limited, and a search that may take long runs in a thread that nothing else uses:
+at worst, such a job makes other long searches wait.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import re2
 from .request_errors import RequestError
 
 PATTERN_LIMIT = 2000
-"""Instructions of a compiled pattern; an ordinary one has some dozens, ``.{100}`` has 800."""
+"""Instructions of a compiled pattern. An ordinary one has some dozens, ``.{100}`` has 800."""
 
 _AT_ONCE = 500_000
-"""Instructions times bytes that are searched on the event loop: about two milliseconds at worst."""
+"""Instructions times bytes that are searched in the event loop: two milliseconds at worst."""
 
 _THREADS = 2
 
 
 class BodySearch:
-    """Finds patterns in bodies."""
+    """Searches bodies for patterns."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="bodyRegex")
 
     async def find(self, pattern: str, body: bytes) -> bool:
-        """Whether the pattern is anywhere in the body; ``check`` has accepted it."""
+        """Whether the pattern, which ``check`` has accepted, matches somewhere in the body."""
         compiled = check(pattern)
         if compiled.programsize * len(body) <= _AT_ONCE:
             return compiled.search(body) is not None
@@ -40,16 +40,16 @@ class BodySearch:
         return found is not None
 
     def stop(self) -> None:
-        """Let go of the threads; a search that nobody waits for ends by itself."""
+        """Release the threads, without waiting for their searches."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 @lru_cache(1024)
 def check(pattern: str) -> re2._Regexp:
-    """The compiled pattern; ``RequestError`` says what is wrong with it."""
+    """Return the compiled pattern. Raises ``RequestError``, which says what is wrong with it."""
     options = re2.Options()
     options.log_errors = False
-    options.max_mem = 1 << 20  # bytes; the least that searches a pattern of the largest size quickly
+    options.max_mem = 1 << 20  # bytes; with less, RE2 is slow for a pattern of the largest size
     try:
         compiled = re2.compile(pattern, options)
     except re2.error as error:

@@ -1,14 +1,11 @@
-"""HTTP jobs: one request for each attempt, and what counts as success.
+"""Runs HTTP jobs: an attempt is one request, and the response decides whether it succeeds.
 
-The executor has one pool of connections for all jobs; what belongs to one job (credentials, TLS setting) travels
-with its requests and never stays in the pool: no cookies are kept, connections are shared only between equal TLS
-settings, and proxies named in the environment are not used. Redirects are followed here and in
-``curl_request.py``, not by aiohttp, because
-each hop is judged again: which address it leads to, and which headers may go there. An attempt is one request:
-nothing is sent twice, since repeating is the engine's decision.
+The executor has a pool of connections for all jobs. What belongs to a job (credentials, TLS settings) never stays in
+the pool: no cookies are kept, connections are shared only between equal TLS settings, and proxies from the environment
+are not used. Redirects are followed here and in ``request.py``, not by aiohttp, because each hop is checked again: its
+address, and which headers may go there. Nothing is sent twice, because retries are the engine's decision.
 
-A request dies with the process, so a lease that passes on needs no watchdog here; being cancelled closes the
-connection.
+A request ends with the process, so it can't outlive its lease. A cancellation closes the connection.
 """
 
 from __future__ import annotations
@@ -43,17 +40,17 @@ if TYPE_CHECKING:
     from .addresses import AddressFilter
 
 BODY_LIMIT = 1 << 20
-"""Bytes of a response that are read: for ``bodyRegex``, and so that the connection can be used again."""
+"""Bytes of a response that are read: for ``bodyRegex``, and to be able to reuse the connection."""
 
 MAX_REDIRECTS = 10
 
 _KEEPALIVE = 2.0
-"""Seconds an idle connection is kept: long enough for a burst, and shorter than the patience of servers, so that a
-request seldom meets a connection that is being closed at that moment."""
+"""Seconds that an idle connection is kept: long enough for a burst, and shorter than servers keep it, so that a request
+seldom uses a connection that is being closed."""
 
 
 class CurlExecutor:
-    """Runs ``CurlSpec`` attempts. ``addresses`` None: every address may be connected to."""
+    """Runs attempts whose params are ``CurlSpec``. ``addresses`` None: all addresses are allowed."""
 
     def __init__(self, addresses: AddressFilter | None = None, resolver: AbstractResolver | None = None) -> None:
         self._addresses = addresses
@@ -64,12 +61,12 @@ class CurlExecutor:
     async def start(self) -> None:
         self._sessions.append(self._session(self._open_socket if self._addresses is not None else None))
         if self._addresses is not None:
-            # For hosts that the administrator allowed by name, whatever their address.
+            # For hosts that the administrator has allowed by name, whatever their address is.
             self._sessions.append(self._session(None))
 
     def _session(self, socket_factory: Callable[[AddrInfoType], socket.socket] | None) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
-            limit=0,  # the engine bounds how many attempts run at once
+            limit=0,  # the engine limits how many attempts run at once
             keepalive_timeout=_KEEPALIVE,
             resolver=self._resolver or ThreadResolver(),
             socket_factory=socket_factory,
@@ -80,12 +77,12 @@ class CurlExecutor:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             skip_auto_headers=("Accept-Encoding", "Content-Type"),
             headers={"User-Agent": "scheduledjob"},
-            auto_decompress=False,  # a small body must not become a large one
-            middlewares=(_never_twice,),
+            auto_decompress=False,  # a small body must not become large
+            middlewares=(_prevent_resend,),
         )
 
     def _open_socket(self, info: AddrInfoType) -> socket.socket:
-        # The last moment before the connection, with the very address that is connected to.
+        # aiohttp calls this right before it connects to this address.
         assert self._addresses is not None
         family, kind, protocol, _, address = info
         self._addresses.check(str(address[0]))
@@ -98,7 +95,7 @@ class CurlExecutor:
         self._search.stop()
 
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
-        """Nothing to do: a request dies with the process, and stops with it."""
+        """Nothing to do: a request ends, and stops, with the process."""
 
     async def run(self, attempt: Attempt) -> Result:
         secrets = secrets_of(attempt)
@@ -130,11 +127,11 @@ class CurlExecutor:
                     if onward is None:
                         return await self._judge(response, spec, expected, secrets)
                 finally:
-                    # At the end of the body the connection is back in the pool already; before it, this closes it.
+                    # If the whole body was read, the connection is in the pool again. Otherwise this closes it.
                     response.close()
             except (aiohttp.ClientError, RequestError, OSError) as error:
-                led = f"redirected to {place(request.url)}: " if hops else ""
-                return Result(False, led + in_words(error, request.url))
+                via = f"redirected to {place(request.url)}: " if hops else ""
+                return Result(False, via + in_words(error, request.url))
             hops += 1
             if hops > MAX_REDIRECTS:
                 return Result(
@@ -173,14 +170,14 @@ class CurlExecutor:
 
 class _Body(NamedTuple):
     output: bytes
-    """What history keeps of it."""
+    """The part of the body that history keeps."""
     searched: bytes
-    """What ``bodyRegex`` is searched in; empty without one."""
+    """The text for ``bodyRegex``; empty if there is none."""
     cut: bool
-    """It was longer than what was read."""
+    """Whether the body is longer than what was read."""
 
 
-async def _never_twice(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+async def _prevent_resend(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     try:
         return await send(request)
     except aiohttp.ClientConnectorError:
@@ -190,7 +187,7 @@ async def _never_twice(request: aiohttp.ClientRequest, send: aiohttp.ClientHandl
 
 
 async def _read(response: aiohttp.ClientResponse, secrets: Secrets, *, whole: bool) -> _Body:
-    """The body up to ``BODY_LIMIT``; of more than history keeps, only that unless ``whole``."""
+    """Read the body up to ``BODY_LIMIT``. Without ``whole``, keep only what history needs."""
     head, tail = to_keep(secrets)
     kept = bytearray()
     total = 0
@@ -206,7 +203,7 @@ async def _read(response: aiohttp.ClientResponse, secrets: Secrets, *, whole: bo
         del kept[len(kept) - (total - BODY_LIMIT) :]
     searched = bytes(kept) if whole else b""
     if cut:
-        # What the rest of a secret would have been is not known: so nothing that may be its beginning is shown.
+        # The end may be the beginning of a secret whose rest was not read, so it is not shown.
         del kept[len(kept) - secrets.longest :]
         total = BODY_LIMIT - secrets.longest
     if total <= head + tail:

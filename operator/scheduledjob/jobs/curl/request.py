@@ -1,7 +1,7 @@
-"""The request of an HTTP job: as its spec has it, and as a redirect turns it into another.
+"""The requests of an HTTP job: the first one, from the spec, and those that redirects lead to.
 
-What must hold of each hop is settled here, before anything is sent: that the headers are headers, that the URL is
-one, and that what was meant for one host (credentials, values of Secrets, the client certificate) goes to no other.
+Each request is checked before anything is sent: the headers and the URL are valid, and what is meant for a host
+(credentials, values of Secrets, the client certificate) is sent to no other.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _METHOD = _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _FROM_BODY = frozenset({"content-length", "transfer-encoding"})
-_OF_ONE_HOST = frozenset({"authorization", "cookie", "proxy-authorization", "host"})
+_FOR_ONE_HOST = frozenset({"authorization", "cookie", "proxy-authorization", "host"})
 _OF_BODY = ("Content-Type", "Content-Encoding", "Content-Language", "Content-Location")
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 _LINE_END = "\r\n"
@@ -41,7 +41,7 @@ _LINE_END = "\r\n"
 
 @dataclass(slots=True)
 class Request:
-    """The request of one hop."""
+    """The request of a hop."""
 
     method: str
     url: URL
@@ -51,11 +51,11 @@ class Request:
     tls: TlsSetting = DEFAULT
     server_name: str | None = None
     confined: set[str] = field(default_factory=set)
-    """Names of headers, in lower case, that go to no other host than the first."""
+    """Headers, in lower case, that are sent to the first host only."""
 
 
 async def first_request(attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> Request:
-    """The request as the spec has it, its references resolved; errors name the field."""
+    """Return the request of a spec, with references resolved. Raises ``RequestError``, which names the field."""
 
     async def of(what: str, value: Value | None) -> str | None:
         if value is None:
@@ -66,9 +66,9 @@ async def first_request(attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> R
             raise RequestError(f"{what}: {error.args[0] if error.args else error}") from None
 
     if not _METHOD.fullmatch(spec.method) or spec.method.upper() == "CONNECT":
-        raise RequestError(f'method "{spec.method}" can not be used: write one such as GET or POST')
+        raise RequestError(f'method "{spec.method}" can\'t be used: write one such as GET or POST')
     url = _url(spec.url)
-    # An explicit body is the user's even where it is a reference to nothing: then there is none.
+    # If the spec has a body that is a reference to nothing, there is no body.
     body = attempt.payload if spec.body is None else _bytes(await of("body", spec.body))
     headers = _own_headers(attempt)
     request = Request(spec.method.upper(), url, headers, body)
@@ -82,9 +82,9 @@ async def first_request(attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> R
         if text is None:
             continue
         if value.secret is not None or value.config_map is not None:
-            text = text.rstrip(_LINE_END)  # what is made from a file often ends with one
+            text = text.rstrip(_LINE_END)  # a value that comes from a file often ends with one
         if not _HEADER_NAME.fullmatch(name) or name.lower() in _FROM_BODY:
-            raise RequestError(f'header "{name}" can not be set: leave it out')
+            raise RequestError(f'header "{name}" can\'t be set: leave it out')
         headers[name] = text
         if value.secret is not None:
             request.confined.add(name.lower())
@@ -117,7 +117,7 @@ def _bytes(text: str | None) -> bytes | None:
 
 
 def _own_headers(attempt: Attempt) -> CIMultiDict[str]:
-    """What every HTTP job is told about itself; the user's headers of the same names come over them."""
+    """Return the headers that describe the attempt. The user's headers of the same names replace them."""
     run_id = _ascii(attempt.run_id)
     return CIMultiDict(
         {
@@ -134,7 +134,7 @@ def _own_headers(attempt: Attempt) -> CIMultiDict[str]:
 
 
 def _ascii(text: str) -> str:
-    """A name as a header can hold it: what is not printable ASCII (a library's slug may be anything) is %-encoded."""
+    """Return text for a header. What is not printable ASCII is %-encoded: a slug of the library may be anything."""
     return text if text.isascii() and text.isprintable() else quote(text, safe=_PRINTABLE, errors="replace")
 
 
@@ -152,16 +152,16 @@ async def _authorization(
             return None
     if ":" in (user or ""):
         raise RequestError("auth.basic: a user name can't hold a colon")
-    # The line break at the end of a Secret made from a file is never part of a user name or a password.
+    # A Secret that was made from a file often ends with a line break, which is not part of the value.
     pair = f"{(user or '').rstrip()}:{(password or '').rstrip(_LINE_END)}"
     encoded = base64.b64encode(pair.encode()).decode()
     if any(value is not None and value.secret is not None for value in (spec.basic_username, spec.basic_password)):
-        secrets.remember(encoded)  # a server that echoes its headers must not undo the masking
+        secrets.remember(encoded)  # the server may echo its headers
     return f"Basic {encoded}"
 
 
 def redirected(request: Request, response: aiohttp.ClientResponse, spec: CurlSpec) -> Request | None:
-    """The request that a redirect asks for, without what may not go there; None: the response is the answer."""
+    """Return the request that a redirect leads to, without what may not be sent there; None: it is no redirect."""
     location = response.headers.get("Location")
     if not spec.follow_redirects or response.status not in _REDIRECTS or location is None:
         return None
@@ -170,7 +170,7 @@ def redirected(request: Request, response: aiohttp.ClientResponse, spec: CurlSpe
         if url.scheme not in ("http", "https") or not url.raw_host:
             raise ValueError
     except ValueError:
-        raise RequestError(f"{place(request.url)} redirected to what is no http or https URL") from None
+        raise RequestError(f"{place(request.url)} redirected to something that is not an http or https URL") from None
     onward = Request(
         request.method,
         url,
@@ -181,30 +181,30 @@ def redirected(request: Request, response: aiohttp.ClientResponse, spec: CurlSpe
         request.server_name,
         request.confined,
     )
-    # As browsers do it: 303 asks for a GET, and so, by long habit, do 301 and 302 after a POST.
-    seldom = response.status == 303 and request.method != "HEAD"
-    if seldom or (response.status in (301, 302) and request.method == "POST"):
+    # As in browsers: 303 leads to a GET, and so do 301 and 302 after a POST.
+    see_other = response.status == 303 and request.method != "HEAD"
+    if see_other or (response.status in (301, 302) and request.method == "POST"):
         onward.method, onward.body, onward.body_is_secret = "GET", None, False
         for name in _OF_BODY:
             onward.headers.popall(name, None)
-    if not _same_place(request.url, url):
+    if not _may_share(request.url, url):
         if onward.body and onward.body_is_secret:
             raise RequestError(
-                f"{place(request.url)} redirected to {place(url)}, but a body from a Secret goes to no other host: "
-                "write the URL that it leads to, if it is right"
+                f"{place(request.url)} redirected to {place(url)}, but a body from a Secret is not sent to another "
+                "host: if that host is right, write its URL"
             )
         for name in list(onward.headers):
-            if name.lower() in _OF_ONE_HOST or name.lower() in request.confined:
+            if name.lower() in _FOR_ONE_HOST or name.lower() in request.confined:
                 onward.headers.popall(name, None)
         onward.tls = request.tls._replace(certificate=None, key=None)
         onward.server_name = None
     return onward
 
 
-def _same_place(one: URL, other: URL) -> bool:
-    """Whether what is meant for one may go to the other: the same origin, or the same host made secure."""
-    if one.raw_host != other.raw_host:
+def _may_share(first: URL, second: URL) -> bool:
+    """Whether what is meant for the first may be sent to the second: same origin, or http to https of a host."""
+    if first.raw_host != second.raw_host:
         return False
-    if (one.scheme, one.port) == (other.scheme, other.port):
+    if (first.scheme, first.port) == (second.scheme, second.port):
         return True
-    return (one.scheme, one.port) == ("http", 80) and (other.scheme, other.port) == ("https", 443)
+    return (first.scheme, first.port) == ("http", 80) and (second.scheme, second.port) == ("https", 443)

@@ -1,7 +1,7 @@
 """Why a request got no response, in words that a user can act on.
 
-aiohttp's errors name its own classes and show whole URLs, which may hold credentials; a reason shows a host and a
-port at most. Everything that ``curl.py`` may see is told apart here, so that its own code has one ``except``.
+The errors of aiohttp name its classes and show whole URLs, which may contain credentials. A reason shows only a host
+and a port. This module knows every error that a request can raise, so that the executor needs one ``except``.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 
 class RequestError(Exception):
-    """The request can't be made, or led where it may not; the message is the reason."""
+    """The request can't be made, or a redirect is not allowed. The message is the reason."""
 
 
 class ConnectionLostError(aiohttp.ClientError):
     """The connection ended before the response began; ``__cause__`` says how.
 
-    Not aiohttp's own error for it, because aiohttp sends some requests a second time when it sees that: whether an
-    attempt is repeated is for the engine to decide.
+    It replaces aiohttp's own error, which makes aiohttp send some requests again. Retries are the engine's decision.
     """
 
 
 def in_words(error: Exception, url: URL) -> str:
-    """The reason of an attempt that ``error`` ended on its way to ``url``."""
+    """Return the reason of an attempt whose request to ``url`` ended with ``error``."""
     where = place(url)
     match error:
         case RequestError():
             return str(error)
         case aiohttp.InvalidURL():
-            return f'url: "{url.host}" {error.description or "can not be read"}: write http://host/path or https://host/path'
+            what = error.description or "can't be parsed"
+            return f'url: "{url.host}" {what}: write http://host/path or https://host/path'
         case aiohttp.ClientConnectorCertificateError():
             return f"the TLS certificate of {where} is not trusted: {_tls_words(error.certificate_error)}"
         case aiohttp.ClientConnectorDNSError():
@@ -48,18 +48,18 @@ def in_words(error: Exception, url: URL) -> str:
         case aiohttp.ClientConnectorError():
             return _no_connection(error.os_error, where)
         case ConnectionLostError():
-            hint = "; does it want a client certificate?" if url.scheme == "https" else ""
+            hint = "; does it require a client certificate?" if url.scheme == "https" else ""
             return f"{where} closed the connection before it answered{hint}"
         case aiohttp.ClientPayloadError():
-            return f"the response of {where} ended early, or is not what its headers say"
+            return f"the response of {where} ended early, or does not match its headers"
         case aiohttp.ClientResponseError():
-            return f"{where} sent what is no HTTP response: {error.message}"
+            return f"{where} sent something that is not an HTTP response: {error.message}"
         case _:
             return of_exception(error)
 
 
 def place(url: URL) -> str:
-    """``host:port``, the most of a URL that a reason shows."""
+    """Return ``host:port``; a reason shows no more of a URL."""
     host = f"[{url.host}]" if url.host and ":" in url.host else url.host
     return f"{host}:{url.port}"
 

@@ -1,9 +1,9 @@
-"""Name resolution for HTTP jobs, on threads of its own.
+"""Name resolution for HTTP jobs, in threads of its own.
 
-``getaddrinfo`` blocks, for half a minute when a name server is silent. On the event loop's shared threads, a few
-jobs with such names would stop everything else that needs a thread, and the replica could not end before the last
-lookup did. So each lookup has a daemon thread; caching, and one lookup for all who ask for the same name at the
-same time, are the connector's.
+``getaddrinfo`` blocks, for half a minute if a name server does not answer. In the event loop's default threads, a few
+jobs with such names would block everything else that needs a thread, and the replica could not exit before the last
+lookup ended. So each lookup has a daemon thread. The connector of aiohttp caches results, and makes one lookup for
+concurrent requests of the same name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 _AT_ONCE = 64
-"""Lookups at the same time; more wait."""
+"""Maximum number of concurrent lookups; more wait."""
 
 
 class ThreadResolver(AbstractResolver):
@@ -28,7 +28,7 @@ class ThreadResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The addresses of ``host`` in the system's order of preference; ``OSError`` if it has none."""
+        """Return the addresses of ``host`` in the system's order of preference. Raises ``OSError`` if it has none."""
         loop = asyncio.get_running_loop()
         found: asyncio.Future[list[ResolveResult]] = loop.create_future()
 
@@ -47,8 +47,8 @@ class ThreadResolver(AbstractResolver):
             except OSError as error:
                 result = error
             except UnicodeError:
-                result = OSError("it is no host name: a label in it is empty or longer than 63 characters")
-            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+                result = OSError("it is not a host name: a label in it is empty or longer than 63 characters")
+            with suppress(RuntimeError):  # the loop was closed meanwhile, so nobody waits
                 loop.call_soon_threadsafe(settle, result)
 
         async with self._turn:
@@ -66,7 +66,7 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[Resolve
     ):
         numeric = str(address[0])
         if found == socket.AF_INET6 and len(address) == 4 and address[3]:
-            numeric = f"{numeric.partition('%')[0]}%{address[3]}"  # a link-local address means nothing without its link
+            numeric = f"{numeric.partition('%')[0]}%{address[3]}"  # a link-local address needs its interface
         results.append(
             ResolveResult(
                 hostname=host,

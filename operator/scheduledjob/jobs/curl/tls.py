@@ -1,7 +1,7 @@
-"""TLS contexts of HTTP jobs: what a job says about certificates, as the object that a connection needs.
+"""TLS contexts of HTTP jobs, made from what a job says about certificates.
 
-A context takes milliseconds to build (the system's authorities are a hundred certificates) and is what the
-connection pool tells connections apart by, so each distinct setting is built once and kept.
+A context takes milliseconds to build (the system has a hundred authorities), and the connection pool shares connections
+between requests with the same context. So the context of each distinct setting is built once and kept.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _KEPT = 256
-"""Contexts kept; the one that was not used for the longest time goes first."""
+"""Maximum number of contexts; the least recently used is dropped first."""
 
 
 class TlsSetting(NamedTuple):
-    """What makes one context differ from another; the strings are PEM."""
+    """What distinguishes contexts. The strings are PEM."""
 
     verify: bool = True
     ca: str | None = None
     """None: the system's authorities."""
     certificate: str | None = None
     key: str | None = None
-    """None: the key stands in ``certificate``."""
+    """None: ``certificate`` contains the key."""
 
 
 DEFAULT = TlsSetting()
@@ -38,14 +38,14 @@ DEFAULT = TlsSetting()
 
 @lru_cache(_KEPT)
 def context_of(setting: TlsSetting) -> ssl.SSLContext:
-    """The client context of a setting. A ``RequestError`` says which part of it is wrong, without showing it."""
+    """Return the client context of a setting. Raises ``RequestError``, which names the wrong part without its value."""
     if setting.ca is not None and not setting.ca.strip():
-        # ssl takes an empty text for none, and would trust every authority of the system.
-        raise RequestError("tls.ca: no certificates in PEM form (it is empty)")
+        # ssl would treat empty text as None, and trust every authority of the system.
+        raise RequestError("tls.ca: no certificates in PEM format (it is empty)")
     try:
         context = ssl.create_default_context(cadata=setting.ca)
     except (ssl.SSLError, ValueError) as error:
-        raise RequestError(f"tls.ca: no certificates in PEM form ({_words(error)})") from None
+        raise RequestError(f"tls.ca: no certificates in PEM format ({_words(error)})") from None
     context.set_alpn_protocols(["http/1.1"])
     if not setting.verify:
         context.check_hostname = False
@@ -62,7 +62,7 @@ def context_of(setting: TlsSetting) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    # Without this, OpenSSL would ask for one on the terminal and the replica would stand still.
+    # Without this function, OpenSSL would ask for a password on the terminal and block the replica.
     raise RequestError("the client key is encrypted: give it without a passphrase")
 
 
@@ -77,7 +77,7 @@ def _words(error: Exception) -> str:
 
 @contextmanager
 def _as_file(text: str) -> Iterator[str]:
-    """A path to read ``text`` from while the context lasts: ``ssl`` takes client certificates from files only."""
+    """Yield the path of a file with ``text``: ``ssl`` reads client certificates only from files."""
     if hasattr(os, "memfd_create"):  # Linux: a private key never touches a disk
         descriptor = os.memfd_create("client-certificate")
         try:
