@@ -13,7 +13,7 @@ import pytest
 
 from scheduledjob.engine.executor import CANCELLED, RELEASED
 from scheduledjob.jobs.container.pod_executor import PodExecutor
-from scheduledjob.jobs.container.pods_protocol import PodRefused, PodsAway
+from scheduledjob.jobs.container.pods_protocol import PodRefused, PodsUnavailable
 from tests.jobs.container.examples import attempt, container
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ async def test_a_refusal_after_a_creation_that_was_carried_out_and_not_answered(
     """The Pod of the first try used up the quota that the second was refused for."""
     served, this = Served(), attempt(container())
     served.answer.set()
-    served.errors = [PodsAway("timeout"), PodRefused("exceeded quota")]
+    served.errors = [PodsUnavailable("timeout"), PodRefused("exceeded quota")]
     served.status = DONE
     result = await asyncio.wait_for(PodExecutor(served).run(this), 30.0)
     assert result.ok

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.engine.executor import Result
-from scheduledjob.jobs.container.pod_life import FIRST_PAUSE, Life, insist
-from scheduledjob.jobs.container.pods_protocol import PodsAway
+from scheduledjob.jobs.container.pod_life import FIRST_RETRY_DELAY, Life, retry_until_answered
+from scheduledjob.jobs.container.pods_protocol import PodsUnavailable
 from tests.jobs.container.examples import SETTINGS as NO_IMAGE
 from tests.jobs.container.examples import SLOT, attempt, container
 
@@ -78,7 +78,7 @@ class Served:
     async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         if self.away:
             self.away -= 1
-            raise PodsAway("away")
+            raise PodsUnavailable("away")
         return self.truth
 
     async def log(self, pod: Mapping[str, Any]) -> bytes:
@@ -171,7 +171,7 @@ def served_name() -> str:
 
 
 async def test_the_api_server_is_left_alone_for_as_long_as_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    refusals = [PodsAway("busy", 7.0), PodsAway("away"), PodsAway("busy", 30.0)]
+    refusals = [PodsUnavailable("busy", 7.0), PodsUnavailable("away"), PodsUnavailable("busy", 30.0)]
     slept: list[float] = []
 
     async def call() -> str:
@@ -183,7 +183,7 @@ async def test_the_api_server_is_left_alone_for_as_long_as_it_asks(monkeypatch: 
         slept.append(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    assert await insist(call) == "answer"
+    assert await retry_until_answered(call) == "answer"
     assert 7.0 <= slept[0] <= 7.7
-    assert slept[1] < 2 * FIRST_PAUSE
+    assert slept[1] < 2 * FIRST_RETRY_DELAY
     assert 30.0 <= slept[2] <= 33.0

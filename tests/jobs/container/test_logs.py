@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scheduledjob.jobs.container.pod_logs import output_of
-from scheduledjob.jobs.container.pods_protocol import PodRefused, PodsAway
+from scheduledjob.jobs.container.pods_protocol import PodRefused, PodsUnavailable
 from tests.jobs.container.examples import with_template
 
 if TYPE_CHECKING:
@@ -60,6 +60,6 @@ async def test_the_end_is_kept_and_no_part_of_a_secret_or_a_character() -> None:
     assert await kept(Told("é".encode() * 4000 + b"x"), PLAIN) == "é".encode() * 2047 + b"x"
 
 
-@pytest.mark.parametrize("error", [PodRefused("no"), PodsAway("away")])
+@pytest.mark.parametrize("error", [PodRefused("no"), PodsUnavailable("away")])
 async def test_no_log_is_no_error(error: Exception) -> None:
     assert await kept(Told(error)) == b""

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from scheduledjob.engine.executor import Result
-from scheduledjob.jobs.container.pod_outcome import PodPhase, gone, look, started_at
+from scheduledjob.jobs.container.pod_outcome import PodPhase, gone, observe, started_at
 from scheduledjob.jobs.container.runner_order import encode_report
 
 
@@ -148,25 +148,25 @@ DISRUPTED = {"type": "DisruptionTarget", "status": "True"}
     ],
 )
 def test_a_failure(status: dict[str, Any], options: dict[str, Any], reason: str, code: int | None) -> None:
-    seen = look(pod(status, **options))
+    seen = observe(pod(status, **options))
     assert seen.phase is PodPhase.ENDED
     assert seen.result == Result(False, reason, code)
 
 
 def test_success() -> None:
-    seen = look(pod(over(terminated(0, "Completed"), "Succeeded")))
+    seen = observe(pod(over(terminated(0, "Completed"), "Succeeded")))
     assert seen.result == Result(True, code=0)
     assert seen.log_wanted
     assert seen.settled
 
 
 def test_success_of_a_pod_that_is_being_deleted() -> None:
-    assert look(pod(over(terminated(0, "Completed"), "Succeeded"), deleted=True)).result == Result(True, code=0)
+    assert observe(pod(over(terminated(0, "Completed"), "Succeeded"), deleted=True)).result == Result(True, code=0)
 
 
 def test_exit_codes_that_complete_the_schedule() -> None:
-    assert look(pod(over(terminated(100))), frozenset({100})).result == Result(True, code=100, complete=True)
-    killed = look(pod(over(terminated(137, "OOMKilled"))), frozenset({137})).result
+    assert observe(pod(over(terminated(100))), frozenset({100})).result == Result(True, code=100, complete=True)
+    killed = observe(pod(over(terminated(137, "OOMKilled"))), frozenset({137})).result
     assert killed is not None
     assert not killed.ok
 
@@ -227,21 +227,21 @@ def test_exit_codes_that_complete_the_schedule() -> None:
     ],
 )
 def test_waiting(status: dict[str, Any], words: str, hopeless: bool) -> None:
-    seen = look(pod(status))
+    seen = observe(pod(status))
     assert seen.phase is PodPhase.PENDING
     assert (seen.words, seen.hopeless) == (words, hopeless)
 
 
 def test_running() -> None:
     running = {"name": "job", "state": {"running": {"startedAt": "2026-12-01T10:00:01Z"}}}
-    seen = look(pod(over(running, "Running")))
+    seen = observe(pod(over(running, "Running")))
     assert seen.phase is PodPhase.RUNNING
     assert started_at(pod(over(running, "Running"))) == "2026-12-01T10:00:01Z"
     assert started_at(pod({})) is None
 
 
 def test_a_sidecar_outlives_the_job() -> None:
-    seen = look(pod(over(terminated(3), "Running")))
+    seen = observe(pod(over(terminated(3), "Running")))
     assert seen.phase is PodPhase.ENDED
     assert not seen.settled
     assert seen.result == Result(False, "exit code 3", 3)
@@ -249,7 +249,7 @@ def test_a_sidecar_outlives_the_job() -> None:
 
 def test_a_sidecar_that_was_killed_when_the_job_had_ended() -> None:
     side = {"name": "side", "state": {"terminated": {"exitCode": 137, "reason": "Error"}}}
-    seen = look(pod(over(terminated(0, "Completed"), "Failed", initContainerStatuses=[side])))
+    seen = observe(pod(over(terminated(0, "Completed"), "Failed", initContainerStatuses=[side])))
     assert seen.result == Result(True, code=0)
 
 
@@ -266,7 +266,7 @@ def reported(result: Result, exit_code: int = 0, **more: Any) -> Any:
     message = encode_report(result).decode()
     phase = "Failed" if exit_code else "Succeeded"
     ended = terminated(exit_code, "Error" if exit_code else "Completed", message=message)
-    return look(pod(over(ended, phase, **more), runner=True))
+    return observe(pod(over(ended, phase, **more), runner=True))
 
 
 def test_a_report_is_the_result() -> None:
@@ -288,20 +288,20 @@ def test_what_ended_the_pod_wins_over_the_report() -> None:
 
 def test_a_user_container_can_not_report() -> None:
     message = encode_report(Result(True, complete=True)).decode()
-    seen = look(pod(over(terminated(1, message=message))))
+    seen = observe(pod(over(terminated(1, message=message))))
     assert seen.result is not None
     assert not seen.result.ok
 
 
 @pytest.mark.parametrize("message", ["", "{", "[]", '{"ok": 1}', '{"ok":true,"payload":"*"}'])
 def test_a_report_that_can_not_be_read(message: str) -> None:
-    seen = look(pod(over(terminated(1, message=message)), runner=True))
+    seen = observe(pod(over(terminated(1, message=message)), runner=True))
     assert seen.result == Result(False, "exit code 1", 1)
     assert seen.log_wanted
 
 
 def test_a_runner_killed_for_its_memory() -> None:
-    seen = look(pod(over(terminated(137, "OOMKilled")), runner=True, memory="32Mi"))
+    seen = observe(pod(over(terminated(137, "OOMKilled")), runner=True, memory="32Mi"))
     assert seen.result == Result(False, "killed: it used more memory than its limit of 32Mi", 137)
 
 

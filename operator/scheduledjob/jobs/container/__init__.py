@@ -1,6 +1,5 @@
-"""Jobs that run as Pods: what such a Pod is, what came of it, and the executor that sees it through.
+"""Jobs that run as Pods: builds a Pod for an attempt, follows it to its end, and derives the result from it.
 
-Nothing here knows a client of the API server: a Pod is the JSON that the API server takes and gives, and what is done
-with one goes through the protocol ``Pods`` (``pods.py``). So the whole of it is tested without a cluster where that
-says enough, and against a real one where it doesn't.
+Nothing here knows a client of the API server: a Pod is JSON, and the protocol ``Pods`` (``pods_protocol.py``) has the
+operations on Pods. So most of it can be tested without a cluster.
 """

@@ -1,4 +1,4 @@
-"""The job kind ``container``, and every other job that runs as a Pod."""
+"""The job kind ``container``. Jobs of other kinds that run as Pods are stored as this kind, too."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""From an attempt to the Pod that runs it: pure, and the same for the same attempt wherever it is made.
+"""Builds the Pod of an attempt: pure, and the same on every replica.
 
-What does not change from one attempt to the next (the template merged, the security context, the order to the runner)
-is made once for each definition, as a ``Blueprint``; an attempt adds its name, its labels and a dozen variables. A Pod
-that is due in the same second as a thousand others costs little more than its encoding.
+What is the same for all attempts (the merged template, the security context, the order to the runner) is made once for
+each definition, as a ``Blueprint``. An attempt adds its name, its labels and a dozen variables. So even if a thousand
+Pods are due in the same second, each costs little more than its encoding.
 
-Kubernetes replaces ``$(NAME)`` in commands and variables. In what the user wrote as a container it may; in everything
-else each ``$`` is doubled, so that a shell command reaches its shell as it was written.
+Kubernetes replaces ``$(NAME)`` in commands and variables. This is what the user of ``container`` expects. In all other
+jobs ``$`` is doubled, so that the shell gets a command as it was written.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
     from .pod_spec import PodSettings, PodSpec
 
 GRACE = 30
-"""Seconds between TERM and KILL, where a template does not say: Kubernetes' own default."""
+"""Seconds between TERM and KILL if the template does not say; the default of Kubernetes."""
 MOST_SECONDS = 2**31 - 1
-"""The longest ``activeDeadlineSeconds`` that the API server takes; a job may be given a century, which is longer."""
+"""The largest ``activeDeadlineSeconds`` that the API server accepts. A job may have a longer timeout."""
 _TMP = "sjob-tmp"
 _IN_TEMPLATE = "execution.pod.template"
 
 
 def build_pod(attempt: Attempt, spec: PodSpec, settings: PodSettings) -> dict[str, Any]:
-    """The Pod of an attempt, as JSON. ``ValueError`` says what is wrong with its template or its spec."""
+    """Return the Pod of an attempt, as JSON. Raises ``ValueError`` if the template or the spec is wrong."""
     return Blueprint(spec, settings).pod(attempt)
 
 
 class Blueprint:
-    """All of a Pod that follows from the definition alone. ``ValueError`` as ``build_pod`` has it."""
+    """The parts of a Pod that follow from the definition. Raises ``ValueError`` like ``build_pod``."""
 
     def __init__(self, spec: PodSpec, settings: PodSettings) -> None:
         self.spec = spec
@@ -65,9 +65,9 @@ class Blueprint:
         over = self._container()
         whole = self._merged(under, over)
         containers = whole.pop("containers")
-        self._job = next(one for one in containers if one["name"] == pod_names.CONTAINER)
-        self._env = [one for one in self._job.pop("env", ()) if not _is_ours(one)]
-        self._others = [one for one in containers if one["name"] != pod_names.CONTAINER]
+        self._job = next(container for container in containers if container["name"] == pod_names.CONTAINER)
+        self._env = [variable for variable in self._job.pop("env", ()) if not _is_reserved(variable)]
+        self._others = [container for container in containers if container["name"] != pod_names.CONTAINER]
         self._whole = whole
         self.grace: int = _whole_number(
             whole.setdefault("terminationGracePeriodSeconds", GRACE), "terminationGracePeriodSeconds"
@@ -76,13 +76,13 @@ class Blueprint:
     # ---------------------------------------------------------------- for each attempt
 
     def pod(self, attempt: Attempt, pending: float = 0.0) -> dict[str, Any]:
-        """The Pod of an attempt that may wait ``pending`` seconds for its start."""
-        job = {**self._job, "env": [*self._told(attempt), *self._orders(attempt), *self._own, *self._env]}
+        """Return the Pod of an attempt, which may take ``pending`` seconds to start."""
+        job = {**self._job, "env": [*self._description(attempt), *self._orders(attempt), *self._own, *self._env]}
         spec = {**self._whole, "containers": [job, *self._others]}
         if attempt.timeout is not None:
             backstop = min(MOST_SECONDS, math.ceil(attempt.timeout + pending) + self.grace + self._settings.slack)
-            asked = self._whole.get("activeDeadlineSeconds")
-            spec["activeDeadlineSeconds"] = min(backstop, asked) if isinstance(asked, int) else backstop
+            given_seconds = self._whole.get("activeDeadlineSeconds")
+            spec["activeDeadlineSeconds"] = min(backstop, given_seconds) if isinstance(given_seconds, int) else backstop
         return {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -96,8 +96,8 @@ class Blueprint:
             "spec": spec,
         }
 
-    def _told(self, attempt: Attempt) -> list[dict[str, Any]]:
-        told = {
+    def _description(self, attempt: Attempt) -> list[dict[str, Any]]:
+        described = {
             "NAME": attempt.name,
             "NAMESPACE": attempt.namespace,
             "UID": attempt.uid,
@@ -106,9 +106,11 @@ class Blueprint:
             "RUN_ID": attempt.run_id,
             "VERSION": str(attempt.version),
         }
-        found: list[dict[str, Any]] = [{"name": PREFIX + name, "value": _literal(text)} for name, text in told.items()]
+        found: list[dict[str, Any]] = [
+            {"name": PREFIX + name, "value": _literal(text)} for name, text in described.items()
+        ]
         if attempt.payload is not None:
-            # Of a manual run, say: it was given in place of what the spec refers to.
+            # A manual run may have a payload of its own, which replaces the reference of the spec.
             text = self._as_text(attempt.payload)
             if text is not None:
                 found.append({"name": f"{PREFIX}PAYLOAD", "value": _literal(text)})
@@ -117,7 +119,7 @@ class Blueprint:
         return found
 
     def _as_text(self, payload: bytes) -> str | None:
-        """The payload as a variable has it; None where the runner is told it in its order."""
+        """Return the payload as the value of a variable; None: the order to the runner contains it."""
         try:
             text = payload.decode()
         except UnicodeDecodeError:
@@ -167,7 +169,7 @@ class Blueprint:
         return {"kubectl.kubernetes.io/default-container": pod_names.CONTAINER} | _texts(self._metadata, "annotations")
 
     def _container(self) -> dict[str, Any]:
-        """The container ``job``, as far as it is the operator's, but for what an attempt adds."""
+        """Return the operator's fields of the container ``job``, except for those that an attempt adds."""
         spec = self.spec
         if (spec.container, spec.shell, spec.curl, spec.custom).count(None) != 3:
             raise ValueError("a Pod runs exactly one of container, shell, curl and custom")
@@ -189,7 +191,7 @@ class Blueprint:
         return found
 
     def _shell(self, shell: ShellSpec) -> dict[str, Any]:
-        given({name: value.value or "" for name, value in shell.env.items()})  # what no variable can be is an error
+        given({name: value.value or "" for name, value in shell.env.items()})  # raises for what can't be a variable
         self._own = [_variable(name, value) for name, value in shell.env.items()]
         as_string("command", shell.command)
         found: dict[str, Any] = {"command": [_literal(shell.shell), "-c", _literal(shell.command)], "args": []}
@@ -211,7 +213,7 @@ class Blueprint:
         image = spec.image or settings.image
         if not image:
             raise ValueError(
-                "the operator was not told its own image (--pod-image), in which this job would run as a Pod: "
+                "the operator does not know its own image (--pod-image), in which this job would run as a Pod: "
                 "give the job one, execution.pod.image"
             )
         found: dict[str, Any] = {
@@ -255,7 +257,7 @@ class Blueprint:
         return whole
 
     def _claim(self, container: dict[str, Any]) -> None:
-        """Take out of the template's container ``job`` what would change whose end is the job's."""
+        """Remove the fields of the template's container ``job`` that conflict with the operator's."""
         for name in ("restartPolicy", "restartPolicyRules"):
             container.pop(name, None)
         env = as_list(container.get("env"), f"{_IN_TEMPLATE}.spec.containers[job].env")
@@ -268,13 +270,13 @@ class Blueprint:
             container.pop("args", None)
 
 
-def _is_ours(variable: Mapping[str, Any]) -> bool:
+def _is_reserved(variable: Mapping[str, Any]) -> bool:
     name = str(variable["name"])
     return name.startswith((PREFIX, ORDER, REFERENCE))
 
 
 def _variable(name: str, value: Value) -> dict[str, Any]:
-    """A variable as a container has it: a reference stays one."""
+    """Return a variable of a container. A reference is left to the kubelet."""
     kind, reference = _reference(value)
     if reference is None:
         return {"name": name, "value": _literal(value.value or "")}
@@ -294,7 +296,7 @@ def _literal(text: str) -> str:
 
 
 def _texts(metadata: Mapping[str, Any], name: str) -> dict[str, str]:
-    """Labels or annotations of the template, without those that are the operator's to write."""
+    """Return the labels or annotations of the template, without those that only the operator may write."""
     found: dict[str, str] = {}
     for key, value in as_object(metadata.get(name), f"{_IN_TEMPLATE}.metadata.{name}").items():
         if not isinstance(value, str):

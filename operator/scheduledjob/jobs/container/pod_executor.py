@@ -1,13 +1,13 @@
-"""Runs jobs as Pods: makes the Pod of an attempt or goes on with the one that is there, and sees it to its end.
+"""Runs jobs as Pods: creates the Pod of an attempt, or continues with the existing one, and follows it to its end.
 
-The Pod lives without this replica, and that decides everything here. Whether it is there already is not remembered but
-asked: its name follows from the attempt, so a creation that was sent twice, or by two replicas, makes one Pod. That the
-API server is away is no reason to fail: the Pod goes on, and so does the lease; only an answer ends an attempt. And the
-end of a Pod is what the API server says of it, never what was asked of it: a deletion is waited for until the Pod is
-gone, however long its node takes. Pods of a node that is gone are removed by Kubernetes itself, so nothing is forced.
+The Pod does not depend on this replica. Its name follows from its attempt, so a creation that is sent twice, or by two
+replicas, makes one Pod; the executor does not remember whether it exists, but asks the API server. If the API server is
+unavailable, the attempt does not fail: the Pod goes on, and so does the lease. A Pod has ended when the API server says
+so, not when its deletion was requested: the executor waits until a deleted Pod is gone, however long its node takes.
+Kubernetes itself removes the Pods of a lost node, so a deletion is never forced.
 
-An attempt that took too long is not deleted but has its deadline brought forward (``life.py``): its node ends it, and
-the Pod stays, with its log, and keeps its name from being used again by a replica that stood still.
+The Pod of an attempt that timed out is not deleted. Its deadline is brought forward (``pod_life.py``) so that its node
+ends it. The Pod stays, with its log, and its name can't be used again by a replica that was stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scheduledjob.engine.executor import CANCELLED, Attempt, Result
 from scheduledjob.jobs.reasons import of_exception, one_line
 
 from .pod_builder import Blueprint
-from .pod_life import Life, insist
+from .pod_life import Life, retry_until_answered
 from .pod_names import is_of, pod_name
 from .pod_spec import PodSettings, PodSpec
 from .pods_protocol import PodExists, PodRefused
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.pods")
 
 BLUEPRINTS = 4096
-"""How many definitions' Pods are kept half made."""
+"""Maximum number of blueprints that are kept, one for each definition."""
 
 
 def _wall_clock() -> Instant:
@@ -47,7 +47,7 @@ def _wall_clock() -> Instant:
 
 
 class PodExecutor:
-    """The executor of Pod jobs: an ``Executor`` of a kind that outlives, whose params are ``PodSpec`` or its JSON."""
+    """The ``Executor`` of Pod jobs, a detached kind. The params of an attempt are ``PodSpec`` or its JSON."""
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class PodExecutor:
         capacity: int = 4096,
         now: Callable[[], Instant] = _wall_clock,
     ) -> None:
-        """``capacity``: attempts that have a Pod at once; what is adopted goes beyond it. ``now``: the store's clock,
-        better than this machine's, for the age of Pods that another replica made."""
+        """``capacity``: maximum number of attempts that have a Pod; adopted ones are extra. ``now``: the store's clock,
+        for the age of Pods that another replica made."""
         self._pods = pods
         self._settings = settings or PodSettings()
         self._room = asyncio.Semaphore(capacity)
@@ -66,16 +66,16 @@ class PodExecutor:
         self._blueprints: OrderedDict[bytes, Blueprint] = OrderedDict()
 
     async def start(self) -> None:
-        """Nothing to make ready."""
+        """Nothing to prepare."""
 
     async def stop(self) -> None:
-        """Nothing to release: Pods outlive the replica."""
+        """Nothing to release: Pods go on without the replica."""
 
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
         """Nothing to do: a Pod does not die with its lease."""
 
     async def run(self, attempt: Attempt) -> Result:
-        """See the attempt's Pod to its end; see ``Executor`` for what a cancellation means."""
+        """Follow the attempt's Pod to its end. ``Executor`` says what a cancellation means."""
         try:
             if attempt.ending == CANCELLED:
                 return await self._end(attempt) or Result(False, "cancelled")
@@ -91,7 +91,7 @@ class PodExecutor:
                 raise
             return ended
         except Exception as error:
-            log.exception("a run in a Pod is let go of", run_id=attempt.run_id, attempt=attempt.attempt)
+            log.exception("can't follow a Pod; releasing its run", run_id=attempt.run_id, attempt=attempt.attempt)
             return Result(False, of_exception(error), lost=True)
 
     async def _run(self, attempt: Attempt) -> Result:
@@ -99,7 +99,7 @@ class PodExecutor:
         with self._pods.watch(attempt.namespace, name) as watch:
             pod, adopted = None, attempt.adopted
             if adopted:
-                pod = await insist(lambda: self._pods.read(attempt.namespace, name))
+                pod = await retry_until_answered(lambda: self._pods.read(attempt.namespace, name))
             if pod is None:
                 try:
                     body = self._blueprint(attempt.params).pod(attempt, attempt.pending or 0.0)
@@ -111,18 +111,18 @@ class PodExecutor:
             return await self._life(attempt, pod, watch, adopted=adopted).run()
 
     async def _create(self, attempt: Attempt, body: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, bool, str]:
-        """(The Pod, whether it was there already, and where there is none: why)."""
+        """Return the Pod, whether it existed already, and if there is none the reason."""
         metadata = body["metadata"]
         while True:
             refused = ""
             try:
-                return await insist(lambda: self._post(attempt, body)), False, ""
+                return await retry_until_answered(lambda: self._post(attempt, body)), False, ""
             except PodExists:
                 pass
             except PodRefused as error:
                 refused = str(error)
-            # A refusal, too, may follow a try that was carried out and not answered: that one's Pod used up a quota.
-            pod = await insist(lambda: self._pods.read(metadata["namespace"], metadata["name"]))
+            # Even after a refusal the Pod may exist: an earlier request was not answered, and its Pod used the quota.
+            pod = await retry_until_answered(lambda: self._pods.read(metadata["namespace"], metadata["name"]))
             if pod is not None and is_of(pod, attempt):
                 return pod, True, ""
             if refused:
@@ -132,7 +132,7 @@ class PodExecutor:
                 return None, False, words
 
     async def _post(self, attempt: Attempt, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Create. A cancellation that wants the Pod's end waits for the answer, or the Pod might come after it."""
+        """Create the Pod. If the run is cancelled, wait for the answer, because the Pod might appear later."""
         creation = asyncio.ensure_future(self._pods.create(body))
         try:
             return await asyncio.shield(creation)
@@ -146,10 +146,10 @@ class PodExecutor:
             raise
 
     async def _end(self, attempt: Attempt) -> Result | None:
-        """End whatever there is of the attempt, and be certain; its result if it had ended before."""
+        """End the attempt's Pod, if there is one, and wait until it is gone. Returns its result if it had ended."""
         name = pod_name(attempt.name, attempt.run_id, attempt.attempt)
         with self._pods.watch(attempt.namespace, name) as watch:
-            pod = await insist(lambda: self._pods.read(attempt.namespace, name))
+            pod = await retry_until_answered(lambda: self._pods.read(attempt.namespace, name))
             if pod is None or not is_of(pod, attempt):
                 return None
             return await self._life(attempt, pod, watch, adopted=True).end()

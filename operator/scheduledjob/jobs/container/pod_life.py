@@ -1,8 +1,8 @@
-"""One attempt's Pod, from the moment it is known to be there until nothing of it is alive.
+"""The life of an attempt's Pod, from the moment it is known to exist until none of its containers is alive.
 
-What is known of the Pod comes from a watch, which may be broken for a while and then tells only the newest: so each
-step looks at the Pod as it is now, never at what changed. Times are measured on this machine's monotonic clock from
-what was seen here; of a Pod that was adopted, from what the cluster's clocks say of its beginning.
+A watch reports the Pod. It may be broken for a while, and then reports only the newest state. So each step depends on
+the Pod as it is now, and never on what changed. Times are measured with this machine's monotonic clock, from when
+something was observed here; for an adopted Pod, from its timestamps in the cluster.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from scheduledjob.jobs.reasons import length, one_line, timed_out
 from .pod_builder import GRACE
 from .pod_logs import output_of
 from .pod_names import timeout_of
-from .pod_outcome import PodObservation, PodPhase, by_runner, gone, look, started_at
-from .pods_protocol import PodRefused, PodsAway
+from .pod_outcome import PodObservation, PodPhase, by_runner, gone, observe, started_at
+from .pods_protocol import PodRefused, PodsUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -35,22 +35,22 @@ log = structlog.get_logger("scheduledjob.pods")
 
 T = TypeVar("T")
 
-LOOK_AGAIN = 30.0
-"""Seconds without news after which a Pod that the watch does not see is asked for."""
-CONFIRM_AGAIN = 10.0
-"""The same for one that is being deleted."""
+POLL_INTERVAL = 30.0
+"""Seconds without a change after which a Pod is read if the watch can't see it."""
+DELETION_POLL_INTERVAL = 10.0
+"""The same for a Pod that is being deleted."""
 RUNNER_SLACK = 10.0
-"""Seconds that a runner has to end its job by itself when its time is up, and to say so."""
+"""Seconds after the timeout in which a runner can end its job itself, and report it."""
 END_SLACK = 30.0
-"""Seconds beyond its grace after which a Pod that its node was to end is deleted."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
-"""Seconds between two tries of what the API server did not answer."""
+"""Seconds after its grace period at which a Pod is deleted that its node should have ended."""
+FIRST_RETRY_DELAY, LONGEST_RETRY_DELAY = 0.5, 10.0
+"""Seconds between requests while the API server does not answer."""
 
 _rng = random.Random()  # noqa: S311  # spreads load, guards nothing
 
 
 class Life:
-    """Sees one Pod to its end. ``now``: the cluster's time, for a Pod that began before it was seen here."""
+    """Follows a Pod to its end. ``now``: the cluster's time, for a Pod that started before it was observed here."""
 
     def __init__(
         self,
@@ -74,30 +74,30 @@ class Life:
         waited = self._since(pod["metadata"].get("creationTimestamp")) if adopted else 0.0
         self._patience = pending
         self._pending_until = None if pending is None else time.monotonic() + pending - waited
-        self._first_look = adopted
-        """Whether the next look may find a container that began before."""
+        self._first_observation = adopted
+        """Whether the next observation may find a container that started before."""
         self._running_until: float | None = None
-        self._began = False
+        self._started = False
 
     async def run(self) -> Result:
-        """How the job ended, when nothing of it is alive."""
+        """Wait until the job has ended and none of its containers is alive. Returns the result."""
         while True:
-            seen = look(self._pod, self._complete)
+            seen = observe(self._pod, self._complete)
             if seen.phase is PodPhase.ENDED:
                 return await self._finish(seen)
             if self._gone:
                 return self._named(gone(self._pod))
             if seen.phase is PodPhase.RUNNING:
-                self._note_begin()
-            hopeless = seen.hopeless and not self._began
-            if not hopeless and await self._news(self._running_until if self._began else self._pending_until):
+                self._note_start()
+            hopeless = seen.hopeless and not self._started
+            if not hopeless and await self._change(self._running_until if self._started else self._pending_until):
                 continue
-            # What is known may be old: nothing is ended for it before the API server has said that it is so.
-            await insist(self._read)
-            now = look(self._pod, self._complete)
+            # The last observation may be old. Read the Pod before it is ended because of it.
+            await retry_until_answered(self._read)
+            now = observe(self._pod, self._complete)
             if self._gone or now.phase is PodPhase.ENDED:
                 continue
-            if self._began:
+            if self._started:
                 return await self._time_out()
             if now.hopeless:
                 return await self._give_up(now.words)
@@ -106,8 +106,8 @@ class Life:
                 return await self._give_up(f"{waited}: {now.words}" if now.words else waited)
 
     async def end(self) -> Result | None:
-        """End it, if it has not ended, and wait until the API server says that it is gone: then None."""
-        seen = look(self._pod, self._complete)
+        """Delete the Pod and wait until it is gone: None. If it has ended already, return its result."""
+        seen = observe(self._pod, self._complete)
         if seen.phase is PodPhase.ENDED and seen.settled:
             return await self._finish(seen)
         await self._delete()
@@ -115,38 +115,38 @@ class Life:
 
     # ---------------------------------------------------------------- waiting
 
-    def _note_begin(self) -> None:
-        """The container runs. A watch that lags behind may still tell of the time before: that changes nothing."""
-        if self._began:
+    def _note_start(self) -> None:
+        """Note when the container started. A watch that lags may report the time before again; this has no effect."""
+        if self._started:
             return
-        self._began = True
-        ran = self._since(started_at(self._pod)) if self._first_look else 0.0
+        self._started = True
+        ran = self._since(started_at(self._pod)) if self._first_observation else 0.0
         if self._timeout is not None:
             slack = RUNNER_SLACK if by_runner(self._pod) else 0.0
             self._running_until = time.monotonic() + self._timeout + slack - ran
 
     def _since(self, stamp: str | None) -> float:
-        """Seconds from a time stamp of the cluster until now."""
+        """Return the seconds since a timestamp of the cluster."""
         if stamp is None:
             return 0.0
         began = to_instant(datetime.fromisoformat(stamp))
         return max(0.0, (self._now() - began) / SECOND)
 
-    async def _news(self, until: float | None, again: float = LOOK_AGAIN) -> bool:
-        """Wait until the Pod has changed or is gone; False: it had not by ``until``."""
-        self._first_look = False
+    async def _change(self, until: float | None, interval: float = POLL_INTERVAL) -> bool:
+        """Wait until the Pod has changed or is gone. Returns False if neither had happened by ``until``."""
+        self._first_observation = False
         while not self._gone:
             now = time.monotonic()
             if until is not None and now >= until:
                 return False
-            poll_at = now + again * _rng.uniform(0.8, 1.2)
+            poll_at = now + interval * _rng.uniform(0.8, 1.2)
             try:
                 async with asyncio.timeout((poll_at if until is None else min(poll_at, until)) - now):
                     await self._watch.change()
             except TimeoutError:
                 if time.monotonic() < poll_at or not self._watch.blind:
                     continue
-                if not await self._ask():
+                if not await self._try_read():
                     continue
                 return True
             if self._uid in self._watch.gone:
@@ -157,11 +157,11 @@ class Life:
                 return True
         return True
 
-    async def _ask(self) -> bool:
-        """Whether the API server answered what has become of the Pod."""
+    async def _try_read(self) -> bool:
+        """Read the Pod. Returns False if the API server is unavailable."""
         try:
             await self._read()
-        except PodsAway:
+        except PodsUnavailable:
             return False
         return True
 
@@ -176,10 +176,10 @@ class Life:
     # ---------------------------------------------------------------- the end
 
     async def _finish(self, seen: PodObservation) -> Result:
-        """Take the job's result with its output; what outlives the job in its Pod is ended."""
+        """Return the result with the output. End what is still alive in the Pod after the job."""
         until = time.monotonic() + self._grace + END_SLACK
-        while not seen.settled and await self._news(until) and not self._gone:
-            seen = look(self._pod, self._complete)
+        while not seen.settled and await self._change(until) and not self._gone:
+            seen = observe(self._pod, self._complete)
         result = seen.result
         assert result is not None
         if seen.log_wanted and not self._gone:
@@ -189,25 +189,25 @@ class Life:
         return self._named(result)
 
     async def _give_up(self, words: str) -> Result:
-        """It does not start."""
+        """Delete a Pod that does not start."""
         await self._delete()
-        seen = look(self._pod, self._complete)
+        seen = observe(self._pod, self._complete)
         if seen.phase is PodPhase.ENDED and seen.result is not None and seen.result.ok:
             return self._named(seen.result)
         return self._named(Result(False, one_line(words)))
 
     async def _time_out(self) -> Result:
-        """Its node ends it, so that the Pod and its log stay; what does not end so is deleted."""
+        """Let the node end the Pod, so that it stays with its log. Delete it if that does not work."""
         assert self._timeout is not None
         until = time.monotonic() + self._grace + END_SLACK
         try:
-            await insist(lambda: self._pods.expire(self._pod))
+            await retry_until_answered(lambda: self._pods.expire(self._pod))
         except PodRefused as error:
-            log.warning("a Pod's deadline can't be set; deleting it", pod=self._name, error=str(error))
+            log.warning("can't set the deadline of a Pod; deleting the Pod", pod=self._name, error=str(error))
             until = 0.0
-        seen = look(self._pod, self._complete)
-        while not (seen.phase is PodPhase.ENDED and seen.settled) and await self._news(until) and not self._gone:
-            seen = look(self._pod, self._complete)
+        seen = observe(self._pod, self._complete)
+        while not (seen.phase is PodPhase.ENDED and seen.settled) and await self._change(until) and not self._gone:
+            seen = observe(self._pod, self._complete)
         if seen.phase is not PodPhase.ENDED or not seen.settled:
             await self._delete()
             return self._named(Result(False, timed_out(self._timeout)))
@@ -217,15 +217,15 @@ class Life:
         return result
 
     async def _delete(self) -> None:
-        """Returns when the API server has said that the Pod is gone."""
+        """Delete the Pod and wait until the API server says that it is gone."""
         while not self._gone:
             try:
-                await insist(lambda: self._pods.delete(self._pod))
+                await retry_until_answered(lambda: self._pods.delete(self._pod))
             except PodRefused as error:
-                log.warning("a Pod can't be deleted; trying again", pod=self._name, error=str(error))
-                await asyncio.sleep(LONGEST_PAUSE)
-            if not await self._news(time.monotonic() + CONFIRM_AGAIN, CONFIRM_AGAIN / 2):
-                await self._ask()
+                log.warning("can't delete a Pod; retrying", pod=self._name, error=str(error))
+                await asyncio.sleep(LONGEST_RETRY_DELAY)
+            if not await self._change(time.monotonic() + DELETION_POLL_INTERVAL, DELETION_POLL_INTERVAL / 2):
+                await self._try_read()
 
     @property
     def _name(self) -> str:
@@ -241,15 +241,15 @@ class Life:
         return result
 
 
-async def insist(call: Callable[[], Awaitable[T]]) -> T:
-    """Call until there is an answer, for as long as it takes, and not before it said that it can be asked again."""
-    pause = FIRST_PAUSE
+async def retry_until_answered(call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a call until the API server answers, however long it takes. Honours Retry-After."""
+    pause = FIRST_RETRY_DELAY
     while True:
         try:
             return await call()
-        except PodsAway as error:
-            if pause == FIRST_PAUSE:
-                log.info("the API server is away; waiting for it", error=str(error))
-            asked = error.retry_after
-        await asyncio.sleep(max(pause * _rng.uniform(0.5, 1.0), asked * _rng.uniform(1.0, 1.1)))
-        pause = min(LONGEST_PAUSE, pause * 2)
+        except PodsUnavailable as error:
+            if pause == FIRST_RETRY_DELAY:
+                log.info("the API server is unavailable; waiting for it", error=str(error))
+            retry_after = error.retry_after
+        await asyncio.sleep(max(pause * _rng.uniform(0.5, 1.0), retry_after * _rng.uniform(1.0, 1.1)))
+        pause = min(LONGEST_RETRY_DELAY, pause * 2)

@@ -1,7 +1,7 @@
-"""What history keeps of a Pod's output: the end of its log, without the values of the Secrets that it was given.
+"""Reads the output of a Pod for history: the end of its log, without the values of its Secrets.
 
-The values are asked for when the log is read, and forgotten with it. Where one can't be read, the operator was not
-trusted with it; then the output might show what the operator may not know, and is left out with a word on why.
+The Secrets are read when the log is read, and forgotten afterwards. If the operator may not read one of them, it can't
+mask its values, so the output is left out, and says why.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from scheduledjob.engine.executor import OUTPUT_LIMIT
 from scheduledjob.jobs.values import Secrets
 
 from .pod_projection import secrets_of
-from .pods_protocol import PodRefused, PodsAway
+from .pods_protocol import PodRefused, PodsUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from .pods_protocol import Pods
 
 LOG_SECONDS = 15.0
-"""Seconds that a result waits for its output."""
+"""Maximum seconds that a result waits for its output."""
 
 
 async def output_of(pods: Pods, pod: Mapping[str, Any]) -> bytes:
-    """The last ``OUTPUT_LIMIT`` bytes of the log; nothing where there is none to be had in time."""
+    """Return the last ``OUTPUT_LIMIT`` bytes of the log; empty if it can't be read in time."""
     try:
         async with asyncio.timeout(LOG_SECONDS):
             log = await pods.log(pod)
             return await _without_secrets(pods, pod, log) if log else b""
-    except (PodsAway, PodRefused, TimeoutError):
+    except (PodsUnavailable, PodRefused, TimeoutError):
         return b""
 
 

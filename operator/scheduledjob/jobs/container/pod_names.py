@@ -1,7 +1,7 @@
-"""What a Pod is called, and what it says of itself in labels and annotations.
+"""The name, labels and annotations of a Pod.
 
-The name is made of the run and the attempt alone, so that whoever wants to create the Pod of an attempt, however late
-and on whichever replica, meets the one that is there. People read the front of it; the hash is what counts.
+The name follows from the run and the attempt, so that whoever creates the Pod of an attempt, however late and on
+whichever replica, gets "already exists" if it is there. The first part is for people; the hash makes the name unique.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 CONTAINER = "job"
-"""The container whose end is the job's."""
+"""The name of the container whose end is the end of the job."""
 
 NAME_LABEL = f"{GROUP}/name"
 UID_LABEL = f"{GROUP}/uid"
@@ -39,14 +39,14 @@ _LABEL = re.compile(r"[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?")
 
 
 def pod_name(name: str, run_id: str, attempt: int) -> str:
-    """``nightly-report-4tq0v1h2m3a8-1``: a DNS label of at most 63 characters."""
+    """Return ``nightly-report-4tq0v1h2m3a8-1``, a DNS label of at most 63 characters."""
     end = f"-{_hash(run_id)}-{attempt}"
     front = re.sub(r"[^a-z0-9-]", "-", name.lower()).strip("-")[: _LONGEST - len(end)].rstrip("-")
     return f"{front or 'job'}{end}"
 
 
 def pod_labels(attempt: Attempt) -> dict[str, str]:
-    """By which a Pod is found: the job, and the slot or the token of a manual run."""
+    """Return the labels by which people find a Pod: the job, and the slot or the token of a manual run."""
     found = {NAME_LABEL: label_value(attempt.name), UID_LABEL: label_value(attempt.uid)}
     token = token_of(attempt)
     if token is None:
@@ -57,7 +57,7 @@ def pod_labels(attempt: Attempt) -> dict[str, str]:
 
 
 def pod_annotations(attempt: Attempt, keep: KeepPods) -> dict[str, str]:
-    """What tells one attempt's Pod from every other, how long it may run, and how many stay when they have finished."""
+    """Return the annotations: the attempt, how long it may run, and how many finished Pods of the job are kept."""
     found = {
         RUN_ID: attempt.run_id,
         ATTEMPT: str(attempt.attempt),
@@ -69,28 +69,28 @@ def pod_annotations(attempt: Attempt, keep: KeepPods) -> dict[str, str]:
 
 
 def timeout_of(pod: Mapping[str, Any]) -> float | None:
-    """Seconds that its job may run: what held when the attempt started, whatever was edited since."""
-    said = re.fullmatch(r"([0-9.e+]{1,20})s", annotation(pod, TIMEOUT))
+    """Return the time limit of a Pod's job in seconds, as it was when the attempt started; None: no limit."""
+    found = re.fullmatch(r"([0-9.e+]{1,20})s", annotation(pod, TIMEOUT))
     try:
-        return None if said is None else float(said[1])
+        return None if found is None else float(found[1])
     except ValueError:
         return None
 
 
 def keep_of(pod: Mapping[str, Any]) -> KeepPods:
-    """How many Pods of its job stay, as this Pod says; the defaults where it says nothing that can be read."""
-    said = re.fullmatch(r"(\d{1,9})/(\d{1,9})/(\d{1,12})s", annotation(pod, HISTORY))
-    return KeepPods() if said is None else KeepPods(int(said[1]), int(said[2]), int(said[3]))
+    """Return how many Pods of its job are kept according to this Pod; the defaults if it does not say."""
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})/(\d{1,12})s", annotation(pod, HISTORY))
+    return KeepPods() if found is None else KeepPods(int(found[1]), int(found[2]), int(found[3]))
 
 
 def annotation(pod: Mapping[str, Any], name: str) -> str:
-    """An annotation of a Pod; empty where there is none."""
+    """Return an annotation of a Pod; empty if it has none of that name."""
     found = (pod["metadata"].get("annotations") or {}).get(name, "")
     return found if isinstance(found, str) else ""
 
 
 def owner_reference(attempt: Attempt) -> dict[str, Any]:
-    """The Pod goes with its ScheduledJob; it never holds up that one's deletion."""
+    """Return the owner reference: the Pod is deleted with its ScheduledJob, and does not delay that deletion."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -102,7 +102,7 @@ def owner_reference(attempt: Attempt) -> dict[str, Any]:
 
 
 def is_of(pod: Mapping[str, Any], attempt: Attempt) -> bool:
-    """Whether this Pod is the attempt's: made for this object, this run and this try of it."""
+    """Whether a Pod was made for this attempt."""
     owners = pod["metadata"].get("ownerReferences") or ()
     return (
         any(owner.get("uid") == attempt.uid and owner.get("kind") == KIND for owner in owners)
@@ -112,13 +112,13 @@ def is_of(pod: Mapping[str, Any], attempt: Attempt) -> bool:
 
 
 def token_of(attempt: Attempt) -> str | None:
-    """What identifies a manual run in place of its slot."""
+    """Return the token of a manual run, which has no slot; None for others."""
     rest = attempt.run_id.removeprefix(f"{attempt.uid}-")
     return None if rest == str(attempt.slot) else rest
 
 
 def label_value(text: str) -> str:
-    """``text`` where it can be a label, else a hash of it."""
+    """Return ``text`` if it is a valid label, otherwise a hash of it."""
     return text if len(text) <= _LONGEST and _LABEL.fullmatch(text) else _hash(text)
 
 

@@ -1,9 +1,9 @@
-"""What has become of a Pod: pure, from the JSON that the API server shows of it.
+"""Derives the outcome of a job from its Pod: pure, from the JSON of the API server.
 
-The kubelet tells one story in five places (phase, reason, conditions, and the states of two kinds of containers), and
-which of them is filled in depends on how the Pod ended. Here they are read in the order in which they are to be
-believed: what ended the Pod as a whole (evicted, deadline, its node) before what ended the container, because a
-container that was killed with its Pod has an exit code that says nothing of the job.
+The kubelet reports in five places (phase, reason, conditions, and the states of two kinds of containers), and which of
+them it fills in depends on how the Pod ended. Here, what ended the whole Pod (eviction, deadline, its node) takes
+precedence over what ended the container, because the exit code of a container that was killed with its Pod says nothing
+about the job.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ if TYPE_CHECKING:
 
 class PodPhase(Enum):
     PENDING = "pending"
-    """The job's container has not begun."""
+    """The job's container has not started."""
     RUNNING = "running"
     ENDED = "ended"
-    """It has ended; ``PodObservation.result`` says how."""
+    """The job has ended; ``PodObservation.result`` says how."""
 
 
 @dataclass(slots=True)
 class PodObservation:
-    """A Pod as it is now."""
+    """What the current state of a Pod means for its job."""
 
     phase: PodPhase
     words: str = ""
-    """Pending: what it waits for, empty where nothing is wrong."""
+    """Pending: what it waits for; empty if nothing is wrong."""
     hopeless: bool = False
-    """Pending: waiting longer changes nothing, because something has to be written in another way."""
+    """Pending: it will not start until somebody changes the manifest."""
     began: bool = False
-    """The job's container ran, so that there may be a log."""
+    """Whether the job's container has run, so that there may be a log."""
     settled: bool = True
-    """Ended: nothing of the Pod is alive any more. A sidecar may outlive the job."""
+    """Ended: whether no container of the Pod is alive. A sidecar may outlive the job."""
     result: Result | None = None
-    """Ended: without the log, which the API server has."""
+    """Ended: the result without the output, if the output is in the log."""
     log_wanted: bool = True
-    """Ended: the output is in the log, and not in the result already."""
+    """Ended: whether the output is in the log, and not in the result already."""
 
 
 EXPIRED = 1
-"""The ``activeDeadlineSeconds`` that a Pod is given when its job's time is up."""
+"""The ``activeDeadlineSeconds`` that a Pod gets when its job times out."""
 _IMAGE = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"}
 )
@@ -66,8 +66,8 @@ _DISRUPTIONS = {
 }
 
 
-def look(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) -> PodObservation:
-    """What the Pod says of its job. ``complete``: exit codes that end the schedule for good."""
+def observe(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) -> PodObservation:
+    """Return what a Pod means for its job. ``complete``: exit codes that complete the schedule."""
     status = pod.get("status") or {}
     phase = status.get("phase") or "Pending"
     over = phase in ("Succeeded", "Failed")
@@ -86,24 +86,24 @@ def look(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) -> Po
         return seen
     if began:
         return PodObservation(PodPhase.RUNNING, began=True)
-    words, hopeless = _waits_for(pod, status, state)
+    words, hopeless = _obstacle(pod, status, state)
     return PodObservation(PodPhase.PENDING, words, hopeless)
 
 
 def node_of(pod: Mapping[str, Any]) -> str:
-    """The node that a Pod was given; empty before."""
+    """Return the node of a Pod; empty until it is scheduled."""
     return str(pod["spec"].get("nodeName") or "")
 
 
 def started_at(pod: Mapping[str, Any]) -> str | None:
-    """When the job's container started, as its node's clock has it (RFC 3339); None before."""
+    """Return when the job's container started, by its node's clock (RFC 3339); None before."""
     state = _container((pod.get("status") or {}).get("containerStatuses"), CONTAINER).get("state") or {}
     found = (state.get("running") or state.get("terminated") or {}).get("startedAt")
     return None if found is None else str(found)
 
 
 def gone(pod: Mapping[str, Any]) -> Result:
-    """Of a Pod that is no more and that nobody here has deleted: what is known is how it was last seen."""
+    """Return the result of a Pod that somebody else deleted. ``pod`` is its last known state."""
     words = _disruption(pod.get("status") or {}) or "its Pod was deleted"
     return Result(False, words)
 
@@ -129,7 +129,7 @@ def _ended(result: Result, pod: Mapping[str, Any], ended: Mapping[str, Any] | No
             report.payload,
             report.result,
         )
-        # What ended the Pod as a whole is why the job failed, whatever it still said of it.
+        # If something ended the whole Pod, that is why the job failed, whatever its report says.
         if (pod.get("status") or {}).get("reason") and not report.ok:
             exact.reason = result.reason
         seen.result = exact
@@ -138,14 +138,14 @@ def _ended(result: Result, pod: Mapping[str, Any], ended: Mapping[str, Any] | No
 
 
 def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[str, Any] | None) -> Result | None:
-    """What ended the Pod as a whole."""
+    """Return the result if something ended the whole Pod."""
     if status.get("phase") == "Succeeded":
         return None
     code = None if ended is None else ended.get("exitCode")
     reason, message = status.get("reason") or "", status.get("message") or ""
     if reason == "DeadlineExceeded":
         timeout, deadline = timeout_of(pod), pod["spec"].get("activeDeadlineSeconds")
-        # One that is shorter is the template's, but for the second that stands for the end of the timeout.
+        # A deadline shorter than the timeout is the template's, except for ``EXPIRED``, which marks a timeout.
         if timeout is None or (deadline is not None and EXPIRED < deadline < timeout):
             return Result(False, "ended by activeDeadlineSeconds", code)
         return Result(False, timed_out(timeout), code)
@@ -156,7 +156,7 @@ def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[st
     if words := _disruption(status):
         return _failed(words, code)
     if reason:
-        # The kubelet would not take it: OutOfcpu, UnexpectedAdmissionError, NodeAffinity ...
+        # The kubelet did not admit it: OutOfcpu, UnexpectedAdmissionError, NodeAffinity ...
         return _failed(f"refused by its node: {reason}: {message}".rstrip(": "), code)
     if pod["metadata"].get("deletionTimestamp") and (code is None or code >= 128):
         return _failed("its Pod was deleted" + ("" if code is None else f" ({_signalled(code)})"), code)
@@ -164,10 +164,10 @@ def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[st
 
 
 def _of_init(status: Mapping[str, Any]) -> Result | None:
-    for one in status.get("initContainerStatuses") or ():
-        ended = (one.get("state") or {}).get("terminated")
+    for container in status.get("initContainerStatuses") or ():
+        ended = (container.get("state") or {}).get("terminated")
         if ended is not None and ended.get("exitCode"):
-            return _failed(f"init container {one['name']}: {_words(ended, None)}", ended["exitCode"])
+            return _failed(f"init container {container['name']}: {_words(ended, None)}", ended["exitCode"])
     return None
 
 
@@ -207,7 +207,7 @@ def _meaning(code: int) -> str:
 
 
 def _signalled(code: int) -> str:
-    """137 and 143 are how a runtime writes KILL and TERM; what else is above 128 a program may mean itself."""
+    """137 and 143 mean KILL and TERM. A program may use other codes above 128 for something else."""
     name = _signal(code - 128)
     if code in (137, 143):
         return f"killed by {name} (exit code {code})"
@@ -249,7 +249,7 @@ def _memory_limit(pod: Mapping[str, Any]) -> str | None:
 
 def by_runner(pod: Mapping[str, Any]) -> bool:
     return any(
-        container["name"] == CONTAINER and any(one["name"] == ORDER for one in container.get("env") or ())
+        container["name"] == CONTAINER and any(variable["name"] == ORDER for variable in container.get("env") or ())
         for container in pod["spec"]["containers"]
     )
 
@@ -261,44 +261,48 @@ def _failed(words: str, code: int | None) -> Result:
 # ---------------------------------------------------------------- pending
 
 
-def _waits_for(pod: Mapping[str, Any], status: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[str, bool]:
-    """(What is in its way, whether only a change of what was written helps)."""
-    sidecars = {one["name"] for one in pod["spec"].get("initContainers") or () if one.get("restartPolicy") == "Always"}
-    for one in status.get("initContainerStatuses") or ():
-        its_state = one.get("state") or {}
-        words, hopeless = _in_the_way(its_state.get("waiting") or {})
+def _obstacle(pod: Mapping[str, Any], status: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return why a Pod has not started, and whether only a change of the manifest helps."""
+    sidecars = {
+        container["name"]
+        for container in pod["spec"].get("initContainers") or ()
+        if container.get("restartPolicy") == "Always"
+    }
+    for container in status.get("initContainerStatuses") or ():
+        its_state = container.get("state") or {}
+        words, hopeless = _obstacle_of_container(its_state.get("waiting") or {})
         if words:
-            return f"init container {one['name']}: {words}", hopeless
-        if "running" in its_state and one["name"] not in sidecars:
-            return f"init container {one['name']} has not ended", False
-    words, hopeless = _in_the_way(state.get("waiting") or {})
+            return f"init container {container['name']}: {words}", hopeless
+        if "running" in its_state and container["name"] not in sidecars:
+            return f"init container {container['name']} has not ended", False
+    words, hopeless = _obstacle_of_container(state.get("waiting") or {})
     if words:
         return words, hopeless
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            message = condition.get("message") or condition.get("reason") or "no node takes it"
+            message = condition.get("message") or condition.get("reason") or "no node accepts it"
             return one_line(f"can't be scheduled: {message}"), False
     return "", False
 
 
-def _in_the_way(waiting: Mapping[str, Any]) -> tuple[str, bool]:
+def _obstacle_of_container(waiting: Mapping[str, Any]) -> tuple[str, bool]:
     reason, message = waiting.get("reason") or "", waiting.get("message") or ""
     if reason in _CREATING:
         return "", False
-    said = message or reason
+    detail = message or reason
     if reason == "InvalidImageName":
-        return one_line(f"the image's name is wrong: {said}"), True
+        return one_line(f"the image's name is wrong: {detail}"), True
     if reason in _IMAGE:
-        return one_line(f"the image can't be pulled ({reason}): {said}"), False
+        return one_line(f"the image can't be pulled ({reason}): {detail}"), False
     if reason == "CreateContainerConfigError":
-        # What the kubelet has not been able to read yet may come by itself; what is not there is said at once, as
-        # it is for a job that runs inline.
-        return one_line(f"can't be started: {said}"), "timed out" not in said and "cache" not in said
-    return one_line(f"can't be started ({reason}): {said}"), False
+        # If the kubelet could not read something yet, it tries again. If something does not exist, the job fails at
+        # once, like a job that runs inline.
+        return one_line(f"can't be started: {detail}"), "timed out" not in detail and "cache" not in detail
+    return one_line(f"can't be started ({reason}): {detail}"), False
 
 
 def _container(statuses: Sequence[Mapping[str, Any]] | None, name: str) -> Mapping[str, Any]:
-    for one in statuses or ():
-        if one.get("name") == name:
-            return one
+    for status in statuses or ():
+        if status.get("name") == name:
+            return status
     return {}

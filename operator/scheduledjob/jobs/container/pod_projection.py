@@ -1,7 +1,7 @@
-"""What is remembered of a Pod: enough to say how it ended, and little enough to hold thousands of them.
+"""The part of a Pod that is kept in memory: enough to say how it ended, and small enough for thousands of Pods.
 
-A Pod as the API server shows it is ten kilobytes, most of which never changes, and some of which (probes, heartbeats,
-addresses) changes without meaning anything here. What is left out here can't be a reason to look again.
+A Pod of the API server is ten kilobytes. Most of it never changes, and some of it (probes, heartbeats, addresses)
+changes without meaning anything here. A change of what is left out is not a change of the Pod.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _STATUS = ("phase", "reason", "message", "startTime")
 _CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
 
 
-def trim(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """The same Pod without what nothing here reads; trimming it again changes nothing."""
+def project(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a Pod without the fields that nothing reads. Idempotent."""
     metadata, spec, status = pod["metadata"], pod["spec"], pod.get("status") or {}
     kept = _some(metadata, _METADATA)
     for name in ("labels", "annotations"):
@@ -31,19 +31,19 @@ def trim(pod: Mapping[str, Any]) -> dict[str, Any]:
         "metadata": kept,
         "spec": {
             **_some(spec, ("nodeName", "terminationGracePeriodSeconds", "activeDeadlineSeconds")),
-            "containers": [_container(one) for one in spec["containers"] if one["name"] == CONTAINER],
-            "initContainers": [_some(one, ("name", "restartPolicy")) for one in spec.get("initContainers") or ()],
-            "volumes": [one for one in spec.get("volumes") or () if "secret" in one or "projected" in one],
+            "containers": [_container(item) for item in spec["containers"] if item["name"] == CONTAINER],
+            "initContainers": [_some(item, ("name", "restartPolicy")) for item in spec.get("initContainers") or ()],
+            "volumes": [item for item in spec.get("volumes") or () if "secret" in item or "projected" in item],
         },
         "status": {
             **_some(status, _STATUS),
             "conditions": [
-                _some(one, ("type", "status", "reason", "message"))
-                for one in status.get("conditions") or ()
-                if one["type"] in _CONDITIONS
+                _some(item, ("type", "status", "reason", "message"))
+                for item in status.get("conditions") or ()
+                if item["type"] in _CONDITIONS
             ],
             "containerStatuses": _states(
-                [one for one in status.get("containerStatuses") or () if one["name"] == CONTAINER]
+                [item for item in status.get("containerStatuses") or () if item["name"] == CONTAINER]
             ),
             "initContainerStatuses": _states(status.get("initContainerStatuses") or ()),
         },
@@ -51,7 +51,7 @@ def trim(pod: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def secrets_of(pod: Mapping[str, Any]) -> dict[str, set[str] | None]:
-    """The Secrets that the job's container is given: their keys, or None for all of one."""
+    """Return the Secrets that the job's container uses, with their keys; None: all keys."""
     found: dict[str, set[str] | None] = {}
     for container in pod["spec"]["containers"]:
         if container["name"] != CONTAINER:
@@ -75,15 +75,15 @@ def secrets_of(pod: Mapping[str, Any]) -> dict[str, set[str] | None]:
 def _container(container: Mapping[str, Any]) -> dict[str, Any]:
     kept = _some(container, ("name", "resources", "envFrom"))
     kept["env"] = [
-        {"name": one["name"]} if one["name"] == ORDER else one
-        for one in container.get("env") or ()
-        if one["name"] == ORDER or "secretKeyRef" in (one.get("valueFrom") or {})
+        {"name": variable["name"]} if variable["name"] == ORDER else variable
+        for variable in container.get("env") or ()
+        if variable["name"] == ORDER or "secretKeyRef" in (variable.get("valueFrom") or {})
     ]
     return kept
 
 
 def _states(statuses: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [_some(one, ("name", "state", "started")) for one in statuses]
+    return [_some(status, ("name", "state", "started")) for status in statuses]
 
 
 def _some(whole: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

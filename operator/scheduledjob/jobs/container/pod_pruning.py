@@ -1,9 +1,9 @@
-"""Which Pods have been there for long enough: pure, from what is remembered of all of them.
+"""Decides which Pods to delete: pure, from the projections of all Pods.
 
-Two kinds go. Finished Pods beyond what ``history`` keeps, of which the newest say how many that is; and Pods that run
-for nobody, because the creation of a replica that stood still arrived after its attempt had ended elsewhere. Neither
-goes before two leases have passed since its end, or its creation: until then it may be all that keeps a late creation
-from starting the attempt again, or belong to an attempt that the store is about to be told of.
+There are two reasons. A finished Pod is beyond what ``history`` keeps; the newest Pod of a job says how many those are.
+Or a Pod belongs to no active attempt, because a replica that was stopped created it after the attempt had ended
+elsewhere. No Pod is deleted before two leases have passed since its end, or its creation: until then it may be needed
+to prevent a late creation from starting the attempt again, or may belong to an attempt that is not in the store yet.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 _NUMBER = re.compile(r"[0-9]{1,10}")
-"""Of an attempt. Anybody may write labels and annotations like ours, with whatever they like in them."""
+"""The number of an attempt. Anybody can write labels and annotations like these, with any values."""
 
 
 class AttemptOf(NamedTuple):
-    """Whose a Pod is."""
+    """The attempt to which a Pod belongs."""
 
     uid: str
     run_id: str
@@ -34,33 +34,33 @@ class AttemptOf(NamedTuple):
 
 
 def attempt_of(pod: Mapping[str, Any]) -> AttemptOf | None:
-    """The attempt that a Pod was made for; None: it does not say."""
+    """Return the attempt that a Pod was made for; None if the Pod does not say."""
     uid = (pod["metadata"].get("labels") or {}).get(UID_LABEL, "")
     run_id, number = annotation(pod, RUN_ID), annotation(pod, ATTEMPT)
     return AttemptOf(uid, run_id, int(number)) if uid and run_id and _NUMBER.fullmatch(number) else None
 
 
 def superfluous(pods: Iterable[Mapping[str, Any]], now: Instant, min_age: float) -> list[Mapping[str, Any]]:
-    """Pods that may go unless their attempt is active still. ``now``: the cluster's time; ``min_age`` in seconds."""
+    """Return Pods to delete unless their attempt is active. ``now``: the cluster's time; ``min_age`` in seconds."""
     found: list[Mapping[str, Any]] = []
     finished: defaultdict[tuple[str, bool], list[tuple[Instant, Mapping[str, Any]]]] = defaultdict(list)
     newest: dict[str, tuple[Instant, Mapping[str, Any]]] = {}
     for pod in pods:
-        whose = attempt_of(pod)
-        if whose is None or pod["metadata"].get("deletionTimestamp"):
+        attempt = attempt_of(pod)
+        if attempt is None or pod["metadata"].get("deletionTimestamp"):
             continue
         made = _instant(pod["metadata"].get("creationTimestamp"))
-        if whose.uid not in newest or made >= newest[whose.uid][0]:
-            newest[whose.uid] = (made, pod)
+        if attempt.uid not in newest or made >= newest[attempt.uid][0]:
+            newest[attempt.uid] = (made, pod)
         phase = pod["status"].get("phase")
         if phase in ("Succeeded", "Failed"):
-            finished[whose.uid, phase == "Succeeded"].append((_ended(pod) or made, pod))
+            finished[attempt.uid, phase == "Succeeded"].append((_ended(pod) or made, pod))
         elif made + min_age * SECOND < now:
             found.append(pod)
-    for (uid, succeeded), those in finished.items():
+    for (uid, succeeded), ends in finished.items():
         keep = keep_of(newest[uid][1])
-        those.sort(key=lambda one: (one[0], one[1]["metadata"]["name"]), reverse=True)
-        for index, (ended, pod) in enumerate(those):
+        ends.sort(key=lambda end: (end[0], end[1]["metadata"]["name"]), reverse=True)
+        for index, (ended, pod) in enumerate(ends):
             beyond = index >= (keep.succeeded if succeeded else keep.failed)
             if (beyond or ended + keep.ttl * SECOND < now) and ended + min_age * SECOND < now:
                 found.append(pod)
@@ -68,11 +68,11 @@ def superfluous(pods: Iterable[Mapping[str, Any]], now: Instant, min_age: float)
 
 
 def _ended(pod: Mapping[str, Any]) -> Instant:
-    """When the job's container ended; 0 where it never began."""
+    """Return when the job's container ended; 0 if it never started."""
     stamps = [
-        one["state"]["terminated"].get("finishedAt")
-        for one in pod["status"].get("containerStatuses") or ()
-        if (one.get("state") or {}).get("terminated")
+        status["state"]["terminated"].get("finishedAt")
+        for status in pod["status"].get("containerStatuses") or ()
+        if (status.get("state") or {}).get("terminated")
     ]
     return max(map(_instant, stamps), default=0)
 

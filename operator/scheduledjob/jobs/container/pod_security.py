@@ -1,10 +1,10 @@
-"""What a Pod may do on its node.
+"""The security contexts of Pods.
 
-Three things hold. A Pod of the operator's own image meets the Pod Security standard ``restricted`` and has no token,
-whatever its template says. A Pod of a user's image starts from ``RuntimeDefault`` and no privilege escalation, which
-ordinary images run under, and its template may say otherwise where the administrator lets it. With the setting
-``restricted`` it starts from all of that standard, and a template that says otherwise is refused with words rather
-than bent in silence: a job that runs in another way than its author wrote is harder to find than one that does not.
+A Pod with the operator's own image meets the Pod Security Standard ``restricted`` and has no token, whatever its
+template says. A Pod with a user's image has the seccomp profile ``RuntimeDefault`` and no privilege escalation by
+default, which ordinary images accept, and its template may override that. With the setting ``restricted``, the standard
+is the default, and a template that violates it is refused with an error. It is not corrected silently, because a job
+that runs differently from what its author wrote is harder to notice than a job that does not run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OF_RUNNER: Mapping[str, Any] = {
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": _SECCOMP,
 }
-"""The security context of a container that runs the operator's own image."""
+"""The security context of a container with the operator's own image."""
 
 _ORDINARY: Mapping[str, Any] = {"allowPrivilegeEscalation": False}
 _RESTRICTED: Mapping[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -67,7 +67,7 @@ _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 
 def with_defaults(spec: Mapping[str, Any], *, restricted: bool) -> dict[str, Any]:
-    """A PodSpec with what it starts from where it says nothing itself."""
+    """Return a PodSpec with defaults for the security fields that it does not set."""
     of_pod: dict[str, Any] = {"seccompProfile": _SECCOMP}
     if restricted:
         of_pod["runAsNonRoot"] = True
@@ -84,7 +84,7 @@ def with_defaults(spec: Mapping[str, Any], *, restricted: bool) -> dict[str, Any
 
 
 def refuse_violations(spec: Mapping[str, Any]) -> None:
-    """``ValueError`` that names everything in a PodSpec which the standard ``restricted`` forbids."""
+    """Raise ``ValueError``, which lists all that violates the standard ``restricted``, unless there is nothing."""
     found = [*_of_pod(spec)]
     for kind in ("initContainers", "containers"):
         for container in spec.get(kind) or ():
@@ -143,7 +143,7 @@ def _of_container(container: Mapping[str, Any], kind: str, spec: Mapping[str, An
 
 
 def _of_context(context: Mapping[str, Any]) -> Iterator[str]:
-    """What is the same for a Pod and for a container."""
+    """Yield violations in fields that Pods and containers both have."""
     if context.get("runAsUser") == 0:
         yield "runAsUser is 0"
     for name in ("seccompProfile", "appArmorProfile"):

@@ -1,8 +1,8 @@
-"""What a Pod job is told: by the manifest (``PodSpec``), and by whoever runs the operator (``PodSettings``).
+"""The description of a Pod job: by the manifest (``PodSpec``), and by whoever runs the operator (``PodSettings``).
 
-``PodSpec`` is what ``Definition.job`` of kind ``cluster.pod`` is read back as. It says *which* of four jobs the Pod
-runs: a container as the user wrote it, a shell command in an image of the user's, or anything that the operator's own
-image can run through the runner (``scheduledjob run-one``), which is a shell command, an HTTP request or a Python job.
+``Definition.job`` of the kind ``cluster.pod`` is converted into a ``PodSpec``. It says what the Pod runs: a container,
+a shell command in an image of the user's, or a job that the runner (``scheduledjob run-one``) runs in the operator's
+own image: a shell command, an HTTP request, a Python job or any other registered kind.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ _KEPT: Final = Keep()
 
 @dataclass(slots=True)
 class ContainerSpec:
-    """A container of the user's."""
+    """A container that the user describes."""
 
     image: str
     command: list[str] | None = None
@@ -32,7 +32,7 @@ class ContainerSpec:
 
 @dataclass(slots=True)
 class CustomSpec:
-    """A Python job, by the name under which it is registered in the image."""
+    """A kind that is registered in the image, such as a Python job."""
 
     kind: str
     params: dict[str, Any] | None = None
@@ -57,35 +57,35 @@ class PodSpec:
     curl: CurlSpec | None = None
     custom: CustomSpec | None = None
     image: str | None = None
-    """Instead of the operator's own: for a shell job one that needs nothing but its shell, else one with the runner."""
+    """Instead of the operator's own: for a shell job any image with a shell, otherwise one with the runner."""
     resources: dict[str, Any] | None = None
     service_account: str | None = None
     template: dict[str, Any] | None = None
-    """The user's PodTemplateSpec; what is the operator's wins over it."""
+    """The user's PodTemplateSpec; the operator's own fields override it."""
     complete_exit_codes: frozenset[int] = frozenset()
-    """Exit codes of a container, or of a shell command in the user's image, that end the schedule for good."""
+    """Exit codes of a container, or of a shell command in the user's image, that complete the schedule."""
     payload_from: Value | None = None
-    """A reference to the payload, which stays one: the Pod's environment takes it from the Secret or ConfigMap."""
+    """A reference to the payload. The kubelet resolves it, for the environment of the Pod."""
     keep: KeepPods = field(default_factory=KeepPods)
 
     @property
     def by_runner(self) -> bool:
-        """Whether the operator's runner is what the container runs."""
+        """Whether the container runs the operator's runner."""
         return self.container is None and (self.shell is None or self.image is None)
 
 
 @dataclass(frozen=True, slots=True)
 class PodSettings:
-    """What the administrator decides about Pods."""
+    """The administrator's settings for Pods."""
 
     image: str | None = None
-    """The operator's own image, in which the runner is; None: what needs it fails, and says so."""
+    """The operator's own image, which contains the runner; None: jobs that need it fail, and say so."""
     image_pull_policy: str | None = None
-    """Of the operator's own image; None: as Kubernetes has it."""
+    """For the operator's own image; None: the default of Kubernetes."""
     restricted: bool = False
-    """Whether Pods of the user's images, too, must meet the Pod Security standard ``restricted``."""
+    """Whether Pods with the user's images must also meet the Pod Security Standard ``restricted``."""
     plugins: bool = False
-    """Whether the runner loads the Python jobs that distributions in its image announce."""
+    """Whether the runner loads the Python jobs that packages in its image announce."""
     slack: int = 60
-    """Seconds that a Pod may live beyond all that it is allowed before the kubelet ends it: only a backstop, so long
-    that the operator's own timeout comes first."""
+    """Seconds after all its limits at which the kubelet ends a Pod: only a backstop, so long that the operator's own
+    timeout comes first."""

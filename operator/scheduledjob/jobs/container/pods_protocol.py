@@ -1,8 +1,8 @@
-"""The Pods' API as the executor needs it: a protocol, so that nothing here knows who speaks to the API server.
+"""The operations on Pods that the executor needs: a protocol, so that nothing here knows a client of the API server.
 
-Three kinds of answers are no success, and they are told apart because different things follow from them: nobody
-answered (``PodsAway``: ask again), the answer was no (``PodRefused``: the attempt has failed, with the API server's own
-words), and there is a Pod of that name already (``PodExists``: it is looked at).
+An operation can fail in three ways. There was no answer (``PodsUnavailable``): repeat it. The API server refused it
+(``PodRefused``): the attempt has failed, with the words of the API server. There is a Pod of that name already
+(``PodExists``): read it.
 """
 
 from __future__ import annotations
@@ -14,59 +14,59 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 
-class PodsAway(Exception):
-    """The API server did not answer, or said to come later; what was asked may have been done."""
+class PodsUnavailable(Exception):
+    """The API server did not answer, or asked to retry later. The request may have been carried out."""
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
-        """``retry_after``: seconds before which it said not to come; 0: it did not say."""
+        """``retry_after``: the seconds of Retry-After; 0 if there was none."""
         super().__init__(message)
         self.retry_after = retry_after
 
 
 class PodRefused(Exception):
-    """The API server said no; the message is its own."""
+    """The API server refused a request. The message is its own."""
 
 
 class PodExists(Exception):
-    """There is a Pod of that name."""
+    """There is a Pod of that name already."""
 
 
 class PodWatch(Protocol):
-    """One Pod, by its namespace and name, as the watch tells of it."""
+    """What the watch reports of a Pod, by its namespace and name."""
 
     latest: Mapping[str, Any] | None
-    """What was last told of it; None: nothing yet."""
+    """The newest report; None: nothing yet."""
     gone: frozenset[str]
-    """The uids of those Pods of that name whose end was told since this began."""
+    """The uids of Pods of that name that were deleted since this watch began."""
 
     @property
     def blind(self) -> bool:
-        """The watch is broken, or has never told of this Pod: only asking tells what became of it."""
+        """Whether the watch is broken, or has never reported this Pod, so that only a read shows its state."""
 
     async def change(self) -> None:
         """Return when ``latest`` or ``gone`` have changed since the last call."""
 
 
 class Pods(Protocol):
-    """What is done with Pods. Each may raise ``PodsAway``, and but for ``read`` and ``watch`` ``PodRefused``."""
+    """Operations on Pods. All may raise ``PodsUnavailable``, and all but ``read`` and ``watch`` ``PodRefused``."""
 
     async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The Pod as the API server has it now. Raises ``PodExists``, too."""
+        """Create a Pod and return it. Raises ``PodExists``."""
 
     async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """The Pod as it is now; None: there is none."""
+        """Return the Pod as it is now; None if there is none."""
 
     async def expire(self, pod: Mapping[str, Any]) -> None:
-        """Have its node end it now, as if it had reached its deadline: it stays, with its log. Of a Pod that is gone
-        there is nothing to do."""
+        """Have the node end a Pod now, as if it had reached its deadline. The Pod stays, with its log. Does nothing if
+        the Pod is gone."""
 
     async def delete(self, pod: Mapping[str, Any]) -> None:
-        """Ask for its end, after its own grace; of a Pod that is gone there is nothing to do."""
+        """Request the deletion of a Pod, with its own grace period. Does nothing if the Pod is gone."""
 
     async def log(self, pod: Mapping[str, Any]) -> bytes:
-        """The last lines that the container ``job`` printed, more than history keeps."""
+        """Return the last lines of the container ``job``, more than history keeps."""
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
-        """The values of a Secret, of which the Pod's output must not have one."""
+        """Return the values of a Secret, to mask them in the output."""
 
     def watch(self, namespace: str, name: str) -> AbstractContextManager[PodWatch]: ...

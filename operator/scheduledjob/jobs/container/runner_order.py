@@ -1,9 +1,9 @@
-"""What passes between the operator and its runner in a Pod: an order in, a report out.
+"""What the operator and its runner in a Pod exchange: the operator sends an order, the runner a report.
 
-The order is JSON in the environment, in as many variables as Linux's limit on one of them asks for. A reference in it
-stays one: the kubelet puts the value into a variable, and the order only says which variable that is. The report is
-JSON in the container's termination message, which the kubelet cuts at 4 KiB, so it is made to fit: what a job
-leaves (payload, result) goes before what it printed, because the log has the output, too.
+The order is JSON in the environment, split over several variables if it exceeds Linux's limit for a variable. The
+kubelet resolves its references: it puts each value into a variable, and the order says which variable that is. The
+report is JSON in the container's termination message, which the kubelet cuts at 4 KiB. What a job leaves (payload,
+result) has precedence over its output there, because the log has the output, too.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ if TYPE_CHECKING:
     from scheduledjob.engine.executor import Result
 
 ORDER = "SJOB_RUN"
-"""The variable with the order; the second part of a long one is in ``SJOB_RUN_2``."""
+"""The variable with the order. The second part of a long order is in ``SJOB_RUN_2``."""
 REFERENCE = "SJOB_REF_"
-"""The variables with the values referred to, counted from 0."""
+"""Prefix of the variables with the values of references, which are numbered from 0."""
 MESSAGE_LIMIT = 4096
-"""Bytes that the kubelet takes of a termination message."""
+"""Maximum bytes of a termination message; the kubelet cuts the rest."""
 OUTPUT_IN_REPORT = 3584
-"""Bytes of output in a report, at most."""
+"""Maximum bytes of output in a report."""
 _PART = 30_000
-"""Characters of one part of an order: at four bytes each they are below the 128 KiB that Linux allows a variable."""
+"""Characters of a part of an order: with four bytes each, they are below Linux's limit of 128 KiB."""
 
 
 @dataclass(slots=True)
 class Order:
-    """What the runner is to run."""
+    """What the runner runs."""
 
     kind: str
-    """``shell``, ``curl`` or the name of a Python job."""
+    """A registered kind, such as ``shell`` or the name of a Python job."""
     job: Any = None
     """The spec of the kind, as plain JSON."""
     timeout: float | None = None
     """Seconds."""
     payload: bytes | None = None
-    """Where it is nothing that a variable can hold; else it is in ``SCHEDULEDJOB_PAYLOAD``."""
+    """A payload that a variable can't hold; otherwise it is in ``SCHEDULEDJOB_PAYLOAD``."""
     payload_is_secret: bool = False
-    """It came out of a Secret, and is not to be shown."""
+    """The payload came from a Secret, so it is masked."""
     grace: float = 5.0
-    """Seconds that the job has between TERM and KILL when the Pod is ended."""
+    """Seconds between TERM and KILL of the job when the Pod is ended."""
     references: list[tuple[str, str, str]] = field(default_factory=list)
     """(kind, name, key) of the value in each ``SJOB_REF_n``."""
 
 
 def variables(text: str) -> dict[str, str]:
-    """The variables that carry an order."""
+    """Return the variables for an order."""
     parts = [text[start : start + _PART] for start in range(0, len(text), _PART)]
     return {ORDER if index == 0 else f"{ORDER}_{index + 1}": part for index, part in enumerate(parts)}
 
 
 def read_order(environment: Mapping[str, str]) -> Order:
-    """The order in these variables. ``LookupError`` without one; ``ValueError`` for one that can't be read."""
+    """Return the order. Raises ``LookupError`` if there is none, and ``ValueError`` if it can't be decoded."""
     parts = [environment[ORDER]] if ORDER in environment else []
     while parts and (name := f"{ORDER}_{len(parts) + 1}") in environment:
         parts.append(environment[name])
@@ -67,7 +67,7 @@ def read_order(environment: Mapping[str, str]) -> Order:
 
 
 class Report(msgspec.Struct, omit_defaults=True):
-    """A ``Result`` on its way out of a Pod."""
+    """A ``Result`` as a Pod reports it."""
 
     ok: bool
     reason: str = ""
@@ -77,11 +77,11 @@ class Report(msgspec.Struct, omit_defaults=True):
     result: bytes | None = None
     output: str = ""
     cut: bool = False
-    """There was more output: the log has it."""
+    """Whether there was more output, which is in the log."""
 
 
 def encode_report(result: Result) -> bytes:
-    """At most ``MESSAGE_LIMIT`` bytes. What a job left that is too long for them makes it a failure that says so."""
+    """Return at most ``MESSAGE_LIMIT`` bytes. If the payload and the result are too long, the report is a failure."""
     report = Report(result.ok, result.reason, result.code, result.complete, result.payload, result.result)
     bare = msgspec.json.encode(report)
     if len(bare) > MESSAGE_LIMIT - 64 and (result.payload is not None or result.result is not None):
@@ -99,12 +99,12 @@ def encode_report(result: Result) -> bytes:
         excess = len(encoded) - MESSAGE_LIMIT
         if excess <= 0 or not output:
             return encoded
-        # Escapes make text longer than its bytes: cut by the excess, and look again.
+        # Escapes make the text longer than its bytes, so cut by a part of the excess and try again.
         output = output[max(1, min(len(output), excess // 6 + 1)) :]
 
 
 def read_report(message: str) -> Report | None:
-    """The report in a termination message; None where there is none."""
+    """Return the report of a termination message; None if it is not a report."""
     try:
         return msgspec.json.decode(message, type=Report)
     except (msgspec.MsgspecError, UnicodeError):
@@ -112,5 +112,5 @@ def read_report(message: str) -> Report | None:
 
 
 def grace_of(seconds: int) -> float:
-    """Seconds that a job has between TERM and KILL in a Pod that itself has this many."""
+    """Return the seconds between TERM and KILL of a job whose Pod has ``seconds`` between them."""
     return max(1.0, min(seconds - 5.0, seconds * 0.8))

@@ -1,12 +1,12 @@
-"""The user's template under the operator's fields: a strategic merge, as ``kubectl patch`` does it.
+"""Merges the operator's fields into the user's template: a strategic merge, as in ``kubectl patch``.
 
-Objects are merged field by field. A list whose items have a key of their own (containers by name, volume mounts by
-path) is merged item by item; any other list is one value, and the operator's takes the place of the template's. What
-only the operator has stands before what only the template has, so that the template's variables may refer to the
-operator's. A volume is replaced as a whole: half of two sources would be neither.
+Objects are merged field by field. A list whose items have a key (containers by name, volume mounts by path) is merged
+item by item. In any other list, the operator's list replaces the template's. Items of the operator come first, so that
+the template's variables may refer to the operator's. A volume is replaced as a whole, because it can have one source
+only.
 
-A template that can't be merged (a list where an object belongs, an item without its key, a key given twice) is a
-``ValueError`` that says where.
+A template that can't be merged (a list instead of an object, an item without its key, a key given twice) raises
+``ValueError``, which says where.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ KEYS = {
     "topologySpreadConstraints": "topologyKey",
     "resourceClaims": "name",
 }
-"""The lists that are merged by item, and by which field."""
+"""The lists that are merged item by item, and the key of their items."""
 
 _WHOLE = frozenset({"volumes"})
 _MAY_REPEAT = frozenset({"ports", "topologySpreadConstraints"})
-"""One port may be open for TCP and UDP, one topology key may have two constraints."""
+"""Lists in which a key may repeat: a port may be open for TCP and UDP, a topology key may have two constraints."""
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any], where: str = "template") -> dict[str, Any]:
-    """``over`` on top of ``under``; neither is changed, and the result may share parts with both."""
+    """Return ``under`` overridden by ``over``. Neither is changed; the result may share parts with both."""
     merged = dict(under)
     for name, value in over.items():
         below = under.get(name)
@@ -68,7 +68,7 @@ def _merge_lists(name: str, under: Sequence[Any], over: Sequence[Any], where: st
 
 
 def by_key(items: Sequence[Any], name: str, where: str) -> dict[Any, Any]:
-    """The items of a merged list by their key."""
+    """Return the items of a list by their key. Raises ``ValueError`` for an item without a key, or a repeated key."""
     key = KEYS[name]
     found: dict[Any, Any] = {}
     for index, item in enumerate(items):
@@ -82,7 +82,7 @@ def by_key(items: Sequence[Any], name: str, where: str) -> dict[Any, Any]:
 
 
 def as_object(value: Any, where: str) -> Mapping[str, Any]:
-    """``value``, which must be an object; None counts as an empty one."""
+    """Return ``value`` if it is an object; None counts as an empty one. Otherwise raise ``ValueError``."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -91,7 +91,7 @@ def as_object(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def as_list(value: Any, where: str) -> Sequence[Any]:
-    """``value``, which must be a list; None counts as an empty one."""
+    """Return ``value`` if it is a list; None counts as an empty one. Otherwise raise ``ValueError``."""
     if value is None:
         return ()
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):

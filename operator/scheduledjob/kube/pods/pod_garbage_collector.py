@@ -12,7 +12,7 @@ import structlog
 from scheduledjob.domain.schedule.state import State, run_id
 from scheduledjob.domain.time.instants import from_seconds
 from scheduledjob.engine.store import StoreError
-from scheduledjob.jobs.container.pods_protocol import PodsAway
+from scheduledjob.jobs.container.pods_protocol import PodsUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -57,7 +57,7 @@ class PodGarbageCollector:
             try:
                 if await self._store.lock(LOCK, self._replica, from_seconds(3 * PRUNE_INTERVAL)):
                     await self._pods.prune(self._now(), self._min_age, self._active)
-            except (StoreError, PodsAway) as error:
+            except (StoreError, PodsUnavailable) as error:
                 log.info("old Pods stay for now", error=str(error))
 
     async def _active(self, attempts: Collection[AttemptOf]) -> Collection[AttemptOf]:

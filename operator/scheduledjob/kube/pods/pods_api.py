@@ -17,9 +17,9 @@ import structlog
 from scheduledjob.engine.executor import OUTPUT_LIMIT
 from scheduledjob.jobs.container.pod_names import CONTAINER, UID_LABEL
 from scheduledjob.jobs.container.pod_outcome import EXPIRED
-from scheduledjob.jobs.container.pod_projection import trim
+from scheduledjob.jobs.container.pod_projection import project
 from scheduledjob.jobs.container.pod_pruning import attempt_of, superfluous
-from scheduledjob.jobs.container.pods_protocol import PodExists, PodRefused, PodsAway
+from scheduledjob.jobs.container.pods_protocol import PodExists, PodRefused, PodsUnavailable
 from scheduledjob.kube.client.api import LONGEST_ASKED_PAUSE
 from scheduledjob.kube.client.api_errors import (
     AlreadyExists,
@@ -64,7 +64,7 @@ class ClusterPods:
         self._latest: dict[tuple[str, str], dict[str, Any]] = {}
         self._watches: defaultdict[tuple[str, str], set[_PodWatch]] = defaultdict(set)
         paths = [pods_path(namespace) for namespace in namespaces] or [pods_path()]
-        self.reflector: Reflector[dict[str, Any]] = Reflector(api, paths, UID_LABEL, self._on_pod_event, keep=trim)
+        self.reflector: Reflector[dict[str, Any]] = Reflector(api, paths, UID_LABEL, self._on_pod_event, keep=project)
 
     async def run(self) -> None:
         """Watch until cancelled; no error of the API server ends it."""
@@ -82,7 +82,7 @@ class ClusterPods:
     async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
         async with self._in_flight:
             try:
-                return trim(await self._api.post(pods_path(pod["metadata"]["namespace"]), pod, attempts=TRIES))
+                return project(await self._api.post(pods_path(pod["metadata"]["namespace"]), pod, attempts=TRIES))
             except AlreadyExists:
                 raise PodExists from None
             except ApiError as error:
@@ -90,7 +90,7 @@ class ClusterPods:
 
     async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         try:
-            return trim(await self._api.get(pods_path(namespace, name), attempts=TRIES))
+            return project(await self._api.get(pods_path(namespace, name), attempts=TRIES))
         except NotFound:
             return None
         except ApiError as error:
@@ -175,7 +175,7 @@ class ClusterPods:
 
         One replica at a time need do it. ``now``: the store's clock; ``min_age``: seconds, two leases at least.
         ``active`` says which of some attempts are active, from the store, so no Pod goes before its run has a record.
-        Nothing goes while the watch is broken. Raises ``PodsAway``.
+        Nothing goes while the watch is broken. Raises ``PodsUnavailable``.
         """
         if self.reflector.connected_since is None:
             return 0
@@ -225,8 +225,8 @@ def _path(pod: Mapping[str, Any]) -> str:
     return pods_path(pod["metadata"]["namespace"], pod["metadata"]["name"])
 
 
-def _away(error: ApiError) -> PodsAway:
-    return PodsAway(error.message, min(error.retry_after, LONGEST_ASKED_PAUSE))
+def _away(error: ApiError) -> PodsUnavailable:
+    return PodsUnavailable(error.message, min(error.retry_after, LONGEST_ASKED_PAUSE))
 
 
 def _translate(error: ApiError) -> Exception:

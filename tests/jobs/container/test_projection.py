@@ -9,8 +9,8 @@ import pytest
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.container.pod_builder import build_pod
 from scheduledjob.jobs.container.pod_names import is_of, keep_of, timeout_of
-from scheduledjob.jobs.container.pod_outcome import look, started_at
-from scheduledjob.jobs.container.pod_projection import secrets_of, trim
+from scheduledjob.jobs.container.pod_outcome import observe, started_at
+from scheduledjob.jobs.container.pod_projection import project, secrets_of
 from scheduledjob.jobs.container.pod_spec import PodSpec
 from scheduledjob.jobs.curl.curl_kind import CurlSpec
 from tests.jobs.container.examples import SETTINGS, attempt, with_template
@@ -55,9 +55,9 @@ def test_nothing_is_lost(status: dict[str, Any], runner: bool) -> None:
     )
     pod["metadata"] |= {"uid": "u", "managedFields": [{}], "creationTimestamp": "2026-12-01T10:00:00Z"}
     pod["status"] = status
-    kept = trim(pod)
-    assert trim(kept) == kept
-    assert look(kept) == look(pod)
+    kept = project(pod)
+    assert project(kept) == kept
+    assert observe(kept) == observe(pod)
     assert secrets_of(kept) == secrets_of(pod)
     for read in (started_at, keep_of, timeout_of, lambda each: is_of(each, attempt())):
         assert read(kept) == read(pod)
