@@ -1,8 +1,8 @@
 """LocalTimes: the local seconds that a cron expression matches, in a calendar without time zones.
 
-Each field is a bit mask, so finding the next value takes a shift and a count of trailing zeros. The days of a month are
-one mask, computed once for each of the 28 shapes that a month can have (its length and its first day of the week). So
-the next match, the previous match and the number of matches in ten years are found without visiting every match.
+The times of a matching day are ``TimesOfDay``. The matching days of a month are a bit mask, computed once for each of
+the 28 shapes that a month can have (its length and its first day of the week). So the next match, the previous match
+and the number of matches in ten years are found without visiting every match.
 
 All numbers are whole local seconds since 1970-01-01T00:00:00, or days since then. ``None`` means that nothing matches.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from scheduledjob.domain.time.zones import FIRST_SECOND, LAST_SECOND
 
 from .parse import CronError, CronFields, Field, Kind, Term
+from .times_of_day import TimesOfDay, lowest_bit, mask_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,19 +29,8 @@ _LAST_YEAR: Final = 9998
 _MONTH_LENGTHS: Final = (0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
-def _lowest(mask: int) -> int:
-    return (mask & -mask).bit_length() - 1
-
-
-def _mask(numbers: Iterable[int]) -> int:
-    mask = 0
-    for number in numbers:
-        mask |= 1 << number
-    return mask
-
-
 def _field_mask(field: Field, terms: tuple[Term, ...]) -> int:
-    return _mask(number for term in terms for number in term.numbers(field))
+    return mask_of(number for term in terms for number in term.numbers(field))
 
 
 def _is_leap(year: int) -> bool:
@@ -51,44 +41,39 @@ class LocalTimes:
     """The local seconds that an expression matches, in a calendar without zones."""
 
     def __init__(self, fields: CronFields, *, any_second: bool = False) -> None:
-        self._seconds = (1 << 60) - 1 if any_second else _field_mask(Field.SECOND, fields.second)
-        self._minutes = _field_mask(Field.MINUTE, fields.minute)
-        self._hours = _field_mask(Field.HOUR, fields.hour)
+        self.times = TimesOfDay(
+            (1 << 60) - 1 if any_second else _field_mask(Field.SECOND, fields.second),
+            _field_mask(Field.MINUTE, fields.minute),
+            _field_mask(Field.HOUR, fields.hour),
+        )
+        """The matches of a matching day."""
         self._months = _field_mask(Field.MONTH, fields.month)
-        self._fields = fields
-        self._shapes: dict[int, int] = {}
         unbounded = any(term.kind is Kind.ANY and term.step == 1 for term in fields.year)
         self._years = None if unbounded else _field_mask(Field.YEAR, fields.year)
-        self._first_second = _lowest(self._seconds)
-        self._first_time = _lowest(self._hours) * 3600 + _lowest(self._minutes) * 60 + self._first_second
-        self._last_in_minute = self._seconds.bit_length() - 1
-        self._last_in_hour = (self._minutes.bit_length() - 1) * 60 + self._last_in_minute
-        self._last_time = (self._hours.bit_length() - 1) * 3600 + self._last_in_hour
-        self._in_minute = self._seconds.bit_count()
-        self._in_hour = self._minutes.bit_count() * self._in_minute
-        self.each_day = self._hours.bit_count() * self._in_hour
-        """The number of matches in a matching day."""
+        self._fields = fields
+        self._shapes: dict[int, int] = {}
+        """By length and first weekday of a month: its matching days."""
         self._require_a_match()
 
     def next(self, local: int) -> int | None:
         """Return the first match at or after a local second."""
         day, time = divmod(local, DAY)
         if self.matches_day(day):
-            found = self._time_from(time)
+            found = self.times.at_or_after(time)
             if found is not None:
                 return day * DAY + found
         following = self._day_from(day + 1)
-        return None if following is None else following * DAY + self._first_time
+        return None if following is None else following * DAY + self.times.first
 
     def previous(self, local: int) -> int | None:
         """Return the last match at or before a local second."""
         day, time = divmod(local, DAY)
         if self.matches_day(day):
-            found = self._time_until(time)
+            found = self.times.at_or_before(time)
             if found is not None:
                 return day * DAY + found
         earlier = self._day_until(day - 1)
-        return None if earlier is None else earlier * DAY + self._last_time
+        return None if earlier is None else earlier * DAY + self.times.last
 
     def count(self, start: int, stop: int) -> int:
         """Return how many seconds match in ``start <= local < stop``."""
@@ -96,11 +81,11 @@ class LocalTimes:
             return 0
         first, from_time = divmod(start, DAY)
         last, to_time = divmod(stop, DAY)
-        total = self._days_between(first, last) * self.each_day
+        total = self._days_between(first, last) * self.times.count
         if to_time and self.matches_day(last):
-            total += self._times_before(to_time)
+            total += self.times.count_before(to_time)
         if from_time and self.matches_day(first):
-            total -= self._times_before(from_time)
+            total -= self.times.count_before(from_time)
         return total
 
     def matches_day(self, day: int) -> bool:
@@ -113,60 +98,6 @@ class LocalTimes:
             return False
         return bool(self._month_days(year, found.month) >> found.day & 1)
 
-    def day_pattern(self) -> int:
-        """Return the matches of a matching day as a mask with a bit for each second."""
-        hour = 0
-        for minute in range(60):
-            if self._minutes >> minute & 1:
-                hour |= self._seconds << minute * 60
-        pattern = 0
-        for number in range(24):
-            if self._hours >> number & 1:
-                pattern |= hour << number * 3600
-        return pattern
-
-    def _time_from(self, time: int) -> int | None:
-        hour, rest = divmod(time, 3600)
-        if self._hours >> hour & 1:
-            minute, second = divmod(rest, 60)
-            if self._minutes >> minute & 1:
-                ahead = self._seconds >> second
-                if ahead:
-                    return time + _lowest(ahead)
-            ahead = self._minutes >> minute + 1
-            if ahead:
-                return hour * 3600 + (minute + 1 + _lowest(ahead)) * 60 + self._first_second
-        ahead = self._hours >> hour + 1
-        if ahead:
-            return (hour + 1 + _lowest(ahead)) * 3600 + self._first_time % 3600
-        return None
-
-    def _time_until(self, time: int) -> int | None:
-        hour, rest = divmod(time, 3600)
-        if self._hours >> hour & 1:
-            minute, second = divmod(rest, 60)
-            if self._minutes >> minute & 1:
-                behind = self._seconds & (2 << second) - 1
-                if behind:
-                    return time - second + behind.bit_length() - 1
-            behind = self._minutes & (1 << minute) - 1
-            if behind:
-                return hour * 3600 + (behind.bit_length() - 1) * 60 + self._last_in_minute
-        behind = self._hours & (1 << hour) - 1
-        if behind:
-            return (behind.bit_length() - 1) * 3600 + self._last_in_hour
-        return None
-
-    def _times_before(self, time: int) -> int:
-        hour, rest = divmod(time, 3600)
-        minute, second = divmod(rest, 60)
-        total = (self._hours & (1 << hour) - 1).bit_count() * self._in_hour
-        if self._hours >> hour & 1:
-            total += (self._minutes & (1 << minute) - 1).bit_count() * self._in_minute
-            if self._minutes >> minute & 1:
-                total += (self._seconds & (1 << second) - 1).bit_count()
-        return total
-
     def _day_from(self, day: int) -> int | None:
         """Return the first matching day at or after ``day``."""
         if day > _LAST_DAY:
@@ -178,15 +109,15 @@ class LocalTimes:
                 later = self._years >> year
                 if not later:
                     return None
-                year, month, skip = year + _lowest(later), 1, 0
+                year, month, skip = year + lowest_bit(later), 1, 0
             ahead = self._months >> month
             while ahead:
-                step = _lowest(ahead)
+                step = lowest_bit(ahead)
                 if step:
                     month, skip = month + step, 0
                 days = self._month_days(year, month) >> skip
                 if days:
-                    return date(year, month, 1).toordinal() - 1 + skip + _lowest(days) - _EPOCH_DAY
+                    return date(year, month, 1).toordinal() - 1 + skip + lowest_bit(days) - _EPOCH_DAY
                 month, skip = month + 1, 0
                 ahead = self._months >> month
             year, month, skip = year + 1, 1, 0
@@ -249,9 +180,9 @@ class LocalTimes:
         return days
 
     def _make_shape(self, length: int, first_weekday: int) -> int:
-        whole = _mask(range(1, length + 1))
-        by_date = _mask(day for term in self._fields.day for day in _days_by_date(term, length, first_weekday))
-        by_name = _mask(day for term in self._fields.weekday for day in _days_by_name(term, length, first_weekday))
+        whole = mask_of(range(1, length + 1))
+        by_date = mask_of(day for term in self._fields.day for day in _days_by_date(term, length, first_weekday))
+        by_name = mask_of(day for term in self._fields.weekday for day in _days_by_name(term, length, first_weekday))
         return (by_date | by_name if self._fields.either_day else by_date & by_name) & whole
 
     def _require_a_match(self) -> None:

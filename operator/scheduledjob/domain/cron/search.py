@@ -137,7 +137,7 @@ class CronSearch:
 
     def day_pattern(self) -> int:
         """Return what all days share, for ``day_slots``. Compute it once for many days."""
-        return self._local.day_pattern()
+        return self._local.times.pattern()
 
     def day_slots(self, day: int, pattern: int) -> int:
         """Return the slots of a UTC day, bit n for its n-th second. ``pattern`` is ``day_pattern()``."""
