@@ -82,7 +82,7 @@ async def test_what_is_missing_is_named(asking: Asking) -> None:
     "name", ["../../default/secrets/one", "one/../two", "", ".", "..", "One", "a b", "one?x=y", "ü"]
 )
 async def test_a_name_is_never_a_path(asking: Asking, name: str) -> None:
-    with pytest.raises(LookupError, match="there can be no Secret"):
+    with pytest.raises(LookupError, match="is not a valid name of a Secret"):
         await asking.value("Secret", name, "user")
     assert not asking.asked
 

@@ -141,7 +141,7 @@ async def test_after_410_the_new_list_tells_what_is_gone(own_cluster: ControlPla
 
 
 @pytest.mark.parametrize(
-    ("code", "times"), [(403, 1), (429, 1), (500, 1), (504, 1), (None, 1), (500, module.RESUMED_AT_MOST + 1)]
+    ("code", "times"), [(403, 1), (429, 1), (500, 1), (504, 1), (None, 1), (500, module.MAX_RESUMES + 1)]
 )
 async def test_an_error_of_the_watch_hides_nothing(
     code: int | None, times: int, cluster: Cluster, namespace: str, tmp_path: Path

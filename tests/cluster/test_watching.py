@@ -331,13 +331,13 @@ async def test_an_end_of_kopf_for_no_reason_is_a_new_beginning(
     path = scheduled_jobs(namespace)
     failures = [SystemExit(3), KeyboardInterrupt()]
 
-    async def give(handover: Handover, body: dict[str, Any], *, deleted: bool) -> None:
+    async def failing_put(handover: Handover, body: dict[str, Any], *, deleted: bool) -> None:
         if failures:
             raise failures.pop()
-        await Handover_give(handover, body, deleted=deleted)
+        await original_put(handover, body, deleted=deleted)
 
-    Handover_give = Handover.give  # noqa: N806  # what is replaced
-    monkeypatch.setattr(Handover, "give", give)
+    original_put = Handover.put
+    monkeypatch.setattr(Handover, "put", failing_put)
     async with cluster.client() as api, watched(cluster.kubeconfig, namespace) as seen:
         await api.post(path, a_job("one"))
         await seen.next("one")

@@ -82,7 +82,7 @@ def test_a_kubectl_proxy_on_loopback(kubeconfig: Path) -> None:
         ({"insecure-skip-tls-verify": True}, "insecure-skip-tls-verify.* give certificate-authority"),
         ({"server": "http://it.example"}, "give an https:// address"),
         ({"user": {}}, "holds neither token nor client certificate"),
-        ({"user": {"exec": {"command": "/no/such/plugin", "apiVersion": "x"}}}, "the plugin gave none"),
+        ({"user": {"exec": {"command": "/no/such/plugin", "apiVersion": "x"}}}, "the plugin returned none"),
         ({"certificate-authority-data": base64.b64encode(b"no").decode()}, "certificates or a key that can't be read"),
         ({"user": {"client-certificate": "/no/such", "client-key": "/no/such"}}, "/no/such"),
     ],

@@ -19,7 +19,7 @@ async def give(handover: Handover, *seen: WatchEvent) -> None:
 
     async def all_of_them() -> None:
         for body, deleted in seen:
-            await handover.give(body, deleted=deleted)
+            await handover.put(body, deleted=deleted)
 
     await asyncio.to_thread(lambda: asyncio.run(all_of_them()))
 
@@ -52,7 +52,7 @@ async def test_who_waits_is_woken() -> None:
 
 
 async def test_a_full_room_holds_the_giver_and_loses_nothing() -> None:
-    handover = Handover(room=10)
+    handover = Handover(capacity=10)
     many = [WatchEvent(an_object(str(n)), False) for n in range(1000)]
     taken: list[WatchEvent] = []
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
@@ -64,18 +64,18 @@ async def test_a_full_room_holds_the_giver_and_loses_nothing() -> None:
 
 
 async def test_an_object_that_waits_needs_no_more_room() -> None:
-    handover = Handover(room=1)
+    handover = Handover(capacity=1)
     async with asyncio.timeout(PATIENCE):
         await give(handover, *(WatchEvent(an_object("a", n), False) for n in range(100)))
     assert [each.body["metadata"]["resourceVersion"] for each in await handover.take()] == ["99"]
 
 
 async def test_a_giver_whose_loop_has_ended_is_forgotten() -> None:
-    handover = Handover(room=1)
+    handover = Handover(capacity=1)
 
     async def give_up() -> None:
-        await handover.give(an_object("a"), deleted=False)
-        waiting = asyncio.create_task(handover.give(an_object("b"), deleted=False))
+        await handover.put(an_object("a"), deleted=False)
+        waiting = asyncio.create_task(handover.put(an_object("b"), deleted=False))
         await asyncio.sleep(0)
         waiting.cancel()
 

@@ -21,7 +21,7 @@ from scheduledjob.kube.client.api_errors import (
     Gone,
     Invalid,
     NotFound,
-    refusal,
+    error_of_answer,
 )
 from scheduledjob.kube.client.paths import pods, scheduled_jobs
 
@@ -86,17 +86,17 @@ def test_retry_after(header: str | None, seconds: float) -> None:
 )
 def test_refusals_have_the_servers_words(status: int, reason: str, kind: type[ApiError]) -> None:
     body = f'{{"kind": "Status", "reason": "{reason}", "message": "words", "details": {{"name": "x"}}}}'
-    error = refusal(status, body.encode())
+    error = error_of_answer(status, body.encode())
     assert type(error) is kind
     assert (error.status, error.reason, error.message, error.details) == (status, reason, "words", {"name": "x"})
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>bad gateway</html>", b"\xff\xfe", b"[]", b'{"kind": "Pod"}'])
 def test_an_answer_that_is_no_status_is_still_an_error(body: bytes) -> None:
-    error = refusal(502, body)
+    error = error_of_answer(502, body)
     assert isinstance(error, ApiUnavailable)
     assert error.message.startswith("HTTP 502")
 
 
 def test_a_page_of_a_proxy_is_cut() -> None:
-    assert len(refusal(502, b"x" * 10**6).message) < 400
+    assert len(error_of_answer(502, b"x" * 10**6).message) < 400

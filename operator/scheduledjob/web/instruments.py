@@ -41,15 +41,38 @@ class Instrument:
         raise NotImplementedError
 
 
-class Counter(Instrument):
+class _ValueInstrument(Instrument):
+    """Holds a number for each combination of labels."""
+
+    family_type: type[CounterMetricFamily] | type[GaugeMetricFamily]
+
+    def __init__(self, name: str, help_text: str, *labels: str) -> None:
+        super().__init__(name, help_text, *labels)
+        self._values: dict[Labels, float] = {}
+
+    def value(self, *labels: str) -> float:
+        return self._values.get(labels, 0)
+
+    def family(self) -> Metric:
+        family = self.family_type(self.name, self.help_text, labels=self.labels)
+        with self._lock:
+            values = list(self._values.items())
+        for labels, value in values:
+            family.add_metric(labels, value)
+        return family
+
+
+class Counter(_ValueInstrument):
     """Counts up. Without labels it starts at zero; with labels, each series appears with its first count."""
 
     type = "counter"
     suffix = "_total"
+    family_type = CounterMetricFamily
 
     def __init__(self, name: str, help_text: str, *labels: str) -> None:
         super().__init__(name, help_text, *labels)
-        self._values: dict[Labels, float] = {} if labels else {(): 0}
+        if not labels:
+            self._values[()] = 0
 
     def add(self, *labels: str, by: float = 1) -> None:
         with self._lock:
@@ -60,41 +83,16 @@ class Counter(Instrument):
         with self._lock:
             self._values[labels] = total
 
-    def value(self, *labels: str) -> float:
-        return self._values.get(labels, 0)
 
-    def family(self) -> Metric:
-        family = CounterMetricFamily(self.name, self.help_text, labels=self.labels)
-        with self._lock:
-            values = list(self._values.items())
-        for labels, value in values:
-            family.add_metric(labels, value)
-        return family
-
-
-class Gauge(Instrument):
+class Gauge(_ValueInstrument):
     """Holds a current value. It is not exposed before it is set."""
 
     type = "gauge"
-
-    def __init__(self, name: str, help_text: str, *labels: str) -> None:
-        super().__init__(name, help_text, *labels)
-        self._values: dict[Labels, float] = {}
+    family_type = GaugeMetricFamily
 
     def set(self, value: float, *labels: str) -> None:
         with self._lock:
             self._values[labels] = value
-
-    def value(self, *labels: str) -> float:
-        return self._values.get(labels, 0)
-
-    def family(self) -> Metric:
-        family = GaugeMetricFamily(self.name, self.help_text, labels=self.labels)
-        with self._lock:
-            values = list(self._values.items())
-        for labels, value in values:
-            family.add_metric(labels, value)
-        return family
 
 
 class Histogram(Instrument):

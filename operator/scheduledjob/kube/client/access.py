@@ -1,11 +1,11 @@
-"""How to reach the API server and convince it of who we are.
+"""The address of the API server, and the credentials for it.
 
-The kubernetes package reads kubeconfigs and what a Pod is given, plugins and all; of it nothing else is used. What it
-finds is held by one ``Access``, which every client of the process shares, from whichever thread: the address, a TLS
-context, and the ``Authorization`` header as it is now. Tokens rotate and certificates expire, so the header is looked
-at once a minute, and everything is read again when the API server refuses it.
+The kubernetes package reads kubeconfigs, with their plugins, and the service account of a Pod; nothing else of it is
+used. An ``Access`` holds the address, a TLS context and the current ``Authorization`` header, and all clients of the
+process share it, in any thread. Tokens rotate and certificates expire, so the header is refreshed once a minute, and
+everything is read again when the API server refuses it.
 
-All of it may block (files, a plugin's process), so the clients call it in a thread of its own.
+All of this may block (files, the process of a plugin), so clients call it in a thread of its own.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from kubernetes.client import Configuration
 from kubernetes.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config
 
 REFRESH_SECONDS = 60.0
-"""How old the header becomes before it is looked at again; a token in a Pod is replaced long before it expires."""
+"""Seconds until the header is refreshed. The kubelet replaces a Pod's token long before it expires."""
 IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class ConfigError(Exception):
-    """There is no way to the API server in what we were given; the message says what to give."""
+    """The configuration does not lead to the API server. The message says what to change."""
 
 
 class Access:
-    """Where the API server is and what we show it. Thread-safe once ``load`` has returned."""
+    """The address and the credentials. Thread-safe once ``load`` has returned."""
 
     server: str
-    """URL without a slash at the end."""
+    """The URL, without a slash at the end."""
     tls: ssl.SSLContext | None
     """None only for plain HTTP on loopback (``kubectl proxy``)."""
     server_name: str | None
-    """The name that the server's certificate is for, where that is not its address."""
+    """The name in the server's certificate, if it is not the address."""
     proxy: str | None
     namespace: str
-    """The Pod's own, or the context's."""
+    """The namespace of the Pod or of the context."""
     authorization: str | None = None
-    """The header to send now; None where a certificate says who we are."""
+    """The header to send; None if a client certificate identifies us."""
 
     def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
-        """``kubeconfig``: a path; None: ``KUBECONFIG``, else what the Pod was given, else ``~/.kube/config``."""
+        """``kubeconfig``: a path; None: ``KUBECONFIG``, else the Pod's service account, else ``~/.kube/config``."""
         self._kubeconfig = kubeconfig or os.environ.get("KUBECONFIG") or None
         self._context = context
         self._lock = threading.Lock()
         self._checked = 0.0
-        self._found: Any = None
+        self._configuration: Any = None
 
     def load(self) -> None:
         """Read everything. Raises ConfigError."""
@@ -61,7 +61,7 @@ class Access:
             self._read()
 
     def due(self) -> bool:
-        """Whether the caller should ``refresh`` now; True for one caller a minute."""
+        """Return whether the caller should ``refresh`` now. True for one caller a minute."""
         now = time.monotonic()
         if now - self._checked < REFRESH_SECONDS:
             return False
@@ -69,12 +69,12 @@ class Access:
         return True
 
     def refresh(self) -> None:
-        """Look at the token again: a Pod's file, a plugin whose answer has expired."""
+        """Read the token again, from the Pod's file or from a plugin."""
         with self._lock:
             self._read_header()
 
     def renew(self, refused: str | None) -> None:
-        """The API server refused this header (401): read everything again, unless somebody has done it already."""
+        """Read everything again after the API server refused this header (401), unless another caller has done so."""
         with self._lock:
             if self.authorization == refused:
                 self._read()
@@ -86,17 +86,17 @@ class Access:
         address = urlsplit(server)
         if not found.verify_ssl:
             raise ConfigError(
-                f"{source} has insecure-skip-tls-verify, and who answers for {server} would get our credentials: "
+                f"{source} has insecure-skip-tls-verify, so whoever answers for {server} would get our credentials: "
                 "give certificate-authority or certificate-authority-data instead"
             )
         if address.scheme != "https" and address.hostname not in LOOPBACK:
             raise ConfigError(f"{source} names the server {server!r}: give an https:// address")
-        self._found = found
+        self._configuration = found
         self._read_header()
         if address.scheme == "https" and not self.authorization and not found.cert_file:
             raise ConfigError(
                 f"{source} holds neither token nor client certificate: give the user one "
-                "(if it names a plugin, the plugin gave none, and the log says why)"
+                "(if it names a plugin, the plugin returned none; the log says why)"
             )
         self.server, self.server_name = server, found.tls_server_name
         self.proxy = None if _bypassed(found.proxy, address.hostname or "") else found.proxy
@@ -107,19 +107,19 @@ class Access:
         if in_pod and self._kubeconfig is None and self._context is None:
             source = "the Pod's service account"
             try:
-                load_incluster_config(found)  # type: ignore[no-untyped-call]  # it has no types
+                load_incluster_config(found)  # type: ignore[no-untyped-call]  # the package has no types
                 self.namespace = (IN_POD / "namespace").read_text().strip()
             except (ConfigException, OSError) as error:
                 raise ConfigError(f"{source} does not lead to the API server: {error}") from error
             return source
         source = f"the kubeconfig {self._kubeconfig or '~/.kube/config'}"
         try:
-            load_kube_config(self._kubeconfig, self._context, found, persist_config=False)  # type: ignore[no-untyped-call]  # it has no types
-            contexts, active = list_kube_config_contexts(self._kubeconfig)  # type: ignore[no-untyped-call]  # it has no types
-        except Exception as error:  # yaml, files, keys: what a wrong kubeconfig can raise has no common base
-            words = " ".join(str(error).split())
+            load_kube_config(self._kubeconfig, self._context, found, persist_config=False)  # type: ignore[no-untyped-call]  # the package has no types
+            contexts, active = list_kube_config_contexts(self._kubeconfig)  # type: ignore[no-untyped-call]  # the package has no types
+        except Exception as error:  # the errors of YAML, files and keys have no common base
+            reason = " ".join(str(error).split())
             raise ConfigError(
-                f"{source} can't be used: {words}; give another with --kubeconfig or KUBECONFIG, "
+                f"{source} can't be used: {reason}; give another with --kubeconfig or KUBECONFIG, "
                 "or run in a Pod that has a service account token"
             ) from error
         chosen = next((candidate for candidate in contexts if candidate["name"] == self._context), active)
@@ -128,7 +128,7 @@ class Access:
 
     def _read_header(self) -> None:
         try:
-            header = self._found.get_api_key_with_prefix("BearerToken")
+            header = self._configuration.get_api_key_with_prefix("BearerToken")
         except (ConfigException, OSError) as error:
             raise ConfigError(f"the token for the API server can't be read again: {error}") from error
         self.authorization = header.strip() if header else None
@@ -142,11 +142,11 @@ def _tls(found: Any, source: str) -> ssl.SSLContext:
             context.load_cert_chain(found.cert_file, found.key_file)
     except (OSError, ValueError) as error:  # ssl's errors are OSErrors
         raise ConfigError(f"{source} has certificates or a key that can't be read: {error}") from error
-    # Python 3.13 asks of an authority what kubeadm and others don't write into theirs.
+    # Python 3.13 requires extensions of an authority's certificate that kubeadm and others omit.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 
 
 def _bypassed(proxy: str | None, host: str) -> bool:
-    """Whether the proxy is the environment's and the environment excepts this host from it."""
+    """Whether the proxy comes from the environment, and NO_PROXY excludes this host."""
     return proxy in getproxies().values() and bool(proxy_bypass(host))

@@ -1,6 +1,6 @@
-"""What the API server refuses, and that it does not answer: one small tree, so that a caller names what it expects.
+"""The errors of the API server, and of an API server that does not answer.
 
-The message of a refusal is the API server's own, because it is written for the person who has to act on it.
+Messages are the API server's own, because they are written for the person who has to act on them.
 """
 
 from __future__ import annotations
@@ -9,67 +9,67 @@ from typing import Any
 
 import msgspec
 
-MOST_TEXT = 300
-"""Characters kept of an answer that is no Status: a proxy's page, say."""
+MAX_TEXT = 300
+"""Characters that are kept of an answer that is not a Status, such as the page of a proxy."""
 
 
 class ApiError(Exception):
-    """The API server did not do what was asked."""
+    """A request failed."""
 
     def __init__(self, status: int, reason: str, message: str, details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.status = status
-        """HTTP status; 0 without an answer."""
+        """The HTTP status; 0 if there was no answer."""
         self.reason = reason
-        """The API server's own word: ``NotFound``, ``AlreadyExists`` ..."""
+        """The reason of the Status: ``NotFound``, ``AlreadyExists`` ..."""
         self.message = message
         self.details = details or {}
-        """Of the Status: ``name``, ``kind``, ``causes``, ``retryAfterSeconds``."""
+        """The details of the Status: ``name``, ``kind``, ``causes``, ``retryAfterSeconds``."""
         self.retry_after = 0.0
-        """Seconds for which the server asked to be left alone (Retry-After); 0: it did not."""
+        """Seconds of the Retry-After header; 0 if there was none."""
 
 
 class BadRequest(ApiError):
-    """400: what was sent makes no sense to it."""
+    """400: the API server does not understand the request."""
 
 
 class Unauthorized(ApiError):
-    """401, also after the credentials were read again."""
+    """401, even after the credentials were read again."""
 
 
 class Forbidden(ApiError):
-    """403: RBAC, a quota, a policy or admission is against it."""
+    """403: RBAC, a quota, a policy or an admission controller forbids it."""
 
 
 class NotFound(ApiError):
-    """404: the object, its namespace or its kind is not there."""
+    """404: the object, its namespace or its kind does not exist."""
 
 
 class ApiConflict(ApiError):
-    """409: it changed meanwhile."""
+    """409: the object has changed in the meantime."""
 
 
 class AlreadyExists(ApiConflict):
-    """409: an object of that name is there."""
+    """409: an object of that name exists."""
 
 
 class Gone(ApiError):
-    """410: that resourceVersion or continue token is forgotten."""
+    """410: the resourceVersion or the continue token has expired."""
 
 
 class ListExpired(Gone):
-    """A list grew too old between two of its pages: what was seen of it is no complete list."""
+    """A list expired between two of its pages, so it is incomplete."""
 
 
 class Invalid(ApiError):
-    """422: a field is wrong; ``details["causes"]`` says which."""
+    """422: a field is invalid; ``details["causes"]`` says which."""
 
 
 class ApiUnavailable(ApiError):
-    """No answer, or one that says to try later (429, 5xx), in any of the attempts; it may have been done."""
+    """No attempt got an answer other than to try later (429, 5xx). The request may have been carried out."""
 
 
-_OF_STATUS: dict[int, type[ApiError]] = {
+_BY_STATUS: dict[int, type[ApiError]] = {
     400: BadRequest,
     401: Unauthorized,
     403: Forbidden,
@@ -80,27 +80,27 @@ _OF_STATUS: dict[int, type[ApiError]] = {
 }
 
 
-def later(status: int) -> bool:
-    """Whether this answer says to try again later."""
+def is_retryable(status: int) -> bool:
+    """Return whether an answer with this HTTP status says to try again later."""
     return status == 429 or status >= 500
 
 
-def refusal(status: int, body: bytes) -> ApiError:
-    """The error that an answer of this HTTP status (or an ERROR of a watch with this code) means."""
+def error_of_answer(status: int, body: bytes) -> ApiError:
+    """Return the error for an answer with this HTTP status."""
     try:
         answer = msgspec.json.decode(body)
     except ValueError:  # msgspec's errors are ValueErrors
         answer = None
     if not isinstance(answer, dict) or answer.get("kind") != "Status":
-        text = body[: 4 * MOST_TEXT].decode(errors="replace").strip()[:MOST_TEXT]
+        text = body[: 4 * MAX_TEXT].decode(errors="replace").strip()[:MAX_TEXT]
         answer = {"message": f"HTTP {status}: {text}" if text else f"HTTP {status}"}
-    return from_status(status, answer)
+    return error_of_status(status, answer)
 
 
-def from_status(status: int, answer: dict[str, Any]) -> ApiError:
-    """The same from a decoded ``Status``."""
+def error_of_status(status: int, answer: dict[str, Any]) -> ApiError:
+    """Return the error for a decoded ``Status``: of an answer, or of an ERROR event of a watch."""
     reason = answer.get("reason") or ""
-    kind = AlreadyExists if reason == "AlreadyExists" else _OF_STATUS.get(status, ApiError)
-    if later(status):
+    kind = AlreadyExists if reason == "AlreadyExists" else _BY_STATUS.get(status, ApiError)
+    if is_retryable(status):
         kind = ApiUnavailable
     return kind(status, reason, answer.get("message") or f"HTTP {status} {reason}".rstrip(), answer.get("details"))

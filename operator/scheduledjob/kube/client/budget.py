@@ -1,8 +1,8 @@
-"""The budget of writes to the API server: how busy the jobs are must not be how busy the API server is.
+"""The budget of writes to the API server, so that busy jobs do not make a busy API server.
 
-One bucket of tokens that fills at a steady rate, for two uses. Status is the truth and may take all of it; Events are
-talk and get at most a quarter, and while status waits in line, one write in twenty: after a storm of a thousand jobs
-the status of all of them is true again within a minute. Within a use, first come, first served.
+Status and Events share a token bucket that fills at a steady rate. Status may use all of it. Events get at most a
+quarter, and only one write in twenty while status waits, so the status of a thousand jobs that end at the same time is
+up to date within a minute. Within a use, writes are served in order.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections import deque
 from enum import Enum
 
 EVENT_SHARE = 0.25
-OVERTAKEN = 19
-"""Writes of status between two Events that overtake waiting ones."""
+"""The share of the budget that Events may use."""
+STATUS_WRITES_PER_EVENT = 19
+"""While status waits, an Event may be written after this many statuses."""
 
 
 class BudgetUse(Enum):
@@ -24,14 +25,14 @@ class BudgetUse(Enum):
 
 
 class Budget:
-    """Tokens, one for each write. Belongs to one event loop, whose clock it goes by."""
+    """Hands out tokens, one for each write. Use it in one event loop, whose clock it uses."""
 
     def __init__(self, rate: float = 20.0, burst: float | None = None) -> None:
-        """``rate``: writes a second in the long run; ``burst``: how many at once after a rest, default as many as in
-        one second. Raises ValueError unless both allow a write at all."""
+        """``rate``: writes a second in the long run. ``burst``: writes at once after a pause, by default those of a
+        second. Raises ValueError if they do not allow any write."""
         burst = max(rate, 1.0) if burst is None else burst
         if not rate > 0 or burst < 1:
-            raise ValueError(f"a budget of {rate:g} writes a second and {burst:g} at once allows none: give more")
+            raise ValueError(f"a budget of {rate:g} writes a second and {burst:g} at once allows none: increase it")
         self._all = _Bucket(rate, burst)
         self._events = _Bucket(rate * EVENT_SHARE, max(1.0, burst * EVENT_SHARE))
         self._waiting: dict[BudgetUse, deque[asyncio.Future[None]]] = {use: deque() for use in BudgetUse}
@@ -55,42 +56,42 @@ class Budget:
             raise
 
     def lift(self) -> None:
-        """From now on everything may be sent: at the end, when what is not written now never will be."""
+        """Allow everything from now on: at shutdown, what is not written now is never written."""
         self._lifted = True
         if self._timer is not None:
             self._timer.cancel()
         for line in self._waiting.values():
             while line:
-                _let_go(line.popleft())
+                _grant(line.popleft())
 
     def _serve(self) -> None:
-        """Let go whoever can be, and set the timer for the next."""
+        """Grant every write that may be sent now, and set the timer for the next."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while True:
-            waits = {use: self._wait(use) for use in (BudgetUse.EVENT, BudgetUse.STATUS) if self._has(use)}
+            waits = {use: self._seconds_until(use) for use in (BudgetUse.EVENT, BudgetUse.STATUS) if self._has(use)}
             if not waits:
                 return
-            if BudgetUse.STATUS in waits and self._since_event < OVERTAKEN:
+            if BudgetUse.STATUS in waits and self._since_event < STATUS_WRITES_PER_EVENT:
                 waits.pop(BudgetUse.EVENT, None)
-            use = min(waits, key=waits.__getitem__)  # where both may, the Event: that is one time in twenty
+            use = min(waits, key=waits.__getitem__)  # if both may be sent, the Event comes first
             if waits[use] > 0:
                 self._timer = asyncio.get_running_loop().call_later(waits[use], self._serve)
                 return
-            if _let_go(self._waiting[use].popleft()):
+            if _grant(self._waiting[use].popleft()):
                 self._spend(use)
 
     def _has(self, use: BudgetUse) -> bool:
         line = self._waiting[use]
-        while line and line[0].done():  # cancelled in line
+        while line and line[0].done():  # cancelled
             line.popleft()
         return bool(line)
 
-    def _wait(self, use: BudgetUse) -> float:
+    def _seconds_until(self, use: BudgetUse) -> float:
         now = asyncio.get_running_loop().time()
-        own = self._events.wait(now) if use is BudgetUse.EVENT else 0.0
-        return max(own, self._all.wait(now))
+        event_wait = self._events.seconds_until_token(now) if use is BudgetUse.EVENT else 0.0
+        return max(event_wait, self._all.seconds_until_token(now))
 
     def _spend(self, use: BudgetUse) -> None:
         self._all.tokens -= 1
@@ -108,24 +109,23 @@ class Budget:
 
 
 class _Bucket:
-    """Tokens that come at ``rate`` a second up to ``size``; full at first."""
+    """Fills with ``rate`` tokens a second, up to ``size``. It is full at first."""
 
     def __init__(self, rate: float, size: float) -> None:
         self._rate = rate
         self._size = size
         self.tokens = size
-        self._at: float | None = None
+        self._filled_at: float | None = None
 
-    def wait(self, now: float) -> float:
-        """Seconds until there is a token."""
-        if self._at is not None:
-            self.tokens = min(self._size, self.tokens + (now - self._at) * self._rate)
-        self._at = now
-        # A timer that fires a rounding error too early must not be set again for that.
+    def seconds_until_token(self, now: float) -> float:
+        if self._filled_at is not None:
+            self.tokens = min(self._size, self.tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+        # A timer may fire a rounding error too early. It need not be set again for that.
         return 0.0 if self.tokens > 1 - 1e-6 else (1 - self.tokens) / self._rate
 
 
-def _let_go(turn: asyncio.Future[None]) -> bool:
+def _grant(turn: asyncio.Future[None]) -> bool:
     if turn.done():
         return False
     turn.set_result(None)

@@ -1,11 +1,11 @@
-"""Values of Secrets and ConfigMaps, read from the API server when an attempt starts.
+"""Reads values of Secrets and ConfigMaps from the API server when an attempt starts.
 
-Nothing is kept: a rotated Secret counts from the next attempt on, and no value stays in memory for longer than the
-attempt that was given it. Only attempts that start together and ask for the same object share one request, because a
-thousand jobs with one Secret, due in the same second, are not a thousand reasons to ask.
+Nothing is cached: the next attempt gets the new value of a rotated Secret, and no value stays in memory for longer than
+its attempt. Only attempts that start together share a request, because a thousand jobs that are due in the same second
+may use the same Secret.
 
-What is missing is a ``LookupError`` that names it. What can't be read is a ``CannotRead``, which is none, so that an
-optional reference is left out only where there really is nothing.
+A missing object or key raises a ``LookupError``, an object that can't be read raises ``CannotRead``. An optional
+reference is left out only after a ``LookupError``.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ if TYPE_CHECKING:
 
 PLURALS = {"Secret": "secrets", "ConfigMap": "configmaps"}
 ATTEMPTS = 4
-"""Tries of one request: about two seconds, after which the attempt has failed."""
-
+"""Attempts of a request, which take about two seconds. After that the job's attempt fails."""
 KEYS_SHOWN = 10
+"""How many keys an error message lists."""
 
 
 class CannotRead(Exception):
-    """A Secret or ConfigMap may be there, but could not be read; the message says what to do."""
+    """A Secret or ConfigMap may exist, but could not be read. The message says what to do."""
 
 
 class ClusterReferences:
-    """``References`` to what is in the cluster."""
+    """Resolves references to Secrets and ConfigMaps of the cluster."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._asked: dict[str, asyncio.Future[dict[str, Any] | ApiError | None]] = {}
-        """By path: requests on their way. None: whoever asked was cancelled."""
+        self._in_flight: dict[str, asyncio.Future[dict[str, Any] | ApiError | None]] = {}
+        """Requests by path. The result is None if the caller was cancelled."""
 
     async def resolve(self, kind: str, name: str, key: str) -> bytes:
-        """The value of ``key`` in the ``kind`` called ``namespace/name``. Raises LookupError and CannotRead."""
+        """Return the value of ``key`` in the ``kind`` named ``namespace/name``. Raises LookupError and CannotRead."""
         namespace, _, bare = name.partition("/")
-        # A name of another form would be another path: that of another namespace's Secret, say.
+        # A text of another form could be the path of a Secret in another namespace.
         if not NAME.fullmatch(namespace) or not NAME.fullmatch(bare):
-            raise LookupError(f'there can be no {kind} "{bare}" for key "{key}": give the name of one in the namespace')
+            raise LookupError(f'"{bare}" is not a valid name of a {kind} (key "{key}"): name one in the same namespace')
         plural = PLURALS[kind]
         found = await self._read(f"/api/v1/namespaces/{namespace}/{plural}/{bare}")
         if isinstance(found, NotFound):
             raise LookupError(
                 f'there is no {kind} "{bare}" in namespace "{namespace}" for key "{key}": '
-                "create it, or name another in the job's spec"
+                "create it, or change the name in the job's spec"
             )
         if isinstance(found, Forbidden):
             raise CannotRead(
-                f'the operator may not read {kind} "{bare}" in namespace "{namespace}" for key "{key}": an '
+                f'the operator is not allowed to read {kind} "{bare}" in namespace "{namespace}" for key "{key}": an '
                 f'administrator has to grant its service account the verb "get" on "{plural}" there ({found.message})'
             )
         if isinstance(found, ApiUnavailable):
@@ -66,25 +66,25 @@ class ClusterReferences:
         value = _value(kind, found, key)
         if value is None:
             keys = sorted({**(found.get("data") or {}), **(found.get("binaryData") or {})})
-            there = ", ".join(keys[:KEYS_SHOWN]) or "none"
+            known = ", ".join(keys[:KEYS_SHOWN]) or "none"
             if len(keys) > KEYS_SHOWN:
-                there += f" and {len(keys) - KEYS_SHOWN} more"
-            raise LookupError(f'{kind} "{bare}" in namespace "{namespace}" has no key "{key}": its keys are {there}')
+                known += f" and {len(keys) - KEYS_SHOWN} more"
+            raise LookupError(f'{kind} "{bare}" in namespace "{namespace}" has no key "{key}": its keys are {known}')
         return value
 
     async def _read(self, path: str) -> dict[str, Any] | ApiError:
-        while (asked := self._asked.get(path)) is not None:
-            answer = await asyncio.shield(asked)
+        while (in_flight := self._in_flight.get(path)) is not None:
+            answer = await asyncio.shield(in_flight)
             if answer is not None:
                 return answer
-        self._asked[path] = asyncio.get_running_loop().create_future()
+        self._in_flight[path] = asyncio.get_running_loop().create_future()
         found: dict[str, Any] | ApiError | None = None
         try:
             found = await self._api.get(path, attempts=ATTEMPTS)
         except ApiError as error:
             found = error
         finally:
-            self._asked.pop(path).set_result(found)
+            self._in_flight.pop(path).set_result(found)
         assert found is not None
         return found
 

@@ -1,4 +1,4 @@
-"""Finished Pods go as ``history`` says, and Pods that nobody waits for any more: one replica at a time sees to that."""
+"""Deletes the finished Pods that ``history`` does not keep, and Pods whose attempt no schedule has any more."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.pods")
 
 PRUNE_INTERVAL = 20.0
-"""Seconds between two looks."""
+"""Seconds between two collections."""
 LOCK = "pods"
 
 
 class PodGarbageCollector:
-    """``run`` until it is cancelled."""
+    """``run`` until it is cancelled. One replica at a time collects, the one that has the lock."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class PodGarbageCollector:
         now: Callable[[], Instant],
         min_age: float,
     ) -> None:
-        """``now``: the store's clock. ``min_age``: seconds that a finished Pod stays at least."""
+        """``now`` returns the store's clock. ``min_age`` is how many seconds a finished Pod is kept at least."""
         self._pods = pods
         self._store = store
         self._replica = replica
@@ -58,10 +58,10 @@ class PodGarbageCollector:
                 if await self._store.lock(LOCK, self._replica, from_seconds(3 * PRUNE_INTERVAL)):
                     await self._pods.prune(self._now(), self._min_age, self._active)
             except (StoreError, PodsUnavailable) as error:
-                log.info("old Pods stay for now", error=str(error))
+                log.info("old Pods could not be deleted yet", error=str(error))
 
     async def _active(self, attempts: Collection[AttemptOf]) -> Collection[AttemptOf]:
-        """Those that a schedule still has, or may have: of an object that is not known nothing is decided."""
+        """Return the attempts that a schedule has or may have. The attempts of unknown objects count as active."""
         by_slug: defaultdict[str, list[AttemptOf]] = defaultdict(list)
         active: list[AttemptOf] = []
         for attempt in attempts:
@@ -81,9 +81,9 @@ class PodGarbageCollector:
 def _has(row: Row, attempt: AttemptOf) -> bool:
     try:
         state = State.decode(row.state)
-    except msgspec.MsgspecError:  # a newer version's: it knows
+    except msgspec.MsgspecError:  # a newer version has written it: that version collects
         return True
     runs = [*state.runs, *state.waiting]
-    if state.next is not None:  # it may have begun without a write
+    if state.next is not None:  # it may have started without a write
         runs.append(state.next)
     return any(run_id(row.uid, run) == attempt.run_id and run.attempt == attempt.attempt for run in runs)

@@ -1,7 +1,7 @@
-"""The operator's Pods: the executor's protocol of them, on the API server and a watch; and how old ones go.
+"""The operator's Pods: creates, watches and deletes them for the executor, and prunes old Pods.
 
-Of each Pod only what says how it ended is remembered. Whoever follows one is told by its name, because a Pod is waited
-for before it has a uid.
+Only the part of a Pod that says how it ended is kept. A Pod is watched by its name, because the executor waits for it
+before it has a uid.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.pods")
 
 IN_FLIGHT = 64
-"""Requests under way at once that create Pods: more only wait in the API server."""
-TRIES = 3
-"""Tries of one request before whoever asked hears of it; the executor asks again for as long as it takes."""
+"""Requests in flight that create Pods. More would only wait in the API server."""
+ATTEMPTS = 3
+"""Attempts of a request. After that the executor decides when to try again."""
 LOG_LINES = 512
-"""Of a log as most are; of one with very short lines they are too few, of one with very long lines too many."""
+"""Lines of a log that are read first. They are too few if lines are very short, and too many if lines are very long."""
 LONG_LINES = 15
+"""Lines of a log that are read if ``LOG_LINES`` are more than ``LOG_BYTES``."""
 LOG_BYTES = 256 * 1024
-"""Where a log's last lines are longer, the API server cuts their end off. No line is longer than 16 KiB: the runtime
-breaks them."""
+"""Bytes of a log. The API server cuts off what follows. The runtime breaks lines at 16 KiB."""
 
 
 class ClusterPods:
-    """The Pods of some namespaces, or of all; ``run`` watches them."""
+    """The Pods of the watched namespaces. ``run`` watches them."""
 
     def __init__(self, api: Api, namespaces: Sequence[str] = (), *, in_flight: int = IN_FLIGHT) -> None:
-        """``namespaces`` empty: all of them."""
+        """``namespaces``: empty means all."""
         self._api = api
         self._in_flight = asyncio.Semaphore(in_flight)
         self._latest: dict[tuple[str, str], dict[str, Any]] = {}
@@ -67,7 +67,7 @@ class ClusterPods:
         self.reflector: Reflector[dict[str, Any]] = Reflector(api, paths, UID_LABEL, self._on_pod_event, keep=project)
 
     async def run(self) -> None:
-        """Watch until cancelled; no error of the API server ends it."""
+        """Watch until cancelled. Errors of the API server do not end it."""
         await self.reflector.run()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -82,7 +82,7 @@ class ClusterPods:
     async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
         async with self._in_flight:
             try:
-                return project(await self._api.post(pods_path(pod["metadata"]["namespace"]), pod, attempts=TRIES))
+                return project(await self._api.post(pods_path(pod["metadata"]["namespace"]), pod, attempts=ATTEMPTS))
             except AlreadyExists:
                 raise PodExists from None
             except ApiError as error:
@@ -90,19 +90,19 @@ class ClusterPods:
 
     async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         try:
-            return project(await self._api.get(pods_path(namespace, name), attempts=TRIES))
+            return project(await self._api.get(pods_path(namespace, name), attempts=ATTEMPTS))
         except NotFound:
             return None
         except ApiError as error:
-            raise _away(error) from None
+            raise _unavailable(error) from None
 
     async def expire(self, pod: Mapping[str, Any]) -> None:
         body = {"metadata": {"uid": pod["metadata"]["uid"]}, "spec": {"activeDeadlineSeconds": EXPIRED}}
-        await self._gone_or(self._api.patch(_path(pod), body, attempts=TRIES))
+        await self._ignore_gone(self._api.patch(_path(pod), body, attempts=ATTEMPTS))
 
     async def delete(self, pod: Mapping[str, Any]) -> None:
         options = {"preconditions": {"uid": pod["metadata"]["uid"]}}
-        await self._gone_or(self._api.delete(_path(pod), options, attempts=TRIES))
+        await self._ignore_gone(self._api.delete(_path(pod), options, attempts=ATTEMPTS))
 
     async def log(self, pod: Mapping[str, Any]) -> bytes:
         try:
@@ -117,13 +117,13 @@ class ClusterPods:
 
     async def _tail(self, pod: Mapping[str, Any], lines: int) -> bytes:
         params: dict[str, str | int] = {"container": CONTAINER, "tailLines": lines, "limitBytes": LOG_BYTES}
-        return await self._api.read("GET", f"{_path(pod)}/log", params=params, attempts=TRIES)
+        return await self._api.read("GET", f"{_path(pod)}/log", params=params, attempts=ATTEMPTS)
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
-        if not NAME.fullmatch(name):  # the API server lets a Pod refer to what can't be there
+        if not NAME.fullmatch(name):  # the API server accepts a reference to an impossible name
             return {}
         try:
-            found = await self._api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}", attempts=TRIES)
+            found = await self._api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}", attempts=ATTEMPTS)
         except NotFound:
             return {}
         except ApiError as error:
@@ -142,8 +142,8 @@ class ClusterPods:
             if not self._watches[key]:
                 del self._watches[key]
 
-    async def _gone_or(self, call: Awaitable[object]) -> None:
-        """A Pod that is gone, or another of its name, is what was wanted."""
+    async def _ignore_gone(self, call: Awaitable[object]) -> None:
+        """Ignore that the Pod is gone, or that another Pod has its name: that is what the caller wants."""
         try:
             await call
         except (NotFound, ApiConflict):
@@ -161,9 +161,9 @@ class ClusterPods:
         elif key in self._latest and self._latest[key]["metadata"]["uid"] == metadata["uid"]:
             del self._latest[key]
         for watch in self._watches.get(key, ()):
-            watch.tell(pod, is_gone=is_gone)
+            watch.notify(pod, is_gone=is_gone)
 
-    # ---------------------------------------------------------------- what goes
+    # ---------------------------------------------------------------- pruning
 
     async def prune(
         self,
@@ -171,24 +171,24 @@ class ClusterPods:
         min_age: float,
         active: Callable[[Collection[AttemptOf]], Awaitable[Collection[AttemptOf]]],
     ) -> int:
-        """Delete finished Pods beyond what history keeps, and Pods whose attempt nobody has; how many that were.
+        """Delete finished Pods that history does not keep, and Pods whose attempt no schedule has. Return their number.
 
-        One replica at a time need do it. ``now``: the store's clock; ``min_age``: seconds, two leases at least.
-        ``active`` says which of some attempts are active, from the store, so no Pod goes before its run has a record.
-        Nothing goes while the watch is broken. Raises ``PodsUnavailable``.
+        ``now`` is the store's clock. ``min_age`` is in seconds, at least two leases. ``active`` returns the active ones
+        of some attempts from the store, so a Pod is deleted only after its run has been recorded. Nothing is deleted
+        while the watch is broken. Raises ``PodsUnavailable``.
         """
         if self.reflector.connected_since is None:
             return 0
-        found = [(whose, pod) for pod in superfluous(self, now, min_age) if (whose := attempt_of(pod)) is not None]
+        found = [(attempt, pod) for pod in superfluous(self, now, min_age) if (attempt := attempt_of(pod)) is not None]
         if not found:
             return 0
-        living = set(await active({whose for whose, _ in found}))
+        still_active = set(await active({attempt for attempt, _ in found}))
         deleted = 0
-        for whose, pod in found:
-            if whose in living:
+        for attempt, pod in found:
+            if attempt in still_active:
                 continue
             if pod["status"].get("phase") not in ("Succeeded", "Failed"):
-                log.warning("a Pod runs for nobody and is deleted", pod=pod["metadata"]["name"], run_id=whose.run_id)
+                log.warning("deleting an orphaned Pod", pod=pod["metadata"]["name"], run_id=attempt.run_id)
             try:
                 await self.delete(pod)
                 deleted += 1
@@ -198,7 +198,7 @@ class ClusterPods:
 
 
 class _PodWatch:
-    """One follower of one Pod."""
+    """Follows a Pod."""
 
     def __init__(self, pods: ClusterPods, latest: dict[str, Any] | None) -> None:
         self.latest: Mapping[str, Any] | None = latest
@@ -210,7 +210,7 @@ class _PodWatch:
     def blind(self) -> bool:
         return self.latest is None or self._pods.reflector.connected_since is None
 
-    def tell(self, pod: dict[str, Any], *, is_gone: bool) -> None:
+    def notify(self, pod: dict[str, Any], *, is_gone: bool) -> None:
         self.latest = pod
         if is_gone:
             self.gone |= {pod["metadata"]["uid"]}
@@ -225,12 +225,12 @@ def _path(pod: Mapping[str, Any]) -> str:
     return pods_path(pod["metadata"]["namespace"], pod["metadata"]["name"])
 
 
-def _away(error: ApiError) -> PodsUnavailable:
+def _unavailable(error: ApiError) -> PodsUnavailable:
     return PodsUnavailable(error.message, min(error.retry_after, LONGEST_ASKED_PAUSE))
 
 
 def _translate(error: ApiError) -> Exception:
-    """Whether it is worth asking again. A conflict is: of two creations that count against one quota, say."""
+    """Return the error for the executor. A conflict is worth another attempt: two Pods may count against a quota."""
     if isinstance(error, ApiUnavailable | Unauthorized | ApiConflict):
-        return _away(error)
+        return _unavailable(error)
     return PodRefused(f"refused by the API server: {error.message}")

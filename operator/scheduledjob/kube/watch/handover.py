@@ -1,82 +1,85 @@
-"""From the thread that watches to the event loop that decides: the newest of each object, and not too many at once.
+"""A bounded queue from the thread that watches to the event loop of the operator.
 
-The watch must not decide how much memory the operator needs. So there is room for a bounded number of objects; an
-object that changes while it waits takes no more room, because only its newest state counts; and a deletion stays a
-deletion, whatever a late listing says after it. When the room is full the watching side waits, and with it, through
-kopf's own bounds, the reading of the list.
+It limits the memory that a long list needs. An object that changes while it is queued takes no more room, because only
+its newest state counts. A deletion is final, whatever a late list says after it. If the queue is full, the watching
+thread waits, and kopf stops reading the list.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-ROOM = 1000
-"""Objects that may wait."""
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CAPACITY = 1000
+"""Objects in the queue."""
 
 
 class WatchEvent(NamedTuple):
-    """An object as the watch told of it."""
+    """An object as the watch has reported it."""
 
     body: dict[str, Any]
     deleted: bool
 
 
 class Handover:
-    """Made in the event loop that takes."""
+    """Create it in the event loop that calls ``take``."""
 
-    def __init__(self, room: int = ROOM) -> None:
-        self._room = room
-        self._waiting: dict[str, WatchEvent] = {}
-        """By uid, in the order in which they came first."""
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._queue: dict[str, WatchEvent] = {}
+        """By uid, in the order of arrival."""
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
-        self._came = asyncio.Event()
-        self._givers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._added = asyncio.Event()
+        self._blocked: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        """Callers of ``put`` that wait for room."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._queue)
 
-    async def give(self, body: dict[str, Any], *, deleted: bool) -> None:
-        """Called in the watching thread's event loop: waits while there is no room."""
+    async def put(self, body: dict[str, Any], *, deleted: bool) -> None:
+        """Queue an object, and wait for room if necessary. Call it in the event loop of the watching thread."""
         uid = body["metadata"]["uid"]
-        while not self._placed(uid, WatchEvent(body, deleted)):
-            room = asyncio.Event()
+        while not self._put_nowait(uid, WatchEvent(body, deleted)):
+            has_room = asyncio.Event()
             with self._lock:
-                self._givers.append((asyncio.get_running_loop(), room))
-                full = len(self._waiting) >= self._room
+                self._blocked.append((asyncio.get_running_loop(), has_room))
+                full = len(self._queue) >= self._capacity
             if full:
-                await room.wait()
+                await has_room.wait()
 
     async def take(self, limit: int = 500) -> list[WatchEvent]:
-        """Wait until there is something, and take up to ``limit`` of it."""
-        while not self._waiting:
-            self._came.clear()
-            if not self._waiting:
-                await self._came.wait()
+        """Wait until the queue is not empty, then return up to ``limit`` objects."""
+        while not self._queue:
+            self._added.clear()
+            if not self._queue:
+                await self._added.wait()
         with self._lock:
-            taken = [self._waiting.pop(uid) for uid in list(self._waiting)[:limit]]
-            givers, self._givers = self._givers, []
-        for loop, room in givers:
-            _call(loop, room.set)
+            taken = [self._queue.pop(uid) for uid in list(self._queue)[:limit]]
+            blocked, self._blocked = self._blocked, []
+        for loop, has_room in blocked:
+            _call_in(loop, has_room.set)
         return taken
 
-    def _placed(self, uid: str, seen: WatchEvent) -> bool:
+    def _put_nowait(self, uid: str, event: WatchEvent) -> bool:
         with self._lock:
-            before = self._waiting.get(uid)
-            if before is None and len(self._waiting) >= self._room:
+            before = self._queue.get(uid)
+            if before is None and len(self._queue) >= self._capacity:
                 return False
             if before is None or not before.deleted:
-                self._waiting[uid] = seen
-            first = len(self._waiting) == 1
+                self._queue[uid] = event
+            first = len(self._queue) == 1
         if first:
-            _call(self._loop, self._came.set)
+            _call_in(self._loop, self._added.set)
         return True
 
 
-def _call(loop: asyncio.AbstractEventLoop, function: Any) -> None:
+def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
     try:
         loop.call_soon_threadsafe(function)
-    except RuntimeError:  # that loop has ended, and with it whoever waited in it
+    except RuntimeError:  # the loop has ended, and its waiting tasks with it
         assert loop.is_closed()

@@ -1,7 +1,7 @@
-"""What kopf logs, in our log: only what its supervisor does not know already, short, and nothing of the objects.
+"""Sends kopf's log to ours, at a lower level.
 
-kopf reports each try of each request as an error, and its own end with tracebacks. The supervisor says once that the
-watch is broken and once that it is mended, so of kopf's lines only warnings and worse are taken, as debug lines.
+kopf logs each failed attempt of a request as an error, and its own end with tracebacks. Its supervisor already logs
+when the watch fails and when it works again. So only kopf's warnings and errors are kept, as short debug lines.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import structlog
 if TYPE_CHECKING:
     import asyncio
 
-LONGEST = 300
-"""Characters of a line that are kept: a line that quotes an object would have more."""
+MAX_LINE = 300
+"""Characters of a line that are kept. Longer lines quote objects."""
 
 log = structlog.get_logger("scheduledjob.kopf")
 
 
-def quieten() -> None:
-    """Send kopf's log to ours; once for the process."""
+def redirect_kopf_log() -> None:
+    """Send kopf's log to ours. Further calls do nothing."""
     logger = logging.getLogger("kopf")
     if not any(isinstance(handler, _Handler) for handler in logger.handlers):
         logger.addHandler(_Handler(logging.WARNING))
@@ -29,17 +29,17 @@ def quieten() -> None:
     logger.propagate = False
 
 
-def left_behind(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What asyncio has to say of the tasks that an ending kopf leaves behind."""
-    log.debug("kopf left something behind", what=context.get("message", ""), error=repr(context.get("exception")))
+def log_abandoned_task(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The exception handler of kopf's event loop: kopf abandons tasks when it ends."""
+    log.debug("kopf abandoned a task", message=context.get("message", ""), error=repr(context.get("exception")))
 
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            words = record.getMessage()
-        except (TypeError, ValueError):  # a line of kopf whose arguments don't fit
-            words = str(record.msg)
+            message = record.getMessage()
+        except (TypeError, ValueError):  # the arguments don't match the format
+            message = str(record.msg)
         error = record.exc_info[1] if record.exc_info else None
-        cause = {} if error is None else {"error": f"{type(error).__name__}: {error}"[:LONGEST]}
-        log.debug(words[:LONGEST], **cause)
+        cause = {} if error is None else {"error": f"{type(error).__name__}: {error}"[:MAX_LINE]}
+        log.debug(message[:MAX_LINE], **cause)

@@ -1,18 +1,22 @@
-"""kopf watches ScheduledJobs here, in a thread and an event loop of its own, under a supervisor.
+"""Watches ScheduledJobs with kopf, in a thread and an event loop of its own, under a supervisor.
 
-kopf is used for what it is good at, listing and watching, and for nothing else: one handler on events, which hands the
-object over to the operator's event loop. It writes nothing: no finalizer, no annotation, no Event, no peering.
+kopf only lists and watches. Its single handler passes each object to the operator's event loop. kopf writes nothing: no
+finalizer, no annotation, no Event, no peering.
 
-The supervisor is there because of what kopf does by design. It ends when a watch ends with an error that is not 410,
-when the API server answers 403, 404 or 5xx for longer than its patience, and when its credentials are refused; it
-looks for the resource only once, at its start; it cancels tasks of its loop that are not its own; and once in a while
-a watch of it has died unseen. So each life of kopf begins with a look of our own (is the resource there, may we list
-it, in which of the namespaces?), runs until kopf ends or has not asked for too long, and is followed by the next, with
-a growing pause that a while of health makes short again. Nothing that happens here ends the process, and nothing is
-lost by it but time: a new life begins with a new list, and a deletion that fell between two lives is found by the
-sweep.
+kopf needs a supervisor because of its design:
 
-What state the watch is in is seen at the connection itself, through which every request of kopf passes.
+- It ends when a watch ends with an error other than 410, when the API server answers 403, 404 or 5xx for too long, and
+  when its credentials are refused.
+- It looks for the resource only once, at its start.
+- It cancels tasks in its event loop that are not its own.
+- Now and then one of its watches stops without an error.
+
+So the supervisor checks first whether the resource exists and which namespaces may be listed. It runs kopf until kopf
+ends or has requested no events for too long, and then starts it again, after a pause that grows until kopf works for
+some time. Nothing here ends the process. A restart loses nothing but time: kopf lists again, and the sweep finds
+deletions that happened in between.
+
+The supervisor learns the state of the watch from the requests of kopf, which all pass through ``_Connections``.
 """
 
 from __future__ import annotations
@@ -28,12 +32,12 @@ import aiohttp
 import kopf
 import structlog
 
-from scheduledjob.kube.client.api import Api, Observer, pause, resource_of, user_agent
+from scheduledjob.kube.client.api import Api, RequestObserver, pause, resource_of, user_agent
 from scheduledjob.kube.client.api_errors import ApiError, Forbidden, NotFound
 from scheduledjob.kube.client.paths import PLURAL, scheduled_jobs
 from scheduledjob.resource_names import GROUP, VERSION
 
-from .kopf_logs import left_behind, quieten
+from .kopf_logs import log_abandoned_task, redirect_kopf_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,63 +49,69 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.watching")
 
 SERVER_SECONDS = 40
-"""Seconds after which the API server ends a watch in order, with a bookmark from which the next goes on."""
+"""Seconds after which the API server ends a watch, with a bookmark from which the next watch continues."""
 CLIENT_SECONDS = 50.0
-"""Seconds after which a watch is ended from here: its connection is dead, or the server would have ended it."""
+"""Seconds after which kopf ends a watch: the connection is dead, because the server has not ended the watch."""
 STALE_SECONDS = 120.0
-"""Seconds without any request for a watch, after which kopf has lost it."""
+"""Seconds without a request for a watch after which kopf has lost the watch."""
 HEALTHY_SECONDS = 30.0
-"""A life of kopf that was connected for this long makes the next pause short again."""
+"""Seconds of a working watch after which the next pause is short again."""
 CHECK_SECONDS = 5.0
-"""Seconds between two looks at whether kopf still asks."""
+"""Seconds between two checks whether kopf still requests events."""
 RECHECK_SECONDS = 30.0
-"""Seconds between two looks at whether a refused namespace may be listed by now."""
+"""Seconds between two checks whether a forbidden namespace may be listed now."""
 STOP_SECONDS = 15.0
-"""Seconds that an ended kopf is given to return."""
+"""Seconds in which kopf has to end."""
 WORKERS = 100
-"""Objects that kopf works on at once; with the room of the hand-over this bounds its memory."""
+"""Objects that kopf handles at once. With the capacity of the handover, this limits its memory."""
 IDLE_SECONDS = 0.01
-"""Seconds for which kopf keeps a worker for more of the same object; each of them keeps another object waiting."""
+"""Seconds for which kopf keeps the worker of an object for its next event. Other objects wait meanwhile."""
 
 
 class WatchEnded(Exception):
-    """A life of kopf is over, for the reason that the message gives."""
+    """kopf has ended or has to end, for the reason in the message."""
 
 
 @dataclass(slots=True)
 class WatchState:
-    """What is known of the watch; written by its thread, read by any."""
+    """The state of the watch. Its thread writes it; any thread may read it."""
 
     connected_since: float | None = None
-    """Monotonic seconds since when every namespace that may be watched is watched; None: not now."""
+    """The monotonic second since when all allowed namespaces are watched; None if they are not."""
     restarts: int = 0
-    """Lives of kopf that ended by themselves."""
+    """How often kopf had to be restarted."""
     error: str = ""
-    """What is wrong now, in words; empty: nothing."""
+    """What is wrong now; empty if nothing is."""
     refused: dict[str, str] = field(default_factory=dict)
-    """What the API server says of each namespace that we may not list (``""``: all)."""
+    """The error for each namespace that may not be listed (``""``: all namespaces)."""
 
 
 class KopfWatcher:
     """Watches until ``run`` is cancelled."""
 
     def __init__(
-        self, access: Access, namespaces: Sequence[str], handover: Handover, *, on_request: Observer | None = None
+        self,
+        access: Access,
+        namespaces: Sequence[str],
+        handover: Handover,
+        *,
+        on_request: RequestObserver | None = None,
     ) -> None:
-        """``namespaces``: none means all of them. What is seen goes to ``handover``."""
+        """``namespaces``: empty means all. Objects are put into ``handover``."""
         self.state = WatchState()
         self._access = access
         self._namespaces: tuple[str, ...] = tuple(namespaces) or ("",)
         self._handover = handover
         self._on_request = on_request
         self._stopping = threading.Event()
-        self._life: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
+        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
+        """The event loop of the thread, and the task in it that runs kopf."""
         self._lock = threading.Lock()
 
     async def run(self) -> None:
-        """Watch; the thread has ended when the cancellation comes out."""
+        """Watch until cancelled, and wait for the end of the thread."""
         ended = asyncio.get_running_loop().create_future()
-        thread = threading.Thread(target=self._live, name="watching", daemon=True)
+        thread = threading.Thread(target=self._supervise, name="watching", daemon=True)
         thread.start()
         try:
             await ended
@@ -112,19 +122,19 @@ class KopfWatcher:
     def _stop(self) -> None:
         self._stopping.set()
         with self._lock:
-            if self._life is not None:
-                loop, life = self._life
-                loop.call_soon_threadsafe(life.cancel)
+            if self._running is not None:
+                loop, task = self._running
+                loop.call_soon_threadsafe(task.cancel)
 
-    def _live(self) -> None:
-        """The thread: one life of kopf after the other."""
-        quieten()
+    def _supervise(self) -> None:
+        """Run kopf again and again. This is the thread."""
+        redirect_kopf_log()
         failures = 0
         while not self._stopping.is_set():
             connections = _Connections(self.state, self._on_request)
             try:
-                asyncio.run(self._one_life(connections))
-            except BaseException as error:  # kopf raises what it likes, and none of it may end the thread
+                asyncio.run(self._run_once(connections))
+            except BaseException as error:  # kopf may raise anything, and nothing may end the thread
                 self._failed(error)
             self.state.connected_since = None
             if self._stopping.is_set():
@@ -138,23 +148,23 @@ class KopfWatcher:
     def _failed(self, error: BaseException) -> None:
         if self._stopping.is_set():
             return
-        words = error.message if isinstance(error, ApiError) else str(error) or type(error).__name__
-        if words != self.state.error:
-            log.warning("ScheduledJobs are not watched; trying again", error=words)
-        self.state.error = words
+        message = error.message if isinstance(error, ApiError) else str(error) or type(error).__name__
+        if message != self.state.error:
+            log.warning("ScheduledJobs are not watched; trying again", error=message)
+        self.state.error = message
 
-    async def _one_life(self, connections: _Connections) -> None:
-        life, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert life is not None
-        loop.set_exception_handler(left_behind)
+    async def _run_once(self, connections: _Connections) -> None:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        loop.set_exception_handler(log_abandoned_task)
         with self._lock:
-            self._life = loop, life
+            self._running = loop, task
         try:
             if not self._stopping.is_set():
                 await self._watch(connections)
         finally:
             with self._lock:
-                self._life = None
+                self._running = None
 
     async def _watch(self, connections: _Connections) -> None:
         async with Api(self._access, connections=1, on_request=self._on_request) as api:
@@ -163,19 +173,19 @@ class KopfWatcher:
             connector = _Connector(limit=0, ssl=self._access.tls or False)
             async with self._session(connector, connections) as session:
                 kopf_task = asyncio.create_task(self._kopf(allowed, session))
-                connections.end = kopf_task.cancel
+                connections.end_kopf = kopf_task.cancel
                 try:
-                    await self._look_after(kopf_task, api, connections)
+                    await self._monitor(kopf_task, api, connections)
                 finally:
                     kopf_task.cancel()
                     await asyncio.wait([kopf_task], timeout=STOP_SECONDS)
-                    connector.hang_up()
-                    await asyncio.sleep(0)  # the transports close in the next round of the loop
+                    connector.abort_all()
+                    await asyncio.sleep(0)  # the transports close in the next iteration of the loop
                 await kopf_task
                 raise WatchEnded("kopf has ended without an error")
 
     async def _allowed(self, api: Api) -> list[str]:
-        """The namespaces that can be listed. Raises ApiError where that is none of them."""
+        """Return the namespaces that may be listed. Raises ApiError if none may."""
         refused: dict[str, ApiError] = {}
         for namespace in self._namespaces:
             try:
@@ -187,17 +197,17 @@ class KopfWatcher:
                 raise NotFound(404, error.reason, missing) from error
         for namespace, refusal in refused.items():
             if namespace not in self.state.refused:
-                log.warning("may not watch ScheduledJobs", namespace=namespace or "all", error=refusal.message)
+                log.warning("not allowed to watch ScheduledJobs", namespace=namespace or "all", error=refusal.message)
         self.state.refused = {namespace: refusal.message for namespace, refusal in refused.items()}
         allowed = [namespace for namespace in self._namespaces if namespace not in refused]
         if not allowed:
             raise next(iter(refused.values()))
         return allowed
 
-    async def _look_after(self, kopf_task: asyncio.Task[None], api: Api, connections: _Connections) -> None:
+    async def _monitor(self, kopf_task: asyncio.Task[None], api: Api, connections: _Connections) -> None:
         """Wait until kopf ends. Raises WatchEnded if it is about to end, lost a watch, or may now watch more.
 
-        When a watch is refused kopf ends of itself, but takes seconds for that, and its words are not for people.
+        When a watch is refused, kopf ends too, but it takes seconds, and its message is not for people.
         """
         rechecked = time.monotonic()
         while True:
@@ -207,8 +217,8 @@ class KopfWatcher:
             if done:
                 return
             now = time.monotonic()
-            if now - connections.asked_at() > STALE_SECONDS:
-                raise WatchEnded(f"kopf has asked for no events for {STALE_SECONDS:g} s")
+            if now - connections.oldest_request() > STALE_SECONDS:
+                raise WatchEnded(f"kopf has requested no events for {STALE_SECONDS:g} s")
             if self.state.refused and now - rechecked > RECHECK_SECONDS:
                 rechecked = now
                 for namespace in list(self.state.refused):
@@ -222,21 +232,21 @@ class KopfWatcher:
         registry = kopf.OperatorRegistry()
         logins = iter([kopf.AiohttpSession(server=self._access.server, aiohttp_session=session)])
         kopf.on.login(registry=registry, id="login", retries=1)(_login(logins))
-        kopf.on.event(GROUP, VERSION, PLURAL, registry=registry, id="seen")(self._seen)
+        kopf.on.event(GROUP, VERSION, PLURAL, registry=registry, id="seen")(self._on_event)
         everywhere = "" in namespaces
         await kopf.operator(
             registry=registry,
             settings=_settings(),
             standalone=True,
-            # kopf would ask for the name of the user, and in a container a uid may have none.
-            identity="scheduledjob",  # type: ignore[arg-type]  # kopf has a type of text for it that it keeps to itself
+            # Without this kopf looks up the name of the user, which a container may not have.
+            identity="scheduledjob",  # type: ignore[arg-type]  # kopf does not export the type of this text
             clusterwide=everywhere,
             namespaces=() if everywhere else namespaces,
         )
 
-    async def _seen(self, event: Any, **_: object) -> None:
-        """kopf's handler: returns None, so that kopf has nothing to store in the object."""
-        await self._handover.give(event["object"], deleted=event["type"] == "DELETED")
+    async def _on_event(self, event: Any, **_: object) -> None:
+        """The handler of kopf. It returns None, so kopf stores nothing in the object."""
+        await self._handover.put(event["object"], deleted=event["type"] == "DELETED")
 
     def _session(self, connector: _Connector, connections: _Connections) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -244,52 +254,51 @@ class KopfWatcher:
             headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=self._access.proxy,
-            middlewares=[connections.through(self._access)],
+            middlewares=[connections.middleware(self._access)],
         )
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Knows its connections, those too that are being closed: a dead one would wait half a minute for its end."""
+    """Can abort all its connections, also those that are closing: a dead connection takes half a minute to close."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
 
-    async def connect(self, *arguments: Any, **more: Any) -> Any:
-        connection = await super().connect(*arguments, **more)
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        connection = await super().connect(*args, **kwargs)
         if connection.transport is not None:
             self._transports.add(connection.transport)
         return connection
 
-    def hang_up(self) -> None:
+    def abort_all(self) -> None:
         for transport in list(self._transports):
             transport.abort()
 
 
 class _Connections:
-    """Every request of kopf passes here: it gets its credentials, and shows how the watch is."""
+    """Adds the credentials to every request of kopf, and learns the state of the watch from it."""
 
-    def __init__(self, state: WatchState, on_request: Observer | None) -> None:
+    def __init__(self, state: WatchState, on_request: RequestObserver | None) -> None:
         self.expected: set[str] = set()
-        """Paths that are watched when all is well; empty until kopf has begun."""
+        """The paths that kopf has to watch; empty until it has started."""
         self.first_at: float | None = None
-        """When (monotonic) all of them were watched for the first time."""
+        """The monotonic second when all of them were first watched."""
         self.refusal = ""
-        """Why this life had to end: a watch was refused."""
-        self.end: Callable[[], object] = bool
-        """Ends this life."""
+        """Why kopf has to end: a watch was refused."""
+        self.end_kopf: Callable[[], object] = bool
         self._state = state
         self._on_request = on_request
-        self._asked: dict[str, float] = {}
+        self._requested_at: dict[str, float] = {}
         self._watched: set[str] = set()
-        self._begun = time.monotonic()
+        self._created_at = time.monotonic()
 
-    def asked_at(self) -> float:
-        """When (monotonic) the watch was asked for that was not asked for the longest."""
-        return min(self._asked.get(path, self._begun) for path in self.expected)
+    def oldest_request(self) -> float:
+        """Return the monotonic second of the newest request for the path that was requested least recently."""
+        return min(self._requested_at.get(path, self._created_at) for path in self.expected)
 
-    def through(self, access: Access) -> Callable[..., Any]:
-        """The middleware of the session."""
+    def middleware(self, access: Access) -> Callable[..., Any]:
+        """Return the middleware for kopf's HTTP session."""
 
         async def send(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
             if access.due():
@@ -300,7 +309,7 @@ class _Connections:
             path, watch = request.url.path, "watch" in request.url.query
             started, status = time.monotonic(), 0
             if watch:
-                self._asked[path] = started
+                self._requested_at[path] = started
             try:
                 answer = await handler(request)
                 status = answer.status
@@ -311,7 +320,7 @@ class _Connections:
                 self._note(path, watch, "" if status < 400 else f"the API server answers HTTP {status}")
                 if watch and status >= 400 and status != 429:
                     self.refusal = f"the API server refuses the watch with HTTP {status}"
-                    self.end()
+                    self.end_kopf()
                 return answer
             finally:
                 if self._on_request is not None:
@@ -324,7 +333,7 @@ class _Connections:
     def _note(self, path: str, watch: bool, problem: str) -> None:
         if problem:
             if self._state.connected_since is not None:
-                log.warning("the watch of ScheduledJobs is broken", error=problem)
+                log.warning("the watch of ScheduledJobs failed", error=problem)
             self._watched.discard(path)
             self._state.connected_since, self._state.error = None, problem
         elif watch:
@@ -337,7 +346,7 @@ class _Connections:
 
 def _login(logins: Iterator[kopf.AiohttpSession]) -> Callable[..., Any]:
     async def login(**_: object) -> kopf.AiohttpSession:
-        """Once in a life: when the API server refuses what it was shown, the next life reads it anew."""
+        """Log in once. If the API server refuses the credentials, kopf ends, and its next start reads them again."""
         session = next(logins, None)
         if session is None:
             raise kopf.PermanentError("the API server refuses our credentials (401)")
@@ -348,14 +357,14 @@ def _login(logins: Iterator[kopf.AiohttpSession]) -> Callable[..., Any]:
 
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
-    settings.process.ultimate_exiting_timeout = None  # else kopf kills the process some minutes after its end
+    settings.process.ultimate_exiting_timeout = None  # otherwise kopf kills the process minutes after its end
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.peering.standalone = True
     settings.watching.chunk_size = 500
     settings.watching.server_timeout = SERVER_SECONDS
     settings.watching.client_timeout = CLIENT_SECONDS
-    settings.watching.inactivity_timeout = 2 * CLIENT_SECONDS  # never comes: kopf ends when it does at a bad moment
+    settings.watching.inactivity_timeout = 2 * CLIENT_SECONDS  # must never expire: kopf may end if it does
     settings.watching.connect_timeout = settings.networking.connect_timeout = 10.0
     settings.networking.request_timeout = 60.0
     settings.networking.error_backoffs = (0.2, 0.5, 1.0, 2.0)
