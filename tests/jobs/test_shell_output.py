@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT
-from scheduledjob.jobs.output import condense, to_keep
+from scheduledjob.jobs.output import bytes_to_keep, condense
 from scheduledjob.jobs.values import Secrets
 
 MARKER = re.compile(rb"\n\[\.\.\. (\d+) bytes left out \.\.\.\]\n")
@@ -19,7 +19,7 @@ def kept(data: bytes, *values: str) -> bytes:
     secrets = Secrets()
     for value in values:
         secrets.remember(value)
-    head, tail = to_keep(secrets)
+    head, tail = bytes_to_keep(secrets)
     rest = data[head:]
     return condense(data[:head], rest[-tail:], len(data), secrets)
 

@@ -1,4 +1,4 @@
-"""BuiltInKind: what each kind of job says about itself, and JobContext: what a program gives to the kinds it runs."""
+"""BuiltInKind: what each kind of job declares about itself. JobContext: what a program gives to the kinds it runs."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class JobContext:
     """What a program (``run -f``, the operator, the runner in a Pod) lets its jobs do."""
 
     write: Callable[[str], object]
-    """Takes each line that ``print`` jobs print."""
+    """Called with each line that ``print`` jobs print."""
     plugins: bool = False
-    """Whether to load the Python jobs that installed distributions announce."""
+    """Whether to load the Python jobs that installed packages announce."""
     addresses: AddressFilter | None = None
-    """The addresses that HTTP requests may connect to; None: all."""
+    """The addresses that HTTP requests may connect to; None: all addresses."""
     inline_shell: bool = True
     """Whether shell commands may run in this process."""
     confinement: Confinement | None = None
@@ -88,7 +88,7 @@ class BuiltInKind:
     stored_kind: str | None = None
     """Its name in the store, if it is not made from ``name``."""
     detached: bool = False
-    """Whether its attempts live on when the replica ends (see ``JobKind.detached``)."""
+    """Whether its attempts go on when the replica ends (see ``JobKind.detached``)."""
 
     def params(self, job: Any) -> Any:
         """Return what the executor receives for a stored job. Raises ``ValueError`` if it can't be read."""

@@ -26,7 +26,7 @@ def hook_caller(curl: Executor) -> Hook:
 
 
 async def _call_hook(curl: Executor, hook: Any, attempt: Attempt, record: RunRecord) -> Result:
-    """The hook's body is the run as JSON unless it has its own; its idempotency key differs from the run's."""
+    """Call a hook. Its body is the run as JSON unless it has its own; its idempotency key is not the run's."""
     call = Attempt(
         run_id=f"{attempt.run_id}-{record.outcome.value.lower()}",
         uid=attempt.uid,
@@ -48,7 +48,7 @@ async def _call_hook(curl: Executor, hook: Any, attempt: Attempt, record: RunRec
 
 
 def run_as_json(record: RunRecord) -> dict[str, Any]:
-    """Return a run with the keys that it has in JSON everywhere."""
+    """Return a run as the JSON object that hooks, lists and the history have."""
     namespace, name = split_slug(record.slug)
     return {
         "name": name,
@@ -63,6 +63,6 @@ def run_as_json(record: RunRecord) -> dict[str, Any]:
 
 
 def split_slug(slug: str) -> tuple[str, str]:
-    """Return (namespace, name) of a slug; the namespace is empty for a schedule of the library."""
+    """Return the namespace and name of a slug; the namespace is empty for a schedule of the library."""
     namespace, slash, name = slug.partition("/")
     return (namespace, name) if slash else ("", slug)

@@ -1,8 +1,8 @@
-"""What is kept of a job's output: its head and its tail, with the Secret values masked.
+"""Shortens the output of a job to its head and its tail, and masks the values of Secrets.
 
-The head says what the job set out to do and the tail how it ended; what is between them is dropped as it is printed,
-so that a job may print gigabytes. Secrets are masked here and not where the output is read: to recognise one that
-lies across a cut, as much output as the longest secret has bytes is kept beyond each cut until then.
+The head shows what the job began with, and the tail how it ended. The rest is dropped while it is read, so a job may
+print gigabytes. Secrets are masked here and not where the output is read: to recognise a secret that crosses a cut, the
+reader keeps as many bytes beyond each cut as the longest secret has.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 _HEAD = 1024
 _MARKER = 64
-"""Room for the line that stands for what was dropped."""
+"""Bytes for the line that replaces what was dropped."""
 _TAIL = OUTPUT_LIMIT - _HEAD - _MARKER
 
 
-def to_keep(secrets: Secrets) -> tuple[int, int]:
-    """Bytes of the head and of the tail that ``condense`` wants."""
+def bytes_to_keep(secrets: Secrets) -> tuple[int, int]:
+    """Return how many bytes of the head and of the tail ``condense`` needs."""
     return _HEAD + secrets.longest, OUTPUT_LIMIT - _HEAD + secrets.longest
 
 
 def condense(head: bytes, tail: bytes, total: int, secrets: Secrets) -> bytes:
-    """At most ``OUTPUT_LIMIT`` bytes of an output of ``total`` bytes, of which ``head`` and ``tail`` were kept."""
+    """Return at most ``OUTPUT_LIMIT`` bytes of an output of ``total`` bytes; its ``head`` and ``tail`` were kept."""
     if total == len(head) + len(tail):
         head = tail = secrets.mask(head + tail)
         if len(head) <= OUTPUT_LIMIT:
@@ -34,14 +34,14 @@ def condense(head: bytes, tail: bytes, total: int, secrets: Secrets) -> bytes:
         total = len(head)
         first, last = head[:_HEAD], tail[-_TAIL:]
     else:
-        first = secrets.mask(head[: _beside(secrets, head, _HEAD, after=False)])[:_HEAD]
-        last = secrets.mask(tail[_beside(secrets, tail, max(0, len(tail) - _TAIL), after=True) :])[-_TAIL:]
+        first = secrets.mask(head[: _outside_secrets(secrets, head, _HEAD, after=False)])[:_HEAD]
+        last = secrets.mask(tail[_outside_secrets(secrets, tail, max(0, len(tail) - _TAIL), after=True) :])[-_TAIL:]
     first, last = _without_broken_end(first), _without_broken_start(last)
     return b"%s\n[... %d bytes left out ...]\n%s" % (first, max(0, total - len(first) - len(last)), last)
 
 
-def _beside(secrets: Secrets, data: bytes, cut: int, *, after: bool) -> int:
-    """The cut, or if it would go through a secret, that secret's nearest end in the direction of what is dropped."""
+def _outside_secrets(secrets: Secrets, data: bytes, cut: int, *, after: bool) -> int:
+    """Return the cut, or if it is within a secret, the end of the secret (``after``) or its start."""
     for start, end in secrets.spans(data):
         if start < cut < end:
             return end if after else start
@@ -49,7 +49,7 @@ def _beside(secrets: Secrets, data: bytes, cut: int, *, after: bool) -> int:
 
 
 def _without_broken_end(data: bytes) -> bytes:
-    """Without the first bytes of a UTF-8 character whose others were cut off."""
+    """Remove the first bytes of a UTF-8 character whose last bytes were cut off."""
     for back in range(1, min(3, len(data)) + 1):
         byte = data[-back]
         if byte >= 0xC0:
@@ -61,7 +61,7 @@ def _without_broken_end(data: bytes) -> bytes:
 
 
 def _without_broken_start(data: bytes) -> bytes:
-    """Without the last bytes of a UTF-8 character whose first was cut off."""
+    """Remove the last bytes of a UTF-8 character whose first byte was cut off."""
     start = 0
     while start < min(3, len(data)) and 0x80 <= data[start] < 0xC0:
         start += 1

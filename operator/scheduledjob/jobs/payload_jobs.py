@@ -1,6 +1,6 @@
-"""Shell and HTTP jobs as the library has them: the payload says what to run.
+"""Shell and HTTP jobs of the library, in which the payload says what to run.
 
-``ShellJob()`` runs its payload as a command, ``CurlJob()`` requests the URL that is its payload. Each is a description;
+``ShellJob()`` runs its payload as a command, ``CurlJob()`` requests the URL that is its payload. Both are descriptions;
 ``executor()`` makes the executor that a scheduler starts.
 """
 
@@ -56,7 +56,7 @@ class CurlJob:
 
 
 class _ByPayload:
-    """Gives an executor the payload as what to run, in place of a payload."""
+    """An executor that makes the params of each attempt from its payload, and runs it with another executor."""
 
     def __init__(self, executor: Executor, spec: Callable[[str], Any], what: str) -> None:
         self._executor = executor

@@ -1,7 +1,7 @@
-"""Reasons: the one line that history, status and the log show for an attempt that failed.
+"""Reasons: the line that history, status and the log show for an attempt that failed.
 
-A reason is read in a narrow column by somebody who wants to know what to do, so it is one line, bounded, and a
-length of time in it reads as it is written in a manifest.
+People read a reason in a narrow column to find out what to do. So it is a single line of limited length, and durations
+in it look as in a manifest.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 REASON_LIMIT = 400
-"""Characters; what is longer ends in an ellipsis."""
+"""Characters; a longer reason ends in an ellipsis."""
 
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000))
 
 
 def timed_out(seconds: float) -> str:
-    """``timed out after 1m30s``."""
+    """Return ``timed out after 1m30s``."""
     return f"timed out after {length(seconds)}"
 
 
 def length(seconds: float) -> str:
-    """A length of time in the units of a manifest, largest first: ``1h30m``, ``2s``, ``250ms``."""
+    """Return a duration as in a manifest: ``1h30m``, ``2s``, ``250ms``."""
     left = round(seconds * 1000)
     parts: list[str] = []
     for unit, size in _UNITS:
@@ -36,8 +36,8 @@ def length(seconds: float) -> str:
 
 
 def one_line(text: str) -> str:
-    """``text`` without line breaks and control characters, cut to ``REASON_LIMIT``."""
-    # Cut first: joining a message of megabytes only to throw it away would hold up the event loop.
+    """Return ``text`` without line breaks and control characters, cut to ``REASON_LIMIT``."""
+    # Cut first, because to join a message of megabytes would block the event loop.
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * REASON_LIMIT]).split())
     if len(line) > REASON_LIMIT or len(text) > 2 * REASON_LIMIT:
         line = line[: REASON_LIMIT - 1] + "…"
@@ -45,12 +45,12 @@ def one_line(text: str) -> str:
 
 
 def of_exception(error: BaseException, mask: Callable[[str], str] = str) -> str:
-    """``ValueError: message``; of a group with one member, that member. ``mask`` takes secrets out of the message."""
+    """Return ``ValueError: message``; for a group with one member, of the member. ``mask`` masks secrets."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     try:
         message = mask(str(error))
-    except Exception:  # somebody else's __str__ may do anything
+    except Exception:  # the __str__ of a job's exception may raise anything
         message = ""
     name = type(error).__name__
     return one_line(f"{name}: {message}" if message else name)

@@ -1,9 +1,9 @@
-"""Values that a job is given, and how those that are secret stay out of what is kept.
+"""Resolves the values of a job, and masks those that are secret.
 
-An environment variable, a header or a body is written in a manifest or referred to in a Secret or ConfigMap; it is
-resolved when the attempt starts, so that a rotated Secret counts from the next attempt on. ``Secrets`` remembers what
-came out of a Secret for as long as the attempt lasts, and takes it out of the output, the reasons and the errors that
-outlive it. What a job encodes, encrypts or prints one character a line is beyond any masking, and not looked for.
+An environment variable, a header or a body is written in a manifest, or refers to a Secret or ConfigMap. References are
+resolved when an attempt starts, so a rotated Secret takes effect with the next attempt. ``Secrets`` remembers the
+values from Secrets while the attempt runs, and masks them in everything that is kept: output, reasons and errors. It
+can't mask a value that a job encodes, encrypts or prints with one character in each line.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 MASK = b"***"
 
 _SHORTEST_LINE = 8
-"""Bytes: a shorter line of a secret of many lines (``{``, ``-----``) would mask half of any output."""
+"""Bytes. In a secret with several lines, shorter lines (``{``, ``-----``) would mask half of any output."""
 
 
 class Secrets:
-    """The secret values of one attempt."""
+    """The secret values of an attempt."""
 
     def __init__(self, *values: bytes) -> None:
         self._forms: set[bytes] = set()
@@ -28,22 +28,22 @@ class Secrets:
             self.remember(value)
 
     def remember(self, value: str | bytes) -> None:
-        """Mask this value from now on: as it is, without the white space around it, and each line of several."""
+        """Mask this value from now on: as it is, without white space around it, and each line of it."""
         whole = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
         lines = [line for line in map(bytes.strip, whole.splitlines()) if len(line) >= _SHORTEST_LINE]
         self._forms.update(form for form in (whole, whole.strip(), *lines) if form.strip())
 
     @property
     def longest(self) -> int:
-        """Bytes of the longest form: who cuts output must keep that much beyond the cut to recognise a secret on it."""
+        """Bytes of the longest form. To recognise a secret at a cut, keep this much of the output beyond the cut."""
         return max(map(len, self._forms), default=0)
 
     def spans(self, data: bytes) -> list[tuple[int, int]]:
-        """Where secrets are in ``data``: disjoint half-open ranges, in order; those that touch are one."""
+        """Return where secrets are in ``data``: half-open ranges, in order; those that touch are merged."""
         found: list[tuple[int, int]] = []
         for form in self._forms:
-            # Occurrences that overlap themselves are not looked for: with a secret of one repeated character that
-            # would take quadratic time.
+            # Overlapping occurrences are not searched: for a secret of a repeated character, that would take quadratic
+            # time.
             start = data.find(form)
             while start >= 0:
                 found.append((start, start + len(form)))
@@ -57,7 +57,7 @@ class Secrets:
         return merged
 
     def mask(self, data: bytes) -> bytes:
-        """``data`` with each secret replaced by ``***``."""
+        """Return ``data`` with each secret replaced by ``***``."""
         pieces: list[bytes] = []
         end = 0
         for start, next_end in self.spans(data):
@@ -66,20 +66,20 @@ class Secrets:
         return b"".join((*pieces, data[end:]))
 
     def mask_text(self, text: str) -> str:
-        """The same for a reason or an error message."""
+        """Return a reason or an error message with each secret replaced by ``***``."""
         return self.mask(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
 
 
 def secrets_of(attempt: Attempt) -> Secrets:
-    """What is secret of an attempt before anything that its spec refers to is resolved."""
+    """Return the secrets of an attempt before its references are resolved: its payload, if that is secret."""
     return Secrets(attempt.payload) if attempt.payload_is_secret and attempt.payload else Secrets()
 
 
 async def resolve(value: Value, references: References | None, secrets: Secrets | None = None) -> str | None:
-    """The text of a value, or None for an optional reference that leads nowhere.
+    """Return the text of a value; None for an optional reference to something that does not exist.
 
-    What comes out of a Secret is remembered in ``secrets``. Raises ``LookupError`` for a reference that can't be
-    followed and ``ValueError`` for one whose value is not text; both name kind, name and key.
+    A value from a Secret is added to ``secrets``. Raises ``LookupError`` if a reference can't be resolved, and
+    ``ValueError`` if its value is not text; both name the kind, the name and the key.
     """
     kind, reference = ("Secret", value.secret) if value.secret is not None else ("ConfigMap", value.config_map)
     if reference is None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import aiohttp
 
 from scheduledjob.engine.executor import Attempt, Result
-from scheduledjob.jobs.output import condense, to_keep
+from scheduledjob.jobs.output import bytes_to_keep, condense
 from scheduledjob.jobs.reasons import of_exception, one_line, timed_out
 from scheduledjob.jobs.values import Secrets, secrets_of
 
@@ -188,7 +188,7 @@ async def _prevent_resend(request: aiohttp.ClientRequest, send: aiohttp.ClientHa
 
 async def _read(response: aiohttp.ClientResponse, secrets: Secrets, *, whole: bool) -> _Body:
     """Read the body up to ``BODY_LIMIT``. Without ``whole``, keep only what history needs."""
-    head, tail = to_keep(secrets)
+    head, tail = bytes_to_keep(secrets)
     kept = bytearray()
     total = 0
     async for chunk in response.content.iter_any():

@@ -1,12 +1,12 @@
-"""Python jobs: how one is written, found and run.
+"""Python jobs: their interface, their executor, and how they are found.
 
-A job is an async function of a ``Task``, or an object with such a method ``run``. It says by what it returns how
-its schedule goes on: its task (go on), None (done for good), an exception (this attempt failed: retry). The
-executor is on the path of tens of thousands of runs a second, so for a job that succeeds it does nothing but make
-the task, await the job and look at what came back; whatever costs more happens where something went wrong.
+A job is an async function of a ``Task``, or an object with such a method ``run``. It returns its task (the schedule
+goes on) or None (the schedule is complete), or it raises (the attempt has failed, and is retried). The executor runs
+tens of thousands of runs a second. So for a job that succeeds, it only makes the task, awaits the job and checks what
+it returned.
 
-A job runs in the replica's own event loop and process: it dies with the process, so a lease that passes on needs
-no watchdog here. Being cancelled, a job may clean up, and the executor waits for it to end.
+A job runs in the replica's event loop, so it ends with the process and can't outlive its lease. If it is cancelled, it
+may clean up; the executor waits for its end.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from scheduledjob.jobs.reasons import of_exception, timed_out
 from scheduledjob.jobs.values import MASK, Secrets, secrets_of
 
 ENTRY_POINT_GROUP = "scheduledjob.jobs"
-"""Distributions announce their jobs here: the entry point's name is the kind, its object the job or its class."""
+"""The group of entry points by which packages announce jobs: the name is the kind, the object the job or its class."""
 
 
 @runtime_checkable
 class Job(Protocol):
-    """A Python job as an object; an async function with the same argument does as well."""
+    """A Python job as an object. An async function with the same argument is a job, too."""
 
     async def run(self, task: Task) -> Task | None:
-        """Run one attempt: return the task to go on, None to end the schedule for good, raise to be retried."""
+        """Run an attempt. Return the task to go on, or None to complete the schedule; raise to fail and be retried."""
         ...
 
 
@@ -42,21 +42,21 @@ JobFunction: TypeAlias = Callable[[Task], Awaitable[Task | None]]
 
 
 class JobExecutor:
-    """Runs the attempts of one registered Python job."""
+    """Runs the attempts of a registered Python job."""
 
     def __init__(self, kind: str, job: Job | JobFunction) -> None:
-        """``TypeError`` with what to write instead if ``job`` is neither an async function nor a ``Job``."""
+        """Raises ``TypeError`` if ``job`` is neither an async function nor a ``Job``."""
         self.kind = kind
         self._call = _callable_of(kind, job)
 
     async def start(self) -> None:
-        """Nothing to make ready."""
+        """Nothing to prepare."""
 
     async def stop(self) -> None:
         """Nothing to release."""
 
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
-        """Nothing to do: the job dies with the process, and stops with it."""
+        """Nothing to do: a job ends, and stops, with the process."""
 
     async def run(self, attempt: Attempt) -> Result:
         secrets = secrets_of(attempt) if attempt.payload_is_secret else None
@@ -81,7 +81,7 @@ class JobExecutor:
         except _TimedOutError as expired:
             return Result(False, timed_out(attempt.timeout or 0.0), output=_shown(task, expired.__cause__, secrets))
         except asyncio.CancelledError as error:
-            # A job that awaits something cancelled raises the same as one that is cancelled: only the first failed.
+            # A job that awaits something cancelled raises this, too. Only then has it failed.
             if _is_being_cancelled():
                 raise
             return Result(False, _reason(error, secrets), output=_shown(task, error, secrets))
@@ -90,7 +90,7 @@ class JobExecutor:
         return self._result(attempt, task, returned, secrets)
 
     async def _within(self, seconds: float, task: Task) -> Task | None:
-        # A job that ends by itself once its time is up, with a result or an error of its own, timed out nevertheless.
+        # A job that returns or raises after its time limit has timed out nevertheless.
         cause: BaseException | None = None
         returned = None
         try:
@@ -119,7 +119,7 @@ class JobExecutor:
             what = "payload" if not _storable(payload) else "result" if not _storable(result) else "output"
             return Result(False, f"the job left {_a(getattr(kept, what))} in task.{what}: make it bytes{_HINTS[what]}")
         if complete or payload is attempt.payload or attempt.payload_is_secret:
-            payload = None  # as it was, or read anew for the next run
+            payload = None  # unchanged, or read again from the Secret for the next run
         return Result(True, "", None, _tail(output, secrets), complete, payload, result)
 
 
@@ -127,7 +127,7 @@ _HINTS = {"payload": " (task.set_json writes JSON)", "result": " (task.set_resul
 
 
 class _TimedOutError(Exception):
-    """The attempt's own time limit passed (a TimeoutError from inside the job is the job's own error)."""
+    """The time limit of the attempt has passed. (A TimeoutError is the job's own error.)"""
 
 
 def _is_being_cancelled() -> bool:
@@ -142,7 +142,7 @@ def _callable_of(kind: str, job: object) -> JobFunction:
     if not callable(call):
         raise TypeError(f'job "{kind}" is {_a(job)}: register an async function, or an object with "async def run"')
     inner = inspect.unwrap(call)
-    if not any(inspect.iscoroutinefunction(f) for f in (inner, call, getattr(call, "__call__", None))):  # noqa: B004 - what it is, not whether it is
+    if not any(inspect.iscoroutinefunction(f) for f in (inner, call, getattr(call, "__call__", None))):  # noqa: B004 - its type matters, not only that it exists
         name = getattr(call, "__qualname__", type(call).__qualname__)
         raise TypeError(f'job "{kind}": {name} is not async: write "async def"')
     return cast("JobFunction", call)
@@ -167,16 +167,16 @@ def _reason(error: BaseException, secrets: Secrets | None) -> str:
 
 
 def _shown(task: Task, error: BaseException | None, secrets: Secrets | None) -> bytes:
-    """What the job left as output, then the traceback of the job's own frames; the tail of it."""
+    """Return the tail of the job's output, followed by the traceback of its error."""
     output = task.output if isinstance(task.output, bytes) else b""
     if error is not None:
-        # The frames above the job's are the executor's: the same for everybody, and no help.
-        own = error.__traceback__
-        while own is not None and own.tb_frame.f_code.co_filename == __file__ and own.tb_next is not None:
-            own = own.tb_next
+        # The frames of the executor come first. They are always the same, so leave them out.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__ and trace.tb_next is not None:
+            trace = trace.tb_next
         try:
-            lines = traceback.format_exception(type(error), error, own, limit=-50)
-        except Exception:  # somebody else's __str__ may do anything
+            lines = traceback.format_exception(type(error), error, trace, limit=-50)
+        except Exception:  # the __str__ of a job's exception may raise anything
             lines = [type(error).__name__]
         if output and not output.endswith(b"\n"):
             output += b"\n"
@@ -185,9 +185,9 @@ def _shown(task: Task, error: BaseException | None, secrets: Secrets | None) -> 
 
 
 class PrintJob:
-    """Prints a line with the slot, the name and a text: ``params: {text: ...}``, else the payload.
+    """Prints a line with the slot, the name and a text, which is the param ``text`` or the payload.
 
-    ``write`` takes the line; None: the standard output of that moment.
+    ``write`` is called with the line; None: print it to standard output.
     """
 
     kind: ClassVar[str] = "print"
@@ -213,14 +213,14 @@ class PrintJob:
 
 
 class JobPluginError(Exception):
-    """Entry points of ``scheduledjob.jobs`` that can't be used, one line for each."""
+    """Entry points of ``scheduledjob.jobs`` can't be used. The message has a line for each."""
 
 
 def discover_jobs(reserved: Container[str]) -> dict[str, Job | JobFunction]:
-    """Return the jobs that installed distributions announce, by kind. No job may have a ``reserved`` kind.
+    """Return the jobs that installed packages announce, by kind. No job may have a ``reserved`` kind.
 
-    Loading an entry point runs its distribution's code, so call this only if the user asked for plugins.
-    Raises ``JobPluginError``, which names each broken entry point and its distribution.
+    To load an entry point runs code of its package, so call this only if the user asked for plugins. Raises
+    ``JobPluginError``, which names each broken entry point and its package.
     """
     return load_jobs(entry_points(group=ENTRY_POINT_GROUP), reserved)
 

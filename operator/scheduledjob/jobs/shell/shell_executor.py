@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.engine.executor import Result
 from scheduledjob.jobs import reasons
-from scheduledjob.jobs.output import condense, to_keep
+from scheduledjob.jobs.output import bytes_to_keep, condense
 from scheduledjob.jobs.shell.shell_kind import ShellSpec
 from scheduledjob.jobs.shell.spawner.messages import Settings, Start
 from scheduledjob.jobs.values import Secrets, resolve, secrets_of
@@ -191,7 +191,7 @@ class ShellExecutor:
         if not shell.startswith(b"/"):
             raise ValueError(f"shell: {spec.shell!r} is not an absolute path; write it like /bin/sh")
         directory = None if spec.working_dir is None else environment.as_string("workingDir", spec.working_dir)
-        head, tail = to_keep(secrets)
+        head, tail = bytes_to_keep(secrets)
         return Start(
             number=next(self._numbers),
             command=[shell, b"-c", environment.as_string("command", spec.command)],
