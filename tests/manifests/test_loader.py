@@ -131,9 +131,9 @@ def test_a_fault_harms_no_other_document() -> None:
     assert [(problem.line, problem.job) for problem in loaded.problems] == [(9, None), (23, ("default", "c"))]
 
 
-def test_other_kinds_are_passed_over_with_a_line() -> None:
+def test_other_kinds_are_ignored_with_a_line() -> None:
     loaded = load_text("kind: Deployment\napiVersion: apps/v1\nmetadata: {name: web}\nx: 1\nx: 2\n", "f.yaml")
-    assert loaded.passed_over == ["f.yaml:1: Deployment web is ignored"]
+    assert loaded.ignored == ["f.yaml:1: Deployment web is ignored"]
     assert loaded.problems == []
 
 

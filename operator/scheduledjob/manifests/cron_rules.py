@@ -1,12 +1,12 @@
-"""What a pattern can say of a cron expression, so that the API server refuses most wrong ones by itself.
+"""Patterns for cron expressions, with which the API server itself refuses most wrong ones.
 
-The edit that brings a wrong expression is then turned away, and the version before stays at work. A pattern knows
-forms and ranges of numbers, not the calendar: that an expression never fires is mostly left to ``domain.cron_parse``,
-which stays the judge. Nothing that it accepts is refused here.
+It then refuses an edit with a wrong expression, and the previous version stays in effect. A pattern can check the
+syntax and the ranges of numbers, but not the calendar: that an expression never fires is mostly left to
+``domain.cron.parse``, which decides. Nothing that it accepts is refused here.
 
-Every check reads the whole expression and lets pass what is another check's business, so that one mistake has one
-answer. Patterns are RE2. Fields stand between anything up to a space: a control character that is no space is wrong
-in a field as well, and this class is short.
+Each check reads the whole expression, and accepts what another check refuses, so that a mistake has one message.
+Patterns are RE2. The separator of fields is any character up to the space: control characters are wrong in a field
+anyway, and this class is short.
 """
 
 from typing import Final, NamedTuple
@@ -22,7 +22,7 @@ _WORD: Final = f"{_CHAR}+"
 _FIRST_WORD: Final = f"[!-?A-~]{_CHAR}*"
 
 
-# Zeros in front are not counted, to keep the patterns short: their length is what a check costs the API server.
+# The number of leading zeros is not limited, to keep the patterns short: their length is the cost of a check.
 _BELOW_60: Final = r"0*[1-5]?\d"
 _HOUR: Final = r"0*(?:1?\d|2[0-3])"
 _DAY: Final = r"0*(?:[1-9]|[12]\d|3[01])"
@@ -34,7 +34,7 @@ _STEP: Final = r"(?:/0*[1-9]\d{0,3})?"
 
 
 def _list(value: str, *special: str, ending: str = "", hashed: bool = True) -> str:
-    """A field: terms with commas between them. ``special`` are terms too, an ``ending`` may follow one value."""
+    """Return the pattern of a field: a list of terms. ``special`` are terms, too; ``ending`` may follow a value."""
     number = f"(?:{value})"
     stepped = [r"\*", f"{number}(?:-{number})?"] if not ending else [r"\*"]
     if hashed:
@@ -59,18 +59,18 @@ _UNIX: Final = (Field.MINUTE, Field.HOUR, Field.DAY, Field.MONTH, Field.WEEKDAY)
 _QUARTZ: Final = tuple(Field)
 
 _NO_FIELDS: Final = f"(?:{_WORD}(?:{_GAP}{_WORD}){{0,3}})?|{_WORD}(?:{_GAP}{_WORD}){{7,}}|@.*|.*[^\\x00-~].*"
-"""What the check of the whole form refuses, or a macro."""
+"""An expression that the check of the number of fields refuses, or a macro."""
 
 
 class Check(NamedTuple):
-    """A pattern that an expression must match, or must not, and the answer where it is otherwise."""
+    """A pattern that an expression must match (or must not if ``forbidden``), and the message if it is wrong."""
 
     pattern: str
     message: str
     forbidden: bool = False
 
     def rule(self) -> Rule:
-        """The check in CEL."""
+        """Return the check as a rule of the CRD."""
         return Rule(("!" if self.forbidden else "") + matches("self", self.pattern), self.message)
 
 
@@ -98,7 +98,7 @@ def _words(count: int) -> str:
 
 
 def _field(field: Field) -> Check:
-    """The field is well formed wherever the expression has it."""
+    """Return the check of a field, in expressions with five, six or seven fields."""
     form, forms = _FORMS[field], []
     if field in _UNIX:
         before = _UNIX.index(field)
@@ -115,7 +115,7 @@ def _field(field: Field) -> Check:
 
 
 def _never() -> str:
-    """A day that none of the months has, where the day of the week sets nothing."""
+    """Return a pattern for a day that none of the months has, while any day of the week matches."""
     day_30, day_31 = "0*3[01]W?", "0*31W?"
     february = "(?:0*2|FEB)"
     short = "(?:0*(?:[2469]|11)|FEB|APR|JUN|SEP|NOV)"
@@ -158,7 +158,7 @@ _YEAR_RANGE: Final = "[12][0-9]{3}-[12][0-9]{3}"
 
 CRON_RULES: Final = (
     *(check.rule() for check in CRON_CHECKS),
-    # Of the first such range only: the API server finds no bound for the cost of all.
+    # This checks the first range only: the API server can't bound the cost of all.
     Rule(
         f"!{matches('self', _HASH_RANGE)} || int(self.find({literal(_HASH_RANGE)}).find('[0-9]+')) <= "
         f"int(self.find({literal(_HASH_RANGE)}).find('-[0-9]+').substring(1))",
@@ -170,4 +170,4 @@ CRON_RULES: Final = (
         "a range of years ends before it begins: write the earlier year first",
     ),
 )
-"""What the API server checks: the patterns, and the order of numbers in ranges that may not wrap."""
+"""The rules of the CRD: the patterns, and the order of numbers in ranges that must not wrap around."""

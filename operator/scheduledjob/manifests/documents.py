@@ -1,4 +1,4 @@
-"""One document of a file: its kind, and how a fault in it becomes a problem with a line and a column."""
+"""A document of a file: its kind, and its problems with their lines and columns."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ManifestDocument:
     """A document, or an item of a List, in its file."""
 
     def __init__(self, file: str, line_offset: int, root: Node | None = None, prefix: Path = ()) -> None:
-        """``line_offset`` lines stand before the text that was parsed; ``prefix`` leads from ``root`` to the item."""
+        """``line_offset``: number of lines before the parsed text. ``prefix``: path from ``root`` to the item."""
         self.file = file
         self.root: Node = Mapping(1, 1) if root is None else root
         self.prefix = prefix
@@ -38,7 +38,7 @@ class ManifestDocument:
 
     @property
     def line(self) -> int:
-        """The line of its beginning, counted from 1."""
+        """The line in which it begins, counted from 1."""
         return locate(self.root, self.prefix)[0] + self._line_offset
 
     @property
@@ -60,11 +60,11 @@ class ManifestDocument:
         return to_python(node, self.prefix)
 
     def find(self, path: Path) -> Node | None:
-        """The node at exactly this path."""
+        """Return the node at exactly this path; None if there is none."""
         return find(self.root, self.prefix + path)
 
     def items(self) -> Iterator[ManifestDocument]:
-        """The documents in a List."""
+        """Yield the documents in a List."""
         listed = self.find(("items",))
         for index in range(len(listed.items) if isinstance(listed, Sequence) else 0):
             yield ManifestDocument(self.file, self._line_offset, self.root, (*self.prefix, "items", index))
@@ -108,8 +108,8 @@ class ManifestDocument:
             return self.problem(
                 ("apiVersion",), f"{quoted(api_version or '')} is not allowed", f'write "{API_VERSION}"'
             )
-        ours = {"Secret": Meaning.SECRET, "ConfigMap": Meaning.CONFIG_MAP, "List": Meaning.LIST}
-        return ours.get(kind or "", Meaning.OTHER) if api_version == "v1" else Meaning.OTHER
+        known = {"Secret": Meaning.SECRET, "ConfigMap": Meaning.CONFIG_MAP, "List": Meaning.LIST}
+        return known.get(kind or "", Meaning.OTHER) if api_version == "v1" else Meaning.OTHER
 
     @property
     def is_meant_as_job(self) -> bool:
@@ -118,7 +118,7 @@ class ManifestDocument:
         near = nearest(kind, [KIND]) is not None or api_version.partition("/")[0] == GROUP
         return near and isinstance(self.find(()), Mapping) and self.find(("items",)) is None
 
-    def passed_over(self) -> str:
+    def ignored(self) -> str:
         """Return the message that this document is ignored."""
         words = [plain(shortened(word)) for word in (self._text("kind"), self._text("metadata", "name")) if word]
         return f"{plain(self.file)}:{self.line}: {' '.join(words)} is ignored"

@@ -52,7 +52,7 @@ class Loaded:
     jobs: dict[tuple[str, str], LoadedJob] = field(default_factory=dict)
     secrets: dict[tuple[str, str], Secret] = field(default_factory=dict)
     config_maps: dict[tuple[str, str], ConfigMap] = field(default_factory=dict)
-    passed_over: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
     """A line for each document of another kind."""
     problems: list[Problem] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -121,7 +121,7 @@ class _Loading:
             self.loaded.problems.extend(self._faults_beside(meaning, document, faults))
             return
         if meaning is Meaning.OTHER:
-            self.loaded.passed_over.append(document.passed_over())
+            self.loaded.ignored.append(document.ignored())
             return
         self.loaded.problems.extend(document.syntax(fault) for fault in faults)
         if meaning is Meaning.LIST:

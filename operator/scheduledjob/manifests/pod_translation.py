@@ -1,7 +1,7 @@
-"""From the models to the description of a Pod job: what a ScheduledJob says, as the executor of Pods reads it.
+"""Translates the models of a manifest into the description of a Pod, for the executor of Pods.
 
-It is plain JSON like any other job's description, with what is unset left out. References stay references, the
-payload's too: the value that one leads to is put into the Pod by the kubelet and never passes through the operator.
+Like the stored job of every kind it is plain JSON, without unset values. References are not resolved, not even that of
+the payload: the kubelet puts the values into the Pod, so they never pass through the operator.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def to_pod_definition(job: ScheduledJob) -> Definition:
-    """What the engine is to do for a job that runs as a Pod; ``to_definition`` has it for one that runs inline."""
+    """Return the definition of a job that runs as a Pod; ``to_definition`` is for a job that runs inline."""
     return msgspec.structs.replace(to_definition(job), kind=POD_KIND, job=pod_description(job), payload_from=None)
 
 
 def pod_description(job: ScheduledJob) -> dict[str, Any]:
-    """What the Pod is to run and how, as the plain JSON of the executor's ``PodSpec``."""
+    """Return what the Pod runs, and how, as the plain JSON of ``PodSpec``."""
     spec = job.spec
     namespace, _ = job.key
     kind, stored = plain_job(spec, namespace)

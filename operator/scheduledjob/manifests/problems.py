@@ -30,7 +30,7 @@ _BARE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault in a manifest."""
+    """A fault in a manifest."""
 
     file: str
     line: int
@@ -52,7 +52,7 @@ class Problem:
 
 
 def plain(text: str) -> str:
-    """Text of unknown origin, made safe to print in one line."""
+    """Return text of unknown origin in a form that is safe to print in one line."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
@@ -67,7 +67,7 @@ def quoted(text: str) -> str:
 
 
 def dotted(path: Path) -> str:
-    """``spec.triggers[0].cron``; a key that is not a plain word is in brackets and quotes."""
+    """Return ``spec.triggers[0].cron``. A key that is not a plain word is in brackets and quotes."""
     text = ""
     for part in path[:LEVELS_SHOWN]:
         if isinstance(part, int):
@@ -80,7 +80,7 @@ def dotted(path: Path) -> str:
 
 
 def listed(words: Sequence[str], conjunction: str = "or") -> str:
-    """``a``, ``a or b``, ``a, b or c``."""
+    """Return ``a``, ``a or b``, ``a, b or c``."""
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} {conjunction} {words[-1]}"

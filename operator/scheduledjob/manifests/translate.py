@@ -1,8 +1,8 @@
-"""From the models to what the engine runs: the one place where the defaults are put in.
+"""Translates the models of a manifest into the definition that the engine runs.
 
-A model says what the user wrote; a ``Definition`` says what holds. What a job does becomes the plain JSON of the
-executor's own spec (``ShellSpec``, ``CurlSpec``), with what is unset left out, so that it is short in the store and
-``msgspec.convert`` reads it back.
+A model has what the user wrote, and a ``Definition`` what applies: this module puts the defaults in place. The job
+becomes the plain JSON of its executor's spec (``ShellSpec``, ``CurlSpec``). Unset values are left out, so that it is
+short in the store. ``msgspec.convert`` turns it into the spec again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def to_definition(job: ScheduledJob) -> Definition:
-    """What the engine is to do for this job, every default in place. The payload is ``payload_of``."""
+    """Return the definition of a job that runs inline, with all defaults. ``payload_of`` returns its payload."""
     spec = job.spec
     namespace, _ = job.key
     kind, description = plain_job(spec, namespace)
@@ -61,12 +61,12 @@ def to_definition(job: ScheduledJob) -> Definition:
 
 
 def payload_of(job: ScheduledJob) -> bytes | None:
-    """The payload that stands in the manifest itself."""
+    """Return the payload in the manifest; None if it has none."""
     return None if job.spec.payload is None else job.spec.payload.encode()
 
 
 def needs_pod(job: ScheduledJob) -> str | None:
-    """Why this job can run in a cluster only, as in "job.container runs as a Pod"; None if it runs inline."""
+    """Return why a job can run only in a cluster, as in "job.container runs as a Pod"; None if it can run inline."""
     spec = job.spec
     mode = spec.execution.mode if spec.execution is not None else None
     place = place_of(spec.job)
@@ -136,7 +136,7 @@ def _timeouts(spec: Spec) -> Timeouts:
 
 
 def keep_of(spec: Spec) -> Keep:
-    """How much history stays."""
+    """Return how much history is kept."""
     history = spec.history
     if history is None:
         return Keep()
@@ -145,12 +145,12 @@ def keep_of(spec: Spec) -> Keep:
 
 
 def plain_job(spec: Spec, namespace: str) -> tuple[str, Any]:
-    """Return the kind of executor and what it receives, as plain JSON."""
+    """Return the kind of a job and what its executor receives, as plain JSON."""
     return stored_job(spec.job, spec.complete_on, namespace)
 
 
 def plain_payload_from(source: ValueFrom, namespace: str) -> Any:
-    """The reference to a payload, as plain JSON."""
+    """Return the reference to a payload, as plain JSON."""
     return short(value_of(source, namespace))
 
 

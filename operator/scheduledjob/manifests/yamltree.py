@@ -1,12 +1,12 @@
-"""YAML text turned into a tree that remembers its places.
+"""Parses YAML into a tree that knows the line and column of each value.
 
-libyaml scans and parses; the tree is built here, from its events, for four reasons. PyYAML's own composer recurses
-(a document nested ten thousand levels deep ends the process), expands what aliases point to without a bound, lets the
-second of two equal keys win in silence, and forgets where a value stood once it is a Python object.
+libyaml parses, and this module builds the tree from its events, for four reasons. PyYAML's own composer is recursive (a
+document with ten thousand levels ends the process), expands aliases without a limit, silently accepts the second of two
+equal keys, and does not keep the positions of values.
 
-What a plain scalar means follows kubectl, so that a file means the same here and in a cluster: ``yes`` ``no`` ``on``
-``off`` ``y`` ``n`` are booleans as well as ``true`` and ``false``, ``0644`` is octal; but ``1:30`` and ``2026-12-01``
-are text, which PyYAML would read as the number 90 and a date.
+Plain scalars are read as kubectl reads them, so that a file means the same here and in a cluster: ``yes``, ``no``,
+``on``, ``off``, ``y`` and ``n`` are booleans like ``true`` and ``false``, and ``0644`` is octal. But ``1:30`` and
+``2026-12-01`` are text, which PyYAML would read as the number 90 and a date.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_DEPTH = 64
-"""Levels of mappings and lists, aliases expanded. The resource needs 6, a Pod template some 12."""
+"""Maximum levels of mappings and lists, aliases expanded. The resource needs 6, a Pod template about 12."""
 MAX_WEIGHT = 100_000
-"""Values in one document, aliases expanded; each 100 characters of text count as one more. Large documents of other
-kinds (CRDs) that stand beside the jobs have some 50,000."""
+"""Maximum values of a document, aliases expanded; 100 characters of text count as one value more. Large documents of
+other kinds (CRDs) in the same file have about 50,000."""
 
 _CHARACTERS_PER_WEIGHT = 100
 
@@ -55,7 +55,7 @@ _CORE_TAG = "tag:yaml.org,2002:"
 
 
 class YamlError(Exception):
-    """A document that is not acceptable YAML; ``line`` and ``column`` count from 1 within the text given."""
+    """A document is not valid YAML. ``line`` and ``column`` count from 1 in the parsed text."""
 
     def __init__(self, line: int, column: int, message: str, path: Path = ()) -> None:
         super().__init__(message)
@@ -67,11 +67,11 @@ class YamlError(Exception):
 
 @dataclass(slots=True)
 class Scalar:
-    """A single value as it was written."""
+    """A single value as the user wrote it."""
 
     text: str
     plain: bool
-    """Without quotes, so that its form tells its type."""
+    """Whether it has no quotes, so that its text decides its type."""
     tag: str | None
     line: int
     column: int
@@ -92,13 +92,13 @@ class Sequence:
 
 @dataclass(slots=True)
 class Mapping:
-    """Keys and values; a key's own place is kept, because an aliased value stands somewhere else."""
+    """Keys and values. Each key has its own position, because the value may be an alias."""
 
     line: int
     column: int
     entries: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
     merged: list[Node] = field(default_factory=list)
-    """What ``<<`` brings in, the nearest first."""
+    """The mappings that ``<<`` merges in, the nearest first."""
     weight: int = 1
     height: int = 0
 
@@ -107,9 +107,9 @@ Node: TypeAlias = Scalar | Sequence | Mapping
 
 
 def documents(text: str, faults: list[YamlError]) -> Iterator[Node]:
-    """The tree of each document in ``text``; empty documents are left out.
+    """Yield the tree of each document in ``text``, except for empty documents.
 
-    A key that is given twice is added to ``faults``. Raises ``YamlError`` for what makes the rest unreadable.
+    A key that is given twice is added to ``faults``. Raises ``YamlError`` if the rest can't be parsed.
     """
     try:
         yield from _Composer(faults).compose(yaml.parse(text, Loader=_PARSER))
@@ -124,14 +124,14 @@ def documents(text: str, faults: list[YamlError]) -> Iterator[Node]:
 
 
 class _Composer:
-    """Builds trees from parser events with a stack of its own, so that depth costs memory in proportion, no more."""
+    """Builds trees from parser events, with a stack instead of recursion, so that depth costs only memory."""
 
     def __init__(self, faults: list[YamlError]) -> None:
         self._faults = faults
         self._open: list[tuple[Sequence | Mapping, str | None]] = []
-        """The collections that are not closed yet, outermost first, each with its anchor."""
+        """The open collections, outermost first, with their anchors."""
         self._keys: list[Scalar | None] = []
-        """For each of them, the key that waits for its value."""
+        """For each of them, the key whose value comes next."""
         self._anchors: dict[str, Node] = {}
         self._root: Node | None = None
 
@@ -180,7 +180,7 @@ class _Composer:
         self._place(closed, closed.line, closed.column)
 
     def _place(self, node: Node, line: int, column: int) -> None:
-        """Put a finished value where it belongs; ``line`` and ``column`` are those of its alias, if it is one."""
+        """Put a complete value into its parent. ``line`` and ``column`` are those of the alias, if it is one."""
         if not self._open:
             self._root = node
             return
@@ -201,7 +201,7 @@ class _Composer:
                 template = ' ("{{" is for templates: render them first)' if isinstance(node, Mapping) else ""
                 message = f"a key must be a single word, not a list or a mapping{template}"
                 raise YamlError(line, column, message, self._path())
-            # An aliased key stands where the alias is.
+            # The position of an aliased key is that of the alias.
             self._keys[-1] = Scalar(node.text, node.plain, node.tag, line, column)
             return
         self._keys[-1] = None
@@ -239,7 +239,7 @@ class _Composer:
         return tag
 
     def _path(self) -> Path:
-        """Where the value that is being read stands."""
+        """Return the path of the value that is being read."""
         path: list[str | int] = []
         for (collection, _), key in zip(self._open, self._keys, strict=True):
             if isinstance(collection, Sequence):
@@ -298,7 +298,7 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> YamlError:
 
 
 def to_python(node: Node, path: Path = ()) -> Any:
-    """The plain Python value of a tree that stands at ``path``. ``YamlError`` for a number that JSON can't write."""
+    """Return the tree at ``path`` as plain Python. Raises ``YamlError`` for a number that JSON can't represent."""
     if isinstance(node, Scalar):
         return _scalar(node, path)
     if isinstance(node, Sequence):
@@ -320,7 +320,7 @@ def _scalar(node: Scalar, path: Path) -> Any:
 
 
 def _resolved(node: Scalar, path: Path) -> Any:
-    """What a scalar without quotes means."""
+    """Return the value of a scalar without quotes."""
     text = node.text
     if text in _WORDS:
         return _WORDS[text]
@@ -344,7 +344,7 @@ def _resolved(node: Scalar, path: Path) -> Any:
 
 
 def _in_range(number: float, node: Scalar, path: Path) -> float:
-    """The number, if every program that reads JSON can hold it."""
+    """Return the number. Raises ``YamlError`` if not every JSON parser can represent it."""
     if abs(number) > (_LARGEST if isinstance(number, int) else sys.float_info.max):
         message = f"{quoted(node.text)} is too large a number: put text in quotes"
         raise YamlError(node.line, node.column, message, path)
@@ -352,7 +352,7 @@ def _in_range(number: float, node: Scalar, path: Path) -> float:
 
 
 def meaning_without_quotes(text: str) -> Any:
-    """What a text would mean if it stood without quotes."""
+    """Return the value that a text would have without quotes."""
     try:
         return to_python(Scalar(text, True, None, 1, 1))
     except YamlError:
@@ -360,9 +360,9 @@ def meaning_without_quotes(text: str) -> Any:
 
 
 def locate(root: Node, path: Path, *, at_key: bool = False) -> tuple[int, int]:
-    """Line and column of the field at ``path``, or of the nearest field above it that is there.
+    """Return line and column of the field at ``path``, or of the nearest field above it that exists.
 
-    The line is the key's; the column that of a value in the same line, unless ``at_key``.
+    The line is that of the key. The column is that of the value if it is in the same line, unless ``at_key``.
     """
     node, place = root, (root.line, root.column)
     for part in path:
@@ -379,7 +379,7 @@ def locate(root: Node, path: Path, *, at_key: bool = False) -> tuple[int, int]:
 
 
 def find(root: Node, path: Path) -> Node | None:
-    """The node at exactly ``path``."""
+    """Return the node at exactly this path; None if there is none."""
     node: Node | None = root
     for part in path:
         if isinstance(node, Mapping) and isinstance(part, str):

@@ -140,7 +140,7 @@ class FileSchedules:
     async def _read(self) -> tuple[Loaded, dict[str, _DesiredSchedule], set[str]]:
         """Read the files. Returns what was loaded, the desired schedules, and the slugs of jobs that can't run here."""
         loaded = await asyncio.to_thread(load, self._paths)
-        lines = [str(problem) for problem in loaded.problems] + loaded.passed_over
+        lines = [str(problem) for problem in loaded.problems] + loaded.ignored
         desired_by_slug: dict[str, _DesiredSchedule] = {}
         rejected: set[str] = set()
         for (namespace, name), found in loaded.jobs.items():

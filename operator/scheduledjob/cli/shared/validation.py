@@ -44,7 +44,7 @@ def summary(loaded: Loaded) -> str:
     """Return the result in one line."""
     faults = _counted(len(loaded.problems), "fault") if loaded.problems else "no faults"
     found = f"{_counted(len(loaded.jobs), 'valid job')} in {_counted(len(loaded.files), 'file')}"
-    passed_over = len(loaded.passed_over)
+    passed_over = len(loaded.ignored)
     others = f", {_counted(passed_over, 'document')} of other kinds passed over" if passed_over else ""
     return f"{faults}; {found}{others}"
 

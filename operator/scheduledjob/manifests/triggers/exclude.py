@@ -1,4 +1,4 @@
-"""Exclude: one entry of ``spec.exclude``, the slots to leave out."""
+"""Exclude: an entry of ``spec.exclude``, the slots to leave out."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""``at`` and ``after`` of a trigger in a manifest: one slot each."""
+"""``at`` and ``after`` of a trigger in a manifest: a single slot."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Trigger: one entry of ``spec.triggers``, with the fields of every kind of trigger."""
+"""Trigger: an entry of ``spec.triggers``, with the fields of every kind of trigger."""
 
 from typing import Any, Final
 
@@ -36,5 +36,5 @@ def stored(trigger: Trigger) -> StoredTrigger:
 
 
 def stored_of_manifest(given: Any) -> StoredTrigger:
-    """Return one entry of ``spec.triggers`` as the engine stores it. Raises ``ValueError`` if it is invalid."""
+    """Return an entry of ``spec.triggers`` as the engine stores it. Raises ``ValueError`` if it is invalid."""
     return stored(Trigger.model_validate(given))
