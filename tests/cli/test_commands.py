@@ -204,7 +204,7 @@ def test_explain_of_manifests_in_json(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_next_of_files_without_a_job(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert execute(["next", "-f", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "scheduledjob: there is no ScheduledJob in the files that are named\n"
+    assert capsys.readouterr().err == "scheduledjob: the files contain no ScheduledJob\n"
 
 
 def test_simulate_and_convert_need_no_cluster_for_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -182,9 +182,9 @@ def test_jitter_spreads_the_look_but_never_puts_it_off(scene: Scene) -> None:
 def test_a_notification_ends_the_sleep(scene: Scene) -> None:
     claimer = scene.start()
     scene.until(10.0)
-    claimer.hear(Wake(due=scene.world.store_clock() + 5 * SECOND))
+    claimer.notified(Wake(due=scene.world.store_clock() + 5 * SECOND))
     assert scene.until(20.0)[0] == pytest.approx(14.0, abs=0.01)
-    claimer.hear(Wake(changed=["ns/a"]))
+    claimer.notified(Wake(changed=["ns/a"]))
     assert scene.until(25.0) == []
     assert scene.holds.changed == ["ns/a"]
 
@@ -192,7 +192,7 @@ def test_a_notification_ends_the_sleep(scene: Scene) -> None:
 def test_what_may_have_been_missed_is_looked_for_at_once(scene: Scene) -> None:
     claimer = scene.start()
     scene.until(10.0)
-    claimer.hear(Wake(notifications_lost=True))
+    claimer.notified(Wake(notifications_lost=True))
     assert scene.until(11.0)[0] == 10.0
 
 

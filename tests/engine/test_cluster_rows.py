@@ -360,11 +360,11 @@ async def test_a_replica_outlasts_a_store_that_is_away_at_its_start_and_says_so(
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
         tasks.create_task(replica.run())
         assert not await replica.store_answers(0.5)
-        assert replica.store_heard == float("inf")
+        assert replica.seconds_since_answer == float("inf")
         assert replica.alive
         store.away = False
         assert await replica.store_answers(0.5)
         await watcher.until_recorded()
-        assert replica.store_heard < PATIENCE
+        assert replica.seconds_since_answer < PATIENCE
         replica.stop()
     assert isinstance(replica, Replica)

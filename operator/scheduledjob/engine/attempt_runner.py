@@ -1,9 +1,9 @@
 """Runs attempts, stops them, and reports to their schedules how they ended.
 
-There are two ways to stop an attempt. A *cancelled* attempt is to end, and its run stays active until that is certain.
+There are two ways to stop an attempt. A *cancelled* attempt must end, and its run stays active until that is confirmed.
 A *released* attempt is stopped because this replica can't or may not continue it. An attempt inside this replica ends
 with that; a detached one continues outside, and the next owner of its row adopts it. So the release of a detached
-attempt overrides a cancellation: the state says that the run is to end, and the next owner ends it.
+attempt overrides a cancellation: the state says that the run must end, and the next owner ends it.
 
 Whether a failed run is retried, and when, is decided in ``domain/schedule/runs.py``.
 """
@@ -157,8 +157,8 @@ class AttemptRunner:
             can_continue = owned.phase is Phase.LOST or not running.run.detached or owned.schedule.detached
             self._stop(running, AttemptEnd.LOST, why, RELEASED if can_continue else CANCELLED)
 
-    def let_go(self, owned: OwnedSchedule, why: str) -> None:
-        """Release the detached attempts of a row: they continue without this replica."""
+    def release_detached(self, owned: OwnedSchedule, why: str) -> None:
+        """Release the detached attempts of a row, which continue without this replica."""
         for running in owned.attempts:
             if running.run.detached and owned.schedule.detached:
                 self._stop(running, AttemptEnd.LOST, why, RELEASED)

@@ -62,7 +62,7 @@ class Claimer:
         self._arriving = 0
         """Rows that were claimed and not yet handed to ``ownership``."""
 
-    def hear(self, wake: Wake) -> None:
+    def notified(self, wake: Wake) -> None:
         """Take in a notification of the store."""
         if wake.notifications_lost:
             self._poll_timer.poll_by(self._context.monotonic())
@@ -78,7 +78,7 @@ class Claimer:
         context, timer = self._context, self._poll_timer
         delay, away_since = FIRST_CLAIM_RETRY_DELAY, float("inf")
         while not timer.stopped:
-            heard_at = context.clock.heard_at
+            last_answer_at = context.clock.last_answer_at
             try:
                 if context.monotonic() - away_since > context.settings.lease / 2:
                     await context.store.now()
@@ -87,7 +87,7 @@ class Claimer:
             except StoreUnavailable as error:
                 log.warning("the store can't be reached", error=str(error), retry_in=round(delay, 1))
                 await timer.pause_until(context.monotonic() + delay * self._rng.uniform(0.5, 1.0))
-                delay, away_since = min(delay * 2, LAST_CLAIM_RETRY_DELAY), min(away_since, heard_at)
+                delay, away_since = min(delay * 2, LAST_CLAIM_RETRY_DELAY), min(away_since, last_answer_at)
                 continue
             delay, away_since = FIRST_CLAIM_RETRY_DELAY, float("inf")
             if poll_at is not None:

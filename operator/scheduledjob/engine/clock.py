@@ -34,12 +34,12 @@ class StoreClock:
         self._base: Instant = 0
         self._at = 0.0
         self.known = False
-        self.heard_at = float("-inf")
+        self.last_answer_at = float("-inf")
         """Monotonic seconds of the store's last answer."""
 
     def observe(self, store_now: Instant, sent: float, received: float) -> None:
         """The store read ``store_now`` from its clock between ``sent`` and ``received`` (monotonic seconds)."""
-        self.heard_at = received
+        self.last_answer_at = received
         estimate = self._estimate(received)
         stepped_back = estimate > store_now + round((received - sent) * SECOND)
         if not self.known or estimate <= store_now or stepped_back:

@@ -1,8 +1,8 @@
-"""Edits: how a schedule that runs takes in its new desired state.
+"""Edits: how an owned schedule receives its new definition.
 
-If nothing of a row runs, the row is released when it is edited, and is claimed again with the new definition. A row
-that runs can't be released. It is read again, and its schedule follows the new definition from then on, while the
-running attempt ends as it began. A report of a change may be wrong or out of date; only what the row says counts.
+If no attempt of a row runs when it is edited, the row is released, and is claimed again with the new definition. A row
+with a running attempt can't be released. It is read again, and its schedule uses the new definition from then on, while
+the running attempt ends as it began. A report of a change may be wrong or out of date, so only the row itself counts.
 """
 
 from __future__ import annotations

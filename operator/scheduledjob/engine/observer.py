@@ -34,7 +34,7 @@ class Stats:
 
 
 class Observer:
-    """Does nothing; override what you need. The replica calls it in its event loop, so each method must return
+    """Does nothing: override the methods that you need. The replica calls them in its event loop, so they must return
     quickly."""
 
     def claimed(self, row: Row) -> None:

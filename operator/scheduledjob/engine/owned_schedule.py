@@ -1,7 +1,7 @@
 """An owned schedule: a row that this replica has claimed and has not released yet.
 
-It holds the row as claimed, the schedule with what is to be done, the lease, and a ``RunningAttempt`` for each attempt
-that runs now. ``ownership.py`` decides what is done with it, and has the table of its phases.
+It contains the row as claimed, the schedule, the lease, and a ``RunningAttempt`` for each attempt that runs now.
+``ownership.py`` decides what happens to it, and has the table of its phases.
 
 Replicas create and drop thousands of these each second, and the garbage collector would visit each again and again.
 So it does not track them (``gc=False``, and tuples instead of lists). That is safe because the end of an attempt breaks

@@ -1,19 +1,18 @@
 """Ownership: everything between the claim of a row and its release.
 
-Each claimed row is an ``OwnedSchedule`` here. ``Ownership`` asks its schedule what is due, has attempts started and
-cancelled (``attempt_runner.py``), and writes what became of them (``settler.py``). ``_advance`` is the one place that
-decides the next step of an owned row. Every event (a timer, the end of an attempt, an answer of the store, an edit)
-leads to a call of it.
+Each claimed row becomes an ``OwnedSchedule``. ``Ownership`` asks its schedule what is due, starts and cancels attempts
+(``attempt_runner.py``), and writes their results (``settler.py``). Only ``_advance`` decides the next step of an owned
+row. Every event (a timer, the end of an attempt, an answer of the store, an edit) leads to a call of it.
 
-The phases of an owned row, and what moves it from one to the next:
+The phases of an owned row, and the events that change them:
 
 | Event | From | To | What is done |
 |---|---|---|---|
 | the row is claimed | - | ACTIVE | what is due starts |
-| the row is edited while nothing runs, or the replica shuts down | ACTIVE | DRAINING | detached attempts are let go at
-  shutdown; other attempts run on |
-| nothing runs and nothing is due soon | ACTIVE | RELEASED | the release is written |
-| nothing runs | DRAINING | RELEASED | the release is written |
+| the row is edited while no attempt runs, or the replica shuts down | ACTIVE | DRAINING | at shutdown, detached
+  attempts are released, and other attempts continue |
+| no attempt runs and nothing is due soon | ACTIVE | RELEASED | the release is written |
+| no attempt runs | DRAINING | RELEASED | the release is written |
 | a library schedule is complete | ACTIVE, DRAINING | RELEASED | the removal is written |
 | the store stored the last write | RELEASED | forgotten | another replica may claim the row |
 | a write is refused, or the lease can't be renewed | ACTIVE, DRAINING, RELEASED | LOST | all attempts are stopped |
@@ -75,7 +74,7 @@ class Ownership:
         self._context = context
         self._leases = leases
         self._poll_timer = poll_timer
-        """Learns of each row that is owned no longer."""
+        """Notified of each row that this replica no longer owns."""
         self._owned: dict[Key, OwnedSchedule] = {}
         self._empty = asyncio.Event()
         self._draining = False
@@ -147,7 +146,7 @@ class Ownership:
     # ---------------------------------------------------------------- what is next
 
     def _advance(self, owned: OwnedSchedule) -> None:
-        """Do what is due now, then write, release, or set a timer for what comes next."""
+        """Do what is due now. Then write the row, release it, or set a timer for its next step."""
         if owned.phase >= Phase.RELEASED:  # or LOST
             return
         schedule, now = owned.schedule, self._context.clock.now()
@@ -169,7 +168,7 @@ class Ownership:
             self._wait_or_release(owned, now)
 
     def _step(self, owned: OwnedSchedule, now: Instant) -> bool:
-        """Start and cancel what is due; False if the row was lost over that."""
+        """Start and cancel what is due. Returns False if the row was lost."""
         schedule = owned.schedule
         actions = machine.step(schedule, now)
         for run in actions.cancel:
@@ -180,7 +179,7 @@ class Ownership:
                 self._lose(owned, "its lease was about to expire when a slot came due")
                 return False
             for run in actions.start:
-                if not (self._draining and run.detached):  # would be let go at once
+                if not (self._draining and run.detached):  # would be released at once
                     self._runner.start(owned, run, now)
         if actions.became_overdue:
             self._runner.report_overdue(owned, now)
@@ -189,7 +188,7 @@ class Ownership:
         return True
 
     def _wait_or_release(self, owned: OwnedSchedule, now: Instant) -> None:
-        """Nothing runs: keep the row only if it is due soon."""
+        """No attempt runs: keep the row only if it is due soon."""
         schedule = owned.schedule
         if machine.awaits_write(schedule, now):
             self._write(owned, Disposition.KEEP, None)
@@ -236,7 +235,7 @@ class Ownership:
         self.settler.submit(owned, settlement)
 
     def _settled(self, owned: OwnedSchedule | None, settlement: Settlement, done: bool) -> None:
-        """The store answered a write. ``done``: it carried the write out; otherwise it refused it."""
+        """The store answered a write. ``done`` is False if it refused the write."""
         if owned is None:
             self._leases.drop_key(settlement.key)
             return
@@ -290,7 +289,7 @@ class Ownership:
     # ---------------------------------------------------------------- losing a row
 
     def _lose(self, owned: OwnedSchedule, why: str) -> None:
-        """Another replica may own the row: stop what runs, and write nothing that ends from now on."""
+        """Another replica may own the row: stop its attempts, and write nothing that ends from now on."""
         if owned.phase is Phase.LOST:
             return
         owned.enter(Phase.LOST)
@@ -328,7 +327,7 @@ class Ownership:
                 self._definition_changed(owned)
 
     def _definition_changed(self, owned: OwnedSchedule) -> None:
-        """Release a row of which nothing runs, due at once with its new definition; read any other again."""
+        """Release the row, due at once with its new definition. If attempts run, read the row again instead."""
         if owned.phase is Phase.LOST:
             return
         if owned.attempts:
@@ -345,11 +344,11 @@ class Ownership:
             owned.enter(Phase.DRAINING)
 
     def drain(self) -> None:
-        """Release rows of which nothing runs, and let detached attempts go; other rows are released when they end."""
+        """Release detached attempts, and rows without attempts. Other rows are released when their attempts end."""
         self._draining = True
         for owned in list(self._owned.values()):
             self._drain(owned)
-            self._runner.let_go(owned, "the replica is shutting down")
+            self._runner.release_detached(owned, "the replica is shutting down")
             if not owned.attempts and not owned.schedule.writes.in_flight:
                 self._advance(owned)
 
@@ -365,7 +364,7 @@ class Ownership:
             await self._empty.wait()
 
     def close(self) -> None:
-        """End the services of owned rows; the settler and the upstream poller finish what they have first."""
+        """Stop the services of owned rows. The settler writes what is pending first."""
         self._timers.close()
         self._runner.close()
         self.edits.close()
@@ -373,5 +372,5 @@ class Ownership:
 
 
 def _same_spec(row: Row, state: State) -> bool:
-    """Only a request or a touch made the new revision: the object in the cluster has the same spec."""
+    """Return whether the object in the cluster has the same spec, so that the new revision is a request or a touch."""
     return bool(row.generation) and row.generation == state.generation

@@ -105,13 +105,13 @@ class Replica:
         return not self.leases.wedged
 
     @property
-    def store_heard(self) -> float:
+    def seconds_since_answer(self) -> float:
         """Seconds since the store last answered; infinite before its first answer."""
-        return self._context.monotonic() - self.clock.heard_at
+        return self._context.monotonic() - self.clock.last_answer_at
 
     async def store_answers(self, within: float) -> bool:
         """Whether the store has answered in the last ``within`` seconds, or answers now within as many."""
-        if self.store_heard <= within:
+        if self.seconds_since_answer <= within:
             return True
         sent = self._context.monotonic()
         try:
@@ -206,7 +206,7 @@ class Replica:
             await asyncio.sleep(LOOP_BEAT_INTERVAL)
 
     async def _listen(self, claimer: Claimer) -> None:
-        async with self._context.store.listen(claimer.hear):
+        async with self._context.store.listen(claimer.notified):
             await asyncio.Event().wait()
 
     async def _prune(self) -> None:

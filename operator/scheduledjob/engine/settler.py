@@ -2,8 +2,8 @@
 
 While one batch is in flight the next one fills. So a single settlement is written at once, and a thousand of them cost
 one round trip. If the connection breaks, the result of a write is unknown. The settler then repeats the write until the
-store answers. The store refuses a repeated write that it had carried out the first time; the settler reads what is
-stored to tell that from a real refusal.
+store answers. The store refuses a repeated write that it had carried out the first time. To distinguish that from a
+real refusal, the settler reads what is stored.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 ``shut_down`` runs the phases in order:
 
 1. Stop claiming. Wait for a claim in flight, because its rows would otherwise wait for their lease.
-2. Drain: release rows of which nothing runs, and let detached attempts go. This takes no time of its own.
+2. Drain: release detached attempts, and rows without running attempts. This takes no time of its own.
 3. Let running attempts finish for the grace period.
 4. Stop the other attempts, and release their rows. Another replica starts these runs again without waiting for a lease.
 5. Write what is left, and notify the schedules that follow the last runs.

@@ -125,7 +125,7 @@ def _schedule(body: Object) -> bool:
                 out(" " * _WIDTH + printable(line))
             else:
                 _field(heading, line)
-    if not schedule.standing:
+    if not schedule.inactive_reason:
         slots = [second(start) for _, start in itertools.islice(schedule.starts(now()), _SLOTS)]
         _field("Next", ", ".join(slots) or "no slots are left")
     return True

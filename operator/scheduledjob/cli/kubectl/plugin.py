@@ -64,7 +64,9 @@ Instance = Annotated[
     Text,
     typer.Option("--instance", metavar="NAME", help='With --store: the operator\'s installation; default: "local".'),
 ]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="Most runs to list.")]
+Limit = Annotated[
+    int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="Maximum number of runs to list.")
+]
 
 
 @app.command("list")
@@ -179,7 +181,7 @@ def resume(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Start slots again after suspend or an automatic pause. Slots of the past are not made up for."""
+    """Start slots again after suspend or an automatic pause. Slots missed meanwhile do not run."""
     from .steering import resume
 
     resume(Where(namespace, context=context, kubeconfig=kubeconfig), names, output)
@@ -250,7 +252,7 @@ def logs(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Print the output of a run: of the newest one's Pod, or the end of the newest failed one's from status."""
+    """Print the output of a run: from the newest Pod, or from status, which has that of the newest failed run."""
     from .job_logs import print_logs
     from .run_history import kept_in
 

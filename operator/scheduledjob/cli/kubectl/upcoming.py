@@ -50,10 +50,10 @@ def print_next(where: Where, name: str | None, start: str | None, count: int, fo
                 raise CommandError(line) from None
             say(line)
             continue
-        if schedule.standing:
-            say(f"{schedule.name}: {schedule.standing}")
+        if schedule.inactive_reason:
+            say(f"{schedule.name}: {schedule.inactive_reason}")
         say_what_is_not_listed(schedule)
-        if name or not schedule.standing:
+        if name or not schedule.inactive_reason:
             schedules.append(schedule)
     jitters = form is Form.WIDE or any(schedule.definition.jitter for schedule in schedules)
     rows = [row_of(*first, with_start=jitters) for first in _first(schedules, begin, count)]

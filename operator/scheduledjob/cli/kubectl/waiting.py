@@ -66,22 +66,22 @@ class Progress:
     def __init__(self) -> None:
         self._stream = sys.stderr
         self._live = self._stream.isatty()
-        self._said = ""
+        self._shown = ""
         self._since = time.monotonic()
         self._turn = 0
 
-    def tell(self, words: str) -> None:
-        if words != self._said:
-            self._said = words
+    def show(self, words: str) -> None:
+        if words != self._shown:
+            self._shown = words
             if not self._live:
                 self._write(f"{words}\n")
         self.draw()
 
     def draw(self) -> None:
-        if self._live and self._said:
+        if self._live and self._shown:
             self._turn += 1
             spent = int(time.monotonic() - self._since)
-            self._write(f"\r\x1b[K{_TURNING[self._turn % 4]} {self._said} ({spent}s)")
+            self._write(f"\r\x1b[K{_TURNING[self._turn % 4]} {self._shown} ({spent}s)")
 
     def clear(self) -> None:
         """Clear the line so that other output can use it; the next redraw brings it back."""
@@ -169,7 +169,7 @@ async def _ended(cluster: Cluster, body: Object, run_id: str, token: str, progre
         except Gone:
             pass
         except ApiUnavailable as error:
-            progress.tell(f"{name}: {token} continues, but {error.message}")
+            progress.show(f"{name}: {token} continues, but {error.message}")
         body = await _read_again(cluster, name)
         if body["metadata"]["uid"] != uid:
             raise CommandError(f"{name} was deleted, which ends run {token}")
@@ -196,16 +196,16 @@ def ended_run(body: Object, run_id: str, token: str, progress: Progress) -> Obje
     active = next((run for run in status.get("active") or () if run["runID"] == run_id), None)
     if active is not None and "started" in active:
         attempt = f", attempt {active['attempt']}" if active.get("attempt", 1) > 1 else ""
-        progress.tell(f"{name}: {token} is running{attempt}")
+        progress.show(f"{name}: {token} is running{attempt}")
     elif active is not None and "due" not in active:
-        progress.tell(f"{name}: {token} is active")
+        progress.show(f"{name}: {token} is active")
     elif token in ((status.get("handled") or {}).get("runNow") or ()):
-        progress.tell(f"{name}: {token} is accepted and about to start")
+        progress.show(f"{name}: {token} is accepted and about to start")
     elif not status:
-        progress.tell(f"{name}: {token} waits for an operator; none has seen this ScheduledJob yet")
+        progress.show(f"{name}: {token} waits for an operator; none has seen this ScheduledJob yet")
     else:
         paused = paused_words(body)
-        progress.tell(
+        progress.show(
             f"{name}: {token} waits for the operator" + (f" ({paused}; manual runs still work)" if paused else "")
         )
     return None
@@ -239,7 +239,7 @@ class _Output:
                         if event["type"] in ("ADDED", "MODIFIED"):
                             await self._print(event["object"], live=True)
             except Forbidden as error:
-                self._progress.tell(f"the output can't be followed: {error.message}")
+                self._progress.show(f"the output can't be followed: {error.message}")
                 return
             except ApiError:
                 await asyncio.sleep(PAUSE)

@@ -42,7 +42,7 @@ STORED_PREFIX = "manifest"
 
 
 class ChangeListener(Protocol):
-    """Is told what this process itself changes in the store; the replica is one."""
+    """Receives what this process itself changes in the store; a replica, for example."""
 
     def due(self, instant: Instant) -> None: ...
 
@@ -76,7 +76,7 @@ class FileSchedules:
         self._store = store
         self._kinds = kinds
         self._say = say
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._applied: dict[str, _DesiredSchedule] = {}
         """By slug: what this process put into the store."""
         self._followers: dict[str, list[str]] = {}
@@ -155,9 +155,9 @@ class FileSchedules:
                 rejected.add(slug)
                 lines.append(f"{plain(found.file)}:{found.line}: {reason}")
         for line in lines:
-            if line not in self._said:
+            if line not in self._reported:
                 self._say(line)
-        self._said = set(lines)
+        self._reported = set(lines)
         self._refer(loaded)
         return loaded, desired_by_slug, rejected
 

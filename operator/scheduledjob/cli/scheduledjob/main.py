@@ -124,7 +124,10 @@ def run(
     ] = False,
     instance: Instance = "local",
     capacity: Annotated[
-        int, typer.Option("--capacity", min=1, metavar="NUMBER", help="Most jobs to hold at once.")
+        int,
+        typer.Option(
+            "--capacity", min=1, metavar="NUMBER", help="Maximum number of jobs that run or wait here at once."
+        ),
     ] = 4096,
     output: Annotated[
         Optional[Format],  # noqa: UP045  # typer reads the annotation while the program runs
@@ -313,7 +316,7 @@ def history(
         typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Namespace of the job."),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="Most runs to list.")
+        int, typer.Option("--limit", min=1, max=100_000, metavar="NUMBER", help="Maximum number of runs to list.")
     ] = 50,
     instance: Instance = "local",
     output: Output = Format.TABLE,

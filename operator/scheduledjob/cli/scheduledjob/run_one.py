@@ -116,13 +116,15 @@ async def _run(order: Order, references: _EnvironmentReferences, *, plugins: boo
 
 
 def _attempt(order: Order, environment: Mapping[str, str]) -> Attempt:
-    told = {name: environment.get(f"{PREFIX}{name}", "") for name in ("NAME", "NAMESPACE", "UID", "RUN_ID", "SLOT")}
-    slot = to_instant(datetime.fromisoformat(told["SLOT"])) if told["SLOT"] else 0
+    variables = {
+        name: environment.get(f"{PREFIX}{name}", "") for name in ("NAME", "NAMESPACE", "UID", "RUN_ID", "SLOT")
+    }
+    slot = to_instant(datetime.fromisoformat(variables["SLOT"])) if variables["SLOT"] else 0
     return Attempt(
-        run_id=told["RUN_ID"],
-        uid=told["UID"],
-        namespace=told["NAMESPACE"],
-        name=told["NAME"],
+        run_id=variables["RUN_ID"],
+        uid=variables["UID"],
+        namespace=variables["NAMESPACE"],
+        name=variables["NAME"],
         slot=slot,
         attempt=int(environment.get(f"{PREFIX}ATTEMPT", "1")),
         version=int(environment.get(f"{PREFIX}VERSION", "0")),

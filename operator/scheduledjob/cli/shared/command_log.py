@@ -96,5 +96,5 @@ class _Bridge(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = next((name for name, lowest in reversed(_LEVELS.items()) if record.levelno >= lowest), "debug")
         error = {"exc_info": record.exc_info} if record.exc_info else {}
-        tell = getattr(structlog.get_logger(record.name), level)
-        tell(record.getMessage(), logger=record.name, **error)
+        log_at_level = getattr(structlog.get_logger(record.name), level)
+        log_at_level(record.getMessage(), logger=record.name, **error)

@@ -45,8 +45,8 @@ def explanation(schedule: PlannedSchedule) -> dict[str, Any]:
     sentences["Overlap"] = _overlap(definition)
     sentences["When late"] = _misfire(definition)
     sentences["On failure"] = _retry(definition)
-    if schedule.standing:
-        sentences["But"] = schedule.standing
+    if schedule.inactive_reason:
+        sentences["But"] = schedule.inactive_reason
     return sentences
 
 

@@ -41,7 +41,7 @@ class PlannedSchedule:
     uid: str
     definition: Definition
     slots: Slots | None
-    standing: str = ""
+    inactive_reason: str = ""
     """Why its slots do not start; empty if they do."""
 
     def starts(self, after: Instant) -> Iterator[tuple[Instant, Instant]]:
@@ -68,10 +68,10 @@ def schedule_of(body: Object) -> PlannedSchedule:
     metadata = body["metadata"]
     created = instant_of(metadata.get("creationTimestamp")) or now()
     slots = slots_of(Plan(definition), seed=f"{namespace}/{name}", created=created)
-    return PlannedSchedule(namespace, name, metadata.get("uid", ""), definition, slots, _standing(body))
+    return PlannedSchedule(namespace, name, metadata.get("uid", ""), definition, slots, _inactive_reason(body))
 
 
-def _standing(body: Object) -> str:
+def _inactive_reason(body: Object) -> str:
     status = status_of(body)
     if (kept := is_suspended(body)) == "suspended":
         return "it is suspended: kubectl scheduledjob resume starts its slots again"
@@ -136,8 +136,8 @@ def schedules_of_files(
         definition = to_definition(item.job)
         slug = f"{in_namespace}/{metadata.name}"
         slots = slots_of(Plan(definition), seed=slug, created=begin)
-        standing = "suspended" if definition.suspend else ""
-        found.append(PlannedSchedule(in_namespace, metadata.name, slug, definition, slots, standing))
+        inactive_reason = "suspended" if definition.suspend else ""
+        found.append(PlannedSchedule(in_namespace, metadata.name, slug, definition, slots, inactive_reason))
     if not found and not loaded.problems:
-        raise CommandError("there is no ScheduledJob in the files that are named", 2)
+        raise CommandError("the files contain no ScheduledJob", 2)
     return found, bool(loaded.problems)

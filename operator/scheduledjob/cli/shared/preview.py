@@ -29,10 +29,10 @@ def print_next_of_files(paths: Sequence[str], start: str | None, count: int, out
     begin = now() // SECOND * SECOND if start is None else instant_from(start, "--from")
     schedules, faults = schedules_of_files(paths, None, begin)
     for schedule in schedules:
-        if schedule.standing:
-            say(f"{schedule.name}: left out, because it is {schedule.standing}")
+        if schedule.inactive_reason:
+            say(f"{schedule.name}: left out, because it is {schedule.inactive_reason}")
         say_what_is_not_listed(schedule)
-    awake = [schedule for schedule in schedules if not schedule.standing]
+    awake = [schedule for schedule in schedules if not schedule.inactive_reason]
     jitters = any(schedule.definition.jitter for schedule in awake)
     streams = (_slots(awake[place], place, begin) for place in range(len(awake)))
     first = itertools.islice(heapq.merge(*streams), count)

@@ -82,7 +82,7 @@ def load_of(schedules: Iterable[PlannedSchedule], begin: Instant, end: Instant) 
     """Count the starts of schedules in ``begin <= start < end``."""
     load = Load(begin, end)
     for schedule in schedules:
-        if schedule.standing or schedule.slots is None:
+        if schedule.inactive_reason or schedule.slots is None:
             continue
         name = f"{schedule.namespace}/{schedule.name}"
         jitter, limit = schedule.definition.jitter, schedule.definition.max_runs
@@ -138,7 +138,7 @@ def _draw(load: Load, schedules: Sequence[PlannedSchedule]) -> None:
 
 
 def _assume(schedules: Sequence[PlannedSchedule]) -> None:
-    if suspended := [schedule.name for schedule in schedules if schedule.standing]:
+    if suspended := [schedule.name for schedule in schedules if schedule.inactive_reason]:
         say(f"left out, because they are suspended: {_few(suspended)}")
     if after := [
         schedule.name
