@@ -135,7 +135,7 @@ def test_help_says_what_each_setting_means(capsys: pytest.CaptureFixture[str]) -
     words = " ".join(capsys.readouterr().out.split())
     for each in every_setting():
         assert f" {each.flag} " in words
-        assert " ".join(each.says.split()) in words
+        assert " ".join(each.description.split()) in words
 
 
 @pytest.mark.parametrize("command", ["next @daily", "operator --help"])

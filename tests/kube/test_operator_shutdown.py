@@ -34,6 +34,6 @@ def test_the_chart_documents_the_sum_of_the_limits(page: str) -> None:
 
 def test_the_help_says_the_sum_of_the_limits() -> None:
     """The settings repeat the numbers, because ``--help`` must not load what the operator needs at work."""
-    (grace,) = (setting.says for setting in every_setting() if setting.name == "grace")
+    (grace,) = (setting.description for setting in every_setting() if setting.name == "grace")
     assert f"at least {limit_besides_grace(in_memory=False):g} seconds longer" in grace
     assert f"{limit_besides_grace(in_memory=True):g} seconds longer with the store in memory" in grace

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduledjob.kube.settings.operator_settings import Contradiction, OperatorSettings, Setting, every_setting
+from scheduledjob.kube.settings.operator_settings import OperatorSettings, Setting, SettingsConflict, every_setting
 from scheduledjob.kube.settings.setting_sources import SettingsError, read_settings
 from scheduledjob.kube.settings.settings_page import settings_page
 from scheduledjob.web.listen import Listen, parse_listen
@@ -90,9 +90,9 @@ def test_each_can_be_said_in_three_ways(each: Setting, config: Callable[[str], s
 def test_what_is_shown_can_be_read_again(each: Setting) -> None:
     _, meaning = OTHER[each.name]
     if each.name != "store":
-        assert each.kind.read([each.show(meaning)]) == meaning
+        assert each.type.read([each.show(meaning)]) == meaning
     if each.default is not None:
-        assert each.kind.read([each.show(each.default)]) == each.default
+        assert each.type.read([each.show(each.default)]) == each.default
 
 
 def test_flags_win_over_variables_over_the_file_over_defaults(config: Callable[[str], str]) -> None:
@@ -131,7 +131,7 @@ def test_lists_in_every_notation(config: Callable[[str], str]) -> None:
         ("capacity", "-1", "write a whole number from 1"),
         ("status_budget", "9" * 4000, "write a whole number from 1"),
         ("namespaces", "Team_A", '"Team_A" is not allowed: write lower-case letters'),
-        ("namespaces", "*", "leave the setting out for all"),
+        ("namespaces", "*", "omit the setting for all"),
         ("inline_shell_namespaces", "*,team-a", "write it alone"),
         ("inline_http_allow", "10.0.0.0/99", '"10.0.0.0/99" is not allowed: write a network such as 10.0.0.0/8'),
         ("inline_http_allow", "999.1.1.1", "write a network"),
@@ -140,7 +140,7 @@ def test_lists_in_every_notation(config: Callable[[str], str]) -> None:
         ("plugins", "maybe", '"maybe" is not allowed: write true or false'),
         ("listen", "8080", "write host:port"),
         ("listen", ":80800", "80800 is not a port: write a number up to 65535"),
-        ("kubeconfig", "/nowhere/config", '"/nowhere/config" is no file that is there'),
+        ("kubeconfig", "/nowhere/config", 'there is no file "/nowhere/config"'),
         ("pod_image", "a b", "write a container image"),
         ("instance", "two words", "without spaces"),
         ("memory_lease", "My_Lease", "lower-case"),
@@ -182,12 +182,12 @@ def test_a_wrong_value_that_another_source_overrides_does_not_matter() -> None:
         ("SJOB_LEESE", "did you mean SJOB_LEASE?"),
         ("SJOB_NAMESPACES_ALL", "did you mean SJOB_NAMESPACES?"),
         ("SJOB_PORT", "SJOB_"),
-        ("SJOB_", "there are SJOB_"),
+        ("SJOB_", "known are SJOB_"),
     ],
 )
 def test_an_unknown_variable_is_refused(variable: str, hint: str) -> None:
     (found,) = faults(environment={variable: "8080"})
-    assert found.startswith(f"{variable} is no variable of the operator: ")
+    assert found.startswith(f"{variable} is not a variable of the operator: ")
     assert hint in found
 
 
@@ -208,18 +208,18 @@ def test_variables_of_services_are_passed_over() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("lease: 15s\nleese: 3s\n", ":2: leese is no setting of the operator: did you mean lease?"),
-        ("pod-capacity: 3\n", ":1: pod-capacity is no setting of the operator: did you mean podCapacity?"),
+        ("lease: 15s\nleese: 3s\n", ":2: leese is not a setting of the operator: did you mean lease?"),
+        ("pod-capacity: 3\n", ":1: pod-capacity is not a setting of the operator: did you mean podCapacity?"),
         ("lease: 15s\nlease: 20s\n", ":2: "),
-        ("- lease: 15s\n", ":1: these are no settings: write lines such as lease: 15s"),
-        ("just text", ":1: these are no settings"),
-        ("lease: {seconds: 3}\n", ":1: lease: one value is expected: write 3s to 10m"),
-        ("lease: [3s]\n", ":1: lease: one value is expected"),
+        ("- lease: 15s\n", ":1: no settings found: write lines such as lease: 15s"),
+        ("just text", ":1: no settings found"),
+        ("lease: {seconds: 3}\n", ":1: lease: a single value is expected: write 3s to 10m"),
+        ("lease: [3s]\n", ":1: lease: a single value is expected"),
         (
             "namespaces: [{name: a}]\n",
             ":1: namespaces: a list is expected: write names of namespaces, each after a dash",
         ),
-        ("lease: 15s\n---\nlease: 16s\n", ":3: a second document: write all settings in one"),
+        ("lease: 15s\n---\nlease: 16s\n", ":3: a second document is not allowed: write all settings in one"),
         ("lease: [15s\n", ":2: "),
         ("a: " + "[" * 200, ":1: "),
     ],
@@ -245,7 +245,7 @@ def test_inline_shell_in_a_namespace_that_is_not_watched_is_a_contradiction(conf
     file = config("namespaces: [team-a]\ninlineShellNamespaces: [team-a, team-b]\n")
     (found,) = faults({"config": [file]})
     assert found.startswith(f"{file}:2: inlineShellNamespaces: team-b would have no jobs to run")
-    with pytest.raises(Contradiction, match="--inline-shell-namespaces: team-b"):
+    with pytest.raises(SettingsConflict, match="--inline-shell-namespaces: team-b"):
         OperatorSettings(namespaces=("team-a",), inline_shell_namespaces=("team-b",))
     assert OperatorSettings(namespaces=("team-a",), inline_shell_namespaces=("*",)).may_run_shell_inline("team-a")
     assert OperatorSettings(inline_shell_namespaces=("team-b",)).may_run_shell_inline("team-b")
@@ -254,16 +254,16 @@ def test_inline_shell_in_a_namespace_that_is_not_watched_is_a_contradiction(conf
 
 
 def test_what_is_allowed_and_better_known_is_said() -> None:
-    memory, image = OperatorSettings().remarks()
-    assert "one replica" in memory
+    memory, image = OperatorSettings().warnings()
+    assert "only one replica" in memory
     assert "--pod-image" in image
     calm = OperatorSettings(store="postgresql://db/jobs", pod_image="scheduledjob:1")
-    assert calm.remarks() == []
-    (idle,) = OperatorSettings(store="postgresql://db/jobs", pod_image="a", accept_unconfined_shell=True).remarks()
-    assert "does nothing" in idle
+    assert calm.warnings() == []
+    (idle,) = OperatorSettings(store="postgresql://db/jobs", pod_image="a", accept_unconfined_shell=True).warnings()
+    assert "has no effect" in idle
     (risk,) = OperatorSettings(
         store="postgresql://db/jobs", pod_image="a", accept_unconfined_shell=True, inline_shell_namespaces=("a",)
-    ).remarks()
+    ).warnings()
     assert "unconfined" in risk
 
 
@@ -316,7 +316,7 @@ def test_the_page_of_settings_is_up_to_date() -> None:
 def test_every_setting_is_described() -> None:
     page = settings_page()
     for each in SETTINGS.values():
-        assert each.says.endswith(".")
-        assert each.kind.allowed
+        assert each.description.endswith(".")
+        assert each.type.allowed
         for name in (each.key, each.flag, each.variable):
             assert name in page

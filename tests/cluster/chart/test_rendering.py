@@ -100,7 +100,7 @@ async def test_the_operator_understands_what_it_is_told(name: str) -> None:
         if setting.key in given:
             written = given[setting.key]
             words = [str(written).lower() if isinstance(written, bool) else str(written)]
-            read = setting.kind.read(written if isinstance(written, list) else words)
+            read = setting.type.read(written if isinstance(written, list) else words)
             assert getattr(settings, setting.name) == read, setting.key
     grace = the(objects, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace >= settings.grace + 8
@@ -119,7 +119,7 @@ def test_the_defaults_that_the_values_name_are_the_operators() -> None:
     for setting in every_setting():
         found = re.search(r"The operator's default: (\S+)\.$", comments.get(f"settings.{setting.key}", ""))
         if found:
-            assert f"`{found[1]}`" == setting.default_shown, setting.key
+            assert f"`{found[1]}`" == setting.default_text, setting.key
 
 
 async def test_the_url_of_postgres_is_built_from_its_parts() -> None:

@@ -40,8 +40,8 @@ def operator(**typed: Any) -> None:
     command_log.configure(settings.log_level, _say, Mask(settings.store), form=settings.log_format)
     command_log.take_standard(settings.log_level)
     log.info("settings", **settings.shown())
-    for remark in settings.remarks():
-        log.warning(remark)
+    for warning in settings.warnings():
+        log.warning(warning)
     try:
         code = run_operator(settings)
     except Exception:
@@ -63,11 +63,11 @@ def _say(line: str) -> None:
 
 def _option(setting: Setting) -> Any:
     """Return the annotation of one option, whose value is None if it is not given."""
-    words = f"{setting.says} Default: {setting.default_shown.replace('`', '')}."
-    if setting.kind.switch:
+    words = f"{setting.description} Default: {setting.default_text.replace('`', '')}."
+    if setting.type.switch:
         return Annotated[bool | None, typer.Option(f"{setting.flag}/--no-{setting.flag[2:]}", help=words)]
-    option = typer.Option(setting.flag, metavar=setting.kind.metavar, help=words)
-    return Annotated[list[str] | None, option] if setting.kind.many else Annotated[str | None, option]
+    option = typer.Option(setting.flag, metavar=setting.type.metavar, help=words)
+    return Annotated[list[str] | None, option] if setting.type.many else Annotated[str | None, option]
 
 
 def _parameters() -> list[inspect.Parameter]:

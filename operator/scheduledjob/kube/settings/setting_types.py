@@ -1,7 +1,7 @@
-"""How settings are written: one notation for flags, variables and the file.
+"""The types of settings, with the same notation for flags, variables and the file.
 
-Each kind of value reads text and says in a ``ValueError`` what is wrong with it and what to write instead. All three
-sources hand over text, so that ``15s`` means the same, and is refused with the same words, wherever it stands.
+Each type reads text, and raises a ``ValueError`` that says what is wrong and what to write instead. All three sources
+provide text, so ``15s`` means the same everywhere, and errors have the same message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ALL = "*"
-"""Every namespace, where a list of namespaces is otherwise empty by default."""
+"""Stands for every namespace in settings whose empty list means none."""
 
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
@@ -33,29 +33,31 @@ _IMAGE = re.compile(r"[A-Za-z0-9]\S{0,1023}")
 
 @dataclass(frozen=True, slots=True)
 class SettingType(Generic[T]):
-    """One kind of value."""
+    """A type of value."""
 
     metavar: str
     allowed: str
-    """In words, for the documentation."""
+    """What is allowed, in words, for the documentation."""
     read: Callable[[Sequence[str]], T]
-    """The value of one text; of any number where it is ``many``."""
+    """Returns the value of a single text, or of any number of texts if ``many``."""
     show: Callable[[T], str] = field(default=str)
-    """As it would be written."""
+    """Returns a value as it is written."""
     many: bool = False
+    """Whether the value is a list."""
     switch: bool = False
+    """Whether the flag has no value: ``--plugins``, ``--no-plugins``."""
 
 
 def _single(parse: Callable[[str], T]) -> Callable[[Sequence[str]], T]:
-    def read(words: Sequence[str]) -> T:
-        (word,) = words
-        return parse(word.strip())
+    def read(texts: Sequence[str]) -> T:
+        (text,) = texts
+        return parse(text.strip())
 
     return read
 
 
 def seconds(*, least: str, most: str = "1d") -> SettingType[float]:
-    """A length of time, as seconds."""
+    """A duration, in seconds."""
     shortest, longest = parse_duration(least), parse_duration(most)
 
     def parse(text: str) -> float:
@@ -106,7 +108,7 @@ def choice(*names: str) -> SettingType[str]:
 
 
 def matching(metavar: str, form: re.Pattern[str], allowed: str, longest: int) -> SettingType[str]:
-    """Text of one form; ``allowed`` says which."""
+    """A text that matches a pattern. ``allowed`` describes the pattern."""
 
     def parse(text: str) -> str:
         if len(text) > longest or not form.fullmatch(text):
@@ -139,15 +141,15 @@ def context() -> SettingType[str]:
 def existing_file() -> SettingType[str]:
     def parse(text: str) -> str:
         if not Path(text).is_file():
-            raise ValueError(f"{quoted(text)} is no file that is there: write the path of a kubeconfig file")
+            raise ValueError(f"there is no file {quoted(text)}: write the path of a kubeconfig file")
         return text
 
-    return SettingType("PATH", "the path of a file that is there", _single(parse))
+    return SettingType("PATH", "the path of an existing file", _single(parse))
 
 
 def listen() -> SettingType[Listen]:
     return SettingType(
-        "HOST:PORT", "`host:port`, or `:port` for every address; port 0 is a free one", _single(parse_listen)
+        "HOST:PORT", "`host:port`, or `:port` for every address; port 0 means a free port", _single(parse_listen)
     )
 
 
@@ -158,7 +160,7 @@ def store_url() -> SettingType[str]:
         try:
             open_store(text)
         except ValueError as error:
-            # Whoever could not read a part of the URL repeats it, and it may be the password.
+            # The message may quote a part of the URL that can't be read, which may be the password.
             message = (
                 str(error) if not _repeats_a_secret(str(error), text) else f"the URL can't be read: write {ALLOWED}"
             )
@@ -171,28 +173,28 @@ def store_url() -> SettingType[str]:
 
 
 def _repeats_a_secret(message: str, url: str) -> bool:
-    """Whether any word of the user, the password or the values of parameters of a URL stands in the message."""
+    """Whether the message contains a word of the user, the password or the parameters of the URL."""
     rest = url.partition(":")[2]
     login, parameters = rest.rpartition("@")[0], "".join(re.split("[?#]", rest, maxsplit=1)[1:])
     if "password" not in parameters:
-        # The names of parameters may be repeated; beside a password they may be the rest of it.
+        # The names of parameters are no secret, unless they may be the rest of a password that was not encoded.
         parameters = re.sub("(^|&)[^&=]*=", " ", parameters)
     words = re.findall("[0-9A-Za-z]{3,}", f"{login} {parameters}")
     return any(word in message for word in words)
 
 
 def without_password(url: str) -> str:
-    """A store's URL as it may be shown: without user, password and parameters."""
+    """Return a store's URL without user, password and parameters."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return f"{url.partition(':')[0]}:"
     shown = re.split("[?#]", rest, maxsplit=1)[0]
-    # A password that is not encoded as it should be may hold any of the characters that end it.
+    # A password that was not encoded may contain any of the characters that end it.
     return f"{scheme}://..." if "@" in rest[len(shown) :] else f"{scheme}://{shown.rpartition('@')[2]}"
 
 
-def _words(given: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(word.strip() for text in given for word in text.split(",") if word.strip()))
+def _items(texts: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(item.strip() for text in texts for item in text.split(",") if item.strip()))
 
 
 def _join(values: Sequence[str]) -> str:
@@ -200,38 +202,38 @@ def _join(values: Sequence[str]) -> str:
 
 
 def namespaces(*, all_is: str) -> SettingType[tuple[str, ...]]:
-    """A list of namespaces; ``all_is`` is how all of them are written: ``*``, or an empty list (\"\")."""
+    """A list of namespaces. ``all_is`` is how all namespaces are written: ``*``, or an empty list (\"\")."""
 
-    def read(given: Sequence[str]) -> tuple[str, ...]:
-        words = _words(given)
-        if ALL in words:
+    def read(texts: Sequence[str]) -> tuple[str, ...]:
+        names = _items(texts)
+        if ALL in names:
             if not all_is:
-                raise ValueError(f'"{ALL}" is not allowed: leave the setting out for all namespaces')
-            if len(words) > 1:
-                raise ValueError(f'"{ALL}" stands for all namespaces: write it alone, or leave it out')
+                raise ValueError(f'"{ALL}" is not allowed: omit the setting for all namespaces')
+            if len(names) > 1:
+                raise ValueError(f'"{ALL}" stands for all namespaces: write it alone, or remove it')
             return (ALL,)
-        name = namespace()
-        return tuple(name.read([word]) for word in words)
+        name_type = namespace()
+        return tuple(name_type.read([name]) for name in names)
 
     allowed = "names of namespaces" + (f", or `{ALL}` for all" if all_is else "")
     return SettingType("NAMESPACE,...", allowed, read, _join, many=True)
 
 
 def hosts() -> SettingType[tuple[str, ...]]:
-    """Networks, addresses and host names, as the filter of HTTP jobs takes them."""
+    """Networks, addresses and host names, as the address filter of HTTP jobs reads them."""
 
-    def read(given: Sequence[str]) -> tuple[str, ...]:
+    def read(texts: Sequence[str]) -> tuple[str, ...]:
         from scheduledjob.jobs.curl.addresses import AddressFilter
 
-        words = _words(given)
-        for word in words:
+        items = _items(texts)
+        for item in items:
             try:
-                AddressFilter([word])
+                AddressFilter([item])
             except ValueError:
                 raise ValueError(
-                    f"{quoted(word)} is not allowed: write a network such as 10.0.0.0/8, an address or a host name"
+                    f"{quoted(item)} is not allowed: write a network such as 10.0.0.0/8, an address or a host name"
                 ) from None
-        return tuple(words)
+        return tuple(items)
 
     return SettingType("HOST,...", "networks such as `10.0.0.0/8`, addresses and host names", read, _join, many=True)
 

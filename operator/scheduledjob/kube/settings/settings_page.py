@@ -1,4 +1,4 @@
-"""``docs/operator-settings.md``, from the model of settings: ``make docs`` writes it."""
+"""Writes ``docs/operator-settings.md`` from the settings. ``make docs`` runs this."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ namespaces: [team-a, team-b]
 lease: 20s
 ```
 
-Lengths of time are written `1h30m` or `45s`, never as a bare number. Lists are separated by commas; a flag for a list
-may also be given several times, and in the file a YAML list will do. A variable that is empty counts as not set, and so
-does a key without a value. `BOOLEAN` flags stand alone: `--plugins`, or `--no-plugins` against a file that says
-otherwise.
+Durations are written as `1h30m` or `45s`, never as a number without a unit. Items of lists are separated by commas. You
+can also repeat the flag of a list, or write a YAML list in the file. An empty variable or a key without a value is not
+set. `BOOLEAN` flags have no value: `--plugins`, or `--no-plugins` to override the file.
 
-What is wrong ends the operator at once with a message that names the place, what is wrong there and what is allowed. A
-flag, a key or a variable with the prefix `SJOB_` that nobody knows is wrong, too; variables that Kubernetes sets for a
-Service (`SJOB_..._SERVICE_HOST`) are passed over.
+If a setting is invalid, the operator exits at once with a message that says where it is, what is wrong and what is
+allowed. Unknown flags, keys and variables with the prefix `SJOB_` are invalid, too, except for the variables that
+Kubernetes sets for a Service (`SJOB_..._SERVICE_HOST`).
 """
 
 
@@ -37,17 +36,17 @@ def settings_page() -> str:
 
 
 def _section(setting: Setting) -> str:
-    metavar = setting.kind.metavar.replace("|", "\\|")  # it stands in a table
+    metavar = setting.type.metavar.replace("|", "\\|")  # escaped for the table
     return f"""## {setting.key}
 
-{setting.says}
+{setting.description}
 
 | | |
 |---|---|
-| Flag | `{setting.flag}`{"" if setting.kind.switch else f" `{metavar}`"} |
+| Flag | `{setting.flag}`{"" if setting.type.switch else f" `{metavar}`"} |
 | Variable | `{setting.variable}` |
-| Allowed | {setting.kind.allowed} |
-| Default | {setting.default_shown} |
+| Allowed | {setting.type.allowed} |
+| Default | {setting.default_text} |
 """
 
 
