@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from scheduledjob.manifests.models import ScheduledJob
 from tests.cluster.crd.install import install, verdict
-from tests.manifests.crons import expressions, spoilt
+from tests.manifests.cron_support import expressions, spoilt
 
 if TYPE_CHECKING:
     from tests.cluster.harness import Cluster

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
-from tests.jobs.shells import Reports, running
+from tests.jobs.shell_support import Reports, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

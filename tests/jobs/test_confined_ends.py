@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT
-from tests.jobs.operators import Operator, an_operator, needs_landlock, needs_python_for_jobs
-from tests.jobs.shells import descendants, is_alive, until
+from tests.jobs.confined_support import Operator, an_operator, needs_landlock, needs_python_for_jobs
+from tests.jobs.shell_support import descendants, is_alive, until
 from tests.jobs.test_confined_hostile import the_scratch
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ async def test_no_child_outlives_a_job(operator: Operator, child: str) -> None:
     await nothing_is_left(operator)
 
 
-async def test_one_that_forks_quickly_holds_up_no_other_job(operator: Operator) -> None:
+async def test_a_job_that_forks_quickly_delays_no_other_job(operator: Operator) -> None:
     needs_landlock(6)
     python = needs_python_for_jobs()
     command = f"env -i {python} -c 'import os\nos.setsid()\n{_FORK_QUICKLY}' & echo up > up; exec sleep 1000"
@@ -200,7 +200,7 @@ MESSES = {
 
 
 @pytest.mark.parametrize("mess", MESSES)
-async def test_the_scratch_is_removed_whatever_is_in_it(operator: Operator, mess: str) -> None:
+async def test_a_scratch_folder_is_removed_whatever_is_in_it(operator: Operator, mess: str) -> None:
     victim = operator.folder / "victim"
     victim.mkdir(exist_ok=True)
     victim.chmod(0o777)
@@ -214,7 +214,7 @@ async def test_the_scratch_is_removed_whatever_is_in_it(operator: Operator, mess
     assert modes == [path.stat().st_mode for path in (victim, victim / "file")]
 
 
-async def test_what_a_killed_helper_left_is_removed_by_the_next(operator: Operator) -> None:
+async def test_the_next_helper_removes_what_a_killed_helper_left(operator: Operator) -> None:
     job = operator.begin("mkdir a; chmod 0 a; echo up > up; exec sleep 1000")
     await the_scratch(operator, "up")
     # Somebody else's, with a name like ours, and one in use by a helper beside this one.
@@ -235,7 +235,7 @@ async def test_what_a_killed_helper_left_is_removed_by_the_next(operator: Operat
     )
 
 
-async def test_a_scratch_in_use_is_left_alone_by_a_helper_beside(operator: Operator) -> None:
+async def test_a_helper_leaves_the_scratch_folders_of_another_alone(operator: Operator) -> None:
     job = operator.begin("echo up > up; while [ -e up ]; do sleep 0.01; done; exit 3")
     scratch = await the_scratch(operator, "up")
     async with an_operator(shared=operator.scratches) as other:
@@ -244,7 +244,7 @@ async def test_a_scratch_in_use_is_left_alone_by_a_helper_beside(operator: Opera
         await operator.cancel(job)
 
 
-async def test_more_jobs_than_open_files_of_each(operator: Operator) -> None:
+async def test_more_jobs_than_each_may_open_files(operator: Operator) -> None:
     """The helper holds two descriptors for each job, and is not held to the limit that it starts them with."""
     jobs = [operator.begin("echo up > up; exec sleep 1000") for _ in range(700)]
     await until(lambda: len(list(operator.scratches.glob("sjob-*/up"))) == len(jobs), 60)

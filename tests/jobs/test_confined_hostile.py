@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from tests.jobs.operators import SECRET, Operator, an_operator, needs_landlock, needs_python_for_jobs
-from tests.jobs.shells import is_alive, until
+from tests.jobs.confined_support import SECRET, Operator, an_operator, needs_landlock, needs_python_for_jobs
+from tests.jobs.shell_support import is_alive, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -187,7 +187,7 @@ async def test_a_confined_job_is_refused(operator: Operator, abstract: str, way:
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("way", [way for way in READING if way not in _ELSEWHERE_TOO])
-async def test_one_that_is_not_confined_gets_in(open_operator: Operator, abstract: str, way: str) -> None:
+async def test_a_job_that_is_not_confined_gets_access(open_operator: Operator, abstract: str, way: str) -> None:
     if way in _BY_YAMA and _yama():
         pytest.skip("Yama refuses this to everybody here")
     output = await made(open_operator, READING[way], confined=False, abstract=abstract)
@@ -204,7 +204,7 @@ def _yama() -> bool:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_being_unreadable_alone_keeps_the_memory_and_environment(abstract: str) -> None:
+async def test_being_unreadable_protects_memory_and_environment(abstract: str) -> None:
     """What Landlock is not needed for: a job of ``accept_unconfined`` can't read them either."""
     async with an_operator(confined=False) as operator:
         for way in ("environment", "an open file of the operator", *sorted(_BY_YAMA)):
@@ -212,7 +212,7 @@ async def test_being_unreadable_alone_keeps_the_memory_and_environment(abstract:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_landlock_and_the_filter_keep_a_process_that_can_be_read() -> None:
+async def test_landlock_and_the_filter_protect_a_readable_process() -> None:
     """So one that forgot to make itself unreadable is not open yet."""
     needs_landlock()
     async with an_operator(unreadable=False) as operator:
@@ -245,7 +245,7 @@ print(os.environ["HOME"] == os.environ["TMPDIR"] == os.getcwd(), os.listdir(".")
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_another_jobs_scratch_and_process_are_out_of_reach(operator: Operator) -> None:
+async def test_a_job_can_not_reach_the_scratch_folder_or_process_of_another(operator: Operator) -> None:
     needs_landlock(6)
     other = operator.begin("echo hunter3 > file; echo $$ > pid; exec sleep 1000")
     scratch = await the_scratch(operator, "pid")

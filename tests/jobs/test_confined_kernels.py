@@ -23,8 +23,8 @@ from scheduledjob.jobs.shell.confinement import Confinement, LandlockStatus, lan
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor, ShellLimits
 from scheduledjob.jobs.shell.spawner import landlock, seccomp
 from scheduledjob.jobs.shell.spawner.sandbox import Sandboxes
-from tests.jobs.operators import needs_landlock
-from tests.jobs.shells import attempt_of, helper_pid, running
+from tests.jobs.confined_support import needs_landlock
+from tests.jobs.shell_support import attempt_of, helper_pid, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ ON_ANOTHER_KERNEL = """
 import asyncio, ctypes, json, struct, sys
 from scheduledjob.jobs.shell.confinement import Confinement, landlock_status
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
-from tests.jobs.shells import attempt_of
+from tests.jobs.shell_support import attempt_of
 
 number, error, scratches, accept = json.loads(sys.argv[1])
 # load the number; is it this one? then the error, else all is well
@@ -91,7 +91,7 @@ def test_without_landlock_no_job_runs_and_says_why(tmp_path: Path, error: int, r
     assert why == f"inline shell is off: {status}"
 
 
-def test_who_accepts_the_risk_has_all_but_landlock(tmp_path: Path) -> None:
+def test_accept_unconfined_keeps_everything_but_landlock(tmp_path: Path) -> None:
     abi, _, ok, why, output, _ = on_another_kernel(_CREATE_RULESET, errno.ENOSYS, tmp_path, accept=True)
     assert (abi, ok, why) == (0, True, "")
     no_new_privileges, filtered, directory, core = output.splitlines()
@@ -102,7 +102,7 @@ def test_who_accepts_the_risk_has_all_but_landlock(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_job_that_can_not_be_confined_after_all_is_not_started(tmp_path: Path) -> None:
+def test_a_job_that_can_not_be_confined_is_not_started(tmp_path: Path) -> None:
     """Also where the risk would be accepted: the kernel says that it has Landlock."""
     needs_landlock()
     abi, _, ok, why, output, _ = on_another_kernel(_RESTRICT_SELF, errno.E2BIG, tmp_path, accept=True)
@@ -112,7 +112,7 @@ def test_a_job_that_can_not_be_confined_after_all_is_not_started(tmp_path: Path)
 
 
 @pytest.mark.parametrize("version", range(1, 8))
-def test_each_version_of_landlock_denies_what_it_can(
+def test_each_version_of_landlock_denies_what_it_supports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     needs_landlock(version)
@@ -146,7 +146,7 @@ def test_each_version_of_landlock_denies_what_it_can(
     assert secret.read_text() == "hunter2"
 
 
-def test_the_status_says_what_the_kernel_can() -> None:
+def test_the_status_says_what_the_kernel_supports() -> None:
     assert LandlockStatus(5).available
     assert not LandlockStatus(5).holds_signals_back
     assert LandlockStatus(6).holds_signals_back
@@ -171,7 +171,7 @@ def test_wrong_settings_say_what_is_wrong(settings: dict[str, Any], message: str
         Confinement(**settings)
 
 
-async def test_without_a_folder_for_scratches_no_job_runs() -> None:
+async def test_without_a_folder_for_scratch_folders_no_job_runs() -> None:
     needs_landlock()
     executor = ShellExecutor(confined=Confinement(scratches="/nope"))
     await executor.start()
@@ -179,7 +179,7 @@ async def test_without_a_folder_for_scratches_no_job_runs() -> None:
     assert result.reason == "inline shell is off: /nope is not a folder that this process may read and write"
 
 
-async def test_more_may_be_readable(tmp_path: Path) -> None:
+async def test_more_paths_can_be_readable(tmp_path: Path) -> None:
     needs_landlock()
     scratches, tools = tmp_path / "scratches", tmp_path / "tools"
     scratches.mkdir()
@@ -195,7 +195,7 @@ async def test_more_may_be_readable(tmp_path: Path) -> None:
         assert result.output.startswith(str(tmp_path).encode() + b"\nls: ")
 
 
-async def test_limits_that_the_helper_can_not_live_with_are_hard_too(tmp_path: Path) -> None:
+async def test_limits_that_disturb_the_helper_are_hard_too(tmp_path: Path) -> None:
     needs_landlock()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     limits = ShellLimits(cpu_seconds=7, memory_bytes=512 << 20, open_files=99)

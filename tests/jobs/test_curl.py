@@ -23,7 +23,7 @@ def answering(status: int = 200, body: bytes = b"ok", **headers: str) -> Handler
     return handler
 
 
-async def test_a_job_is_told_about_itself_in_headers_and_success_keeps_status_and_output() -> None:
+async def test_headers_describe_the_attempt_and_success_keeps_status_and_output() -> None:
     async with serving() as server:
         result = await run(CurlSpec(server.url("/a?b=c")))
     assert (result.ok, result.reason, result.code, result.output, result.complete) == (True, "", 200, b"ok", False)
@@ -56,7 +56,7 @@ async def test_the_payload_is_the_body_and_never_in_a_header() -> None:
     assert not any("region" in value for _, _, headers, _ in server.requests for value in headers.values())
 
 
-async def test_headers_of_the_user_win_over_ours_whatever_their_case() -> None:
+async def test_headers_of_the_user_replace_ours_whatever_their_case() -> None:
     headers = {"idempotency-key": Value("mine"), "User-agent": Value("agent/1"), "X-SCHEDULEDJOB-NAME": Value("n")}
     async with serving() as server:
         await run(CurlSpec(server.url(), headers=headers | {"X-Absent": Value(secret=("s", "no"), optional=True)}))
@@ -132,7 +132,7 @@ async def test_expected_statuses(patterns: tuple[str, ...], status: int, ok: boo
         assert result.reason == f"HTTP {status}, expected {' or '.join(patterns)}"
 
 
-async def test_a_status_that_completes_is_success_and_the_end_whatever_else_was_expected() -> None:
+async def test_a_completing_status_succeeds_and_completes_whatever_else_is_expected() -> None:
     async with serving(answering(410, b"gone")) as server:
         result = await run(CurlSpec(server.url(), complete_status=frozenset({410}), expect_body="never"))
     assert (result.ok, result.complete, result.code, result.output, result.reason) == (True, True, 410, b"gone", "")
@@ -233,7 +233,7 @@ async def test_cancelling_closes_the_connection(answer: bytes) -> None:
             await server.closed.wait()
 
 
-async def test_a_connection_refused_a_name_unknown_and_a_name_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_connection_an_unknown_name_and_an_impossible_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert (await run(CurlSpec(f"http://127.0.0.1:{port}/"))).reason == f"connection refused by 127.0.0.1:{port}"
@@ -265,9 +265,7 @@ async def test_a_connection_refused_a_name_unknown_and_a_name_impossible(monkeyp
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_broken_response_is_told_in_words_and_nothing_is_sent_twice(
-    answer: bytes, words: str, method: str
-) -> None:
+async def test_a_broken_response_has_a_reason_and_nothing_is_sent_twice(answer: bytes, words: str, method: str) -> None:
     async with bare(answer) as server:
         result = await run(CurlSpec(server.url, method))
     assert not result.ok

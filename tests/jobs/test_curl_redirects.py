@@ -41,7 +41,7 @@ async def test_method_and_body_of_the_next_request(status: int, method: str) -> 
     assert headers_sent["idempotency-key"] == "run-7"
 
 
-async def test_redirects_that_are_not_wanted_are_the_answer() -> None:
+async def test_without_follow_redirects_the_redirect_is_the_answer() -> None:
     async with serving(redirecting("/end")) as server:
         result = await run(CurlSpec(server.url(), follow_redirects=False))
         assert (result.ok, result.code, result.reason) == (False, 302, "HTTP 302, expected 2xx")
@@ -54,7 +54,7 @@ async def test_a_redirect_without_location_is_the_answer() -> None:
         assert (await run(CurlSpec(server.url))).reason == "HTTP 302, expected 2xx"
 
 
-async def test_redirects_are_bounded() -> None:
+async def test_the_number_of_redirects_is_limited() -> None:
     async with serving(redirecting("/again")) as server:
         result = await run(CurlSpec(server.url()))
     assert result.reason == f"more than 10 redirects, the last to 127.0.0.1:{server.port}"
@@ -63,13 +63,13 @@ async def test_redirects_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("location", ["ftp://host/", "file:///etc/passwd", "http://h:99999/", "javascript:x"])
-async def test_a_redirect_to_what_is_no_url_is_refused(location: str) -> None:
+async def test_a_redirect_to_an_invalid_url_is_refused(location: str) -> None:
     async with serving(redirecting(location)) as server:
         result = await run(CurlSpec(server.url()))
     assert result.reason == f"127.0.0.1:{server.port} redirected to something that is not an http or https URL"
 
 
-async def test_to_the_same_origin_everything_goes_along() -> None:
+async def test_everything_is_sent_to_the_same_origin() -> None:
     async with serving(redirecting("/end")) as server:
         spec = CurlSpec(server.url(), headers={"X-Key": Value(secret=("s", "key")), "Cookie": Value("c=1")})
         spec.bearer = Value("token")
@@ -78,7 +78,7 @@ async def test_to_the_same_origin_everything_goes_along() -> None:
         assert (headers["authorization"], headers["x-key"], headers["cookie"]) == ("Bearer token", "k", "c=1")
 
 
-async def test_what_is_meant_for_one_host_goes_to_no_other_and_does_not_come_back() -> None:
+async def test_what_is_meant_for_a_host_is_sent_to_no_other_and_not_on_the_way_back() -> None:
     async with serving() as other, serving(redirecting(other.url("/there"))) as first:
         spec = CurlSpec(first.url(), "POST")
         spec.headers = {
@@ -112,7 +112,7 @@ async def test_a_redirect_that_gives_credentials_is_followed_without_them() -> N
 
 @pytest.mark.parametrize("where", ["body", "payload"])
 @pytest.mark.parametrize("status", [302, 307])
-async def test_a_body_from_a_secret_goes_to_no_other_host(status: int, where: str) -> None:
+async def test_a_body_from_a_secret_is_sent_to_no_other_host(status: int, where: str) -> None:
     async with serving() as other, serving(redirecting(other.url(), status)) as first:
         if where == "body":
             spec = CurlSpec(first.url(), "POST", body=Value(secret=("s", "key")))
@@ -143,7 +143,7 @@ LOOPBACK = [
 
 
 @pytest.mark.parametrize("host", LOOPBACK)
-async def test_the_filter_judges_what_is_connected_to_however_it_is_written(host: str) -> None:
+async def test_the_filter_checks_the_address_however_it_is_written(host: str) -> None:
     async with serving() as server:
         result = await run(CurlSpec(f"http://{host}:{server.port}/"), AddressFilter())
         assert not result.ok
@@ -152,7 +152,7 @@ async def test_the_filter_judges_what_is_connected_to_however_it_is_written(host
 
 
 @pytest.mark.parametrize("host", ["2130706433", "127.1", "017700000001", "0177.0.0.1", "127.0.0.1."])
-async def test_numbers_that_only_some_take_for_an_address_are_refused_with_and_without_a_filter(host: str) -> None:
+async def test_numbers_that_only_some_programs_take_for_an_address_are_refused(host: str) -> None:
     async with serving() as server:
         for addresses in (None, AddressFilter()):
             result = await run(CurlSpec(f"http://{host}:{server.port}/"), addresses)
@@ -167,7 +167,7 @@ async def test_a_name_that_resolves_to_a_refused_address_is_refused() -> None:
         assert not server.requests
 
 
-async def test_a_name_that_changes_its_address_is_judged_at_each_connection() -> None:
+async def test_a_name_that_changes_its_address_is_checked_at_each_connection() -> None:
     # Allowed at first, so that the connection is made; then the name leads elsewhere.
     names = {"rebound_example": ["127.0.0.1", "127.0.0.2"]}
     async with serving() as server, executor(AddressFilter(["127.0.0.1"]), **names) as made:
@@ -178,7 +178,7 @@ async def test_a_name_that_changes_its_address_is_judged_at_each_connection() ->
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:7f00:1]", "internal.example"])
-async def test_every_hop_is_judged(host: str) -> None:
+async def test_every_hop_is_checked(host: str) -> None:
     names = {"public_example": ["127.0.0.1"], "internal_example": ["127.0.0.1"]}
     async with serving() as inside, serving(redirecting(inside.url("/end", host))) as outside:
         async with executor(AddressFilter(["public.example"]), **names) as made:
@@ -192,7 +192,7 @@ async def test_every_hop_is_judged(host: str) -> None:
         assert not inside.requests
 
 
-async def test_what_the_administrator_allows_is_reached() -> None:
+async def test_what_the_administrator_allows_can_be_reached() -> None:
     async with serving() as server:
         assert (await run(CurlSpec(server.url()), AddressFilter(["127.0.0.0/8"]))).ok
         assert (await run(CurlSpec(server.url(host="localhost")), AddressFilter(["localhost"]))).ok

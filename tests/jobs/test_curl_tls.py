@@ -23,7 +23,7 @@ def authority() -> Authority:
     return Authority()
 
 
-async def test_an_authority_of_ones_own(authority: Authority, tmp_path: Path) -> None:
+async def test_a_private_authority(authority: Authority, tmp_path: Path) -> None:
     tls = server_context(authority.issue("127.0.0.1", "localhost"), tmp_path)
     async with serving(tls=tls) as server:
         assert (await run(CurlSpec(server.url(), ca=Value(authority.pem)))).ok
@@ -32,7 +32,7 @@ async def test_an_authority_of_ones_own(authority: Authority, tmp_path: Path) ->
         assert (await run(CurlSpec(server.url(), ca=Value(secret=("s", "ca"))), references=references)).ok
 
 
-async def test_whom_nobody_vouches_for_is_not_trusted(authority: Authority, tmp_path: Path) -> None:
+async def test_a_server_without_a_trusted_authority_is_refused(authority: Authority, tmp_path: Path) -> None:
     async with serving(tls=server_context(authority.issue("127.0.0.1"), tmp_path)) as server:
         result = await run(CurlSpec(server.url()))
         assert result.reason == (
@@ -52,7 +52,9 @@ async def test_a_certificate_of_another_name_and_an_expired_one(authority: Autho
         assert "certificate has expired" in (await run(CurlSpec(server.url(), ca=Value(authority.pem)))).reason
 
 
-async def test_a_client_certificate_is_shown_and_a_missing_one_is_told(authority: Authority, tmp_path: Path) -> None:
+async def test_a_client_certificate_is_sent_and_a_missing_one_has_a_reason(
+    authority: Authority, tmp_path: Path
+) -> None:
     client = authority.issue("client.example")
     tls = server_context(authority.issue("127.0.0.1"), tmp_path, clients=authority.pem)
     async with serving(tls=tls) as server:
@@ -72,7 +74,7 @@ async def test_a_client_certificate_is_shown_and_a_missing_one_is_told(authority
         assert server.peer_certificates[-1]
 
 
-async def test_a_client_certificate_is_not_shown_to_another_host(authority: Authority, tmp_path: Path) -> None:
+async def test_a_client_certificate_is_not_sent_to_another_host(authority: Authority, tmp_path: Path) -> None:
     client = authority.issue("client.example")
 
     def context() -> ssl.SSLContext:
@@ -93,7 +95,7 @@ async def test_a_client_certificate_is_not_shown_to_another_host(authority: Auth
             assert not other.peer_certificates[0]
 
 
-async def test_plain_http_and_a_server_that_hangs_up_in_the_handshake() -> None:
+async def test_plain_http_and_a_server_that_closes_in_the_handshake() -> None:
     async with serving() as plain:
         result = await run(CurlSpec(f"https://127.0.0.1:{plain.port}/"))
         assert result.reason.startswith(f"the TLS handshake with 127.0.0.1:{plain.port} failed: ")
@@ -119,9 +121,7 @@ async def test_plain_http_and_a_server_that_hangs_up_in_the_handshake() -> None:
         (None, None, "key", "tls: a client key without its certificate: give both, or neither"),
     ],
 )
-async def test_settings_that_can_not_be_used(
-    ca: str | None, certificate: str | None, key: str | None, reason: str
-) -> None:
+async def test_invalid_settings(ca: str | None, certificate: str | None, key: str | None, reason: str) -> None:
     def value(text: str | None) -> Value | None:
         return None if text is None else Value(text)
 
@@ -129,7 +129,7 @@ async def test_settings_that_can_not_be_used(
     assert (await run(spec)).reason.startswith(reason)
 
 
-async def test_keys_that_do_not_fit_or_are_encrypted_are_told_without_being_shown(authority: Authority) -> None:
+async def test_reasons_for_wrong_keys_do_not_show_them(authority: Authority) -> None:
     one, other = authority.issue("a.example"), authority.issue("b.example")
     locked = authority.issue("c.example", password=b"passphrase")
     spec = CurlSpec("https://127.0.0.1:1/", client_certificate=Value(one.pem), client_key=Value(other.key))

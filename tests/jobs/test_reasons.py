@@ -16,20 +16,20 @@ from scheduledjob.jobs.reasons import REASON_LIMIT, length, one_line, timed_out
         (1.5, "1s500ms"), (0, "0ms"), (0.0001, "0ms"), (59.9999, "1m"),
     ],
 )  # fmt: skip
-def test_lengths(seconds: float, text: str) -> None:
+def test_durations_in_reasons(seconds: float, text: str) -> None:
     assert length(seconds) == text
     assert timed_out(seconds) == f"timed out after {text}"
 
 
 @given(st.text())
-def test_a_reason_is_one_printable_bounded_line(text: str) -> None:
+def test_a_reason_is_a_printable_line_of_limited_length(text: str) -> None:
     line = one_line(text * 20)
     assert len(line) <= REASON_LIMIT
     assert line.isprintable()
     assert line == line.strip()
 
 
-def test_what_is_cut_shows_it() -> None:
+def test_a_cut_reason_ends_in_an_ellipsis() -> None:
     assert one_line("x" * 1000).endswith("x…")
     assert one_line("x" * REASON_LIMIT) == "x" * REASON_LIMIT
     assert one_line("a" + "\n" * 100 + "b") == "a b"

@@ -40,7 +40,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
     server.answer.set()
 
 
-async def test_an_address_and_a_name_that_is_none() -> None:
+async def test_an_address_and_an_invalid_name() -> None:
     resolver = ThreadResolver()
     found = await resolver.resolve("127.0.0.1", 80)
     assert [(result["host"], result["port"], result["hostname"]) for result in found] == [
@@ -51,7 +51,7 @@ async def test_an_address_and_a_name_that_is_none() -> None:
     await resolver.close()
 
 
-async def test_a_silent_name_server_holds_up_neither_other_jobs_nor_the_end(silent: Silent) -> None:
+async def test_a_silent_name_server_delays_neither_other_jobs_nor_the_exit(silent: Silent) -> None:
     async with serving() as server, executor() as made:
         stuck = [
             asyncio.create_task(made.run(attempt(CurlSpec(f"http://silent-{number}.example/")))) for number in range(40)
@@ -66,7 +66,7 @@ async def test_a_silent_name_server_holds_up_neither_other_jobs_nor_the_end(sile
             await made.stop()
 
 
-async def test_those_who_ask_for_one_name_share_one_lookup(silent: Silent) -> None:
+async def test_concurrent_requests_of_a_name_share_a_lookup(silent: Silent) -> None:
     async with serving() as server, executor() as made, asyncio.timeout(30):
         runs = [asyncio.create_task(made.run(attempt(CurlSpec(server.url(host="one.example"))))) for _ in range(20)]
         await asyncio.to_thread(silent.asked.acquire)
@@ -75,7 +75,7 @@ async def test_those_who_ask_for_one_name_share_one_lookup(silent: Silent) -> No
     assert silent.lookups == 1
 
 
-async def test_a_timeout_counts_while_a_name_is_looked_up(silent: Silent) -> None:
+async def test_a_timeout_applies_while_a_name_is_looked_up(silent: Silent) -> None:
     async with executor() as made:
         result = await made.run(attempt(CurlSpec("http://silent.example/"), timeout=0.01))
     assert result.reason == "timed out after 10ms"

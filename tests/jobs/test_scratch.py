@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_a_scratch_is_removed_though_there_were_no_descriptors_to_be_had(
+def test_a_scratch_folder_is_removed_when_descriptors_are_available_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emptied, refused = threading.Event(), threading.Event()

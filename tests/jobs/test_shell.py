@@ -14,7 +14,7 @@ import pytest
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Value
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor, ShellLimits
 from scheduledjob.jobs.shell.spawner.processes import status_of
-from tests.jobs.shells import Reports, attempt_of, bearing, descendants, helper_pid, is_alive, running, until
+from tests.jobs.shell_support import Reports, attempt_of, bearing, descendants, helper_pid, is_alive, running, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # What a job is given
 
 
-async def test_a_job_is_told_of_itself_and_has_nothing_else_of_ours(
+async def test_the_environment_describes_the_attempt_and_has_nothing_else_of_ours(
     executor: ShellExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SJOB_STORE", "postgresql://u:p@h/d")
@@ -50,7 +50,7 @@ async def test_a_job_is_told_of_itself_and_has_nothing_else_of_ours(
     }
 
 
-async def test_the_largest_payload_comes_by_both_ways(executor: ShellExecutor) -> None:
+async def test_the_largest_payload_is_in_the_variable_and_on_standard_input(executor: ShellExecutor) -> None:
     payload = ("ü" * 32768).encode()
     assert len(payload) == 65536
     result = await executor.run(attempt_of('wc -c; printf %s "$SCHEDULEDJOB_PAYLOAD" | wc -c', payload=payload))
@@ -78,7 +78,7 @@ async def test_a_job_has_three_open_files(executor: ShellExecutor, reports: Repo
         beside.cancel()
 
 
-async def test_limits_hold_for_the_job_and_not_for_the_helper() -> None:
+async def test_limits_apply_to_the_job_and_not_to_the_helper() -> None:
     limits = ShellLimits(cpu_seconds=7, memory_bytes=512 << 20, open_files=99, file_bytes=1 << 20)
     async with running(ShellExecutor(limits)) as executor:
         result = await executor.run(attempt_of("ulimit -t; ulimit -v; ulimit -n; ulimit -c; cat /proc/$PPID/limits"))
@@ -124,7 +124,7 @@ async def test_a_job_runs_where_its_spec_says(executor: ShellExecutor, tmp_path:
         ("kill -40 $$", "killed by signal 40", None),
     ],
 )
-async def test_the_reason_says_how_it_failed(
+async def test_the_reason_says_how_a_job_failed(
     executor: ShellExecutor, command: str, reason: str, code: int | None
 ) -> None:
     result = await executor.run(attempt_of(command))
@@ -154,7 +154,9 @@ async def test_an_exit_code_can_complete_the_schedule(executor: ShellExecutor) -
         ({"env": {str(n): Value("x" * 130_000) for n in range(60)}}, "can't start /bin/sh: Argument list too long"),
     ],
 )
-async def test_what_can_not_be_started_says_why(executor: ShellExecutor, spec: dict[str, object], reason: str) -> None:
+async def test_a_job_that_can_not_be_started_says_why(
+    executor: ShellExecutor, spec: dict[str, object], reason: str
+) -> None:
     result = await executor.run(attempt_of(**{"command": "true", **spec}))  # type: ignore[arg-type]  # by design
     assert not result.ok
     assert result.reason.startswith(reason)
@@ -178,7 +180,7 @@ async def test_a_timeout_lets_a_job_clean_up(executor: ShellExecutor, reports: R
         "kill -STOP $$",
     ],
 )
-async def test_a_timeout_ends_what_ignores_it(executor: ShellExecutor, command: str) -> None:
+async def test_a_timeout_kills_a_job_that_ignores_term(executor: ShellExecutor, command: str) -> None:
     result = await executor.run(attempt_of(command, timeout=0.1))
     assert result.reason == "timed out after 100ms"
 
@@ -194,7 +196,7 @@ async def test_a_stopped_job_can_clean_up_too(executor: ShellExecutor, reports: 
     assert (tmp_path / "bye").read_text() == "bye\n"
 
 
-async def test_cancelling_asks_politely_first(executor: ShellExecutor, reports: Reports, tmp_path: Path) -> None:
+async def test_a_cancel_sends_term_first(executor: ShellExecutor, reports: Reports, tmp_path: Path) -> None:
     command = f"trap 'echo bye > {tmp_path}/bye; exit' TERM; echo up > {reports.path}; while :; do sleep 0.01; done"
     task = asyncio.create_task(executor.run(attempt_of(command)))
     await reports.line()
@@ -220,7 +222,7 @@ async def test_a_cancelled_run_ends_after_its_job_however_often_it_is_cancelled(
     assert bearing(attempt.run_id) == []
 
 
-async def test_cancelling_before_the_start_starts_nothing(executor: ShellExecutor, tmp_path: Path) -> None:
+async def test_a_cancel_before_the_start_starts_nothing(executor: ShellExecutor, tmp_path: Path) -> None:
     tasks = [asyncio.create_task(executor.run(attempt_of(f"echo x >> {tmp_path}/{n}"))) for n in range(200)]
     await asyncio.sleep(0)
     for task in tasks[100:]:
@@ -264,7 +266,7 @@ async def test_nothing_outlives_a_run(executor: ShellExecutor, reports: Reports,
     assert descendants(helper_pid(executor)) == set()
 
 
-async def test_the_leftovers_of_one_job_are_no_matter_of_another(executor: ShellExecutor, reports: Reports) -> None:
+async def test_the_leftovers_of_a_job_do_not_affect_another(executor: ShellExecutor, reports: Reports) -> None:
     """Orphans of a job that still runs are left alone when another job ends."""
     command = f"(setsid sh -c 'echo $$ > {reports.path}; exec sleep 1000' &); (sleep 1000 &); sleep 1000"
     task = asyncio.create_task(executor.run(attempt_of(command)))
@@ -281,7 +283,7 @@ async def test_the_leftovers_of_one_job_are_no_matter_of_another(executor: Shell
 # Output
 
 
-async def test_output_and_errors_are_one_in_the_order_as_printed(executor: ShellExecutor) -> None:
+async def test_output_and_errors_are_merged_in_order(executor: ShellExecutor) -> None:
     result = await executor.run(attempt_of("for n in 1 2 3 4 5; do echo out $n; echo err $n >&2; done"))
     assert result.output == b"".join(b"out %d\nerr %d\n" % (n, n) for n in range(1, 6))
 
@@ -340,13 +342,13 @@ async def test_a_secret_on_either_cut_is_masked(executor: ShellExecutor) -> None
 # Many
 
 
-async def test_a_thousand_at_once(executor: ShellExecutor) -> None:
+async def test_a_thousand_short_jobs_at_once(executor: ShellExecutor) -> None:
     attempts: list[Attempt] = [attempt_of("read line; echo $line", payload=b"%d\n" % n) for n in range(1000)]
     results = await asyncio.gather(*map(executor.run, attempts))
     assert [result.output for result in results] == [b"%d\n" % n for n in range(1000)]
 
 
-async def test_a_thousand_beside_each_other(executor: ShellExecutor, reports: Reports) -> None:
+async def test_a_thousand_jobs_that_run_at_the_same_time(executor: ShellExecutor, reports: Reports) -> None:
     """None ends before all have begun, so that the helper holds them all."""
     tasks = [
         asyncio.create_task(executor.run(attempt_of(f"echo > {reports.path}; exec sleep 1000"))) for _ in range(1000)

@@ -11,13 +11,13 @@ import pytest
 
 from scheduledjob.jobs.shell.helper import HelperError
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
-from tests.jobs.shells import attempt_of, bearing, helper_pid, is_alive, until
+from tests.jobs.shell_support import attempt_of, bearing, helper_pid, is_alive, until
 
 if TYPE_CHECKING:
-    from tests.jobs.shells import Reports
+    from tests.jobs.shell_support import Reports
 
 
-async def test_a_helper_that_dies_takes_its_jobs_along_and_is_replaced(
+async def test_the_jobs_of_a_dead_helper_are_killed_and_it_is_replaced(
     executor: ShellExecutor, reports: Reports
 ) -> None:
     commands = [f"(setsid sh -c 'echo up > {reports.path}; exec sleep 1000' &); sleep 1000"] * 5
@@ -47,7 +47,7 @@ async def test_a_helper_that_is_stopped_does_not_keep_a_cancelled_job_alive(
     assert (await executor.run(attempt_of("true"))).ok
 
 
-async def test_a_helper_that_does_not_start_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_helper_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(HelperError, match="ended at once with status 1"):
         await ShellExecutor().start()

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
-from tests.jobs.shells import Reports, attempt_of, bearing, descendants, is_alive, running, until
+from tests.jobs.shell_support import Reports, attempt_of, bearing, descendants, is_alive, running, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 REPLICA = """
 import asyncio, os, sys
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
-from tests.jobs.shells import attempt_of
+from tests.jobs.shell_support import attempt_of
 
 async def main(lease, *commands):
     executor = ShellExecutor()
@@ -102,7 +102,7 @@ async def test_a_killed_replica_leaves_no_job(reports: Reports) -> None:
         await until(lambda: not is_alive(replica.helper))
 
 
-async def test_a_stopped_replica_leaves_no_job_when_its_lease_has_passed(reports: Reports) -> None:
+async def test_a_stopped_replica_leaves_no_job_when_its_lease_has_ended(reports: Reports) -> None:
     lease = 4.0
     before = time.monotonic()
     async with replica_with_jobs(reports, lease) as replica:
@@ -151,14 +151,16 @@ async def test_a_job_is_dead_before_its_deadline(executor: ShellExecutor, report
     assert bearing(attempt.run_id) == []
 
 
-async def test_a_lease_that_has_passed_starts_nothing(executor: ShellExecutor, tmp_path: Path) -> None:
+async def test_a_lease_that_has_ended_starts_nothing(executor: ShellExecutor, tmp_path: Path) -> None:
     result = await executor.run(attempt_of(f"echo > {tmp_path}/ran", lease=-0.001))
     assert result.reason == "ended because its lease was about to pass"
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("lease", [40 * 86_400.0, 1e12, math.inf])
-async def test_a_deadline_may_be_further_away_than_a_selector_waits(executor: ShellExecutor, lease: float) -> None:
+async def test_a_deadline_can_be_later_than_the_longest_wait_of_a_selector(
+    executor: ShellExecutor, lease: float
+) -> None:
     attempt = attempt_of("read line; echo $line", lease=lease, timeout=min(lease, 1e12), payload=b"done\n")
     result = await executor.run(attempt)
     assert (result.reason, result.output) == ("", b"done\n")
@@ -185,7 +187,7 @@ async def test_a_renewed_lease_moves_the_deadline(executor: ShellExecutor, repor
         assert (await tasks[0]).output == b"on it went\n"
 
 
-async def test_a_lease_renewed_before_the_helper_has_read_of_the_job_counts(executor: ShellExecutor) -> None:
+async def test_a_renewal_before_the_helper_knows_the_job_counts(executor: ShellExecutor) -> None:
     """Requests too large for the socket wait behind it, and the renewals overtake them."""
     attempts = [attempt_of("echo done", lease=0.0, payload=b"x" * 65536) for _ in range(40)]
     assert executor._helper is not None
@@ -218,9 +220,7 @@ async def test_a_renewal_while_secrets_are_resolved_counts(executor: ShellExecut
     assert (await task).output == b"done\n"
 
 
-async def test_renewing_never_blocks_though_the_helper_does_not_listen(
-    executor: ShellExecutor, reports: Reports
-) -> None:
+async def test_a_renewal_never_blocks_when_the_helper_does_not_read(executor: ShellExecutor, reports: Reports) -> None:
     """The pipe is full long before the end of this; what it does not take is remembered, newest deadline only."""
     attempts = [attempt_of(f"echo up > {reports.path}; exec sleep 1000", lease=30) for _ in range(20)]
     tasks = [asyncio.create_task(executor.run(attempt)) for attempt in attempts]
@@ -246,7 +246,7 @@ async def test_renewing_never_blocks_though_the_helper_does_not_listen(
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
 
 
-async def test_renewing_after_the_end_or_before_the_start_is_nothing(executor: ShellExecutor) -> None:
+async def test_a_renewal_before_the_start_or_after_the_end_has_no_effect(executor: ShellExecutor) -> None:
     ShellExecutor().extend(["run"], time.monotonic())
     attempt = attempt_of("true")
     await executor.run(attempt)

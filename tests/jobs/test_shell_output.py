@@ -24,14 +24,14 @@ def kept(data: bytes, *values: str) -> bytes:
     return condense(data[:head], rest[-tail:], len(data), secrets)
 
 
-def test_what_fits_is_kept_as_it_is() -> None:
+def test_short_output_is_kept_as_it_is() -> None:
     data = b"x" * OUTPUT_LIMIT
     assert kept(data) == data
     assert kept(b"") == b""
 
 
 @given(st.integers(0, 20_000))
-def test_output_is_bounded_and_says_what_it_left_out(size: int) -> None:
+def test_output_is_limited_and_says_what_is_left_out(size: int) -> None:
     data = b"".join(b"%07d\n" % n for n in range(size // 8))
     output = kept(data)
     assert len(output) <= OUTPUT_LIMIT
@@ -43,7 +43,7 @@ def test_output_is_bounded_and_says_what_it_left_out(size: int) -> None:
 
 
 @given(st.integers(0, 6000), st.integers(0, 6000), st.integers(2, 300))
-def test_a_secret_is_masked_wherever_it_stands(before: int, after: int, length: int) -> None:
+def test_a_secret_is_masked_anywhere_in_the_output(before: int, after: int, length: int) -> None:
     secret = "".join(chr(0x21 + n % 90) for n in range(length))
     output = kept(b" " * before + secret.encode() + b" " * after, secret)
     assert len(output) <= OUTPUT_LIMIT
@@ -52,7 +52,7 @@ def test_a_secret_is_masked_wherever_it_stands(before: int, after: int, length: 
 
 
 @given(st.lists(st.sampled_from(["a", "bb", "abc", "***", " "]), max_size=3000))
-def test_masks_that_are_longer_than_secrets_keep_the_bound(pieces: list[str]) -> None:
+def test_masks_that_are_longer_than_secrets_keep_the_limit(pieces: list[str]) -> None:
     output = kept("".join(pieces).encode(), "a", "bb")
     assert len(output) <= OUTPUT_LIMIT
     assert b"bb" not in output
@@ -65,5 +65,5 @@ def test_a_cut_does_not_split_a_character(shift: int, character: str) -> None:
 
 
 @given(st.binary(max_size=3000), st.integers(1, 5))
-def test_any_bytes_are_bounded(data: bytes, times: int) -> None:
+def test_any_output_is_limited(data: bytes, times: int) -> None:
     assert len(kept(data * times)) <= OUTPUT_LIMIT

@@ -22,7 +22,7 @@ class Known:
             raise LookupError(f"{kind} {name}, key {key}: not found") from None
 
 
-async def test_a_given_value_is_itself_and_no_secret() -> None:
+async def test_a_plain_value_is_not_a_secret() -> None:
     secrets = Secrets()
     assert await resolve(Value("plain"), None, secrets) == "plain"
     assert secrets.mask(b"plain") == b"plain"
@@ -36,7 +36,7 @@ async def test_a_secret_is_resolved_and_remembered_with_and_without_its_line_end
 
 
 @pytest.mark.parametrize("references", [None, Known()])
-async def test_a_reference_that_leads_nowhere_names_itself_unless_it_is_optional(references: Known | None) -> None:
+async def test_a_dangling_reference_is_named_unless_it_is_optional(references: Known | None) -> None:
     with pytest.raises(LookupError, match="Secret mail, key token: "):
         await resolve(Value(secret=("mail", "token")), references)
     assert await resolve(Value(secret=("mail", "token"), optional=True), references) is None
@@ -47,13 +47,13 @@ async def test_a_value_that_is_not_text_says_where() -> None:
         await resolve(Value(config_map=("app", "logo")), Known())
 
 
-def test_lines_of_a_long_secret_are_masked_each_but_not_its_braces() -> None:
+def test_each_line_of_a_long_secret_is_masked_except_short_ones() -> None:
     secrets = Secrets()
     secrets.remember('{\n  "token": "abcdef"\n}')
     assert secrets.mask(b'{ "token": "abcdef" }') == b"{ *** }"
 
 
-def test_white_space_alone_is_no_secret() -> None:
+def test_white_space_alone_is_not_a_secret() -> None:
     secrets = Secrets()
     secrets.remember(" \n")
     assert secrets.mask(b"a \n b") == b"a \n b"
@@ -61,7 +61,7 @@ def test_white_space_alone_is_no_secret() -> None:
 
 
 @given(st.lists(st.binary(min_size=2, max_size=6), max_size=4), st.lists(st.binary(max_size=8), max_size=4))
-def test_no_secret_is_left_wherever_it_stands(values: list[bytes], between: list[bytes]) -> None:
+def test_no_secret_is_left_anywhere(values: list[bytes], between: list[bytes]) -> None:
     secrets = Secrets()
     for value in values:
         secrets.remember(value)

@@ -52,7 +52,7 @@ def test_the_committed_file_is_not_stale() -> None:
     assert FILE.read_text(encoding="utf-8") == crd.text(), "run: make crds"
 
 
-def test_the_file_is_what_the_generator_means() -> None:
+def test_the_file_is_what_the_generator_writes() -> None:
     assert yaml.safe_load(crd.text()) == crd.crd()
 
 
@@ -75,7 +75,7 @@ def test_every_field_has_a_description() -> None:
             assert "\n" not in text, path
 
 
-def test_the_alternatives_stand_in_the_descriptions() -> None:
+def test_the_descriptions_state_the_alternatives() -> None:
     assert NODES[".spec.job"]["description"].endswith("Exactly one of shell, curl, container, custom.")
     assert NODES[".spec.retry"]["description"].endswith("At most one of exponential, fixed.")
 
@@ -94,7 +94,7 @@ def test_nothing_has_a_default() -> None:
         ("number", {"maximum"}),
     ],
 )
-def test_everything_has_a_bound(kind: str, bounds: set[str]) -> None:
+def test_everything_has_a_limit(kind: str, bounds: set[str]) -> None:
     unbounded = [
         path
         for path, schema in NODES.items()
@@ -103,7 +103,7 @@ def test_everything_has_a_bound(kind: str, bounds: set[str]) -> None:
     assert unbounded == []
 
 
-def test_every_mapping_has_a_bound() -> None:
+def test_every_mapping_has_a_limit() -> None:
     mappings = [
         path
         for path, schema in NODES.items()
@@ -148,7 +148,7 @@ def test_columns_lead_to_fields() -> None:
 NOW = "2026-12-01T10:00:00.123456Z"
 
 
-def test_a_status_cuts_what_would_have_it_refused() -> None:
+def test_a_status_cuts_what_the_api_server_would_refuse() -> None:
     status = Status(
         conditions=[
             Condition(type="Ready", status="True", last_transition_time=NOW, reason="Scheduled", message="m" * 99_999)
@@ -174,7 +174,7 @@ def test_a_status_cuts_what_would_have_it_refused() -> None:
     assert "engine" not in body
 
 
-def test_a_status_is_read_back_also_when_it_is_newer() -> None:
+def test_a_status_of_a_newer_version_can_be_read() -> None:
     body = Status(floor=NOW, last_outcome="Succeeded", active_count=0).body()
     assert body == {"floor": NOW, "lastOutcome": "Succeeded", "activeCount": 0}
     assert Status.model_validate(body | {"someday": {"more": 1}}).body() == body

@@ -18,7 +18,7 @@ from scheduledjob.manifests import checks
 from scheduledjob.manifests.cron_rules import CRON_CHECKS
 from scheduledjob.manifests.rules import DATE_PATTERN, INSTANT_PATTERN, TIME_ZONE_PATTERN
 from tests.domain.test_cron_errors import WRONG
-from tests.manifests.crons import expressions, spoilt
+from tests.manifests.cron_support import expressions, spoilt
 
 MANY = settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _COMPILED = [(re2.compile(check.pattern), check) for check in CRON_CHECKS]
@@ -69,7 +69,7 @@ def test_wrong_expressions_are_refused(expression: str) -> None:
     assert bool(refusals(expression)) == (expression not in LEFT_BY_PATTERNS)
 
 
-def test_one_mistake_has_one_answer() -> None:
+def test_a_mistake_has_a_single_message() -> None:
     answers = {expression: refusals(expression) for expression, _ in WRONG}
     assert {expression: said for expression, said in answers.items() if len(said) > 1} == {}
     assert answers["60 * * * *"] == [
@@ -106,7 +106,7 @@ def test_every_zone_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("name", ["Lisbon", "+01:00", "UTC+1", "../../etc/passwd", "Europe/", "europe/lisbon", "PST"])
-def test_what_is_no_zone_is_refused(name: str) -> None:
+def test_what_is_not_a_zone_is_refused(name: str) -> None:
     assert not re2.search(TIME_ZONE_PATTERN, name)
 
 
@@ -185,7 +185,7 @@ def test_no_valid_url_is_refused(text: str) -> None:
     assert re2.search(checks.URL_PATTERN, text)
 
 
-def test_the_patterns_are_of_re2_and_short() -> None:
+def test_the_patterns_are_valid_re2_and_short() -> None:
     """The API server's estimate of a rule's cost grows with the pattern."""
     for check in CRON_CHECKS:
         assert len(check.pattern) < 2_000

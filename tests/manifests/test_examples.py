@@ -39,12 +39,12 @@ def slots(cron: Cron, start: datetime, end: datetime) -> Iterator[datetime]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_is_valid_and_says_what_it_shows(path: Path) -> None:
+def test_an_example_is_valid_and_says_what_it_shows(path: Path) -> None:
     assert jobs_in(path)
     assert path.read_text().startswith("# ")
 
 
-def test_there_is_one_for_each_thing_that_is_listed() -> None:
+def test_the_readme_lists_every_example() -> None:
     listed = (EXAMPLES / "README.md").read_text()
     for path in EXAMPLES.iterdir():
         assert path.name == "README.md" or f"]({path.name}" in listed, path.name
@@ -101,5 +101,5 @@ async def test_the_python_job_is_announced_under_the_name_that_the_manifest_has(
     assert returned is task
     assert returned.output == b"5 words\n"
     task.payload = None
-    with pytest.raises(ValueError, match=r"give the job one, spec\.payload"):
+    with pytest.raises(ValueError, match=r"set spec\.payload"):
         await function(task)

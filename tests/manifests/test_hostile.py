@@ -81,7 +81,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_each_is_answered_with_bounded_memory(name: str) -> None:
+def test_each_hostile_text_is_refused_with_limited_memory(name: str) -> None:
     text, answer = HOSTILE[name]
     tracemalloc.start()
     try:
@@ -96,7 +96,7 @@ def test_each_is_answered_with_bounded_memory(name: str) -> None:
     assert peak < 100 * MEGABYTES
 
 
-def test_a_string_of_ten_megabytes_is_not_even_read(tmp_path: Path) -> None:
+def test_a_file_of_ten_megabytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(HEAD + "  payload: " + "x" * 10 * MEGABYTES, encoding="utf-8")
     tracemalloc.start()
@@ -109,8 +109,8 @@ def test_a_string_of_ten_megabytes_is_not_even_read(tmp_path: Path) -> None:
     assert peak < 5 * MEGABYTES
 
 
-def test_what_the_library_escapes_is_not_built() -> None:
-    """A tag of Python's never becomes an object, wherever it stands."""
+def test_python_tags_are_refused() -> None:
+    """A tag of Python never becomes an object."""
     for place in ("name: !!python/name:os.system", "a: !!python/object/new:type [x]", "? !!python/tuple [a]\n: b"):
         (problem,) = load_text(place).problems
         assert "the tag" in problem.message

@@ -84,13 +84,13 @@ def test_a_pipe_in_a_directory_does_not_hang(tmp_path: Path) -> None:
     assert lines(load(["."]).problems) == ["./a.yaml: not a regular file: name a file or a directory"]
 
 
-def test_what_is_not_there() -> None:
+def test_missing_files() -> None:
     assert lines(load(["nowhere"]).problems) == ["nowhere: no such file or directory"]
     assert lines(load(["a\0b"]).problems) == ["a\\x00b: a path can't contain a NUL character"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_file(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(manifest(), encoding="utf-8")
     (tmp_path / "a.yaml").chmod(0)
     assert lines(load(["a.yaml"]).problems) == ["a.yaml: permission denied"]
@@ -103,7 +103,7 @@ def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["./a.yaml", ".", "link.yaml"])
-def test_a_file_reached_by_two_ways_is_read_once(tmp_path: Path, other: str) -> None:
+def test_a_file_with_two_paths_is_read_once(tmp_path: Path, other: str) -> None:
     (tmp_path / "a.yaml").write_text(manifest(), encoding="utf-8")
     if other == "link.yaml":
         (tmp_path / "link.yaml").symlink_to("a.yaml")
@@ -124,7 +124,7 @@ def test_a_name_in_two_files_names_both_places(tmp_path: Path) -> None:
     ]
 
 
-def test_a_fault_harms_no_other_document() -> None:
+def test_a_fault_does_not_affect_other_documents() -> None:
     text = manifest("a") + "---\na: [\n---\n" + manifest("b") + "---\n" + manifest("c", "  suspend: 3\n") + "---\n"
     loaded = load_text(text + manifest("d"), "f.yaml")
     assert [name for _, name in loaded.jobs] == ["a", "b", "d"]
@@ -229,13 +229,13 @@ def test_what_a_plain_scalar_means(written: str, means: object) -> None:
 @pytest.mark.parametrize(
     "written", ["9223372036854775808", "9" * 10_000, "1e400", "-1e400", "0x" + "f" * 17, ".inf", "-.INF", ".nan"]
 )
-def test_numbers_that_json_programs_can_not_hold(written: str) -> None:
+def test_numbers_that_json_can_not_represent(written: str) -> None:
     (problem,) = load_text(manifest().replace("kind: print", f"kind: report, params: {{a: {written}}}")).problems
     assert problem.field == "spec.job.custom.params.a"
     assert "quotes" in problem.message
 
 
-def test_merge_keys_give_way_to_what_is_written() -> None:
+def test_merge_keys_do_not_override_explicit_keys() -> None:
     base = "timeouts: {<<: [{attempt: 1m, total: 1h}, {attempt: 9m, pending: 2m}], total: 2h}\n"
     timeouts = load_text(manifest(more="  " + base)).jobs["default", "a"].job.spec.timeouts
     assert timeouts is not None

@@ -110,7 +110,7 @@ durations = st.none() | st.sampled_from(["1s", "10s", "60s", "1m", "10m", "1h", 
 
 
 @given(durations, durations)
-def test_a_wait_that_is_not_given_counts_with_its_default(initial: str | None, longest: str | None) -> None:
+def test_a_wait_that_is_not_given_has_its_default(initial: str | None, longest: str | None) -> None:
     fits = parse_duration(initial or "10s") <= parse_duration(longest or "10m")
     assert _is_valid(ExponentialRetry, {"initial": initial, "max": longest}) == fits
 

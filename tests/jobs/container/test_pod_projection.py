@@ -13,7 +13,7 @@ from scheduledjob.jobs.container.pod_outcome import observe, started_at
 from scheduledjob.jobs.container.pod_projection import project, secrets_of
 from scheduledjob.jobs.container.pod_spec import PodSpec
 from scheduledjob.jobs.curl.curl_kind import CurlSpec
-from tests.jobs.container.examples import SETTINGS, attempt, with_template
+from tests.jobs.container.pod_support import SETTINGS, attempt, with_template
 
 STATUSES: list[dict[str, Any]] = [
     {},
@@ -47,7 +47,7 @@ STATUSES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("runner", [False, True])
-def test_nothing_is_lost(status: dict[str, Any], runner: bool) -> None:
+def test_a_projection_has_all_that_is_read(status: dict[str, Any], runner: bool) -> None:
     pod = (
         build_pod(attempt(timeout=5.0), PodSpec(curl=CurlSpec("https://example.com", bearer=SECRET)), SETTINGS)
         if runner
@@ -87,6 +87,6 @@ TEMPLATE = {
 }
 
 
-def test_the_secrets_that_a_job_is_given() -> None:
+def test_the_secrets_of_a_job() -> None:
     found = secrets_of(with_template(TEMPLATE))
     assert found == {"db": {"p", "q"}, "all": None, "files": None, "more": None}

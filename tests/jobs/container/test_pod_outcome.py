@@ -281,7 +281,7 @@ def test_a_report_of_a_failure() -> None:
     assert reported(result, 1).result == result
 
 
-def test_what_ended_the_pod_wins_over_the_report() -> None:
+def test_what_ended_the_pod_takes_precedence_over_the_report() -> None:
     seen = reported(Result(False, "exit code 143", 143, b"out"), 1, reason="Evicted", message="disk")
     assert seen.result == Result(False, "evicted: disk", 143, b"out")
 
@@ -315,7 +315,7 @@ def test_a_report_fits(output: bytes) -> None:
     assert len(decoded["output"]) > 400
 
 
-def test_a_job_leaves_more_than_a_report_holds() -> None:
+def test_a_result_that_is_too_long_for_a_report() -> None:
     seen = reported(Result(True, payload=b"x" * 4000), 1)
     assert seen.result is not None
     assert not seen.result.ok

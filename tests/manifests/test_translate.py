@@ -258,7 +258,7 @@ def test_curl() -> None:
     )
 
 
-def test_what_is_unset_is_short() -> None:
+def test_unset_values_are_left_out() -> None:
     bearer = {"secretKeyRef": {"name": "s", "key": "k"}}
     job = {"curl": {"url": "http://example.com/", "method": "GET", "followRedirects": True, "auth": {"bearer": bearer}}}
     assert definition_of(job=job).job == {"url": "http://example.com/", "bearer": {"secret": ["team-a/s", "k"]}}
@@ -303,7 +303,7 @@ def test_what_needs_a_pod(spec: dict[str, Any], reason: str | None) -> None:
     assert needs_pod(job_of(spec)) == reason
 
 
-async def test_references_lead_to_the_documents_of_the_namespace() -> None:
+async def test_references_are_resolved_in_the_namespace_of_the_job() -> None:
     loaded = load_text(
         "apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: team-a}\nstringData: {k: hunter2}\n---\n"
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\ndata: {k: eu}\n"
@@ -334,7 +334,7 @@ def models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from models(argument)
 
 
-def test_every_field_has_a_sentence_and_none_a_default() -> None:
+def test_every_field_has_a_description_and_none_a_default() -> None:
     for model in set(models(ScheduledJob)):
         for name, field in model.model_fields.items():
             assert field.description, (model, name)
@@ -355,7 +355,7 @@ def _patterns(schema: Any) -> Iterator[str]:
         yield from _patterns(inner)
 
 
-def test_every_pattern_is_said_in_words() -> None:
+def test_every_pattern_has_a_description() -> None:
     everything: tuple[type[BaseModel], ...] = (*set(models(ScheduledJob)), Secret, ConfigMap)
     patterns = {pattern for model in everything for pattern in _patterns(model.model_json_schema())}
     assert patterns <= set(PATTERN_MEANINGS)

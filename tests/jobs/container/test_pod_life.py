@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from scheduledjob.engine.executor import Result
 from scheduledjob.jobs.container.pod_life import FIRST_RETRY_DELAY, Life, retry_until_answered
 from scheduledjob.jobs.container.pods_protocol import PodsUnavailable
-from tests.jobs.container.examples import SETTINGS as NO_IMAGE
-from tests.jobs.container.examples import SLOT, attempt, container
+from tests.jobs.container.pod_support import SETTINGS as NO_IMAGE
+from tests.jobs.container.pod_support import SLOT, attempt, container
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Mapping
@@ -123,7 +123,7 @@ async def test_a_watch_that_lags_behind_ends_nothing() -> None:
     assert served.done == []
 
 
-async def test_patience_ends_only_when_the_api_server_says_that_it_waits() -> None:
+async def test_a_pending_pod_is_read_before_it_is_given_up() -> None:
     served, watch = Served(pod(RUNNING)), Watch()
     task = asyncio.create_task(life(served, watch, pod(PENDING), pending=300.0, adopted=True).run())
     await soon(watch.asked.wait())  # it was asked for, and runs
@@ -132,7 +132,7 @@ async def test_patience_ends_only_when_the_api_server_says_that_it_waits() -> No
     assert served.done == []
 
 
-async def test_what_is_hopeless_is_asked_for_once_more() -> None:
+async def test_a_hopeless_pod_is_read_before_it_is_given_up() -> None:
     served, watch = Served(pod(RUNNING)), Watch()
     task = asyncio.create_task(life(served, watch, pod(NO_SECRET), pending=300.0, adopted=False).run())
     await soon(watch.asked.wait())
@@ -141,7 +141,7 @@ async def test_what_is_hopeless_is_asked_for_once_more() -> None:
     assert served.done == []
 
 
-async def test_a_pod_that_ended_while_the_api_server_was_away() -> None:
+async def test_a_pod_that_ended_while_the_api_server_was_unavailable() -> None:
     served, watch = Served(pod(DONE, timeout=60.0)), Watch()
     served.away = 2
     # Adopted an hour after its container began, with a minute to run: that is over, but it had ended.
@@ -150,7 +150,7 @@ async def test_a_pod_that_ended_while_the_api_server_was_away() -> None:
     assert served.done == []
 
 
-async def test_what_took_too_long_is_told_to_its_node() -> None:
+async def test_the_node_ends_a_pod_that_timed_out() -> None:
     served, watch = Served(pod(RUNNING, timeout=60.0)), Watch()
     task = asyncio.create_task(life(served, watch, pod(RUNNING, timeout=60.0), pending=300.0, adopted=True).run())
     await soon(watch.asked.wait())
@@ -170,7 +170,7 @@ def served_name() -> str:
     return str(pod(PENDING)["metadata"]["name"])
 
 
-async def test_the_api_server_is_left_alone_for_as_long_as_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retry_after_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     refusals = [PodsUnavailable("busy", 7.0), PodsUnavailable("away"), PodsUnavailable("busy", 30.0)]
     slept: list[float] = []
 

@@ -73,7 +73,7 @@ async def test_payload_and_result_of_the_returned_task_are_kept() -> None:
     assert await run(another, payload=b"p") == Result(True, payload=b"this", result=b"")
 
 
-async def test_a_payload_from_a_secret_is_shown_nowhere_and_not_kept() -> None:
+async def test_a_payload_from_a_secret_is_masked_everywhere_and_not_kept() -> None:
     """Neither as it was nor as the job changed it: the next run has it from the Secret again."""
 
     async def tells(task: Task) -> Task:
@@ -102,7 +102,7 @@ async def test_print_shows_no_payload_from_a_secret() -> None:
     assert result.output == lines[0].encode()
 
 
-async def test_none_ends_the_schedule_and_keeps_the_result() -> None:
+async def test_none_completes_the_schedule_and_keeps_the_result() -> None:
     async def job(task: Task) -> None:
         task.result = b"last"
 
@@ -146,7 +146,7 @@ class Unspeakable(Exception):
     ],
 )
 @pytest.mark.parametrize("limit", [None, 60.0])
-async def test_reasons_are_one_bounded_line(error: BaseException, reason: str, limit: float | None) -> None:
+async def test_reasons_are_a_line_of_limited_length(error: BaseException, reason: str, limit: float | None) -> None:
     async def job(task: Task) -> NoReturn:
         raise error
 
@@ -182,7 +182,7 @@ async def test_a_recursion_keeps_the_end_of_its_traceback() -> None:
     ],
 )
 @pytest.mark.parametrize("completes", [True, False])
-async def test_what_can_not_be_kept_is_a_failure(returned: object, reason: str, completes: bool) -> None:
+async def test_a_task_with_values_of_wrong_types_is_a_failure(returned: object, reason: str, completes: bool) -> None:
     async def job(task: Task) -> object:
         if not isinstance(returned, str):
             return returned
@@ -210,7 +210,7 @@ async def test_a_timeout_cancels_the_job_and_waits_for_its_clean_up() -> None:
 
 
 @pytest.mark.parametrize("end", ["returns", "raises", "exits"])
-async def test_a_job_that_ends_in_its_own_way_after_its_time_timed_out(end: str) -> None:
+async def test_a_job_that_returns_or_raises_after_its_timeout_has_timed_out(end: str) -> None:
     async def job(task: Task) -> Task:
         try:
             await asyncio.Event().wait()
@@ -227,7 +227,7 @@ async def test_a_job_that_ends_in_its_own_way_after_its_time_timed_out(end: str)
 
 
 @pytest.mark.parametrize("limit", [None, 60.0])
-async def test_cancelling_comes_out_only_after_the_job_has_ended(limit: float | None) -> None:
+async def test_a_cancelled_run_ends_only_after_its_job(limit: float | None) -> None:
     started = asyncio.Event()
     ended: list[bool] = []
 
@@ -304,7 +304,7 @@ async def test_what_is_a_job(job: Any) -> None:
         (None, 'job "report" is an object of type NoneType: register'),
     ],
 )
-def test_what_is_no_job_is_told_when_it_is_registered(job: Any, message: str) -> None:
+def test_registering_something_else_than_a_job_says_what_to_write(job: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         JobExecutor("report", job)
 
@@ -342,13 +342,13 @@ def test_json_of_a_task() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"{", b"", b"\xff", b"[" * 100_000])
-def test_a_payload_that_is_no_json_names_the_slug(payload: bytes) -> None:
+def test_a_payload_that_is_not_json_names_the_slug(payload: bytes) -> None:
     with pytest.raises(ValueError, match='the payload of "a" is not JSON: '):
         task(payload).json()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}])
-def test_what_json_can_not_say_is_an_error(value: object) -> None:
+def test_what_json_can_not_represent_is_an_error(value: object) -> None:
     with pytest.raises((TypeError, ValueError)):
         task().set_json(value)
 
@@ -375,7 +375,7 @@ async def test_jobs_of_installed_distributions(tmp_path: Path, monkeypatch: pyte
     assert not (await JobExecutor("clean", jobs["clean"]).run(attempt())).complete
 
 
-def test_each_entry_point_that_is_broken_is_named_with_its_distribution(
+def test_each_broken_entry_point_is_named_with_its_distribution(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_jobs.py").write_text(

@@ -17,7 +17,7 @@ from scheduledjob.jobs.container.pod_spec import CustomSpec, KeepPods, PodSettin
 from scheduledjob.jobs.container.runner_order import read_order
 from scheduledjob.jobs.curl.curl_kind import CurlSpec
 from scheduledjob.jobs.shell.shell_kind import ShellSpec
-from tests.jobs.container.examples import (
+from tests.jobs.container.pod_support import (
     IMAGE,
     RESTRICTED,
     SETTINGS,
@@ -92,7 +92,7 @@ def test_a_container() -> None:
     }
 
 
-def test_a_shell_in_an_image_of_its_own() -> None:
+def test_a_shell_command_in_an_image_of_the_user() -> None:
     shell = ShellSpec("echo $$ $(date)", "/bin/bash", {"A": Value("$(B)"), "P": SECRET}, "/srv")
     pod = build_pod(attempt(payload=b"x"), PodSpec(shell=shell, image="alpine"), SETTINGS)
     job = job_of(pod)
@@ -107,7 +107,7 @@ def test_a_shell_in_an_image_of_its_own() -> None:
     assert "SJOB_RUN" not in told
 
 
-def test_what_the_runner_runs_keeps_its_references() -> None:
+def test_references_of_runner_jobs_are_left_to_the_kubelet() -> None:
     curl = CurlSpec("https://example.com", headers={"X-A": SECRET, "X-B": Value("$1")}, bearer=SECRET)
     curl.ca = Value(config_map=("team-a/ca", "pem"), optional=True)
     pod = build_pod(attempt(timeout=60.0), PodSpec(curl=curl), SETTINGS)
@@ -151,13 +151,13 @@ def test_the_runner_is_restricted_whatever_the_template_says() -> None:
     assert pod["spec"]["serviceAccountName"] == "robot"
 
 
-def test_what_needs_the_operators_image_says_so() -> None:
+def test_a_job_that_needs_the_operators_image_says_so() -> None:
     with pytest.raises(ValueError, match=r"execution\.pod\.image"):
         build_pod(attempt(), PodSpec(shell=ShellSpec("true")), PodSettings())
     build_pod(attempt(), container(), PodSettings())
 
 
-def test_plugins_are_loaded_for_python_jobs_where_the_administrator_says_so() -> None:
+def test_plugins_are_loaded_if_the_administrator_allows_it() -> None:
     settings = PodSettings(image=IMAGE, plugins=True, image_pull_policy="IfNotPresent")
     job = job_of(build_pod(attempt(), PodSpec(custom=CustomSpec("report", {"a": 1})), settings))
     assert job["command"] == ["scheduledjob", "run-one", "--plugins"]
@@ -167,14 +167,14 @@ def test_plugins_are_loaded_for_python_jobs_where_the_administrator_says_so() ->
     assert "imagePullPolicy" not in other
 
 
-def test_a_payload_from_a_secret_stays_there() -> None:
+def test_a_payload_from_a_secret_is_left_to_the_kubelet() -> None:
     pod = build_pod(attempt(), container(payload_from=SECRET), SETTINGS)
     assert variables_of(pod)["SCHEDULEDJOB_PAYLOAD"] == {"secretKeyRef": {"name": "db", "key": "password"}}
     given = build_pod(attempt(payload=b"by hand"), container(payload_from=SECRET), SETTINGS)
     assert variables_of(given)["SCHEDULEDJOB_PAYLOAD"] == "by hand"
 
 
-def test_a_payload_that_no_variable_can_hold() -> None:
+def test_a_payload_that_a_variable_can_not_hold() -> None:
     with pytest.raises(ValueError, match="the payload can't be a variable"):
         build_pod(attempt(payload=b"\xff"), container(), SETTINGS)
     pod = build_pod(attempt(payload=b"\xff\0"), PodSpec(custom=CustomSpec("report")), SETTINGS)
@@ -201,7 +201,7 @@ def test_the_backstop_comes_after_everything_else() -> None:
     assert own.pod(attempt(timeout=10.5))["spec"]["activeDeadlineSeconds"] == 5
 
 
-def test_a_template_adds_what_is_not_the_operators() -> None:
+def test_a_template_adds_fields() -> None:
     pod = with_template(
         {
             "nodeSelector": {"disk": "ssd"},
@@ -367,9 +367,7 @@ _SPECS = st.sampled_from(
 
 
 @given(_SPECS, _TEMPLATES, st.booleans())
-def test_no_template_takes_anything_from_the_operator(
-    spec: PodSpec, template: dict[str, Any], restricted: bool
-) -> None:
+def test_no_template_overrides_the_operator(spec: PodSpec, template: dict[str, Any], restricted: bool) -> None:
     settings = RESTRICTED if restricted else SETTINGS
     plain = build_pod(attempt(), spec, settings)
     before = copy.deepcopy(template)
@@ -413,7 +411,7 @@ def test_a_name_is_a_dns_label(name: str, run_id: str, number: int) -> None:
     assert found != pod_name(name, run_id, number + 1)
 
 
-def test_whose_pod_it_is() -> None:
+def test_a_pod_belongs_to_its_attempt_only() -> None:
     pod = build_pod(attempt(), container(keep=KeepPods(1, 2, 3)), SETTINGS)
     assert is_of(pod, attempt())
     assert not is_of(pod, attempt(attempt=2))
@@ -426,7 +424,7 @@ def test_whose_pod_it_is() -> None:
 @pytest.mark.parametrize(
     ("token", "label"), [("deploy-7", "deploy-7"), ("a/b c", None), ("x" * 64, None), ("-a", None)]
 )
-def test_a_manual_run_has_its_token_for_a_label(token: str, label: str | None) -> None:
+def test_a_manual_run_has_a_label_with_its_token(token: str, label: str | None) -> None:
     pod = build_pod(attempt(run_id=f"{UID}-{token}"), container(), SETTINGS)
     found = pod["metadata"]["labels"]["scheduledjobs.dev/token"]
     assert found == label if label is not None else (found != token and found.isalnum())

@@ -14,7 +14,7 @@ import pytest
 from scheduledjob.engine.executor import CANCELLED, RELEASED
 from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pods_protocol import PodRefused, PodsUnavailable
-from tests.jobs.container.examples import attempt, container
+from tests.jobs.container.pod_support import attempt, container
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -106,7 +106,7 @@ async def test_a_release_does_not_wait() -> None:
     assert not served.deleted.is_set()
 
 
-async def test_a_refusal_after_a_creation_that_was_carried_out_and_not_answered() -> None:
+async def test_a_refusal_after_a_creation_without_an_answer() -> None:
     """The Pod of the first try used up the quota that the second was refused for."""
     served, this = Served(), attempt(container())
     served.answer.set()
@@ -126,7 +126,7 @@ async def test_a_refusal_is_a_failed_attempt() -> None:
     assert (result.ok, result.reason, result.lost) == (False, "refused by the API server: no way", False)
 
 
-async def test_what_nobody_foresaw_is_no_end_of_the_attempt() -> None:
+async def test_an_unexpected_error_does_not_end_the_attempt() -> None:
     class Broken(Served):
         async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
             raise KeyError("x")

@@ -8,7 +8,7 @@ import pytest
 
 from scheduledjob.jobs.container.pod_logs import output_of
 from scheduledjob.jobs.container.pods_protocol import PodRefused, PodsUnavailable
-from tests.jobs.container.examples import with_template
+from tests.jobs.container.pod_support import with_template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,13 +40,13 @@ async def kept(told: Told, pod: Mapping[str, Any] = POD) -> bytes:
     return await output_of(told, pod)  # type: ignore[arg-type]  # the rest of the protocol is not asked
 
 
-async def test_values_that_the_job_was_given_are_masked() -> None:
+async def test_values_of_the_jobs_secrets_are_masked() -> None:
     secrets = {"db": {"p": b"hunter2", "q": b"other"}}
     assert await kept(Told(b"it is hunter2, other\n", secrets)) == b"it is ***, other\n"
     assert await kept(Told(b"hunter2", {})) == b"hunter2"
 
 
-async def test_output_goes_where_a_secret_can_not_be_read() -> None:
+async def test_output_is_left_out_if_a_secret_can_not_be_read() -> None:
     found = await kept(Told(b"it is hunter2\n"))
     assert found == b"[the output is left out: Secret \"db\" can't be read, so its values can't be masked]\n"
     assert await kept(Told(b"it is hunter2\n"), PLAIN) == b"it is hunter2\n"
@@ -61,5 +61,5 @@ async def test_the_end_is_kept_and_no_part_of_a_secret_or_a_character() -> None:
 
 
 @pytest.mark.parametrize("error", [PodRefused("no"), PodsUnavailable("away")])
-async def test_no_log_is_no_error(error: Exception) -> None:
+async def test_a_missing_log_is_not_an_error(error: Exception) -> None:
     assert await kept(Told(error)) == b""

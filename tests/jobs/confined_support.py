@@ -34,7 +34,7 @@ PROGRAM = """
 import asyncio, json, os, sys, threading
 from scheduledjob.jobs.shell.confinement import Confinement, make_unreadable
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor, ShellLimits
-from tests.jobs.shells import attempt_of
+from tests.jobs.shell_support import attempt_of
 
 settings = json.loads(sys.argv[1])
 if settings["unreadable"]:
@@ -91,7 +91,7 @@ def python_of_operators() -> tuple[str, dict[str, str]]:
     environment = {"PYTHONPATH": ":".join(places), "PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        command = [python, "-c", "import tests.jobs.shells"]
+        command = [python, "-c", "import tests.jobs.shell_support"]
         # Not there, or in a folder that is not open to that user.
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             subprocess.run(command, env=environment, capture_output=True, check=True, **as_operator())

@@ -41,7 +41,7 @@ def gone(pods: list[dict[str, Any]], at: int) -> set[str]:
     return {each["metadata"]["name"] for each in superfluous(pods, BASE + at * SECOND, MIN_AGE)}
 
 
-def test_the_newest_stay() -> None:
+def test_the_newest_pods_stay() -> None:
     pods = [pod(f"s{n}", "Succeeded", n) for n in range(4)] + [pod(f"f{n}", "Failed", n) for n in range(3)]
     assert gone(pods, 1000) == {"s0", "s1", "f0", "f1"}
     assert gone(pods, 20) == set()
@@ -53,17 +53,17 @@ def test_the_newest_pod_says_how_many_stay() -> None:
     assert gone(pods, 920) == {"a", "b"}
 
 
-def test_each_job_keeps_its_own() -> None:
+def test_each_job_keeps_its_own_pods() -> None:
     pods = [pod(f"{uid}{n}", "Succeeded", n, uid=uid) for uid in "xy" for n in range(2)]
     assert gone(pods, 1000) == set()
 
 
-def test_what_runs_may_be_a_stray() -> None:
+def test_a_running_pod_may_be_superfluous() -> None:
     pods = [pod("old", "Running", 0), pod("waits", "Pending", 0), pod("new", "Running", 990)]
     assert gone(pods, 1000) == {"old", "waits"}
 
 
-def test_what_goes_already_and_what_is_not_ours() -> None:
+def test_pods_that_are_being_deleted_or_not_ours() -> None:
     foreign = pod("foreign", "Running", 0)
     foreign["metadata"]["annotations"] = {}
     leaving = pod("leaving", "Running", 0, deletionTimestamp=rfc3339(BASE))
@@ -73,7 +73,7 @@ def test_what_goes_already_and_what_is_not_ours() -> None:
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "-1", "1.5", "x", "", "\u0663"])
-def test_a_number_that_we_never_write_is_nobodys(number: str) -> None:
+def test_a_pod_with_an_invalid_number_belongs_to_no_attempt(number: str) -> None:
     hostile = pod("hostile", "Running", 0)
     hostile["metadata"]["annotations"]["scheduledjobs.dev/attempt"] = number
     assert attempt_of(hostile) is None
@@ -87,7 +87,7 @@ _PODS = st.lists(
 
 
 @given(_PODS, st.integers(0, 200))
-def test_none_goes_early_and_enough_stay(shapes: list[tuple[str, str, int]], at: int) -> None:
+def test_no_pod_is_deleted_early_and_enough_stay(shapes: list[tuple[str, str, int]], at: int) -> None:
     pods = [pod(f"p{n}", phase, made, uid=uid) for n, (uid, phase, made) in enumerate(shapes)]
     names = gone(pods, at)
     for n, (uid, phase, made) in enumerate(shapes):
