@@ -1,6 +1,6 @@
-"""The behavioural suite's stores: each test runs against each of them, in an installation that is the test's own.
+"""The behavioural suite's stores: each test runs against each of them, in its own installation.
 
-Where a server can't be had, the fixture that starts it (in tests/conftest.py) skips the tests.
+If a server cannot be started, its fixture (in tests/conftest.py) skips the tests.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StoreFactory:
 
     @property
     def bulk(self) -> int:
-        """How many rows are many here: the emulator of Firestore is slow."""
+        """How many rows to use where many are needed. The emulator of Firestore is slow."""
         return 2_000 if self.backend == "firestore" else 20_000
 
     async def __call__(self, installation: str | None = None) -> Store:
@@ -56,7 +56,7 @@ class StoreFactory:
         else:
             store = open_store(self.url, name)
         if self.backend == "pgbouncer":
-            # It waits this long for a notification, which here never comes, before it polls.
+            # It waits this long for a notification, which never arrives here, before it polls.
             cast("PostgresStore", store).probe_timeout = 0.1
         await store.connect()
         self._stack.push_async_callback(store.close)
@@ -104,7 +104,7 @@ def _server_url(backend: str, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def behaviour_postgres_url(postgres_server: PostgresDatabases) -> Iterator[str]:
-    """One database for all: installations keep the tests apart, as they do in production."""
+    """One database for all tests: installations separate them, as they do in production."""
     dsn = postgres_server.new_database()
     yield dsn
     postgres_server.drop_database(dsn)

@@ -1,8 +1,8 @@
-"""What the behavioural tests say over and over: wishes, records, claims that wait for a row, and what a row looks like.
+"""Helpers of the behavioural tests: desired states, records, claims that wait for a row, and reads of rows.
 
-The time of a real store can't be turned, so rows are put into its past or future, measured from ``store.now()``, and
-whatever takes time (a lease that passes, a claim that looks below its floor only now and then) is waited for by asking
-again, never by sleeping and then expecting.
+A test cannot set the clock of a real store. So rows are due in its past or future, relative to ``store.now()``. And
+whatever takes time (the end of a lease, a claim that ignores its watermark only once a second) is awaited by asking
+again, never by sleeping for a fixed time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 KIND = "print"
 LEASE: Micros = 60 * SECOND
-"""So long that it never passes in a test."""
+"""So long that it never ends in a test."""
 SHORT_LEASE: Micros = 300_000
 """So short that a test can wait for its end."""
 PATIENCE = 20.0
@@ -53,7 +53,18 @@ def desired(
     payload: bytes | None = None,
     created_at: Instant = 0,
 ) -> NewRow:
-    return NewRow(slug, f"uid-of-{slug}", kind, origin, definition, state, wake_at, first, payload, created_at)
+    return NewRow(
+        slug=slug,
+        uid=f"uid-of-{slug}",
+        kind=kind,
+        origin=origin,
+        definition=definition,
+        state=state,
+        wake_at=wake_at,
+        first=first,
+        payload=payload,
+        created_at=created_at,
+    )
 
 
 def record(
@@ -82,7 +93,7 @@ def record(
 
 
 async def put_due(store: Store, *slugs: str, kind: str = KIND, state: bytes = PLAIN) -> None:
-    """Rows that are due already, the first longest."""
+    """Put rows that are due already, the first one the longest."""
     now = await store.now()
     rows = [desired(slug, now - HOUR + n, kind=kind, state=state) for n, slug in enumerate(slugs)]
     assert await store.put(rows, replace=False) == [Put.CREATED] * len(rows)
@@ -98,7 +109,7 @@ async def claim(
     lease: Micros = LEASE,
     by: Instant | None = None,
 ) -> Batch:
-    """One claim, whatever it brings."""
+    """Make one claim, whatever it returns."""
     return await store.claim(replica, kinds, limit=limit, ahead=ahead, lease=lease, by=by)
 
 
@@ -111,7 +122,7 @@ async def take(
     ahead: Micros = 0,
     lease: Micros = LEASE,
 ) -> list[Row]:
-    """Claim until ``count`` rows have come, and no more than that."""
+    """Claim until there are ``count`` rows, and no more than that."""
     rows: list[Row] = []
     async with asyncio.timeout(PATIENCE):
         while True:
@@ -129,7 +140,7 @@ async def take_one(store: Store, *, replica: str = "alice", lease: Micros = LEAS
 
 
 async def take_over(store: Store, row: Row, *, replica: str = "bob", lease: Micros = LEASE) -> Row:
-    """Wait for the lease of ``row`` to pass, and claim it for ``replica``."""
+    """Wait for the lease of ``row`` to end, and claim it for ``replica``."""
     taken = await take_one(store, replica=replica, lease=lease)
     assert taken.key == row.key
     return taken
@@ -147,43 +158,43 @@ def settlement(
     payload: bytes | None = None,
     result: bytes | None = None,
 ) -> Settlement:
-    """A settlement of a claimed row: what is not said is as the row has it."""
+    """Return a settlement of a claimed row; what is not given is taken from the row."""
     return Settlement(
-        row.key,
-        row.version if version is None else version,
-        disposition,
-        row.state if state is None else state,
-        wake_at,
-        row.revision if revision is None else revision,
-        records,
-        payload,
-        result,
+        key=row.key,
+        version=row.version if version is None else version,
+        disposition=disposition,
+        state=row.state if state is None else state,
+        wake_at=wake_at,
+        revision=row.revision if revision is None else revision,
+        records=records,
+        payload=payload,
+        result=result,
     )
 
 
-async def settle(store: Store, one: Settlement, *, replica: str = "alice") -> bool:
-    (done,) = await store.settle(replica, [one])
+async def settle(store: Store, settlement: Settlement, *, replica: str = "alice") -> bool:
+    (done,) = await store.settle(replica, [settlement])
     return done
 
 
-async def look(store: Store, slug: str) -> Row:
-    """The row as a reader sees it, which is there."""
+async def read_row(store: Store, slug: str) -> Row:
+    """Read a row that exists."""
     (row,) = await store.get([slug])
     assert row is not None
     return row
 
 
-async def gone(store: Store, slug: str) -> bool:
+async def is_gone(store: Store, slug: str) -> bool:
     return await store.get([slug]) == [None]
 
 
 async def everything(store: Store) -> tuple[list[Row], list[RunRecord]]:
-    """All that an installation of a test holds: to see that something changed nothing."""
+    """Return all rows and history of an installation, to check that nothing has changed."""
     return await store.rows(), await store.history(limit=10_000)
 
 
 async def renew(store: Store, held: Sequence[tuple[Key, int]], *, replica: str = "alice", lease: Micros) -> Renewal:
-    """Renew as the lease thread does: in a thread and an event loop that know nothing of the store's own."""
+    """Renew as the lease thread does, in another thread and event loop than the store's."""
 
     async def in_own_loop() -> Renewal:
         async with store.renewer(replica) as renewer:
@@ -192,9 +203,9 @@ async def renew(store: Store, held: Sequence[tuple[Key, int]], *, replica: str =
     return await asyncio.to_thread(lambda: asyncio.run(in_own_loop()))
 
 
-async def pass_lease(store: Store, row: Row) -> None:
-    """Wait until the store's clock is behind the row's lease."""
-    leased = await look(store, row.slug)
+async def wait_for_lease_end(store: Store, row: Row) -> None:
+    """Wait until the row's lease has ended by the store's clock."""
+    leased = await read_row(store, row.slug)
     assert leased.wake_at is not None
     end = leased.wake_at
 
@@ -206,13 +217,13 @@ async def pass_lease(store: Store, row: Row) -> None:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not await condition():  # noqa: ASYNC110 - a store tells nobody that time has passed
+        while not await condition():  # noqa: ASYNC110 - a store notifies nobody of the passing of time
             await asyncio.sleep(0.02)
 
 
 @dataclass
-class Heard:
-    """What a listener was told."""
+class ReceivedWakes:
+    """The notifications that a listener received."""
 
     wakes: list[Wake] = field(default_factory=list)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
@@ -222,7 +233,7 @@ class Heard:
         self._more.set()
 
     async def of(self, condition: Callable[[Wake], bool]) -> Wake:
-        """The first wake that meets the condition, waited for."""
+        """Wait for the first wake that meets the condition."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 self._more.clear()
@@ -239,7 +250,7 @@ class Heard:
 
 
 @asynccontextmanager
-async def listening(store: Store) -> AsyncIterator[Heard]:
-    heard = Heard()
-    async with store.listen(heard):
-        yield heard
+async def listening(store: Store) -> AsyncIterator[ReceivedWakes]:
+    received = ReceivedWakes()
+    async with store.listen(received):
+        yield received

@@ -1,4 +1,4 @@
-"""Every store: claims and leases. A row has one owner at a time, none too early, and none for ever."""
+"""Every store: claims and leases. A row has one owner at a time, not before it is due, and not for ever."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from .support import (
     SHORT_LEASE,
     claim,
     desired,
-    look,
-    pass_lease,
     put_due,
+    read_row,
     renew,
     settle,
     settlement,
@@ -25,6 +24,7 @@ from .support import (
     take_one,
     take_over,
     until,
+    wait_for_lease_end,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .conftest import StoreFactory
 
 
-async def test_a_claim_brings_the_whole_row(store: Store) -> None:
+async def test_a_claim_returns_the_whole_row(store: Store) -> None:
     now = await store.now()
     new = desired("job", now - 7, definition='{"kind":"print"}', first=now - 7, payload=b"p", created_at=now - 123)
     await store.put([new], replace=False)
@@ -52,14 +52,14 @@ async def test_a_claim_leases_the_row_to_its_replica(store: Store, other: Store)
     row = await take_one(store)
     after = await store.now()
 
-    seen = await look(other, "job")
+    seen = await read_row(other, "job")
     assert seen.owner == "alice"
     assert seen.version == row.version
     assert seen.wake_at is not None
     assert before + LEASE - SECOND <= seen.wake_at <= after + LEASE + SECOND
 
 
-async def test_each_row_goes_to_exactly_one_of_many_claimers(store_factory: StoreFactory) -> None:
+async def test_exactly_one_of_many_replicas_claims_each_row(store_factory: StoreFactory) -> None:
     stores = await store_factory.several(8)
     slugs = [f"job-{n}" for n in range(500)]
     await put_due(stores[0], *slugs)
@@ -98,7 +98,7 @@ async def test_each_claim_raises_the_version(store: Store) -> None:
     second = await take_one(store, lease=SHORT_LEASE)
     third = await take_over(store, second)
     assert first.version < second.version < third.version
-    assert (await look(store, "job")).version == third.version
+    assert (await read_row(store, "job")).version == third.version
 
 
 async def test_a_row_is_not_claimed_before_its_time(store: Store) -> None:
@@ -130,10 +130,10 @@ async def test_an_owned_row_is_not_claimed_ahead_of_the_end_of_its_lease(store: 
     await store.put([desired("control", await store.now() + 40 * SECOND)], replace=False)
     assert [row.slug for row in await take(other, replica="bob", ahead=HOUR)] == ["control"]
     assert (await claim(other, "bob", ahead=HOUR)).rows == []
-    assert (await look(store, "owned")).version == owned.version
+    assert (await read_row(store, "owned")).version == owned.version
 
 
-async def test_the_soonest_come_first(store: Store) -> None:
+async def test_the_soonest_rows_come_first(store: Store) -> None:
     now = await store.now()
     order = [f"job-{n}" for n in range(30)]
     rows = [desired(slug, now - HOUR + n * SECOND) for n, slug in enumerate(order)]
@@ -152,7 +152,7 @@ async def test_a_claim_takes_no_more_than_its_limit(store: Store) -> None:
     assert len(owned) <= 3
 
 
-async def test_a_claim_that_is_begun_with_too_late_takes_nothing(store: Store) -> None:
+async def test_a_claim_that_reaches_the_store_too_late_claims_nothing(store: Store) -> None:
     await put_due(store, "job")
     now = await store.now()
     batch = await claim(store, by=now - SECOND)
@@ -174,10 +174,10 @@ async def test_a_row_without_wake_is_never_claimed(store: Store) -> None:
     assert (await claim(store, ahead=10**15)).rows == []
 
 
-async def test_when_the_lease_has_passed_another_takes_over(store: Store, other: Store) -> None:
+async def test_after_the_lease_another_replica_takes_over(store: Store, other: Store) -> None:
     await put_due(store, "job")
     first = await take_one(store, lease=SHORT_LEASE)
-    end = (await look(store, "job")).wake_at
+    end = (await read_row(store, "job")).wake_at
     assert end is not None
 
     async def taken() -> bool:
@@ -189,7 +189,7 @@ async def test_when_the_lease_has_passed_another_takes_over(store: Store, other:
         return bool(batch.rows)
 
     await until(taken)
-    seen = await look(store, "job")
+    seen = await read_row(store, "job")
     assert seen.owner == "bob"
     assert seen.version > first.version
 
@@ -211,15 +211,15 @@ async def test_a_replica_takes_over_its_own_row_too(store: Store) -> None:
     assert await settle(store, settlement(second))
 
 
-async def test_unknown_kinds_are_left_and_not_in_the_way(store: Store) -> None:
+async def test_unknown_kinds_are_not_claimed_and_do_not_hide_others(store: Store) -> None:
     now = await store.now()
     strange = [desired(f"strange-{n}", now - HOUR + n, kind=f"kind-{n % 300}") for n in range(3000)]
     await store.put([*strange, desired("known", now - 1)], replace=False)
-    before = await look(store, "strange-0")
+    before = await read_row(store, "strange-0")
 
     assert [row.slug for row in (await claim(store, limit=1)).rows] == ["known"]
     assert (await claim(store, kinds=())).rows == []
-    assert await look(store, "strange-0") == before
+    assert await read_row(store, "strange-0") == before
     rows = await take(store, 2, kinds=("kind-7", "kind-3"))
     assert [row.slug for row in rows] == ["strange-3", "strange-7"]
 
@@ -231,7 +231,7 @@ async def test_one_claim_serves_several_kinds(store: Store) -> None:
     assert [row.slug for row in rows] == ["job-0", "job-2", "job-3", "job-5", "job-6", "job-8"]
 
 
-async def test_a_claim_tells_the_next_wake(store: Store) -> None:
+async def test_a_claim_returns_the_next_wake(store: Store) -> None:
     assert (await claim(store)).next_wake is None
     now = await store.now()
     await store.put([desired("b", now + 2 * HOUR), desired("a", now + HOUR)], replace=False)
@@ -240,27 +240,27 @@ async def test_a_claim_tells_the_next_wake(store: Store) -> None:
     assert (await claim(store)).next_wake == now + 2 * HOUR
 
 
-async def test_the_next_wake_may_be_the_end_of_somebody_elses_lease(store: Store, other: Store) -> None:
+async def test_the_next_wake_may_be_the_end_of_another_replicas_lease(store: Store, other: Store) -> None:
     await put_due(store, "job")
     await take_one(store)
-    assert (await claim(other, "bob")).next_wake == (await look(store, "job")).wake_at
+    assert (await claim(other, "bob")).next_wake == (await read_row(store, "job")).wake_at
 
 
-async def test_the_clock_is_one_for_all(store: Store, other: Store) -> None:
+async def test_all_connections_have_the_same_clock(store: Store, other: Store) -> None:
     first = await store.now()
     batch = await claim(other)
     last = await store.now()
     assert first - SECOND <= batch.now <= last + SECOND
 
 
-async def test_a_renewal_moves_the_lease(store: Store) -> None:
+async def test_a_renewal_extends_the_lease(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store, lease=LEASE)
     before = await store.now()
     answer = await renew(store, [(row.key, row.version)], lease=3 * LEASE)
 
     assert answer.revisions == {row.key: 1}
-    seen = await look(store, "job")
+    seen = await read_row(store, "job")
     assert seen.wake_at is not None
     assert seen.wake_at >= before + 3 * LEASE - SECOND
     assert seen.version == row.version
@@ -270,7 +270,7 @@ async def test_a_renewal_moves_the_lease(store: Store) -> None:
 async def test_a_renewed_lease_keeps_others_out(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store, lease=2 * SECOND)
-    first_end = (await look(store, "job")).wake_at
+    first_end = (await read_row(store, "job")).wake_at
     assert first_end is not None
     assert (await renew(store, [(row.key, row.version)], lease=LEASE)).revisions
 
@@ -282,22 +282,22 @@ async def test_a_renewed_lease_keeps_others_out(store: Store, other: Store) -> N
     await until(past_the_first_lease)
 
 
-async def test_a_renewed_lease_passes_too(store: Store, other: Store) -> None:
+async def test_a_renewed_lease_ends_too(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
     assert (await renew(store, [(row.key, row.version)], lease=SHORT_LEASE)).revisions
     assert (await take_over(other, row)).recovered
 
 
-async def test_a_lease_may_be_renewed_after_its_end_if_nobody_took_it(store: Store) -> None:
+async def test_a_lease_may_be_renewed_after_its_end_if_nobody_has_claimed_the_row(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store, lease=SHORT_LEASE)
-    await pass_lease(store, row)
+    await wait_for_lease_end(store, row)
     assert (await renew(store, [(row.key, row.version)], lease=LEASE)).revisions == {row.key: 1}
     assert (await claim(store, "bob")).rows == []
 
 
-async def test_a_renewal_says_which_rows_are_lost(store: Store, other: Store) -> None:
+async def test_a_renewal_omits_lost_rows(store: Store, other: Store) -> None:
     await put_due(store, "lost", "settled", "deleted", "kept")
     rows = {row.slug: row for row in await take(store, 4, lease=SHORT_LEASE)}
     held = [(row.key, row.version) for row in rows.values()]
@@ -311,16 +311,16 @@ async def test_a_renewal_says_which_rows_are_lost(store: Store, other: Store) ->
     assert (await renew(store, held, lease=LEASE)).revisions == {keys["kept"]: 1}
     assert (await renew(other, held, replica="bob", lease=LEASE)).revisions == {}
     assert (await renew(store, [], lease=LEASE)).revisions == {}
-    assert (await look(store, "lost")).owner == "bob"
+    assert (await read_row(store, "lost")).owner == "bob"
 
 
 async def test_a_refused_renewal_changes_nothing(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store, lease=SHORT_LEASE)
     await take_over(other, row)
-    before = await look(store, "job")
+    before = await read_row(store, "job")
     assert (await renew(store, [(row.key, row.version)], lease=3 * LEASE)).revisions == {}
-    assert await look(store, "job") == before
+    assert await read_row(store, "job") == before
 
 
 async def test_a_renewal_reports_the_current_revision(store: Store, other: Store) -> None:
@@ -330,7 +330,7 @@ async def test_a_renewal_reports_the_current_revision(store: Store, other: Store
     assert (await renew(store, [(row.key, row.version)], lease=LEASE)).revisions == {row.key: 2}
 
 
-async def test_many_leases_are_renewed_at_once(store: Store) -> None:
+async def test_many_leases_are_renewed_in_one_call(store: Store) -> None:
     await put_due(store, *(f"job-{n}" for n in range(600)))
     rows = await take(store, 600)
     answer = await renew(store, [(row.key, row.version) for row in rows], lease=2 * LEASE)

@@ -11,7 +11,7 @@ from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
 from scheduledjob.engine.store import Disposition
 
-from .support import gone, put_due, record, settle, settlement, take_one
+from .support import is_gone, put_due, record, settle, settlement, take_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 async def write(store: Store, *records: RunRecord) -> None:
-    """History is written by settlements only: of a schedule made for it, which goes."""
+    """Write history by a settlement of a schedule that is created for it and removed."""
     await put_due(store, "scribe")
     row = await take_one(store)
     assert await settle(store, settlement(row, Disposition.REMOVE, records=records))
-    assert await gone(store, "scribe")
+    assert await is_gone(store, "scribe")
 
 
 def ids(records: Sequence[RunRecord]) -> list[str]:
-    return [each.run_id for each in records]
+    return [record.run_id for record in records]
 
 
 async def prune_all(store: Store) -> int:
@@ -58,7 +58,17 @@ async def test_a_record_is_read_as_it_was_written(store: Store, other: Store, ou
         expires=now + DAY,
         manual=True,
     )
-    bare = RunRecord("run-2", "uid-1", "team-a/ä", now, None, now, 1, outcome, expires=now + DAY)
+    bare = RunRecord(
+        run_id="run-2",
+        uid="uid-1",
+        slug="team-a/ä",
+        slot=now,
+        started=None,
+        finished=now,
+        attempt=1,
+        outcome=outcome,
+        expires=now + DAY,
+    )
     await write(store, full, bare)
     assert await other.history("team-a/ä") == [bare, full]
 
@@ -95,7 +105,7 @@ async def test_history_outlives_its_schedule(store: Store) -> None:
     assert ids(await store.history("job")) == ["run-1"]
 
 
-async def test_recorded_tells_which_runs_have_ended(store: Store, other: Store) -> None:
+async def test_recorded_returns_the_runs_that_have_ended(store: Store, other: Store) -> None:
     now = await store.now()
     await write(store, record("run-1", now), record("run-2", now, outcome=Outcome.FAILED))
     assert await other.recorded(["run-0", "run-2", "run-1"]) == {"run-1", "run-2"}
@@ -114,7 +124,7 @@ async def test_prune_keeps_the_newest_of_each_kind_of_outcome(store: Store) -> N
     left = await store.history(limit=1000)
     assert len(left) == before - went
     for slug in ("a", "b"):
-        assert ids([each for each in left if each.slug == slug]) == [
+        assert ids([record for record in left if record.slug == slug]) == [
             *(f"{slug}-good-{n}" for n in range(3)),
             *(f"{slug}-bad-{n}" for n in range(2)),
         ]
@@ -122,7 +132,7 @@ async def test_prune_keeps_the_newest_of_each_kind_of_outcome(store: Store) -> N
     assert await prune_all(store) == 0
 
 
-async def test_prune_keeps_the_newest_by_end_not_by_arrival(store: Store) -> None:
+async def test_prune_orders_runs_by_their_end(store: Store) -> None:
     now = await store.now()
     await write(store, *(record(f"run-{n}", now - n, keep=2) for n in (2, 0, 3, 1)))
     await prune_all(store)
@@ -145,18 +155,18 @@ async def test_prune_drops_no_more_than_its_limit(store: Store) -> None:
     assert await store.prune(limit=100) <= 4
 
 
-async def test_several_may_prune_at_once(store: Store, other: Store) -> None:
+async def test_several_replicas_may_prune_at_the_same_time(store: Store, other: Store) -> None:
     now = await store.now()
     expired = [record(f"old-{n}", now - DAY - n, expires=now - HOUR) for n in range(40)]
     await write(store, *expired, *(record(f"run-{n}", now - n, keep=3, slug="kept") for n in range(8)))
     before = len(await store.history(limit=1000))
-    went = await asyncio.gather(*(each.prune(limit=10) for each in (store, other) * 4))
+    went = await asyncio.gather(*(connection.prune(limit=10) for connection in (store, other) * 4))
     went.append(await prune_all(store))
     assert ids(await store.history(limit=1000)) == ["run-0", "run-1", "run-2"]
     assert sum(went) == before - 3
 
 
-async def test_a_pruned_run_may_be_recorded_no_more(store: Store) -> None:
+async def test_a_pruned_run_is_no_longer_recorded(store: Store) -> None:
     now = await store.now()
     await write(store, record("run-1", now - DAY, expires=now - HOUR))
     await prune_all(store)

@@ -1,4 +1,4 @@
-"""Every store: calls that cross. Whichever comes first, the outcome is that of one after the other."""
+"""Every store: concurrent calls. The result is that of one call after the other, in either order."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from .support import (
     SHORT_LEASE,
     claim,
     desired,
-    look,
-    pass_lease,
     put_due,
+    read_row,
     record,
     renew,
     settle,
@@ -25,6 +24,7 @@ from .support import (
     take,
     take_one,
     until,
+    wait_for_lease_end,
 )
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ RUN = Run(slot=7, due=7, begun=8)
 RUNNING = State(decided_until=7, runs=[RUN]).encode()
 
 
-async def test_of_many_who_could_take_over_exactly_one_does(store_factory: StoreFactory) -> None:
+async def test_exactly_one_of_many_replicas_takes_over(store_factory: StoreFactory) -> None:
     stores = await store_factory.several(6)
     slugs = [f"job-{n}" for n in range(20)]
     await put_due(stores[0], *slugs)
     first = await take(stores[0], 20, lease=SHORT_LEASE)
-    await pass_lease(stores[0], first[-1])
+    await wait_for_lease_end(stores[0], first[-1])
     taken: list[Row] = []
 
     async def all_taken() -> bool:
@@ -58,7 +58,7 @@ async def test_of_many_who_could_take_over_exactly_one_does(store_factory: Store
 
 
 @pytest.mark.parametrize("disposition", Disposition)
-async def test_of_one_settlement_sent_by_two_ways_exactly_one_counts(
+async def test_a_settlement_sent_over_two_connections_counts_once(
     store_factory: StoreFactory, disposition: Disposition
 ) -> None:
     stores = await store_factory.several(4)
@@ -72,7 +72,7 @@ async def test_of_one_settlement_sent_by_two_ways_exactly_one_counts(
 
 
 @pytest.mark.parametrize("disposition", [Disposition.RELEASE, Disposition.REMOVE])
-async def test_an_edit_that_crosses_a_settlement_is_not_lost(
+async def test_an_edit_concurrent_with_a_settlement_is_not_lost(
     store: Store, other: Store, disposition: Disposition
 ) -> None:
     for turn in range(ROUNDS):
@@ -84,7 +84,7 @@ async def test_an_edit_that_crosses_a_settlement_is_not_lost(
             settle(store, settlement(row, disposition, wake_at=None)), other.put([edit], replace=True)
         )
         assert settled
-        seen = await look(store, slug)
+        seen = await read_row(store, slug)
         assert seen.payload == b"new"
         assert seen.owner is None
         assert seen.wake_at is not None
@@ -93,7 +93,7 @@ async def test_an_edit_that_crosses_a_settlement_is_not_lost(
         assert (await take_one(store)).slug == slug
 
 
-async def test_a_deletion_that_crosses_a_settlement_records_the_run_once(store: Store, other: Store) -> None:
+async def test_a_deletion_concurrent_with_a_settlement_records_the_run_once(store: Store, other: Store) -> None:
     for turn in range(ROUNDS):
         slug = f"job-{turn}"
         await put_due(store, slug, state=RUNNING)
@@ -106,7 +106,7 @@ async def test_a_deletion_that_crosses_a_settlement_records_the_run_once(store: 
         assert kept.outcome is (Outcome.SUCCEEDED if settled else Outcome.CANCELLED)
 
 
-async def test_of_two_deletions_one_finds_the_schedule(store: Store, other: Store) -> None:
+async def test_of_concurrent_deletions_one_finds_the_schedule(store: Store, other: Store) -> None:
     slugs = [f"job-{n}" for n in range(40)]
     await put_due(store, *slugs, state=RUNNING)
     first, second = await asyncio.gather(store.delete(slugs), other.delete(slugs[::-1]))
@@ -114,20 +114,20 @@ async def test_of_two_deletions_one_finds_the_schedule(store: Store, other: Stor
     assert len(await store.history()) == 40
 
 
-async def test_a_renewal_that_crosses_a_takeover_is_the_owners_or_nobodys(store: Store, other: Store) -> None:
+async def test_a_renewal_and_a_concurrent_takeover_do_not_both_succeed(store: Store, other: Store) -> None:
     for turn in range(ROUNDS // 3):
         slug = f"job-{turn}"
         await put_due(store, slug)
         row = await take_one(store, lease=SHORT_LEASE)
-        await pass_lease(store, row)
+        await wait_for_lease_end(store, row)
         renewed, batch = await asyncio.gather(
             renew(store, [(row.key, row.version)], lease=HOUR), claim(other, "bob", lease=HOUR)
         )
         assert bool(renewed.revisions) != bool(batch.rows)
-        assert (await look(store, slug)).owner == ("bob" if batch.rows else "alice")
+        assert (await read_row(store, slug)).owner == ("bob" if batch.rows else "alice")
 
 
-async def test_claims_and_edits_that_cross_leave_every_edit_to_be_seen(store: Store, other: Store) -> None:
+async def test_every_edit_concurrent_with_claims_is_seen(store: Store, other: Store) -> None:
     slugs = [f"job-{n:02}" for n in range(30)]
     await put_due(store, *slugs)
     rows: list[Row] = []
@@ -150,8 +150,8 @@ async def test_claims_and_edits_that_cross_leave_every_edit_to_be_seen(store: St
     assert all(row.payload == b"new" for row in rows if row.slug in known)
 
 
-async def test_a_schedule_that_ends_and_is_scheduled_again_meanwhile(store: Store, other: Store) -> None:
-    """The settlement removes, a client schedules anew without replace: taken, or a new row. Never a lost one."""
+async def test_a_schedule_that_is_removed_and_put_at_the_same_time(store: Store, other: Store) -> None:
+    """A settlement removes the row while a client puts the slug without replace: SlugTaken, or a new row."""
     for turn in range(ROUNDS):
         slug = f"job-{turn}"
         await put_due(store, slug)

@@ -1,4 +1,4 @@
-"""Every store: for how long a uid that was buried is not taken again. The days that it takes are made short here."""
+"""Every store: how long a tombstone is kept. Here it is a fraction of a second instead of days."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tombstones, "Keep", lambda: Keep(ttl=0))
 
 
-def seen(slug: str, ttl: int = 0, uid: str = "", created_at: int = 5) -> NewRow:
+def observed(slug: str, ttl: int = 0, uid: str = "", created_at: int = 5) -> NewRow:
     definition = Definition(KIND, keep=Keep(ttl=ttl)).encode()
     return NewRow(
-        slug,
-        uid or f"uid-of-{slug}",
-        KIND,
-        Origin.CLUSTER,
-        definition,
-        PLAIN,
-        None,
+        slug=slug,
+        uid=uid or f"uid-of-{slug}",
+        kind=KIND,
+        origin=Origin.CLUSTER,
+        definition=definition,
+        state=PLAIN,
+        wake_at=None,
         created_at=created_at,
         generation=1,
     )
@@ -51,7 +51,7 @@ async def passed(store: Store) -> None:
     await until(is_over)
 
 
-def test_a_tombstone_stands_as_long_as_history_may() -> None:
+def test_a_tombstone_is_kept_as_long_as_history() -> None:
     for ttl in (0, TOMBSTONE_KEPT, TOMBSTONE_KEPT + 1):
         assert tombstones.tombstone_kept_for(Definition(KIND, keep=Keep(ttl=ttl)).encode()) == max(ttl, TOMBSTONE_KEPT)
     assert tombstones.tombstone_kept_for("") == TOMBSTONE_KEPT
@@ -59,40 +59,40 @@ def test_a_tombstone_stands_as_long_as_history_may() -> None:
 
 
 @pytest.mark.usefixtures("short")
-async def test_a_uid_may_come_back_when_its_time_is_over(store: Store, other: Store) -> None:
-    await store.reconcile([seen("a"), seen("b", HOUR)])
+async def test_a_uid_may_come_back_after_its_tombstone_has_expired(store: Store, other: Store) -> None:
+    await store.reconcile([observed("a"), observed("b", HOUR)])
     await store.tombstone([(slug, f"uid-of-{slug}") for slug in "abc"])
     await passed(store)
     wanted = [Put.CREATED, Put.STALE, Put.CREATED]
-    assert await other.reconcile([seen("a"), seen("b"), seen("c")]) == wanted
+    assert await other.reconcile([observed("a"), observed("b"), observed("c")]) == wanted
 
 
 @pytest.mark.usefixtures("short")
-async def test_who_is_buried_again_stays_longer_and_never_shorter(store: Store) -> None:
-    await store.reconcile([seen("a", HOUR)])
+async def test_a_second_tombstone_never_shortens_the_first(store: Store) -> None:
+    await store.reconcile([observed("a", HOUR)])
     await store.tombstone([("a", "uid-of-a")])
     await store.tombstone([("a", "uid-of-a")])
     await passed(store)
-    assert await store.reconcile([seen("a")]) == [Put.STALE]
+    assert await store.reconcile([observed("a")]) == [Put.STALE]
 
 
 @pytest.mark.usefixtures("short")
-async def test_who_is_replaced_is_buried_as_long_as_its_history_is_kept(store: Store) -> None:
-    await store.reconcile([seen("a", HOUR), seen("b")])
-    await store.reconcile([seen(slug, uid="younger", created_at=6) for slug in "a"])
-    await store.reconcile([seen(slug, uid="youngest", created_at=6) for slug in "b"])
+async def test_the_tombstone_of_a_replaced_object_is_kept_as_long_as_its_history(store: Store) -> None:
+    await store.reconcile([observed("a", HOUR), observed("b")])
+    await store.reconcile([observed(slug, uid="younger", created_at=6) for slug in "a"])
+    await store.reconcile([observed(slug, uid="youngest", created_at=6) for slug in "b"])
     await passed(store)
     await store.tombstone([("a", "younger"), ("b", "youngest")])
-    assert await store.reconcile([seen("a"), seen("b")]) == [Put.STALE, Put.CREATED]
+    assert await store.reconcile([observed("a"), observed("b")]) == [Put.STALE, Put.CREATED]
 
 
 @pytest.mark.usefixtures("short")
-async def test_pruning_drops_what_is_over_and_nothing_else(store_factory: StoreFactory) -> None:
+async def test_pruning_drops_expired_tombstones_and_nothing_else(store_factory: StoreFactory) -> None:
     store = await store_factory()
-    await store.reconcile([seen("a"), seen("b", HOUR)])
+    await store.reconcile([observed("a"), observed("b", HOUR)])
     await store.tombstone([(slug, f"uid-of-{slug}") for slug in "abc"])
     await passed(store)
     pruning = await store_factory()
     assert await pruning.prune() == 0
-    assert await store.reconcile([seen("b")]) == [Put.STALE]
-    assert await store.reconcile([seen("a"), seen("c")]) == [Put.CREATED] * 2
+    assert await store.reconcile([observed("b")]) == [Put.STALE]
+    assert await store.reconcile([observed("a"), observed("c")]) == [Put.CREATED] * 2

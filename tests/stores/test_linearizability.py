@@ -1,9 +1,9 @@
-"""Every store against a model: whatever clients and replicas do in whatever order, rows and history are what it says.
+"""Every store against a model: whatever clients and replicas do in whatever order, rows and history are the same.
 
-The model is a list that is searched from end to end, and knows nothing of heaps, SQL or documents. For the store in
-memory the clock is turned by hand and everything is compared to the microsecond. The others run by their own clocks:
-there the unit of time is an hour, so that nothing falls due during a test, a lease is either of hours or of one
-microsecond, and what depends on the clock is taken over from the store where it lies in bounds.
+The model is a list that is searched from end to end, without heaps, SQL or documents. The test sets the clock of the
+memory store, and compares everything to the microsecond. The other stores have their own clocks. For them the unit of
+time is an hour, so that nothing becomes due during a test. A lease lasts hours or one microsecond, and a time that
+depends on the clock is copied from the store if it is within bounds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SLUGS = ["job-0", "job-1", "job-2"]
 KINDS = ["print", "shell"]
 REPLICAS = ["alice", "bob"]
 STATES = [State(decided_until=1).encode(), State(decided_until=2, runs=[Run(slot=7, due=7)]).encode()]
-"""The second has an active run, which a deletion cancels."""
+"""The second state has an active run, which a deletion cancels."""
 START: Instant = 1_800_000_000 * SECOND
 
 RUNS = [run for slug in SLUGS for run in (f"uid-of-{slug}-7", *(f"run-{n}-of-{slug}" for n in range(3)))]
@@ -56,7 +56,7 @@ wake_steps = st.sampled_from([None, -3, -2, -1, -1, 0, 1, 2, 3])
 
 @dataclass(frozen=True)
 class Held:
-    """What a replica remembers of a claim; it may be stale by now."""
+    """What a replica knows of a claim, which may be out of date."""
 
     replica: str
     slug: str
@@ -66,14 +66,14 @@ class Held:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """The rules; ``open`` gives two connections to one fresh installation."""
+    """The rules; ``open`` returns two connections to one fresh installation."""
 
     unit: Micros = HOUR
     slack: Micros = SECOND
-    """By how much readings of the store's clock may differ."""
+    """How much readings of the store's clock may differ."""
     turned = False
     runs: Sequence[str] = RUNS
-    """All that may come to be recorded."""
+    """All runs that may be recorded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class StoreMachine(RuleBasedStateMachine):
         return next((row for row in self.rows if row.slug == slug), None)
 
     def adopt(self, row: Row, earliest: Instant, latest: Instant) -> None:
-        """Take over ``wake_at``, which the store's clock decides, if it lies in bounds."""
+        """Copy ``wake_at``, which depends on the store's clock, if it is within bounds."""
         (seen,) = self.run(self.stores[0].get([row.slug]))
         assert seen is not None
         assert seen.wake_at is not None
@@ -169,14 +169,16 @@ class StoreMachine(RuleBasedStateMachine):
             return
         answers = self.run(self.stores[store].put(new, replace=replacing))
         after = self.now()
-        for one, answer in zip(new, answers, strict=True):
-            row = self.find(one.slug)
+        for wanted, answer in zip(new, answers, strict=True):
+            row = self.find(wanted.slug)
             if row is None:
                 assert answer is Put.CREATED
-                (seen,) = self.run(self.stores[1 - store].get([one.slug]))
+                (seen,) = self.run(self.stores[1 - store].get([wanted.slug]))
                 assert seen is not None
                 assert all(seen.key != held.key for held in self.held)
-                row = replace(seen, uid=one.uid, kind=kind, origin=origin.value, definition="", revision=1, first=named)
+                row = replace(
+                    seen, uid=wanted.uid, kind=kind, origin=origin.value, definition="", revision=1, first=named
+                )
                 row = replace(row, payload=payload, result=None, created_at=before, wake_at=wake_at, state=state)
                 self.rows.append(replace(row, owner=None))
             elif named is None and (row.kind, row.payload) == (kind, payload):
@@ -192,14 +194,14 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.rows)
     @rule(which=st.integers(0, 2), payload=st.binary(max_size=2))
     def edit(self, which: int, payload: bytes) -> None:
-        """So likely in its own right that rows are edited at every stage of their lives."""
+        """A rule of its own, so that rows are edited often and in every state."""
         row = self.rows[which % len(self.rows)]
         self.write(0, [row.slug], row.kind, Origin(row.origin), payload, row.state, None, None, True)
 
     @precondition(lambda self: len(self.rows) == len(SLUGS))
     @rule(slug=st.sampled_from(SLUGS), everything=st.sampled_from([False] * 5 + [True]), origin=st.sampled_from(Origin))
     def delete(self, slug: str, everything: bool, origin: Origin) -> None:
-        """Seldom more than one, so that rows live long enough for much to happen to them."""
+        """Rarely more than one, so that rows exist long enough for much to happen to them."""
         ending = [row for row in self.rows if (row.origin == origin if everything else row.slug == slug)]
         self.cancel(ending)
         if everything:
@@ -210,13 +212,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     def cancel(self, rows: Sequence[Row]) -> None:
         self.rows = [row for row in self.rows if row not in rows]
-        there = {each.run_id for each in self.history}
+        there = {record.run_id for record in self.history}
         self.cancelled = {f"{row.uid}-7" for row in rows if row.state == STATES[1]} - there
 
     def adopt_cancelled(self) -> None:
-        new = [each for each in self.run(self.stores[0].history(limit=1000)) if each.run_id in self.cancelled]
-        assert {each.run_id for each in new} == self.cancelled
-        assert all(each.outcome is Outcome.CANCELLED for each in new)
+        new = [record for record in self.run(self.stores[0].history(limit=1000)) if record.run_id in self.cancelled]
+        assert {record.run_id for record in new} == self.cancelled
+        assert all(record.outcome is Outcome.CANCELLED for record in new)
         self.history += new
 
     # ---- replicas
@@ -260,7 +262,7 @@ class StoreMachine(RuleBasedStateMachine):
 
         self.run(until_all_came())
         after = self.now()
-        if lease == 1:  # it has passed at once: where a second claim was needed, it may have taken a row again
+        if lease == 1:  # the lease ended at once: if a second claim was needed, it may have claimed a row again
             assume(len({row.key for row in claimed}) == len(claimed))
         assert len({row.key for row in claimed}) == len(claimed) <= limit
         may = {row.key for row in self.claimable(kinds, ahead, after, self.slack)}
@@ -290,7 +292,7 @@ class StoreMachine(RuleBasedStateMachine):
             and row.wake_at is not None
             and row.wake_at <= now + slack + (0 if row.owner else ahead)
         ]
-        return [row for _, row in sorted(rows, key=lambda each: each[0])]
+        return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
     def next_wake(self, kinds: Sequence[str], ahead: Micros, now: Instant) -> Instant | None:
         if self.claimable(kinds, ahead, now, 0):
@@ -365,40 +367,50 @@ class StoreMachine(RuleBasedStateMachine):
             row = next((row for row in self.rows if row.key == held.key), None)
             revision = row.revision if row and informed else held.revision
             self.ended += 1
-            # A run belongs to one schedule: no two settlements of a call say different things of it.
+            # A run belongs to one schedule, so no two settlements of a call record it differently.
             records = [record(f"run-{n}-of-{held.slug}", START + self.ended, slug=held.slug) for n in runs]
-            sent.append(Settlement(
-                held.key, held.version + version, disposition, state, wake_at, revision, records, payload, result
-            ))  # fmt: skip
+            sent.append(
+                Settlement(
+                    key=held.key,
+                    version=held.version + version,
+                    disposition=disposition,
+                    state=state,
+                    wake_at=wake_at,
+                    revision=revision,
+                    records=records,
+                    payload=payload,
+                    result=result,
+                )
+            )
         answers = self.run(self.stores[REPLICAS.index(replica)].settle(replica, sent))
         after = self.now()
-        for one, answer in zip(sent, answers, strict=True):
-            row = self.owned(replica, one.key, one.version)
+        for settlement, answer in zip(sent, answers, strict=True):
+            row = self.owned(replica, settlement.key, settlement.version)
             assert answer == (row is not None)
             if row is not None:
-                self.carry_out(one, row, before, after)
+                self.carry_out(settlement, row, before, after)
 
-    def carry_out(self, one: Settlement, row: Row, before: Instant, after: Instant) -> None:
-        there = {each.run_id for each in self.history}
-        for each in one.records:
-            if each.run_id not in there:
-                there.add(each.run_id)
-                self.history.append(each)
-        if one.disposition is Disposition.REMOVE and one.revision == row.revision:
+    def carry_out(self, settlement: Settlement, row: Row, before: Instant, after: Instant) -> None:
+        there = {record.run_id for record in self.history}
+        for ended in settlement.records:
+            if ended.run_id not in there:
+                there.add(ended.run_id)
+                self.history.append(ended)
+        if settlement.disposition is Disposition.REMOVE and settlement.revision == row.revision:
             self.rows.remove(row)
             return
-        row.state = one.state
-        row.payload = row.payload if one.payload is None else one.payload
-        row.result = row.result if one.result is None else one.result
-        if one.disposition is Disposition.KEEP:
+        row.state = settlement.state
+        row.payload = row.payload if settlement.payload is None else settlement.payload
+        row.result = row.result if settlement.result is None else settlement.result
+        if settlement.disposition is Disposition.KEEP:
             row.version += 1
-            self.held.append(Held(row.owner or "", row.slug, row.key, row.version, one.revision))
+            self.held.append(Held(row.owner or "", row.slug, row.key, row.version, settlement.revision))
             return
         row.owner = None
-        if one.revision == row.revision:
-            row.wake_at = one.wake_at
+        if settlement.revision == row.revision:
+            row.wake_at = settlement.wake_at
         else:
-            self.adopt(row, min(before, one.wake_at or before), after)
+            self.adopt(row, min(before, settlement.wake_at or before), after)
 
     @precondition(lambda self: self.held)
     @rule(
@@ -422,7 +434,7 @@ class StoreMachine(RuleBasedStateMachine):
     def owned(self, replica: str, key: Key, version: int) -> Row | None:
         return next((r for r in self.rows if (r.key, r.owner, r.version) == (key, replica, version)), None)
 
-    # ---- what everybody sees
+    # ---- what everybody reads
 
     @invariant()
     def rows_are_as_the_model_says(self) -> None:
@@ -435,7 +447,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @staticmethod
     def plain(seen: Row, known: Row) -> bool:
-        """Whether both are the same row, but for what only a claimer or only the store's clock says."""
+        """Compare two rows, except for what only a claim or the store's clock decides. Returns True."""
         assert replace(seen, edited_at=0, recovered=False) == replace(known, edited_at=0, recovered=False)
         return True
 
@@ -444,13 +456,15 @@ class StoreMachine(RuleBasedStateMachine):
         if not self.stores:
             return
         seen = self.run(self.stores[0].history(limit=1000))
-        assert [each.finished for each in seen] == sorted((each.finished for each in self.history), reverse=True)
+        assert [record.finished for record in seen] == sorted(
+            (record.finished for record in self.history), reverse=True
+        )
         assert sorted(seen, key=_by_run) == sorted(self.history, key=_by_run)
-        assert self.run(self.stores[1].recorded(self.runs)) == {each.run_id for each in self.history}
+        assert self.run(self.stores[1].recorded(self.runs)) == {record.run_id for record in self.history}
 
 
-def _by_run(one: RunRecord) -> str:
-    return one.run_id
+def _by_run(record: RunRecord) -> str:
+    return record.run_id
 
 
 class MemoryMachine(StoreMachine):
@@ -485,7 +499,7 @@ def check(url: str, examples: int, machine: type[StoreMachine] = StoreMachine) -
         settings=settings(
             max_examples=examples,
             stateful_step_count=25,
-            # Making a failure smaller takes minutes where each step is a round trip; the steps are printed as they are.
+            # Shrinking a failure takes minutes if each step is a round trip, so the steps are printed as they are.
             phases=[Phase.explicit, Phase.generate],
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -1,4 +1,4 @@
-"""The store in memory, where it promises more than every store does: threads, a steady clock, bounded memory."""
+"""What only the memory store promises: threads, a steady clock, bounded memory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from scheduledjob.engine.store import TOMBSTONE_KEPT, Disposition, NewRow, Put, 
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore, steady_clock
 
-from .support import PATIENCE, claim, desired, listening, look, put_due, record, settle, settlement, take, take_one
+from .support import PATIENCE, claim, desired, listening, put_due, read_row, record, settle, settlement, take, take_one
 
 NOW: Instant = 1_800_000_000 * SECOND
 
 
 class Turned:
-    """A clock that is turned by hand."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -33,7 +33,7 @@ class Turned:
 # ---- opening
 
 
-async def test_each_memory_url_is_a_store_of_its_own() -> None:
+async def test_each_memory_url_is_a_separate_store() -> None:
     first, second = open_store("memory:"), open_store("memory://")
     await put_due(first, "job")
     assert await second.rows() == []
@@ -52,7 +52,7 @@ async def test_each_memory_url_is_a_store_of_its_own() -> None:
         ("firestore:///collection", "write firestore://project/collection"),
     ],
 )
-def test_a_url_that_names_no_store_is_refused_in_words(url: str, complaint: str) -> None:
+def test_the_error_for_a_url_that_names_no_store_says_what_to_write(url: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint) as raised:
         open_store(url)
     assert "secret" not in str(raised.value)
@@ -70,7 +70,7 @@ def test_memory_loads_no_client_library() -> None:
 # ---- the clock
 
 
-def test_setting_the_systems_clock_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_the_systems_clock_does_not_move_the_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = steady_clock()
     before = clock()
     monkeypatch.setattr(time, "time_ns", lambda: 0)
@@ -78,7 +78,7 @@ def test_setting_the_systems_clock_moves_nothing(monkeypatch: pytest.MonkeyPatch
     assert clock() >= before
 
 
-async def test_times_are_those_of_the_clock_given() -> None:
+async def test_times_are_those_of_the_given_clock() -> None:
     clock = Turned()
     store = MemoryStore(MemoryDatabase(clock))
     await store.put([desired("job", NOW + 1)], replace=False)
@@ -100,7 +100,7 @@ async def test_a_lease_counts_as_ahead_later_than_it_ends() -> None:
     assert (await claim(store, "bob", ahead=100)).next_wake == NOW + 10 + 100
 
 
-async def test_a_full_batch_tells_no_next_wake() -> None:
+async def test_a_full_batch_has_no_next_wake() -> None:
     store = MemoryStore(MemoryDatabase(Turned()))
     await put_due(store, "a", "b")
     assert (await claim(store, limit=1)).next_wake is None
@@ -109,7 +109,7 @@ async def test_a_full_batch_tells_no_next_wake() -> None:
 # ---- threads
 
 
-async def test_threads_share_a_store_without_a_row_going_twice() -> None:
+async def test_threads_share_a_store_and_each_row_is_claimed_once() -> None:
     database = MemoryDatabase()
     stores = [MemoryStore(database) for _ in range(4)]
     await put_due(stores[0], *(f"job-{n}" for n in range(2000)))
@@ -142,15 +142,15 @@ async def test_a_listener_is_called_in_its_own_thread() -> None:
     threads: list[int] = []
 
     async def listen() -> None:
-        heard = asyncio.Event()
+        received = asyncio.Event()
 
         def hear(wake: Wake) -> None:
             threads.append(threading.get_ident())
-            heard.set()
+            received.set()
 
         async with store.listen(hear):
             ready.set()
-            await asyncio.wait_for(heard.wait(), PATIENCE)
+            await asyncio.wait_for(received.wait(), PATIENCE)
         threads.append(threading.get_ident())
         called.set()
 
@@ -162,25 +162,25 @@ async def test_a_listener_is_called_in_its_own_thread() -> None:
     assert threads[0] == threads[1] != threading.get_ident()
 
 
-async def test_what_is_told_at_once_is_told_together() -> None:
+async def test_notifications_are_merged() -> None:
     store = MemoryStore(MemoryDatabase(Turned()))
     await store.announce(ReplicaInfo("alice", "", 1), NOW + 60 * SECOND)
-    async with listening(store) as heard:
+    async with listening(store) as received:
         for n in range(9, 0, -1):
             await store.put([desired(f"job-{n}", NOW + n)], replace=False)
         await store.delete(["job-3"])
-        assert await heard.change_of("job-3") == Wake(due=NOW + 1, changed=["job-3"])
-        assert len(heard.wakes) == 1
+        assert await received.change_of("job-3") == Wake(due=NOW + 1, changed=["job-3"])
+        assert len(received.wakes) == 1
 
 
-async def test_a_listener_whose_loop_has_closed_is_passed_over() -> None:
+async def test_a_listener_whose_loop_is_closed_is_skipped() -> None:
     store = MemoryStore()
     contexts = []
 
     async def forget_to_stop() -> None:
         context = store.listen(lambda wake: None)
         await context.__aenter__()
-        contexts.append(context)  # kept, so that it is not closed by the collector
+        contexts.append(context)  # keep it, so that the garbage collector does not close it
 
     await asyncio.to_thread(asyncio.run, forget_to_stop())
     await put_due(store, "job")
@@ -200,13 +200,13 @@ async def test_history_is_bounded_while_it_is_written() -> None:
         ended = record(f"run-{n}", clock.now, keep=3, expires=clock.now + 10**12)
         assert await settle(store, settlement(row, Disposition.KEEP, version=row.version + n, records=[ended]))
     kept = await store.history(limit=1000)
-    assert [each.run_id for each in kept[:3]] == ["run-999", "run-998", "run-997"]
+    assert [record.run_id for record in kept[:3]] == ["run-999", "run-998", "run-997"]
     assert len(kept) <= 10
     tables = store._tables
     assert len(tables.history._by_age) + len(tables.history._expiries) < 300
 
 
-async def test_places_that_rows_have_left_do_not_pile_up() -> None:
+async def test_old_places_in_an_agenda_do_not_pile_up() -> None:
     clock = Turned()
     store = MemoryStore(MemoryDatabase(clock))
     await put_due(store, *(f"job-{n}" for n in range(10)))
@@ -226,16 +226,16 @@ async def test_places_that_rows_have_left_do_not_pile_up() -> None:
     assert len((await claim(store, "bob")).rows) == 10
 
 
-async def test_equal_definitions_are_held_once() -> None:
+async def test_equal_definitions_are_stored_once() -> None:
     store = MemoryStore()
     texts = ["".join(['{"kind":', '"print"}']) for _ in range(2)]
     assert texts[0] is not texts[1]
     rows: list[NewRow] = [desired(f"job-{n}", definition=text) for n, text in enumerate(texts)]
     assert await store.put(rows, replace=False) == [Put.CREATED] * 2
-    assert (await look(store, "job-0")).definition is (await look(store, "job-1")).definition
+    assert (await read_row(store, "job-0")).definition is (await read_row(store, "job-1")).definition
 
 
-async def test_a_tombstone_goes_with_the_first_pruning_after_its_time() -> None:
+async def test_the_first_pruning_after_a_tombstone_has_expired_drops_it() -> None:
     clock = Turned()
     store = MemoryStore(MemoryDatabase(clock))
     await store.tombstone([("a", "uid-a"), ("b", "uid-b")])

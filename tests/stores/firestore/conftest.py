@@ -1,4 +1,4 @@
-"""Stores of one installation in the emulator, and what they would cost."""
+"""Stores of one installation in the emulator, and a meter of what they would cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def open_one(firestore_target: FirestoreTarget) -> AsyncIterator[Callable[..., Awaitable[FirestoreStore]]]:
-    """Opens stores on one fresh installation; ``options`` are the query of the URL."""
+    """Return a function that opens stores of one fresh installation; ``options`` is the query of the URL."""
     async with AsyncExitStack() as stack:
 
         async def open_store(options: str = "") -> FirestoreStore:

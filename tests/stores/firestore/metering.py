@@ -1,4 +1,4 @@
-"""Counting what Firestore would bill, and losing its answers: both at Google's own client, behind all of our code."""
+"""A meter of what Firestore would bill, which can also lose answers. Both happen in Google's client."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LOST: Exception = ServiceUnavailable("the answer was lost")  # type: ignore[no-u
 
 @dataclass
 class Meter:
-    """Documents read, written and deleted since the last reset."""
+    """Counts documents read, written and deleted since the last reset."""
 
     read: int = 0
     written: int = 0
     deleted: int = 0
     calls: Counter[str] = field(default_factory=Counter)
     lose: set[str] = field(default_factory=set)
-    """Calls whose answer is lost after they were carried out; each loses one."""
+    """Names of calls; for each, the answer of one call is lost after it was carried out."""
 
     def reset(self) -> None:
         self.read = self.written = self.deleted = 0

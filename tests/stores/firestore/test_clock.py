@@ -1,4 +1,4 @@
-"""The estimate of the store's clock: never early, never later than it must be, and honest when it was wrong."""
+"""The estimate of the store's clock: never early, as exact as possible, and corrected when it was wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ START: Instant = 1_800_000_000 * SECOND
 
 
 class World:
-    """True time, a monotonic clock that drifts from it, and a store that stamps writes with true time."""
+    """A true time, a monotonic clock that drifts from it, and a store that stamps writes with the true time."""
 
     def __init__(self, drift: int = 0) -> None:
         self.true: Micros = 0
@@ -38,7 +38,7 @@ class World:
         self.clock.measured(sent, self.monotonic(), stamp)
 
 
-def test_without_a_measurement_nothing_is_known() -> None:
+def test_without_a_measurement_the_clock_is_unknown() -> None:
     clock = FirestoreClock()
     for ask in (clock.earliest, clock.latest):
         with pytest.raises(StoreError, match="connect"):
@@ -55,7 +55,7 @@ delays = st.integers(0, 3 * SECOND)
     writes=st.lists(st.tuples(st.integers(0, HOUR), delays, delays), min_size=1, max_size=20),
     after=st.integers(0, HOUR),
 )
-def test_the_truth_lies_between_the_bounds(drift: int, writes: list[tuple[int, int, int]], after: Micros) -> None:
+def test_the_true_time_is_between_the_bounds(drift: int, writes: list[tuple[int, int, int]], after: Micros) -> None:
     world = World(drift)
     best_trip = None
     last = 0
@@ -79,7 +79,7 @@ def test_the_error_is_at_most_the_round_trip(there: Micros, back: Micros) -> Non
     assert 0 <= world.clock.latest() - world.store <= there + (there + back) // 1_000 + 2 * ROUNDING
 
 
-def test_a_slow_answer_does_not_spoil_what_a_quick_one_told() -> None:
+def test_a_slow_answer_does_not_widen_the_bounds_of_a_quick_one() -> None:
     world = World()
     world.write(1_000, 1_000)
     world.write(2 * SECOND, 2 * SECOND)
@@ -89,7 +89,7 @@ def test_a_slow_answer_does_not_spoil_what_a_quick_one_told() -> None:
     )
 
 
-def test_a_measurement_gets_old_and_is_mended_by_the_next() -> None:
+def test_the_bounds_of_an_old_measurement_widen_until_the_next() -> None:
     world = World()
     world.write(1_000, 1_000)
     world.true += 60 * SECOND
@@ -100,18 +100,18 @@ def test_a_measurement_gets_old_and_is_mended_by_the_next() -> None:
     assert world.store - world.clock.earliest() == 1_000 + ROUNDING
 
 
-def test_a_clock_that_stood_still_is_found_out() -> None:
+def test_a_clock_that_stood_still_is_noticed() -> None:
     world = World()
     world.write(1_000, 1_000)
     world.true += 10 * SECOND
     world.stood_still = 10 * SECOND
-    assert world.clock.latest() < world.store  # what a lease's end must not be made of
+    assert world.clock.latest() < world.store  # the end of a lease must not be computed from this
     world.write(1_000, 1_000)
     assert world.clock.jumps == 1
     assert world.clock.earliest() <= world.store <= world.clock.latest()
 
 
-def test_a_store_whose_clock_was_set_back_is_found_out() -> None:
+def test_a_store_clock_that_was_set_back_is_noticed() -> None:
     world = World()
     world.write(1_000, 1_000)
     sent = world.monotonic()
@@ -120,7 +120,7 @@ def test_a_store_whose_clock_was_set_back_is_found_out() -> None:
     assert world.clock.earliest() <= world.store - HOUR + 2_000
 
 
-def test_an_earlier_reading_may_be_asked_for() -> None:
+def test_the_bounds_of_an_earlier_reading() -> None:
     world = World()
     world.write(0, 0)
     began = world.monotonic()

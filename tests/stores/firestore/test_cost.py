@@ -38,12 +38,12 @@ async def test_a_run_costs_three_writes_and_two_reads_at_most(store: FirestoreSt
         assert all(await store.settle("alice", ends))
     assert runs == RUNS
     assert meter.written <= 3 * RUNS
-    # The last claim, which finds nothing, is a look and not a run.
+    # The last claim, which finds nothing, is a poll and not a run.
     assert meter.read <= 2 * RUNS
 
 
 @pytest.mark.parametrize("due", [1, 2, 3, 7])
-async def test_few_runs_cost_no_more_each(store: FirestoreStore, meter: Meter, due: int) -> None:
+async def test_few_runs_cost_no_more_per_run(store: FirestoreStore, meter: Meter, due: int) -> None:
     now = await store.now()
     await store.put([desired("later", now + HOUR), *(desired(f"job-{n}", now - n) for n in range(due))], replace=False)
     meter.reset()
@@ -67,10 +67,10 @@ async def test_a_busy_schedule_is_pruned_without_reading(store: FirestoreStore, 
         await store.prune()
     assert meter.read == 0
     assert meter.deleted == 17
-    assert [each.run_id for each in await store.history("job")] == ["run-19", "run-18", "run-17"]
+    assert [record.run_id for record in await store.history("job")] == ["run-19", "run-18", "run-17"]
 
 
-async def test_a_slug_that_is_scheduled_again_is_pruned_with_its_past(store: FirestoreStore) -> None:
+async def test_a_slug_that_is_scheduled_again_is_pruned_with_its_earlier_history(store: FirestoreStore) -> None:
     now = await store.now()
     for n in range(5):
         await store.put([desired("job", now)], replace=False)
@@ -78,11 +78,11 @@ async def test_a_slug_that_is_scheduled_again_is_pruned_with_its_past(store: Fir
         end = settlement(row, Disposition.REMOVE, records=[record(f"run-{n}", now + n, keep=2, expires=now + HOUR)])
         assert await store.settle("alice", [end]) == [True]
     assert await store.prune() == 3
-    assert [each.run_id for each in await store.history("job")] == ["run-4", "run-3"]
+    assert [record.run_id for record in await store.history("job")] == ["run-4", "run-3"]
 
 
 @pytest.mark.parametrize("stored", [0, 3])
-async def test_an_idle_replica_reads_one_document_for_each_look(
+async def test_an_idle_replica_reads_one_document_for_each_poll(
     store: FirestoreStore, meter: Meter, stored: int
 ) -> None:
     now = await store.now()
@@ -99,7 +99,7 @@ async def test_an_idle_replica_reads_one_document_for_each_look(
     assert intervals[-1] == 5.0
 
 
-async def test_many_kinds_and_shards_are_one_look(
+async def test_many_kinds_and_shards_are_one_query(
     open_one: Callable[..., Awaitable[FirestoreStore]], meter: Meter
 ) -> None:
     store = await open_one("?shards=3")
@@ -108,7 +108,7 @@ async def test_many_kinds_and_shards_are_one_look(
     assert meter.read == 1
 
 
-async def test_an_announcement_that_says_nothing_new_is_free(store: FirestoreStore, meter: Meter) -> None:
+async def test_an_unchanged_announcement_is_free(store: FirestoreStore, meter: Meter) -> None:
     now = await store.now()
     meter.reset()
     for n in range(5):
@@ -125,14 +125,14 @@ async def test_the_clock_is_not_measured_while_it_is_known(store: FirestoreStore
     assert meter.calls.total() == 0
 
 
-async def test_what_is_there_already_costs_a_read_and_no_write(store: FirestoreStore, meter: Meter) -> None:
+async def test_an_unchanged_object_costs_a_read_and_no_write(store: FirestoreStore, meter: Meter) -> None:
     objects = [replace(desired(f"ns/{n}", origin=Origin.CLUSTER), generation=1) for n in range(300)]
     await store.reconcile(objects)
     meter.reset()
     assert set(await store.reconcile(objects)) == {Put.UNCHANGED}
     assert (meter.read, meter.written, meter.deleted) == (300, 0, 0)
     meter.reset()
-    assert set(await store.reconcile([replace(each, generation=2) for each in objects])) == {Put.UPDATED}
+    assert set(await store.reconcile([replace(row, generation=2) for row in objects])) == {Put.UPDATED}
     assert (meter.read, meter.written, meter.deleted) == (300, 300, 0)
 
 

@@ -1,4 +1,4 @@
-"""What a user is told who got the URL, the credentials or the network wrong."""
+"""Errors for a wrong URL, wrong credentials or a network failure."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
         ("firestore://project/a?shards=", "from 1 to 30"),
     ],
 )
-def test_a_wrong_url_is_told_what_to_write(url: str, words: str) -> None:
+def test_the_error_for_a_wrong_url_says_what_to_write(url: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         FirestoreStore(url)
 
 
-async def test_a_store_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", f"127.0.0.1:{free_port()}")
     store = FirestoreStore("firestore://project/collection")
     with pytest.raises(StoreUnavailable, match="did not answer"):
         await store.connect()
 
 
-async def test_without_credentials_one_is_told_how_to_get_them(
+async def test_the_error_without_credentials_says_how_to_get_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.delenv("FIRESTORE_EMULATOR_HOST", raising=False)
@@ -60,7 +60,7 @@ async def test_a_store_that_is_not_connected_says_so() -> None:
 
 
 @pytest.mark.firestore
-async def test_shards_stay_as_they_were_made(open_one: Callable[..., Awaitable[FirestoreStore]]) -> None:
+async def test_the_number_of_shards_cannot_be_changed(open_one: Callable[..., Awaitable[FirestoreStore]]) -> None:
     await open_one("?shards=3")
     await open_one()
     await open_one("?shards=3")
@@ -91,6 +91,6 @@ def _error(name: str, words: str) -> Exception:
     ],
 )
 def test_each_error_says_what_to_do(error: Exception, act: str, what: type[Exception], words: str) -> None:
-    with pytest.raises(what, match=words) as told, _translate_errors(act):
+    with pytest.raises(what, match=words) as raised, _translate_errors(act):
         raise error
-    assert type(told.value) is what
+    assert type(raised.value) is what

@@ -1,4 +1,4 @@
-"""The index file: the emulator asks for no index and Firestore does, so what is asked is compared with what ships."""
+"""The index file. The emulator needs no indexes, but Firestore does, so the queries are compared with the file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.firestore
 
 Index = tuple[str, frozenset[str], str, str]
-"""(collection, fields compared for equality, field of the order, its direction)"""
+"""(collection, fields compared for equality, ordering field, its direction)"""
 
 
 def shipped() -> dict[str, Any]:
@@ -43,48 +43,48 @@ def offered() -> set[Index]:
     for index in shipped()["indexes"]:
         assert index["queryScope"] == "COLLECTION"
         *equal, last = index["fields"]
-        names = frozenset(each["fieldPath"] for each in equal)
+        names = frozenset(condition["fieldPath"] for condition in equal)
         indexes.add((index["collectionGroup"], names, last["fieldPath"], last["order"]))
     return indexes
 
 
-async def use_everything(one: FirestoreStore, two: FirestoreStore) -> None:
-    now = await one.now()
-    await one.put(
+async def use_everything(first: FirestoreStore, second: FirestoreStore) -> None:
+    now = await first.now()
+    await first.put(
         [desired("a", now, origin=Origin.MANIFEST), desired("b", now + HOUR), desired("c", now)], replace=False
     )
     for _ in range(2):
-        for row in (await claim(one, kinds=["print", "other"])).rows:
+        for row in (await claim(first, kinds=["print", "other"])).rows:
             end = settlement(row, wake_at=now, records=[record(f"run-{now}-{row.slug}", now, slug=row.slug)])
-            await one.settle("alice", [end])
-    batches = [await claim(one, limit=1), await claim(two, limit=1, replica="bob")]
+            await first.settle("alice", [end])
+    batches = [await claim(first, limit=1), await claim(second, limit=1, replica="bob")]
     assert [len(batch.rows) for batch in batches] == [1, 1]
-    two._claims._lost = [now]
-    await claim(two, replica="bob")
+    second._claims._lost = [now]
+    await claim(second, replica="bob")
     for origin in (None, Origin.MANIFEST):
-        await one.rows(origin=origin)
-        await one.rows(origin=origin, after="a")
+        await first.rows(origin=origin)
+        await first.rows(origin=origin, after="a")
     for slug in (None, "a"):
-        await one.history(slug)
-        await one.history(slug, before=now)
-    await one.history("a", uid="uid-of-a")
-    await one.announce(ReplicaInfo("alice", "1", 1), now)
-    await one.tombstone([("d", "uid-of-d")])
-    await one.reconcile([desired("d", now, origin=Origin.CLUSTER)])
-    await one.touch(["d"])
-    await one.lock("sweep", "carol", HOUR)
-    await one.present("carol", "cluster", [], HOUR)
-    await one.withdraw("carol")
-    await one.prune()
-    await one.get(["a"])
-    await one.recorded(["run"])
-    await one.clear(Origin.MANIFEST)
-    await one.clear()
+        await first.history(slug)
+        await first.history(slug, before=now)
+    await first.history("a", uid="uid-of-a")
+    await first.announce(ReplicaInfo("alice", "1", 1), now)
+    await first.tombstone([("d", "uid-of-d")])
+    await first.reconcile([desired("d", now, origin=Origin.CLUSTER)])
+    await first.touch(["d"])
+    await first.lock("sweep", "carol", HOUR)
+    await first.present("carol", "cluster", [], HOUR)
+    await first.withdraw("carol")
+    await first.prune()
+    await first.get(["a"])
+    await first.recorded(["run"])
+    await first.clear(Origin.MANIFEST)
+    await first.clear()
 
 
 @pytest.fixture
 async def asked(open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch) -> list[Query]:
-    """Every query that the store makes."""
+    """Return every query that the store makes."""
     queries: list[Query] = []
     real = Wire.query
 
@@ -98,26 +98,26 @@ async def asked(open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch:
 
 
 async def test_each_query_has_its_index_and_each_index_its_query(asked: list[Query]) -> None:
-    overridden = {(each["collectionGroup"], each["fieldPath"]) for each in shipped()["fieldOverrides"]}
+    overridden = {(override["collectionGroup"], override["fieldPath"]) for override in shipped()["fieldOverrides"]}
     composite: set[Index] = set()
     for query in asked:
         if query.equals or query.within:
             composite.add(needed(query))
         else:
-            # One field alone: Firestore makes that index itself, unless it was told not to.
+            # Firestore makes indexes of a single field by itself, unless it is told not to.
             assert (query.collection, query.order) not in overridden
     assert composite == offered()
 
 
-async def test_no_field_is_indexed_that_no_query_orders_by(
+async def test_only_fields_that_a_query_orders_by_are_indexed(
     asked: list[Query], open_one: Callable[..., Awaitable[FirestoreStore]]
 ) -> None:
-    """Growing values in an index are a hot spot, and large ones cost storage."""
+    """Growing values in an index are a hot spot, and large values cost storage."""
     store = await open_one()
     now = await store.now()
     await store.put([desired("a", now), desired("b", now)], replace=False)
-    one, _ = (await claim(store)).rows
-    await store.settle("alice", [settlement(one, records=[record("run", now)])])
+    row, _ = (await claim(store)).rows
+    await store.settle("alice", [settlement(row, records=[record("run", now)])])
     await store.announce(ReplicaInfo("alice", "1", 1), now)
     await store.tombstone([("c", "uid-of-c")])
     await store.lock("sweep", "alice", HOUR)
@@ -130,6 +130,6 @@ async def test_no_field_is_indexed_that_no_query_orders_by(
         for document in await wire.query(Query(collection, order, limit=100)):
             written[collection].update(document.fields)
     by_itself = {(query.collection, query.order) for query in asked if not query.equals and not query.within}
-    overridden = {(each["collectionGroup"], each["fieldPath"]) for each in shipped()["fieldOverrides"]}
+    overridden = {(override["collectionGroup"], override["fieldPath"]) for override in shipped()["fieldOverrides"]}
     assert {(collection, name) for collection, names in written.items() for name in names} == by_itself | overridden
     assert not by_itself & overridden

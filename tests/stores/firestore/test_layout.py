@@ -1,4 +1,4 @@
-"""Documents: ids of any slug, values that come back as they went, and which runs a newer one pushes out."""
+"""Documents: ids of any slug, values that are read as they were written, and runs that newer ones push out."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ ODD = [
 
 
 @given(st.lists(st.text(min_size=1), unique=True))
-def test_an_id_is_legal_and_its_own(names: list[str]) -> None:
+def test_an_id_is_legal_and_unique(names: list[str]) -> None:
     ids = [document_id(name) for name in names]
-    assert all(re.fullmatch(r"[0-9a-f]{40}", each) for each in ids)
+    assert all(re.fullmatch(r"[0-9a-f]{40}", document) for document in ids)
     assert len(set(ids)) == len(names)
-    assert all(0 <= shard_of(each, 7) < 7 for each in ids)
+    assert all(0 <= shard_of(document, 7) < 7 for document in ids)
 
 
 @pytest.mark.firestore
@@ -63,7 +63,17 @@ async def test_any_slug_can_be_scheduled(store: FirestoreStore) -> None:
 
 def _record(number: int, ok: bool, keep: int, finished: int, slug: str) -> RunRecord:
     outcome = Outcome.SUCCEEDED if ok else Outcome.FAILED
-    return RunRecord(f"run-{number}", "uid", slug, 0, None, finished, 1, outcome, keep=keep)
+    return RunRecord(
+        run_id=f"run-{number}",
+        uid="uid",
+        slug=slug,
+        slot=0,
+        started=None,
+        finished=finished,
+        attempt=1,
+        outcome=outcome,
+        keep=keep,
+    )
 
 
 @given(
@@ -71,7 +81,7 @@ def _record(number: int, ok: bool, keep: int, finished: int, slug: str) -> RunRe
     st.randoms(use_true_random=False),
     st.integers(1, 5),
 )
-def test_what_newer_runs_push_out_is_known_without_reading(runs, random, step) -> None:  # type: ignore[no-untyped-def]  # Hypothesis' Random has no public type
+def test_runs_that_newer_ones_push_out_are_known_without_reading(runs, random, step) -> None:  # type: ignore[no-untyped-def]  # Hypothesis' Random has no public type
     ends = random.sample(range(1_000), len(runs))
     records = [_record(n, ok, keep, ends[n], slug) for n, (ok, keep, slug) in enumerate(runs)]
     recent: list[str] = []
@@ -80,21 +90,21 @@ def test_what_newer_runs_push_out_is_known_without_reading(runs, random, step) -
         recent, surplus = with_records(recent, records[start : start + step])
         assert not dropped & set(surplus)
         dropped |= set(surplus)
-        left = {run_path(each.run_id) for each in records[: start + step]} - dropped
+        left = {run_path(record.run_id) for record in records[: start + step]} - dropped
         for slug in "ab":
             for ok in (True, False):
-                # Nothing that should be kept goes: of each shelf the newest stays, as many as it says itself.
-                shelf = [r for r in records[: start + step] if r.slug == slug and (r.outcome == "Succeeded") is ok]
-                shelf.sort(key=lambda each: -each.finished)
-                for newer, each in enumerate(shelf):
-                    if newer < each.keep:
-                        assert run_path(each.run_id) in left
-                if shelf and len({each.keep for each in shelf}) == 1:
-                    assert len(left & {run_path(each.run_id) for each in shelf}) == min(shelf[0].keep, len(shelf))
+                # No run is dropped that should be kept: of record group the newest stay, as many as they say.
+                group = [r for r in records[: start + step] if r.slug == slug and (r.outcome == "Succeeded") is ok]
+                group.sort(key=lambda record: -record.finished)
+                for newer, record in enumerate(group):
+                    if newer < record.keep:
+                        assert run_path(record.run_id) in left
+                if group and len({record.keep for record in group}) == 1:
+                    assert len(left & {run_path(record.run_id) for record in group}) == min(group[0].keep, len(group))
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 3 << 20)), max_size=60))
-def test_a_commit_holds_whole_units_and_no_more_than_it_may(units: list[tuple[int, int]]) -> None:
+def test_a_commit_holds_whole_units_within_its_limits(units: list[tuple[int, int]]) -> None:
     blob = bytes(3 << 20)
     writes = [[Write("p", {"f": blob[:size]})] + [Write("q")] * (count - 1) for count, size in units]
     parts = packs(writes)

@@ -1,4 +1,4 @@
-"""Replicas that want the same rows, clients that edit what a replica owns, and answers that are lost."""
+"""Replicas that claim the same rows, clients that edit rows that a replica owns, and lost answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import pytest
 
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import Disposition, Put, SlugTaken, StoreUnavailable
-from tests.stores.support import LEASE, claim, desired, look, pass_lease, record, settle, settlement, take_one
+from tests.stores.support import (
+    LEASE,
+    claim,
+    desired,
+    read_row,
+    record,
+    settle,
+    settlement,
+    take_one,
+    wait_for_lease_end,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,7 +37,7 @@ ROWS = 500
 
 
 @pytest.mark.parametrize("spread", [0, 1_000], ids=["one instant", "one after another"])
-async def test_replicas_that_contend_claim_each_row_once(
+async def test_contending_replicas_claim_each_row_once(
     open_one: Callable[..., Awaitable[FirestoreStore]], meter: Meter, spread: int
 ) -> None:
     stores = [await open_one() for _ in range(2)]
@@ -47,7 +57,7 @@ async def test_replicas_that_contend_claim_each_row_once(
     claimed = Counter(row.slug for rows in drained for row in rows)
     assert claimed == {f"job-{n}": 1 for n in range(ROWS)}
     assert meter.written == ROWS
-    # How they share is chance; that little is read in vain is not.
+    # How the replicas share the rows is random, but few reads must be in vain.
     assert meter.read <= 3 * ROWS
     for name, store, rows in zip(("replica-0", "replica-1"), stores, drained, strict=True):
         assert all(await store.settle(name, [settlement(row, Disposition.REMOVE) for row in rows]))
@@ -69,7 +79,7 @@ async def test_a_settlement_whose_answer_was_lost_is_refused_when_it_is_repeated
         await store.clear()
 
 
-async def test_a_claim_whose_answer_was_lost_passes_with_its_lease(store: FirestoreStore, meter: Meter) -> None:
+async def test_a_claim_whose_answer_was_lost_ends_with_its_lease(store: FirestoreStore, meter: Meter) -> None:
     now = await store.now()
     await store.put([desired("job", now)], replace=False)
     meter.lose = {"batch_write"}
@@ -81,7 +91,7 @@ async def test_a_claim_whose_answer_was_lost_passes_with_its_lease(store: Firest
     assert row.version == 2
 
 
-async def test_a_put_whose_answer_was_lost_is_found_when_it_is_repeated(store: FirestoreStore, meter: Meter) -> None:
+async def test_a_put_whose_answer_was_lost_finds_its_row_when_repeated(store: FirestoreStore, meter: Meter) -> None:
     rows = [desired(f"job-{n}", None) for n in range(3)]
     meter.lose = {"commit"}
     with pytest.raises(StoreUnavailable, match="lost"):
@@ -91,7 +101,7 @@ async def test_a_put_whose_answer_was_lost_is_found_when_it_is_repeated(store: F
     assert await store.put(rows, replace=True) == [Put.UNCHANGED] * 3
 
 
-async def test_one_edited_row_does_not_hold_up_its_neighbours(
+async def test_an_edited_row_does_not_hold_up_the_others_of_its_commit(
     open_one: Callable[..., Awaitable[FirestoreStore]], meter: Meter
 ) -> None:
     store, client = await open_one(), await open_one()
@@ -106,17 +116,17 @@ async def test_one_edited_row_does_not_hold_up_its_neighbours(
     meter.reset()
     ends = [settlement(row, wake_at=now + HOUR, records=[record(f"run-of-{row.slug}", now)]) for row in rows]
     assert await store.settle("alice", ends) == [row is not deleted for row in rows]
-    # The rows once, and once what history has of them.
+    # The rows once, and their records once.
     assert meter.read <= 2 * len(rows)
-    after = await look(store, edited.slug)
+    after = await read_row(store, edited.slug)
     assert after.wake_at is not None
     assert after.wake_at <= await store.now()
     assert after.payload == b"new"
-    assert (await look(store, rows[0].slug)).wake_at == now + HOUR
+    assert (await read_row(store, rows[0].slug)).wake_at == now + HOUR
     assert len(await store.recorded([f"run-of-{row.slug}" for row in rows])) == 49
 
 
-async def test_a_row_or_a_run_twice_in_one_call_takes_its_turn(store: FirestoreStore) -> None:
+async def test_settlements_of_the_same_row_or_run_are_made_in_turn(store: FirestoreStore) -> None:
     await store.put([desired("a", 1), desired("b", 1)], replace=False)
     a, b = sorted((await claim(store)).rows, key=lambda row: row.slug)
     run = record("run", 1)
@@ -127,11 +137,11 @@ async def test_a_row_or_a_run_twice_in_one_call_takes_its_turn(store: FirestoreS
         settlement(a, version=a.version + 1),
     ]
     assert await store.settle("alice", ends) == [True, True, True, False]
-    assert (await look(store, "a")).state == b'{"floor":2}'
+    assert (await read_row(store, "a")).state == b'{"floor":2}'
     assert await store.history() == [run]
 
 
-async def test_a_result_above_what_a_document_holds_is_dropped_alone(store: FirestoreStore) -> None:
+async def test_a_result_that_is_too_large_is_dropped_without_its_run(store: FirestoreStore) -> None:
     await store.put([desired("large", 1), desired("small", 1)], replace=False)
     rows = sorted((await claim(store)).rows, key=lambda row: row.slug)
     ends = [
@@ -139,23 +149,23 @@ async def test_a_result_above_what_a_document_holds_is_dropped_alone(store: Fire
         for row, result in zip(rows, (bytes(2 << 20), b"ok"), strict=True)
     ]
     assert await store.settle("alice", ends) == [True, True]
-    large, small = await look(store, "large"), await look(store, "small")
+    large, small = await read_row(store, "large"), await read_row(store, "small")
     assert (large.owner, large.result, large.payload) == (None, None, None)
     assert (small.owner, small.result, small.payload) == (None, b"ok", b"next")
     assert await store.recorded(["run-large", "run-small"]) == {"run-large", "run-small"}
 
 
-async def test_a_long_put_that_is_refused_takes_back_what_it_did(
+async def test_a_long_put_that_is_refused_deletes_what_it_created(
     open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody takes a slug between the look and the last commit."""
+    """Somebody schedules a slug between the read and the last commit."""
     store, client = await open_one(), await open_one()
     rows = [desired(f"job-{n:04}", None) for n in range(700)]
     looked = store._schedules._check_free
 
     async def look_then_lose(rows: list[object]) -> None:
         monkeypatch.undo()
-        await looked(rows)  # type: ignore[arg-type]  # passed on as it came
+        await looked(rows)  # type: ignore[arg-type]  # passed on unchanged
         await client.put([desired("job-0650", None)], replace=False)
 
     monkeypatch.setattr(store._schedules, "_check_free", look_then_lose)
@@ -177,50 +187,50 @@ async def test_an_uncertain_clock_errs_on_the_safe_side(store: FirestoreStore) -
     await store.put([desired("soon", now + 5 * SECOND)], replace=False)
     believe(store, -4 * SECOND, 4 * SECOND)
     before = await store.now()
-    # It may be as early as four seconds ago, so only one is surely due.
+    # It may be four seconds earlier, so only one row is surely due.
     batch = await claim(store, ahead=0, lease=LEASE)
     assert [row.slug for row in batch.rows] == ["long due"]
-    # It may be as late as in four seconds, and only then would the owner's own time be up.
+    # It may be four seconds later, when the owner's own time is up.
     (row,) = batch.rows
     assert row.wake_at is not None
     assert row.wake_at >= before + 8 * SECOND + LEASE
     believe(store, -4 * SECOND, 4 * SECOND)
     async with store.renewer("alice") as renewer:
         assert (await renewer.renew([(row.key, row.version)], 2 * LEASE)).revisions == {row.key: 1}
-    renewed = (await look(store, "long due")).wake_at
+    renewed = (await read_row(store, "long due")).wake_at
     assert renewed is not None
     assert renewed >= before + 8 * SECOND + 2 * LEASE
 
 
-async def test_a_lease_that_may_not_have_passed_is_not_taken_over(store: FirestoreStore) -> None:
+async def test_a_lease_that_may_not_have_ended_is_not_taken_over(store: FirestoreStore) -> None:
     await store.put([desired("job", 1)], replace=False)
     row = await take_one(store, lease=SECOND // 10)
-    await pass_lease(store, row)
+    await wait_for_lease_end(store, row)
     believe(store, -4 * SECOND, SECOND)
     assert (await claim(store, "bob", ahead=HOUR)).rows == []
     believe(store, 4 * SECOND, 5 * SECOND)
-    assert [each.recovered for each in (await claim(store, "bob", ahead=HOUR)).rows] == [True]
+    assert [row.recovered for row in (await claim(store, "bob", ahead=HOUR)).rows] == [True]
 
 
-async def test_a_clock_that_stood_still_owns_nothing(store: FirestoreStore) -> None:
-    """Its lease ends earlier on the store's clock than its owner would think, so it must not be used."""
+async def test_a_claim_by_a_clock_that_stood_still_returns_nothing(store: FirestoreStore) -> None:
+    """Its lease ends earlier by the store's clock than its owner would expect, so it must not be used."""
     now = await store.now()
     await store.put([desired("job", now - 2 * HOUR)], replace=False)
     believe(store, -HOUR, -HOUR)
     assert (await claim(store, lease=LEASE)).rows == []
-    # It is written, by a lease that has passed; and the clock is right again.
-    assert (await look(store, "job")).owner == "alice"
+    # The claim was written with a lease that has ended, and the clock is right again.
+    assert (await read_row(store, "job")).owner == "alice"
     row = await take_one(store, replica="bob")
     assert row.recovered
 
 
-async def test_a_renewal_by_a_clock_that_stood_still_is_made_again(store: FirestoreStore) -> None:
+async def test_a_renewal_by_a_clock_that_stood_still_is_repeated(store: FirestoreStore) -> None:
     await store.put([desired("job", 1)], replace=False)
     row = await take_one(store)
     now = await store.now()
     async with store.renewer("alice") as renewer:
         believe(store, -HOUR, -HOUR)
         assert (await renewer.renew([(row.key, row.version)], LEASE)).revisions == {row.key: 1}
-    renewed = await look(store, "job")
+    renewed = await read_row(store, "job")
     assert renewed.wake_at is not None
     assert renewed.wake_at >= now + LEASE

@@ -1,4 +1,4 @@
-"""What a store's URL may say, and that no error repeats what is secret in it."""
+"""What a store's URL may contain, and that no error shows its secrets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_form_of_libpq_is_an_address(url: str, shown: str) -> None:
     assert parse_address(url).shown == shown
 
 
-def test_our_own_parameters_do_not_reach_the_driver() -> None:
+def test_our_own_parameters_are_not_passed_to_the_driver() -> None:
     address = parse_address("postgresql://db/jobs?connect_timeout=2&application_name=mine&user=me")
     assert (address.connect_timeout, address.application_name) == (2.0, "mine")
     assert address.dsn == "postgresql://db/jobs?user=me"
@@ -50,7 +50,7 @@ def test_our_own_parameters_do_not_reach_the_driver() -> None:
         ("postgresql://u:secret@[db/jobs", "malformed"),
     ],
 )
-def test_a_wrong_url_is_told_what_to_write_and_keeps_its_secret(url: str, complaint: str) -> None:
+def test_the_error_for_a_wrong_url_says_what_to_write_and_keeps_its_secret(url: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint) as caught:
         parse_address(url)
     assert "secr" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What replicas and clients see when the server restarts, stops to answer, refuses, or is reached through a pooler."""
+"""What replicas and clients see when the server restarts, stops answering, refuses, or is behind a pooler."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 @pytest.fixture
 async def store(own_postgres: PostgresServer) -> AsyncIterator[PostgresStore]:
-    """On a server of its own, which a test may hurt; impatient, so that it notices soon."""
+    """A store on its own server, which a test may stop. Its time limits are short."""
     store = PostgresStore(own_postgres.dsn, timeout=1.0)
     store.probe_interval = store.probe_timeout = 0.2
     await store.connect()
@@ -43,7 +43,15 @@ async def store(own_postgres: PostgresServer) -> AsyncIterator[PostgresStore]:
 
 
 def desired(slug: str) -> NewRow:
-    return NewRow(slug, f"uid-{slug}", "noop", Origin.LIBRARY, "", State(decided_until=0).encode(), 0)
+    return NewRow(
+        slug=slug,
+        uid=f"uid-{slug}",
+        kind="noop",
+        origin=Origin.LIBRARY,
+        definition="",
+        state=State(decided_until=0).encode(),
+        wake_at=0,
+    )
 
 
 def password(url: str) -> str:
@@ -53,12 +61,12 @@ def password(url: str) -> str:
 
 
 def polls(store: PostgresStore) -> bool:
-    """As it is now: a type checker takes an attribute to be what was asserted of it before."""
+    """Return ``polls`` as it is now: a type checker takes an attribute to be what was asserted of it before."""
     return store.polls
 
 
 class Wakes(list[Wake]):
-    """What was told, to be waited for."""
+    """The notifications, to be awaited."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +85,7 @@ class Wakes(list[Wake]):
 
 
 async def available(store: PostgresStore) -> None:
-    """Wait until the store answers: a broken connection may be noticed only when it is used."""
+    """Wait until the store answers. A broken connection may be noticed only when it is used."""
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
@@ -107,7 +115,7 @@ async def test_after_a_restart_the_store_goes_on(store: PostgresStore, own_postg
     assert [row.slug for row in await store.rows()] == ["after", "before"]
 
 
-async def test_a_killed_server_has_what_it_confirmed(store: PostgresStore, own_postgres: PostgresServer) -> None:
+async def test_a_killed_server_keeps_what_it_confirmed(store: PostgresStore, own_postgres: PostgresServer) -> None:
     await store.put([desired("kept")], replace=False)
     own_postgres.kill()
     with pytest.raises(StoreUnavailable):
@@ -117,7 +125,9 @@ async def test_a_killed_server_has_what_it_confirmed(store: PostgresStore, own_p
     assert [row.slug for row in await store.rows()] == ["kept"]
 
 
-async def test_a_server_that_does_not_answer_hangs_nobody(store: PostgresStore, own_postgres: PostgresServer) -> None:
+async def test_calls_to_a_server_that_does_not_answer_time_out(
+    store: PostgresStore, own_postgres: PostgresServer
+) -> None:
     await store.put([desired("job")], replace=False)
     async with store.renewer("alice") as renewer:
         (row,) = (await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE)).rows
@@ -128,25 +138,29 @@ async def test_a_server_that_does_not_answer_hangs_nobody(store: PostgresStore, 
                     await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE)
                 with pytest.raises(StoreUnavailable, match="no answer in time"):
                     await renewer.renew([(row.key, row.version)], LEASE)
-                with pytest.raises(StoreUnavailable, match="no answer in time"):  # on a connection that has to be made
+                with pytest.raises(StoreUnavailable, match="no answer in time"):  # on a new connection
                     await store.now()
             await available(store)
             assert (await renewer.renew([(row.key, row.version)], LEASE)).revisions == {row.key: 1}
 
 
-async def test_a_claim_that_waited_in_a_server_that_stood_still_takes_nothing(
+async def test_a_claim_delayed_by_a_stalled_server_claims_nothing(
     store: PostgresStore, own_postgres: PostgresServer
 ) -> None:
-    """It is carried out when the server goes on, and whoever sent it has long given it up."""
+    """The server executes it when it continues, long after its sender has given it up."""
     by = await store.now() + SECOND
-    await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by)  # so that the next goes in one message
+    await store.claim(
+        "alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by
+    )  # so that the next one is sent in one message
     await store.put([desired("job")], replace=False)
     watch = await asyncpg.connect(own_postgres.dsn)
     by = await store.now() + SECOND // 2
     with own_postgres.pause(), pytest.raises(StoreUnavailable, match="no answer in time"):
         await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by)
     async with asyncio.timeout(PATIENCE):
-        while await watch.fetchval(OTHERS):  # those of the store that it has given up end when they have read all
+        while await watch.fetchval(
+            OTHERS
+        ):  # the connections that the store has dropped close when they have read everything
             pass
     await watch.close()
     (row,) = await store.get(["job"])
@@ -156,8 +170,8 @@ async def test_a_claim_that_waited_in_a_server_that_stood_still_takes_nothing(
     assert (await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by)).rows
 
 
-async def test_a_renewal_that_ends_after_a_later_one_takes_nothing_back(postgres_dsn: str) -> None:
-    """Its clock is that of its beginning, and the server may stand still over it for longer than its owner waits."""
+async def test_a_renewal_that_ends_after_a_later_one_does_not_shorten_the_lease(postgres_dsn: str) -> None:
+    """A stalled server may execute it long after it was sent."""
     store = PostgresStore(postgres_dsn)
     await store.connect()
     await store.put([desired("job")], replace=False)
@@ -195,7 +209,7 @@ async def test_closing_does_not_wait_for_a_server_that_does_not_answer(
         await store.now()
 
 
-async def test_a_listener_hears_again_after_a_restart(store: PostgresStore, own_postgres: PostgresServer) -> None:
+async def test_a_listener_is_notified_again_after_a_restart(store: PostgresStore, own_postgres: PostgresServer) -> None:
     wakes = Wakes()
     async with store.listen(wakes):
         assert not polls(store)
@@ -205,15 +219,15 @@ async def test_a_listener_hears_again_after_a_restart(store: PostgresStore, own_
         await available(store)
         assert await wakes.next() == Wake(notifications_lost=True), "what came in between may have been missed"
         assert not polls(store)
-        while (await store.put([desired("told")], replace=True)) and (await store.delete(["told"])):
+        while (await store.put([desired("job")], replace=True)) and (await store.delete(["job"])):
             wake = await wakes.next()
-            if "told" in wake.changed:
+            if "job" in wake.changed:
                 break
             assert wake == Wake(notifications_lost=True)
 
 
 async def test_a_listener_notices_silence(store: PostgresStore, own_postgres: PostgresServer) -> None:
-    """A connection that is open and dead: nothing but the probe can tell."""
+    """Only the probe notices that an open connection is dead."""
     wakes = Wakes()
     async with store.listen(wakes):
         with own_postgres.pause():
@@ -221,9 +235,7 @@ async def test_a_listener_notices_silence(store: PostgresStore, own_postgres: Po
         await available(store)
 
 
-async def test_one_may_begin_to_listen_while_the_server_is_away(
-    store: PostgresStore, own_postgres: PostgresServer
-) -> None:
+async def test_listening_may_start_while_the_server_is_down(store: PostgresStore, own_postgres: PostgresServer) -> None:
     own_postgres.stop()
     wakes = Wakes()
     async with store.listen(wakes):
@@ -232,13 +244,13 @@ async def test_one_may_begin_to_listen_while_the_server_is_away(
         await available(store)
 
 
-async def test_an_error_of_the_listeners_user_comes_out_as_it_is(store: PostgresStore) -> None:
+async def test_an_error_within_listen_is_raised_unchanged(store: PostgresStore) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with store.listen(Wakes()):
             raise KeyError("mine")
 
 
-async def test_behind_a_transaction_pooler_the_store_polls_and_says_so_once(
+async def test_behind_a_transaction_pooler_the_store_polls_and_logs_that_once(
     postgres_dsn: str, pgbouncer: PgBouncer
 ) -> None:
     with capture_logs() as logs:
@@ -255,7 +267,7 @@ async def test_behind_a_transaction_pooler_the_store_polls_and_says_so_once(
     assert password(postgres_dsn) not in str(logs)
 
 
-async def test_a_direct_connection_hears(postgres_dsn: str) -> None:
+async def test_a_direct_connection_is_notified(postgres_dsn: str) -> None:
     store = PostgresStore(postgres_dsn)
     await store.connect()
     listening = await _ListeningConnection.open(store, lambda wake: None)
@@ -288,9 +300,7 @@ async def test_a_store_that_is_not_connected_says_so(postgres_dsn: str) -> None:
     await store.close()
 
 
-async def test_too_many_connections_is_a_matter_of_trying_again(
-    own_postgres: PostgresServer, store: PostgresStore
-) -> None:
+async def test_too_many_connections_is_unavailable(own_postgres: PostgresServer, store: PostgresStore) -> None:
     await store.now()
     connections = []
     with suppress(asyncpg.TooManyConnectionsError):
@@ -322,8 +332,8 @@ async def test_two_writers_of_the_same_rows_do_not_deadlock(postgres_dsn: str) -
         await store.close()
 
 
-async def test_an_announcement_waits_for_writers_that_have_read_the_one_before(postgres_dsn: str) -> None:
-    """Else such a writer tells nobody, and the look that follows the announcement comes too early to see its row."""
+async def test_an_announcement_waits_for_writers_that_have_read_the_previous_one(postgres_dsn: str) -> None:
+    """Otherwise the writer notifies nobody, and the poll that follows the announcement is too early to see its row."""
     store = PostgresStore(postgres_dsn)
     await store.connect()
     now = await store.now()
@@ -339,12 +349,13 @@ async def test_an_announcement_waits_for_writers_that_have_read_the_one_before(p
     await store.close()
 
 
-async def test_a_call_undone_by_a_deadlock_is_repeated(postgres_dsn: str) -> None:
+async def test_a_call_rolled_back_by_a_deadlock_is_repeated(postgres_dsn: str) -> None:
     store = PostgresStore(postgres_dsn)
     await store.connect()
     await store.put([desired("a"), desired("b")], replace=False)
     other = await asyncpg.connect(postgres_dsn)
-    await other.execute("SET deadlock_timeout = '1h'")  # who looks first gives way: it is to be the store
+    # The session that detects the deadlock is rolled back, and that must be the store's.
+    await other.execute("SET deadlock_timeout = '1h'")
     touch = "UPDATE scheduledjob.schedule SET payload = 'other' WHERE slug = $1"
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, other.transaction():
         await other.execute(touch, "b")

@@ -1,4 +1,4 @@
-"""The schema comes into being once, whoever begins it, and its second halves wait for older replicas."""
+"""The schema is migrated once, by any replica, and second halves wait for older replicas."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def columns(connection: Connection) -> set[str]:
         "SELECT column_name FROM information_schema.columns WHERE table_schema = 'scheduledjob' "
         "AND table_name = 'schedule'"
     )
-    return {each[0] for each in found}
+    return {line[0] for line in found}
 
 
 def test_halves_are_in_order() -> None:
@@ -72,7 +72,7 @@ async def test_a_start_migrates_by_itself(store: PostgresStore) -> None:
     assert await store.migrate() == []
 
 
-async def test_four_processes_may_start_at_once(postgres_dsn: str, store: PostgresStore) -> None:
+async def test_four_processes_may_start_at_the_same_time(postgres_dsn: str, store: PostgresStore) -> None:
     script = """
 import asyncio, sys
 from scheduledjob.stores.postgres import PostgresStore
@@ -109,7 +109,7 @@ async def test_a_second_half_waits_for_finish(store: PostgresStore, connection: 
     assert "result" not in await columns(connection)
 
 
-async def test_finish_refuses_while_an_older_replica_lives(store: PostgresStore, connection: Connection) -> None:
+async def test_finish_refuses_while_an_older_replica_is_alive(store: PostgresStore, connection: Connection) -> None:
     await store.connect()
     now = await store.now()
     await store.announce(ReplicaInfo("old-one", "0.1.0", SCHEMA_VERSION), now)
@@ -122,7 +122,7 @@ async def test_finish_refuses_while_an_older_replica_lives(store: PostgresStore,
     assert len(await migrate(connection, finish=True, wanted=LATER)) == 2
 
 
-async def test_a_replica_that_is_long_overdue_holds_nothing_up(store: PostgresStore, connection: Connection) -> None:
+async def test_a_dead_replica_does_not_hold_up_finish(store: PostgresStore, connection: Connection) -> None:
     await store.connect()
     await store.announce(ReplicaInfo("dead", "0.1.0", SCHEMA_VERSION), await store.now() - DEAD_AFTER)
     assert len(await migrate(connection, finish=True, wanted=LATER)) == 2
@@ -137,7 +137,7 @@ async def test_a_replica_too_old_for_the_schema_says_so(store: PostgresStore, co
         await store.connect()
 
 
-async def test_a_failed_half_leaves_nothing_behind(connection: Connection) -> None:
+async def test_a_failed_half_changes_nothing(connection: Connection) -> None:
     broken = Half(NEXT, False, f"{NEXT:04}_pre_broken", "CREATE TABLE scheduledjob.half_done (); SELECT nonsense")
     with pytest.raises(asyncpg.UndefinedColumnError):
         await migrate(connection, wanted=[*OWN, broken])

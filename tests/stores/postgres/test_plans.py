@@ -1,7 +1,7 @@
-"""The work that claims and settlements make the server do, counted in rows and pages and never in seconds.
+"""The work of the server for claims and settlements, counted in rows and pages, not in seconds.
 
-Each case is one that makes queues in Postgres slow: statistics of an empty table, an old snapshot that holds every
-dead row, due rows that nobody here can run.
+Each case is one that makes queues in Postgres slow: statistics of an empty table, an old snapshot that keeps every
+dead row, due rows that no replica can run.
 """
 
 from __future__ import annotations
@@ -39,13 +39,21 @@ async def store(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
 
 def desired_rows(prefix: str, count: int, wake_at: int, *, kind: str = "noop", apart: int = 1) -> list[NewRow]:
     return [
-        NewRow(f"{prefix}-{n:06}", f"uid-{prefix}-{n}", kind, Origin.LIBRARY, "", STATE, wake_at + n * apart)
+        NewRow(
+            slug=f"{prefix}-{n:06}",
+            uid=f"uid-{prefix}-{n}",
+            kind=kind,
+            origin=Origin.LIBRARY,
+            definition="",
+            state=STATE,
+            wake_at=wake_at + n * apart,
+        )
         for n in range(count)
     ]
 
 
 async def explained(store: PostgresStore, kinds: list[str], watermark: int, *, limit: int = 100) -> dict[str, Any]:
-    """The plan of a claim as it was carried out, and undone again."""
+    """Return the plan of a claim that was executed and rolled back."""
     async with store._pool.connection("explaining") as connection:
         transaction = connection.transaction()
         await transaction.start()
@@ -65,7 +73,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def rows_read(plan: dict[str, Any]) -> float:
-    """Rows that scans of the table read, those included that a filter dropped."""
+    """Return the number of rows that scans of the table read, including those that a filter dropped."""
     return sum(
         float((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"])
         for node in nodes(plan)
@@ -78,19 +86,29 @@ def pages(plan: dict[str, Any]) -> int:
 
 
 def pages_of_search(plan: dict[str, Any]) -> int:
-    """Of looking for what is due. Writing new versions of rows beside dead ones is another matter."""
+    """Return the number of pages read to find due rows, without those for writing new versions."""
     return sum(pages(node) for node in nodes(plan) if node.get("Index Name") == "schedule_wake")
 
 
 async def churn(store: PostgresStore, start: int, rounds: int, *, size: int) -> None:
-    """Claim all of the rows and release them again, due a second later each time, as recurring schedules do."""
+    """Claim all rows and release them, due a second later each time, as recurring schedules do."""
     for number in range(rounds):
         batch = await store.claim("alice", ["noop"], limit=size, ahead=0, lease=LEASE)
         assert len(batch.rows) == size
         due = start + (number + 1) * SECOND
         await store.settle(
             "alice",
-            [Settlement(row.key, row.version, Disposition.RELEASE, row.state, due, row.revision) for row in batch.rows],
+            [
+                Settlement(
+                    key=row.key,
+                    version=row.version,
+                    disposition=Disposition.RELEASE,
+                    state=row.state,
+                    wake_at=due,
+                    revision=row.revision,
+                )
+                for row in batch.rows
+            ],
         )
 
 
@@ -106,7 +124,7 @@ async def test_a_claim_reads_what_it_takes_and_not_what_is_stored(store: Postgre
 
 async def test_a_plan_made_for_an_empty_table_serves_a_full_one(store: PostgresStore) -> None:
     await _vacuum(store)
-    for _ in range(10):  # by then the server has made up its mind
+    for _ in range(10):  # by then the server has cached the plan
         await store.claim("alice", ["noop", "shell"], limit=100, ahead=0, lease=LEASE)
     now = await store.now()
     await store.put(desired_rows("due", 10_000, now - SECOND), replace=False)
@@ -117,7 +135,7 @@ async def test_a_plan_made_for_an_empty_table_serves_a_full_one(store: PostgresS
     assert await _rows_read(store) - before < 5 * 100 * 6
 
 
-async def test_kinds_that_nobody_knows_are_not_in_the_way(store: PostgresStore) -> None:
+async def test_unknown_kinds_do_not_slow_the_claim(store: PostgresStore) -> None:
     now = await store.now()
     await store.put(desired_rows("unknown", 20_000, now - DAY, kind="rolling-out"), replace=False)
     await store.put(desired_rows("known", 10, now - SECOND), replace=False)
@@ -148,10 +166,12 @@ async def test_a_held_snapshot_does_not_slow_the_claim(store: PostgresStore, pos
 
 
 async def test_a_settlement_looks_up_its_rows_and_no_others(store: PostgresStore) -> None:
-    """With a plan from the time when the table was empty."""
+    """With a plan that was made when the table was empty."""
     await _vacuum(store)
     for disposition in list(Disposition) * 10:
-        assert await store.settle("alice", [Settlement(1, 1, disposition, STATE, None, 1)]) == [False]
+        assert await store.settle(
+            "alice", [Settlement(key=1, version=1, disposition=disposition, state=STATE, wake_at=None, revision=1)]
+        ) == [False]
     now = await store.now()
     await store.put(desired_rows("job", 5_000, now - SECOND), replace=False)
     before = await _rows_read(store)
@@ -161,7 +181,14 @@ async def test_a_settlement_looks_up_its_rows_and_no_others(store: PostgresStore
         await store.settle(
             "alice",
             [
-                Settlement(row.key, row.version, dispositions[n % 2], row.state, now + DAY, row.revision)
+                Settlement(
+                    key=row.key,
+                    version=row.version,
+                    disposition=dispositions[n % 2],
+                    state=row.state,
+                    wake_at=now + DAY,
+                    revision=row.revision,
+                )
                 for n, row in enumerate(batch.rows)
             ],
         )
@@ -169,8 +196,8 @@ async def test_a_settlement_looks_up_its_rows_and_no_others(store: PostgresStore
     assert await _rows_read(store) - before < 400 * 10
 
 
-async def test_what_clients_ask_is_looked_up_and_not_searched(store: PostgresStore) -> None:
-    """With plans from the time when the tables were empty."""
+async def test_clients_queries_use_indexes(store: PostgresStore) -> None:
+    """With plans that were made when the tables were empty."""
 
     async def ask() -> None:
         slugs = [f"job-{n:06}" for n in range(1, 60, 6)]
@@ -188,11 +215,29 @@ async def test_what_clients_ask_is_looked_up_and_not_searched(store: PostgresSto
     await store.put(desired_rows("job", 2_000, now), replace=False)
     batch = await store.claim("alice", ["noop"], limit=2_000, ahead=0, lease=LEASE)
     records = [
-        RunRecord(f"run-of-{row.slug}", row.uid, row.slug, now, now, now, 1, Outcome.SUCCEEDED, expires=now + DAY)
+        RunRecord(
+            run_id=f"run-of-{row.slug}",
+            uid=row.uid,
+            slug=row.slug,
+            slot=now,
+            started=now,
+            finished=now,
+            attempt=1,
+            outcome=Outcome.SUCCEEDED,
+            expires=now + DAY,
+        )
         for row in batch.rows
     ]
     kept = [
-        Settlement(row.key, row.version, Disposition.RELEASE, row.state, None, row.revision, [record])
+        Settlement(
+            key=row.key,
+            version=row.version,
+            disposition=Disposition.RELEASE,
+            state=row.state,
+            wake_at=None,
+            revision=row.revision,
+            records=[record],
+        )
         for row, record in zip(batch.rows, records, strict=True)
     ]
     assert sum(await store.settle("alice", kept)) == 2_000
@@ -204,13 +249,13 @@ async def test_what_clients_ask_is_looked_up_and_not_searched(store: PostgresSto
 
 
 async def _vacuum(store: PostgresStore) -> None:
-    """Let the server know that the table is empty."""
+    """Have the server learn that the table is empty."""
     async with store._pool.connection("vacuuming") as connection:
         await connection.execute("VACUUM ANALYZE scheduledjob.schedule, scheduledjob.history")
 
 
 async def _rows_read(store: PostgresStore, table: str = "schedule") -> int:
-    """Rows of a table that this store's statements have read, by whatever way."""
+    """Return how many rows of a table this store's statements have read, with and without an index."""
     async with store._pool.connection("counting") as connection:
         await connection.execute("SELECT pg_stat_force_next_flush()")
         count: int = await connection.fetchval(
@@ -221,12 +266,21 @@ async def _rows_read(store: PostgresStore, table: str = "schedule") -> int:
     return count
 
 
-async def test_what_a_cluster_asks_is_looked_up_and_not_searched(store: PostgresStore) -> None:
-    """With plans from the time when the tables were empty."""
+async def test_reconciling_queries_use_indexes(store: PostgresStore) -> None:
+    """With plans that were made when the tables were empty."""
 
     def objects(numbers: range, generation: int = 1) -> list[NewRow]:
         return [
-            NewRow(f"job-{n:06}", f"uid-{n}", "noop", Origin.CLUSTER, "", STATE, None, generation=generation)
+            NewRow(
+                slug=f"job-{n:06}",
+                uid=f"uid-{n}",
+                kind="noop",
+                origin=Origin.CLUSTER,
+                definition="",
+                state=STATE,
+                wake_at=None,
+                generation=generation,
+            )
             for n in numbers
         ]
 
@@ -257,7 +311,17 @@ async def test_what_a_cluster_asks_is_looked_up_and_not_searched(store: Postgres
 
 async def test_a_restart_of_the_operator_waits_for_no_lock(store: PostgresStore) -> None:
     objects = [
-        NewRow(f"job-{n:06}", f"uid-{n}", "noop", Origin.CLUSTER, "", STATE, None, generation=1) for n in range(2_000)
+        NewRow(
+            slug=f"job-{n:06}",
+            uid=f"uid-{n}",
+            kind="noop",
+            origin=Origin.CLUSTER,
+            definition="",
+            state=STATE,
+            wake_at=None,
+            generation=1,
+        )
+        for n in range(2_000)
     ]
     await store.reconcile(objects)
     async with store._pool.connection("blocking") as connection:
@@ -269,7 +333,7 @@ async def test_a_restart_of_the_operator_waits_for_no_lock(store: PostgresStore)
     assert set(answers) == {Put.UNCHANGED}
 
 
-async def test_tombstones_and_presences_that_are_over_go(store: PostgresStore, postgres_dsn: str) -> None:
+async def test_expired_tombstones_and_presences_are_deleted(store: PostgresStore, postgres_dsn: str) -> None:
     await store.tombstone([("a", "uid-a"), ("b", "uid-b")])
     for replica in ("alice", "bob"):
         await store.present(replica, "cluster", [], SECOND)
@@ -281,5 +345,5 @@ async def test_tombstones_and_presences_that_are_over_go(store: PostgresStore, p
     await again.connect()
     await again.close()
     async with store._pool.connection("looking") as connection:
-        assert [each[0] for each in await connection.fetch("SELECT uid FROM scheduledjob.tombstone")] == ["uid-b"]
-        assert [each[0] for each in await connection.fetch("SELECT replica FROM scheduledjob.presence")] == ["bob"]
+        assert [line[0] for line in await connection.fetch("SELECT uid FROM scheduledjob.tombstone")] == ["uid-b"]
+        assert [line[0] for line in await connection.fetch("SELECT replica FROM scheduledjob.presence")] == ["bob"]

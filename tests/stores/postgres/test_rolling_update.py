@@ -1,6 +1,6 @@
-"""A replica of version 1 goes on working while one of this version migrates the schema under it.
+"""A replica of version 1 works on while one of this version migrates the schema.
 
-What it asks stands word for word in the folder ``version1``.
+Its queries are in the folder ``version1``, word for word.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, ReplicaI
 from scheduledjob.stores.postgres import PostgresStore, claims, settling
 from scheduledjob.stores.postgres.migrations import OWN, migrate
 from scheduledjob.stores.postgres.queries import SQL, load
-from tests.stores.support import LEASE, PLAIN, claim, desired, look, record, settle, settlement, take, take_one
+from tests.stores.support import LEASE, PLAIN, claim, desired, read_row, record, settle, settlement, take, take_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.postgres
 OLD = load(
     *((Path(__file__).parent / "version1" / f"{name}.sql").read_text("utf-8") for name in ("schedules", "replicas"))
 )
-# This version's code gives it one argument more, which that version had no use for.
+# This version's code passes one more argument, which version 1 did not have.
 OLD["claim"] = OLD["claim"].rstrip().rstrip(";") + ", $9::bigint"
 REQUESTS = '{"run":"1"}'
 
@@ -44,7 +44,7 @@ def version_1() -> Iterator[None]:
 
 
 async def old_store(dsn: str) -> PostgresStore:
-    """Connected to a schema of version 1, which it makes."""
+    """Create a schema of version 1, and connect to it."""
     connection = await asyncpg.connect(dsn)
     try:
         await migrate(connection, wanted=[half for half in OWN if half.version == 1])
@@ -55,14 +55,22 @@ async def old_store(dsn: str) -> PostgresStore:
     return store
 
 
-def seen(slug: str, generation: int, wake_at: int) -> NewRow:
+def observed(slug: str, generation: int, wake_at: int) -> NewRow:
     return NewRow(
-        slug, f"uid-of-{slug}", "print", Origin.CLUSTER, "", PLAIN, wake_at, created_at=5, generation=generation,
+        slug=slug,
+        uid=f"uid-of-{slug}",
+        kind="print",
+        origin=Origin.CLUSTER,
+        definition="",
+        state=PLAIN,
+        wake_at=wake_at,
+        created_at=5,
+        generation=generation,
         requests=REQUESTS,
-    )  # fmt: skip
+    )
 
 
-async def test_an_old_replica_at_work_does_not_notice(postgres_dsn: str) -> None:
+async def test_an_old_replica_works_on_during_a_migration(postgres_dsn: str) -> None:
     old, new = await old_store(postgres_dsn), PostgresStore(postgres_dsn)
     try:
         with version_1():
@@ -78,7 +86,7 @@ async def test_an_old_replica_at_work_does_not_notice(postgres_dsn: str) -> None
 
                 await new.connect()  # which migrates
 
-                # Over the connections, and with the statements, from before.
+                # Over the same connections, with the same statements.
                 assert len((await renewer.renew([(rows[0].key, rows[0].version)], LEASE)).revisions) == 1
             assert await settle(old, settlement(rows[0], wake_at=now, records=[record("run-0", now)]))
             assert await settle(old, settlement(rows[1], Disposition.REMOVE, records=[record("run-1", now)]))
@@ -103,11 +111,11 @@ async def test_an_old_replica_may_run_what_a_new_one_reconciles(postgres_dsn: st
     try:
         await new.connect()
         now = await new.now()
-        await new.reconcile([seen("ns/job", 3, now - 1)])
+        await new.reconcile([observed("ns/job", 3, now - 1)])
         with version_1():
             row = await take_one(old)
             assert row.slug == "ns/job"
-            await new.reconcile([seen("ns/job", 4, now)])
+            await new.reconcile([observed("ns/job", 4, now)])
             assert await settle(old, settlement(row, wake_at=now + HOUR))
             again = await take_one(old)
             assert again.revision == 2
@@ -119,21 +127,21 @@ async def test_an_old_replica_may_run_what_a_new_one_reconciles(postgres_dsn: st
             assert (await claim(old)).rows == []
             assert not await settle(old, settlement(again))
         await new.lock("sweep", "bob", HOUR)
-        assert await new.reconcile([seen("ns/job", 5, now)]) == [Put.STALE]
+        assert await new.reconcile([observed("ns/job", 5, now)]) == [Put.STALE]
     finally:
         await old.close()
         await new.close()
 
 
-async def test_what_an_old_client_puts_over_a_clusters_row_is_no_clusters(postgres_dsn: str) -> None:
+async def test_a_clusters_row_that_an_old_client_replaces_is_no_longer_the_clusters(postgres_dsn: str) -> None:
     old, new = await old_store(postgres_dsn), PostgresStore(postgres_dsn)
     try:
         await new.connect()
-        await new.reconcile([seen("job", 3, 0)])
+        await new.reconcile([observed("job", 3, 0)])
         with version_1():
             assert await old.put([desired("job", payload=b"mine")], replace=True) == [Put.UPDATED]
-        assert await new.reconcile([seen("job", 4, 0)]) == [Put.STALE]
-        assert (await look(new, "job")).payload == b"mine"
+        assert await new.reconcile([observed("job", 4, 0)]) == [Put.STALE]
+        assert (await read_row(new, "job")).payload == b"mine"
     finally:
         await old.close()
         await new.close()

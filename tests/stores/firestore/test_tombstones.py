@@ -1,4 +1,4 @@
-"""What is left of a slug whose uids are buried: a document that is no schedule, and that nobody trips over."""
+"""The document of a slug that has tombstones but no schedule."""
 
 from __future__ import annotations
 
@@ -24,8 +24,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.firestore
 
 
-def seen(slug: str, uid: str, created_at: int = 5, wake_at: int | None = None) -> NewRow:
-    return NewRow(slug, uid, KIND, Origin.CLUSTER, "", PLAIN, wake_at, created_at=created_at, generation=1)
+def observed(slug: str, uid: str, created_at: int = 5, wake_at: int | None = None) -> NewRow:
+    return NewRow(
+        slug=slug,
+        uid=uid,
+        kind=KIND,
+        origin=Origin.CLUSTER,
+        definition="",
+        state=PLAIN,
+        wake_at=wake_at,
+        created_at=created_at,
+        generation=1,
+    )
 
 
 async def fields(store: FirestoreStore, slug: str) -> set[str] | None:
@@ -33,7 +43,7 @@ async def fields(store: FirestoreStore, slug: str) -> set[str] | None:
     return None if there is None else set(there.fields)
 
 
-async def test_a_grave_goes_when_its_time_is_over_and_only_then(
+async def test_a_tombstone_document_is_deleted_after_it_has_expired_and_not_before(
     open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await open_one("?shards=3")
@@ -53,7 +63,7 @@ async def test_a_grave_goes_when_its_time_is_over_and_only_then(
 
 
 @pytest.mark.parametrize("how", ["delete", "clear", "settle"])
-async def test_a_schedule_over_a_grave_leaves_it_as_it_was(store: FirestoreStore, how: str) -> None:
+async def test_a_schedule_put_over_tombstones_keeps_them(store: FirestoreStore, how: str) -> None:
     await store.tombstone([("job", "uid-1")])
     await store.put([desired("job", await store.now() - 1)], replace=False)
     if how == "delete":
@@ -63,13 +73,13 @@ async def test_a_schedule_over_a_grave_leaves_it_as_it_was(store: FirestoreStore
     else:
         assert await settle(store, settlement(await take_one(store), Disposition.REMOVE))
     assert await fields(store, "job") == {"shard", "buried", "forget_at"}
-    assert await store.reconcile([seen("job", "uid-1"), seen("more", "uid-1")]) == [Put.STALE, Put.CREATED]
+    assert await store.reconcile([observed("job", "uid-1"), observed("more", "uid-1")]) == [Put.STALE, Put.CREATED]
 
 
-async def test_a_long_put_over_graves_that_is_refused_leaves_them(
+async def test_a_long_put_over_tombstones_that_is_refused_keeps_them(
     open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody takes the last slug between the look at all of them and the last commit."""
+    """Somebody schedules the last slug between the read of all slugs and the last commit."""
     store, other = await open_one(), await open_one()
     await store.tombstone([(f"job-{n:03}", "uid") for n in range(600)])
     real = store._schedules._check_free
@@ -87,44 +97,44 @@ async def test_a_long_put_over_graves_that_is_refused_leaves_them(
     with pytest.raises(SlugTaken, match="job-599"):
         await store.put([desired(f"job-{n:03}") for n in range(600)], replace=False)
     assert [row.slug for row in await store.rows()] == ["job-599"]
-    answers = await store.reconcile([seen(f"job-{n:03}", "uid", created_at=9) for n in range(599)])
+    answers = await store.reconcile([observed(f"job-{n:03}", "uid", created_at=9) for n in range(599)])
     assert set(answers) == {Put.STALE}
 
 
-async def test_no_more_uids_are_kept_than_a_document_can_hold(
+async def test_a_document_holds_a_limited_number_of_tombstones(
     store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layout, "MAX_TOMBSTONES", 3)
     for n in range(5):
         await store.tombstone([("job", f"uid-{n}")])
-    assert await store.reconcile([seen("job", "uid-4")]) == [Put.STALE]
-    assert await store.reconcile([seen("job", "uid-2")]) == [Put.STALE]
-    assert await store.reconcile([seen("job", "uid-1")]) == [Put.CREATED]
+    assert await store.reconcile([observed("job", "uid-4")]) == [Put.STALE]
+    assert await store.reconcile([observed("job", "uid-2")]) == [Put.STALE]
+    assert await store.reconcile([observed("job", "uid-1")]) == [Put.CREATED]
 
 
-async def test_what_is_repeated_after_a_lost_answer_is_done_once(store: FirestoreStore, meter: Meter) -> None:
+async def test_a_call_repeated_after_a_lost_answer_takes_effect_once(store: FirestoreStore, meter: Meter) -> None:
     now = await store.now()
     for call in (
-        lambda: store.reconcile([seen("job", "uid-1", wake_at=now + HOUR)]),
-        lambda: store.reconcile([seen("job", "uid-2", 6, wake_at=now + HOUR)]),
+        lambda: store.reconcile([observed("job", "uid-1", wake_at=now + HOUR)]),
+        lambda: store.reconcile([observed("job", "uid-2", 6, wake_at=now + HOUR)]),
         lambda: store.tombstone([("job", "uid-2")]),
     ):
         meter.lose = {"commit"}
         with pytest.raises(Exception, match="lost"):
             await call()
         assert await call() in ([Put.UNCHANGED], [False])
-    assert await store.reconcile([seen("job", "uid-1"), seen("x", "uid-3")]) == [Put.STALE, Put.CREATED]
+    assert await store.reconcile([observed("job", "uid-1"), observed("x", "uid-3")]) == [Put.STALE, Put.CREATED]
 
 
-@pytest.mark.parametrize("before", ["nothing", "a grave", "an older row", "the row itself"])
-async def test_a_burial_between_the_look_and_the_write_is_seen(
+@pytest.mark.parametrize("before", ["nothing", "a tombstone", "an older row", "the row itself"])
+async def test_a_tombstone_written_between_read_and_write_is_respected(
     open_one: Callable[..., Awaitable[FirestoreStore]], monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
     store, other = await open_one(), await open_one()
-    if before == "a grave":
+    if before == "a tombstone":
         await other.tombstone([("job", "uid-0")])
     elif before != "nothing":
-        await other.reconcile([seen("job", "uid-1", created_at=1 if before == "an older row" else 5)])
+        await other.reconcile([observed("job", "uid-1", created_at=1 if before == "an older row" else 5)])
     uid = "uid-1" if before == "the row itself" else "uid-2"
     commit = store._wire.commit
     commits = 0
@@ -137,7 +147,7 @@ async def test_a_burial_between_the_look_and_the_write_is_seen(
         return await commit(writes)
 
     monkeypatch.setattr(store._wire, "commit", crossed)
-    new = seen("job", uid)
+    new = observed("job", uid)
     new.generation = 2
     assert await store.reconcile([new]) == [Put.STALE]
     assert [row.uid for row in await store.rows()] == (["uid-1"] if before == "an older row" else [])

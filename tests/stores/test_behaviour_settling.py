@@ -1,4 +1,4 @@
-"""Every store: settlements. Only the owner at its version writes, and its runs' records are written with it or not."""
+"""Every store: settlements. Only the owner at its version writes, and either its records too or nothing."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .support import (
     claim,
     desired,
     everything,
-    gone,
-    look,
-    pass_lease,
+    is_gone,
     put_due,
+    read_row,
     record,
     settle,
     settlement,
     take,
     take_one,
     take_over,
+    wait_for_lease_end,
 )
 
 if TYPE_CHECKING:
@@ -37,16 +37,16 @@ NEW_STATE = State(decided_until=5, succeeded=1).encode()
 async def test_keep_saves_the_state_and_raises_the_version(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
-    leased = await look(store, "job")
+    leased = await read_row(store, "job")
     assert await settle(store, settlement(row, Disposition.KEEP, state=NEW_STATE, wake_at=1))
 
-    seen = await look(store, "job")
+    seen = await read_row(store, "job")
     assert seen.state == NEW_STATE
     assert seen.version == row.version + 1
     assert (seen.owner, seen.wake_at, seen.revision) == ("alice", leased.wake_at, 1)
 
 
-async def test_after_keep_the_owner_settles_at_the_next_version_only(store: Store) -> None:
+async def test_after_keep_the_owner_settles_only_at_the_next_version(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
     assert await settle(store, settlement(row, Disposition.KEEP))
@@ -55,40 +55,40 @@ async def test_after_keep_the_owner_settles_at_the_next_version_only(store: Stor
     assert await settle(store, settlement(row, version=row.version + 1))
 
 
-async def test_release_hands_the_row_back(store: Store, other: Store) -> None:
+async def test_release_gives_the_row_up(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
     due = await store.now() + HOUR
     assert await settle(store, settlement(row, wake_at=due, state=NEW_STATE))
 
-    seen = await look(other, "job")
+    seen = await read_row(other, "job")
     assert (seen.owner, seen.wake_at, seen.state) == (None, due, NEW_STATE)
     assert (await claim(other, "bob")).rows == []
     assert [row.slug for row in await take(other, replica="bob", ahead=2 * HOUR)] == ["job"]
 
 
-async def test_a_row_released_without_wake_sleeps(store: Store) -> None:
+async def test_a_row_released_without_wake_is_never_due(store: Store) -> None:
     await put_due(store, "job")
     assert await settle(store, settlement(await take_one(store), wake_at=None))
-    seen = await look(store, "job")
+    seen = await read_row(store, "job")
     assert (seen.owner, seen.wake_at) == (None, None)
     assert (await claim(store, ahead=10**15)).rows == []
 
 
-async def test_remove_ends_the_schedule(store: Store) -> None:
+async def test_remove_deletes_the_schedule(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
     ended = record("run-1", await store.now())
     assert await settle(store, settlement(row, Disposition.REMOVE, records=[ended]))
 
-    assert await gone(store, "job")
+    assert await is_gone(store, "job")
     assert await store.history("job") == [ended]
     assert await store.put([desired("job", None)], replace=False) == [Put.CREATED]
-    assert (await look(store, "job")).key != row.key
+    assert (await read_row(store, "job")).key != row.key
 
 
 @pytest.mark.parametrize("disposition", Disposition)
-async def test_a_stale_owner_changes_nothing_and_learns_it(
+async def test_a_former_owner_is_refused_and_changes_nothing(
     store: Store, other: Store, disposition: Disposition
 ) -> None:
     await put_due(store, "job")
@@ -129,11 +129,11 @@ async def test_a_settlement_sent_twice_counts_once(store: Store, disposition: Di
     assert await everything(store) == before
 
 
-async def test_nobody_settles_what_nobody_owns(store: Store) -> None:
+async def test_a_row_without_owner_is_not_settled(store: Store) -> None:
     await put_due(store, "job")
-    row = await look(store, "job")
+    row = await read_row(store, "job")
     assert not await settle(store, settlement(row, state=NEW_STATE))
-    assert await look(store, "job") == row
+    assert await read_row(store, "job") == row
 
 
 async def test_a_deleted_row_is_not_settled(store: Store, other: Store) -> None:
@@ -142,7 +142,7 @@ async def test_a_deleted_row_is_not_settled(store: Store, other: Store) -> None:
     await other.delete(["job"])
     assert not await settle(store, settlement(row, records=[record("run-1", 5)]))
     assert await store.recorded(["run-1"]) == set()
-    assert await gone(store, "job")
+    assert await is_gone(store, "job")
 
 
 async def test_each_of_many_is_settled_or_refused_on_its_own(store: Store, other: Store) -> None:
@@ -167,7 +167,7 @@ async def test_each_of_many_is_settled_or_refused_on_its_own(store: Store, other
     assert await store.settle("alice", []) == []
 
 
-async def test_all_fates_in_one_call(store: Store) -> None:
+async def test_all_dispositions_in_one_call(store: Store) -> None:
     await put_due(store, "kept", "released", "removed", "stale")
     rows = {row.slug: row for row in await take(store, 4)}
     answers = await store.settle(
@@ -190,36 +190,36 @@ async def test_all_fates_in_one_call(store: Store) -> None:
     assert stale.state == rows["stale"].state
 
 
-async def test_an_owner_whose_lease_passed_settles_as_long_as_nobody_took_the_row(store: Store) -> None:
+async def test_an_owner_settles_after_its_lease_if_nobody_has_claimed_the_row(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store, lease=SHORT_LEASE)
-    await pass_lease(store, row)
+    await wait_for_lease_end(store, row)
     assert await settle(store, settlement(row, state=NEW_STATE))
-    assert (await look(store, "job")).state == NEW_STATE
+    assert (await read_row(store, "job")).state == NEW_STATE
 
 
 @pytest.mark.parametrize("disposition", [Disposition.KEEP, Disposition.RELEASE])
-async def test_payload_and_result_change_only_where_they_are_given(store: Store, disposition: Disposition) -> None:
+async def test_payload_and_result_change_only_if_given(store: Store, disposition: Disposition) -> None:
     now = await store.now()
     await store.put([desired("job", now - 1, payload=b"first")], replace=False)
     row = await take_one(store)
     assert await settle(store, settlement(row, Disposition.KEEP, result=b"done"))
     assert await settle(store, settlement(row, Disposition.KEEP, version=row.version + 1, payload=b""))
     assert await settle(store, settlement(row, disposition, version=row.version + 2))
-    seen = await look(store, "job")
+    seen = await read_row(store, "job")
     assert (seen.payload, seen.result) == (b"", b"done")
 
 
-# ---- a wish that changes while a replica owns its row
+# ---- a desired state that changes while a replica owns its row
 
 
 async def test_an_edit_of_an_owned_row_only_raises_its_revision(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
-    before = await look(store, "job")
+    before = await read_row(store, "job")
     assert await other.put([desired("job", payload=b"new")], replace=True) == [Put.UPDATED]
 
-    seen = await look(store, "job")
+    seen = await read_row(store, "job")
     assert (seen.revision, seen.payload) == (2, b"new")
     assert (seen.owner, seen.version, seen.wake_at, seen.state) == (
         "alice",
@@ -254,7 +254,7 @@ async def test_a_row_released_at_the_current_revision_is_due_when_it_says(store:
     await other.put([desired("job", payload=b"new")], replace=True)
     due = await store.now() + HOUR
     assert await settle(store, settlement(row, wake_at=due, revision=2))
-    assert (await look(store, "job")).wake_at == due
+    assert (await read_row(store, "job")).wake_at == due
 
 
 async def test_a_row_removed_at_an_old_revision_is_released_instead(store: Store, other: Store) -> None:
@@ -270,18 +270,18 @@ async def test_a_row_removed_at_an_old_revision_is_released_instead(store: Store
     assert (again.revision, again.state, again.recovered) == (2, NEW_STATE, False)
 
 
-async def test_a_row_removed_at_the_current_revision_goes(store: Store, other: Store) -> None:
+async def test_a_row_removed_at_the_current_revision_is_deleted(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
     await other.put([desired("job", payload=b"new")], replace=True)
     assert await settle(store, settlement(row, Disposition.REMOVE, revision=2))
-    assert await gone(store, "job")
+    assert await is_gone(store, "job")
 
 
 # ---- records
 
 
-async def test_records_come_with_their_settlement(store: Store, other: Store) -> None:
+async def test_records_are_written_with_their_settlement(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
     now = await store.now()
@@ -291,7 +291,7 @@ async def test_records_come_with_their_settlement(store: Store, other: Store) ->
     assert await other.recorded(["run-1", "run-2", "run-3"]) == {"run-1", "run-2"}
 
 
-async def test_a_record_that_is_there_is_left_as_it_is(store: Store) -> None:
+async def test_an_existing_record_is_left_as_it_is(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
     now = await store.now()
@@ -301,11 +301,11 @@ async def test_a_record_that_is_there_is_left_as_it_is(store: Store) -> None:
     assert await settle(store, settlement(row, version=row.version + 1, state=NEW_STATE, records=again))
 
     assert await store.history("job") == [again[1], first]
-    assert (await look(store, "job")).state == NEW_STATE
+    assert (await read_row(store, "job")).state == NEW_STATE
 
 
-async def test_a_lease_does_not_hinder_readers(store: Store, other: Store) -> None:
+async def test_readers_read_leased_rows(store: Store, other: Store) -> None:
     await put_due(store, "job")
     await take_one(store, lease=LEASE)
-    assert (await look(other, "job")).owner == "alice"
+    assert (await read_row(other, "job")).owner == "alice"
     assert [row.slug for row in await other.rows()] == ["job"]

@@ -1,4 +1,4 @@
-"""The same against the model, with objects of a cluster among what happens: seen in any order, buried, nudged."""
+"""The test against the model, with objects of a cluster too: observed in any order, deleted, touched."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def uid_of(slug: str, number: int) -> str:
-    """The first is that of what ``put`` writes too."""
+    """Return a uid of the slug; number 0 is that of ``put``'s rows."""
     return f"uid-of-{slug}" if number == 0 else f"uid-{number}-of-{slug}"
 
 
 UIDS = range(4)
 CREATED = [START - 5, START - 3, START - 3, START - 1]
-"""Two in one second, as Kubernetes counts."""
+"""Kubernetes counts in seconds, so two objects may have the same time."""
 
 
 class ClusterMachine(StoreMachine):
@@ -65,27 +65,37 @@ class ClusterMachine(StoreMachine):
         wake_at = None if step is None else before + step * self.unit
         new = [
             NewRow(
-                slug, uid_of(slug, number), kind, Origin.CLUSTER, "", state, wake_at, None, payload, CREATED[number],
-                generation, requests,
+                slug=slug,
+                uid=uid_of(slug, number),
+                kind=kind,
+                origin=Origin.CLUSTER,
+                definition="",
+                state=state,
+                wake_at=wake_at,
+                first=None,
+                payload=payload,
+                created_at=CREATED[number],
+                generation=generation,
+                requests=requests,
             )
             for slug in slugs
-        ]  # fmt: skip
-        expected = [self.expect(one) for one in new]
+        ]
+        expected = [self.expect(new_row) for new_row in new]
         replaced = [
             row
-            for one, put in zip(new, expected, strict=True)
-            if put is Put.CREATED and (row := self.find(one.slug)) is not None
+            for new_row, put in zip(new, expected, strict=True)
+            if put is Put.CREATED and (row := self.find(new_row.slug)) is not None
         ]
         self.cancel(replaced)
         self.tombstoned |= {row.uid for row in replaced}
         assert self.run(self.stores[store].reconcile(new)) == expected
         after = self.now()
         self.adopt_cancelled()
-        for one, put in zip(new, expected, strict=True):
+        for new_row, put in zip(new, expected, strict=True):
             if put is Put.CREATED:
-                self.appear(one)
+                self.appear(new_row)
             elif put is Put.UPDATED:
-                self.change(one, before, after)
+                self.change(new_row, before, after)
 
     def expect(self, new: NewRow) -> Put:
         row = self.find(new.slug)
@@ -133,7 +143,7 @@ class ClusterMachine(StoreMachine):
 
     @rule(slug=st.sampled_from(SLUGS), number=st.sampled_from(UIDS))
     def tombstone_one(self, slug: str, number: int) -> None:
-        """Most often one that is not there."""
+        """Most often of an object that does not exist."""
         uid = uid_of(slug, number)
         ending = [row for row in self.rows if (row.slug, row.uid) == (slug, uid)]
         self.cancel(ending)

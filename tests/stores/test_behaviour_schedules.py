@@ -1,4 +1,4 @@
-"""Every store: wishes. What clients write, change, read and delete, whole or not at all."""
+"""Every store: what clients write, change, read and delete, all or none."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .support import (
     claim,
     desired,
     everything,
-    gone,
-    look,
+    is_gone,
     put_due,
+    read_row,
     record,
     renew,
     settle,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .conftest import StoreFactory
 
 
-async def test_a_wish_is_read_as_it_was_written(store: Store, other: Store) -> None:
+async def test_a_row_is_read_as_it_was_written(store: Store, other: Store) -> None:
     now = await store.now()
     new = desired(
         "team-a/nightly",
@@ -49,7 +49,7 @@ async def test_a_wish_is_read_as_it_was_written(store: Store, other: Store) -> N
     assert await store.put([new], replace=False) == [Put.CREATED]
     after = await store.now()
 
-    row = await look(other, new.slug)
+    row = await read_row(other, new.slug)
     assert (row.slug, row.uid, row.kind, row.origin) == (new.slug, new.uid, "shell", Origin.MANIFEST)
     assert (row.definition, row.state, row.payload) == (new.definition, new.state, new.payload)
     assert (row.wake_at, row.first, row.created_at) == (new.wake_at, new.first, new.created_at)
@@ -59,14 +59,14 @@ async def test_a_wish_is_read_as_it_was_written(store: Store, other: Store) -> N
 
 async def test_no_payload_is_not_an_empty_payload(store: Store) -> None:
     await store.put([desired("none"), desired("empty", payload=b"")], replace=False)
-    assert (await look(store, "none")).payload is None
-    assert (await look(store, "empty")).payload == b""
+    assert (await read_row(store, "none")).payload is None
+    assert (await read_row(store, "empty")).payload == b""
 
 
 async def test_a_large_payload_of_any_bytes(store: Store) -> None:
     payload = bytes(range(256)) * 256
     await store.put([desired("job", payload=payload)], replace=False)
-    assert (await look(store, "job")).payload == payload
+    assert (await read_row(store, "job")).payload == payload
 
 
 async def test_a_slug_that_is_taken_is_named_and_nothing_is_written(store: Store, other: Store) -> None:
@@ -85,7 +85,7 @@ async def test_a_slug_given_twice_is_an_error(store: Store, replace: bool) -> No
     assert await store.rows() == []
 
 
-async def test_nothing_asked_is_nothing_done(store: Store) -> None:
+async def test_an_empty_call_does_nothing(store: Store) -> None:
     assert await store.put([], replace=False) == []
     assert await store.put([], replace=True) == []
     assert await store.get([]) == []
@@ -93,7 +93,7 @@ async def test_nothing_asked_is_nothing_done(store: Store) -> None:
     assert await store.clear() == 0
 
 
-async def test_replace_tells_what_became_of_each(store: Store) -> None:
+async def test_replace_returns_a_result_for_each_row(store: Store) -> None:
     first = [
         desired(slug, definition="{}", payload=b"p") for slug in ("same", "payload", "kind", "definition", "first")
     ]
@@ -115,7 +115,7 @@ async def test_replace_tells_what_became_of_each(store: Store) -> None:
     assert revisions == {"new": 1, "same": 1, "payload": 2, "kind": 2, "definition": 2, "first": 2}
 
 
-async def test_an_unchanged_wish_changes_nothing(store: Store) -> None:
+async def test_an_unchanged_desired_state_changes_nothing(store: Store) -> None:
     now = await store.now()
     await store.put([desired("job", now + HOUR, payload=b"p")], replace=False)
     before = await everything(store)
@@ -128,11 +128,11 @@ async def test_an_edit_keeps_the_state_and_makes_the_row_due_at_once(store: Stor
     now = await store.now()
     state = State(decided_until=now, succeeded=3).encode()
     await store.put([desired("job", now + HOUR, state=state, created_at=now)], replace=False)
-    before = await look(store, "job")
+    before = await read_row(store, "job")
     edit = desired("job", now + DAY, definition="{}", payload=b"new", first=now + 7, created_at=now + 1)
     assert await store.put([edit], replace=True) == [Put.UPDATED]
 
-    seen = await look(store, "job")
+    seen = await read_row(store, "job")
     assert seen.key == before.key
     assert (seen.state, seen.created_at, seen.uid) == (state, now, before.uid)
     assert (seen.definition, seen.payload, seen.first, seen.revision) == ("{}", b"new", now + 7, 2)
@@ -142,7 +142,7 @@ async def test_an_edit_keeps_the_state_and_makes_the_row_due_at_once(store: Stor
     assert (await take_one(store)).slug == "job"
 
 
-async def test_an_edit_wakes_a_row_that_slept(store: Store) -> None:
+async def test_an_edit_makes_a_row_without_wake_due(store: Store) -> None:
     await store.put([desired("job", None)], replace=False)
     await store.put([desired("job", None, payload=b"new")], replace=True)
     assert (await take_one(store)).payload == b"new"
@@ -152,10 +152,10 @@ async def test_every_edit_raises_the_revision(store: Store) -> None:
     await store.put([desired("job")], replace=False)
     for revision in range(2, 6):
         await store.put([desired("job", payload=b"%d" % revision)], replace=True)
-        assert (await look(store, "job")).revision == revision
+        assert (await read_row(store, "job")).revision == revision
 
 
-async def test_of_two_who_schedule_a_slug_at_once_exactly_one_wins(store_factory: StoreFactory) -> None:
+async def test_of_concurrent_puts_of_one_slug_exactly_one_wins(store_factory: StoreFactory) -> None:
     stores = await store_factory.several(8)
 
     async def put(number: int) -> Put | SlugTaken:
@@ -169,18 +169,18 @@ async def test_of_two_who_schedule_a_slug_at_once_exactly_one_wins(store_factory
     winners = [number for number, answer in enumerate(answers) if answer is Put.CREATED]
     assert len(winners) == 1
     assert all(isinstance(answer, SlugTaken) for number, answer in enumerate(answers) if number not in winners)
-    assert (await look(stores[0], "job")).payload == b"%d" % winners[0]
+    assert (await read_row(stores[0], "job")).payload == b"%d" % winners[0]
 
 
-async def test_replacements_at_once_all_count(store_factory: StoreFactory) -> None:
+async def test_concurrent_replacements_all_count(store_factory: StoreFactory) -> None:
     stores = await store_factory.several(6)
     rows = [[desired("job", payload=b"%d" % number)] for number in range(6)]
     answers = await asyncio.gather(*(store.put(new, replace=True) for store, new in zip(stores, rows, strict=True)))
     assert sorted(answer.value for (answer,) in answers) == ["created"] + ["updated"] * 5
-    assert (await look(stores[0], "job")).revision == 6
+    assert (await read_row(stores[0], "job")).revision == 6
 
 
-async def test_batches_that_cross_do_not_block_each_other(store_factory: StoreFactory) -> None:
+async def test_concurrent_batches_do_not_block_each_other(store_factory: StoreFactory) -> None:
     stores = await store_factory.several(4)
     slugs = [f"job-{n:03}" for n in range(150)]
 
@@ -193,7 +193,7 @@ async def test_batches_that_cross_do_not_block_each_other(store_factory: StoreFa
     assert {row.revision for row in await stores[0].rows()} == {12}
 
 
-async def test_get_answers_in_the_order_asked(store: Store) -> None:
+async def test_get_returns_rows_in_the_order_of_the_slugs(store: Store) -> None:
     await put_due(store, "a", "b", "c")
     answer = await store.get(["c", "missing", "a"])
     assert [row and row.slug for row in answer] == ["c", None, "a"]
@@ -248,7 +248,7 @@ ODD_SLUGS = [
 ]
 
 
-async def test_odd_slugs_are_slugs(store: Store) -> None:
+async def test_any_text_is_a_slug(store: Store) -> None:
     now = await store.now()
     assert await store.put([desired(slug, now - 1) for slug in ODD_SLUGS], replace=False) == [Put.CREATED] * len(
         ODD_SLUGS
@@ -262,13 +262,13 @@ async def test_odd_slugs_are_slugs(store: Store) -> None:
 
     ended = [record(f"run of {row.slug}", now, slug=row.slug) for row in rows]
     answers = await store.settle(
-        "alice", [settlement(row, records=[each]) for row, each in zip(rows, ended, strict=True)]
+        "alice", [settlement(row, records=[entry]) for row, entry in zip(rows, ended, strict=True)]
     )
     assert all(answers)
     for slug in ODD_SLUGS:
-        (one,) = await store.history(slug)
-        assert (one.slug, one.run_id) == (slug, f"run of {slug}")
-    assert await store.recorded([each.run_id for each in ended]) == {each.run_id for each in ended}
+        (entry,) = await store.history(slug)
+        assert (entry.slug, entry.run_id) == (slug, f"run of {slug}")
+    assert await store.recorded([entry.run_id for entry in ended]) == {entry.run_id for entry in ended}
     assert await store.delete(ODD_SLUGS) == [True] * len(ODD_SLUGS)
     assert await store.rows() == []
 
@@ -289,7 +289,7 @@ async def test_many_rows_in_one_call(store_factory: StoreFactory) -> None:
     with pytest.raises(SlugTaken) as raised:
         await store.put([*desired_rows(None), desired("new")], replace=False)
     assert len(raised.value.slugs) == count
-    assert await gone(store, "new")
+    assert await is_gone(store, "new")
 
     rows: list[Row] = []
     while page := await store.rows(after=rows[-1].slug if rows else "", limit=3000):
@@ -302,7 +302,7 @@ async def test_many_rows_in_one_call(store_factory: StoreFactory) -> None:
 # ---- deleting
 
 
-async def test_many_slugs_are_read_and_deleted_at_once(store: Store, other: Store) -> None:
+async def test_many_slugs_are_read_and_deleted_in_one_call(store: Store, other: Store) -> None:
     slugs = [f"job-{n}" for n in range(1200)]
     await put_due(store, *slugs)
     assert [row and row.slug for row in await other.get(slugs[::-1])] == slugs[::-1]
@@ -310,7 +310,7 @@ async def test_many_slugs_are_read_and_deleted_at_once(store: Store, other: Stor
     assert await store.rows() == []
 
 
-async def test_delete_says_what_was_there(store: Store, other: Store) -> None:
+async def test_delete_returns_what_existed(store: Store, other: Store) -> None:
     await put_due(store, "a", "b")
     assert await other.delete(["a", "missing", "b"]) == [True, False, True]
     assert await store.delete(["a"]) == [False]
@@ -324,21 +324,21 @@ async def test_delete_fences_the_owner(store: Store, other: Store) -> None:
     assert await other.delete(["job"]) == [True]
     assert (await renew(store, [(row.key, row.version)], lease=HOUR)).revisions == {}
     assert not await settle(store, settlement(row, Disposition.KEEP))
-    assert await gone(store, "job")
+    assert await is_gone(store, "job")
 
 
-async def test_a_deleted_slug_is_free_at_once_and_another_row(store: Store, other: Store) -> None:
+async def test_a_deleted_slug_can_be_scheduled_again_as_another_row(store: Store, other: Store) -> None:
     await put_due(store, "job")
     old = await take_one(store)
     await other.delete(["job"])
     assert await other.put([desired("job", await store.now() - 1)], replace=False) == [Put.CREATED]
-    before = await look(store, "job")
+    before = await read_row(store, "job")
 
     assert before.key != old.key
     assert (before.revision, before.owner) == (1, None)
     assert not await settle(store, settlement(old, Disposition.REMOVE))
     assert (await renew(store, [(old.key, old.version)], lease=HOUR)).revisions == {}
-    assert await look(store, "job") == before
+    assert await read_row(store, "job") == before
     assert not (await take_one(other, replica="bob")).recovered
 
 
@@ -355,28 +355,28 @@ async def test_active_runs_of_a_deleted_schedule_are_cancelled(store: Store, oth
     await take_one(store)
     await other.delete(["job"])
 
-    records = {each.run_id: each for each in await store.history("job")}
+    records = {entry.run_id: entry for entry in await store.history("job")}
     assert state.next is not None
     expected = {run_id("uid-of-job", run): run for run in (*state.runs, state.next)}
     assert set(records) == set(expected)
     after = await store.now()
     for name, run in expected.items():
-        one = records[name]
-        assert (one.uid, one.slug, one.slot, one.attempt) == ("uid-of-job", "job", run.slot, run.attempt)
-        assert (one.outcome, one.started, one.manual) == (Outcome.CANCELLED, run.begun or None, bool(run.token))
-        assert now - SECOND <= one.finished <= after + SECOND
-        assert (one.keep, one.expires - one.finished) == (2, DAY)
-        assert "deleted" in one.reason
+        entry = records[name]
+        assert (entry.uid, entry.slug, entry.slot, entry.attempt) == ("uid-of-job", "job", run.slot, run.attempt)
+        assert (entry.outcome, entry.started, entry.manual) == (Outcome.CANCELLED, run.begun or None, bool(run.token))
+        assert now - SECOND <= entry.finished <= after + SECOND
+        assert (entry.keep, entry.expires - entry.finished) == (2, DAY)
+        assert "deleted" in entry.reason
 
 
-async def test_a_planned_run_that_nobody_owns_is_not_cancelled_but_forgotten(store: Store) -> None:
+async def test_a_planned_run_of_a_row_without_owner_leaves_no_record(store: Store) -> None:
     now = await store.now()
     state = State(
         decided_until=now, next=Run(slot=now - 2, due=now - 2), runs=[Run(slot=now - 9, due=now + HOUR, begun=1)]
     )
     await store.put([desired("job", now + HOUR, state=state.encode())], replace=False)
     await store.delete(["job"])
-    assert [each.slot for each in await store.history("job")] == [now - 9]
+    assert [entry.slot for entry in await store.history("job")] == [now - 9]
 
 
 async def test_a_run_that_is_recorded_is_not_cancelled_again(store: Store, other: Store) -> None:
@@ -401,7 +401,7 @@ async def test_clear_deletes_the_schedules_of_one_origin_or_all(store: Store, ot
     owned = await take(store, 9)
     assert await other.clear(Origin.MANIFEST) == 3
     assert [row.slug for row in await store.rows()] == ["job-0", "job-2", "job-3", "job-5", "job-6", "job-8"]
-    assert {each.slug for each in await store.history()} == {"job-1", "job-4", "job-7"}
+    assert {entry.slug for entry in await store.history()} == {"job-1", "job-4", "job-7"}
     fenced = [row.slug for row in owned if not await settle(store, settlement(row, Disposition.KEEP))]
     assert sorted(fenced) == ["job-1", "job-4", "job-7"]
     assert await store.clear() == 6
@@ -412,7 +412,7 @@ async def test_clear_deletes_the_schedules_of_one_origin_or_all(store: Store, ot
 # ---- installations
 
 
-async def test_installations_see_nothing_of_each_other(store_factory: StoreFactory) -> None:
+async def test_installations_are_separate(store_factory: StoreFactory) -> None:
     here, there = await store_factory(), await store_factory(store_factory.installation + "-other")
     await put_due(here, "job")
     assert await there.rows() == []
@@ -423,7 +423,7 @@ async def test_installations_see_nothing_of_each_other(store_factory: StoreFacto
     assert await settle(here, settlement(row, Disposition.KEEP, records=[record("run-1", await here.now())]))
     before = await everything(here)
 
-    assert (await look(there, "job")).owner is None
+    assert (await read_row(there, "job")).owner is None
     assert await there.history() == []
     assert await there.recorded(["run-1"]) == set()
     assert await there.prune() == 0

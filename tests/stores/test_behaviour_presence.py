@@ -1,4 +1,4 @@
-"""Every store: what a replica holds for a while. Locks, and the word that it lives and works for a cluster."""
+"""Every store: locks, and which replicas are alive and work for which cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHORT = 300_000
 # ---- locks
 
 
-async def test_a_lock_is_one_replicas(store: Store, other: Store) -> None:
+async def test_a_lock_belongs_to_one_replica(store: Store, other: Store) -> None:
     assert await store.lock("sweep", "alice", HOUR)
     assert not await other.lock("sweep", "bob", HOUR)
     assert await other.lock("prune", "bob", HOUR)
@@ -31,7 +31,7 @@ async def test_a_lock_is_one_replicas(store: Store, other: Store) -> None:
     assert not await store.lock("sweep", "bob", HOUR), "not even over the same connection"
 
 
-async def test_a_lock_is_kept_by_taking_it_again(store: Store, other: Store) -> None:
+async def test_taking_a_lock_again_extends_it(store: Store, other: Store) -> None:
     assert await store.lock("sweep", "alice", SHORT)
     assert await other.lock("sweep", "alice", HOUR)
     end = await store.now() + 2 * SHORT
@@ -43,13 +43,13 @@ async def test_a_lock_is_kept_by_taking_it_again(store: Store, other: Store) -> 
     assert not await other.lock("sweep", "bob", HOUR)
 
 
-async def test_a_lock_may_be_kept_for_less(store: Store, other: Store) -> None:
+async def test_taking_a_lock_again_may_shorten_it(store: Store, other: Store) -> None:
     assert await store.lock("sweep", "alice", HOUR)
     assert await store.lock("sweep", "alice", SHORT)
     await until(lambda: other.lock("sweep", "bob", HOUR))
 
 
-async def test_a_lock_passes_on_when_its_time_is_over_and_not_before(store: Store, other: Store) -> None:
+async def test_another_replica_gets_a_lock_only_after_it_has_expired(store: Store, other: Store) -> None:
     began = await store.now()
     assert await store.lock("sweep", "alice", SHORT)
     await until(lambda: other.lock("sweep", "bob", HOUR))
@@ -59,7 +59,7 @@ async def test_a_lock_passes_on_when_its_time_is_over_and_not_before(store: Stor
     assert not await store.lock("sweep", "alice", HOUR)
 
 
-async def test_a_lock_that_is_given_up_is_free(store: Store, other: Store) -> None:
+async def test_a_released_lock_is_free(store: Store, other: Store) -> None:
     assert await store.lock("sweep", "alice", HOUR)
     await other.unlock("sweep", "bob")
     await other.unlock("none", "bob")
@@ -68,7 +68,7 @@ async def test_a_lock_that_is_given_up_is_free(store: Store, other: Store) -> No
     assert await other.lock("sweep", "bob", HOUR)
 
 
-async def test_a_replica_that_withdraws_leaves_its_locks(store: Store, other: Store) -> None:
+async def test_a_replica_that_withdraws_releases_its_locks(store: Store, other: Store) -> None:
     for name in ("sweep", "prune"):
         assert await store.lock(name, "alice", HOUR)
     assert await other.lock("more", "bob", HOUR)
@@ -79,16 +79,16 @@ async def test_a_replica_that_withdraws_leaves_its_locks(store: Store, other: St
     assert not await other.lock("more", "carol", HOUR)
 
 
-async def test_of_many_one_gets_the_lock(store_factory: StoreFactory) -> None:
+async def test_of_many_replicas_one_gets_the_lock(store_factory: StoreFactory) -> None:
     stores = await store_factory.several(6)
     for name in ("a", "b", "c"):
-        got = await asyncio.gather(*(each.lock(name, f"r-{n}", HOUR) for n, each in enumerate(stores)))
+        got = await asyncio.gather(*(store.lock(name, f"r-{n}", HOUR) for n, store in enumerate(stores)))
         assert sum(got) == 1
         winner = got.index(True)
         assert await stores[0].lock(name, f"r-{winner}", SECOND)
 
 
-async def test_installations_lock_for_themselves(store_factory: StoreFactory) -> None:
+async def test_installations_have_separate_locks(store_factory: StoreFactory) -> None:
     here, there = await store_factory(), await store_factory(store_factory.installation + "-other")
     assert await here.lock("sweep", "alice", HOUR)
     assert await there.lock("sweep", "bob", HOUR)
@@ -104,25 +104,25 @@ async def test_replicas_of_other_installations_are_seen_in_order(store_factory: 
     name = store_factory.installation
     first, second, third = [await store_factory(name + end) for end in ("", "-2", "-3")]
     began = await first.now()
-    assert await first.present("alice", cluster, ["b", "a"], HOUR) == [], "one is not beside oneself"
-    assert [each.replica for each in await first.present("anna", cluster, ["b", "a"], HOUR)] == ["alice"]
+    assert await first.present("alice", cluster, ["b", "a"], HOUR) == [], "a replica is not in its own list"
+    assert [other.replica for other in await first.present("anna", cluster, ["b", "a"], HOUR)] == ["alice"]
     found = await second.present("bob", cluster, [], HOUR)
-    assert [(each.installation, each.replica, each.namespaces) for each in found] == [
+    assert [(other.installation, other.replica, other.namespaces) for other in found] == [
         (name, "alice", ("b", "a")),
         (name, "anna", ("b", "a")),
     ]
     assert began - SECOND <= found[0].since <= found[1].since <= await first.now() + SECOND
     assert await third.present("carol", secrets.token_hex(8), [], HOUR) == []
-    assert [each.replica for each in await third.present("carl", cluster, ["c"], HOUR)] == ["alice", "anna", "bob"]
+    assert [other.replica for other in await third.present("carl", cluster, ["c"], HOUR)] == ["alice", "anna", "bob"]
     seen = await first.present("alice", cluster, ["b", "a"], HOUR)
-    assert [(each.installation, each.replica, each.namespaces) for each in seen] == [
+    assert [(other.installation, other.replica, other.namespaces) for other in seen] == [
         (name, "anna", ("b", "a")),
         (name + "-2", "bob", ()),
         (name + "-3", "carl", ("c",)),
     ]
 
 
-async def test_who_says_it_again_came_when_it_first_did(store_factory: StoreFactory) -> None:
+async def test_a_replica_that_announces_its_presence_again_keeps_its_since(store_factory: StoreFactory) -> None:
     cluster = secrets.token_hex(8)
     here, there = await store_factory(), await store_factory(store_factory.installation + "-other")
     await here.present("alice", cluster, [], HOUR)
@@ -133,7 +133,7 @@ async def test_who_says_it_again_came_when_it_first_did(store_factory: StoreFact
     ]
 
 
-async def test_who_was_silent_for_too_long_is_gone_and_comes_back_as_the_last(store_factory: StoreFactory) -> None:
+async def test_a_replica_that_was_silent_for_too_long_gets_a_new_since(store_factory: StoreFactory) -> None:
     cluster = secrets.token_hex(8)
     name = store_factory.installation
     here, there, watcher = [await store_factory(name + end) for end in ("", "-2", "-3")]
@@ -141,14 +141,14 @@ async def test_who_was_silent_for_too_long_is_gone_and_comes_back_as_the_last(st
     await there.present("bob", cluster, [], HOUR)
 
     async def alice_is_gone() -> bool:
-        return [each.replica for each in await watcher.present("carol", cluster, [], HOUR)] == ["bob"]
+        return [other.replica for other in await watcher.present("carol", cluster, [], HOUR)] == ["bob"]
 
     await until(alice_is_gone)
     await here.present("alice", cluster, [], HOUR)
-    assert [each.replica for each in await watcher.present("carol", cluster, [], HOUR)] == ["bob", "alice"]
+    assert [other.replica for other in await watcher.present("carol", cluster, [], HOUR)] == ["bob", "alice"]
 
 
-async def test_who_withdraws_is_gone_at_once(store_factory: StoreFactory) -> None:
+async def test_a_replica_that_withdraws_is_not_listed_any_more(store_factory: StoreFactory) -> None:
     cluster = secrets.token_hex(8)
     here, there = await store_factory(), await store_factory(store_factory.installation + "-other")
     for replica in ("alice", "anna"):
@@ -156,4 +156,4 @@ async def test_who_withdraws_is_gone_at_once(store_factory: StoreFactory) -> Non
     await there.withdraw("anna")
     assert len(await there.present("bob", cluster, [], HOUR)) == 2
     await here.withdraw("alice")
-    assert [each.replica for each in await there.present("bob", cluster, [], HOUR)] == ["anna"]
+    assert [other.replica for other in await there.present("bob", cluster, [], HOUR)] == ["anna"]

@@ -1,4 +1,4 @@
-"""Sightings that meet an unfinished transaction of somebody who takes no lock on slugs: a client, or an owner."""
+"""Observations during an open transaction of a client or owner, who take no locks on slugs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from scheduledjob.engine.store import NewRow, Origin, Put
 from scheduledjob.stores.postgres import PostgresStore
-from tests.stores.support import KIND, PLAIN, look, until
+from tests.stores.support import KIND, PLAIN, read_row, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,8 +43,18 @@ async def client(postgres_dsn: str, store: PostgresStore) -> AsyncIterator[Conne
     await connection.close()
 
 
-def seen(slug: str, generation: int) -> NewRow:
-    return NewRow(slug, "uid", KIND, Origin.CLUSTER, "", PLAIN, None, created_at=5, generation=generation)
+def observed(slug: str, generation: int) -> NewRow:
+    return NewRow(
+        slug=slug,
+        uid="uid",
+        kind=KIND,
+        origin=Origin.CLUSTER,
+        definition="",
+        state=PLAIN,
+        wake_at=None,
+        created_at=5,
+        generation=generation,
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,16 +66,16 @@ def seen(slug: str, generation: int) -> NewRow:
     ],
     ids=["edited", "gone", "taken"],
 )
-async def test_a_sighting_waits_for_who_writes_the_row_and_is_judged_after(
+async def test_an_observation_waits_for_a_writer_of_the_row_and_is_decided_afterwards(
     store: PostgresStore, client: Connection, slug: str, crossing: str, put: Put, origin: str
 ) -> None:
-    await store.reconcile([seen("ns/job", 1)])
+    await store.reconcile([observed("ns/job", 1)])
     async with asyncio.TaskGroup() as group, client.transaction():
         await client.execute(crossing)
-        asked = group.create_task(store.reconcile([seen(slug, 2)]))
+        asked = group.create_task(store.reconcile([observed(slug, 2)]))
 
         async def waiting() -> bool:
-            # Not over the client's: a transaction sees one state of all others.
+            # Not over the client's connection: a transaction sees one state of all others.
             async with store._pool.connection("looking") as connection:
                 found: int = await connection.fetchval(
                     "SELECT count(*) FROM pg_stat_activity "
@@ -75,4 +85,4 @@ async def test_a_sighting_waits_for_who_writes_the_row_and_is_judged_after(
 
         await until(waiting)
     assert asked.result() == [put]
-    assert (await look(store, slug)).origin == origin
+    assert (await read_row(store, slug)).origin == origin

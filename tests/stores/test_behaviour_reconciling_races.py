@@ -1,8 +1,8 @@
-"""Every store: replicas that see a cluster each in its own order, all at once, while schedules are claimed and settled.
+"""Every store: replicas that observe a cluster at once in different orders, while rows are claimed and settled.
 
-What really happened is a list of events; each replica hands over all of them, shuffled and some of them twice, as
-replicas do whose watches break and begin again. Whatever the order, what has ended stays ended, and once everybody
-has looked at what is there now, that is what the store holds.
+What happened is a list of events. Each replica writes all of them, shuffled and some of them twice, as replicas do
+whose watches break and start again. Whatever the order, a deleted object stays deleted, and once every replica has
+written the current objects, the store has exactly these.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ REPLICAS = 4
 RUNNING = State(decided_until=7, runs=[Run(slot=7, due=7, begun=8)]).encode()
 
 
-def sighting(slug: str, uid: str, created_at: int, generation: int, requests: str) -> NewRow:
+def observed_object(slug: str, uid: str, created_at: int, generation: int, requests: str) -> NewRow:
     return NewRow(
-        slug,
-        uid,
-        KIND,
-        Origin.CLUSTER,
-        f"{uid} {generation}",
-        RUNNING,
+        slug=slug,
+        uid=uid,
+        kind=KIND,
+        origin=Origin.CLUSTER,
+        definition=f"{uid} {generation}",
+        state=RUNNING,
         wake_at=1,
         payload=b"%d" % generation,
         created_at=created_at,
@@ -50,7 +50,7 @@ def sighting(slug: str, uid: str, created_at: int, generation: int, requests: st
 
 @dataclass
 class World:
-    """What happened in the cluster."""
+    """The events in the cluster, and its current objects."""
 
     seen: list[NewRow] = field(default_factory=list)
     ended: list[tuple[str, str]] = field(default_factory=list)
@@ -64,11 +64,11 @@ class World:
             for number in range(rng.randint(1, 4)):
                 if number:
                     world.ended.append((slug, world.there.pop(slug).uid))
-                # Kubernetes counts in seconds: who is quick has two in one.
+                # Kubernetes counts in seconds, so two quick events may have the same.
                 created_at += rng.choice([0, SECOND, SECOND])
                 for generation in range(1, rng.randint(2, 5)):
                     requests = rng.choice(["", '{"run":"1"}', '{"run":"2"}'])
-                    world.there[slug] = sighting(slug, f"{slug}-{number}", created_at, generation, requests)
+                    world.there[slug] = observed_object(slug, f"{slug}-{number}", created_at, generation, requests)
                     world.seen.append(world.there[slug])
             if rng.random() < 0.4:
                 world.ended.append((slug, world.there.pop(slug).uid))
@@ -76,11 +76,11 @@ class World:
 
 
 class Watcher:
-    """Reads what anybody may read, and knows what must never be seen."""
+    """Reads rows, and checks that none is one that must not exist."""
 
     def __init__(self) -> None:
         self.tombstoned: set[str] = set()
-        """Uids of which a call of ``tombstone`` has returned."""
+        """Uids for which a call of ``tombstone`` has returned."""
 
     async def watch(self, store: Store) -> None:
         generations: dict[object, int] = {}
@@ -94,26 +94,26 @@ class Watcher:
 
     @staticmethod
     def check(row: Row, tombstoned: set[str]) -> None:
-        assert row.uid not in tombstoned, "what was buried has come back"
-        assert row.definition == f"{row.uid} {row.generation}", "half of one sighting and half of another"
+        assert row.uid not in tombstoned, "an object with a tombstone has come back"
+        assert row.definition == f"{row.uid} {row.generation}", "half of one observation and half of another"
 
 
-async def hand_over(store: Store, world: World, rng: random.Random, watcher: Watcher) -> None:
-    """All that happened, in an order of one's own."""
+async def reconcile_all(store: Store, world: World, rng: random.Random, watcher: Watcher) -> None:
+    """Write everything that happened, in a random order."""
     events: list[NewRow | tuple[str, str]] = [*world.seen, *world.ended]
     events += rng.choices(events, k=len(events) // 3)
     rng.shuffle(events)
     while events:
         some, events = events[: (size := rng.randint(1, 8))], events[size:]
-        sightings = {one.slug: one for one in some if isinstance(one, NewRow)}
-        burials = [one for one in some if isinstance(one, tuple)]
+        observed = {row.slug: row for row in some if isinstance(row, NewRow)}
+        tombstones = [row for row in some if isinstance(row, tuple)]
         tombstoned = set(watcher.tombstoned)
-        answers = await store.reconcile(list(sightings.values()))
-        for one, put in zip(sightings.values(), answers, strict=True):
-            assert put is Put.STALE or one.uid not in tombstoned
-        if burials:
-            await store.tombstone(burials)
-            watcher.tombstoned |= {uid for _, uid in burials}
+        answers = await store.reconcile(list(observed.values()))
+        for row, put in zip(observed.values(), answers, strict=True):
+            assert put is Put.STALE or row.uid not in tombstoned
+        if tombstones:
+            await store.tombstone(tombstones)
+            watcher.tombstoned |= {uid for _, uid in tombstones}
 
 
 async def work(store: Store, replica: str, watcher: Watcher, rng: random.Random) -> None:
@@ -129,7 +129,7 @@ async def work(store: Store, replica: str, watcher: Watcher, rng: random.Random)
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_whatever_the_order_the_store_comes_to_hold_what_is_there(store_factory: StoreFactory, seed: int) -> None:
+async def test_in_any_order_the_store_ends_with_the_current_objects(store_factory: StoreFactory, seed: int) -> None:
     rng = random.Random(seed)
     world = World.of(rng)
     watcher = Watcher()
@@ -139,61 +139,61 @@ async def test_whatever_the_order_the_store_comes_to_hold_what_is_there(store_fa
         others += [group.create_task(work(store, f"r-{n}", watcher, rng)) for n, store in enumerate(stores[:2])]
         async with asyncio.TaskGroup() as telling:
             for store in stores:
-                telling.create_task(hand_over(store, world, random.Random(rng.random()), watcher))
+                telling.create_task(reconcile_all(store, world, random.Random(rng.random()), watcher))
         async with asyncio.TaskGroup() as telling:
             for store in stores:
                 telling.create_task(store.reconcile(list(world.there.values())))
         for other in others:
             other.cancel()
     rows = await stores[-1].rows()
-    known = [(one.slug, one.uid, one.generation, one.requests, one.definition) for one in world.there.values()]
+    known = [(row.slug, row.uid, row.generation, row.requests, row.definition) for row in world.there.values()]
     assert [(row.slug, row.uid, row.generation, row.requests, row.definition) for row in rows] == known
     assert set(await stores[0].reconcile(list(world.there.values()))) <= {Put.UNCHANGED}
-    for one in world.seen:
-        if one.uid in {uid for _, uid in world.ended}:
-            assert await stores[1].reconcile([one]) == [Put.STALE]
-    # Every incarnation that ended while it was running was cut off once, and only once.
+    for row in world.seen:
+        if row.uid in {uid for _, uid in world.ended}:
+            assert await stores[1].reconcile([row]) == [Put.STALE]
+    # Every object that was deleted while its run was active has exactly row record of that.
     runs = [run.run_id for run in await stores[0].history(limit=1000)]
     assert len(runs) == len(set(runs))
     assert {run.uid for run in await stores[0].history(limit=1000)} <= {uid for _, uid in world.ended}
 
 
-async def test_a_burial_that_crosses_a_sighting_wins(store_factory: StoreFactory) -> None:
-    """Whichever comes first: in the end there is no row, and there never will be."""
+async def test_a_tombstone_wins_over_a_concurrent_observation(store_factory: StoreFactory) -> None:
+    """Whichever is first, in the end there is no row, and it does not come back."""
     stores = await store_factory.several(3)
     for turn in range(20):
         slug, uid = f"ns/job-{turn}", f"uid-{turn}"
-        one = sighting(slug, uid, 5, 1, "")
+        new = observed_object(slug, uid, 5, 1, "")
         (first,), (second,), (tombstoned,) = await asyncio.gather(
-            stores[0].reconcile([one]), stores[1].reconcile([one]), stores[2].tombstone([(slug, uid)])
+            stores[0].reconcile([new]), stores[1].reconcile([new]), stores[2].tombstone([(slug, uid)])
         )
         assert await stores[0].get([slug]) == [None]
         assert tombstoned == (Put.CREATED in {first, second})
         assert len(await stores[0].history(slug)) == tombstoned
-        assert await stores[1].reconcile([one]) == [Put.STALE]
+        assert await stores[1].reconcile([new]) == [Put.STALE]
 
 
-async def test_of_many_who_see_a_new_object_one_makes_it(store_factory: StoreFactory) -> None:
+async def test_of_many_replicas_that_observe_a_new_object_one_creates_its_row(store_factory: StoreFactory) -> None:
     stores = await store_factory.several(4)
-    objects = [sighting(f"ns/job-{n}", f"uid-{n}", 5, 1, "") for n in range(50)]
-    younger = [sighting(one.slug, one.uid + "b", 6, 1, "") for one in objects]
+    objects = [observed_object(f"ns/job-{n}", f"uid-{n}", 5, 1, "") for n in range(50)]
+    younger = [observed_object(row.slug, row.uid + "b", 6, 1, "") for row in objects]
     for some in (objects, younger):
         answers = await asyncio.gather(
             *(store.reconcile(some[:: 1 if n % 2 else -1]) for n, store in enumerate(stores))
         )
-        assert sum(each.count(Put.CREATED) for each in answers) == 50
-        assert sum(each.count(Put.UNCHANGED) for each in answers) == 150
+        assert sum(puts.count(Put.CREATED) for puts in answers) == 50
+        assert sum(puts.count(Put.UNCHANGED) for puts in answers) == 150
     assert len(await stores[0].history(limit=1000)) == 50
 
 
-async def test_an_update_that_crosses_a_settlement_is_not_lost(store: Store, other: Store) -> None:
+async def test_an_update_concurrent_with_a_settlement_is_not_lost(store: Store, other: Store) -> None:
     for turn in range(10):
         slug = f"ns/job-{turn}"
-        await store.reconcile([sighting(slug, slug, 5, 1, "")])
+        await store.reconcile([observed_object(slug, slug, 5, 1, "")])
         row = await take_one(store)
         (settled,), (put,) = await asyncio.gather(
             store.settle("alice", [settlement(row, Disposition.RELEASE, wake_at=None)]),
-            other.reconcile([sighting(slug, slug, 5, 2, "")]),
+            other.reconcile([observed_object(slug, slug, 5, 2, "")]),
         )
         assert (settled, put) == (True, Put.UPDATED)
         again = await take_one(store)
@@ -201,13 +201,16 @@ async def test_an_update_that_crosses_a_settlement_is_not_lost(store: Store, oth
         assert await store.tombstone([(slug, slug)]) == [True]
 
 
-async def test_of_two_generations_that_cross_the_newer_stays(store_factory: StoreFactory) -> None:
+async def test_of_concurrent_generations_the_newest_stays(store_factory: StoreFactory) -> None:
     stores = await store_factory.several(4)
     for turn in range(10):
         slug = f"ns/job-{turn}"
-        await stores[0].reconcile([sighting(slug, slug, 5, 1, "")])
+        await stores[0].reconcile([observed_object(slug, slug, 5, 1, "")])
         await asyncio.gather(
-            *(store.reconcile([sighting(slug, slug, 5, 2 + (n + turn) % 4, "")]) for n, store in enumerate(stores))
+            *(
+                store.reconcile([observed_object(slug, slug, 5, 2 + (n + turn) % 4, "")])
+                for n, store in enumerate(stores)
+            )
         )
         (row,) = await stores[0].get([slug])
         assert row is not None
