@@ -238,7 +238,10 @@ class Renewer(Protocol):
 
 
 class Store(Protocol):
-    """One installation in one store. It is made from a URL, and ``connect`` opens it in the event loop that uses it."""
+    """One installation in one store. It is made from a URL, and ``connect`` opens it in the event loop that uses it.
+
+    The names of its methods are also values of a metric's label, so renaming one changes what users see.
+    """
 
     polls: bool
     """True if notifications cannot arrive (Firestore, a transaction pooler): replicas then poll at least every

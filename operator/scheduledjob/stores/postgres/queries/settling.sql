@@ -1,7 +1,8 @@
--- How an owner writes what became of its rows, with the history that belongs to it, in one statement.
+-- How an owner settles its rows: it writes them and their history in one statement.
 --
--- The columns of a record and the parameters of a settlement are given once, in the fragments; both statements share
--- them. Rows are written in the order of their keys, so that two writers never wait for each other.
+-- Both statements share the fragments, which list the columns and parameters of a settlement. Rows are written in the
+-- order of their keys, so that two writers never wait for each other. For `id = ANY(ARRAY[...])` and
+-- `installation - $1 = 0` see claims.sql.
 
 -- fragment: settled_columns
 id, version, revision,
@@ -93,7 +94,7 @@ WITH given AS MATERIALIZED (
     FROM written WHERE run_id IS NOT NULL
     ON CONFLICT DO NOTHING
 ), notified AS (
-    -- Work that is handed back and due. The replica itself knows that, unless the definition has changed meanwhile.
+    -- For released rows that are due. The replica itself knows of them, unless the definition has changed meanwhile.
     SELECT pg_notify(
         'scheduledjob_' || $1::integer,
         json_build_object('due', back.due, 'from', CASE WHEN back.overtaken THEN '' ELSE $2 END)::text
