@@ -1,4 +1,4 @@
-"""What a kubeconfig can be wrong in, and that the message says what to give instead."""
+"""Errors in a kubeconfig, whose messages say what to change."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def loaded(path: Path, context: str | None = None) -> Access:
     return access
 
 
-def test_a_token(kubeconfig: Path) -> None:
+def test_a_token_is_read(kubeconfig: Path) -> None:
     access = loaded(write(kubeconfig, server="https://it.example:6443/"))
     assert (access.server, access.authorization) == ("https://it.example:6443", "Bearer secret")
     assert (access.namespace, access.proxy, access.server_name) == ("default", None, None)
 
 
-def test_a_context_and_its_namespace(kubeconfig: Path) -> None:
+def test_a_context_determines_the_namespace(kubeconfig: Path) -> None:
     name: dict[str, Any] = {"tls-server-name": "kubernetes"}
     write(kubeconfig, namespace="mine", **name)
     assert loaded(kubeconfig).namespace == "mine"
@@ -56,14 +56,14 @@ def test_a_context_and_its_namespace(kubeconfig: Path) -> None:
     assert loaded(kubeconfig).server_name == "kubernetes"
 
 
-def test_the_environment_names_one(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_the_kubeconfig(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(write(kubeconfig)))
     access = Access()
     access.load()
     assert access.server == "https://it.example:6443"
 
 
-def test_the_environments_proxy_and_its_exceptions(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proxy_of_the_environment_and_its_exceptions(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(kubeconfig)
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     assert loaded(kubeconfig).proxy == "http://proxy:3128"
@@ -71,7 +71,7 @@ def test_the_environments_proxy_and_its_exceptions(kubeconfig: Path, monkeypatch
     assert loaded(kubeconfig).proxy is None
 
 
-def test_a_kubectl_proxy_on_loopback(kubeconfig: Path) -> None:
+def test_a_kubectl_proxy_on_loopback_needs_no_credentials(kubeconfig: Path) -> None:
     access = loaded(write(kubeconfig, user={}, server="http://127.0.0.1:8001"))
     assert (access.tls, access.authorization) == (None, None)
 
@@ -87,33 +87,33 @@ def test_a_kubectl_proxy_on_loopback(kubeconfig: Path) -> None:
         ({"user": {"client-certificate": "/no/such", "client-key": "/no/such"}}, "/no/such"),
     ],
 )
-def test_what_is_wrong_is_said(kubeconfig: Path, wrong: dict[str, Any], words: str) -> None:
+def test_an_invalid_kubeconfig_is_reported(kubeconfig: Path, wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as error:
         loaded(write(kubeconfig, **wrong))
     assert str(kubeconfig) in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["", "a: [", "[]", "clusters: 3", "{}", "\x00"])
-def test_a_file_that_is_no_kubeconfig(kubeconfig: Path, content: str) -> None:
+def test_a_file_that_is_not_a_kubeconfig_is_reported(kubeconfig: Path, content: str) -> None:
     kubeconfig.write_text(content)
     with pytest.raises(ConfigError, match=r"can't be used: .*give another with --kubeconfig"):
         loaded(kubeconfig)
 
 
-def test_a_file_or_a_context_that_is_not_there(kubeconfig: Path) -> None:
+def test_a_missing_file_or_context_is_reported(kubeconfig: Path) -> None:
     with pytest.raises(ConfigError, match="give another with --kubeconfig"):
         loaded(kubeconfig)
     with pytest.raises(ConfigError, match="three"):
         loaded(write(kubeconfig), "three")
 
 
-def test_no_secret_is_in_a_message(kubeconfig: Path) -> None:
+def test_messages_contain_no_secret(kubeconfig: Path) -> None:
     with pytest.raises(ConfigError) as error:
         loaded(write(kubeconfig, user={"token": "hush-hush"}, server="http://it.example"))
     assert "hush-hush" not in str(error.value)
 
 
-def test_one_caller_a_minute_looks_at_the_token_again(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_caller_a_minute_refreshes_the_token(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("scheduledjob.kube.client.access.time", SimpleNamespace(monotonic=lambda: now))
     access = loaded(write(kubeconfig))
@@ -122,11 +122,11 @@ def test_one_caller_a_minute_looks_at_the_token_again(kubeconfig: Path, monkeypa
     assert [access.due(), access.due()] == [True, False]
 
 
-def test_what_was_refused_is_read_again_by_one_only(kubeconfig: Path) -> None:
+def test_only_the_first_caller_reads_refused_credentials_again(kubeconfig: Path) -> None:
     access = loaded(write(kubeconfig))
     write(kubeconfig, user={"token": "newer"})
     access.renew("Bearer secret")
     assert access.authorization == "Bearer newer"
     write(kubeconfig, user={"token": "newest"})
-    access.renew("Bearer secret")  # of somebody who was refused at the same time
+    access.renew("Bearer secret")  # another caller was refused at the same time
     assert access.authorization == "Bearer newer"

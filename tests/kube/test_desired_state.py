@@ -1,4 +1,4 @@
-"""What is made of an object: what it asks for, in which way it is run, or words that say what to write instead."""
+"""The desired state of an object: what it asks for, how it runs, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def problem(job: dict[str, Any], rules: ObjectRules = OPEN, **spec: Any) -> str:
     desired = read_object(an_object(job, **spec), rules)
     assert desired.kind == KIND_INVALID
     assert problem_of(desired.definition) == desired.problem
-    assert desired.slots is None or desired.slots.next(0) is None, "it fires never"
+    assert desired.slots is None or desired.slots.next(0) is None, "it has no slots"
     return desired.problem
 
 
-def test_a_kind_that_this_operator_does_not_run_is_named() -> None:
+def test_an_unknown_kind_is_named() -> None:
     report = an_object({"custom": {"kind": "report"}})
     assert read_object(report, OPEN).unknown_kind == ""
     assert read_object(report, replace(OPEN, kinds={"cluster.custom.report"})).unknown_kind == ""
@@ -73,7 +73,7 @@ def test_a_kind_that_this_operator_does_not_run_is_named() -> None:
     assert "does not run such jobs inline" in unknown_kind("cluster.shell", known)
 
 
-def test_what_an_object_asks_for() -> None:
+def test_an_object_is_translated_to_its_desired_state() -> None:
     desired = read_object(an_object(payload="p"), OPEN)
     assert (desired.slug, desired.uid, desired.generation, desired.payload) == ("team-a/job", "u", 3, b"p")
     assert desired.definition.triggers == (EveryTrigger(60 * SECOND),)
@@ -96,13 +96,13 @@ def test_what_an_object_asks_for() -> None:
         (SHELL, {"pod": {"image": "i"}}, ObjectRules(), KIND_POD),
     ],
 )
-def test_where_a_job_runs(
+def test_the_execution_mode_decides_where_a_job_runs(
     job: dict[str, Any], execution: dict[str, Any] | None, rules: ObjectRules, found: str
 ) -> None:
     assert kind(job, rules, **({"execution": execution} if execution else {})) == found
 
 
-def test_inline_shell_that_is_not_allowed_is_refused_in_words() -> None:
+def test_forbidden_inline_shell_is_explained() -> None:
     closed = ObjectRules(PodSettings(image="i"))
     found = problem(SHELL, closed, execution={"mode": "Inline"})
     assert found.startswith('spec.execution.mode: inline shell is not allowed in namespace "team-a"')
@@ -111,7 +111,7 @@ def test_inline_shell_that_is_not_allowed_is_refused_in_words() -> None:
     assert "the kernel has no Landlock" in problem(SHELL, unconfined, execution={"mode": "Inline"})
 
 
-def test_a_pod_without_an_image_is_refused_in_words() -> None:
+def test_a_pod_without_an_image_is_explained() -> None:
     assert problem(SHELL, ObjectRules()).startswith("spec.execution.pod.image: this job needs a Pod")
     assert "SJOB_POD_IMAGE" in problem(CURL, ObjectRules(), execution={"mode": "Pod"})
 
@@ -128,7 +128,7 @@ def test_a_pod_without_an_image_is_refused_in_words() -> None:
         ({"unheardOf": 1}, "spec.unheardOf: "),
     ],
 )
-def test_what_the_api_server_let_through_is_refused_with_its_field(spec: dict[str, Any], field: str) -> None:
+def test_an_invalid_spec_is_reported_with_its_field(spec: dict[str, Any], field: str) -> None:
     assert problem(CURL, **spec).startswith(field)
 
 
@@ -146,7 +146,7 @@ _JSON = st.recursive(
 
 
 @given(_JSON)
-def test_whatever_stands_in_a_spec_is_a_wish(spec: Any) -> None:
+def test_any_json_in_a_spec_has_a_desired_state(spec: Any) -> None:
     body = an_object()
     body["spec"] = spec
     desired = read_object(body, OPEN)
@@ -163,28 +163,28 @@ def requests(**annotations: str) -> DesiredState:
     return desired
 
 
-def test_what_is_asked_for_by_hand() -> None:
+def test_annotations_are_read_as_requests() -> None:
     assert requests().requests == Requests()
     assert requests(run_now="t", run_now_payload="p").requests == Requests(run="t", payload=b"p")
     assert requests(run_now="t", run_now_payload="").requests == Requests(run="t", payload=b"")
     assert requests(run_now="t").requests == Requests(run="t", payload=None)
-    assert requests(run_now_payload="p").requests == Requests(), "a payload alone asks for nothing"
+    assert requests(run_now_payload="p").requests == Requests(), "a payload alone is not a request"
     assert requests(cancel="c", resume="r").requests == Requests(cancel="c", resume="r")
 
 
-def test_what_is_asked_for_wrongly_is_not_done_and_said() -> None:
+def test_an_invalid_request_is_ignored_and_reported() -> None:
     assert requests(run_now="t" * TOKEN_LIMIT).request_problem == ""
     desired = requests(run_now="t" * (TOKEN_LIMIT + 1), cancel="c")
     assert desired.requests == Requests()
     assert f"{GROUP}/run-now: more than {TOKEN_LIMIT} characters" in desired.request_problem
     for payload in ("x" * 65_537, "a\0b", "ä" * 40_000):
         desired = requests(run_now="t", run_now_payload=payload, cancel="c")
-        assert desired.requests == Requests(cancel="c"), "what has nothing to do with it is done"
+        assert desired.requests == Requests(cancel="c"), "the other requests are kept"
         assert f"{GROUP}/run-now-payload" in desired.request_problem
     assert requests(run_now="t", run_now_payload="x" * 65_536).request_problem == ""
 
 
-def test_what_is_asked_for_changes_with_what_is_refused() -> None:
+def test_the_requests_key_changes_with_requests_and_their_problems() -> None:
     assert requests(run_now="t" * 300).requests_key != requests().requests_key
     assert requests(run_now="a").requests_key != requests(run_now="b").requests_key
     assert requests().requests_key == ""

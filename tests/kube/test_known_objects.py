@@ -1,4 +1,4 @@
-"""What a replica knows of the objects: the newest of each, in whatever order it comes."""
+"""What a replica knows of the objects: the newest version, whatever the order of arrival."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_the_newest_version_wins_in_any_order(order: list[int]) -> None:
     objects = KnownObjects()
     for version in order:
         objects.update(body(version=version, engine=f"e{version}"))
-    seen = objects.get("u")
-    assert seen is not None
-    assert (seen.version, seen.engine) == ("7", "e7")
+    observed = objects.get("u")
+    assert observed is not None
+    assert (observed.version, observed.engine) == ("7", "e7")
     assert len(objects) == 1
 
 
-def test_versions_are_compared_as_numbers_and_others_by_arrival() -> None:
+def test_versions_are_compared_as_numbers_or_else_by_arrival() -> None:
     objects = KnownObjects()
     objects.update(body(version=9))
     assert objects.update(body(version=10)).version == "10"
@@ -35,12 +35,12 @@ def test_versions_are_compared_as_numbers_and_others_by_arrival() -> None:
     assert objects.update(opaque).version == "opaque"
 
 
-def test_a_new_incarnation_takes_the_name_and_outlives_the_end_of_the_old() -> None:
+def test_a_new_object_takes_over_the_name_of_a_deleted_one() -> None:
     objects = KnownObjects()
     objects.update(body(uid="old"))
     objects.update(body(uid="new", version=2))
     assert objects.uid_of("n/a") == "new"
-    objects.remove(["old", "never seen"])
+    objects.remove(["old", "unknown"])
     assert objects.uid_of("n/a") == "new"
     assert objects.uids() == ["new"]
     objects.remove(["new"])
@@ -48,7 +48,7 @@ def test_a_new_incarnation_takes_the_name_and_outlives_the_end_of_the_old() -> N
     assert len(objects) == 0
 
 
-def test_followers_are_known_by_what_they_follow_and_forgotten() -> None:
+def test_followers_are_found_by_the_schedule_that_they_follow() -> None:
     objects = KnownObjects()
     for name in ("b", "c"):
         objects.update(body(name, uid=name))
@@ -61,7 +61,7 @@ def test_followers_are_known_by_what_they_follow_and_forgotten() -> None:
     assert objects.followers("n/x") == ["n/b"]
 
 
-def test_what_was_taken_of_an_object_stays_known_over_its_next_versions() -> None:
+def test_the_reconciled_version_survives_updates() -> None:
     objects = KnownObjects()
     objects.update(body())
     objects.set_reconciled("u", "n/a", (1, "asked"), [], valid=True)
@@ -69,7 +69,7 @@ def test_what_was_taken_of_an_object_stays_known_over_its_next_versions() -> Non
     assert objects.update(body(uid="other", version=3)).reconciled == (0, "")
 
 
-def test_invalid_and_overdue_ones_are_counted() -> None:
+def test_invalid_and_overdue_objects_are_counted() -> None:
     objects = KnownObjects()
     for name in ("a", "b", "c"):
         since = {"type": "Overdue", "status": "True" if name == "b" else "False", "lastTransitionTime": "t"}

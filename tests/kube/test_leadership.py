@@ -1,4 +1,4 @@
-"""The Lease of operators in memory, on a clock that the test moves: never two at work, whatever becomes of requests."""
+"""The Lease of operators in memory, with a simulated clock: two never work at the same time, whatever requests fail."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LENGTH = 45.0
 
 
 class Server:
-    """One Lease as an API server keeps it: a write that names another version than there is is refused."""
+    """A Lease in an API server, which refuses a write that names an old version."""
 
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
-        self.told: list[tuple[int, dict[str, Any]]] = []
-        """What a watch tells of Pods: since which version, and the event."""
+        self.pod_events: list[tuple[int, dict[str, Any]]] = []
+        """The events of a watch of Pods: the version, and the event."""
         self._version = 0
 
     def read(self) -> dict[str, Any]:
@@ -59,15 +59,15 @@ class Server:
         self._write({key: value for key, value in {**there["spec"], **spec}.items() if value is not None})
         return self.read()
 
-    def tell(self, name: str, kind: str, **changes: Any) -> None:
-        """Something has become of a Pod; without changes the kubelet has seen it end."""
+    def add_pod_event(self, name: str, kind: str, **changes: Any) -> None:
+        """Add an event about a Pod. Without ``changes``, the kubelet has seen it end."""
         self._version += 1
         ended = {"terminated": {"exitCode": 0, "reason": "Completed", "containerID": "containerd://1"}}
         changes = {"state": ended, "generateName": f"{name[:-1]}"} | changes
         metadata = {"name": name} | ({"generateName": made} if (made := changes["generateName"]) else {})
         states = [] if changes["state"] is None else [{"name": "operator", "state": changes["state"]}]
         event = {"type": kind, "object": {"metadata": metadata, "status": {"containerStatuses": states}}}
-        self.told.append((self._version, event))
+        self.pod_events.append((self._version, event))
 
     def _write(self, spec: dict[str, Any]) -> None:
         self._version += 1
@@ -75,15 +75,15 @@ class Server:
 
 
 class Wire:
-    """One operator's line to the server. What it is told to do to the next requests stands in `plan`."""
+    """The connection of an operator to the server. ``plan`` says what happens to the next requests."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self.away = False
         self.plan: list[tuple[float, str]] = []
-        """(seconds, "ok" | "lost before" | "lost after") of the next requests; then all is well at once."""
-        self.watches: ApiError | None = None
-        """Why it may not watch Pods."""
+        """(seconds, "ok" | "lost before" | "lost after") of the next requests. Later requests succeed at once."""
+        self.watch_error: ApiError | None = None
+        """The error of a watch of Pods."""
 
     async def get(self, _: str, *, attempts: int = 0) -> dict[str, Any]:
         return await self._do(self._server.read)
@@ -95,14 +95,14 @@ class Wire:
         return await self._do(lambda: self._server.change(body["metadata"]["resourceVersion"], body["spec"]))
 
     async def watch(self, path: str, params: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """For as long as it is asked to."""
+        """Yield events for ``timeoutSeconds``."""
         assert path == "/api/v1/namespaces/home/pods"
-        if self.watches is not None:
-            raise self.watches
+        if self.watch_error is not None:
+            raise self.watch_error
         end = asyncio.get_running_loop().time() + params["timeoutSeconds"]
         told = 0
         while True:
-            for version, event in self._server.told[told:]:
+            for version, event in self._server.pod_events[told:]:
                 told += 1
                 named = f"metadata.name={event['object']['metadata']['name']}" == params["fieldSelector"]
                 if named and version > int(params["resourceVersion"]):
@@ -128,8 +128,8 @@ class World:
         self.now = 1000.0
         self.loop = VirtualLoop(lambda: self.now)
         self.server = Server()
-        self.moments: list[Callable[[], None]] = []
-        """Called whenever something has happened."""
+        self.checks: list[Callable[[], None]] = []
+        """Functions to call after each step."""
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
@@ -141,8 +141,8 @@ class World:
 
     def _ready(self) -> None:
         self.loop.run_ready()
-        for moment in self.moments:
-            moment()
+        for check in self.checks:
+            check()
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return self.loop.create_task(work)
@@ -155,7 +155,7 @@ class World:
 
 
 class Holder:
-    """One operator, as far as the Lease goes: at work from when it has it until it is fenced or has let go."""
+    """An operator: it works from when it has the Lease until it is fenced or releases the Lease."""
 
     def __init__(self, world: World, name: str, is_dead: Callable[[str], bool] = lambda _: False) -> None:
         self.world = world
@@ -206,17 +206,17 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     assert world.loop.failures == []
 
 
-def test_the_first_takes_it_and_keeps_it(world: World) -> None:
+def test_the_first_operator_acquires_the_lease_and_keeps_it(world: World) -> None:
     first = Holder(world, "first")
     first.begin()
     world.run(10 * LENGTH)
     assert first.works()
-    assert not first.lease.released_cleanly, "nobody had let go of it"
+    assert not first.lease.released_cleanly, "nobody had released it"
     assert world.server.read()["spec"]["holderIdentity"] == "first"
     assert world.server.read()["spec"]["leaseDurationSeconds"] == LENGTH
 
 
-def test_a_second_waits_for_as_long_as_the_first_lives(world: World) -> None:
+def test_the_second_operator_waits_until_the_first_ends(world: World) -> None:
     first, second = Holder(world, "first"), Holder(world, "second")
     first.begin()
     world.run(1)
@@ -231,7 +231,7 @@ def test_a_second_waits_for_as_long_as_the_first_lives(world: World) -> None:
     assert second.lease.other_holder == ""
 
 
-def test_a_dead_one_is_waited_for_the_whole_length(world: World) -> None:
+def test_a_dead_holder_keeps_the_lease_for_its_whole_duration(world: World) -> None:
     first, second = Holder(world, "first"), Holder(world, "second")
     first.begin()
     world.run(LENGTH)
@@ -244,7 +244,7 @@ def test_a_dead_one_is_waited_for_the_whole_length(world: World) -> None:
     assert not second.lease.released_cleanly
 
 
-def test_one_that_is_known_to_be_dead_is_not_waited_for(world: World) -> None:
+def test_nobody_waits_for_a_process_that_is_known_to_be_dead(world: World) -> None:
     first, second = Holder(world, "first"), Holder(world, "second", is_dead=lambda holder: holder == "first")
     first.begin()
     world.run(1)
@@ -261,7 +261,7 @@ UNSEEN = {"terminated": {"exitCode": 137, "reason": "Error"}}
 
 
 @pytest.mark.parametrize("waiting", [True, False])
-def test_one_whose_pod_the_kubelet_took_away_is_not_waited_for(world: World, waiting: bool) -> None:
+def test_nobody_waits_for_a_holder_whose_pod_the_kubelet_has_ended(world: World, waiting: bool) -> None:
     first, second = Holder(world, f"{POD}/1.1"), Holder(world, f"{ANOTHER}/1.1")
     first.begin()
     world.run(1)
@@ -270,16 +270,16 @@ def test_one_whose_pod_the_kubelet_took_away_is_not_waited_for(world: World, wai
         world.run(LENGTH / 2)
         assert not second.works()
     first.die()
-    world.server.tell(POD, "DELETED")
-    if not waiting:  # nobody was there to see it
+    world.server.add_pod_event(POD, "DELETED")
+    if not waiting:  # nobody watched
         world.run(1)
         second.begin()
     world.run(3)
     assert second.works()
-    assert not second.lease.released_cleanly, "what it had not told yet is not told"
+    assert not second.lease.released_cleanly, "its last statuses may be missing"
 
 
-def test_one_with_another_store_does_not_wait_for_it_either(world: World) -> None:
+def test_nor_does_an_operator_with_another_store_wait_for_it(world: World) -> None:
     first, other = Holder(world, f"{POD}/1.1"), Holder(world, f"{ANOTHER}/1.1")
     first.begin()
     world.run(1)
@@ -287,13 +287,13 @@ def test_one_with_another_store_does_not_wait_for_it_either(world: World) -> Non
     world.run(1)
     assert not waiting.done()
     first.die()
-    world.server.tell(POD, "DELETED")
+    world.server.add_pod_event(POD, "DELETED")
     world.run(3)
     assert waiting.done()
 
 
-def test_who_takes_the_lease_of_one_that_ended_is_waited_for(world: World) -> None:
-    """Two see it end; only one may begin, and one with another store sees who that is."""
+def test_only_one_operator_takes_over_from_an_ended_pod(world: World) -> None:
+    """Two operators see it end. Only one of them may start, and an operator with another store waits for that one."""
     first, second, other = (Holder(world, f"{name}/1.1") for name in (POD, ANOTHER, "operator-7d9f-z7z7z"))
     first.begin()
     world.run(1)
@@ -302,7 +302,7 @@ def test_who_takes_the_lease_of_one_that_ended_is_waited_for(world: World) -> No
     second.begin()
     world.run(0.5)
     first.die()
-    world.server.tell(POD, "DELETED")
+    world.server.add_pod_event(POD, "DELETED")
     world.run(LENGTH * 2)
     assert second.works()
     assert not waiting.done()
@@ -319,25 +319,25 @@ def test_who_takes_the_lease_of_one_that_ended_is_waited_for(world: World) -> No
         pytest.param("MODIFIED", {}, id="a container that may be started again"),
     ],
 )
-def test_that_a_pod_is_not_there_is_no_proof_of_its_end(world: World, kind: str, changes: dict[str, Any]) -> None:
+def test_the_absence_of_a_pod_does_not_prove_its_end(world: World, kind: str, changes: dict[str, Any]) -> None:
     first, second = Holder(world, f"{POD}/1.1"), Holder(world, f"{ANOTHER}/1.1")
     first.begin()
     world.run(1)
     second.begin()
     world.run(1)
-    world.server.tell(POD, kind, **changes)
+    world.server.add_pod_event(POD, kind, **changes)
     world.run(10 * LENGTH)
     assert (first.works(), second.works()) == (True, False)
 
 
 @pytest.mark.parametrize("refusal", [Forbidden(403, "Forbidden", "no"), Gone(410, "Expired", "too old")])
-def test_who_may_not_see_pods_waits(world: World, refusal: ApiError) -> None:
+def test_an_operator_that_may_not_watch_pods_waits(world: World, refusal: ApiError) -> None:
     first, second = Holder(world, f"{POD}/1.1"), Holder(world, f"{ANOTHER}/1.1")
-    second.wire.watches = refusal
+    second.wire.watch_error = refusal
     first.begin()
     world.run(1)
     first.die()
-    world.server.tell(POD, "DELETED")
+    world.server.add_pod_event(POD, "DELETED")
     second.begin()
     world.run(LENGTH - 1)
     assert not second.works()
@@ -345,8 +345,8 @@ def test_who_may_not_see_pods_waits(world: World, refusal: ApiError) -> None:
     assert second.works()
 
 
-def test_the_end_of_a_pod_of_that_name_before_it_held_the_lease_says_nothing(world: World) -> None:
-    world.server.tell(POD, "DELETED")
+def test_the_end_of_a_pod_before_it_held_the_lease_proves_nothing(world: World) -> None:
+    world.server.add_pod_event(POD, "DELETED")
     first, second = Holder(world, f"{POD}/1.1"), Holder(world, f"{ANOTHER}/1.1")
     first.begin()
     world.run(1)
@@ -355,7 +355,7 @@ def test_the_end_of_a_pod_of_that_name_before_it_held_the_lease_says_nothing(wor
     assert (first.works(), second.works()) == (True, False)
 
 
-def test_one_that_can_not_renew_ends_before_another_may_begin(world: World) -> None:
+def test_a_holder_that_cannot_renew_ends_before_another_may_start(world: World) -> None:
     first, second = Holder(world, "first"), Holder(world, "second")
     first.begin()
     world.run(LENGTH + 1)
@@ -369,7 +369,7 @@ def test_one_that_can_not_renew_ends_before_another_may_begin(world: World) -> N
     assert second.works()
 
 
-def test_an_outage_that_is_short_enough_is_got_over(world: World) -> None:
+def test_a_short_outage_does_not_end_the_holder(world: World) -> None:
     first = Holder(world, "first")
     first.begin()
     world.run(LENGTH / 3 - 1)
@@ -380,7 +380,7 @@ def test_an_outage_that_is_short_enough_is_got_over(world: World) -> None:
     assert first.works()
 
 
-def test_one_whose_lease_was_taken_ends_at_its_next_renewal(world: World) -> None:
+def test_a_holder_whose_lease_was_taken_ends_at_its_next_renewal(world: World) -> None:
     first = Holder(world, "first")
     first.begin()
     world.run(1)
@@ -391,7 +391,7 @@ def test_one_whose_lease_was_taken_ends_at_its_next_renewal(world: World) -> Non
 
 
 @pytest.mark.parametrize("when", ["renewal", "release"])
-def test_an_answer_that_was_lost_does_not_lose_the_lease(world: World, when: str) -> None:
+def test_a_lost_answer_does_not_lose_the_lease(world: World, when: str) -> None:
     first = Holder(world, "first")
     first.begin()
     world.run(1)
@@ -407,7 +407,7 @@ def test_an_answer_that_was_lost_does_not_lose_the_lease(world: World, when: str
         assert world.server.read()["spec"]["holderIdentity"] == ""
 
 
-def test_an_outage_while_it_is_taken_is_waited_out(world: World) -> None:
+def test_an_outage_delays_the_acquisition(world: World) -> None:
     first = Holder(world, "first")
     first.wire.plan = [(0.0, "ok"), (0.0, "lost before"), (0.0, "lost before"), (0.0, "ok"), (0.0, "lost after")]
     first.begin()
@@ -415,11 +415,11 @@ def test_an_outage_while_it_is_taken_is_waited_out(world: World) -> None:
     assert first.works()
 
 
-def test_an_operator_with_another_store_waits_and_takes_nothing(world: World) -> None:
+def test_an_operator_with_another_store_waits_but_does_not_acquire(world: World) -> None:
     first, other = Holder(world, "first"), Holder(world, "other")
     world.start(other.lease.wait_until_free())
     world.run(0)
-    told = [other.lease.released_cleanly]
+    clean = [other.lease.released_cleanly]
     first.begin()
     world.run(1)
     waiting = world.start(other.lease.wait_until_free())
@@ -428,13 +428,13 @@ def test_an_operator_with_another_store_waits_and_takes_nothing(world: World) ->
     first.end()
     world.run(2)
     assert waiting.done()
-    told.append(other.lease.released_cleanly)
-    assert told == [False, True]
+    clean.append(other.lease.released_cleanly)
+    assert clean == [False, True]
     assert world.server.read()["spec"]["holderIdentity"] == ""
 
 
-def test_that_the_last_one_let_go_counts_until_another_store_knows_what_status_told(world: World) -> None:
-    """Each of several replicas may trust status; none may after the first has put everything into their store."""
+def test_a_clean_release_counts_until_another_store_has_read_status(world: World) -> None:
+    """Each of several replicas may trust status, but none may after the first has written everything to the store."""
     first, *others, later = (Holder(world, name) for name in ("first", "second", "third", "later"))
     first.begin()
     world.run(1)
@@ -455,10 +455,10 @@ def test_that_the_last_one_let_go_counts_until_another_store_knows_what_status_t
     later.begin()
     world.run(1)
     assert later.works()
-    assert not later.lease.released_cleanly, "what came after the first may have crashed"
+    assert not later.lease.released_cleanly, "a later operator may have crashed"
 
 
-def test_who_has_taken_the_lease_meanwhile_keeps_it(world: World) -> None:
+def test_clearing_the_release_does_not_disturb_a_new_holder(world: World) -> None:
     first, other, next_one = (Holder(world, name) for name in ("first", "other", "next"))
     first.begin()
     world.run(1)
@@ -474,12 +474,12 @@ def test_who_has_taken_the_lease_meanwhile_keeps_it(world: World) -> None:
     assert next_one.lease.released_cleanly
 
 
-_FATES = st.tuples(st.floats(0, 40), st.sampled_from(["ok", "ok", "lost before", "lost after"]))
+_REQUEST_ENDS = st.tuples(st.floats(0, 40), st.sampled_from(["ok", "ok", "lost before", "lost after"]))
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    plans=st.lists(st.lists(_FATES, max_size=12), min_size=2, max_size=3),
+    plans=st.lists(st.lists(_REQUEST_ENDS, max_size=12), min_size=2, max_size=3),
     requests=st.lists(
         st.tuples(
             st.floats(0, 60), st.integers(0, 2), st.sampled_from(["die", "seen to die", "forced", "end", "begin"])
@@ -487,17 +487,19 @@ _FATES = st.tuples(st.floats(0, 40), st.sampled_from(["ok", "ok", "lost before",
         max_size=8,
     ),
 )
-def test_never_are_two_at_work(plans: list[list[tuple[float, str]]], requests: list[tuple[float, int, str]]) -> None:
+def test_two_operators_never_work_at_the_same_time(
+    plans: list[list[tuple[float, str]]], requests: list[tuple[float, int, str]]
+) -> None:
     world = World()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: world.now)
         holders = [Holder(world, f"pod-{number}/1.1") for number in range(len(plans))]
         most = [0]
 
-        def look() -> None:
-            most[0] = max(most[0], sum(one.works() for one in holders))
+        def check() -> None:
+            most[0] = max(most[0], sum(holder.works() for holder in holders))
 
-        world.moments.append(look)
+        world.checks.append(check)
         for holder, plan in zip(holders, plans, strict=True):
             holder.wire.plan = list(plan)
             holder.begin()
@@ -513,20 +515,20 @@ def test_never_are_two_at_work(plans: list[list[tuple[float, str]]], requests: l
                     holders[number].begin()
             elif holder.works():
                 if act == "forced":  # its Pod is gone, and it works
-                    world.server.tell(holder.pod, "DELETED", state={"running": {}})
+                    world.server.add_pod_event(holder.pod, "DELETED", state={"running": {}})
                 else:
                     holder.end() if act == "end" else holder.die()
                 if act == "seen to die":
-                    world.server.tell(holder.pod, "DELETED")
+                    world.server.add_pod_event(holder.pod, "DELETED")
         world.run(20 * LENGTH)
-        alive = [one for one in holders if one.task is not None and not one.task.done()]
-        working = sum(one.works() for one in holders)
+        alive = [holder for holder in holders if holder.task is not None and not holder.task.done()]
+        working = sum(holder.works() for holder in holders)
         world.close()
     assert most[0] <= 1
     assert working == min(1, len(alive))
 
 
-def test_a_process_is_named_so_that_its_end_can_be_told() -> None:
+def test_the_name_of_a_process_shows_whether_it_has_ended() -> None:
     name = this_process()
     assert name == this_process()
     assert name.startswith(f"{socket.gethostname()}/{os.getpid()}.")
@@ -535,11 +537,11 @@ def test_a_process_is_named_so_that_its_end_can_be_told() -> None:
         of_child = start_time_of(child.pid)
         holder = f"{socket.gethostname()}/{child.pid}.{of_child}"
         assert not is_dead(holder)
-        # Its number is another process's now: it began at another time.
+        # Another process has its pid now: it started at another time.
         assert is_dead(f"{socket.gethostname()}/{child.pid}.{int(of_child) - 1}")
     assert is_dead(holder)
 
 
 @pytest.mark.parametrize("holder", ["", "elsewhere/1.1", "somebody-else", f"{socket.gethostname()}/x.1"])
-def test_of_others_nothing_is_known(holder: str) -> None:
+def test_holders_of_other_hosts_may_be_alive(holder: str) -> None:
     assert not is_dead(holder)

@@ -1,4 +1,4 @@
-"""Who is told what: metrics of everything, status of what has changed, Events of what people want to know."""
+"""What the observer reports as metrics, as status and as Events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from scheduledjob.web.metrics import Metrics
 T = 1_800_000_000 * SECOND
 
 
-class Said(NamedTuple):
+class RecordedEvent(NamedTuple):
     regarding: Regarding
     type: str
     reason: Reason
@@ -37,10 +37,10 @@ class Said(NamedTuple):
 
 
 class World:
-    """The listener, and everybody to whom it passes on what it hears."""
+    """The observer, and what it passes on."""
 
     def __init__(self) -> None:
-        self.said: list[Said] = []
+        self.recorded: list[RecordedEvent] = []
         self.changes: list[tuple[str, float | None]] = []
         self.forgotten: list[str] = []
         self.objects = KnownObjects()
@@ -49,8 +49,8 @@ class World:
         fake: Any = self  # stands in for the recorder of Events and the queue of statuses
         self.observer = OperatorObserver(self.metrics, self.objects, fake, fake, monotonic=lambda: self.seconds)
 
-    def record(self, *said: Any) -> None:
-        self.said.append(Said(*said))
+    def record(self, *event: Any) -> None:
+        self.recorded.append(RecordedEvent(*event))
 
     def changed(self, uid: str, after: float | None = None) -> None:
         self.changes.append((uid, after))
@@ -58,13 +58,13 @@ class World:
     def forget(self, uid: str) -> None:
         self.forgotten.append(uid)
 
-    def knows(self, uid: str = "u", **status: Any) -> None:
+    def add_object(self, uid: str = "u", **status: Any) -> None:
         metadata = {"namespace": "n", "name": "a", "uid": uid, "resourceVersion": "1", "generation": 1}
         self.objects.update({"metadata": metadata, "status": status})
 
     @property
     def reasons(self) -> list[tuple[str, str]]:
-        return [(one.reason.value, one.type) for one in self.said]
+        return [(event.reason.value, event.type) for event in self.recorded]
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def attempt() -> Attempt:
     return Attempt(run_id="u-1", uid="u", namespace="n", name="a", slot=T, attempt=1, version=1, deadline=0.0, begun=T)
 
 
-def test_each_end_of_a_run_is_an_event_of_its_own_reason(world: World) -> None:
+def test_each_outcome_has_an_event_with_its_own_reason(world: World) -> None:
     world.observer.recorded(
         [
             record(Outcome.SUCCEEDED),
@@ -99,19 +99,19 @@ def test_each_end_of_a_run_is_an_event_of_its_own_reason(world: World) -> None:
         ("Cancelled", "Normal"),
         ("SkippedOverlap", "Normal"),
     ]
-    failed = world.said[1]
+    failed = world.recorded[1]
     assert failed.regarding == Regarding("n", "a", "u")
     assert failed.message == "The run of 2027-01-15T08:00:00Z failed at attempt 2: exit code 3"
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_a_reason(world: World, outcome: Outcome) -> None:
-    if outcome is not Outcome.EXCLUDED:  # which is counted, and never recorded
+    if outcome is not Outcome.EXCLUDED:  # which is counted but never recorded
         world.observer.recorded([record(outcome)])
-        assert len(world.said) == 1
+        assert len(world.recorded) == 1
 
 
-def test_the_log_names_a_failed_run_at_once_and_then_once_a_minute_with_a_count(world: World) -> None:
+def test_failed_runs_are_logged_at_once_and_then_once_a_minute_with_a_count(world: World) -> None:
     failed = record(Outcome.FAILED, "exit code 3" + "x" * 5000)
     with capture_logs() as logs:
         for second in range(121):
@@ -133,7 +133,7 @@ def test_the_log_names_a_failed_run_at_once_and_then_once_a_minute_with_a_count(
     assert len(line["reason"]) == 1024
 
 
-def test_who_started_a_run_knows_since_when_it_runs(world: World) -> None:
+def test_the_replica_that_started_a_run_knows_when_it_began(world: World) -> None:
     world.observer.started(attempt(), T, 0)
     assert world.observer.begun("n/a") == {"u-1": rfc3339(T)}
     world.observer.recorded([record(Outcome.SUCCEEDED)])
@@ -146,119 +146,122 @@ def test_who_started_a_run_knows_since_when_it_runs(world: World) -> None:
     assert world.observer.begun("n/a") == {}
 
 
-def test_of_a_later_attempt_it_knows_no_more_than_the_store(world: World) -> None:
-    """The first may have started elsewhere, and been lost."""
+def test_the_start_of_a_later_attempt_is_left_to_the_store(world: World) -> None:
+    """The first attempt may have been lost on another replica."""
     world.observer.started(msgspec.structs.replace(attempt(), attempt=2), T, 0)
     assert world.observer.begun("n/a") == {}
 
 
-def test_status_follows_what_is_written_at_once_and_a_beginning_a_little_later(world: World) -> None:
+def test_status_is_written_at_once_after_a_settlement_and_a_little_later_after_a_start(world: World) -> None:
     world.observer.settled(row(), Settlement(1, 1, Disposition.KEEP, b"", None, 1))
     world.observer.settled(row(Origin.MANIFEST), Settlement(1, 1, Disposition.KEEP, b"", None, 1))
     world.observer.started(attempt(), T, 0)
     assert world.changes == [("u", None), ("u", START_DELAY)]
-    assert world.said == []
+    assert world.recorded == []
     world.observer.tombstoned("u")
     assert world.forgotten == ["u"]
 
 
-def test_a_retry_and_a_loss_are_warned_of(world: World) -> None:
+def test_a_retry_a_loss_and_an_overdue_schedule_are_warnings(world: World) -> None:
     world.observer.retrying(attempt(), "status 500", T)
     world.observer.claimed(row())
     world.observer.fenced("n/a", "its lease passed")
     world.observer.overdue("n/a")
-    assert world.reasons == [("Retrying", "Warning")], "of an object that is not known nothing can be said"
-    world.knows()
+    assert world.reasons == [("Retrying", "Warning")], "there are no Events about unknown objects"
+    world.add_object()
     world.observer.claimed(row())
     world.observer.fenced("n/a", "its lease passed")
     world.observer.overdue("n/a")
     assert world.reasons[1:] == [("OwnerLost", "Warning"), ("Overdue", "Warning")]
-    assert "its lease passed" in world.said[1].message
+    assert "its lease passed" in world.recorded[1].message
     assert world.metrics.lease_losses.value() == 1
 
 
-def test_the_end_of_an_object_is_no_loss_of_the_next_that_has_its_name(world: World) -> None:
+def test_the_deletion_of_an_object_is_not_a_loss_of_its_successor(world: World) -> None:
     world.observer.claimed(row())
-    world.knows(uid="next")
+    world.add_object(uid="next")
     world.observer.fenced("n/a", "its schedule was deleted")
-    assert world.said == []
+    assert world.recorded == []
     assert world.metrics.lease_losses.value() == 0
 
 
-def test_slots_that_did_not_run_are_said_but_for_those_that_were_to_be_left_out(world: World) -> None:
+def test_slots_that_did_not_run_are_events_unless_excluded(world: World) -> None:
     world.observer.passed_over("n/a", Outcome.MISSED, 1)
     world.observer.claimed(row(Origin.MANIFEST))
     world.observer.passed_over("n/a", Outcome.MISSED, 1)
-    assert world.said == []
+    assert world.recorded == []
     world.observer.claimed(row())
     world.observer.passed_over("n/a", Outcome.MISSED, 1)
     world.observer.passed_over("n/a", Outcome.SKIPPED_OVERLAP, 2)
     world.observer.passed_over("n/a", Outcome.EXCLUDED, 3)
     assert world.reasons == [("Missed", "Warning"), ("SkippedOverlap", "Normal")]
-    assert world.said[0].regarding == Regarding("n", "a", "u")
-    assert [one.message.partition(":")[0] for one in world.said] == ["1 slot did not run", "2 slots did not run"]
+    assert world.recorded[0].regarding == Regarding("n", "a", "u")
+    assert [event.message.partition(":")[0] for event in world.recorded] == [
+        "1 slot did not run",
+        "2 slots did not run",
+    ]
     world.observer.released("n/a", None)
     world.observer.passed_over("n/a", Outcome.MISSED, 1)
-    assert len(world.said) == 2
+    assert len(world.recorded) == 2
 
 
-def test_the_page_of_events_has_each_reason() -> None:
+def test_the_documentation_lists_every_reason() -> None:
     page = (Path(__file__).parents[2] / "docs" / "watch-over-it.md").read_text()
     table = page.partition("| Reason | Means |")[2].partition("\n\n")[0]
     assert sorted(re.findall("`([A-Z][A-Za-z]+)`", table)) == sorted(Reason)
 
 
-def told(world: World, state: State, before: State | None = None) -> list[str]:
-    """The reasons of the Events that a written status makes."""
-    world.knows(engine="" if before is None else before.encode().decode())
-    seen = world.objects.get("u")
-    assert seen is not None
-    before_it = len(world.said)
-    world.observer.written(seen, state)
-    return [one.reason.value for one in world.said[before_it:]]
+def reasons_of(world: World, state: State, before: State | None = None) -> list[str]:
+    """Return the reasons of the Events that a written status causes."""
+    world.add_object(engine="" if before is None else before.encode().decode())
+    observed = world.objects.get("u")
+    assert observed is not None
+    count = len(world.recorded)
+    world.observer.written(observed, state)
+    return [event.reason.value for event in world.recorded[count:]]
 
 
-def test_a_pause_and_a_completion_are_told_once(world: World) -> None:
+def test_a_pause_and_a_completion_are_reported_once(world: World) -> None:
     plain = State(decided_until=T)
     paused = State(decided_until=T, paused=True, failures_in_row=3)
     done = State(decided_until=T, completed=Completion.MAX_RUNS)
-    assert told(world, plain) == []
-    assert told(world, paused, plain) == ["AutoPaused"]
-    assert told(world, paused, paused) == []
-    assert told(world, done, plain) == ["Completed"]
-    assert world.said[-1].message == "The schedule is completed: maxRuns is reached"
-    assert told(world, done, done) == []
-    assert told(world, done) == ["Completed"], "of a status that says nothing it is news"
+    assert reasons_of(world, plain) == []
+    assert reasons_of(world, paused, plain) == ["AutoPaused"]
+    assert reasons_of(world, paused, paused) == []
+    assert reasons_of(world, done, plain) == ["Completed"]
+    assert world.recorded[-1].message == "The schedule is completed: maxRuns is reached"
+    assert reasons_of(world, done, done) == []
+    assert reasons_of(world, done) == ["Completed"], "a status without a state shows no completion yet"
 
 
-def test_what_is_stopped_because_of_its_spec_is_not_done(world: World) -> None:
-    world.knows()
+def test_an_invalid_schedule_is_not_completed(world: World) -> None:
+    world.add_object()
     world.objects.set_reconciled("u", "n/a", (1, ""), [], valid=False)
-    assert told(world, State(decided_until=T, completed=Completion.NO_SLOT)) == []
+    assert reasons_of(world, State(decided_until=T, completed=Completion.NO_SLOT)) == []
 
 
-def test_a_wrong_spec_and_an_unknown_kind_are_warned_of(world: World) -> None:
+def test_an_invalid_spec_and_an_unknown_kind_are_warnings(world: World) -> None:
     desired = DesiredState("n/a", "u", 1, T, "cluster.curl", Plan(Definition("cluster.curl")), None, Requests())
     world.observer.reconciled(desired)
-    assert world.said == []
+    assert world.recorded == []
     world.observer.reconciled(replace(desired, problem="spec.triggers: write one"))
     world.observer.reconciled(replace(desired, unknown_kind="no job of that name"))
     assert world.reasons == [("InvalidSpec", "Warning"), ("UnknownKind", "Warning")]
-    assert world.said[1].message == "no job of that name"
+    assert world.recorded[1].message == "no job of that name"
 
 
-def test_what_is_refused_is_said_of_the_object(world: World) -> None:
-    world.knows()
+def test_a_refused_request_is_an_event_of_the_object(world: World) -> None:
+    world.add_object()
     body = {"metadata": {"namespace": "n", "name": "a", "uid": "u"}}
     world.observer.request_refused(body, "write a shorter one")
-    assert world.said == [
-        Said(Regarding("n", "a", "u"), "Warning", Reason.ACT_REFUSED, "write a shorter one", "Reconcile")
+    assert world.recorded == [
+        RecordedEvent(Regarding("n", "a", "u"), "Warning", Reason.ACT_REFUSED, "write a shorter one", "Reconcile")
     ]
 
 
-def test_an_engine_that_cannot_be_read_is_as_none(world: World) -> None:
-    world.knows(engine="{broken")
-    seen = world.objects.get("u")
-    assert seen is not None
-    world.observer.written(seen, msgspec.structs.replace(State(decided_until=T), completed=Completion.JOB))
+def test_an_unreadable_engine_counts_as_none(world: World) -> None:
+    world.add_object(engine="{broken")
+    observed = world.objects.get("u")
+    assert observed is not None
+    world.observer.written(observed, msgspec.structs.replace(State(decided_until=T), completed=Completion.JOB))
     assert world.reasons == [("Completed", "Normal")]

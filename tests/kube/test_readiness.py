@@ -1,4 +1,4 @@
-"""Readiness tells what is waited for; the start asks for exactly what the shipped rules grant, and says so seldom."""
+"""Readiness, and the checks of the cluster at the start: they need exactly what the shipped rules grant."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 RULES = Path(__file__).parents[2] / "charts" / "scheduledjob-operator" / "files" / "rules.yaml"
 
 
-def test_what_is_waited_for_is_said_as_long_as_it_is_waited_for() -> None:
+def test_a_part_is_not_ready_while_the_operator_waits_for_it() -> None:
     readiness = Readiness()
     why: list[str | None] = [None]
     readiness.add("engine", lambda: None)
     with readiness.waiting("store", lambda: why[0]):
         assert readiness() == {"engine": None, "store": "not yet"}
-        why[0] = "it is away"
-        assert readiness() == {"engine": None, "store": "it is away"}
+        why[0] = "it is unavailable"
+        assert readiness() == {"engine": None, "store": "it is unavailable"}
     assert readiness() == {"engine": None}
 
 
-def test_a_wait_that_ends_by_an_error_is_over_too() -> None:
+def test_a_wait_that_fails_is_over_too() -> None:
     readiness = Readiness()
     with pytest.raises(RuntimeError), readiness.waiting("store", lambda: None):
         raise RuntimeError
@@ -61,44 +61,48 @@ def granted(*parts: str) -> set[Granted]:
     }
 
 
-def asked(*, holds: bool) -> list[Granted]:
+def needed_permissions(*, holds: bool) -> list[Granted]:
     return [
         (
-            one.namespace,
-            one.group,
-            one.resource + (f"/{one.subresource}" if one.subresource else ""),
-            one.name,
-            one.verb,
+            permission.namespace,
+            permission.group,
+            permission.resource + (f"/{permission.subresource}" if permission.subresource else ""),
+            permission.name,
+            permission.verb,
         )
-        for one in permissions_of(["team-a"], ("home", "scheduledjob"), holds=holds)
+        for permission in permissions_of(["team-a"], ("home", "scheduledjob"), holds=holds)
     ]
 
 
-def test_an_operator_in_memory_asks_for_what_the_shipped_rules_grant() -> None:
-    found = asked(holds=True)
+def test_an_operator_in_memory_needs_what_the_shipped_rules_grant() -> None:
+    found = needed_permissions(holds=True)
     assert len(found) == len(set(found))
     assert set(found) == granted("watched", "own", "cluster")
 
 
-def test_another_one_only_reads_the_lease() -> None:
-    leases = {one for one in granted("own") if one[4] != "get"}
-    assert set(asked(holds=False)) == granted("watched", "own", "cluster") - leases
+def test_an_operator_with_another_store_only_reads_the_lease() -> None:
+    leases = {permission for permission in granted("own") if permission[4] != "get"}
+    assert set(needed_permissions(holds=False)) == granted("watched", "own", "cluster") - leases
 
 
-def test_everywhere_and_in_each_of_several_namespaces() -> None:
+def test_permissions_are_needed_everywhere_or_in_each_namespace() -> None:
     def jobs(*namespaces: str) -> list[str]:
         needed = permissions_of(namespaces, ("home", "lease"), holds=True)
-        return [one.namespace for one in needed if one.resource == "scheduledjobs" and one.verb == "list"]
+        return [
+            permission.namespace
+            for permission in needed
+            if permission.resource == "scheduledjobs" and permission.verb == "list"
+        ]
 
     assert jobs() == [""]
     assert jobs("a", "b") == ["a", "b"]
-    words = [str(one) for one in permissions_of([], ("home", "lease"), holds=False)]
+    words = [str(permission) for permission in permissions_of([], ("home", "lease"), holds=False)]
     assert 'list scheduledjobs of "scheduledjobs.dev" in all namespaces' in words
     assert "get pods/log in all namespaces" in words
 
 
 class Cluster:
-    """Answers a preflight as it is told to. Its own words are tested on a real API server."""
+    """Stands in for the API server. The messages of a real one are tested elsewhere."""
 
     def __init__(self) -> None:
         self.down: ApiError | None = None
@@ -113,7 +117,7 @@ class Cluster:
         return {"status": {"allowed": body["spec"]["resourceAttributes"]["verb"] not in self.refused}}
 
 
-def begin(cluster: Cluster) -> Preflight:
+def preflight_of(cluster: Cluster) -> Preflight:
     needed = permissions_of([], ("home", "lease"), holds=False)
     return Preflight(cluster, [], needed)  # type: ignore[arg-type]  # it stands in for the client
 
@@ -126,36 +130,36 @@ def begin(cluster: Cluster) -> Preflight:
         (Forbidden(403, "Forbidden", "no"), None),
     ],
 )
-async def test_what_is_missing_is_said_in_words(down: ApiError, says: str | None) -> None:
+async def test_what_is_missing_is_explained(down: ApiError, says: str | None) -> None:
     cluster = Cluster()
     cluster.down = down
-    missing = await begin(cluster).check()
+    missing = await preflight_of(cluster).check()
     assert missing is None if says is None else says in str(missing)
 
 
-def test_it_says_so_once_a_minute_and_at_once_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_prerequisite_is_logged_once_a_minute_and_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     loop, cluster = VirtualLoop(lambda: now[0]), Cluster()
     cluster.down = ApiUnavailable(0, "", "no answer")
-    live = partial(live_on, loop, now)
+    advance = partial(run_for, loop, now)
 
     with structlog.testing.capture_logs() as logs:
-        passing: asyncio.Task[None] = loop.create_task(begin(cluster).wait())
-        live(150)
+        passing: asyncio.Task[None] = loop.create_task(preflight_of(cluster).wait())
+        advance(150)
         assert [line["missing"] for line in logs] == ["no answer"] * 3
         cluster.down, cluster.refused = None, {"watch"}
-        live(10)
+        advance(10)
         assert "watch scheduledjobs" in logs[-1]["missing"]
         assert len(logs) == 4
         cluster.refused = set()
-        live(3)
+        advance(3)
         assert logs[-1]["event"] == "the cluster has everything now"
     assert passing.done()
     loop.close()
 
 
-def live_on(loop: VirtualLoop, now: list[float], seconds: float) -> None:
+def run_for(loop: VirtualLoop, now: list[float], seconds: float) -> None:
     end = now[0] + seconds
     loop.run_ready()
     while (timer := loop.next_timer()) is not None and timer <= end:
@@ -165,7 +169,7 @@ def live_on(loop: VirtualLoop, now: list[float], seconds: float) -> None:
 
 
 class AwayStore(MemoryStore):
-    """Can't be reached, for as long as it has words for it."""
+    """Can't be reached while ``away`` is set."""
 
     away = "connection refused"
 
@@ -174,7 +178,7 @@ class AwayStore(MemoryStore):
             raise StoreError(self.away)
 
 
-def test_a_store_that_is_away_is_told_of_once_a_minute_and_at_once_when_it_says_something_else(
+def test_an_unavailable_store_is_logged_once_a_minute_and_when_the_error_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [1000.0]
@@ -182,13 +186,13 @@ def test_a_store_that_is_away_is_told_of_once_a_minute_and_at_once_when_it_says_
     loop, store, failures = VirtualLoop(lambda: now[0]), AwayStore(), [""]
     with structlog.testing.capture_logs() as logs:
         connecting: asyncio.Task[None] = loop.create_task(connect(store, failures))
-        live_on(loop, now, 150)
+        run_for(loop, now, 150)
         assert [line["error"] for line in logs] == ["connection refused"] * 3
         store.away = "no such database"
-        live_on(loop, now, 10)
+        run_for(loop, now, 10)
         assert logs[-1]["error"] == failures[-1] == "no such database"
         store.away = ""
-        live_on(loop, now, 3)
+        run_for(loop, now, 3)
         assert [line["event"] for line in logs[4:]] == ["connected to the store"]
     assert connecting.done()
     loop.close()

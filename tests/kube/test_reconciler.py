@@ -26,7 +26,7 @@ READY = {"type": "Ready", "status": "True", "lastTransitionTime": rfc3339(NOW)}
 
 
 class Store(MemoryStore):
-    """A store that can be away, and that can't hold some slugs."""
+    """A store that can be unavailable, and that can't hold some slugs."""
 
     def __init__(self) -> None:
         super().__init__(MemoryDatabase(clock=lambda: NOW))
@@ -104,19 +104,19 @@ async def slugs(store: Store) -> list[str]:
     return [row.slug for row in await store.rows()]
 
 
-async def test_what_is_seen_gets_into_the_store_once() -> None:
+async def test_an_observed_object_is_written_to_the_store_once() -> None:
     store, observer = Store(), ReconcileObserver()
     async with reconciling(store, observer) as reconciler:
         reconciler.observe(body("a"))
         reconciler.observe(body("b"))
         await reconciler.settled()
-        reconciler.observe(body("a", version=2, labels=1))  # a label is none of our business
+        reconciler.observe(body("a", version=2, labels=1))  # a label does not matter
         await reconciler.settled()
     assert await slugs(store) == ["ns/a", "ns/b"]
     assert observer.reconciled_slugs == ["ns/a", "ns/b"]
 
 
-async def test_an_older_view_changes_nothing() -> None:
+async def test_an_older_version_changes_nothing() -> None:
     store, observer = Store(), ReconcileObserver()
     async with reconciling(store, observer) as reconciler:
         reconciler.observe(body("a", version=9, generation=2))
@@ -126,7 +126,7 @@ async def test_an_older_view_changes_nothing() -> None:
     assert row.generation == 2
 
 
-async def test_a_deletion_stays_one_whatever_is_seen_after_it() -> None:
+async def test_a_deletion_is_final_whatever_is_observed_later() -> None:
     store, observer = Store(), ReconcileObserver()
     async with reconciling(store, observer) as reconciler:
         reconciler.observe(body("a"))
@@ -136,12 +136,12 @@ async def test_a_deletion_stays_one_whatever_is_seen_after_it() -> None:
         await reconciler.settled()
         reconciler.observe(body("a", version=4, generation=3))
         await reconciler.settled()
-        assert len(reconciler._objects) == 0, "nor does a late view of it make it one that there is"
+        assert len(reconciler._objects) == 0, "a late version does not bring it back"
     assert await slugs(store) == []
     assert observer.tombstoned_uids == ["uid-a"]
 
 
-async def test_a_deletion_that_waits_for_the_store_is_not_undone_by_a_late_view(
+async def test_a_queued_deletion_is_not_undone_by_a_late_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reconciler_module, "RETRY_DELAY", 0.0)
@@ -156,41 +156,41 @@ async def test_a_deletion_that_waits_for_the_store_is_not_undone_by_a_late_view(
     assert observer.tombstoned_uids == ["uid-a"]
 
 
-async def test_a_store_that_forgot_objects_makes_no_news_of_those_whose_status_is_true() -> None:
+async def test_a_new_store_does_not_rewrite_status_that_is_current() -> None:
     store, observer = Store(), ReconcileObserver()
     async with reconciling(store, observer) as reconciler:
         reconciler.observe(body("a"))
         await reconciler.settled()
     (row,) = await store.rows()
-    true = {
+    current = {
         "observedGeneration": 1,
         "conditions": [READY],
         "engine": engine_text(State.decode(row.state)),
     }
     wrong = {"conditions": [], "observedGeneration": 0, "engine": "{broken"}
-    for status in (true, *({**true, key: value} for key, value in wrong.items())):
+    for status in (current, *({**current, key: value} for key, value in wrong.items())):
         store, observer = Store(), ReconcileObserver()
         async with reconciling(store, observer) as reconciler:
             reconciler.observe({**body("a"), "status": status})
             await reconciler.settled()
-        assert observer.reconciled_slugs == ([] if status is true else ["ns/a"]), status
+        assert observer.reconciled_slugs == ([] if status is current else ["ns/a"]), status
 
 
-async def test_a_condition_that_is_not_true_any_more_is_news() -> None:
-    """The same object, but another operator: one that has a plugin more, say."""
+async def test_an_outdated_condition_is_rewritten() -> None:
+    """The same object with another operator, which may have another plugin."""
     store = Store()
     report = body("a")
     report["spec"]["job"] = {"custom": {"kind": "report"}}
-    for kinds, news in ((None, True), ({"cluster.curl"}, True), ({"cluster.custom.report"}, False)):
+    for kinds, rewritten in ((None, True), ({"cluster.curl"}, True), ({"cluster.custom.report"}, False)):
         observer = ReconcileObserver()
         async with reconciling(store, observer, ObjectRules(kinds=kinds)) as reconciler:
-            seen = {"observedGeneration": 1, "conditions": [READY]} if kinds is not None else {}
-            reconciler.observe({**report, "status": seen})
+            status = {"observedGeneration": 1, "conditions": [READY]} if kinds is not None else {}
+            reconciler.observe({**report, "status": status})
             await reconciler.settled()
-        assert observer.reconciled_slugs == (["ns/a"] if news else [])
+        assert observer.reconciled_slugs == (["ns/a"] if rewritten else [])
 
 
-async def test_an_outage_of_the_store_makes_it_later_never_less(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outage_of_the_store_delays_objects_but_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler_module, "RETRY_DELAY", 0.0)
     store, observer = Store(), ReconcileObserver()
     store.away = 3
@@ -202,7 +202,7 @@ async def test_an_outage_of_the_store_makes_it_later_never_less(monkeypatch: pyt
     assert observer.failures == 3
 
 
-async def test_an_object_that_the_store_cannot_hold_keeps_nobody_out() -> None:
+async def test_an_object_that_cannot_be_stored_does_not_block_others() -> None:
     store, observer = Store(), ReconcileObserver()
     store.cannot_hold = {"ns/b"}
     async with reconciling(store, observer) as reconciler:
@@ -213,7 +213,7 @@ async def test_an_object_that_the_store_cannot_hold_keeps_nobody_out() -> None:
     assert observer.failures == 1
 
 
-async def test_a_clock_of_the_cluster_that_is_ahead_puts_nothing_off() -> None:
+async def test_a_fast_clock_of_the_cluster_delays_nothing() -> None:
     store, observer = Store(), ReconcileObserver()
     ahead = body("a")
     ahead["metadata"]["creationTimestamp"] = rfc3339(NOW + 3600 * SECOND)

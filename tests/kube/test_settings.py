@@ -1,4 +1,4 @@
-"""Settings of the operator: what wins, what is refused and how that is said, and what is never shown."""
+"""Settings of the operator: which source wins, how errors are reported, and what is never shown."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from scheduledjob.web.listen import Listen, parse_listen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SETTINGS = {each.name: each for each in every_setting()}
+SETTINGS = {setting.name: setting for setting in every_setting()}
 PAGE = Path(__file__).parents[2] / "docs" / "operator-settings.md"
 
-OTHER: dict[str, tuple[str, Any]] = {
+EXAMPLES: dict[str, tuple[str, Any]] = {
     "store": ("postgresql://me:secret@db:5432/jobs", "postgresql://me:secret@db:5432/jobs"),
     "instance": ("6e0a/scheduling/jobs", "6e0a/scheduling/jobs"),
     "namespaces": ("team-a, team-b", ("team-a", "team-b")),
@@ -46,7 +46,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "log_level": ("debug", "debug"),
     "log_format": ("console", "console"),
 }
-"""Of each setting a text that is not its default, and what it means."""
+"""For each setting a text that is not its default, and its value."""
 
 
 @pytest.fixture
@@ -65,34 +65,34 @@ def faults(flags: dict[str, list[str]] | None = None, environment: dict[str, str
     return raised.value.faults
 
 
-def test_nothing_said_is_a_single_replica_on_memory() -> None:
+def test_the_default_is_a_single_replica_in_memory() -> None:
     assert read_settings({}, {"HOME": "/"}) == OperatorSettings()
     assert OperatorSettings().store == "memory:"
     assert OperatorSettings().inline_shell_namespaces == ()
 
 
-def test_every_setting_is_tried_here() -> None:
-    assert list(OTHER) == [each.name for each in fields(OperatorSettings)]
-    assert all(SETTINGS[name].default != meaning for name, (_, meaning) in OTHER.items())
+def test_every_setting_is_tested_here() -> None:
+    assert list(EXAMPLES) == [field.name for field in fields(OperatorSettings)]
+    assert all(SETTINGS[name].default != value for name, (_, value) in EXAMPLES.items())
 
 
-@pytest.mark.parametrize("each", SETTINGS.values(), ids=lambda each: each.name)
-def test_each_can_be_said_in_three_ways(each: Setting, config: Callable[[str], str]) -> None:
-    text, meaning = OTHER[each.name]
-    by_flag = read_settings({each.name: [text]}, {})
-    by_variable = read_settings({}, {each.variable: text})
-    by_file = read_settings({"config": [config(f'{each.key}: "{text}"\n')]}, {})
-    assert getattr(by_flag, each.name) == meaning
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=lambda setting: setting.name)
+def test_each_setting_has_a_flag_a_variable_and_a_key(setting: Setting, config: Callable[[str], str]) -> None:
+    text, value = EXAMPLES[setting.name]
+    by_flag = read_settings({setting.name: [text]}, {})
+    by_variable = read_settings({}, {setting.variable: text})
+    by_file = read_settings({"config": [config(f'{setting.key}: "{text}"\n')]}, {})
+    assert getattr(by_flag, setting.name) == value
     assert by_flag == by_variable == by_file
 
 
-@pytest.mark.parametrize("each", SETTINGS.values(), ids=lambda each: each.name)
-def test_what_is_shown_can_be_read_again(each: Setting) -> None:
-    _, meaning = OTHER[each.name]
-    if each.name != "store":
-        assert each.type.read([each.show(meaning)]) == meaning
-    if each.default is not None:
-        assert each.type.read([each.show(each.default)]) == each.default
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=lambda setting: setting.name)
+def test_what_is_shown_can_be_read(setting: Setting) -> None:
+    _, value = EXAMPLES[setting.name]
+    if setting.name != "store":
+        assert setting.type.read([setting.show(value)]) == value
+    if setting.default is not None:
+        assert setting.type.read([setting.show(setting.default)]) == setting.default
 
 
 def test_flags_win_over_variables_over_the_file_over_defaults(config: Callable[[str], str]) -> None:
@@ -111,7 +111,7 @@ def test_the_file_may_be_named_by_a_variable_and_may_be_empty(config: Callable[[
     assert read_settings({}, {"SJOB_CONFIG": config("podImage:\nnamespaces: ~\n")}) == OperatorSettings()
 
 
-def test_lists_in_every_notation(config: Callable[[str], str]) -> None:
+def test_lists_have_several_notations(config: Callable[[str], str]) -> None:
     expected = ("team-a", "team-b")
     assert read_settings({"namespaces": ["team-a", "team-b,team-a"]}, {}).namespaces == expected
     for text in ("namespaces: [team-a, team-b]", "namespaces:\n- team-a\n- team-b\n", "namespaces: team-a,team-b"):
@@ -120,7 +120,7 @@ def test_lists_in_every_notation(config: Callable[[str], str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("lease", "2s", '"2s" is too short: write 3s to 10m'),
         ("lease", "30", "'30' has no unit: write 30s for seconds"),
@@ -149,30 +149,30 @@ def test_lists_in_every_notation(config: Callable[[str], str]) -> None:
         ("context", "\t\n\x00", "write the name of a context"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(
-    name: str, text: str, told: str, tmp_path: Path, config: Callable[[str], str]
+def test_an_invalid_value_is_reported_with_its_source(
+    name: str, text: str, message: str, tmp_path: Path, config: Callable[[str], str]
 ) -> None:
-    each = SETTINGS[name]
+    setting = SETTINGS[name]
     (by_flag,) = faults({name: [text]})
-    assert by_flag.startswith(f"{each.flag}: ")
-    assert told in by_flag
-    (by_variable,) = faults(environment={each.variable: text})
-    assert by_variable == by_flag.replace(each.flag, each.variable, 1)
+    assert by_flag.startswith(f"{setting.flag}: ")
+    assert message in by_flag
+    (by_variable,) = faults(environment={setting.variable: text})
+    assert by_variable == by_flag.replace(setting.flag, setting.variable, 1)
     if text.isprintable():
-        file = config(f'# settings\n\n{each.key}: "{text}"\n')
+        file = config(f'# settings\n\n{setting.key}: "{text}"\n')
         (by_file,) = faults({"config": [file]})
-        assert by_file == f"{tmp_path}/operator.yaml:3: {each.key}" + by_flag.removeprefix(each.flag)
+        assert by_file == f"{tmp_path}/operator.yaml:3: {setting.key}" + by_flag.removeprefix(setting.flag)
     assert len(by_flag) < 600
     assert by_flag.isprintable()
 
 
-def test_all_faults_are_said_at_once(config: Callable[[str], str]) -> None:
+def test_all_faults_are_reported_together(config: Callable[[str], str]) -> None:
     file = config("lease: 1s\nspeed: 3\n")
     found = faults({"config": [file], "capacity": ["0"]}, {"SJOB_GRACE": "x", "SJOB_LEESE": "3s"})
     assert len(found) == 5
 
 
-def test_a_wrong_value_that_another_source_overrides_does_not_matter() -> None:
+def test_an_invalid_value_that_is_overridden_does_not_matter() -> None:
     assert read_settings({"lease": ["4s"]}, {"SJOB_LEASE": "x"}).lease == 4
 
 
@@ -191,7 +191,7 @@ def test_an_unknown_variable_is_refused(variable: str, hint: str) -> None:
     assert hint in found
 
 
-def test_variables_of_services_are_passed_over() -> None:
+def test_variables_of_services_are_ignored() -> None:
     environment = {
         "SJOB_SERVICE_HOST": "10.96.0.7",
         "SJOB_SERVICE_PORT": "8080",
@@ -206,7 +206,7 @@ def test_variables_of_services_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("lease: 15s\nleese: 3s\n", ":2: leese is not a setting of the operator: did you mean lease?"),
         ("pod-capacity: 3\n", ":1: pod-capacity is not a setting of the operator: did you mean podCapacity?"),
@@ -224,13 +224,13 @@ def test_variables_of_services_are_passed_over() -> None:
         ("a: " + "[" * 200, ":1: "),
     ],
 )
-def test_what_is_wrong_with_the_file_is_said_with_its_line(text: str, told: str, config: Callable[[str], str]) -> None:
+def test_an_invalid_file_is_reported_with_its_line(text: str, message: str, config: Callable[[str], str]) -> None:
     file = config(text)
     found = faults({"config": [file]})
-    assert f"{file}{told}" in "; ".join(found)
+    assert f"{file}{message}" in "; ".join(found)
 
 
-def test_a_file_that_cannot_be_read_is_named_with_where_its_name_came_from(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_with_the_source_of_its_name(tmp_path: Path) -> None:
     (missing,) = faults({"config": ["/nowhere/operator.yaml"]})
     assert missing == '--config: "/nowhere/operator.yaml" can\'t be read: No such file or directory'
     (tmp_path / "latin").write_bytes(b"instance: \xe9\n")
@@ -241,7 +241,7 @@ def test_a_file_that_cannot_be_read_is_named_with_where_its_name_came_from(tmp_p
     assert "larger than 1 MiB" in huge
 
 
-def test_inline_shell_in_a_namespace_that_is_not_watched_is_a_contradiction(config: Callable[[str], str]) -> None:
+def test_inline_shell_in_an_unwatched_namespace_is_a_conflict(config: Callable[[str], str]) -> None:
     file = config("namespaces: [team-a]\ninlineShellNamespaces: [team-a, team-b]\n")
     (found,) = faults({"config": [file]})
     assert found.startswith(f"{file}:2: inlineShellNamespaces: team-b would have no jobs to run")
@@ -253,7 +253,7 @@ def test_inline_shell_in_a_namespace_that_is_not_watched_is_a_contradiction(conf
     assert not OperatorSettings().may_run_shell_inline("team-a")
 
 
-def test_what_is_allowed_and_better_known_is_said() -> None:
+def test_surprising_settings_are_warned_about() -> None:
     memory, image = OperatorSettings().warnings()
     assert "only one replica" in memory
     assert "--pod-image" in image
@@ -289,13 +289,13 @@ def test_the_password_of_the_store_is_never_shown(password: str, scheme: str) ->
             assert "hunter" not in str(found.shown())
 
 
-def test_what_follows_a_password_may_be_the_rest_of_it() -> None:
+def test_text_after_a_password_may_belong_to_it() -> None:
     (found,) = faults(environment={"SJOB_STORE": "postgresql://db/jobs?password=ab&hunter2=1"})
     assert "hunter2" not in found
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_an_address_to_listen_on_or_refused_with_words(text: str) -> None:
+def test_any_text_is_an_address_or_is_refused_with_advice(text: str) -> None:
     try:
         found = parse_listen(text)
     except ValueError as error:
@@ -305,7 +305,7 @@ def test_any_text_is_an_address_to_listen_on_or_refused_with_words(text: str) ->
 
 
 @pytest.mark.parametrize("text", ["[::1]:8080", ":0", "0.0.0.0:80", "my-host.example:65535"])
-def test_addresses_to_listen_on(text: str) -> None:
+def test_addresses_are_shown_as_they_are_written(text: str) -> None:
     assert str(parse_listen(text)) == text
 
 
@@ -315,8 +315,8 @@ def test_the_page_of_settings_is_up_to_date() -> None:
 
 def test_every_setting_is_described() -> None:
     page = settings_page()
-    for each in SETTINGS.values():
-        assert each.description.endswith(".")
-        assert each.type.allowed
-        for name in (each.key, each.flag, each.variable):
+    for setting in SETTINGS.values():
+        assert setting.description.endswith(".")
+        assert setting.type.allowed
+        for name in (setting.key, setting.flag, setting.variable):
             assert name in page

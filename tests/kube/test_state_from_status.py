@@ -72,8 +72,10 @@ def with_status(
     return body | {"status": {name: part for name, part in status.items() if part is not None} | {"engine": engine}}
 
 
-async def taken(body: dict[str, Any], *, in_order: bool = False, rules: ObjectRules | None = None) -> State:
-    """The state of the row that a store begins with that has never heard of this object."""
+async def restored(
+    body: dict[str, Any], *, status_is_complete: bool = False, rules: ObjectRules | None = None
+) -> State:
+    """Return the state of the row in a store that did not know the object."""
     store = MemoryStore(MemoryDatabase(clock=lambda: NOW))
     reconciler = Reconciler(
         store,
@@ -81,7 +83,7 @@ async def taken(body: dict[str, Any], *, in_order: bool = False, rules: ObjectRu
         rules or ObjectRules(),
         SilentObserver(),
         SilentObserver(),
-        status_is_complete=lambda: in_order,
+        status_is_complete=lambda: status_is_complete,
     )
     await reconciler._write([body])
     (row,) = await store.get(["ns/a"])
@@ -89,24 +91,24 @@ async def taken(body: dict[str, Any], *, in_order: bool = False, rules: ObjectRu
     return State.decode(row.state)
 
 
-NOTHING_READABLE = [None, "", "}{", '{"floor": -1}', '{"floor": 99999999999999999999999}']
+UNREADABLE = [None, "", "}{", '{"floor": -1}', '{"floor": 99999999999999999999999}']
 
 
-@pytest.mark.parametrize("engine", NOTHING_READABLE)
-async def test_what_was_decided_stays_so(engine: str | None) -> None:
+@pytest.mark.parametrize("engine", UNREADABLE)
+async def test_decided_slots_stay_decided(engine: str | None) -> None:
     before = State(
         decided_until=NOW, started=7, succeeded=5, failed=2, missed=3, last_success=NOW - MINUTE,
         handled=("run-now/once", "cancel/u-1", "resume/again"),
     )  # fmt: skip
-    state = await taken(with_status(an_object(), before, engine=engine))
+    state = await restored(with_status(an_object(), before, engine=engine))
     assert state.decided_until == NOW
     assert (state.started, state.succeeded, state.failed, state.missed) == (7, 5, 2, 3)
     assert sorted(state.handled) == sorted(before.handled)
     assert state.last_success == NOW - MINUTE
 
 
-@pytest.mark.parametrize("engine", NOTHING_READABLE)
-async def test_what_had_begun_is_known(engine: str | None) -> None:
+@pytest.mark.parametrize("engine", UNREADABLE)
+async def test_begun_runs_are_restored(engine: str | None) -> None:
     slot = NOW - 5 * MINUTE
     runs = [
         Run(slot=slot, due=slot, begun=slot + 7, attempt=2),
@@ -117,63 +119,63 @@ async def test_what_had_begun_is_known(engine: str | None) -> None:
         State(decided_until=NOW, runs=runs, handled=("run-now/by-hand",)),
         engine=engine,
     )
-    state = await taken(body)
+    state = await restored(body)
     assert [(run.slot, run.attempt, run.lost, run.token, run.payload) for run in state.runs] == [
         (slot, 3, 1, "", None),
         (slot + 1, 2, 1, "by-hand", b"p"),
     ]
 
 
-@pytest.mark.parametrize("engine", NOTHING_READABLE)
+@pytest.mark.parametrize("engine", UNREADABLE)
 async def test_a_pod_is_adopted(engine: str | None) -> None:
     slot = NOW - 5 * MINUTE
     run = Run(slot=slot, due=slot, begun=slot, detached=True)
-    state = await taken(with_status(an_object(CONTAINER), State(decided_until=slot, runs=[run]), engine=engine))
+    state = await restored(with_status(an_object(CONTAINER), State(decided_until=slot, runs=[run]), engine=engine))
     assert state.runs
     assert (state.runs[0].slot, state.runs[0].attempt, state.runs[0].adoptable) == (slot, 1, True)
 
 
-@pytest.mark.parametrize("engine", NOTHING_READABLE)
-@pytest.mark.parametrize("in_order", [True, False])
-async def test_a_planned_slot_is_one_run(engine: str | None, in_order: bool) -> None:
+@pytest.mark.parametrize("engine", UNREADABLE)
+@pytest.mark.parametrize("status_is_complete", [True, False])
+async def test_a_planned_slot_is_one_run(engine: str | None, status_is_complete: bool) -> None:
     before = State(decided_until=NOW - MINUTE, next=Run(slot=NOW, due=NOW))
-    state = await taken(with_status(an_object(), before, engine=engine), in_order=in_order)
+    state = await restored(with_status(an_object(), before, engine=engine), status_is_complete=status_is_complete)
     runs = [*state.runs, *([state.next] if state.next is not None and state.next.due <= NOW else [])]
-    assert [(run.slot, run.attempt) for run in runs] == [(NOW, 1 if in_order else 2)]
+    assert [(run.slot, run.attempt) for run in runs] == [(NOW, 1 if status_is_complete else 2)]
 
 
 @pytest.mark.parametrize("job", [CUSTOM, CONTAINER], ids=["custom", "pod"])
-@pytest.mark.parametrize("engine", NOTHING_READABLE)
-async def test_a_planned_slot_that_is_said_to_have_begun_is_one_run(engine: str | None, job: dict[str, Any]) -> None:
+@pytest.mark.parametrize("engine", UNREADABLE)
+async def test_a_planned_slot_that_has_begun_is_one_run(engine: str | None, job: dict[str, Any]) -> None:
     before = State(decided_until=NOW - MINUTE, started=3, next=Run(slot=NOW, due=NOW, detached=job is CONTAINER))
     body = with_status(an_object(job), before, engine=engine)
     body["status"]["active"][0]["started"] = rfc3339(NOW)
-    state = await taken(body)
+    state = await restored(body)
     assert [run.slot for run in state.runs] == [NOW]
     assert (state.decided_until, state.started) == (NOW, 4)
     assert state.next is None or state.next.slot > NOW
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["record", "told"])
-async def test_what_nobody_could_run_did_not_begin(kept: bool) -> None:
-    """Neither before, nor since: no plugin of that name was there. With one now, or one then, it may have begun."""
+@pytest.mark.parametrize("kept", [True, False], ids=["engine", "fields"])
+async def test_a_run_of_an_unknown_kind_did_not_begin(kept: bool) -> None:
+    """No plugin of that name was installed before or since. If there is or was a plugin, the run may have begun."""
     before = State(decided_until=NOW - 2 * MINUTE, next=Run(slot=NOW - MINUTE, due=NOW - MINUTE))
 
-    def told(*, known: bool) -> dict[str, Any]:
+    def body_of(*, known: bool) -> dict[str, Any]:
         body = with_status(an_object(), msgspec.structs.replace(before), owner=None, known=known)
         body["status"]["engine"] = before.encode().decode() if kept else None
         return body
 
     unknown = ObjectRules(kinds=frozenset())
-    state = await taken(told(known=False), rules=unknown)
+    state = await restored(body_of(known=False), rules=unknown)
     assert state.runs == []
     assert state.next is None or (state.next.attempt, state.next.begun) == (1, 0)
     if kept:
         before.generation, before.when = 3, read_object(an_object(), ObjectRules()).definition.when_digest
         assert state.next is not None
         assert state.next.slot == NOW - MINUTE
-        for body, rules in ((told(known=True), unknown), (told(known=False), ObjectRules())):
-            assert [run.attempt for run in (await taken(body, rules=rules)).runs] == [2, 2]
+        for body, rules in ((body_of(known=True), unknown), (body_of(known=False), ObjectRules())):
+            assert [run.attempt for run in (await restored(body, rules=rules)).runs] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -185,16 +187,16 @@ async def test_what_nobody_could_run_did_not_begin(kept: bool) -> None:
     ],
     ids=["completed", "paused", "suspended"],
 )
-@pytest.mark.parametrize("engine", NOTHING_READABLE)
-async def test_what_was_closed_stays_closed(before: State, part: str, engine: str | None) -> None:
-    state = await taken(with_status(an_object(), before, engine=engine))
+@pytest.mark.parametrize("engine", UNREADABLE)
+async def test_a_stopped_schedule_stays_stopped(before: State, part: str, engine: str | None) -> None:
+    state = await restored(with_status(an_object(), before, engine=engine))
     assert getattr(state, part) == getattr(before, part)
 
 
-async def test_the_record_of_the_engine_counts_first() -> None:
+async def test_the_engine_field_is_preferred() -> None:
     body = with_status(an_object(), State(decided_until=NOW - 5 * MINUTE))
     body["status"]["engine"] = State(decided_until=NOW - MINUTE).encode().decode()
-    assert (await taken(body, in_order=True)).decided_until == NOW - MINUTE
+    assert (await restored(body, status_is_complete=True)).decided_until == NOW - MINUTE
 
 
 @pytest.mark.parametrize(
@@ -207,6 +209,6 @@ async def test_the_record_of_the_engine_counts_first() -> None:
         {"active": "x", "floor": rfc3339(NOW)},
     ],
 )
-async def test_a_status_that_says_nothing_is_none(status: dict[str, Any]) -> None:
-    state = await taken(an_object() | {"status": status})
+async def test_an_empty_or_invalid_status_restores_nothing(status: dict[str, Any]) -> None:
+    state = await restored(an_object() | {"status": status})
     assert state.decided_until == CREATED

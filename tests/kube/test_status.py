@@ -1,4 +1,4 @@
-"""The status of an object: true to its row, within the bounds of the CRD, and the same whoever writes it."""
+"""The status of an object: it agrees with its row, keeps the limits of the CRD, and is the same for every writer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def status(
 
 
 def conditions(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    return {one["type"]: (one["status"], one["reason"]) for one in found["conditions"]}
+    return {condition["type"]: (condition["status"], condition["reason"]) for condition in found["conditions"]}
 
 
 def record(number: int, outcome: Outcome = Outcome.SUCCEEDED, **more: Any) -> RunRecord:
@@ -74,7 +74,7 @@ def record(number: int, outcome: Outcome = Outcome.SUCCEEDED, **more: Any) -> Ru
         (State(T), Definition("cluster.custom.x"), ("False", "UnknownKind"), "True", ("False", "NotSuspended")),
     ],
 )
-def test_where_a_schedule_stands(
+def test_the_conditions_of_a_schedule(
     state: State, definition: Definition, ready: tuple[str, str], stalled: str, suspended: tuple[str, str]
 ) -> None:
     found = conditions(status(state, definition))
@@ -85,33 +85,36 @@ def test_where_a_schedule_stands(
     assert "Overdue" not in found
 
 
-def test_a_failed_run_leaves_it_ready_and_says_why() -> None:
+def test_a_failed_run_leaves_the_schedule_ready_with_a_reason() -> None:
     state = State(T, last_success=T, last_failure=T + SECOND)
     found = status(state, records=[record(1, Outcome.FAILED, reason="exit code 3")])
     assert conditions(found)["Ready"][0] == "True"
     assert conditions(found)["LastRunSucceeded"] == ("False", "Failed")
-    assert next(one for one in found["conditions"] if one["type"] == "LastRunSucceeded")["message"] == "exit code 3"
+    assert (
+        next(condition for condition in found["conditions"] if condition["type"] == "LastRunSucceeded")["message"]
+        == "exit code 3"
+    )
 
 
-def test_overdue_is_told_where_a_success_is_expected() -> None:
+def test_overdue_is_reported_if_a_success_is_expected() -> None:
     expecting = msgspec.structs.replace(EVERY, expect_success_within=MINUTE)
     assert conditions(status(State(T), expecting))["Overdue"] == ("False", "InTime")
     assert conditions(status(State(T, overdue=True), expecting))["Overdue"] == ("True", "NoSuccess")
 
 
-def test_a_condition_keeps_its_time_for_as_long_as_it_holds() -> None:
+def test_a_condition_keeps_its_time_while_it_holds() -> None:
     before = status(now=T + SECOND)
     after = status(State(T, suspended=True), since=since_of(before["conditions"]), now=T + MINUTE)
-    times = {one["type"]: one["lastTransitionTime"] for one in after["conditions"]}
+    times = {condition["type"]: condition["lastTransitionTime"] for condition in after["conditions"]}
     assert times["Ready"] == "2027-01-15T08:00:01Z"
     assert times["Suspended"] == "2027-01-15T08:01:00Z"
 
 
-def test_a_condition_says_of_which_spec_it_is() -> None:
-    """The spec was edited; whoever has the row goes by the one before still."""
+def test_a_condition_names_the_generation_of_its_spec() -> None:
+    """The spec was edited, but the owner still works with the previous one."""
     found = status(State(T, generation=1), generation=2)
     assert found["observedGeneration"] == 2
-    said = {one["type"]: one["observedGeneration"] for one in found["conditions"]}
+    said = {condition["type"]: condition["observedGeneration"] for condition in found["conditions"]}
     assert said == {"Ready": 2, "Stalled": 2, "Suspended": 1, "LastRunSucceeded": 1}
 
 
@@ -129,24 +132,24 @@ def test_a_condition_says_of_which_spec_it_is() -> None:
         (State(T, started=1), msgspec.structs.replace(EVERY, max_runs=1), "none"),
     ],
 )
-def test_the_next_run_in_words(state: State, definition: Definition, words: str) -> None:
+def test_the_next_run_is_a_time_or_a_reason(state: State, definition: Definition, words: str) -> None:
     found = status(state, definition)
     assert found["nextRun"] == words
     assert (found.get("nextRunTime") is not None) == words.startswith("2027")
 
 
 def test_the_next_run_is_not_the_one_that_is_active() -> None:
-    """What is due may have begun without a write: a long run would else be the next one for as long as it lasts."""
+    """A due run may have begun without a write. A long run must not be shown as the next run while it lasts."""
     begins = State(T, next=Run(T, T))
     assert status(begins, owner="r")["nextRun"] == "2027-01-15T08:01:00Z"
-    assert status(begins)["nextRun"] == "2027-01-15T08:00:00Z", "of nobody's row nothing runs"
+    assert status(begins)["nextRun"] == "2027-01-15T08:00:00Z", "nothing runs without an owner"
     assert status(begins, msgspec.structs.replace(EVERY, max_runs=1), owner="r")["nextRun"] == "none"
     jittered = msgspec.structs.replace(EVERY, jitter=30 * SECOND)
     due = T + MINUTE + jitter_of(UID, T + MINUTE, 30 * SECOND)
     assert status(begins, jittered, owner="r")["nextRunTime"] == rfc3339(due)
 
 
-def test_the_triggers_in_words() -> None:
+def test_the_triggers_are_described() -> None:
     triggers = (
         CronTrigger("@daily"),
         CronTrigger("0 12 * * *", "Europe/Lisbon"),
@@ -160,42 +163,42 @@ def test_the_triggers_in_words() -> None:
     assert found["schedule"] == words
 
 
-def test_what_is_active() -> None:
+def test_active_runs_are_listed() -> None:
     running = Run(T, T, begun=T)
     waits = Run(T + 1, T + MINUTE, attempt=2, begun=T)
     pod = Run(T + 2, T, attempt=3, detached=True, token="by-hand")
     planned = Run(T + 3, T + SECOND)
     shown = status(State(T, runs=[running, waits, pod], next=planned), owner="r")
-    assert shown["activeCount"] == 4, "what is planned and due may have begun without a write"
-    assert [("due" in one, one.get("pod"), one.get("token")) for one in shown["active"]] == [
+    assert shown["activeCount"] == 4, "a due run may have begun without a write"
+    assert [("due" in run, run.get("pod"), run.get("token")) for run in shown["active"]] == [
         (False, None, None),
         (True, None, None),
         (False, pod_name("a", run_id(UID, pod), 3), "by-hand"),
         (False, None, None),
     ]
-    assert status(State(T, next=planned))["activeCount"] == 0, "of nobody's row nothing runs"
+    assert status(State(T, next=planned))["activeCount"] == 0, "nothing runs without an owner"
 
 
-def test_since_when_a_run_is_active() -> None:
-    """The store is told of the beginning of a first attempt with its end; who knows before that says so beside it."""
+def test_the_start_of_an_active_run_is_carried_over() -> None:
+    """The store learns the start of a first attempt only at its end. Until then status keeps what is known."""
     planned, again, manual = Run(T, T), Run(T - MINUTE, T, attempt=2, begun=T - MINUTE), Run(T, T, token="by-hand")
     state = State(T, runs=[again, manual], next=planned)
     since = {run_id(UID, planned): rfc3339(T + 5), run_id(UID, again): rfc3339(T - MINUTE + 7)}
     shown = status(state, owner="r", begun=since)["active"]
-    assert [one.get("started") for one in shown] == [rfc3339(T - MINUTE + 7), None, rfc3339(T + 5)]
-    assert begun_of(shown) == since, "the next to write goes on from what stands there"
+    assert [run.get("started") for run in shown] == [rfc3339(T - MINUTE + 7), None, rfc3339(T + 5)]
+    assert begun_of(shown) == since, "the next writer continues from the status"
     assert status(state, owner="r", begun=begun_of(shown))["active"] == shown
-    assert status(State(T, next=planned), begun=since)["active"] == [], "of nobody's row nothing runs"
+    assert status(State(T, next=planned), begun=since)["active"] == [], "nothing runs without an owner"
 
 
-def test_a_job_that_nobody_can_run_is_not_said_to_have_started() -> None:
+def test_a_run_of_an_unknown_kind_has_no_start_time() -> None:
     lost = State(T, runs=[Run(T, T, attempt=2, lost=1, begun=T)])
     unknown = Definition("cluster.custom.x", triggers=(EveryTrigger(MINUTE),))
     assert "started" not in status(lost, unknown)["active"][0]
     assert conditions(status(lost, unknown))["Ready"] == ("False", "UnknownKind")
     known = {f"{UID}-{T}": rfc3339(T + 5)}
-    assert status(lost, unknown, begun=known)["active"][0]["started"] == rfc3339(T + 5), "it had, before"
-    assert "started" in status(lost, unknown, owner="r")["active"][0], "another replica can"
+    assert status(lost, unknown, begun=known)["active"][0]["started"] == rfc3339(T + 5), "it began before"
+    assert "started" in status(lost, unknown, owner="r")["active"][0], "another replica can run it"
     assert "started" in status(lost)["active"][0]
 
 
@@ -208,7 +211,7 @@ def test_recent_runs_are_those_that_history_keeps() -> None:
     assert len(status(records=[record(number) for number in range(50, 0, -1)])["recentRuns"]) == RECENT_RUNS
 
 
-def test_a_recent_run_tells_its_place_and_only_the_newest_failed_one_its_output() -> None:
+def test_recent_runs_have_their_replica_and_the_newest_failure_its_output() -> None:
     first = record(3, Outcome.FAILED, output=b"newest \xff\0" + b"x" * 2000, replica="host-1", code=500)
     older = record(2, Outcome.FAILED, output=b"older")
     in_pod = msgspec.structs.replace(record(1, manual=True), run_id=f"{UID}-by-hand")
@@ -228,7 +231,7 @@ def test_the_last_outcome_outlives_history() -> None:
     assert status(State(T, last_success=T), records=newest)["lastOutcome"] == "Cancelled"
 
 
-def test_what_was_asked_for_and_handled() -> None:
+def test_handled_requests_are_listed() -> None:
     handled = [f"run-now/t{number}" for number in range(30)] + ["cancel/u-1", "resume/again/and/again"]
     shown = status(State(T, handled=tuple(handled)))["handled"]
     assert shown["runNow"] == [f"t{number}" for number in range(30)][-HANDLED_TOKENS:]
@@ -277,12 +280,12 @@ _RECORDS = st.lists(
 
 
 @given(_STATES, st.sampled_from([EVERY, INVALID]), _RECORDS, st.booleans())
-def test_whatever_the_row_says_is_a_status_that_the_api_server_takes(
+def test_every_row_has_a_status_that_the_api_server_accepts(
     state: State, definition: Definition, records: list[RunRecord], owned: bool
 ) -> None:
     before = state.encode()
     found = status(state, definition, records, owner="r" if owned else None)
-    assert state.encode() == before, "the row's state is left as it is"
+    assert state.encode() == before, "the state of the row is not changed"
     text = json.dumps({key: value for key, value in found.items() if value is not None}, ensure_ascii=False)
     assert len(text.encode()) < 400_000
     assert "the secret payload" not in text
@@ -296,7 +299,7 @@ def test_whatever_the_row_says_is_a_status_that_the_api_server_takes(
     ]
 
 
-def test_a_part_that_is_unset_is_taken_away_from_what_stands_there() -> None:
-    """The status is a merge patch: what it does not name would stay."""
+def test_an_unset_field_is_removed_from_the_status() -> None:
+    """The status is a merge patch, which keeps fields that it does not name."""
     assert status(State(T, suspended=True)).keys() == status(State(T)).keys()
     assert status(State(T, suspended=True))["nextRunTime"] is None

@@ -1,4 +1,4 @@
-"""What the writer of status does where one of many objects can't be told of; the store is real, and in memory."""
+"""The status writer when the status of an object can't be written, with a real store in memory."""
 
 from __future__ import annotations
 
@@ -32,22 +32,20 @@ FINE, STRANGE = b'{"floor":1}', b'{"floor":"what a later version may write"}'
 NONSENSE = b'{"floor":1,"last_success":99999999999999999999}'
 
 
-WILL_NOT_DO = Invalid(422, "Invalid", "status: this will not do")
+INVALID = Invalid(422, "Invalid", "status: invalid")
 TOO_LARGE = ApiUnavailable(500, "", "etcdserver: request is too large")
 
 
 class Writes:
-    """Takes what is written, in place of a client; the test says of which objects it will not have it."""
+    """Stands in for the client, and refuses the objects that the test names."""
 
-    def __init__(
-        self, *, refused: str = "", refusal: ApiError = WILL_NOT_DO, away: str = "", without_rights: str = ""
-    ) -> None:
-        self._refused, self._away, self._without_rights = refused, away, without_rights
+    def __init__(self, *, refused: str = "", refusal: ApiError = INVALID, away: str = "", forbidden: str = "") -> None:
+        self._refused, self._away, self._forbidden = refused, away, forbidden
         self._refusal = refusal
         self.meanwhile: Callable[[], object] = bool
         self.written: asyncio.Queue[str] = asyncio.Queue()
         self.statuses: dict[str, dict[str, Any]] = {}
-        """By name: the newest."""
+        """The newest status, by name."""
 
     async def patch(self, path: str, body: Mapping[str, Any], *_: object, **__: object) -> dict[str, Any]:
         name = path.split("/")[-2]
@@ -55,10 +53,10 @@ class Writes:
         self.meanwhile()
         if name == self._refused:
             raise self._refusal
-        if name == self._without_rights:
+        if name == self._forbidden:
             raise Unauthorized(401, "Unauthorized", "Unauthorized")
         if name == self._away:
-            raise ApiUnavailable(0, "", "nobody answers")
+            raise ApiUnavailable(0, "", "no answer")
         self.statuses[name] = body["status"]
         return an_object(name) | {"status": body["status"]}
 
@@ -76,7 +74,7 @@ async def writing(
     objects: KnownObjects | None = None,
     begun: dict[str, str] | None = None,
 ) -> AsyncIterator[tuple[StatusWriter, StatusQueue]]:
-    """A writer at work, for objects of these names, whose rows have these states."""
+    """Run a writer for objects with these names and states."""
     store, objects = MemoryStore(), KnownObjects() if objects is None else objects
     definition = at_once(NOW, kind=KIND_INVALID, job={"problem": "none"}).encode()
     rows = [
@@ -104,13 +102,13 @@ async def writing(
 
 
 async def rounds() -> None:
-    """As many of the event loop as what was begun may take to its end."""
+    """Let the event loop run until everything that has begun can end."""
     for _ in range(50):
         await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("state", [STRANGE, NONSENSE])
-async def test_a_state_that_can_t_be_told_is_in_nobodys_way(state: bytes) -> None:
+async def test_an_unreadable_state_does_not_block_other_objects(state: bytes) -> None:
     writes = Writes()
     async with writing(writes, {"strange": state, "fine": FINE}) as (writer, queue):
         queue.changed("uid-strange", 0.0)
@@ -120,14 +118,14 @@ async def test_a_state_that_can_t_be_told_is_in_nobodys_way(state: bytes) -> Non
         assert not await writer.flush()
 
 
-async def test_when_a_run_started_is_told_by_who_knows_and_kept_by_who_does_not() -> None:
+async def test_the_start_of_a_run_is_written_by_its_replica_and_kept_by_others() -> None:
     writes, objects = Writes(), KnownObjects()
     state = State(NOW, runs=[Run(NOW, NOW)]).encode()
     started, name = rfc3339(NOW), f"uid-fine-{NOW}"
     async with writing(writes, {"fine": state}, objects, {name: started}) as (writer, queue):
         queue.changed("uid-fine")
         assert await writer.flush()
-        assert [one["started"] for one in writes.statuses["fine"]["active"]] == [started]
+        assert [run["started"] for run in writes.statuses["fine"]["active"]] == [started]
     elsewhere = Writes()
     objects.update(an_object("fine") | {"status": writes.statuses["fine"]})
     async with writing(elsewhere, {"fine": state}, objects) as (writer, queue):
@@ -137,8 +135,8 @@ async def test_when_a_run_started_is_told_by_who_knows_and_kept_by_who_does_not(
         assert elsewhere.statuses["fine"]["active"] == writes.statuses["fine"]["active"]
 
 
-@pytest.mark.parametrize("refusal", [WILL_NOT_DO, TOO_LARGE])
-async def test_at_the_end_what_is_refused_is_not_waited_for(refusal: ApiError) -> None:
+@pytest.mark.parametrize("refusal", [INVALID, TOO_LARGE])
+async def test_a_flush_does_not_wait_for_a_refused_status(refusal: ApiError) -> None:
     writes = Writes(refused="refused", refusal=refusal)
     async with writing(writes, {"refused": FINE, "fine": FINE}) as (writer, queue):
         queue.changed("uid-refused")
@@ -148,11 +146,9 @@ async def test_at_the_end_what_is_refused_is_not_waited_for(refusal: ApiError) -
 
 
 @pytest.mark.parametrize("seconds", [0.0, PATIENCE])
-async def test_at_the_end_rights_that_were_taken_are_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, seconds: float
-) -> None:
+async def test_a_flush_does_not_wait_for_lost_permissions(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(status_writer, "FORBIDDEN_TIMEOUT", seconds)
-    writes = Writes(without_rights="a")
+    writes = Writes(forbidden="a")
     async with writing(writes, {"a": FINE, "fine": FINE}) as (writer, queue):
         queue.changed("uid-a")
         queue.changed("uid-fine")
@@ -162,11 +158,11 @@ async def test_at_the_end_rights_that_were_taken_are_not_waited_for(
             return
         await writes.written.get()
         await rounds()
-        assert writer.waiting == 1, "an API server that comes back may refuse what it will allow"
+        assert writer.waiting == 1, "an API server that restarts may first refuse what it allows"
         flushing.cancel()
 
 
-async def test_at_the_end_all_is_told() -> None:
+async def test_a_flush_writes_every_status() -> None:
     async with writing(Writes(), {"a": FINE, "b": FINE}) as (writer, queue):
         queue.changed("uid-a", 1000.0)
         queue.changed("uid-b", 1000.0)
@@ -174,7 +170,7 @@ async def test_at_the_end_all_is_told() -> None:
         assert not writer.waiting
 
 
-async def test_at_the_end_what_goes_is_not_waited_for() -> None:
+async def test_a_flush_does_not_wait_for_a_deleted_object() -> None:
     writes = Writes(away="a")
     async with writing(writes, {"a": FINE}) as (writer, queue):
         queue.changed("uid-a")
@@ -186,7 +182,7 @@ async def test_at_the_end_what_goes_is_not_waited_for() -> None:
         assert await flushing
 
 
-async def test_what_goes_while_it_is_written_stays_gone() -> None:
+async def test_an_object_deleted_during_its_write_stays_forgotten() -> None:
     writes, objects = Writes(), KnownObjects()
     writes.meanwhile = lambda: objects.remove(["uid-a"])
     async with writing(writes, {"a": FINE}, objects) as (writer, queue):

@@ -1,4 +1,4 @@
-"""Metrics: that they count, that Prometheus can read them, and that their page is true."""
+"""Metrics count, Prometheus can read them, and their page is up to date."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def filled() -> Metrics:
-    """Metrics of which each has at least one sample."""
+    """Return metrics with at least one sample instrument."""
     metrics = Metrics("1.2.3")
-    for each in metrics.instruments:
-        labels = [f"some {label}" for label in each.labels]
-        if isinstance(each, Counter):
-            each.add(*labels)
-        elif isinstance(each, Gauge):
-            each.set(3, *labels)
-        elif isinstance(each, Histogram):
-            each.observe(0.02, *labels)
+    for instrument in metrics.instruments:
+        labels = [f"some {label}" for label in instrument.labels]
+        if isinstance(instrument, Counter):
+            instrument.add(*labels)
+        elif isinstance(instrument, Gauge):
+            instrument.set(3, *labels)
+        elif isinstance(instrument, Histogram):
+            instrument.observe(0.02, *labels)
     return metrics
 
 
@@ -42,28 +42,28 @@ def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], fl
     }
 
 
-def test_everything_can_be_read_by_prometheus() -> None:
+def test_prometheus_can_read_every_metric() -> None:
     metrics = filled()
     families = {
         family.name: family
         for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
         if not family.name.startswith("process_")
     }
-    assert set(families) == {each.name for each in metrics.instruments}
-    for each in metrics.instruments:
-        family = families[each.name]
-        assert family.type == each.type
-        assert family.documentation == each.help_text
-        assert {frozenset(sample.labels) - {"le"} for sample in family.samples} >= {frozenset(each.labels)}
+    assert set(families) == {instrument.name for instrument in metrics.instruments}
+    for instrument in metrics.instruments:
+        family = families[instrument.name]
+        assert family.type == instrument.type
+        assert family.documentation == instrument.help_text
+        assert {frozenset(sample.labels) - {"le"} for sample in family.samples} >= {frozenset(instrument.labels)}
     open_metrics = generate_open_metrics(metrics.registry).decode()  # type: ignore[no-untyped-call]  # the library's
     assert list(open_metrics_families(open_metrics))  # type: ignore[no-untyped-call]  # the library's
 
 
-def test_names_have_the_prefix_and_no_metric_knows_a_job() -> None:
-    for each in Metrics().instruments:
-        assert each.name.startswith("scheduledjob_")
-        assert not {"name", "namespace", "job", "slug", "uid"} & set(each.labels)
-        assert not isinstance(each, Histogram) or each.name.endswith("_seconds")
+def test_names_have_the_prefix_and_no_label_names_a_job() -> None:
+    for instrument in Metrics().instruments:
+        assert instrument.name.startswith("scheduledjob_")
+        assert not {"name", "namespace", "job", "slug", "uid"} & set(instrument.labels)
+        assert not isinstance(instrument, Histogram) or instrument.name.endswith("_seconds")
 
 
 def test_a_fresh_replica_shows_its_counters_at_zero() -> None:
@@ -73,16 +73,16 @@ def test_a_fresh_replica_shows_its_counters_at_zero() -> None:
     assert [dict(labels)["version"] for name, labels in found if name == "scheduledjob_build_info"] == ["1.2.3"]
 
 
-def test_gauges_are_looked_at_when_they_are_scraped() -> None:
-    metrics, should_poll = Metrics(), iter([4, 5])
-    metrics.at_scrape(lambda: metrics.active_runs.set(next(should_poll), "inline"))
+def test_gauges_are_set_before_each_scrape() -> None:
+    metrics, values = Metrics(), iter([4, 5])
+    metrics.at_scrape(lambda: metrics.active_runs.set(next(values), "inline"))
     key = ("scheduledjob_active_runs", frozenset({("where", "inline")}))
     assert samples(metrics)[key] == 4
     assert samples(metrics)[key] == 5
 
 
 @given(st.lists(st.floats(min_value=0, max_value=100), max_size=50))
-def test_buckets_hold_what_is_not_above_their_bound(values: list[float]) -> None:
+def test_buckets_count_values_up_to_their_bound(values: list[float]) -> None:
     histogram = Histogram("size_seconds", "Sizes.", bounds=(0.1, 1, 10))
     for value in values:
         histogram.observe(value)
@@ -93,7 +93,7 @@ def test_buckets_hold_what_is_not_above_their_bound(values: list[float]) -> None
     assert abs(found["scheduledjob_size_seconds_sum"] - sum(values)) < 1e-6
 
 
-def test_nothing_is_lost_between_threads() -> None:
+def test_no_count_is_lost_between_threads() -> None:
     counter, histogram = Counter("things", "Things.", "kind"), Histogram("size_seconds", "Sizes.", bounds=(1,))
 
     def count() -> None:
@@ -102,7 +102,7 @@ def test_nothing_is_lost_between_threads() -> None:
             histogram.observe(0.5)
 
     threads = [threading.Thread(target=count) for _ in range(4)]
-    patience = sys.getswitchinterval()
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         for thread in threads:
@@ -110,11 +110,11 @@ def test_nothing_is_lost_between_threads() -> None:
         for thread in threads:
             thread.join()
     finally:
-        sys.setswitchinterval(patience)
+        sys.setswitchinterval(interval)
     assert counter.value("a") == histogram.count() == 80_000
 
 
-def test_what_somebody_else_counts_is_taken_over() -> None:
+def test_a_counter_can_be_set_to_a_total() -> None:
     metrics = Metrics()
     metrics.watch_restarts.reached(2, "pods")
     metrics.watch_restarts.reached(5, "pods")

@@ -1,4 +1,4 @@
-"""What metrics tell of a real replica on a real store in memory."""
+"""The metrics of a real replica with a store in memory."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import Outcome, RunRecord
 
 
-class Counted(MetricsObserver):
-    """Lets a test wait until something was counted."""
+class NotifyingObserver(MetricsObserver):
+    """Lets a test wait until something is counted."""
 
     def __init__(self, metrics: Metrics) -> None:
         super().__init__(metrics)
-        self.news = asyncio.Event()
+        self.counted = asyncio.Event()
 
     def recorded(self, records: Sequence[RunRecord]) -> None:
         super().recorded(records)
-        self.news.set()
+        self.counted.set()
 
     def passed_over(self, slug: str, outcome: Outcome, count: int) -> None:
         super().passed_over(slug, outcome, count)
-        self.news.set()
+        self.counted.set()
 
     def fenced(self, slug: str, why: str) -> None:
         super().fenced(slug, why)
-        self.news.set()
+        self.counted.set()
 
     async def until(self, enough: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE):
             while not enough():
-                self.news.clear()
-                await self.news.wait()
+                self.counted.clear()
+                await self.counted.wait()
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def fails(attempt: Attempt) -> Result:
 
 
 async def test_runs_attempts_and_retries_are_counted(metrics: Metrics) -> None:
-    store, observer = MemoryStore(), Counted(metrics)
+    store, observer = MemoryStore(), NotifyingObserver(metrics)
     kinds = ("manifest.shell", "cluster.pod")
     await put(store, *[f"ns/good-{n}" for n in range(5)], kind="manifest.shell")
 
@@ -77,11 +77,11 @@ async def test_runs_attempts_and_retries_are_counted(metrics: Metrics) -> None:
     assert metrics.retries.value() == 2
     assert metrics.start_lateness.count() == 8
     assert metrics.lease_losses.value() == 0
-    assert not observer._kinds, "what is not held is forgotten"
+    assert not observer._kinds, "schedules that are not owned are forgotten"
 
 
 async def test_slots_that_did_not_run_are_counted_by_reason(metrics: Metrics) -> None:
-    store, observer, jobs = MemoryStore(), Counted(metrics), Jobs()
+    store, observer, jobs = MemoryStore(), NotifyingObserver(metrics), Jobs()
     skip = Misfire(catch_up=CatchUp.SKIP)
     await put(store, "ns/job", late=HOUR, triggers=(EveryTrigger(60 * SECOND),), misfire=skip)
     async with running(replica_of(store, jobs, observer=observer)):
@@ -90,8 +90,8 @@ async def test_slots_that_did_not_run_are_counted_by_reason(metrics: Metrics) ->
     assert metrics.slots_passed_over.value("Excluded") == 0
 
 
-async def test_losing_a_schedule_is_counted(metrics: Metrics) -> None:
-    store, observer, jobs = MemoryStore(), Counted(metrics), Jobs(for_ever)
+async def test_a_lost_schedule_is_counted(metrics: Metrics) -> None:
+    store, observer, jobs = MemoryStore(), NotifyingObserver(metrics), Jobs(for_ever)
     await put(store, "ns/job")
     async with running(replica_of(store, jobs, observer=observer)) as replica:
         await jobs.begun.get()
@@ -101,28 +101,28 @@ async def test_losing_a_schedule_is_counted(metrics: Metrics) -> None:
     assert not observer._kinds
 
 
-async def test_the_stores_calls_are_timed_and_everything_else_is_its_own(metrics: Metrics) -> None:
+async def test_round_trips_of_the_store_are_timed_and_nothing_else_changes(metrics: Metrics) -> None:
     store, jobs = MemoryStore(), Jobs()
-    under_watch = timed(store, metrics)
-    assert (under_watch.polls, under_watch.poll_interval) == (store.polls, store.poll_interval)
-    await put(under_watch, "ns/job")
-    async with running(replica_of(under_watch, jobs)):
+    timed_store = timed(store, metrics)
+    assert (timed_store.polls, timed_store.poll_interval) == (store.polls, store.poll_interval)
+    await put(timed_store, "ns/job")
+    async with running(replica_of(timed_store, jobs)):
         await jobs.begun.get()
     for call in ("put", "claim", "settle", "now", "withdraw"):
         assert metrics.store_call_seconds.count(call) >= 1, call
     assert not any(metrics.store_errors.value(call) for call in vars(Store))
-    assert (await under_watch.rows()) == (await store.rows())
+    assert (await timed_store.rows()) == (await store.rows())
 
 
 @pytest.mark.parametrize("url", ["memory:", "postgresql://db/jobs", "firestore://project/jobs"])
 def test_any_store_can_be_timed(url: str, metrics: Metrics) -> None:
     store = open_store(url)
-    under_watch = timed(store, metrics)
+    timed_store = timed(store, metrics)
     for name in ("claim", "settle", "reconcile", "present"):
-        assert getattr(under_watch, name) != getattr(store, name)
+        assert getattr(timed_store, name) != getattr(store, name)
     for name in ("polls", "listen"):
-        assert getattr(under_watch, name) == getattr(store, name)
-    assert hasattr(under_watch, "migrate") == hasattr(store, "migrate")
+        assert getattr(timed_store, name) == getattr(store, name)
+    assert hasattr(timed_store, "migrate") == hasattr(store, "migrate")
 
 
 async def test_renewals_are_timed(metrics: Metrics) -> None:
@@ -131,13 +131,13 @@ async def test_renewals_are_timed(metrics: Metrics) -> None:
     assert metrics.store_call_seconds.count("renew") == 1
 
 
-class Away(MemoryStore):
+class UnavailableStore(MemoryStore):
     async def prune(self, limit: int = 1000) -> int:
-        raise StoreUnavailable("the store is away")
+        raise StoreUnavailable("the store is unavailable")
 
 
-async def test_errors_of_the_store_are_counted_and_answers_are_none(metrics: Metrics) -> None:
-    store = timed(Away(), metrics)
+async def test_errors_of_the_store_are_counted_but_refusals_are_not(metrics: Metrics) -> None:
+    store = timed(UnavailableStore(), metrics)
     with pytest.raises(StoreUnavailable):
         await store.prune()
     await put(store, "ns/job")

@@ -1,4 +1,4 @@
-"""The operator's web server over real connections: what probes and scrapers get, and what nobody gets."""
+"""The operator's web server over real connections."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 LOOPBACK = Listen("127.0.0.1", 0)
 
 
-class Told:
-    """What a server under test is told to say."""
+class ServedState:
+    """What the server under test serves."""
 
     def __init__(self) -> None:
         self.health: str | None = None
@@ -39,8 +39,8 @@ class Told:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def state() -> ServedState:
+    return ServedState()
 
 
 async def get(session: aiohttp.ClientSession, path: str, **headers: str) -> tuple[int, str]:
@@ -48,25 +48,25 @@ async def get(session: aiohttp.ClientSession, path: str, **headers: str) -> tupl
         return response.status, await response.text()
 
 
-async def test_it_is_healthy_whatever_is_not_ready(told: Told) -> None:
-    async with told.client() as session:
-        told.conditions["store"] = "the store can't be reached"
+async def test_health_does_not_depend_on_readiness(state: ServedState) -> None:
+    async with state.client() as session:
+        state.conditions["store"] = "the store can't be reached"
         assert await get(session, "/healthz") == (200, "ok\n")
-        told.health = "the lease thread stands still for 70 s"
+        state.health = "the lease thread stands still for 70 s"
         assert await get(session, "/healthz") == (503, "the lease thread stands still for 70 s\n")
 
 
-async def test_readiness_names_every_reason(told: Told) -> None:
-    async with told.client() as session:
+async def test_readiness_names_every_reason(state: ServedState) -> None:
+    async with state.client() as session:
         assert await get(session, "/readyz") == (200, "ok\n")
-        told.conditions.update(store="it does\nnot answer", crd="there is no CRD")
+        state.conditions.update(store="it does\nnot answer", crd="there is no CRD")
         assert await get(session, "/readyz") == (503, "store: it does not answer\ncrd: there is no CRD\n")
 
 
-async def test_readiness_as_json(told: Told) -> None:
-    async with told.client() as session:
+async def test_readiness_as_json(state: ServedState) -> None:
+    async with state.client() as session:
         for reason, status in ((None, 200), ("away", 503)):
-            told.conditions["store"] = reason
+            state.conditions["store"] = reason
             async with session.get("/readyz", headers={"Accept": "application/json"}) as response:
                 assert response.status == status
                 assert await response.json() == {"ready": reason is None, "conditions": {"store": reason, "api": None}}
@@ -76,9 +76,9 @@ async def test_readiness_as_json(told: Told) -> None:
     ("accept", "content_type"),
     [("", "text/plain"), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text")],
 )
-async def test_metrics_in_the_format_that_is_asked_for(told: Told, accept: str, content_type: str) -> None:
-    told.metrics.retries.add()
-    async with told.client() as session, session.get("/metrics", headers={"Accept": accept}) as response:
+async def test_metrics_have_the_requested_format(state: ServedState, accept: str, content_type: str) -> None:
+    state.metrics.retries.add()
+    async with state.client() as session, session.get("/metrics", headers={"Accept": accept}) as response:
         assert response.status == 200
         assert response.headers["Content-Type"].startswith(content_type)
         text = await response.text()
@@ -87,8 +87,8 @@ async def test_metrics_in_the_format_that_is_asked_for(told: Told, accept: str, 
         assert {family.name for family in text_string_to_metric_families(text)} >= {"scheduledjob_retries"}
 
 
-async def test_there_is_nothing_else(told: Told) -> None:
-    async with told.client() as session:
+async def test_other_paths_are_not_found(state: ServedState) -> None:
+    async with state.client() as session:
         for path in ("/", "/metrics/", "/healthz/../etc/passwd", "/debug"):
             assert await get(session, path) == (404, "not found; the pages are /healthz, /readyz and /metrics\n")
         async with session.post("/healthz") as response:
@@ -97,15 +97,15 @@ async def test_there_is_nothing_else(told: Told) -> None:
             assert response.status == 200
 
 
-async def test_it_says_nothing_of_what_it_runs_on(told: Told) -> None:
-    async with told.client() as session:
+async def test_the_server_does_not_disclose_its_software(state: ServedState) -> None:
+    async with state.client() as session:
         for path in ("/healthz", "/nothing"):
             async with session.get(path) as response:
                 assert "Server" not in response.headers
 
 
-async def test_bodies_and_large_headers_are_refused(told: Told) -> None:
-    async with told.client() as session:
+async def test_bodies_and_large_headers_are_refused(state: ServedState) -> None:
+    async with state.client() as session:
         async with session.get("/healthz", data=b"x" * 100_000) as response:
             assert response.status == 413
         status, _ = await get(session, "/healthz", **{"X-Much": "x" * (2 * LARGEST_HEADER)})
@@ -113,7 +113,7 @@ async def test_bodies_and_large_headers_are_refused(told: Told) -> None:
         assert await get(session, "/healthz") == (200, "ok\n")
 
 
-async def test_it_ends_although_a_connection_is_idle() -> None:
+async def test_an_idle_connection_does_not_block_the_end() -> None:
     server = WebServer(LOOPBACK, lambda: None, dict, CollectorRegistry())
     async with asyncio.timeout(30):
         async with server:
@@ -123,7 +123,7 @@ async def test_it_ends_although_a_connection_is_idle() -> None:
         await writer.wait_closed()
 
 
-async def test_where_it_cannot_listen_it_says_why() -> None:
+async def test_a_failure_to_listen_is_explained() -> None:
     async with WebServer(LOOPBACK, lambda: None, dict, CollectorRegistry()) as first:
         taken = Listen("127.0.0.1", first.port)
         with pytest.raises(OSError, match=rf"can't listen on 127\.0\.0\.1:{first.port}: another program uses it"):
@@ -134,7 +134,7 @@ async def test_where_it_cannot_listen_it_says_why() -> None:
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
 async def test_one_port_serves_ipv4_and_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "EVERY_ADDRESS", "::ffff:127.0.0.1")  # a test listens on loopback only
+    monkeypatch.setattr(server_module, "EVERY_ADDRESS", "::ffff:127.0.0.1")  # tests listen only on loopback
     async with (
         WebServer(Listen("", 0), lambda: None, dict, CollectorRegistry()) as server,
         aiohttp.ClientSession() as session,

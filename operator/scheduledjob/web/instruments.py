@@ -1,8 +1,8 @@
 """Counters, gauges and histograms: plain numbers in dictionaries, turned into samples at a scrape.
 
-The client library's own counters take a microsecond each, and a replica counts several times for each of 20,000 runs
-a second. So counting is one addition here, and everything else happens at a scrape. Each instrument may be used from
-any thread: the engine's event loop, the lease thread, the thread that watches the cluster.
+The counters of the client library take a microsecond, and a replica counts several times for each of 20,000 runs a
+second. So counting is an addition here, and everything else happens at a scrape. Any thread may use an instrument: the
+engine's event loop, the lease thread, or the thread that watches the cluster.
 """
 
 from __future__ import annotations

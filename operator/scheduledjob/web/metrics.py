@@ -1,11 +1,10 @@
-"""The metrics of one replica: which there are, what each says, and how they come to be scraped.
+"""The metrics of a replica.
 
-No metric has a label for a job: ten thousand jobs would make ten thousand series of each. What one job did is in its
-status and in history. Labels have few values each: outcomes, kinds of jobs, calls of the store, verbs and resources of
-the API server.
+No metric has a label for a job, because ten thousand jobs would make ten thousand series. Status and history say what a
+job did. Labels have few values: outcomes, kinds of jobs, calls of the store, verbs and resources of the API server.
 
-Counters and histograms are fed where something happens; gauges are set when somebody scrapes, by the functions given
-to ``at_scrape``.
+Counters and histograms count where something happens. Gauges are set before each scrape, by the functions that were
+given to ``at_scrape``.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
 I = TypeVar("I", bound=Instrument)  # noqa: E741  # an instrument
 
 LATENESS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-"""Seconds: a slot starts within a millisecond or two when all is well, and within the lease when a replica died."""
+"""Seconds. A run normally starts within two milliseconds, and within the lease after a replica has died."""
 CALL_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-"""Seconds of one round trip."""
+"""Seconds of a round trip."""
 
 
 class Metrics:
-    """All metrics, in a registry of their own. Any instrument may be fed from any thread."""
+    """All metrics, in a registry of their own. Any thread may use any instrument."""
 
     def __init__(self, program_version: str = "") -> None:
         self.instruments: list[Instrument] = []
@@ -41,8 +40,8 @@ class Metrics:
         add = self._add
 
         # Runs
-        self.runs = add(Counter("runs", "Runs that ended, by outcome and kind of job.", "outcome", "kind"))
-        self.attempts_started = add(Counter("attempts_started", "Attempts that were started, retries too.", "kind"))
+        self.runs = add(Counter("runs", "Runs that have ended, by outcome and kind of job.", "outcome", "kind"))
+        self.attempts_started = add(Counter("attempts_started", "Attempts that have started, with retries.", "kind"))
         self.attempts_adopted = add(
             Counter("attempts_adopted", "Attempts in Pods that this replica took over from another.")
         )
@@ -50,20 +49,20 @@ class Metrics:
         self.start_lateness = add(
             Histogram(
                 "start_lateness_seconds",
-                "How long after it was due an attempt started, by the store's clock.",
+                "How late attempts started, by the store's clock.",
                 bounds=LATENESS_BOUNDS,
             )
         )
         self.slots_passed_over = add(
             Counter("slots_passed_over", "Slots that did not run: Missed, SkippedOverlap or Excluded.", "outcome")
         )
-        self.active_runs = add(Gauge("active_runs", "Runs that this replica has running now, inline or pod.", "where"))
-        self.queued_runs = add(Gauge("queued_runs", "Runs that are due and wait for another run of their schedule."))
+        self.active_runs = add(Gauge("active_runs", "Active runs of this replica, inline or in Pods.", "where"))
+        self.queued_runs = add(Gauge("queued_runs", "Runs that are due but wait for another run of their schedule."))
         self.held_schedules = add(
-            Gauge("held_schedules", "Schedules that this replica holds: claimed ahead, running or being written.")
+            Gauge("held_schedules", "Schedules that this replica owns: claimed ahead, running or being written.")
         )
         self.claimed_ahead = add(
-            Gauge("claimed_ahead", "Schedules that were claimed before their slot and wait for it.")
+            Gauge("claimed_ahead", "Schedules that this replica has claimed ahead of their next slot.")
         )
 
         # The store
@@ -74,7 +73,7 @@ class Metrics:
             Counter("store_errors", "Calls that the store did not answer, or answered with an error.", "call")
         )
         self.lease_losses = add(
-            Counter("lease_losses", "Schedules lost to another replica, or because the store was away too long.")
+            Counter("lease_losses", "Schedules that this replica lost, because it could not renew their lease in time.")
         )
 
         # The API server
@@ -90,33 +89,36 @@ class Metrics:
         self.api_request_seconds = add(
             Histogram(
                 "api_request_seconds",
-                "How long the API server took to answer, by verb; watches are not in it.",
+                "How long the API server took to answer, by verb, without watches.",
                 "verb",
                 bounds=CALL_BOUNDS,
             )
         )
-        self.watch_restarts = add(Counter("watch_restarts", "Watches that ended and were begun again.", "resource"))
-        self.status_writes = add(Counter("status_writes", "Statuses that were written."))
-        self.status_dirty = add(Gauge("status_dirty", "Objects whose status is behind and waits for the budget."))
+        self.watch_restarts = add(Counter("watch_restarts", "Watches that failed and were started again.", "resource"))
+        self.status_writes = add(Counter("status_writes", "Status updates that were written."))
+        self.status_dirty = add(Gauge("status_dirty", "Objects whose status is out of date."))
         self.events = add(Counter("events", "Events that were written."))
-        self.events_dropped = add(Counter("events_dropped", "Events that were left out, for want of budget or room."))
-
-        # Schedules
-        self.reconciled = add(Counter("reconciled", "Objects that were read and brought into the store."))
-        self.reconcile_errors = add(Counter("reconcile_errors", "Objects that could not be brought into the store."))
-        self.swept = add(
+        self.events_dropped = add(
             Counter(
-                "swept", "Schedules that were ended because their object was gone, or their namespace is not watched."
+                "events_dropped", "Events that were dropped, because the queue was full or the API server refused them."
             )
         )
-        self.schedules = add(Gauge("schedules", "ScheduledJobs in the namespaces that are watched."))
-        self.invalid_schedules = add(
-            Gauge("invalid_schedules", "ScheduledJobs that are stopped because of their spec.")
+
+        # Schedules
+        self.reconciled = add(Counter("reconciled", "Objects that were written to the store."))
+        self.reconcile_errors = add(Counter("reconcile_errors", "Objects that could not be written to the store."))
+        self.swept = add(
+            Counter(
+                "swept",
+                "Schedules that the sweep ended: their object is gone, or their namespace is no longer watched.",
+            )
         )
+        self.schedules = add(Gauge("schedules", "ScheduledJobs in the watched namespaces."))
+        self.invalid_schedules = add(Gauge("invalid_schedules", "ScheduledJobs that can't run because of their spec."))
         self.overdue_schedules = add(
             Gauge("overdue_schedules", "ScheduledJobs without a success for longer than expectSuccessWithin.")
         )
-        self.build_info = add(Gauge("build_info", "Always 1; its labels say what runs.", "version", "python"))
+        self.build_info = add(Gauge("build_info", "Always 1. Its labels are the versions.", "version", "python"))
         self.build_info.set(1, program_version, platform.python_version())
 
         self.registry = CollectorRegistry(auto_describe=False)
@@ -127,46 +129,47 @@ class Metrics:
         self.instruments.append(instrument)
         return instrument
 
-    def at_scrape(self, look: Callable[[], None]) -> None:
-        """Call ``look`` before each scrape, in the thread of the server, to set gauges."""
-        self._at_scrape.append(look)
+    def at_scrape(self, set_gauges: Callable[[], None]) -> None:
+        """Call ``set_gauges`` before each scrape, in the thread of the server."""
+        self._at_scrape.append(set_gauges)
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing is looked at when this is registered."""
+        """Return nothing, so that registering does not collect the metrics."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry for each scrape."""
-        for look in self._at_scrape:
-            look()
+        """Return the samples. The registry calls this for each scrape."""
+        for set_gauges in self._at_scrape:
+            set_gauges()
         return iter([instrument.family() for instrument in self.instruments])
 
     def api_request(self, verb: str, resource: str, status: int, seconds: float) -> None:
-        """One try of a request to the API server; ``status`` 0: there was no answer."""
+        """Count an attempt of a request to the API server. ``status`` is 0 if there was no answer."""
         self.api_requests.add(verb, resource, str(status))
         if verb != "watch":
             self.api_request_seconds.observe(seconds, verb)
 
 
 def metrics_page() -> str:
-    """``docs/metrics.md``."""
+    """Return the text of ``docs/metrics.md``."""
     lines = [
         "# Metrics",
         "",
         "<!-- Written by `make docs` from operator/scheduledjob/web/metrics.py. -->",
         "",
-        "Each replica serves its own metrics at `/metrics`, in the text format of Prometheus or, where the scraper",
-        "asks for it, of OpenMetrics. Sum over replicas; but each of them counts all of `scheduledjob_schedules`,",
-        "`scheduledjob_invalid_schedules` and `scheduledjob_overdue_schedules`: of these take the maximum. No metric",
-        "has a label for a job: ten thousand of them cost no more series than one. Beside these there are the usual",
-        "`process_` metrics. Lengths are seconds.",
+        "Each replica serves its own metrics at `/metrics`, in the text format of Prometheus, or of OpenMetrics if the",
+        "scraper asks for it. Add up the values of all replicas, except for `scheduledjob_schedules`,",
+        "`scheduledjob_invalid_schedules` and `scheduledjob_overdue_schedules`: every replica counts all objects, so",
+        "take the maximum. No metric has a label for a job, so ten thousand jobs need no more series than one job.",
+        "There are also the usual `process_` metrics. Durations are in seconds.",
         "",
         "| Metric | Type | Labels | Meaning |",
         "|---|---|---|---|",
     ]
-    for each in Metrics().instruments:
-        labels = ", ".join(f"`{label}`" for label in each.labels)
-        lines.append(f"| `{each.name}{each.suffix}` | {each.type} | {labels} | {each.help_text} |")
+    for instrument in Metrics().instruments:
+        labels = ", ".join(f"`{label}`" for label in instrument.labels)
+        name = f"{instrument.name}{instrument.suffix}"
+        lines.append(f"| `{name}` | {instrument.type} | {labels} | {instrument.help_text} |")
     return "\n".join(lines) + "\n"
 
 

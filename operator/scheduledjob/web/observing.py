@@ -1,4 +1,4 @@
-"""Feeds the metrics: from the engine's observer calls, and by timing the calls of the store.
+"""Updates the metrics, from the calls to the engine's observer and by timing the calls to the store.
 
 Both are on the path of every run, so they only count.
 """
@@ -27,10 +27,10 @@ T = TypeVar("T")
 Arguments = ParamSpec("Arguments")
 
 UNKNOWN = "unknown"
-"""The kind of a run whose schedule was lost before its end was reported."""
+"""The kind of a run if the schedule was lost before the end of the run was reported."""
 
 _SYNCHRONOUS = {"renewer", "listen"}
-"""Calls of a store that are not round trips."""
+"""Methods of a store that make no round trip."""
 
 
 class MetricsObserver(Observer):
@@ -39,7 +39,7 @@ class MetricsObserver(Observer):
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._kinds: dict[str, str] = {}
-        """The kind of each schedule that this replica owns, by slug."""
+        """The kind of job of each schedule that this replica owns, by slug."""
 
     def claimed(self, row: Row) -> None:
         self._kinds[row.slug] = row.kind.removeprefix("cluster.").removeprefix("manifest.")
@@ -71,14 +71,14 @@ class MetricsObserver(Observer):
 
 
 def timed(store: Store, metrics: Metrics) -> Store:
-    """Return the same store with each of its calls timed."""
+    """Return the store with all its calls timed."""
     return cast(Store, _TimedStore(store, metrics))
 
 
 class _TimedStore:
-    """Wraps the round trips of a store; everything else is the store's own.
+    """Times the round trips of a store, and passes everything else on.
 
-    Calls of a store to itself are not counted, only those that the engine waits for.
+    It counts only the calls for which the engine waits, not the calls of a store to itself.
     """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:

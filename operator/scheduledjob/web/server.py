@@ -2,8 +2,8 @@
 
 ``/healthz`` is for the kubelet, which restarts a Pod whose probe fails. So an outage of the API server or the store
 does not fail it; it fails only where a restart helps: the lease thread or the event loop is stuck (a stuck event loop
-does not answer at all). ``/readyz`` is for people and rolling updates: it lists every condition that is not met, one
-per line. Both answer from what is already known and ask nobody.
+does not answer at all). ``/readyz`` is for people and rolling updates: it lists the conditions that are not met, one in
+each line. Both answer from memory.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from .listen import Listen
 
 LARGEST_HEADER = 4096
-"""Most bytes of one header and of the request line. A body is always refused."""
+"""Bytes of a header, and of the request line. A request with a body is always refused."""
 BACKLOG = 64
+"""Connections that wait to be accepted."""
 KEPT_ALIVE = 75.0
 """Seconds that an idle connection is kept: longer than a scraper's interval."""
 EVERY_ADDRESS = ""
-LAST_ANSWERS = 1.0
-"""Seconds that the shutdown waits for answers under way."""
+SHUTDOWN_TIMEOUT = 1.0
+"""Seconds that the shutdown waits for answers in progress."""
 
 
 class WebServer:
@@ -44,7 +45,8 @@ class WebServer:
         ready: Callable[[], Mapping[str, str | None]],
         registry: CollectorRegistry,
     ) -> None:
-        """``health`` returns why to restart, or None. ``ready`` returns why each condition is not met, or None."""
+        """``health`` returns why the process has to be restarted, or None. ``ready`` returns, by condition, why it is
+        not met, or None."""
         self._listen = listen
         self._health = health
         self._ready = ready
@@ -58,13 +60,13 @@ class WebServer:
         app.router.add_get("/healthz", self._answer_health)
         app.router.add_get("/readyz", self._answer_ready)
         app.router.add_get("/metrics", self._answer_metrics)
-        app.on_response_prepare.append(_say_little)
+        app.on_response_prepare.append(_hide_server)
         runner = web.AppRunner(
             app,
             access_log=None,
             handle_signals=False,
             keepalive_timeout=KEPT_ALIVE,
-            shutdown_timeout=LAST_ANSWERS,
+            shutdown_timeout=SHUTDOWN_TIMEOUT,
             max_line_size=LARGEST_HEADER,
             max_field_size=LARGEST_HEADER,
         )
@@ -137,7 +139,7 @@ async def _only_reads(
         return web.Response(text="not found; the pages are /healthz, /readyz and /metrics\n", status=404)
 
 
-async def _say_little(_: web.Request, response: web.StreamResponse) -> None:
+async def _hide_server(_: web.Request, response: web.StreamResponse) -> None:
     """Do not disclose the server's software and version."""
     del response.headers["Server"]
     response.headers["Cache-Control"] = "no-store"

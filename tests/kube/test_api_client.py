@@ -1,4 +1,4 @@
-"""What the client makes of paths, of pauses that a server asks for, and of refusals."""
+"""Paths, pauses and errors of the client."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from scheduledjob.kube.client.paths import pods, scheduled_jobs
         ("/version", "", False),
     ],
 )
-def test_what_a_path_is_about(path: str, resource: str, named: bool) -> None:
+def test_the_resource_of_a_path(path: str, resource: str, named: bool) -> None:
     assert resource_of(path) == (resource, named)
 
 
-def test_paths() -> None:
+def test_paths_of_scheduled_jobs_and_pods() -> None:
     assert scheduled_jobs() == "/apis/scheduledjobs.dev/v1beta1/scheduledjobs"
     assert scheduled_jobs("a", "b") == "/apis/scheduledjobs.dev/v1beta1/namespaces/a/scheduledjobs/b"
     assert pods("a") == "/api/v1/namespaces/a/pods"
@@ -57,7 +57,7 @@ def test_pauses_grow_to_a_limit() -> None:
         )
 
 
-def test_the_server_is_given_the_time_it_asks_for_within_reason() -> None:
+def test_a_retry_after_is_obeyed_up_to_a_limit() -> None:
     assert 3.0 <= pause(1, 3.0) <= 3.3
     assert pause(1, 86400.0) <= LONGEST_ASKED_PAUSE * 1.1
 
@@ -65,7 +65,7 @@ def test_the_server_is_given_the_time_it_asks_for_within_reason() -> None:
 @pytest.mark.parametrize(
     ("header", "seconds"), [(None, 0.0), ("1", 1.0), ("", 0.0), ("-1", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)]
 )
-def test_retry_after(header: str | None, seconds: float) -> None:
+def test_a_retry_after_header_is_read_as_seconds(header: str | None, seconds: float) -> None:
     assert retry_after(header) == seconds
 
 
@@ -84,7 +84,7 @@ def test_retry_after(header: str | None, seconds: float) -> None:
         (418, "Teapot", ApiError),
     ],
 )
-def test_refusals_have_the_servers_words(status: int, reason: str, kind: type[ApiError]) -> None:
+def test_errors_have_the_message_of_the_server(status: int, reason: str, kind: type[ApiError]) -> None:
     body = f'{{"kind": "Status", "reason": "{reason}", "message": "words", "details": {{"name": "x"}}}}'
     error = error_of_answer(status, body.encode())
     assert type(error) is kind
@@ -92,11 +92,11 @@ def test_refusals_have_the_servers_words(status: int, reason: str, kind: type[Ap
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>bad gateway</html>", b"\xff\xfe", b"[]", b'{"kind": "Pod"}'])
-def test_an_answer_that_is_no_status_is_still_an_error(body: bytes) -> None:
+def test_an_answer_that_is_not_a_status_is_still_an_error(body: bytes) -> None:
     error = error_of_answer(502, body)
     assert isinstance(error, ApiUnavailable)
     assert error.message.startswith("HTTP 502")
 
 
-def test_a_page_of_a_proxy_is_cut() -> None:
+def test_the_page_of_a_proxy_is_cut() -> None:
     assert len(error_of_answer(502, b"x" * 10**6).message) < 400

@@ -1,4 +1,4 @@
-"""What answers where the API server should, and is something else: a login page, a load balancer, half a line."""
+"""Answers that do not come from the API server: a login page, a load balancer, half a line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ current-context: x
 
 @asynccontextmanager
 async def answering(answer: bytes, directory: Path) -> AsyncIterator[Api]:
-    """A client of something that says this to whatever it is asked."""
+    """Return a client of a server that gives this answer to every request."""
 
     async def answers(_: web.Request) -> web.Response:
         return web.Response(body=answer)
@@ -50,7 +50,7 @@ async def answering(answer: bytes, directory: Path) -> AsyncIterator[Api]:
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-async def test_it_counts_as_no_answer(answer: bytes, tmp_path: Path) -> None:
+async def test_a_foreign_answer_counts_as_no_answer(answer: bytes, tmp_path: Path) -> None:
     async with answering(answer, tmp_path) as api:
         with pytest.raises(ApiUnavailable):
             await api.get("/api/v1/pods")
@@ -61,20 +61,22 @@ async def test_it_counts_as_no_answer(answer: bytes, tmp_path: Path) -> None:
                 pass
 
 
-@pytest.mark.parametrize("line", [one + b"\n" for one in ANSWERS if one] + [b'{"type": "ADDED", "object": 5}\n'])
-async def test_it_is_no_event(line: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line", [answer + b"\n" for answer in ANSWERS if answer] + [b'{"type": "ADDED", "object": 5}\n']
+)
+async def test_a_foreign_line_is_not_an_event(line: bytes, tmp_path: Path) -> None:
     async with answering(line, tmp_path) as api:
         with pytest.raises(ApiUnavailable):
             async for _ in api.watch("/api/v1/pods"):
                 pass
 
 
-async def test_a_watch_of_it_goes_on_trying(tmp_path: Path) -> None:
+async def test_a_watch_of_a_foreign_server_keeps_trying(tmp_path: Path) -> None:
     async with answering(ANSWERS[0], tmp_path) as api:
         reflector = Reflector[object](api, ["/api/v1/pods"], "", lambda *_: None, keep=lambda body: body)
         watching = asyncio.create_task(reflector.run())
         try:
-            while reflector.restarts < 2 and not watching.done():  # noqa: ASYNC110  # it has no event for that
+            while reflector.restarts < 2 and not watching.done():  # noqa: ASYNC110  # the reflector has no event for that
                 await asyncio.sleep(0.01)
             assert not watching.done()
             assert "Sign in" in reflector.errors["/api/v1/pods"]

@@ -1,4 +1,4 @@
-"""Whose Secrets are read for masking a Pod's output: only those of its own namespace, whatever the Pod calls them."""
+"""Secrets for masking a Pod's output: only those of its own namespace are read, whatever name the Pod gives."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from scheduledjob.kube.pods.pods_api import ClusterPods
 
 
-class Asked:
-    """Remembers, in place of a client, what it was asked for."""
+class RecordingApi:
+    """Stands in for the client, and records the requested paths."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -23,15 +23,15 @@ class Asked:
 @pytest.mark.parametrize(
     "name", ["../../kube-system/secrets/db", "..", ".", "a/b", "a?x=1", "a%2Fb", "a#b", "", "a\n", "A", "a" * 254]
 )
-async def test_what_is_no_name_is_not_asked_for(name: str) -> None:
-    asked = Asked()
-    pods = ClusterPods(asked)  # type: ignore[arg-type]  # of the client it needs one method
+async def test_an_invalid_name_is_never_requested(name: str) -> None:
+    api = RecordingApi()
+    pods = ClusterPods(api)  # type: ignore[arg-type]  # it needs only this method of the client
     assert await pods.secret("team-a", name) == {}
-    assert asked.paths == []
+    assert api.paths == []
 
 
 async def test_a_secret_of_the_namespace_is_read() -> None:
-    asked = Asked()
-    pods = ClusterPods(asked)  # type: ignore[arg-type]  # of the client it needs one method
+    api = RecordingApi()
+    pods = ClusterPods(api)  # type: ignore[arg-type]  # it needs only this method of the client
     assert await pods.secret("team-a", "db.v1") == {"key": b"value"}
-    assert asked.paths == ["/api/v1/namespaces/team-a/secrets/db.v1"]
+    assert api.paths == ["/api/v1/namespaces/team-a/secrets/db.v1"]
