@@ -1,7 +1,7 @@
-"""An operator to be attacked: a process that holds a secret in its environment, memory and files, and runs shell jobs.
+"""An operator to attack: a process with a secret in its environment, memory and files, which runs shell jobs.
 
-It is a process of its own, and where the tests run as root it runs as the user that it has in its image, because
-nothing keeps root out. The attacks are programs that a job gets as its payload; what they are to find is ``SECRET``.
+If the tests run as root, the operator runs as another user, as in its image, because nothing keeps root out. The
+attacks are programs that a job gets as its payload; they try to find ``SECRET``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SECRET = "hunter2-of-the-database"
 UID = 100_000 + os.getpid()
-"""Each process of the tests has one of its own, because the limit of processes counts all that a user has."""
+"""The user of the confined jobs, a different one for each test process: the limit of processes counts per user."""
 _ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
@@ -72,7 +72,7 @@ async def main():
                 tasks[number].cancel()
             else:
                 group.create_task(run(number, asked))
-        # What a test that has failed left under way.
+        # A test that has failed may have left jobs running.
         for task in tasks.values():
             task.cancel()
     await executor.stop()
@@ -86,13 +86,13 @@ asyncio.run(main())
 
 @functools.cache
 def python_of_operators() -> tuple[str, dict[str, str]]:
-    """An interpreter that the operator's user may run, and the environment in which it finds us."""
+    """An interpreter that the operator's user may run, and an environment in which it finds these modules."""
     places = [str(_ROOT), str(_ROOT / "operator"), *(path for path in sys.path if path.endswith("site-packages"))]
     environment = {"PYTHONPATH": ":".join(places), "PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         command = [python, "-c", "import tests.jobs.shell_support"]
-        # Not there, or in a folder that is not open to that user.
+        # It does not exist, or that user may not access its folder.
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             subprocess.run(command, env=environment, capture_output=True, check=True, **as_operator())
             return python, environment
@@ -105,7 +105,7 @@ def as_operator() -> dict[str, Any]:
 
 
 def needs_landlock(abi: int = 1) -> None:
-    """Skip the test, loudly, where the kernel can't do what it tests."""
+    """Skip the test, with a warning, if the kernel does not support what it tests."""
     status = landlock_status()
     if status.abi < abi:
         pytest.skip(f"NOT TESTED: needs Landlock {abi}; here: {status.reason or status.abi}")
@@ -120,16 +120,16 @@ def needs_python_for_jobs() -> str:
 
 
 class Operator:
-    """One, from its start to its end, with a folder in which everything is."""
+    """An operator process, with a folder for all its files."""
 
     process: asyncio.subprocess.Process
     helper: int
     folder: Path
     shared: Path | None
-    """Where another has its scratches too."""
+    """The folder of the scratch folders, if another operator uses it, too."""
 
     status = 0
-    """With which it is to end."""
+    """Its expected exit code."""
 
     def __init__(self, shared: Path | None) -> None:
         self.shared = shared
@@ -138,16 +138,16 @@ class Operator:
 
     @property
     def scratches(self) -> Path:
-        """Where its jobs have their folders."""
+        """The folder with the scratch folders of its jobs."""
         return self.shared or self.folder / "scratches"
 
     @property
     def token(self) -> Path:
-        """Its service account's."""
+        """The token of its service account."""
         return self.folder / "serviceaccount" / "token"
 
     def begin(self, command: str, payload: str = "", **attempt: Any) -> asyncio.Future[dict[str, Any]]:
-        """Have a job started."""
+        """Start a job."""
         self._number += 1
         future = self._answers[self._number] = asyncio.get_running_loop().create_future()
         self._say(self._number, {"command": command, "payload": payload, **attempt})
@@ -161,23 +161,23 @@ class Operator:
             assert (await job)["reason"] == "cancelled"
 
     async def run(self, command: str, payload: str = "", **attempt: Any) -> dict[str, Any]:
-        """Have a job run to its end."""
+        """Run a job to its end."""
         async with asyncio.timeout(60):
             return await self.begin(command, payload, **attempt)
 
     async def attack(self, program: str, **values: object) -> dict[str, Any]:
-        """Have a job run a program in Python, which finds whom to attack in its variables."""
+        """Run a job with a Python program, which finds the processes to attack in its variables."""
         values |= {"operator": self.process.pid, "helper": self.helper, "token": str(self.token)}
         values["scratches"] = str(self.scratches)
         first = "".join(f"{name} = {value!r}\n" for name, value in values.items())
         return await self.run(f"exec {needs_python_for_jobs()} -I -", first + _TOOLS + program)
 
     def names_of_scratches(self) -> list[str]:
-        """What is there of its jobs."""
+        """The names of the scratch folders that exist."""
         return [name for name in os.listdir(self.scratches) if name.startswith("sjob-")]
 
     async def listen(self) -> None:
-        """Take what it says."""
+        """Handle what the operator reports."""
         assert self.process.stdout is not None
         async for line in self.process.stdout:
             answer = json.loads(line)
@@ -200,7 +200,7 @@ async def an_operator(
     shared: Path | None = None,
     **confinement: Any,
 ) -> AsyncIterator[Operator]:
-    """Start one; ``confined`` and ``unreadable`` are off to see that the attacks are attacks."""
+    """Start an operator. Without ``confined`` or ``unreadable``, the attacks should succeed."""
     python, environment = python_of_operators()
     operator = Operator(shared)
     operator.folder = Path(tempfile.mkdtemp(prefix="operator-"))

@@ -1,4 +1,4 @@
-"""Servers for the tests of HTTP jobs: a real aiohttp server, a bare one that misbehaves, and certificates."""
+"""Servers for the tests of HTTP jobs: an aiohttp server, a TCP server that misbehaves, and certificates."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Known:
 
 @asynccontextmanager
 async def executor(addresses: AddressFilter | None = None, **names: list[str]) -> AsyncIterator[CurlExecutor]:
-    """A started executor; ``names`` are host names (``_`` for ``.``) and what they resolve to, in turn."""
+    """A started executor. ``names``: host names (``_`` for ``.``) and their addresses, one for each lookup."""
     made = CurlExecutor(addresses, NamesResolver(names) if names else None)
     await made.start()
     try:
@@ -62,7 +62,7 @@ async def executor(addresses: AddressFilter | None = None, **names: list[str]) -
 
 
 class NamesResolver(ThreadResolver):
-    """A resolver that knows some names; each lookup of a name gives its next address, the last one for ever."""
+    """A resolver that knows some names. Each lookup of a name returns its next address, and finally always the last."""
 
     def __init__(self, names: dict[str, list[str]]) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Server:
-    """A real HTTP server that remembers what it was sent."""
+    """An HTTP server that remembers its requests."""
 
     port: int
     scheme: str
@@ -95,7 +95,7 @@ class Server:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of the newest request."""
+        """The headers of the newest request."""
         return self.requests[-1][2]
 
 
@@ -125,7 +125,7 @@ async def serving(handler: Handler | None = None, tls: ssl.SSLContext | None = N
 
 @dataclass
 class Bare:
-    """A TCP server that does with a connection what the test says."""
+    """A TCP server whose connections a test handles."""
 
     port: int
     connections: int = 0
@@ -168,7 +168,7 @@ async def bare(answer: bytes, *, keep_open: bool = False) -> AsyncIterator[Bare]
 
 
 async def run(spec: CurlSpec, addresses: AddressFilter | None = None, **changes: Any) -> Result:
-    """One attempt with an executor of its own."""
+    """Run an attempt with its own executor."""
     async with executor(addresses) as made:
         return await made.run(attempt(spec, **changes))
 
@@ -182,7 +182,7 @@ class Certificate:
 
 
 class Authority:
-    """A certificate authority that lives for one test."""
+    """A certificate authority for a test."""
 
     def __init__(self, name: str = "test authority") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -233,7 +233,7 @@ class Authority:
 
 
 def server_context(certificate: Certificate, directory: Any, clients: str | None = None) -> ssl.SSLContext:
-    """A server's context; ``clients`` is the PEM of the authority whose client certificates it demands."""
+    """The context of a server. ``clients``: PEM of the authority of the client certificates that it requires."""
     path = directory / "server.pem"
     path.write_text(certificate.pem + certificate.key)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=clients)

@@ -1,4 +1,4 @@
-"""What the tests of the shell executor share: attempts with a name of their own, jobs that report, who is alive."""
+"""Helpers for the tests of the shell executor: attempts, jobs that report, and processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scheduledjob.jobs.shell.shell_executor import ShellExecutor
 
 FAR = 3600.0
-"""Seconds: a lease that does not matter to the test."""
+"""Seconds; a lease that does not end during a test."""
 
 
 def attempt_of(
@@ -36,7 +36,7 @@ def attempt_of(
     references: Any = None,
     **spec: Any,
 ) -> Attempt:
-    """An attempt of a command; its run id is unique unless given."""
+    """An attempt that runs a command. Its run id is unique unless given."""
     return Attempt(
         run_id=run_id or f"run-{uuid.uuid4().hex}",
         uid="6c7f",
@@ -54,12 +54,12 @@ def attempt_of(
 
 
 class Reports:
-    """A FIFO into which jobs write lines; who reads waits for an event and not for a while."""
+    """A FIFO into which jobs write lines, so that a test can wait for an event."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / f"reports-{uuid.uuid4().hex}"
         os.mkfifo(self.path)
-        # Both ways, so that it has no end however often a job opens and closes it.
+        # Opened for reading and writing, so that it does not end when a job closes it.
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
         self._data = b""
 
@@ -84,7 +84,7 @@ class Reports:
 
 
 def bearing(text: str) -> list[int]:
-    """The living processes, zombies too, that have ``text`` in their environment or were forked by one that has."""
+    """The processes, zombies too, that have ``text`` in their environment or descend from one that has."""
     return [pid for pid in all_pids() if text.encode() in _environment(pid)]
 
 
@@ -97,13 +97,13 @@ def _environment(pid: int) -> bytes:
 
 
 def is_alive(pid: int) -> bool:
-    """Neither gone nor a zombie."""
+    """Whether a process exists and is not a zombie."""
     status = status_of(pid)
     return status is not None and status[0] not in "ZX"
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes below one, zombies too."""
+    """The descendants of a process, zombies too."""
     parents = {other: status[1] for other in all_pids() if (status := status_of(other)) is not None}
 
     def below(parent: int) -> Iterator[int]:
@@ -116,21 +116,21 @@ def descendants(pid: int) -> set[int]:
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until something outside this process holds; ``/proc`` sends no events."""
+    """Wait until a condition outside this process holds. It polls, because ``/proc`` sends no events."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)
 
 
 def helper_pid(executor: ShellExecutor) -> int:
-    """The process id of its helper."""
+    """The process id of the helper."""
     assert executor._helper is not None
     return executor._helper._process.pid
 
 
 @contextlib.asynccontextmanager
 async def running(executor: ShellExecutor) -> AsyncIterator[ShellExecutor]:
-    """The executor, started; at the end its helper must have no child left, and this process neither."""
+    """A started executor. At the end, neither its helper nor this process may have a child left."""
     before = _children()
     await executor.start()
     try:
@@ -142,5 +142,5 @@ async def running(executor: ShellExecutor) -> AsyncIterator[ShellExecutor]:
 
 
 def _children() -> set[int]:
-    """Of this process itself: other tests' servers may be among them, whose own children come and go."""
+    """The children of this process, without their descendants, because servers of other tests are among them."""
     return {child.pid for child in psutil.Process().children()}

@@ -1,4 +1,4 @@
-"""The address filter: what it refuses, in whatever form it is written, and what the administrator can allow."""
+"""The address filter: what it refuses, in all forms of an address, and what the administrator can allow."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_other_addresses_pass_private_ones_too(address: str) -> None:
 
 
 def embeddings(address: IPv4Address) -> dict[str, IPv6Address]:
-    """The IPv6 addresses that a kernel, a translator or a tunnel takes for this IPv4 address."""
+    """The IPv6 addresses that a kernel, a translator or a tunnel turns into this IPv4 address."""
     bits = int(address)
     high, low = bits >> 16, bits & 0xFFFF
     inverted = bits ^ 0xFFFFFFFF

@@ -1,6 +1,7 @@
-"""A confined job ends with all that it started, keeps to its limits, and leaves nothing in its scratch.
+"""A confined job ends with all its processes, keeps to its limits, and leaves nothing in its scratch folder.
 
-Most jobs here run beside an operator of its own user (see ``operators``), because root keeps to no limit and no mode.
+Most jobs here run beside an operator with a user of its own (see ``confined_support``), because limits and modes do not
+apply to root.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ async def operator() -> AsyncIterator[Operator]:
 
 
 async def nothing_is_left(operator: Operator) -> None:
-    """Of any job: no process, and in a moment no folder."""
+    """Check that no process of any job is left, and soon no scratch folder."""
     assert descendants(operator.helper) == set()
     await until(lambda: operator.names_of_scratches() == [])
 
 
-# What a job leaves behind
+# ---- what a job leaves behind
 
 _FORK_QUICKLY = "while True:\n  if os.fork(): os._exit(0)\n"
-"""Never the same process twice: what is seen is gone when it is killed."""
+"""Forks all the time, so that a process that was found no longer exists when it is killed."""
 
 CHILDREN = {
     "a daemon": "setsid sh -c 'setsid sleep 1000 & exit' & wait",
@@ -115,14 +116,14 @@ async def test_a_job_that_stops_its_own_group_is_ended(operator: Operator, end: 
 async def test_a_job_can_not_stop_the_operator(operator: Operator) -> None:
     needs_landlock(6)
     first = f"kill -STOP {operator.process.pid} || kill -STOP {operator.helper}"
-    # To everybody only if the first was refused: else it would stop whatever else this user runs here.
+    # To all processes only if the first was refused: otherwise it would stop everything else of this user.
     result = await operator.run(f"{first} || kill -STOP -1; exit 0", timeout=0.5)
     assert result["output"].count("Operation not permitted") == 2
     assert psutil.Process(operator.process.pid).status() != psutil.STATUS_STOPPED
     assert (await operator.run("echo well"))["output"] == "well\n"
 
 
-# Limits
+# ---- limits
 
 
 async def test_a_job_can_not_raise_its_limits(operator: Operator) -> None:
@@ -181,7 +182,7 @@ async def test_a_giant_output_is_cut(operator: Operator) -> None:
     assert "bytes left out" in result["output"]
 
 
-# The scratch
+# ---- the scratch folder
 
 MESSES = {
     "a tree that can't be read": "mkdir -p a/b/c d; echo > a/b/c/file; chmod 0 a/b/c a/b a d; chmod 0 .",
@@ -217,7 +218,7 @@ async def test_a_scratch_folder_is_removed_whatever_is_in_it(operator: Operator,
 async def test_the_next_helper_removes_what_a_killed_helper_left(operator: Operator) -> None:
     job = operator.begin("mkdir a; chmod 0 a; echo up > up; exec sleep 1000")
     await the_scratch(operator, "up")
-    # Somebody else's, with a name like ours, and one in use by a helper beside this one.
+    # A foreign folder with a similar name, and one that another helper uses.
     (operator.scratches / "sjob-notours").mkdir()
     async with an_operator() as other:
         beside = other.begin("echo up > up; exec sleep 1000")
@@ -245,7 +246,7 @@ async def test_a_helper_leaves_the_scratch_folders_of_another_alone(operator: Op
 
 
 async def test_more_jobs_than_each_may_open_files(operator: Operator) -> None:
-    """The helper holds two descriptors for each job, and is not held to the limit that it starts them with."""
+    """The helper has two descriptors for each job, and the limit of the jobs does not apply to it."""
     jobs = [operator.begin("echo up > up; exec sleep 1000") for _ in range(700)]
     await until(lambda: len(list(operator.scratches.glob("sjob-*/up"))) == len(jobs), 60)
     result = await operator.run("echo well")

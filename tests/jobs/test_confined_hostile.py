@@ -1,8 +1,8 @@
 """A hostile job beside the operator's secrets tries each way in.
 
-Each attack stands here once and is made twice: on a confined job, where the kernel must refuse it, and on one that is
-not, beside an operator that can be read, where it must succeed. An attack that nothing stops only because it is badly
-written would prove nothing.
+Each attack is made twice: by a confined job, where the kernel must refuse it, and by an unconfined job beside a
+readable operator, where it must succeed. Otherwise an attack that fails because it is badly written would prove
+nothing.
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ _SCOPED = {
     "signal 0 to the helper",
     "a signal by pidfd",
 }
-"""What only a kernel that holds signals back can refuse."""
+"""Attacks that only a kernel can refuse whose Landlock restricts signals."""
 _ELSEWHERE_TOO = {"a key that no process owns", "a namespace of its own"}
-"""What some machines deny to everybody."""
+"""Attacks that some machines deny to all processes."""
 _BY_YAMA = {"ptrace", "memory by /proc", "memory by process_vm_readv", "a descriptor taken from the operator"}
 
 _LOOT = """
@@ -141,9 +141,9 @@ except OSError as error:
 
 
 async def made(operator: Operator, attack: str, *, confined: bool, abstract: str = "") -> str:
-    """Its output."""
+    """Return the output of the job."""
     result = await operator.attack(
-        # The other way round: it must not be found in the job's own memory or command.
+        # Reversed, so that the secret is not in the job's own memory or command.
         _LOOT,
         attack=attack,
         backwards=SECRET.encode()[::-1],
@@ -205,7 +205,7 @@ def _yama() -> bool:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_being_unreadable_protects_memory_and_environment(abstract: str) -> None:
-    """What Landlock is not needed for: a job of ``accept_unconfined`` can't read them either."""
+    """This does not need Landlock: with ``accept_unconfined``, a job can't read them either."""
     async with an_operator(confined=False) as operator:
         for way in ("environment", "an open file of the operator", *sorted(_BY_YAMA)):
             assert await made(operator, READING[way], confined=True, abstract=abstract) == "refused\n", way
@@ -213,7 +213,7 @@ async def test_being_unreadable_protects_memory_and_environment(abstract: str) -
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_landlock_and_the_filter_protect_a_readable_process() -> None:
-    """So one that forgot to make itself unreadable is not open yet."""
+    """So an operator that did not make itself unreadable is protected, too."""
     needs_landlock()
     async with an_operator(unreadable=False) as operator:
         for way in ("environment", *sorted(_BY_YAMA)):
@@ -222,7 +222,7 @@ async def test_landlock_and_the_filter_protect_a_readable_process() -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_job_has_three_open_files_and_a_clean_environment(operator: Operator) -> None:
-    # Without ctypes, because libffi may open a file of its own.
+    # Without ctypes, because libffi may open a file.
     result = await operator.run(
         f"exec {needs_python_for_jobs()} -I -",
         """
@@ -241,7 +241,7 @@ print(os.environ["HOME"] == os.environ["TMPDIR"] == os.getcwd(), os.listdir(".")
     assert SECRET not in result["output"]
 
 
-# Another job
+# ---- another job
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -268,7 +268,7 @@ refused(
     lambda: resource.prlimit(pid, resource.RLIMIT_CPU, (0, 0)),
 )
 try:
-    os.kill(-1, signal.SIGKILL)     # everybody it can reach: nobody
+    os.kill(-1, signal.SIGKILL)     # all that it can reach: none
 except OSError:
     pass
 """,
@@ -284,7 +284,7 @@ except OSError:
 
 
 async def the_scratch(operator: Operator, file: str) -> Path:
-    """The one scratch that there is, when its job has written a line to a file."""
+    """Return the only scratch folder, as soon as its job has written a line to a file."""
     found: list[Path] = []
 
     def is_there() -> bool:

@@ -1,7 +1,7 @@
-"""Confined jobs on the kernels that there are: without Landlock, with less of it, with one that breaks its word.
+"""Confined jobs on different kernels: without Landlock, with older versions of it, with one whose Landlock fails.
 
-A kernel without Landlock is made of this one by a filter of system calls that answers as such a kernel does, put on by
-a process that then starts an executor; the helper inherits it.
+A filter of system calls makes the kernel answer like one without Landlock. A process that then starts an executor
+applies it to itself, and the helper inherits it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from scheduledjob.jobs.shell.shell_executor import ShellExecutor
 from tests.jobs.shell_support import attempt_of
 
 number, error, scratches, accept = json.loads(sys.argv[1])
-# load the number; is it this one? then the error, else all is well
+# load the number of the call; for this one return the error, otherwise allow
 code = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | error), (0x06, 0, 0, 0x7FFF0000)]
-program = b"".join(struct.pack("=HBBI", *each) for each in code)
+program = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 buffer = ctypes.create_string_buffer(program, len(program))
 system = ctypes.CDLL(None)
 assert system.prctl(38, 1, 0, 0, 0) == 0
@@ -61,7 +61,7 @@ asyncio.run(main())
 
 
 def on_another_kernel(number: int, error: int, scratches: Path, *, accept: bool = False) -> list[Any]:
-    """What becomes of a job on a kernel that answers a system call so."""
+    """Run a job on a kernel on which a system call fails with this error."""
     run = subprocess.run(
         [sys.executable, "-c", ON_ANOTHER_KERNEL, json.dumps([number, error, str(scratches), accept])],
         env={**os.environ, "PYTHONPATH": f"{os.getcwd()}:{os.getcwd()}/operator"},
@@ -103,7 +103,7 @@ def test_accept_unconfined_keeps_everything_but_landlock(tmp_path: Path) -> None
 
 
 def test_a_job_that_can_not_be_confined_is_not_started(tmp_path: Path) -> None:
-    """Also where the risk would be accepted: the kernel says that it has Landlock."""
+    """Even with ``accept_unconfined``, because the kernel reports that it has Landlock."""
     needs_landlock()
     abi, _, ok, why, output, _ = on_another_kernel(_RESTRICT_SELF, errno.E2BIG, tmp_path, accept=True)
     assert abi > 0
@@ -142,7 +142,7 @@ def test_each_version_of_landlock_denies_what_it_supports(
     sandbox.close()
     sandboxes.close()
     assert list(scratches.iterdir()) == []
-    # Nothing of it holds for us.
+    # None of it applies to this process.
     assert secret.read_text() == "hunter2"
 
 
@@ -154,7 +154,7 @@ def test_the_status_says_what_the_kernel_supports() -> None:
     assert landlock_status() == landlock_status()
 
 
-# Settings
+# ---- settings
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ async def test_more_paths_can_be_readable(tmp_path: Path) -> None:
     async with running(ShellExecutor(confined=confinement)) as executor:
         assert (await executor.run(attempt_of(f"{tools}/tool"))).output == b"from a tool\n"
         assert not (await executor.run(attempt_of(f"echo x > {tools}/tool"))).ok
-        # Where it may not read it may not start either, but be.
+        # A job may have a working directory that it can't read.
         result = await executor.run(attempt_of("pwd; ls", working_dir=str(tmp_path)))
         assert result.output.startswith(str(tmp_path).encode() + b"\nls: ")
 
@@ -208,11 +208,11 @@ async def test_limits_that_disturb_the_helper_are_hard_too(tmp_path: Path) -> No
         assert resource.prlimit(helper_pid(executor), resource.RLIMIT_NOFILE) == (files, files)
 
 
-# The filter
+# ---- the filter
 
 
 def _answer(program: bytes, machine: str, number: int, *arguments: int) -> int:
-    """Run a filter: the value that it returns."""
+    """Run a filter, and return its value."""
     data = struct.pack("=IIQ", number, {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[machine], 0)
     data += struct.pack("=6Q", *arguments, *[0] * (6 - len(arguments)))
     code = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
@@ -251,15 +251,15 @@ def test_the_filter_answers_each_call_as_it_should(machine: str, column: int) ->
             seccomp._CLONE3,
         )
     )
-    assert [_answer(program, machine, priority, *each) for each in ((0, 0), (0, 7), (1, 0), (2, 0))] == [
+    assert [_answer(program, machine, priority, *arguments) for arguments in ((0, 0), (0, 7), (1, 0), (2, 0))] == [
         _ALLOWED,
         *[_EPERM] * 3,
     ]
-    assert [_answer(program, machine, io_priority, *each) for each in ((1, 0), (1, 7), (2, 0), (3, 0))] == [
+    assert [_answer(program, machine, io_priority, *arguments) for arguments in ((1, 0), (1, 7), (2, 0), (3, 0))] == [
         _ALLOWED,
         *[_EPERM] * 3,
     ]
-    # Of itself, or only read; an address may have nothing in its lower half.
+    # Of the caller, or only read; the lower half of an address may be 0.
     assert _answer(program, machine, limit, 0, 7, 0x7FFF12345678) == _ALLOWED
     assert _answer(program, machine, limit, 4711, 7, 0, 0x7FFF12345678) == _ALLOWED
     assert _answer(program, machine, limit, 4711, 7, 0x7FFF12345678) == _EPERM
@@ -280,7 +280,7 @@ def test_another_architectures_calls_are_denied_and_another_machine_has_no_filte
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="NOT TESTED: there is no filter here")
 def test_the_numbers_of_the_calls_are_those_of_this_machine() -> None:
-    """By the C library's header where there is one."""
+    """Compared with the header of the C library, if there is one."""
     column = {"x86_64": 0, "aarch64": 1}[platform.machine()]
     run = subprocess.run(
         ["cc", "-E", "-dM", "-include", "sys/syscall.h", "-x", "c", "/dev/null"],

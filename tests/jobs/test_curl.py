@@ -1,4 +1,4 @@
-"""HTTP jobs against a real server: what is sent, what counts as success, what a failure says."""
+"""HTTP jobs with a real server: what is sent, what counts as success, and reasons of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Redirects: what is asked for next, what goes to another host, and which addresses a hop may lead to."""
+"""Redirects: the next request, what is sent to another host, and which addresses a hop may have."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ async def test_a_name_that_resolves_to_a_refused_address_is_refused() -> None:
 
 
 async def test_a_name_that_changes_its_address_is_checked_at_each_connection() -> None:
-    # Allowed at first, so that the connection is made; then the name leads elsewhere.
+    # Allowed at first, so that the connection is made; then the name has another address.
     names = {"rebound_example": ["127.0.0.1", "127.0.0.2"]}
     async with serving() as server, executor(AddressFilter(["127.0.0.1"]), **names) as made:
         assert (await made.run(attempt(CurlSpec(server.url(host="rebound.example"))))).ok

@@ -1,4 +1,4 @@
-"""TLS of HTTP jobs: whom they trust, how they show who they are, and what a failure says."""
+"""TLS of HTTP jobs: trust in servers, client certificates, and reasons of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python jobs: what each way to end means, how they are registered and found."""
+"""Python jobs: the results of all ways to end, and how jobs are registered and found."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_payload_and_result_of_the_returned_task_are_kept() -> None:
 
 
 async def test_a_payload_from_a_secret_is_masked_everywhere_and_not_kept() -> None:
-    """Neither as it was nor as the job changed it: the next run has it from the Secret again."""
+    """Neither as it was nor as the job changed it: the next run reads the Secret again."""
 
     async def tells(task: Task) -> Task:
         assert task.payload_is_secret
@@ -354,7 +354,7 @@ def test_what_json_can_not_represent_is_an_error(value: object) -> None:
 
 
 def installed(tmp_path: Path, distribution: str, *lines: str) -> list[EntryPoint]:
-    """The entry points of a distribution as an installer leaves it."""
+    """The entry points of an installed package."""
     info = tmp_path / f"{distribution.replace('-', '_')}-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")

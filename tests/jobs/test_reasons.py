@@ -1,4 +1,4 @@
-"""Reasons: one bounded line, with lengths as a manifest writes them."""
+"""Reasons: a line of limited length, with durations as in a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Name resolution on threads of its own."""
+"""Name resolution in threads of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Silent:
-    """A name server that answers nobody until it is told to."""
+    """A name server that answers only when the test allows it."""
 
     def __init__(self) -> None:
         self.asked = threading.Semaphore(0)

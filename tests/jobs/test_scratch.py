@@ -1,4 +1,4 @@
-"""What removes scratches goes on where the loop beside it has lowered the limit of descriptors for an instant."""
+"""Scratch folders are removed although the loop lowers the limit of descriptors for a moment."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_scratch_folder_is_removed_when_descriptors_are_available_again(
         (tmp_path / made.name / "folder").mkdir()
         (tmp_path / made.name / "folder" / "file").touch()
     scratches.discard(first)
-    assert emptied.wait(30)  # it has looked for what others left behind, and waits for more
+    assert emptied.wait(30)  # it has removed what others left behind, and waits
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
     try:

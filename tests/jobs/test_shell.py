@@ -1,6 +1,6 @@
-"""Shell jobs as they are meant to be and as they are not, on real processes.
+"""Shell jobs, well-behaved and not, with real processes.
 
-After each test nothing that the test started may be alive, and the helper may have no child left: see ``running``.
+After each test, no process that it started may be alive, and the helper may have no child left: see ``running``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scheduledjob.engine.executor import Attempt
 
 
-# What a job is given
+# ---- what a job gets
 
 
 async def test_the_environment_describes_the_attempt_and_has_nothing_else_of_ours(
@@ -34,7 +34,7 @@ async def test_the_environment_describes_the_attempt_and_has_nothing_else_of_our
     variables = dict(item.split(b"=", 1) for item in result.output.split(b"\0") if item)
     for name in (b"PATH", b"HOME", b"LANG", b"TZ"):
         assert variables.pop(name, None) == os.environb.get(name)
-    # What shells set by themselves.
+    # Variables that shells set themselves.
     for name in (b"PWD", b"OLDPWD", b"SHLVL", b"_"):
         variables.pop(name, None)
     assert variables == {
@@ -68,7 +68,7 @@ async def test_without_a_payload_standard_input_is_empty(executor: ShellExecutor
 
 
 async def test_a_job_has_three_open_files(executor: ShellExecutor, reports: Reports) -> None:
-    # Others run beside it, whose pipes it might have got.
+    # Other jobs run at the same time, whose pipes it might inherit.
     async with asyncio.TaskGroup() as group:
         beside = group.create_task(executor.run(attempt_of(f"echo up > {reports.path}; exec sleep 1000", payload=b"x")))
         await reports.line()
@@ -100,7 +100,7 @@ async def test_a_limit_that_is_too_low_for_any_job_is_refused() -> None:
 async def test_signals_that_the_helper_ignores_are_not_ignored_by_jobs(executor: ShellExecutor) -> None:
     result = await executor.run(attempt_of("exec grep -E '^Sig(Blk|Ign)' /proc/self/status"))
     blocked, ignored = (int(mask, 16) for mask in result.output.split()[1::2])
-    # 32 and 33 belong to the C library, which lets nobody change them.
+    # 32 and 33 belong to the C library, which does not allow to change them.
     assert (blocked, ignored & ~(0b11 << 31)) == (0, 0)
 
 
@@ -109,7 +109,7 @@ async def test_a_job_runs_where_its_spec_says(executor: ShellExecutor, tmp_path:
     assert (await executor.run(attempt_of("pwd -P"))).output == f"{os.getcwd()}\n".encode()
 
 
-# How a job ends
+# ---- how a job ends
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ async def test_a_job_that_can_not_be_started_says_why(
     result = await executor.run(attempt_of(**{"command": "true", **spec}))  # type: ignore[arg-type]  # by design
     assert not result.ok
     assert result.reason.startswith(reason)
-    # The helper is as it was: in its own directory, with its own limits.
+    # The helper still has its own directory and limits.
     assert (await executor.run(attempt_of("pwd -P"))).output == f"{os.getcwd()}\n".encode()
 
 
@@ -168,7 +168,7 @@ async def test_a_timeout_lets_a_job_clean_up(executor: ShellExecutor, reports: R
     command = f"trap 'echo bye; exit 0' TERM; echo up > {reports.path}; while :; do sleep 0.01; done"
     result = await executor.run(attempt_of(command, timeout=1.0))
     assert (result.ok, result.reason) == (False, "timed out after 1s")
-    # The shell may say that its sleep was terminated too.
+    # The shell may also print that its sleep was terminated.
     assert result.output.endswith(b"bye\n")
 
 
@@ -233,7 +233,7 @@ async def test_a_cancel_before_the_start_starts_nothing(executor: ShellExecutor,
     assert descendants(helper_pid(executor)) == set()
 
 
-# What a job leaves behind
+# ---- what a job leaves behind
 
 LEFTOVERS = {
     "a child in the background": "sleep 1000 &",
@@ -267,7 +267,7 @@ async def test_nothing_outlives_a_run(executor: ShellExecutor, reports: Reports,
 
 
 async def test_the_leftovers_of_a_job_do_not_affect_another(executor: ShellExecutor, reports: Reports) -> None:
-    """Orphans of a job that still runs are left alone when another job ends."""
+    """The orphans of a running job are left alone when another job ends."""
     command = f"(setsid sh -c 'echo $$ > {reports.path}; exec sleep 1000' &); (sleep 1000 &); sleep 1000"
     task = asyncio.create_task(executor.run(attempt_of(command)))
     orphan = int(await reports.line())
@@ -280,7 +280,7 @@ async def test_the_leftovers_of_a_job_do_not_affect_another(executor: ShellExecu
     assert not is_alive(orphan)
 
 
-# Output
+# ---- output
 
 
 async def test_output_and_errors_are_merged_in_order(executor: ShellExecutor) -> None:
@@ -339,7 +339,7 @@ async def test_a_secret_on_either_cut_is_masked(executor: ShellExecutor) -> None
             assert piece not in output
 
 
-# Many
+# ---- many jobs
 
 
 async def test_a_thousand_short_jobs_at_once(executor: ShellExecutor) -> None:
@@ -349,7 +349,7 @@ async def test_a_thousand_short_jobs_at_once(executor: ShellExecutor) -> None:
 
 
 async def test_a_thousand_jobs_that_run_at_the_same_time(executor: ShellExecutor, reports: Reports) -> None:
-    """None ends before all have begun, so that the helper holds them all."""
+    """None ends before all have started, so that the helper has them all at once."""
     tasks = [
         asyncio.create_task(executor.run(attempt_of(f"echo > {reports.path}; exec sleep 1000"))) for _ in range(1000)
     ]

@@ -1,4 +1,4 @@
-"""The helper process itself: it dies, is stopped, does not start, is interrupted, is ended."""
+"""The helper process: it dies, is stopped, does not start, is interrupted, is closed."""
 
 from __future__ import annotations
 

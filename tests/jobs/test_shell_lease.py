@@ -1,7 +1,7 @@
-"""No job outlives its lease, whatever becomes of the replica: killed, stopped, silent or gone in order.
+"""No job outlives its lease, whether its replica is killed, stopped, silent or shut down cleanly.
 
-The replica is a process of its own here, because this one can't be killed and still look. It runs the attempts that it
-is given on its command line, and renews them where it is told to.
+The replica is a process of its own, so that it can be killed. It runs the attempts of its command line, and renews
+their leases when the test tells it to.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ async def executor() -> AsyncIterator[ShellExecutor]:
 
 
 class Replica:
-    """A replica with three jobs under way: one with a daemon, one that ignores TERM, one that has lost its name."""
+    """A replica with three running jobs: one with a daemon, one that ignores TERM, one without its environment."""
 
     process: asyncio.subprocess.Process
     helper: int
@@ -117,7 +117,7 @@ async def test_a_stopped_replica_leaves_no_job_when_its_lease_has_ended(reports:
 
 
 async def test_a_replica_that_forked_can_be_killed_too(executor: ShellExecutor, reports: Reports) -> None:
-    """A fork has the helper's socket, which stays open for as long as it lives."""
+    """A fork inherits the helper's socket, which stays open as long as the fork lives."""
     code = REPLICA.replace(
         "    async with", "    if os.fork() == 0:\n        import time; time.sleep(60); os._exit(0)\n    async with"
     )
@@ -167,7 +167,7 @@ async def test_a_deadline_can_be_later_than_the_longest_wait_of_a_selector(
 
 
 async def test_a_renewed_lease_moves_the_deadline(executor: ShellExecutor, reports: Reports) -> None:
-    """One is renewed and one is not; the first outlives both old deadlines and ends by itself."""
+    """Of two leases, one is renewed: its job outlives both old deadlines and ends by itself."""
     lease = 3.0
     renewed = attempt_of(f"echo up > {reports.path}; read line < {reports.path}.go; echo $line", lease=lease)
     left = attempt_of(f"echo up > {reports.path}; sleep 1000", lease=lease)
@@ -176,7 +176,7 @@ async def test_a_renewed_lease_moves_the_deadline(executor: ShellExecutor, repor
         tasks = [group.create_task(executor.run(attempt)) for attempt in (renewed, left)]
         await reports.line()
         await reports.line()
-        # From a thread that has no event loop, as the engine does.
+        # From a thread without an event loop, like the engine.
         thread = threading.Thread(target=executor.extend, args=([renewed.run_id, "unknown"], time.monotonic() + 3600))
         thread.start()
         await asyncio.to_thread(thread.join)
@@ -188,7 +188,7 @@ async def test_a_renewed_lease_moves_the_deadline(executor: ShellExecutor, repor
 
 
 async def test_a_renewal_before_the_helper_knows_the_job_counts(executor: ShellExecutor) -> None:
-    """Requests too large for the socket wait behind it, and the renewals overtake them."""
+    """Requests too large for the socket wait, and the renewals overtake them."""
     attempts = [attempt_of("echo done", lease=0.0, payload=b"x" * 65536) for _ in range(40)]
     assert executor._helper is not None
     helper = executor._helper._process.pid
@@ -221,7 +221,7 @@ async def test_a_renewal_while_secrets_are_resolved_counts(executor: ShellExecut
 
 
 async def test_a_renewal_never_blocks_when_the_helper_does_not_read(executor: ShellExecutor, reports: Reports) -> None:
-    """The pipe is full long before the end of this; what it does not take is remembered, newest deadline only."""
+    """The pipe fills up long before the end. What it does not take is kept, with the newest deadline only."""
     attempts = [attempt_of(f"echo up > {reports.path}; exec sleep 1000", lease=30) for _ in range(20)]
     tasks = [asyncio.create_task(executor.run(attempt)) for attempt in attempts]
     for _ in attempts:

@@ -1,4 +1,4 @@
-"""What is kept of output: bounded, with its two ends, and without secrets wherever the cuts fall."""
+"""Shortened output: of limited length, with head and tail, and without secrets wherever the cuts are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARKER = re.compile(rb"\n\[\.\.\. (\d+) bytes left out \.\.\.\]\n")
 
 
 def kept(data: bytes, *values: str) -> bytes:
-    """``data`` as the helper would keep and the executor condense it."""
+    """Shorten ``data`` as the helper and the executor do."""
     secrets = Secrets()
     for value in values:
         secrets.remember(value)
@@ -47,7 +47,7 @@ def test_a_secret_is_masked_anywhere_in_the_output(before: int, after: int, leng
     secret = "".join(chr(0x21 + n % 90) for n in range(length))
     output = kept(b" " * before + secret.encode() + b" " * after, secret)
     assert len(output) <= OUTPUT_LIMIT
-    # Whole or in part, nothing of it is there: what is left is spaces, masks and the marker.
+    # No part of the secret is left, only spaces, masks and the marker.
     assert re.fullmatch(rb" *", MARKER.sub(b"", output).replace(b"***", b""))
 
 

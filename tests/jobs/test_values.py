@@ -11,7 +11,7 @@ from scheduledjob.jobs.values import MASK, Secrets, resolve
 
 
 class Known:
-    """References that know one Secret and one ConfigMap."""
+    """References to a Secret and a ConfigMap."""
 
     async def resolve(self, kind: str, name: str, key: str) -> bytes:
         try:

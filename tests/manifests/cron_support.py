@@ -1,4 +1,4 @@
-"""Cron expressions for tests of what a pattern can tell: written from the grammar, and then spoilt."""
+"""Cron expressions for tests of patterns: generated from the grammar, and then spoilt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _number(field: Field, past: int = 0) -> st.SearchStrategy[str]:
 
 @st.composite
 def terms(draw: st.DrawFn, field: Field) -> str:
-    """One part of a field; most are valid."""
+    """A term of a field; most are valid."""
     value = _number(field)
     forms = [
         st.just("*"),
@@ -66,14 +66,14 @@ def expressions(draw: st.DrawFn) -> str:
     fields = list(Field)[1:6] if kind == "unix" else list(Field)[: 6 if kind == "six" else 7]
     texts = [",".join(draw(st.lists(terms(field), min_size=1, max_size=3))) for field in fields]
     if kind != "unix":
-        # Mostly as it must be: one of the two day fields says nothing.
+        # Mostly valid: one of the two day fields is ? or *.
         texts[draw(st.sampled_from([3, 3, 5, 5, 2]))] = draw(st.sampled_from(["?", "*", "*/2"]))
     elif draw(st.booleans()):
         texts[draw(st.sampled_from([2, 4]))] = draw(st.sampled_from(["?", "*"]))
     edges = draw(st.sampled_from(["", "", "", " ", "\t"]))
     text = texts[0]
-    for each in texts[1:]:
-        text += draw(_BREAKS) + each
+    for field in texts[1:]:
+        text += draw(_BREAKS) + field
     return edges + text + edges
 
 
@@ -82,7 +82,7 @@ SPOILS = ("drop a field", "add a field", "a number too high", "a word", "a stray
 
 @st.composite
 def spoilt(draw: st.DrawFn) -> str:
-    """An expression in which a person made one slip."""
+    """An expression with a typical typing mistake."""
     texts = draw(expressions()).split()
     at = draw(st.integers(0, len(texts) - 1))
     slip = draw(st.sampled_from(SPOILS))

@@ -1,4 +1,4 @@
-"""The CRD that is committed: it is the one that the models give, documented and bounded in every place."""
+"""The committed CRD: it is generated from the models, and every field has a description and a limit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Schema = dict[str, Any]
 
 
 def nodes(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
-    """Every schema below the root, with the way to it."""
+    """Every schema below the root, with its path."""
     for key, part in schema.get("properties", {}).items():
         yield f"{path}.{key}", part
         yield from nodes(part, f"{path}.{key}")

@@ -1,4 +1,4 @@
-"""The patterns that the API server applies: they never refuse what the loader takes, and refuse most of the rest."""
+"""The patterns of the CRD never refuse what the loader accepts, and refuse most of the rest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COMPILED = [(re2.compile(check.pattern), check) for check in CRON_CHECKS]
 
 
 def refusals(expression: str) -> list[str]:
-    """What the API server says of an expression."""
+    """The messages of the API server for an expression."""
     return [
         check.message for pattern, check in _COMPILED if (pattern.search(expression) is not None) == check.forbidden
     ]
@@ -54,10 +54,10 @@ def test_no_valid_expression_of_any_characters_is_refused(expression: str) -> No
 
 
 LEFT_BY_PATTERNS = {
-    # A pattern can't compare two numbers: rules of their own do.
+    # A pattern can't compare two numbers; other rules do.
     "0 0 0 1 1 ? 2030-2027": "a range of years that runs backwards",
     "H(30-10) * * * *": "a range of H that runs backwards",
-    # Nor does it know the calendar of a year, or count days from a month's end.
+    # Nor does it know the calendar of a year, or count days from the end of a month.
     "0 0 L-30 4 *": "a day that the month never has",
     "0 0 0 29 2 ? 2027": "a day that the year does not have",
     "0 0 0 ? 2 MON#5 2027": "a day that the year does not have",

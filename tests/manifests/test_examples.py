@@ -1,4 +1,4 @@
-"""The examples for a cluster: each is valid, and does what its comments say of it."""
+"""The examples for a cluster: each is valid, and does what its comments say."""
 
 from __future__ import annotations
 

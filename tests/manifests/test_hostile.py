@@ -1,4 +1,4 @@
-"""Hostile manifests: each is answered, at once, with bounded memory, and as ours.
+"""Hostile manifests: each has problems, quickly, with limited memory, in our own words.
 
 Time is not asserted: the documents are so large that without the limits a test would not end, or would end the
 process. What is asserted is the answer, and the memory it took.
@@ -213,7 +213,7 @@ FRAGMENTS = st.sampled_from(
 
 @st.composite
 def mutations(draw: st.DrawFn) -> str:
-    """A valid text with some pieces cut out, doubled, moved, or strange ones put in."""
+    """A valid text with some pieces removed, doubled, moved or inserted."""
     text = VALID
     for _ in range(draw(st.integers(1, 6))):
         start = draw(st.integers(0, len(text)))
@@ -230,7 +230,7 @@ def mutations(draw: st.DrawFn) -> str:
 
 
 def judge(loaded: Loaded, lines: int) -> None:
-    """Whatever came in: models that become definitions, and problems of one printable line in the file."""
+    """Check that any input gives models that become definitions, or problems in a printable line."""
     for problem in loaded.problems:
         assert str(problem).isprintable()
         assert problem.message
@@ -242,7 +242,7 @@ def judge(loaded: Loaded, lines: int) -> None:
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(mutations())
 def test_mutated_manifests_give_models_or_problems(text: str) -> None:
-    # As str.splitlines has it, because YAML 1.1 ends lines at some rare characters too.
+    # As in str.splitlines, because in YAML 1.1 some rare characters end lines, too.
     judge(load_text(text, "f.yaml"), len(text.splitlines()) + text.count("\x85"))
 
 

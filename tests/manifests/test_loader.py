@@ -1,4 +1,4 @@
-"""Files and documents: what is read, what is passed over, and that a fault stays where it is."""
+"""Files and documents: what is read, what is ignored, and that a fault affects only its document."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_link_to_its_own_directory_is_harmless(tmp_path: Path) -> None:
 
 
 def test_links_that_cross_are_harmless(tmp_path: Path) -> None:
-    """Followed without memory, these two would be 2**40 directories."""
+    """A reader that does not remember directories would visit 2**40 of them."""
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "a.yaml").write_text(manifest(), encoding="utf-8")
     (tmp_path / "jobs" / "b").symlink_to(".")

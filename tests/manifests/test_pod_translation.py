@@ -1,4 +1,4 @@
-"""The description of a Pod job: what the manifest says, in the form that the executor of Pods reads."""
+"""The description of a Pod that a manifest is translated to."""
 
 from __future__ import annotations
 

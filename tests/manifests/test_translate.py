@@ -1,4 +1,4 @@
-"""From models to what the engine runs: every field arrives, and what is unset has the documented default."""
+"""The definition that a manifest is translated to: it has every field, with the documented default if it is unset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attempts, specs and Pods that the tests of Pod jobs start from."""
+"""Attempts, specs and Pods for the tests of Pod jobs."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def with_template(spec: dict[str, Any], settings: PodSettings = SETTINGS, **meta
 
 def job_of(pod: dict[str, Any]) -> dict[str, Any]:
     """The container ``job``."""
-    (found,) = [one for one in pod["spec"]["containers"] if one["name"] == "job"]
+    (found,) = [container for container in pod["spec"]["containers"] if container["name"] == "job"]
     assert isinstance(found, dict)
     return found
 
 
 def variables_of(pod: dict[str, Any]) -> dict[str, Any]:
-    """Its variables: the value, or the reference."""
-    return {one["name"]: one.get("value", one.get("valueFrom")) for one in job_of(pod)["env"]}
+    """The variables of the container: values or references."""
+    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in job_of(pod)["env"]}

@@ -224,7 +224,7 @@ def test_a_template_adds_fields() -> None:
         finalizers=["a/b"],
         ownerReferences=[{"uid": "x"}],
     )
-    assert [one["name"] for one in pod["spec"]["containers"]] == ["job", "proxy"]
+    assert [container["name"] for container in pod["spec"]["containers"]] == ["job", "proxy"]
     assert pod["spec"]["nodeSelector"] == {"disk": "ssd"}
     job = job_of(pod)
     assert job["image"] == "busybox:1"
@@ -236,7 +236,7 @@ def test_a_template_adds_fields() -> None:
     assert "scheduledjobs.dev/other" not in pod["metadata"]["labels"]
     assert pod["metadata"]["annotations"]["note"] == "yes"
     assert "finalizers" not in pod["metadata"]
-    assert [one["uid"] for one in pod["metadata"]["ownerReferences"]] == [UID]
+    assert [owner["uid"] for owner in pod["metadata"]["ownerReferences"]] == [UID]
     for one in (*pod["spec"]["containers"], *pod["spec"]["initContainers"]):
         assert one["securityContext"] == {"allowPrivilegeEscalation": False}
 

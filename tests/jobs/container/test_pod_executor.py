@@ -1,6 +1,6 @@
-"""A creation whose answer is on its way, or never came: what follows is decided by whether there is a Pod.
+"""Creations whose answer is late or never comes: what follows depends on whether the Pod exists.
 
-When the answer comes is the test's to say, which no real API server would let it; the rest is in tests/cluster.
+The test decides when an answer comes, which no real API server allows. The rest is tested in tests/cluster.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DONE = {"phase": "Succeeded", "containerStatuses": [{"name": "job", "state": {"t
 
 
 class Watch:
-    """A watch that tells nothing."""
+    """A watch that reports nothing."""
 
     latest: Mapping[str, Any] | None = None
     gone: frozenset[str] = frozenset()
@@ -38,14 +38,14 @@ class Watch:
 
 
 class Served:
-    """An API server that answers a creation when it is told to."""
+    """An API server that answers a creation when the test allows it."""
 
     def __init__(self) -> None:
         self.truth: dict[str, Any] | None = None
         self.asked, self.answer, self.deleted = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.status: dict[str, Any] = {}
         self.errors: list[Exception] = []
-        """What the next creations are answered with, although the first of them is carried out."""
+        """The errors of the next creations, the first of which is carried out nevertheless."""
 
     async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
         self.asked.set()
@@ -77,7 +77,7 @@ class Served:
 
 
 async def test_a_cancel_waits_for_the_answer_to_a_creation() -> None:
-    """Else the Pod might come after it was looked for."""
+    """Otherwise the Pod might appear after the executor has looked for it."""
     served, this = Served(), attempt(container())
     task = asyncio.create_task(PodExecutor(served).run(this))
     await served.asked.wait()
@@ -107,7 +107,7 @@ async def test_a_release_does_not_wait() -> None:
 
 
 async def test_a_refusal_after_a_creation_without_an_answer() -> None:
-    """The Pod of the first try used up the quota that the second was refused for."""
+    """The Pod of the first request used the quota, so the second was refused."""
     served, this = Served(), attempt(container())
     served.answer.set()
     served.errors = [PodsUnavailable("timeout"), PodRefused("exceeded quota")]

@@ -1,6 +1,6 @@
-"""What is known of a Pod may be old, because its watch lags behind or is broken: then nothing is ended for it.
+"""Observations may be old, because the watch lags or is broken: nothing is ended because of an old one.
 
-The order of what is told is the test's, which no real API server would let it choose; what is done is on real ones, in
+The test decides the order of the reports, which no real API server allows. Operations are tested on real ones, in
 tests/cluster.
 """
 
@@ -48,7 +48,7 @@ NO_SECRET = {
 
 
 class Watch:
-    """A watch that tells what the test gives it."""
+    """A watch that reports what the test gives it."""
 
     def __init__(self) -> None:
         self.latest: Mapping[str, Any] | None = None
@@ -68,7 +68,7 @@ class Watch:
 
 
 class Served:
-    """Pods whose truth is one Pod, which the test changes; what is asked of it is remembered."""
+    """An API server with a single Pod, which the test changes. It remembers the requests."""
 
     def __init__(self, truth: Mapping[str, Any] | None) -> None:
         self.truth = truth
@@ -103,7 +103,7 @@ class Served:
 
 
 def life(served: Served, watch: Watch, known: Mapping[str, Any], *, pending: float, adopted: bool) -> Life:
-    # Its clock stands an hour after the Pod was made.
+    # Its clock is an hour after the creation of the Pod.
     now = SLOT + 3_600_000_000
     return Life(served, known, watch, complete=frozenset(), pending=pending, adopted=adopted, now=lambda: now)
 
@@ -113,7 +113,7 @@ async def test_a_watch_that_lags_behind_ends_nothing() -> None:
     task = asyncio.create_task(life(served, watch, pod(RUNNING), pending=300.0, adopted=True).run())
     await soon(watch.asked.wait())
     watch.asked.clear()
-    watch.tell(pod(PENDING))  # from before the container began; its patience passed an hour ago
+    watch.tell(pod(PENDING))  # from before the container started; its time to start ended an hour ago
     await soon(watch.asked.wait())
     watch.asked.clear()
     watch.tell(pod(NO_SECRET))
@@ -126,7 +126,7 @@ async def test_a_watch_that_lags_behind_ends_nothing() -> None:
 async def test_a_pending_pod_is_read_before_it_is_given_up() -> None:
     served, watch = Served(pod(RUNNING)), Watch()
     task = asyncio.create_task(life(served, watch, pod(PENDING), pending=300.0, adopted=True).run())
-    await soon(watch.asked.wait())  # it was asked for, and runs
+    await soon(watch.asked.wait())  # it was read, and runs
     watch.tell(pod(DONE))
     assert (await soon(task)).ok
     assert served.done == []
@@ -144,7 +144,7 @@ async def test_a_hopeless_pod_is_read_before_it_is_given_up() -> None:
 async def test_a_pod_that_ended_while_the_api_server_was_unavailable() -> None:
     served, watch = Served(pod(DONE, timeout=60.0)), Watch()
     served.away = 2
-    # Adopted an hour after its container began, with a minute to run: that is over, but it had ended.
+    # Adopted an hour after its container started, with a timeout of a minute; but it had ended.
     result = await life(served, watch, pod(RUNNING, timeout=60.0), pending=300.0, adopted=True).run()
     assert result.ok
     assert served.done == []
@@ -162,7 +162,7 @@ async def test_the_node_ends_a_pod_that_timed_out() -> None:
 
 
 async def soon(awaited: Awaitable[T]) -> T:
-    """Instead of a test that never ends."""
+    """Fail instead of waiting forever."""
     return await asyncio.wait_for(awaited, 30.0)
 
 

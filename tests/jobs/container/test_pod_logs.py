@@ -1,4 +1,4 @@
-"""What is kept of a Pod's output, where the log and the Secrets are what the test says."""
+"""The output of a Pod, with a log and Secrets that the test provides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN = with_template({})
 
 
 class Told:
-    """As much of the protocol as output needs."""
+    """The part of the protocol that ``output_of`` needs."""
 
     def __init__(self, log: bytes | Exception, secrets: Mapping[str, Mapping[str, bytes]] | None = None) -> None:
         self._log = log

@@ -1,4 +1,4 @@
-"""What a Pod says of its job: statuses as kubelets and controllers write them, and the words made of them."""
+"""The outcome of a Pod: statuses as kubelets and controllers write them, and the reasons made from them."""
 
 from __future__ import annotations
 

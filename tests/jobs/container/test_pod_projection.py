@@ -1,4 +1,4 @@
-"""What is remembered of a Pod says all that the whole one says."""
+"""The projection of a Pod means the same as the whole Pod."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_projection_has_all_that_is_read(status: dict[str, Any], runner: bool)
     assert project(kept) == kept
     assert observe(kept) == observe(pod)
     assert secrets_of(kept) == secrets_of(pod)
-    for read in (started_at, keep_of, timeout_of, lambda each: is_of(each, attempt())):
+    for read in (started_at, keep_of, timeout_of, lambda pod: is_of(pod, attempt())):
         assert read(kept) == read(pod)
     assert len(str(kept)) < len(str(pod))
 

@@ -1,4 +1,4 @@
-"""Which Pods go: finished ones beyond what history keeps, and those that run for nobody; none before its time."""
+"""Which Pods are deleted: finished ones beyond what history keeps, and those of no active attempt; none too early."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_AGE = 30.0
 def pod(
     name: str, phase: str, made: int, *, uid: str = "u", keep: str = "2/1/3600s", **metadata: Any
 ) -> dict[str, Any]:
-    """A Pod that was made, and ended, ``made`` seconds after BASE."""
+    """A Pod that was created, and ended, ``made`` seconds after BASE."""
     stamp = rfc3339(BASE + made * SECOND)
     states = [{"name": "job", "state": {"terminated": {"exitCode": 0, "finishedAt": stamp}}}]
     return {
@@ -38,7 +38,7 @@ def pod(
 
 
 def gone(pods: list[dict[str, Any]], at: int) -> set[str]:
-    return {each["metadata"]["name"] for each in superfluous(pods, BASE + at * SECOND, MIN_AGE)}
+    return {pod["metadata"]["name"] for pod in superfluous(pods, BASE + at * SECOND, MIN_AGE)}
 
 
 def test_the_newest_pods_stay() -> None:
