@@ -1,4 +1,4 @@
-"""The API group, version and kind of the resource. Labels, annotations and paths of the API begin with the group."""
+"""The names of the resource in the API. Labels and annotations begin with the group."""
 
 from typing import Final
 
@@ -6,3 +6,6 @@ GROUP: Final = "scheduledjobs.dev"
 VERSION: Final = "v1beta1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 KIND: Final = "ScheduledJob"
+PLURAL: Final = "scheduledjobs"
+RESOURCE: Final = f"{PLURAL}.{GROUP}"
+"""The full name of the resource, which is also the name of its CustomResourceDefinition."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.manifests.crd import NAME
 from scheduledjob.manifests.status_model import ActiveRun, Condition, Counters, Handled, RecentRun, Status
+from scheduledjob.resource_names import GROUP, RESOURCE
 from tests.cluster.crd.install import CRDS, MANIFESTS, install, jobs_in, verdict
 from tests.cluster.harness import ApiError
 from tests.cluster.harness.client import SCHEDULED_JOBS
@@ -43,7 +43,7 @@ def jobs_of(namespace: str) -> str:
 async def test_the_crd_can_be_applied_in_both_ways(cluster: Cluster) -> None:
     await cluster.kubectl("apply", "--dry-run=server", "-f", str(CRDS))
     async with cluster.client() as api:
-        found = await api.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{NAME}")
+        found = await api.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{RESOURCE}")
     conditions = {each["type"]: each["status"] for each in found["status"]["conditions"]}
     assert conditions["Established"] == conditions["NamesAccepted"] == "True"
     assert "NonStructuralSchema" not in conditions
@@ -72,7 +72,7 @@ async def test_short_names_and_the_category_lead_to_it(cluster: Cluster, namespa
         await api.post(jobs_of(namespace), job())
     for called in ("sjob", "sj", "scheduledjob", "scheduledjobs"):
         shown = await cluster.kubectl("get", called, "-n", namespace, "-o", "name")
-        assert shown.stdout.split() == [f"scheduledjob.{NAME.partition('.')[2]}/a"]
+        assert shown.stdout.split() == [f"scheduledjob.{GROUP}/a"]
 
 
 def valid_specs() -> list[dict[str, Any]]:

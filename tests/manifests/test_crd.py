@@ -24,11 +24,12 @@ from scheduledjob.manifests.status_model import (
     RecentRun,
     Status,
 )
+from scheduledjob.resource_names import RESOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILE = Path(__file__).parents[2] / "crds" / f"{crd.NAME}.yaml"
+FILE = Path(__file__).parents[2] / "crds" / f"{RESOURCE}.yaml"
 Schema = dict[str, Any]
 
 

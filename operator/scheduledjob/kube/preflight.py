@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from scheduledjob.kube.client.api_errors import ApiError, NotFound
-from scheduledjob.kube.client.paths import PLURAL, scheduled_jobs
-from scheduledjob.resource_names import GROUP
+from scheduledjob.kube.client.paths import scheduled_jobs
+from scheduledjob.resource_names import GROUP, PLURAL, RESOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,6 @@ CHECK_INTERVAL = 2.0
 """Seconds between two checks."""
 LOG_INTERVAL = 60.0
 """Seconds until the same problem is logged again."""
-CRD = f"{PLURAL}.{GROUP}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,7 @@ class Preflight:
         try:
             await self._api.get(scheduled_jobs(namespace), {"limit": 1}, attempts=1)
         except NotFound:
-            return f"the cluster does not know ScheduledJobs: apply the CustomResourceDefinition {CRD} (crds/)"
+            return f"the cluster does not know ScheduledJobs: apply the CustomResourceDefinition {RESOURCE} (crds/)"
         except ApiError as error:
             if error.status == 403:
                 return None  # `_rbac` reports it, with everything else that is not allowed

@@ -28,7 +28,6 @@ from scheduledjob.jobs.container.pod_spec import PodSettings
 from scheduledjob.jobs.curl.addresses import AddressFilter
 from scheduledjob.jobs.shell.confinement import Confinement
 from scheduledjob.kube.client.budget import Budget
-from scheduledjob.kube.client.paths import PLURAL
 from scheduledjob.kube.client.references import ClusterReferences
 from scheduledjob.kube.pods.pod_garbage_collector import PodGarbageCollector
 from scheduledjob.kube.pods.pods_api import ClusterPods
@@ -47,6 +46,7 @@ from scheduledjob.version import program_version
 
 from .cluster_kinds import cluster_kinds
 from .dependency_probes import DependencyProbes
+from .operator_gauges import OperatorGauges
 from .operator_shutdown import finish_work
 
 if TYPE_CHECKING:
@@ -150,15 +150,14 @@ class OperatorRuntime:
         )
         self._probes = DependencyProbes(self.replica, api)
         self._settings = settings
-        self._objects = objects
-        self._metrics = metrics
-        metrics.at_scrape(self._set_gauges)
+        gauges = OperatorGauges(metrics, self.replica, objects, queue, self._events, self._watcher, self._pods)
+        metrics.at_scrape(gauges.set)
 
     def _now(self) -> Instant:
         """The store's clock."""
         return self.replica.clock.now()
 
-    # ---------------------------------------------------------------- health and metrics
+    # ---------------------------------------------------------------- health and readiness
 
     def health(self) -> str | None:
         """Return why the process should be killed, or None."""
@@ -182,23 +181,6 @@ class OperatorRuntime:
             ),
             "objects": lambda: None if self.all_listed.is_set() else "not every ScheduledJob has been read yet",
         }
-
-    def _set_gauges(self) -> None:
-        """Set the gauges, before a scrape."""
-        metrics, stats = self._metrics, self.replica.stats()
-        metrics.held_schedules.set(stats.held)
-        metrics.claimed_ahead.set(stats.ahead)
-        metrics.queued_runs.set(stats.waiting)
-        metrics.active_runs.set(stats.executing - stats.detached, "inline")
-        metrics.active_runs.set(stats.detached, "pod")
-        metrics.schedules.set(len(self._objects))
-        metrics.invalid_schedules.set(self._objects.invalid)
-        metrics.overdue_schedules.set(self._objects.overdue)
-        metrics.status_dirty.set(self._status_writer.waiting)
-        metrics.events.reached(self._events.written)
-        metrics.events_dropped.reached(self._events.dropped)
-        metrics.watch_restarts.reached(self._watcher.state.restarts, PLURAL)
-        metrics.watch_restarts.reached(self._pods.reflector.restarts, "pods")
 
     # ---------------------------------------------------------------- work
 

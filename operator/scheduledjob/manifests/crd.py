@@ -15,14 +15,11 @@ from typing import Any
 
 import yaml
 
-from scheduledjob.resource_names import API_VERSION, GROUP, KIND, VERSION
+from scheduledjob.resource_names import API_VERSION, GROUP, KIND, PLURAL, RESOURCE, VERSION
 
 from .models import ScheduledJob
 from .schema import structural_schema
 from .status_model import Status
-
-PLURAL = "scheduledjobs"
-NAME = f"{PLURAL}.{GROUP}"
 
 _HEADER = """\
 # Generated from the models in scheduledjob.manifests: edit those, then run `make crds`.
@@ -70,7 +67,7 @@ def crd() -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": NAME},
+        "metadata": {"name": RESOURCE},
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.manifests import files
-from scheduledjob.manifests.crd import NAME, PLURAL
 from scheduledjob.manifests.yamltree import YamlError, documents, to_python
-from scheduledjob.resource_names import API_VERSION
+from scheduledjob.resource_names import API_VERSION, PLURAL, RESOURCE
 from tests.cluster.harness import ApiError
 from tests.cluster.harness.client import SCHEDULED_JOBS
 
@@ -32,7 +31,7 @@ async def install(cluster: Cluster) -> None:
     """Apply the CRD, once for each cluster, and wait until it is served and explained."""
     if cluster.kubeconfig not in _installed:
         await cluster.apply(CRDS, "--force-conflicts")
-        established = ("wait", "--for=condition=Established", f"crd/{NAME}", "--timeout=30s")
+        established = ("wait", "--for=condition=Established", f"crd/{RESOURCE}", "--timeout=30s")
         while (await cluster.kubectl(*established, check=False)).returncode:  # noqa: ASYNC110  # of the server's
             await asyncio.sleep(0.05)  # kubectl fails at once while the CRD has no status at all
         await _published(cluster)

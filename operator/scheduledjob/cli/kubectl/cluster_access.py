@@ -15,7 +15,7 @@ from scheduledjob.cli.shared.command_errors import CommandError, in_one_line, lo
 from scheduledjob.cli.shared.formats import printable
 from scheduledjob.cli.shared.objects import Object, key_of
 from scheduledjob.extras import needs_extra
-from scheduledjob.resource_names import API_VERSION, GROUP, KIND
+from scheduledjob.resource_names import API_VERSION, KIND, RESOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,7 +31,6 @@ ATTEMPTS = 2
 SECONDS = 20.0
 """Time limit of each attempt."""
 PAGE = 500
-RESOURCE = f"scheduledjobs.{GROUP}"
 NO_NAME_EVERYWHERE = "-A can't be combined with a name, because names are unique in a namespace only: use -n NAMESPACE"
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-from scheduledjob.resource_names import API_VERSION
-
-PLURAL = "scheduledjobs"
+from scheduledjob.resource_names import API_VERSION, PLURAL
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 """The name of an object. A text of another form must not become part of a path: it could lead to another object."""

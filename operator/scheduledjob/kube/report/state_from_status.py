@@ -15,14 +15,12 @@ import msgspec
 from scheduledjob.domain.schedule.state import Completion, Run, State
 from scheduledjob.domain.time.instants import Instant, to_instant
 
-from .status import COMPLETED
+from .status import COMPLETED, HANDLED_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scheduledjob.kube.reconcile.desired_state import DesiredState
-
-_REQUESTS = {"runNow": "run-now", "cancel": "cancel", "resume": "resume"}
 
 
 class _Condition(msgspec.Struct):
@@ -99,7 +97,7 @@ def state_from_status(status: Mapping[str, Any], desired: DesiredState, now: Ins
         expect_from=desired.created_at,
         followed=decided_until,
         handled=tuple(
-            f"{request}/{token}" for name, request in _REQUESTS.items() for token in fields.handled.get(name, ())
+            f"{request}/{token}" for request, field in HANDLED_FIELDS.items() for token in fields.handled.get(field, ())
         ),
     )
 

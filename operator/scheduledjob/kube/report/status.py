@@ -44,6 +44,9 @@ Begun = dict[str, str]
 UNKNOWN_KIND = "UnknownKind"
 """Reason of the conditions of an object whose job the operator can't run."""
 
+HANDLED_FIELDS = {"run-now": "runNow", "cancel": "cancel", "resume": "resume"}
+"""By request, the field of ``status.handled`` that has its tokens."""
+
 _NONE_BEGUN: Begun = {}
 
 _EMPTY_STATUS: dict[str, Any] = dict.fromkeys(part.alias or name for name, part in Status.model_fields.items())
@@ -326,8 +329,8 @@ def _recent(row: Row, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def _handled(state: State) -> dict[str, list[str]]:
-    handled: dict[str, list[str]] = {"runNow": [], "cancel": [], "resume": []}
-    for request in state.handled:
-        name, _, token = request.partition("/")
-        handled["runNow" if name == "run-now" else name].append(token)
+    handled: dict[str, list[str]] = {field: [] for field in HANDLED_FIELDS.values()}
+    for entry in state.handled:
+        request, _, token = entry.partition("/")
+        handled[HANDLED_FIELDS[request]].append(token)
     return handled

@@ -34,8 +34,8 @@ import structlog
 
 from scheduledjob.kube.client.api import Api, RequestObserver, pause, resource_of, user_agent
 from scheduledjob.kube.client.api_errors import ApiError, Forbidden, NotFound
-from scheduledjob.kube.client.paths import PLURAL, scheduled_jobs
-from scheduledjob.resource_names import GROUP, VERSION
+from scheduledjob.kube.client.paths import scheduled_jobs
+from scheduledjob.resource_names import GROUP, PLURAL, RESOURCE, VERSION
 
 from .kopf_logs import log_abandoned_task, redirect_kopf_log
 
@@ -193,7 +193,7 @@ class KopfWatcher:
             except Forbidden as error:
                 refused[namespace] = error
             except NotFound as error:
-                missing = f"the CRD {PLURAL}.{GROUP} is not installed, or not in version {VERSION}: apply crds/"
+                missing = f"the CRD {RESOURCE} is not installed, or not in version {VERSION}: apply crds/"
                 raise NotFound(404, error.reason, missing) from error
         for namespace, refusal in refused.items():
             if namespace not in self.state.refused:
