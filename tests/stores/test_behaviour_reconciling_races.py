@@ -106,7 +106,7 @@ async def reconcile_all(store: Store, world: World, rng: random.Random, watcher:
     while events:
         some, events = events[: (size := rng.randint(1, 8))], events[size:]
         observed = {row.slug: row for row in some if isinstance(row, NewRow)}
-        tombstones = [row for row in some if isinstance(row, tuple)]
+        tombstones = [identity for identity in some if isinstance(identity, tuple)]
         tombstoned = set(watcher.tombstoned)
         answers = await store.reconcile(list(observed.values()))
         for row, put in zip(observed.values(), answers, strict=True):
@@ -152,7 +152,7 @@ async def test_in_any_order_the_store_ends_with_the_current_objects(store_factor
     for row in world.seen:
         if row.uid in {uid for _, uid in world.ended}:
             assert await stores[1].reconcile([row]) == [Put.STALE]
-    # Every object that was deleted while its run was active has exactly row record of that.
+    # Every object that was deleted while its run was active has exactly one record of that.
     runs = [run.run_id for run in await stores[0].history(limit=1000)]
     assert len(runs) == len(set(runs))
     assert {run.uid for run in await stores[0].history(limit=1000)} <= {uid for _, uid in world.ended}

@@ -93,7 +93,7 @@ def test_runs_that_newer_ones_push_out_are_known_without_reading(runs, random, s
         left = {run_path(record.run_id) for record in records[: start + step]} - dropped
         for slug in "ab":
             for ok in (True, False):
-                # No run is dropped that should be kept: of record group the newest stay, as many as they say.
+                # No run is dropped that should be kept: of each group the newest stay, as many as they say.
                 group = [r for r in records[: start + step] if r.slug == slug and (r.outcome == "Succeeded") is ok]
                 group.sort(key=lambda record: -record.finished)
                 for newer, record in enumerate(group):

@@ -149,18 +149,16 @@ async def test_a_claim_delayed_by_a_stalled_server_claims_nothing(
 ) -> None:
     """The server executes it when it continues, long after its sender has given it up."""
     by = await store.now() + SECOND
-    await store.claim(
-        "alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by
-    )  # so that the next one is sent in one message
+    # Prepare the statement, so that the next claim is sent in one message.
+    await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by)
     await store.put([desired("job")], replace=False)
     watch = await asyncpg.connect(own_postgres.dsn)
     by = await store.now() + SECOND // 2
     with own_postgres.pause(), pytest.raises(StoreUnavailable, match="no answer in time"):
         await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by)
     async with asyncio.timeout(PATIENCE):
-        while await watch.fetchval(
-            OTHERS
-        ):  # the connections that the store has dropped close when they have read everything
+        # The connections that the store has dropped close when the server has read everything from them.
+        while await watch.fetchval(OTHERS):
             pass
     await watch.close()
     (row,) = await store.get(["job"])

@@ -82,17 +82,17 @@ class History:
 
     def prune(self, now: Instant, limit: int) -> int:
         """Drop at most ``limit`` records that have expired or that newer ones push out, and return how many."""
-        gone = 0
-        while gone < limit and self._expiries and self._expiries[0][0] <= now:
+        dropped = 0
+        while dropped < limit and self._expiries and self._expiries[0][0] <= now:
             expires, run_id = heapq.heappop(self._expiries)
             line = self._lines.get(run_id)
             if line is not None and line[2].expires == expires:
                 self._drop(line)
-                gone += 1
-        while gone < limit and self._overfull:
-            gone += self._cut(next(iter(self._overfull)), limit - gone)
+                dropped += 1
+        while dropped < limit and self._overfull:
+            dropped += self._cut(next(iter(self._overfull)), limit - dropped)
         self._drop_stale_entries()
-        return gone
+        return dropped
 
     def _cut(self, group: Group, limit: int) -> int:
         """Drop up to ``limit`` of the group's records that newer ones push out, and return how many."""

@@ -56,13 +56,13 @@ class PostgresHistory(PostgresPart):
                 SQL["prune_history"], self._installation, self._prune_from, examined, limit
             )
         assert record is not None  # an aggregate
-        gone, seen, last = record
-        if gone == limit:
-            return limit  # there may be more right here
+        dropped, seen, last = record
+        if dropped == limit:
+            return limit  # there may be more to drop in this part
         if seen < examined:
             self._prune_from, self._prune_more = _LAST_SLUG, 1
         elif last == self._prune_from:  # one slug fills the whole part and has nothing to drop: examine more
             self._prune_more *= 2
         else:
             self._prune_from, self._prune_more = last, 1
-        return int(gone)
+        return int(dropped)

@@ -1,6 +1,7 @@
 -- The tables. All times are microseconds since 1970, UTC.
 
--- The store's clock, as of the start of the transaction: unlike clock_timestamp() it may stand in an index condition.
+-- The store's clock, as of the start of the transaction. Unlike clock_timestamp(), it may be used in an index
+-- condition.
 CREATE FUNCTION scheduledjob.clock() RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT (extract(epoch FROM now()) * 1000000)::bigint $$;
 
@@ -9,7 +10,7 @@ CREATE TABLE scheduledjob.installation (
     name text COLLATE "C" NOT NULL UNIQUE
 );
 
--- No foreign key to installation: it would lock one and the same row for each schedule that is written.
+-- No foreign key to installation: each write of a schedule would lock the same row.
 CREATE TABLE scheduledjob.schedule (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     wake_at      bigint,
@@ -29,23 +30,23 @@ CREATE TABLE scheduledjob.schedule (
     payload      bytea,
     result       bytea
 ) WITH (
-    -- Each claim and each release moves wake_at, which is indexed, so a new version of the row needs new index
-    -- entries whatever we do (no HOT). Free space still keeps it on its page, where dead versions are pruned in
-    -- passing, and vacuum has to come often, for the dead index entries in front of what is due.
+    -- Each claim and each release changes wake_at, which is indexed, so a new version of the row always needs new index
+    -- entries (no HOT). Free space still keeps it on its page, where dead versions are pruned in passing. And vacuum
+    -- has to run often, to remove the dead index entries before the due rows.
     fillfactor = 70,
     autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_threshold = 2000,
     autovacuum_vacuum_cost_limit = 2000,
     autovacuum_analyze_scale_factor = 0.05,
     autovacuum_analyze_threshold = 2000,
-    -- Giving pages back to the file system takes a lock that stops claims, for space that is needed again at once.
+    -- Returning pages to the file system takes a lock that stops claims, for space that is soon needed again.
     vacuum_truncate = false
 );
 
 CREATE UNIQUE INDEX schedule_slug ON scheduledjob.schedule (installation, slug);
 
--- What is due is found through this one. The kind stands before the time, so that rows of kinds that a replica does
--- not know, however many are due, are not in its way.
+-- Claims find due rows by this index. The kind comes before the time, so that a claim does not read rows of kinds that
+-- it does not want, however many are due.
 CREATE INDEX schedule_wake ON scheduledjob.schedule (installation, kind, wake_at) WHERE wake_at IS NOT NULL;
 
 CREATE TABLE scheduledjob.history (
@@ -69,7 +70,7 @@ CREATE TABLE scheduledjob.history (
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_limit = 2000);
 
 CREATE INDEX history_slug ON scheduledjob.history (installation, slug, finished);
--- For `installation + 0` only: no other query can be planned over this one by mistake (see queries/history.sql).
+-- For queries with `installation + 0` only: the planner cannot use it for any other (see queries/history.sql).
 CREATE INDEX history_finished ON scheduledjob.history ((installation + 0), finished);
 
 CREATE TABLE scheduledjob.replica (

@@ -1,11 +1,11 @@
--- What rows owe a cluster, what has ended in it, and what replicas hold for a while. Replicas of version 1 write rows
--- without the new columns, and know nothing of the new tables.
+-- Objects of a cluster: generation and manual requests of rows, tombstones, locks, and the presence of replicas.
+-- Replicas of version 1 write rows without the new columns, and do not use the new tables.
 
 ALTER TABLE scheduledjob.schedule
     ADD COLUMN generation bigint NOT NULL DEFAULT 0,
     ADD COLUMN acts       text COLLATE "C" NOT NULL DEFAULT '';
 
--- Uids that are not taken again.
+-- Uids of deleted objects, which are not accepted again.
 CREATE TABLE scheduledjob.tombstone (
     installation integer NOT NULL,
     expires      bigint NOT NULL,
@@ -13,7 +13,7 @@ CREATE TABLE scheduledjob.tombstone (
     PRIMARY KEY (uid, installation)
 );
 
--- For `installation + 0` only, as that of history is.
+-- For queries with `installation + 0` only, like history_finished.
 CREATE INDEX tombstone_expires ON scheduledjob.tombstone ((installation + 0), expires);
 
 CREATE TABLE scheduledjob.lock (

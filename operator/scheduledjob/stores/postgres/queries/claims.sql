@@ -10,10 +10,11 @@
 -- $1 installation, $2 kinds, $3 replica, $4 limit, $5 ahead, $6 lease, $7 watermark, $8 watermark of skipped rows,
 -- $9 the latest time at which the claim may take rows.
 -- NO KEY UPDATE, because nothing refers to the key; SKIP LOCKED, because another replica is claiming a locked row.
--- The row is updated where it was found (`ctid`): looking it up by its id would pass every dead version of it. A row that
--- a client edits in that moment is missed; that client notifies the replicas.
--- {due} is `select_due_of_kind` for each kind, in the order of `wake_at`, so that the index is read only as far as needed.
--- `claimed` returns `row_columns` (schedules.sql) behind `was_due`, qualified, and with the real value of `recovered`.
+-- The row is updated where it was found (`ctid`): looking it up by its id would pass every dead version of it. A row
+-- that a client edits in that moment is missed; that client notifies the replicas.
+-- {due} is `select_due_of_kind` for each kind, in the order of `wake_at`, so that the index is read only as far as
+-- needed. `claimed` returns `row_columns` (schedules.sql) behind `was_due`, qualified, and with the real value of
+-- `recovered`.
 WITH picked AS MATERIALIZED (
     SELECT s.ctid AS place, s.id, s.wake_at, s.owner IS NOT NULL AS recovered
     FROM ({due}) AS due
@@ -71,8 +72,8 @@ ORDER BY claimed.was_due;
 )
 
 -- name: renew
--- clock_timestamp() is the time of the write itself. A renewal that a stalled server delays may be written after a later
--- one; with the time of its start, it would shorten the lease that the later one gave.
+-- clock_timestamp() is the time of the write itself. A renewal that a stalled server delays may be written after a
+-- later one; with the time of its start, it would shorten the lease that the later one gave.
 UPDATE scheduledjob.schedule AS s
 SET wake_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $5::bigint
 FROM unnest($3::bigint[], $4::bigint[]) AS held (id, version)

@@ -49,12 +49,15 @@ WITH seen AS MATERIALIZED (
     FROM seen
 ), surplus AS MATERIALIZED (
     SELECT run_id FROM ranked WHERE place > keep OR expires <= scheduledjob.clock() LIMIT $4
-), gone AS (
+), dropped AS (
     DELETE FROM scheduledjob.history AS h USING surplus
     WHERE h.run_id = ANY(ARRAY[surplus.run_id]) AND h.installation - $1 = 0
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM gone) AS gone, (SELECT count(*) FROM seen) AS seen, (SELECT min(slug) FROM seen) AS last;
+SELECT
+    (SELECT count(*) FROM dropped) AS dropped,
+    (SELECT count(*) FROM seen) AS seen,
+    (SELECT min(slug) FROM seen) AS last;
 
 -- name: try_lock_pruning
 SELECT pg_try_advisory_xact_lock(hashtextextended('scheduledjob.prune', $1));

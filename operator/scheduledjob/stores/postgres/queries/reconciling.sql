@@ -1,12 +1,13 @@
 -- How replicas write what they observe in a cluster.
 --
--- Only one transaction at a time may create or delete an object's row of a slug: each first takes a transaction lock on the
--- slug. So no tombstone can be written between another transaction's read of the tombstones and its write. Row locks keep
--- out all other writers. For LATERAL and OFFSET 0 see schedules.sql, for `installation - $1 = 0` see claims.sql.
+-- Only one transaction at a time may create or delete an object's row of a slug: each first takes a transaction lock on
+-- the slug. So no tombstone can be written between another transaction's read of the tombstones and its write. Row
+-- locks keep out all other writers. For LATERAL and OFFSET 0 see schedules.sql, for `installation - $1 = 0` see
+-- claims.sql.
 
 -- name: find_differing
--- The positions (from 1) of the observed objects that differ from their rows. Takes no lock, because a restarted operator
--- asks this for every object.
+-- The positions (from 1) of the observed objects that differ from their rows. Takes no lock, because a restarted
+-- operator asks this for every object.
 SELECT given.place
 FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[])
     WITH ORDINALITY AS given (slug, uid, generation, kind, definition, acts, place)

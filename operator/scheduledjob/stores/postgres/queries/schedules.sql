@@ -1,7 +1,8 @@
 -- How clients write, delete and read schedules.
 --
 -- Plans are cached while the table is empty (see connections.py). So each given slug is looked up inside LATERAL, and
--- `OFFSET 0` keeps the planner from merging that subquery into a join that it could turn around into a scan of the table.
+-- `OFFSET 0` keeps the planner from merging that subquery into a join that it could turn around into a scan of the
+-- table.
 
 -- fragment: row_columns
 -- In the order of the fields of `Row`; `false` is its `recovered`, `acts` its `requests`.
@@ -25,8 +26,8 @@ FROM unnest(
 ) AS given
 
 -- fragment: latest_poll
--- When the last of the replicas polls. The lock makes a replica that announces a later poll wait for this transaction, so
--- that the poll which follows its announcement finds what this transaction wrote.
+-- When the last of the replicas polls. The lock makes a replica that announces a later poll wait for this transaction,
+-- so that the poll which follows its announcement finds what this transaction wrote.
 (
     SELECT max(looks_at) FROM (
         SELECT r.looks_at FROM scheduledjob.replica AS r WHERE r.installation = $1 FOR SHARE
@@ -47,8 +48,8 @@ WHERE s.id = ANY(ARRAY[found.id])
 RETURNING s.slug, s.uid, s.definition, s.state, s.owner IS NOT NULL AS owned, scheduledjob.clock() AS now
 
 -- name: register_installation
--- Returns nothing if another transaction is registering the same name. Without the NOT EXISTS, each call would use up an
--- id, conflict or not.
+-- Returns nothing if another transaction is registering the same name. Without the NOT EXISTS, each call would use up
+-- an id, conflict or not.
 WITH made AS (
     INSERT INTO scheduledjob.installation (name)
     SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM scheduledjob.installation WHERE name = $1)
