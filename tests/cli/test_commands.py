@@ -28,12 +28,12 @@ def test_next_follows_the_clocks(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_next_begins_with_the_moment_given(capsys: pytest.CaptureFixture[str]) -> None:
+def test_next_begins_at_the_given_instant(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["next", "0 10 * * *", "--from", "2026-12-01T10:00:00Z", "--count", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("2026-12-01T10:00:00Z")
 
 
-def test_next_counts_an_interval_from_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_next_counts_an_interval_from_the_given_instant(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["next", "@every 90s", "--from", "2026-12-01T10:00:00Z", "--count", "2", "-o", "yaml"]) == 0
     assert [row["slot"] for row in yaml.safe_load(capsys.readouterr().out)] == [
         "2026-12-01T10:01:30Z",
@@ -83,7 +83,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
         (["validate", "-f", "x", "-o", "xml"], "xml"),
     ],
 )
-def test_what_is_typed_wrongly_is_said_in_one_line(
+def test_wrong_arguments_are_one_line(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SJOB_STORE", raising=False)
@@ -95,7 +95,7 @@ def test_what_is_typed_wrongly_is_said_in_one_line(
     assert said in err
 
 
-def test_a_store_that_is_away_is_named_without_its_password(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unavailable_store_is_named_without_its_password(capsys: pytest.CaptureFixture[str]) -> None:
     url = "postgresql://somebody:geh%65im@127.0.0.1:9/nowhere"
     assert execute(["history", "--store", url]) == 1
     err = capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_migrate_has_nothing_to_do_in_memory(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_validate_says_each_fault_of_the_corpus(
+def test_validate_reports_each_fault_of_the_corpus(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(INVALID_FILES)
@@ -126,7 +126,7 @@ def test_validate_says_each_fault_of_the_corpus(
 
 
 @pytest.mark.parametrize("file", sorted(VALID_FILES.iterdir()), ids=lambda file: file.name)
-def test_validate_has_nothing_to_say_of_what_is_right(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_reports_no_faults_of_valid_manifests(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["validate", "-f", str(file)]) == 0
     assert capsys.readouterr().out.startswith("no faults; ")
 
@@ -181,7 +181,7 @@ def test_next_of_manifests_lists_all_their_slots_in_order(tmp_path: Path, capsys
     assert err == "never: left out, because it is suspended\n"
 
 
-def test_next_and_explain_read_standard_input_and_tell_of_what_is_wrong() -> None:
+def test_next_and_explain_read_standard_input_and_report_faults() -> None:
     text = job("noon", 'cron: "0 12 * * *"') + job("wrong", 'cron: "61 * * * *"')
     listed = piped("next", "-f", "-", "--from", "2026-12-01T00:00:00Z", "-c", "1", text=text)
     assert listed.returncode == 2
@@ -216,7 +216,7 @@ def test_simulate_and_convert_need_no_cluster_for_files(capsys: pytest.CaptureFi
     assert capsys.readouterr().out.startswith("---\napiVersion: scheduledjobs.dev/v1beta1\n")
 
 
-def test_a_question_about_an_expression_loads_nothing_heavy() -> None:
+def test_next_of_an_expression_loads_no_heavy_modules() -> None:
     script = (
         "import sys; from scheduledjob.cli.scheduledjob.main import execute; execute(['next', '* * * * *']);"
         "heavy = {'structlog', 'aiohttp', 'asyncpg', 'rich', 'uvloop', 'yaml', 'google'} & set(sys.modules);"
@@ -227,14 +227,14 @@ def test_a_question_about_an_expression_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "next", "explain", "validate", "simulate", "convert", "migrate", "history"])
-def test_a_line_of_usage_is_as_people_write_it(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_has_no_raw_notation_of_typer(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute([command, "--help"]) == 0
     shown = capsys.readouterr().out
     assert "[[" not in shown
     assert "range" not in shown
 
 
-def test_without_a_word_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute([]) == 0
     out, err = capsys.readouterr()
     assert err == ""

@@ -15,14 +15,14 @@ from scheduledjob.cli.shared.command_errors import Mask, in_one_line, lone
         ("postgresql://host/db?user=me&password=s3cret&sslmode=require", "no s3cret here"),
     ],
 )
-def test_passwords_are_masked_as_they_stand_and_decoded(url: str, told: str) -> None:
+def test_passwords_are_masked_encoded_and_decoded(url: str, told: str) -> None:
     masked = Mask(url)(told)
     assert "s3" not in masked
     assert masked.endswith("***") or masked.endswith("*** here")
 
 
 @pytest.mark.parametrize("url", ["memory:", "postgresql://me@host/db", "postgresql://me:x@host/db", "http://[broken"])
-def test_what_is_no_password_stays(url: str) -> None:
+def test_text_without_a_password_is_unchanged(url: str) -> None:
     assert Mask(url)("the next host is an example") == "the next host is an example"
 
 
@@ -31,7 +31,7 @@ def test_an_error_is_one_line() -> None:
     assert in_one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
 
 
-def test_the_one_failure_of_a_group_speaks() -> None:
+def test_a_group_with_one_failure_shows_that_failure() -> None:
     inner = ValueError("this")
     assert lone(ExceptionGroup("", [ExceptionGroup("", [inner])])) is inner
     assert lone(inner) is inner

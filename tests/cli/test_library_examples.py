@@ -59,7 +59,7 @@ def example(name: str, *arguments: str) -> Iterator[Example]:
                 process.kill()
 
 
-def test_all_are_run_here() -> None:
+def test_all_examples_are_tested() -> None:
     tested = {"client.py", "one_shots.py", "replicas.py", "report.py", "shell_and_curl.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
@@ -105,7 +105,7 @@ def test_several_replicas_and_a_client(postgres_dsn: str) -> None:
         assert sum(line.startswith("writes invoice-") for line in done) == 10
 
 
-def test_what_is_missing_is_said() -> None:
+def test_a_missing_store_is_reported() -> None:
     done = subprocess.run(
         [sys.executable, EXAMPLES / "client.py"], capture_output=True, text=True, check=False, timeout=PATIENCE
     )

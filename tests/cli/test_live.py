@@ -85,7 +85,7 @@ def on_a_terminal(*arguments: str | Path) -> Iterator[Terminal]:
         os.close(leader)
 
 
-def test_it_shows_what_ran_and_what_is_next_until_ctrl_c(tmp_path: Path) -> None:
+def test_it_shows_past_and_next_runs_until_ctrl_c(tmp_path: Path) -> None:
     shell = """shell:
       command: echo the password is $PASSWORD
       env: [{name: PASSWORD, valueFrom: {secretKeyRef: {name: s, key: password}}}]"""
@@ -111,7 +111,7 @@ def test_it_shows_what_ran_and_what_is_next_until_ctrl_c(tmp_path: Path) -> None
         assert "Traceback" not in terminal.shown
 
 
-def test_it_shows_what_runs_and_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+def test_it_shows_running_jobs_and_a_second_ctrl_c_exits_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(job("sleeps", what="shell: {command: sleep 1000}"))
     with on_a_terminal("run", "-f", tmp_path) as terminal:
         terminal.wait_for(r"sleeps +running for")
@@ -121,7 +121,7 @@ def test_it_shows_what_runs_and_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> 
         assert terminal.end() == 130
 
 
-def test_a_retry_is_announced(tmp_path: Path) -> None:
+def test_a_retry_is_shown(tmp_path: Path) -> None:
     more = "  retry: {maxRetries: 1, fixed: {intervals: [1h]}}\n"
     (tmp_path / "a.yaml").write_text(job("fails", what="shell: {command: exit 3}", more=more))
     with on_a_terminal("run", "-f", tmp_path) as terminal:
@@ -130,7 +130,7 @@ def test_a_retry_is_announced(tmp_path: Path) -> None:
         assert terminal.end() == 0
 
 
-def test_other_forms_are_printed_on_a_terminal_too(tmp_path: Path) -> None:
+def test_other_formats_work_on_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(job("prints"))
     with on_a_terminal("run", "-f", tmp_path, "-o", "json") as terminal:
         terminal.wait_for(r'\{"name":"prints","namespace":"default",')

@@ -71,12 +71,12 @@ def test_flags_of_every_form_reach_the_settings(cluster: Cluster, tmp_path: Path
     assert cluster.told == [expected]
 
 
-def test_its_exit_code_is_the_operators(cluster: Cluster) -> None:
+def test_the_exit_code_is_that_of_the_operator(cluster: Cluster) -> None:
     cluster.work = lambda: 3
     assert execute(["operator"]) == 3
 
 
-def test_wrong_settings_end_it_with_one_line(
+def test_invalid_settings_are_reported_in_one_line(
     cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SJOB_GRACE", "8")
@@ -88,12 +88,12 @@ def test_wrong_settings_end_it_with_one_line(
     assert cluster.told == []
 
 
-def test_an_unknown_flag_is_refused_with_the_nearest(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_flag_is_refused_with_a_suggestion(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["operator", "--pod-capasity", "3"]) == 2
     assert "--pod-capacity" in capsys.readouterr().err
 
 
-def test_the_first_lines_of_the_log_tell_the_settings_without_the_password(
+def test_the_log_begins_with_the_settings_without_the_password(
     cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SJOB_STORE", URL)
@@ -111,7 +111,7 @@ def test_the_first_lines_of_the_log_tell_the_settings_without_the_password(
     settings, remark, ours, theirs, end = [json.loads(line) for line in text.splitlines()]
     assert settings["event"] == "settings"
     assert settings["store"] == "postgresql://db/jobs"
-    assert set(settings) >= {each.name for each in every_setting()}
+    assert set(settings) >= {setting.name for setting in every_setting()}
     assert "--pod-image" in remark["event"]
     assert (ours["logger"], ours["level"], ours["parts"]) == ("engine", "warning", ["***", {"a": "***"}])
     assert (theirs["logger"], theirs["level"]) == ("kopf", "error")
@@ -133,13 +133,13 @@ def test_the_log_for_people(cluster: Cluster, capsys: pytest.CaptureFixture[str]
 def test_help_says_what_each_setting_means(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["operator", "--help"]) == 0
     words = " ".join(capsys.readouterr().out.split())
-    for each in every_setting():
-        assert f" {each.flag} " in words
-        assert " ".join(each.description.split()) in words
+    for setting in every_setting():
+        assert f" {setting.flag} " in words
+        assert " ".join(setting.description.split()) in words
 
 
 @pytest.mark.parametrize("command", ["next @daily", "operator --help"])
-def test_what_is_only_for_clusters_is_loaded_for_no_other_command(command: str) -> None:
+def test_modules_for_clusters_are_loaded_by_the_operator_only(command: str) -> None:
     heavy = (
         "{'kopf', 'kubernetes', 'aiohttp', 'prometheus_client', 'structlog', 'yaml', 'scheduledjob.kube.client.api'}"
     )

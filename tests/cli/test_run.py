@@ -57,7 +57,7 @@ def test_a_job_runs_when_the_one_that_it_follows_has_ended(tmp_path: Path) -> No
     assert [middle["slot"], last["slot"]] == [first["finished"], middle["finished"]]
 
 
-def test_what_print_jobs_print_stays_out_of_the_json(tmp_path: Path) -> None:
+def test_output_of_print_jobs_is_not_mixed_with_the_json(tmp_path: Path) -> None:
     text = 'params: {text: "{\\"name\\": \\"forged\\"}"}'
     (tmp_path / "a.yaml").write_text(job("print", what=f"custom: {{kind: print, {text}}}"))
     with Running("run", "-f", tmp_path) as running:
@@ -67,7 +67,7 @@ def test_what_print_jobs_print_stays_out_of_the_json(tmp_path: Path) -> None:
     assert names(running.runs) == {"print"}
 
 
-def test_the_last_line_of_what_a_failed_job_printed_is_told_beside_the_json(tmp_path: Path) -> None:
+def test_the_last_line_of_a_failed_job_is_printed_to_standard_error(tmp_path: Path) -> None:
     shell = "shell: {command: 'echo first; echo boom >&2; echo; exit 3'}"
     (tmp_path / "a.yaml").write_text(job("fails", what=shell, more="  retry: {maxRetries: 0}\n"))
     with Running("run", "-f", tmp_path) as running:
@@ -78,7 +78,7 @@ def test_the_last_line_of_what_a_failed_job_printed_is_told_beside_the_json(tmp_
 
 
 @pytest.mark.parametrize("output", ["yaml", "table"])
-def test_other_forms_of_output(output: str, tmp_path: Path) -> None:
+def test_other_output_formats(output: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(job("shows"))
     process = subprocess.Popen(
         [PROGRAM, "run", "-f", tmp_path, "-o", output], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -100,7 +100,7 @@ def test_other_forms_of_output(output: str, tmp_path: Path) -> None:
         assert shown.split("\n")[1].split()[1:3] == ["shows", "Succeeded"]
 
 
-def test_what_is_wrong_is_said_as_validate_says_it_and_the_rest_runs(tmp_path: Path) -> None:
+def test_faults_are_reported_as_by_validate_and_other_jobs_run(tmp_path: Path) -> None:
     for name in ("cron-31-february.yaml", "bracket-open.yaml", "no-such-utf8.yaml", "every-fraction.yaml"):
         if (INVALID_FILES / name).exists():
             (tmp_path / name).write_bytes((INVALID_FILES / name).read_bytes())
@@ -116,7 +116,7 @@ def test_what_is_wrong_is_said_as_validate_says_it_and_the_rest_runs(tmp_path: P
         assert running.errors[: len(said.stdout.splitlines())] == said.stdout.splitlines()
 
 
-def test_what_can_not_run_here_is_refused_in_one_line_each(tmp_path: Path) -> None:
+def test_jobs_that_can_not_run_here_are_refused_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     other = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n"
     file.write_text(
@@ -148,7 +148,7 @@ def test_nothing_to_run_is_an_error(tmp_path: Path) -> None:
         assert len(running.errors) == 2
 
 
-def test_references_are_resolved_beside_the_job(tmp_path: Path) -> None:
+def test_references_are_resolved_from_the_files(tmp_path: Path) -> None:
     written = tmp_path / "written"
     shell = f"""shell:
       command: echo "$PASSWORD $REGION $(cat)" > {written}; echo "$PASSWORD" >&2; exit 3
@@ -190,7 +190,7 @@ def hooks() -> Iterator[HTTPServer]:
         thread.join()
 
 
-def test_hooks_are_told_of_the_run(hooks: HTTPServer, tmp_path: Path) -> None:
+def test_hooks_receive_the_run(hooks: HTTPServer, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{hooks.server_port}"
     more = f"""  retry: {{maxRetries: 0}}
   onFailure: [{{curl: {{url: "{url}/failure", method: POST}}}}]
@@ -213,13 +213,13 @@ def test_hooks_are_told_of_the_run(hooks: HTTPServer, tmp_path: Path) -> None:
     assert calls["/success"][1]["outcome"] == "Succeeded"
 
 
-def test_a_job_that_does_not_end_is_ended_with_the_program(tmp_path: Path) -> None:
+def test_a_job_that_does_not_stop_is_killed_with_the_program(tmp_path: Path) -> None:
     with _sleeping(tmp_path) as (running, process):
         assert running.end(signal.SIGTERM) == 0
         assert not process.is_running()
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
     with _sleeping(tmp_path) as (running, process):
         running.send(signal.SIGINT)
         running.wait_for_error("press Ctrl-C again to exit at once")
@@ -238,7 +238,7 @@ def _sleeping(directory: Path) -> Iterator[tuple[Running, psutil.Process]]:
         yield running, psutil.Process(int(pipe.read_text()))
 
 
-def test_a_reader_that_goes_away_ends_the_program(tmp_path: Path) -> None:
+def test_the_program_ends_when_its_reader_goes_away(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(job("one") + job("two"))
     process = subprocess.Popen([PROGRAM, "run", "-f", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with process:
@@ -250,7 +250,7 @@ def test_a_reader_that_goes_away_ends_the_program(tmp_path: Path) -> None:
         assert b"Traceback" not in process.stderr.read()
 
 
-def test_a_corpus_of_mistakes_harms_no_good_job(tmp_path: Path) -> None:
+def test_invalid_manifests_do_not_affect_valid_jobs(tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(job("good-one", namespace="apart"))
     with Running("run", "-f", INVALID_FILES, "-f", tmp_path) as running:
         for _ in range(2):
@@ -274,7 +274,7 @@ def plugin(directory: Path, target: str) -> dict[str, str]:
     return {"PYTHONPATH": str(directory)}
 
 
-def test_jobs_of_installed_packages_run_when_asked_for(tmp_path: Path) -> None:
+def test_jobs_of_installed_packages_run_with_plugins(tmp_path: Path) -> None:
     environment = plugin(tmp_path, "reports:report")
     file = tmp_path / "a.yaml"
     file.write_text(job("monthly", what="custom: {kind: report, params: {region: eu}}") + job("other"))
@@ -298,7 +298,7 @@ def test_a_broken_plugin_is_an_error_in_one_line(tmp_path: Path) -> None:
         assert 'entry point "report" (reports:nothing) of reports 1.0' in running.errors[0]
 
 
-def test_a_start_that_hangs_ends_with_a_signal(tmp_path: Path) -> None:
+def test_a_signal_ends_a_start_that_hangs(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(job("one"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://somebody@127.0.0.1:{silent.getsockname()[1]}/nowhere"

@@ -121,7 +121,7 @@ async def inline(executor: ShellExecutor | CurlExecutor, spec: ShellSpec | CurlS
         ShellSpec("true", working_dir="/nowhere"),
     ],
 )
-async def test_a_shell_job_is_the_same_in_a_pod(spec: ShellSpec, tmp_path: Path) -> None:
+async def test_a_shell_job_behaves_the_same_in_a_pod(spec: ShellSpec, tmp_path: Path) -> None:
     if any(value.optional for value in spec.env.values()):
         expected = Result(True, code=0)
     else:
@@ -133,7 +133,7 @@ async def test_a_shell_job_is_the_same_in_a_pod(spec: ShellSpec, tmp_path: Path)
     assert b"hunter2" not in ran.output + ran.errors
 
 
-async def test_a_request_is_the_same_in_a_pod(tmp_path: Path) -> None:
+async def test_a_request_behaves_the_same_in_a_pod(tmp_path: Path) -> None:
     heard: list[dict[str, str]] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -161,7 +161,7 @@ async def test_a_request_is_the_same_in_a_pod(tmp_path: Path) -> None:
     assert b"hunter2" not in ran.output + ran.errors
 
 
-def test_a_job_that_takes_too_long(tmp_path: Path) -> None:
+def test_a_job_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     ran = Ran(tmp_path, PodSpec(shell=ShellSpec("sleep 1000")), attempt(timeout=0.2)).end()
     assert ran.result.reason == "timed out after 200ms"
 
@@ -204,7 +204,7 @@ def test_a_kind_that_a_pod_has_no_field_for(tmp_path: Path) -> None:
     assert ran.process.returncode == 3, "the Pod ends like its command"
 
 
-def test_a_payload_out_of_a_secret_is_masked(tmp_path: Path) -> None:
+def test_a_payload_from_a_secret_is_masked(tmp_path: Path) -> None:
     ran = Ran(tmp_path, PodSpec(shell=ShellSpec("cat"), payload_from=Value(secret=("ns/note", "text")))).end()
     assert ran.output == b"***\n"
     assert ran.result.output == b"***"

@@ -22,7 +22,7 @@ def prints(name: str, text: str) -> str:
     return job(name, what=f"custom: {{kind: print, params: {{text: {text}}}}}")
 
 
-def test_added_edited_rejected_and_removed(tmp_path: Path) -> None:
+def test_documents_are_added_edited_rejected_and_removed(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(prints("stays", "as-it-was") + prints("goes", "soon"))
     with Running("run", "-f", tmp_path, "--watch") as running:
@@ -58,7 +58,7 @@ def test_added_edited_rejected_and_removed(tmp_path: Path) -> None:
         assert running.end() == 0
 
 
-def test_a_file_that_can_not_be_read_ends_nothing(tmp_path: Path) -> None:
+def test_an_unreadable_file_ends_no_schedule(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(prints("stays", "here"))
     with Running("run", "-f", tmp_path, "--watch") as running:
@@ -79,7 +79,7 @@ def test_it_waits_for_the_first_manifest(tmp_path: Path) -> None:
         assert names(running.runs) == {"first"}
 
 
-def test_without_watch_a_change_means_nothing(tmp_path: Path) -> None:
+def test_without_watch_changes_are_ignored(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(prints("first", "unchanged"))
     with Running("run", "-f", tmp_path) as running:
@@ -91,7 +91,7 @@ def test_without_watch_a_change_means_nothing(tmp_path: Path) -> None:
         assert names(running.runs) == {"first"}
 
 
-def test_a_secret_that_changes_counts_from_the_next_run(tmp_path: Path) -> None:
+def test_a_changed_secret_applies_from_the_next_run(tmp_path: Path) -> None:
     secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {code: '%d'}\n"
     shell = """shell:
       command: exit $CODE
@@ -116,7 +116,7 @@ def watcher(tmp_path: Path) -> FileWatcher:
     return watcher
 
 
-def test_a_change_counts_when_it_has_come_to_rest(watcher: FileWatcher, tmp_path: Path) -> None:
+def test_a_change_counts_when_the_file_has_settled(watcher: FileWatcher, tmp_path: Path) -> None:
     assert not watcher.poll()
     (tmp_path / "a.yaml").write_text("half")
     assert not watcher.poll()
@@ -128,7 +128,7 @@ def test_a_change_counts_when_it_has_come_to_rest(watcher: FileWatcher, tmp_path
     assert not watcher.poll()
 
 
-def test_files_that_come_and_go_are_changes(watcher: FileWatcher, tmp_path: Path) -> None:
+def test_added_and_removed_files_are_changes(watcher: FileWatcher, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").unlink()
     watcher.poll()
     assert watcher.poll()

@@ -77,8 +77,8 @@ def _date_matches(part: str, day: date) -> bool:
         return day + timedelta(int(part[2:])) == days[-1]
     if part.endswith("W"):
         target = len(days) if part == "LW" else int(part[:-1])
-        working = [one for one in days if one.isoweekday() <= 5]
-        return target <= len(days) and day == min(working, key=lambda one: abs(one.day - target))
+        working = [date for date in days if date.isoweekday() <= 5]
+        return target <= len(days) and day == min(working, key=lambda date: abs(date.day - target))
     return day.day in _values("day", part)
 
 
@@ -87,7 +87,7 @@ def _name_matches(part: str, day: date) -> bool:
         return True
     if "#" in part or part.endswith("L"):
         name, _, nth = part.rstrip("L").partition("#")
-        same = [one for one in _days_of_month(day) if one.isoweekday() % 7 == _number("weekday", name) % 7]
+        same = [date for date in _days_of_month(day) if date.isoweekday() % 7 == _number("weekday", name) % 7]
         return same[-1:] == [day] if not nth else same[int(nth) - 1 : int(nth)] == [day]
     return day.isoweekday() % 7 in {value % 7 for value in _values("weekday", part)}
 

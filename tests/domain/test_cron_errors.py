@@ -118,7 +118,7 @@ def test_an_unknown_zone_is_refused(zone: str, named: list[str]) -> None:
 @pytest.mark.parametrize(
     "expression", ["0 0 29 2 *", "0 0 29 2 */7", "0 0 31W 1-3 *", "0 0 0 29 2 ? 2028", "*/90 * * * *"]
 )
-def test_what_fires_at_all_is_allowed(expression: str) -> None:
+def test_every_expression_that_fires_is_allowed(expression: str) -> None:
     assert Cron(expression).explain()
 
 

@@ -38,7 +38,7 @@ def judge(expression: str, sky: Sky, pick: random.Random, instants: int = 12) ->
     middle = (sky.start + sky.stop) // 2 * SECOND
     near = [middle + pick.randint(-7200, 7200) * SECOND for _ in range(instants // 3)]
     moments = [low, *edges, *near, *(pick.randint(low, high) for _ in range(instants // 2)), middle, middle - 1]
-    moments = [one for one in moments if low <= one <= high]
+    moments = [moment for moment in moments if low <= moment <= high]
     for at in moments:
         index = bisect_right(slots, at // SECOND)
         following = cron.next_instant(at)
@@ -121,7 +121,7 @@ ZONES = ["UTC", "Asia/Kolkata", "America/New_York", "Europe/Berlin"]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_croniter_agrees_where_the_dialects_do(seed: int) -> None:
+def test_croniter_agrees_if_the_dialects_do(seed: int) -> None:
     """Plain fields, away from DST: there croniter is an independent reader of Unix cron."""
     pick = random.Random(4000 + seed)
     compared = 0
@@ -177,7 +177,7 @@ def test_an_hourly_schedule_fires_at_every_real_hour(day: str, slots: int) -> No
     assert Cron("0 0 * * * ?", LOS_ANGELES).count(to_instant(begin) - 1, to_instant(end) - 1) == slots
 
 
-def test_the_slots_of_a_skipped_day_meet_at_its_end() -> None:
+def test_the_times_of_a_skipped_day_share_a_slot_at_its_end() -> None:
     cron = Cron("0 30 2,14 * * ?", "Pacific/Apia")
     slots = [moment("2011-12-29T12:30:00Z")]  # 29 December, 2:30
     for _ in range(4):
@@ -226,7 +226,7 @@ def test_the_slots_of_a_skipped_day_meet_at_its_end() -> None:
         ("0 0 0 ? * * 2027-2028", "2026-11-03", "2027-01-01"),
     ],
 )
-def test_the_dialect(expression: str, after: str, expected: str) -> None:
+def test_each_form_of_the_dialect(expression: str, after: str, expected: str) -> None:
     cron = Cron(expression)
     slot = moment(expected + "T00:00:00Z")
     assert (
@@ -265,7 +265,7 @@ def test_the_last_hour_of_a_year_that_clocks_repeat_is_found() -> None:
     assert cron.count(0, to_instant(moment("2027-01-01T00:00:00Z"))) == 8
 
 
-def test_the_ends_of_time_are_no_error() -> None:
+def test_the_first_and_last_dates_are_no_error() -> None:
     for zone in ("UTC", LOS_ANGELES, "Pacific/Apia"):
         for expression in ("* * * * * ?", "0 0 1 1 *", "0 30 2 * * ?"):
             cron = Cron(expression, zone)

@@ -91,7 +91,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("expression", "words"), WORDS)
-def test_the_words_of_an_expression(expression: str, words: str) -> None:
+def test_expressions_are_explained(expression: str, words: str) -> None:
     assert Cron(expression).explain() == words
 
 
@@ -99,7 +99,7 @@ def test_the_zone_is_named() -> None:
     assert Cron("0 30 2 * * ?", "Europe/Lisbon").explain() == "at 02:30 every day, Europe/Lisbon time"
 
 
-def test_the_other_triggers_have_words_too() -> None:
+def test_other_triggers_are_explained() -> None:
     assert Every(5400).explain() == "every 1h30m"
     assert Every(30).bind(0).explain() == "every 30s, counted from 1970-01-01T00:00:00Z"
     assert At("2026-12-01T10:00:00+01:00").explain() == "once, at 2026-12-01T09:00:00Z"
@@ -109,7 +109,7 @@ def test_the_other_triggers_have_words_too() -> None:
     assert ManualTrigger().long("") == "by hand, when somebody starts a run"
 
 
-def test_no_expression_is_without_words() -> None:
+def test_every_expression_is_explained() -> None:
     pick = random.Random(7)
     for number in range(2000):
         expression = random_expression(pick, seconds=number % 2 == 0)

@@ -15,7 +15,7 @@ moments = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=offs
 
 
 @given(moments)
-def test_there_and_back_to_the_microsecond(moment: datetime) -> None:
+def test_conversions_keep_microseconds(moment: datetime) -> None:
     instant = to_instant(moment)
     assert to_datetime(instant) == moment
     assert to_datetime(instant).tzinfo is UTC
@@ -23,8 +23,8 @@ def test_there_and_back_to_the_microsecond(moment: datetime) -> None:
 
 
 @given(moments, moments)
-def test_instants_are_ordered_as_moments_are(one: datetime, other: datetime) -> None:
-    assert (to_instant(one) < to_instant(other)) == (one < other)
+def test_instants_are_ordered_as_moments_are(first: datetime, second: datetime) -> None:
+    assert (to_instant(first) < to_instant(second)) == (first < second)
 
 
 def test_a_naive_datetime_names_no_instant() -> None:
@@ -32,7 +32,7 @@ def test_a_naive_datetime_names_no_instant() -> None:
         to_instant(datetime(2026, 12, 1, 10))  # noqa: DTZ001  # what a user may give
 
 
-def test_as_text() -> None:
+def test_instants_are_formatted() -> None:
     instant = to_instant(datetime(2026, 12, 1, 10, tzinfo=UTC))
     assert rfc3339(instant) == "2026-12-01T10:00:00Z"
     assert rfc3339(instant + 1500) == "2026-12-01T10:00:00.001500Z"

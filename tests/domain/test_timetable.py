@@ -43,8 +43,8 @@ class Judge:
         excluded: set[Instant] = set()
         exclude: list[Window | Cron] = []
         for _ in range(pick.choice((0, 1, 1, 2))):
-            one, left_out = self._exclusion(slots)
-            exclude.append(one)
+            exclusion, left_out = self._exclusion(slots)
+            exclude.append(exclusion)
             excluded |= left_out
         start_at = self._moment() if pick.random() < 0.3 else None
         end_at = self._moment() if pick.random() < 0.3 else None
@@ -170,7 +170,7 @@ def test_windows_may_overlap_touch_and_be_empty() -> None:
     assert timetable.count(START - 1, START + 4 * HOUR) == (121, 120)
 
 
-def test_start_and_end_belong_to_the_schedule() -> None:
+def test_start_and_end_are_inclusive() -> None:
     timetable = Timetable([Every(60).bind(0)], start_at=START, end_at=START + 2 * MINUTE)
     assert timetable.next(0) == START
     assert timetable.next(START + MINUTE) == START + 2 * MINUTE
@@ -200,12 +200,12 @@ def test_an_exclusion_reaches_the_slot_that_a_gap_moved() -> None:
     assert timetable.next(instant("2026-03-08T00:00:00Z")) == instant("2026-03-09T09:30:00Z")
 
 
-def test_an_interval_is_no_exclusion() -> None:
+def test_an_interval_is_refused_as_an_exclusion() -> None:
     with pytest.raises(CronError, match="write an expression with fields, or a window"):
         Timetable([Every(30).bind(0)], [Cron("@every 30s")])
 
 
-def test_exclusions_may_swallow_everything() -> None:
+def test_exclusions_may_exclude_everything() -> None:
     for trigger in (Every(1).bind(0), Every(7).bind(0), Cron("*/5 * * * *", "Europe/Lisbon"), Cron("0 0 1 1 *")):
         timetable = Timetable([trigger], [Cron("* * * * *")])
         assert timetable.next(START) is None
@@ -232,7 +232,7 @@ def test_a_rare_slot_among_excluded_ones_is_found() -> None:
     assert timetable.count(START - 3 * 365 * DAY, START + 3 * 365 * DAY)[0] == 2
 
 
-def test_the_search_by_days_minds_windows_moments_and_ends() -> None:
+def test_the_search_by_days_respects_windows_moments_and_ends() -> None:
     swallowing: list[Window | Cron] = [Cron("1-59 * * * * ?"), Window(START, START + 5 * MINUTE)]
     moment = At(to_datetime(START + 90 * SECOND + 500))
     timetable = Timetable([Every(1).bind(0), moment], swallowing)
@@ -248,7 +248,7 @@ def test_the_search_by_days_minds_windows_moments_and_ends() -> None:
     assert timetable.previous(START + 4 * MINUTE) is None
 
 
-def test_a_timetable_knows_what_it_follows() -> None:
+def test_a_timetable_knows_the_jobs_it_follows() -> None:
     following = FollowingTrigger("extract")
     timetable = Timetable([following])
     assert timetable.following == (following,)
@@ -281,7 +281,7 @@ def test_ten_years_are_counted_exactly(triggers: list[Bound], expected: int) -> 
     assert Timetable(triggers).count(start, end) == (expected, 0)
 
 
-def test_an_epoch_is_no_edge() -> None:
+def test_slots_before_1970_are_found() -> None:
     timetable = Timetable([Every(60).bind(to_instant(EPOCH - timedelta(days=1)))])
     assert timetable.previous(-1) == -MINUTE
     assert timetable.next(-1) == 0
@@ -295,11 +295,11 @@ def test_the_search_by_days_ends_with_the_schedule() -> None:
     assert Timetable([Every(1).bind(0)], seconds, start_at=START).previous(START + 59 * SECOND) == START
 
 
-def test_days_are_alike_only_where_their_clocks_are() -> None:
+def test_days_have_equal_keys_only_if_their_clocks_agree() -> None:
     """After the day that Alaska had twice, local times of the next UTC day belong to their first occurrence."""
-    one, same = Cron("0 0 0-23 * * ?", "America/Juneau"), Cron("0 0 0-22,23 * * ?", "America/Juneau")
+    cron, same = Cron("0 0 0-23 * * ?", "America/Juneau"), Cron("0 0 0-22,23 * * ?", "America/Juneau")
     begin, end = instant("1867-10-10T00:00:00Z"), instant("1867-10-30T00:00:00Z")
-    assert Timetable([one, same]).count(begin, end) == (one.count(begin, end), 0)
+    assert Timetable([cron, same]).count(begin, end) == (cron.count(begin, end), 0)
 
 
 def test_the_search_by_days_passes_windows_and_stops_at_moments() -> None:

@@ -42,7 +42,7 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
         ("36500d", MAX_DURATION),
     ],
 )
-def test_durations_are_read(text: str, length: int) -> None:
+def test_durations_are_parsed(text: str, length: int) -> None:
     assert parse_duration(text) == length
 
 
@@ -80,11 +80,11 @@ def test_other_durations_are_refused(text: str, named: str) -> None:
 
 
 @given(st.integers(0, MAX_DURATION // SECOND))
-def test_durations_survive_being_written(seconds: int) -> None:
+def test_formatted_durations_are_parsed_back(seconds: int) -> None:
     assert parse_duration(format_duration(seconds * SECOND)) == seconds * SECOND
 
 
-def test_durations_are_written_for_people() -> None:
+def test_durations_are_formatted_for_people() -> None:
     assert [format_duration(length) for length in (0, 90 * SECOND, 1_500_000, -MINUTE, DAY + SECOND)] == [
         "0s",
         "1m30s",
@@ -95,7 +95,7 @@ def test_durations_are_written_for_people() -> None:
 
 
 @given(st.integers(1, 200_000), st.integers(-(10**15), 10**16), st.integers(-(10**15), 10**16), st.integers(0, 10**14))
-def test_an_interval_is_its_formula(seconds: int, anchor: int, at: int, span: int) -> None:
+def test_an_interval_follows_its_formula(seconds: int, anchor: int, at: int, span: int) -> None:
     every = Every(seconds).bind(anchor)
     anchor -= anchor % SECOND
     following, newest = every.next_instant(at), every.previous_instant(at)
@@ -112,7 +112,7 @@ def test_an_interval_is_its_formula(seconds: int, anchor: int, at: int, span: in
         assert every.count(at, at + span) == slots
 
 
-def test_an_interval_without_anchor_counts_from_the_moment_asked() -> None:
+def test_an_interval_without_anchor_counts_from_the_given_moment() -> None:
     assert Every(30.0).next(NOON) == NOON + timedelta(seconds=30)
     assert Every(30.0).previous(NOON) is None
     assert Cron("@every 1h30m").next(NOON) == NOON + timedelta(minutes=90)
@@ -126,7 +126,7 @@ def test_an_interval_ignores_dst() -> None:
     assert Every(86_400, anchor).bind(0) == Every(86_400, anchor)
 
 
-def test_an_interval_in_cron_is_bound_like_one() -> None:
+def test_every_in_a_cron_expression_is_bound_like_an_interval() -> None:
     created = to_instant(NOON) + 123_456
     bound = Cron("@every 30s", "Europe/Lisbon").bind(created)
     assert isinstance(bound, Every)
@@ -153,7 +153,7 @@ def test_the_anchor_of_an_interval_is_a_whole_second_with_a_zone() -> None:
     "text",
     ["2026-12-01T10:00:00Z", "2026-12-01T11:00:00+01:00", "2026-12-01t10:00:00z", "2026-12-01 10:00:00.000000Z"],
 )
-def test_moments_are_read(text: str) -> None:
+def test_moments_are_parsed(text: str) -> None:
     assert At(text) == At(datetime(2026, 12, 1, 10, tzinfo=UTC))
     assert hash(At(text)) == hash(At(datetime(2026, 12, 1, 11, tzinfo=timezone(timedelta(hours=1)))))
 
@@ -201,7 +201,7 @@ def test_a_moment_fires_once_to_the_microsecond() -> None:
     assert (at.count(at.instant - 1, at.instant), at.count(at.instant, at.instant + 1)) == (1, 0)
 
 
-def test_a_delay_is_a_moment_once_the_creation_is_known() -> None:
+def test_a_delay_becomes_a_moment_after_the_creation() -> None:
     assert AfterTrigger(5 * MINUTE).bind("", to_instant(NOON)) == At(NOON + timedelta(minutes=5))
     assert AfterTrigger(0).bind("", to_instant(NOON)) == At(NOON + timedelta(microseconds=1))
     with pytest.raises(ValueError, match="write 0s to 36500d"):
@@ -227,7 +227,7 @@ STORED = {
 
 
 @pytest.mark.parametrize(("text", "short"), STORED.items())
-def test_what_is_stored_is_read_and_written_alike(text: str, short: str) -> None:
+def test_stored_triggers_are_decoded_and_encoded_unchanged(text: str, short: str) -> None:
     trigger = msgspec.json.decode(text, type=Trigger)
     assert msgspec.json.encode(trigger).decode() == text
     assert trigger.short() == short
@@ -235,24 +235,24 @@ def test_what_is_stored_is_read_and_written_alike(text: str, short: str) -> None
     assert trigger.unlisted == "" or isinstance(trigger, FollowingTrigger)
 
 
-def test_triggers_are_values() -> None:
+def test_triggers_are_immutable_values() -> None:
     triggers: list[Callable[[], Cron | Every | At]] = [
         lambda: Cron("0 30 2 * * ?", "Europe/Lisbon", seed="a/b"),
         lambda: Every(30.0),
         lambda: At("2026-12-01T10:00:00Z"),
     ]
     for make in triggers:
-        one, same = make(), make()
-        assert one == same
-        assert hash(one) == hash(same)
-        assert pickle.loads(pickle.dumps(one)) == one
+        trigger, same = make(), make()
+        assert trigger == same
+        assert hash(trigger) == hash(same)
+        assert pickle.loads(pickle.dumps(trigger)) == trigger
         with pytest.raises(FrozenInstanceError):
-            setattr(one, fields(one)[0].name, "other")
+            setattr(trigger, fields(trigger)[0].name, "other")
     assert Cron("* * * * *") != Cron("* * * * *", "Europe/Lisbon")
     assert Cron("H * * * *", seed="a") != Cron("H * * * *", seed="b")
 
 
-def test_a_cron_says_its_slots_in_utc() -> None:
+def test_a_cron_returns_its_slots_in_utc() -> None:
     lisbon = Cron("0 0 12 ? * MON-FRI", "Europe/Lisbon")
     slot = lisbon.next(datetime(2026, 7, 3, 13, tzinfo=timezone(timedelta(hours=1))))
     assert slot == datetime(2026, 7, 6, 11, tzinfo=UTC)
@@ -264,7 +264,7 @@ def test_a_cron_says_its_slots_in_utc() -> None:
 # ---------------------------------------------------------------- H and jitter
 
 
-def test_h_is_the_same_for_ever() -> None:
+def test_h_never_changes() -> None:
     """A changed hash would move every such schedule at the next upgrade."""
     assert Cron("H H * * *", seed="team-a/nightly").explain().startswith("at 20:14 ")
     assert Cron("H H * * *", seed="team-a/hourly").explain() != Cron("H H * * *", seed="team-a/nightly").explain()
@@ -283,7 +283,7 @@ def test_h_spreads_over_its_range(expression: str, low: int, high: int) -> None:
     assert minutes == set(range(low, high + 1))
 
 
-def test_h_with_a_step_begins_anywhere_in_it() -> None:
+def test_h_with_a_step_may_begin_anywhere_in_the_step() -> None:
     begins = set()
     for number in range(300):
         cron = Cron("H/15 * * * *", seed=str(number))
@@ -307,7 +307,7 @@ def test_h_picks_days_that_every_month_has() -> None:
     assert names == set(range(7))
 
 
-def test_h_makes_a_wall_clock_schedule_of_a_fixed_time() -> None:
+def test_h_in_the_minute_uses_the_wall_clock_rule() -> None:
     cron = Cron("H(30-30) 2 * * *", "America/Los_Angeles")
     assert cron.next(datetime(2026, 3, 8, 8, tzinfo=UTC)) == datetime(2026, 3, 8, 10, tzinfo=UTC)
 
@@ -317,7 +317,9 @@ def test_jitter_is_stable_uniform_and_within_its_bounds() -> None:
     found = [jitter_of("uid-1", number * MINUTE, jitter) for number in range(4000)]
     assert min(found) >= 0
     assert max(found) <= jitter
-    tenths = [sum(number * jitter // 10 <= one < (number + 1) * jitter // 10 for one in found) for number in range(10)]
+    tenths = [
+        sum(number * jitter // 10 <= offset < (number + 1) * jitter // 10 for offset in found) for number in range(10)
+    ]
     assert all(300 < tenth < 500 for tenth in tenths)
     assert jitter_of("uid-1", 0, 0) == 0
     assert {jitter_of("uid-1", number, 1) for number in range(100)} == {0, 1}

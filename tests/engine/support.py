@@ -159,7 +159,7 @@ class Watcher(Observer):
                 await self._news.wait()
 
     async def until_told(self, what: str, times: int = 1) -> None:
-        await self.until(lambda: sum(one == what for one, _ in self.told) >= times)
+        await self.until(lambda: sum(told == what for told, _ in self.told) >= times)
 
     async def until_recorded(self, count: int = 1) -> None:
         await self.until(lambda: len(self.records) >= count)

@@ -144,7 +144,7 @@ def scene(request: pytest.FixtureRequest) -> Any:
     scene.end()
 
 
-def test_an_idle_replica_looks_at_each_heartbeat_and_promises_it(scene: Scene) -> None:
+def test_an_idle_replica_polls_at_each_heartbeat_and_announces_it(scene: Scene) -> None:
     scene.start()
     assert scene.until(59.0) == [0.0, 0.0]  # once more after the promise: a client may have read an earlier one
     assert scene.store.promises == [60.0]
@@ -159,7 +159,7 @@ def test_it_sleeps_until_shortly_before_the_next_row_is_due(scene: Scene) -> Non
     assert [row.slug for row in scene.holds.rows] == ["ns/a"]
 
 
-@pytest.mark.parametrize("scene", [{"heartbeat": each} for each in (0.02, 0.05, 0.0501, 0.06)], indirect=True)
+@pytest.mark.parametrize("scene", [{"heartbeat": heartbeat} for heartbeat in (0.02, 0.05, 0.0501, 0.06)], indirect=True)
 @pytest.mark.parametrize("takes", [0.0, 0.01])
 def test_a_short_heartbeat_does_not_spin(scene: Scene, takes: float) -> None:
     """A promise of what is hardly further off than the store's answer is not made again and again."""
@@ -171,7 +171,7 @@ def test_a_short_heartbeat_does_not_spin(scene: Scene, takes: float) -> None:
 
 
 @pytest.mark.parametrize("scene", [{"jitter": 20.0}], indirect=True)
-def test_jitter_spreads_the_look_but_never_puts_it_off(scene: Scene) -> None:
+def test_jitter_spreads_polls_but_never_delays_them(scene: Scene) -> None:
     scene.start()
     should_poll = sorted(set(scene.until(600.0)))
     gaps = [round(later - earlier, 3) for earlier, later in pairwise(should_poll)]
@@ -189,7 +189,7 @@ def test_a_notification_ends_the_sleep(scene: Scene) -> None:
     assert scene.holds.changed == ["ns/a"]
 
 
-def test_what_may_have_been_missed_is_looked_for_at_once(scene: Scene) -> None:
+def test_it_polls_at_once_after_notifications_were_lost(scene: Scene) -> None:
     claimer = scene.start()
     scene.until(10.0)
     claimer.notified(Wake(notifications_lost=True))
@@ -197,7 +197,7 @@ def test_what_may_have_been_missed_is_looked_for_at_once(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("scene", [{"capacity": 3, "batch": 2}], indirect=True)
-def test_without_room_it_does_not_look_until_there_is_some(scene: Scene) -> None:
+def test_without_capacity_it_does_not_poll(scene: Scene) -> None:
     for n in range(5):
         scene.put(f"ns/{n}", 0.0)
     scene.start()
@@ -218,7 +218,7 @@ def test_a_full_batch_is_followed_by_another_at_once(scene: Scene) -> None:
     assert scene.holds.held == 1200
 
 
-def test_the_store_looks_for_more_while_the_owner_begins(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_claim_is_in_flight_while_rows_are_handed_over(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(1200):
         scene.put(f"ns/{n}", 0.0)
     claim = scene.store.claim
@@ -239,14 +239,14 @@ def test_the_store_looks_for_more_while_the_owner_begins(scene: Scene, monkeypat
     assert scene.holds.held == 1200
 
 
-def test_what_was_given_back_is_looked_for_in_time(scene: Scene) -> None:
+def test_a_released_row_is_claimed_in_time(scene: Scene) -> None:
     scene.start()
     scene.until(10.0)
     scene.poll_timer.freed(scene.world.store_clock() + 20 * SECOND, scene.holds.held)
     assert scene.until(40.0)[0] == pytest.approx(29.0, abs=0.01)
 
 
-def test_a_store_that_is_away_is_asked_again_ever_more_rarely(scene: Scene) -> None:
+def test_claims_are_retried_with_growing_delays(scene: Scene) -> None:
     scene.store.away = True
     scene.start()
     should_poll = scene.until(60.0)
@@ -257,7 +257,7 @@ def test_a_store_that_is_away_is_asked_again_ever_more_rarely(scene: Scene) -> N
     assert scene.until(67.0)
 
 
-def test_after_an_outage_in_which_leases_may_have_passed_writes_come_before_claims(scene: Scene) -> None:
+def test_after_an_outage_longer_than_a_lease_writes_come_before_claims(scene: Scene) -> None:
     scene.store.away = True
     scene.start()
     scene.until(30.0)
@@ -266,7 +266,7 @@ def test_after_an_outage_in_which_leases_may_have_passed_writes_come_before_clai
     assert first - scene.store.asked[-1] == pytest.approx(1.0, abs=0.01)
 
 
-def test_after_a_short_outage_claims_go_on_at_once(scene: Scene) -> None:
+def test_after_a_short_outage_claims_continue_at_once(scene: Scene) -> None:
     scene.store.away = True
     scene.start()
     scene.until(3.0)
@@ -275,7 +275,7 @@ def test_after_a_short_outage_claims_go_on_at_once(scene: Scene) -> None:
     assert scene.store.asked == []
 
 
-def test_one_who_has_heard_nothing_for_long_lets_writes_come_first(scene: Scene) -> None:
+def test_after_a_long_silence_writes_come_before_claims(scene: Scene) -> None:
     """Nobody knows how long the store was away before the first call that failed."""
     scene.start()
     scene.until(50.0)
@@ -287,7 +287,7 @@ def test_one_who_has_heard_nothing_for_long_lets_writes_come_first(scene: Scene)
     assert first - failed < 3
 
 
-def test_a_claim_that_was_held_back_takes_nothing_and_comes_again_after_the_writes(scene: Scene) -> None:
+def test_a_late_claim_claims_nothing_and_is_repeated_after_the_writes(scene: Scene) -> None:
     """It stands for an outage, although somebody still waited for its answer."""
     scene.start()
     scene.until(50.0)
@@ -300,7 +300,7 @@ def test_a_claim_that_was_held_back_takes_nothing_and_comes_again_after_the_writ
     assert scene.holds.held == 1
 
 
-def test_a_lease_that_passes_is_looked_for_when_it_does(scene: Scene) -> None:
+def test_it_polls_when_a_lease_of_another_replica_expires(scene: Scene) -> None:
     scene.put("ns/a", 0.0)
     batch = now_done(scene.store.claim("dead", ["job"], limit=1, ahead=0, lease=15 * SECOND))
     scene.start()

@@ -36,7 +36,7 @@ lags = st.floats(0, 2)
 
 
 @given(rates, st.floats(-1e5, 1e5), st.lists(st.tuples(lags, lags, st.floats(0, 5000)), min_size=1, max_size=20))
-def test_it_is_never_ahead_and_behind_by_less_than_the_round_trip(
+def test_the_estimate_is_late_by_less_than_the_round_trip(
     rate: float, zero: float, exchanges: list[tuple[float, float, float]]
 ) -> None:
     pair = Pair(rate, zero)
@@ -54,7 +54,7 @@ def test_it_is_never_ahead_and_behind_by_less_than_the_round_trip(
         assert -2 <= behind <= back * SECOND + pause * 3 * DRIFT * SECOND + 5
 
 
-def test_the_best_of_recent_answers_serves() -> None:
+def test_the_best_recent_answer_is_used() -> None:
     pair = Pair()
     clock = StoreClock(pair.monotonic)
     clock.observe(pair.store(), 0.0, 0.0)
@@ -64,7 +64,7 @@ def test_the_best_of_recent_answers_serves() -> None:
 
 
 @given(st.floats(0, 1), st.integers(2, 10**6))
-def test_a_clock_that_was_set_back_is_followed(round_trip: float, back: int) -> None:
+def test_the_estimate_follows_a_clock_that_was_set_back(round_trip: float, back: int) -> None:
     pair = Pair()
     clock = StoreClock(pair.monotonic)
     clock.observe(pair.store(), pair.monotonic(), pair.monotonic())
@@ -76,7 +76,7 @@ def test_a_clock_that_was_set_back_is_followed(round_trip: float, back: int) -> 
 
 
 @given(rates, st.integers(0, 10**10))
-def test_when_it_has_waited_as_long_as_it_said_the_instant_has_come(rate: float, length: int) -> None:
+def test_until_is_long_enough_to_reach_the_instant(rate: float, length: int) -> None:
     pair = Pair(rate)
     clock = StoreClock(pair.monotonic)
     clock.observe(pair.store(), pair.monotonic(), pair.monotonic())
@@ -120,7 +120,7 @@ async def test_timers_fire_in_order_and_never_before_their_time() -> None:
     assert fired == ["a", "b", "c", "last"]
 
 
-async def test_a_timer_set_while_one_fires_and_tokens_that_tell_which() -> None:
+async def test_a_timer_may_be_set_while_another_fires() -> None:
     slow = Slow()
     fired: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
 
@@ -130,14 +130,14 @@ async def test_a_timer_set_while_one_fires_and_tokens_that_tell_which() -> None:
         fired.put_nowait((item, token))
 
     timers: Timers[str] = Timers(slow.clock, on_due)
-    one = timers.set(slow.clock.now() + 5000, "first")
-    other = timers.set(slow.clock.now() + 5000, "first")
-    assert one != other
+    first = timers.set(slow.clock.now() + 5000, "first")
+    second = timers.set(slow.clock.now() + 5000, "first")
+    assert first != second
     async with asyncio.timeout(30):
         assert [(await fired.get())[0] for _ in range(4)].count("past") == 2
 
 
-async def test_closed_timers_fire_no_more() -> None:
+async def test_closed_timers_do_not_fire() -> None:
     slow = Slow()
     fired: list[str] = []
     timers: Timers[str] = Timers(slow.clock, lambda item, token: fired.append(item))

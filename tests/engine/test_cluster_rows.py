@@ -48,7 +48,7 @@ def far_away(**fields: Any) -> Definition:
 # ---------------------------------------------------------------- acts
 
 
-async def test_a_run_now_while_nobody_holds_the_row(store: MemoryStore) -> None:
+async def test_a_manual_run_of_a_row_that_nobody_owns(store: MemoryStore) -> None:
     now = await store.now()
     jobs, watcher = Jobs(), Watcher()
     async with running(replica_of(store, jobs, observer=watcher)):
@@ -65,7 +65,7 @@ async def test_a_run_now_while_nobody_holds_the_row(store: MemoryStore) -> None:
     assert jobs.begun.empty()
 
 
-async def test_a_schedule_that_runs_only_by_hand_runs_whenever_it_is_asked(store: MemoryStore) -> None:
+async def test_a_schedule_with_only_a_manual_trigger_runs_on_request(store: MemoryStore) -> None:
     now = await store.now()
     by_hand = at_once(0, triggers=(ManualTrigger(),))
     jobs, watcher = Jobs(), Watcher()
@@ -81,7 +81,7 @@ async def test_a_schedule_that_runs_only_by_hand_runs_whenever_it_is_asked(store
     assert (state.completed, state.next, state.handled) == (None, None, ("run-now/t1", "run-now/t2"))
 
 
-async def test_a_manual_run_leaves_the_payload_of_its_schedule(store: MemoryStore) -> None:
+async def test_a_manual_run_does_not_change_the_payload_of_its_schedule(store: MemoryStore) -> None:
     async def changes(attempt: Attempt) -> Result:
         return Result(True, payload=b"changed")
 
@@ -94,7 +94,7 @@ async def test_a_manual_run_leaves_the_payload_of_its_schedule(store: MemoryStor
     assert (await row_of(store, "ns/a")).payload == b"the spec's"
 
 
-async def test_a_cancel_reaches_the_run_that_is_under_way(store: MemoryStore) -> None:
+async def test_a_cancel_request_reaches_the_active_run(store: MemoryStore) -> None:
     now = await store.now()
     definition = at_once(now - SECOND // 2)
     jobs, watcher = Jobs(for_ever), Watcher()
@@ -108,7 +108,7 @@ async def test_a_cancel_reaches_the_run_that_is_under_way(store: MemoryStore) ->
     assert (record.outcome, record.reason) == (Outcome.CANCELLED, "cancelled by hand")
 
 
-async def test_acts_that_are_not_understood_are_left_alone(store: MemoryStore) -> None:
+async def test_unreadable_requests_are_ignored(store: MemoryStore) -> None:
     now = await store.now()
     row = replace(seen("ns/a", at_once(now - SECOND // 2), now - SECOND), requests='{"run":["from a later version"]}')
     row.state = replace_revision(row.state)
@@ -126,7 +126,7 @@ def replace_revision(state: bytes) -> bytes:
     return decoded.encode()
 
 
-async def test_slots_that_were_passed_over_are_told_once_they_are_stored(store: MemoryStore) -> None:
+async def test_slots_that_did_not_run_are_reported_once_they_are_stored(store: MemoryStore) -> None:
     now = await store.now()
     definition = far_away(triggers=(EveryTrigger(SECOND),))
     watcher = Watcher()
@@ -163,7 +163,7 @@ class Pods(Jobs):
         return Result(True, where="the-pod")
 
 
-async def test_a_stop_lets_go_at_once_and_another_replica_goes_on(store: MemoryStore) -> None:
+async def test_a_shutdown_releases_detached_attempts_and_another_replica_adopts_them(store: MemoryStore) -> None:
     pods, others, watcher = Pods(), Pods(), Watcher()
     others.done.set()
     await put(store, "ns/a", *[f"ns/more-{n}" for n in range(5)])
@@ -179,7 +179,7 @@ async def test_a_stop_lets_go_at_once_and_another_replica_goes_on(store: MemoryS
     assert "started" not in {what for what, _ in watcher.told}
 
 
-async def test_what_a_fenced_replica_ran_is_let_go(store: MemoryStore) -> None:
+async def test_a_fenced_replica_releases_its_detached_attempts(store: MemoryStore) -> None:
     pods = Pods()
     await put(store, "ns/a")
     async with running(replica_of(store, pods, detached=True)):
@@ -208,7 +208,7 @@ async def test_a_cancelled_run_stays_active_until_its_end_is_confirmed(store: Me
     assert [record.outcome for record in watcher.records] == [Outcome.CANCELLED, Outcome.SUCCEEDED]
 
 
-async def test_a_cancellation_under_way_is_taken_on_by_the_next_replica(store: MemoryStore) -> None:
+async def test_the_next_replica_continues_a_cancellation(store: MemoryStore) -> None:
     now = await store.now()
     definition = at_once(now - SECOND // 2)
     pods, others, watcher, later = Pods(), Pods(), Watcher(), Watcher()
@@ -227,7 +227,7 @@ async def test_a_cancellation_under_way_is_taken_on_by_the_next_replica(store: M
     assert (record.outcome, record.reason, record.replica) == (Outcome.CANCELLED, "cancelled by hand", "the-pod")
 
 
-async def test_an_executor_that_gives_up_goes_on_with_the_same_attempt(
+async def test_a_lost_detached_attempt_continues_as_the_same_attempt(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scheduledjob.engine.attempt_runner.LOST_RETRY_DELAY", 0.01)
@@ -245,7 +245,7 @@ async def test_an_executor_that_gives_up_goes_on_with_the_same_attempt(
     assert watcher.records[0].outcome is Outcome.SUCCEEDED
 
 
-async def test_what_a_payload_refers_to_is_left_to_an_executor_of_attempts_that_outlive(store: MemoryStore) -> None:
+async def test_the_executor_of_detached_attempts_resolves_payload_references(store: MemoryStore) -> None:
     jobs = Jobs()
     await put(store, "ns/a", payload_from={"secret": ["token", "k"]})
     async with running(replica_of(store, jobs, detached=True)):
@@ -258,10 +258,10 @@ async def test_what_a_payload_refers_to_is_left_to_an_executor_of_attempts_that_
 
 
 def followers_of(store: MemoryStore, follows: dict[str, str]) -> dict[str, Any]:
-    return {"followers": lambda slug: [one for one, other in follows.items() if other == slug]}
+    return {"followers": lambda slug: [follower for follower, upstream in follows.items() if upstream == slug]}
 
 
-async def test_a_chain_runs_link_by_link(store: MemoryStore) -> None:
+async def test_a_chain_of_followers_runs_in_order(store: MemoryStore) -> None:
     now = await store.now()
     follows = {"ns/b": "ns/a", "ns/c": "ns/b"}
     jobs, watcher = Jobs(), Watcher()
@@ -276,7 +276,7 @@ async def test_a_chain_runs_link_by_link(store: MemoryStore) -> None:
     assert (b.slot - a.finished, c.slot - b.finished) == (0, 0)
 
 
-async def test_a_follower_finds_what_ended_while_nobody_nudged_it(store: MemoryStore) -> None:
+async def test_a_follower_finds_ends_without_a_notification(store: MemoryStore) -> None:
     now = await store.now()
     watcher, later = Watcher(), Watcher()
     async with running(replica_of(store, Jobs(), observer=watcher)):
@@ -316,7 +316,7 @@ class Away(MemoryStore):
             raise StoreUnavailable("it is away")
 
 
-async def test_a_follower_looks_again_where_the_store_could_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_follower_reads_again_after_an_outage_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scheduledjob.domain.schedule.followed_runs.POLL_RETRY_DELAY", SECOND // 20)
     database = MemoryDatabase()
     store = Away(database)
@@ -338,7 +338,7 @@ async def test_a_follower_looks_again_where_the_store_could_not_be_asked(monkeyp
 # ---------------------------------------------------------------- how it is
 
 
-async def test_what_a_replica_has_in_its_hands(store: MemoryStore) -> None:
+async def test_the_stats_count_what_a_replica_owns(store: MemoryStore) -> None:
     now = await store.now()
     jobs = Jobs(for_ever)
     await put(store, "ns/a", "ns/b")
@@ -350,7 +350,7 @@ async def test_what_a_replica_has_in_its_hands(store: MemoryStore) -> None:
         assert replica.alive
 
 
-async def test_a_replica_outlasts_a_store_that_is_away_at_its_start_and_says_so() -> None:
+async def test_a_replica_waits_for_a_store_that_is_unavailable_at_its_start() -> None:
     store = Away()
     await put(store, "ns/a")
     store.away = True

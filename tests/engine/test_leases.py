@@ -34,7 +34,7 @@ def beating(length: float = 15.0) -> Leases:
     return leases
 
 
-def test_a_lease_is_renewed_when_a_third_of_it_is_gone() -> None:
+def test_a_lease_is_renewed_after_a_third_of_its_length() -> None:
     leases = beating()
     leases.hold(1, 7, 115.0)
     assert leases.to_renew(104.9) == []
@@ -58,7 +58,7 @@ def test_a_row_that_is_missing_from_the_answer_is_lost() -> None:
     assert leases.renewed([(1, 7)], Renewal({}), 106.0).lost == []
 
 
-def test_unless_a_settlement_was_on_its_way_that_changed_the_version() -> None:
+def test_a_row_with_a_settlement_in_flight_is_not_lost() -> None:
     leases = beating()
     lease = leases.hold(1, 7, 115.0)
     leases.settling(lease)
@@ -69,7 +69,7 @@ def test_unless_a_settlement_was_on_its_way_that_changed_the_version() -> None:
 
 
 @pytest.mark.parametrize(("length", "margin"), [(1.0, 0.2), (15.0, 3.0), (100.0, 3.0)])
-def test_a_lease_is_given_up_before_it_passes(length: float, margin: float) -> None:
+def test_a_lease_expires_here_before_it_expires_in_the_store(length: float, margin: float) -> None:
     leases = beating(length)
     leases.hold(1, 7, 100.0 + length)
     just = 100.0 + length - margin
@@ -78,7 +78,7 @@ def test_a_lease_is_given_up_before_it_passes(length: float, margin: float) -> N
     assert leases.expired(just + 0.002) == []
 
 
-def test_a_silent_event_loop_loses_its_leases_after_a_minute() -> None:
+def test_a_blocked_event_loop_loses_its_leases_after_a_minute() -> None:
     leases = beating()
     leases.hold(1, 7, 115.0)
     assert leases.to_renew(159.0) == [(1, 7)]
@@ -137,7 +137,7 @@ async def claimed(store: MemoryStore, length: float = 0.6) -> Row:
     return batch.rows[0]
 
 
-async def test_the_thread_renews_for_as_long_as_the_row_is_held() -> None:
+async def test_the_thread_renews_as_long_as_the_row_is_owned() -> None:
     store = MemoryStore()
     async with keeping(store) as kept:
         row = await claimed(store)
@@ -155,7 +155,7 @@ async def test_the_thread_renews_for_as_long_as_the_row_is_held() -> None:
         kept.leases.drop(lease)
 
 
-async def test_the_thread_tells_of_rows_that_are_gone_or_edited() -> None:
+async def test_the_thread_reports_lost_and_edited_rows() -> None:
     store = MemoryStore()
     async with keeping(store) as kept:
         row = await claimed(store)
@@ -179,7 +179,7 @@ class Unreachable(MemoryStore):
             yield renewer
 
 
-async def test_the_thread_gives_up_what_it_can_t_renew_before_it_passes() -> None:
+async def test_the_thread_reports_leases_that_it_can_not_renew_in_time() -> None:
     store = Unreachable()
     async with keeping(store) as kept:
         row = await claimed(store)
@@ -187,7 +187,7 @@ async def test_the_thread_gives_up_what_it_can_t_renew_before_it_passes() -> Non
         assert await kept.until(lambda news: isinstance(news, list)) == [row.key]
 
 
-async def test_a_replica_that_can_t_renew_stops_its_job() -> None:
+async def test_a_replica_that_can_not_renew_stops_its_job() -> None:
     async def endless(attempt: Attempt) -> Result:
         return await asyncio.Event().wait() and Result(True)
 
@@ -234,7 +234,9 @@ async def test_a_blocked_event_loop_keeps_its_lease() -> None:
     async with running(replica_of(MemoryStore(database), rival, lease=0.6, heartbeat=0.05)):
         await asyncio.to_thread(thread.join)
     assert rival.begun.empty()
-    assert [(one.outcome, one.attempt, one.replica) for one in watcher.records] == [(Outcome.SUCCEEDED, 1, "busy")]
+    assert [(record.outcome, record.attempt, record.replica) for record in watcher.records] == [
+        (Outcome.SUCCEEDED, 1, "busy")
+    ]
 
 
 async def test_an_event_loop_that_is_blocked_for_too_long_loses_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,13 +268,15 @@ async def test_an_event_loop_that_is_blocked_for_too_long_loses_its_lease(monkey
         ):
             await rival.until_recorded()
             await asyncio.to_thread(thread.join)
-    assert [(one.outcome, one.attempt, one.replica) for one in rival.records] == [(Outcome.SUCCEEDED, 2, "rival")]
+    assert [(record.outcome, record.attempt, record.replica) for record in rival.records] == [
+        (Outcome.SUCCEEDED, 2, "rival")
+    ]
     assert await MemoryStore(database).history() == rival.records
     assert watcher.records == []
     assert any("event loop has not run" in entry["event"] for entry in logs)
 
 
-async def test_a_take_over_is_counted_as_a_lost_attempt() -> None:
+async def test_a_takeover_counts_as_a_lost_attempt() -> None:
     """An owner that vanished without a word: its lease passes, and what could have begun is taken to have."""
     database = MemoryDatabase()
     store, jobs = MemoryStore(database), Jobs()

@@ -53,7 +53,7 @@ class Stage:
             Line(first, int(number), slug, int(attempt), int(at))
             for first, number, slug, attempt, at in (line.split() for line in text.splitlines())
         ]
-        return [one for one in lines if what in {None, one.what} and pid in {None, one.pid}]
+        return [line for line in lines if what in {None, line.what} and pid in {None, line.pid}]
 
     async def until(self, enough: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -61,7 +61,7 @@ class Stage:
                 await asyncio.sleep(0.02)
 
     async def ready(self, *programs: subprocess.Popen[bytes]) -> None:
-        await self.until(lambda: all(self.lines("ready", one.pid) for one in programs))
+        await self.until(lambda: all(self.lines("ready", program.pid) for program in programs))
 
     async def history(self) -> list[RunRecord]:
         store = open_store(self.dsn)
@@ -100,7 +100,7 @@ async def emptied(client: Scheduler) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_replica_is_killed_in_the_middle_of_its_work(stage: Stage, client: Scheduler) -> None:
+async def test_another_replica_recovers_the_runs_of_a_killed_one(stage: Stage, client: Scheduler) -> None:
     count = 300
     victim, other = (stage.start(lease=1.5, takes=0.15, capacity=20) for _ in range(2))
     await stage.ready(victim, other)
@@ -113,19 +113,19 @@ async def test_a_replica_is_killed_in_the_middle_of_its_work(stage: Stage, clien
     assert len(await stage.history()) == len(records) == count
     assert {record.outcome for record in records.values()} == {Outcome.SUCCEEDED}
     starts = stage.lines("start")
-    assert len({(one.slug, one.attempt) for one in starts}) == len(starts), "an attempt was made twice"
-    interrupted = {one.slug for one in stage.lines("start", victim.pid)} - {
+    assert len({(line.slug, line.attempt) for line in starts}) == len(starts), "an attempt was made twice"
+    interrupted = {line.slug for line in stage.lines("start", victim.pid)} - {
         slug for slug, record in records.items() if f"-{victim.pid}-" in record.replica
     }
     assert interrupted
     for slug, record in records.items():
-        assert record.attempt == max(one.attempt for one in starts if one.slug == slug)
+        assert record.attempt == max(line.attempt for line in starts if line.slug == slug)
         if slug in interrupted:
             assert record.attempt >= 2
             assert f"-{other.pid}-" in record.replica
 
 
-async def test_a_replica_is_stopped_for_longer_than_its_lease(stage: Stage, client: Scheduler) -> None:
+async def test_a_replica_that_was_suspended_longer_than_its_lease_is_fenced(stage: Stage, client: Scheduler) -> None:
     victim = stage.start(lease=1.0, takes=0.6)
     await stage.ready(victim)
     await client.schedule("slow", "job", delay=0.0)
@@ -139,13 +139,11 @@ async def test_a_replica_is_stopped_for_longer_than_its_lease(stage: Stage, clie
     (record,) = await stage.history()
     assert (record.outcome, record.attempt) == (Outcome.SUCCEEDED, 2)
     assert f"-{other.pid}-" in record.replica
-    assert [(one.pid, one.attempt) for one in stage.lines("start")] == [(victim.pid, 1), (other.pid, 2)]
+    assert [(line.pid, line.attempt) for line in stage.lines("start")] == [(victim.pid, 1), (other.pid, 2)]
 
 
 @pytest.mark.parametrize("wrong", [3600.0, -3600.0])
-async def test_a_clock_that_is_an_hour_off_makes_nothing_early_or_late(
-    stage: Stage, client: Scheduler, wrong: float
-) -> None:
+async def test_a_wall_clock_that_is_an_hour_off_changes_nothing(stage: Stage, client: Scheduler, wrong: float) -> None:
     delays = {f"job-{n}": 0.2 + 0.05 * n for n in range(20)}
     replica = stage.start(clock=wrong, schedule=delays)
     await stage.ready(replica)

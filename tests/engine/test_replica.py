@@ -50,7 +50,7 @@ async def test_capacity_is_never_exceeded(store: MemoryStore, capacity: int) -> 
     assert len({record.run_id for record in watcher.records}) == 30
 
 
-async def test_nothing_more_is_claimed_than_there_is_room_for(store: MemoryStore) -> None:
+async def test_no_more_rows_are_claimed_than_the_capacity(store: MemoryStore) -> None:
     jobs = Jobs(for_ever)
     await put(store, *[f"ns/job-{n}" for n in range(10)])
     async with running(replica_of(store, jobs, capacity=4, grace=0.0)):
@@ -62,7 +62,7 @@ async def test_nothing_more_is_claimed_than_there_is_room_for(store: MemoryStore
 # ---------------------------------------------------------------- the end
 
 
-async def test_a_stop_hands_back_what_has_not_begun(store: MemoryStore) -> None:
+async def test_a_shutdown_releases_rows_that_have_not_started(store: MemoryStore) -> None:
     now = await store.now()
     await store.put([desired("ns/later", at_once(now + 2 * SECOND), now)], replace=False)
     watcher = Watcher()
@@ -78,7 +78,7 @@ async def test_a_stop_hands_back_what_has_not_begun(store: MemoryStore) -> None:
     assert attempt.slot == now + 2 * SECOND
 
 
-async def test_a_stop_lets_runs_finish_for_the_grace_period(store: MemoryStore) -> None:
+async def test_a_shutdown_lets_runs_finish_for_the_grace_period(store: MemoryStore) -> None:
     may_end = asyncio.Event()
 
     async def until_told(attempt: Attempt) -> Result:
@@ -94,7 +94,7 @@ async def test_a_stop_lets_runs_finish_for_the_grace_period(store: MemoryStore) 
     assert [record.outcome for record in watcher.records] == [Outcome.SUCCEEDED]
 
 
-async def test_a_stop_hands_back_what_does_not_finish_as_lost(store: MemoryStore) -> None:
+async def test_a_shutdown_counts_unfinished_attempts_as_lost(store: MemoryStore) -> None:
     jobs, watcher = Jobs(for_ever), Watcher()
     await put(store, "ns/hangs", retry=Fixed([500.0]))
     async with running(replica_of(store, jobs, observer=watcher, grace=0.05)):
@@ -115,7 +115,7 @@ async def test_a_stop_hands_back_what_does_not_finish_as_lost(store: MemoryStore
 # ---------------------------------------------------------------- retries, hooks, what is told
 
 
-async def test_what_an_observer_is_told(store: MemoryStore) -> None:
+async def test_the_observer_is_notified_of_each_event(store: MemoryStore) -> None:
     async def second_time(attempt: Attempt) -> Result:
         return Result(attempt.attempt > 1, "exit code 3", 3)
 
@@ -124,7 +124,7 @@ async def test_what_an_observer_is_told(store: MemoryStore) -> None:
     async with running(replica_of(store, Jobs(second_time), observer=watcher)):
         await watcher.until_recorded()
         await watcher.until_told("released")
-    told = [one for one in watcher.told if one[0] not in {"claimed", "released"}]
+    told = [event for event in watcher.told if event[0] not in {"claimed", "released"}]
     assert told == [
         ("started", 1),
         ("retrying", (1, "exit code 3")),
@@ -155,7 +155,9 @@ async def test_hooks_are_called_once_after_the_last_retry_before_the_record(
     async with running(replica_of(store, Jobs(fails_once_or_for_ever), observer=watcher, hook=hook)):
         await watcher.until_recorded()
     assert [record.outcome for record in watcher.records] == [outcome]
-    assert calls == [(one, 3, outcome, set()) for one in hooks[f"on_{['failure', 'success'][outcome == 'Succeeded']}"]]
+    assert calls == [
+        (hook, 3, outcome, set()) for hook in hooks[f"on_{['failure', 'success'][outcome == 'Succeeded']}"]
+    ]
 
 
 async def test_an_executor_that_raises_is_a_failed_attempt(store: MemoryStore) -> None:
@@ -166,13 +168,15 @@ async def test_an_executor_that_raises_is_a_failed_attempt(store: MemoryStore) -
     await put(store, "ns/a", retry=Fixed([0.01], max_retries=0))
     async with running(replica_of(store, Jobs(bursts), observer=watcher)):
         await watcher.until_recorded()
-    assert [(one.outcome, one.reason) for one in watcher.records] == [(Outcome.FAILED, "ZeroDivisionError: by nothing")]
+    assert [(record.outcome, record.reason) for record in watcher.records] == [
+        (Outcome.FAILED, "ZeroDivisionError: by nothing")
+    ]
 
 
 # ---------------------------------------------------------------- edits and deletions
 
 
-async def test_an_edit_while_it_runs_holds_from_the_next_attempt_on(store: MemoryStore) -> None:
+async def test_an_edit_during_a_run_applies_from_the_next_attempt_on(store: MemoryStore) -> None:
     edited = asyncio.Event()
 
     async def fails_after_the_edit(attempt: Attempt) -> Result:
@@ -198,7 +202,7 @@ async def test_an_edit_while_it_runs_holds_from_the_next_attempt_on(store: Memor
     assert jobs.most_active == 1
 
 
-async def test_a_deletion_stops_what_runs(store: MemoryStore) -> None:
+async def test_a_deletion_stops_the_active_run(store: MemoryStore) -> None:
     jobs, watcher = Jobs(for_ever), Watcher()
     await put(store, "ns/a")
     async with running(replica_of(store, jobs, observer=watcher)):
@@ -206,12 +210,12 @@ async def test_a_deletion_stops_what_runs(store: MemoryStore) -> None:
         assert await store.delete(["ns/a"]) == [True]
         await watcher.until_told("fenced")
         await jobs.cancelled.get()
-        assert [one.outcome for one in await store.history()] == [Outcome.CANCELLED]
+        assert [record.outcome for record in await store.history()] == [Outcome.CANCELLED]
     assert watcher.records == []
     assert await store.rows() == []
 
 
-async def test_a_slug_that_is_made_anew_while_its_run_stops_is_another(store: MemoryStore) -> None:
+async def test_a_slug_created_again_while_its_run_stops_is_a_new_schedule(store: MemoryStore) -> None:
     jobs = Jobs(for_ever)
     await put(store, "ns/a")
     async with running(replica_of(store, jobs, grace=0.0)):
@@ -220,7 +224,7 @@ async def test_a_slug_that_is_made_anew_while_its_run_stops_is_another(store: Me
         jobs.behave = ok
         await put(store, "ns/a")
         assert (await jobs.begun.get()).attempt == 1
-    assert [one.outcome for one in await store.history()][-1] is Outcome.CANCELLED
+    assert [record.outcome for record in await store.history()][-1] is Outcome.CANCELLED
 
 
 # ---------------------------------------------------------------- payloads by reference
@@ -253,7 +257,7 @@ async def test_a_payload_by_reference(store: MemoryStore, reference: Any, payloa
 
 
 @pytest.mark.parametrize("references", [Values(), None])
-async def test_a_payload_that_is_not_there_is_a_failed_attempt(store: MemoryStore, references: Values | None) -> None:
+async def test_a_missing_payload_reference_is_a_failed_attempt(store: MemoryStore, references: Values | None) -> None:
     jobs, watcher = Jobs(), Watcher()
     await put(store, "ns/a", payload_from={"secret": ["token", "k"]}, retry=Fixed([0.01]))
     async with running(replica_of(store, jobs, observer=watcher, references=references)):
@@ -267,7 +271,7 @@ async def test_a_payload_that_is_not_there_is_a_failed_attempt(store: MemoryStor
 # ---------------------------------------------------------------- rolling deploys
 
 
-async def test_an_unknown_kind_is_left_for_who_knows_it() -> None:
+async def test_rows_of_an_unknown_kind_are_not_claimed() -> None:
     database = MemoryDatabase()
     old, new = MemoryStore(database), MemoryStore(database)
     first, second, watcher = Jobs(), Jobs(), Watcher()
@@ -282,7 +286,7 @@ async def test_an_unknown_kind_is_left_for_who_knows_it() -> None:
 
 
 @pytest.mark.parametrize("spoiled", ["definition", "state"])
-async def test_a_row_that_can_t_be_read_is_left_alone(store: MemoryStore, spoiled: str) -> None:
+async def test_an_unreadable_row_is_released_unchanged(store: MemoryStore, spoiled: str) -> None:
     now = await store.now()
     row = desired("ns/odd", at_once(now - 1), now - 2)
     if spoiled == "state":
@@ -306,7 +310,7 @@ async def test_a_row_that_can_t_be_read_is_left_alone(store: MemoryStore, spoile
 # ---------------------------------------------------------------- every now and then
 
 
-async def test_a_schedule_goes_on_slot_after_slot(store: MemoryStore) -> None:
+async def test_a_recurring_schedule_runs_slot_after_slot(store: MemoryStore) -> None:
     now = await store.now()
     definition = at_once(now, triggers=(EveryTrigger(SECOND, now - now % SECOND),))
     await store.put([desired("ns/every", definition, now)], replace=False)
@@ -318,14 +322,14 @@ async def test_a_schedule_goes_on_slot_after_slot(store: MemoryStore) -> None:
     assert all(record.started is not None and record.started >= record.slot for record in watcher.records)
 
 
-async def test_overdue_is_told(store: MemoryStore) -> None:
+async def test_an_overdue_schedule_is_reported(store: MemoryStore) -> None:
     watcher = Watcher()
     await put(store, "ns/a", expect_success_within=SECOND // 5, retry=Fixed([900.0]))
     async with running(replica_of(store, Jobs(fails), observer=watcher)):
         await watcher.until_told("overdue")
 
 
-async def test_a_manifest_s_namespace_and_name_reach_the_job(store: MemoryStore) -> None:
+async def test_a_job_receives_namespace_and_name_of_its_manifest(store: MemoryStore) -> None:
     jobs = Jobs()
     await put(store, "team-a/report")
     async with running(replica_of(store, jobs)):
@@ -334,7 +338,7 @@ async def test_a_manifest_s_namespace_and_name_reach_the_job(store: MemoryStore)
     assert (await row_of(store, "team-a/report")).origin == Origin.MANIFEST.value
 
 
-async def test_a_schedule_that_is_overdue_is_told_to_its_failure_hook_once(store: MemoryStore) -> None:
+async def test_an_overdue_schedule_calls_its_failure_hook_once(store: MemoryStore) -> None:
     told: asyncio.Queue[RunRecord] = asyncio.Queue()
 
     async def hook(what: Any, attempt: Attempt, record: RunRecord) -> Result:

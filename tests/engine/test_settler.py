@@ -82,19 +82,19 @@ async def test_a_lost_reply_counts_once(disposition: Disposition, faults: dict[s
     store = Forgetful(before=faults.get("before", 0), after=faults.get("after", 0))
     (row,) = await held(store)
     assert await settled(store, [settlement(row, disposition)]) == [True]
-    assert [one.run_id for one in await store.history()] == [f"{row.uid}-1"]
+    assert [record.run_id for record in await store.history()] == [f"{row.uid}-1"]
 
 
-async def test_a_row_that_somebody_else_has_stays_his() -> None:
+async def test_a_write_to_a_row_of_another_replica_is_refused() -> None:
     store = Forgetful(before=1)
     (row,) = await held(store)
     await store.delete([row.slug])
     assert await settled(store, [settlement(row)]) == [False]
-    assert Outcome.SUCCEEDED not in [one.outcome for one in await store.history()]
+    assert Outcome.SUCCEEDED not in [record.outcome for record in await store.history()]
 
 
 @pytest.mark.parametrize("records", [False, True])
-async def test_a_row_whose_keeping_got_no_reply_is_kept(records: bool) -> None:
+async def test_a_repeated_write_that_keeps_its_row_counts_as_carried_out(records: bool) -> None:
     store = Forgetful(after=1)
     (row,) = await held(store)
     assert await settled(store, [settlement(row, Disposition.KEEP, records=records)]) == [True]
@@ -102,7 +102,7 @@ async def test_a_row_whose_keeping_got_no_reply_is_kept(records: bool) -> None:
     assert (kept.owner, kept.version) == ("me", row.version + 1)
 
 
-async def test_a_row_that_was_taken_after_it_was_kept_is_lost() -> None:
+async def test_a_row_claimed_by_another_replica_after_a_lost_reply_is_lost() -> None:
     store = Forgetful(after=1)
     await put(store, "ns/job")
     (row,) = (await store.claim("me", ["job"], limit=1, ahead=0, lease=0)).rows
@@ -119,7 +119,7 @@ async def test_a_row_that_was_taken_after_it_was_kept_is_lost() -> None:
     assert await settled(taken, [settlement(row, Disposition.KEEP)]) == [False]
 
 
-async def test_a_row_that_was_claimed_in_place_of_being_kept_is_lost() -> None:
+async def test_a_row_claimed_by_another_replica_before_the_write_is_lost() -> None:
     """It has the version that it would have had, and another state."""
     store = Forgetful(after=0)
     await put(store, "ns/job")
@@ -136,7 +136,7 @@ async def test_a_row_that_was_claimed_in_place_of_being_kept_is_lost() -> None:
     assert await settled(Reclaimed(store._database, before=1), [write]) == [False]
 
 
-async def test_a_write_without_records_whose_reply_was_lost_is_given_up() -> None:
+async def test_a_repeated_release_without_records_counts_as_refused() -> None:
     store = Forgetful(after=1)
     (row,) = await held(store)
     assert await settled(store, [settlement(row, Disposition.RELEASE, records=False)]) == [False]
@@ -149,7 +149,7 @@ async def test_many_writes_share_few_round_trips() -> None:
     assert sorted(store.batches) == [500, 1000, 1000]
 
 
-async def test_a_replica_tells_of_a_run_once_whatever_becomes_of_replies() -> None:
+async def test_a_replica_reports_a_run_once_even_if_replies_are_lost() -> None:
     store, watcher, jobs = Forgetful(after=3), Watcher(), Jobs()
     await put(store, "ns/a", "ns/b", "ns/c")
     async with running(replica_of(store, jobs, observer=watcher)):

@@ -51,7 +51,7 @@ def kubectl_scheduledjob(*arguments: str) -> subprocess.CompletedProcess[str]:
     return python("from scheduledjob.cli.kubectl.plugin import main; main()", *arguments)
 
 
-def test_only_what_an_extra_is_for_imports_what_it_installs() -> None:
+def test_packages_of_an_extra_are_imported_only_where_it_is_needed() -> None:
     program = """
 import json, pkgutil
 from importlib import import_module
@@ -75,7 +75,7 @@ print(json.dumps(missing))
         assert part.startswith((homes.get(library, "kube"), "kube")), f"{module} imports {library}"
 
 
-def test_the_public_names_and_the_stores_in_memory_and_postgres_need_no_extra() -> None:
+def test_the_library_with_memory_and_postgres_needs_no_extra() -> None:
     program = """
 import scheduledjob
 from scheduledjob.stores import open_store
@@ -106,7 +106,7 @@ def test_commands_need_no_extra(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["explain", "@daily"]], ids=" ".join)
-def test_what_the_plugin_does_without_a_cluster_needs_no_extra(arguments: list[str]) -> None:
+def test_plugin_commands_without_a_cluster_need_no_extra(arguments: list[str]) -> None:
     done = kubectl_scheduledjob(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -127,7 +127,7 @@ def test_a_store_that_needs_an_extra_says_what_to_install(arguments: list[str]) 
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
-def test_a_library_user_is_told_the_same() -> None:
+def test_the_library_says_which_extra_to_install() -> None:
     done = python("from scheduledjob import Scheduler; Scheduler('firestore://project/collection')")
     assert done.stderr.splitlines()[-1].endswith(
         'MissingExtraError: firestore://... needs Google\'s client: pip install "scheduledjob[firestore]"'

@@ -73,7 +73,7 @@ def test_the_first_page_type_checks_strictly(tmp_path: Path) -> None:
     notes = [line.partition('Revealed type is "')[2].rstrip('"') for line in checked.stdout.splitlines()]
     revealed = [note.replace("builtins.", "") for note in notes if note]
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert [one.replace("Union[bytes, None]", "bytes | None") for one in revealed] == REVEALED
+    assert [text.replace("Union[bytes, None]", "bytes | None") for text in revealed] == REVEALED
 
 
 def test_the_package_says_that_it_is_typed() -> None:
@@ -106,7 +106,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_program_in_order(number: signal.Signals) -> None:
+def test_a_signal_shuts_a_program_down_cleanly(number: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as program:
@@ -121,7 +121,7 @@ def test_a_signal_ends_a_program_in_order(number: signal.Signals) -> None:
         assert "KeyboardInterrupt" in errors
 
 
-def test_importing_it_loads_nothing_heavy() -> None:
+def test_importing_the_library_loads_no_heavy_modules() -> None:
     program = (
         "import sys, scheduledjob; print(*[m for m in ('asyncpg', 'aiohttp', 'google.cloud') if m in sys.modules])"
     )

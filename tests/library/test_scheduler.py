@@ -85,7 +85,7 @@ def test_the_package_exposes_exactly_its_public_names() -> None:
         _ = scheduledjob.Nothing
 
 
-def test_triggers_speak_in_aware_datetimes() -> None:
+def test_triggers_take_and_return_aware_datetimes() -> None:
     after = datetime(2026, 1, 2, 12, tzinfo=UTC)
     cron = Cron("0 0 12 ? * MON-FRI", "Europe/Lisbon")
     assert cron.next(after) == datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -145,7 +145,7 @@ GIVEN: dict[str, Any] = {"datetime": datetime, "timedelta": timedelta}
         ('Scheduler("memory:").register(PrintJob(), backoff=[1])', TypeError, r"backoff is list: give Exponential\("),
     ],
 )
-def test_an_argument_of_another_type_is_told_what_to_be(typed: str, error: type[Exception], message: str) -> None:
+def test_a_wrong_argument_type_is_refused_with_an_example(typed: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make(typed)
 
@@ -153,7 +153,7 @@ def test_an_argument_of_another_type_is_told_what_to_be(typed: str, error: type[
 # ---------------------------------------------------------------- registering
 
 
-async def test_registered_before_the_start_scheduled_after_it() -> None:
+async def test_jobs_are_registered_before_the_start_and_scheduled_after_it() -> None:
     scheduler, _ = with_job()
     with pytest.raises(RuntimeError, match="not open: write `async with scheduler:`"):
         await scheduler.schedule("a", "job", delay=0.0)
@@ -166,7 +166,7 @@ async def test_registered_before_the_start_scheduled_after_it() -> None:
         await scheduler.__aenter__()
 
 
-def test_what_can_t_be_registered() -> None:
+def test_invalid_registrations_are_refused() -> None:
     scheduler, _ = with_job()
     with pytest.raises(ValueError, match="'job' is registered already"):
         scheduler.register(Ran(), name="job")
@@ -189,7 +189,7 @@ def test_what_can_t_be_registered() -> None:
         ({"grace": -1}, "grace of -1 is not allowed"),
     ],
 )
-def test_settings_that_can_t_be(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Scheduler(**({"url": "memory:"} | settings))
 
@@ -197,7 +197,7 @@ def test_settings_that_can_t_be(settings: dict[str, Any], message: str) -> None:
 # ---------------------------------------------------------------- when
 
 
-async def test_delay_at_and_the_trigger_say_when() -> None:
+async def test_delay_at_and_trigger_decide_the_first_slot() -> None:
     scheduler, job = with_job(trigger=Every(1.0))
     moment = datetime.now(UTC) - timedelta(seconds=5)
     async with scheduler:
@@ -248,7 +248,7 @@ async def test_nothing_runs_before_its_time() -> None:
         ({"delay": 0.0, "slug": "a" * 254}, ValueError, "is not allowed: text of 1 to 253"),
     ],
 )
-async def test_what_can_t_be_scheduled(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+async def test_invalid_schedules_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     scheduler, job = with_job()
     async with scheduler:
         with pytest.raises(error, match=message):
@@ -257,7 +257,7 @@ async def test_what_can_t_be_scheduled(arguments: dict[str, Any], error: type[Ex
     assert job.tasks.empty()
 
 
-async def test_a_client_that_does_not_know_the_kind_must_say_when() -> None:
+async def test_a_client_that_does_not_know_the_kind_needs_delay_or_at() -> None:
     async with Scheduler("memory:", execute=False) as client:
         with pytest.raises(ValueError, match=r"'report' has no trigger here: give delay=0\.0"):
             await client.schedule("a", "report")
@@ -272,7 +272,7 @@ async def test_a_client_that_does_not_know_the_kind_must_say_when() -> None:
 # ---------------------------------------------------------------- what a job is given and gives back
 
 
-async def test_what_a_task_says() -> None:
+async def test_the_fields_of_a_task() -> None:
     scheduler, job = with_job()
     async with scheduler:
         await scheduler.schedule("a", "job", payload=b'{"region": "eu"}', delay=0.0)
@@ -284,7 +284,7 @@ async def test_what_a_task_says() -> None:
     assert task.run_id.endswith(str(task.slot_instant))
 
 
-async def test_a_task_goes_on_none_is_done_for_good_and_an_error_is_retried() -> None:
+async def test_a_returned_task_continues_none_completes_and_an_error_is_retried() -> None:
     scheduler = Scheduler("memory:")
     seen: list[tuple[int, bytes | None]] = []
 
@@ -307,7 +307,7 @@ async def test_a_task_goes_on_none_is_done_for_good_and_an_error_is_retried() ->
         assert await scheduler.slugs() == ["a"]
 
 
-async def test_a_one_shot_leaves_slugs_when_it_has_run_or_failed_for_good() -> None:
+async def test_a_one_shot_is_removed_when_it_has_run_or_finally_failed() -> None:
     scheduler = Scheduler("memory:")
 
     @scheduler.job("fails", backoff=Fixed([0.01]))
@@ -353,7 +353,7 @@ async def test_a_slug_is_unique_and_replaced_on_demand() -> None:
         assert (await job.tasks.get()).payload == b"new"
 
 
-async def test_slugs_are_a_list_in_order_across_pages() -> None:
+async def test_slugs_are_sorted_across_pages() -> None:
     async with Scheduler("memory:", execute=False) as client:
         names = [f"job-{n:05}" for n in range(2300)]
         await client.schedule_many({"slug": slug, "kind": "k", "delay": HOUR} for slug in reversed(names))
@@ -391,7 +391,7 @@ async def test_many_take_few_round_trips(monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls == [5000]
 
 
-async def test_delete_says_whether_there_was_one_and_ends_its_run() -> None:
+async def test_delete_ends_the_run_and_returns_whether_the_slug_existed() -> None:
     scheduler = Scheduler("memory:")
     begun, ended = asyncio.Event(), asyncio.Event()
 
@@ -414,7 +414,7 @@ async def test_delete_says_whether_there_was_one_and_ends_its_run() -> None:
 
 
 @pytest.mark.parametrize("act", ["delete", "clear"])
-async def test_what_is_deleted_by_the_program_itself_is_not_told_as_fenced(act: str) -> None:
+async def test_a_deletion_by_the_program_itself_is_not_logged_as_fenced(act: str) -> None:
     scheduler = Scheduler("memory:")
     begun, ended = asyncio.Event(), asyncio.Event()
 
@@ -443,7 +443,7 @@ async def test_what_is_deleted_by_the_program_itself_is_not_told_as_fenced(act: 
     assert not [line for line in logs if "fenced" in line["event"]]
 
 
-async def test_slugs_and_schedules_of_another_type_are_told_what_to_be() -> None:
+async def test_slugs_and_schedules_of_a_wrong_type_are_refused() -> None:
     async with Scheduler("memory:", execute=False) as client:
         for act in (client.get, client.delete):
             with pytest.raises(TypeError, match="slug is int: give text"):
@@ -454,7 +454,7 @@ async def test_slugs_and_schedules_of_another_type_are_told_what_to_be() -> None
             await client.schedule_many(["a"])  # type: ignore[list-item]  # as above
 
 
-def test_a_task_shows_its_slot_as_people_read_it_and_no_secret() -> None:
+def test_the_repr_of_a_task_is_readable_and_hides_secrets() -> None:
     task = Task("a", "job", b"geheim", 1_764_583_200_000_000, 1, 7, "run")
     assert repr(task) == (
         "Task(slug='a', kind='job', slot=2025-12-01T10:00:00Z, attempt=1, version=7, run_id='run', "
@@ -479,7 +479,7 @@ async def test_shell_and_print_jobs() -> None:
         assert (await lines.get()).endswith(" say hello\n")
 
 
-async def test_a_curl_job_requests_its_payload() -> None:
+async def test_a_curl_job_sends_the_request_in_its_payload() -> None:
     requests: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -512,14 +512,14 @@ def test_triggers_and_backoffs_of_the_first_page() -> None:
 # ---------------------------------------------------------------- the end
 
 
-async def test_a_failure_inside_the_block_comes_out_as_it_is() -> None:
+async def test_an_exception_inside_the_block_is_raised_unchanged() -> None:
     scheduler, _ = with_job()
     with pytest.raises(KeyError, match="mine"):
         async with scheduler:
             raise KeyError("mine")
 
 
-async def test_cancelling_ends_it_in_order() -> None:
+async def test_cancellation_shuts_it_down_cleanly() -> None:
     scheduler = Scheduler("memory:")
     begun, finished = asyncio.Event(), asyncio.Event()
 
@@ -543,7 +543,7 @@ async def test_cancelling_ends_it_in_order() -> None:
     assert finished.is_set()  # within the grace period
 
 
-async def test_a_store_that_is_away_is_an_error_at_the_start() -> None:
+async def test_an_unavailable_store_is_an_error_at_the_start() -> None:
     scheduler = Scheduler("postgresql://user:secret@127.0.0.1:1/nowhere", execute=False)
     with pytest.raises(StoreUnavailable) as error:
         async with scheduler:

@@ -226,7 +226,9 @@ def find_binaries(account: Account, directory: Path) -> Path:
 
 def _can_run(account: Account, folder: Path) -> bool:
     try:
-        return all(run_to_end([folder / each, "--version"], account, Path("/")).returncode == 0 for each in PROGRAMS)
+        return all(
+            run_to_end([folder / program, "--version"], account, Path("/")).returncode == 0 for program in PROGRAMS
+        )
     except OSError:
         return False
 

@@ -96,8 +96,8 @@ def give(path: Path) -> None:
     """Make `path` and what is below it the unprivileged account's, where this process is root."""
     account = unprivileged_account()
     if account.user is not None and account.group is not None:
-        for each in (path, *path.rglob("*")):
-            os.chown(each, account.user, account.group, follow_symlinks=False)
+        for entry in (path, *path.rglob("*")):
+            os.chown(entry, account.user, account.group, follow_symlinks=False)
 
 
 class ServerProcess:
@@ -159,7 +159,7 @@ class ServerProcess:
         """Stop the server and every process below it, and return once they all stand still."""
         still = {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
         # A signal takes effect a little later, and until then the server may start another process.
-        while any(each.status() not in still for each in self._family()):
+        while any(process.status() not in still for process in self._family()):
             self._signal(self._family(), signal.SIGSTOP)
             time.sleep(POLL_SECONDS)
 
@@ -197,9 +197,9 @@ class ServerProcess:
 
     @staticmethod
     def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
-        for each in processes:
+        for process in processes:
             try:
-                each.send_signal(number)
+                process.send_signal(number)
             except psutil.NoSuchProcess:
                 continue
 

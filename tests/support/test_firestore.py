@@ -14,13 +14,15 @@ from tests.support.firestore import FirestoreTarget, any_firestore, new_target
 pytestmark = pytest.mark.firestore
 
 
-async def test_what_is_written_is_read_in_its_own_collection_only(firestore_target: FirestoreTarget) -> None:
+async def test_documents_are_read_from_their_own_collection_only(firestore_target: FirestoreTarget) -> None:
     other = new_target(firestore_target.host)
     client = AsyncClient(project=firestore_target.project)
     await client.collection(firestore_target.collection).document("a").set({"text": "não"})
     await client.collection(other.collection).document("b").set({"text": "другой"})
 
-    found = {each.id: each.to_dict() async for each in client.collection(firestore_target.collection).stream()}
+    found = {
+        document.id: document.to_dict() async for document in client.collection(firestore_target.collection).stream()
+    }
     assert found == {"a": {"text": "não"}}
     client.close()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
@@ -40,6 +42,6 @@ def test_an_emulator_ends_with_all_its_processes(firestore_host: str, monkeypatc
     with any_firestore() as host:
         started = set(psutil.Process().children(recursive=True)) - before
         assert host != firestore_host
-        assert any("java" in each.name() for each in started)
+        assert any("java" in process.name() for process in started)
     _, alive = psutil.wait_procs(list(started), timeout=10)
     assert not alive

@@ -27,14 +27,14 @@ def _run_firestore_tests_without_an_emulator(require_all: str) -> subprocess.Com
 
 
 @pytest.mark.parametrize("unset", ["", "0"])
-def test_they_are_skipped_and_the_last_line_says_how_to_get_it(unset: str) -> None:
+def test_tests_are_skipped_and_the_last_line_says_what_to_install(unset: str) -> None:
     ended = _run_firestore_tests_without_an_emulator(unset)
     assert ended.returncode == 0, ended.stdout
     last = ended.stdout.splitlines()[-1]
     assert last.startswith("3 TESTS WERE NOT RUN for want of a Firestore emulator: install the Google Cloud SDK")
 
 
-def test_they_fail_where_all_is_required() -> None:
+def test_tests_fail_if_all_servers_are_required() -> None:
     ended = _run_firestore_tests_without_an_emulator("1")
     assert ended.returncode == 1, ended.stdout
     assert "REQUIRE_ALL=1, but no Firestore emulator found: install the Google Cloud SDK" in ended.stdout

@@ -18,12 +18,12 @@ async def test_it_reaches_the_same_database(postgres_dsn: str, pgbouncer_dsn: st
 
 
 async def test_transactions_of_one_client_move_between_server_connections(pgbouncer_dsn: str) -> None:
-    one = await asyncpg.connect(pgbouncer_dsn, statement_cache_size=0)
-    two = await asyncpg.connect(pgbouncer_dsn, statement_cache_size=0)
-    async with one.transaction(), two.transaction():  # at once, so that there are two server connections
-        await one.execute("SELECT 1")
-        await two.execute("SELECT 1")
-    backends = {await one.fetchval("SELECT pg_backend_pid()") for _ in range(10)}
+    first = await asyncpg.connect(pgbouncer_dsn, statement_cache_size=0)
+    second = await asyncpg.connect(pgbouncer_dsn, statement_cache_size=0)
+    async with first.transaction(), second.transaction():  # at once, so that there are two server connections
+        await first.execute("SELECT 1")
+        await second.execute("SELECT 1")
+    backends = {await first.fetchval("SELECT pg_backend_pid()") for _ in range(10)}
     assert len(backends) == 2
-    await one.close()
-    await two.close()
+    await first.close()
+    await second.close()

@@ -30,7 +30,7 @@ async def _fetch(dsn: str, query: str) -> object:
         await connection.close()
 
 
-async def test_two_databases_see_nothing_of_each_other(postgres_server: PostgresDatabases, postgres_dsn: str) -> None:
+async def test_two_databases_are_isolated(postgres_server: PostgresDatabases, postgres_dsn: str) -> None:
     other = postgres_server.new_database()
     await _fetch(postgres_dsn, "CREATE TABLE mine AS SELECT 1 AS x")
 
@@ -59,7 +59,7 @@ async def test_a_server_is_durable_unless_told_otherwise() -> None:
     assert settings == ["on", "on", "on", "16MB"]
 
 
-async def test_committed_rows_outlive_a_kill_and_a_restart(own_postgres: PostgresServer) -> None:
+async def test_committed_rows_survive_a_kill_and_a_restart(own_postgres: PostgresServer) -> None:
     await _fetch(own_postgres.dsn, "CREATE TABLE kept AS SELECT 7 AS x")
     connection = await asyncpg.connect(own_postgres.dsn)
     own_postgres.kill()
@@ -81,17 +81,17 @@ async def test_a_stopped_server_refuses_connections(own_postgres: PostgresServer
         own_postgres.stop()
 
 
-async def test_a_paused_server_answers_only_when_it_goes_on(own_postgres: PostgresServer) -> None:
+async def test_a_paused_server_answers_only_when_it_is_resumed(own_postgres: PostgresServer) -> None:
     connection = await asyncpg.connect(own_postgres.dsn)
     postmaster = psutil.Process(own_postgres.pid)
     with own_postgres.pause():
-        assert {each.status() for each in (postmaster, *postmaster.children())} == {psutil.STATUS_STOPPED}
+        assert {process.status() for process in (postmaster, *postmaster.children())} == {psutil.STATUS_STOPPED}
         answer = asyncio.create_task(connection.fetchval("SELECT 1"))
     assert await answer == 1
     await connection.close()
 
 
-def test_a_server_and_its_data_go_when_its_owner_is_killed() -> None:
+def test_a_server_and_its_data_are_removed_when_its_owner_is_killed() -> None:
     script = """
 import sys
 from tests.support.postgres import PostgresServer
@@ -115,7 +115,7 @@ with PostgresServer(durable=False) as server:
     assert not Path(directory).exists()
 
 
-async def test_test_postgres_dsn_lends_a_server_and_gets_it_back_clean(
+async def test_a_server_of_test_postgres_dsn_is_left_clean(
     own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_POSTGRES_DSN", own_postgres.dsn)
@@ -126,7 +126,7 @@ async def test_test_postgres_dsn_lends_a_server_and_gets_it_back_clean(
     assert await _fetch(own_postgres.dsn, count) == 0
 
 
-def test_a_dsn_that_is_no_url_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_dsn_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_POSTGRES_DSN", "host=localhost")
     complaint = "must be a URL such as postgresql://.*not 'host=localhost'"
     with pytest.raises(ServerUnavailableError, match=complaint), any_postgres():
@@ -140,7 +140,7 @@ def no_installed_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_installed_postgres")
-async def test_the_packaged_binaries_serve_where_none_are_installed() -> None:
+async def test_packaged_binaries_are_used_if_none_are_installed() -> None:
     with PostgresServer(durable=False) as server:
         assert "pginstall" in str(server.binaries)
         assert await _fetch(server.new_database(), "SELECT 1") == 1
@@ -148,7 +148,7 @@ async def test_the_packaged_binaries_serve_where_none_are_installed() -> None:
 
 @pytest.mark.usefixtures("no_installed_postgres")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers as somebody else")
-def test_packaged_binaries_below_roots_home_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packaged_binaries_in_the_home_of_root_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "_can_run", lambda account, folder: folder.is_relative_to(tmp_path))
     found = postgres.find_binaries(unprivileged_account(), tmp_path)
     assert found == tmp_path / "pginstall" / "bin"

@@ -57,12 +57,12 @@ def told(cronjob: dict[str, Any], converted: Converted) -> list[str]:
     return [*converted.notes, *map(in_words, differences(cronjob, converted))]
 
 
-def test_there_are_shapes_enough() -> None:
+def test_there_are_enough_shapes() -> None:
     assert len(SHAPES) >= 39
 
 
 @pytest.mark.parametrize("path", SHAPES, ids=lambda path: path.stem)
-def test_a_shape(path: Path) -> None:
+def test_a_shape_is_converted_with_its_notes(path: Path) -> None:
     cronjob = cronjob_of(path)
     before = json.dumps(cronjob, default=str)
     converted = convert(cronjob)
@@ -71,12 +71,12 @@ def test_a_shape(path: Path) -> None:
     notes = told(cronjob, converted)
     for want in wanted:
         assert any(want in note for note in notes), (want, notes)
-    unforeseen = [note for note in notes if not any(one in note for one in (*wanted, *COMMON))]
+    unforeseen = [note for note in notes if not any(part in note for part in (*wanted, *COMMON))]
     assert unforeseen == []
     assert load_text(yaml.safe_dump(converted.manifest)).problems == []
 
 
-def test_what_a_cronjob_says_is_carried_over() -> None:
+def test_fields_of_a_cronjob_are_carried_over() -> None:
     assert convert(shape("deadlines-and-limits")).manifest == {
         "apiVersion": "scheduledjobs.dev/v1beta1",
         "kind": "ScheduledJob",
@@ -96,13 +96,13 @@ def test_what_a_cronjob_says_is_carried_over() -> None:
     }
 
 
-def test_what_a_cronjob_leaves_out_means_what_it_means_there() -> None:
+def test_unset_fields_keep_their_meaning() -> None:
     spec = convert(shape("plain")).manifest["spec"]
     assert spec["concurrencyPolicy"] == "Allow"
     assert spec.keys() == {"triggers", "job", "concurrencyPolicy"}
 
 
-def test_what_the_server_wrote_is_left_out() -> None:
+def test_defaults_of_the_api_server_are_removed() -> None:
     assert convert(shape("as-the-server-gives-it")).manifest == {
         "apiVersion": "scheduledjobs.dev/v1beta1",
         "kind": "ScheduledJob",
@@ -118,20 +118,20 @@ def test_what_the_server_wrote_is_left_out() -> None:
 
 def test_references_follow_a_container_to_its_new_name() -> None:
     spec = pod_of_scheduledjob(convert(shape("second-is-the-job")))["spec"]
-    by_name = {one["name"]: one for one in spec["containers"]}
-    assert {name: one["image"] for name, one in by_name.items()} == {
+    by_name = {container["name"]: container for container in spec["containers"]}
+    assert {name: container["image"] for name, container in by_name.items()} == {
         "job": "example/worker:1",
         "job-2": "example/proxy:1",
     }
     owners = {
-        one["name"]: one["valueFrom"]["resourceFieldRef"]["containerName"]
-        for one in by_name["job"]["env"]
-        if "valueFrom" in one
+        variable["name"]: variable["valueFrom"]["resourceFieldRef"]["containerName"]
+        for variable in by_name["job"]["env"]
+        if "valueFrom" in variable
     }
     assert owners == {"CPU": "job", "PROXY_MEMORY": "job-2"}
 
 
-def test_privileges_that_the_server_wants_with_escalation_keep_it() -> None:
+def test_privileged_containers_keep_privilege_escalation() -> None:
     spec = pod_of_scheduledjob(convert(shape("privileged")))["spec"]
     for container in (*spec["containers"], *spec["initContainers"]):
         assert container["securityContext"]["allowPrivilegeEscalation"] is True
@@ -153,14 +153,14 @@ def test_privileges_that_the_server_wants_with_escalation_keep_it() -> None:
         ("jobTemplate", {"spec": {"template": {"spec": {"containers": [{"name": "x"}]}}}}, "image"),
     ],
 )
-def test_what_can_not_be_converted(field: str, value: object, words: str) -> None:
+def test_an_invalid_cronjob_is_refused(field: str, value: object, words: str) -> None:
     cronjob = shape("plain")
     cronjob["spec"][field] = value
     with pytest.raises(ValueError, match=re.escape(words)):
         convert(cronjob)
 
 
-def test_a_time_zone_that_is_said_twice() -> None:
+def test_two_time_zones_are_refused() -> None:
     cronjob = shape("zone-in-schedule")
     cronjob["spec"]["timeZone"] = "Europe/Paris"
     with pytest.raises(ValueError, match="names a time zone, and so does"):
@@ -185,7 +185,7 @@ ANYTHING = st.recursive(
 
 
 @given(st.data(), st.sampled_from(SHAPES), ANYTHING)
-def test_no_cronjob_is_too_strange(data: st.DataObject, path: Path, value: Any) -> None:
+def test_any_cronjob_is_converted_or_refused(data: st.DataObject, path: Path, value: Any) -> None:
     """One with anything at any place is converted, or it is said that it can't be."""
     cronjob = cronjob_of(path)
     way = data.draw(st.sampled_from(places(cronjob)[1:]))
@@ -205,12 +205,12 @@ def test_no_cronjob_is_too_strange(data: st.DataObject, path: Path, value: Any) 
 
 
 def run(capsys: pytest.CaptureFixture[str], arguments: Sequence[str | Path]) -> tuple[int, str, str]:
-    code = execute([str(one) for one in arguments])
+    code = execute([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
-def test_all_shapes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_shapes_are_converted_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, ["convert", "-f", SHAPES[0].parent])
     assert code == 0
     documents = list(yaml.safe_load_all(out))
@@ -219,7 +219,7 @@ def test_all_shapes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "can't be converted" not in err
 
 
-def test_a_wrong_one_harms_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_cronjob_does_not_affect_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong, broken = shape("plain"), shape("on-failure")
     wrong["spec"]["schedule"] = "never"
     wrong["metadata"]["name"] = "wrong"
@@ -229,13 +229,13 @@ def test_a_wrong_one_harms_no_other(tmp_path: Path, capsys: pytest.CaptureFixtur
     file.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": documents}))
     code, out, err = run(capsys, ["convert", "-f", file])
     assert code == 1
-    assert [each["metadata"]["name"] for each in yaml.safe_load_all(out)] == ["resources"]
+    assert [manifest["metadata"]["name"] for manifest in yaml.safe_load_all(out)] == ["resources"]
     assert 'wrong: can\'t be converted: spec.schedule: "never" must have five fields, not 1' in err
     assert "hello: can't be converted: " in err
     assert "has no name" in err
 
 
-def test_lists_of_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lists_may_contain_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As kubectl prints them, as the API answers (where items don't say what they are), and several to a file."""
 
     def bare(name: str) -> dict[str, Any]:
@@ -251,10 +251,12 @@ def test_lists_of_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     (tmp_path / "answer.json").write_text(json.dumps(answer | {"items": [bare("e")]}))
     code, out, _ = run(capsys, ["convert", "-f", file, tmp_path / "answer.json"])
     assert code == 0
-    assert [each["metadata"]["name"] for each in yaml.safe_load_all(out)] == ["c", "a", "b", "d", "e"]
+    assert [manifest["metadata"]["name"] for manifest in yaml.safe_load_all(out)] == ["c", "a", "b", "d", "e"]
 
 
-def test_a_pipe_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_standard_input_is_converted_to_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(SHAPES[0].read_text()))
     code, out, _ = run(capsys, ["convert", "-f", "-", "-o", "json"])
     assert code == 0
@@ -272,7 +274,9 @@ def test_a_pipe_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("apiVersion: batch/v1\nkind: CronJob\nkind: CronJob\n", "given twice"),
     ],
 )
-def test_files_that_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str) -> None:
+def test_files_without_a_cronjob_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
     (tmp_path / "a.yaml").write_text(text)
     code, out, err = run(capsys, ["convert", "-f", tmp_path / "a.yaml"])
     assert code == 2

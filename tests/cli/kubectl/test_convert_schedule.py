@@ -75,7 +75,7 @@ days = st.integers(0, 1500).map(lambda days: datetime(2026, 1, 1, tzinfo=UTC) + 
 
 
 @given(st.tuples(*(_fields(place) for place in (2, 3, 4))), days)
-def test_days_are_those_of_kubernetes(fields: tuple[str, str, str], day: datetime) -> None:
+def test_days_match_those_of_kubernetes(fields: tuple[str, str, str], day: datetime) -> None:
     expression = " ".join(("0", "0", *fields))
     trigger = trigger_of(expression, None, None)
     try:
@@ -88,7 +88,7 @@ def test_days_are_those_of_kubernetes(fields: tuple[str, str, str], day: datetim
 
 
 @given(st.tuples(_fields(0), _fields(1)), st.integers(0, 1439))
-def test_times_are_those_of_kubernetes(fields: tuple[str, str], minute: int) -> None:
+def test_times_match_those_of_kubernetes(fields: tuple[str, str], minute: int) -> None:
     expression = " ".join((*fields, "* * *"))
     moment = datetime(2026, 3, 4, tzinfo=UTC) + timedelta(minutes=minute)
     cron = Cron(trigger_of(expression, None, None)["cron"])
@@ -113,7 +113,7 @@ def test_times_are_those_of_kubernetes(fields: tuple[str, str], minute: int) -> 
         ("@weekly", "@weekly"),
     ],
 )
-def test_what_is_the_same_stays_as_it_was(schedule: str, cron: str) -> None:
+def test_expressions_with_the_same_meaning_are_unchanged(schedule: str, cron: str) -> None:
     assert trigger_of(schedule, None, None) == {"cron": cron}
 
 
@@ -121,13 +121,13 @@ def test_what_is_the_same_stays_as_it_was(schedule: str, cron: str) -> None:
     ("duration", "every"),
     [("30s", "30s"), ("1.5h", "1h30m"), ("90m", "1h30m"), ("1h1s", "1h1s"), ("100ms", "1s"), ("2.9s", "2s")],
 )
-def test_intervals(duration: str, every: str) -> None:
+def test_intervals_are_converted(duration: str, every: str) -> None:
     assert trigger_of(f"@every {duration}", None, None) == {"every": every}
     anchored = trigger_of(f"@every {duration}", None, "2026-11-20T08:00:00Z")
     assert anchored == {"every": every, "anchor": "2026-11-20T08:00:00Z"}
 
 
-def test_zones() -> None:
+def test_time_zones_are_converted() -> None:
     assert trigger_of("0 1 * * *", "Europe/Lisbon", None) == {"cron": "0 1 * * *", "timeZone": "Europe/Lisbon"}
     assert trigger_of("TZ=Europe/Lisbon 0 1 * * *", None, None) == {"cron": "0 1 * * *", "timeZone": "Europe/Lisbon"}
     assert trigger_of("0 1 * * *", "Etc/UTC", None) == {"cron": "0 1 * * *"}

@@ -14,7 +14,9 @@ DOCS = ROOT / "docs"
 
 def test_commands_and_options_in_all_pages_exist() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
-    known = {name: {opt for one in command.params for opt in one.opts} | {"-h"} for name, command in commands.items()}
+    known = {
+        name: {opt for param in command.params for opt in param.opts} | {"-h"} for name, command in commands.items()
+    }
     for page in sorted(DOCS.glob("*.md")):
         for name, rest in re.findall(r"kubectl[ -]scheduledjob ([a-z]+)([^`\n|]*)", page.read_text()):
             if page.name == "cli-reference.md":

@@ -200,7 +200,7 @@ def body(**spec: Any) -> dict[str, Any]:
         ({"suspend": True}, "But", "it is suspended: kubectl scheduledjob resume starts its slots again"),
     ],
 )
-def test_words(spec: dict[str, Any], heading: str, said: Any) -> None:
+def test_completion_suggests_words(spec: dict[str, Any], heading: str, said: Any) -> None:
     whole = {"triggers": [{"cron": "0 0 * * *"}]} | spec
     assert explanation(schedule_of(body(**whole)))[heading] == said
 
@@ -226,7 +226,7 @@ def test_how_long_a_run_is_active(active: dict[str, Any], shown: str, monkeypatc
         ([{"runID": "u-t", "attempt": 2, "started": "2020-01-01T00:00:00Z"}], "daily: t is running, attempt 2"),
     ],
 )
-def test_where_a_run_that_is_waited_for_stands(
+def test_the_progress_of_a_run_is_shown(
     active: list[dict[str, Any]], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = {"active": active, "handled": {"runNow": ["t"]}}
@@ -271,7 +271,7 @@ def test_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["validate", "-f", str(ROOT / "examples"), "-o", "json"]) == 0
 
 
-def test_without_a_word_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute([]) == 0
     out, err = capsys.readouterr()
     assert err == ""

@@ -51,13 +51,13 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
 
 
 @given(st.integers(1, 4000), st.integers(0, 3 * 3600), st.integers(1, 300))
-def test_walking_and_counting_agree(every: int, offset: int, minutes: int) -> None:
-    one = schedule(EveryTrigger(every * SECOND, BEGIN - offset * SECOND))
+def test_listed_and_counted_starts_agree(every: int, offset: int, minutes: int) -> None:
+    interval = schedule(EveryTrigger(every * SECOND, BEGIN - offset * SECOND))
     begin, end = BEGIN + 30 * SECOND, BEGIN + 30 * SECOND + minutes * MINUTE
-    walked = load_of([one], begin, end)
+    walked = load_of([interval], begin, end)
     steps, simulation.STEPS = simulation.STEPS, 0
     try:
-        counted = load_of([one], begin, end)
+        counted = load_of([interval], begin, end)
     finally:
         simulation.STEPS = steps
     assert walked.minutes == counted.minutes
@@ -77,7 +77,7 @@ def test_jitter_moves_starts_and_loses_none() -> None:
     assert 0 < late.minutes.total() < 300
 
 
-def test_a_herd_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_busiest_minutes_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "jobs.yaml").write_text(
         "".join(document(f"midnight-{number}", 'cron: "0 0 * * *"') for number in range(9))
         + document("spread", 'cron: "H * * * *"')
@@ -108,7 +108,7 @@ def test_a_short_window_has_a_bar_for_each_minute(tmp_path: Path, capsys: pytest
     assert bars[30] == f"12-01 00:30  {'█' * 60} 2"
 
 
-def test_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_load_as_plain_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "jobs.yaml").write_text(document("a", 'cron: "0 12 * * *"') + document("b", "after: 12h"))
     _, out, _ = run(capsys, "-f", tmp_path, *WINDOW, "2026-12-02T00:00:00Z", "-n", "team", "-o", "json")
     noon = {"minute": "2026-12-01T12:00:00Z", "starts": 2, "jobs": {"team/a": 1, "team/b": 1}}
@@ -124,7 +124,9 @@ def test_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert out == "2026-12-01T12:00:00Z\n"
 
 
-def test_a_wrong_manifest_shows_and_the_others_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_manifest_is_reported_and_the_others_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "jobs.yaml").write_text(document("a", 'cron: "0 12 * * *"') + document("b", "cron: never"))
     code, out, err = run(capsys, "-f", tmp_path, *WINDOW, "2026-12-02T00:00:00Z")
     assert code == 2

@@ -33,7 +33,7 @@ async def rows_of(dsn: str) -> dict[str, Row]:
         await store.close()
 
 
-def test_two_processes_share_the_work_and_one_goes_on_alone(postgres_dsn: str, tmp_path: Path) -> None:
+def test_two_processes_share_the_work_and_one_continues_alone(postgres_dsn: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("".join(job(f"job-{number}") for number in range(8)))
     environment = {"SJOB_STORE": postgres_dsn}
     with (
@@ -79,7 +79,7 @@ async def test_a_restart_repeats_nothing(postgres_dsn: str, tmp_path: Path) -> N
     assert (after.uid, after.created_at, after.revision) == (before.uid, before.created_at, before.revision)
 
 
-async def test_prune_ends_what_no_file_has_and_nothing_else(postgres_dsn: str, tmp_path: Path) -> None:
+async def test_prune_ends_only_schedules_that_no_file_has(postgres_dsn: str, tmp_path: Path) -> None:
     async with Scheduler(postgres_dsn, execute=False) as client:
         await client.schedule("of-a-program", "report", delay=3600.0)
     old, new, broken = (tmp_path / name for name in ("old.yaml", "new.yaml", "broken.yaml"))
@@ -109,7 +109,7 @@ async def test_prune_ends_what_no_file_has_and_nothing_else(postgres_dsn: str, t
     assert "default/new" in await rows_of(postgres_dsn)
 
 
-async def test_what_a_program_scheduled_is_left_alone(postgres_dsn: str, tmp_path: Path) -> None:
+async def test_schedules_of_the_library_are_not_changed(postgres_dsn: str, tmp_path: Path) -> None:
     async with Scheduler(postgres_dsn, execute=False) as client:
         await client.schedule("default/taken", "report", delay=3600.0)
         await client.schedule("a-command", "shell", payload=b"exit 1", delay=0.0)
@@ -133,7 +133,7 @@ def test_history_and_migrate(postgres_dsn: str, tmp_path: Path, capsys: pytest.C
     assert json.loads(capsys.readouterr().out) == {"done": []}
     (tmp_path / "a.yaml").write_text(job("one") + job("two", namespace="team-a"))
     with Running("run", "-f", tmp_path, "--store", postgres_dsn) as running:
-        one = running.wait_for_run(lambda run: run["name"] == "one")
+        reported = running.wait_for_run(lambda run: run["name"] == "one")
         while "two" not in {run["name"] for run in running.runs}:
             running.wait_for_run(lambda run: run["name"] == "two")
         assert running.end() == 0
@@ -143,9 +143,9 @@ def test_history_and_migrate(postgres_dsn: str, tmp_path: Path, capsys: pytest.C
         found: list[dict[str, object]] = json.loads(capsys.readouterr().out)
         return found
 
-    (kept,) = [run for run in history("one") if run["slot"] == one["slot"]]
-    assert one.items() <= kept.items()  # what `run` told of it, and what only the store has
-    assert kept.keys() - one.keys() == {"runID", "replica", "output"}
+    (kept,) = [run for run in history("one") if run["slot"] == reported["slot"]]
+    assert reported.items() <= kept.items()  # what `run` told of it, and what only the store has
+    assert kept.keys() - reported.keys() == {"runID", "replica", "output"}
     assert "default/one" in str(kept["output"])
     assert {run["name"] for run in history()} == {"one", "two"}
     assert {run["name"] for run in history("-n", "team-a")} == {"two"}
@@ -178,7 +178,7 @@ def test_the_password_of_a_store_is_never_printed(postgres_dsn: str, tmp_path: P
         assert "geheimes-wort" not in running.errors[0]
 
 
-def test_the_end_does_not_wait_for_a_store_that_is_away(own_postgres: PostgresServer, tmp_path: Path) -> None:
+def test_shutdown_does_not_wait_for_an_unavailable_store(own_postgres: PostgresServer, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(job("one"))
     with Running("run", "-f", tmp_path, "--store", own_postgres.dsn) as running:
         running.wait_for_run(lambda run: run["name"] == "one")

@@ -19,7 +19,7 @@ def as_lines(items: Sequence[int]) -> str:
     return "".join(f"{item}\n" for item in items)
 
 
-def test_nobody_waits_for_a_slow_reader() -> None:
+def test_put_does_not_wait_for_a_slow_reader() -> None:
     ours, theirs = os.pipe()
     writer = Writer(theirs, as_lines)
     for item in range(50_000):  # many times what a pipe holds
@@ -30,7 +30,7 @@ def test_nobody_waits_for_a_slow_reader() -> None:
     os.close(theirs)
 
 
-def test_a_reader_that_is_too_far_behind_is_told_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_reader_loses_lines_and_their_number_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "MOST_WAITING", 1000)
     ours, theirs = os.pipe()
     lost: list[int] = []
@@ -62,7 +62,7 @@ def test_a_reader_that_is_too_far_behind_is_told_what_it_missed(monkeypatch: pyt
     assert sum(lost) >= 90_000
 
 
-def test_a_reader_that_has_gone_is_noticed() -> None:
+def test_a_closed_reader_is_reported() -> None:
     ours, theirs = os.pipe()
     gone = threading.Event()
     writer = Writer(theirs, as_lines, gone.set)
@@ -74,7 +74,7 @@ def test_a_reader_that_has_gone_is_noticed() -> None:
     os.close(theirs)
 
 
-def test_what_is_no_text_is_written_all_the_same() -> None:
+def test_text_that_is_not_valid_unicode_is_written() -> None:
     ours, theirs = os.pipe()
     writer: Writer[str] = Writer(theirs, "".join)
     writer.put(["\ud800\n"])

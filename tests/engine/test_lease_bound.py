@@ -23,7 +23,7 @@ def test_no_lease_reaches_beyond_the_bound() -> None:
     assert leases.expired(113.5) == [1]
 
 
-async def test_what_runs_is_stopped_before_the_bound() -> None:
+async def test_attempts_are_stopped_before_the_bound() -> None:
     store, jobs, watcher = MemoryStore(), Jobs(for_ever), Watcher()
     bound = time.monotonic() + 3.0
     await put(store, "ns/a")

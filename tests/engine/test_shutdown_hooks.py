@@ -31,4 +31,4 @@ async def test_the_end_of_a_run_is_written_before_the_replica_ends(detached: boo
         tasks.create_task(replica.run())
         await called.wait()
         replica.stop()
-    assert [one.outcome for one in await store.history("ns/a")] == [Outcome.SUCCEEDED]
+    assert [record.outcome for record in await store.history("ns/a")] == [Outcome.SUCCEEDED]
