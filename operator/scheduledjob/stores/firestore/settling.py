@@ -156,11 +156,13 @@ class FirestoreSettling:
         """Drop the payload and result, which a job may have made too large, so that the run can still end."""
         key = unit.settlement.key
         if unit.is_slim:
-            log.error("Firestore refuses the end of a run, which is given up", key=key)
+            log.error("Firestore refuses to store the end of a run, so the run is not recorded", key=key)
             unit.settled = False
             self._owned.forget(key)
         else:
-            log.warning("a job's payload or result is dropped: with it the row is above Firestore's 1 MiB", key=key)
+            log.warning(
+                "dropped a job's payload or result, because with it the row exceeds Firestore's limit of 1 MiB", key=key
+            )
             unit.is_slim = True
 
     async def _read_recorded(self, units: Sequence[Unit], writes: Sequence[Sequence[Write]]) -> bool:

@@ -80,7 +80,9 @@ class FirestoreStore:
         self._database = options.pop("database", "(default)")
         shards = options.pop("shards", None)
         if options:
-            raise ValueError(f"{next(iter(options))!r} in {url!r} is no option: database and shards are")
+            raise ValueError(
+                f"{next(iter(options))!r} in {url!r} is not an option: the options are database and shards"
+            )
         if shards is not None and not (shards.isascii() and shards.isdecimal() and 1 <= int(shards) <= MAX_SHARDS):
             raise ValueError(f"shards={shards} in {url!r} must be a number from 1 to {MAX_SHARDS}")
         self._configured_shards = None if shards is None else int(shards)

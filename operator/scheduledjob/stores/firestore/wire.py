@@ -306,12 +306,12 @@ def _translate_errors(act: str) -> Iterator[None]:
         words = error.message or ""
         if "index" in words and act == "read":
             raise StoreError(
-                f"Firestore lacks an index of this store: deploy the firestore.indexes.json that stands beside "
+                f"Firestore lacks an index of this store: deploy the firestore.indexes.json beside "
                 f"scheduledjob/stores/firestore/store.py and wait until it is built ({words})"
             ) from error
         if isinstance(error, errors.NotFound) and (act == "read" or "database" in words.lower()):
             raise StoreError(
-                f"Firestore does not find it: create the database in native mode, or check the project in the "
+                f"Firestore did not find the database: create the database in native mode, or check the project in the "
                 f"store's URL ({words})"
             ) from error
         if act == "read":

@@ -49,7 +49,7 @@ def parse_address(url: str) -> Address:
     if parts.scheme not in {"postgresql", "postgres"}:
         raise ValueError(f"{parts.scheme!r} is not a scheme of Postgres: write postgresql://...")
     if parts.fragment:
-        raise ValueError("the store's URL holds a '#': write %23 if it is part of the password")
+        raise ValueError("the store's URL contains a '#': write %23 if it is part of the password")
     hosts = parts.netloc.rpartition("@")[2]
     given: dict[str, str] = {}
     for name, value in query:
@@ -63,7 +63,7 @@ def parse_address(url: str) -> Address:
     for host in hosts.split(","):
         port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
-            raise ValueError(f"{port!r} is no port: the store's URL needs a number from 1 to 65535 there")
+            raise ValueError(f"{port!r} in the store's URL is not a port: write a number from 1 to 65535")
     timeout = given.pop("connect_timeout", "")
     if timeout and (not timeout.isdecimal() or int(timeout) < 1):
         raise ValueError(f"connect_timeout={timeout!r} in the store's URL: give whole seconds, 1 at least")

@@ -11,13 +11,13 @@ from zlib import crc32
 
 import asyncpg
 
-from scheduledjob.engine.store import NewRow, Put, StoreError, StoreUnavailable
+from scheduledjob.engine.store import NewRow, Put, StoreError
 from scheduledjob.stores.tombstones import by_unique_slug, decide_upsert, tombstone_kept_for
 
 from .columns import Columns, observed_columns, record_columns, row_of
 from .connections import retry_deadlocks
 from .queries import SQL
-from .schedules import Changes, PostgresSchedules, cut_off_records, time_limit
+from .schedules import Changes, PostgresSchedules, cut_off_records, slugs_contended, time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,7 +53,7 @@ class PostgresReconciling(PostgresSchedules):
                     raise
                 continue  # a client that takes no lock on slugs has put one of them
             return [results.get(row.slug, Put.UNCHANGED) for row in rows]
-        raise StoreUnavailable(f"Postgres at {self._server.address.shown}: slugs come and go too quickly to write them")
+        raise slugs_contended(self._server.address.shown)
 
     async def _find_differing(self, rows: Sequence[NewRow]) -> list[NewRow]:
         found: list[NewRow] = []

@@ -79,7 +79,7 @@ class PostgresSchedules(PostgresPart):
             if due is not None:
                 self._watermark.lower(due)
             return [Put.CREATED] * len(rows)
-        raise StoreUnavailable(f"Postgres at {self._server.address.shown}: slugs come and go too quickly to write them")
+        raise slugs_contended(self._server.address.shown)
 
     @retry_deadlocks
     async def _replace(self, rows: Sequence[NewRow], chunks: list[list[NewRow]]) -> list[Put]:
@@ -194,6 +194,13 @@ class Changes:
             self.changed.append(slug)
         elif wake_at is not None and (self.due is None or wake_at < self.due):
             self.due = wake_at
+
+
+def slugs_contended(server: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"Postgres at {server}: the schedules could not be written, because others keep creating and deleting "
+        "schedules with the same slugs: try again"
+    )
 
 
 def time_limit(chunks: Sequence[object], timeout: float) -> float:
