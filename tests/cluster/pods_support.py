@@ -1,4 +1,4 @@
-"""What the tests of Pods on a cluster share: an executor at work in a namespace, with an object that owns its Pods."""
+"""Shared by the tests of Pods on a cluster: an executor in a namespace, with an object that owns its Pods."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 STAMP = "2026-12-01T10:00:00Z"
 ENDED_AT = 1_796_119_200_000_000
-"""The instant at which the containers of ``began`` and ``exited`` did so."""
+"""The instant when the containers of ``began`` and ``exited`` started and ended."""
 PATIENCE = 60.0
-"""Seconds after which a test gives up; nothing is measured by it."""
+"""Seconds after which a test fails."""
 
 
 class Bench:
-    """A namespace with a ScheduledJob and whatever sees its Pods through; attempts are made by ``attempt``."""
+    """A namespace with a ScheduledJob, and the executor of its Pods. ``attempt`` returns attempts to run."""
 
     def __init__(self, api: ApiClient, namespace: str, uid: str, pods: ClusterPods, executor: PodExecutor) -> None:
         self.api = api
@@ -40,9 +40,9 @@ class Bench:
         self._slots = itertools.count(1_796_119_200_000_000, 1_000_000)
 
     def attempt(self, spec: PodSpec, **changed: Any) -> Attempt:
-        """An attempt of a run of its own."""
+        """Return an attempt of a new run."""
         slot = next(self._slots)
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "run_id": f"{self.uid}-{slot}",
             "uid": self.uid,
             "namespace": self.namespace,
@@ -54,7 +54,7 @@ class Bench:
             "params": spec,
             "pending": 300.0,
         }
-        return Attempt(**(told | changed))
+        return Attempt(**(fields | changed))
 
     @property
     def path(self) -> str:
@@ -66,8 +66,8 @@ class Bench:
     def run(self, attempt: Attempt) -> asyncio.Task[Result]:
         return asyncio.create_task(self.executor.run(attempt))
 
-    async def seen(self, attempt: Attempt) -> dict[str, Any]:
-        """The attempt's Pod, as soon as it is there."""
+    async def created(self, attempt: Attempt) -> dict[str, Any]:
+        """Return the attempt's Pod as soon as it exists."""
         name = self.path_of(attempt).rpartition("/")[2]
         async for event in self.api.watch(self.path, fieldSelector=f"metadata.name={name}"):
             if event["type"] == "ADDED":
@@ -76,14 +76,14 @@ class Bench:
         raise AssertionError("the watch ended")
 
     async def running(self, attempt: Attempt) -> None:
-        """Return when the job's container runs."""
+        """Wait until the job's container runs."""
         name = self.path_of(attempt).rpartition("/")[2]
         async for event in self.api.watch(self.path, fieldSelector=f"metadata.name={name}"):
             if event["object"].get("status", {}).get("phase") == "Running":
                 return
 
-    async def over(self, attempt: Attempt) -> dict[str, Any]:
-        """The attempt's Pod, when it has ended."""
+    async def ended(self, attempt: Attempt) -> dict[str, Any]:
+        """Return the attempt's Pod when it has ended."""
         name = self.path_of(attempt).rpartition("/")[2]
         async for event in self.api.watch(self.path, fieldSelector=f"metadata.name={name}"):
             pod: dict[str, Any] = event["object"]
@@ -91,9 +91,9 @@ class Bench:
                 return pod
         raise AssertionError("the watch ended")
 
-    async def told_of(self, count: int) -> None:
-        """Return when the operator's watch has told of that many Pods."""
-        while len(self.pods) < count:  # noqa: ASYNC110  # a follower of one Pod is all that could wait for an event
+    async def reported(self, count: int) -> None:
+        """Wait until the operator's watch has reported that many Pods."""
+        while len(self.pods) < count:  # noqa: ASYNC110  # there is no event for all Pods
             await asyncio.sleep(0.01)
 
     async def report(self, attempt: Attempt, status: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ def container(*command: str, image: str = "localhost/busybox:1", **changed: Any)
 
 
 def exited(code: int, reason: str = "", **more: Any) -> dict[str, Any]:
-    """The status of a Pod whose container ended with this code."""
+    """Return the status of a Pod whose container exited with this code."""
     ended = {
         "exitCode": code,
         "reason": reason or ("Error" if code else "Completed"),
@@ -117,7 +117,7 @@ def exited(code: int, reason: str = "", **more: Any) -> dict[str, Any]:
 
 
 def began() -> dict[str, Any]:
-    """The status of a Pod whose container runs."""
+    """Return the status of a Pod whose container runs."""
     return {"phase": "Running", "containerStatuses": [_status({"running": {"startedAt": STAMP}})]}
 
 
@@ -133,7 +133,7 @@ def _status(state: dict[str, Any]) -> dict[str, Any]:
 
 
 async def cancel(task: asyncio.Task[Result], attempt: Attempt, meaning: str = CANCELLED) -> Result | None:
-    """Cancel as the engine does; the result if it ended with one."""
+    """Cancel as the engine does. Return the result, or None if there is none."""
     assert meaning in (CANCELLED, RELEASED)
     attempt.ending = meaning
     task.cancel()
@@ -152,7 +152,7 @@ async def bench(
     kubeconfig: Path | None = None,
     **of_executor: Any,
 ) -> AsyncIterator[Bench]:
-    """Everything that sees Pods through, for the time of a test, which gives up by itself when that takes too long."""
+    """Run an executor and a watch of Pods during a test, which fails after PATIENCE seconds."""
     async with asyncio.timeout(PATIENCE), cluster.client() as client:
         await install(cluster)
         manifest = {

@@ -1,4 +1,4 @@
-"""The client against the real API server: answers, refusals, long lists, watches, outages, credentials that change."""
+"""The client with a real API server: errors, long lists, watches, outages, and credentials that change."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def api_of(cluster: Cluster) -> Api:
     return Api.from_config(str(cluster.kubeconfig))
 
 
-async def test_an_object_is_made_read_changed_and_deleted(cluster: Cluster, namespace: str) -> None:
-    asked: list[tuple[str, str, int]] = []
+async def test_an_object_is_created_read_patched_and_deleted(cluster: Cluster, namespace: str) -> None:
+    requests: list[tuple[str, str, int]] = []
     path = config_maps(namespace, "one")
-    async with Api.from_config(str(cluster.kubeconfig), on_request=lambda *call: asked.append(call[:3])) as api:
+    async with Api.from_config(str(cluster.kubeconfig), on_request=lambda *call: requests.append(call[:3])) as api:
         made = await api.post(config_maps(namespace), an_object("one", a="1"))
         assert made["metadata"]["uid"] == (await api.get(path))["metadata"]["uid"]
         assert (await api.patch(path, {"data": {"b": "ß"}}))["data"] == {"a": "1", "b": "ß"}
@@ -61,10 +61,10 @@ async def test_an_object_is_made_read_changed_and_deleted(cluster: Cluster, name
         with pytest.raises(NotFound, match='configmaps "one" not found'):
             await api.get(path)
     verbs = [("create", 201), ("get", 200), ("patch", 200), ("list", 200), ("delete", 200), ("get", 404)]
-    assert asked == [(verb, "configmaps", status) for verb, status in verbs]
+    assert requests == [(verb, "configmaps", status) for verb, status in verbs]
 
 
-async def test_refusals_are_told_apart(cluster: Cluster, namespace: str) -> None:
+async def test_refusals_have_their_own_errors(cluster: Cluster, namespace: str) -> None:
     async with api_of(cluster) as api:
         made = await api.post(config_maps(namespace), an_object("one"))
         with pytest.raises(AlreadyExists) as exists:
@@ -79,7 +79,7 @@ async def test_refusals_are_told_apart(cluster: Cluster, namespace: str) -> None
             await api.patch(config_maps(namespace, "one"), old)
 
 
-async def test_what_rbac_forbids_is_said_in_its_words(cluster: Cluster, namespace: str) -> None:
+async def test_a_forbidden_request_has_the_message_of_rbac(cluster: Cluster, namespace: str) -> None:
     async with Api.from_config(str(cluster.kubeconfig_for("nobody-special"))) as api:
         with pytest.raises(Forbidden, match='User "nobody-special" cannot list resource "configmaps"'):
             await api.get(config_maps(namespace))
@@ -91,14 +91,14 @@ async def test_a_list_comes_in_pages(cluster: Cluster, namespace: str) -> None:
             await api.post(config_maps(namespace), an_object(f"n{number}"))
         sizes = [len(page["items"]) async for page in api.pages(config_maps(namespace), {"labelSelector": "made-by"})]
         paged = [
-            [each["metadata"]["name"] for each in page["items"]]
+            [item["metadata"]["name"] for item in page["items"]]
             async for page in api.pages(config_maps(namespace), {"labelSelector": "made-by"}, limit=3)
         ]
     assert sizes == [7]
     assert paged == [["n0", "n1", "n2"], ["n3", "n4", "n5"], ["n6"]]
 
 
-async def test_a_list_that_expires_between_its_pages_says_so(own_cluster: ControlPlane) -> None:
+async def test_a_list_that_expires_between_its_pages_fails(own_cluster: ControlPlane) -> None:
     namespace = await own_cluster.new_namespace()
     async with api_of(own_cluster) as api:
         for number in range(5):
@@ -111,13 +111,13 @@ async def test_a_list_that_expires_between_its_pages_says_so(own_cluster: Contro
 
 
 async def forget_versions(cluster: ControlPlane, api: Api, namespace: str) -> None:
-    """Make every resourceVersion of before too old, for etcd and for the API server."""
+    """Make every earlier resourceVersion expire, in etcd and in the API server."""
     await api.post(config_maps(namespace), an_object("one-more"))
     await cluster.compact_etcd()
     await cluster.apiserver.restart()
 
 
-async def test_a_watch_tells_what_happens_from_a_version_on(cluster: Cluster, namespace: str) -> None:
+async def test_a_watch_starts_at_a_version(cluster: Cluster, namespace: str) -> None:
     opened = asyncio.Event()
     async with api_of(cluster) as api, asyncio.timeout(PATIENCE):
         version = (await api.get(config_maps(namespace)))["metadata"]["resourceVersion"]
@@ -131,15 +131,15 @@ async def test_a_watch_tells_what_happens_from_a_version_on(cluster: Cluster, na
     assert opened.is_set()
 
 
-async def test_a_watch_ends_when_its_time_is_over_with_a_bookmark(cluster: Cluster, namespace: str) -> None:
+async def test_a_watch_ends_after_its_timeout(cluster: Cluster, namespace: str) -> None:
     async with api_of(cluster) as api, asyncio.timeout(PATIENCE):
         version = (await api.get(config_maps(namespace)))["metadata"]["resourceVersion"]
         params: dict[str, str | int] = {"resourceVersion": version, "timeoutSeconds": 3}
         types = {event["type"] async for event in api.watch(config_maps(namespace), params)}
-    assert types <= {"BOOKMARK", "ADDED"}  # ADDED: each namespace gets the cluster's certificate
+    assert types <= {"BOOKMARK", "ADDED"}  # ADDED: Kubernetes adds the certificate of the cluster to each namespace
 
 
-async def test_a_watch_from_a_forgotten_version_is_gone(own_cluster: ControlPlane) -> None:
+async def test_a_watch_from_an_expired_version_fails_with_gone(own_cluster: ControlPlane) -> None:
     namespace = await own_cluster.new_namespace()
     async with api_of(own_cluster) as api, asyncio.timeout(PATIENCE):
         version = (await api.post(config_maps(namespace), an_object("one")))["metadata"]["resourceVersion"]
@@ -149,7 +149,7 @@ async def test_a_watch_from_a_forgotten_version_is_gone(own_cluster: ControlPlan
                 pass
 
 
-async def test_a_request_outlives_a_restart_of_the_server(own_cluster: ControlPlane) -> None:
+async def test_a_request_survives_a_restart_of_the_server(own_cluster: ControlPlane) -> None:
     namespace = await own_cluster.new_namespace()
     async with api_of(own_cluster) as api, asyncio.timeout(PATIENCE):
         own_cluster.apiserver.kill()
@@ -161,9 +161,9 @@ async def test_a_request_outlives_a_restart_of_the_server(own_cluster: ControlPl
         assert made.result()["metadata"]["name"] == "one"
 
 
-# asyncio leaves the transport of a TLS handshake that was given up to the garbage collector.
+# asyncio leaves the transport of a cancelled TLS handshake to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-async def test_a_server_that_is_away_or_hangs_is_unavailable(own_cluster: ControlPlane) -> None:
+async def test_a_server_that_is_down_or_hangs_is_unavailable(own_cluster: ControlPlane) -> None:
     async with api_of(own_cluster) as api, asyncio.timeout(PATIENCE):
         await api.get("/api")
         own_cluster.apiserver.pause()
@@ -177,7 +177,7 @@ async def test_a_server_that_is_away_or_hangs_is_unavailable(own_cluster: Contro
     gc.collect()
 
 
-async def test_a_watch_that_falls_silent_is_given_up(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+async def test_a_silent_watch_fails(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
     async with Line(cluster, tmp_path) as line, Api.from_config(str(line.kubeconfig)) as api, asyncio.timeout(PATIENCE):
         version = (await api.get(config_maps(namespace)))["metadata"]["resourceVersion"]
         watch = api.watch(config_maps(namespace), {"resourceVersion": version}, on_open=line.hold, silence=0.5)
@@ -186,8 +186,8 @@ async def test_a_watch_that_falls_silent_is_given_up(cluster: Cluster, namespace
                 pass
 
 
-async def test_rbac_of_a_server_that_has_just_started_is_given_time(own_cluster: ControlPlane) -> None:
-    """A user whose rights come from a Role is never told Forbidden while the API server comes back."""
+async def test_a_forbidden_request_is_retried_after_a_restart_of_the_server(own_cluster: ControlPlane) -> None:
+    """A user with a Role never gets Forbidden while the API server restarts."""
     namespace = await own_cluster.new_namespace()
     await own_cluster.kubectl("create", "role", "reader", "--verb=list", "--resource=configmaps", "-n", namespace)
     await own_cluster.kubectl("create", "rolebinding", "reader", "--role=reader", "--user=reader", "-n", namespace)
@@ -200,8 +200,8 @@ async def test_rbac_of_a_server_that_has_just_started_is_given_time(own_cluster:
             await own_cluster.apiserver.wait_ready()
 
 
-async def test_a_token_that_is_refused_is_read_again(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
-    """As a token in a Pod is, whose file is replaced before it expires."""
+async def test_a_refused_token_is_read_again(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    """The kubelet replaces the token file of a Pod before the token expires."""
     good = read_kubeconfig(await cluster.kubeconfig_for_account(namespace, "default"))[1]["token"]
     server = read_kubeconfig(cluster.kubeconfig)[0]
     token, config = tmp_path / "token", tmp_path / "config"
@@ -216,7 +216,7 @@ async def test_a_token_that_is_refused_is_read_again(cluster: Cluster, namespace
         assert len(whole) == 20
 
 
-async def test_a_plugin_gives_the_credentials(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+async def test_a_plugin_provides_the_credentials(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
     good = read_kubeconfig(await cluster.kubeconfig_for_account(namespace, "default"))[1]["token"]
     server = read_kubeconfig(cluster.kubeconfig)[0]
     answer = {"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "status": {"token": good}}
@@ -234,7 +234,9 @@ async def test_a_plugin_gives_the_credentials(cluster: Cluster, namespace: str, 
         assert (await api.get("/api"))["versions"] == ["v1"]
 
 
-async def test_another_authority_is_not_believed(own_cluster: ControlPlane, cluster: Cluster, tmp_path: Path) -> None:
+async def test_another_certificate_authority_is_rejected(
+    own_cluster: ControlPlane, cluster: Cluster, tmp_path: Path
+) -> None:
     ours, theirs = read_kubeconfig(own_cluster.kubeconfig)[0], read_kubeconfig(cluster.kubeconfig)[0]
     user = certificate_user(*own_cluster.authority.issue_client("somebody"))
     config = write_kubeconfig(tmp_path / "config", {**theirs, "server": ours["server"]}, user)
@@ -243,7 +245,7 @@ async def test_another_authority_is_not_believed(own_cluster: ControlPlane, clus
             await api.get("/api", attempts=1)
 
 
-async def test_clients_may_share_one_access(cluster: Cluster) -> None:
+async def test_clients_can_share_an_access(cluster: Cluster) -> None:
     access = Access(str(cluster.kubeconfig))
-    async with Api(access) as one, Api(access) as other:
-        assert await one.get("/api") == await other.get("/api")
+    async with Api(access) as first, Api(access) as second:
+        assert await first.get("/api") == await second.get("/api")

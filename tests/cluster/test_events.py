@@ -1,4 +1,4 @@
-"""Events on the real API server: one series for what happens again and again, shared by replicas, under a budget."""
+"""Events on a real API server: a series for repeated Events, shared by replicas, within a budget."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ PATIENCE = 60.0
 BEGUN = 1_800_000_000 * SECOND
 
 
-class Talking:
-    """A replica that says things, and the requests that come of it."""
+class RecordingReplica:
+    """A replica that records Events, and its requests."""
 
     def __init__(self, cluster: Cluster, namespace: str, *, every: float, rate: float, kubeconfig: str = "") -> None:
         self.cluster = cluster
@@ -45,21 +45,21 @@ class Talking:
             return await api.list(f"/apis/events.k8s.io/v1/namespaces/{self.job.namespace}/events")
 
     async def until(self, condition: Callable[[list[dict[str, Any]]], object]) -> list[dict[str, Any]]:
-        while not condition(found := await self.written()):  # noqa: ASYNC110  # of the server's, not of ours
+        while not condition(found := await self.written()):  # noqa: ASYNC110  # it waits for the server
             await asyncio.sleep(0.02)
         return found
 
     async def requested(self, count: int) -> None:
-        while len(self.requests) < count:  # noqa: ASYNC110  # there is no event of it
+        while len(self.requests) < count:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
-async def talking(
+async def recording(
     cluster: Cluster, namespace: str, *, every: float = 0.0, rate: float = 4000.0, kubeconfig: str = ""
-) -> AsyncIterator[Talking]:
-    """Within PATIENCE."""
-    made = Talking(cluster, namespace, every=every, rate=rate, kubeconfig=kubeconfig)
+) -> AsyncIterator[RecordingReplica]:
+    """Run a replica for at most PATIENCE seconds."""
+    made = RecordingReplica(cluster, namespace, every=every, rate=rate, kubeconfig=kubeconfig)
     async with made.api, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         running = group.create_task(made.events.run())
         yield made
@@ -70,8 +70,8 @@ def count_of(event: dict[str, Any]) -> int:
     return int((event.get("series") or {"count": 1})["count"])
 
 
-async def test_what_happens_is_said_of_the_object(cluster: Cluster, namespace: str) -> None:
-    async with talking(cluster, namespace) as replica:
+async def test_an_event_is_about_its_object(cluster: Cluster, namespace: str) -> None:
+    async with recording(cluster, namespace) as replica:
         replica.fail("exit code 3")
         [event] = await replica.until(bool)
         assert {name: event[name] for name in ("reason", "note", "type", "action")} == {
@@ -94,10 +94,10 @@ async def test_what_happens_is_said_of_the_object(cluster: Cluster, namespace: s
         assert "exit code 3" in listed.stdout, shown
 
 
-async def test_a_job_that_fails_every_second_makes_one_series_with_its_last_words(
+async def test_a_job_that_fails_every_second_has_one_series_with_its_last_message(
     cluster: Cluster, namespace: str
 ) -> None:
-    async with talking(cluster, namespace) as replica:
+    async with recording(cluster, namespace) as replica:
         for number in range(1, 51):
             replica.now += SECOND
             replica.fail(f"exit code {number}")
@@ -109,8 +109,8 @@ async def test_a_job_that_fails_every_second_makes_one_series_with_its_last_word
         assert len(replica.requests) == 50, "each write is one request"
 
 
-async def test_a_storm_is_one_write_now_and_one_later(cluster: Cluster, namespace: str) -> None:
-    async with talking(cluster, namespace, every=1.0) as replica:
+async def test_a_burst_is_written_at_once_and_once_later(cluster: Cluster, namespace: str) -> None:
+    async with recording(cluster, namespace, every=1.0) as replica:
         replica.fail()
         await replica.requested(1)
         for _ in range(10_000):
@@ -123,23 +123,23 @@ async def test_a_storm_is_one_write_now_and_one_later(cluster: Cluster, namespac
 
 async def test_replicas_and_restarts_share_a_series(cluster: Cluster, namespace: str) -> None:
     async with (
-        talking(cluster, namespace) as one,
-        talking(cluster, namespace) as two,
-        talking(cluster, namespace) as three,
+        recording(cluster, namespace) as first,
+        recording(cluster, namespace) as second,
+        recording(cluster, namespace) as third,
     ):
         for total in range(1, 11):
-            for replica in (one, two, three):
+            for replica in (first, second, third):
                 replica.fail()
-            await one.until(lambda found, total=total: sum(map(count_of, found)) == 3 * total)  # type: ignore[misc]
-        assert len(await one.written()) == 1
-        assert (one.events.dropped, two.events.dropped, three.events.dropped) == (0, 0, 0)
-    async with talking(cluster, namespace) as restarted:
+            await first.until(lambda found, total=total: sum(map(count_of, found)) == 3 * total)  # type: ignore[misc]
+        assert len(await first.written()) == 1
+        assert (first.events.dropped, second.events.dropped, third.events.dropped) == (0, 0, 0)
+    async with recording(cluster, namespace) as restarted:
         restarted.fail()
         await restarted.until(lambda found: list(map(count_of, found)) == [31])
 
 
-async def test_a_series_whose_time_was_over_begins_anew(cluster: Cluster, namespace: str) -> None:
-    async with talking(cluster, namespace) as replica, cluster.client() as api:
+async def test_a_deleted_series_starts_again(cluster: Cluster, namespace: str) -> None:
+    async with recording(cluster, namespace) as replica, cluster.client() as api:
         replica.fail()
         [event] = await replica.until(bool)
         await api.delete(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events/{event['metadata']['name']}")
@@ -149,8 +149,8 @@ async def test_a_series_whose_time_was_over_begins_anew(cluster: Cluster, namesp
         assert again["metadata"]["uid"] != event["metadata"]["uid"]
 
 
-async def test_long_notes_are_cut_and_odd_ones_are_taken(cluster: Cluster, namespace: str) -> None:
-    async with talking(cluster, namespace) as replica:
+async def test_long_notes_are_cut_and_odd_characters_are_kept(cluster: Cluster, namespace: str) -> None:
+    async with recording(cluster, namespace) as replica:
         replica.fail("ß" * 10_000)
         replica.fail("a\nb\x00\t\x1b[0m", Reason.MISSED)
         found = await replica.until(lambda found: len(found) == 2)
@@ -160,11 +160,11 @@ async def test_long_notes_are_cut_and_odd_ones_are_taken(cluster: Cluster, names
         assert notes["Missed"] == "a\nb\x00\t\x1b[0m"
 
 
-async def test_what_has_no_room_is_dropped_and_counted(
+async def test_events_beyond_the_capacity_are_dropped_and_counted(
     cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_PENDING", 10)
-    async with talking(cluster, namespace, rate=0.001) as replica:
+    async with recording(cluster, namespace, rate=0.001) as replica:
         for number in range(30):
             for _ in range(2):
                 job = replica.job._replace(uid=f"uid-{number}")
@@ -173,8 +173,8 @@ async def test_what_has_no_room_is_dropped_and_counted(
         assert len(replica.requests) <= 1
 
 
-async def test_a_budget_is_kept(cluster: Cluster, namespace: str) -> None:
-    async with talking(cluster, namespace, rate=8.0) as replica:
+async def test_events_stay_within_the_budget(cluster: Cluster, namespace: str) -> None:
+    async with recording(cluster, namespace, rate=8.0) as replica:
         for number in range(200):
             replica.events.record(
                 replica.job._replace(uid=f"uid-{number}"), "Normal", Reason.COMPLETED, "done", "Complete"
@@ -185,13 +185,13 @@ async def test_a_budget_is_kept(cluster: Cluster, namespace: str) -> None:
         assert len(replica.requests) <= 2 + seconds * 8.0 / 4 + 1
 
 
-async def test_where_events_are_refused_they_are_dropped_and_others_are_said(own_cluster: ControlPlane) -> None:
+async def test_refused_events_are_dropped_and_others_are_written(own_cluster: ControlPlane) -> None:
     ours, forbidden = await own_cluster.new_namespace(), await own_cluster.new_namespace()
     job = ("--resource=events.events.k8s.io", "-n", ours)
-    await own_cluster.kubectl("create", "role", "talker", "--verb=create", *job)
-    await own_cluster.kubectl("create", "rolebinding", "talker", "--role=talker", "--user=talker", "-n", ours)
-    kubeconfig = str(own_cluster.kubeconfig_for("talker"))
-    async with talking(own_cluster, ours, kubeconfig=kubeconfig) as replica:
+    await own_cluster.kubectl("create", "role", "recorder", "--verb=create", *job)
+    await own_cluster.kubectl("create", "rolebinding", "recorder", "--role=recorder", "--user=recorder", "-n", ours)
+    kubeconfig = str(own_cluster.kubeconfig_for("recorder"))
+    async with recording(own_cluster, ours, kubeconfig=kubeconfig) as replica:
         refused = replica.job._replace(namespace=forbidden)
         replica.events.record(refused, "Normal", Reason.COMPLETED, "done", "Complete")
         replica.events.record(replica.job._replace(namespace="not-there"), "Normal", Reason.OVERDUE, "late", "Watch")
@@ -200,12 +200,12 @@ async def test_where_events_are_refused_they_are_dropped_and_others_are_said(own
         assert replica.events.dropped == 2
 
 
-async def test_what_is_said_while_the_server_is_away_is_said_later(
+async def test_events_are_written_after_an_outage_of_the_server(
     own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RETRY_DELAY", 0.05)
     namespace = await own_cluster.new_namespace()
-    async with talking(own_cluster, namespace) as replica:
+    async with recording(own_cluster, namespace) as replica:
         replica.fail()
         await replica.until(bool)
         own_cluster.apiserver.kill()

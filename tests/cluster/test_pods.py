@@ -33,11 +33,11 @@ pytestmark = pytest.mark.cluster
 SETTINGS = PodSettings(image="registry.example.com/scheduledjob:1")
 
 
-async def test_a_pod_is_made_and_its_end_is_the_attempts(cluster: Cluster, namespace: str) -> None:
+async def test_the_end_of_a_pod_is_the_end_of_its_attempt(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"), timeout=60.0)
         task = at.run(attempt)
-        pod = await at.seen(attempt)
+        pod = await at.created(attempt)
         assert pod["spec"]["activeDeadlineSeconds"] == 60 + 300 + 30 + 60
         assert pod["metadata"]["ownerReferences"][0]["uid"] == at.uid
         await at.report(attempt, began())
@@ -57,21 +57,21 @@ async def test_a_pod_is_made_and_its_end_is_the_attempts(cluster: Cluster, names
         container(template={"spec": {"initContainers": [{"name": "a", "image": "b"}], "hostNetwork": True}}),
     ],
 )
-async def test_what_is_built_the_api_server_takes(spec: PodSpec, cluster: Cluster, namespace: str) -> None:
+async def test_the_api_server_accepts_the_built_pods(spec: PodSpec, cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace, SETTINGS) as at:
         attempt = at.attempt(spec, payload=b"p")
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         await at.report(attempt, exited(0))
         assert (await task).ok
 
 
-async def test_the_longest_times_the_api_server_takes_too(cluster: Cluster, namespace: str) -> None:
+async def test_the_api_server_accepts_the_longest_durations(cluster: Cluster, namespace: str) -> None:
     century = MAX_DURATION / SECOND
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"), timeout=century, pending=century)
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         await at.report(attempt, began())
         await at.report(attempt, exited(0))
         assert (await task).ok
@@ -91,7 +91,7 @@ async def test_the_longest_times_the_api_server_takes_too(cluster: Cluster, name
         ),
     ],
 )
-async def test_pod_security_admits_it(
+async def test_pod_security_admits_the_pods(
     spec: PodSpec, level: str, settings: PodSettings, cluster: Cluster, namespace: str
 ) -> None:
     async with bench(cluster, namespace, settings) as at:
@@ -99,12 +99,12 @@ async def test_pod_security_admits_it(
         await at.api.patch(f"/api/v1/namespaces/{namespace}", label)
         attempt = at.attempt(spec)
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         await at.report(attempt, exited(0))
         assert (await task).ok
 
 
-async def test_admission_refuses_with_its_own_words(cluster: Cluster, namespace: str) -> None:
+async def test_a_refusal_by_admission_has_its_message(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
         await at.api.patch(f"/api/v1/namespaces/{namespace}", label)
@@ -114,7 +114,7 @@ async def test_admission_refuses_with_its_own_words(cluster: Cluster, namespace:
         assert 'violates PodSecurity "restricted:latest": unrestricted capabilities' in result.reason
 
 
-async def test_a_quota_refuses_with_its_own_words(cluster: Cluster, namespace: str) -> None:
+async def test_a_refusal_by_a_quota_has_its_message(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         quota = {"metadata": {"name": "few"}, "spec": {"hard": {"pods": "0"}}}
         path = f"/api/v1/namespaces/{namespace}/resourcequotas"
@@ -136,17 +136,17 @@ async def test_an_invalid_pod_is_a_failed_attempt(cluster: Cluster, namespace: s
         assert 'serviceaccount "robot" not found' in missing.reason
 
 
-async def test_a_namespace_that_is_gone(cluster: Cluster, namespace: str) -> None:
+async def test_a_missing_namespace_is_a_failed_attempt(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         result = await at.executor.run(at.attempt(container("true"), namespace="nowhere"))
         assert result.reason == 'refused by the API server: namespaces "nowhere" not found'
 
 
-async def test_a_pod_that_is_there_is_adopted(cluster: Cluster, namespace: str) -> None:
+async def test_an_existing_pod_is_adopted(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"))
         first = at.run(attempt)
-        pod = await at.seen(attempt)
+        pod = await at.created(attempt)
         assert await cancel(first, attempt, RELEASED) is None
         attempt.ending = ""
         for adopted in (False, True):  # found by its name, and looked for
@@ -162,11 +162,11 @@ async def test_a_pod_that_is_there_is_adopted(cluster: Cluster, namespace: str) 
         assert now["metadata"]["uid"] == pod["metadata"]["uid"]
 
 
-async def test_a_pod_that_finished_meanwhile_gives_its_outcome(cluster: Cluster, namespace: str) -> None:
+async def test_a_pod_that_has_finished_gives_its_outcome(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true", complete_exit_codes=frozenset({100})))
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         assert await cancel(task, attempt, RELEASED) is None
         await at.report(attempt, exited(100))
         attempt.ending, attempt.adopted = "", True
@@ -174,12 +174,12 @@ async def test_a_pod_that_finished_meanwhile_gives_its_outcome(cluster: Cluster,
         assert (result.ok, result.complete) == (True, True)
 
 
-async def test_what_an_adopted_attempt_may_still_take(cluster: Cluster, namespace: str) -> None:
+async def test_an_adopted_attempt_keeps_its_deadline(cluster: Cluster, namespace: str) -> None:
     """Its time counts from when its container started, by the cluster's clocks."""
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"), timeout=3600.0)
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         await at.report(attempt, began())
         assert await cancel(task, attempt, RELEASED) is None
         later = ENDED_AT + 3601 * SECOND
@@ -193,7 +193,7 @@ async def test_what_an_adopted_attempt_may_still_take(cluster: Cluster, namespac
         assert (await late).reason == "timed out after 1h"
 
 
-async def test_somebody_elses_pod_of_that_name(cluster: Cluster, namespace: str) -> None:
+async def test_a_foreign_pod_of_the_same_name_fails_the_attempt(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"))
         name = at.path_of(attempt).rpartition("/")[2]
@@ -206,20 +206,20 @@ async def test_somebody_elses_pod_of_that_name(cluster: Cluster, namespace: str)
         await at.api.get(at.path_of(attempt))
 
 
-async def test_a_pod_deleted_by_somebody(cluster: Cluster, namespace: str) -> None:
+async def test_a_pod_deleted_by_a_user_fails_the_attempt(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"))
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         await at.api.delete(at.path_of(attempt))
         assert (await task).reason == "its Pod was deleted"
 
 
-async def test_a_cancel_ends_the_pod_and_waits_for_that(cluster: Cluster, namespace: str) -> None:
+async def test_a_cancel_waits_for_the_end_of_the_pod(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"))
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         # A finalizer stands for a node that takes its time.
         await at.api.patch(at.path_of(attempt), {"metadata": {"finalizers": ["example.com/wait"]}})
         attempt.ending = CANCELLED
@@ -251,17 +251,17 @@ async def test_a_release_leaves_the_pod_alone(cluster: Cluster, namespace: str) 
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"))
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         assert await cancel(task, attempt, RELEASED) is None
         pod = await at.api.get(at.path_of(attempt))
         assert "deletionTimestamp" not in pod["metadata"]
 
 
-async def test_a_cancel_from_the_start(cluster: Cluster, namespace: str) -> None:
+async def test_a_cancel_before_the_start(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"))
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         await cancel(task, attempt, RELEASED)
         attempt.ending = CANCELLED
         await at.executor.run(attempt)
@@ -271,44 +271,44 @@ async def test_a_cancel_from_the_start(cluster: Cluster, namespace: str) -> None
         assert await at.api.list(at.path) == []
 
 
-async def test_a_cancel_of_what_had_ended_is_its_result(cluster: Cluster, namespace: str) -> None:
+async def test_a_cancel_after_the_end_gives_the_result(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"))
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         await cancel(task, attempt, RELEASED)
         await at.report(attempt, exited(0))
         attempt.ending = CANCELLED
         assert (await at.executor.run(attempt)).ok
 
 
-async def test_what_does_not_start_ends_by_its_patience(cluster: Cluster, namespace: str) -> None:
+async def test_a_pod_that_does_not_start_fails_after_the_pending_timeout(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"), pending=0.5)
         assert (await at.executor.run(attempt)).reason == "not started within 500ms"
         pulls = at.attempt(container("true"), pending=3.0)
         task = at.run(pulls)
-        await at.seen(pulls)
+        await at.created(pulls)
         await at.report(pulls, waits("ImagePullBackOff", 'Back-off pulling image "x"'))
         reason = 'not started within 3s: the image can\'t be pulled (ImagePullBackOff): Back-off pulling image "x"'
         assert (await task).reason == reason
         assert await at.api.list(at.path) == []
 
 
-async def test_what_can_not_start_ends_at_once(cluster: Cluster, namespace: str) -> None:
+async def test_a_pod_that_cannot_start_fails_at_once(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         attempt = at.attempt(container("true"))
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         await at.report(attempt, waits("CreateContainerConfigError", 'secret "db" not found'))
         assert (await task).reason == 'can\'t be started: secret "db" not found'
 
 
-async def test_a_report_of_the_runner(cluster: Cluster, namespace: str) -> None:
+async def test_the_report_of_the_runner_is_read(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace, SETTINGS) as at:
         attempt = at.attempt(PodSpec(curl=CurlSpec("https://example.com")))
         task = at.run(attempt)
-        await at.seen(attempt)
+        await at.created(attempt)
         told = Result(False, "HTTP 500, expected 2xx", 500, b"oops", payload=b"next")
         status = exited(1)
         status["containerStatuses"][0]["state"]["terminated"]["message"] = encode_report(told).decode()
@@ -318,31 +318,31 @@ async def test_a_report_of_the_runner(cluster: Cluster, namespace: str) -> None:
         assert result == told
 
 
-async def test_capacity_bounds_the_pods(cluster: Cluster, namespace: str) -> None:
+async def test_the_capacity_limits_the_pods(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace, capacity=1) as at:
         first, second = at.attempt(container("true")), at.attempt(container("true"))
         tasks = [at.run(first), at.run(second)]
-        await at.seen(first)
+        await at.created(first)
         assert len(await at.api.list(at.path)) == 1
         await at.report(first, exited(0))
-        await at.seen(second)
+        await at.created(second)
         await at.report(second, exited(0))
         assert all(result.ok for result in await asyncio.gather(*tasks))
 
 
-async def test_old_pods_go_and_strays_too(cluster: Cluster, namespace: str) -> None:
+async def test_old_and_orphaned_pods_are_deleted(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         keep = container("true", keep=KeepPods(1, 1))
         attempts = [at.attempt(keep) for _ in range(6)]
         tasks = [at.run(attempt) for attempt in attempts]
         ends = [0, 0, 1, 1, None, None]
         for attempt, code in zip(attempts, ends, strict=True):
-            await at.seen(attempt)
+            await at.created(attempt)
             if code is not None:
                 await at.report(attempt, exited(code))
         await asyncio.gather(*tasks[:4])
         # By now the watch has told of all of them: their results came from it.
-        await at.told_of(6)
+        await at.reported(6)
         living = AttemptOf(at.uid, attempts[5].run_id, 1)
         asked: set[AttemptOf] = set()
 
@@ -363,16 +363,16 @@ async def test_old_pods_go_and_strays_too(cluster: Cluster, namespace: str) -> N
         await cancel(tasks[5], attempts[5])
 
 
-async def test_pods_are_seen_to_their_end_although_the_api_server_was_away(own_cluster: ControlPlane) -> None:
+async def test_pods_are_followed_through_an_outage_of_the_api_server(own_cluster: ControlPlane) -> None:
     namespace = await own_cluster.new_namespace()
     async with bench(own_cluster, namespace) as at:
         attempts = [at.attempt(container("true")) for _ in range(50)]
         tasks = [at.run(attempt) for attempt in attempts]
         for attempt in attempts:
-            await at.seen(attempt)
+            await at.created(attempt)
         cancelled = at.attempt(container("true"))
         to_cancel = at.run(cancelled)
-        await at.seen(cancelled)
+        await at.created(cancelled)
         own_cluster.apiserver.kill()
         late = at.attempt(container("true"))
         tasks.append(at.run(late))
@@ -383,7 +383,7 @@ async def test_pods_are_seen_to_their_end_although_the_api_server_was_away(own_c
         await own_cluster.apiserver.start()
         with pytest.raises(asyncio.CancelledError):
             await to_cancel
-        await at.seen(late)
+        await at.created(late)
         for attempt in (*attempts, late):
             await at.report(attempt, exited(0))
         results = await asyncio.gather(*tasks)
@@ -395,7 +395,7 @@ async def test_many_pods_in_the_same_second(cluster: Cluster, namespace: str) ->
         spec = container("true")
         attempts = [at.attempt(spec) for _ in range(300)]
         tasks = [at.run(attempt) for attempt in attempts]
-        await at.told_of(len(attempts))
+        await at.reported(len(attempts))
         assert len(await at.api.list(at.path, limit=500)) == len(attempts)
         for task, attempt in zip(tasks, attempts, strict=True):
             attempt.ending = RELEASED

@@ -132,7 +132,7 @@ async def test_a_deadline_of_the_template_passes_while_nobody_looks(node: Node, 
         task = at.run(attempt)
         await at.running(attempt)
         assert await cancel(task, attempt, RELEASED) is None
-        assert (await at.over(attempt))["status"]["reason"] == "DeadlineExceeded"
+        assert (await at.ended(attempt))["status"]["reason"] == "DeadlineExceeded"
         attempt.ending, attempt.adopted = "", True
         result = await at.executor.run(attempt)
         assert (result.ok, result.reason) == (False, "ended by activeDeadlineSeconds")

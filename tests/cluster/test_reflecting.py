@@ -1,4 +1,4 @@
-"""Pods are seen by a label selector, and a view of them stays true whatever breaks."""
+"""The reflector selects Pods by labels, and stays correct whatever breaks."""
 
 from __future__ import annotations
 
@@ -44,100 +44,103 @@ def a_pod(name: str, made_by: str = "us") -> dict[str, Any]:
     }
 
 
-class Reflecting:
+class RunningReflector:
     def __init__(self, api: Api, paths: Sequence[str]) -> None:
-        self.told: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
-        self.view = Reflector(api, paths, OURS, self._tell, keep=keep)
+        self.events: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
+        self.reflector = Reflector(api, paths, OURS, self._on_event, keep=keep)
 
-    def _tell(self, kept: Kept, gone: bool) -> None:
-        self.told.put_nowait((kept.name, gone))
+    def _on_event(self, kept: Kept, gone: bool) -> None:
+        self.events.put_nowait((kept.name, gone))
 
     @property
     def names(self) -> list[str]:
-        return sorted(kept.name for kept in self.view)
+        return sorted(kept.name for kept in self.reflector)
 
-    async def connected(self, is_so: bool = True) -> None:
-        while (self.view.connected_since is not None) != is_so:  # noqa: ASYNC110  # there is no event of it
+    async def connected(self, expected: bool = True) -> None:
+        while (self.reflector.connected_since is not None) != expected:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
-async def reflecting(kubeconfig: Path, *paths: str) -> AsyncIterator[Reflecting]:
-    """Within PATIENCE."""
+async def reflecting(kubeconfig: Path, *paths: str) -> AsyncIterator[RunningReflector]:
+    """Run a reflector for at most PATIENCE seconds."""
     async with Api.from_config(str(kubeconfig)) as api, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-        made = Reflecting(api, paths)
-        running = group.create_task(made.view.run())
+        made = RunningReflector(api, paths)
+        task = group.create_task(made.reflector.run())
         yield made
-        running.cancel()
+        task.cancel()
 
 
-async def forced(api: ApiClient, path: str) -> None:
+async def force_delete(api: ApiClient, path: str) -> None:
     await api.delete(path, gracePeriodSeconds=0)
 
 
-async def test_only_the_pods_selected_are_seen_from_first_to_last(own_cluster: ControlPlane) -> None:
+async def test_only_the_selected_pods_are_reflected(own_cluster: ControlPlane) -> None:
     namespace = await own_cluster.new_namespace()
     path = pods(namespace)
     async with own_cluster.client() as api:
         await api.post(path, a_pod("before"))
-        async with reflecting(own_cluster.kubeconfig, path) as seen:
-            assert await seen.told.get() == ("before", False)
-            await seen.connected()
+        async with reflecting(own_cluster.kubeconfig, path) as running:
+            assert await running.events.get() == ("before", False)
+            await running.connected()
             await api.post(path, a_pod("other", "them"))
             made = await api.post(path, a_pod("one"))
-            assert await seen.told.get() == ("one", False)
-            assert seen.view.get(made["metadata"]["uid"]) == Kept("one", {"made-by": "us"})
+            assert await running.events.get() == ("one", False)
+            assert running.reflector.get(made["metadata"]["uid"]) == Kept("one", {"made-by": "us"})
             await api.patch(f"{path}/one", {"metadata": {"annotations": {"not": "kept"}}})
-            await forced(api, f"{path}/one")
-            assert await seen.told.get() == ("one", True)
-            assert (seen.names, len(seen.view), seen.view.errors) == (["before"], 1, {})
+            await force_delete(api, f"{path}/one")
+            assert await running.events.get() == ("one", True)
+            assert (running.names, len(running.reflector), running.reflector.errors) == (["before"], 1, {})
 
 
-async def test_a_broken_watch_goes_on_where_it_was(own_cluster: ControlPlane, tmp_path: Path) -> None:
+async def test_a_broken_watch_continues_where_it_was(own_cluster: ControlPlane, tmp_path: Path) -> None:
     namespace = await own_cluster.new_namespace()
     path = pods(namespace)
     async with (
         Line(own_cluster, tmp_path) as line,
         own_cluster.client() as api,
-        reflecting(line.kubeconfig, path) as seen,
+        reflecting(line.kubeconfig, path) as running,
     ):
-        await seen.connected()
+        await running.connected()
         line.cut()
-        await seen.connected(False)
-        assert "can't be reached" in seen.view.errors[path]
+        await running.connected(False)
+        assert "can't be reached" in running.reflector.errors[path]
         await api.post(path, a_pod("made-and-gone"))
-        await forced(api, f"{path}/made-and-gone")
+        await force_delete(api, f"{path}/made-and-gone")
         line.mend()
-        assert [await seen.told.get(), await seen.told.get()] == [("made-and-gone", False), ("made-and-gone", True)]
-        await seen.connected()
-        assert not seen.view.errors
+        assert [await running.events.get(), await running.events.get()] == [
+            ("made-and-gone", False),
+            ("made-and-gone", True),
+        ]
+        await running.connected()
+        assert not running.reflector.errors
 
 
-async def test_after_410_the_new_list_tells_what_is_gone(own_cluster: ControlPlane, tmp_path: Path) -> None:
+async def test_after_410_the_new_list_shows_what_is_gone(own_cluster: ControlPlane, tmp_path: Path) -> None:
     namespace = await own_cluster.new_namespace()
     path = pods(namespace)
     async with (
         Line(own_cluster, tmp_path) as line,
         own_cluster.client() as api,
-        reflecting(line.kubeconfig, path) as seen,
+        reflecting(line.kubeconfig, path) as running,
     ):
         for name in ("stays", "goes", "is-replaced"):
             await api.post(path, a_pod(name))
-            await seen.told.get()
-        await seen.connected()
+            await running.events.get()
+        await running.connected()
         line.cut()
-        await seen.connected(False)
-        await forced(api, f"{path}/goes")
-        await forced(api, f"{path}/is-replaced")
+        await running.connected(False)
+        await force_delete(api, f"{path}/goes")
+        await force_delete(api, f"{path}/is-replaced")
         await api.post(path, a_pod("is-replaced"))
         await api.post(path, a_pod("comes"))
         await own_cluster.compact_etcd()
         await own_cluster.apiserver.restart()
         line.mend()
-        told = {await seen.told.get() for _ in range(4)}
-        assert told == {("comes", False), ("is-replaced", False), ("goes", True), ("is-replaced", True)}
-        await seen.connected()
-        assert seen.names == ["comes", "is-replaced", "stays"]
+        events = {await running.events.get() for _ in range(4)}
+        assert events == {("comes", False), ("is-replaced", False), ("goes", True), ("is-replaced", True)}
+        await running.connected()
+        assert running.names == ["comes", "is-replaced", "stays"]
 
 
 @pytest.mark.parametrize(
@@ -150,35 +153,35 @@ async def test_an_error_of_the_watch_hides_nothing(
     async with (
         ErringLine(cluster, tmp_path) as line,
         cluster.client() as api,
-        reflecting(line.kubeconfig, path) as seen,
+        reflecting(line.kubeconfig, path) as running,
     ):
         for name in ("stays", "goes"):
             await api.post(path, a_pod(name))
-            await seen.told.get()
-        await seen.connected()
+            await running.events.get()
+        await running.connected()
         line.deafen("pods")
-        await forced(api, f"{path}/goes")
+        await force_delete(api, f"{path}/goes")
         await api.post(path, a_pod("comes"))
         await line.fail("pods", error_status(code), times)
-        assert {await seen.told.get() for _ in range(2)} == {("comes", False), ("goes", True)}
-        while seen.view.restarts < times:  # noqa: ASYNC110  # there is no event of it
+        assert {await running.events.get() for _ in range(2)} == {("comes", False), ("goes", True)}
+        while running.reflector.restarts < times:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.01)
-        await seen.connected()
-        assert (seen.names, seen.view.errors) == (["comes", "stays"], {})
+        await running.connected()
+        assert (running.names, running.reflector.errors) == (["comes", "stays"], {})
 
 
-async def test_a_server_that_was_away(own_cluster: ControlPlane) -> None:
+async def test_nothing_is_reported_twice_after_an_outage(own_cluster: ControlPlane) -> None:
     namespace = await own_cluster.new_namespace()
     path = pods(namespace)
-    async with own_cluster.client() as api, reflecting(own_cluster.kubeconfig, path) as seen:
+    async with own_cluster.client() as api, reflecting(own_cluster.kubeconfig, path) as running:
         await api.post(path, a_pod("stays"))
-        await seen.told.get()
+        await running.events.get()
         own_cluster.apiserver.kill()
-        await seen.connected(False)
+        await running.connected(False)
         await own_cluster.apiserver.start()
-        await seen.connected()
+        await running.connected()
         await api.post(path, a_pod("comes"))
-        assert await seen.told.get() == ("comes", False), "and nothing was told twice"
+        assert await running.events.get() == ("comes", False), "nothing was reported twice"
 
 
 async def test_a_dead_connection_is_noticed(
@@ -190,26 +193,26 @@ async def test_a_dead_connection_is_noticed(
     async with (
         Line(own_cluster, tmp_path) as line,
         own_cluster.client() as api,
-        reflecting(line.kubeconfig, path) as seen,
+        reflecting(line.kubeconfig, path) as running,
     ):
-        await seen.connected()
+        await running.connected()
         line.hold()
         await api.post(path, a_pod("meanwhile"))
-        await seen.connected(False)
+        await running.connected(False)
         line.mend()
-        assert await seen.told.get() == ("meanwhile", False)
+        assert await running.events.get() == ("meanwhile", False)
 
 
-async def test_a_forbidden_namespace_is_named_and_the_others_are_seen(own_cluster: ControlPlane) -> None:
+async def test_a_forbidden_namespace_is_named_and_the_others_are_reflected(own_cluster: ControlPlane) -> None:
     ours, forbidden = await own_cluster.new_namespace(), await own_cluster.new_namespace()
     await own_cluster.kubectl("create", "role", "reader", "--verb=list,watch", "--resource=pods", "-n", ours)
     await own_cluster.kubectl("create", "rolebinding", "reader", "--role=reader", "--user=reader", "-n", ours)
     kubeconfig = own_cluster.kubeconfig_for("reader")
-    async with own_cluster.client() as api, reflecting(kubeconfig, pods(ours), pods(forbidden)) as seen:
+    async with own_cluster.client() as api, reflecting(kubeconfig, pods(ours), pods(forbidden)) as running:
         await api.post(pods(ours), a_pod("one"))
-        assert await seen.told.get() == ("one", False)
-        while not seen.view.errors:  # noqa: ASYNC110  # there is no event of it
+        assert await running.events.get() == ("one", False)
+        while not running.reflector.errors:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.01)
-        assert list(seen.view.errors) == [pods(forbidden)]
-        assert 'User "reader" cannot list resource "pods"' in seen.view.errors[pods(forbidden)]
-        assert seen.view.connected_since is None
+        assert list(running.reflector.errors) == [pods(forbidden)]
+        assert 'User "reader" cannot list resource "pods"' in running.reflector.errors[pods(forbidden)]
+        assert running.reflector.connected_since is None

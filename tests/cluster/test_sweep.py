@@ -1,4 +1,4 @@
-"""The sweep finds what the watch has missed, and ends nobody's schedule by mistake; against the real API server."""
+"""The sweep finds what the watch has missed, and never ends a schedule by mistake, with a real API server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE = 60.0
 
 
 class Schedules:
-    """What a store would know, and what was ended there."""
+    """Stands in for the store."""
 
     def __init__(self, *known: ScheduleRef) -> None:
         self.known = list(known)
@@ -40,7 +40,7 @@ class Schedules:
 
     async def tombstone(self, identities: Sequence[tuple[str, str]]) -> None:
         self.tombstoned += identities
-        self.known = [each for each in self.known if (each.slug, each.uid) not in identities]
+        self.known = [schedule for schedule in self.known if (schedule.slug, schedule.uid) not in identities]
 
     async def take_page(self, bodies: list[dict[str, Any]]) -> None:
         self.pages.append([body["metadata"]["name"] for body in bodies])
@@ -67,7 +67,7 @@ async def made(api: ApiClient, namespace: str, *names: str) -> list[ScheduleRef]
     return [ScheduleRef(f"{namespace}/{body['metadata']['name']}", body["metadata"]["uid"]) for body in bodies]
 
 
-async def test_an_object_that_is_gone_ends_its_schedule_at_the_second_list(cluster: Cluster, namespace: str) -> None:
+async def test_a_schedule_ends_when_two_lists_lack_its_object(cluster: Cluster, namespace: str) -> None:
     await install(cluster)
     async with cluster.client() as client, Api.from_config(str(cluster.kubeconfig)) as api:
         stays, goes, again = await made(client, namespace, "stays", "goes", "again")
@@ -84,8 +84,8 @@ async def test_an_object_that_is_gone_ends_its_schedule_at_the_second_list(clust
         assert schedules.pages == 3 * [["again", "stays"]]
 
 
-async def test_an_object_made_while_the_list_is_read_is_not_missing(cluster: Cluster, namespace: str) -> None:
-    """Its schedule is there before the next sweep asks for rows, and its object is in the list that follows."""
+async def test_an_object_created_during_the_list_is_not_missing(cluster: Cluster, namespace: str) -> None:
+    """The next sweep reads its row before the list that contains its object."""
     await install(cluster)
     schedules = Schedules()
     async with cluster.client() as client, Api.from_config(str(cluster.kubeconfig)) as api:
@@ -100,7 +100,7 @@ async def test_an_object_made_while_the_list_is_read_is_not_missing(cluster: Clu
     assert not schedules.tombstoned
 
 
-async def test_without_the_crd_nobody_is_missing(own_cluster: ControlPlane) -> None:
+async def test_without_the_crd_no_object_is_missing(own_cluster: ControlPlane) -> None:
     schedules = Schedules(ScheduleRef("a/one", "uid-1"))
     async with Api.from_config(str(own_cluster.kubeconfig)) as api:
         for namespaces in ((), ("a",)):
@@ -112,7 +112,7 @@ async def test_without_the_crd_nobody_is_missing(own_cluster: ControlPlane) -> N
     assert not schedules.tombstoned
 
 
-async def test_a_forbidden_namespace_loses_nobody_and_keeps_no_other_from_it(own_cluster: ControlPlane) -> None:
+async def test_a_forbidden_namespace_loses_no_schedule_and_does_not_affect_others(own_cluster: ControlPlane) -> None:
     await install(own_cluster)
     ours, forbidden, unwatched = [await own_cluster.new_namespace() for _ in range(3)]
     job = "--resource=scheduledjobs.scheduledjobs.dev"
@@ -130,7 +130,9 @@ async def test_a_forbidden_namespace_loses_nobody_and_keeps_no_other_from_it(own
     assert schedules.tombstoned == [tuple(gone)]
 
 
-async def test_a_server_that_is_away_loses_nobody(own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outage_of_the_server_loses_no_schedule(
+    own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await install(own_cluster)
     monkeypatch.setattr("scheduledjob.kube.client.api.FIRST_PAUSE", 0.001)
     schedules = Schedules(ScheduleRef("a/one", "uid-1"))
@@ -145,7 +147,7 @@ async def test_a_server_that_is_away_loses_nobody(own_cluster: ControlPlane, mon
         assert len(await sweeper.sweep()) == 1
 
 
-async def test_a_list_that_expires_half_way_is_begun_anew_and_counts_for_nothing_before(
+async def test_an_expired_list_is_repeated_and_does_not_count(
     own_cluster: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await install(own_cluster)
@@ -158,7 +160,7 @@ async def test_a_list_that_expires_half_way_is_begun_anew_and_counts_for_nothing
         broken = 0
 
         async def take_page(bodies: list[dict[str, Any]]) -> None:
-            """Makes the rest of the list impossible, each time but the last."""
+            """Make the rest of the list expire, except for the last time."""
             nonlocal broken
             if broken < 4 and bodies[0]["metadata"]["name"] == "a":
                 broken += 1
@@ -174,43 +176,43 @@ async def test_a_list_that_expires_half_way_is_begun_anew_and_counts_for_nothing
             assert not sweeper.last.complete
         assert await sweeper.sweep() == []
         assert sweeper.last is not None
-        assert sweeper.last.uids == {each.uid for each in known}
+        assert sweeper.last.uids == {schedule.uid for schedule in known}
         assert not schedules.tombstoned
 
 
-async def test_it_sweeps_when_it_begins_and_then_where_it_has_the_lock(cluster: Cluster, namespace: str) -> None:
+async def test_it_sweeps_at_its_start_and_then_with_the_lock(cluster: Cluster, namespace: str) -> None:
     await install(cluster)
     first, second = ScheduleRef(f"{namespace}/first", "uid-1"), ScheduleRef(f"{namespace}/second", "uid-2")
     schedules = Schedules(first)
-    asked = asyncio.Semaphore(0)
+    lock_calls = asyncio.Semaphore(0)
     failures = [StoreUnavailable("away")]
 
     async def lock() -> bool:
-        asked.release()
+        lock_calls.release()
         if failures:
             raise failures.pop()
         return schedules.locked
 
-    schedules.lock = lock  # type: ignore[method-assign]  # this one counts
+    schedules.lock = lock  # type: ignore[method-assign]  # it counts its calls
     schedules.locked = False
     async with Api.from_config(str(cluster.kubeconfig)) as api, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         running = group.create_task(schedules.sweeper(api, namespace, every=0.01).run())
         while not schedules.tombstoned:
-            await asked.acquire()
-        for _ in range(2):  # what was under way when the first went is over
-            await asked.acquire()
+            await lock_calls.acquire()
+        for _ in range(2):  # until the sweep that was running is over
+            await lock_calls.acquire()
         schedules.known = [second]
         for _ in range(4):
-            await asked.acquire()
+            await lock_calls.acquire()
         assert schedules.tombstoned == [tuple(first)]
         schedules.locked = True
         while len(schedules.tombstoned) == 1:
-            await asked.acquire()
+            await lock_calls.acquire()
         running.cancel()
     assert schedules.tombstoned == [tuple(first), tuple(second)]
 
 
-async def test_rows_of_a_store_are_those_that_came_from_objects() -> None:
+async def test_only_schedules_with_objects_are_swept() -> None:
     store = MemoryStore()
     at = AtTrigger(10**15)
 
