@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord
-from scheduledjob.stores.firestore.layout import document_id, run_path, shard_of, with_records
-from scheduledjob.stores.firestore.operations import MAX_BYTES, MAX_WRITES, Write, packs
+from scheduledjob.stores.firestore.layout import add_to_recent, document_id, run_path, shard_of
+from scheduledjob.stores.firestore.operations import MAX_BYTES, MAX_WRITES, Write, pack_commits
 from tests.stores.support import claim, desired
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def test_runs_that_newer_ones_push_out_are_known_without_reading(runs, random, s
     recent: list[str] = []
     dropped: set[str] = set()
     for start in range(0, len(records), step):
-        recent, surplus = with_records(recent, records[start : start + step])
+        recent, surplus = add_to_recent(recent, records[start : start + step])
         assert not dropped & set(surplus)
         dropped |= set(surplus)
         left = {run_path(record.run_id) for record in records[: start + step]} - dropped
@@ -107,7 +107,7 @@ def test_runs_that_newer_ones_push_out_are_known_without_reading(runs, random, s
 def test_a_commit_holds_whole_units_within_its_limits(units: list[tuple[int, int]]) -> None:
     blob = bytes(3 << 20)
     writes = [[Write("p", {"f": blob[:size]})] + [Write("q")] * (count - 1) for count, size in units]
-    parts = packs(writes)
+    parts = pack_commits(writes)
     assert [number for part in parts for number in part] == list(range(len(units)))
     for part in parts:
         assert sum(len(writes[number]) for number in part) <= MAX_WRITES

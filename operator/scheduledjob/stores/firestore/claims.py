@@ -150,10 +150,10 @@ class FirestoreClaims:
         due: list[StoredDocument] = []
         if start is None and not self._full:
             while len(due) < min(2, limit):
-                next_one = await self._query(kinds, limit=1, after=_place(due[-1]) if due else None)
-                if not next_one or wake_of(next_one[0]) > horizon:
-                    return due, next_one
-                due += next_one
+                following = await self._query(kinds, limit=1, after=_place(due[-1]) if due else None)
+                if not following or wake_of(following[0]) > horizon:
+                    return due, following
+                due += following
         while (missing := limit - sum(_is_free(document, now) for document in due)) > 0:
             after = _place(due[-1]) if due else start
             page = await self._query(kinds, limit=missing, after=after, most=horizon)

@@ -214,7 +214,7 @@ def cut_off_records(document: StoredDocument, now: Instant) -> list[RunRecord]:
     return cut_off(state, uid=fields["uid"], slug=fields["slug"], now=now, owned=owned, keep=keep)
 
 
-def with_records(recent: Sequence[str], records: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
+def add_to_recent(recent: Sequence[str], records: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
     """Return ``recent`` after these runs have ended, and the paths of the runs that they push out of history."""
     entries = [_RecentRun.parse(text) for text in recent]
     entries += [_RecentRun.of(record) for record in records]

@@ -82,7 +82,7 @@ def write_over(existing: StoredDocument | None, path: str, fields: Fields) -> Wr
     return Write(path, fields, exists=False) if existing is None else Write(path, fields, stamp=existing.stamp)
 
 
-def packs(units: Sequence[Sequence[Write]]) -> list[list[int]]:
+def pack_commits(units: Sequence[Sequence[Write]]) -> list[list[int]]:
     """Distribute units over commits, and return the numbers of each commit's units.
 
     A unit stays whole, and no commit exceeds the limits.

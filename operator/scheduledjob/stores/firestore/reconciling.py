@@ -28,7 +28,7 @@ from .layout import (
     tombstone_field,
     tombstones_in,
 )
-from .operations import StoredDocument, Write, packs, write_over
+from .operations import StoredDocument, Write, pack_commits, write_over
 from .retrying import pause
 from .schedules import ATTEMPTS, PAGE, Notices, busy, make_due
 from .wire import Conflict
@@ -153,7 +153,7 @@ class FirestoreReconciling:
             changes = [change for path in todo if (change := todo[path](documents.get(path), now)) is not None]
             units = [[change.write, *self._records(change, now, recorded)] for change in changes]
             conflicting: list[str] = []
-            for numbers in packs(units):
+            for numbers in pack_commits(units):
                 try:
                     await self._wire.commit([write for number in numbers for write in units[number]])
                 except Conflict:

@@ -21,7 +21,7 @@ async def pause(attempt: int) -> None:
     await asyncio.sleep(rng.uniform(0, 0.01 * 2**attempt))
 
 
-async def together(calls: Iterable[Coroutine[None, None, T]]) -> list[T | StoreError]:
+async def gather_results(calls: Iterable[Coroutine[None, None, T]]) -> list[T | StoreError]:
     """Make all calls at the same time, and return their results; for one that failed, its StoreError."""
 
     async def result_of(call: Coroutine[None, None, T]) -> T | StoreError:

@@ -30,7 +30,7 @@ from .layout import (
     tombstone_field,
     tombstones_in,
 )
-from .operations import Query, StoredDocument, Write, packs
+from .operations import Query, StoredDocument, Write, pack_commits
 from .retrying import pause
 from .wire import Conflict
 
@@ -89,7 +89,7 @@ class FirestoreSchedules:
             Write(schedule_path(row.slug), schedule_fields(row, self._clock.earliest(), self._shards), exists=False)
             for row in rows
         ]
-        commits = packs([[write] for write in writes])
+        commits = pack_commits([[write] for write in writes])
         if len(commits) > 1:
             await self._check_free(rows)
         created: list[tuple[Write, Stamp]] = []
@@ -159,7 +159,7 @@ class FirestoreSchedules:
                     changes.append((row, edit(document, row, now), Put.UPDATED))
                 else:
                     results[row.slug] = Put.UNCHANGED
-            for numbers in packs([[write] for _, write, _ in changes]):
+            for numbers in pack_commits([[write] for _, write, _ in changes]):
                 committed = [changes[number] for number in numbers]
                 try:
                     await self._wire.commit([write for _, write, _ in committed])
@@ -219,7 +219,7 @@ class FirestoreSchedules:
                 for document in documents
             ]
             todo: list[str] = []
-            for numbers in packs(units):
+            for numbers in pack_commits(units):
                 try:
                     await self._wire.commit([write for number in numbers for write in units[number]])
                 except Conflict:

@@ -18,10 +18,10 @@ import structlog
 
 from scheduledjob.engine.store import Disposition, Key, Settlement, StoreError, StoreUnavailable
 
-from .layout import path_of, record_writes, removal, run_path, with_records
-from .operations import Write, packs
+from .layout import add_to_recent, path_of, record_writes, removal, run_path
+from .operations import Write, pack_commits
 from .owned_rows import FIELDS, UNKNOWN, OwnedRows, owned_by
-from .retrying import pause, together
+from .retrying import gather_results, pause
 from .wire import Conflict, Refused
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ class FirestoreSettling:
             todo = [unit for unit in units if unit.settled is None]
             writes = [self._writes(unit, self._known(replica, unit) or UNKNOWN) for unit in todo]
             # Let every commit complete before an error of one is raised, so that the results of all are known.
-            results = await together(
+            results = await gather_results(
                 self._commit(replica, [todo[number] for number in numbers], [writes[number] for number in numbers])
-                for numbers in packs(writes)
+                for numbers in pack_commits(writes)
             )
             for result in results:
                 if isinstance(result, StoreError):
@@ -126,7 +126,7 @@ class FirestoreSettling:
                 return
             # One of the units is too large. Halve the commit, so that the others do not fail with it.
             half = len(units) // 2
-            results = await together(
+            results = await gather_results(
                 self._commit(replica, units[part], writes[part]) for part in (slice(half), slice(half, None))
             )
             for result in results:
@@ -199,7 +199,7 @@ class FirestoreSettling:
         recent = known.recent
         if not recent and settlement.records:
             recent = self._removed.get(settlement.records[0].slug, ())
-        unit.recent, unit.surplus = with_records(
+        unit.recent, unit.surplus = add_to_recent(
             recent, [record for record in settlement.records if run_path(record.run_id) in new]
         )
         unit.is_outdated = settlement.disposition is not Disposition.KEEP and known.revision != settlement.revision

@@ -34,8 +34,8 @@ from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrp
 from scheduledjob.domain.time.instants import SECOND, Micros
 from scheduledjob.engine.store import StoreError, StoreUnavailable
 
-from .operations import MAX_WRITES, Query, Stamp, StoredDocument, Write, packs
-from .retrying import together
+from .operations import MAX_WRITES, Query, Stamp, StoredDocument, Write, pack_commits
+from .retrying import gather_results
 
 if TYPE_CHECKING:
     from .clock import FirestoreClock
@@ -144,8 +144,8 @@ class Wire:
 
         Raises StoreUnavailable if every write may have failed.
         """
-        parts = packs([[write] for write in writes])
-        results = await together(self._batch_write([writes[number] for number in numbers]) for numbers in parts)
+        parts = pack_commits([[write] for write in writes])
+        results = await gather_results(self._batch_write([writes[number] for number in numbers]) for numbers in parts)
         errors_of_parts = [result for result in results if isinstance(result, StoreError)]
         if errors_of_parts and len(errors_of_parts) == len(results):
             raise errors_of_parts[0]
