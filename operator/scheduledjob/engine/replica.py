@@ -59,7 +59,7 @@ class Replica:
         name = host.name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.info = ReplicaInfo(name, host.program_version, schema_version=0)
         self.leases = Leases(settings.lease, host.lease_bound or no_bound)
-        self.clock = StoreClock(platform.monotonic)
+        self.clock = host.clock or StoreClock(platform.monotonic)
         self.ready = asyncio.Event()
         """Set while the replica claims work."""
         self._context = ReplicaContext(

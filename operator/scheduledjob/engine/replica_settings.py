@@ -78,6 +78,8 @@ class ReplicaHost:
     """Returns the slugs of the schedules that follow a slug, as far as this process knows."""
     lease_bound: Clock | None = None
     """Returns the monotonic second at which every lease ends at the latest; None: there is no such bound."""
+    clock: StoreClock | None = None
+    """The clock that the replica keeps in time, if other parts of the program read it too; None: one of its own."""
 
 
 @dataclass(slots=True, frozen=True)

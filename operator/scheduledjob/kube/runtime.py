@@ -15,11 +15,13 @@ import contextlib
 import gc
 import os
 import socket
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
 
+from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaSettings
 from scheduledjob.jobs.built_in_kind import JobContext
@@ -52,7 +54,6 @@ from .operator_shutdown import finish_work
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.store import Store
     from scheduledjob.kube.client.api import Api
     from scheduledjob.kube.settings.operator_settings import OperatorSettings
@@ -88,7 +89,8 @@ class OperatorRuntime:
         objects = KnownObjects()
         budget = Budget(settings.status_budget)
         queue = StatusQueue()
-        self._events = EventRecorder(api, budget, instance=peers.replica, now=self._now)
+        clock = StoreClock(time.monotonic)
+        self._events = EventRecorder(api, budget, instance=peers.replica, now=clock.now)
         observer = OperatorObserver(metrics, objects, self._events, queue)
         self._pods = ClusterPods(api, settings.namespaces)
         confinement, shell_off = _inline_shell(settings)
@@ -104,7 +106,7 @@ class OperatorRuntime:
                 addresses=AddressFilter(settings.inline_http_allow, _addresses_of(api)),
                 inline_shell=confinement is not None,
                 confinement=confinement,
-                pods=PodExecutor(self._pods, pod_settings, capacity=settings.pod_capacity, now=self._now),
+                pods=PodExecutor(self._pods, pod_settings, capacity=settings.pod_capacity, now=clock.now),
             )
         )
         self.replica = Replica(
@@ -125,16 +127,17 @@ class OperatorRuntime:
                 hook=runnable.hook,
                 followers=objects.followers,
                 lease_bound=lease.safe_until if in_memory else None,
+                clock=clock,
             ),
         )
-        reader = StatusReader(store, runnable.kinds, self._now, observer.begun)
+        reader = StatusReader(store, runnable.kinds, clock.now, observer.begun)
         self._status_writer = StatusWriter(api, objects, budget, queue, reader, on_written=observer.written)
         rules = ObjectRules(pod_settings, settings.may_run_shell_inline, shell_off, runnable.kinds.keys())
         self._reconciler = Reconciler(
             store, objects, rules, self.replica, observer, status_is_complete=lambda: lease.released_cleanly
         )
         self._garbage_collector = PodGarbageCollector(
-            self._pods, store, self.replica.info.id, objects, self._now, min_age=2 * settings.lease
+            self._pods, store, peers.replica, objects, clock.now, min_age=2 * settings.lease
         )
         self._handover = Handover()
         self._watcher = KopfWatcher(api.access, settings.namespaces, self._handover, on_request=metrics.api_request)
@@ -143,7 +146,7 @@ class OperatorRuntime:
             settings,
             api,
             store,
-            self.replica.info.id,
+            peers.replica,
             self._reconciler,
             page_check,
             unwatched=peers.unwatched,
@@ -152,10 +155,6 @@ class OperatorRuntime:
         self._settings = settings
         gauges = OperatorGauges(metrics, self.replica, objects, queue, self._events, self._watcher, self._pods)
         metrics.at_scrape(gauges.set)
-
-    def _now(self) -> Instant:
-        """The store's clock."""
-        return self.replica.clock.now()
 
     # ---------------------------------------------------------------- health and readiness
 

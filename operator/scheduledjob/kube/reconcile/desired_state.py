@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 STORED_PREFIX = "cluster"
 """The prefix of kinds in the store that come from a cluster."""
-KIND_INVALID = "cluster.invalid"
+KIND_INVALID = f"{STORED_PREFIX}.invalid"
 TOKEN_LIMIT = 253
 """Characters of a token."""
 PROBLEMS_SHOWN = 3
@@ -122,8 +122,9 @@ def unknown_kind(kind: str, kinds: Collection[str]) -> str:
     """Return why an operator that runs ``kinds`` does not run this kind, or an empty text if it does."""
     if kind in kinds:
         return ""
-    known = sorted(kind.removeprefix("cluster.custom.") for kind in kinds if kind.startswith("cluster.custom."))
-    job, _, name = kind.removeprefix("cluster.").partition(".")
+    custom = f"{STORED_PREFIX}.custom."
+    known = sorted(kind.removeprefix(custom) for kind in kinds if kind.startswith(custom))
+    job, _, name = kind.removeprefix(f"{STORED_PREFIX}.").partition(".")
     if job != "custom":
         return f"spec.job.{job}: this operator does not run such jobs inline: write execution.mode: Pod"
     return f'spec.job.custom.kind: no job "{name}" is installed in the operator (known: {", ".join(known)})'
