@@ -36,7 +36,7 @@ def condense(head: bytes, tail: bytes, total: int, secrets: Secrets) -> bytes:
     else:
         first = secrets.mask(head[: _outside_secrets(secrets, head, _HEAD, after=False)])[:_HEAD]
         last = secrets.mask(tail[_outside_secrets(secrets, tail, max(0, len(tail) - _TAIL), after=True) :])[-_TAIL:]
-    first, last = _without_broken_end(first), _without_broken_start(last)
+    first, last = _without_broken_end(first), without_broken_start(last)
     return b"%s\n[... %d bytes left out ...]\n%s" % (first, max(0, total - len(first) - len(last)), last)
 
 
@@ -60,7 +60,7 @@ def _without_broken_end(data: bytes) -> bytes:
     return data
 
 
-def _without_broken_start(data: bytes) -> bytes:
+def without_broken_start(data: bytes) -> bytes:
     """Remove the last bytes of a UTF-8 character whose first byte was cut off."""
     start = 0
     while start < min(3, len(data)) and 0x80 <= data[start] < 0xC0:

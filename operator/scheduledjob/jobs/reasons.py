@@ -6,6 +6,7 @@ in it look as in a manifest.
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,12 +15,29 @@ if TYPE_CHECKING:
 REASON_LIMIT = 400
 """Characters; a longer reason ends in an ellipsis."""
 
+_EXIT_CODES = {126: "command can't be executed", 127: "command not found"}
+"""What these exit codes of a shell mean."""
+
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000))
 
 
 def timed_out(seconds: float) -> str:
     """Return ``timed out after 1m30s``."""
     return f"timed out after {length(seconds)}"
+
+
+def exit_code(code: int) -> str:
+    """Return ``exit code 3``, with the meaning that a shell gives to the code, if it has one."""
+    meaning = _EXIT_CODES.get(code)
+    return f"exit code {code}" + (f" ({meaning})" if meaning else "")
+
+
+def signal_name(number: int) -> str:
+    """Return ``SIGTERM``, or ``signal 40`` for a signal without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals
+        return f"signal {number}"
 
 
 def length(seconds: float) -> str:

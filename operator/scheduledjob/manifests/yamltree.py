@@ -220,7 +220,7 @@ class _Composer:
         node = self._anchors.get(anchor)
         if node is None:
             if any(anchor == name for _, name in self._open):
-                raise YamlError(line, column, f"the alias *{anchor[:60]} stands inside its own value", self._path())
+                raise YamlError(line, column, f"the alias *{anchor[:60]} is inside its own value", self._path())
             raise YamlError(
                 line, column, f"the alias *{anchor[:60]} has no anchor &{anchor[:60]} before it", self._path()
             )
@@ -315,7 +315,7 @@ def _scalar(node: Scalar, path: Path) -> Any:
     if expected is float and type(value) is int:
         return float(value)
     if expected is not None and type(value) is not expected:
-        raise YamlError(node.line, node.column, f"{quoted(text)} is no !!{node.tag}: leave the tag out", path)
+        raise YamlError(node.line, node.column, f"{quoted(text)} is not a !!{node.tag}: leave the tag out", path)
     return value
 
 
@@ -338,7 +338,7 @@ def _resolved(node: Scalar, path: Path) -> Any:
         return _in_range(float(text), node, path)
     if _NOT_FINITE.match(text):
         raise YamlError(
-            node.line, node.column, f"{quoted(text)} is no finite number: write a number, or text in quotes", path
+            node.line, node.column, f"{quoted(text)} is not a finite number: write a number, or text in quotes", path
         )
     return text
 

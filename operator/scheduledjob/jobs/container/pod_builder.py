@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from scheduledjob.domain.time.instants import rfc3339
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.built_in_kind import values_of
 from scheduledjob.jobs.curl.curl_kind import CURL
 from scheduledjob.jobs.job_registry import BUILT_IN
-from scheduledjob.jobs.shell.environment import LONGEST_STRING, PREFIX, as_string, given
+from scheduledjob.jobs.shell.environment import LONGEST_STRING, PREFIX, as_string, describe, given
 from scheduledjob.jobs.shell.shell_kind import SHELL
 from scheduledjob.resource_names import GROUP
 
@@ -97,17 +96,8 @@ class Blueprint:
         }
 
     def _description(self, attempt: Attempt) -> list[dict[str, Any]]:
-        described = {
-            "NAME": attempt.name,
-            "NAMESPACE": attempt.namespace,
-            "UID": attempt.uid,
-            "SLOT": rfc3339(attempt.slot),
-            "ATTEMPT": str(attempt.attempt),
-            "RUN_ID": attempt.run_id,
-            "VERSION": str(attempt.version),
-        }
         found: list[dict[str, Any]] = [
-            {"name": PREFIX + name, "value": _literal(text)} for name, text in described.items()
+            {"name": name, "value": _literal(text)} for name, text in describe(attempt).items()
         ]
         if attempt.payload is not None:
             # A manual run may have a payload of its own, which replaces the reference of the spec.

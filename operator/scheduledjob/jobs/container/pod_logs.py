@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT
+from scheduledjob.jobs.output import without_broken_start
 from scheduledjob.jobs.values import Secrets
 
 from .pod_projection import secrets_of
@@ -46,8 +47,4 @@ async def _without_secrets(pods: Pods, pod: Mapping[str, Any], log: bytes) -> by
         for key, value in values.items():
             if keys is None or key in keys:
                 secrets.remember(value)
-    kept = secrets.mask(log)[-OUTPUT_LIMIT:]
-    start = 0
-    while start < min(3, len(kept)) and 0x80 <= kept[start] < 0xC0:  # the rest of a character that was cut
-        start += 1
-    return kept[start:]
+    return without_broken_start(secrets.mask(log)[-OUTPUT_LIMIT:])

@@ -8,13 +8,12 @@ about the job.
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.engine.executor import Result
-from scheduledjob.jobs.reasons import one_line, timed_out
+from scheduledjob.jobs.reasons import exit_code, one_line, signal_name, timed_out
 
 from .pod_names import CONTAINER, timeout_of
 from .runner_order import ORDER, read_report
@@ -196,29 +195,18 @@ def _words(ended: Mapping[str, Any], memory: str | None) -> str:
     if reason == "ContainerStatusUnknown":
         return f"lost with its node: {message or reason}"
     if number := ended.get("signal"):
-        return f"killed by {_signal(number)}"
+        return f"killed by {signal_name(number)}"
     if code is None:
         return reason or "ended without an exit code"
-    return _signalled(code) if code > 128 else f"exit code {code}" + _meaning(code)
-
-
-def _meaning(code: int) -> str:
-    return {126: " (command can't be executed)", 127: " (command not found)"}.get(code, "")
+    return _signalled(code) if code > 128 else exit_code(code)
 
 
 def _signalled(code: int) -> str:
     """137 and 143 mean KILL and TERM. A program may use other codes above 128 for something else."""
-    name = _signal(code - 128)
+    name = signal_name(code - 128)
     if code in (137, 143):
         return f"killed by {name} (exit code {code})"
     return f"exit code {code}" + (f" ({name})" if name.startswith("SIG") else "")
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _unexplained(status: Mapping[str, Any], phase: str) -> Result:

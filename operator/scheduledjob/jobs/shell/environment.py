@@ -47,12 +47,8 @@ def given(variables: Mapping[str, str]) -> dict[bytes, bytes]:
     return environment
 
 
-def of_attempt(attempt: Attempt) -> dict[bytes, bytes]:
-    """Return the variables that describe the attempt, ``SCHEDULEDJOB_*``.
-
-    A payload that a variable can't hold (it contains NUL, or is larger than 128 KiB) is on standard input only.
-    """
-    payload = attempt.payload or b""
+def describe(attempt: Attempt) -> dict[str, str]:
+    """Return the variables that describe the attempt, without its payload."""
     described = {
         "NAME": attempt.name,
         "NAMESPACE": attempt.namespace,
@@ -62,7 +58,16 @@ def of_attempt(attempt: Attempt) -> dict[bytes, bytes]:
         "RUN_ID": attempt.run_id,
         "VERSION": str(attempt.version),
     }
-    environment = {(PREFIX + name).encode(): value.encode() for name, value in described.items()}
+    return {PREFIX + name: text for name, text in described.items()}
+
+
+def of_attempt(attempt: Attempt) -> dict[bytes, bytes]:
+    """Return the variables that describe the attempt, ``SCHEDULEDJOB_*``.
+
+    A payload that a variable can't hold (it contains NUL, or is larger than 128 KiB) is on standard input only.
+    """
+    payload = attempt.payload or b""
+    environment = {name.encode(): text.encode() for name, text in describe(attempt).items()}
     if b"\0" not in payload and len(payload) + len(f"{PREFIX}PAYLOAD=") <= LONGEST_STRING:
         environment[f"{PREFIX}PAYLOAD".encode()] = payload
     return environment

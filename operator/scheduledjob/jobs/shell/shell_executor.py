@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import resource
-import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from .confinement import Confinement
 
 _LEAST_MEMORY = 64 << 20
-
-_EXIT_CODES = {126: "command can't be executed", 127: "command not found"}
-"""What these exit codes of a shell mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,20 +218,12 @@ def _result(attempt: Attempt, ended: Ended, secrets: Secrets) -> Result:
     elif status is None:
         reason = ""
     elif code is None:
-        reason = f"killed by {_signal_name(-status)}"
+        reason = f"killed by {reasons.signal_name(-status)}"
     elif code in attempt.params.complete_exit_codes:
         return Result(ok=True, code=code, output=output, complete=True)
     elif code == 0:
         return Result(ok=True, code=0, output=output)
     else:
-        meaning = _EXIT_CODES.get(code)
-        reason = f"exit code {code}" + (f" ({meaning})" if meaning else "")
+        reason = reasons.exit_code(code)
     reason = "; ".join(filter(None, (reason, ended.problem)))
     return Result(ok=False, reason=reasons.one_line(reason), code=code, output=output, lost=lost)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most real-time signals have no name
-        return f"signal {number}"

@@ -33,7 +33,7 @@ class Expect(Model):
 
 
 class Tls(Model):
-    """How the server is trusted, and the client shown to it."""
+    """Which servers are trusted, and the certificate of the client."""
 
     rules: ClassVar = (both_or_neither("clientCertificate", "clientKey"),)
 
@@ -121,7 +121,7 @@ class Curl(Model):
         Field(
             None,
             max_length=64,
-            description="Headers, beside those that every run is given.",
+            description="Headers in addition to those that every run gets.",
             json_schema_extra={VALIDATIONS: [rule.schema() for rule in _HEADER_RULES]},
         )
     )

@@ -27,7 +27,7 @@ class Shell(Model):
     env: list[EnvironmentVariable] | None = Field(
         None,
         max_length=256,
-        description="Environment variables, beside those that every run is given.",
+        description="Environment variables in addition to those that every run gets.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     working_dir: AbsolutePath | None = Field(
