@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -73,6 +73,14 @@ class ReconcileObserver(Protocol):
 class _PendingObject:
     body: Mapping[str, Any]
     gone: bool
+
+
+class _Candidate(NamedTuple):
+    """An object, and the row to create if the store does not have it."""
+
+    body: Mapping[str, Any]
+    desired: DesiredState
+    row: NewRow
 
 
 class Reconciler:
@@ -156,7 +164,7 @@ class Reconciler:
             await self._write([pending.body for pending in batch if not pending.gone])
         except StoreError:
             raise
-        except Exception:
+        except Exception:  # the store can't hold one of the objects: find out which
             if len(batch) > 1:
                 for pending in batch:
                     await self._write_batch([pending])
@@ -186,28 +194,30 @@ class Reconciler:
         if not bodies:
             return
         now = await self._store.now()
-        found: list[tuple[Mapping[str, Any], DesiredState, NewRow]] = []
+        candidates = self._read(bodies, now)
+        puts = await self._store.reconcile([candidate.row for candidate in candidates])
+        results = list(zip(candidates, puts, strict=True))
+        await self._forget([candidate.desired for candidate, put in results if put is Put.STALE])
+        self._report([(candidate, put) for candidate, put in results if put is not Put.STALE], now)
+
+    def _read(self, bodies: Sequence[Mapping[str, Any]], now: Instant) -> list[_Candidate]:
+        found: list[_Candidate] = []
         for body in bodies:
             try:
                 desired = read_object(body, self._rules)
-                found.append((body, desired, self._new_row(body, desired, now)))
+                found.append(_Candidate(body, desired, self._new_row(body, desired, now)))
             except Exception:  # a faulty object must not keep the others from the store
                 log.exception("an object can't be read", uid=body["metadata"]["uid"])
                 self._observer.reconcile_failed()
         # If a name occurs twice, the older object was deleted, and the watch has yet to report that.
-        newest = {
-            desired.slug: (body, desired, row)
-            for body, desired, row in sorted(found, key=lambda item: item[1].created_at)
-        }
-        puts = await self._store.reconcile([row for _, _, row in newest.values()])
-        await self._forget(
-            [desired for (_, desired, _), put in zip(newest.values(), puts, strict=True) if put is Put.STALE]
-        )
+        oldest_first = sorted(found, key=lambda candidate: candidate.desired.created_at)
+        return list({candidate.desired.slug: candidate for candidate in oldest_first}.values())
+
+    def _report(self, results: Sequence[tuple[_Candidate, Put]], now: Instant) -> None:
+        """Tell the known objects, the observer and the replica what the store has accepted."""
         changed: list[str] = []
         soonest: Instant | None = None
-        for (body, desired, row), put in zip(newest.values(), puts, strict=True):
-            if put is Put.STALE:
-                continue
+        for (body, desired, row), put in results:
             reconciled = (desired.generation, desired.requests_key)
             self._objects.set_reconciled(desired.uid, desired.slug, reconciled, desired.follows, valid=desired.ready)
             if desired.request_problem:

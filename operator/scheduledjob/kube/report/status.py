@@ -205,8 +205,9 @@ def _suspended(state: State) -> tuple[str, bool | None, str, str]:
 
 
 def failed_runs(state: State) -> str:
-    """Return how many runs have failed in a row: ``run``, ``3 runs``."""
-    return "run" if state.failures_in_row == 1 else f"{state.failures_in_row} runs"
+    """Return how many runs have failed in a row: ``run``, ``3 runs``, or ``runs`` if the number is not known."""
+    count = state.failures_in_row
+    return f"{count} runs" if count > 1 else "run" if count else "runs"
 
 
 def _last_run(state: State, records: Sequence[RunRecord]) -> tuple[str, bool | None, str, str]:
