@@ -54,15 +54,15 @@ class Watch:
         self.latest: Mapping[str, Any] | None = None
         self.gone: frozenset[str] = frozenset()
         self.blind = False
-        self.asked = asyncio.Event()
+        self.awaited = asyncio.Event()
         self._changed = asyncio.Event()
 
-    def tell(self, latest: Mapping[str, Any]) -> None:
+    def report(self, latest: Mapping[str, Any]) -> None:
         self.latest = latest
         self._changed.set()
 
     async def change(self) -> None:
-        self.asked.set()
+        self.awaited.set()
         await self._changed.wait()
         self._changed.clear()
 
@@ -111,14 +111,14 @@ def life(served: Served, watch: Watch, known: Mapping[str, Any], *, pending: flo
 async def test_a_watch_that_lags_behind_ends_nothing() -> None:
     served, watch = Served(pod(RUNNING)), Watch()
     task = asyncio.create_task(life(served, watch, pod(RUNNING), pending=300.0, adopted=True).run())
-    await soon(watch.asked.wait())
-    watch.asked.clear()
-    watch.tell(pod(PENDING))  # from before the container started; its time to start ended an hour ago
-    await soon(watch.asked.wait())
-    watch.asked.clear()
-    watch.tell(pod(NO_SECRET))
-    await soon(watch.asked.wait())
-    watch.tell(pod(DONE))
+    await soon(watch.awaited.wait())
+    watch.awaited.clear()
+    watch.report(pod(PENDING))  # from before the container started; its time to start ended an hour ago
+    await soon(watch.awaited.wait())
+    watch.awaited.clear()
+    watch.report(pod(NO_SECRET))
+    await soon(watch.awaited.wait())
+    watch.report(pod(DONE))
     assert await soon(task) == Result(True, code=0, where=served_name())
     assert served.done == []
 
@@ -126,8 +126,8 @@ async def test_a_watch_that_lags_behind_ends_nothing() -> None:
 async def test_a_pending_pod_is_read_before_it_is_given_up() -> None:
     served, watch = Served(pod(RUNNING)), Watch()
     task = asyncio.create_task(life(served, watch, pod(PENDING), pending=300.0, adopted=True).run())
-    await soon(watch.asked.wait())  # it was read, and runs
-    watch.tell(pod(DONE))
+    await soon(watch.awaited.wait())  # it was read, and runs
+    watch.report(pod(DONE))
     assert (await soon(task)).ok
     assert served.done == []
 
@@ -135,8 +135,8 @@ async def test_a_pending_pod_is_read_before_it_is_given_up() -> None:
 async def test_a_hopeless_pod_is_read_before_it_is_given_up() -> None:
     served, watch = Served(pod(RUNNING)), Watch()
     task = asyncio.create_task(life(served, watch, pod(NO_SECRET), pending=300.0, adopted=False).run())
-    await soon(watch.asked.wait())
-    watch.tell(pod(DONE))
+    await soon(watch.awaited.wait())
+    watch.report(pod(DONE))
     assert (await soon(task)).ok
     assert served.done == []
 
@@ -153,10 +153,10 @@ async def test_a_pod_that_ended_while_the_api_server_was_unavailable() -> None:
 async def test_the_node_ends_a_pod_that_timed_out() -> None:
     served, watch = Served(pod(RUNNING, timeout=60.0)), Watch()
     task = asyncio.create_task(life(served, watch, pod(RUNNING, timeout=60.0), pending=300.0, adopted=True).run())
-    await soon(watch.asked.wait())
+    await soon(watch.awaited.wait())
     assert served.done == ["expire"]
     ended = {**DONE, "phase": "Failed", "reason": "DeadlineExceeded"}
-    watch.tell(pod(ended, timeout=60.0))
+    watch.report(pod(ended, timeout=60.0))
     assert (await soon(task)).reason == "timed out after 1m"
     assert served.done == ["expire"]
 

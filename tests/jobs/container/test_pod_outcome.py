@@ -148,16 +148,16 @@ DISRUPTED = {"type": "DisruptionTarget", "status": "True"}
     ],
 )
 def test_a_failure(status: dict[str, Any], options: dict[str, Any], reason: str, code: int | None) -> None:
-    seen = observe(pod(status, **options))
-    assert seen.phase is PodPhase.ENDED
-    assert seen.result == Result(False, reason, code)
+    observation = observe(pod(status, **options))
+    assert observation.phase is PodPhase.ENDED
+    assert observation.result == Result(False, reason, code)
 
 
 def test_success() -> None:
-    seen = observe(pod(over(terminated(0, "Completed"), "Succeeded")))
-    assert seen.result == Result(True, code=0)
-    assert seen.log_wanted
-    assert seen.settled
+    observation = observe(pod(over(terminated(0, "Completed"), "Succeeded")))
+    assert observation.result == Result(True, code=0)
+    assert observation.log_wanted
+    assert observation.settled
 
 
 def test_success_of_a_pod_that_is_being_deleted() -> None:
@@ -227,30 +227,30 @@ def test_exit_codes_that_complete_the_schedule() -> None:
     ],
 )
 def test_waiting(status: dict[str, Any], words: str, hopeless: bool) -> None:
-    seen = observe(pod(status))
-    assert seen.phase is PodPhase.PENDING
-    assert (seen.words, seen.hopeless) == (words, hopeless)
+    observation = observe(pod(status))
+    assert observation.phase is PodPhase.PENDING
+    assert (observation.words, observation.hopeless) == (words, hopeless)
 
 
 def test_running() -> None:
     running = {"name": "job", "state": {"running": {"startedAt": "2026-12-01T10:00:01Z"}}}
-    seen = observe(pod(over(running, "Running")))
-    assert seen.phase is PodPhase.RUNNING
+    observation = observe(pod(over(running, "Running")))
+    assert observation.phase is PodPhase.RUNNING
     assert started_at(pod(over(running, "Running"))) == "2026-12-01T10:00:01Z"
     assert started_at(pod({})) is None
 
 
 def test_a_sidecar_outlives_the_job() -> None:
-    seen = observe(pod(over(terminated(3), "Running")))
-    assert seen.phase is PodPhase.ENDED
-    assert not seen.settled
-    assert seen.result == Result(False, "exit code 3", 3)
+    observation = observe(pod(over(terminated(3), "Running")))
+    assert observation.phase is PodPhase.ENDED
+    assert not observation.settled
+    assert observation.result == Result(False, "exit code 3", 3)
 
 
 def test_a_sidecar_that_was_killed_when_the_job_had_ended() -> None:
     side = {"name": "side", "state": {"terminated": {"exitCode": 137, "reason": "Error"}}}
-    seen = observe(pod(over(terminated(0, "Completed"), "Failed", initContainerStatuses=[side])))
-    assert seen.result == Result(True, code=0)
+    observation = observe(pod(over(terminated(0, "Completed"), "Failed", initContainerStatuses=[side])))
+    assert observation.result == Result(True, code=0)
 
 
 def test_gone() -> None:
@@ -271,9 +271,9 @@ def reported(result: Result, exit_code: int = 0, **more: Any) -> Any:
 
 def test_a_report_is_the_result() -> None:
     result = Result(True, "", 204, b"fine", True, b"\xff", b"r")
-    seen = reported(result)
-    assert seen.result == result
-    assert not seen.log_wanted
+    observation = reported(result)
+    assert observation.result == result
+    assert not observation.log_wanted
 
 
 def test_a_report_of_a_failure() -> None:
@@ -282,27 +282,27 @@ def test_a_report_of_a_failure() -> None:
 
 
 def test_what_ended_the_pod_takes_precedence_over_the_report() -> None:
-    seen = reported(Result(False, "exit code 143", 143, b"out"), 1, reason="Evicted", message="disk")
-    assert seen.result == Result(False, "evicted: disk", 143, b"out")
+    observation = reported(Result(False, "exit code 143", 143, b"out"), 1, reason="Evicted", message="disk")
+    assert observation.result == Result(False, "evicted: disk", 143, b"out")
 
 
 def test_a_user_container_can_not_report() -> None:
     message = encode_report(Result(True, complete=True)).decode()
-    seen = observe(pod(over(terminated(1, message=message))))
-    assert seen.result is not None
-    assert not seen.result.ok
+    observation = observe(pod(over(terminated(1, message=message))))
+    assert observation.result is not None
+    assert not observation.result.ok
 
 
 @pytest.mark.parametrize("message", ["", "{", "[]", '{"ok": 1}', '{"ok":true,"payload":"*"}'])
 def test_a_report_that_can_not_be_read(message: str) -> None:
-    seen = observe(pod(over(terminated(1, message=message)), runner=True))
-    assert seen.result == Result(False, "exit code 1", 1)
-    assert seen.log_wanted
+    observation = observe(pod(over(terminated(1, message=message)), runner=True))
+    assert observation.result == Result(False, "exit code 1", 1)
+    assert observation.log_wanted
 
 
 def test_a_runner_killed_for_its_memory() -> None:
-    seen = observe(pod(over(terminated(137, "OOMKilled")), runner=True, memory="32Mi"))
-    assert seen.result == Result(False, "killed: it used more memory than its limit of 32Mi", 137)
+    observation = observe(pod(over(terminated(137, "OOMKilled")), runner=True, memory="32Mi"))
+    assert observation.result == Result(False, "killed: it used more memory than its limit of 32Mi", 137)
 
 
 @pytest.mark.parametrize("output", [b"x" * 9000, b"\n" * 9000, b'"' * 9000, b"\xff" * 9000, "é".encode() * 5000])
@@ -316,7 +316,7 @@ def test_a_report_fits(output: bytes) -> None:
 
 
 def test_a_result_that_is_too_long_for_a_report() -> None:
-    seen = reported(Result(True, payload=b"x" * 4000), 1)
-    assert seen.result is not None
-    assert not seen.result.ok
-    assert "4000 bytes" in seen.result.reason
+    observation = reported(Result(True, payload=b"x" * 4000), 1)
+    assert observation.result is not None
+    assert not observation.result.ok
+    assert "4000 bytes" in observation.result.reason

@@ -82,14 +82,14 @@ class Life:
     async def run(self) -> Result:
         """Wait until the job has ended and none of its containers is alive. Returns the result."""
         while True:
-            seen = observe(self._pod, self._complete)
-            if seen.phase is PodPhase.ENDED:
-                return await self._finish(seen)
+            observation = observe(self._pod, self._complete)
+            if observation.phase is PodPhase.ENDED:
+                return await self._finish(observation)
             if self._gone:
                 return self._named(gone(self._pod))
-            if seen.phase is PodPhase.RUNNING:
+            if observation.phase is PodPhase.RUNNING:
                 self._note_start()
-            hopeless = seen.hopeless and not self._started
+            hopeless = observation.hopeless and not self._started
             if not hopeless and await self._change(self._running_until if self._started else self._pending_until):
                 continue
             # The last observation may be old. Read the Pod before it is ended because of it.
@@ -107,9 +107,9 @@ class Life:
 
     async def end(self) -> Result | None:
         """Delete the Pod and wait until it is gone: None. If it has ended already, return its result."""
-        seen = observe(self._pod, self._complete)
-        if seen.phase is PodPhase.ENDED and seen.settled:
-            return await self._finish(seen)
+        observation = observe(self._pod, self._complete)
+        if observation.phase is PodPhase.ENDED and observation.settled:
+            return await self._finish(observation)
         await self._delete()
         return None
 
@@ -129,8 +129,8 @@ class Life:
         """Return the seconds since a timestamp of the cluster."""
         if stamp is None:
             return 0.0
-        began = to_instant(datetime.fromisoformat(stamp))
-        return max(0.0, (self._now() - began) / SECOND)
+        instant = to_instant(datetime.fromisoformat(stamp))
+        return max(0.0, (self._now() - instant) / SECOND)
 
     async def _change(self, until: float | None, interval: float = POLL_INTERVAL) -> bool:
         """Wait until the Pod has changed or is gone. Returns False if neither had happened by ``until``."""
@@ -175,25 +175,25 @@ class Life:
 
     # ---------------------------------------------------------------- the end
 
-    async def _finish(self, seen: PodObservation) -> Result:
+    async def _finish(self, observation: PodObservation) -> Result:
         """Return the result with the output. End what is still alive in the Pod after the job."""
         until = time.monotonic() + self._grace + END_SLACK
-        while not seen.settled and await self._change(until) and not self._gone:
-            seen = observe(self._pod, self._complete)
-        result = seen.result
+        while not observation.settled and await self._change(until) and not self._gone:
+            observation = observe(self._pod, self._complete)
+        result = observation.result
         assert result is not None
-        if seen.log_wanted and not self._gone:
+        if observation.log_wanted and not self._gone:
             result.output = await output_of(self._pods, self._pod)
-        if not seen.settled:
+        if not observation.settled:
             await self._delete()
         return self._named(result)
 
     async def _give_up(self, words: str) -> Result:
         """Delete a Pod that does not start."""
         await self._delete()
-        seen = observe(self._pod, self._complete)
-        if seen.phase is PodPhase.ENDED and seen.result is not None and seen.result.ok:
-            return self._named(seen.result)
+        observation = observe(self._pod, self._complete)
+        if observation.phase is PodPhase.ENDED and observation.result is not None and observation.result.ok:
+            return self._named(observation.result)
         return self._named(Result(False, one_line(words)))
 
     async def _time_out(self) -> Result:
@@ -205,13 +205,17 @@ class Life:
         except PodRefused as error:
             log.warning("can't set the deadline of a Pod; deleting the Pod", pod=self._name, error=str(error))
             until = 0.0
-        seen = observe(self._pod, self._complete)
-        while not (seen.phase is PodPhase.ENDED and seen.settled) and await self._change(until) and not self._gone:
-            seen = observe(self._pod, self._complete)
-        if seen.phase is not PodPhase.ENDED or not seen.settled:
+        observation = observe(self._pod, self._complete)
+        while (
+            not (observation.phase is PodPhase.ENDED and observation.settled)
+            and await self._change(until)
+            and not self._gone
+        ):
+            observation = observe(self._pod, self._complete)
+        if observation.phase is not PodPhase.ENDED or not observation.settled:
             await self._delete()
             return self._named(Result(False, timed_out(self._timeout)))
-        result = await self._finish(seen)
+        result = await self._finish(observation)
         if not result.ok:
             result.reason = timed_out(self._timeout)
         return result

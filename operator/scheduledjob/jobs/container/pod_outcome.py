@@ -40,7 +40,7 @@ class PodObservation:
     """Pending: what it waits for; empty if nothing is wrong."""
     hopeless: bool = False
     """Pending: it will not start until somebody changes the manifest."""
-    began: bool = False
+    has_started: bool = False
     """Whether the job's container has run, so that there may be a log."""
     settled: bool = True
     """Ended: whether no container of the Pod is alive. A sidecar may outlive the job."""
@@ -73,18 +73,18 @@ def observe(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) ->
     container = _container(status.get("containerStatuses"), CONTAINER)
     state = container.get("state") or {}
     ended = state.get("terminated")
-    began = ended is not None or "running" in state
+    has_started = ended is not None or "running" in state
     if over:
         result = _of_pod(pod, status, ended) or _of_container(pod, ended, complete) or _of_init(status)
-        return _ended(result or _unexplained(status, phase), pod, ended, began=began)
+        return _ended(result or _unexplained(status, phase), pod, ended, has_started=has_started)
     if ended is not None:
         result = _of_container(pod, ended, complete)
         assert result is not None
-        seen = _ended(result, pod, ended, began=True)
-        seen.settled = False
-        return seen
-    if began:
-        return PodObservation(PodPhase.RUNNING, began=True)
+        observation = _ended(result, pod, ended, has_started=True)
+        observation.settled = False
+        return observation
+    if has_started:
+        return PodObservation(PodPhase.RUNNING, has_started=True)
     words, hopeless = _obstacle(pod, status, state)
     return PodObservation(PodPhase.PENDING, words, hopeless)
 
@@ -110,13 +110,15 @@ def gone(pod: Mapping[str, Any]) -> Result:
 # ---------------------------------------------------------------- ended
 
 
-def _ended(result: Result, pod: Mapping[str, Any], ended: Mapping[str, Any] | None, *, began: bool) -> PodObservation:
-    seen = PodObservation(PodPhase.ENDED, began=began, result=result, log_wanted=began)
+def _ended(
+    result: Result, pod: Mapping[str, Any], ended: Mapping[str, Any] | None, *, has_started: bool
+) -> PodObservation:
+    observation = PodObservation(PodPhase.ENDED, has_started=has_started, result=result, log_wanted=has_started)
     if ended is None or not by_runner(pod):
-        return seen
+        return observation
     report = read_report(ended.get("message") or "")
     if report is None:
-        return seen
+        return observation
     output = report.output.encode(errors="replace")
     if result.ok or ended.get("reason") in ("Error", "Completed"):
         exact = Result(
@@ -131,9 +133,9 @@ def _ended(result: Result, pod: Mapping[str, Any], ended: Mapping[str, Any] | No
         # If something ended the whole Pod, that is why the job failed, whatever its report says.
         if (pod.get("status") or {}).get("reason") and not report.ok:
             exact.reason = result.reason
-        seen.result = exact
-        seen.log_wanted = report.cut
-    return seen
+        observation.result = exact
+        observation.log_wanted = report.cut
+    return observation
 
 
 def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[str, Any] | None) -> Result | None:
