@@ -1,8 +1,8 @@
-"""The corpus: each invalid manifest has exactly the errors that it announces, each valid one has none.
+"""The corpus: each invalid manifest has exactly the errors that it announces, and each valid one has none.
 
-An invalid manifest says what must be said about it in comments at its top, ``# expect: LINE FIELD: MESSAGE``, or in a
-file beside it that is called ``.expect``, without the ``# expect:``. Where another module words the message, the
-expectation ends with ``…`` after the part that this one vouches for.
+An invalid manifest has the expected errors in comments at its top, ``# expect: LINE FIELD: MESSAGE``, or in a file
+beside it with the suffix ``.expect``, without the ``# expect:``. If another library words a part of the message, the
+expectation ends with ``…`` before that part.
 """
 
 from __future__ import annotations

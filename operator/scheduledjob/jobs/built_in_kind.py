@@ -65,7 +65,7 @@ class JobContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltInKind:
-    """One kind of job that the package brings. To add one, see "How to add a job kind" in docs/architecture.md."""
+    """A kind of job that the package brings. "How to add" in docs/architecture.md says how to add one."""
 
     name: str
     """The key in ``spec.job``; for a Python job the value of ``job.custom.kind``."""

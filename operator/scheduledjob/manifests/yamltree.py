@@ -259,7 +259,7 @@ def _is_empty(node: Node) -> bool:
 
 
 def _sources(node: Node, line: int, column: int, path: Path) -> list[Node]:
-    """The mappings that a merge key names."""
+    """Return the mappings that a merge key names."""
     sources = node.items if isinstance(node, Sequence) else [node]
     if not all(isinstance(source, Mapping) for source in sources):
         raise YamlError(line, column, "merges mappings only: write an alias of one, or a list of them", path)
@@ -274,7 +274,7 @@ def _merge(mapping: Mapping) -> None:
 
 
 def _explained(error: yaml.MarkedYAMLError, text: str) -> YamlError:
-    """The parser's complaint in words that say what to do about it."""
+    """Return the error of the parser in words that say what to do."""
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     problem = error.problem or "cannot be read"
@@ -282,7 +282,7 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> YamlError:
     here = lines[line - 1] if line <= len(lines) else ""
     character = here[column - 1 : column]
     if "anchor" in (error.context or "") or "alias" in (error.context or ""):
-        return YamlError(line, column, 'a value that begins with "*" or "&" must stand in quotes ("...")')
+        return YamlError(line, column, 'a value that begins with "*" or "&" must be in quotes ("...")')
     if "tab character" in problem or character == "\t":
         return YamlError(line, column, "a tab can't indent YAML: use spaces")
     if "cannot start any token" in problem:

@@ -1,8 +1,8 @@
 """The sandbox of a confined job: a scratch folder, and a thread that has given up the rights that the job may not have.
 
-A thread gives up rights for itself and for what it starts afterwards. So a thread of its own starts each confined job,
-which first applies the job's rules to itself (no new privileges, Landlock, the filter of system calls). The process
-inherits them, and no fork has to run Python before the job's own program.
+A thread gives up rights for itself and for what it starts afterwards. So each confined job has a thread, which first
+applies the job's rules to itself (no new privileges, Landlock, the filter of system calls) and then starts the job. The
+process inherits the rules, and no fork has to run Python before the job's own program.
 
 If Landlock can restrict signals, the thread lives as long as the job, because a signal that it sends to all processes
 (``kill(-1)``) reaches the job's processes only, and all of them at once, whatever session, parent or environment they
