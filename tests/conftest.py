@@ -1,7 +1,7 @@
-"""The real servers that tests ask for by fixture; how each is found is told in tests/support.
+"""Fixtures for the real servers that tests need; tests/support says how each server is found.
 
-Each worker of pytest-xdist starts its own on first use: that is quicker than agreeing on a shared one. Where a server
-cannot be had its tests are skipped, and one line at the end says how to get it; REQUIRE_ALL=1 makes that a failure.
+Each worker of pytest-xdist starts its own server on first use, which is quicker than sharing one. If a server is not
+available, its tests are skipped, and a line at the end says how to get it. REQUIRE_ALL=1 makes that a failure.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what runs in the background so, and the programs that tests interrupt would inherit it.
+    # A shell ignores SIGINT for background processes, and the programs that tests interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HOW_TO_GET = {
     "a Postgres": postgres.HOW_TO_GET,
     "a PgBouncer": pgbouncer_support.HOW_TO_GET,
     "a Firestore emulator": firestore.HOW_TO_GET,
-    # In words here, so that no test but theirs imports their harness.
+    # Written here, so that only the tests of a cluster import its harness.
     "a Kubernetes control plane": (
         "install Go 1.26 (the first run builds Kubernetes, once, in some minutes), or set KUBEBUILDER_ASSETS to a "
         "folder with etcd, kube-apiserver, kube-controller-manager and kubectl, or TEST_KUBECONFIG to a kubeconfig"
@@ -47,7 +47,7 @@ HOW_TO_GET = {
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
-    """Say what was not run after all that pytest itself says, where it is seen."""
+    """Report the tests that were not run after pytest's own output, where people see it."""
     result = yield
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:  # a worker of pytest-xdist has none
@@ -61,14 +61,14 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresDatabases]:
-    """The Postgres that tests share; make databases on it, or take `postgres_dsn`."""
+    """The Postgres server that tests share. Create databases on it, or use `postgres_dsn`."""
     with or_do_without(any_postgres(), "a Postgres") as databases:
         yield databases
 
 
 @pytest.fixture
 def postgres_dsn(postgres_server: PostgresDatabases) -> Iterator[str]:
-    """The DSN of an empty database that is this test's own."""
+    """The DSN of an empty database for this test only."""
     dsn = postgres_server.new_database()
     yield dsn
     postgres_server.drop_database(dsn)
@@ -84,27 +84,27 @@ def module_postgres_dsn(postgres_server: PostgresDatabases) -> Iterator[str]:
 
 @pytest.fixture
 def own_postgres() -> Iterator[PostgresServer]:
-    """A Postgres server that is this test's own, to stop, pause and kill; it takes most of a second to start."""
+    """A Postgres server for this test only, which may stop, pause and kill it. It takes most of a second to start."""
     with PostgresServer(durable=False) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def pgbouncer(postgres_server: PostgresDatabases) -> Iterator[PgBouncer]:
-    """PgBouncer in transaction mode before the Postgres that tests share."""
+    """PgBouncer in transaction mode in front of the Postgres server that tests share."""
     with or_do_without(pgbouncer_before(postgres_server.dsn), "a PgBouncer") as bouncer:
         yield bouncer
 
 
 @pytest.fixture
 def pgbouncer_dsn(postgres_dsn: str, pgbouncer: PgBouncer) -> str:
-    """The DSN of this test's own database by way of PgBouncer; `postgres_dsn` is the same database without it."""
+    """The DSN of this test's database through PgBouncer. `postgres_dsn` is the same database without PgBouncer."""
     return pgbouncer.through(postgres_dsn)
 
 
 @pytest.fixture(scope="session")
 def firestore_host() -> Iterator[str]:
-    """The `host:port` of the Firestore emulator, which clients find by FIRESTORE_EMULATOR_HOST meanwhile."""
+    """The `host:port` of the Firestore emulator. FIRESTORE_EMULATOR_HOST is set while the fixture is in use."""
     with or_do_without(any_firestore(), "a Firestore emulator") as host, pytest.MonkeyPatch.context() as patch:
         patch.setenv("FIRESTORE_EMULATOR_HOST", host)
         yield host
@@ -112,5 +112,5 @@ def firestore_host() -> Iterator[str]:
 
 @pytest.fixture
 def firestore_target(firestore_host: str) -> FirestoreTarget:
-    """A collection of the emulator that is this test's own."""
+    """A collection of the emulator for this test only."""
     return new_target(firestore_host)

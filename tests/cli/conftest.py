@@ -1,4 +1,4 @@
-"""The command line takes settings from the environment; a developer's own must not reach the tests."""
+"""The command line reads settings from the environment, and a developer's settings must not affect the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`scheduledjob run` as a real process: what it writes is read as it comes, and every wait is for a line."""
+"""`scheduledjob run` as a real process. Its output is read as it is written, and tests wait for lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROGRAM = str(Path(sys.executable).with_name("scheduledjob"))
 PATIENCE = 60.0
-"""Seconds after which something that a test waits for will never come."""
+"""Seconds after which a waiting test fails."""
 
 
 def job(name: str, trigger: str = "every: 1s", what: str = "", *, namespace: str = "", more: str = "") -> str:
@@ -40,7 +40,7 @@ spec:
 
 
 class Running:
-    """A process of the program. Its output is read by threads, so that it is never held up."""
+    """A process of the program. Threads read its output, so that it never blocks."""
 
     def __init__(self, *arguments: str | Path, environment: dict[str, str] | None = None) -> None:
         self.runs: list[dict[str, Any]] = []
@@ -90,17 +90,17 @@ class Running:
         self._news.put((name, None))
 
     def wait_for_run(self, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The first run, from now on, that fits."""
+        """Wait for the next run that fits, and return it."""
         self._wait(lambda name, line: name == "out" and fits(self.runs[-1]))
         return self.runs[-1]
 
     def wait_for_error(self, part: str) -> str:
-        """The first line of standard error, from now on, that has this in it."""
+        """Wait for the next line of standard error that contains a text, and return it."""
         self._wait(lambda name, line: name == "err" and part in line)
         return self.errors[-1]
 
     def listen(self) -> None:
-        """Take a line if there is one, or comes soon."""
+        """Take a line if there is one now or soon."""
         with contextlib.suppress(queue.Empty):
             name, line = self._news.get(timeout=0.05)
             if line is not None:
@@ -132,7 +132,7 @@ class Running:
         self._process.send_signal(number)
 
     def end(self, number: signal.Signals | None = signal.SIGTERM) -> int:
-        """Send a signal, wait for the end, and take what was still written; the exit code."""
+        """Send a signal, wait for the end, read the rest of the output, and return the exit code."""
         if number is not None:
             self._process.send_signal(number)
         code = self._process.wait(PATIENCE)

@@ -1,4 +1,4 @@
-"""The commands that answer and end, called as the program calls them; their errors are one line each."""
+"""The commands that print an answer and exit, called as the program calls them. Each error is one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of errors: in one line, without passwords."""
+"""Errors are reported in one line, without passwords."""
 
 from __future__ import annotations
 

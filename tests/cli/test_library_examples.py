@@ -1,4 +1,4 @@
-"""Each example of the library, run as its first lines say, for as long as it takes to see what it shows."""
+"""Each example of the library, run as its first lines say, until it has shown its output."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PATIENCE = 60.0
 
 
 class Example:
-    """A running example; its output is read line by line."""
+    """A running example, whose output is read line by line."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.lines: list[str] = []
 
     def wait_for(self, *parts: str) -> None:
-        """Read until each of these was in a line."""
+        """Read lines until each of these texts was in one."""
         assert self.process.stdout is not None
         missing = {part for part in parts if not any(part in line for line in self.lines)}
         while missing:

@@ -1,4 +1,4 @@
-"""The live table, on a terminal that the test is."""
+"""The live table, on a terminal that the test simulates."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 class Terminal:
     def __init__(self, descriptor: int, pid: int) -> None:
         self.shown = ""
-        """Everything that was written, without the movements of the cursor."""
+        """Everything that was written, without control sequences."""
         self._descriptor = descriptor
         self._pid = pid
 
     def wait_for(self, pattern: str) -> None:
-        """Read on until this is on the screen."""
+        """Read until this is on the screen."""
         end = time.monotonic() + PATIENCE
         while not re.search(pattern, self.shown):
             assert time.monotonic() < end, self.shown[-4000:]
@@ -41,7 +41,7 @@ class Terminal:
         os.write(self._descriptor, keys)
 
     def end(self) -> int:
-        """Read to the end; the exit code."""
+        """Read to the end, and return the exit code."""
         while self._read():
             pass
         code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
@@ -58,7 +58,7 @@ class Terminal:
             return False
         try:
             data = os.read(self._descriptor, 1 << 16)
-        except OSError:  # how a terminal says that nobody has it open any more
+        except OSError:  # the terminal was closed
             return False
         self.shown += _CONTROL.sub("", data.decode(errors="replace"))
         return bool(data)
@@ -66,7 +66,7 @@ class Terminal:
 
 @contextmanager
 def on_a_terminal(*arguments: str | Path) -> Iterator[Terminal]:
-    # As a program of its own: forking a process that has threads, as pytest may have, is asking for a deadlock.
+    # In a separate program, because forking a process with threads, such as pytest, may deadlock.
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
     words = ["setsid", "--ctty", PROGRAM, *map(str, arguments)]

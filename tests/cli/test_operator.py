@@ -1,4 +1,4 @@
-"""The `operator` command up to where the cluster begins: its options, its refusals and what it logs first."""
+"""The `operator` command until it connects to the cluster: its options, its errors and its first log lines."""
 
 from __future__ import annotations
 

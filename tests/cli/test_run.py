@@ -176,7 +176,7 @@ class _Hooks(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the test reads what was called."""
+        """Log nothing: the test reads the recorded calls."""
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
 
 @contextmanager
 def _sleeping(directory: Path) -> Iterator[tuple[Running, psutil.Process]]:
-    """The program with a job that sleeps and does not hear, and the process of that job."""
+    """The program with a job that ignores SIGTERM, and the process of that job."""
     pipe = directory / "pipe"
     os.mkfifo(pipe)
     command = f"trap '' TERM; echo $$ > {pipe}; while :; do sleep 1000; done"

@@ -1,4 +1,4 @@
-"""``run-one`` as a Pod runs it: a process whose order is the environment of the Pod that the operator builds."""
+"""``run-one`` as a Pod runs it: a process with the environment of the Pod that the operator builds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PASSWORD = Value(secret=("ns/db", "password"))
 
 
 class References:
-    """The same values for what runs inline."""
+    """The same values for inline jobs."""
 
     async def resolve(self, kind: str, name: str, key: str) -> bytes:
         return SECRETS[name.removeprefix("ns/"), key].encode()
@@ -54,7 +54,7 @@ def attempt(**changed: Any) -> Attempt:
 
 
 def environment_of(pod: Mapping[str, Any]) -> dict[str, str]:
-    """What the kubelet would make of the container's variables."""
+    """Return the environment that the kubelet would create from the container's variables."""
     found = {"PATH": os.environ["PATH"]}
     for variable in pod["spec"]["containers"][0]["env"]:
         if "value" in variable:
@@ -68,7 +68,7 @@ def environment_of(pod: Mapping[str, Any]) -> dict[str, str]:
 
 
 class Ran:
-    """One process of the runner, to its end."""
+    """A process of the runner."""
 
     def __init__(self, tmp_path: Path, spec: PodSpec, this: Attempt | None = None, *arguments: str) -> None:
         self._message = tmp_path / "message"
@@ -197,7 +197,7 @@ def test_python_jobs(tmp_path: Path) -> None:
 
 
 def test_a_kind_that_a_pod_has_no_field_for(tmp_path: Path) -> None:
-    """The order names it like a Python job, and the registry reads its spec: so a new kind runs in Pods, too."""
+    """The registry reads its spec as it does for built-in kinds, so a new kind runs in Pods, too."""
     spec = {"command": "echo $A; exit 3", "env": {"A": {"value": "a"}}}
     ran = Ran(tmp_path, PodSpec(custom=CustomSpec("shell", spec))).end()
     assert (ran.result.reason, ran.result.output) == ("exit code 3", b"a\n")

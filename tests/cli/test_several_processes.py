@@ -1,4 +1,4 @@
-"""`run` on a Postgres that others use too: processes with the same manifests, restarts, library programs."""
+"""`run` on a shared Postgres: several processes with the same manifests, restarts, and programs of the library."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_history_and_migrate(postgres_dsn: str, tmp_path: Path, capsys: pytest.C
         return found
 
     (kept,) = [run for run in history("one") if run["slot"] == reported["slot"]]
-    assert reported.items() <= kept.items()  # what `run` told of it, and what only the store has
+    assert reported.items() <= kept.items()  # what `run` printed is a part of what the store has
     assert kept.keys() - reported.keys() == {"runID", "replica", "output"}
     assert "default/one" in str(kept["output"])
     assert {run["name"] for run in history()} == {"one", "two"}

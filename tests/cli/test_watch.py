@@ -1,4 +1,4 @@
-"""`run --watch`: files change while it runs, and the schedules follow."""
+"""`run --watch` updates the schedules when files change."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_documents_are_added_edited_rejected_and_removed(tmp_path: Path) -> None
         file.write_text(prints("stays", "edited").replace("every: 1s", "every: 0s") + prints("goes", "soon"))
         said = running.wait_for_error("spec.triggers[0].every")
         assert said.startswith(f"{file}:7: ")
-        running.wait_for_error("edited")  # its last valid version is still at work
+        running.wait_for_error("edited")  # its last valid version still runs
         running.wait_for_error("edited")
 
-        # The removal is carried out before what is new begins.
+        # The removal is applied before the new jobs start.
         file.write_text(prints("stays", "again"))
         (tmp_path / "c.yaml").write_text(prints("sentinel", "on-guard"))
         first = running.wait_for_run(named("sentinel"))["slot"]

@@ -1,4 +1,4 @@
-"""The writer: whoever hands lines over never waits, and the reader gets them in order."""
+"""The writer never blocks its caller, and writes lines in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def as_lines(items: Sequence[int]) -> str:
 def test_put_does_not_wait_for_a_slow_reader() -> None:
     ours, theirs = os.pipe()
     writer = Writer(theirs, as_lines)
-    for item in range(50_000):  # many times what a pipe holds
+    for item in range(50_000):  # much more than the buffer of a pipe
         writer.put([item])
     with open(ours, encoding="ascii") as reader:
         assert [int(reader.readline()) for _ in range(50_000)] == list(range(50_000))

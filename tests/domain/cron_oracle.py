@@ -1,8 +1,8 @@
-"""What a cron expression means, read as slowly and literally as it can be: the judge of the real search.
+"""A slow and literal implementation of cron expressions, to check the real search against.
 
-Nothing of the product is used here. A ``Sky`` is a stretch of time in a zone, walked second by second or minute by
-minute once; an expression is judged by asking each of its moments, in so many words, whether every field matches.
-Also here: where clocks change (``SKIES``), and expressions made at random.
+It uses no code of the product. A ``Sky`` is a period in a time zone, as a list of its seconds or minutes. The oracle
+checks for each of them whether every field of an expression matches. This module also has periods in which clocks
+change (``SKIES``), and a generator of random expressions.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _number(field: str, text: str) -> int:
 
 @cache
 def _values(field: str, text: str) -> frozenset[int]:
-    """The values that a list of plain terms allows, found by walking from the first to the last one."""
+    """Return the values that a list of plain terms allows, by walking from the first to the last value."""
     low, high = BOUNDS[field]
     found: set[int] = set()
     for part in text.split(","):
@@ -134,7 +134,7 @@ def _values(field: str, text: str) -> frozenset[int]:
 
 
 class Sky:
-    """The moments of a stretch of time that has at most one change of the clocks, in its middle."""
+    """The moments of a period with at most one change of the clocks, in its middle."""
 
     def __init__(self, zone: str, around: str, *, half: timedelta, step: int) -> None:
         self.zone = zone
@@ -163,12 +163,12 @@ class Sky:
             local += timedelta(seconds=step)
 
     def slots(self, oracle: Oracle) -> list[int]:
-        """The seconds of this stretch at which an expression fires."""
+        """Return the seconds of this period at which an expression fires."""
         moments = self.wall if oracle.wall_clock else self.real
         return sorted({second for second, local in moments if oracle.matches(local)})
 
 
-# Zone, and the minute (UTC) at which its clocks change, or any minute of a stretch in which they do not.
+# Zone, and the minute (UTC) at which its clocks change, or any minute of a period in which they do not.
 CHANGES = [
     ("America/Los_Angeles", "2026-03-08T10:00"),
     ("America/Los_Angeles", "2026-11-01T09:00"),
@@ -215,7 +215,7 @@ def repeated_day() -> Sky:
 
 
 def random_expression(pick: random.Random, *, seconds: bool) -> str:
-    """An expression of any form. It may never fire, but it is written as the dialect allows."""
+    """Return an expression of any form. It is valid, but may never fire."""
     number = pick.choice((6, 6, 7)) if seconds else pick.choice((5, 5, 5, 6, 7))
     minute, hour = _plain(pick, "minute"), _plain(pick, "hour", busy=True)
     month = _plain(pick, "month", star=0.7)

@@ -1,4 +1,4 @@
-"""What is wrong with an expression, in messages that name the field, the value and what is allowed."""
+"""Errors of cron expressions name the field, the value and what is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The slots of cron expressions, judged by the brute-force oracle, by croniter and by the contract's examples."""
+"""The slots of cron expressions, compared with a brute-force oracle, with croniter and with documented examples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def moment(text: str) -> datetime:
 
 
 def judge(expression: str, sky: Sky, pick: random.Random, instants: int = 12) -> bool:
-    """Compares next, previous and count with the oracle's; False if the expression can never fire."""
+    """Compare next, previous and count with the oracle. Returns False if the expression can never fire."""
     try:
         cron = Cron(expression, sky.zone)
     except CronError as error:
@@ -92,7 +92,7 @@ def test_any_expression_agrees_with_the_oracle(seed: int, seconds: bool) -> None
 
 @pytest.mark.parametrize("seed", range(4))
 def test_dates_agree_with_the_oracle_over_decades(seed: int) -> None:
-    """Leap days, last days, nearest weekdays: what a stretch of hours does not show."""
+    """Leap days, last days, nearest weekdays: what a few hours do not show."""
     pick = random.Random(2000 + seed)
     first, last = date(1996, 1, 1), date(2013, 1, 1)
     days = [first + timedelta(number) for number in range((last - first).days)]
@@ -122,7 +122,7 @@ ZONES = ["UTC", "Asia/Kolkata", "America/New_York", "Europe/Berlin"]
 
 @pytest.mark.parametrize("seed", range(4))
 def test_croniter_agrees_if_the_dialects_do(seed: int) -> None:
-    """Plain fields, away from DST: there croniter is an independent reader of Unix cron."""
+    """Plain fields, far from DST changes: here croniter is an independent implementation of Unix cron."""
     pick = random.Random(4000 + seed)
     compared = 0
     while compared < 60:
@@ -131,9 +131,9 @@ def test_croniter_agrees_if_the_dialects_do(seed: int) -> None:
             continue
         ranges = re.findall(r"([0-9A-Z]+)-([0-9A-Z]+)", " ".join(fields))
         if any(not (first + last).isdigit() or int(first) >= int(last) for first, last in ranges):
-            continue  # 3-3 means everything there, and 57-24/20 loses its step where it wraps
+            continue  # croniter reads 3-3 as *, and ignores the step of 57-24/20 where it wraps
         if "/" in fields[4] or "*/" in fields[2] or "*" in fields[2][1:]:
-            continue  # a/n ends on Saturday there, and */n of the days is read in its own way
+            continue  # in croniter, a/n ends on Saturday, and */n of days has another meaning
         expression, zone = " ".join(fields), ZoneInfo(pick.choice(ZONES))
         after = datetime(2026, 5, 1, tzinfo=zone) + timedelta(seconds=pick.randint(0, 86_400 * 120))
         try:
@@ -255,7 +255,7 @@ def test_an_expression_without_future_slots_ends() -> None:
 
 
 def test_the_last_hour_of_a_year_that_clocks_repeat_is_found() -> None:
-    """The search may find no later local time, while the clocks are about to go back to an earlier one."""
+    """There may be no later local time, but the clocks are about to go back to an earlier one."""
     cron = Cron("0 */15 1 1 11 ? 2026", LOS_ANGELES)
     assert cron.next(moment("2026-11-01T08:45:00Z")) == moment("2026-11-01T09:00:00Z")
     assert cron.next(moment("2026-11-01T09:45:00Z")) is None

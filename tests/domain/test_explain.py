@@ -1,4 +1,4 @@
-"""Expressions in words: each row was read by a person and found to be true and good English."""
+"""Explanations of expressions. A person has checked that each row is correct and good English."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instants: exact both ways, and as text."""
+"""Instants: exact conversions, and text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The union of triggers without what is excluded, judged by walking over every second of some days."""
+"""Timetables, compared with a walk over every second of some days."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def instant(text: str) -> Instant:
 
 
 class Judge:
-    """Timetables made at random over one stretch of time, with the slots that they must have."""
+    """Random timetables over a period, with the slots that they must have."""
 
     def __init__(self, pick: random.Random) -> None:
         self.pick = pick
@@ -117,7 +117,7 @@ class Judge:
         seconds = set(self.sky.slots(oracle))
         if not oracle.unix:
             return cron, {slot for slot in slots if slot // SECOND in seconds}
-        # In five fields whole minutes are meant; what a gap moved to its end is a single second.
+        # Five fields exclude whole minutes; a slot that a gap moved to its end is a single second.
         shown = dict(self.sky.real)
         minutes = {second for second in seconds if oracle.matches(shown[second])}
         return cron, {slot for slot in slots if slot // SECOND in seconds or slot // MINUTE * 60 in minutes}
@@ -216,7 +216,7 @@ def test_exclusions_may_exclude_everything() -> None:
 
 
 def test_a_rare_slot_among_excluded_ones_is_found() -> None:
-    """Every second but one of a leap day is excluded."""
+    """All seconds of a leap day except one are excluded."""
     timetable = Timetable(
         [Every(1).bind(0)],
         [
@@ -311,6 +311,6 @@ def test_the_search_by_days_passes_windows_and_stops_at_moments() -> None:
     between = Timetable([Every(7).bind(START), Every(1).bind(0), At(to_datetime(moment + 1))], [Cron("1-56 * * * * ?")])
     assert between.next(START + 4 * MINUTE) == moment
     early = Timetable([Every(1).bind(0), At(to_datetime(moment - 500))], [minutes, Cron("57 * * * * ?")])
-    assert early.next(START + 4 * MINUTE) == START + 5 * MINUTE  # its second is left out, and it with that
+    assert early.next(START + 4 * MINUTE) == START + 5 * MINUTE  # it is excluded with its second
     kept = Timetable([Every(2).bind(0), At(to_datetime(moment + 500))], [Cron("0-56/2,58 * * * * ?")])
     assert kept.next(START + 3 * MINUTE) == moment + 500

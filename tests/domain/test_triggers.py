@@ -328,7 +328,7 @@ def test_jitter_is_stable_uniform_and_within_its_bounds() -> None:
 
 
 def found_before() -> int:
-    """What another process finds, with another seed of ``hash()``."""
+    """Return what another process computes, with another seed of ``hash()``."""
     code = "from scheduledjob.domain.schedule.misfire import jitter_of; print(jitter_of('uid-1', 60, 30_000_000))"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 

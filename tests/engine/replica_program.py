@@ -1,7 +1,7 @@
-"""A program with the library, for tests that kill, stop and mislead it: ``replica_program.py DSN LOG SETTINGS``.
+"""A program that uses the library, for tests that kill or suspend it: ``replica_program.py DSN LOG SETTINGS``.
 
 Its job writes a line to LOG when an attempt starts and when it ends. SETTINGS is JSON: ``lease`` and ``takes`` in
-seconds, ``clock``: by how many seconds its wall clock is wrong, ``schedule``: slugs to schedule, and their delays.
+seconds, ``clock`` is the error of its wall clock in seconds, ``schedule`` maps slugs to schedule to their delays.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Log(Observer):
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def say(self, what: str, slug: str = "-", attempt: int = 0) -> None:
-        at = time.clock_gettime_ns(time.CLOCK_REALTIME) // 1000  # true whatever time.time says
+        at = time.clock_gettime_ns(time.CLOCK_REALTIME) // 1000  # the true time, even if time.time is wrong
         os.write(self._file, f"{what} {os.getpid()} {slug} {attempt} {at}\n".encode())
 
     def fenced(self, slug: str, why: str) -> None:

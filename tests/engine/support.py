@@ -1,6 +1,6 @@
-"""Replicas on a store in memory, with jobs that a test steers: what the tests of the engine share.
+"""What the tests of the engine share: replicas on a store in memory, with jobs that the test controls.
 
-Time is real here, so tests wait for events and never for a length of time; ``PATIENCE`` only ends a test that hangs.
+Time is real here, so tests wait for events and never for a fixed time. ``PATIENCE`` only ends a test that hangs.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from scheduledjob.engine.store import Settlement
 
 PATIENCE = 30.0
-"""Seconds after which a test that waits has failed."""
+"""Seconds after which a waiting test fails."""
 KEEP_ALL = Keep(10**6, 10**6, 365 * DAY)
 
 
-def at_once(slot: Instant, **fields: Any) -> Definition:
+def single_slot(slot: Instant, **fields: Any) -> Definition:
     """A definition with one slot."""
     given: dict[str, Any] = {"kind": "job", "triggers": (AtTrigger(slot),), "keep": KEEP_ALL} | fields
     return Definition(**given)
@@ -54,9 +54,9 @@ def desired(slug: str, definition: Definition, created: Instant, *, payload: byt
 async def put(
     store: Store, *slugs: str, payload: bytes | None = None, late: Micros = SECOND // 2, **fields: Any
 ) -> None:
-    """Schedules of one slot each, which was ``late`` ago."""
+    """Put schedules with a single slot, which was ``late`` microseconds ago."""
     now = await store.now()
-    definition = at_once(now - late, **fields)
+    definition = single_slot(now - late, **fields)
     await store.put([desired(slug, definition, now - late - 1, payload=payload) for slug in slugs], replace=True)
 
 
@@ -75,7 +75,7 @@ async def for_ever(attempt: Attempt) -> Result:
 
 
 class Jobs:
-    """An ``Executor`` whose attempts do what the test says, and which remembers them."""
+    """An ``Executor`` that calls ``behave`` for each attempt, and records the attempts."""
 
     def __init__(self, behave: Callable[[Attempt], Awaitable[Result]] = ok) -> None:
         self.behave = behave
@@ -106,51 +106,51 @@ class Jobs:
 
 
 class Watcher(Observer):
-    """Remembers what it is told, and lets a test wait for it."""
+    """Records the events that it is notified of, and lets a test wait for them."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
+        self.events: list[tuple[str, Any]] = []
         self.records: list[RunRecord] = []
         self.states: dict[str, State] = {}
-        """As they were last written."""
+        """By slug: the state that was written last."""
         self._news = asyncio.Event()
 
-    def _tell(self, what: str, detail: Any) -> None:
-        self.told.append((what, detail))
+    def _record(self, what: str, detail: Any) -> None:
+        self.events.append((what, detail))
         self._news.set()
 
     def claimed(self, row: Row) -> None:
-        self._tell("claimed", row.slug)
+        self._record("claimed", row.slug)
 
     def started(self, attempt: Attempt, due: Instant, late: Micros) -> None:
         assert late >= 0
-        self._tell("started", attempt.attempt)
+        self._record("started", attempt.attempt)
 
     def adopted(self, attempt: Attempt) -> None:
-        self._tell("adopted", attempt.attempt)
+        self._record("adopted", attempt.attempt)
 
     def passed_over(self, slug: str, outcome: Outcome, count: int) -> None:
-        self._tell("passed over", (slug, outcome.value, count))
+        self._record("passed over", (slug, outcome.value, count))
 
     def settled(self, row: Row, settlement: Settlement) -> None:
         self.states[row.slug] = State.decode(settlement.state)
         self._news.set()
 
     def retrying(self, attempt: Attempt, reason: str, due: Instant) -> None:
-        self._tell("retrying", (attempt.attempt, reason))
+        self._record("retrying", (attempt.attempt, reason))
 
     def recorded(self, records: Sequence[RunRecord]) -> None:
         self.records += records
-        self._tell("recorded", [record.outcome.value for record in records])
+        self._record("recorded", [record.outcome.value for record in records])
 
     def released(self, slug: str, wake_at: Instant | None) -> None:
-        self._tell("released", slug)
+        self._record("released", slug)
 
     def fenced(self, slug: str, why: str) -> None:
-        self._tell("fenced", slug)
+        self._record("fenced", slug)
 
     def overdue(self, slug: str) -> None:
-        self._tell("overdue", slug)
+        self._record("overdue", slug)
 
     async def until(self, enough: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -158,8 +158,8 @@ class Watcher(Observer):
                 self._news.clear()
                 await self._news.wait()
 
-    async def until_told(self, what: str, times: int = 1) -> None:
-        await self.until(lambda: sum(told == what for told, _ in self.told) >= times)
+    async def until_event(self, what: str, times: int = 1) -> None:
+        await self.until(lambda: sum(name == what for name, _ in self.events) >= times)
 
     async def until_recorded(self, count: int = 1) -> None:
         await self.until(lambda: len(self.records) >= count)
@@ -186,7 +186,7 @@ def replica_of(
 
 @asynccontextmanager
 async def running(replica: Replica) -> AsyncIterator[Replica]:
-    """Run a replica until the end of the block, and through its orderly end."""
+    """Run a replica until the end of the block, and shut it down cleanly."""
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
         tasks.create_task(replica.run())
         await replica.ready.wait()

@@ -1,4 +1,4 @@
-"""When a claimer looks at the store: as late as it may, as early as it must, on the fake clock of the simulation."""
+"""When the claimer polls the store: as late as possible, but in time. The clock is that of the simulation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from scheduledjob.engine.poll_timer import PollTimer
 from scheduledjob.engine.replica_settings import ReplicaContext, ReplicaSettings
 from scheduledjob.engine.store import Batch, Disposition, ReplicaInfo, Row, Settlement, StoreUnavailable, Wake
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
-from tests.simulation.network import at_once as now_done
+from tests.simulation.network import at_once
 from tests.simulation.world import Machine, World
 
-from .support import at_once, desired
+from .support import desired, single_slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from scheduledjob.engine.ownership import Ownership
 
 
-class Looked(MemoryStore):
-    """Remembers when it was looked at, and what was promised."""
+class RecordingStore(MemoryStore):
+    """Records when it was polled, and when the announced polls are."""
 
     def __init__(self, world: World) -> None:
         super().__init__(MemoryDatabase(world.store_clock))
         self.world = world
-        self.should_poll: list[float] = []
-        self.promises: list[float] = []
-        self.asked: list[float] = []
-        """When it was asked for its clock."""
+        self.polled_at: list[float] = []
+        self.announced: list[float] = []
+        self.clock_reads: list[float] = []
+        """When its clock was read."""
         self.away = False
         self.takes = 0.0
         """Seconds until a claim is answered."""
 
     async def claim(self, replica: str, kinds: Iterable[str], **options: Any) -> Batch:
-        self.should_poll.append(round(self.world.now, 3))
-        assert len(self.should_poll) < 1000, "it spins"
+        self.polled_at.append(round(self.world.now, 3))
+        assert len(self.polled_at) < 1000, "it polls without a pause"
         if self.away:
             raise StoreUnavailable("away")
         if self.takes:
@@ -54,20 +54,20 @@ class Looked(MemoryStore):
         return await super().claim(replica, kinds, **options)
 
     async def now(self) -> Instant:
-        self.asked.append(self.world.now)
+        self.clock_reads.append(self.world.now)
         if self.away:
-            self.should_poll.append(round(self.world.now, 3))
+            self.polled_at.append(round(self.world.now, 3))
             raise StoreUnavailable("away")
         return await super().now()
 
     async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
-        self.promises.append(round((poll_at - self.world.store_clock()) / SECOND, 3))
+        self.announced.append(round((poll_at - self.world.store_clock()) / SECOND, 3))
         await super().announce(replica, poll_at)
 
 
 @dataclass
-class Holds:
-    """What a claimer needs of an ``Ownership``."""
+class OwnershipStub:
+    """The part of ``Ownership`` that the claimer uses."""
 
     rows: list[Row] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -88,8 +88,8 @@ class Scene:
         self.world = World(1)
         self.machine = Machine("m", 7.0, 1.0, self.world)
         self.world.machines.append(self.machine)
-        self.store = Looked(self.world)
-        self.holds = Holds()
+        self.store = RecordingStore(self.world)
+        self.ownership = OwnershipStub()
         self.info = ReplicaInfo("me", "", 0)
         self.settings = ReplicaSettings(**settings)
         self.task: asyncio.Task[None] | None = None
@@ -110,7 +110,7 @@ class Scene:
                 monotonic=self.machine.monotonic,
                 observer=Observer(),
             )
-            claimer = Claimer(context, cast("Ownership", self.holds), self.info, self.poll_timer, random.Random(1))
+            claimer = Claimer(context, cast("Ownership", self.ownership), self.info, self.poll_timer, random.Random(1))
         finally:
             asyncio._set_running_loop(None)
         self.task = loop.create_task(claimer.run())
@@ -119,15 +119,15 @@ class Scene:
 
     def put(self, slug: str, after: float) -> None:
         slot = self.world.store_clock() + round(after * SECOND)
-        now_done(self.store.put([desired(slug, at_once(slot), slot - 10**9)], replace=False))
+        at_once(self.store.put([desired(slug, single_slot(slot), slot - 10**9)], replace=False))
 
     def until(self, moment: float) -> list[float]:
-        """Let time pass; when the store was looked at since the last call."""
-        seen = len(self.store.should_poll)
+        """Let time pass, and return when the store was polled since the last call."""
+        seen = len(self.store.polled_at)
         self.world.run_until(moment)
         assert self.task is not None
         assert not self.task.done()
-        return self.store.should_poll[seen:]
+        return self.store.polled_at[seen:]
 
     def end(self) -> None:
         if self.task is not None:
@@ -146,8 +146,8 @@ def scene(request: pytest.FixtureRequest) -> Any:
 
 def test_an_idle_replica_polls_at_each_heartbeat_and_announces_it(scene: Scene) -> None:
     scene.start()
-    assert scene.until(59.0) == [0.0, 0.0]  # once more after the promise: a client may have read an earlier one
-    assert scene.store.promises == [60.0]
+    assert scene.until(59.0) == [0.0, 0.0]  # again after the announcement: a client may have read the previous one
+    assert scene.store.announced == [60.0]
     assert scene.until(119.0) == [60.0, 60.0]
 
 
@@ -156,25 +156,25 @@ def test_it_sleeps_until_shortly_before_the_next_row_is_due(scene: Scene) -> Non
     scene.start()
     assert scene.until(28.9) == [0.0, 0.0]
     assert scene.until(29.1)[0] == 29.0
-    assert [row.slug for row in scene.holds.rows] == ["ns/a"]
+    assert [row.slug for row in scene.ownership.rows] == ["ns/a"]
 
 
 @pytest.mark.parametrize("scene", [{"heartbeat": heartbeat} for heartbeat in (0.02, 0.05, 0.0501, 0.06)], indirect=True)
 @pytest.mark.parametrize("takes", [0.0, 0.01])
 def test_a_short_heartbeat_does_not_spin(scene: Scene, takes: float) -> None:
-    """A promise of what is hardly further off than the store's answer is not made again and again."""
+    """A poll that is due almost at once is not announced again and again."""
     scene.store.takes = takes
     scene.start()
-    should_poll = scene.until(2.0)
-    assert len(set(should_poll)) > 10
-    assert len(should_poll) <= 2 * 2.0 / scene.settings.heartbeat + 2
+    polled_at = scene.until(2.0)
+    assert len(set(polled_at)) > 10
+    assert len(polled_at) <= 2 * 2.0 / scene.settings.heartbeat + 2
 
 
 @pytest.mark.parametrize("scene", [{"jitter": 20.0}], indirect=True)
 def test_jitter_spreads_polls_but_never_delays_them(scene: Scene) -> None:
     scene.start()
-    should_poll = sorted(set(scene.until(600.0)))
-    gaps = [round(later - earlier, 3) for earlier, later in pairwise(should_poll)]
+    polled_at = sorted(set(scene.until(600.0)))
+    gaps = [round(later - earlier, 3) for earlier, later in pairwise(polled_at)]
     assert all(39 <= gap <= 60 for gap in gaps)
     assert len(set(gaps)) > 3
 
@@ -186,7 +186,7 @@ def test_a_notification_ends_the_sleep(scene: Scene) -> None:
     assert scene.until(20.0)[0] == pytest.approx(14.0, abs=0.01)
     claimer.notified(Wake(changed=["ns/a"]))
     assert scene.until(25.0) == []
-    assert scene.holds.changed == ["ns/a"]
+    assert scene.ownership.changed == ["ns/a"]
 
 
 def test_it_polls_at_once_after_notifications_were_lost(scene: Scene) -> None:
@@ -202,12 +202,12 @@ def test_without_capacity_it_does_not_poll(scene: Scene) -> None:
         scene.put(f"ns/{n}", 0.0)
     scene.start()
     assert len(scene.until(10.0)) == 2
-    assert scene.holds.held == 3
+    assert scene.ownership.held == 3
     assert scene.until(50.0) == []
-    del scene.holds.rows[:2]
-    scene.poll_timer.freed(None, scene.holds.held)
+    del scene.ownership.rows[:2]
+    scene.poll_timer.freed(None, scene.ownership.held)
     assert scene.until(51.0)[0] == 50.0
-    assert scene.holds.held == 3
+    assert scene.ownership.held == 3
 
 
 def test_a_full_batch_is_followed_by_another_at_once(scene: Scene) -> None:
@@ -215,7 +215,7 @@ def test_a_full_batch_is_followed_by_another_at_once(scene: Scene) -> None:
         scene.put(f"ns/{n}", 0.0)
     scene.start()
     assert scene.until(0.5)[:3] == [0.0, 0.0, 0.0]
-    assert scene.holds.held == 1200
+    assert scene.ownership.held == 1200
 
 
 def test_the_next_claim_is_in_flight_while_rows_are_handed_over(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,7 @@ def test_the_next_claim_is_in_flight_while_rows_are_handed_over(scene: Scene, mo
     held: list[int] = []
 
     async def slow(*args: Any, **options: Any) -> Batch:
-        held.append(scene.holds.held)
+        held.append(scene.ownership.held)
         await asyncio.sleep(0.9)
         return await claim(*args, **options)
 
@@ -233,24 +233,24 @@ def test_the_next_claim_is_in_flight_while_rows_are_handed_over(scene: Scene, mo
     scene.start()
     scene.until(1.5)
     assert held == [0, 0]
-    assert scene.holds.held == 500
+    assert scene.ownership.held == 500
     scene.until(2.9)
     assert held[:3] == [0, 0, 500]
-    assert scene.holds.held == 1200
+    assert scene.ownership.held == 1200
 
 
 def test_a_released_row_is_claimed_in_time(scene: Scene) -> None:
     scene.start()
     scene.until(10.0)
-    scene.poll_timer.freed(scene.world.store_clock() + 20 * SECOND, scene.holds.held)
+    scene.poll_timer.freed(scene.world.store_clock() + 20 * SECOND, scene.ownership.held)
     assert scene.until(40.0)[0] == pytest.approx(29.0, abs=0.01)
 
 
 def test_claims_are_retried_with_growing_delays(scene: Scene) -> None:
     scene.store.away = True
     scene.start()
-    should_poll = scene.until(60.0)
-    gaps = [later - earlier for earlier, later in pairwise(should_poll)]
+    polled_at = scene.until(60.0)
+    gaps = [later - earlier for earlier, later in pairwise(polled_at)]
     assert gaps[0] <= 0.1
     assert all(2.4 <= gap <= 5.01 for gap in gaps[-5:])
     scene.store.away = False
@@ -263,7 +263,7 @@ def test_after_an_outage_longer_than_a_lease_writes_come_before_claims(scene: Sc
     scene.until(30.0)
     scene.store.away = False
     first = scene.until(40.0)[0]
-    assert first - scene.store.asked[-1] == pytest.approx(1.0, abs=0.01)
+    assert first - scene.store.clock_reads[-1] == pytest.approx(1.0, abs=0.01)
 
 
 def test_after_a_short_outage_claims_continue_at_once(scene: Scene) -> None:
@@ -272,41 +272,41 @@ def test_after_a_short_outage_claims_continue_at_once(scene: Scene) -> None:
     scene.until(3.0)
     scene.store.away = False
     scene.until(10.0)
-    assert scene.store.asked == []
+    assert scene.store.clock_reads == []
 
 
 def test_after_a_long_silence_writes_come_before_claims(scene: Scene) -> None:
-    """Nobody knows how long the store was away before the first call that failed."""
+    """It is not known how long the store was unavailable before the first call that failed."""
     scene.start()
     scene.until(50.0)
     scene.store.away = True
     failed = scene.until(61.0)[0]
     scene.store.away = False
     first = scene.until(70.0)[0]
-    assert first - scene.store.asked[-1] == pytest.approx(1.0, abs=0.01)
+    assert first - scene.store.clock_reads[-1] == pytest.approx(1.0, abs=0.01)
     assert first - failed < 3
 
 
 def test_a_late_claim_claims_nothing_and_is_repeated_after_the_writes(scene: Scene) -> None:
-    """It stands for an outage, although somebody still waited for its answer."""
+    """It counts as an outage, although the call was still waiting for its answer."""
     scene.start()
     scene.until(50.0)
     scene.put("ns/a", 0.0)
     scene.store.takes = 5.0
     scene.until(65.5)
-    assert scene.holds.held == 0
+    assert scene.ownership.held == 0
     scene.store.takes = 0.0
     assert scene.until(70.0)[0] == pytest.approx(66.0, abs=0.2)
-    assert scene.holds.held == 1
+    assert scene.ownership.held == 1
 
 
 def test_it_polls_when_a_lease_of_another_replica_expires(scene: Scene) -> None:
     scene.put("ns/a", 0.0)
-    batch = now_done(scene.store.claim("dead", ["job"], limit=1, ahead=0, lease=15 * SECOND))
+    batch = at_once(scene.store.claim("dead", ["job"], limit=1, ahead=0, lease=15 * SECOND))
     scene.start()
     assert scene.until(14.9)[0] == 0.0
     scene.until(15.2)
-    assert [row.recovered for row in scene.holds.rows] == [True]
+    assert [row.recovered for row in scene.ownership.rows] == [True]
     (row,) = batch.rows
     stale = Settlement(row.key, row.version, Disposition.RELEASE, row.state, None, 1)
-    assert now_done(scene.store.settle("dead", [stale])) == [False]
+    assert at_once(scene.store.settle("dead", [stale])) == [False]

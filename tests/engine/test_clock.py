@@ -1,4 +1,4 @@
-"""The estimate of the store's clock: never ahead, whatever two clocks and a network do; and the timers on it."""
+"""The estimate of the store's clock is never ahead, however clocks and the network behave; and the timers on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T: Instant = 1_790_000_000 * SECOND
 
 @dataclass
 class Pair:
-    """True time in seconds; the store's clock goes with it, ours at another rate and from another zero."""
+    """True time in seconds. The store's clock follows it; ours has another rate and another zero."""
 
     rate: float = 1.0
     zero: float = 0.0
@@ -59,7 +59,7 @@ def test_the_best_recent_answer_is_used() -> None:
     clock = StoreClock(pair.monotonic)
     clock.observe(pair.store(), 0.0, 0.0)
     pair.time = 10.0
-    clock.observe(pair.store() - SECOND, 8.0, 10.0)  # an answer that took long to come
+    clock.observe(pair.store() - SECOND, 8.0, 10.0)  # a slow answer
     assert pair.store() - clock.now() <= 10 * DRIFT * SECOND + 2
 
 
@@ -90,7 +90,7 @@ def test_until_is_long_enough_to_reach_the_instant(rate: float, length: int) -> 
 
 
 class Slow:
-    """The event loop's clock runs a little fast against the store's: its timers fire early."""
+    """The event loop's clock is slightly faster than the store's, so its timers fire early."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()

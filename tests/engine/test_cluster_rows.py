@@ -1,4 +1,4 @@
-"""A replica and the rows of a cluster: acts, attempts that outlive it, schedules that follow others, how it is."""
+"""A replica and the rows of a cluster: manual requests, detached attempts, schedules that follow others, health."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
-from .support import PATIENCE, Jobs, Watcher, at_once, desired, for_ever, ok, put, replica_of, row_of, running
+from .support import PATIENCE, Jobs, Watcher, desired, for_ever, ok, put, replica_of, row_of, running, single_slot
 
 if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
@@ -34,18 +34,18 @@ def store() -> MemoryStore:
 
 
 def seen(slug: str, definition: Definition, created: Instant, requests: Requests = NONE, generation: int = 1) -> NewRow:
-    """An object of a cluster, as a watcher hands it over."""
+    """The row of an object in a cluster, as the reconciler writes it."""
     row = desired(slug, definition, created, payload=b"the spec's")
-    due = created if row.wake_at is None else row.wake_at  # what follows has to look for the first time
+    due = created if row.wake_at is None else row.wake_at  # a follower polls for the first time
     return replace(row, origin=Origin.CLUSTER, generation=generation, requests=requests.encode(), wake_at=due)
 
 
 def far_away(**fields: Any) -> Definition:
     """A definition that does nothing by itself for a day."""
-    return at_once(0, **{"triggers": (EveryTrigger(DAY),)} | fields)
+    return single_slot(0, **{"triggers": (EveryTrigger(DAY),)} | fields)
 
 
-# ---------------------------------------------------------------- acts
+# ---------------------------------------------------------------- manual requests
 
 
 async def test_a_manual_run_of_a_row_that_nobody_owns(store: MemoryStore) -> None:
@@ -67,7 +67,7 @@ async def test_a_manual_run_of_a_row_that_nobody_owns(store: MemoryStore) -> Non
 
 async def test_a_schedule_with_only_a_manual_trigger_runs_on_request(store: MemoryStore) -> None:
     now = await store.now()
-    by_hand = at_once(0, triggers=(ManualTrigger(),))
+    by_hand = single_slot(0, triggers=(ManualTrigger(),))
     jobs, watcher = Jobs(), Watcher()
     async with running(replica_of(store, jobs, observer=watcher)):
         await store.reconcile([seen("ns/a", by_hand, now)])
@@ -96,7 +96,7 @@ async def test_a_manual_run_does_not_change_the_payload_of_its_schedule(store: M
 
 async def test_a_cancel_request_reaches_the_active_run(store: MemoryStore) -> None:
     now = await store.now()
-    definition = at_once(now - SECOND // 2)
+    definition = single_slot(now - SECOND // 2)
     jobs, watcher = Jobs(for_ever), Watcher()
     async with running(replica_of(store, jobs, observer=watcher)):
         await store.reconcile([seen("ns/a", definition, now - SECOND)])
@@ -110,7 +110,9 @@ async def test_a_cancel_request_reaches_the_active_run(store: MemoryStore) -> No
 
 async def test_unreadable_requests_are_ignored(store: MemoryStore) -> None:
     now = await store.now()
-    row = replace(seen("ns/a", at_once(now - SECOND // 2), now - SECOND), requests='{"run":["from a later version"]}')
+    row = replace(
+        seen("ns/a", single_slot(now - SECOND // 2), now - SECOND), requests='{"run":["from a later version"]}'
+    )
     row.state = replace_revision(row.state)
     watcher = Watcher()
     with capture_logs() as logs:
@@ -132,18 +134,17 @@ async def test_slots_that_did_not_run_are_reported_once_they_are_stored(store: M
     watcher = Watcher()
     async with running(replica_of(store, Jobs(), observer=watcher)):
         await store.reconcile([seen("ns/a", definition, now - 10 * SECOND)])
-        await watcher.until_told("passed over")
-    (told,) = [detail for what, detail in watcher.told if what == "passed over"]
-    assert told[:2] == ("ns/a", "Missed")
-    assert told[2] in {9, 10}  # by where in its second the test began
+        await watcher.until_event("passed over")
+    (passed_over,) = [detail for what, detail in watcher.events if what == "passed over"]
+    assert passed_over[:2] == ("ns/a", "Missed")
+    assert passed_over[2] in {9, 10}  # depends on where in a second the test begins
 
 
-# ---------------------------------------------------------------- attempts that outlive
+# ---------------------------------------------------------------- detached attempts
 
 
 class Pods(Jobs):
-    """An executor of Pods, each of which lives until the test ends it; the ends of those cancelled are confirmed by
-    ``gone``."""
+    """An executor of Pods that live until the test ends them. ``gone`` confirms the end of cancelled ones."""
 
     def __init__(self) -> None:
         super().__init__(self.watch)
@@ -175,8 +176,8 @@ async def test_a_shutdown_releases_detached_attempts_and_another_replica_adopts_
     async with running(replica_of(store, others, detached=True, observer=watcher)):
         await watcher.until_recorded(6)
     assert {(record.attempt, record.replica) for record in watcher.records} == {(1, "the-pod")}
-    assert {what for what, _ in watcher.told} >= {"adopted"}
-    assert "started" not in {what for what, _ in watcher.told}
+    assert {what for what, _ in watcher.events} >= {"adopted"}
+    assert "started" not in {what for what, _ in watcher.events}
 
 
 async def test_a_fenced_replica_releases_its_detached_attempts(store: MemoryStore) -> None:
@@ -191,7 +192,7 @@ async def test_a_fenced_replica_releases_its_detached_attempts(store: MemoryStor
 
 async def test_a_cancelled_run_stays_active_until_its_end_is_confirmed(store: MemoryStore) -> None:
     now = await store.now()
-    definition = at_once(now - SECOND // 2, concurrency=Concurrency.REPLACE)
+    definition = single_slot(now - SECOND // 2, concurrency=Concurrency.REPLACE)
     pods, watcher = Pods(), Watcher()
     async with running(replica_of(store, pods, detached=True, observer=watcher)):
         await store.reconcile([seen("ns/a", definition, now - SECOND)])
@@ -210,7 +211,7 @@ async def test_a_cancelled_run_stays_active_until_its_end_is_confirmed(store: Me
 
 async def test_the_next_replica_continues_a_cancellation(store: MemoryStore) -> None:
     now = await store.now()
-    definition = at_once(now - SECOND // 2)
+    definition = single_slot(now - SECOND // 2)
     pods, others, watcher, later = Pods(), Pods(), Watcher(), Watcher()
     async with running(replica_of(store, pods, detached=True, observer=watcher, grace=PATIENCE)):
         await store.reconcile([seen("ns/a", definition, now - SECOND)])
@@ -269,7 +270,7 @@ async def test_a_chain_of_followers_runs_in_order(store: MemoryStore) -> None:
         for slug, upstream in follows.items():
             trigger = FollowingTrigger(upstream.partition("/")[2])
             await store.reconcile([seen(slug, far_away(triggers=(trigger,)), now)])
-        await store.reconcile([seen("ns/a", at_once(now), now - 1)])
+        await store.reconcile([seen("ns/a", single_slot(now), now - 1)])
         await watcher.until_recorded(3)
     assert [record.slug for record in watcher.records] == ["ns/a", "ns/b", "ns/c"]
     a, b, c = watcher.records
@@ -280,7 +281,7 @@ async def test_a_follower_finds_ends_without_a_notification(store: MemoryStore) 
     now = await store.now()
     watcher, later = Watcher(), Watcher()
     async with running(replica_of(store, Jobs(), observer=watcher)):
-        await store.reconcile([seen("ns/a", at_once(now), now - 1)])
+        await store.reconcile([seen("ns/a", single_slot(now), now - 1)])
         await watcher.until_recorded()
     await store.reconcile([seen("ns/b", far_away(triggers=(FollowingTrigger("a"),)), now - 1)])
     await store.touch(["ns/b"])
@@ -290,7 +291,7 @@ async def test_a_follower_finds_ends_without_a_notification(store: MemoryStore) 
 
 
 class Away(MemoryStore):
-    """A store that can't be reached while the test says so."""
+    """A store that is unavailable while the test says so."""
 
     away = False
 
@@ -326,7 +327,7 @@ async def test_a_follower_reads_again_after_an_outage_of_the_store(monkeypatch: 
         store.away = True
         near = MemoryStore(database)
         await near.reconcile([seen("ns/b", far_away(triggers=(FollowingTrigger("a"),)), now - 1)])
-        await near.reconcile([seen("ns/a", at_once(now), now - 1)])
+        await near.reconcile([seen("ns/a", single_slot(now), now - 1)])
         await watcher.until_recorded()
         for _ in range(3):
             await store.should_poll.get()
@@ -335,14 +336,14 @@ async def test_a_follower_reads_again_after_an_outage_of_the_store(monkeypatch: 
     assert [record.slug for record in watcher.records] == ["ns/a", "ns/b"]
 
 
-# ---------------------------------------------------------------- how it is
+# ---------------------------------------------------------------- health
 
 
 async def test_the_stats_count_what_a_replica_owns(store: MemoryStore) -> None:
     now = await store.now()
     jobs = Jobs(for_ever)
     await put(store, "ns/a", "ns/b")
-    await store.put([desired("ns/soon", at_once(now + 30 * SECOND), now)], replace=False)
+    await store.put([desired("ns/soon", single_slot(now + 30 * SECOND), now)], replace=False)
     async with running(replica_of(store, jobs, ahead=60.0, grace=0.0)) as replica:
         for _ in range(2):
             await jobs.begun.get()

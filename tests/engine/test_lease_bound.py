@@ -1,4 +1,4 @@
-"""Leases of a store that is this process's own memory say nothing to others: they end with what keeps others away."""
+"""The bound on leases of a store in memory, which can't exclude other processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_attempts_are_stopped_before_the_bound() -> None:
     replica = replica_of(store, jobs, observer=watcher, lease=3.0, grace=0.0, lease_bound=lambda: bound)
     async with running(replica):
         attempt = await jobs.begun.get()
-        await watcher.until_told("fenced")
+        await watcher.until_event("fenced")
         assert await jobs.cancelled.get() is attempt
         assert attempt.deadline <= bound
         assert all(deadline <= bound for _, deadline in jobs.extended)

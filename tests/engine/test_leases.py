@@ -1,4 +1,4 @@
-"""Leases: the pure step, the thread that drives it, and an event loop that a job blocks."""
+"""Leases: ``Leases`` itself, the thread that renews them, and an event loop that a job blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .support import PATIENCE, Jobs, Watcher, put, replica_of, row_of, running
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-# ---------------------------------------------------------------- the pure step
+# ---------------------------------------------------------------- Leases
 
 
 def beating(length: float = 15.0) -> Leases:
@@ -101,7 +101,7 @@ def test_another_lease_on_the_same_row_is_not_dropped_with_the_old_one() -> None
 
 
 class Kept:
-    """A keeper on a store, and what it says."""
+    """A lease thread on a store, and what it reports."""
 
     def __init__(self, store: MemoryStore, length: float) -> None:
         self.leases = Leases(length)
@@ -198,7 +198,7 @@ async def test_a_replica_that_can_not_renew_stops_its_job() -> None:
     async with running(replica_of(store, jobs, observer=watcher, lease=0.6, name="cut off")):
         await jobs.begun.get()
         await jobs.cancelled.get()
-        await watcher.until_told("fenced")
+        await watcher.until_event("fenced")
     assert watcher.records == []
     other = Jobs()
     async with running(replica_of(MemoryStore(database), other)):
@@ -209,7 +209,7 @@ async def test_a_replica_that_can_not_renew_stops_its_job() -> None:
 
 
 def in_a_thread(main: Callable[[], Any]) -> threading.Thread:
-    """A replica with an event loop of its own, which its job will block."""
+    """A replica with its own event loop, which its job will block."""
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
     return thread
@@ -253,7 +253,7 @@ async def test_an_event_loop_that_is_blocked_for_too_long_loses_its_lease(monkey
     async def blocked() -> None:
         store = MemoryStore(database)
         async with running(replica_of(store, Jobs(blocks), observer=watcher, lease=0.6, capacity=1, name="wedged")):
-            await watcher.until_told("fenced")
+            await watcher.until_event("fenced")
 
     async def takes_over(attempt: Attempt) -> Result:
         recovered.set()
@@ -277,7 +277,7 @@ async def test_an_event_loop_that_is_blocked_for_too_long_loses_its_lease(monkey
 
 
 async def test_a_takeover_counts_as_a_lost_attempt() -> None:
-    """An owner that vanished without a word: its lease passes, and what could have begun is taken to have."""
+    """If an owner dies, its lease expires, and every run that it could have started counts as started."""
     database = MemoryDatabase()
     store, jobs = MemoryStore(database), Jobs()
     await put(store, "ns/a")

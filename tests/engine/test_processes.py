@@ -1,4 +1,4 @@
-"""Replicas as processes on a real Postgres: killed, stopped, and with clocks that are an hour off."""
+"""Replicas as processes on a real Postgres: killed, suspended, and with clocks that are an hour wrong."""
 
 from __future__ import annotations
 

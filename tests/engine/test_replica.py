@@ -1,4 +1,4 @@
-"""A replica on a real store and in real time: what it starts, how it ends, and what it tells."""
+"""A replica on a real store and in real time: what it starts, how it shuts down, and what it reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.engine.store import Origin
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
-from .support import Jobs, Watcher, at_once, desired, for_ever, ok, put, replica_of, row_of, running
+from .support import Jobs, Watcher, desired, for_ever, ok, put, replica_of, row_of, running, single_slot
 
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
@@ -59,15 +59,15 @@ async def test_no_more_rows_are_claimed_than_the_capacity(store: MemoryStore) ->
         assert sum(row.owner is not None for row in await store.rows()) == 4
 
 
-# ---------------------------------------------------------------- the end
+# ---------------------------------------------------------------- shutdown
 
 
 async def test_a_shutdown_releases_rows_that_have_not_started(store: MemoryStore) -> None:
     now = await store.now()
-    await store.put([desired("ns/later", at_once(now + 2 * SECOND), now)], replace=False)
+    await store.put([desired("ns/later", single_slot(now + 2 * SECOND), now)], replace=False)
     watcher = Watcher()
     async with running(replica_of(store, Jobs(), observer=watcher, ahead=5.0)):
-        await watcher.until_told("claimed")
+        await watcher.until_event("claimed")
         assert (await row_of(store, "ns/later")).owner is not None
     row = await row_of(store, "ns/later")
     assert row.owner is None
@@ -81,11 +81,11 @@ async def test_a_shutdown_releases_rows_that_have_not_started(store: MemoryStore
 async def test_a_shutdown_lets_runs_finish_for_the_grace_period(store: MemoryStore) -> None:
     may_end = asyncio.Event()
 
-    async def until_told(attempt: Attempt) -> Result:
+    async def until_allowed(attempt: Attempt) -> Result:
         await may_end.wait()
         return Result(True)
 
-    jobs, watcher = Jobs(until_told), Watcher()
+    jobs, watcher = Jobs(until_allowed), Watcher()
     await put(store, "ns/slow")
     async with running(replica_of(store, jobs, observer=watcher, grace=20.0)) as replica:
         await jobs.begun.get()
@@ -105,14 +105,14 @@ async def test_a_shutdown_counts_unfinished_attempts_as_lost(store: MemoryStore)
     (run,) = State.decode(row.state).runs
     assert (run.attempt, run.lost, run.failed) == (2, 1, 0)
     assert row.wake_at is not None
-    assert row.wake_at <= await store.now()  # nobody has to wait for a lease, nor for a backoff
+    assert row.wake_at <= await store.now()  # without waiting for a lease or a backoff
     other = Jobs()
     async with running(replica_of(store, other)):
         assert (await other.begun.get()).attempt == 2
     assert watcher.records == []
 
 
-# ---------------------------------------------------------------- retries, hooks, what is told
+# ---------------------------------------------------------------- retries, hooks, events
 
 
 async def test_the_observer_is_notified_of_each_event(store: MemoryStore) -> None:
@@ -123,15 +123,15 @@ async def test_the_observer_is_notified_of_each_event(store: MemoryStore) -> Non
     await put(store, "ns/a", retry=Fixed([0.02]))
     async with running(replica_of(store, Jobs(second_time), observer=watcher)):
         await watcher.until_recorded()
-        await watcher.until_told("released")
-    told = [event for event in watcher.told if event[0] not in {"claimed", "released"}]
-    assert told == [
+        await watcher.until_event("released")
+    events = [event for event in watcher.events if event[0] not in {"claimed", "released"}]
+    assert events == [
         ("started", 1),
         ("retrying", (1, "exit code 3")),
         ("started", 2),
         ("recorded", ["Succeeded"]),
     ]
-    assert watcher.told[0] == ("claimed", "ns/a")
+    assert watcher.events[0] == ("claimed", "ns/a")
     (record,) = watcher.records
     assert await store.history() == [record]
 
@@ -185,11 +185,11 @@ async def test_an_edit_during_a_run_applies_from_the_next_attempt_on(store: Memo
 
     jobs, watcher = Jobs(fails_after_the_edit), Watcher()
     now = await store.now() - SECOND // 2
-    definition = at_once(now, retry=Fixed([600.0]))
+    definition = single_slot(now, retry=Fixed([600.0]))
     await store.put([desired("ns/a", definition, now - 1, payload=b"old")], replace=False)
     async with running(replica_of(store, jobs, observer=watcher)) as replica:
         assert (await jobs.begun.get()).payload == b"old"
-        changed = at_once(now, retry=Fixed([0.01]), job={"other": 1})
+        changed = single_slot(now, retry=Fixed([0.01]), job={"other": 1})
         await store.put([desired("ns/a", changed, now - 1, payload=b"new")], replace=True)
         assert replica._ownership is not None
         (hold,) = replica._ownership._owned.values()
@@ -208,7 +208,7 @@ async def test_a_deletion_stops_the_active_run(store: MemoryStore) -> None:
     async with running(replica_of(store, jobs, observer=watcher)):
         await jobs.begun.get()
         assert await store.delete(["ns/a"]) == [True]
-        await watcher.until_told("fenced")
+        await watcher.until_event("fenced")
         await jobs.cancelled.get()
         assert [record.outcome for record in await store.history()] == [Outcome.CANCELLED]
     assert watcher.records == []
@@ -268,7 +268,7 @@ async def test_a_missing_payload_reference_is_a_failed_attempt(store: MemoryStor
     assert jobs.begun.empty()
 
 
-# ---------------------------------------------------------------- rolling deploys
+# ---------------------------------------------------------------- rows of other versions
 
 
 async def test_rows_of_an_unknown_kind_are_not_claimed() -> None:
@@ -288,7 +288,7 @@ async def test_rows_of_an_unknown_kind_are_not_claimed() -> None:
 @pytest.mark.parametrize("spoiled", ["definition", "state"])
 async def test_an_unreadable_row_is_released_unchanged(store: MemoryStore, spoiled: str) -> None:
     now = await store.now()
-    row = desired("ns/odd", at_once(now - 1), now - 2)
+    row = desired("ns/odd", single_slot(now - 1), now - 2)
     if spoiled == "state":
         row.state = b'{"floor":"somewhere"}'
     else:
@@ -307,12 +307,12 @@ async def test_an_unreadable_row_is_released_unchanged(store: MemoryStore, spoil
     assert [record.slug for record in watcher.records] == ["ns/good"]
 
 
-# ---------------------------------------------------------------- every now and then
+# ---------------------------------------------------------------- recurring and overdue schedules
 
 
 async def test_a_recurring_schedule_runs_slot_after_slot(store: MemoryStore) -> None:
     now = await store.now()
-    definition = at_once(now, triggers=(EveryTrigger(SECOND, now - now % SECOND),))
+    definition = single_slot(now, triggers=(EveryTrigger(SECOND, now - now % SECOND),))
     await store.put([desired("ns/every", definition, now)], replace=False)
     watcher = Watcher()
     async with running(replica_of(store, Jobs(), observer=watcher)):
@@ -326,7 +326,7 @@ async def test_an_overdue_schedule_is_reported(store: MemoryStore) -> None:
     watcher = Watcher()
     await put(store, "ns/a", expect_success_within=SECOND // 5, retry=Fixed([900.0]))
     async with running(replica_of(store, Jobs(fails), observer=watcher)):
-        await watcher.until_told("overdue")
+        await watcher.until_event("overdue")
 
 
 async def test_a_job_receives_namespace_and_name_of_its_manifest(store: MemoryStore) -> None:
@@ -339,17 +339,17 @@ async def test_a_job_receives_namespace_and_name_of_its_manifest(store: MemorySt
 
 
 async def test_an_overdue_schedule_calls_its_failure_hook_once(store: MemoryStore) -> None:
-    told: asyncio.Queue[RunRecord] = asyncio.Queue()
+    calls: asyncio.Queue[RunRecord] = asyncio.Queue()
 
     async def hook(what: Any, attempt: Attempt, record: RunRecord) -> Result:
-        told.put_nowait(record)
+        calls.put_nowait(record)
         return Result(True)
 
     await put(store, "ns/a", expect_success_within=SECOND // 10, on_failure=({"url": "f"},))
     watcher = Watcher()
     async with running(replica_of(store, Jobs(for_ever), observer=watcher, hook=hook, grace=0.0)):
-        record = await told.get()
+        record = await calls.get()
     assert (record.slug, record.outcome, record.reason) == ("ns/a", Outcome.FAILED, "Overdue: no success for 0.1s")
-    assert told.empty()
+    assert calls.empty()
     assert State.decode((await row_of(store, "ns/a")).state).overdue
     assert await store.history() == []

@@ -1,4 +1,4 @@
-"""The settler: writes in batches, and what it makes of an answer that never came."""
+"""The settler: it writes in batches, and finds out what happened to a write without a reply."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def settlement(row: Row, disposition: Disposition = Disposition.RELEASE, *, reco
 
 
 async def settled(store: MemoryStore, writes: Sequence[Settlement]) -> list[bool]:
-    """What the settler tells of each write."""
-    told: dict[int, bool] = {}
+    """Submit writes, and return which of them were carried out."""
+    carried_out: dict[int, bool] = {}
 
     def on_settled(number: int, _: Settlement, done: bool) -> None:
-        assert number not in told
-        told[number] = done
+        assert number not in carried_out
+        carried_out[number] = done
 
     settler: Settler[int] = Settler(store, "me", on_settled)
     for number, write in enumerate(writes):
@@ -68,7 +68,7 @@ async def settled(store: MemoryStore, writes: Sequence[Settlement]) -> list[bool
     settler.close()
     async with asyncio.timeout(PATIENCE):
         await settler.run()
-    return [told[number] for number in range(len(writes))]
+    return [carried_out[number] for number in range(len(writes))]
 
 
 async def held(store: MemoryStore, count: int = 1) -> list[Row]:
@@ -120,7 +120,7 @@ async def test_a_row_claimed_by_another_replica_after_a_lost_reply_is_lost() -> 
 
 
 async def test_a_row_claimed_by_another_replica_before_the_write_is_lost() -> None:
-    """It has the version that it would have had, and another state."""
+    """The row has the version that the write would have given it, but another state."""
     store = Forgetful(after=0)
     await put(store, "ns/job")
     (row,) = (await store.claim("me", ["job"], limit=1, ahead=0, lease=0)).rows
@@ -157,5 +157,5 @@ async def test_a_replica_reports_a_run_once_even_if_replies_are_lost() -> None:
     assert sorted(record.slug for record in watcher.records) == ["ns/a", "ns/b", "ns/c"]
     assert len(await store.history()) == 3
     assert jobs.begun.qsize() == 3
-    assert not any(what == "fenced" for what, _ in watcher.told)
+    assert not any(what == "fenced" for what, _ in watcher.events)
     assert (await row_of(store, "ns/a")).owner is None

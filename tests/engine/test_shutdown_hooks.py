@@ -1,4 +1,4 @@
-"""A hook that does not answer, and the end of its replica: what has run is not run again for that."""
+"""A hook that does not answer while its replica shuts down: the run is recorded, and does not run again."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from scheduledjob.kube.report import status_writer
 from scheduledjob.kube.report.status_queue import StatusQueue
 from scheduledjob.kube.report.status_writer import StatusReader, StatusWriter
 from scheduledjob.stores.memory import MemoryStore
-from tests.engine.support import Jobs, at_once
+from tests.engine.support import Jobs, single_slot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -76,7 +76,7 @@ async def writing(
 ) -> AsyncIterator[tuple[StatusWriter, StatusQueue]]:
     """Run a writer for objects with these names and states."""
     store, objects = MemoryStore(), KnownObjects() if objects is None else objects
-    definition = at_once(NOW, kind=KIND_INVALID, job={"problem": "none"}).encode()
+    definition = single_slot(NOW, kind=KIND_INVALID, job={"problem": "none"}).encode()
     rows = [
         NewRow(
             f"ns/{name}", f"uid-{name}", KIND_INVALID, Origin.CLUSTER, definition, state, None,

@@ -1,4 +1,4 @@
-"""Without extras everything works that needs none, and what needs one says in a line what to install."""
+"""Without extras, everything else works, and whatever needs an extra says in one line what to install."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Python, with only those distributions to import from that the base installs.
+# A Python that can import only the distributions of the base installation.
 BASE_ONLY = """
 import re, sys
 from importlib.metadata import packages_distributions
@@ -32,7 +32,7 @@ sys.meta_path.insert(0, Finder)
 
 
 def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What a program does where only the base is installed."""
+    """Run a program with only the base installed."""
     base = re.findall(r"^([a-z0-9.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     return subprocess.run(
         [sys.executable, "-c", BASE_ONLY + program, ",".join(base), *arguments],

@@ -1,4 +1,4 @@
-"""Programs with the library as their authors see them: types, signals, and what is shipped."""
+"""The library as authors of programs see it: types, signals, and the files that are shipped."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_signal_shuts_a_program_down_cleanly(number: signal.Signals) -> None:
     assert output == "leaving\nfinished\n"
     if number is signal.SIGTERM:
         assert (program.returncode, errors) == (0, "")
-    else:  # as any program of asyncio ends that is interrupted
+    else:  # like any asyncio program that is interrupted
         assert "KeyboardInterrupt" in errors
 
 

@@ -1,4 +1,4 @@
-"""The library's promises, sentence by sentence, on a store in memory."""
+"""Each promise of the library's documentation, on a store in memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def _patience() -> AsyncIterator[None]:
 
 
 class Ran:
-    """A job that goes on, and lets a test wait for its runs."""
+    """A job that continues its schedule, and lets a test wait for its runs."""
 
     def __init__(self) -> None:
         self.tasks: asyncio.Queue[Task] = asyncio.Queue()
@@ -70,7 +70,7 @@ async def kept(scheduler: Scheduler, slug: str, result: bytes) -> Task:
     return task
 
 
-# ---------------------------------------------------------------- the surface
+# ---------------------------------------------------------------- public names
 
 
 def test_the_package_exposes_exactly_its_public_names() -> None:
@@ -98,7 +98,7 @@ def test_triggers_take_and_return_aware_datetimes() -> None:
 
 
 def make(text: str) -> object:
-    """What a user may type, types be damned."""
+    """Run what a user may type, without type checking."""
     return eval(text, vars(scheduledjob) | {name: getattr(scheduledjob, name) for name in scheduledjob.__all__} | GIVEN)
 
 
@@ -150,7 +150,7 @@ def test_a_wrong_argument_type_is_refused_with_an_example(typed: str, error: typ
         make(typed)
 
 
-# ---------------------------------------------------------------- registering
+# ---------------------------------------------------------------- registration
 
 
 async def test_jobs_are_registered_before_the_start_and_scheduled_after_it() -> None:
@@ -194,7 +194,7 @@ def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) ->
         Scheduler(**({"url": "memory:"} | settings))
 
 
-# ---------------------------------------------------------------- when
+# ---------------------------------------------------------------- first slots
 
 
 async def test_delay_at_and_trigger_decide_the_first_slot() -> None:
@@ -269,7 +269,7 @@ async def test_a_client_that_does_not_know_the_kind_needs_delay_or_at() -> None:
         assert (task.slug, task.kind, task.attempt, task.result) == ("a", "report", 1, None)
 
 
-# ---------------------------------------------------------------- what a job is given and gives back
+# ---------------------------------------------------------------- tasks
 
 
 async def test_the_fields_of_a_task() -> None:
@@ -464,7 +464,7 @@ def test_the_repr_of_a_task_is_readable_and_hides_secrets() -> None:
     assert "geheim" not in repr(task)
 
 
-# ---------------------------------------------------------------- jobs that are there already
+# ---------------------------------------------------------------- built-in jobs
 
 
 async def test_shell_and_print_jobs() -> None:
@@ -509,7 +509,7 @@ def test_triggers_and_backoffs_of_the_first_page() -> None:
     scheduler.register(PrintJob(), trigger=Cron("H * * * *", seed=""))
 
 
-# ---------------------------------------------------------------- the end
+# ---------------------------------------------------------------- shutdown
 
 
 async def test_an_exception_inside_the_block_is_raised_unchanged() -> None:

@@ -1,6 +1,6 @@
-"""What becomes of a test whose server cannot be had: it is skipped and said so loudly, or it fails with REQUIRE_ALL=1.
+"""Skips tests whose server is not available and reports that at the end, or fails them with REQUIRE_ALL=1.
 
-It is here, and not in a conftest.py, because the conftest.py of more than one folder needs it.
+It is not in a conftest.py, because the conftest.py of several folders needs it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def do_without(what: str, reason: object) -> NoReturn:
 
 @contextmanager
 def or_do_without(server: AbstractContextManager[T], what: str) -> Iterator[T]:
-    """Enter `server`; where it cannot be had, skip or fail."""
+    """Enter `server`. If it is not available, skip the test or fail."""
     with ExitStack() as stack:
         try:
             running = stack.enter_context(server)

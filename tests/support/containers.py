@@ -1,4 +1,4 @@
-"""A server in a container, for machines that have Docker and nothing else: the last way that the harness tries."""
+"""A server in a container, for machines that only have Docker. The harness tries this last."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def running_container(
 ) -> Iterator[str]:
     """The `host:port` at which the container's `port` answers, once it has logged the line `ready` so many `times`.
 
-    Where Docker can't start it, `otherwise` says in the error what is missing and how to get it.
+    If Docker can't start it, the error contains `otherwise`, which says what is missing and how to get it.
     """
     try:
         from testcontainers.core.container import DockerContainer
@@ -34,7 +34,7 @@ def running_container(
         if command:
             container.with_command(command)
         container.waiting_for(LogMessageWaitStrategy(ready, times=times)).start()
-    except Exception as error:  # whatever the Docker client raises, the answer is the same: no container
+    except Exception as error:  # whatever the Docker client raises, there is no container
         raise ServerUnavailableError(f"{otherwise} (Docker says: {error})") from error
     try:
         yield f"{container.get_container_host_ip()}:{container.get_exposed_port(port)}"

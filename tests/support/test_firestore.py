@@ -1,4 +1,4 @@
-"""The Firestore harness: a real emulator answers, and each test has a collection to itself."""
+"""The Firestore harness: a real emulator answers, and each test has its own collection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine without a server: its tests are skipped with a line that says how to get it, or fail where all is asked."""
+"""Without a server, its tests are skipped with a line that says how to get it, or fail with REQUIRE_ALL=1."""
 
 from __future__ import annotations
 

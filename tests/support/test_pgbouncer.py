@@ -1,4 +1,4 @@
-"""The PgBouncer harness: it answers, and it does break what transaction mode breaks."""
+"""The PgBouncer harness: it answers, and it really uses transaction mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Postgres harness: databases are separate, and a private server can be hurt in each way that fault tests need."""
+"""The Postgres harness: databases are separate, and a private server has every fault that fault tests need."""
 
 from __future__ import annotations
 

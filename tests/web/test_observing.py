@@ -17,7 +17,7 @@ from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryStore
 from scheduledjob.web.metrics import Metrics
 from scheduledjob.web.observing import MetricsObserver, timed
-from tests.engine.support import PATIENCE, Jobs, at_once, desired, for_ever, put, replica_of, running
+from tests.engine.support import PATIENCE, Jobs, desired, for_ever, put, replica_of, running, single_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -142,7 +142,7 @@ async def test_errors_of_the_store_are_counted_but_refusals_are_not(metrics: Met
         await store.prune()
     await put(store, "ns/job")
     with pytest.raises(SlugTaken):
-        await store.put([desired("ns/job", at_once(0), 0)], replace=False)
+        await store.put([desired("ns/job", single_slot(0), 0)], replace=False)
     assert metrics.store_errors.value("prune") == 1
     assert metrics.store_errors.value("put") == 0
     assert metrics.store_call_seconds.count("prune") == 1

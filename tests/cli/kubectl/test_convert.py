@@ -1,7 +1,7 @@
-"""CronJobs of many shapes as ScheduledJobs: what comes out is valid, and what differs is told.
+"""CronJobs of many shapes are converted to valid ScheduledJobs, and all differences are reported.
 
-Each file in ``cronjobs/`` is a shape of CronJob as people write them. Its lines ``#! ...`` are what has to be told of
-it beyond what is told of nearly every one (``COMMON``); nothing else may be.
+Each file in ``cronjobs/`` is a CronJob as people write them. Its lines ``#! ...`` are the notes that ``convert`` must
+print, besides those that it prints for nearly every CronJob (``COMMON``). There must be no other notes.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def test_two_time_zones_are_refused() -> None:
 
 
 def places(part: Any) -> list[tuple[str | int, ...]]:
-    """The ways to everything in a CronJob."""
+    """Return the paths of all values in a CronJob."""
     below = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
     return [(), *((key, *rest) for key, value in below for rest in places(value))]
 
@@ -186,7 +186,7 @@ ANYTHING = st.recursive(
 
 @given(st.data(), st.sampled_from(SHAPES), ANYTHING)
 def test_any_cronjob_is_converted_or_refused(data: st.DataObject, path: Path, value: Any) -> None:
-    """One with anything at any place is converted, or it is said that it can't be."""
+    """A CronJob with any value in any place is converted, or refused with a message."""
     cronjob = cronjob_of(path)
     way = data.draw(st.sampled_from(places(cronjob)[1:]))
     part: Any = cronjob
@@ -236,7 +236,7 @@ def test_an_invalid_cronjob_does_not_affect_others(tmp_path: Path, capsys: pytes
 
 
 def test_lists_may_contain_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As kubectl prints them, as the API answers (where items don't say what they are), and several to a file."""
+    """Lists as kubectl prints them, as the API returns them (items have no kind), and several in a file."""
 
     def bare(name: str) -> dict[str, Any]:
         cronjob = shape("plain") | {"metadata": {"name": name}}

@@ -1,4 +1,4 @@
-"""Schedules of CronJobs: the trigger that is made of each fires when Kubernetes would."""
+"""A converted schedule fires at the times at which Kubernetes would run the CronJob."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES: tuple[dict[str, int], ...] = (
 
 
 def _values(field: str, place: int) -> tuple[set[int], bool]:
-    """The values of a field, and whether it has a star, by the rules of Kubernetes' parser (robfig/cron 3.0.1)."""
+    """Return the values of a field, and whether it has a star, as Kubernetes' parser (robfig/cron 3.0.1) reads it."""
     first, last = BOUNDS[place]
     found: set[int] = set()
     star = False

@@ -1,4 +1,4 @@
-"""What pages say of the plugin: tests/cluster/docs types it, and here each command and option has to be one."""
+"""The commands and options in the documentation exist. (tests/cluster/docs runs the examples.)"""
 
 from __future__ import annotations
 

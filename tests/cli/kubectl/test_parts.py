@@ -1,4 +1,4 @@
-"""The plugin's parts that need no cluster: ages, tables, options, completion, what is printed of hostile text."""
+"""The parts of the plugin that need no cluster: ages, tables, options, completion, and harmful text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``simulate``: the starts that are drawn are those of the engine's own slots."""
+"""``simulate`` draws the same starts as the engine's slots have."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_jitter_moves_starts_and_loses_none() -> None:
     assert load.minutes.total() == 300
     assert max(load.minutes.values()) < 20
     assert all(BEGIN // MINUTE <= minute <= BEGIN // MINUTE + 60 for minute in load.minutes)
-    # What began before the window may start in it.
+    # Slots before the window may start in it.
     late = load_of(herd, BEGIN + 30 * MINUTE, BEGIN + DAY)
     assert 0 < late.minutes.total() < 300
 
