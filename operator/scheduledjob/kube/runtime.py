@@ -47,9 +47,9 @@ from scheduledjob.stores import is_memory
 from scheduledjob.version import program_version
 
 from .cluster_kinds import cluster_kinds
-from .dependency_probes import DependencyProbes
 from .operator_gauges import OperatorGauges
 from .operator_shutdown import finish_work
+from .readiness import DependencyProbes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
