@@ -6,7 +6,7 @@ A run is found by identity, never by equality: two runs of one schedule may be e
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -30,7 +30,7 @@ class AttemptEnd(Enum):
     """Its replica died, or stopped it for reasons of its own. That uses up no retry."""
 
 
-class EndDetails(NamedTuple):
+class EndDetails(msgspec.Struct, frozen=True, gc=False):
     """What else is known of an attempt that ended."""
 
     reason: str = ""

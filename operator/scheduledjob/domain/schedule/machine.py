@@ -165,18 +165,22 @@ def step(schedule: Schedule, now: Instant) -> Actions:
     actions, state = Actions(), schedule.state
     while (planned := state.next) is not None and planned.due <= now and schedule.open:
         due.start_due(schedule, planned, now, actions)
-        runs.promote(schedule)
+        if state.waiting:
+            runs.promote(schedule)
         due.plan_next(schedule, now)
     if state.upcoming and schedule.open:
         followed_runs.start_upcoming(schedule, now, actions)
     if schedule.pending is not None:
         wanted, schedule.pending = schedule.pending.requests, None
         requests.handle(schedule, wanted, now, actions)
-    runs.promote(schedule)
+    if state.waiting:
+        runs.promote(schedule)
     if state.runs:
         _start_attempts(schedule, now, actions)
-        runs.promote(schedule)
-    due.plan_next(schedule, now)
+        if state.waiting:
+            runs.promote(schedule)
+    if state.next is None:
+        due.plan_next(schedule, now)
     overdue_at = _overdue_at(schedule)
     if overdue_at is not None and overdue_at <= now:
         state.overdue = True

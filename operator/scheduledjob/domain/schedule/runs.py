@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from scheduledjob.domain.time.instants import Instant, rfc3339
 
 from .actions import NO_DETAILS, Actions, AttemptEnd, EndDetails, has, remove, without
@@ -31,7 +33,7 @@ COMPLETED_REASON = "the schedule is completed"
 def admit(schedule: Schedule, run: Run, now: Instant, actions: Actions) -> None:
     """Let a run that is due become active, wait, or be skipped, as the concurrency policy decides."""
     state, writes = schedule.state, schedule.writes
-    assert not has(state.runs, run), f"{schedule.slug}: the run of {run.slot} is admitted twice"
+    assert not state.runs or not has(state.runs, run), f"{schedule.slug}: the run of {run.slot} is admitted twice"
     admission = decide(schedule.definition, state, run)
     if admission is Admission.SKIP:
         state.skipped += 1
@@ -102,10 +104,11 @@ def promote(schedule: Schedule) -> None:
 def attempt_started(schedule: Schedule, run: Run, now: Instant) -> None:
     """The owner starts an attempt that ``step`` returned."""
     assert has(schedule.state.runs, run), f"{schedule.slug}: the run of {run.slot} starts, and is not active"
-    assert not has(schedule.executing, run), f"{schedule.slug}: the run of {run.slot} is executing already"
     assert not schedule.writes.is_unstored(run), f"{schedule.slug}: the run of {run.slot} starts before it is stored"
     run.begun = run.begun or now
-    schedule.executing += (run,)
+    executing = schedule.executing
+    assert not executing or not has(executing, run), f"{schedule.slug}: the run of {run.slot} is executing already"
+    schedule.executing = (*executing, run)
 
 
 def attempt_ended(
@@ -120,7 +123,7 @@ def attempt_ended(
     run.lost = 0
     if end is AttemptEnd.CANCELLED or (run.cancel_reason and end is AttemptEnd.FAILED):
         reason = run.cancel_reason or details.reason
-        return finish(schedule, run, Outcome.CANCELLED, now, details._replace(reason=reason))
+        return finish(schedule, run, Outcome.CANCELLED, now, replace(details, reason=reason))
     if end is AttemptEnd.FAILED:
         return _fail_attempt(schedule, run, now, details)
     if end is AttemptEnd.COMPLETED:
@@ -136,7 +139,7 @@ def _fail_attempt(schedule: Schedule, run: Run, now: Instant, details: EndDetail
     if delay is not None and total is not None and now + delay >= run.begun + total:
         delay, reason = None, details.reason
         reason = f"{reason}; no time for a retry within timeouts.total" if reason else "timeouts.total passed"
-        details = details._replace(reason=reason)
+        details = replace(details, reason=reason)
     if delay is None:
         return finish(schedule, run, Outcome.FAILED, now, details)
     _plan_next_attempt(schedule, run, now + delay)
@@ -208,7 +211,8 @@ def cancel(schedule: Schedule, run: Run, now: Instant, reason: str) -> bool:
 def finish(schedule: Schedule, run: Run, outcome: Outcome, now: Instant, details: EndDetails = NO_DETAILS) -> RunRecord:
     """End a run with this outcome, and return its record for history."""
     state = schedule.state
-    assert not has(schedule.executing, run), f"{schedule.slug}: the run of {run.slot} ends while an attempt executes"
+    executing = schedule.executing
+    assert not executing or not has(executing, run), f"{schedule.slug}: the run of {run.slot} ends, and is executing"
     schedule.writes.changed = True
     _skip_overlapped(schedule, run, now)
     remove(state.runs, run)

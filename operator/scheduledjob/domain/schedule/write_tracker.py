@@ -46,6 +46,8 @@ class WriteTracker(msgspec.Struct, eq=False, gc=False):
         self._unstored = without(self._unstored, run)
 
     def is_unstored(self, run: Run) -> bool:
+        if not self._unstored and not self._being_stored:  # nearly always: worth 0.3 us a run in drain-1
+            return False
         return has(self._unstored, run) or has(self._being_stored, run)
 
     def is_behind(self) -> bool:
