@@ -45,7 +45,7 @@ class AttemptRunner:
         tasks: asyncio.TaskGroup,
         context: ReplicaContext,
         preparer: AttemptPreparer,
-        on_ended: Callable[[OwnedSchedule], None],
+        on_ended: Callable[[OwnedSchedule, Instant | None], None],
     ) -> None:
         self._tasks = tasks
         self._context = context
@@ -73,14 +73,17 @@ class AttemptRunner:
             result = await self._execute(running, now)
         else:
             result = Result(False, running.reason)  # stopped before it started
+        ended_at: Instant | None = None
         if owned.phase is not Phase.LOST:
-            record = self._ended(owned, running, result)
+            ended_at = self._context.clock.now()
+            record = self._ended(owned, running, result, ended_at)
             definition = owned.schedule.definition
             if record is not None and (definition.on_failure or definition.on_success):
                 await self._call_hooks(running, record, definition)
+                ended_at = None
         owned.attempts = without(owned.attempts, running)
         owned.lease.run_ids = without(owned.lease.run_ids, running.run_id)
-        self._on_ended(owned)
+        self._on_ended(owned, ended_at)
 
     async def _execute(self, running: RunningAttempt, now: Instant) -> Result:
         """Run the attempt to its end, and set ``running.end``."""
@@ -116,7 +119,7 @@ class AttemptRunner:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(LOST_RETRY_DELAY)
 
-    def _ended(self, owned: OwnedSchedule, running: RunningAttempt, result: Result) -> RunRecord | None:
+    def _ended(self, owned: OwnedSchedule, running: RunningAttempt, result: Result, now: Instant) -> RunRecord | None:
         """Report the end to the schedule. Returns the record of the run if the run has ended with it."""
         assert running.end is not None, f"{running.run_id}: the attempt has ended without an end"
         if result.payload is not None and running.run.payload is None:
@@ -124,7 +127,7 @@ class AttemptRunner:
         if result.result is not None:
             owned.result = result.result
         details = EndDetails(reason=result.reason, code=result.code, output=result.output, where=result.where)
-        record = runs.attempt_ended(owned.schedule, running.run, running.end, self._context.clock.now(), details)
+        record = runs.attempt_ended(owned.schedule, running.run, running.end, now, details)
         if record is None and running.end is AttemptEnd.FAILED:
             self._context.observer.retrying(running.attempt, result.reason, running.run.due)
         return record

@@ -40,11 +40,11 @@ class Phase(IntEnum):
     """Another replica may own the row: everything is stopped. Only what had ended before is still written."""
 
 
-_NEXT_PHASES: tuple[frozenset[Phase], ...] = (
-    frozenset({Phase.DRAINING, Phase.RELEASED, Phase.LOST}),
-    frozenset({Phase.RELEASED, Phase.LOST}),
-    frozenset({Phase.LOST}),
-    frozenset(),
+_NEXT_PHASES: tuple[tuple[Phase, ...], ...] = (
+    (Phase.DRAINING, Phase.RELEASED, Phase.LOST),
+    (Phase.RELEASED, Phase.LOST),
+    (Phase.LOST,),
+    (),
 )
 """By phase: the phases that may follow it."""
 
@@ -78,8 +78,6 @@ class PassedOver(msgspec.Struct, gc=False):
 
     def take_unreported(self) -> list[tuple[Outcome, int]]:
         """Return how many slots of each outcome the last write has added. They count as reported from now on."""
-        if self.written == self.reported:
-            return []
         outcomes = (Outcome.SKIPPED_OVERLAP, Outcome.MISSED, Outcome.EXCLUDED)
         before, self.reported = self.reported, self.written
         return [
@@ -128,7 +126,8 @@ class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
             slug=row.slug,
         )
         self.payload = self.result = None
-        self.passed_over.written = _slots_passed_over(schedule.state)
+        state = schedule.state
+        self.passed_over.written = (state.skipped, state.missed, state.excluded)
         return settlement
 
 
@@ -146,9 +145,5 @@ def own(row: Row, kind: JobKind, lease: Lease, replica: str) -> OwnedSchedule:
         detached=kind.detached,
         definition_changed_at=row.edited_at,
     )
-    counts = _slots_passed_over(state)
+    counts = (state.skipped, state.missed, state.excluded)
     return OwnedSchedule(row, kind, schedule, lease, PassedOver(counts, counts))
-
-
-def _slots_passed_over(state: State) -> tuple[int, int, int]:
-    return state.skipped, state.missed, state.excluded

@@ -79,7 +79,7 @@ def _recover_planned(schedule: Schedule, planned: Run, *, room: bool) -> None:
     if schedule.definition.exclude and schedule.slots is not None:
         state.excluded += schedule.slots.count(state.decided_until, planned.slot)[1]
     state.decided_until = max(state.decided_until, planned.slot)
-    runs.count_start(schedule, planned)
+    state.started += 1
     state.next = None
     if room:
         state.runs.append(planned)
@@ -181,11 +181,8 @@ def step(schedule: Schedule, now: Instant) -> Actions:
             runs.promote(schedule)
     if state.next is None:
         due.plan_next(schedule, now)
-    overdue_at = _overdue_at(schedule)
-    if overdue_at is not None and overdue_at <= now:
-        state.overdue = True
-        schedule.writes.changed = True
-        actions.became_overdue = True
+    if schedule.definition.expect_success_within is not None:
+        _check_overdue(schedule, now, actions)
     return actions
 
 
@@ -215,7 +212,7 @@ def prepare_release(schedule: Schedule, now: Instant) -> None:
 def wake_at(schedule: Schedule) -> Instant | None:
     """Return when ``step`` next has something to do if no attempt ends before; None: never."""
     state = schedule.state
-    wake = _overdue_at(schedule)
+    wake = _overdue_at(schedule) if schedule.definition.expect_success_within is not None else None
     if (state.next is not None or schedule.poll_at is not None or state.upcoming) and schedule.open:
         if state.next is not None and (wake is None or state.next.due < wake):
             wake = state.next.due
@@ -240,11 +237,17 @@ def awaits_write(schedule: Schedule, now: Instant) -> bool:
     )
 
 
+def _check_overdue(schedule: Schedule, now: Instant, actions: Actions) -> None:
+    overdue_at = _overdue_at(schedule)
+    if overdue_at is not None and overdue_at <= now:
+        schedule.state.overdue = True
+        schedule.writes.changed = True
+        actions.became_overdue = True
+
+
 def _overdue_at(schedule: Schedule) -> Instant | None:
     """Return when the schedule becomes overdue; None: never, or it is overdue already."""
-    if schedule.definition.expect_success_within is None or schedule.state.overdue:
-        return None
-    return _overdue_from(schedule)
+    return None if schedule.state.overdue else _overdue_from(schedule)
 
 
 def _overdue_from(schedule: Schedule) -> Instant | None:

@@ -27,6 +27,8 @@ MAX_LOST_IN_ROW = 5
 COMPLETED_REASON = "the schedule is completed"
 """Why a run of a completed schedule is cancelled."""
 
+START, WAIT, SKIP, REPLACE_ACTIVE = Admission  # looked up for every run, see `ownership.py`
+
 # ---------------------------------------------------------------- a run that is due
 
 
@@ -35,18 +37,19 @@ def admit(schedule: Schedule, run: Run, now: Instant, actions: Actions) -> None:
     state, writes = schedule.state, schedule.writes
     assert not state.runs or not has(state.runs, run), f"{schedule.slug}: the run of {run.slot} is admitted twice"
     admission = decide(schedule.definition, state, run)
-    if admission is Admission.SKIP:
+    if admission is SKIP:
         state.skipped += 1
         writes.changed = True
         if run.token:
             _record_skipped(schedule, run, now)
         return
-    if admission is Admission.REPLACE_ACTIVE:
+    if admission is REPLACE_ACTIVE:
         _replace_active(schedule, run, now, actions)
-        admission = Admission.WAIT if state.runs or state.waiting else Admission.START
-    count_start(schedule, run)
-    if admission is Admission.START:
-        if writes.is_behind():
+        admission = WAIT if state.runs or state.waiting else START
+    if not run.token:  # a manual run does not count for maxRuns
+        state.started += 1
+    if admission is START:
+        if writes.changed or writes.in_flight:
             # In the stored state, another run may still be before it. A new owner would not count it as started then.
             writes.add(run)
         state.runs.append(run)
@@ -81,12 +84,6 @@ def drop_waiting(schedule: Schedule) -> None:
         state.started -= len(dropped)
         state.waiting = [run for run in state.waiting if run.token or run.adoptable]
         schedule.writes.changed = True
-
-
-def count_start(schedule: Schedule, run: Run) -> None:
-    """Count a run for ``maxRuns``, which manual runs do not use up."""
-    if not run.token:
-        schedule.state.started += 1
 
 
 def promote(schedule: Schedule) -> None:
