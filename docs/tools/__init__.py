@@ -1,5 +1,4 @@
-"""What makes pages and pictures of the documentation from the code: ``make docs`` writes them, a test finds them stale.
+"""Generate pages and pictures of the documentation from the code. ``make docs`` writes them; a test finds stale ones.
 
-The pictures are drawn by the domain's own code, not by somebody's idea of it: a timeline is what a schedule decided
-when it was given that specification and that past.
+The domain's own code decides what the pictures show: a timeline is what the state machine does with a given spec.
 """

@@ -1,7 +1,7 @@
-"""A picture: a sheet of SVG with the few shapes that the documentation's pictures have in common.
+"""Draw an SVG from the few shapes that the documentation's pictures share.
 
-A sheet has a light background of its own, so that it can be read on light pages and on dark ones. Numbers are pixels,
-from the upper left corner.
+A sheet has a light background, so it is readable on light and on dark pages. Coordinates are in pixels from the upper
+left corner.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
 class Sheet:
-    """Shapes in the order in which they are drawn; ``text`` is the file."""
+    """Collects shapes in drawing order. ``svg`` returns the text of the file."""
 
     def __init__(self, width: int, height: int, title: str) -> None:
         self._size = width, height
@@ -34,7 +34,7 @@ class Sheet:
         self._shapes.append(f'<path d="M{x:g} {y:g}L{x2:g} {y2:g}" stroke="{ink}" fill="none"{_dashes(dashed)}/>')
 
     def arrow(self, x: float, y: float, x2: float, y2: float, *, ink: str = FAINT, dashed: bool = False) -> None:
-        """Along an axis."""
+        """Draw an arrow; it must be horizontal or vertical."""
         self.line(x, y, x2, y2, ink=ink, dashed=dashed)
         if y == y2:
             back = -8 if x2 > x else 8
@@ -45,7 +45,7 @@ class Sheet:
         self._shapes.append(f'<path d="M{x2:g} {y2:g}{head}" fill="{ink}"/>')
 
     def slot(self, x: float, y: float, ink: str = INK) -> None:
-        """A mark whose tip is at (x, y)."""
+        """Draw the mark of a slot, with its tip at (x, y)."""
         self._shapes.append(f'<path d="M{x:g} {y:g}l-5 -9h10z" fill="{ink}"/>')
 
     def cross(self, x: float, y: float, ink: str) -> None:
@@ -63,7 +63,7 @@ class Sheet:
         )
 
     def svg(self) -> str:
-        """The file."""
+        """Return the text of the SVG file."""
         width, height = self._size
         head = (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '

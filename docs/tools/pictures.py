@@ -1,6 +1,6 @@
-"""The pictures of ``docs/pictures``, by the name of their file: ``python -m docs.tools.pictures FOLDER`` writes them.
+"""Draw the pictures of ``docs/pictures``: ``python -m docs.tools.pictures DIRECTORY`` writes them.
 
-Each function says which schedules are shown; what they do is told by ``story``, or by the domain's own triggers.
+Each function defines the schedules of a picture. ``story``, or the domain's triggers, compute what the schedules do.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 WIDTH = 860
 LEFT, RIGHT = 236, 24
-"""Room for the words beside a timeline, and behind it."""
+"""The margins of a timeline, in pixels. The left one has room for text."""
 COLOURS = {AttemptEnd.SUCCEEDED: GREEN, AttemptEnd.FAILED: RED, AttemptEnd.CANCELLED: AMBER}
 DAY = to_instant(datetime(2026, 11, 16, tzinfo=UTC))
 
 
 class Lane(NamedTuple):
-    """One timeline: what is set, in a word and in YAML, and what that does."""
+    """One timeline: its label, the spec in YAML, and a caption."""
 
     name: str
     spec: str
-    says: tuple[str, ...]
+    caption: tuple[str, ...]
 
 
 def every_picture() -> dict[str, str]:
-    """The files: name and text."""
+    """Return the text of each picture by its file name."""
     return {
         "slot-to-run.svg": slot_to_run(),
         "triggers.svg": triggers(),
@@ -61,7 +61,7 @@ def every_picture() -> dict[str, str]:
 
 
 def concurrency() -> str:
-    """Every ten minutes; the run of 10:00 takes 25 minutes, the others four."""
+    """A job every ten minutes; its run at 10:00 takes 25 minutes, the others take four."""
 
     def ending(run: Run) -> tuple[Micros, AttemptEnd]:
         return (25 if run.slot == DAY + 10 * HOUR else 4) * MINUTE, AttemptEnd.SUCCEEDED
@@ -69,9 +69,9 @@ def concurrency() -> str:
     every = 'triggers: [{cron: "*/10 * * * *"}]'
     lanes = [
         Lane("Forbid", every, ("slots during a run are", "skipped (the default)")),
-        Lane("Queue", f"{every}\nconcurrencyPolicy: Queue", ("one waits (queueDepth 1),", "the next is skipped")),
+        Lane("Queue", f"{every}\nconcurrencyPolicy: Queue", ("one slot waits (queueDepth 1),", "more are skipped")),
         Lane("Replace", f"{every}\nconcurrencyPolicy: Replace", ("the active run is cancelled,", "the new one starts")),
-        Lane("Allow", f"{every}\nconcurrencyPolicy: Allow", ("runs go side by side",)),
+        Lane("Allow", f"{every}\nconcurrencyPolicy: Allow", ("runs overlap",)),
     ]
     begin, end = DAY + 9 * HOUR + 57 * MINUTE, DAY + 10 * HOUR + 47 * MINUTE
     return _timelines(
@@ -80,7 +80,7 @@ def concurrency() -> str:
 
 
 def misfire() -> str:
-    """Every hour; no replica from 02:30 to 07:15."""
+    """An hourly job, without a replica from 02:30 to 07:15."""
 
     def ending(_: Run) -> tuple[Micros, AttemptEnd]:
         return 14 * MINUTE, AttemptEnd.SUCCEEDED
@@ -89,32 +89,32 @@ def misfire() -> str:
     lanes = [
         Lane("Last", hourly, ("the newest missed slot runs", "(the default)")),
         Lane("All", f"{hourly}\nmisfire: {{catchUp: All, maxCatchUp: 3}}", ("maxCatchUp: 3, oldest first",)),
-        Lane("Skip", f"{hourly}\nmisfire: {{catchUp: Skip}}", ("none that is more than 10 s late",)),
+        Lane("Skip", f"{hourly}\nmisfire: {{catchUp: Skip}}", ("no slot that is more than 10 s late",)),
         Lane("startingDeadline: 10m", f"{hourly}\nmisfire: {{startingDeadline: 10m}}", ("07:00 is 15 minutes late",)),
     ]  # fmt: skip
     away = (DAY + 2 * HOUR + 30 * MINUTE, DAY + 7 * HOUR + 15 * MINUTE)
     return _timelines(
-        "misfire: an hourly job, and nobody to run it from 02:30 to 07:15",
+        "misfire: an hourly job, and no replica from 02:30 to 07:15",
         lanes, DAY + 40 * MINUTE, DAY + 9 * HOUR + 20 * MINUTE, HOUR, ending, [away],
     )  # fmt: skip
 
 
 def retries() -> str:
-    """One slot whose attempts fail after five seconds."""
+    """One slot whose attempts fail after five seconds each."""
 
-    def ending(_: Run) -> tuple[Micros, AttemptEnd]:
+    def failing(_: Run) -> tuple[Micros, AttemptEnd]:
         return 5 * SECOND, AttemptEnd.FAILED
 
-    def fourth(run: Run) -> tuple[Micros, AttemptEnd]:
+    def succeeding_at_fourth(run: Run) -> tuple[Micros, AttemptEnd]:
         return 5 * SECOND, AttemptEnd.SUCCEEDED if run.attempt == 4 else AttemptEnd.FAILED
 
     once = 'triggers: [{at: "2026-11-16T00:00:00Z"}]'
     fixed = f"{once}\nretry: {{fixed: {{intervals: [10s, 1m, 5m]}}}}"
     lanes = [
-        (Lane("exponential", once, ("10s, doubling, at most 10m,", "six retries (the default)")), ending),
-        (Lane("the same", once, ("a success ends it",)), fourth),
-        (Lane("fixed: [10s, 1m, 5m]", fixed, ("one retry for each",)), ending),
-        (Lane("timeouts.total: 3m", f"{once}\ntimeouts: {{total: 3m}}", ("no retry that would start later",)), ending),
+        (Lane("exponential", once, ("10s, doubling, up to 10m,", "six retries (the default)")), failing),
+        (Lane("exponential", once, ("no retry after a success",)), succeeding_at_fourth),
+        (Lane("fixed: [10s, 1m, 5m]", fixed, ("one retry after each wait",)), failing),
+        (Lane("timeouts.total: 3m", f"{once}\ntimeouts: {{total: 3m}}", ("no retry starts later",)), failing),
     ]
     begin, end = DAY - 20 * SECOND, DAY + 12 * MINUTE
     title = "retry: a run whose attempts fail after five seconds"
@@ -126,8 +126,8 @@ def retries() -> str:
         x = across(DAY + minute * MINUTE)
         sheet.line(x, 52, x, bottom)
         sheet.text(x, bottom + 16, f"{minute} min" if minute % 2 == 0 else "", size=11, ink=FAINT, anchor="middle")
-    for index, (lane, how) in enumerate(lanes):
-        story = tell(lane.spec, DAY - SECOND, DAY + HOUR, how)
+    for index, (lane, ending) in enumerate(lanes):
+        story = tell(lane.spec, DAY - SECOND, DAY + HOUR, ending)
         _lane(sheet, lane, 52 + 54 * index, story, across, end)
     _legend(sheet, bottom + 40, ("succeeded", GREEN), ("failed", RED))
     return sheet.svg()
@@ -143,9 +143,9 @@ def _timelines(
     sheet = Sheet(WIDTH, bottom + 60, title)
     sheet.text(20, 30, title, size=15, bold=True)
     across = _across(begin, end)
-    for one, other in away:
-        sheet.box(across(one), 52, across(other) - across(one), bottom - 52, GREY, opacity=0.22)
-        sheet.text((across(one) + across(other)) / 2, 48, "no replica", size=11, ink=FAINT, anchor="middle")
+    for start, stop in away:
+        sheet.box(across(start), 52, across(stop) - across(start), bottom - 52, GREY, opacity=0.22)
+        sheet.text((across(start) + across(stop)) / 2, 48, "no replica", size=11, ink=FAINT, anchor="middle")
     mark = -(-begin // grid) * grid
     while mark <= end:
         sheet.line(across(mark), 52, across(mark), bottom)
@@ -173,16 +173,16 @@ def _across(begin: Instant, end: Instant) -> Callable[[Instant], float]:
 
 
 def _rows(story: Story) -> int:
-    """How many attempts go side by side at most."""
+    """Return how many attempts run at the same time at most."""
     return max(
-        sum(one.started <= attempt.started < one.ends for one in story.attempts) for attempt in story.attempts
+        sum(other.started <= attempt.started < other.ends for other in story.attempts) for attempt in story.attempts
     )  # fmt: skip
 
 
 def _lane(sheet: Sheet, lane: Lane, top: float, story: Story, across: Callable[[Instant], float], end: Instant) -> None:
     sheet.line(20, top, WIDTH - 20, top)
     sheet.text(20, top + 20, lane.name, bold=True, mono=True, size=12)
-    for index, words in enumerate(lane.says):
+    for index, words in enumerate(lane.caption):
         sheet.text(20, top + 34 + 13 * index, words, size=11, ink=FAINT)
     passed_over = {*story.missed, *story.skipped}
     for slot in story.slots:
@@ -205,7 +205,7 @@ def _lane(sheet: Sheet, lane: Lane, top: float, story: Story, across: Callable[[
 def _legend(sheet: Sheet, y: float, *entries: tuple[str, str]) -> None:
     x = float(LEFT)
     for words, colour in entries:
-        if words.startswith("slot"):
+        if "slot" in words:
             sheet.slot(x + 6, y, colour)
         else:
             sheet.box(x, y - 10, 14, 11, colour)
@@ -217,7 +217,7 @@ def _legend(sheet: Sheet, y: float, *entries: tuple[str, str]) -> None:
 
 
 def triggers() -> str:
-    """One day of several triggers: each alone, all together, with a window left out, and with jitter."""
+    """One day of several triggers: each alone, all together, with an excluded window, and with jitter."""
     cron = '{cron: "0 9-17/2 * * *"}'
     every = '{every: 5h, anchor: "2026-11-16T00:00:00Z"}'
     once = '{at: "2026-11-16T13:20:00Z"}'
@@ -232,7 +232,7 @@ def triggers() -> str:
         ("at: 13:20", "once", slots_between(f"triggers: [{once}]", begin, end)),
         ("all three", "the job's slots are their union", everything),
         ("exclude: 12:00 to 15:00", "counted as Excluded", everything),
-        ("jitter: 40m", "each slot starts up to that later", kept),
+        ("jitter: 40m", "each slot starts up to 40m later", kept),
     ]
     title = "triggers: the slots of one day"
     top, height = 52, 44
@@ -246,11 +246,11 @@ def triggers() -> str:
         sheet.text(x, bottom + 16, f"{hour:02}:00", size=11, ink=FAINT, anchor="middle")
     left_out = across(DAY + 12 * HOUR)
     sheet.box(left_out, top + 4 * height, across(DAY + 15 * HOUR) - left_out, height, GREY, opacity=0.22)
-    for index, (name, says, slots) in enumerate(lanes):
+    for index, (name, caption, slots) in enumerate(lanes):
         y = top + height * index
         sheet.line(20, y, WIDTH - 20, y)
         sheet.text(20, y + 18, name, bold=True, mono=True, size=12)
-        sheet.text(20, y + 33, says, size=11, ink=FAINT)
+        sheet.text(20, y + 33, caption, size=11, ink=FAINT)
         for slot in slots:
             excluded = index == 4 and slot not in kept
             sheet.slot(across(slot), y + 24, RED if excluded else INK)
@@ -258,7 +258,7 @@ def triggers() -> str:
                 due = slot + jitter_of("uid", slot, jitter)
                 sheet.box(across(slot), y + 26, across(due) - across(slot), 2, GREY, radius=0)
                 sheet.box(across(due), y + 26, 10, 10, GREEN)
-    _legend(sheet, bottom + 40, ("slot", INK), ("slot left out", RED), ("start", GREEN))
+    _legend(sheet, bottom + 40, ("slot", INK), ("excluded slot", RED), ("start", GREEN))
     return sheet.svg()
 
 
@@ -266,14 +266,14 @@ def triggers() -> str:
 
 
 def dst(title: str, begin: datetime, zone: str) -> str:
-    """Four real hours in which the clocks of a zone change, and what fires in them."""
+    """Five hours in which the clocks of a time zone change, and the slots in them."""
     first, last = to_instant(begin), to_instant(begin) + 5 * HOUR
     triggers: list[tuple[str, str, Cron | Every]] = [
         ("0 30 1 * * ?", "at 01:30", Cron("0 30 1 * * ?", zone)),
         ("0 30 2 * * ?", "at 02:30", Cron("0 30 2 * * ?", zone)),
-        ("0 */20 1-2 * * ?", "every 20 minutes, as */ says", Cron("0 */20 1-2 * * ?", zone)),
-        ("0 0 * * * ?", "each hour, on the hour", Cron("0 0 * * * ?", zone)),
-        ("every: 45m", "an interval knows no clock", Every(45 * 60, begin)),
+        ("0 */20 1-2 * * ?", "every 20 minutes, because of */", Cron("0 */20 1-2 * * ?", zone)),
+        ("0 0 * * * ?", "every hour, on the hour", Cron("0 0 * * * ?", zone)),
+        ("every: 45m", "intervals ignore clock changes", Every(45 * 60, begin)),
     ]
     top, height = 84, 42
     bottom = top + height * len(triggers)
@@ -295,13 +295,13 @@ def dst(title: str, begin: datetime, zone: str) -> str:
             across(instant), bottom + 18, f"{to_datetime(instant):%H:%M}Z", size=11, ink=FAINT, anchor="middle"
         )  # fmt: skip
         before = moment.utcoffset()
-    sheet.text(20, top - 20, "on the wall", size=11, ink=FAINT)
+    sheet.text(20, top - 20, "local time", size=11, ink=FAINT)
     sheet.text(20, bottom + 18, "UTC", size=11, ink=FAINT)
-    for index, (name, says, trigger) in enumerate(triggers):
+    for index, (name, caption, trigger) in enumerate(triggers):
         y = top + height * index
         sheet.line(20, y, WIDTH - 20, y)
         sheet.text(20, y + 18, name, bold=True, mono=True, size=12)
-        sheet.text(20, y + 33, says, size=11, ink=FAINT)
+        sheet.text(20, y + 33, caption, size=11, ink=FAINT)
         slot = trigger.next_instant(first - 1)
         while slot is not None and slot <= last:
             sheet.slot(across(slot), y + 20, GREEN)
@@ -316,28 +316,28 @@ def dst(title: str, begin: datetime, zone: str) -> str:
 
 
 def slot_to_run() -> str:
-    """The words of this product in the order in which they happen."""
+    """The path from a trigger to the history of a run."""
     sheet = Sheet(WIDTH, 330, "How a slot becomes a run")
 
-    def station(x: float, y: float, name: str, *says: str, ink: str = BLUE, width: float = 150) -> None:
+    def station(x: float, y: float, name: str, *caption: str, ink: str = BLUE, width: float = 150) -> None:
         sheet.box(x, y, width, 74, "#ffffff", edge=ink, radius=6)
         sheet.text(x + width / 2, y + 21, name, bold=True, anchor="middle")
-        for index, words in enumerate(says):
+        for index, words in enumerate(caption):
             sheet.text(x + width / 2, y + 39 + 14 * index, words, size=11, ink=FAINT, anchor="middle")
 
     sheet.text(20, 30, "How a slot becomes a run", size=15, bold=True)
     columns = [20, 190, 360, 530, 690]
-    station(columns[0], 56, "trigger", "cron, every, at,", "after, following")
-    station(columns[1], 56, "slot", "an instant, UTC; less", "exclude, plus jitter")
-    station(columns[2], 56, "claim", "one replica owns it,", "under a lease, in the store")
-    station(columns[3], 56, "run", "concurrencyPolicy and", "misfire let it start", width=140)
+    station(columns[0], 56, "trigger", "cron, every, at, after,", "following, manual")
+    station(columns[1], 56, "slot", "an instant in UTC, after", "exclude and jitter")
+    station(columns[2], 56, "claim", "one replica owns it", "under a lease")
+    station(columns[3], 56, "run", "if concurrencyPolicy", "and misfire allow it", width=140)
     station(columns[4], 56, "attempt", "inline or in a Pod,", "with a time limit")
     for index, width in enumerate((150, 150, 150, 140)):
         sheet.arrow(columns[index] + width + 2, 93, columns[index + 1] - 2, 93)
 
     station(columns[4], 206, "outcome", "Succeeded, Failed", "or Cancelled", ink=GREEN)
-    station(columns[3], 206, "hooks", "onSuccess, onFailure,", "once", width=140)
-    station(columns[2], 206, "history", "in the store: output,", "code, times, reason")
+    station(columns[3], 206, "hooks", "onSuccess, onFailure,", "called once", width=140)
+    station(columns[2], 206, "history", "in the store: outcome,", "times, output")
     station(columns[1], 206, "status", "conditions, next run,", "Events, metrics")
     sheet.arrow(765, 132, 765, 204)
     sheet.arrow(columns[4] - 2, 243, columns[3] + 142, 243)
@@ -347,8 +347,8 @@ def slot_to_run() -> str:
     sheet.line(720, 166, 600, 166, ink=FAINT, dashed=True)
     sheet.arrow(600, 166, 600, 132, dashed=True)
     sheet.text(592, 170, "failed: the next attempt, after a wait", size=11, ink=FAINT, anchor="end")
-    sheet.text(20, 312, "The replica dies: another claims the slot when the lease has passed, and the next attempt (of "
-               "a Pod: the same) goes on there.", size=12, ink=FAINT)  # fmt: skip
+    sheet.text(20, 312, "If the replica dies, another one claims the slot when the lease expires. It starts the next "
+               "attempt, or adopts the running Pod.", size=12, ink=FAINT)  # fmt: skip
     return sheet.svg()
 
 

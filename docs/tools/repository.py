@@ -1,8 +1,8 @@
-"""A hook of mkdocs: what a page links to outside ``docs/`` is published beside the pages, under ``repository/``.
+"""A hook of mkdocs that publishes linked files from outside ``docs/`` under ``repository/``.
 
-On the code's own web pages ``../charts/.../rules.yaml`` is a file of the repository. Here such a file is copied into
-the site, or made a page of it if it is one, and the link is led to where it went. A folder stands for its README; the
-link to one that has none is left out, and its words stay. What is not there is left as it is, and a strict build ends.
+On the repository's web pages, ``../charts/.../rules.yaml`` is a file. The hook copies such a file into the site, as a
+page if it is Markdown, and rewrites the link. A link to a directory leads to its README; without a README, only the
+link's text remains. Links to missing files are left unchanged, so a strict build fails.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Add what is linked, and what is linked from there."""
+    """Add the linked files, and the files that those link to."""
     pages = [(file.src_uri, file.content_string) for file in files if file.src_uri.endswith(".md")]
     while pages:
         for target in _beside(*pages.pop()):
             if files.get_file_from_path(target) is None and (ROOT / _home(target)).is_file():
                 content = (ROOT / _home(target)).read_text(encoding="utf-8")
-                # The navigation has some of them; the others are reached by the links alone.
+                # Some of them are in the navigation; the others can be reached only by links.
                 found = File.generated(config, target, content=content, inclusion=InclusionLevel.NOT_IN_NAV)
                 files.append(found)
                 if target.endswith(".md"):
@@ -40,20 +40,20 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Lead the links to where their files went."""
+    """Rewrite the links to the files of the repository."""
     here = page.file.src_uri
 
-    def led(match: re.Match[str]) -> str:
+    def rewritten(match: re.Match[str]) -> str:
         target = _target(here, match[2])
         if (ROOT / _home(target)).is_dir():
             return match[1]
         return f"[{match[1]}]({posixpath.relpath(target, posixpath.dirname(here) or '.')}{match[3] or ''})"
 
-    return "\n".join(_without_backslashes(line) for line in _LINK.sub(led, markdown).split("\n"))
+    return "\n".join(_without_backslashes(line) for line in _LINK.sub(rewritten, markdown).split("\n"))
 
 
 def _without_backslashes(line: str) -> str:
-    """A bar within code within a table needs one on the code's own web pages; here it would be seen."""
+    """Remove the backslash before a bar in code in a table, which the repository needs and mkdocs would show."""
 
     def code(match: re.Match[str]) -> str:
         return "<code>" + html.escape(match[1].replace("\\|", "|")).replace("|", "&#124;") + "</code>"
@@ -69,7 +69,7 @@ def _beside(page: str, text: str) -> Iterator[str]:
 
 
 def _target(page: str, link: str) -> str:
-    """Where in the site a link of a page leads."""
+    """Return the path in the site that a link of a page leads to."""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(_home(page)), link))
     if (ROOT / path / "README.md").is_file():
         path += "/README.md"
@@ -77,5 +77,5 @@ def _target(page: str, link: str) -> str:
 
 
 def _home(target: str) -> str:
-    """Where in the repository a page or file of the site comes from."""
+    """Return the path in the repository that a page or file of the site comes from."""
     return target.removeprefix(_BESIDE) if target.startswith(_BESIDE) else f"docs/{target}"

@@ -1,7 +1,7 @@
-"""A story: one schedule, told what happens to it, by the domain's own state machine and with a clock that is told too.
+"""Run one schedule through the domain's state machine with a simulated clock, and record what happens.
 
-What a picture needs to say is the specification, how long each attempt takes and how it ends, and when no replica was
-there. What follows from that is not said here but found out: which slots ran, when, and which did not.
+A picture gives the spec, the duration and the end of each attempt, and the times without a replica. This module finds
+out which slots run, when they run, and which slots don't.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import Run
 
     Ending = Callable[[Run], tuple[Micros, AttemptEnd]]
-    """How long the run's attempt takes, and how it ends."""
+    """Returns how long an attempt of the run takes, and how it ends."""
 
 TICK: Micros = SECOND
 
 
 @dataclass
 class Attempt:
-    """One attempt, as it went."""
+    """One attempt: when it started, when it ended and how."""
 
     slot: Instant
     number: int
@@ -45,10 +45,10 @@ class Attempt:
 
 @dataclass
 class Story:
-    """What became of a schedule."""
+    """What happened to a schedule."""
 
     slots: list[Instant]
-    """Those that its triggers gave."""
+    """The slots of its triggers."""
     attempts: list[Attempt] = field(default_factory=list)
     missed: list[Instant] = field(default_factory=list)
     skipped: list[Instant] = field(default_factory=list)
@@ -61,7 +61,7 @@ def tell(
     ending: Ending,
     away: Sequence[tuple[Instant, Instant]] = (),
 ) -> Story:
-    """What becomes of a schedule with this ``spec`` (YAML) from its creation; ``away``: when no replica was there."""
+    """Return what happens to a schedule with this ``spec`` (YAML). ``away``: the times without a replica."""
     schedule, slots = _new(spec, created)
     story = Story(_slots_between(slots, created, until))
     running: list[tuple[Run, Attempt]] = []
@@ -79,7 +79,7 @@ def tell(
 
 
 def slots_between(spec: str, created: Instant, until: Instant) -> list[Instant]:
-    """The slots that a schedule with this ``spec`` has after its creation."""
+    """Return the slots that a schedule with this ``spec`` has after its creation."""
     return _slots_between(_new(spec, created)[1], created, until)
 
 
@@ -98,12 +98,12 @@ def _new(spec: str, created: Instant) -> tuple[Schedule, Slots]:
 
 
 def _step(schedule: Schedule, now: Instant, running: list[tuple[Run, Attempt]], story: Story, ending: Ending) -> bool:
-    """What is to be done now; whether there may be more. Each state counts as stored at once."""
+    """Do what is due now, and return whether there may be more to do. States count as stored immediately."""
     actions = machine.step(schedule, now)
     for run in actions.cancel:
-        (attempt,) = [attempt for one, attempt in running if one is run]
+        (attempt,) = [attempt for active, attempt in running if active is run]
         attempt.ends, attempt.end = now, AttemptEnd.CANCELLED
-        running[:] = [(one, other) for one, other in running if one is not run]
+        running[:] = [pair for pair in running if pair[0] is not run]
         runs.attempt_ended(schedule, run, AttemptEnd.CANCELLED, now)
     for run in actions.start:
         takes, end = ending(run)
@@ -130,7 +130,7 @@ def _slots_between(slots: Slots, after: Instant, until: Instant) -> list[Instant
 def _find_passed_over(
     story: Story, schedule: Schedule, away: Sequence[tuple[Instant, Instant]], until: Instant
 ) -> None:
-    """Say of each slot that did not run why; the schedule's own counters have to agree."""
+    """Find out why each remaining slot did not run, and check the result against the schedule's counters."""
     ran = {attempt.slot for attempt in story.attempts} | {run.slot for run in schedule.state.waiting}
     for slot in story.slots:
         if slot in ran or slot > until:

@@ -1,7 +1,7 @@
-"""The picture of a terminal in README: ``python -m docs.tools.terminal FILE`` draws what ``make demo`` shows.
+"""Draw the terminal in README: ``python -m docs.tools.terminal FILE`` draws what ``make demo`` shows.
 
-The program runs on a terminal of its own for some seconds, as anybody would see it, and is ended with Ctrl-C; the last
-frame before that is drawn by rich. So the picture is of a real run, and each drawing of it is another.
+The program runs in a pseudoterminal for some seconds and is stopped with Ctrl-C. rich draws the last frame before that.
+The picture shows a real run, so it differs each time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rich.text import Text
 
 ROOT = Path(__file__).parents[2]
 COLUMNS, ROWS = 100, 28
-SECONDS = 19.0
-"""Long enough that a retry has succeeded, a slot was skipped and a one-shot is done."""
+SECONDS = 24.0
+"""Long enough for a retry to succeed, a slot to be skipped and a one-shot to finish."""
 _MOVES = re.compile(r"\x1b\[([0-9;?]*)([A-Za-ln-z])")
 _PICTURE = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
@@ -53,11 +53,11 @@ _PICTURE = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="h
 </g>
 </svg>
 """
-"""As rich has it, without fonts from elsewhere."""
+"""Like rich's own template, but without fonts from the network."""
 
 
 def watched(command: list[str], seconds: float) -> str:
-    """What a program has written to its terminal after some seconds; then Ctrl-C ends it."""
+    """Run a program in a terminal, press Ctrl-C after some seconds, and return what it wrote before that."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ["TERM"] = "xterm-256color"
@@ -65,18 +65,18 @@ def watched(command: list[str], seconds: float) -> str:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     written, interrupt_at, interrupted = b"", time.monotonic() + seconds, False
     while True:
-        if not interrupted and time.monotonic() >= interrupt_at:
-            os.write(terminal, b"\x03")
-            interrupted = True
         if select.select([terminal], [], [], 0.1)[0]:
             try:
                 part = os.read(terminal, 65536)
-            except OSError:  # its end has closed the terminal
+            except OSError:  # the program has exited
                 break
             if not part:
                 break
             if not interrupted:
                 written += part
+        elif not interrupted and time.monotonic() >= interrupt_at:  # silent for a moment: the frame is complete
+            os.write(terminal, b"\x03")
+            interrupted = True
         if time.monotonic() > interrupt_at + 30:
             os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -84,7 +84,7 @@ def watched(command: list[str], seconds: float) -> str:
 
 
 def screen(written: str) -> list[str]:
-    """The lines that stay on a terminal; colours are left in them. Knows the moves that a live table makes."""
+    """Return the lines that a terminal shows, with colours. Supports the cursor movements of a live table."""
     lines = [""]
     row = 0
     for part in re.split(r"(\r\n|\r|\n|\x1b\[[0-9;?]*[A-Za-ln-z])", written):
@@ -94,7 +94,7 @@ def screen(written: str) -> list[str]:
             if row == len(lines):
                 lines.append("")
         elif part == "\r":
-            pass  # what follows erases the line or begins an empty one
+            pass  # what follows erases the line or starts an empty one
         elif move is None:
             lines[row] += part
         elif move[2] == "A":
@@ -105,7 +105,7 @@ def screen(written: str) -> list[str]:
 
 
 def picture(prompt: str, lines: list[str]) -> str:
-    """The lines under a prompt, drawn."""
+    """Draw the lines below a prompt."""
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text.assemble(("$ ", "bold green"), prompt))
     for line in lines:

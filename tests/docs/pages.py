@@ -50,7 +50,7 @@ class Command:
 
     @property
     def ends_by_interrupt(self) -> bool:
-        return "Ctrl-C ends it" in self.typed
+        return "press Ctrl-C to stop" in self.typed
 
 
 class PageError(ValueError):

@@ -48,7 +48,7 @@ def test_the_pictures(name: str) -> None:
 def test_the_terminal_is_a_whole_picture_that_asks_for_nothing() -> None:
     text = (DOCS / "pictures" / "terminal.svg").read_text(encoding="utf-8")
     words = " ".join(ElementTree.fromstring(text).itertext()).replace("\xa0", " ")
-    for word in ("make demo", "started", "heartbeat", "Succeeded", "next", "Ctrl-C ends"):
+    for word in ("make demo", "started", "heartbeat", "Succeeded", "next", "Ctrl-C to stop"):
         assert word in words
     assert not re.search(r'(?:href|src)=|url\("?http', text)
 

@@ -80,7 +80,7 @@ def test_what_is_printed_has_to_be_what_the_page_says(tmp_path: Path) -> None:
             reader.type(Command(3, "echo $WORD", "goodbye\n"))
         with pytest.raises(AssertionError, match="exit code 1"):
             reader.type(Command(4, "false", ""))
-        reader.type(Command(5, "echo began; sleep 60   # Ctrl-C ends it", "began\n"))
+        reader.type(Command(5, "echo began; sleep 60   # press Ctrl-C to stop", "began\n"))
         reader.type(Command(6, "echo $WORD", "hello\n"))
 
 
