@@ -148,7 +148,8 @@ async def test_any_difference_is_an_update_that_is_due_at_once(
     assert (row.key, row.revision, row.state, row.created_at) == (before.key, 2, PLAIN, before.created_at)
     assert row.wake_at is not None
     assert now - SECOND <= row.wake_at <= await store.now() + SECOND
-    assert row.edited_at >= before.edited_at
+    # Each connection to Firestore has its own estimate of the clock, so the later time may be slightly less.
+    assert row.edited_at >= before.edited_at - SECOND
     assert await reconcile(store, changed) is Put.UNCHANGED
 
 
