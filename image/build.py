@@ -1,9 +1,9 @@
-"""`make image`: the operator's image by docker or buildah, whichever is there, and as an archive for a cluster's node.
+"""`make image`: build the operator's image with docker or buildah, and write it to an archive for a cluster's node.
 
-Docker is taken where its daemon answers, else buildah, which needs neither daemon nor registry: the base is then one
-that is made here from Debian's packages (root, mmdebstrap). BASE_IMAGE names another. Where the machine's pip needs an
-authority or a configuration of its own, PIP_CERT and PIP_CONFIG_FILE name them, or /etc/pip.conf is there: they are
-lent to the build as secrets, and are in no layer.
+Docker is used if its daemon answers. Otherwise buildah is used, which needs neither daemon nor registry; the base image
+is then made from Debian's packages (as root, with mmdebstrap). BASE_IMAGE names another base. If pip needs a CA
+certificate or a configuration on this machine (PIP_CERT, PIP_CONFIG_FILE or /etc/pip.conf), the build gets them as
+secrets, which are not stored in any layer.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ HOW_TO_GET = "start docker, or run as root and apt-get install buildah mmdebstra
 
 
 class ImageError(Exception):
-    """The image can't be made; the message says what failed, and what to do."""
+    """The image can't be built. The message says what failed and what to do."""
 
 
 def version() -> str:
-    """The project's, from a tag of git, such as ``1.2.3`` or, after it, ``1.2.4.dev5+g0123456``. Raises ImageError."""
+    """Return the project's version: ``1.2.3`` at a git tag, ``1.2.4.dev5+g0123456`` after it. Raises ImageError."""
     return run(sys.executable, "-m", "hatchling", "version", folder=ROOT)
 
 
 def default_image() -> str:
-    """The name that the chart's values have: that of the version which the next tag gives."""
+    """Return the image's name in the chart's values, with the version of the next tag."""
     chart: dict[str, str] = yaml.safe_load(CHART.read_text())
     return f"scheduledjob:{chart['appVersion']}"
 
 
 def cache() -> Path:
-    """The folder of what buildah keeps and of the archive, outside the checkout."""
+    """Return the directory of buildah's storage and of the archive, outside the checkout."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "scheduledjob" / "image"
 
 
 def archive() -> Path:
-    """The image as a file, as `ctr images import` and `docker load` take it."""
+    """Return the path of the image as a file for `ctr images import` and `docker load`."""
     return cache() / "scheduledjob.tar"
 
 
 def build(image: str, base: str = "") -> None:
-    """Make `image`, such as ``scheduledjob:0.1.0``, and write its archive. Raises ImageError."""
+    """Build `image`, such as ``scheduledjob:0.1.0``, and write its archive. Raises ImageError."""
     cache().mkdir(parents=True, exist_ok=True)
     given = ["--build-arg", f"VERSION={version()}", "--build-arg", f"REVISION={_revision()}"]
     for name, path in _secrets().items():
@@ -66,19 +66,19 @@ def build(image: str, base: str = "") -> None:
         run("docker", "save", "--output", str(archive()), image)
         return
     if shutil.which("buildah") is None:
-        raise ImageError(f"there is no docker that answers, and no buildah: {HOW_TO_GET}")
+        raise ImageError(f"docker does not answer, and buildah is not installed: {HOW_TO_GET}")
     given += ["--build-arg", f"BASE_IMAGE={base or debian_base()}"]
     run(*buildah("bud", "--isolation", "chroot", "--network", "host", *given, "--tag", image, str(ROOT)))
-    run(*buildah("rmi", "--prune"))  # the image that had the name before
+    run(*buildah("rmi", "--prune"))  # removes the previous image of that name
     archive().unlink(missing_ok=True)
     run(*buildah("push", "--quiet", image, f"docker-archive:{archive()}:{image}"))
 
 
 def derive(folder: Path, image: str, target: Path) -> None:
-    """Build the Dockerfile of a folder, as a user of the operator's image would, into an archive. Raises ImageError.
+    """Build the Dockerfile in a directory, like a user of the operator's image, into an archive. Raises ImageError.
 
-    It is given the image of `make image` as OPERATOR_IMAGE and one with pip as PYTHON_IMAGE. It knows no secrets, so
-    that the machine's authority and pip.conf are mounted where its pip looks for them.
+    OPERATOR_IMAGE is the image of `make image`, and PYTHON_IMAGE one with pip. The Dockerfile does not use secrets, so
+    the machine's CA certificate and pip.conf are mounted where pip looks for them.
     """
     if docker_answers():
         run("docker", "build", "--tag", image, "--build-arg", f"OPERATOR_IMAGE={default_image()}", str(folder))
@@ -96,19 +96,19 @@ def derive(folder: Path, image: str, target: Path) -> None:
 
 
 def buildah(*arguments: str) -> list[str]:
-    """A command of buildah on the images that are kept here, which it needs no overlay for."""
+    """Return a buildah command that uses the storage of this project, which needs no overlay file system."""
     storage = ["--root", str(cache() / "storage"), "--runroot", str(cache() / "run"), "--storage-driver", "vfs"]
     return ["buildah", *storage, *arguments]
 
 
 def debian_base(suite: str = DEBIAN_SUITE) -> str:
-    """The name of an image of Debian's `suite` with its Python, which is made the first time. Raises ImageError."""
+    """Return the name of an image of Debian's `suite` with Python; build it the first time. Raises ImageError."""
     cache().mkdir(parents=True, exist_ok=True)
     name = f"{DEBIAN_BASE}:{suite}"
     if subprocess.run(buildah("inspect", "--type", "image", name), capture_output=True, check=False).returncode == 0:
         return name
     if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
-        raise ImageError(f"without BASE_IMAGE a base is made by mmdebstrap, as root: {HOW_TO_GET}")
+        raise ImageError(f"without BASE_IMAGE, mmdebstrap has to make a base image as root: {HOW_TO_GET}")
     with tempfile.TemporaryDirectory(dir=cache()) as folder:
         rootfs = f"{folder}/rootfs.tar"
         merged = [f"--hook-dir={MERGED}"]
@@ -121,7 +121,7 @@ def debian_base(suite: str = DEBIAN_SUITE) -> str:
 
 
 def pip_volumes() -> list[str]:
-    """Options that mount the machine's authority and pip.conf where pip in a container looks for them."""
+    """Return options that mount the machine's CA certificate and pip.conf where pip in a container looks for them."""
     targets = {"authority": "/etc/ssl/certs/ca-certificates.crt", "pip": "/etc/pip.conf"}
     return [option for name, path in _secrets().items() for option in ("--volume", f"{path}:{targets[name]}:ro")]
 
@@ -146,11 +146,11 @@ def _revision() -> str:
 
 
 def run(*command: str, folder: Path | None = None) -> str:
-    """What a command printed, without the space around it. Raises ImageError where it fails."""
+    """Run a command and return its stripped output. Raises ImageError if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     except FileNotFoundError as error:
-        raise ImageError(f"there is no {command[0]}: {HOW_TO_GET}") from error
+        raise ImageError(f"{command[0]} is not installed: {HOW_TO_GET}") from error
     if done.returncode != 0:
         raise ImageError(f"`{' '.join(command)}` failed:\n{(done.stderr or done.stdout)[-4000:]}")
     return done.stdout.strip()
@@ -158,8 +158,8 @@ def run(*command: str, folder: Path | None = None) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make image", description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--image", default="", help=f"its name; default: {default_image()}")
-    parser.add_argument("--base", default="", help="the image that it is built on")
+    parser.add_argument("--image", default="", help=f"the name of the image; default: {default_image()}")
+    parser.add_argument("--base", default="", help="the base image")
     given = parser.parse_args(arguments)
     image = given.image or default_image()
     try:
@@ -167,7 +167,7 @@ def main(arguments: list[str]) -> int:
     except ImageError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{image}, and as an archive {archive()} ({archive().stat().st_size / 1e6:.0f} MB)")
+    print(f"built {image}; archive: {archive()} ({archive().stat().st_size / 1e6:.0f} MB)")
     return 0
 
 

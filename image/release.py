@@ -1,8 +1,7 @@
-"""`make release`: what is published of a tag, into dist/: packages, the chart, install.yaml and the image.
+"""`make release`: write what is published for a tag to dist/: packages, the chart, install.yaml and the image.
 
-The tag gives the version, and nothing else does. Only the chart repeats it, because whoever points a GitOps tool at
-the chart's folder of a tag gets the image of that version: so a tag whose chart says something else is refused, here,
-before anything is made.
+The git tag is the version. Only the chart repeats it, because GitOps tools read the chart's directory at a tag and must
+get the image of that version. Therefore a tag that disagrees with its chart is refused before anything is built.
 """
 
 from __future__ import annotations
@@ -26,33 +25,33 @@ DIST = ROOT / "dist"
 
 
 class ReleaseError(Exception):
-    """Nothing can be published; the message says why, and what to do."""
+    """The release can't be made. The message says why and what to do."""
 
 
 def tagged(found: str) -> Version:
-    """The version of this commit. Raises ReleaseError where it is not that of a tag."""
+    """Return the version of this commit. Raises ReleaseError if the commit has no tag."""
     parsed = Version(found)
     if parsed.is_devrelease or parsed.local is not None or parsed == Version("0.0.0"):
-        raise ReleaseError(f"this commit is {found}, which is no release: commit everything, then git tag v1.2.3")
+        raise ReleaseError(f"this commit is {found}, which is not a release: commit everything, then git tag v1.2.3")
     return parsed
 
 
 def check(wanted: Version, chart: Path = CHART) -> None:
-    """Raises ReleaseError where the chart is of another version."""
-    said: dict[str, str] = yaml.safe_load(chart.read_text())
+    """Raise ReleaseError if the chart has another version."""
+    metadata: dict[str, str] = yaml.safe_load(chart.read_text())
     for field in ("version", "appVersion"):
-        if Version(said[field]) != wanted:
+        if Version(metadata[field]) != wanted:
             raise ReleaseError(
-                f"{chart.parent.name}/{chart.name} has {field} {said[field]}, the tag is v{wanted}: write {wanted}, "
-                "`make install-yaml`, commit both, and tag that commit"
+                f"{chart.parent.name}/{chart.name} has {field} {metadata[field]}, but the tag is v{wanted}: write "
+                f"{wanted}, run `make install-yaml`, commit both, and tag that commit"
             )
 
 
 def make(helm: Path) -> None:
-    """Raises ReleaseError and ImageError."""
+    """Write dist/. Raises ReleaseError and ImageError."""
     text = install_yaml(helm)
     if text != (ROOT / "install.yaml").read_text(encoding="utf-8"):
-        raise ReleaseError("install.yaml is not that of the chart: `make install-yaml`, commit it, and tag that commit")
+        raise ReleaseError("install.yaml is out of date: run `make install-yaml`, commit it, and tag that commit")
     shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir()
     run(sys.executable, "-m", "hatchling", "build", "--directory", str(DIST), folder=ROOT)

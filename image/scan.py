@@ -1,4 +1,4 @@
-"""What is in the image, read from its archive: what must not be there, and how large the rest is."""
+"""Read the contents of the image from its archive, and list files that must not be there."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ _BY_OTHERS = 0o002
 
 @dataclass
 class Scan:
-    """Paths without a slash before them."""
+    """The contents of an image. Paths have no leading slash."""
 
     size: int = 0
-    """Of all files, in bytes."""
+    """The total size of all files, in bytes."""
     count: int = 0
     user: str = ""
-    """Whom its programs run as."""
+    """The user that its programs run as."""
     labels: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     health_check: object = None
-    """What a runtime without probes would ask."""
+    """The health check of the image's configuration."""
     privileged: list[str] = field(default_factory=list)
-    """Files that run as somebody else than who starts them."""
+    """Files with the setuid or setgid bit."""
     writable: list[str] = field(default_factory=list)
-    """What its user may write to."""
+    """Files that the image's user can write to or make writable."""
     compilers: list[str] = field(default_factory=list)
     caches: list[str] = field(default_factory=list)
-    """Files that a package manager left."""
+    """Files that a package manager left in its caches."""
     package_managers: list[str] = field(default_factory=list)
     without_bytecode: list[str] = field(default_factory=list)
-    """Modules below /opt that would be compiled at each start."""
+    """Modules below /opt that Python would compile at each start."""
 
     @property
     def faults(self) -> dict[str, list[str]]:
-        """What must not be there, by what it is."""
+        """Files that must not be in the image, by the kind of fault."""
         return {
             "setuid and setgid files": self.privileged,
             f"writable by {self.user}": self.writable,
@@ -59,12 +59,12 @@ class Scan:
 
 
 def scan(archive: Path) -> Scan:
-    """Read an archive as `docker save` writes it."""
+    """Read an archive in the format of `docker save`."""
     with tarfile.open(archive) as tar:
         manifest = _json(tar, "manifest.json")[0]
         config = _json(tar, manifest["Config"])["config"]
         found = Scan(user=config.get("User", ""), labels=config.get("Labels") or {})
-        found.environment = dict(each.split("=", 1) for each in config.get("Env") or [])
+        found.environment = dict(variable.split("=", 1) for variable in config.get("Env") or [])
         found.health_check = config.get("Healthcheck")
         entries: dict[str, tarfile.TarInfo] = {}
         for name in layers(tar):
@@ -72,7 +72,7 @@ def scan(archive: Path) -> Scan:
                 entries |= {_normal(entry.name): entry for entry in layer}
     uid, gid = (int(part) for part in found.user.split(":"))
     for path, entry in sorted(entries.items()):
-        _look(found, path, entry, uid, gid)
+        _classify(found, path, entry, uid, gid)
     sources = [path for path in entries if path.startswith("opt/") and path.endswith(".py")]
     stems = {_stem(path) for path in entries if path.endswith(".pyc")}
     found.without_bytecode = sorted(path for path in sources if path.removesuffix(".py") not in stems)
@@ -80,19 +80,19 @@ def scan(archive: Path) -> Scan:
 
 
 def layers(tar: tarfile.TarFile) -> list[str]:
-    """The names in an archive of the file systems that lie upon each other."""
+    """Return the names of the layers in an archive, the lowest first."""
     found: list[str] = _json(tar, "manifest.json")[0]["Layers"]
     return found
 
 
-def _look(found: Scan, path: str, entry: tarfile.TarInfo, uid: int, gid: int) -> None:
+def _classify(found: Scan, path: str, entry: tarfile.TarInfo, uid: int, gid: int) -> None:
     if entry.issym():
         return
     found.size += entry.size
     found.count += 1
     if entry.isfile() and entry.mode & _SPECIAL:
         found.privileged.append(path)
-    # Its own files it may make writable.
+    # The user can make its own files writable.
     if entry.uid == uid or (entry.gid == gid and entry.mode & _BY_GROUP) or entry.mode & _BY_OTHERS:
         found.writable.append(path)
     parsed = PurePosixPath(path)
@@ -110,7 +110,7 @@ def _normal(path: str) -> str:
 
 
 def _stem(path: str) -> str:
-    """The module of ``a/__pycache__/b.cpython-311.pyc``, which is ``a/b``."""
+    """Return the module of a bytecode file: ``a/b`` for ``a/__pycache__/b.cpython-311.pyc``."""
     parsed = PurePosixPath(path)
     return str(parsed.parent.parent / parsed.name.split(".")[0])
 
@@ -118,5 +118,5 @@ def _stem(path: str) -> str:
 def _json(tar: tarfile.TarFile, name: str) -> Any:
     file = tar.extractfile(name)
     if file is None:
-        raise ValueError(f"this is no archive of an image: {name} is no file in it")
+        raise ValueError(f"not an archive of an image: it has no file {name}")
     return json.load(file)

@@ -1,8 +1,8 @@
-"""Takes from shared objects what no loader reads: symbols and debugging information, half of what some wheels weigh.
+"""Remove symbols and debugging information from shared objects, which is half the size of some wheels.
 
-`strip` would do it, but is part of a compiler's tools, which the base of an image does not have. What a process maps is
-told by an object's program headers; sections are for linkers and debuggers. So everything behind the last segment goes,
-and the header says that there are no sections.
+`strip` is part of a compiler's tools, which the base image does not have. A loader only needs the segments in an
+object's program headers; sections are for linkers and debuggers. Therefore this program removes everything after the
+last segment, and changes the header to say that there are no sections.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PHOFF, _SHOFF, _PHENTSIZE, _SHENTSIZE = 32, 40, 54, 58
 
 
 def stripped(content: bytes) -> bytes:
-    """The object without its sections; as it is where it is none, or for another kind of machine."""
+    """Return the object without its sections. Other files, and objects of other machines, are returned unchanged."""
     if not content.startswith(_IDENTITY):
         return content
     (start,) = struct.unpack_from("<Q", content, _PHOFF)

@@ -1,8 +1,8 @@
 """`make test-python`: run the tests on another version of Python than this machine's, in a container.
 
-The container is docker's where its daemon answers, else buildah's (root). It runs a copy of the working tree, with
-changes that are not committed. The image has Python, or is one of Debian (``debian:sid``), whose own Python is then
-installed. Without docker an image of Debian is made from its packages.
+The container is docker's if its daemon answers, otherwise buildah's (as root). It runs a copy of the working tree, with
+changes that are not committed. The image contains Python, or is a Debian image (``debian:sid``), in which Debian's
+Python is then installed. Without docker, a Debian image is made from packages.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def _image_without_docker(image: str) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make test-python", description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--image", default="", help="what the tests run in, such as python:3.14-slim or debian:sid")
-    parser.add_argument("arguments", nargs="*", help="what pytest is given")
+    parser.add_argument("--image", default="", help="the image, such as python:3.14-slim or debian:sid")
+    parser.add_argument("arguments", nargs="*", help="arguments for pytest")
     given = parser.parse_args(arguments)
     try:
         return test(given.image, given.arguments)

@@ -1,4 +1,4 @@
-"""What `make node` says of the image that `make image` builds: a node of the harness pulls none."""
+"""What `make node` prints about the image of `make image`, which the harness' node can't pull."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 NODE = {"importing": ["ctr", "--address", "/tmp/a node/containerd.sock", "--namespace", "k8s.io", "images", "import"]}
 
 
-def test_the_line_that_gives_the_node_its_image_can_be_typed_as_it_is(tmp_path: Path) -> None:
+def test_the_printed_command_can_be_typed_unchanged(tmp_path: Path) -> None:
     image = tmp_path / "scheduledjob.tar"
     before, line = _about_images(NODE, image)
     assert "after `make image`" in before
@@ -21,5 +21,5 @@ def test_the_line_that_gives_the_node_its_image_can_be_typed_as_it_is(tmp_path: 
     assert "make image" not in _about_images(NODE, image)[0]
 
 
-def test_without_a_node_nothing_is_said_of_images(tmp_path: Path) -> None:
+def test_without_a_node_nothing_is_printed_about_images(tmp_path: Path) -> None:
     assert _about_images({"kubeconfig": "x"}, tmp_path / "scheduledjob.tar") == []

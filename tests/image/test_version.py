@@ -1,4 +1,4 @@
-"""The version comes from a tag of git, and there is one where there is no tag, and no git."""
+"""The version comes from a git tag. There is also one without a tag, and without git."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def version_of(folder: Path, **given: str) -> str:
-    """As whoever builds the package finds it."""
+    """Return the version that a build of the package gets."""
     kept = {name: value for name, value in os.environ.items() if "PRETEND_VERSION" not in name}
     command = [sys.executable, "-m", "hatchling", "version"]
     found = subprocess.run(command, cwd=folder, env=kept | given, capture_output=True, text=True, check=True)
@@ -37,7 +37,7 @@ def version_of(folder: Path, **given: str) -> str:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """The project, as an archive holds it."""
+    """The project without a git repository, as in a source archive."""
     folder = tmp_path / "source"
     folder.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -47,23 +47,23 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkout(source: Path) -> Path:
-    """The project, as a clone holds it that has no tag."""
+    """A git repository of the project without tags."""
     git(source, "init", "--quiet")
     git(source, "add", ".")
     git(source, "commit", "--quiet", "-m", "Begin")
     return source
 
 
-def test_without_git_it_is_what_is_given(source: Path) -> None:
+def test_without_git_the_version_is_the_given_one(source: Path) -> None:
     assert version_of(source) == "0.0.0"
     assert version_of(source, SETUPTOOLS_SCM_PRETEND_VERSION="1.2.3") == "1.2.3"
 
 
-def test_without_a_tag_it_names_the_commit(checkout: Path) -> None:
+def test_without_a_tag_the_version_names_the_commit(checkout: Path) -> None:
     assert re.fullmatch(rf"0\.0\.1\.dev1{NAMED}", version_of(checkout))
 
 
-def test_a_tag_gives_it_until_the_next_commit(checkout: Path) -> None:
+def test_a_tag_is_the_version_until_the_next_commit(checkout: Path) -> None:
     for other in ("chart-9.9.9", "v9", "latest"):
         git(checkout, "tag", other)
     git(checkout, "tag", "v1.2.3")
@@ -76,12 +76,12 @@ def test_a_tag_gives_it_until_the_next_commit(checkout: Path) -> None:
     assert re.fullmatch(rf"2\.0\.0rc2\.dev0{NAMED}\.d\d+", version_of(checkout))
 
 
-def test_the_program_tells_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_prints_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["--version"]) == 0
     assert capsys.readouterr().out == f"scheduledjob {program_version()}\n"
 
 
-def test_the_image_is_told_it_and_is_named_as_the_chart_says() -> None:
+def test_the_image_has_the_version_and_the_name_in_the_chart() -> None:
     assert str(Version(build.version())) == build.version()
     chart = yaml.safe_load(build.CHART.read_text())
     assert chart["version"] == chart["appVersion"]
@@ -91,11 +91,11 @@ def test_the_image_is_told_it_and_is_named_as_the_chart_says() -> None:
     assert 'org.opencontainers.image.version="${VERSION}"' in dockerfile
 
 
-def test_only_what_is_tagged_is_published() -> None:
+def test_only_a_tagged_commit_is_published() -> None:
     assert tagged("1.2.3") == Version("1.2.3")
     assert tagged("2.0.0rc1") == Version("2.0.0rc1")
     for other in ("1.2.4.dev1+g0123456", "0.0.0", "1.2.3+d20261124"):
-        with pytest.raises(ReleaseError, match=re.escape(f"this commit is {other}, which is no release")):
+        with pytest.raises(ReleaseError, match=re.escape(f"this commit is {other}, which is not a release")):
             tagged(other)
 
 
@@ -105,10 +105,10 @@ def chart(folder: Path, version: str, app_version: str) -> Path:
     return path
 
 
-def test_the_chart_has_to_say_what_the_tag_says(tmp_path: Path) -> None:
+def test_the_chart_must_have_the_version_of_the_tag(tmp_path: Path) -> None:
     check(Version("1.2.3"), chart(tmp_path, "1.2.3", "1.2.3"))
     check(Version("2.0.0rc1"), chart(tmp_path, "2.0.0-rc.1", "2.0.0-rc.1"))
-    with pytest.raises(ReleaseError, match=r"appVersion 1\.2\.2, the tag is v1\.2\.3: write 1\.2\.3"):
+    with pytest.raises(ReleaseError, match=r"appVersion 1\.2\.2, but the tag is v1\.2\.3: write 1\.2\.3"):
         check(Version("1.2.3"), chart(tmp_path, "1.2.3", "1.2.2"))
-    with pytest.raises(ReleaseError, match=r"version 1\.2\.2, the tag is v1\.2\.3: write 1\.2\.3"):
+    with pytest.raises(ReleaseError, match=r"version 1\.2\.2, but the tag is v1\.2\.3: write 1\.2\.3"):
         check(Version("1.2.3"), chart(tmp_path, "1.2.2", "1.2.3"))

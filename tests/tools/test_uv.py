@@ -1,4 +1,4 @@
-"""uv is given what pip is configured with, in files and in variables."""
+"""uv gets the configuration of pip, from files and from environment variables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def options_of(pip_conf: str, folder: Path, **variables: str) -> dict[str, str]:
-    """What pip itself reads from this file and these variables."""
+    """Return the options that pip reads from this file and these variables."""
     (folder / "pip.conf").write_text(pip_conf)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     listed = subprocess.run(
