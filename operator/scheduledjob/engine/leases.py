@@ -100,8 +100,7 @@ class Leases:
             self._leases.pop(key, None)
 
     def settling(self, lease: Lease) -> None:
-        with self._lock:
-            lease.unsettled = True
+        lease.unsettled = True  # before the write is sent, so no renewal can see the version of the write without this
 
     def settled(self, lease: Lease, version: int) -> None:
         with self._lock:

@@ -27,10 +27,11 @@ class PostgresSettling(PostgresPart):
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         results: list[bool] = []
+        _, release, remove = Disposition
         for chunk in _chunks(settlements):
             # In the same order everywhere, so that two writers never wait for each other.
             in_order = sorted(chunk, key=_key)
-            removed = [settlement for settlement in in_order if settlement.disposition is Disposition.REMOVE]
+            removed = [settlement for settlement in in_order if settlement.disposition is remove]
             settled = await self._settle("settle_removed", replica, removed) if removed else set()
             # A removal is also refused if the definition has changed: then the other query releases the row.
             written = [settlement for settlement in in_order if settlement.key not in settled]
@@ -39,7 +40,7 @@ class PostgresSettling(PostgresPart):
         released = (
             settlement.wake_at
             for settlement in settlements
-            if settlement.disposition is Disposition.RELEASE and settlement.wake_at is not None
+            if settlement.disposition is release and settlement.wake_at is not None
         )
         if (due := min(released, default=None)) is not None:
             self._watermark.lower(due)
