@@ -1,7 +1,7 @@
 """The plugin's command line ``kubectl scheduledjob``: its commands, their options, and their exit codes.
 
-As in the program's own command line, each command's work is in a module of its own that is imported when the command is
-called, and every failure ends here, in one line on standard error. Exit codes: 0 success; 1 failure; 2 wrong arguments
+As for ``scheduledjob``, the work of each command is in a separate module that is imported when the command is called,
+and every failure is handled here, with one line on standard error. Exit codes: 0 success; 1 failure; 2 wrong arguments
 or a wrong manifest; 3 ``trigger --wait``: the run did not succeed; 4 ``trigger --wait``: the run did not end in time;
 130 Ctrl-C.
 """

@@ -1,4 +1,4 @@
-"""Keeps the schedules of manifest files in the store, also while the files change.
+"""Keeps the schedules in the store in step with manifest files, even while the files change.
 
 The files are the desired state. A new or changed document is put into the store. A document that disappears from its
 file ends its schedule. A document that is rejected leaves the schedule of its last valid version as it is. A schedule
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 PAGE = 1000
 STORED_PREFIX = "manifest"
-"""Of the names that the kinds of manifest files have in the store."""
+"""The prefix of the names that kinds of manifest files have in the store."""
 
 
 class ChangeListener(Protocol):

@@ -1,8 +1,8 @@
-"""Watches files below some paths, and tells when they have changed and settled.
+"""Watches the files below some paths, and reports when they have changed and settled.
 
-It polls each file's modification time, size and inode. That is cheap and works everywhere, also on network disks and
-for the links that Kubernetes swaps for a ConfigMap. A change counts once two polls in a row agree, so that no file is
-read while an editor or a checkout is still writing it.
+It polls the modification time, size and inode of each file. That is cheap and works everywhere, including network disks
+and the links that Kubernetes replaces for a ConfigMap. A change counts after two equal polls in a row, so that no file
+is read while an editor or a checkout is still writing it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Signature: TypeAlias = dict[str, tuple[int, int, int] | None]
 
 
 class FileWatcher:
-    """Remembers how the files below some paths looked, and compares."""
+    """Compares the files below some paths with those that were read last."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths

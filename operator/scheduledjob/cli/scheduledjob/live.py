@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from .table_contents import NextRow, RunningRow
 
 FRAME = 0.25
-"""Least seconds between two frames."""
+"""Minimum seconds between two frames."""
 COUNTDOWN = 1.0
-"""Most seconds between two frames, so that countdowns move."""
+"""Maximum seconds between two frames, so that countdowns move."""
 MIN_WIDTH = {"started": 8, "job": 16, "outcome": 9, "took": 6, "attempt": 7, "late": 6}
-"""Least characters of each column, so that columns do not move with each new row."""
+"""Minimum width of each column in characters, so that columns do not move with each new row."""
 STYLES = {Outcome.SUCCEEDED: "green", Outcome.FAILED: "red", Outcome.CANCELLED: "yellow"}
 
 

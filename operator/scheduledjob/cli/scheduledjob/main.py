@@ -1,8 +1,8 @@
 """The command line ``scheduledjob``: its commands, their options, and their exit codes.
 
-Each command's work is in a module of its own, which is imported when the command is called, so that ``next`` answers
-before ``run`` would have loaded its HTTP client. Every failure ends here: one line on standard error, and exit code 2
-for wrong arguments or a wrong manifest, 1 for everything else.
+The work of each command is in a separate module, which is imported when the command is called. So ``next`` does not
+load the HTTP client of ``run``. Every failure is handled here: one line on standard error, and exit code 2 for wrong
+arguments or a wrong manifest, 1 for everything else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scheduledjob.cli.shared.command_errors import CommandError, Mask, in_one_li
 from scheduledjob.stores import MEMORY_URL
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, except of ``run``, which Ctrl-C ends in the regular way."""
+"""The exit code after Ctrl-C. ``run`` and ``operator`` shut down cleanly instead, and return 0."""
 
 app = typer.Typer(
     name="scheduledjob",

@@ -1,9 +1,9 @@
 """``run-one``: the runner, which a Pod of the operator's own image runs for a shell command, a request or a Python job.
 
 ``jobs/container`` puts the job and its references into the environment of the Pod; the runner writes the result into
-the container's termination message. The same executors run the job as inline, so it behaves the same and fails with the
-same words. SIGTERM ends the job and all its children. The report has the reason of every failure, because nobody
-looks anywhere else.
+the container's termination message. The executors are the same as for inline jobs, so the job behaves the same and
+fails with the same messages. SIGTERM ends the job and all its children. The report contains the reason of every
+failure, because the operator reads nothing else.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ async def _until_signalled(order: Order, references: _EnvironmentReferences, *, 
 
 async def _run(order: Order, references: _EnvironmentReferences, *, plugins: bool) -> Result:
     try:
-        # The report has the output of every job, so what print jobs write would be there twice.
+        # The report contains the output of every job, so the text of print jobs would be there twice.
         context = JobContext(write=lambda line: None, plugins=plugins, cancel_grace=order.grace)
         executor, params = make_executor(order.kind, order.job, context)
     except (JobPluginError, ValueError, LookupError) as error:

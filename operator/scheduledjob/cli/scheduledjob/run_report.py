@@ -1,8 +1,8 @@
 """What ``run`` reports: a line for each run that ends, in the chosen format.
 
-This is the output for programs and pipes. The live table of a terminal is in ``live.py``. Both also take remarks for
-people (``say``) and the text of ``print`` jobs (``print``), because only the writer of the output knows where these can
-go without spoiling it.
+This is the output for programs and pipes. The live table of a terminal is in ``live.py``. Both also print remarks for
+people (``say``) and the text of ``print`` jobs (``print``), because only the writer of the output knows where that does
+not disturb it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 MOST_STARTED = 100_000
-"""Most runs whose lateness is remembered until they end."""
+"""Maximum number of runs whose lateness is kept until they end."""
 
 
 class RunReport(Protocol):

@@ -2,7 +2,8 @@
 
 A pipe that is not read blocks its writer, and a terminal can be stopped with Ctrl-S. No job may start late because of
 that. The thread also formats the items, many at once, so that a thousand runs a second cost the event loop a thousand
-appends. Memory is bounded: a reader that is too slow loses lines and is told how many. History still has every run.
+appends. Memory is bounded: a reader that is too slow loses lines, and their number is reported. History still has every
+run.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_WAITING = 200_000
-"""Most items that wait for a slow reader; more are dropped and counted."""
+"""Maximum number of items that wait for a slow reader. More are dropped and counted."""
 AT_ONCE = 2_000
-"""Most items of one write, so that formatting them holds the interpreter only briefly."""
+"""Maximum number of items in one write, so that formatting them blocks the interpreter only briefly."""
 LAST_SECONDS = 1.0
 """Seconds that ``close`` waits for the reader."""
 

@@ -1,8 +1,8 @@
-"""``simulate``: how many runs start in each minute, so that a load peak is seen before it happens.
+"""``simulate``: shows how many runs start in each minute, so that people see a load peak before it happens.
 
-Nothing runs: the slots are computed by the engine's own domain, jitter included. What a manifest does not say is
-assumed: objects are created at ``--from``, and jitter is that of some uid. In a long window a row is an hour and a
-character is a minute; in a short one each minute has a row with a bar.
+Nothing runs. The slots, including jitter, are computed with the code that the engine uses. For manifests, the objects
+are assumed to be created at ``--from``, and jitter is that of a sample uid. In a long window, a row is an hour and a
+character is a minute. In a short window, each minute has a row with a bar.
 """
 
 from __future__ import annotations
