@@ -69,8 +69,8 @@ def rows_are_released_too_early() -> Iterator[None]:
     """A row is released while its attempts run."""
     advance = Ownership._advance
 
-    def release(self: Ownership, owned: Any) -> None:
-        advance(self, owned)
+    def release(self: Ownership, owned: OwnedSchedule, *now: Any) -> None:
+        advance(self, owned, *now)
         if owned.attempts and owned.phase is Phase.ACTIVE and not owned.schedule.writes.in_flight:
             self._wait_or_release(owned, self._context.clock.now())
 
