@@ -1,6 +1,6 @@
-"""``python -m bench [NAME...] [--quick] [--json FILE]``: measure against the bars, and beside the peer.
+"""``python -m bench [NAME...] [--quick] [--json FILE]``: compare the benchmarks with their targets and with the peer.
 
-Without names everything is measured, one after the other; ``--list`` prints the names. It ends with 1 where a bar is
+Without names, all benchmarks run one after the other; ``--list`` prints the names. The exit code is 1 if a target is
 missed.
 """
 
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from bench.common import Asked, use_cores
+from bench.common import Options, use_cores
 from bench.report import Row, show, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
 BENCHMARKS = {
-    # name: module and function, which is given what was asked for and returns rows
+    # name: module and function; the function gets the options and returns rows
     "drain-1": "drain.drain_one",
     "drain-2": "drain.drain_two",
     "instant": "punctual.one_instant",
@@ -47,15 +47,15 @@ BENCHMARKS = {
 }
 
 
-def arguments(benchmarks: Mapping[str, str], program: str, says: str, results: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=says.partition("\n\n")[2])
+def arguments(benchmarks: Mapping[str, str], program: str, description: str, results: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description.partition("\n\n")[2])
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure; everything by default")
     parser.add_argument("--quick", action="store_true", help="shorter and fewer runs: to see that it works")
-    parser.add_argument("--json", type=Path, metavar="FILE", default=Path(results), help="where the numbers go")
+    parser.add_argument("--json", type=Path, metavar="FILE", default=Path(results), help="where to write the numbers")
     parser.add_argument(
         "--cores", type=int, default=2, metavar="N", help="bind everything to N cores (0: all; default 2)"
     )
-    parser.add_argument("--list", action="store_true", help="print the names and end")
+    parser.add_argument("--list", action="store_true", help="print the names and exit")
     given = parser.parse_args()
     unknown = [name for name in given.names if name not in benchmarks]
     if unknown:
@@ -63,14 +63,14 @@ def arguments(benchmarks: Mapping[str, str], program: str, says: str, results: s
     return given
 
 
-def measure(name: str, where: str, asked: Asked) -> list[Row]:
-    """The rows of one benchmark; what it failed with is a row, too, so that the others are still measured."""
+def measure(name: str, where: str, options: Options) -> list[Row]:
+    """Run one benchmark and return its rows. A failure becomes a row, too, so that the others still run."""
     module, _, function = where.rpartition(".")
-    benchmark: Callable[[Asked], Coroutine[None, None, list[Row]]]
+    benchmark: Callable[[Options], Coroutine[None, None, list[Row]]]
     benchmark = getattr(importlib.import_module(f"bench.{module}"), function)
     began, load = time.monotonic(), os.getloadavg()[0]
     try:
-        rows = uvloop.run(benchmark(asked))
+        rows = uvloop.run(benchmark(options))
     except (Exception, asyncio.CancelledError) as error:
         traceback.print_exc()
         rows = [Row(name, "", f"{type(error).__name__}: {error}"[:200], passed=False)]
@@ -79,17 +79,17 @@ def measure(name: str, where: str, asked: Asked) -> list[Row]:
     return rows
 
 
-def run(benchmarks: Mapping[str, str], program: str, says: str, results: str) -> int:
-    """The exit code of ``python -m PROGRAM``. ``results``: where the numbers go, unless another file is named."""
-    given = arguments(benchmarks, program, says, results)
+def run(benchmarks: Mapping[str, str], program: str, description: str, results: str) -> int:
+    """Run ``python -m PROGRAM`` and return the exit code. ``results``: the default file for the numbers."""
+    given = arguments(benchmarks, program, description, results)
     if given.list:
         print("\n".join(benchmarks))
         return 0
     cores = use_cores(given.cores)
-    asked, began, rows = Asked(given.quick), time.monotonic(), list[Row]()
+    options, began, rows = Options(given.quick), time.monotonic(), list[Row]()
     for name in given.names or benchmarks:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        rows += measure(name, benchmarks[name], asked)
+        rows += measure(name, benchmarks[name], options)
         write(given.json, rows, quick=given.quick, cores=cores, took=time.monotonic() - began)
     show(rows)
     print(f"written to {given.json}")

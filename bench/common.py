@@ -1,7 +1,8 @@
-"""What all benchmarks share: a private Postgres, processes that are told when to begin, percentiles, and who used CPU.
+"""What all benchmarks share: a private Postgres, worker processes, percentiles, and the CPU time of processes.
 
-A ``Worker`` is a process of its own with an event loop of its own (uvloop): it runs a coroutine that is given a
-``Line`` to this process. So a replica has a core to itself, as in production, and a start is noted where it happens.
+A ``Worker`` is a separate process with its own event loop (uvloop). It runs a coroutine that communicates with this
+process through a ``Line``. So a replica has a core to itself, as in production, and starts are recorded where they
+happen.
 """
 
 from __future__ import annotations
@@ -30,32 +31,32 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
 
 _SPAWN = multiprocessing.get_context("spawn")
-ANSWER = 180.0
-"""Seconds after which a worker that says nothing is given up."""
+ANSWER_SECONDS = 180.0
+"""How long to wait for a message of a worker."""
 SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "4GB"}
 
 
 @dataclass(slots=True, frozen=True)
-class Asked:
+class Options:
     """How to measure."""
 
     quick: bool
-    """Shorter and fewer: to see that it works, not to compare."""
+    """Fewer and shorter runs: to see that the benchmark works, not to compare."""
 
     def runs(self, full: int) -> int:
-        """How often to repeat what is noisy."""
+        """Return how often to repeat a noisy measurement: ``full`` times, or once if quick."""
         return 1 if self.quick else full
 
 
 @contextlib.contextmanager
 def postgres(**settings: str) -> Iterator[PostgresServer]:
-    """A private server that loses nothing: fsync, full_page_writes and synchronous_commit are on."""
+    """Start a private, durable server: fsync, full_page_writes and synchronous_commit are on."""
     with PostgresServer(durable=True, settings=SETTINGS | settings) as server:
         yield server
 
 
 async def ask(dsn: str, query: str) -> Any:
-    """One value of one query."""
+    """Run a query and return its value."""
     connection = await asyncpg.connect(dsn)
     try:
         return await connection.fetchval(query)
@@ -75,19 +76,19 @@ async def run(dsn: str, statement: str) -> None:
 
 
 class Line:
-    """One end of a pipe between two event loops; what goes through it is pickled."""
+    """One end of a pipe between two event loops. Messages are pickled."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._came = asyncio.Event()
         asyncio.get_running_loop().add_reader(connection.fileno(), self._came.set)
-        os.set_blocking(connection.fileno(), True)  # uvloop makes it non-blocking, which a Connection can't do with
+        os.set_blocking(connection.fileno(), True)  # uvloop makes it non-blocking, which Connection does not support
 
     def send(self, message: object = None) -> None:
         self._connection.send(message)
 
     async def receive(self) -> Any:
-        """The next message; ``EOFError`` when the other end is closed."""
+        """Return the next message. ``EOFError``: the other end is closed."""
         while not self._connection.poll():
             self._came.clear()
             await self._came.wait()
@@ -99,7 +100,7 @@ class Line:
 
 
 class Worker:
-    """A process that runs ``work(line, *args)``, a function at the top of a module; inside ``async with``."""
+    """A process that runs ``work(line, *args)``, a top-level function of a module. Use it with ``async with``."""
 
     def __init__(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         self._connection, theirs = _SPAWN.Pipe()
@@ -124,16 +125,16 @@ class Worker:
     def tell(self, message: object = None) -> None:
         self._line.send(message)
 
-    async def answer(self, seconds: float = ANSWER) -> Any:
-        """The next message of the worker."""
+    async def answer(self, seconds: float = ANSWER_SECONDS) -> Any:
+        """Return the next message of the worker."""
         try:
             async with asyncio.timeout(seconds):
                 return await self._line.receive()
         except (EOFError, ConnectionResetError):
-            raise RuntimeError(f"{self.name} ended before it answered; see its error above") from None
+            raise RuntimeError(f"{self.name} exited before it answered; see its error above") from None
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self._process.kill()
 
 
@@ -148,13 +149,13 @@ def _work(work: Callable[..., Coroutine[Any, Any, None]], connection: Connection
 
 
 def settle_garbage() -> None:
-    """What a program does that cares for latency: what was imported is not looked at again by the collector."""
+    """Exclude what was imported from garbage collection, as a latency-sensitive program does."""
     gc.collect()
     gc.freeze()
 
 
 class Counter:
-    """A number in shared memory: one process counts, another looks, and neither waits for the other."""
+    """A number in shared memory that one process increments and another reads, without locks."""
 
     def __init__(self) -> None:
         self.shared: Any = _SPAWN.Value("q", 0, lock=False)
@@ -164,8 +165,8 @@ class Counter:
         return int(self.shared.value)
 
 
-class Recorded(Observer):
-    """Counts the runs that history has."""
+class RecordCounter(Observer):
+    """Counts the runs that are recorded in history."""
 
     def __init__(self, shared: Any) -> None:
         self._shared = shared
@@ -174,8 +175,8 @@ class Recorded(Observer):
         self._shared.value += len(records)
 
 
-async def until(reached: Callable[[], bool], seconds: float = ANSWER) -> None:
-    """Wait for what other processes bring about; looks often enough for what takes seconds."""
+async def until(reached: Callable[[], bool], seconds: float = ANSWER_SECONDS) -> None:
+    """Wait for a condition that other processes bring about, by polling every 5 ms."""
     async with asyncio.timeout(seconds):
         while not reached():  # noqa: ASYNC110  # shared memory has no event
             await asyncio.sleep(0.005)
@@ -185,7 +186,7 @@ async def until(reached: Callable[[], bool], seconds: float = ANSWER) -> None:
 
 
 class Cpu:
-    """CPU seconds used by some processes, children that have ended included, since this was made."""
+    """CPU seconds used by some processes since this object was created, including their exited children."""
 
     def __init__(self, pids: Sequence[int], server: PostgresServer | None = None) -> None:
         self._processes = [psutil.Process(pid) for pid in pids]
@@ -203,7 +204,7 @@ class Cpu:
         return replicas, server
 
     def used(self) -> tuple[float, float]:
-        """Seconds: of the processes, of Postgres."""
+        """Return the CPU seconds of the processes and of Postgres."""
         now = self._now()
         return now[0] - self._before[0], now[1] - self._before[1]
 
@@ -214,7 +215,7 @@ def _used(process: psutil.Process) -> float:
 
 
 def use_cores(count: int) -> list[int]:
-    """Bind this process, and so all that it starts, to that many cores; which ones."""
+    """Bind this process and its future children to that many cores. Return the cores."""
     if not hasattr(os, "sched_setaffinity"):
         return []
     cores = sorted(os.sched_getaffinity(0))[: count or None]
@@ -226,7 +227,7 @@ def use_cores(count: int) -> list[int]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` of them don't exceed."""
+    """Return the smallest value that is not exceeded by at least ``share`` of the values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
@@ -238,7 +239,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
-    """p50, p95, p99 and max."""
+    """Return p50, p95, p99 and max."""
     shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
     return {name: round(percentile(values, share), digits) for name, share in shares.items()} | {
         "max": round(max(values), digits)

@@ -1,8 +1,8 @@
-"""How quickly HTTP attempts that are due in one instant reach a server.
+"""How fast HTTP attempts that are due in one instant reach a server.
 
-A small server in a process of its own notes when each request has arrived; the executor gets all attempts at once,
-as the engine would give them. Prints one JSON object: milliseconds from the instant to the last request's arrival
-and to the last attempt's end, and the executor's CPU for each attempt in microseconds.
+A small server in a separate process records the arrival of each request. The executor gets all attempts at the same
+time, as from the engine. Prints one JSON object: milliseconds from the instant to the arrival of the last request and
+to the end of the last attempt, and the executor's CPU time per attempt in microseconds.
 
     python -m bench.curl_starts [ATTEMPTS] [--uvloop]
 """

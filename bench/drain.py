@@ -1,8 +1,8 @@
-"""Draining a backlog: no-op one-off runs that are all due, with their history kept, beside pgqueuer.
+"""Drain a backlog of no-op one-off runs that are all due, with history, and compare with pgqueuer.
 
-Each side gets a database of its own on the same server, filled before; ours and the peer's runs alternate. The time
-of both begins when a replica whose modules are imported is told to start, so that connecting counts. Ours ends when
-the store has confirmed the last run's record, the peer's when its drain mode returns.
+Each side gets its own database on the same server, filled beforehand; our runs and the peer's alternate. The time of
+both starts when a replica with its modules imported is told to start, so connecting counts. Ours ends when the store
+has confirmed the record of the last run, and the peer's when its drain mode returns.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from bench.common import Asked, Counter, Cpu, Recorded, Worker, ask, median, postgres, run, settle_garbage, until
+from bench.common import Counter, Cpu, Options, RecordCounter, Worker, ask, median, postgres, run, settle_garbage, until
 from bench.peer import drain_peer, fill_peer
 from bench.report import Row
 from scheduledjob import Scheduler, Task
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 async def replica(line: Line, dsn: str, shared: Any) -> None:
-    """Run what is due until told to stop."""
-    scheduler = Scheduler(dsn, observer=Recorded(shared))
+    """Execute due runs until told to stop."""
+    scheduler = Scheduler(dsn, observer=RecordCounter(shared))
 
     @scheduler.job("noop")
     async def noop(task: Task) -> Task:
@@ -102,12 +102,12 @@ def _numbers(runs: int, took: float, used: float, server_used: float) -> dict[st
     }
 
 
-async def measure(asked: Asked, server: PostgresServer, runs: int, replicas: int, bar: float) -> Row:
+async def measure(options: Options, server: PostgresServer, runs: int, replicas: int, bar: float) -> Row:
     ours, theirs = [], []
-    for _ in range(asked.runs(3)):
+    for _ in range(options.runs(3)):
         ours.append(await drain_ours(server, runs, replicas))
         theirs.append(await drain_theirs(server, runs, replicas))
-    rate, peer = median([each["rate"] for each in ours]), median([each["rate"] for each in theirs])
+    rate, peer = median([run["rate"] for run in ours]), median([run["rate"] for run in theirs])
     return Row(
         f"drain {runs:,} one-offs, {replicas} replica{'s' * (replicas > 1)}",
         f"{bar} times pgqueuer",
@@ -119,11 +119,11 @@ async def measure(asked: Asked, server: PostgresServer, runs: int, replicas: int
     )
 
 
-async def drain_one(asked: Asked) -> list[Row]:
+async def drain_one(options: Options) -> list[Row]:
     with postgres() as server:
-        return [await measure(asked, server, 20_000, 1, 1.5)]
+        return [await measure(options, server, 20_000, 1, 1.5)]
 
 
-async def drain_two(asked: Asked) -> list[Row]:
+async def drain_two(options: Options) -> list[Row]:
     with postgres() as server:
-        return [await measure(asked, server, 100_000, 2, 1.3)]
+        return [await measure(options, server, 100_000, 2, 1.3)]

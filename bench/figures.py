@@ -1,8 +1,7 @@
-"""Puts the figures of one run into ``docs/benchmarks.md``: ``python -m bench.figures bench/results/FILE``.
+"""Write the figures of a run to ``docs/benchmarks.md``: ``python -m bench.figures bench/results/FILE``.
 
-With ``cluster`` after the file they are those of ``python -m bench.cluster``, which have a section of their own.
-
-Nobody types a figure into the documentation: it comes from a run's JSON, with the machine that it was measured on.
+With ``cluster`` after the file, they are the figures of ``python -m bench.cluster``, which have their own section. All
+figures in the documentation come from the JSON of a run, with the machine that it was measured on.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ SECTIONS = ("figures", "cluster")
 
 
 def figures(run: dict[str, Any]) -> str:
-    """A run as Markdown."""
+    """Return a run as Markdown."""
     machine, versions = run["machine"], run["machine"]["versions"]
     packages = ", ".join(f"{name} {versions[name]}" for name in ("asyncpg", "uvloop", "pgqueuer"))
     cores = len(machine["cores used"]) or machine["cores"]
@@ -25,7 +24,7 @@ def figures(run: dict[str, Any]) -> str:
     lines = [
         f"Measured {run['written'][:10]} at commit {machine['commit']} on "
         f"{cores} cores of {machine['processor']}, Python {machine['python']}, "
-        f"{packages}" + (", in short (`--quick`)." if run["quick"] else "."),
+        f"{packages}" + (", shortened (`--quick`)." if run["quick"] else "."),
         "",
         "| What | Bar | Ours | Peer | Ratio | Met |" if compared else "| What | Bar | Ours | Met |",
         "|---|---|---|---|---|---|" if compared else "|---|---|---|---|",

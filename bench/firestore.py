@@ -1,7 +1,7 @@
-"""What Firestore would bill: documents written and read for a thousand due runs, and by a replica that waits.
+"""What Firestore would bill: documents written and read for a thousand due runs, and by an idle replica.
 
-Counted behind all of our code, at Google's own client, against the emulator. The emulator's speed says nothing of
-Firestore's, so no time is reported.
+They are counted at Google's own client, against the emulator. The emulator's speed differs from Firestore's, so no time
+is reported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 
 import pytest
 
-from bench.common import Asked, Counter, Recorded, until
+from bench.common import Counter, Options, RecordCounter, until
 from bench.report import Row
 from scheduledjob import Scheduler, Task
 from tests.stores.firestore.metering import Meter
@@ -21,9 +21,9 @@ from tests.support.processes import ServerUnavailableError
 RUNS = 1000
 
 
-async def cost(asked: Asked) -> list[Row]:
+async def cost(options: Options) -> list[Row]:
     """The whole engine, from the claim to the last record."""
-    seconds = 15 if asked.quick else 60
+    seconds = 15 if options.quick else 60
     try:
         with any_firestore() as host, pytest.MonkeyPatch.context() as patch:
             os.environ["FIRESTORE_EMULATOR_HOST"] = host
@@ -41,7 +41,7 @@ async def _cost(url: str, meter: Meter, seconds: float) -> list[Row]:
                 [{"slug": f"job-{n}", "kind": "noop", "delay": 0.0} for n in range(first, first + 500)]
             )
     counter = Counter()
-    scheduler = Scheduler(url, observer=Recorded(counter.shared))
+    scheduler = Scheduler(url, observer=RecordCounter(counter.shared))
 
     @scheduler.job("noop")
     async def noop(task: Task) -> Task:

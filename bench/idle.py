@@ -1,4 +1,4 @@
-"""What a replica does with little to do: how quickly it starts what comes, and what it costs while nothing does."""
+"""How fast an idle replica starts new work, and what an idle replica costs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psutil
 from pgqueuer.db import AsyncpgPoolDriver
 from pgqueuer.queries import Queries
 
-from bench.common import Asked, Cpu, Worker, postgres, settle_garbage, spread
+from bench.common import Cpu, Options, Worker, postgres, settle_garbage, spread
 from bench.noting import Start, noting_replica, scheduler_with
 from bench.peer import noting_peer, schedule_peer
 from bench.report import Row
@@ -25,9 +25,9 @@ DAY = 86_400.0
 MIB = 1024 * 1024
 
 
-async def insert_to_start(asked: Asked) -> list[Row]:
-    """From the call that schedules, in this process, to the start in another; ours and pgqueuer take turns."""
-    count = 50 if asked.quick else 500
+async def insert_to_start(options: Options) -> list[Row]:
+    """The time from scheduling in this process to the start in another one, alternating with pgqueuer."""
+    count = 50 if options.quick else 500
     called: dict[str, float] = {}
     their_calls: list[float] = []
     with postgres() as server:
@@ -54,7 +54,7 @@ async def insert_to_start(asked: Asked) -> list[Row]:
             peer.tell()
             starts: list[Start] = await replica.answer()
             their_starts = sorted(began for _, _, began in await peer.answer())
-    # The first few find connections that are still to be made.
+    # The first few samples include connecting.
     ours = spread([1000 * (began - called[slug]) for slug, _, began in starts if int(slug[4:]) >= 5])
     theirs = spread([1000 * (began - call) for began, call in zip(their_starts, their_calls, strict=True)][5:])
     return [
@@ -70,9 +70,9 @@ async def insert_to_start(asked: Asked) -> list[Row]:
     ]
 
 
-async def idle_replica(asked: Asked) -> list[Row]:
-    """A replica on a store with 100,000 schedules of which none is due."""
-    schedules, seconds = 100_000, 10 if asked.quick else 60
+async def idle_replica(options: Options) -> list[Row]:
+    """The CPU time and memory of a replica on a store with 100,000 schedules, none of them due."""
+    schedules, seconds = 100_000, 10 if options.quick else 60
     with postgres() as server:
         dsn = server.new_database()
         async with Worker(noting_replica, dsn, {}) as replica:
@@ -98,9 +98,9 @@ async def idle_replica(asked: Asked) -> list[Row]:
     ]
 
 
-async def memory(asked: Asked) -> list[Row]:
-    """What one more schedule costs a process that holds it itself: the memory store's row."""
-    schedules = 10_000 if asked.quick else 100_000
+async def memory(options: Options) -> list[Row]:
+    """The memory that each schedule adds to a process with the memory store."""
+    schedules = 10_000 if options.quick else 100_000
     async with Worker(memory_holder, schedules) as holder:
         before, after = await holder.answer()
     each = (after - before) / schedules

@@ -1,4 +1,4 @@
-"""What the package costs before it does anything: its size where it is installed, and the time of its import."""
+"""The size of the installed package, and the time that importing it takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.common import Asked, median
+from bench.common import Options, median
 from bench.report import Row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,9 +20,9 @@ SIZE_BAR = 75
 """MiB on disk."""
 
 
-async def import_time(asked: Asked) -> list[Row]:
-    """Seconds and CPU seconds that ``import scheduledjob`` adds to a bare Python, in turns, each in a new process."""
-    turns = [(_started("pass"), _started("import scheduledjob")) for _ in range(5 if asked.quick else 21)]
+async def import_time(options: Options) -> list[Row]:
+    """The time that ``import scheduledjob`` adds to a bare Python, measured alternately in new processes."""
+    turns = [(_started("pass"), _started("import scheduledjob")) for _ in range(5 if options.quick else 21)]
     seconds = median([imported[0] - bare[0] for bare, imported in turns])
     cpu = median([imported[1] - bare[1] for bare, imported in turns])
     return [
@@ -37,15 +37,15 @@ async def import_time(asked: Asked) -> list[Row]:
 
 
 def _started(program: str) -> tuple[float, float]:
-    """Elapsed and CPU seconds of a Python process that runs this."""
+    """Return the elapsed and CPU seconds of a Python process that runs this code."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-c", program], check=True)
     took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-async def installed_size(_: Asked) -> list[Row]:
-    """What `uv pip install` puts into a new virtual environment, in the versions of requirements.lock."""
+async def installed_size(_: Options) -> list[Row]:
+    """The size that `uv pip install` adds to a new virtual environment, with the versions of requirements.lock."""
     mebibytes = await asyncio.to_thread(_install)
     return [
         Row("installed, without extras", f"< {SIZE_BAR} MiB", f"{mebibytes:.0f} MiB", mebibytes < SIZE_BAR),
@@ -53,7 +53,7 @@ async def installed_size(_: Asked) -> list[Row]:
 
 
 def _install() -> float:
-    """The size of site-packages in MiB, as `du` counts. uv writes no bytecode."""
+    """Return the size of site-packages in MiB, as `du` counts it. uv writes no bytecode."""
     with TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
         uv = [sys.executable, "tools/uv.py", "pip", "install", "--quiet", "--python", f"{folder}/bin/python"]

@@ -1,9 +1,8 @@
 """``scheduledjob run -f``, as a user starts it: shell, HTTP and print jobs from manifests.
 
-A shell job tells of its start itself: its command writes its name and slot into a named pipe, and this process notes
-when that has arrived. A request is noted by the server that it reaches. A ``print`` job has no way of its own to tell:
-its start is what the run's record says, and its end, when the line with that record came out of the program, bounds it
-from above. All clocks are this machine's.
+The command of a shell job writes its name and slot to a named pipe, and this process records when that arrives. The
+server records when a request arrives. The start of a ``print`` job is taken from its record; the time at which the
+program printed the record is an upper bound. All clocks are those of this machine.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from bench.common import Asked, Cpu, Worker, median, postgres
+from bench.common import Cpu, Options, Worker, median, postgres
 from bench.noting import Start, lateness
 from bench.punctual import cores, instant
 from bench.report import Row
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
 BURST = 1000
 RATE = 300
 TRIGGERS = 15
-"""One-shots of one job, of the 16 triggers that it may have."""
+"""One-shots per job, out of the 16 triggers that a job may have."""
 IN_ONE_FILE = 200
 END = 15.0
-"""Seconds that the program has to end after SIGTERM."""
+"""Seconds in which the program must exit after SIGTERM."""
 
 
 def manifest(name: str, triggers: list[dict[str, Any]], job: dict[str, Any]) -> str:
@@ -58,7 +57,7 @@ def at(moment: float) -> list[dict[str, Any]]:
 
 
 class Program:
-    """``scheduledjob run -f`` on some manifests, inside ``async with``; its lines of JSON are collected."""
+    """``scheduledjob run -f`` with some manifests; collects its lines of JSON. Use it with ``async with``."""
 
     def __init__(self, documents: Iterable[str], store: str, *options: str) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="scheduledjob-bench-")
@@ -78,7 +77,7 @@ class Program:
         ]
         self._environment = os.environ | {"SJOB_STORE": store}
         self.lines: list[tuple[float, bytes]] = []
-        """When each line of standard output came, and the line."""
+        """Each line of standard output, with its time of arrival."""
 
     async def __aenter__(self) -> Program:
         self._process = await asyncio.create_subprocess_exec(
@@ -112,12 +111,12 @@ class Program:
         self._errors.close()
         self._directory.cleanup()
         if code:
-            raise RuntimeError(f"scheduledjob run ended with {code}: {said[-2000:]}")
+            raise RuntimeError(f"scheduledjob run exited with {code}: {said[-2000:]}")
 
 
 @contextlib.asynccontextmanager
 async def named_pipe() -> AsyncIterator[tuple[str, list[Start]]]:
-    """A pipe into which jobs write lines "name slot", and the starts that they tell of."""
+    """A pipe to which jobs write lines "name slot", and the starts read from it."""
     starts: list[Start] = []
     with tempfile.TemporaryDirectory(prefix="scheduledjob-bench-") as directory:
         path = os.path.join(directory, "starts")
@@ -129,7 +128,7 @@ async def named_pipe() -> AsyncIterator[tuple[str, list[Start]]]:
             nonlocal rest
             with contextlib.suppress(BlockingIOError):
                 *lines, rest = (rest + os.read(descriptor, 1 << 16)).split(b"\n")
-                now = time.time()  # after the reading: before it, what came meanwhile would seem early
+                now = time.time()  # after reading, or lines that arrive meanwhile would seem early
                 for line in lines:
                     name, slot = line.decode().split()
                     starts.append((name, micros(slot), now))
@@ -152,9 +151,9 @@ def tell(pipe: str) -> dict[str, Any]:
     return {"shell": {"command": f'echo "$SCHEDULEDJOB_NAME $SCHEDULEDJOB_SLOT" > {pipe}'}}
 
 
-async def shell_rate(asked: Asked) -> list[Row]:
-    """300 shell starts a second on Postgres: one-shots at even distances, and 300 jobs that are all due each second."""
-    seconds = 10 if asked.quick else 60
+async def shell_rate(options: Options) -> list[Row]:
+    """300 shell starts a second on Postgres: one-shots spread evenly, then 300 jobs due in the same instant."""
+    seconds = 10 if options.quick else 60
     begin = math.ceil(time.time()) + 30
     jobs = RATE * seconds // TRIGGERS
     evenly = {f"job-{n}": [begin + (n + number * jobs) / RATE for number in range(TRIGGERS)] for n in range(jobs)}
@@ -214,11 +213,11 @@ async def _shell_rate(
     )
 
 
-async def shell_burst(asked: Asked) -> list[Row]:
+async def shell_burst(options: Options) -> list[Row]:
     """A thousand shell jobs due in the same second."""
     last, judged = [], []
     with postgres() as server:
-        for _ in range(asked.runs(3)):
+        for _ in range(options.runs(3)):
             async with named_pipe() as (pipe, starts):
                 due = math.ceil(time.time()) + 10.0
                 documents = [manifest(f"job-{n}", at(due), tell(pipe)) for n in range(BURST)]
@@ -232,19 +231,19 @@ async def shell_burst(asked: Asked) -> list[Row]:
             f"run -f, {BURST:,} shell jobs due at once: last start",
             "< 1.5 s",
             f"{median(last) / 1000:.2f} s",
-            median(last) < 1500 and all(one.whole for one in judged),
-            details={"runs": [one.details() for one in judged]},
+            median(last) < 1500 and all(result.whole for result in judged),
+            details={"runs": [result.details() for result in judged]},
         )
     ]
 
 
-async def curl_burst(asked: Asked) -> list[Row]:
+async def curl_burst(options: Options) -> list[Row]:
     """A thousand HTTP jobs due in the same second, to a server on this machine."""
     last, arrived = [], []
     with postgres() as server:
         async with Worker(http_server) as web_server:
             port = await web_server.answer()
-            for _ in range(asked.runs(3)):
+            for _ in range(options.runs(3)):
                 due = math.ceil(time.time()) + 10.0
                 documents = [
                     manifest(f"job-{n}", at(due), {"curl": {"url": f"http://127.0.0.1:{port}/job-{n}"}})
@@ -268,7 +267,7 @@ async def curl_burst(asked: Asked) -> list[Row]:
 
 
 async def http_server(line: Line) -> None:
-    """Answers 200 to everything, and to each message with what was requested since the last one, and when."""
+    """Serve 200 for every request. Answer each message with the requests since the last one and their times."""
     arrivals: list[tuple[str, float]] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -289,16 +288,16 @@ async def http_server(line: Line) -> None:
         await runner.cleanup()
 
 
-async def memory_print(asked: Asked) -> list[Row]:
-    """A thousand print jobs each second, all in the same instant, with the memory store."""
-    jobs, seconds = 1000, 10 if asked.quick else 30
+async def memory_print(options: Options) -> list[Row]:
+    """A thousand print jobs, all due in the same instant of each second, with the memory store."""
+    jobs, seconds = 1000, 10 if options.quick else 30
     every = [{"every": "1s", "anchor": instant(math.floor(time.time()) - 60).isoformat()}]
     documents = [
         manifest(f"job-{n}", every, {"custom": {"kind": "print", "params": {"text": "x"}}}) for n in range(jobs)
     ]
     async with Program(documents, "memory:") as program:
         async with asyncio.timeout(60):
-            while len(program.lines) < 2 * jobs:  # noqa: ASYNC110  # what is waited for comes from another process
+            while len(program.lines) < 2 * jobs:  # noqa: ASYNC110  # another process brings it about
                 await asyncio.sleep(0.1)
         begin = math.ceil(time.time()) + 1
         await asyncio.sleep(begin - time.time())

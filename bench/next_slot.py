@@ -1,7 +1,7 @@
-"""What a slot costs: microseconds for ``next``, ``previous`` and ``count`` of typical expressions, parsed once.
+"""The duration of ``next``, ``previous`` and ``count`` for typical expressions, parsed once, in microseconds.
 
-``python bench/next_slot.py [--json FILE]`` prints a table, with croniter's time for its next slot beside ours. Each
-number is the best of several rounds from instants spread over a year, so that both DST changes are among them.
+``python bench/next_slot.py [--json FILE]`` prints a table that compares the next slot with croniter's. Each number is
+the best of several rounds over instants of a whole year, which include both DST changes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CASES = [
-    # ours, the same in croniter's dialect, zone
+    # our expression, the same for croniter, time zone
     ("* * * * *", "* * * * *", "UTC"),
     ("*/5 * * * *", "*/5 * * * *", "Europe/Lisbon"),
     ("0 * * * *", "0 * * * *", "America/Los_Angeles"),
@@ -48,7 +48,7 @@ ROUNDS, STEPS = 5, 2000
 
 
 def microseconds(work: Callable[[int], object], steps: int = STEPS) -> float:
-    """The best of some rounds over a year's instants."""
+    """Return the best of several rounds over the instants of a year."""
     start = to_instant(datetime(2026, 1, 1, tzinfo=UTC))
     moments = [start + number * (365 * DAY // steps) + number * 1234 for number in range(steps)]
 
@@ -88,7 +88,7 @@ def slots() -> list[dict[str, object]]:
 
 
 def timetables() -> list[dict[str, object]]:
-    """Milliseconds to count what was missed, and to step over what is excluded."""
+    """Return the milliseconds for counting missed slots and for skipping excluded ones."""
     end = to_instant(datetime(2026, 1, 1, tzinfo=UTC))
     year, decade = end - 365 * DAY, end - 3652 * DAY
     lisbon: Bound = Cron("*/5 * * * *", "Europe/Lisbon")
@@ -111,7 +111,7 @@ def timetables() -> list[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     arguments = parser.parse_args()
     console = Console()
     by_slot, by_question = slots(), timetables()
@@ -120,7 +120,7 @@ def main() -> None:
         table.add_column(heading, justify="left" if heading in {"expression", "zone"} else "right")
     for row in by_slot:
         numbers = [row[name] for name in ("next_us", "previous_us", "count_year_us", "croniter_us")]
-        shown = [f"{one:.1f}" if isinstance(one, float) else "none" for one in numbers]
+        shown = [f"{number:.1f}" if isinstance(number, float) else "none" for number in numbers]
         table.add_row(str(row["expression"]), str(row["zone"]), *shown)
     console.print(table)
     table = Table("question to a timetable", "milliseconds")

@@ -1,7 +1,7 @@
-"""Replicas that note each start: what they ran and how late, by the clock of this machine, taken inside the job.
+"""Replicas that record each start and its lateness, with the clock of this machine, taken inside the job.
 
-Postgres runs on the same machine, so the slot and the start are read from one clock and their difference is the true
-lateness: nothing of the engine's own idea of time is in it.
+Postgres runs on the same machine, so the slot and the start come from one clock, and the difference is the true
+lateness, independent of the engine's own notion of time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 TEN_SECONDS = "*/10 * * * * ?"
 
 Start = tuple[str, int, float]
-"""What ran, its slot (microseconds since 1970) and when the job began (seconds since 1970)."""
+"""The slug, its slot (microseconds since 1970) and the start of the job (seconds since 1970)."""
 
 
 async def noting_replica(line: Line, dsn: str, options: dict[str, Any]) -> None:
-    """A replica that runs the kinds ``note`` and ``ten``; answers each message with the starts since the last one."""
+    """Run a replica with the kinds ``note`` and ``ten``. Answer each message with the starts since the last one."""
     starts: list[Start] = []
     scheduler = scheduler_with(dsn, starts, **options)
     settle_garbage()
@@ -39,7 +39,7 @@ async def noting_replica(line: Line, dsn: str, options: dict[str, Any]) -> None:
 
 
 def scheduler_with(dsn: str, starts: list[Start], **options: Any) -> Scheduler:
-    """With the kind ``note``, and ``ten``, which is due every ten seconds."""
+    """Return a scheduler with the kind ``note``, and ``ten``, which is due every ten seconds."""
     scheduler = Scheduler(dsn, **options)
 
     async def note(task: Task) -> Task:
@@ -53,10 +53,10 @@ def scheduler_with(dsn: str, starts: list[Start], **options: Any) -> Scheduler:
 
 @dataclass(slots=True)
 class Lateness:
-    """How punctual some starts were."""
+    """The lateness of some starts."""
 
     late: dict[str, float]
-    """p50, p95, p99 and max, milliseconds."""
+    """p50, p95, p99 and max, in milliseconds."""
     early: int
     missed: int
     doubled: int
@@ -75,9 +75,9 @@ class Lateness:
 
 
 def lateness(starts: Iterable[Start], expected: set[tuple[str, int]]) -> Lateness:
-    """Judge starts against all the (slug, slot) that there should be; other starts don't count."""
+    """Compare starts with the expected (slug, slot) pairs. Other starts are ignored."""
     counted = [start for start in starts if (start[0], start[1]) in expected]
     times = Counter((slug, slot) for slug, slot, _ in counted)
     late = [1000 * (began - slot / 1e6) for _, slot, began in counted] or [0.0]
     doubled = sum(count - 1 for count in times.values())
-    return Lateness(spread(late), sum(each < 0 for each in late), len(expected) - len(times), doubled)
+    return Lateness(spread(late), sum(lateness < 0 for lateness in late), len(expected) - len(times), doubled)

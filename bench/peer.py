@@ -1,4 +1,4 @@
-"""pgqueuer, the quickest Python peer, set up as it asks to be: pool driver, batches of 1,000, its own autovacuum."""
+"""pgqueuer, the fastest Python peer, set up as it recommends: pool driver, batches of 1,000, autovacuum settings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def fill_peer(dsn: str, runs: int) -> None:
 
 
 async def drain_peer(line: Line, dsn: str) -> None:
-    """Run what is due until nothing is left; sends how many it ran."""
+    """Execute due runs until none is left, and send how many it executed."""
     ran = 0
     settle_garbage()
     line.send()
@@ -60,7 +60,7 @@ async def drain_peer(line: Line, dsn: str) -> None:
 
 
 async def schedule_peer(dsn: str, runs: int, delay: float) -> None:
-    """Enqueue runs that are due together, ``delay`` seconds from now; with none, install its tables instead."""
+    """Enqueue runs that are all due ``delay`` seconds from now. Without runs, install the tables instead."""
     if not runs:
         await install_peer(dsn)
         return
@@ -71,7 +71,7 @@ async def schedule_peer(dsn: str, runs: int, delay: float) -> None:
 
 
 async def noting_peer(line: Line, dsn: str) -> None:
-    """A worker that answers each message with what it started since: (queue entry, due, began), in seconds."""
+    """A worker that answers each message with the starts since the last one: (entry, due, start), in seconds."""
     starts: list[tuple[int, float, float]] = []
     settle_garbage()
     async with asyncpg.create_pool(dsn) as pool:

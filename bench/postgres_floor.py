@@ -1,7 +1,7 @@
-"""What the Postgres store itself can do, without an engine: due one-off rows through claim and settle, and to nothing.
+"""The speed of the Postgres store without an engine: claim and settle due one-off rows, with no job between.
 
-It is the floor that the drain benchmark stands on: what the engine adds is the difference. Run it as
-``python -m bench.postgres_floor``; ``--profile`` shows where Python spends its time, ``--explain`` the server's plans.
+The drain benchmark can't be faster than this; the difference is what the engine adds. Run it as
+``python -m bench.postgres_floor``. ``--profile`` shows where Python spends its time, ``--explain`` the server's plans.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def completed(row: Row, now: int) -> Settlement:
 
 
 async def drain(store: PostgresStore, batch: int, writers: int) -> int:
-    """Claim and settle until nothing is due; how many rows went."""
+    """Claim and settle until nothing is due. Return the number of rows."""
     full: asyncio.Queue[list[Settlement] | None] = asyncio.Queue(writers)
     done = 0
 
@@ -75,7 +75,7 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def server_seconds(server: PostgresServer) -> float:
-    """CPU that the server's processes have used; they outlive the measurement."""
+    """Return the CPU seconds of the server's processes, which outlive the measurement."""
     total = 0.0
     for process in psutil.Process(server.pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -132,7 +132,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--writers", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--stored", type=int, default=0, help="rows not due for the claim's latency, say 1000000")
+    parser.add_argument(
+        "--stored",
+        type=int,
+        default=0,
+        help="rows that are not due while claims are measured",
+    )
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--explain", action="store_true")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
-"""How punctual starts are: a thousand at one instant, two thousand a second, and schedules that come again and again.
+"""The lateness of starts: a thousand in one instant, two thousand a second, and recurring schedules.
 
-All schedules are stored before their time. Lateness is taken inside the job, see ``noting``.
+All schedules are stored beforehand. Lateness is measured inside the job, see ``noting``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import time
 from datetime import UTC, datetime, timedelta
 
-from bench.common import Asked, Cpu, Worker, median, postgres
+from bench.common import Cpu, Options, Worker, median, postgres
 from bench.noting import Start, lateness, noting_replica, scheduler_with
 from bench.peer import noting_peer, schedule_peer
 from bench.report import Row
@@ -21,7 +21,7 @@ RATE = 2000
 
 
 def instant(moment: float) -> datetime:
-    """Seconds since 1970 as an aware datetime, to the microsecond."""
+    """Convert seconds since 1970 to an aware datetime with microseconds."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=round(moment * 1e6))
 
 
@@ -30,13 +30,13 @@ async def sleep_until(moment: float) -> None:
 
 
 def in_time(moment: float) -> None:
-    """Fail a measurement whose preparations took too long, instead of reporting them as lateness."""
+    """Raise an error if preparations took too long, so that they are not reported as lateness."""
     if time.time() > moment - 0.5:
-        raise RuntimeError("storing the schedules took longer than was planned for: the machine is too busy")
+        raise RuntimeError("storing the schedules took longer than planned: the machine is too busy")
 
 
-async def one_instant(asked: Asked) -> list[Row]:
-    """A thousand one-offs due at once; ours and pgqueuer's bursts alternate."""
+async def one_instant(options: Options) -> list[Row]:
+    """A thousand one-offs due in one instant, alternating with pgqueuer."""
     ours, theirs = [], []
     with postgres() as server:
         mine, other = server.new_database(), server.new_database()
@@ -45,7 +45,7 @@ async def one_instant(asked: Asked) -> list[Row]:
             await replica.answer()
             await peer.answer()
             async with Scheduler(mine, execute=False) as client:
-                for number in range(asked.runs(7)):
+                for number in range(options.runs(7)):
                     due = time.time() + 3.0
                     await client.schedule_many(
                         [{"slug": f"{number}-{n}", "kind": "note", "at": instant(due)} for n in range(BURST)]
@@ -60,23 +60,23 @@ async def one_instant(asked: Asked) -> list[Row]:
                     peer.tell()
                     late = [1000 * (began - due) for _, due, began in await peer.answer()]
                     theirs.append(max(late) if len(late) == BURST else math.inf)
-    last, their_last = median([each.late["max"] for each in ours]), median(theirs)
+    last, their_last = median([burst.late["max"] for burst in ours]), median(theirs)
     return [
         Row(
             f"{BURST:,} one-offs due at one instant: last start",
             "< 30 ms",
             f"{last:.1f} ms",
-            last < 30 and all(each.whole for each in ours),
+            last < 30 and all(burst.whole for burst in ours),
             f"{their_last:.1f} ms",
             round(their_last / last, 2),
-            {"ours": [each.details() for each in ours], "pgqueuer last ms": theirs},
+            {"ours": [burst.details() for burst in ours], "pgqueuer last ms": theirs},
         )
     ]
 
 
-async def spread_evenly(asked: Asked) -> list[Row]:
-    """One-offs at even distances, for a minute."""
-    seconds = 10 if asked.quick else 60
+async def spread_evenly(options: Options) -> list[Row]:
+    """One-offs spread evenly over a minute."""
+    seconds = 10 if options.quick else 60
     runs = RATE * seconds
     with postgres() as server:
         dsn = server.new_database()
@@ -116,9 +116,9 @@ def cores(used: float, server_used: float, seconds: float) -> dict[str, float]:
     }
 
 
-async def recurring(asked: Asked) -> list[Row]:
+async def recurring(options: Options) -> list[Row]:
     """Schedules that are all due in the same second, every ten seconds."""
-    rows, rounds = [], 2 if asked.quick else 6
+    rows, rounds = [], 2 if options.quick else 6
     for schedules in (1000, 5000):
         with postgres() as server:
             dsn = server.new_database()

@@ -1,7 +1,7 @@
-"""What a benchmark reports: one row for each bar, as a table on the terminal and as JSON for everything else.
+"""The result of a benchmark: one row per target, shown as a table on the terminal and written in full as JSON.
 
-A row says what was measured, what it has to be, what we do, what the peer does beside us in the same run, the ratio of
-the two, and whether the bar is met. All the numbers that it stands on are in its ``details``, which only the JSON has.
+A row contains what was measured, the target, our result, the peer's result in the same run, the ratio of the two, and
+whether the target is met. Its ``details``, with all underlying numbers, are only in the JSON.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Row:
     bar: str
     ours: str
     passed: bool | None
-    """None: nothing to compare with, or it could not be measured; ``ours`` says why."""
+    """None: there is no target, or it could not be measured; ``ours`` says why."""
     peer: str = ""
     ratio: float | None = None
-    """Ours by the peer's where more is better, the peer's by ours where less is: above 1 we are ahead."""
+    """Above 1, ours is better: ours divided by the peer's if more is better, otherwise the reverse."""
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,7 +49,7 @@ def show(rows: Iterable[Row]) -> None:
 
 
 def write(path: Path, rows: Sequence[Row], *, quick: bool, cores: Sequence[int], took: float) -> None:
-    """Write the rows and the circumstances as one JSON object."""
+    """Write the rows and a description of the machine as one JSON object."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -62,13 +62,13 @@ def write(path: Path, rows: Sequence[Row], *, quick: bool, cores: Sequence[int],
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return what the numbers depend on."""
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "load average": [round(each, 2) for each in os.getloadavg()],
+        "load average": [round(load, 2) for load in os.getloadavg()],
         "commit": _commit(),
         "versions": {name: _version(name) for name in ("asyncpg", "uvloop", "pgqueuer", "aiohttp")},
     }
@@ -83,8 +83,8 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip()
+    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return revision.stdout.strip()
 
 
 def _version(package: str) -> str | None:

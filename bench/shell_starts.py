@@ -1,8 +1,7 @@
-"""How quickly shell jobs start: a thousand at one instant, and three hundred a second.
+"""How fast shell jobs start: a thousand in one instant, and three hundred a second.
 
-Each job says by itself when it began (the shell's own reading of the kernel's uptime, in hundredths of a second), so
-that what is measured is a command that runs and not a message that says so. Prints a table; the machine should have
-nothing else to do.
+Each job reports its own start (the shell reads the kernel's uptime, in hundredths of a second), so the measurement ends
+when the command runs, and not when a message about it arrives. Prints a table. The machine should be otherwise idle.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _BEGAN = "read began rest < /proc/uptime; echo $began; "
 
 
 def attempt_of(number: int, command: str, payload: bytes = b"") -> Attempt:
-    """An attempt with a lease that outlasts the measurement."""
+    """Return an attempt with a lease that outlasts the measurement."""
     return Attempt(
         run_id=f"bench-{number}",
         uid="bench",
@@ -40,18 +39,18 @@ def attempt_of(number: int, command: str, payload: bytes = b"") -> Attempt:
 
 
 def uptime() -> float:
-    """Seconds on the clock that the jobs read."""
+    """Return the time of the clock that the jobs read, in seconds."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def began(result: Result) -> float:
-    """When the job says that it began."""
+    """Return the start that the job reports."""
     assert result.ok, result
     return float(result.output.split()[0])
 
 
 async def all_at_once(executor: ShellExecutor, label: str, command: str, payload: bytes = b"") -> None:
-    """A thousand in one instant."""
+    """Start a thousand jobs in one instant."""
     start = uptime()
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(executor.run(attempt_of(n, command, payload))) for n in range(AT_ONCE)]
@@ -61,7 +60,7 @@ async def all_at_once(executor: ShellExecutor, label: str, command: str, payload
 
 
 async def steady(executor: ShellExecutor) -> None:
-    """Starts spread evenly; how long each takes from the call to the job's first line, and to the result."""
+    """Spread starts evenly, and measure the time from the call to the job's first line and to its result."""
     starts: list[float] = []
     ends: list[float] = []
 
@@ -83,7 +82,7 @@ async def steady(executor: ShellExecutor) -> None:
 
 
 async def main() -> None:
-    """All of it."""
+    """Run all measurements."""
     executor = ShellExecutor()
     await executor.start()
     try:

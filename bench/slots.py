@@ -1,14 +1,14 @@
-"""What the next slot costs; ``next_slot`` has the cases and more questions."""
+"""The duration of computing the next slot. ``next_slot`` has the cases and further measurements."""
 
 from __future__ import annotations
 
-from bench.common import Asked, median
+from bench.common import Options, median
 from bench.next_slot import BAR, slots
 from bench.report import Row
 
 
-async def next_slot(asked: Asked) -> list[Row]:
-    """Of a dozen expressions, parsed once, beside croniter."""
+async def next_slot(options: Options) -> list[Row]:
+    """Compare a dozen expressions, parsed once, with croniter."""
     cases = slots()
     ours = [float(str(case["next_us"])) for case in cases]
     both = [

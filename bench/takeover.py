@@ -1,8 +1,8 @@
-"""Two replicas, and SIGKILL for one of them in the middle of ten thousand runs.
+"""Two replicas, one of which gets SIGKILL in the middle of ten thousand runs.
 
-Most runs are short Python jobs; some are shell jobs that take longer than the lease, so that some of those run on the
-replica that is killed. Looked at afterwards: history (each slot once, all succeeded), how long the dead one's runs
-waited for the other, and when the last process that the dead one had started was gone.
+Most runs are short Python jobs. Some are shell jobs that take longer than the lease, so some of them are running on the
+replica that is killed. The benchmark then checks history (each slot once, all succeeded), how long the runs of the dead
+replica waited for the other one, and when the last process that the dead replica had started was gone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import psutil
 
-from bench.common import Asked, Worker, postgres, settle_garbage
+from bench.common import Options, Worker, postgres, settle_garbage
 from bench.punctual import in_time, instant, sleep_until
 from bench.report import Row
 from scheduledjob import Scheduler, ShellJob, Task
@@ -33,7 +33,7 @@ SLEEP = "sleep 20"
 
 
 class Starts(Observer):
-    """Notes each attempt that starts: (slug, attempt, when)."""
+    """Records each started attempt: (slug, attempt, time)."""
 
     def __init__(self) -> None:
         self.noted: list[tuple[str, int, float]] = []
@@ -43,7 +43,7 @@ class Starts(Observer):
 
 
 async def working_replica(line: Line, dsn: str) -> None:
-    """Tells of the starts as it goes, because it may be killed."""
+    """Run a replica that reports starts immediately, because it may be killed."""
     starts = Starts()
     scheduler = Scheduler(dsn, lease=LEASE, observer=starts)
 
@@ -63,10 +63,10 @@ async def working_replica(line: Line, dsn: str) -> None:
                 starts.noted.clear()
 
 
-async def kill_one(asked: Asked) -> list[Row]:
-    """SIGKILL after half of the time."""
+async def kill_one(options: Options) -> list[Row]:
+    """Send SIGKILL to one replica after half of the time."""
     again: dict[str, float] = {}
-    """When the second and later attempts started, by slug."""
+    """The start times of second and later attempts, by slug."""
 
     async def follow(worker: Worker) -> None:
         with contextlib.suppress(RuntimeError):
@@ -102,7 +102,7 @@ async def kill_one(asked: Asked) -> list[Row]:
                 killed = time.time()
                 gone = await _all_gone(orphans, killed)
                 async with asyncio.timeout(LEASE + 60):
-                    while await client.slugs():  # noqa: ASYNC110  # the store is what tells
+                    while await client.slugs():  # noqa: ASYNC110  # only the store knows
                         await asyncio.sleep(0.25)
                 for task in following:
                     task.cancel()
@@ -138,7 +138,7 @@ def _is_job(process: psutil.Process) -> bool:
 
 
 async def _all_gone(processes: list[psutil.Process], killed: float) -> float:
-    """Seconds from the kill until none of them runs; a minute at most."""
+    """Return the seconds from the kill until none of them runs, at most a minute."""
     while time.time() < killed + 60:
         if not any(_alive(process) for process in processes):
             break

@@ -1,6 +1,6 @@
-"""``python -m bench.cluster [NAME...] [--quick] [--json FILE]``: the operator on a real control plane against its bars.
+"""``python -m bench.cluster [NAME...] [--quick] [--json FILE]``: benchmarks of the operator on a real control plane.
 
-Without names everything is measured, one after the other; ``--list`` prints the names. It ends with 1 where a bar is
+Without names, all benchmarks run one after the other; ``--list`` prints the names. The exit code is 1 if a target is
 missed.
 """
 
@@ -11,7 +11,7 @@ import sys
 from bench.__main__ import run
 
 BENCHMARKS = {
-    # name: module and function, which is given what was asked for and returns rows
+    # name: module and function; the function gets the options and returns rows
     "pods": "cluster.pods.burst",
     "pod": "cluster.pods.one",
     "cronjobs": "cluster.pods.cron_jobs",

@@ -1,4 +1,4 @@
-"""From ``kubectl apply`` to the first start of an ``every: 1s`` job, at any moment within the second."""
+"""The time from ``kubectl apply`` to the first start of an ``every: 1s`` job, at random moments within the second."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bench.cluster.world import world
-from bench.common import Asked, Worker, percentile, spread
+from bench.common import Options, Worker, percentile, spread
 from bench.manifests import http_server
 from bench.report import Row
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 PATIENCE = 10.0
 
 
-async def to_first_start(asked: Asked) -> list[Row]:
-    applies = 8 if asked.quick else 50
+async def to_first_start(options: Options) -> list[Row]:
+    applies = 8 if options.quick else 50
     started, applied = [], []
     async with (
         world() as some,
@@ -47,7 +47,7 @@ async def to_first_start(asked: Asked) -> list[Row]:
 
 
 async def _apply(some: World, sink: Worker, name: str, port: int) -> tuple[float, float, float]:
-    """When kubectl began, when it had ended, and when the job's first request came; Unix seconds."""
+    """Return when kubectl started, when it ended, and when the job's first request arrived, in Unix seconds."""
     manifest = {
         "apiVersion": "scheduledjobs.dev/v1beta1",
         "kind": "ScheduledJob",

@@ -1,4 +1,4 @@
-"""Ten thousand ScheduledJobs that are held, and an operator that starts anew: how soon, how large, how quiet."""
+"""An operator that restarts with ten thousand ScheduledJobs: time until ready, memory, and writes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from bench.report import Row
 if TYPE_CHECKING:
     from collections import Counter
 
-    from bench.common import Asked
+    from bench.common import Options
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE", "APPLY")
 RESOURCES = ("scheduledjobs", "events", "pods")
-"""What an operator writes. Nobody else writes them here."""
-AFTER = 75.0
-"""Seconds for which it is looked at once it is ready: a sweep is among them."""
+"""The resources that an operator writes. Nothing else writes them here."""
+OBSERVED_SECONDS = 75.0
+"""How long the operator is observed once it is ready. This includes a resync."""
 
 
-async def restarted(asked: Asked) -> list[Row]:
-    objects = 1000 if asked.quick else 10_000
+async def restarted(options: Options) -> list[Row]:
+    objects = 1000 if options.quick else 10_000
     spec = {
         "triggers": [{"cron": "0 30 2 1 1 ? 2099"}],
         "job": {"curl": {"url": "http://example.com/", "headers": {"X-Report": "nightly"}}},
@@ -45,7 +45,7 @@ async def restarted(asked: Asked) -> list[Row]:
             at_first = psutil.Process(process.pid).memory_info().rss / 2**20
             held = await process.metric("scheduledjob_schedules")
             most = at_first
-            until = time.monotonic() + (20 if asked.quick else AFTER)
+            until = time.monotonic() + (20 if options.quick else OBSERVED_SECONDS)
             while time.monotonic() < until:
                 most = max(most, psutil.Process(process.pid).memory_info().rss / 2**20)
                 await asyncio.sleep(0.2)

@@ -1,8 +1,8 @@
-"""A thousand inline jobs due in the same second: requests, shell commands, and jobs that do nothing.
+"""A thousand inline jobs due in the same second: requests, shell commands, and no-op jobs.
 
-A request is noted by the server that it reaches. A shell job is confined to a folder of its own, so it can tell nobody
-of its start but by what it prints, which history keeps: the time, from a ``date`` that the shell becomes. Of a job
-that does nothing the start is what its record says, and the line of the operator's log bounds it from above.
+The server records when a request arrives. A shell job is confined to a directory of its own, so it can report its start
+only in its output, which history keeps: the time, printed by ``date``, which replaces the shell. The start of a no-op
+job is taken from its record; the line in the operator's log is an upper bound.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench.cluster.world import World, rfc3339, settled, sleep_until, world
-from bench.common import Asked, Worker, median, percentile
+from bench.common import Options, Worker, median, percentile
 from bench.manifests import http_server
 from bench.report import Row
 from scheduledjob.domain.schedule.state import Outcome
@@ -29,24 +29,24 @@ APART = 15
 CREATED = 20.0
 """Seconds from the creation of the first object to the first slot."""
 HISTORY = 16
-"""Records that are read at once."""
+"""Records per read."""
 
 
-async def burst(asked: Asked) -> list[Row]:
-    slots = 1 if asked.quick else 3
+async def burst(options: Options) -> list[Row]:
+    slots = 1 if options.quick else 3
     rows = []
     for measure in (_curl, _shell, _no_op):
         flags = ["--inline-http-allow=127.0.0.1", "--inline-shell-namespaces=*", "--accept-unconfined-shell"]
         async with world() as some, some.operator(*flags) as process:
-            rows.append(await measure(some, process, asked, slots))
+            rows.append(await measure(some, process, options, slots))
     return rows
 
 
 async def _prepare(
-    some: World, process: OperatorProcess, asked: Asked, slots: int, job: dict[str, Any], why: str
+    some: World, process: OperatorProcess, options: Options, slots: int, job: dict[str, Any], why: str
 ) -> list[float]:
-    """A thousand objects; the slots that they have in common."""
-    rest = CREATED if asked.quick else CREATED + JOBS / 16
+    """Create a thousand objects and return the slots that they share."""
+    rest = CREATED if options.quick else CREATED + JOBS / 16
     first = float(math.ceil(time.time() + rest))
     spec = {
         "triggers": [{"every": f"{APART}s", "anchor": rfc3339(first)}],
@@ -55,19 +55,19 @@ async def _prepare(
         "job": job,
     }
     await some.create({f"{why}-{n}": spec for n in range(JOBS)})
-    if not asked.quick:
+    if not options.quick:
         await settled(process, JOBS)
     if time.time() > first - 3:
         raise RuntimeError(f"the objects were not ready {time.time() - first:.0f} s before their first slot")
     return [first + n * APART for n in range(slots)]
 
 
-async def _curl(some: World, process: OperatorProcess, asked: Asked, slots: int) -> Row:
+async def _curl(some: World, process: OperatorProcess, options: Options, slots: int) -> Row:
     async with Worker(http_server) as sink:
         port = await sink.answer()
         job = {"curl": {"url": f"http://127.0.0.1:{port}/"}}
         last, counts = [], []
-        for slot in await _prepare(some, process, asked, slots, job, "curl"):
+        for slot in await _prepare(some, process, options, slots, job, "curl"):
             await sleep_until(slot + APART - 4)
             sink.tell()
             arrivals: list[tuple[str, float]] = await sink.answer()
@@ -76,9 +76,9 @@ async def _curl(some: World, process: OperatorProcess, asked: Asked, slots: int)
     return _row("curl jobs due in the same second: last request", "< 0.8 s", last, counts, 0.8)
 
 
-async def _shell(some: World, process: OperatorProcess, asked: Asked, slots: int) -> Row:
+async def _shell(some: World, process: OperatorProcess, options: Options, slots: int) -> Row:
     job = {"shell": {"command": "exec date +%s.%N"}}
-    due = await _prepare(some, process, asked, slots, job, "shell")
+    due = await _prepare(some, process, options, slots, job, "shell")
     await sleep_until(due[-1] + APART - 4)
     late: dict[float, list[float]] = {slot: [] for slot in due}
     for record in await _history(some, "shell"):
@@ -87,26 +87,26 @@ async def _shell(some: World, process: OperatorProcess, asked: Asked, slots: int
     return _row(
         "shell jobs due in the same second: last start",
         "< 2 s",
-        [max(each, default=math.inf) for each in late.values()],
-        [len(each) for each in late.values()],
+        [max(seconds, default=math.inf) for seconds in late.values()],
+        [len(seconds) for seconds in late.values()],
         2.0,
     )
 
 
-async def _no_op(some: World, process: OperatorProcess, asked: Asked, slots: int) -> Row:
+async def _no_op(some: World, process: OperatorProcess, options: Options, slots: int) -> Row:
     job = {"custom": {"kind": "print", "params": {"text": "x"}}}
-    due = await _prepare(some, process, asked, slots, job, "print")
+    due = await _prepare(some, process, options, slots, job, "print")
     await sleep_until(due[-1] + APART - 4)
     late: dict[float, list[float]] = {slot: [] for slot in due}
     for record in await _history(some, "print"):
         assert record.started is not None
         late[record.slot / 1e6].append((record.started - record.slot) / 1e6)
-    p99 = [percentile(each, 0.99) if each else math.inf for each in late.values()]
+    p99 = [percentile(seconds, 0.99) if seconds else math.inf for seconds in late.values()]
     return _row(
         "jobs that do nothing, due in the same second: start, p99",
         "< 50 ms",
         p99,
-        [len(each) for each in late.values()],
+        [len(seconds) for seconds in late.values()],
         0.05,
     )
 
@@ -134,5 +134,5 @@ def _row(what: str, bar: str, seconds: Sequence[float], counts: Sequence[int], l
         f"median {median(seconds):.3f}, worst {max(seconds):.3f} s"
         + ("" if all(count == JOBS for count in counts) else f"; only {list(counts)} ran"),
         median(seconds) < limit and all(count == JOBS for count in counts),
-        details={"late s": [round(each, 4) for each in seconds], "runs": list(counts)},
+        details={"late s": [round(lateness, 4) for lateness in seconds], "runs": list(counts)},
     )

@@ -1,7 +1,7 @@
-"""Pods on time: a thousand in one second, and one alone; the CronJob controller beside them.
+"""The lateness of Pods: a thousand in one second, and a single one; the CronJob controller for comparison.
 
-There is no node, so Pods stay pending: what is measured is the way from the slot to a Pod that everybody can see. A
-Pod is seen when its event has arrived at a watch of a process of its own, which does nothing else.
+There is no node, so Pods stay pending: the benchmark measures the time from the slot until a Pod is visible in the API.
+A Pod counts when its event arrives at a watch in a separate process that does nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench.cluster.world import Use, at_rest, beyond_rest, rfc3339, settled, sleep_until, world
-from bench.common import Asked, Worker, median, spread
+from bench.common import Options, Worker, median, spread
 from bench.report import Row
 from tests.cluster.harness import ApiClient
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 JOBS = 1000
 MINUTE = 60.0
 BEFORE = 25.0
-"""Seconds that the last object is created before its first slot, at least."""
+"""The minimum number of seconds between the creation of the last object and its first slot."""
 CRON_JOBS = 200
 CRON_JOB_SECONDS = 55.0
-"""For so long a minute's Pods of the CronJob controller are waited for."""
+"""How long to wait for the Pods of one minute of the CronJob controller."""
 REST = 10.0
-"""Seconds for which it is looked at what everything uses while nothing is due."""
+"""How long the CPU usage at rest is measured."""
 CONTAINER = {"image": "busybox", "command": ["true"]}
 
 _OWNER = re.compile(rb'"ownerReferences":\[\{[^]]*?"name":"([^"]+)"')
 _VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
 
 Arrival = tuple[str, float]
-"""(Name of the owner, Unix seconds at which the event of the new Pod arrived.)"""
+"""The owner's name, and when the event of the new Pod arrived, in Unix seconds."""
 
 
 async def pod_watcher(line: Line, kubeconfig: Path, path: str) -> None:
-    """Watches Pods; answers each message with those that were new since the last one."""
+    """Watch Pods, and answer each message with the new Pods since the last one."""
     events: list[tuple[float, bytes]] = []
     async with ApiClient(kubeconfig) as api, asyncio.TaskGroup() as group:
         version = (await api.get(path, limit=1))["metadata"]["resourceVersion"]
@@ -57,7 +57,7 @@ async def pod_watcher(line: Line, kubeconfig: Path, path: str) -> None:
 
 
 async def _watch(api: ApiClient, path: str, version: str, events: list[tuple[float, bytes]]) -> None:
-    """The API server ends a watch whose events can't all be sent at once: then it goes on from the last one."""
+    """Watch Pods. If the API server ends the watch because of too many events, continue from the last event."""
     while True:
         event = b""
         async for event in api.watch_lines(path, resourceVersion=version, timeoutSeconds=7200):
@@ -76,12 +76,12 @@ def minute_after(moment: float) -> float:
     return (moment // MINUTE + 1) * MINUTE
 
 
-async def burst(asked: Asked) -> list[Row]:
-    """A thousand container jobs that are due in the same second, in each of three minutes."""
-    minutes = 1 if asked.quick else 3
+async def burst(options: Options) -> list[Row]:
+    """A thousand container jobs that are due in the same second of three consecutive minutes."""
+    minutes = 1 if options.quick else 3
     async with world() as some, some.operator() as process:
         names = [f"job-{n}" for n in range(JOBS)]
-        first = minute_after(time.time() + BEFORE + (0.03 if asked.quick else 0.08) * JOBS)  # 20 statuses a second
+        first = minute_after(time.time() + BEFORE + (0.03 if options.quick else 0.08) * JOBS)  # 20 statuses a second
         spec = {
             "triggers": [{"cron": "0 * * * * ?"}],
             "startAt": rfc3339(first),
@@ -90,7 +90,7 @@ async def burst(asked: Asked) -> list[Row]:
             "job": {"container": CONTAINER},
         }
         await some.create(dict.fromkeys(names, spec))
-        if not asked.quick:
+        if not options.quick:
             await settled(process, JOBS)
         async with Worker(pod_watcher, some.cluster.kubeconfig, some.pods) as watcher:
             await watcher.answer()
@@ -104,24 +104,24 @@ async def burst(asked: Asked) -> list[Row]:
             use, began = Use(some, process), time.time()
             for minute in range(minutes):
                 slot = first + minute * MINUTE
-                await sleep_until(slot + (20 if asked.quick else 50))
+                await sleep_until(slot + (20 if options.quick else 50))
                 found.append([at - slot for owner, at in await arrived(watcher) if owner in set(names)])
             used = beyond_rest(use.used(), rest, time.time() - began)
     return [_judged(found, used, rest, minutes)]
 
 
 def _judged(found: list[list[float]], used: dict[str, float], rest: dict[str, float], minutes: int) -> Row:
-    count = sum(len(each) for each in found)
-    late = [spread(each) for each in found if each]
-    p50, last = (max((each[name] for each in late), default=0.0) for name in ("p50", "max"))
-    middle = {name: median([each[name] for each in late] or [0.0]) for name in ("p50", "max")}
-    cpu = {name: round(1000 * each / max(count, 1), 2) for name, each in used.items()}
+    count = sum(len(minute) for minute in found)
+    late = [spread(minute) for minute in found if minute]
+    p50, last = (max((minute[name] for minute in late), default=0.0) for name in ("p50", "max"))
+    middle = {name: median([minute[name] for minute in late] or [0.0]) for name in ("p50", "max")}
+    cpu = {name: round(1000 * seconds / max(count, 1), 2) for name, seconds in used.items()}
     return Row(
         f"{JOBS:,} ScheduledJobs, a Pod each, due in the same second, {minutes} times",
         "all Pods; p50 < 2 s, last < 4 s",
         f"{count:,} Pods; median p50 {middle['p50']:.2f}, last {middle['max']:.2f} s (worst {p50:.2f}, {last:.2f}); "
         f"CPU for each Pod {sum(cpu.values()):.1f} ms",
-        count == minutes * JOBS and all(at >= 0 for each in found for at in each) and p50 < 2 and last < 4,
+        count == minutes * JOBS and all(min(minute, default=0.0) >= 0 for minute in found) and p50 < 2 and last < 4,
         details={"seconds after the slot": late, "CPU ms for each Pod": cpu, "cores at rest": _rounded(rest)},
     )
 
@@ -130,9 +130,9 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in values.items()}
 
 
-async def one(asked: Asked) -> list[Row]:
-    """One ScheduledJob with a Pod, every three seconds, and nothing else to do."""
-    slots = 4 if asked.quick else 20
+async def one(options: Options) -> list[Row]:
+    """A single ScheduledJob with a Pod every three seconds, on an idle operator."""
+    slots = 4 if options.quick else 20
     async with world() as some, some.operator() as process:
         async with Worker(pod_watcher, some.cluster.kubeconfig, some.pods) as watcher:
             await watcher.answer()
@@ -153,13 +153,13 @@ async def one(asked: Asked) -> list[Row]:
             "median < 0.1 s",
             f"median {median(late):.3f}, max {max(late):.3f} s in {len(late)} slots",
             len(late) >= slots and median(late) < 0.1,
-            details={"late s": [round(each, 4) for each in late]},
+            details={"late s": [round(seconds, 4) for seconds in late]},
         )
     ]
 
 
-async def cron_jobs(asked: Asked) -> list[Row]:
-    """The CronJob controller with its default flags, for comparison: 200 of them."""
+async def cron_jobs(options: Options) -> list[Row]:
+    """200 CronJobs in the CronJob controller with default flags, for comparison."""
     async with world() as some:
         path = f"/apis/batch/v1/namespaces/{some.namespace}/cronjobs"
         template = {

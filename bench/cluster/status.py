@@ -1,4 +1,4 @@
-"""A thousand jobs that run every second: what the API server hears of it, and how soon after it status is true."""
+"""A thousand jobs that run every second: the requests to the API server, and how long status lags behind."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from scheduledjob.domain.schedule.state import State
 
 if TYPE_CHECKING:
     from bench.cluster.world import World
-    from bench.common import Asked
+    from bench.common import Options
     from tests.cluster.e2e.operators import OperatorProcess
 
 JOBS = 1000
 BUDGET = 20
 PATIENCE = 180.0
-LOOK = 1.0
-"""Seconds between two looks at every status after the storm."""
+POLL_SECONDS = 1.0
+"""Seconds between two reads of all statuses after the storm."""
 
 
-async def storm(asked: Asked) -> list[Row]:
-    seconds = 15 if asked.quick else 60
+async def storm(options: Options) -> list[Row]:
+    seconds = 15 if options.quick else 60
     async with world() as some, some.operator() as process:
-        begin = math.ceil(time.time()) + 20 + (0 if asked.quick else JOBS // BUDGET)
+        begin = math.ceil(time.time()) + 20 + (0 if options.quick else JOBS // BUDGET)
         end = begin + seconds
         spec = {
             "triggers": [{"every": "1s", "anchor": rfc3339(begin)}],
@@ -35,7 +35,7 @@ async def storm(asked: Asked) -> list[Row]:
             "job": {"custom": {"kind": "print", "params": {"text": "x"}}},
         }
         await some.create({f"job-{n}": spec for n in range(JOBS)})
-        if not asked.quick:
+        if not options.quick:
             await settled(process, JOBS)
         await sleep_until(begin + 2)
         before, sent, at = await some.requests("scheduledjobs", "events"), await _requests(process), time.monotonic()
@@ -73,7 +73,7 @@ async def _requests(process: OperatorProcess) -> float:
 
 
 async def _final(some: World, end: float) -> dict[str, State]:
-    """The state of each row when the last run is over, by name."""
+    """Return the state of each row when the last run has ended, by name."""
     slugs = [f"{some.namespace}/job-{n}" for n in range(JOBS)]
     async with some.store() as store, asyncio.timeout(PATIENCE):
         await sleep_until(end + 1)
@@ -89,21 +89,21 @@ async def _final(some: World, end: float) -> dict[str, State]:
 
 
 async def _all_true(some: World, states: dict[str, State], end: float) -> float:
-    """Seconds from the end of the storm until no status says anything else than the store."""
+    """Return the seconds from the end of the storm until every status agrees with the store."""
     async with asyncio.timeout(PATIENCE):
         while True:
             looked = time.time()
             items = await some.api.list(some.scheduled_jobs, limit=500)
-            if all(_says(one["status"]) == _truth(states[one["metadata"]["name"]]) for one in items):
+            if all(_in_status(item["status"]) == _in_store(states[item["metadata"]["name"]]) for item in items):
                 return looked - end
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_SECONDS)
 
 
-def _says(status: dict[str, object]) -> tuple[object, ...]:
+def _in_status(status: dict[str, object]) -> tuple[object, ...]:
     counters = status.get("counters")
     assert isinstance(counters, dict)
     return counters["started"], counters["succeeded"], counters["failed"], status["nextRun"], status["activeCount"]
 
 
-def _truth(state: State) -> tuple[object, ...]:
+def _in_store(state: State) -> tuple[object, ...]:
     return state.started, state.succeeded, state.failed, "completed", 0

@@ -1,8 +1,8 @@
-"""What the benchmarks on a cluster share: a control plane that loses nothing, an operator on it, and who used CPU.
+"""What the benchmarks on a cluster share: a durable control plane, an operator on it, and the CPU time of each part.
 
-Everything is of this run's own: etcd and Postgres sync to disk, the controller manager has Kubernetes' own rate limit,
-and the operator is a process under the roles that are shipped. What is measured is seen from outside: by a watch of
-the measuring program's own, by a server that jobs call, by the API server's own counters and by ``/proc``.
+etcd and Postgres sync to disk, the controller manager has Kubernetes' default rate limit, and the operator is a process
+with the shipped roles. Results are observed from outside: by a watch of the measuring program, by a server that jobs
+call, by the API server's own counters and by ``/proc``.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
 
 CREATORS = 8
-"""Objects that are created at once: more only wait in the API server."""
+"""Concurrent create requests. More of them would only wait in the API server."""
 SETTLED = 600.0
-"""Seconds after which an operator that still writes status of new objects is given up."""
+"""How long to wait for an operator to write the status of new objects, in seconds."""
 
 
 @dataclass(slots=True)
 class World:
-    """A control plane with a namespace for what is measured, and a Postgres."""
+    """A control plane with a namespace for the benchmark, and a Postgres."""
 
     cluster: ControlPlane
     server: PostgresServer
     namespace: str
     api: ApiClient
-    """The administrator's."""
+    """Of the administrator."""
     kubeconfig: Path
-    """The operator's."""
+    """Of the operator."""
     dsn: str
 
     def operator(self, *flags: str) -> OperatorProcess:
-        """An operator of this namespace, with all of its settings but these as they are by default."""
+        """Start an operator for this namespace, with default settings except for these."""
         return OperatorProcess(
             self.kubeconfig,
             self.namespace,
@@ -63,7 +63,7 @@ class World:
 
     @contextlib.asynccontextmanager
     async def store(self) -> AsyncIterator[Store]:
-        """The operator's store, to read."""
+        """Open the operator's store for reading."""
         store = open_store(self.dsn, "local")
         await store.connect()
         try:
@@ -80,7 +80,7 @@ class World:
         return f"/api/v1/namespaces/{self.namespace}/pods"
 
     async def create(self, specs: Mapping[str, dict[str, Any]]) -> None:
-        """ScheduledJobs by their names."""
+        """Create ScheduledJobs from their specs by name."""
         await self.create_all(
             self.scheduled_jobs,
             (
@@ -106,7 +106,7 @@ class World:
                 group.create_task(some())
 
     async def requests(self, *resources: str) -> Counter[str]:
-        """What the API server has answered so far, by verb: of these resources, or of all."""
+        """Return how many requests the API server has answered, by verb, for these resources or for all."""
         found: Counter[str] = Counter()
         for labels, count in re.findall(
             r"^apiserver_request_total\{(.*)\} (\S+)$", await self.api.text("/metrics"), re.MULTILINE
@@ -119,7 +119,7 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world() -> AsyncIterator[World]:
-    """A new one. The operator may do in the namespace what the shipped roles say, and nothing else."""
+    """Start a control plane. The operator has the shipped roles in the namespace and no other permissions."""
     with postgres() as server:
         async with ControlPlane(durable=True) as cluster, cluster.client() as api:
             await install(cluster)
@@ -129,9 +129,9 @@ async def world() -> AsyncIterator[World]:
 
 
 async def settled(operator: OperatorProcess, objects: int) -> None:
-    """Return when the operator has every object and the status of each."""
+    """Wait until the operator has seen every object and written its status."""
     async with asyncio.timeout(SETTLED):
-        while (  # noqa: ASYNC110  # it can only be asked
+        while (  # noqa: ASYNC110  # there is no event for it
             await operator.metric("scheduledjob_schedules") < objects
             or await operator.metric("scheduledjob_status_dirty") > 0
         ):
@@ -139,10 +139,10 @@ async def settled(operator: OperatorProcess, objects: int) -> None:
 
 
 class Use:
-    """CPU seconds that each part has used since this was made."""
+    """CPU seconds that each part has used since this object was created."""
 
     def __init__(self, some: World, operator: OperatorProcess | None = None) -> None:
-        self._processes = {each.name: psutil.Process(each.pid) for each in some.cluster.components}
+        self._processes = {component.name: psutil.Process(component.pid) for component in some.cluster.components}
         self._processes["postgres"] = psutil.Process(some.server.pid)
         if operator is not None:
             self._processes["operator"] = psutil.Process(operator.pid)
@@ -156,7 +156,7 @@ class Use:
 
 
 async def at_rest(some: World, operator: OperatorProcess | None, seconds: float) -> dict[str, float]:
-    """CPU seconds that each part uses in a second in which nothing is to be done: measured for ``seconds``."""
+    """Return the CPU seconds per second that each part uses at rest, measured for ``seconds``."""
     use, began = Use(some, operator), time.monotonic()
     await asyncio.sleep(seconds)
     took = time.monotonic() - began
@@ -164,7 +164,7 @@ async def at_rest(some: World, operator: OperatorProcess | None, seconds: float)
 
 
 def beyond_rest(used: Mapping[str, float], rest: Mapping[str, float], seconds: float) -> dict[str, float]:
-    """CPU seconds used in so many seconds, without those that would have been used at rest."""
+    """Return the CPU seconds used in so many seconds, minus those at rest."""
     return {name: max(0.0, cpu - rest[name] * seconds) for name, cpu in used.items()}
 
 
@@ -180,7 +180,7 @@ def _used(process: psutil.Process) -> float:
 
 
 async def sleep_until(moment: float) -> None:
-    """``moment``: Unix seconds."""
+    """Sleep until ``moment`` in Unix seconds."""
     await asyncio.sleep(max(0.0, moment - time.time()))
 
 

@@ -1,7 +1,7 @@
-"""The pages that people read, as a list of what a reader would do: save this file, type that command.
+"""Parse the pages into the steps of a reader: save this file, type that command.
 
-A fence of ``console`` holds commands, which begin with ``$ ``, and what they print; a fence of any language with a
-``title`` is a file to be saved under that name. A comment above a fence says what is special about it.
+A ``console`` block contains commands, which start with ``$ ``, and their output. A block of any language with a
+``title`` is a file to save under that name. A comment above a block says what is special about it.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class Command:
     line: int
     typed: str
     prints: str
-    """What the page says it prints; empty where the page does not say."""
+    """The output on the page; empty if the page shows none."""
     code: int = 0
     times_vary: bool = False
     needs_cluster: bool = False
     needs_postgres: bool = False
     needs_image: bool = False
-    """The operator's, on a cluster with a node and no operator yet."""
+    """It needs the operator's image, and a cluster with a node but without an operator."""
     starts_cluster: bool = False
-    """On this machine, and ends it."""
+    """It starts and stops a cluster on this machine."""
 
     @property
     def needs_no_cluster(self) -> bool:
@@ -54,16 +54,16 @@ class Command:
 
 
 class PageError(ValueError):
-    """A page that is not written as the reader of this module expects."""
+    """A page does not follow the format that this module expects."""
 
 
 def pages() -> list[Path]:
-    """Every page with something to type, those of the repository's own folder first."""
+    """Return every page with steps, those in the repository's root first."""
     return [page for page in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))) if steps(page)]
 
 
 def steps(page: Path) -> list[File | Command]:
-    """What there is to do on a page, in order."""
+    """Return the steps of a page, in order."""
     found: list[File | Command] = []
     before, fence, start = "", None, 0
     lines: list[str] = []
@@ -88,20 +88,20 @@ def _of_fence(page: Path, fence: re.Match[str], lines: list[str], start: int, be
     if fence["language"] != "console":
         return []
     comment = _COMMENT.fullmatch(before.strip())
-    said = [word.strip() for word in comment[1].split(";")] if comment else []
+    remarks = [remark.strip() for remark in comment[1].split(";")] if comment else []
     code = 0
-    for word in said:
-        if word.startswith(EXIT):
-            code = int(word.removeprefix(EXIT))
-        elif word not in {CLUSTER, POSTGRES, TIMES, IMAGE, STARTS}:
-            raise PageError(f"{page.name}:{start}: nobody knows {word!r}")
+    for remark in remarks:
+        if remark.startswith(EXIT):
+            code = int(remark.removeprefix(EXIT))
+        elif remark not in {CLUSTER, POSTGRES, TIMES, IMAGE, STARTS}:
+            raise PageError(f"{page.name}:{start}: unknown comment {remark!r}")
     commands: list[File | Command] = []
     for number, line in enumerate(lines, start + 1):
         if line.startswith("$ "):
-            needs = (one in said for one in (TIMES, CLUSTER, POSTGRES, IMAGE, STARTS))
+            needs = (remark in remarks for remark in (TIMES, CLUSTER, POSTGRES, IMAGE, STARTS))
             commands.append(Command(number, line[2:], "", code, *needs))
         elif not commands:
-            raise PageError(f"{page.name}:{number}: a block of console begins with a command: $ ...")
+            raise PageError(f"{page.name}:{number}: a console block must start with a command: $ ...")
         else:
             last = commands.pop()
             assert isinstance(last, Command)

@@ -1,7 +1,7 @@
-"""A reader who does what a page says: in a shell, in a copy of the repository, in the order of the page.
+"""A reader who follows a page in a shell, in a copy of the repository, in the order of the page.
 
-The copy is of the files that git knows, with the virtual environment that the tests run in, so that ``make venv`` has
-nothing to do. The shell is one for the whole page: what is exported stays, what is put into the background goes on.
+The copy contains the files that git tracks and the virtual environment of the tests, so ``make venv`` has nothing to
+do. The whole page uses one shell: exported variables and background jobs stay.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PATIENCE = 120.0
-"""Seconds after which a command will never end."""
+"""How many seconds a command may take."""
 _VARYING = (
     (re.compile(r"\b\d{8}t\d{6}z-[0-9a-f]+\b"), "<token>"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "<instant>"),
@@ -36,7 +36,7 @@ _VARYING = (
 
 
 def copy_repository(folder: Path) -> None:
-    """A checkout as a new user has it, after ``make venv``."""
+    """Create a checkout as a new user has it after ``make venv``."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in listed.split("\0"):
         if name and (ROOT / name).is_file():
@@ -57,15 +57,15 @@ class Reader:
     def __init__(
         self, folder: Path, environment: Mapping[str, str] | None = None, programs: Path | None = None
     ) -> None:
-        """``programs``: a folder of further programs that can be typed."""
+        """``programs``: a directory with more programs that can be typed."""
         self._folder = folder
         kept = {name: value for name, value in os.environ.items() if name in {"PATH", "LANG", "TMPDIR"}}
         folders = [programs, Path(sys.executable).parent, kept["PATH"]]
-        kept["PATH"] = ":".join(str(one) for one in folders if one is not None)
+        kept["PATH"] = ":".join(str(part) for part in folders if part is not None)
         self._process = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
             cwd=folder,
-            # Unbuffered: what is printed and what is told as an error come in the order in which a terminal has them.
+            # Unbuffered, so that output and errors come in the same order as on a terminal.
             env=kept | {"HOME": str(folder), "TERM": "dumb", "PYTHONUNBUFFERED": "1"} | dict(environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -88,7 +88,7 @@ class Reader:
         path.write_text(file.text, encoding="utf-8")
 
     def type(self, command: Command) -> None:
-        """Type it and see what comes of it; AssertionError where that is not what the page says."""
+        """Run a command. AssertionError: its exit code or its output is not the one on the page."""
         mark = uuid.uuid4().hex
         self._write(f"eval {shlex.quote(command.typed)} </dev/null; printf '\\n%s %d\\n' {mark} $?")
         if command.ends_by_interrupt:
@@ -101,7 +101,7 @@ class Reader:
         assert code in ({0, 2, 130} if command.ends_by_interrupt else {command.code}), f"exit code {code}, {where}"
         if command.prints:
             assert matches(command.prints, printed, times_vary=command.times_vary), (
-                f"{where}\nis not what the page says:\n{command.prints}"
+                f"{where}\nis not the output on the page:\n{command.prints}"
             )
 
     def _write(self, line: str) -> None:
@@ -116,17 +116,17 @@ class Reader:
         while (match := re.match(pattern, self._read)) is None:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([output], [], [], left)[0]:
-                raise AssertionError(f"line {command.line}: $ {command.typed}\ndoes not end; so far: {self._read!r}")
+                raise AssertionError(f"line {command.line}: $ {command.typed}\ndoes not end; output: {self._read!r}")
             part = os.read(output, 65536)
-            assert part, f"line {command.line}: $ {command.typed}\nended the shell: {self._read!r}"
+            assert part, f"line {command.line}: $ {command.typed}\nended the shell. Output: {self._read!r}"
             self._read += part
         return match
 
 
-def matches(says: str, printed: str, *, times_vary: bool) -> bool:
-    """Whether this was printed; ``...`` stands for anything."""
-    said, found = _lines(says, times_vary), _lines(printed, times_vary)
-    return re.fullmatch(".*?".join(re.escape(part) for part in said.split("...")), found, re.DOTALL) is not None
+def matches(expected: str, printed: str, *, times_vary: bool) -> bool:
+    """Return whether the output matches the page; ``...`` matches anything."""
+    pattern, found = _lines(expected, times_vary), _lines(printed, times_vary)
+    return re.fullmatch(".*?".join(re.escape(part) for part in pattern.split("...")), found, re.DOTALL) is not None
 
 
 def _lines(text: str, times_vary: bool) -> str:

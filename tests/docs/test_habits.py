@@ -1,4 +1,4 @@
-"""What runs before a commit and for a change is what a developer can run: targets and programs that are there."""
+"""The commit hooks and the workflows use targets and programs that exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _yaml(path: str) -> Any:
     return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
 
 
-def test_workflows_run_targets_of_the_makefile_and_nothing_else() -> None:
+def test_workflows_run_only_targets_of_the_makefile() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     ran = []
     for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
@@ -26,9 +26,9 @@ def test_workflows_run_targets_of_the_makefile_and_nothing_else() -> None:
         assert ".ci/run" in command or (made is not None and made[1] in targets), command
 
 
-def test_hooks_of_a_commit_are_local() -> None:
+def test_commit_hooks_are_local() -> None:
     repositories = _yaml(".pre-commit-config.yaml")["repos"]
-    assert [one["repo"] for one in repositories] == ["local"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
     for hook in repositories[0]["hooks"]:
         assert hook["entry"].startswith(".venv/bin/")
         assert hook["language"] == "system"

@@ -1,4 +1,4 @@
-"""Every link of the pages leads to something: a file, a folder, a heading. Nothing is asked of the network."""
+"""Every link on the pages leads to a file, a directory or a heading. The network is not used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LINK = re.compile(r"\[[^][]*\]\(\s*([^)\s]+)\)")
 
 @lru_cache
 def anchors(page: Path) -> frozenset[str]:
-    """What a link to a heading of this page may end with."""
+    """Return the anchors of the headings of a page."""
     text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "") for heading in headings]
@@ -46,10 +46,10 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_what_make_is_told_to_do_is_a_target(page: Path) -> None:
+def test_every_make_target_on_a_page_exists(page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    told = set(re.findall(r"(?:`|^\$ )make ([a-z][a-z0-9-]*)", page.read_text(encoding="utf-8"), re.MULTILINE))
-    assert told <= targets, f"{page.relative_to(ROOT)}: make {', '.join(told - targets)}"
+    named = set(re.findall(r"(?:`|^\$ )make ([a-z][a-z0-9-]*)", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert named <= targets, f"{page.relative_to(ROOT)}: make {', '.join(named - targets)}"
 
 
 def test_every_page_is_in_the_navigation() -> None:

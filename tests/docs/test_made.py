@@ -1,4 +1,4 @@
-"""Pages and pictures that are made from the code are as the code makes them: `make docs` was run."""
+"""Generated pages and pictures are up to date: somebody has run `make docs`."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def _stale(path: Path, text: str) -> None:
     assert path.read_text(encoding="utf-8") == text, f"{path.relative_to(ROOT)} is out of date: run make docs"
 
 
-def test_the_reference_of_the_crd() -> None:
+def test_the_crd_reference_is_up_to_date() -> None:
     _stale(DOCS / "crd-reference.md", crd_page())
 
 
-def test_the_reference_of_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cli_reference_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SJOB_STORE", raising=False)
     monkeypatch.delenv("SJOB_INSTANCE", raising=False)
     _stale(DOCS / "cli-reference.md", cli_page())
 
 
 @pytest.mark.parametrize("name", every_picture())
-def test_the_pictures(name: str) -> None:
+def test_the_pictures_are_up_to_date(name: str) -> None:
     text = every_picture()[name]
     _stale(DOCS / "pictures" / name, text)
     assert ElementTree.fromstring(text).tag == f"{SVG}svg"
-    assert not re.search(r'(?:href|src)=|url\("?http', text), "it asks for something from elsewhere"
+    assert not re.search(r'(?:href|src)=|url\("?http', text), "it loads something from the network"
 
 
-def test_the_terminal_is_a_whole_picture_that_asks_for_nothing() -> None:
+def test_the_terminal_is_complete_and_loads_nothing_from_the_network() -> None:
     text = (DOCS / "pictures" / "terminal.svg").read_text(encoding="utf-8")
     words = " ".join(ElementTree.fromstring(text).itertext()).replace("\xa0", " ")
     for word in ("make demo", "started", "heartbeat", "Succeeded", "next", "Ctrl-C to stop"):
@@ -53,13 +53,13 @@ def test_the_terminal_is_a_whole_picture_that_asks_for_nothing() -> None:
     assert not re.search(r'(?:href|src)=|url\("?http', text)
 
 
-def test_a_terminal_shows_what_was_written_last() -> None:
+def test_a_terminal_shows_the_last_frame() -> None:
     written = "one\r\ntwo\r\x1b[2K\x1b[1A\x1b[2K\x1b[1mONE\x1b[0m\r\n\x1b[?25htwo\r\n"
     assert screen(written) == ["\x1b[1mONE\x1b[0m", "two", ""]
     assert "ONE" in picture("make demo", screen(written))
 
 
-def test_every_picture_is_shown_somewhere() -> None:
+def test_every_picture_is_used() -> None:
     shown = {name for page in PAGES for name in re.findall(r"pictures/([\w-]+\.svg)", page.read_text(encoding="utf-8"))}
     assert shown == {path.name for path in (DOCS / "pictures").iterdir()}
 
@@ -81,18 +81,18 @@ FIGURES = {
     "177 MiB and is ready 7.0 s": "ready in 7.0 s, 177 MiB",
     "some 26,000 no-op runs a second": "25,918/s",
 }
-"""What comparison.md and production.md say, and what benchmarks.md has for it: measured anew, both are to change."""
+"""Figures in comparison.md and production.md, and their form in benchmarks.md. New measurements change both."""
 
 
-@pytest.mark.parametrize("said", FIGURES)
-def test_figures_are_those_of_the_benchmarks(said: str) -> None:
-    told = " ".join(f"{(DOCS / name).read_text(encoding='utf-8')}" for name in ("comparison.md", "production.md"))
-    assert said in " ".join(told.split())
-    assert FIGURES[said] in (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("figure", FIGURES)
+def test_figures_are_those_of_the_benchmarks(figure: str) -> None:
+    text = " ".join(f"{(DOCS / name).read_text(encoding='utf-8')}" for name in ("comparison.md", "production.md"))
+    assert figure in " ".join(text.split())
+    assert FIGURES[figure] in (DOCS / "benchmarks.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_piece_of_a_spec_is_valid(page: Path) -> None:
+def test_every_partial_spec_is_valid(page: Path) -> None:
     for block in re.findall(r"^```yaml\n(spec:\n.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         spec = {"triggers": [{"every": "1m"}], "job": {"shell": {"command": "true"}}} | yaml.safe_load(block)["spec"]
         manifest = {"apiVersion": "scheduledjobs.dev/v1beta1", "kind": "ScheduledJob", "metadata": {"name": "a"}}
@@ -101,15 +101,15 @@ def test_every_piece_of_a_spec_is_valid(page: Path) -> None:
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs", reason="make site installs what builds the site")
+    pytest.importorskip("mkdocs", reason="make site installs mkdocs")
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
-    # Not --quiet, with which it counts no warnings.
+    # Without --quiet, because --quiet also ignores warnings.
     command = [str(Path(sys.executable).with_name("mkdocs")), "build", "--strict", "-d", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "index.html").exists()
     assert (tmp_path / "repository" / "charts" / "scheduledjob-operator" / "files" / "rules.yaml").exists()
-    # A page that is called README would take the place of its section's heading, and have no line of its own.
+    # A page named README would replace the heading of its section, and would have no entry of its own.
     wanted = re.findall(r'^ *- "?([^"\n]+?)"?: [\w/-]+\.md$', navigation, re.MULTILINE)
     shown = [text.strip() for text in re.findall(r'md-ellipsis">([^<]*)<', (tmp_path / "index.html").read_text())]
     assert len(wanted) > 25

@@ -1,6 +1,6 @@
-"""What README and the pages of docs/ say can be typed does what they say, in the order in which they say it.
+"""The commands on README and on the pages of docs/ do what the pages say, in the order of the pages.
 
-What needs a cluster is typed in tests/cluster/docs, what needs the operator's image in tests/e2e.
+tests/cluster/docs runs the commands that need a cluster, and tests/e2e those that need the operator's image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_a_reader_can_do_what_it_says(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_reader_can_follow_the_page(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     todo = [step for step in steps(page) if isinstance(step, File) or step.needs_no_cluster]
     if not any(isinstance(step, Command) for step in todo):
         return
@@ -34,8 +34,8 @@ def test_a_reader_can_do_what_it_says(page: Path, tmp_path: Path, request: pytes
                 reader.type(step)
 
 
-def test_every_command_that_a_page_has_is_typed_somewhere() -> None:
-    """Only a block of ``console`` is; one of another kind that looks like a shell would never be."""
+def test_every_command_is_in_a_console_block() -> None:
+    """Commands in other blocks would never be tested."""
     for page in (*pages(), *sorted((ROOT / "docs").glob("*.md"))):
         fences = re.findall(r"^ *```(\w+)[^\n]*\n(.*?)^ *```$", page.read_text(), re.M | re.S)
         for language, text in fences:
@@ -60,23 +60,23 @@ def test_files_and_commands_are_found_in_order(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("<!-- need a cluster -->\n```console\n$ a\n```\n", "nobody knows 'need a cluster'"),
-        ("```console\na\n```\n", "begins with a command"),
+        ("<!-- need a cluster -->\n```console\n$ a\n```\n", "unknown comment 'need a cluster'"),
+        ("```console\na\n```\n", "must start with a command"),
     ],
 )
-def test_what_is_written_wrongly_is_told(page: Path, text: str, told: str) -> None:
+def test_a_malformed_page_is_reported(page: Path, text: str, message: str) -> None:
     page.write_text(text)
-    with pytest.raises(PageError, match=told):
+    with pytest.raises(PageError, match=message):
         steps(page)
 
 
-def test_what_is_printed_has_to_be_what_the_page_says(tmp_path: Path) -> None:
+def test_the_output_must_be_the_one_on_the_page(tmp_path: Path) -> None:
     with Reader(tmp_path) as reader:
         reader.type(Command(1, "export WORD=hello", ""))
         reader.type(Command(2, "echo $WORD; echo and more", "hello\n...\n"))
-        with pytest.raises(AssertionError, match="is not what the page says"):
+        with pytest.raises(AssertionError, match="is not the output on the page"):
             reader.type(Command(3, "echo $WORD", "goodbye\n"))
         with pytest.raises(AssertionError, match="exit code 1"):
             reader.type(Command(4, "false", ""))
@@ -84,7 +84,7 @@ def test_what_is_printed_has_to_be_what_the_page_says(tmp_path: Path) -> None:
         reader.type(Command(6, "echo $WORD", "hello\n"))
 
 
-def test_times_vary_where_the_page_says_so() -> None:
+def test_times_may_vary_if_the_page_says_so() -> None:
     assert matches("ran at 20:24:00, took 26ms", "ran at 23:01:59, took 1.2s", times_vary=True)
     assert not matches("ran at 20:24:00", "ran at 23:01:59", times_vary=False)
     assert not matches("ran at 20:24:00", "ran", times_vary=True)

@@ -1,6 +1,6 @@
-"""A node that has the operator's image, for the tests of `make e2e`, which makes the image before.
+"""A node with the operator's image, for the tests of `make e2e`, which builds the image first.
 
-Everything here is skipped, loudly, where there can be no node, or where there is no image.
+The tests are skipped, with a message, if there is no node or no image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ A_NODE = "a Kubernetes node"
 
 @pytest.fixture
 async def release() -> AsyncIterator[Release]:
-    """The operator's release, which is still to be installed, on a node and a control plane of the test's own."""
+    """A release that is not installed yet, on a node and a control plane of the test's own."""
     if not archive().exists():
         do_without(AN_IMAGE, f"there is no {archive()}: make image")
     async with AsyncExitStack() as stack:

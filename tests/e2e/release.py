@@ -1,4 +1,4 @@
-"""The chart, installed by helm as a user does it, on a node that has the image; and what is looked at there."""
+"""The chart, installed by helm as a user does it, on a node with the image; and what tests observe there."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PATIENT = ("--wait", "--timeout", f"{PATIENCE:g}s")
 
 
 class Release:
-    """The one release of a node's cluster, in a namespace that enforces Pod Security `restricted`."""
+    """The only release in a node's cluster, in a namespace that enforces the Pod Security Standard `restricted`."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
 
     async def install(self, values: str = "", *, again: bool = False) -> str:
-        """`helm install`, which returns when the operator is ready. ``again``: the namespace is there."""
+        """Run `helm install` and wait until the operator is ready. ``again``: the namespace exists."""
         if not again:
             await self.namespace(HOME)
         return await self._helm("install", str(CHART), *PATIENT, values=values)
@@ -42,14 +42,14 @@ class Release:
         await self._helm("rollback", str(revision), *PATIENT)
 
     async def test(self) -> str:
-        """`helm test`; what it and its Pod printed."""
+        """Run `helm test`, and return its output and that of its Pod."""
         return await self._helm("test", "--logs", "--timeout", f"{PATIENCE:g}s")
 
     async def uninstall(self) -> None:
         await self._helm("uninstall", *PATIENT)
 
     async def namespace(self, name: str) -> None:
-        """Make a namespace in which no Pod runs that Pod Security `restricted` forbids."""
+        """Create a namespace that enforces the Pod Security Standard `restricted`."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         async with self.node.cluster.client() as api:
             await api.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
@@ -59,20 +59,20 @@ class Release:
                     break
 
     async def pods(self, api: ApiClient) -> list[str]:
-        """The names of the operator's Pods that are not about to end."""
+        """Return the names of the operator's Pods that are not being deleted."""
         found = await api.list(PODS, labelSelector=OF_THE_RELEASE)
-        return [each["metadata"]["name"] for each in found if "deletionTimestamp" not in each["metadata"]]
+        return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     @contextlib.asynccontextmanager
-    async def told(self) -> AsyncIterator[None]:
-        """Where the test fails in it, the failure tells what the cluster's Pods are and what the operator said last."""
+    async def diagnosed(self) -> AsyncIterator[None]:
+        """Add the cluster's Pods, Events and the operator's last log lines to a failure inside the block."""
         try:
             yield
         except BaseException as error:
-            error.add_note(await self._story())
+            error.add_note(await self._diagnosis())
             raise
 
-    async def _story(self) -> str:
+    async def _diagnosis(self) -> str:
         kubectl = self.node.cluster.kubectl
         parts = [await kubectl("get", "pods", "-A", "-o", "wide", check=False)]
         parts += [await kubectl("get", "events", "-A", "--sort-by=.lastTimestamp", check=False)]
@@ -80,7 +80,7 @@ class Release:
         parts += [
             await kubectl("logs", "-n", TEAM, "-l", "scheduledjobs.dev/name", "--tail=5", "--prefix", check=False)
         ]
-        return "\n".join(f"{each.stdout[-6000:]}{each.stderr}" for each in parts)
+        return "\n".join(f"{part.stdout[-6000:]}{part.stderr}" for part in parts)
 
     async def _helm(self, command: str, *more: str, values: str | None = None) -> str:
         given: dict[str, Any] | None = None if values is None else values_of(values)

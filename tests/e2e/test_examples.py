@@ -1,4 +1,4 @@
-"""`helm install` with no values, and every example of examples/cluster, run on a node."""
+"""`helm install` with default values, and every example in examples/cluster, on a node."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.node]
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cluster"
 ELSEWHERE, TOKEN = "https://api.example.com", "a-token-of-the-test"
-"""A host of the internet that an example calls, in whose place is a server of the test's own, and what it wants."""
+"""The host that an example calls, which a server of the test replaces, and the token that the server requires."""
 DERIVED = {"word-count"}
-"""It needs an image of the user's own, and an operator that is told to load its jobs."""
+"""The example that needs a derived image and an operator that loads plugins."""
 DERIVED_IMAGE = "registry.example.com/team/scheduledjob-acme:1"
 POSTGRES_IMAGE = "docker.io/library/postgres:17"
 PG_DUMP = """#!/bin/sh
@@ -36,7 +36,7 @@ test "$PGPASSWORD" = correct-horse-battery
 
 
 async def give_postgres_image(node: Node, folder: Path) -> None:
-    """An image by Postgres' name, with a pg_dump that writes a line: what is tested is the Pod around it."""
+    """Load an image named like Postgres' whose pg_dump writes one line: the test is about the Pod."""
     archive = folder / "postgres.tar"
     source = folder / "postgres"
     await asyncio.to_thread(write_dump_image, source)
@@ -52,7 +52,7 @@ def write_dump_image(folder: Path) -> None:
 
 
 async def give_volume(node: Node, folder: Path) -> None:
-    """A volume for the claim of the example."""
+    """Create a volume for the claim of the example."""
     await asyncio.to_thread(folder.mkdir)
     await asyncio.to_thread(folder.chmod, 0o777)
     volume = {
@@ -69,7 +69,7 @@ async def give_volume(node: Node, folder: Path) -> None:
 
 
 async def give_server(node: Node, sink: Sink) -> None:
-    """Apply the example that calls somebody again, so that it calls the test's server, with a token of the test's."""
+    """Apply the example http-ping again, so that it calls the test's server with the test's token."""
     text = await asyncio.to_thread((EXAMPLES / "http-ping.yaml").read_text)
     assert ELSEWHERE in text
     own = text.replace(ELSEWHERE, sink.url.replace("127.0.0.1", node.host)).replace("not-a-real-token", TOKEN)
@@ -83,23 +83,23 @@ async def give_server(node: Node, sink: Sink) -> None:
 
 
 async def succeeded(api: ApiClient, name: str) -> None:
-    """Wait for the run that was asked for, and for its good end."""
+    """Wait until the requested run has ended, and check that it succeeded."""
     body = await until(
         api,
         TEAM,
         name,
-        lambda one: any(run.get("token") == "now" and run.get("outcome") for run in recent(one)),
+        lambda job: any(run.get("token") == "now" and run.get("outcome") for run in recent(job)),
         f"the end of a run of {name}",
     )
     (run,) = (run for run in recent(body) if run.get("token") == "now")
     assert run["outcome"] == "Succeeded", (name, run)
 
 
-async def test_the_examples_succeed_on_an_operator_with_no_values(release: Release, tmp_path: Path) -> None:
+async def test_the_examples_succeed_with_default_values(release: Release, tmp_path: Path) -> None:
     node, cluster = release.node, release.node.cluster
     await give_postgres_image(node, tmp_path)
     await give_volume(node, node.directory / "backups")
-    async with release.told(), Sink() as sink, cluster.client() as api:
+    async with release.diagnosed(), Sink() as sink, cluster.client() as api:
         notes = await release.install()
         assert "with 1 replica and its store in memory" in notes
         assert "it ran at" in await release.test()
@@ -107,26 +107,26 @@ async def test_the_examples_succeed_on_an_operator_with_no_values(release: Relea
         await cluster.kubectl("apply", "--server-side", "-R", "-n", TEAM, "-f", str(EXAMPLES))
         await give_server(node, sink)
         jobs = await api.list(f"{SCHEDULED_JOBS}/namespaces/{TEAM}/scheduledjobs")
-        names = {each["metadata"]["name"] for each in jobs}
+        names = {job["metadata"]["name"] for job in jobs}
         assert names > DERIVED
         async with asyncio.TaskGroup() as waiting:
             for name in sorted(names - DERIVED):
                 await annotate(api, TEAM, name, run_now="now")
                 waiting.create_task(succeeded(api, name))
         pods = await api.list(f"/api/v1/namespaces/{TEAM}/pods", labelSelector="scheduledjobs.dev/name")
-        in_pods = {each["metadata"]["labels"]["scheduledjobs.dev/name"] for each in pods}
+        in_pods = {pod["metadata"]["labels"]["scheduledjobs.dev/name"] for pod in pods}
         assert in_pods >= {"one-shot", "payroll", "nightly-database-backup", "http-ping"}
         assert [call.path for call in sink.of("http-ping")] == ["/ping"]
         (dump,) = (node.directory / "backups").iterdir()
         assert dump.read_text() == "a dump of shop for shop\n"
 
 
-async def test_a_job_of_ones_own_succeeds_in_a_derived_image(release: Release, tmp_path: Path) -> None:
+async def test_a_python_job_succeeds_in_a_derived_image(release: Release, tmp_path: Path) -> None:
     node, cluster = release.node, release.node.cluster
     own = EXAMPLES / "custom-python"
     await asyncio.to_thread(derive, own, DERIVED_IMAGE, tmp_path / "derived.tar")
     await node.import_archive(tmp_path / "derived.tar")
-    async with release.told(), cluster.client() as api:
+    async with release.diagnosed(), cluster.client() as api:
         await release.install("settings: {plugins: true}")
         await release.namespace(TEAM)
         await cluster.apply(own / "job.yaml", "-n", TEAM)

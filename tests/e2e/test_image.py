@@ -1,4 +1,4 @@
-"""What is in the image, and what is not."""
+"""The contents of the image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 LARGEST = 200_000_000
 
 
-def test_the_image_is_small_and_holds_nothing_that_it_must_not() -> None:
+def test_the_image_is_small_and_has_no_forbidden_files() -> None:
     if not archive().exists():
         do_without(AN_IMAGE, f"there is no {archive()}: make image")
     found = scan(archive())
@@ -31,14 +31,14 @@ def test_the_image_is_small_and_holds_nothing_that_it_must_not() -> None:
     assert found.health_check is None, "Kubernetes has probes"
 
 
-def test_what_is_installed_in_it_is_locked_and_hashed() -> None:
-    """All of it: pip refuses what has no hash, and never builds what nobody has seen."""
+def test_installed_packages_are_locked_and_hashed() -> None:
+    """pip refuses packages without a hash, and never builds one from source."""
     text = (ROOT / "Dockerfile").read_text()
     installs = re.findall(r"pip .*?install (.*?)(?:;|$)", text.replace("\\\n", " "), re.MULTILINE)
     assert len(installs) == 3
-    for each in installs:
-        from_here = "--no-deps" in each and each.endswith("/wheel/*.whl")
-        assert from_here or {"--require-hashes", "--only-binary"} <= set(each.split()), each
+    for install in installs:
+        from_here = "--no-deps" in install and install.endswith("/wheel/*.whl")
+        assert from_here or {"--require-hashes", "--only-binary"} <= set(install.split()), install
     for name in ("requirements-image.lock", "requirements-wheel.lock"):
         lines = (ROOT / name).read_text().replace("\\\n", "").splitlines()
         assert all("--hash=sha256:" in line for line in lines if line[:1].isalnum()), name

@@ -1,7 +1,7 @@
-"""A release's life with jobs running: memory, Postgres, three replicas, a Pod that goes, a rollback, and its end.
+"""The life of a release while jobs run: memory, Postgres, three replicas, a deleted Pod, a rollback, the uninstall.
 
-Some thousand slots fall into it. Each job has a beginning and an end, so that all of them are known beforehand, and
-each calls an HTTP server on this machine.
+It spans some thousand slots. Each job has a start and an end, so all slots are known beforehand, and each run calls an
+HTTP server on this machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.node, pytest.mark.postgres]
 JOBS = [f"counted-{number}" for number in range(20)]
 EVERY = 2
 SLOTS = int(os.environ.get("E2E_SLOTS", "55"))
-"""Of each job: long enough for all that happens to them."""
+"""Slots per job, enough for the whole test."""
 CATCH_UP = "  concurrencyPolicy: Allow\n  misfire: {catchUp: All, maxCatchUp: 1000}\n"
 CONFINED = f"{{container: {{image: {BUSYBOX_IMAGE}, command: [sh, -c, 'id -u']}}}}"
 NOT_ROOT = "  execution: {pod: {template: {spec: {securityContext: {runAsUser: 65534}}}}}\n"
@@ -42,7 +42,7 @@ NOT_ROOT = "  execution: {pod: {template: {spec: {securityContext: {runAsUser: 6
 
 @contextmanager
 def postgres_for_pods() -> Iterator[PostgresServer]:
-    """A Postgres on loopback that lets in who comes from the node's Pods, too."""
+    """A Postgres on loopback that also accepts connections from the node's Pods."""
     with or_do_without(PostgresServer(durable=False), "a Postgres") as server:
         with (server.data / "pg_hba.conf").open("a") as rules:
             rules.write("host all all 10.0.0.0/8 password\n")
@@ -56,7 +56,7 @@ async def give_password(api: ApiClient, dsn: str) -> None:
 
 
 def on_postgres(dsn: str, host: str, replicas: int) -> str:
-    """The chart's values for a database, as its user would write them."""
+    """Return the chart's values for a database, as a user would write them."""
     address = urlsplit(dsn)
     return f"""
 replicaCount: {replicas}
@@ -74,7 +74,7 @@ migration: {{hook: true}}
 
 
 async def at_its_end(api: ApiClient, name: str) -> dict[str, int]:
-    """The counters of a job once all its slots have been decided."""
+    """Return the counters of a job once all its slots have been decided."""
 
     def over(body: dict[str, Any]) -> bool:
         status = status_of(body)
@@ -84,7 +84,7 @@ async def at_its_end(api: ApiClient, name: str) -> dict[str, int]:
 
 
 def ends(status: dict[str, Any]) -> dict[str, int]:
-    """How many runs and slots ended how, where there were any."""
+    """Return the number of runs and slots by outcome, without zeros."""
     counters: dict[str, int] = status.get("counters", {})
     return {how: count for how, count in counters.items() if count and how != "started"}
 
@@ -93,10 +93,10 @@ def decided(calls: list[Call]) -> int:
     return len({(call.name, call.slot) for call in calls})
 
 
-async def test_what_is_installed_again_does_not_wait_for_a_lease_that_nobody_could_let_go_of(release: Release) -> None:
-    """An uninstall takes the operator's rights before its end; then the kubelet's word is taken for it."""
+async def test_a_second_install_does_not_wait_for_a_lease_that_nobody_released(release: Release) -> None:
+    """An uninstall removes the operator's permissions first, so the new operator relies on the kubelet's report."""
     cluster = release.node.cluster
-    async with release.told(), cluster.client() as api:
+    async with release.diagnosed(), cluster.client() as api:
         await release.install()
         await release.namespace(TEAM)
         await create(api, TEAM, [manifest("a", "every: 2s", "{custom: {kind: print, params: {text: hello}}}")])
@@ -120,7 +120,7 @@ async def test_a_thousand_runs_through_upgrades_and_a_rollback(release: Release)
         server = stack.enter_context(postgres_for_pods())
         sink = await stack.enter_async_context(Sink())
         api = await stack.enter_async_context(cluster.client())
-        await stack.enter_async_context(release.told())
+        await stack.enter_async_context(release.diagnosed())
         dsn = server.new_database()
         url = sink.url.replace("127.0.0.1", node.host)
         await release.install()
@@ -164,7 +164,7 @@ async def test_a_thousand_runs_through_upgrades_and_a_rollback(release: Release)
             await cluster.kubectl("delete", "namespace", namespace, "--timeout=80s")
         await cluster.kubectl("delete", "customresourcedefinition", "scheduledjobs.scheduledjobs.dev", "--timeout=60s")
 
-    assert all(each == {"succeeded": SLOTS} for each in counters.values()), counters
+    assert all(counted == {"succeeded": SLOTS} for counted in counters.values()), counters
     wanted = slots(begin, EVERY, SLOTS)
     called = {name: Counter(slot_of(call) for call in sink.of(name)) for name in JOBS}
     recorded = Counter((run.name, run.slot) for run in ended)
@@ -173,9 +173,9 @@ async def test_a_thousand_runs_through_upgrades_and_a_rollback(release: Release)
     assert len({run.replica for run in ended}) >= 4
     for name in JOBS:
         assert sorted(called[name]) == wanted
-        # What ended before there was a database is in none, and everything after it is.
+        # Runs that ended before there was a database are in none; all later runs are in it.
         known = sorted(slot for job, slot in recorded if job == name)
         assert known == wanted[-len(known) :]
     assert len(recorded) < len(wanted) * len(JOBS)
-    # A run is tried again only where its replica was ended before it could say how the first attempt went.
+    # A run is repeated only if its replica was stopped before it could report the first attempt.
     assert set(Counter((call.run_id, call.attempt) for call in sink.calls).values()) == {1}

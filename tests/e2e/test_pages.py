@@ -1,6 +1,6 @@
-"""What README and the pages say can be typed on a cluster with a node and the operator's image, typed there.
+"""The commands on README and on the pages that need the operator's image, on a cluster with a node.
 
-The reader is an administrator of a cluster that has nothing of this yet, and has helm and kubectl.
+The reader is an administrator of a cluster without ScheduledJob, and has helm and kubectl.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def test_a_reader_can_install_it_as_the_page_says(page: Path, release: Rel
     (programs / "kubectl").symlink_to(release.node.cluster.program("kubectl"))
     (programs / "helm").symlink_to(program())
     environment = {"KUBECONFIG": str(release.node.cluster.kubeconfig)}
-    async with release.told():
+    async with release.diagnosed():
         with Reader(repository, environment, programs) as reader:
             for step in _typed(page):
                 if isinstance(step, File):
