@@ -23,7 +23,7 @@ from rich.table import Table
 from scheduledjob.domain.time.instants import DAY, HOUR, to_datetime, to_instant
 from scheduledjob.domain.triggers.cron import Cron
 from scheduledjob.domain.triggers.every import Every
-from scheduledjob.domain.triggers.timetable import Bound, Timetable, Window
+from scheduledjob.domain.triggers.timetable import BoundTrigger, Timetable, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,8 +91,8 @@ def timetables() -> list[dict[str, object]]:
     """Return the milliseconds for counting missed slots and for skipping excluded ones."""
     end = to_instant(datetime(2026, 1, 1, tzinfo=UTC))
     year, decade = end - 365 * DAY, end - 3652 * DAY
-    lisbon: Bound = Cron("*/5 * * * *", "Europe/Lisbon")
-    second: Bound = Every(1).bind(0)
+    lisbon: BoundTrigger = Cron("*/5 * * * *", "Europe/Lisbon")
+    second: BoundTrigger = Every(1).bind(0)
     nights = Cron("* 22-6 * * *", "Europe/Lisbon")
     freeze = Window(year + 30 * DAY, year + 30 * DAY + 72 * HOUR)
     cases: list[tuple[str, Callable[[], object]]] = [

@@ -23,10 +23,12 @@ OTHER = Definition(kind="job", triggers=(EveryTrigger(7 * MINUTE),))
 
 
 def restored(
-    state: State, definition: Definition = EVERY, *, in_order: bool = False, detached: bool = False
+    state: State, definition: Definition = EVERY, *, clean_shutdown: bool = False, detached: bool = False
 ) -> tuple[State, Instant | None]:
     slots = slots_of(Plan(definition), seed="ns/a", created=NOW - 60 * MINUTE)
-    return restored_state(state.encode().decode(), definition, slots, "u", NOW, in_order=in_order, detached=detached)
+    return restored_state(
+        state.encode().decode(), definition, slots, "u", NOW, clean_shutdown=clean_shutdown, detached=detached
+    )
 
 
 def a_state(definition: Definition = EVERY, *runs: Run) -> State:
@@ -73,13 +75,13 @@ def test_an_edit_replays_nothing() -> None:
 
 
 def test_a_state_that_plans_nothing_is_looked_at() -> None:
-    assert restored(a_state(), in_order=True)[1] == NOW
+    assert restored(a_state(), clean_shutdown=True)[1] == NOW
 
 
 def test_what_is_suspended_is_left_alone() -> None:
     state = a_state()
     state.suspended = True
-    assert restored(state, in_order=True)[1] is None
+    assert restored(state, clean_shutdown=True)[1] is None
 
 
 @pytest.mark.parametrize(
@@ -102,11 +104,11 @@ def test_what_is_suspended_is_left_alone() -> None:
         "{",
     ],
 )
-@pytest.mark.parametrize("in_order", [True, False])
-def test_nonsense_is_refused(text: str, in_order: bool) -> None:
+@pytest.mark.parametrize("clean_shutdown", [True, False])
+def test_nonsense_is_refused(text: str, clean_shutdown: bool) -> None:
     slots = slots_of(Plan(EVERY), seed="ns/a", created=NOW)
     with pytest.raises(msgspec.MsgspecError):
-        restored_state(text, EVERY, slots, "u", NOW, in_order=in_order, detached=False)
+        restored_state(text, EVERY, slots, "u", NOW, clean_shutdown=clean_shutdown, detached=False)
 
 
 _INSTANTS = st.integers(-(2**70), 2**70) | st.integers(NOW - 10**10, NOW + 10**10)
@@ -124,9 +126,9 @@ _STATES = st.builds(
 
 
 @given(_STATES, st.booleans(), st.booleans())
-def test_whatever_is_taken_can_be_worked_with(state: State, in_order: bool, detached: bool) -> None:
+def test_whatever_is_taken_can_be_worked_with(state: State, clean_shutdown: bool, detached: bool) -> None:
     try:
-        found, _ = restored(state, in_order=in_order, detached=detached)
+        found, _ = restored(state, clean_shutdown=clean_shutdown, detached=detached)
     except msgspec.MsgspecError:
         return
     slots = slots_of(Plan(EVERY), seed="ns/a", created=NOW - 60 * MINUTE)
@@ -140,6 +142,6 @@ def test_whatever_is_taken_can_be_worked_with(state: State, in_order: bool, deta
 def test_the_first_state_comes_back_as_it_was() -> None:
     slots = slots_of(Plan(EVERY), seed="ns/a", created=NOW)
     state = first_state(EVERY, slots, "u", NOW)
-    found, wake = restored(state, in_order=True)
+    found, wake = restored(state, clean_shutdown=True)
     assert found.next is not None
     assert wake == found.next.due

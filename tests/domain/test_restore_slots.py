@@ -38,10 +38,12 @@ def slots(definition: Definition):  # type: ignore[no-untyped-def]  # of a type 
 
 
 def restored(
-    state: State, definition: Definition, now: Instant, *, in_order: bool, detached: bool = False
+    state: State, definition: Definition, now: Instant, *, clean_shutdown: bool, detached: bool = False
 ) -> tuple[State, Instant | None]:
     text = state.encode().decode()
-    return restored_state(text, definition, slots(definition), "u", now, in_order=in_order, detached=detached)
+    return restored_state(
+        text, definition, slots(definition), "u", now, clean_shutdown=clean_shutdown, detached=detached
+    )
 
 
 def started(state: State, definition: Definition, now: Instant) -> list[tuple[int, int]]:
@@ -53,7 +55,7 @@ def started(state: State, definition: Definition, now: Instant) -> list[tuple[in
 
 def test_after_an_end_in_order_all_is_as_it_was() -> None:
     definition = defined()
-    state, wake = restored(written(definition), definition, T + 5 * SECOND, in_order=True)
+    state, wake = restored(written(definition), definition, T + 5 * SECOND, clean_shutdown=True)
     assert wake == T + EVERY
     assert state.next is not None
     assert (state.next.slot, state.next.attempt) == (T + EVERY, 1)
@@ -63,7 +65,7 @@ def test_after_an_end_in_order_all_is_as_it_was() -> None:
 def test_after_an_end_in_order_what_came_due_since_is_a_first_attempt() -> None:
     definition = defined(CatchUp.ALL)
     now = T + 35 * SECOND
-    state, wake = restored(written(definition), definition, now, in_order=True)
+    state, wake = restored(written(definition), definition, now, clean_shutdown=True)
     assert wake == T + EVERY
     assert started(state, definition, now) == [(10, 1), (20, 1), (30, 1)]
 
@@ -71,7 +73,7 @@ def test_after_an_end_in_order_what_came_due_since_is_a_first_attempt() -> None:
 def test_after_a_crash_what_came_due_since_may_have_begun_and_says_so() -> None:
     definition = defined(CatchUp.ALL)
     now = T + 35 * SECOND
-    state, wake = restored(written(definition), definition, now, in_order=False)
+    state, wake = restored(written(definition), definition, now, clean_shutdown=False)
     assert wake == now
     assert started(state, definition, now) == [(10, 2), (20, 2), (30, 2)]
     assert all(run.lost == 1 and run.failed == 0 for run in [*state.runs, *state.waiting])
@@ -79,7 +81,7 @@ def test_after_a_crash_what_came_due_since_may_have_begun_and_says_so() -> None:
 
 def test_after_a_crash_what_is_not_due_yet_is_a_first_attempt() -> None:
     definition = defined()
-    state, wake = restored(written(definition), definition, T + 5 * SECOND, in_order=False)
+    state, wake = restored(written(definition), definition, T + 5 * SECOND, clean_shutdown=False)
     assert wake == T + EVERY
     assert started(state, definition, T + EVERY) == [(10, 1)]
 
@@ -87,7 +89,7 @@ def test_after_a_crash_what_is_not_due_yet_is_a_first_attempt() -> None:
 def test_after_a_crash_what_outlives_its_replica_goes_on_as_the_same_attempt() -> None:
     definition = defined()
     now = T + 15 * SECOND
-    state, _ = restored(written(definition, detached=True), definition, now, in_order=False, detached=True)
+    state, _ = restored(written(definition, detached=True), definition, now, clean_shutdown=False, detached=True)
     (run,) = state.runs
     assert (run.attempt, run.lost, run.adoptable) == (1, 0, True)
 
@@ -98,7 +100,7 @@ def test_a_run_in_flight_is_lost_once_more_and_keeps_its_failures() -> None:
     state.next = None
     state.decided_until = T + EVERY
     state.runs = [Run(T + EVERY, T + EVERY, attempt=3, failed=2, begun=T + EVERY)]
-    found, wake = restored(state, definition, T + 15 * SECOND, in_order=False)
+    found, wake = restored(state, definition, T + 15 * SECOND, clean_shutdown=False)
     assert wake == T + 15 * SECOND
     (run,) = found.runs
     assert (run.attempt, run.failed, run.lost, run.begun) == (4, 2, 1, T + EVERY)
@@ -108,7 +110,7 @@ def test_an_edit_while_nobody_worked_replays_nothing_of_the_new_triggers() -> No
     state = written(defined())
     edited = msgspec.structs.replace(defined(CatchUp.ALL), triggers=(EveryTrigger(SECOND),))
     now = T + 35 * SECOND
-    found, _ = restored(state, edited, now, in_order=False)
+    found, _ = restored(state, edited, now, clean_shutdown=False)
     assert found.revision == 0, "whoever takes it goes by the object as it is now"
     schedule = Schedule("s", "u", edited, slots(edited), found, "new")
     machine.apply_revision(schedule, 1, now, None)
@@ -124,19 +126,19 @@ def test_an_edit_while_nobody_worked_replays_nothing_of_the_new_triggers() -> No
     begun=st.integers(0, 20),
     away=st.integers(0, 60),
     catch_up=st.sampled_from([CatchUp.LAST, CatchUp.ALL]),
-    in_order=st.booleans(),
+    clean_shutdown=st.booleans(),
 )
 def test_nothing_is_lost_and_nothing_runs_twice_unsaid(
-    behind: int, begun: int, away: int, catch_up: CatchUp, in_order: bool
+    behind: int, begun: int, away: int, catch_up: CatchUp, clean_shutdown: bool
 ) -> None:
     """Status was written after ``behind`` slots; after an end that was none ``begun`` more had run by then."""
     definition = defined(catch_up)
     state = written(definition)
     state.decided_until = T + behind * EVERY
     state.next = Run(T + (behind + 1) * EVERY, T + (behind + 1) * EVERY)
-    ran = set() if in_order else {(behind + 1 + number) * 10 for number in range(begun)}
-    now = T + (behind + (0 if in_order else begun)) * EVERY + away * SECOND
-    found, _ = restored(state, definition, now, in_order=in_order)
+    ran = set() if clean_shutdown else {(behind + 1 + number) * 10 for number in range(begun)}
+    now = T + (behind + (0 if clean_shutdown else begun)) * EVERY + away * SECOND
+    found, _ = restored(state, definition, now, clean_shutdown=clean_shutdown)
     starts = started(found, definition, now)
     due = [number * 10 for number in range(behind + 1, (now - T) // EVERY + 1)]
     if catch_up is CatchUp.ALL:
@@ -144,5 +146,5 @@ def test_nothing_is_lost_and_nothing_runs_twice_unsaid(
     else:
         assert [slot for slot, _ in starts][-1:] == due[-1:]
     assert all(attempt > 1 for slot, attempt in starts if slot in ran)
-    if in_order:
+    if clean_shutdown:
         assert all(attempt == 1 for _, attempt in starts)

@@ -17,7 +17,7 @@ from scheduledjob.domain.triggers.every import Every
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.domain.triggers.once import At
-from scheduledjob.domain.triggers.timetable import Bound, Timetable, Window
+from scheduledjob.domain.triggers.timetable import BoundTrigger, Timetable, Window
 from tests.domain.cron_oracle import EPOCH, Oracle, minute_skies, random_expression
 
 START = to_instant(datetime(2026, 3, 7, tzinfo=UTC))
@@ -35,7 +35,7 @@ class Judge:
         self.sky = pick.choice(minute_skies())
         self.low, self.high = self.sky.start * SECOND, (self.sky.stop - 1) * SECOND
         slots: set[Instant] = set()
-        triggers: list[Bound] = []
+        triggers: list[BoundTrigger] = []
         for _ in range(pick.choice((1, 1, 2, 3))):
             trigger, its_slots = self._trigger()
             triggers.append(trigger)
@@ -91,7 +91,7 @@ class Judge:
             except CronError:
                 continue
 
-    def _trigger(self) -> tuple[Bound, set[Instant]]:
+    def _trigger(self) -> tuple[BoundTrigger, set[Instant]]:
         kind = self.pick.choice(("cron", "cron", "every", "at"))
         if kind == "cron":
             cron, oracle = self._cron()
@@ -276,7 +276,7 @@ def test_a_manual_trigger_has_no_slots_and_changes_no_others() -> None:
         ([Cron("0 */5 * * * ?", "Europe/Lisbon"), Every(300).bind(0)], 1_052_064),
     ],
 )
-def test_ten_years_are_counted_exactly(triggers: list[Bound], expected: int) -> None:
+def test_ten_years_are_counted_exactly(triggers: list[BoundTrigger], expected: int) -> None:
     start, end = instant("2016-01-01T00:00:00Z"), instant("2026-01-01T00:00:00Z")
     assert Timetable(triggers).count(start, end) == (expected, 0)
 

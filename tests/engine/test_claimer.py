@@ -73,7 +73,7 @@ class OwnershipStub:
     changed: list[str] = field(default_factory=list)
 
     @property
-    def held(self) -> int:
+    def count(self) -> int:
         return len(self.rows)
 
     def accept(self, row: Row, deadline: float) -> None:
@@ -202,12 +202,12 @@ def test_without_capacity_it_does_not_poll(scene: Scene) -> None:
         scene.put(f"ns/{n}", 0.0)
     scene.start()
     assert len(scene.until(10.0)) == 2
-    assert scene.ownership.held == 3
+    assert scene.ownership.count == 3
     assert scene.until(50.0) == []
     del scene.ownership.rows[:2]
-    scene.poll_timer.freed(None, scene.ownership.held)
+    scene.poll_timer.freed(None, scene.ownership.count)
     assert scene.until(51.0)[0] == 50.0
-    assert scene.ownership.held == 3
+    assert scene.ownership.count == 3
 
 
 def test_a_full_batch_is_followed_by_another_at_once(scene: Scene) -> None:
@@ -215,34 +215,34 @@ def test_a_full_batch_is_followed_by_another_at_once(scene: Scene) -> None:
         scene.put(f"ns/{n}", 0.0)
     scene.start()
     assert scene.until(0.5)[:3] == [0.0, 0.0, 0.0]
-    assert scene.ownership.held == 1200
+    assert scene.ownership.count == 1200
 
 
 def test_the_next_claim_is_in_flight_while_rows_are_handed_over(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(1200):
         scene.put(f"ns/{n}", 0.0)
     claim = scene.store.claim
-    held: list[int] = []
+    owned: list[int] = []
 
     async def slow(*args: Any, **options: Any) -> Batch:
-        held.append(scene.ownership.held)
+        owned.append(scene.ownership.count)
         await asyncio.sleep(0.9)
         return await claim(*args, **options)
 
     monkeypatch.setattr(scene.store, "claim", slow)
     scene.start()
     scene.until(1.5)
-    assert held == [0, 0]
-    assert scene.ownership.held == 500
+    assert owned == [0, 0]
+    assert scene.ownership.count == 500
     scene.until(2.9)
-    assert held[:3] == [0, 0, 500]
-    assert scene.ownership.held == 1200
+    assert owned[:3] == [0, 0, 500]
+    assert scene.ownership.count == 1200
 
 
 def test_a_released_row_is_claimed_in_time(scene: Scene) -> None:
     scene.start()
     scene.until(10.0)
-    scene.poll_timer.freed(scene.world.store_clock() + 20 * SECOND, scene.ownership.held)
+    scene.poll_timer.freed(scene.world.store_clock() + 20 * SECOND, scene.ownership.count)
     assert scene.until(40.0)[0] == pytest.approx(29.0, abs=0.01)
 
 
@@ -294,10 +294,10 @@ def test_a_late_claim_claims_nothing_and_is_repeated_after_the_writes(scene: Sce
     scene.put("ns/a", 0.0)
     scene.store.takes = 5.0
     scene.until(65.5)
-    assert scene.ownership.held == 0
+    assert scene.ownership.count == 0
     scene.store.takes = 0.0
     assert scene.until(70.0)[0] == pytest.approx(66.0, abs=0.2)
-    assert scene.ownership.held == 1
+    assert scene.ownership.count == 1
 
 
 def test_it_polls_when_a_lease_of_another_replica_expires(scene: Scene) -> None:

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from scheduledjob.domain.schedule.definition import Concurrency, Definition
-from scheduledjob.domain.schedule.requests import NONE, Requests
+from scheduledjob.domain.schedule.requests import NO_REQUESTS, Requests
 from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import DAY, SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
@@ -33,7 +33,9 @@ def store() -> MemoryStore:
     return MemoryStore()
 
 
-def seen(slug: str, definition: Definition, created: Instant, requests: Requests = NONE, generation: int = 1) -> NewRow:
+def seen(
+    slug: str, definition: Definition, created: Instant, requests: Requests = NO_REQUESTS, generation: int = 1
+) -> NewRow:
     """The row of an object in a cluster, as the reconciler writes it."""
     row = desired(slug, definition, created, payload=b"the spec's")
     due = created if row.wake_at is None else row.wake_at  # a follower polls for the first time
@@ -347,7 +349,7 @@ async def test_the_stats_count_what_a_replica_owns(store: MemoryStore) -> None:
     async with running(replica_of(store, jobs, ahead=60.0, grace=0.0)) as replica:
         for _ in range(2):
             await jobs.begun.get()
-        assert replica.stats() == Stats(held=3, ahead=1, executing=2)
+        assert replica.stats() == Stats(owned=3, ahead=1, executing=2)
         assert replica.alive
 
 

@@ -15,7 +15,7 @@ def test_no_lease_reaches_beyond_the_bound() -> None:
     bound = [110.0]
     leases = Leases(15.0, lambda: bound[0])
     leases.beat(100.0)
-    lease = leases.hold(1, 7, 115.0)
+    lease = leases.add(1, 7, 115.0)
     assert lease.deadline == 110.0
     bound[0] = 118.0
     assert leases.renewed([(1, 7)], Renewal({1: 1}), 105.0).deadline == 118.0

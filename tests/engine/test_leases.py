@@ -36,23 +36,23 @@ def beating(length: float = 15.0) -> Leases:
 
 def test_a_lease_is_renewed_after_a_third_of_its_length() -> None:
     leases = beating()
-    leases.hold(1, 7, 115.0)
+    leases.add(1, 7, 115.0)
     assert leases.to_renew(104.9) == []
     assert leases.to_renew(105.0) == [(1, 7)]
 
 
 def test_a_renewal_counts_from_when_it_was_sent() -> None:
     leases = beating()
-    lease = leases.hold(1, 7, 115.0)
+    lease = leases.add(1, 7, 115.0)
     lease.run_ids = ("run",)
     renewed = leases.renewed([(1, 7)], Renewal({1: 3}), sent=106.0)
     assert (renewed.deadline, lease.deadline) == (121.0, 121.0)
-    assert (renewed.extended, renewed.edited, renewed.lost) == (["run"], [(1, 3)], [])
+    assert (renewed.extended, renewed.revisions, renewed.lost) == (["run"], [(1, 3)], [])
 
 
 def test_a_row_that_is_missing_from_the_answer_is_lost() -> None:
     leases = beating()
-    leases.hold(1, 7, 115.0)
+    leases.add(1, 7, 115.0)
     assert leases.renewed([(1, 7)], Renewal({}), 106.0).lost == [1]
     assert list(leases.keys()) == []
     assert leases.renewed([(1, 7)], Renewal({}), 106.0).lost == []
@@ -60,7 +60,7 @@ def test_a_row_that_is_missing_from_the_answer_is_lost() -> None:
 
 def test_a_row_with_a_settlement_in_flight_is_not_lost() -> None:
     leases = beating()
-    lease = leases.hold(1, 7, 115.0)
+    lease = leases.add(1, 7, 115.0)
     leases.settling(lease)
     assert leases.renewed([(1, 7)], Renewal({}), 106.0).lost == []
     leases.settled(lease, 8)
@@ -71,7 +71,7 @@ def test_a_row_with_a_settlement_in_flight_is_not_lost() -> None:
 @pytest.mark.parametrize(("length", "margin"), [(1.0, 0.2), (15.0, 3.0), (100.0, 3.0)])
 def test_a_lease_expires_here_before_it_expires_in_the_store(length: float, margin: float) -> None:
     leases = beating(length)
-    leases.hold(1, 7, 100.0 + length)
+    leases.add(1, 7, 100.0 + length)
     just = 100.0 + length - margin
     assert leases.expired(just - 0.001) == []
     assert leases.expired(just + 0.001) == [1]
@@ -80,7 +80,7 @@ def test_a_lease_expires_here_before_it_expires_in_the_store(length: float, marg
 
 def test_a_blocked_event_loop_loses_its_leases_after_a_minute() -> None:
     leases = beating()
-    leases.hold(1, 7, 115.0)
+    leases.add(1, 7, 115.0)
     assert leases.to_renew(159.0) == [(1, 7)]
     assert not leases.wedged
     assert leases.to_renew(160.1) == []
@@ -89,8 +89,8 @@ def test_a_blocked_event_loop_loses_its_leases_after_a_minute() -> None:
 
 def test_another_lease_on_the_same_row_is_not_dropped_with_the_old_one() -> None:
     leases = beating()
-    old = leases.hold(1, 7, 115.0)
-    new = leases.hold(1, 8, 120.0)
+    old = leases.add(1, 7, 115.0)
+    new = leases.add(1, 8, 120.0)
     leases.drop(old)
     assert list(leases.keys()) == [1]
     leases.drop(new)
@@ -142,10 +142,10 @@ async def test_the_thread_renews_as_long_as_the_row_is_owned() -> None:
     async with keeping(store) as kept:
         row = await claimed(store)
         first = row.wake_at
-        lease = kept.leases.hold(row.key, row.version, time.monotonic() + 0.6)
+        lease = kept.leases.add(row.key, row.version, time.monotonic() + 0.6)
         lease.run_ids = ("run",)
         for _ in range(3):
-            await kept.until(lambda news: isinstance(news, Renewed) and news.edited == [(row.key, 1)])
+            await kept.until(lambda news: isinstance(news, Renewed) and news.revisions == [(row.key, 1)])
         after = (await row_of(store, "ns/a")).wake_at
         assert first is not None
         assert after is not None
@@ -159,9 +159,9 @@ async def test_the_thread_reports_lost_and_edited_rows() -> None:
     store = MemoryStore()
     async with keeping(store) as kept:
         row = await claimed(store)
-        kept.leases.hold(row.key, row.version, time.monotonic() + 0.6)
+        kept.leases.add(row.key, row.version, time.monotonic() + 0.6)
         await put(store, "ns/a", payload=b"other")
-        await kept.until(lambda news: isinstance(news, Renewed) and news.edited == [(row.key, 2)])
+        await kept.until(lambda news: isinstance(news, Renewed) and news.revisions == [(row.key, 2)])
         await store.delete(["ns/a"])
         await kept.until(lambda news: isinstance(news, Renewed) and news.lost == [row.key])
 
@@ -183,7 +183,7 @@ async def test_the_thread_reports_leases_that_it_can_not_renew_in_time() -> None
     store = Unreachable()
     async with keeping(store) as kept:
         row = await claimed(store)
-        kept.leases.hold(row.key, row.version, time.monotonic() + 0.6)
+        kept.leases.add(row.key, row.version, time.monotonic() + 0.6)
         assert await kept.until(lambda news: isinstance(news, list)) == [row.key]
 
 

@@ -71,7 +71,7 @@ async def settled(store: MemoryStore, writes: Sequence[Settlement]) -> list[bool
     return [carried_out[number] for number in range(len(writes))]
 
 
-async def held(store: MemoryStore, count: int = 1) -> list[Row]:
+async def claimed(store: MemoryStore, count: int = 1) -> list[Row]:
     await put(store, *[f"ns/job-{n:04}" for n in range(count)])
     return (await store.claim("me", ["job"], limit=count, ahead=0, lease=HOUR)).rows
 
@@ -80,14 +80,14 @@ async def held(store: MemoryStore, count: int = 1) -> list[Row]:
 @pytest.mark.parametrize("faults", [{"before": 2}, {"after": 1}, {"before": 1, "after": 1}, {"after": 3}])
 async def test_a_lost_reply_counts_once(disposition: Disposition, faults: dict[str, int]) -> None:
     store = Forgetful(before=faults.get("before", 0), after=faults.get("after", 0))
-    (row,) = await held(store)
+    (row,) = await claimed(store)
     assert await settled(store, [settlement(row, disposition)]) == [True]
     assert [record.run_id for record in await store.history()] == [f"{row.uid}-1"]
 
 
 async def test_a_write_to_a_row_of_another_replica_is_refused() -> None:
     store = Forgetful(before=1)
-    (row,) = await held(store)
+    (row,) = await claimed(store)
     await store.delete([row.slug])
     assert await settled(store, [settlement(row)]) == [False]
     assert Outcome.SUCCEEDED not in [record.outcome for record in await store.history()]
@@ -96,7 +96,7 @@ async def test_a_write_to_a_row_of_another_replica_is_refused() -> None:
 @pytest.mark.parametrize("records", [False, True])
 async def test_a_repeated_write_that_keeps_its_row_counts_as_carried_out(records: bool) -> None:
     store = Forgetful(after=1)
-    (row,) = await held(store)
+    (row,) = await claimed(store)
     assert await settled(store, [settlement(row, Disposition.KEEP, records=records)]) == [True]
     kept = await row_of(store, row.slug)
     assert (kept.owner, kept.version) == ("me", row.version + 1)
@@ -138,13 +138,13 @@ async def test_a_row_claimed_by_another_replica_before_the_write_is_lost() -> No
 
 async def test_a_repeated_release_without_records_counts_as_refused() -> None:
     store = Forgetful(after=1)
-    (row,) = await held(store)
+    (row,) = await claimed(store)
     assert await settled(store, [settlement(row, Disposition.RELEASE, records=False)]) == [False]
 
 
 async def test_many_writes_share_few_round_trips() -> None:
     store = Forgetful()
-    rows = await held(store, 2500)
+    rows = await claimed(store, 2500)
     assert await settled(store, [settlement(row) for row in rows]) == [True] * 2500
     assert sorted(store.batches) == [500, 1000, 1000]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.domain.schedule.requests import NONE
+from scheduledjob.domain.schedule.requests import NO_REQUESTS
 from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.time.instants import SECOND, rfc3339
 from scheduledjob.engine.kinds import JobKind
@@ -80,7 +80,7 @@ async def writing(
     rows = [
         NewRow(
             f"ns/{name}", f"uid-{name}", KIND_INVALID, Origin.CLUSTER, definition, state, None,
-            created_at=NOW, generation=1, requests=NONE.encode(),
+            created_at=NOW, generation=1, requests=NO_REQUESTS.encode(),
         )
         for name, state in states.items()
     ]  # fmt: skip

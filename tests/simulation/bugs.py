@@ -45,11 +45,11 @@ def leases_are_not_respected() -> Iterator[None]:
 
 @contextmanager
 def leases_are_not_fenced() -> Iterator[None]:
-    """A replica that can't renew goes on, and its jobs are never told of a deadline."""
-    hold = Leases.hold
+    """A replica that can't renew continues, and its jobs never learn of a deadline."""
+    add = Leases.add
     with (
         patch.object(Leases, "expired", lambda self, now: []),
-        patch.object(Leases, "hold", lambda self, key, version, deadline: hold(self, key, version, deadline + 1e6)),
+        patch.object(Leases, "add", lambda self, key, version, deadline: add(self, key, version, deadline + 1e6)),
     ):
         yield
 

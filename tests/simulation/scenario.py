@@ -11,7 +11,7 @@ from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Definition, Keep, Misfire
 from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
-from scheduledjob.domain.schedule.requests import NONE, Requests
+from scheduledjob.domain.schedule.requests import NO_REQUESTS, Requests
 from scheduledjob.domain.schedule.state import RunRecord, State
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant
 from scheduledjob.domain.triggers.every import EveryTrigger
@@ -293,7 +293,7 @@ class Scenario:
         else:
             at_once(self.client.put([self.row_of(desired, Origin.LIBRARY)], replace=False))
 
-    def row_of(self, desired: DesiredState, origin: Origin, requests: Requests = NONE) -> NewRow:
+    def row_of(self, desired: DesiredState, origin: Origin, requests: Requests = NO_REQUESTS) -> NewRow:
         definition, slug, created = desired.definition, desired.slug, desired.created
         slots = slots_of(Plan(definition), seed=slug, created=created)
         state = first_state(definition, slots, desired.uid, created, desired.first, detached=desired.detached)
@@ -317,7 +317,7 @@ class Scenario:
     def reconcile(self, desired: DesiredState, requests: Requests | None = None) -> None:
         """Reconcile the object with its requests of now, or with those of an earlier time."""
         if desired.generation and not desired.deleted:
-            requests = requests or (desired.requests[-1] if desired.requests else NONE)
+            requests = requests or (desired.requests[-1] if desired.requests else NO_REQUESTS)
             at_once(self.client.reconcile([self.row_of(desired, Origin.CLUSTER, requests)]))
 
     def recurring(self, retry: Backoff) -> Definition:

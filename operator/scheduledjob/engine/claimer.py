@@ -63,7 +63,7 @@ class Claimer:
         """Rows that were claimed and not yet handed to ``ownership``."""
 
     def notified(self, wake: Wake) -> None:
-        """Take in a notification of the store."""
+        """Handle a notification of the store."""
         if wake.notifications_lost:
             self._poll_timer.poll_by(self._context.monotonic())
         elif wake.due is not None:
@@ -76,29 +76,33 @@ class Claimer:
 
     async def run(self) -> None:
         context, timer = self._context, self._poll_timer
-        delay, away_since = FIRST_CLAIM_RETRY_DELAY, float("inf")
+        delay, unavailable_since = FIRST_CLAIM_RETRY_DELAY, float("inf")
         while not timer.stopped:
             last_answer_at = context.clock.last_answer_at
             try:
-                if context.monotonic() - away_since > context.settings.lease / 2:
+                if context.monotonic() - unavailable_since > context.settings.lease / 2:
+                    # Leases may have ended in the outage, so the writes of what ended meanwhile go first.
                     await context.store.now()
                     await timer.pause_until(context.monotonic() + WRITES_FIRST_DELAY)
                 poll_at = await self._poll()
             except StoreUnavailable as error:
                 log.warning("the store can't be reached", error=str(error), retry_in=round(delay, 1))
                 await timer.pause_until(context.monotonic() + delay * self._rng.uniform(0.5, 1.0))
-                delay, away_since = min(delay * 2, LAST_CLAIM_RETRY_DELAY), min(away_since, last_answer_at)
+                delay, unavailable_since = (
+                    min(delay * 2, LAST_CLAIM_RETRY_DELAY),
+                    min(unavailable_since, last_answer_at),
+                )
                 continue
-            delay, away_since = FIRST_CLAIM_RETRY_DELAY, float("inf")
+            delay, unavailable_since = FIRST_CLAIM_RETRY_DELAY, float("inf")
             if poll_at is not None:
                 await timer.sleep_until(poll_at)
 
     async def _poll(self) -> float | None:
-        """Claim what is due. Returns when to poll again (monotonic seconds); None: at once."""
+        """Claim what is due. Return when to poll again (monotonic seconds); None: at once."""
         context, settings, timer = self._context, self._context.settings, self._poll_timer
         sent = context.monotonic()
         timer.poll_at = sent + settings.heartbeat
-        room = settings.capacity - self._ownership.held - self._arriving
+        room = settings.capacity - self._ownership.count - self._arriving
         timer.at_capacity = room <= 0
         if timer.at_capacity:
             return sent + settings.heartbeat
@@ -116,7 +120,7 @@ class Claimer:
         if batch.late:
             raise StoreUnavailable("the claim reached the store too late, so it claimed nothing")
         if len(batch.rows) >= limit:
-            # There may be more: the store searches for it while ownership takes these.
+            # There may be more: the store looks for them while ownership takes these.
             self._arriving += len(batch.rows)
             asyncio.get_running_loop().call_soon(self._hand_over, batch.rows, sent + settings.lease)
             return None
@@ -125,7 +129,7 @@ class Claimer:
         return await self._plan_next(batch, received)
 
     async def _plan_next(self, batch: Batch, received: float) -> float | None:
-        """When to poll after a batch that was not full; a long sleep is announced first."""
+        """Return when to poll after a batch that was not full; None: at once, after a long sleep was announced."""
         store, settings = self._context.store, self._context.settings
         heartbeat = settings.heartbeat - self._rng.uniform(0, min(settings.jitter, settings.heartbeat / 2))
         just_announced, self._just_announced = self._just_announced, False

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from scheduledjob.domain.schedule import followed_runs, machine
-from scheduledjob.domain.schedule.requests import NONE, Requests
+from scheduledjob.domain.schedule.requests import NO_REQUESTS, Requests
 
 from .kinds import UnreadableRowError
 from .owned_schedule import Phase
@@ -94,4 +94,4 @@ def requests_of(row: Row) -> Requests:
         return Requests.decode(row.requests)
     except msgspec.MsgspecError as error:
         log.warning("this version can't read the manual requests of a schedule", slug=row.slug, error=str(error))
-        return NONE
+        return NO_REQUESTS

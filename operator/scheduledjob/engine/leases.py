@@ -1,4 +1,4 @@
-"""Leases: which rows this replica owns, until when, and what to do about it now.
+"""Leases: until when this replica owns which rows, and what to do about it now.
 
 ``Leases`` does no I/O. A separate thread uses it (``lease_thread.py``), so that a job that blocks the event loop does
 not cost the replica its leases. The simulation uses it with a fake clock. It answers three questions: which leases to
@@ -34,6 +34,8 @@ def no_bound() -> float:
 
 
 class Lease(msgspec.Struct, eq=False, gc=False):
+    """The lease of one row."""
+
     key: Key
     version: int
     deadline: float
@@ -41,7 +43,7 @@ class Lease(msgspec.Struct, eq=False, gc=False):
     run_ids: tuple[str, ...] = ()
     """Attempts that run under it."""
     unsettled: bool = False
-    """A settlement in flight may change the version, so a renewal that misses the row proves nothing."""
+    """A settlement is in flight and may change the version, so a renewal that does not find the row proves nothing."""
 
 
 @dataclass(slots=True)
@@ -50,8 +52,8 @@ class Renewed:
 
     lost: list[Key] = field(default_factory=list)
     """Rows that this replica no longer owns: stop their attempts."""
-    edited: list[tuple[Key, int]] = field(default_factory=list)
-    """Rows, each with the current revision of its desired state."""
+    revisions: list[tuple[Key, int]] = field(default_factory=list)
+    """Rows that were renewed, each with the current revision of its desired state."""
     extended: list[str] = field(default_factory=list)
     """Attempts whose deadline moved to ``deadline``."""
     deadline: float = 0.0
@@ -71,7 +73,7 @@ class Leases:
         self._until = until
         self.margin = min(length * 0.2, 3.0)
         self.tick = length / 12
-        """Seconds between two steps."""
+        """Seconds between two steps of the lease thread."""
         self.wedged = False
         self._leases: dict[Key, Lease] = {}
         self._beat = 0.0
@@ -84,7 +86,8 @@ class Leases:
         self._beat = now
         self.wedged = False
 
-    def hold(self, key: Key, version: int, deadline: float) -> Lease:
+    def add(self, key: Key, version: int, deadline: float) -> Lease:
+        """Add the lease of a claimed row, which ends at ``deadline`` (monotonic seconds)."""
         lease = Lease(key, version, min(deadline, self._until()))
         with self._lock:
             self._leases[key] = lease
@@ -100,9 +103,11 @@ class Leases:
             self._leases.pop(key, None)
 
     def settling(self, lease: Lease) -> None:
+        """A settlement of the row is about to be sent."""
         lease.unsettled = True  # before the write is sent, so no renewal can see the version of the write without this
 
     def settled(self, lease: Lease, version: int) -> None:
+        """The store carried out the settlement, and the row has this version now."""
         with self._lock:
             lease.version, lease.unsettled = version, False
 
@@ -131,7 +136,7 @@ class Leases:
                 revision = answer.revisions.get(key)
                 if revision is not None:
                     lease.deadline = result.deadline
-                    result.edited.append((key, revision))
+                    result.revisions.append((key, revision))
                     result.extended.extend(lease.run_ids)
                 elif lease.version == version and not lease.unsettled:
                     del self._leases[key]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Stats:
     """Counts of what one replica owns at one moment."""
 
-    held: int = 0
+    owned: int = 0
     """Rows that it owns."""
     ahead: int = 0
     """Rows of which nothing runs: claimed a little before they are due."""

@@ -2,15 +2,15 @@
 
 Each claimed row becomes an ``OwnedSchedule``. ``Ownership`` asks its schedule what is due, starts and cancels attempts
 (``attempt_runner.py``), and writes their results (``settler.py``). Only ``_advance`` decides the next step of an owned
-row. Every event (a timer, the end of an attempt, an answer of the store, an edit) leads to a call of it.
+row. Every event (a timer, the end of an attempt, an answer of the store, an edit) ends in a call of it.
 
-The phases of an owned row, and the events that change them:
+The phases of an owned row, and the events that change them (a release writes the row for the last time):
 
 | Event | From | To | What is done |
 |---|---|---|---|
 | the row is claimed | - | ACTIVE | what is due starts |
-| the row is edited while no attempt runs, or the replica shuts down | ACTIVE | DRAINING | at shutdown, detached
-  attempts are released, and other attempts continue |
+| the replica shuts down | ACTIVE | DRAINING | detached attempts are released, other attempts continue |
+| the row is edited while no attempt runs | ACTIVE | DRAINING | |
 | no attempt runs and nothing is due soon | ACTIVE | RELEASED | the release is written |
 | no attempt runs | DRAINING | RELEASED | the release is written |
 | a library schedule is complete | ACTIVE, DRAINING | RELEASED | the removal is written |
@@ -78,7 +78,7 @@ class Ownership:
         self._context = context
         self._leases = leases
         self._poll_timer = poll_timer
-        """Notified of each row that this replica no longer owns."""
+        """Notified of each row that this replica no longer owns, because there is room for another then."""
         self._owned: dict[Key, OwnedSchedule] = {}
         self._empty = asyncio.Event()
         self._draining = False
@@ -91,7 +91,7 @@ class Ownership:
         self.edits = Edits(context, self._advance, self._lose)
 
     @property
-    def held(self) -> int:
+    def count(self) -> int:
         """How many rows this replica owns."""
         return len(self._owned)
 
@@ -111,7 +111,7 @@ class Ownership:
     def accept(self, row: Row, deadline: float) -> None:
         """Own a row that was claimed. Its lease ends at ``deadline`` (monotonic seconds)."""
         kind = self._context.kinds[row.kind]
-        lease = self._leases.hold(row.key, row.version, deadline)
+        lease = self._leases.add(row.key, row.version, deadline)
         try:
             owned = own(row, kind, lease, self._context.replica)
         except (UnreadableRowError, ValueError) as error:
@@ -153,7 +153,7 @@ class Ownership:
 
     def _advance(self, owned: OwnedSchedule, now: Instant | None = None) -> None:
         """Do what is due now. Then write the row, release it, or set a timer for its next step."""
-        if owned.phase >= RELEASED:  # or LOST
+        if owned.phase >= RELEASED:  # RELEASED or LOST
             return
         schedule = owned.schedule
         if now is None:
@@ -187,7 +187,7 @@ class Ownership:
                 self._lose(owned, "its lease was about to expire when a slot came due")
                 return False
             for run in actions.start:
-                if not (self._draining and run.detached):  # would be released at once
+                if not (self._draining and run.detached):  # a shutdown releases detached attempts at once
                     self._runner.start(owned, run, now)
         if actions.became_overdue:
             self._runner.report_overdue(owned, now)
@@ -247,16 +247,16 @@ class Ownership:
         self._leases.settling(owned.lease)
         self.settler.submit(owned, settlement)
 
-    def _settled(self, owned: OwnedSchedule | None, settlement: Settlement, done: bool) -> None:
-        """The store answered a write. ``done`` is False if it refused the write."""
+    def _settled(self, owned: OwnedSchedule | None, settlement: Settlement, carried_out: bool) -> None:
+        """The store answered a write. ``carried_out`` is False if it refused the write."""
         if owned is None:
             self._leases.drop_key(settlement.key)
             return
         owned.schedule.writes.answered()
-        self._report_write(owned, settlement, done)
+        self._report_write(owned, settlement, carried_out)
         if owned.phase is LOST:
-            self._settled_after_loss(owned, settlement, done)
-        elif not done:
+            self._settled_after_loss(owned, settlement, carried_out)
+        elif not carried_out:
             self._lose(owned, "its row was changed or deleted by another replica")
         elif settlement.disposition is KEEP:
             owned.row.version += 1
@@ -267,19 +267,19 @@ class Ownership:
             self._context.observer.released(owned.row.slug, settlement.wake_at)
             self._forget(owned, settlement.wake_at)
 
-    def _settled_after_loss(self, owned: OwnedSchedule, settlement: Settlement, done: bool) -> None:
+    def _settled_after_loss(self, owned: OwnedSchedule, settlement: Settlement, carried_out: bool) -> None:
         """The row was lost while this write was in flight."""
         schedule = owned.schedule
-        if done and settlement.disposition is KEEP and schedule.writes.records:
+        if carried_out and settlement.disposition is KEEP and schedule.writes.records:
             # Write what ended before the loss. The next owner counts the attempts that were stopped then as lost.
             owned.row.version += 1
             self._write(owned, KEEP if schedule.executing else RELEASE, machine.wake_at(schedule))
         elif not owned.attempts:
-            self._forget(owned, settlement.wake_at if done else None)
+            self._forget(owned, settlement.wake_at if carried_out else None)
 
-    def _report_write(self, owned: OwnedSchedule, settlement: Settlement, done: bool) -> None:
+    def _report_write(self, owned: OwnedSchedule, settlement: Settlement, carried_out: bool) -> None:
         observer, slug = self._context.observer, owned.row.slug
-        if not done:
+        if not carried_out:
             if settlement.records and not owned.deleted:
                 log.warning("a run was fenced", slug=slug, why="it ended after another replica had claimed its row")
             return
@@ -296,7 +296,7 @@ class Ownership:
             del self._owned[owned.row.key]
         if not self._owned:
             self._empty.set()
-        self._poll_timer.freed(wake, self.held)
+        self._poll_timer.freed(wake, self.count)
 
     # ---------------------------------------------------------------- losing a row
 
@@ -323,7 +323,7 @@ class Ownership:
         for key in renewed.lost:
             if (owned := self._owned.get(key)) is not None:
                 self._lose(owned, "its row was claimed or deleted by another replica")
-        for key, revision in renewed.edited:
+        for key, revision in renewed.revisions:
             owned = self._owned.get(key)
             if owned is not None and revision != owned.schedule.state.revision:
                 self._definition_changed(owned)
@@ -339,7 +339,7 @@ class Ownership:
                 self._definition_changed(owned)
 
     def _definition_changed(self, owned: OwnedSchedule) -> None:
-        """Release the row, due at once with its new definition. If attempts run, read the row again instead."""
+        """Release the row, to be claimed again with its new definition. If attempts run, read it again instead."""
         if owned.phase is LOST:
             return
         if owned.attempts:

@@ -43,13 +43,13 @@ class PollTimer:
         """A row becomes due at ``instant``: poll shortly before."""
         self.poll_by(self._monotonic() + self._clock.until(instant) - self._settings.ahead)
 
-    def freed(self, instant: Instant | None, held: int) -> None:
-        """This replica owns a row no longer, and ``held`` others still. The row is due again at ``instant``."""
+    def freed(self, instant: Instant | None, owned: int) -> None:
+        """This replica no longer owns a row, and owns ``owned`` others. The row is due again at ``instant``."""
         if instant is not None:
             self.due(instant)
         if self.at_capacity:
             wanted = min(self._settings.batch, self._settings.capacity // 2)
-            enough = self._settings.capacity - held >= wanted
+            enough = self._settings.capacity - owned >= wanted
             self.poll_by(self._monotonic() + (0.0 if enough else MIN_POLL_INTERVAL))
 
     def stop(self) -> None:

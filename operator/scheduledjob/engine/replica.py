@@ -195,7 +195,7 @@ class Replica:
         """
         while True:
             await asyncio.sleep(CLOCK_READ_INTERVAL)
-            if ownership.held:
+            if ownership.count:
                 sent = self._context.monotonic()
                 with contextlib.suppress(StoreUnavailable):
                     self.clock.observe(await self._context.store.now(), sent, self._context.monotonic())

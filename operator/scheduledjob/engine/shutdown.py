@@ -2,16 +2,16 @@
 
 ``shut_down`` runs the phases in order:
 
-1. Stop claiming. Wait for a claim in flight, because its rows would otherwise wait for their lease.
+1. Stop claiming. Wait for a claim in flight: otherwise its rows could not be claimed before their leases expire.
 2. Drain: release detached attempts, and rows without running attempts. This takes no time of its own.
 3. Let running attempts finish for the grace period.
 4. Stop the other attempts, and release their rows. Another replica starts these runs again without waiting for a lease.
-5. Write what is left, and notify the schedules that follow the last runs.
+5. Write what is left, and notify the schedules that follow the last runs. Stop the services.
 6. Withdraw the replica's entry from the store.
 
 A store that does not answer can't hold up the end: each phase has a limit, and leases expire by themselves.
-``shutdown_limit`` adds the limits up. Whatever kills the process later than that (a Pod's
-``terminationGracePeriodSeconds``, for example) loses nothing.
+``shutdown_limit`` adds the limits up. Whoever kills the process later than that (the kubelet, after
+``terminationGracePeriodSeconds``) loses nothing.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ async def shut_down(context: ReplicaContext, claimer: Claimer, ownership: Owners
     except TimeoutError:
         log.warning("the store did not answer before the end: its rows can be claimed when their leases expire")
 
-    # 5. Write what is left.
+    # 5. Write what is left, and stop the services.
     ownership.close()
     last_write = asyncio.get_running_loop().time() + WRITE_LIMIT
     await _finish(services.writing, last_write)

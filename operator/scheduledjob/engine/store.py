@@ -230,7 +230,7 @@ class Presence:
 class Renewer(Protocol):
     """Renews leases over its own connection, in the thread and event loop that opened it."""
 
-    async def renew(self, held: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
+    async def renew(self, owned: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
         """Set ``wake_at = now + lease`` for each (key, version) that the replica still owns at that version.
 
         A row that the answer lacks was deleted, has another version, or no longer belongs to the replica.

@@ -39,7 +39,7 @@ class OperatorGauges:
 
     def set(self) -> None:
         metrics, stats = self._metrics, self._replica.stats()
-        metrics.held_schedules.set(stats.held)
+        metrics.held_schedules.set(stats.owned)
         metrics.claimed_ahead.set(stats.ahead)
         metrics.queued_runs.set(stats.waiting)
         metrics.active_runs.set(stats.executing - stats.detached, "inline")

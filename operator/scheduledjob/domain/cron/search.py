@@ -1,6 +1,7 @@
 """CronSearch finds and counts the slots of a cron expression in a time zone, without visiting every slot.
 
-``LocalTimes`` knows which local times match. This module maps them to the segments of a zone, by one of two DST rules:
+``LocalTimes`` knows which local times match. This module maps them to instants, one segment of the zone at a
+time (``zones`` explains segments), by one of two DST rules:
 
 - *Every real instant*: each segment is searched separately. A repeated hour fires twice, and a skipped hour never.
 - *Wall clock*: each matching local time belongs to exactly one instant (see ``zones``). A repeated time fires at its
@@ -55,7 +56,7 @@ class CronSearch:
                 low = max(found, segment.start + segment.offset)
 
     def _next_wall(self, segment: Segment, second: int, low: int) -> int | None:
-        # The times of a gap have their slot at the first second of the segment. There, all its times are still ahead.
+        # The times of a gap have their slot at the first second of the segment, so there the search starts with them.
         low = segment.wall if second == segment.start else max(low, segment.wall)
         found = self._local.next(low)
         if found is None:
@@ -113,13 +114,13 @@ class CronSearch:
             low, high = start + segment.offset, end + segment.offset
             if self._wall_clock:
                 total += self._fires_at_start(segment, start)
-                low = max(low + (start == segment.start), segment.wall)
+                low = max(low + (start == segment.start), segment.wall)  # the first second is counted already
             total += self._local.count(low, high)
             start = end
         return total
 
     def _fires_at_start(self, segment: Segment, second: int) -> bool:
-        """Whether ``second`` is the first of a segment, and a wall-clock slot: its own or that of the gap before it."""
+        """Whether ``second`` is the first of its segment and a slot, be it its own or that of the gap before it."""
         first = segment.start + segment.offset
         return second == segment.start and self._local.count(segment.wall, first + 1) > 0
 
@@ -132,11 +133,11 @@ class CronSearch:
         first = start + segment.offset
         if segment.start == start or segment.end < start + DAY or segment.wall > first:
             return (-1, day)  # clocks may change on this day
-        local, shift = divmod(first, DAY)
-        return shift, self._local.matches_day(local), bool(shift) and self._local.matches_day(local + 1)
+        local_day, shift = divmod(first, DAY)
+        return shift, self._local.matches_day(local_day), bool(shift) and self._local.matches_day(local_day + 1)
 
     def day_pattern(self) -> int:
-        """Return what all days share, for ``day_slots``. Compute it once for many days."""
+        """Return the times of a matching day, bit n for its n-th second: what ``day_slots`` needs for every day."""
         return self._local.times.pattern()
 
     def day_slots(self, day: int, pattern: int) -> int:
@@ -153,10 +154,10 @@ class CronSearch:
                 slots |= self._fires_at_start(segment, begin) << begin - start
                 low = max(low, segment.wall)
             # Empty if repeated local times last until the end of the day: they belong to their first occurrence.
-            for local in range(low // DAY, -(-high // DAY) if low < high else low // DAY):
-                if self._local.matches_day(local):
-                    first, last = max(low, local * DAY), min(high, (local + 1) * DAY)
-                    part = pattern >> first - local * DAY & (1 << last - first) - 1
+            for local_day in range(low // DAY, -(-high // DAY) if low < high else low // DAY):
+                if self._local.matches_day(local_day):
+                    first, last = max(low, local_day * DAY), min(high, (local_day + 1) * DAY)
+                    part = pattern >> first - local_day * DAY & (1 << last - first) - 1
                     slots |= part << first - segment.offset - start
             begin = end
         return slots

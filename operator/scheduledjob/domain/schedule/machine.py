@@ -6,7 +6,7 @@ and when to ask again (``wake_at``), and writes the state. Everything that a use
 module beside it: runs in ``runs.py``, slots of triggers in ``due.py`` and ``misfire.py``, overlap in
 ``concurrency.py``, slots that follow other runs in ``followed_runs.py``, manual requests in ``requests.py``.
 
-Where a run is says what may happen to it:
+What may happen to a run depends on where the state has it:
 
 | Event | From | To |
 |---|---|---|
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 def recover(schedule: Schedule, now: Instant, *, edited: bool = False) -> None:
-    """The row came from a dead owner: whatever could have started counts as started, and as lost.
+    """Take over from a dead owner: count whatever could have started as started, and as lost.
 
     A detached attempt continues instead. The planned slot could not have started if another run is before it, because
     that takes a write first. If the definition was ``edited`` since, the policy of the dead owner is not known, and the
@@ -105,18 +105,18 @@ def replace_definition(
 def apply_revision(
     schedule: Schedule, revision: int, written_at: Instant, first: Instant | None, generation: int = 0
 ) -> None:
-    """The desired state has another revision. The definition and the slots are the new ones, written at ``written_at``.
+    """Take in another revision of the desired state. The definition and the slots are the new ones already.
 
-    An edit or a resume never replays the past. Not each revision is an edit: a manual request or a touch makes one,
-    too, and leaves a pause as it is. ``generation``: that of the object in a cluster, or 0.
+    An edit or a resume never replays the past. Not every revision is an edit: a manual request or a touch makes one,
+    too, and leaves a pause as it is. ``written_at``: when the store received the revision. ``first``: the first slot,
+    if the client set one. ``generation``: that of the object in a cluster, or 0.
     """
     state, definition = schedule.state, schedule.definition
     schedule.writes.changed = True
     state.revision = revision
     schedule.definition_changed_at = written_at
     when = definition.when_digest
-    restart = False
-    """Slots count from now on."""
+    restart = False  # whether slots count only from now on
     if when != state.when:
         state.when = when
         restart = True
@@ -149,7 +149,7 @@ def apply_revision(
 
 
 def request(schedule: Schedule, wanted: Requests, since: Instant) -> None:
-    """These are the manual requests, written at ``since``. ``step`` carries out what is new among them."""
+    """Take in the manual requests, written at ``since``. ``step`` carries out those that are new."""
     handled = requests.is_handled(wanted, schedule.state)
     schedule.pending = None if handled else requests.PendingRequests(wanted, since)
 
@@ -269,7 +269,7 @@ def first_state(
     *,
     detached: bool = False,
 ) -> State:
-    """Return the state of a schedule that nobody has run yet. ``first``: its first slot, in place of its triggers'."""
+    """Return the state of a new schedule. ``first``: its first slot, in place of that of its triggers."""
     state = State(decided_until=created, expect_from=created, suspended=definition.suspend, when=definition.when_digest)
     schedule = Schedule("", uid, definition, slots, state, detached=detached)
     if schedule.follows:

@@ -1,7 +1,7 @@
 """Requests: what people ask of a schedule by hand, beside what its definition says.
 
-Requests are a level, not events: whoever watches the object passes on what it says now, again and again. So each
-request has a token, and a token counts once. ``State.handled`` remembers the handled tokens, in the same write as what
+Requests are read from the object as it is now, again and again; they are not events. So each request has a token, and a
+token counts once. ``State.handled`` remembers the handled tokens, in the same write as what
 came of them.
 """
 
@@ -39,12 +39,12 @@ class Requests(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def encode(self) -> str:
         """Return canonical JSON; empty if nothing is requested."""
-        return "" if self == NONE else _encoder.encode(self).decode()
+        return "" if self == NO_REQUESTS else _encoder.encode(self).decode()
 
     @staticmethod
     def decode(text: str) -> Requests:
         """Read what ``encode`` returned. Raises ``msgspec.ValidationError`` for text that no version wrote."""
-        return _decoder.decode(text) if text else NONE
+        return _decoder.decode(text) if text else NO_REQUESTS
 
 
 class PendingRequests(NamedTuple):
@@ -55,7 +55,7 @@ class PendingRequests(NamedTuple):
     """When they were written."""
 
 
-NONE = Requests()
+NO_REQUESTS = Requests()
 _encoder = msgspec.json.Encoder(order="deterministic")
 _decoder = msgspec.json.Decoder(Requests)
 

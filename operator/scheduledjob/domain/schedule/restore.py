@@ -2,8 +2,8 @@
 
 A store may not know an object: memory after a restart, a new database, or one from a backup. Then nothing that came due
 in the meantime may be lost, and nothing that had started may run again silently. If the operator that wrote the status
-shut down cleanly, the status is complete. If it did not, runs may have started that the status does not mention. Their
-number says so: they start as the attempt after a lost one.
+shut down cleanly, the status is complete. If it did not, runs may have started that the status does not mention. So
+their first attempt counts as lost, and they start with the next one.
 
 Anybody with the right to edit the status can write to it, so a state may have the right form and still make no sense.
 A state that no version of this product could have written is refused here as a whole. Later code does not check again.
@@ -41,22 +41,29 @@ _LONGEST_TEXT = 1024
 
 
 def restored_state(
-    text: str, definition: Definition, slots: Slots | None, uid: str, now: Instant, *, in_order: bool, detached: bool
+    text: str,
+    definition: Definition,
+    slots: Slots | None,
+    uid: str,
+    now: Instant,
+    *,
+    clean_shutdown: bool,
+    detached: bool,
 ) -> tuple[State, Instant | None]:
     """Return the first state of a row and when the row is due. ``text`` is ``State.encode()`` as it was last written.
 
-    ``in_order``: its writer shut down cleanly, so nothing has started since. ``detached``: attempts survive their
+    ``clean_shutdown``: its writer shut down cleanly, so nothing has started since. ``detached``: attempts survive their
     replica. Raises ``msgspec.ValidationError`` for a text that no version of this product wrote.
     """
     state = State.decode(text)
     if wrong := next(_contradictions(state), None):
-        raise msgspec.ValidationError(f"{wrong} can't be")
+        raise msgspec.ValidationError(f"the state has {wrong}")
     schedule = Schedule("", uid, definition, slots, state, detached=detached)
-    if not in_order:
+    if not clean_shutdown:
         edited = definition.when_digest != state.when
         machine.recover(schedule, now, edited=edited)
         known = [*state.runs, *state.waiting]
-        if not edited:  # after an edit nobody knows what else came due, and an edit replays nothing
+        if not edited:  # after an edit it is unknown what else came due, and an edit replays nothing
             machine.step(schedule, now)
         for run in [*state.runs, *state.waiting]:
             if not has(known, run) and not run.detached:
@@ -84,15 +91,15 @@ def _contradictions(state: State) -> Iterator[str]:
         instants += [run.slot, run.due, run.begun]
         counts += [run.attempt - 1, run.failed, run.lost]
         if len(run.token) > _LONGEST_TEXT or len(run.cancel_reason) > _LONGEST_TEXT:
-            yield "a token or a reason of that length"
+            yield "a token or a reason that is too long"
     if any(not 0 <= instant <= _LAST_INSTANT for instant in instants):
-        yield "an instant of that size"
+        yield "an instant out of range"
     if any(not 0 <= count <= _LARGEST_COUNT for count in counts):
-        yield "a count of that size"
+        yield "a count out of range"
     if any(entry.partition("/")[0] not in _REQUESTS for entry in state.handled):
-        yield "an act of that name"
+        yield "an unknown request"
     if len({_identity(run) for run in runs}) < len(runs):
-        yield "a run twice"
+        yield "the same run twice"
 
 
 def _identity(run: Run) -> tuple[Instant, str]:

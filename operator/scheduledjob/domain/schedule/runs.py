@@ -1,4 +1,4 @@
-"""Runs: what happens to the runs of one schedule, from the moment that they are due to their end.
+"""Runs: what happens to the runs of one schedule, from when they are due to their end.
 
 The concurrency policy admits a run that is due: the run becomes active, waits, or is skipped. An active run has
 attempts. Each attempt ends in success, failure or cancellation, or is lost with its replica, and from that follows the
@@ -99,7 +99,7 @@ def promote(schedule: Schedule) -> None:
 
 
 def attempt_started(schedule: Schedule, run: Run, now: Instant) -> None:
-    """The owner starts an attempt that ``step`` returned."""
+    """Note that the owner starts an attempt that ``step`` returned."""
     assert has(schedule.state.runs, run), f"{schedule.slug}: the run of {run.slot} starts, and is not active"
     assert not schedule.writes.is_unstored(run), f"{schedule.slug}: the run of {run.slot} starts before it is stored"
     run.begun = run.begun or now
@@ -111,7 +111,7 @@ def attempt_started(schedule: Schedule, run: Run, now: Instant) -> None:
 def attempt_ended(
     schedule: Schedule, run: Run, end: AttemptEnd, now: Instant, details: EndDetails = NO_DETAILS
 ) -> RunRecord | None:
-    """An attempt ended. Return the record of its run if the run has ended with it."""
+    """Note that an attempt ended. Return the record of its run if the run has ended with it."""
     assert has(schedule.executing, run), f"{schedule.slug}: an attempt of {run.slot} ends, and was not executing"
     schedule.executing = without(schedule.executing, run)
     schedule.writes.changed = True
@@ -144,7 +144,7 @@ def _fail_attempt(schedule: Schedule, run: Run, now: Instant, details: EndDetail
 
 
 def _complete(schedule: Schedule, run: Run, now: Instant) -> None:
-    """The job of this run has completed the schedule for good."""
+    """Complete the schedule for good, because the job of this run said so."""
     state = schedule.state
     _skip_overlapped(schedule, run, now)
     state.completed = Completion.JOB
@@ -156,7 +156,7 @@ def _complete(schedule: Schedule, run: Run, now: Instant) -> None:
 
 
 def lose_attempt(schedule: Schedule, run: Run, now: Instant) -> RunRecord | None:
-    """Its owner can't continue the attempt. The next owner continues it if it is detached, or starts the next one."""
+    """Note that the owner can't continue an attempt. The next owner continues a detached one, or starts the next."""
     schedule.writes.changed = True
     if run.detached and schedule.detached:
         run.adoptable = True
@@ -179,7 +179,7 @@ def _plan_next_attempt(schedule: Schedule, run: Run, due: Instant) -> None:
 
 
 def move_attempt(schedule: Schedule, run: Run, now: Instant) -> None:
-    """An edit moved the job into the replica or out of it, so the next attempt of this run runs where the edit says."""
+    """Let the next attempt of this run run where an edit has moved the job: inside the replica, or outside of it."""
     if run.adoptable:
         lose_attempt(schedule, run, now)
         return
@@ -234,7 +234,7 @@ def finish(schedule: Schedule, run: Run, outcome: Outcome, now: Instant, details
 
 
 def _pause(schedule: Schedule) -> None:
-    """Start no slot until an edit or a resume, because of ``pauseAfterFailures``."""
+    """Pause the schedule, as ``pauseAfterFailures`` says: no slot starts until an edit or a resume."""
     state = schedule.state
     state.paused = True
     state.paused_under = schedule.definition_changed_at

@@ -40,7 +40,7 @@ class Schedule(msgspec.Struct, eq=False, gc=False):
     executing: tuple[Run, ...] = ()
     """Runs whose attempt this owner has started and that has not ended."""
     pending: PendingRequests | None = None
-    """Manual requests that ``step`` has not looked at yet."""
+    """Manual requests that ``step`` has not handled yet."""
     poll_at: Instant | None = None
     """When to read the runs of the schedules that this one follows; None: not planned."""
     poll_in_flight: bool = False

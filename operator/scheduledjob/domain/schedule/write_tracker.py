@@ -1,8 +1,8 @@
-"""Which part of a schedule's state the store has.
+"""WriteTracker: which part of a schedule's state is not stored yet.
 
-The state machine decides, the store remembers, and between the two there is a write. This module knows what of the
-state is not stored yet, so that the policies need not. It carries the rule on which "nothing runs twice silently"
-depends: *a run may start only if the stored state already says so*.
+The state machine changes the state in memory, and the owner writes it to the store later. In between, this module keeps
+track of what is not stored, so that the policies need not. The rule on which "nothing runs twice silently" depends is
+checked here: *a run may start only if the stored state already says so*.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class WriteTracker(msgspec.Struct, eq=False, gc=False):
             self._unstored = without(self._unstored, run)
 
     def is_unstored(self, run: Run) -> bool:
+        """Whether the stored state does not know this run, or this attempt of it."""
         if not self._unstored and not self._being_stored:  # nearly always: worth 0.3 us a run in drain-1
             return False
         return has(self._unstored, run) or has(self._being_stored, run)
@@ -60,7 +61,7 @@ class WriteTracker(msgspec.Struct, eq=False, gc=False):
         return state.encode(), records
 
     def answered(self) -> None:
-        """The store has answered the write. If it refused it, the row is lost, and nothing of it starts any more."""
+        """Note that the store has answered the write. If it refused the write, the row is lost, and nothing starts."""
         assert self.in_flight, "no write is in flight"
         self.in_flight = False
         self._being_stored = ()

@@ -14,7 +14,7 @@ import msgspec
 if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
 
-    from .timetable import Bound
+    from .timetable import BoundTrigger
 
 
 class StoredTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="trigger"):
@@ -25,7 +25,7 @@ class StoredTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="
     """
 
     @abstractmethod
-    def bind(self, seed: str, created: Instant) -> Bound:
+    def bind(self, seed: str, created: Instant) -> BoundTrigger:
         """Return the trigger of one schedule, for its timetable.
 
         ``seed`` is the name of the schedule, which decides the values of ``H``. ``created`` is when the schedule was

@@ -1,7 +1,7 @@
 """Timetable: when a schedule fires, with all its triggers and exclusions taken together.
 
-It answers three questions without visiting every slot: which slot is next, which is the newest, and how many there were
-since an instant. A single trigger without exclusions computes the answer itself. If there are several triggers, or an
+It answers three questions without visiting every slot: which slot is next, which is the newest, and how many there are
+in a period. A single trigger without exclusions computes the answer itself. If there are several triggers, or an
 expression excludes slots, the slots of a UTC day become an int with a bit for each second. Union, difference and count
 are single operations on it, and equal days are counted once. Only ``At`` has slots between whole seconds. They are few,
 and are handled one by one.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.cron.search import CronSearch
 
-Bound: TypeAlias = Repeating | At | FollowingTrigger | ManualTrigger
+BoundTrigger: TypeAlias = Repeating | At | FollowingTrigger | ManualTrigger
 """A trigger that belongs to one schedule, as ``StoredTrigger.bind`` returns it."""
 
 _DAY_SECONDS: Final = DAY // SECOND
@@ -38,7 +38,7 @@ _STEPS: Final = 32
 _SEARCHED_DAYS: Final = 4500
 """Days (with slots) that are searched. If all slots of twelve years are excluded, there is no next slot."""
 _SEARCHED_SPAN: Final = 36_525 * DAY
-"""The century in which these days must lie, if slots are rare."""
+"""The search also ends after this time, a century, if slots are so rare that it has few days."""
 _CACHED_DAYS: Final = 64
 """Bit masks of days (10 KiB each) that are kept during one search."""
 
@@ -61,7 +61,7 @@ class Timetable:
 
     def __init__(
         self,
-        triggers: Sequence[Bound],
+        triggers: Sequence[BoundTrigger],
         exclude: Iterable[Window | Cron] = (),
         start_at: Instant | None = None,
         end_at: Instant | None = None,
@@ -73,6 +73,7 @@ class Timetable:
             )
         )
         self._moments = tuple(sorted({trigger.instant for trigger in triggers if isinstance(trigger, At)}))
+        """The slots of ``At`` triggers."""
         self.following = tuple(trigger for trigger in triggers if isinstance(trigger, FollowingTrigger))
         """The triggers that follow other jobs. They have no slots until a run of such a job ends."""
         self.by_hand = any(isinstance(trigger, ManualTrigger) for trigger in triggers)
@@ -161,17 +162,17 @@ class Timetable:
     def _search(self, slot: Instant, *, forward: bool) -> Instant | None:
         """Return the nearest slot from ``slot`` on that is not excluded, searching whole days.
 
-        If nothing is found in ``_SEARCHED_DAYS``, all slots count as excluded.
+        Returns None if nothing is found in ``_SEARCHED_DAYS``: all slots count as excluded then.
         """
         days = _Days(self._repeating, self._excluding)
-        edge = 1 if forward else -1
-        moments = [at for at in self._moments if (at - slot) * edge >= 0 and not self.is_excluded(at)]
+        sign = 1 if forward else -1
+        moments = [at for at in self._moments if (at - slot) * sign >= 0 and not self.is_excluded(at)]
         moment = (min if forward else max)(moments, default=None)
         current: Instant | None = slot
         for _ in range(_SEARCHED_DAYS):
             if current is None or abs(current - slot) > _SEARCHED_SPAN:
                 break
-            if moment is not None and (current - moment) * edge >= 0:
+            if moment is not None and (current - moment) * sign >= 0:
                 break
             if not self.is_within(current):
                 break
@@ -267,8 +268,8 @@ class _Days:
             if first <= 0 and last >= _DAY_SECONDS:
                 counts = self._count_day(day)
             else:
-                among = _WHOLE_DAY if last >= _DAY_SECONDS else (1 << last) - 1
-                counts = _counts(*self._bits(day), among & -1 << max(first, 0))
+                mask = _WHOLE_DAY if last >= _DAY_SECONDS else (1 << last) - 1
+                counts = _counts(*self._bits(day), mask & -1 << max(first, 0))
             kept += counts[0]
             dropped += counts[1]
         return kept, dropped
@@ -284,6 +285,7 @@ class _Days:
         return tuple([days.day_key(day) for days in self._all])
 
     def _bits(self, day: int) -> tuple[int, int]:
+        """Return the slots of a day, excluded or not, and the seconds that are excluded."""
         slots = excluded = 0
         for days, pattern in self._included:
             slots |= days.day_slots(day, pattern)
@@ -292,8 +294,9 @@ class _Days:
         return slots, excluded
 
 
-def _counts(slots: int, excluded: int, among: int) -> tuple[int, int]:
-    slots &= among
+def _counts(slots: int, excluded: int, mask: int) -> tuple[int, int]:
+    """Return how many of the slots in ``mask`` are kept, and how many are excluded."""
+    slots &= mask
     dropped = (slots & excluded).bit_count()
     return slots.bit_count() - dropped, dropped
 

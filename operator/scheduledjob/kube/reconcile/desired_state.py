@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from scheduledjob.domain.schedule.backoff import Exponential
 from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.plan import Plan, slots_of
-from scheduledjob.domain.schedule.requests import NONE, Requests
+from scheduledjob.domain.schedule.requests import NO_REQUESTS, Requests
 from scheduledjob.domain.time.instants import Instant, to_instant
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.jobs.built_in_kind import Place
@@ -250,7 +250,7 @@ def _requests(annotations: Mapping[str, str]) -> tuple[Requests, str]:
     for name, token in tokens.items():
         if len(token) > TOKEN_LIMIT:
             reason = f"metadata.annotations.{GROUP}/{name}: more than {TOKEN_LIMIT} characters: write a shorter token"
-            return NONE, reason
+            return NO_REQUESTS, reason
     payload = annotations.get(f"{GROUP}/run-now-payload")
     if payload is not None and ("\0" in payload or len(payload.encode()) > PAYLOAD_LIMIT):
         reason = (

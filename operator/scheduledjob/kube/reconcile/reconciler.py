@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from scheduledjob.domain.schedule.machine import first_state, first_wake
-from scheduledjob.domain.schedule.requests import NONE
+from scheduledjob.domain.schedule.requests import NO_REQUESTS
 from scheduledjob.domain.schedule.restore import restored_state
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
@@ -269,7 +269,7 @@ class Reconciler:
             for run in [*state.runs, *state.waiting]:
                 if run.token and run.token == desired.requests.run:
                     run.payload = desired.requests.payload
-            unchanged = state.generation == desired.generation and desired.requests == NONE
+            unchanged = state.generation == desired.generation and desired.requests == NO_REQUESTS
             return state.encode(), wake_at if unchanged else now
         detached = desired.kind == POD_KIND
         # The API server's clock may be ahead of the store's. That must not delay the first slot.
@@ -277,7 +277,7 @@ class Reconciler:
         state = first_state(desired.definition, desired.slots, desired.uid, created, detached=detached)
         state.generation = desired.generation
         wake_at = first_wake(desired.definition, state, now)
-        if desired.requests != NONE:
+        if desired.requests != NO_REQUESTS:
             state.revision, wake_at = 0, now  # the first owner handles the requests
         return state.encode(), wake_at
 
@@ -291,11 +291,17 @@ class Reconciler:
 
         def restored(text: str) -> tuple[State, Instant | None] | None:
             # If the kind was unknown when the status was written, and still is, nothing has begun since.
-            in_order = self._status_is_complete() or (bool(desired.unknown_kind) and _was_of_unknown_kind(status))
+            clean_shutdown = self._status_is_complete() or (bool(desired.unknown_kind) and _was_of_unknown_kind(status))
             detached = desired.kind == POD_KIND
             try:
                 return restored_state(
-                    text, desired.definition, desired.slots, desired.uid, now, in_order=in_order, detached=detached
+                    text,
+                    desired.definition,
+                    desired.slots,
+                    desired.uid,
+                    now,
+                    clean_shutdown=clean_shutdown,
+                    detached=detached,
                 )
             except msgspec.MsgspecError as error:
                 log.warning("the status of an object can't be restored", slug=desired.slug, error=str(error))

@@ -205,11 +205,11 @@ class FirestoreRenewer:
         self._owned = owned
         self._replica = replica
 
-    async def renew(self, held: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
+    async def renew(self, owned: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
         revisions: dict[Key, int] = {}
         began = self._clock.reading()
-        todo = dict(held)
-        await self._read({key: version for key, version in held if self._known(key, version) is None}, todo)
+        todo = dict(owned)
+        await self._read({key: version for key, version in owned if self._known(key, version) is None}, todo)
         for attempt in range(RENEWAL_ATTEMPTS):
             if not todo:
                 break
@@ -229,11 +229,11 @@ class FirestoreRenewer:
             raise StoreUnavailable(f"{len(todo)} leases could not be renewed, because others keep writing their rows")
         return Renewal(revisions)
 
-    async def _write(self, held: dict[Key, int], until: Instant) -> tuple[dict[Key, int], list[Key]]:
+    async def _write(self, owned: dict[Key, int], until: Instant) -> tuple[dict[Key, int], list[Key]]:
         """Return the revisions of the rows that were renewed, and the keys of those that were refused."""
         writes: list[Write] = []
         revisions: dict[Key, int] = {}
-        for key, version in held.items():
+        for key, version in owned.items():
             known = self._known(key, version) or UNKNOWN
             revisions[key] = known.revision
             writes.append(Write(path_of(key), {"wake_at": until}, ("wake_at",), stamp=known.stamp))

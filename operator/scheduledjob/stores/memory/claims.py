@@ -64,11 +64,11 @@ class _MemoryRenewer:
         self._tables = tables
         self._replica = replica
 
-    async def renew(self, held: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
+    async def renew(self, owned: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
         revisions: dict[Key, int] = {}
         with self._database.lock:
             wake_at = self._database.clock() + lease
-            for key, version in held:
+            for key, version in owned:
                 entry = self._tables.owned(key, self._replica, version)
                 if entry is not None:
                     entry.wake_at = wake_at

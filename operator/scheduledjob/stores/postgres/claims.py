@@ -73,8 +73,8 @@ class _PostgresRenewer:
         self._timeout = timeout
         self._connection: Connection | None = None
 
-    async def renew(self, held: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
-        in_order = sorted(held, key=lambda item: int(item[0]))
+    async def renew(self, owned: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
+        in_order = sorted(owned, key=lambda item: int(item[0]))
         keys = [key for key, _ in in_order]
         versions = [version for _, version in in_order]
         with self._server.translate_errors("renewing leases"):

@@ -76,8 +76,8 @@ ORDER BY claimed.was_due;
 -- later one; with the time of its start, it would shorten the lease that the later one gave.
 UPDATE scheduledjob.schedule AS s
 SET wake_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $5::bigint
-FROM unnest($3::bigint[], $4::bigint[]) AS held (id, version)
-WHERE s.id = ANY(ARRAY[held.id]) AND s.version = held.version AND s.owner = $2 AND s.installation - $1 = 0
+FROM unnest($3::bigint[], $4::bigint[]) AS owned (id, version)
+WHERE s.id = ANY(ARRAY[owned.id]) AND s.version = owned.version AND s.owner = $2 AND s.installation - $1 = 0
 RETURNING s.id, s.revision;
 
 -- name: read_clock
