@@ -128,7 +128,7 @@ def not_longer(first: str, second: str) -> str:
     return f"!({is_duration(first)} && {is_duration(second)}) || {seconds(first)} <= {seconds(second)}"
 
 
-def window_is_open(start: str, end: str, zone: str) -> str:
+def earlier(start: str, end: str, zone: str) -> str:
     """CEL: ``start`` is before ``end``, each an instant or a date in ``zone``; true where CEL can't tell.
 
     Two dates are in the same zone, so comparing them in UTC gives the right order. CEL has no function for a zone's

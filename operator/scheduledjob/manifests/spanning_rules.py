@@ -1,8 +1,8 @@
 """Rules that span several fields. A rule is declared once; it gives the CEL of the CRD and the check of manifest files.
 
-A model lists its rules in ``rules``. Each function here makes one rule. Keys are named as in a manifest, with dots for
-a key in a mapping below: ``execution.mode``. The API server and the loader report a broken rule in the same words:
-what is wrong, and what to write instead.
+A model lists its rules in ``rules``. Each public function here makes one rule (``not_longer_by_default`` three). Keys
+are named as in a manifest, with dots for a key in a mapping below: ``execution.mode``. The API server and the loader
+report a broken rule in the same words: what is wrong, and what to write instead.
 
 The Python half of a rule runs after all fields were validated, so it sees only values that can be parsed. The CEL half
 can't rely on that, and lets a value pass that another rule refuses.
@@ -40,7 +40,7 @@ class SpanningRule:
 
     cel: Rule
     fault_in: Callable[[BaseModel], Fault | None]
-    """The fault of a model; None if the model keeps the rule."""
+    """Returns how a model breaks the rule; None if it does not."""
 
 
 AnyRule: TypeAlias = Rule | SpanningRule
@@ -163,19 +163,19 @@ def not_later(first: str, second: str, *, message: str, advice: str) -> Spanning
     )
 
 
-def window_is_open(
-    start: str, end: str, zone: str, *, is_open: Callable[[Any], bool], message: str, advice: str
+def earlier(
+    start: str, end: str, zone: str, *, is_earlier: Callable[[Any], bool], message: str, advice: str
 ) -> SpanningRule:
-    """``start`` must be before ``end``, if both are given: instants, or dates in ``zone``.
+    """``start`` must be earlier than ``end``, if both are given: instants, or dates in ``zone``.
 
-    CEL compares a date with an instant only roughly. ``is_open`` decides for a model that has both.
+    CEL compares a date with an instant only roughly. ``is_earlier`` decides for a model that has both keys.
     """
 
-    def is_shut(model: BaseModel) -> bool:
-        return None not in (value_at(model, start), value_at(model, end)) and not is_open(model)
+    def is_broken(model: BaseModel) -> bool:
+        return None not in (value_at(model, start), value_at(model, end)) and not is_earlier(model)
 
-    cel = rules.window_is_open(f"self.{start}", f"self.{end}", f"self.{zone}")
-    return _rule(f"!{_given(start)} || !{_given(end)} || {cel}", is_shut, Fault(message, advice, _path(end)))
+    cel = rules.earlier(f"self.{start}", f"self.{end}", f"self.{zone}")
+    return _rule(f"!{_given(start)} || !{_given(end)} || {cel}", is_broken, Fault(message, advice, _path(end)))
 
 
 def no_item_with(items: str, key: str, other: str, *, message: str, advice: str) -> SpanningRule:
@@ -209,7 +209,7 @@ def no_key_with(mapping: str, name: str, other: str, *, message: str, advice: st
 
 
 def alternatives(keys: tuple[str, ...], *, needed: bool) -> SpanningRule:
-    """Exactly one of the keys, or at most one where none is ``needed``, has a value."""
+    """Exactly one of the keys has a value; at most one, unless one is ``needed``."""
     expected = f"{'exactly' if needed else 'at most'} one of {', '.join(keys)}"
 
     def fault_in(model: BaseModel) -> Fault | None:
@@ -219,7 +219,7 @@ def alternatives(keys: tuple[str, ...], *, needed: bool) -> SpanningRule:
         return None
 
     given = "[" + ", ".join(_given(key) for key in keys) + "].filter(given, given)"
-    # The API server can't bound the cost of a join.
+    # A sum of strings, because the API server can't bound the cost of `join`.
     found = " + ".join(f"({_given(key)} ? ', {key}' : '')" for key in keys)
     any_given = " || ".join(_given(key) for key in keys)
     answer = f"'{expected}; found ' + ({any_given} ? ({found}).substring(2) : 'none')"

@@ -1,8 +1,8 @@
 """Translates the models of a manifest into the definition that the engine runs.
 
 A model has what the user wrote, and a ``Definition`` what applies: this module puts the defaults in place. The job
-becomes the plain JSON of its executor's spec (``ShellSpec``, ``CurlSpec``). Unset values are left out, so that it is
-short in the store. ``msgspec.convert`` turns it into the spec again.
+becomes the plain JSON of its executor's spec (``ShellSpec``, ``CurlSpec``). Fields that have their
+default are left out of it, so that it is short in the store. ``msgspec.convert`` turns it into the spec again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def to_definition(job: ScheduledJob) -> Definition:
         start_at=_instant(spec.start_at),
         end_at=_instant(spec.end_at),
         max_runs=spec.max_runs,
-        jitter=_length(spec.jitter) or 0,
+        jitter=_duration(spec.jitter) or 0,
         suspend=bool(spec.suspend),
         concurrency=Concurrency(spec.concurrency_policy or Concurrency.FORBID),
         max_concurrent=spec.max_concurrent,
@@ -51,7 +51,7 @@ def to_definition(job: ScheduledJob) -> Definition:
         retry=_retry(spec.retry),
         timeouts=_timeouts(spec),
         pause_after_failures=spec.pause_after_failures or 0,
-        expect_success_within=_length(spec.expect_success_within),
+        expect_success_within=_duration(spec.expect_success_within),
         keep=keep_of(spec),
         on_failure=_hooks(spec.on_failure, namespace),
         on_success=_hooks(spec.on_success, namespace),
@@ -80,7 +80,7 @@ def needs_pod(job: ScheduledJob) -> str | None:
     return None
 
 
-def _length(text: str | None) -> Micros | None:
+def _duration(text: str | None) -> Micros | None:
     return None if text is None else parse_duration(text)
 
 
@@ -100,7 +100,7 @@ def _misfire(misfire: MisfireModel | None) -> Misfire:
         given["max_catch_up"] = misfire.max_catch_up
     return Misfire(
         catch_up=CatchUp(misfire.catch_up or CatchUp.LAST),
-        starting_deadline=_length(misfire.starting_deadline),
+        starting_deadline=_duration(misfire.starting_deadline),
         **given,
     )
 
@@ -126,13 +126,13 @@ def _retry(retry: Retry | None) -> Backoff:
 
 def _timeouts(spec: Spec) -> Timeouts:
     timeouts = spec.timeouts
-    attempt = _length(timeouts.attempt) if timeouts is not None else None
+    attempt = _duration(timeouts.attempt) if timeouts is not None else None
     if attempt is None:
         attempt = default_timeout(spec.job)
     if timeouts is None:
         return Timeouts(attempt=attempt)
     given = {} if timeouts.pending is None else {"pending": parse_duration(timeouts.pending)}
-    return Timeouts(attempt=attempt, total=_length(timeouts.total), **given)
+    return Timeouts(attempt=attempt, total=_duration(timeouts.total), **given)
 
 
 def keep_of(spec: Spec) -> Keep:
@@ -140,12 +140,12 @@ def keep_of(spec: Spec) -> Keep:
     history = spec.history
     if history is None:
         return Keep()
-    given = {"succeeded": history.succeeded, "failed": history.failed, "ttl": _length(history.ttl)}
+    given = {"succeeded": history.succeeded, "failed": history.failed, "ttl": _duration(history.ttl)}
     return Keep(**{name: value for name, value in given.items() if value is not None})
 
 
 def plain_job(spec: Spec, namespace: str) -> tuple[str, Any]:
-    """Return the kind of a job and what its executor receives, as plain JSON."""
+    """Return the kind of a job, and the spec that its executor receives, as plain JSON."""
     return stored_job(spec.job, spec.complete_on, namespace)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.engine.executor import Result
-from scheduledjob.jobs.container.pod_life import FIRST_RETRY_DELAY, Life, retry_until_answered
+from scheduledjob.jobs.container.pod_life import FIRST_RETRY_DELAY, PodLife, retry_until_answered
 from scheduledjob.jobs.container.pods_protocol import PodsUnavailable
 from tests.jobs.container.pod_support import SETTINGS as NO_IMAGE
 from tests.jobs.container.pod_support import SLOT, attempt, container
@@ -102,10 +102,10 @@ class Served:
         yield Watch()
 
 
-def life(served: Served, watch: Watch, known: Mapping[str, Any], *, pending: float, adopted: bool) -> Life:
+def life(served: Served, watch: Watch, known: Mapping[str, Any], *, pending: float, adopted: bool) -> PodLife:
     # Its clock is an hour after the creation of the Pod.
     now = SLOT + 3_600_000_000
-    return Life(served, known, watch, complete=frozenset(), pending=pending, adopted=adopted, now=lambda: now)
+    return PodLife(served, known, watch, complete=frozenset(), pending=pending, adopted=adopted, now=lambda: now)
 
 
 async def test_a_watch_that_lags_behind_ends_nothing() -> None:

@@ -41,13 +41,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.run")
 
 GRACE = 6.0
-"""Seconds that running jobs get to finish after the first signal. While the store answers, the process has ended before
-the 10 seconds of ``docker stop`` are over."""
+"""Seconds that running jobs get to finish after the first signal. If the store answers, the process ends before the
+10 seconds of ``docker stop`` are over."""
 LATEST_END = shutdown_limit(GRACE)
 """Seconds after the first signal at which the process exits, even if the store does not answer."""
 COLLECT_AFTER = 100_000
 """New objects between two garbage collections. A collection stops the event loop and delays the starts of jobs."""
 INTERRUPTED = 130
+"""The exit code after a second Ctrl-C, as shells report SIGINT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class _RunProcess:
             report.close()
 
     def _new_report(self, on_broken: Callable[[], object]) -> RunReport:
+        """Return the report for the output. It calls ``on_broken`` from a thread once its reader is gone."""
         output, terminal = self._options.output, sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         if terminal and output in {None, "table"}:
             from .live import LiveTable
@@ -107,7 +109,7 @@ class _RunProcess:
         return ReportLines(output or "json", on_broken, self._mask)
 
     async def _begin_and_work(self, report: RunReport) -> None:
-        """Start and run; a signal also ends a start that takes long."""
+        """Start and run. A signal also ends a start that is still under way."""
         beginning = asyncio.create_task(self._begin(report))
         stopping = asyncio.create_task(self._stopping.wait())
         try:

@@ -24,7 +24,7 @@ from scheduledjob.engine.executor import CANCELLED, Attempt, Result
 from scheduledjob.jobs.reasons import of_exception, one_line
 
 from .pod_builder import Blueprint
-from .pod_life import Life, retry_until_answered
+from .pod_life import PodLife, retry_until_answered
 from .pod_names import is_of, pod_name
 from .pod_spec import PodSettings, PodSpec
 from .pods_protocol import PodExists, PodRefused
@@ -154,9 +154,11 @@ class PodExecutor:
                 return None
             return await self._life(attempt, pod, watch, adopted=True).end()
 
-    def _life(self, attempt: Attempt, pod: Mapping[str, Any], watch: PodWatch, *, adopted: bool) -> Life:
+    def _life(self, attempt: Attempt, pod: Mapping[str, Any], watch: PodWatch, *, adopted: bool) -> PodLife:
         complete = self._spec(attempt.params).complete_exit_codes
-        return Life(self._pods, pod, watch, complete=complete, pending=attempt.pending, adopted=adopted, now=self._now)
+        return PodLife(
+            self._pods, pod, watch, complete=complete, pending=attempt.pending, adopted=adopted, now=self._now
+        )
 
     def _spec(self, params: Any) -> PodSpec:
         return params if isinstance(params, PodSpec) else msgspec.convert(params, PodSpec)

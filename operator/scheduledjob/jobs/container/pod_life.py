@@ -1,8 +1,8 @@
-"""The life of an attempt's Pod, from the moment it is known to exist until none of its containers is alive.
+"""PodLife follows the Pod of an attempt, from its creation or adoption until none of its containers is alive.
 
-A watch reports the Pod. It may be broken for a while, and then reports only the newest state. So each step depends on
-the Pod as it is now, and never on what changed. Times are measured with this machine's monotonic clock, from when
-something was observed here; for an adopted Pod, from its timestamps in the cluster.
+A watch reports the Pod. If it breaks, it reports only the newest state afterwards. So each step depends on the Pod as
+it is now, and never on what changed. Times are measured with this machine's monotonic clock, from when something was
+observed here; for an adopted Pod, from its timestamps in the cluster.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ log = structlog.get_logger("scheduledjob.pods")
 T = TypeVar("T")
 
 POLL_INTERVAL = 30.0
-"""Seconds without a change after which a Pod is read if the watch can't see it."""
+"""Seconds without a report after which a Pod is read if the watch can't see it."""
 DELETION_POLL_INTERVAL = 10.0
-"""The same for a Pod that is being deleted."""
+"""Seconds without a change after which a Pod that is being deleted is deleted again."""
 RUNNER_SLACK = 10.0
 """Seconds after the timeout in which a runner can end its job itself, and report it."""
 END_SLACK = 30.0
-"""Seconds after its grace period at which a Pod is deleted that its node should have ended."""
+"""Seconds that a node gets to end a Pod after its grace period. Then the Pod is deleted."""
 FIRST_RETRY_DELAY, LONGEST_RETRY_DELAY = 0.5, 10.0
 """Seconds between requests while the API server does not answer."""
 
-_rng = random.Random()  # noqa: S311  # spreads load, guards nothing
+_rng = random.Random()  # noqa: S311  # only spreads load
 
 
-class Life:
+class PodLife:
     """Follows a Pod to its end. ``now``: the cluster's time, for a Pod that started before it was observed here."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Life:
         self._gone = False
         self._timeout = timeout_of(pod)
         waited = self._since(pod["metadata"].get("creationTimestamp")) if adopted else 0.0
-        self._patience = pending
+        self._pending_limit = pending
         self._pending_until = None if pending is None else time.monotonic() + pending - waited
         self._first_observation = adopted
         """Whether the next observation may find a container that started before."""
@@ -86,27 +86,29 @@ class Life:
             if observation.phase is PodPhase.ENDED:
                 return await self._finish(observation)
             if self._gone:
-                return self._named(gone(self._pod))
+                return self._with_pod_name(gone(self._pod))
             if observation.phase is PodPhase.RUNNING:
                 self._note_start()
             hopeless = observation.hopeless and not self._started
-            if not hopeless and await self._change(self._running_until if self._started else self._pending_until):
+            if not hopeless and await self._wait_for_change(
+                self._running_until if self._started else self._pending_until
+            ):
                 continue
             # The last observation may be old. Read the Pod before it is ended because of it.
             await retry_until_answered(self._read)
-            now = observe(self._pod, self._complete)
-            if self._gone or now.phase is PodPhase.ENDED:
+            latest = observe(self._pod, self._complete)
+            if self._gone or latest.phase is PodPhase.ENDED:
                 continue
             if self._started:
                 return await self._time_out()
-            if now.hopeless:
-                return await self._give_up(now.words)
-            if now.phase is PodPhase.PENDING and not hopeless:
-                waited = f"not started within {length(self._patience or 0.0)}"
-                return await self._give_up(f"{waited}: {now.words}" if now.words else waited)
+            if latest.hopeless:
+                return await self._give_up(latest.words)
+            if latest.phase is PodPhase.PENDING and not hopeless:
+                reason = f"not started within {length(self._pending_limit or 0.0)}"
+                return await self._give_up(f"{reason}: {latest.words}" if latest.words else reason)
 
     async def end(self) -> Result | None:
-        """Delete the Pod and wait until it is gone: None. If it has ended already, return its result."""
+        """Delete the Pod, wait until it is gone, and return None. If it has ended already, only return its result."""
         observation = observe(self._pod, self._complete)
         if observation.phase is PodPhase.ENDED and observation.settled:
             return await self._finish(observation)
@@ -116,7 +118,7 @@ class Life:
     # ---------------------------------------------------------------- waiting
 
     def _note_start(self) -> None:
-        """Note when the container started. A watch that lags may report the time before again; this has no effect."""
+        """Note that the container has started, even if a watch that lags reports the Pod as pending again."""
         if self._started:
             return
         self._started = True
@@ -132,7 +134,7 @@ class Life:
         instant = to_instant(datetime.fromisoformat(stamp))
         return max(0.0, (self._now() - instant) / SECOND)
 
-    async def _change(self, until: float | None, interval: float = POLL_INTERVAL) -> bool:
+    async def _wait_for_change(self, until: float | None, interval: float = POLL_INTERVAL) -> bool:
         """Wait until the Pod has changed or is gone. Returns False if neither had happened by ``until``."""
         self._first_observation = False
         while not self._gone:
@@ -176,9 +178,9 @@ class Life:
     # ---------------------------------------------------------------- the end
 
     async def _finish(self, observation: PodObservation) -> Result:
-        """Return the result with the output. End what is still alive in the Pod after the job."""
+        """Return the result with the output. End the containers that are still alive after the job."""
         until = time.monotonic() + self._grace + END_SLACK
-        while not observation.settled and await self._change(until) and not self._gone:
+        while not observation.settled and await self._wait_for_change(until) and not self._gone:
             observation = observe(self._pod, self._complete)
         result = observation.result
         assert result is not None
@@ -186,15 +188,15 @@ class Life:
             result.output = await output_of(self._pods, self._pod)
         if not observation.settled:
             await self._delete()
-        return self._named(result)
+        return self._with_pod_name(result)
 
     async def _give_up(self, words: str) -> Result:
         """Delete a Pod that does not start."""
         await self._delete()
         observation = observe(self._pod, self._complete)
         if observation.phase is PodPhase.ENDED and observation.result is not None and observation.result.ok:
-            return self._named(observation.result)
-        return self._named(Result(False, one_line(words)))
+            return self._with_pod_name(observation.result)
+        return self._with_pod_name(Result(False, one_line(words)))
 
     async def _time_out(self) -> Result:
         """Let the node end the Pod, so that it stays with its log. Delete it if that does not work."""
@@ -208,13 +210,13 @@ class Life:
         observation = observe(self._pod, self._complete)
         while (
             not (observation.phase is PodPhase.ENDED and observation.settled)
-            and await self._change(until)
+            and await self._wait_for_change(until)
             and not self._gone
         ):
             observation = observe(self._pod, self._complete)
         if observation.phase is not PodPhase.ENDED or not observation.settled:
             await self._delete()
-            return self._named(Result(False, timed_out(self._timeout)))
+            return self._with_pod_name(Result(False, timed_out(self._timeout)))
         result = await self._finish(observation)
         if not result.ok:
             result.reason = timed_out(self._timeout)
@@ -228,7 +230,7 @@ class Life:
             except PodRefused as error:
                 log.warning("can't delete a Pod; retrying", pod=self._name, error=str(error))
                 await asyncio.sleep(LONGEST_RETRY_DELAY)
-            if not await self._change(time.monotonic() + DELETION_POLL_INTERVAL, DELETION_POLL_INTERVAL / 2):
+            if not await self._wait_for_change(time.monotonic() + DELETION_POLL_INTERVAL, DELETION_POLL_INTERVAL / 2):
                 await self._try_read()
 
     @property
@@ -240,7 +242,7 @@ class Life:
     def _grace(self) -> float:
         return float(self._pod["spec"].get("terminationGracePeriodSeconds") or GRACE)
 
-    def _named(self, result: Result) -> Result:
+    def _with_pod_name(self, result: Result) -> Result:
         result.where = self._pod["metadata"]["name"]
         return result
 

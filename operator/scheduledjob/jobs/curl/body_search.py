@@ -31,8 +31,8 @@ class BodySearch:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="bodyRegex")
 
     async def find(self, pattern: str, body: bytes) -> bool:
-        """Whether the pattern, which ``check`` has accepted, matches somewhere in the body."""
-        compiled = check(pattern)
+        """Whether the pattern, which ``compiled_pattern`` has accepted, matches somewhere in the body."""
+        compiled = compiled_pattern(pattern)
         if compiled.programsize * len(body) <= _AT_ONCE:
             return compiled.search(body) is not None
         # RE2 releases the interpreter lock while it searches.
@@ -45,7 +45,7 @@ class BodySearch:
 
 
 @lru_cache(1024)
-def check(pattern: str) -> re2._Regexp:
+def compiled_pattern(pattern: str) -> re2._Regexp:
     """Return the compiled pattern. Raises ``RequestError``, which says what is wrong with it."""
     options = re2.Options()
     options.log_errors = False

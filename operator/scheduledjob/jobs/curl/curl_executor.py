@@ -3,7 +3,7 @@
 The executor has a pool of connections for all jobs. What belongs to a job (credentials, TLS settings) never stays in
 the pool: no cookies are kept, connections are shared only between equal TLS settings, and proxies from the environment
 are not used. Redirects are followed here and in ``request.py``, not by aiohttp, because each hop is checked again: its
-address, and which headers may go there. Nothing is sent twice, because retries are the engine's decision.
+address, and which headers may go there. No request is sent twice, because only the engine decides about retries.
 
 A request ends with the process, so it can't outlive its lease. A cancellation closes the connection.
 """
@@ -23,7 +23,7 @@ from scheduledjob.jobs.output import bytes_to_keep, condense
 from scheduledjob.jobs.reasons import of_exception, one_line, timed_out
 from scheduledjob.jobs.values import Secrets, secrets_of
 
-from .body_search import BodySearch, check
+from .body_search import BodySearch, compiled_pattern
 from .request import Request, first_request, redirected
 from .request_errors import ConnectionLostError, RequestError, in_words, place
 from .resolver import ThreadResolver
@@ -95,7 +95,7 @@ class CurlExecutor:
         self._search.stop()
 
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
-        """Nothing to do: a request ends, and stops, with the process."""
+        """Nothing to do: a request ends with the process."""
 
     async def run(self, attempt: Attempt) -> Result:
         secrets = secrets_of(attempt)
@@ -115,7 +115,7 @@ class CurlExecutor:
             request = await first_request(attempt, spec, secrets)
             expected = _statuses(spec.expect_status)
             if spec.expect_body is not None:
-                check(spec.expect_body)
+                compiled_pattern(spec.expect_body)  # an invalid one is reported before anything is sent
         except RequestError as error:
             return Result(False, str(error))
         hops = 0
@@ -123,9 +123,9 @@ class CurlExecutor:
             try:
                 response = await self._send(request)
                 try:
-                    onward = redirected(request, response, spec)
-                    if onward is None:
-                        return await self._judge(response, spec, expected, secrets)
+                    next_request = redirected(request, response, spec)
+                    if next_request is None:
+                        return await self._check_response(response, spec, expected, secrets)
                 finally:
                     # If the whole body was read, the connection is in the pool again. Otherwise this closes it.
                     response.close()
@@ -135,14 +135,17 @@ class CurlExecutor:
             hops += 1
             if hops > MAX_REDIRECTS:
                 return Result(
-                    False, f"more than {MAX_REDIRECTS} redirects, the last to {place(onward.url)}", response.status
+                    False,
+                    f"more than {MAX_REDIRECTS} redirects, the last to {place(next_request.url)}",
+                    response.status,
                 )
-            request = onward
+            request = next_request
 
     async def _send(self, request: Request) -> aiohttp.ClientResponse:
         url = request.url
         trusted = self._addresses is not None and self._addresses.trusts(url.host or "")
-        return await self._sessions[trusted].request(
+        session = self._sessions[1 if trusted else 0]  # the second one checks no address
+        return await session.request(
             request.method,
             url,
             headers=request.headers,
@@ -152,7 +155,7 @@ class CurlExecutor:
             server_hostname=request.server_name,
         )
 
-    async def _judge(
+    async def _check_response(
         self, response: aiohttp.ClientResponse, spec: CurlSpec, expected: frozenset[int], secrets: Secrets
     ) -> Result:
         status = response.status
@@ -178,6 +181,7 @@ class _Body(NamedTuple):
 
 
 async def _prevent_resend(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Raise a lost connection as an error for which aiohttp does not send the request again."""
     try:
         return await send(request)
     except aiohttp.ClientConnectorError:
@@ -213,6 +217,7 @@ async def _read(response: aiohttp.ClientResponse, secrets: Secrets, *, whole: bo
 
 @lru_cache(1024)
 def _statuses(patterns: tuple[str, ...]) -> frozenset[int]:
+    """Return the statuses of patterns such as 200 and 2xx. Raises ``RequestError``."""
     found: set[int] = set()
     for pattern in patterns:
         if re.fullmatch("[1-5][0-9]{2}", pattern):

@@ -1,8 +1,8 @@
-"""Brings the objects of the cluster into the store.
+"""The reconciler writes the objects of the cluster to the store.
 
 Every replica does this with every object that it sees. The store accepts what is new and ignores what is older, so the
-order of the objects, repetitions and a stale watch do no harm. Objects wait in memory, the newest version by uid, until
-the store has them. An outage of the store delays them, but loses none.
+order of the objects, repetitions and a stale watch do no harm. The newest version of each object waits in memory until
+the store has it. An outage of the store delays them, but loses none.
 
 Deletions are written first, because another object of the same batch may have the same name.
 """
@@ -43,7 +43,7 @@ RETRY_DELAY = 1.0
 
 
 class ReplicaHandle(Protocol):
-    """The replica, which learns of new rows here sooner than from the store."""
+    """The replica of this process, which learns of new rows sooner from here than from the store."""
 
     def due(self, instant: Instant) -> None: ...
 
@@ -96,8 +96,8 @@ class Reconciler:
         *,
         status_is_complete: Callable[[], bool],
     ) -> None:
-        """``status_is_complete`` returns whether status says everything about the runs of an object that the store does
-        not know: its last operator wrote every status before it shut down."""
+        """``status_is_complete`` returns whether the status of an object that the store does not know has all its runs,
+        because the last operator wrote every status before it shut down."""
         self._store = store
         self._objects = objects
         self._rules = rules
@@ -214,7 +214,7 @@ class Reconciler:
         return list({candidate.desired.slug: candidate for candidate in oldest_first}.values())
 
     def _report(self, results: Sequence[tuple[_Candidate, Put]], now: Instant) -> None:
-        """Tell the known objects, the observer and the replica what the store has accepted."""
+        """Report what the store has accepted to the known objects, the observer and the replica."""
         changed: list[str] = []
         soonest: Instant | None = None
         for (body, desired, row), put in results:
@@ -290,7 +290,7 @@ class Reconciler:
         """
 
         def restored(text: str) -> tuple[State, Instant | None] | None:
-            # If the kind was unknown when the status was written, and still is, nothing has begun since.
+            # If the kind was unknown when the status was written, and still is, no run has begun since.
             clean_shutdown = self._status_is_complete() or (bool(desired.unknown_kind) and _was_of_unknown_kind(status))
             detached = desired.kind == POD_KIND
             try:

@@ -1,8 +1,8 @@
 """Builds the status of an object from what the store has of its schedule.
 
-A pure function, so any replica may write the status, and two replicas write the same text. Two facts that are not in
-the store are carried over from the previous status: since when each condition has held, and when the first attempt of a
-run began, which only the replica that runs it knows until the attempt ends.
+``build_status`` is a pure function, so any replica may write the status, and two replicas write the same text. Two
+facts that are not in the store are carried over from the previous status: since when each condition has held, and when
+the first attempt of a run began, which only the replica that runs it knows until the attempt ends.
 
 ``status.engine`` is the state of the row. A store that does not know the object (memory after a restart, a new or a
 restored database) continues from it.
@@ -39,7 +39,7 @@ Since = dict[str, tuple[str, str]]
 """By type of condition: its status, and the time (RFC 3339) since when it has had it."""
 
 Begun = dict[str, str]
-"""By run id: the time (RFC 3339) when the first attempt began."""
+"""By run id: the time (RFC 3339) when its first attempt began."""
 
 UNKNOWN_KIND = "UnknownKind"
 """Reason of the conditions of an object whose job the operator can't run."""
@@ -81,11 +81,11 @@ def build_status(
     the runs whose start is known although the state does not have it.
     """
     row, state, definition, records = stored.row, stored.state, stored.definition, stored.records
-    # An owner may start a due run without a write.
+    # The owner may start the planned run without a write once it is due, so it counts as active.
     starting = state.next if row.owner is not None and state.next is not None and state.next.due <= now else None
     next_due = _next_due(stored, starting, now)
     active = state.runs if starting is None else [*state.runs, starting]
-    # The state of a row that no replica can run says only that a run may have begun on a replica that was lost.
+    # If no replica can run the row, `begun` means only that a run may have begun on a replica that was lost.
     can_start = row.owner is not None or not unknown_kind(row.kind, kinds)
     status = {
         "observedGeneration": row.generation,
@@ -145,6 +145,7 @@ def _without_payload(run: Run) -> Run:
 # ---------------------------------------------------------------- conditions
 
 _OF_SPEC = ("Ready", "Stalled")
+"""The conditions that follow from the newest spec, and not from the state."""
 
 
 def _conditions(stored: StoredSchedule, kinds: Collection[str], since: Since, now: Instant) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from scheduledjob.domain.time.zones import midnight
 
 from .. import checks
 from ..base import CronExpression, InstantOrDate, Model, TimeZone
-from ..spanning_rules import needed_unless, not_with, window_is_open
+from ..spanning_rules import earlier, needed_unless, not_with
 from .trigger_part import instant_of
 
 
@@ -24,11 +24,11 @@ class Exclude(Model):
         needed_unless(
             "to", "cron", message="is missing", advice="write the end of the window, which is not part of it"
         ),
-        window_is_open(
+        earlier(
             "from",
             "to",
             "timeZone",
-            is_open=lambda exclude: exclude.window[0] < exclude.window[1],
+            is_earlier=lambda exclude: exclude.window[0] < exclude.window[1],
             message="is not after from",
             advice="write a later end; for one day, write the date of the next day",
         ),

@@ -1,10 +1,10 @@
-"""Settling: an owner's writes of its rows, with the history that belongs to them.
+"""FirestoreSettling writes the rows that a replica owns, with the records of their runs.
 
 A settlement and its records are one *unit*. As many units as fit go into one commit, which Firestore carries out
-completely or not at all. It is refused if one of its documents is not as this process last saw it. Then the rows of
-that commit are read: a row that the replica no longer owns at its version is refused, one that a client has edited is
-settled with regard to the edit, and the others are settled in the next attempt. So most settlements read nothing, and
-after a conflict each row of that commit is read once.
+completely or not at all. Firestore refuses it if a document has changed since this process last saw it. Then the rows
+of that commit are read: a row that the replica no longer owns at its version is refused, one that a client has edited
+is settled with regard to the edit, and the others are settled in the next attempt. So most settlements read nothing,
+and after a conflict each row of that commit is read once.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.firestore")
 
 ATTEMPTS = 8
-"""How often one call writes rows again that others keep changing."""
+"""How often one call tries to write a row that others keep changing."""
 MAX_COMMITS = 4
 """The most commits in flight."""
 MAX_SURPLUS = 100_000
 """The most runs that wait for ``prune``. Runs beyond that are dropped when they expire."""
 MAX_REMOVED = 10_000
-"""The most removed rows whose ``recent`` is remembered."""
+"""The most removed rows whose ``recent`` is kept."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,9 @@ class Unit:
     recorded: set[str] = field(default_factory=set)
     """Paths of its records that history has already."""
     recent: Sequence[str] = ()
+    """What ``recent`` of the row becomes: the runs that history keeps."""
     surplus: list[str] = field(default_factory=list)
+    """Paths of runs that its records push out of history."""
     is_outdated: bool = False
     """The desired state has changed, so the row is released, due at once."""
     is_slim: bool = False
@@ -76,10 +78,10 @@ class FirestoreSettling:
         """Paths of runs that newer ones have pushed out of history, for ``prune``."""
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> tuple[list[bool], bool]:
-        """Return the result of each, and whether a row was released whose desired state has changed meanwhile."""
+        """Return for each whether it was settled, and whether a row was released whose desired state had changed."""
         units = [Unit(settlement) for settlement in settlements]
         while todo := [unit for unit in units if unit.settled is None]:
-            # A commit can write a document only once, so units with the same row or run go one after the other.
+            # A commit can write a document only once, so units with the same row or run go into different waves.
             wave: list[Unit] = []
             taken: set[Key] = set()
             for unit in todo:
@@ -116,7 +118,7 @@ class FirestoreSettling:
         except Conflict as conflict:
             if conflict.aborted:
                 return
-            # Firestore does not say which document conflicts, but whether it is a row or a record.
+            # Firestore does not say which document conflicts, only whether it is a row or a record.
             if not conflict.taken or not await self._read_recorded(units, writes):
                 await self._read(replica, units)
             return

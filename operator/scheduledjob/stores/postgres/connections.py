@@ -1,12 +1,12 @@
 """Connections to the server: how they are opened, shared and dropped, and what their failures mean.
 
 Every statement of this store must be an index scan or a nested loop of index scans, whatever the table's statistics
-say: a queue is empty now and full a second later, and a plan that was right for an empty table would stay cached. So
+say: a queue is empty now and full a second later, and a plan that suits an empty table would stay cached. So
 the startup packet of a connection turns off all other plans, and has the server plan each statement once.
 
-There may be a pooler (PgBouncer) before the server that gives each transaction another server connection. Then no
+There may be a pooler (PgBouncer) in front of the server that gives each transaction another server connection. Then no
 session state lasts: no such settings, no cached statements, no LISTEN. Such a pooler refuses the startup packet, or
-reports another process id than the server's. Nothing else here depends on session state.
+reports another process id than the server's. Nothing else in this store depends on session state.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class PostgresServer:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.pooled: bool | None = None
-        """Whether there is such a pooler; None: not known yet."""
+        """Whether there is a pooler as described above; None: not known yet."""
 
     async def open(self) -> Connection:
         """Open a connection. Raises asyncpg's errors; use it within ``translate_errors``."""
@@ -162,7 +162,7 @@ class Pool:
     """A few connections for the replica's event loop.
 
     asyncpg's own pool resets the session at each release, which costs a round trip and is useless for sessions without
-    state. And it waits for the server to confirm that a statement is cancelled, even if the server does not answer.
+    state. It also waits for the server to confirm that a statement is cancelled, even if the server does not answer.
     This pool drops a connection whose statement did not complete.
     """
 

@@ -1,7 +1,8 @@
-"""The helper's loop: reads requests, starts, watches and ends jobs, and sends answers.
+"""The loop of the helper process: it reads requests, starts, watches and ends jobs, and sends answers.
 
-Each round does a little of everything, in this order: what is readable, a few starts, exits, alarms, stragglers,
-answers. No step waits, so nothing delays a deadline by more than a few milliseconds.
+Each round does a little of everything, in this order: read requests, renewals and output; start a few jobs; reap exited
+processes; handle alarms; kill the remaining processes of jobs that are ending; send answers. No step waits, so nothing
+delays a deadline by more than a few milliseconds.
 
 How a job ends: its first process exits, and before that process is reaped (so that its id can't be reused yet), its
 whole group is killed. Processes that left the group become children of this process, because a subreaper inherits
@@ -42,12 +43,13 @@ _ROUND_WHILE_ENDING = 0.005
 """Seconds. Exits wake the loop, so this is for what no signal reports, such as an exec that is under way."""
 _LONGEST_WAIT = 3600.0
 """Seconds. A selector accepts no more than some weeks, but the timeout of a job may be months."""
-_POLLS_OF_A_STRANGER = 3
+_STRANGER_POLLS = 3
 """A child belongs to no job if its environment has no mark this many times. A process in the middle of an exec has no
 environment for a moment."""
 _STACK = 256 * 1024
 """Bytes for the thread of a confined job, which does very little."""
-_NOBODY = SpawnedJob(Start(0, [], {}, None, b"", 0.0, None, 0, 0), 0.0)
+_NO_JOB = SpawnedJob(Start(0, [], {}, None, b"", 0.0, None, 0, 0), 0.0)
+"""The owner of a child that belongs to no job."""
 
 
 class ReplicaGoneError(Exception):
@@ -70,6 +72,7 @@ class Spawner:
         self._sessions: dict[int, SpawnedJob] = {}
         """By process id: the jobs whose session may have members."""
         self._marks: dict[Mark, SpawnedJob] = {}
+        """By the mark in the environment of its processes."""
         self._ending: set[SpawnedJob] = set()
         """Jobs whose first process is gone, but which may have others."""
         self._owners: dict[int, SpawnedJob] = {}
@@ -77,16 +80,18 @@ class Spawner:
         self._members: set[int] = set()
         """Adopted children whose session shows their job. A process can't join the session of another job."""
         self._strangers: collections.Counter[int] = collections.Counter()
-        self._beyond_us: set[int] = set()
-        """Adopted children that run as another user."""
+        """How often each child was found to belong to no job."""
+        self._unkillable: set[int] = set()
+        """Children that run as another user, so that this process can't kill them."""
         self._alarms: list[tuple[float, int]] = []
+        """A heap of (monotonic seconds, number of the job)."""
         self._early_leases: dict[int, float] = {}
         """Leases that were renewed before their request was read: the pipe is faster than the socket."""
         self._last_number = 0
         self._settings = Settings({}, 5.0, 1.0, 1.0)
         nothing = os.open(os.devnull, os.O_RDONLY)
         home = os.open(".", os.O_PATH | os.O_DIRECTORY)
-        self._around = Surroundings(Limits({}), home, nothing, (os.dup(nothing), os.dup(nothing)), None)
+        self._surroundings = Surroundings(Limits({}), home, nothing, (os.dup(nothing), os.dup(nothing)), None)
         self._replica = replica
 
         self._selector = selectors.DefaultSelector()
@@ -113,21 +118,22 @@ class Spawner:
             for job in self._jobs.values():
                 if job.sandbox is not None:
                     job.sandbox.close()
-            if self._around.sandboxes is not None:
-                self._around.sandboxes.close()
+            if self._surroundings.sandboxes is not None:
+                self._surroundings.sandboxes.close()
 
     def _round(self) -> None:
-        for key, _ in self._selector.select(self._patience()):
+        for key, _ in self._selector.select(self._select_timeout()):
             work: Callable[[], object] = key.data
             work()
         for _ in range(min(_STARTS_A_ROUND, len(self._waiting))):
             self._start(self._waiting.popleft())
         self._reap()
-        self._ring()
+        self._handle_alarms()
         self._end_stragglers()
         self._flush()
 
-    def _patience(self) -> float:
+    def _select_timeout(self) -> float:
+        """Return for how many seconds the loop may wait for something to read."""
         if self._waiting:
             return 0.0
         longest = _ROUND_WHILE_ENDING if self._ending else _LONGEST_WAIT
@@ -148,9 +154,9 @@ class Spawner:
         if not data:
             raise ReplicaGoneError
         for message in self._unpacker.feed(data):
-            self._take(message)
+            self._handle_request(message)
 
-    def _take(self, message: Message) -> None:
+    def _handle_request(self, message: Message) -> None:
         if isinstance(message, Start):
             # The margin depends on what is left of the lease now: the request may have waited.
             deadline = max(message.deadline, self._early_leases.pop(message.number, 0.0))
@@ -168,7 +174,7 @@ class Spawner:
             sandboxes = None
             if message.scratches is not None:
                 sandboxes = Sandboxes(message.scratches, message.readable, message.landlock, self._replica)
-            self._around = self._around._replace(limits=limits, sandboxes=sandboxes)
+            self._surroundings = self._surroundings._replace(limits=limits, sandboxes=sandboxes)
 
     def _read_leases(self) -> None:
         data = os.read(self._leases, LEASE.size << 12)
@@ -182,6 +188,7 @@ class Spawner:
                 self._early_leases[number] = deadline
 
     def _safe(self, deadline: float) -> float:
+        """Return when to kill a job whose lease ends at ``deadline``: a margin earlier."""
         left = deadline - time.monotonic()
         return deadline - min(self._settings.margin, max(0.0, left / 4))
 
@@ -194,7 +201,7 @@ class Spawner:
             self._conclude(job)
             return
         try:
-            job.spawn(self._around)
+            job.spawn(self._surroundings)
         except StartError as error:
             job.problem = str(error)
         except OSError as error:
@@ -232,16 +239,17 @@ class Spawner:
         heapq.heappush(self._alarms, (job.next_alarm, job.number))
 
     def _kill(self, job: SpawnedJob) -> None:
+        """Kill the process group of a job."""
         job.signal(signal.SIGKILL)
         job.ends_at = None
         job.deadline = float("inf")
         if job.problem:
-            # It could not be killed, and its run must not wait until it chooses to end.
+            # It could not be killed. Its run must not wait for it.
             del self._running[job.pid]
-            self._beyond_us.add(job.pid)
+            self._unkillable.add(job.pid)
             self._ending.add(job)
 
-    def _ring(self) -> None:
+    def _handle_alarms(self) -> None:
         """Handle the alarms that are due."""
         now = time.monotonic()
         while self._alarms and self._alarms[0][0] <= now:
@@ -277,26 +285,26 @@ class Spawner:
             self._owners.pop(pid, None)
             self._members.discard(pid)
             self._strangers.pop(pid, None)
-            self._beyond_us.discard(pid)
+            self._unkillable.discard(pid)
 
     def _end_stragglers(self) -> None:
         """Kill the remaining processes of the jobs that are ending, and conclude the jobs that have none."""
         if not self._ending:
             return
-        left = children().difference(self._running, self._beyond_us)
-        if left:
+        remaining = children().difference(self._running, self._unkillable)
+        if remaining:
             self._clear_sandboxes()
         busy: set[SpawnedJob] = set()
-        for pid in left:
+        for pid in remaining:
             owner = self._owners.get(pid) or self._find_owner(pid)
             if owner in self._ending:
-                if owner.polls <= _POLLS_OF_A_STRANGER or pid in self._members:
+                if owner.polls <= _STRANGER_POLLS or pid in self._members:
                     busy.add(owner)
                 self._kill_straggler(pid, owner)
-            elif owner is _NOBODY:
-                busy |= {job for job in self._ending if job.polls <= _POLLS_OF_A_STRANGER}
+            elif owner is _NO_JOB:
+                busy |= {job for job in self._ending if job.polls <= _STRANGER_POLLS}
                 # It may belong to a running job in a sandbox, whose end will find it.
-                if self._strangers[pid] >= _POLLS_OF_A_STRANGER and any(not job.polls for job in self._ending):
+                if self._strangers[pid] >= _STRANGER_POLLS and any(not job.polls for job in self._ending):
                     self._kill_straggler(pid, owner)
         for job in self._ending - busy:
             self._ending.discard(job)
@@ -314,6 +322,7 @@ class Spawner:
                 job.polls += 1
 
     def _find_owner(self, pid: int) -> SpawnedJob:
+        """Return the job of an adopted child, by its session, its group or its mark; ``_NO_JOB`` if there is none."""
         try:
             job = self._sessions.get(os.getsid(pid)) or self._sessions.get(os.getpgid(pid))
         except OSError:
@@ -325,7 +334,7 @@ class Spawner:
             job = self._marks.get(mark) if mark is not None else None
         if job is None:
             self._strangers[pid] += 1
-            return _NOBODY
+            return _NO_JOB
         self._owners[pid] = job
         return job
 
@@ -333,7 +342,7 @@ class Spawner:
         try:
             os.kill(pid, signal.SIGKILL)
         except PermissionError:
-            self._beyond_us.add(pid)
+            self._unkillable.add(pid)
             owner.problem = f"process {pid} runs as another user and can't be killed"
 
     def _conclude(self, job: SpawnedJob) -> None:
@@ -360,11 +369,11 @@ class Spawner:
             job.signal(signal.SIGKILL)
         while True:
             self._reap()
-            remaining = (children() | self._running.keys()) - self._beyond_us
+            remaining = (children() | self._running.keys()) - self._unkillable
             if not remaining:
                 return
             for pid in remaining:
-                self._kill_straggler(pid, _NOBODY)
+                self._kill_straggler(pid, _NO_JOB)
             time.sleep(_ROUND_WHILE_ENDING)
 
     # ---- answers
