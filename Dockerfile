@@ -1,10 +1,10 @@
-# The operator's image: the program, the Python packages that it needs, and as much of Debian as runs them.
+# The operator's image: the program, its Python packages, and the parts of Debian that they need.
 #
-# It builds on every Debian with python3, venv and the authorities' certificates: BASE_IMAGE names it. Three stages:
-# `build` installs what the lock files name by hash, `root` makes the file system, and the last one is that file system
-# and nothing else, so that what `root` removes is in no layer. `make image` calls it; its two secrets, an authority and
-# a pip.conf for a network that has its own, are there while pip runs and in no image. There is no HEALTHCHECK:
-# Kubernetes asks /healthz and /readyz.
+# BASE_IMAGE can be any Debian with python3, venv and CA certificates. There are three stages: `build` installs the
+# locked packages by hash, `root` creates the file system, and the last stage contains only that file system, so that
+# no layer contains what `root` removes. `make image` builds it. Its two optional secrets, a CA certificate and a
+# pip.conf, are available only while pip runs and are not in the image. There is no HEALTHCHECK, because Kubernetes
+# uses /healthz and /readyz.
 ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build
@@ -22,10 +22,10 @@ RUN --mount=type=secret,id=authority,target=/run/authority.crt --mount=type=secr
 COPY pyproject.toml README.md LICENSE ./
 COPY operator operator
 COPY image/strip.py ./
-# The version comes from a tag of git, which is not in here.
+# The version comes from a git tag, and the build has no git repository.
 ARG VERSION=0.0.0
-# What is never read goes: sources in C, symbols, colours for every language that there is. Kubernetes' client only
-# reads kubeconfigs here: the calls and objects of every API go, and a second copy of everything for asyncio.
+# Remove what is never read: C sources, symbols, and lexers for all languages. Kubernetes' client is used only to read
+# kubeconfigs, so remove its API classes and models, and the second copy of them for asyncio.
 RUN set -eu; \
     export PIP_NO_INDEX=1 SETUPTOOLS_SCM_PRETEND_VERSION="${VERSION}"; \
     /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel .; \
@@ -41,9 +41,9 @@ RUN set -eu; \
 FROM ${BASE_IMAGE} AS root
 COPY --from=build /opt/scheduledjob /opt/scheduledjob
 COPY image/trim.py /tmp/
-# A shell and its tools stay, for shell jobs in Pods of this image; the operator itself starts none. Bytecode is never
-# compared with its source: nobody changes either. Nothing is writable by who is not root, /tmp neither: it is there to
-# be mounted on.
+# Keep a shell and its tools for shell jobs in Pods with this image; the operator itself does not use them. Bytecode is
+# never compared with its source, because neither changes. Only root can write to the file system, including /tmp, which
+# is a mount point.
 RUN set -eu; \
     if dpkg-query --show python3-venv >/dev/null 2>&1; then \
         DEBIAN_FRONTEND=noninteractive apt-get purge --yes --auto-remove python3-venv 'python3.*-venv' >/dev/null; \

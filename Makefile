@@ -1,4 +1,4 @@
-# Everything that a developer types. `make venv` makes .venv/ from the locked versions; the other targets do that first.
+# The commands of a developer. `make venv` creates .venv/ from the locked versions; the other targets do that first.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -6,15 +6,15 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 2000
-# What to pass on to pytest or to the benchmarks, as in `make test ARGS="tests/stores -k claim"`.
+# Arguments for pytest or for the benchmarks, as in `make test ARGS="tests/stores -k claim"`.
 ARGS ?=
-# The image: its name, and what it is built on; empty: the Dockerfile's base where docker answers, else one that is made
-# from Debian's packages.
+# The image's name and base. Empty base: that of the Dockerfile if docker answers, otherwise one made from Debian's
+# packages.
 IMAGE ?=
 BASE_IMAGE ?=
-# What `make test-python` runs the tests in; empty: python:3.13-slim where docker answers, else Debian trixie.
+# The image for `make test-python`. Empty: python:3.13-slim if docker answers, otherwise Debian trixie.
 PYTHON_IMAGE ?=
-# 1: a test that lacks its server fails instead of being skipped.
+# 1: a test whose server is missing fails instead of being skipped.
 REQUIRE_ALL ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -30,9 +30,9 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-venv: $(VENV)/.installed  ## make .venv/ from requirements-dev.lock, with the project editable in it
+venv: $(VENV)/.installed  ## create .venv/ from requirements-dev.lock, with the project in editable mode
 
-# Each file marks a step that is done. The first is uv alone, which installs the rest.
+# Each file marks a completed step. The first step installs only uv, which installs the rest.
 $(VENV)/.uv: requirements-uv.lock
 	@python=; for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
 		if "$$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -44,7 +44,7 @@ $(VENV)/.uv: requirements-uv.lock
 			"or name it: make venv PYTHON=/path/to/python3" >&2; exit 1; \
 	fi; \
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
-		echo "making $(VENV) with $$("$$python" --version)"; "$$python" -m venv --clear $(VENV); \
+		echo "creating $(VENV) with $$("$$python" --version)"; "$$python" -m venv --clear $(VENV); \
 	fi
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-uv.lock
 	@touch $@
@@ -67,26 +67,26 @@ $(VENV)/.docs: $(VENV)/.installed requirements-docs.lock
 	@$(UV) pip install --require-hashes -r requirements-docs.lock
 	@touch $@
 
-demo: $(VENV)/.demo  ## run examples/*.yaml with the memory store and show what ran and what is next; Ctrl-C ends it
+demo: $(VENV)/.demo  ## run examples/*.yaml with the memory store and show what ran and what is next; press Ctrl-C to stop
 	@$(BIN)/scheduledjob run -f examples/*.yaml
 
-test: venv  ## run the tests, two at a time; REQUIRE_ALL=1 fails what it would skip, ARGS go to pytest
+test: venv  ## run the tests, two at a time; with REQUIRE_ALL=1 skipped tests fail; ARGS go to pytest
 	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist worksteal --ignore=tests/cluster --ignore=tests/e2e $(ARGS)
 
 test-python: venv  ## run the tests on another version of Python, in a container of PYTHON_IMAGE; ARGS go to pytest
 	@$(BIN)/python -m tools.other_python --image "$(PYTHON_IMAGE)" -- $(ARGS)
 
-test-cluster: venv  ## run the tests that need a real Kubernetes; the first time builds one, in some minutes
+test-cluster: venv  ## run the tests that need a real Kubernetes; the first time, it is built, which takes some minutes
 	@$(BIN)/python -m tests.cluster.harness build || true
 	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest -n 2 --dist loadgroup tests/cluster $(ARGS)
 
 image: venv  ## build the image with docker or buildah, and write it to a file for a node
 	@$(BIN)/python -m image.build --image "$(IMAGE)" --base "$(BASE_IMAGE)"
 
-image-report: venv  ## scan the image of `make image`, and measure how it starts on a node (root)
+image-report: venv  ## scan the image of `make image`, and measure its start on a node (root)
 	@$(BIN)/python -m image.report
 
-release: venv  ## what is published of the tag of this commit, into dist/: packages, chart, install.yaml, image
+release: venv  ## write what is published for the tag of this commit to dist/: packages, chart, install.yaml, image
 	@$(BIN)/python -m image.release
 
 e2e: venv  ## build the image, install it with the chart on a node, upgrade, roll back and uninstall (root)
@@ -94,52 +94,52 @@ e2e: venv  ## build the image, install it with the chart on a node, upgrade, rol
 	@$(BIN)/python -m tests.cluster.harness build || true
 	@REQUIRE_ALL=$(REQUIRE_ALL) $(BIN)/pytest tests/e2e $(ARGS)
 
-check: lint types contracts  ## lint, types and contracts
+check: lint types contracts  ## run lint, types and contracts
 
-lint: venv  ## ruff: rules and format
+lint: venv  ## check rules and format with ruff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-types: venv  ## mypy, strict
+types: venv  ## check types with mypy --strict
 	@$(BIN)/mypy
 
-contracts: venv  ## import-linter: which layer may import which
+contracts: venv  ## check with import-linter which layer imports which
 	@$(BIN)/lint-imports
 
-crds: venv  ## write crds/ again after a change to the models
+crds: venv  ## generate crds/, after a change of the models
 	@$(BIN)/python -m scheduledjob.manifests.crd crds/scheduledjobs.scheduledjobs.dev.yaml
 	@cp crds/scheduledjobs.scheduledjobs.dev.yaml charts/scheduledjob-operator/files/crd.yaml
 
-chart: venv  ## write the chart's README again after a change to its values
+chart: venv  ## generate the chart's README, after a change of its values
 	@$(BIN)/python -m charts.readme charts/scheduledjob-operator
 
-install-yaml: venv  ## write install.yaml, the chart for those without Helm, again
+install-yaml: venv  ## generate install.yaml, the chart for installing without Helm
 	@$(BIN)/python -m charts.install_yaml install.yaml
 
-docs: venv  ## write the pages and pictures of docs/ again that are made from the code
+docs: venv  ## generate the pages and pictures of docs/ that come from the code
 	@$(BIN)/python -m scheduledjob.kube.settings.settings_page docs/operator-settings.md
 	@$(BIN)/python -m scheduledjob.web.metrics docs/metrics.md
 	@$(BIN)/python -m docs.tools.crd_page docs/crd-reference.md
 	@$(BIN)/python -m docs.tools.cli_page docs/cli-reference.md
 	@$(BIN)/python -m docs.tools.pictures docs/pictures
 
-terminal: venv  ## draw the terminal of README again, from a run of `make demo`
+terminal: venv  ## draw the terminal in README from a run of `make demo`
 	@$(BIN)/python -m docs.tools.terminal docs/pictures/terminal.svg
 
-site: $(VENV)/.docs  ## build the documentation as a site into build/site, strictly, without network
+site: $(VENV)/.docs  ## build the documentation as a site in build/site; warnings are errors
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-simulate: venv  ## run SEEDS=2000 simulated histories of the engine, faults and all
+simulate: venv  ## run SEEDS=2000 simulated histories of the engine, with faults
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-bench: $(VENV)/.bench  ## measure against the bars and against pgqueuer; ARGS choose what
+bench: $(VENV)/.bench  ## run the benchmarks, with pgqueuer for comparison; ARGS select some
 	@$(BIN)/python -m bench $(ARGS)
 
-bench-cluster: venv  ## measure the operator on a real control plane, on two cores; the first time builds one
+bench-cluster: venv  ## run the benchmarks of the operator on a real control plane; the first time, it is built
 	@$(BIN)/python -m tests.cluster.harness build
 	@$(BIN)/python -m bench.cluster $(ARGS)
 
-lock: venv  ## write the lock files again after a change to pyproject.toml; UPGRADE=--upgrade for newer versions
+lock: venv  ## update the lock files after a change of pyproject.toml; UPGRADE=--upgrade for newer versions
 	@$(LOCK) pyproject.toml requirements-build.in --extra dev -o requirements-dev.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock -o requirements.lock
 	@$(LOCK) pyproject.toml -c requirements-dev.lock --extra all -o requirements-image.lock
@@ -151,12 +151,12 @@ lock: venv  ## write the lock files again after a change to pyproject.toml; UPGR
 cluster: venv  ## start a Kubernetes control plane and print the line that sets KUBECONFIG
 	@$(BIN)/python -m tests.cluster.harness up
 
-node: venv  ## start its node too, so that Pods run (root, Debian's containerd), and say how an image gets there
+node: venv  ## also start a node that runs Pods (root, Debian's containerd), and print how to load an image
 	@$(BIN)/python -m tests.cluster.harness node
 
-cluster-down: venv  ## end what `make cluster` and `make node` started
+cluster-down: venv  ## stop what `make cluster` and `make node` started
 	@$(BIN)/python -m tests.cluster.harness down
 
-clean:  ## remove .venv/ and everything else that can be made again
+clean:  ## remove .venv/ and everything else that is generated
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
