@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.jobs.curl.curl_executor import CurlExecutor
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

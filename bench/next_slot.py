@@ -23,10 +23,12 @@ from rich.table import Table
 from scheduledjob.domain.time.instants import DAY, HOUR, to_datetime, to_instant
 from scheduledjob.domain.triggers.cron import Cron
 from scheduledjob.domain.triggers.every import Every
-from scheduledjob.domain.triggers.timetable import BoundTrigger, Timetable, Window
+from scheduledjob.domain.triggers.timetable import Timetable, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from scheduledjob.domain.triggers.stored_trigger import BoundTrigger
 
 CASES = [
     # our expression, the same for croniter, time zone

@@ -14,7 +14,7 @@ import uvloop
 
 from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
-from scheduledjob.jobs.shell.shell_kind import ShellSpec
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 
 AT_ONCE = 1000
 RATE = 300

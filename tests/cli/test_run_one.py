@@ -18,9 +18,9 @@ from scheduledjob.jobs.container.pod_builder import build_pod
 from scheduledjob.jobs.container.pod_spec import CustomSpec, PodSettings, PodSpec
 from scheduledjob.jobs.container.runner_order import read_report
 from scheduledjob.jobs.curl.curl_executor import CurlExecutor
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
-from scheduledjob.jobs.shell.shell_kind import ShellSpec
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 from tests.cli.support import PATIENCE, PROGRAM
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_pruning import AttemptOf
 from scheduledjob.jobs.container.pod_spec import CustomSpec, KeepPods, PodSettings, PodSpec
 from scheduledjob.jobs.container.runner_order import encode_report
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
-from scheduledjob.jobs.shell.shell_kind import ShellSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 from tests.cluster.harness import ApiError
 from tests.cluster.pods_support import ENDED_AT, began, bench, cancel, container, exited, waits
 

@@ -14,8 +14,8 @@ import pytest
 
 from scheduledjob.engine.executor import CANCELLED, RELEASED, Value
 from scheduledjob.jobs.container.pod_spec import CustomSpec, PodSettings, PodSpec
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
-from scheduledjob.jobs.shell.shell_kind import ShellSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 from tests.cluster.harness import BUSYBOX_IMAGE
 from tests.cluster.pods_support import bench, cancel, container
 

@@ -10,7 +10,8 @@ from scheduledjob.domain.schedule import machine
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import Concurrency, Timeouts
-from scheduledjob.domain.schedule.requests import MAX_REMEMBERED_REQUESTS, Requests
+from scheduledjob.domain.schedule.machine import MAX_REMEMBERED_REQUESTS
+from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 from scheduledjob.domain.triggers.manual import ManualTrigger

@@ -6,6 +6,7 @@ import random
 from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -17,8 +18,11 @@ from scheduledjob.domain.triggers.every import Every
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.domain.triggers.once import At
-from scheduledjob.domain.triggers.timetable import BoundTrigger, Timetable, Window
+from scheduledjob.domain.triggers.timetable import Timetable, Window
 from tests.domain.cron_oracle import EPOCH, Oracle, minute_skies, random_expression
+
+if TYPE_CHECKING:
+    from scheduledjob.domain.triggers.stored_trigger import BoundTrigger
 
 START = to_instant(datetime(2026, 3, 7, tzinfo=UTC))
 

@@ -33,7 +33,8 @@ _ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import asyncio, json, os, sys, threading
 from scheduledjob.jobs.shell.confinement import Confinement, make_unreadable
-from scheduledjob.jobs.shell.shell_executor import ShellExecutor, ShellLimits
+from scheduledjob.jobs.shell.shell_executor import ShellExecutor
+from scheduledjob.jobs.shell.shell_spec import ShellLimits
 from tests.jobs.shell_support import attempt_of
 
 settings = json.loads(sys.argv[1])

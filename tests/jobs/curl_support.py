@@ -23,7 +23,7 @@ from scheduledjob.jobs.curl.resolver import ThreadResolver
 
 if TYPE_CHECKING:
     from scheduledjob.jobs.curl.addresses import AddressFilter
-    from scheduledjob.jobs.curl.curl_kind import CurlSpec
+    from scheduledjob.jobs.curl.curl_spec import CurlSpec
 
 SLOT = 1_796_119_200_000_000
 """2026-12-01T10:00:00Z"""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from scheduledjob.engine.executor import Attempt
-from scheduledjob.jobs.shell.shell_kind import ShellSpec
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 from scheduledjob.jobs.shell.spawner.processes import all_pids, status_of
 
 if TYPE_CHECKING:

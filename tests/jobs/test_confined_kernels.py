@@ -20,7 +20,8 @@ import pytest
 
 from scheduledjob.jobs.shell import confinement
 from scheduledjob.jobs.shell.confinement import Confinement, LandlockStatus, landlock_status
-from scheduledjob.jobs.shell.shell_executor import ShellExecutor, ShellLimits
+from scheduledjob.jobs.shell.shell_executor import ShellExecutor
+from scheduledjob.jobs.shell.shell_spec import ShellLimits
 from scheduledjob.jobs.shell.spawner import landlock, seccomp
 from scheduledjob.jobs.shell.spawner.sandbox import Sandboxes
 from tests.jobs.confined_support import needs_landlock

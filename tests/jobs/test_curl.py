@@ -12,7 +12,7 @@ from aiohttp import web
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Value
 from scheduledjob.jobs.curl.curl_executor import BODY_LIMIT
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from tests.jobs.curl_support import Handler, Known, attempt, bare, executor, run, serving
 
 

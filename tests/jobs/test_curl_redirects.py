@@ -10,7 +10,7 @@ from aiohttp import web
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.addresses import AddressFilter
 from scheduledjob.jobs.curl.curl_executor import MAX_REDIRECTS
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from tests.jobs.curl_support import Handler, Known, attempt, bare, executor, run, serving
 
 

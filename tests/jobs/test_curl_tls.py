@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from scheduledjob.engine.executor import Value
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.curl.tls import TlsSetting, context_of
 from tests.jobs.curl_support import Authority, Known, attempt, executor, run, server_context, serving
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.curl.resolver import ThreadResolver
 from tests.jobs.curl_support import attempt, executor, serving
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Value
-from scheduledjob.jobs.shell.shell_executor import ShellExecutor, ShellLimits
+from scheduledjob.jobs.shell.shell_executor import ShellExecutor
+from scheduledjob.jobs.shell.shell_spec import ShellLimits
 from scheduledjob.jobs.shell.spawner.processes import status_of
 from tests.jobs.shell_support import Reports, attempt_of, bearing, descendants, helper_pid, is_alive, running, until
 

@@ -9,8 +9,8 @@ import pytest
 
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.container.pod_spec import POD_KIND, ContainerSpec, CustomSpec, KeepPods, PodSpec
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
-from scheduledjob.jobs.shell.shell_kind import ShellSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 from scheduledjob.manifests.models import ScheduledJob
 from scheduledjob.manifests.pod_translation import pod_description, to_pod_definition
 

@@ -28,8 +28,8 @@ from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.domain.triggers.once import AfterTrigger, AtTrigger
 from scheduledjob.domain.triggers.registry import TRIGGER_KINDS
 from scheduledjob.engine.executor import Value
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
-from scheduledjob.jobs.shell.shell_kind import ShellSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 from scheduledjob.manifests.base import PATTERN_MEANINGS
 from scheduledjob.manifests.checks import parse_instant
 from scheduledjob.manifests.loader import load_text

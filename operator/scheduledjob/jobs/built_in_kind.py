@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .curl.addresses import AddressFilter
     from .shell.confinement import Confinement
-    from .shell.shell_executor import ShellLimits
+    from .shell.shell_spec import ShellLimits
 
 
 class Place(Enum):

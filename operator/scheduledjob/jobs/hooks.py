@@ -8,7 +8,8 @@ import msgspec
 
 from scheduledjob.domain.time.instants import SECOND, rfc3339
 from scheduledjob.engine.executor import Attempt, Result
-from scheduledjob.jobs.curl.curl_kind import CURL_TIMEOUT, CurlSpec
+from scheduledjob.jobs.curl.curl_kind import CURL_TIMEOUT
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
 
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord

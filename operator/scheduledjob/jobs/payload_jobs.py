@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from scheduledjob.engine.executor import Attempt, Executor, Result, Value
 from scheduledjob.jobs.curl.curl_executor import CurlExecutor
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
-from scheduledjob.jobs.shell.shell_kind import ShellSpec
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

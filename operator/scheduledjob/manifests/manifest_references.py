@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .sources import qualified
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .models import ConfigMap, Secret
-
-
-def qualified(namespace: str, name: str) -> str:
-    """Return the name of a Secret or ConfigMap in a definition."""
-    return f"{namespace}/{name}"
 
 
 class ManifestReferences:

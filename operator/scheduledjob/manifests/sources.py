@@ -9,6 +9,11 @@ from .base import ENVIRONMENT_NAME_PATTERN, DataKey, Model, Name, Text
 from .rules import Rule, stated
 
 
+def qualified(namespace: str, name: str) -> str:
+    """Return the name of a Secret or ConfigMap in a definition."""
+    return f"{namespace}/{name}"
+
+
 class KeySelector(Model):
     """One key of a Secret or ConfigMap in the job's namespace."""
 

@@ -15,8 +15,8 @@ from scheduledjob.jobs.container.pod_builder import Blueprint, build_pod
 from scheduledjob.jobs.container.pod_names import is_of, keep_of, pod_name, timeout_of
 from scheduledjob.jobs.container.pod_spec import CustomSpec, KeepPods, PodSettings, PodSpec
 from scheduledjob.jobs.container.runner_order import read_order
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
-from scheduledjob.jobs.shell.shell_kind import ShellSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 from tests.jobs.container.pod_support import (
     IMAGE,
     RESTRICTED,

@@ -12,7 +12,7 @@ from scheduledjob.jobs.container.pod_names import is_of, keep_of, timeout_of
 from scheduledjob.jobs.container.pod_outcome import observe, started_at
 from scheduledjob.jobs.container.pod_projection import project, secrets_of
 from scheduledjob.jobs.container.pod_spec import PodSpec
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from tests.jobs.container.pod_support import SETTINGS, attempt, with_template
 
 STATUSES: list[dict[str, Any]] = [

@@ -4,7 +4,7 @@ This is the heart of the product, and it does no I/O. The owner of a row loads a
 (``recover``, ``apply_revision``, ``request``, ``attempt_ended`` and so on), asks for what is to be done now (``step``)
 and when to ask again (``wake_at``), and writes the state. Everything that a user can configure is decided here or in a
 module beside it: runs in ``runs.py``, slots of triggers in ``due.py`` and ``misfire.py``, overlap in
-``concurrency.py``, slots that follow other runs in ``followed_runs.py``, manual requests in ``requests.py``.
+``concurrency.py``, slots that follow other runs in ``followed_runs.py``.
 
 What may happen to a run depends on where the state has it:
 
@@ -40,7 +40,7 @@ from . import due, followed_runs, requests, runs
 from .actions import Actions, EndDetails, has
 from .concurrency import has_room
 from .schedule import Schedule
-from .state import Completion, Outcome, State
+from .state import Completion, Outcome, Run, State, run_id
 
 if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from .definition import Definition
     from .misfire import Slots
     from .requests import Requests
-    from .state import Run
+
+MAX_REMEMBERED_REQUESTS = 32
+"""How many handled requests a state remembers, unless the object still makes more."""
 
 # ---------------------------------------------------------------- what happened
 
@@ -172,7 +174,7 @@ def step(schedule: Schedule, now: Instant) -> Actions:
         followed_runs.start_upcoming(schedule, now, actions)
     if schedule.pending is not None:
         wanted, schedule.pending = schedule.pending.requests, None
-        requests.handle(schedule, wanted, now, actions)
+        _handle_requests(schedule, wanted, now, actions)
     if state.waiting:
         runs.promote(schedule)
     if state.runs:
@@ -255,6 +257,58 @@ def _overdue_from(schedule: Schedule) -> Instant | None:
     if within is None or state.suspended or state.completed is not None:
         return None
     return max(state.last_success or 0, state.expect_from) + within
+
+
+# ---------------------------------------------------------------- manual requests
+
+
+def _handle_requests(schedule: Schedule, wanted: Requests, now: Instant, actions: Actions) -> None:
+    """Do what is requested and was not done before."""
+    state = schedule.state
+    entries = requests.entries_of(wanted)
+    for request, entry in entries.items():
+        if entry in state.handled:
+            continue
+        if request == "resume":
+            _resume(schedule, now)
+        elif request == "cancel":
+            _cancel(schedule, wanted.cancel, now, actions)
+        else:
+            _run_now(schedule, wanted, now, actions)
+        state.handled += (entry,)
+        schedule.writes.changed = True
+    # What the object still requests is remembered, however old it is. Otherwise it would be done again.
+    keep = max(0, MAX_REMEMBERED_REQUESTS - len(entries))
+    others = [entry for entry in state.handled if entry not in entries.values()]
+    if len(others) > keep:
+        dropped = set(others[: len(others) - keep])
+        state.handled = tuple(entry for entry in state.handled if entry not in dropped)
+
+
+def _resume(schedule: Schedule, now: Instant) -> None:
+    state = schedule.state
+    if state.paused:
+        state.paused = False
+        state.paused_under = 0
+        state.failures_in_row = 0
+        state.decided_until = max(state.decided_until, now)
+        followed_runs.start_anew(state, now)
+        followed_runs.plan_poll(schedule, now)
+
+
+def _cancel(schedule: Schedule, wanted_id: str, now: Instant, actions: Actions) -> None:
+    for run in [*schedule.state.runs, *schedule.state.waiting]:
+        if run_id(schedule.uid, run) == wanted_id and runs.cancel(schedule, run, now, "cancelled by hand"):
+            actions.cancel += (run,)
+
+
+def _run_now(schedule: Schedule, wanted: Requests, now: Instant, actions: Actions) -> None:
+    run = Run(slot=now, due=now, token=wanted.run, payload=wanted.payload, detached=schedule.detached)
+    if schedule.state.completed is Completion.JOB:
+        runs.finish(schedule, run, Outcome.CANCELLED, now, EndDetails(runs.COMPLETED_REASON))
+        return
+    schedule.writes.add(run)
+    runs.admit(schedule, run, now, actions)
 
 
 # ---------------------------------------------------------------- new schedules

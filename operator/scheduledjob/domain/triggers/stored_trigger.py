@@ -7,14 +7,12 @@ in the store, and its key in a manifest. ``registry`` lists all kinds, and docs/
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
 if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
-
-    from .timetable import BoundTrigger
 
 
 class StoredTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="trigger"):
@@ -26,7 +24,7 @@ class StoredTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="
 
     @abstractmethod
     def bind(self, seed: str, created: Instant) -> BoundTrigger:
-        """Return the trigger of one schedule, for its timetable.
+        """Return the slots of one schedule, for its timetable; or the trigger itself if it has no slots of its own.
 
         ``seed`` is the name of the schedule, which decides the values of ``H``. ``created`` is when the schedule was
         created. Raises ``ValueError`` for a value that is not allowed.
@@ -74,8 +72,8 @@ class DayPattern(Protocol):
         """Return the slots of a day (days since 1970-01-01)."""
 
 
-class Repeating(Protocol):
-    """A bound trigger with any number of slots, all at whole seconds. It can be compared and hashed."""
+class SlotSequence(Protocol):
+    """The slots that a trigger has in one schedule."""
 
     def next_instant(self, after: Instant) -> Instant | None:
         """Return the first slot after an instant, or None."""
@@ -86,5 +84,14 @@ class Repeating(Protocol):
     def count(self, after: Instant, until: Instant) -> int:
         """Return how many slots lie in ``after < slot <= until``."""
 
+
+@runtime_checkable
+class Repeating(SlotSequence, Protocol):
+    """A bound trigger with any number of slots, all at whole seconds. It can be compared and hashed."""
+
     def by_day(self) -> DayPattern:
         """Return the same slots, day by day."""
+
+
+BoundTrigger: TypeAlias = SlotSequence | StoredTrigger
+"""What ``StoredTrigger.bind`` returns."""

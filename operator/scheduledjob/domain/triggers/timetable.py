@@ -10,7 +10,7 @@ and are handled one by one.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant
 from scheduledjob.domain.time.zones import LAST_SECOND
@@ -20,15 +20,12 @@ from .every import Every
 from .following import FollowingTrigger
 from .manual import ManualTrigger
 from .once import At
-from .stored_trigger import DayPattern, Repeating
+from .stored_trigger import BoundTrigger, DayPattern, Repeating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from scheduledjob.domain.cron.search import CronSearch
-
-BoundTrigger: TypeAlias = Repeating | At | FollowingTrigger | ManualTrigger
-"""A trigger that belongs to one schedule, as ``StoredTrigger.bind`` returns it."""
 
 _DAY_SECONDS: Final = DAY // SECOND
 _WHOLE_DAY: Final = (1 << _DAY_SECONDS) - 1
@@ -68,9 +65,7 @@ class Timetable:
     ) -> None:
         exclude = tuple(exclude)
         self._repeating: tuple[Repeating, ...] = tuple(
-            dict.fromkeys(
-                trigger for trigger in triggers if not isinstance(trigger, At | FollowingTrigger | ManualTrigger)
-            )
+            dict.fromkeys(trigger for trigger in triggers if isinstance(trigger, Repeating))
         )
         self._moments = tuple(sorted({trigger.instant for trigger in triggers if isinstance(trigger, At)}))
         """The slots of ``At`` triggers."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scheduledjob.engine.executor import Attempt
-    from scheduledjob.jobs.shell.shell_kind import ShellSpec
+    from scheduledjob.jobs.shell.shell_spec import ShellSpec
 
     from .pod_spec import PodSettings, PodSpec
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from scheduledjob.domain.schedule.definition import Keep
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.executor import Value
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
-from scheduledjob.jobs.shell.shell_kind import ShellSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 
 POD_KIND = "cluster.pod"
 """The kind that a definition of a Pod job has."""

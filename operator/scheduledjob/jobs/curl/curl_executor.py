@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractResolver
     from aiohttp.connector import AddrInfoType
 
-    from scheduledjob.jobs.curl.curl_kind import CurlSpec
+    from scheduledjob.jobs.curl.curl_spec import CurlSpec
 
     from .addresses import AddressFilter
 

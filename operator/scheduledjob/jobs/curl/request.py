@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from scheduledjob.engine.executor import Attempt, Value
-    from scheduledjob.jobs.curl.curl_kind import CurlSpec
+    from scheduledjob.jobs.curl.curl_spec import CurlSpec
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _METHOD = _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -1,21 +1,8 @@
 """The job kind ``shell``: a command that runs in a shell."""
 
-from dataclasses import dataclass, field
-
-from scheduledjob.engine.executor import Executor, Value
+from scheduledjob.engine.executor import Executor
 from scheduledjob.jobs.built_in_kind import BuiltInKind, JobContext, Place, ResultCode
-
-
-@dataclass(slots=True)
-class ShellSpec:
-    """The shell command that an attempt runs."""
-
-    command: str
-    shell: str = "/bin/sh"
-    env: dict[str, Value] = field(default_factory=dict)
-    working_dir: str | None = None
-    complete_exit_codes: frozenset[int] = frozenset()
-    """Exit codes that count as success and end the schedule permanently."""
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 
 
 def _make_executor(context: JobContext) -> Executor | None:

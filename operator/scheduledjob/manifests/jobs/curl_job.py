@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from scheduledjob.engine.executor import Value
-from scheduledjob.jobs.curl.curl_kind import CurlSpec
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
 
 from .. import checks
 from ..base import HOST_NAME_PATTERN, STATUS_PATTERN, Model, Regex, Url

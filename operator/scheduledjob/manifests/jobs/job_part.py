@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from scheduledjob.engine.executor import Value
 
 from ..base import Model
-from ..manifest_references import qualified
+from ..sources import qualified
 
 if TYPE_CHECKING:
     from ..policies import CompleteOn

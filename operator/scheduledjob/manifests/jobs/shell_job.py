@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from scheduledjob.engine.executor import Value
-from scheduledjob.jobs.shell.shell_kind import ShellSpec
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
 
 from .. import checks
 from ..base import AbsolutePath, Model, Text
