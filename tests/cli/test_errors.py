@@ -8,15 +8,15 @@ from scheduledjob.cli.shared.command_errors import Mask, in_one_line, lone
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "text"),
     [
         ("postgresql://me:s3cret@host/db", "no s3cret here"),
         ("postgresql://me:s3%40cret@host/db", "neither s3@cret nor s3%40cret"),
         ("postgresql://host/db?user=me&password=s3cret&sslmode=require", "no s3cret here"),
     ],
 )
-def test_passwords_are_masked_encoded_and_decoded(url: str, told: str) -> None:
-    masked = Mask(url)(told)
+def test_passwords_are_masked_encoded_and_decoded(url: str, text: str) -> None:
+    masked = Mask(url)(text)
     assert "s3" not in masked
     assert masked.endswith("***") or masked.endswith("*** here")
 

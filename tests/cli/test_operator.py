@@ -37,17 +37,17 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 class Cluster:
-    """Stands where the cluster's package is run, and remembers what it was told."""
+    """Stands in for the cluster's package, and remembers the settings that it received."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.told: list[OperatorSettings] = []
+        self.received: list[OperatorSettings] = []
         self.work: Callable[[], int] = lambda: 0
         module = ModuleType("scheduledjob.kube.operator")
         module.run_operator = self.run  # type: ignore[attr-defined]  # made here
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
     def run(self, settings: OperatorSettings) -> int:
-        self.told.append(settings)
+        self.received.append(settings)
         return self.work()
 
 
@@ -68,7 +68,7 @@ def test_flags_of_every_form_reach_the_settings(cluster: Cluster, tmp_path: Path
     expected = OperatorSettings(
         namespaces=("team-a", "team-b", "team-c"), accept_unconfined_shell=True, lease=30.0, status_budget=7
     )
-    assert cluster.told == [expected]
+    assert cluster.received == [expected]
 
 
 def test_the_exit_code_is_that_of_the_operator(cluster: Cluster) -> None:
@@ -85,7 +85,7 @@ def test_invalid_settings_are_reported_in_one_line(
         "scheduledjob: SJOB_GRACE: '8' has no unit: write 8s for seconds, 8m for minutes; "
         '--lease: "1s" is too short: write 3s to 10m\n'
     )
-    assert cluster.told == []
+    assert cluster.received == []
 
 
 def test_an_unknown_flag_is_refused_with_a_suggestion(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,5 +163,5 @@ def test_a_library_that_is_missing_is_named(
     monkeypatch.delitem(sys.modules, "scheduledjob.kube.operator", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Without, *sys.meta_path])
     assert execute(["operator", "--log-level=error"]) == 1
-    told = 'the operator needs kopf, kubernetes and prometheus-client: pip install "scheduledjob[kube]"'
-    assert capsys.readouterr().err == f"scheduledjob: {told}\n"
+    message = 'the operator needs kopf, kubernetes and prometheus-client: pip install "scheduledjob[kube]"'
+    assert capsys.readouterr().err == f"scheduledjob: {message}\n"

@@ -39,7 +39,7 @@ class References:
 
 
 def attempt(**changed: Any) -> Attempt:
-    told: dict[str, Any] = {
+    default: dict[str, Any] = {
         "run_id": "uid-1",
         "uid": "uid",
         "namespace": "ns",
@@ -50,7 +50,7 @@ def attempt(**changed: Any) -> Attempt:
         "deadline": math.inf,
         "timeout": None,
     }
-    return Attempt(**(told | changed))
+    return Attempt(**(default | changed))
 
 
 def environment_of(pod: Mapping[str, Any]) -> dict[str, str]:

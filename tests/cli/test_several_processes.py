@@ -152,16 +152,16 @@ def test_history_and_migrate(postgres_dsn: str, tmp_path: Path, capsys: pytest.C
     assert {run["namespace"] for run in history("two", "-n", "team-a")} == {"team-a"}
     assert history("two") == []
 
-    def told(*arguments: str) -> str:
+    def answer(*arguments: str) -> str:
         assert execute(["history", "--store", postgres_dsn, *arguments]) == 0
         return capsys.readouterr().out
 
     elsewhere = "; there is a job of that name in team-a: add --namespace team-a\n"
-    assert told("two") == "no runs of 'two' in namespace 'default'" + elsewhere
-    assert told("default/two") == "no runs of 'two' in namespace 'default'" + elsewhere
-    assert told("two", "-n", "b") == "no runs of 'two' in namespace 'b'" + elsewhere
-    assert told("none") == "no runs of 'none' in namespace 'default', and no other namespace has a job of that name\n"
-    assert told("-n", "b") == "no runs in namespace 'b'\n"
+    assert answer("two") == "no runs of 'two' in namespace 'default'" + elsewhere
+    assert answer("default/two") == "no runs of 'two' in namespace 'default'" + elsewhere
+    assert answer("two", "-n", "b") == "no runs of 'two' in namespace 'b'" + elsewhere
+    assert answer("none") == "no runs of 'none' in namespace 'default', and no other namespace has a job of that name\n"
+    assert answer("-n", "b") == "no runs in namespace 'b'\n"
     assert len(history("--limit", "1")) == 1
     assert history("--instance", "another") == []
     assert execute(["history", "one", "--store", postgres_dsn]) == 0

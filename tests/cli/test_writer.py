@@ -34,11 +34,11 @@ def test_a_slow_reader_loses_lines_and_their_number_is_reported(monkeypatch: pyt
     monkeypatch.setattr(writer_module, "MOST_WAITING", 1000)
     ours, theirs = os.pipe()
     lost: list[int] = []
-    told = threading.Event()
+    notified = threading.Event()
 
     def on_lost(count: int) -> None:
         lost.append(count)
-        told.set()
+        notified.set()
 
     def as_blocks(items: Sequence[int]) -> str:
         return "x" * 4096 * len(items)
@@ -52,7 +52,7 @@ def test_a_slow_reader_loses_lines_and_their_number_is_reported(monkeypatch: pyt
     for item in range(100_000):
         writer.put([item])
     with open(ours, "rb", buffering=0) as reader:
-        while not told.is_set():
+        while not notified.is_set():
             reader.read(1 << 20)
         closing = threading.Thread(target=close)
         closing.start()

@@ -51,10 +51,10 @@ class Oracle:
 
     def matches_date(self, day: date) -> bool:
         if day not in self._dates:
-            self._dates[day] = self._judge(day)
+            self._dates[day] = self._compute(day)
         return self._dates[day]
 
-    def _judge(self, day: date) -> bool:
+    def _compute(self, day: date) -> bool:
         if day.month not in _values("month", self.texts["month"]):
             return False
         if self.texts["year"] != "*" and day.year not in _values("year", self.texts["year"]):

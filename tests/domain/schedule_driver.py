@@ -96,7 +96,7 @@ class Driver:
         machine.apply_revision(self.schedule, self.revision, T + round(seconds * SECOND), None)
 
     def die(self, seconds: float) -> None:
-        """The owner dies, and somebody takes over what had been stored last."""
+        """The owner dies, and another one takes over what was stored last."""
         old = self.schedule
         self.schedule = Schedule("s", "u", old.definition, old.slots, State.decode(old.state.encode()), "other")
         machine.recover(self.schedule, T + round(seconds * SECOND))

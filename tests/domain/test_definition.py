@@ -1,4 +1,4 @@
-"""Definitions: canonical, defaulted as the resource says, and told apart by what decides slots."""
+"""Definitions: canonical, with the resource's defaults, and distinguished by what decides their slots."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_total_ends_a_retry_that_has_not_started_but_not_one_that_has() -> None:
     job = PodDriver(defined(timeouts=Timeouts(total=30 * SECOND)))
     job.at(60)
     job.die(100)
-    (run,) = job.at(100).start  # its executor is told that no time is left, and ends the Pod
+    (run,) = job.at(100).start  # its executor gets no time, and ends the Pod
     assert (run.attempt, run.begun) == (1, T + MINUTE)
     record = job.end(101, AttemptEnd.FAILED, reason="timed out")
     assert record is not None

@@ -1,4 +1,4 @@
-"""Which slots are taken, judged by listing every slot and reading the rule off the list."""
+"""Which late slots run, compared with the rule applied to a list of every slot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ END = 300
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Definition, list[Instant], list[Instant], Instant]:
-    """A definition with its slots, those that are excluded, and when somebody looks."""
+    """A definition, its slots, those that are excluded, and the time of the decision."""
     every = draw(st.sampled_from([1, 3, 10, 60]))
     moments = draw(st.lists(st.integers(1, END * SECOND).map(lambda n: T + n), max_size=2))
     start, length = draw(st.tuples(st.integers(0, END), st.integers(0, 100)))

@@ -180,7 +180,7 @@ def test_a_slot_that_is_due_while_a_manual_run_is_active_is_skipped_once() -> No
     assert job.state.skipped == 1
     job = Driver(defined())
     assert ask(job, 50, run="a") == ["a"]
-    job.end(61)  # nobody had looked at 60
+    job.end(61)  # `step` was not called at 60
     assert (job.state.skipped, job.state.missed, job.state.decided_until) == (1, 0, T + MINUTE)
     assert job.starts(61) == []
     assert job.starts(120) == [120]

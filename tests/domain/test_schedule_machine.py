@@ -1,9 +1,9 @@
-"""``Schedule`` under everything that can happen to it, judged by rules that know nothing of how it works.
+"""``Schedule`` under everything that can happen to it, checked by rules that do not depend on how it works.
 
-A state machine of Hypothesis plays owner: it steps the schedule, ends attempts in every way, writes snapshots of which
-any may be lost, dies and is taken over, edits the wish, and turns the clock. The rules are counted by hand: slots are
-listed one by one, each of them must be run or counted exactly once; what starts must be in the store already, so that
-a successor would count it; and nobody may be asked to wake later than there is something to do.
+A state machine of Hypothesis acts as the owner: it steps the schedule, ends attempts in every way, writes snapshots of
+which any may be lost, dies and is replaced, edits the definition, and turns the clock. The rules are simple: slots are
+listed one by one, and each must run or be counted exactly once; what starts must be in the store already, so that a
+successor would count it; and ``wake_at`` must not be later than there is something to do.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.first = self.given_first = first if state.next is not None and state.next.slot == first else None
         self.store = InStore(state.encode())
         self.schedule = self.schedule_of(State.decode(self.store.state))
-        self.look_whether_open()
+        self.check_completion()
 
     def schedule_of(self, state: State) -> Schedule:
         return Schedule(
@@ -198,11 +198,11 @@ class ScheduleMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.schedule.executing and self.pending is None)
     @rule(leave=st.booleans(), arrives=st.booleans())
     def give_back(self, leave: bool, arrives: bool) -> None:
-        """Release the row, and claim it again, or die meanwhile: then somebody takes over, or claims it."""
+        """Release the row, and claim it again, or die meanwhile: then another owner recovers or claims it."""
         if leave:
             before = self.before()
             machine.prepare_release(self.schedule, self.now)
-            self.judge_slots(before)
+            self.check_slots(before)
         elif self.watched_step().start:
             return  # what was given out is to be started, not given back
         other = copy_of(self.schedule)
@@ -234,7 +234,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         record = runs.attempt_ended(self.schedule, run, end, self.now, EndDetails("because"))
         if not open_for_slots(self.schedule.state):
             self.first = None  # planned beside a manual run: that has closed the schedule
-        self.judge_slots(before)
+        self.check_slots(before)
         assert not any(run is one for one in self.schedule.executing)
         retried = any(run is one for one in self.schedule.state.runs)
         assert retried == (record is None)
@@ -249,7 +249,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         elif end is AttemptEnd.LOST and self.detached:
             assert (run.attempt, run.lost, run.adoptable) == (attempt, lost, True)
         elif end is AttemptEnd.LOST and retried:
-            assert run.failed == failed  # it counts against nobody
+            assert run.failed == failed  # it uses up no retry
             assert run.lost == lost + 1 < MAX_LOST_IN_ROW
         elif end is AttemptEnd.LOST:
             assert record is not None
@@ -258,7 +258,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert record.outcome is Outcome.SUCCEEDED
         if end is AttemptEnd.COMPLETED:
             assert self.schedule.state.completed is Completion.JOB
-        self.look_whether_open()
+        self.check_completion()
 
     @precondition(lambda self: self.schedule.state.runs)
     @rule(data=st.data())
@@ -266,9 +266,9 @@ class ScheduleMachine(RuleBasedStateMachine):
         before = self.before()
         run = data.draw(st.sampled_from(self.schedule.state.runs))
         running = any(run is one for one in self.schedule.executing)
-        assert runs.cancel(self.schedule, run, self.now, "somebody wished it") == running
-        self.judge_slots(before)
-        self.look_whether_open()
+        assert runs.cancel(self.schedule, run, self.now, "cancelled by hand") == running
+        self.check_slots(before)
+        self.check_completion()
 
     @rule(what=st.sampled_from(["run", "run", "cancel", "resume"]), token=st.sampled_from("abc"), data=st.data())
     def ask(self, what: str, token: str, data: st.DataObject) -> None:
@@ -323,7 +323,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert state.suspended == suspend
         if planned_first:
             self.first = None
-        self.look_whether_open()
+        self.check_completion()
 
     # ---------------------------------------------------------------- the rules
 
@@ -386,10 +386,10 @@ class ScheduleMachine(RuleBasedStateMachine):
     def watched_step(self) -> Actions:
         before = self.before()
         actions = machine.step(self.schedule, self.now)
-        self.judge_slots(before)
+        self.check_slots(before)
         return actions
 
-    def judge_slots(self, before: Before) -> None:
+    def check_slots(self, before: Before) -> None:
         """Each slot that the floor has passed was run or counted, exactly once."""
         old, state = before.state, self.schedule.state
         assert state.decided_until >= old.decided_until
@@ -414,9 +414,9 @@ class ScheduleMachine(RuleBasedStateMachine):
             elif run_id(UID, run) not in known:
                 assert open_for_slots(old)
                 assert run.slot in kept or taken_first
-        self.look_whether_open()
+        self.check_completion()
 
-    def look_whether_open(self) -> None:
+    def check_completion(self) -> None:
         state = self.schedule.state
         if open_for_slots(state):
             self.closed_since = None
@@ -453,7 +453,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert attempt == run.attempt + (not self.detached)
             if self.detached:
                 again = machine.step(successor, self.now).start
-                assert any(one.adoptable and run_id(UID, one) == name for one in again), "nobody goes on with it"
+                assert any(one.adoptable and run_id(UID, one) == name for one in again), "no owner continues it"
 
     # ---------------------------------------------------------------- the store
 
@@ -471,21 +471,21 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.schedule = self.schedule_of(state)
         self.store.owned = True
         self.closed_since = None
-        self.look_whether_open()
+        self.check_completion()
         if state.revision == 1 and state.next is not None and state.next.slot == self.given_first:
             self.first = self.given_first
         if recovered:
             before = self.before()
             machine.recover(self.schedule, self.now)
             if state.revision == self.revision:  # else what was planned was planned by another definition
-                self.judge_slots(before)
+                self.check_slots(before)
         if state.revision != self.revision:
             # What the wish before let start, and what may have started by it, counts under the new one too.
             self.most_started = max(self.most_started, state.started)
             machine.apply_revision(self.schedule, self.revision, self.edited_at, None)
             self.first = None
         machine.request(self.schedule, self.requests, self.now)
-        self.look_whether_open()
+        self.check_completion()
 
 
 def run_now(state: State) -> set[str]:

@@ -76,13 +76,13 @@ async def test_payload_and_result_of_the_returned_task_are_kept() -> None:
 async def test_a_payload_from_a_secret_is_masked_everywhere_and_not_kept() -> None:
     """Neither as it was nor as the job changed it: the next run reads the Secret again."""
 
-    async def tells(task: Task) -> Task:
+    async def prints_payload(task: Task) -> Task:
         assert task.payload_is_secret
         assert task.payload == b"hunter2"
         task.output, task.payload = b"it is " + task.payload, b"changed hunter2"
         return task
 
-    assert await run(tells, payload=b"hunter2", payload_is_secret=True) == Result(True, output=b"it is ***")
+    assert await run(prints_payload, payload=b"hunter2", payload_is_secret=True) == Result(True, output=b"it is ***")
 
     async def fails(task: Task) -> NoReturn:
         raise ValueError(f"{task.payload!r} is wrong")
@@ -127,7 +127,7 @@ async def test_an_exception_is_a_failed_attempt_with_its_traceback_as_output() -
 
 class Unspeakable(Exception):
     def __str__(self) -> str:
-        raise RuntimeError("nobody can say")
+        raise RuntimeError("unknown")
 
 
 @pytest.mark.parametrize(

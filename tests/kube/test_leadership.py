@@ -100,10 +100,10 @@ class Wire:
         if self.watch_error is not None:
             raise self.watch_error
         end = asyncio.get_running_loop().time() + params["timeoutSeconds"]
-        told = 0
+        position = 0
         while True:
-            for version, event in self._server.pod_events[told:]:
-                told += 1
+            for version, event in self._server.pod_events[position:]:
+                position += 1
                 named = f"metadata.name={event['object']['metadata']['name']}" == params["fieldSelector"]
                 if named and version > int(params["resourceVersion"]):
                     yield event
@@ -211,7 +211,7 @@ def test_the_first_operator_acquires_the_lease_and_keeps_it(world: World) -> Non
     first.begin()
     world.run(10 * LENGTH)
     assert first.works()
-    assert not first.lease.released_cleanly, "nobody had released it"
+    assert not first.lease.released_cleanly, "no operator released it"
     assert world.server.read()["spec"]["holderIdentity"] == "first"
     assert world.server.read()["spec"]["leaseDurationSeconds"] == LENGTH
 

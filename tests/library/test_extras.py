@@ -123,8 +123,8 @@ def test_plugin_commands_without_a_cluster_need_no_extra(arguments: list[str]) -
 )
 def test_a_store_that_needs_an_extra_says_what_to_install(arguments: list[str]) -> None:
     done = scheduledjob(*arguments)
-    told = 'scheduledjob: firestore://... needs Google\'s client: pip install "scheduledjob[firestore]"\n'
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+    message = 'scheduledjob: firestore://... needs Google\'s client: pip install "scheduledjob[firestore]"\n'
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
 def test_the_library_says_which_extra_to_install() -> None:
@@ -136,15 +136,15 @@ def test_the_library_says_which_extra_to_install() -> None:
 
 def test_the_operator_says_what_to_install() -> None:
     done = scheduledjob("operator")
-    told = 'the operator needs kopf, kubernetes and prometheus-client: pip install "scheduledjob[kube]"'
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"scheduledjob: {told}\n")
+    message = 'the operator needs kopf, kubernetes and prometheus-client: pip install "scheduledjob[kube]"'
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"scheduledjob: {message}\n")
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["trigger", "report"], ["logs", "report"]], ids=" ".join)
 def test_the_plugin_says_what_to_install(arguments: list[str]) -> None:
     done = kubectl_scheduledjob(*arguments)
-    told = 'kubectl scheduledjob needs the kubernetes package: pip install "scheduledjob[kube]"'
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {told}\n")
+    message = 'kubectl scheduledjob needs the kubernetes package: pip install "scheduledjob[kube]"'
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {message}\n")
 
 
 def test_completion_stays_silent() -> None:

@@ -89,10 +89,10 @@ def test_each_hostile_text_is_refused_with_limited_memory(name: str) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    told = [str(problem) for problem in loaded.problems]
-    assert bool(told) == bool(answer)
-    assert all(line.isprintable() and len(line) < 600 for line in told)
-    assert not answer or any(answer in line for line in told), told
+    messages = [str(problem) for problem in loaded.problems]
+    assert bool(messages) == bool(answer)
+    assert all(line.isprintable() and len(line) < 600 for line in messages)
+    assert not answer or any(answer in line for line in messages), messages
     assert peak < 100 * MEGABYTES
 
 

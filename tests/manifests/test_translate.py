@@ -311,14 +311,14 @@ async def test_references_are_resolved_in_the_namespace_of_the_job() -> None:
     references = ManifestReferences(loaded.secrets, loaded.config_maps)
     assert await references.resolve("Secret", "team-a/s", "k") == b"hunter2"
     assert await references.resolve("ConfigMap", "default/s", "k") == b"eu"
-    for kind, name, key, told in (
+    for kind, name, key, message in (
         ("Secret", "default/s", "k", 'there is no Secret "s" in namespace "default" for key "k"'),
         ("ConfigMap", "team-a/s", "k", 'there is no ConfigMap "s" in namespace "team-a" for key "k"'),
         ("Secret", "team-a/s", "other", 'Secret "s" in namespace "team-a" has no key "other": its keys are k'),
     ):
         with pytest.raises(LookupError) as error:
             await references.resolve(kind, name, key)
-        assert str(error.value).startswith(told)
+        assert str(error.value).startswith(message)
         assert "hunter2" not in str(error.value)
     references.replace({}, {})
     with pytest.raises(LookupError, match="add it to the manifest files"):

@@ -141,12 +141,12 @@ class PodExecutor:
     async def _watch(self, pod: Pod) -> Result:
         ended: asyncio.Future[None] = self.link.machine.loop.create_future()
 
-        def tell() -> None:
+        def report_end() -> None:
             if not self.link.machine.dead:
                 self.link.machine.loop.call_soon(lambda: None if ended.done() else ended.set_result(None))
 
         if pod.result is None:
-            pod.watchers.append(lambda: self.link.world.after(self.link.delay(), tell))
+            pod.watchers.append(lambda: self.link.world.after(self.link.delay(), report_end))
             await ended
         assert pod.result is not None
         return pod.result

@@ -196,15 +196,15 @@ async def test_an_older_generation_is_stale(store: Store, other: Store, generati
 
 
 async def test_within_a_generation_the_payload_of_the_job_stays(store: Store) -> None:
-    new = observed(wake_at=await store.now() - 1, payload=b"wished")
+    new = observed(wake_at=await store.now() - 1, payload=b"desired")
     await store.reconcile([new])
     row = await take_one(store)
     assert await settle(store, settlement(row, wake_at=None, payload=b"written"))
     assert await reconcile(store, new) is Put.UNCHANGED
     assert await reconcile(store, dataclasses.replace(new, requests=REQUESTS)) is Put.UPDATED
     assert (await read_row(store, "ns/job")).payload == b"written"
-    assert await reconcile(store, observed(generation=2, payload=b"wished")) is Put.UPDATED
-    assert (await read_row(store, "ns/job")).payload == b"wished"
+    assert await reconcile(store, observed(generation=2, payload=b"desired")) is Put.UPDATED
+    assert (await read_row(store, "ns/job")).payload == b"desired"
     assert await reconcile(store, observed(generation=3)) is Put.UPDATED
     assert (await read_row(store, "ns/job")).payload is None
 

@@ -137,12 +137,12 @@ async def test_in_any_order_the_store_ends_with_the_current_objects(store_factor
     async with asyncio.TaskGroup() as group:
         others = [group.create_task(watcher.watch(stores[0]))]
         others += [group.create_task(work(store, f"r-{n}", watcher, rng)) for n, store in enumerate(stores[:2])]
-        async with asyncio.TaskGroup() as telling:
+        async with asyncio.TaskGroup() as reconciling:
             for store in stores:
-                telling.create_task(reconcile_all(store, world, random.Random(rng.random()), watcher))
-        async with asyncio.TaskGroup() as telling:
+                reconciling.create_task(reconcile_all(store, world, random.Random(rng.random()), watcher))
+        async with asyncio.TaskGroup() as reconciling:
             for store in stores:
-                telling.create_task(store.reconcile(list(world.there.values())))
+                reconciling.create_task(store.reconcile(list(world.there.values())))
         for other in others:
             other.cancel()
     rows = await stores[-1].rows()

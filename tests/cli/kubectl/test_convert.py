@@ -53,7 +53,7 @@ def shape(name: str) -> dict[str, Any]:
     return cronjob_of(Path(__file__).parent / "cronjobs" / f"{name}.yaml")
 
 
-def told(cronjob: dict[str, Any], converted: Converted) -> list[str]:
+def notes_of(cronjob: dict[str, Any], converted: Converted) -> list[str]:
     return [*converted.notes, *map(in_words, differences(cronjob, converted))]
 
 
@@ -68,7 +68,7 @@ def test_a_shape_is_converted_with_its_notes(path: Path) -> None:
     converted = convert(cronjob)
     assert json.dumps(cronjob, default=str) == before
     wanted = [line.removeprefix("#! ") for line in path.read_text().splitlines() if line.startswith("#! ")]
-    notes = told(cronjob, converted)
+    notes = notes_of(cronjob, converted)
     for want in wanted:
         assert any(want in note for note in notes), (want, notes)
     unforeseen = [note for note in notes if not any(part in note for part in (*wanted, *COMMON))]

@@ -17,7 +17,7 @@ RESTRICTED = PodSettings(image=IMAGE, restricted=True)
 
 
 def attempt(spec: PodSpec | None = None, **changed: Any) -> Attempt:
-    told: dict[str, Any] = {
+    default: dict[str, Any] = {
         "run_id": f"{UID}-{SLOT}",
         "uid": UID,
         "namespace": "team-a",
@@ -28,7 +28,7 @@ def attempt(spec: PodSpec | None = None, **changed: Any) -> Attempt:
         "deadline": math.inf,
         "params": spec,
     }
-    return Attempt(**(told | changed))
+    return Attempt(**(default | changed))
 
 
 def container(**changed: Any) -> PodSpec:

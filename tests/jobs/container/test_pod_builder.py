@@ -100,21 +100,21 @@ def test_a_shell_command_in_an_image_of_the_user() -> None:
     assert job["command"] == ["/bin/bash", "-c", "echo $$$$ $$(date)"]
     assert "args" not in job
     assert job["workingDir"] == "/srv"
-    told = variables_of(pod)
-    assert told["SCHEDULEDJOB_PAYLOAD"] == "x"
-    assert told["A"] == "$$(B)"
-    assert told["P"] == {"secretKeyRef": {"name": "db", "key": "password"}}
-    assert "SJOB_RUN" not in told
+    variables = variables_of(pod)
+    assert variables["SCHEDULEDJOB_PAYLOAD"] == "x"
+    assert variables["A"] == "$$(B)"
+    assert variables["P"] == {"secretKeyRef": {"name": "db", "key": "password"}}
+    assert "SJOB_RUN" not in variables
 
 
 def test_references_of_runner_jobs_are_left_to_the_kubelet() -> None:
     curl = CurlSpec("https://example.com", headers={"X-A": SECRET, "X-B": Value("$1")}, bearer=SECRET)
     curl.ca = Value(config_map=("team-a/ca", "pem"), optional=True)
     pod = build_pod(attempt(timeout=60.0), PodSpec(curl=curl), SETTINGS)
-    told = variables_of(pod)
-    assert told["SJOB_REF_0"] == {"secretKeyRef": {"name": "db", "key": "password"}}
-    assert told["SJOB_REF_1"] == {"configMapKeyRef": {"name": "ca", "key": "pem", "optional": True}}
-    order = read_order({name: text.replace("$$", "$") for name, text in told.items() if isinstance(text, str)})
+    variables = variables_of(pod)
+    assert variables["SJOB_REF_0"] == {"secretKeyRef": {"name": "db", "key": "password"}}
+    assert variables["SJOB_REF_1"] == {"configMapKeyRef": {"name": "ca", "key": "pem", "optional": True}}
+    order = read_order({name: text.replace("$$", "$") for name, text in variables.items() if isinstance(text, str)})
     assert order.kind == "curl"
     assert msgspec.convert(order.job, CurlSpec) == curl
     assert order.timeout == 60.0

@@ -34,8 +34,8 @@ def pod(status: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
     return found | {"status": status}
 
 
-def state(**told: Any) -> list[dict[str, Any]]:
-    return [{"name": "job", "state": told}]
+def state(**state: Any) -> list[dict[str, Any]]:
+    return [{"name": "job", "state": state}]
 
 
 PENDING = {"phase": "Pending"}

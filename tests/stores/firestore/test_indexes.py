@@ -104,7 +104,7 @@ async def test_each_query_has_its_index_and_each_index_its_query(asked: list[Que
         if query.equals or query.within:
             composite.add(needed(query))
         else:
-            # Firestore makes indexes of a single field by itself, unless it is told not to.
+            # Firestore makes indexes of a single field by itself, unless an exemption says otherwise.
             assert (query.collection, query.order) not in overridden
     assert composite == offered()
 

@@ -161,14 +161,14 @@ async def test_a_long_put_that_is_refused_deletes_what_it_created(
     """Somebody schedules a slug between the read and the last commit."""
     store, client = await open_one(), await open_one()
     rows = [desired(f"job-{n:04}", None) for n in range(700)]
-    looked = store._schedules._check_free
+    check_free = store._schedules._check_free
 
-    async def look_then_lose(rows: list[object]) -> None:
+    async def check_then_lose(rows: list[object]) -> None:
         monkeypatch.undo()
-        await looked(rows)  # type: ignore[arg-type]  # passed on unchanged
+        await check_free(rows)  # type: ignore[arg-type]  # passed on unchanged
         await client.put([desired("job-0650", None)], replace=False)
 
-    monkeypatch.setattr(store._schedules, "_check_free", look_then_lose)
+    monkeypatch.setattr(store._schedules, "_check_free", check_then_lose)
     with pytest.raises(SlugTaken, match="job-0650"):
         await store.put(rows, replace=False)
     assert [row.slug for row in await store.rows()] == ["job-0650"]

@@ -344,6 +344,6 @@ async def test_expired_tombstones_and_presences_are_deleted(store: PostgresStore
     again = PostgresStore(postgres_dsn)
     await again.connect()
     await again.close()
-    async with store._pool.connection("looking") as connection:
+    async with store._pool.connection("reading") as connection:
         assert [line[0] for line in await connection.fetch("SELECT uid FROM scheduledjob.tombstone")] == ["uid-b"]
         assert [line[0] for line in await connection.fetch("SELECT replica FROM scheduledjob.presence")] == ["bob"]

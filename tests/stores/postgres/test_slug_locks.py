@@ -76,7 +76,7 @@ async def test_an_observation_waits_for_a_writer_of_the_row_and_is_decided_after
 
         async def waiting() -> bool:
             # Not over the client's connection: a transaction sees one state of all others.
-            async with store._pool.connection("looking") as connection:
+            async with store._pool.connection("reading") as connection:
                 found: int = await connection.fetchval(
                     "SELECT count(*) FROM pg_stat_activity "
                     "WHERE datname = current_database() AND wait_event_type = 'Lock'"
