@@ -1,8 +1,8 @@
-"""A line to the API server on which a test ends watches with an event of type ERROR, as a server in trouble does.
+"""A proxy to the API server that ends watches with an event of type ERROR, as an API server in trouble does.
 
-A real one can't be brought to say so when a test wants it: etcd that loses its leader in the middle of a watch, a proxy
-that gives up. So this one passes everything on to the real API server and back, by HTTP, and adds that one line. It can
-also let a watch go deaf before it: what happens then is in the API server, and whoever watches has not been told.
+A test can't make a real one do that, because it takes, for example, an etcd that loses its leader in the middle of a
+watch. So this proxy passes everything on to the real API server and back, by HTTP, and adds that event. It can also
+withhold the events of a watch before that, so that the client does not learn of changes that the API server has.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def error_status(code: int | None) -> dict[str, Any]:
     """A ``Status`` as an ERROR holds it; None: one that does not even say its code."""
     if code is None:
         return {"kind": "Status", "apiVersion": "v1", "metadata": {}}
-    told = {"status": "Failure", "message": "etcdserver: no leader", "reason": REASONS[code], "code": code}
-    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, **told}
+    body = {"status": "Failure", "message": "etcdserver: no leader", "reason": REASONS[code], "code": code}
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, **body}
 
 
 class ErringLine:
@@ -68,8 +68,8 @@ class ErringLine:
         await self._runner.cleanup()
         await self._session.close()
 
-    def deafen(self, resource: str) -> None:
-        """Nothing that happens from now on is told by the watches of `resource` that are open."""
+    def withhold_events(self, resource: str) -> None:
+        """Withhold all further events of the open watches of `resource`."""
         for stream in self._of(resource):
             stream.notifications_lost = True
 
@@ -86,7 +86,7 @@ class ErringLine:
 
     def _of(self, resource: str) -> list[_Stream]:
         found = [stream for stream in self._streams if stream.resource == resource]
-        assert found, f"nobody watches {resource}"
+        assert found, f"no watch of {resource} is open"
         return found
 
     async def _relay(self, request: web.Request) -> web.StreamResponse:
@@ -103,23 +103,23 @@ class ErringLine:
         stream = _Stream(request.path.rpartition("/")[2])
         if self._coming[stream.resource]:
             stream.error.set_result(self._coming[stream.resource].pop())
-        told = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await told.prepare(request)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
         self._streams.add(stream)
-        telling = asyncio.create_task(stream.tell(answer, told))
+        relaying = asyncio.create_task(stream.relay(answer, response))
         try:
-            ends: list[asyncio.Future[Any]] = [telling, stream.error]
+            ends: list[asyncio.Future[Any]] = [relaying, stream.error]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._streams.discard(stream)
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            relaying.cancel()
+            await asyncio.gather(relaying, return_exceptions=True)
         if stream.error.done():
-            await told.write(stream.error.result())
+            await response.write(stream.error.result())
             async with self._passed:
                 self.failed.append(stream.resource)
                 self._passed.notify_all()
-        return told
+        return response
 
 
 class _Stream:
@@ -130,10 +130,10 @@ class _Stream:
         self.notifications_lost = False
         self.error: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    async def tell(self, answer: aiohttp.ClientResponse, told: web.StreamResponse) -> None:
+    async def relay(self, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
         """Pass on whole lines, so that another can come between them."""
         rest = b""
         async for chunk in answer.content.iter_any():
             whole, newline, rest = (rest + chunk).rpartition(b"\n")
             if newline and not self.notifications_lost:
-                await told.write(whole + newline)
+                await response.write(whole + newline)

@@ -38,7 +38,7 @@ LET_THROUGH = {
     "curl-regex-unclosed.yaml": _RE2,
     "duplicate-name.yaml": "each document is a request of its own, and the second an update",
     "exclude-mixed-backwards-in-a-zone.yaml": "no function of CEL knows a zone's offset on a day",
-    "generate-name.yaml": "the API server makes the name, and then judges it",
+    "generate-name.yaml": "the API server makes the name, and validates it afterwards",
     "key-twice.yaml": "JSON can't have a key twice; kubectl refuses it in YAML",
     "namespace-dot.yaml": "the namespace is the request's, where there is none of that name",
     "print-text-number.yaml": _NO_KEYS,

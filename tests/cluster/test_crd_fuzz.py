@@ -1,7 +1,7 @@
-"""Generated manifests before the loader and the API server: what the loader takes, the API server must take.
+"""Generated manifests for the loader and the API server: what the loader accepts, the API server must accept.
 
-The other way round is no fault: what only the engine can judge is reported in status. But it should be rare, so the
-share of the loader's refusals that the API server sees as well is held to a bar.
+The reverse is no fault: what only the engine can check is reported in status. But it should be rare, so a minimum share
+of what the loader refuses must be refused by the API server, too.
 """
 
 from __future__ import annotations

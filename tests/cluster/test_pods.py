@@ -149,7 +149,7 @@ async def test_an_existing_pod_is_adopted(cluster: Cluster, namespace: str) -> N
         pod = await at.created(attempt)
         assert await cancel(first, attempt, RELEASED) is None
         attempt.ending = ""
-        for adopted in (False, True):  # found by its name, and looked for
+        for adopted in (False, True):  # found by its name, and looked up
             attempt.adopted = adopted
             task = at.run(attempt)
             if adopted:
@@ -309,13 +309,13 @@ async def test_the_report_of_the_runner_is_read(cluster: Cluster, namespace: str
         attempt = at.attempt(PodSpec(curl=CurlSpec("https://example.com")))
         task = at.run(attempt)
         await at.created(attempt)
-        told = Result(False, "HTTP 500, expected 2xx", 500, b"oops", payload=b"next")
+        reported = Result(False, "HTTP 500, expected 2xx", 500, b"oops", payload=b"next")
         status = exited(1)
-        status["containerStatuses"][0]["state"]["terminated"]["message"] = encode_report(told).decode()
+        status["containerStatuses"][0]["state"]["terminated"]["message"] = encode_report(reported).decode()
         await at.report(attempt, status)
         result = await task
         result.where = ""
-        assert result == told
+        assert result == reported
 
 
 async def test_the_capacity_limits_the_pods(cluster: Cluster, namespace: str) -> None:
@@ -341,7 +341,7 @@ async def test_old_and_orphaned_pods_are_deleted(cluster: Cluster, namespace: st
             if code is not None:
                 await at.report(attempt, exited(code))
         await asyncio.gather(*tasks[:4])
-        # By now the watch has told of all of them: their results came from it.
+        # By now the watch has reported all of them, because their results came from it.
         await at.reported(6)
         living = AttemptOf(at.uid, attempts[5].run_id, 1)
         asked: set[AttemptOf] = set()

@@ -113,7 +113,7 @@ async def test_an_init_container_that_fails(node: Node, node_namespace: str) -> 
 
 
 async def test_an_init_container_that_does_not_end(node: Node, node_namespace: str) -> None:
-    """Beside one that is a sidecar, which is in nobody's way."""
+    """A sidecar beside it does not matter."""
     side = {"name": "side", "image": BUSYBOX_IMAGE, "command": ["sleep", "1000"], "restartPolicy": "Always"}
     setup = {"name": "setup", "image": BUSYBOX_IMAGE, "command": ["sleep", "1000"]}
     quick = {"initContainers": [side, setup], "terminationGracePeriodSeconds": 1}
@@ -124,8 +124,8 @@ async def test_an_init_container_that_does_not_end(node: Node, node_namespace: s
         assert await at.api.list(at.path) == []
 
 
-async def test_a_deadline_of_the_template_passes_while_nobody_looks(node: Node, node_namespace: str) -> None:
-    """As when no operator lives. Who adopts the Pod tells what it was, and not that the job's own time was up."""
+async def test_a_deadline_of_the_template_passes_while_nothing_watches(node: Node, node_namespace: str) -> None:
+    """Nothing watches, as when no operator runs. The next one reports the deadline, and not the job's own timeout."""
     quick = {"activeDeadlineSeconds": 3, "terminationGracePeriodSeconds": 1}
     async with bench(node.cluster, node_namespace) as at:
         attempt = at.attempt(container("echo begun; sleep 1000", template={"spec": quick}), timeout=600.0)
@@ -139,7 +139,7 @@ async def test_a_deadline_of_the_template_passes_while_nobody_looks(node: Node, 
         assert result.output == b"begun\n"
 
 
-async def test_the_jobs_time_is_up_while_nobody_looks(node: Node, node_namespace: str) -> None:
+async def test_the_jobs_time_is_up_while_nothing_watches(node: Node, node_namespace: str) -> None:
     """The Pod goes on until somebody adopts it, and then ends at once."""
     quick = {"terminationGracePeriodSeconds": 1}
     async with bench(node.cluster, node_namespace, now=lambda: time.time_ns() // 1000 + 3_600_000_000) as at:

@@ -159,7 +159,7 @@ async def test_an_error_of_the_watch_hides_nothing(
             await api.post(path, a_pod(name))
             await running.events.get()
         await running.connected()
-        line.deafen("pods")
+        line.withhold_events("pods")
         await force_delete(api, f"{path}/goes")
         await api.post(path, a_pod("comes"))
         await line.fail("pods", error_status(code), times)

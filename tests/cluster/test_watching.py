@@ -234,7 +234,7 @@ async def test_an_error_of_the_watch_hides_no_object(
     ):
         await api.post(path, a_job("edited"))
         await running.next("edited")
-        line.deafen("scheduledjobs")
+        line.withhold_events("scheduledjobs")
         await api.patch(f"{path}/edited", {"spec": {"suspend": True}})
         await api.post(path, a_job("made"))
         await line.fail("scheduledjobs", error_status(code), times)

@@ -59,9 +59,9 @@ class Release:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[OperatorProcess]:
         """The operator of the Deployment as it is now, on this machine."""
-        told = environment([await self.deployment()]) | {"SJOB_LISTEN": ""}
+        variables = environment([await self.deployment()]) | {"SJOB_LISTEN": ""}
         kubeconfig = await self._cluster.kubeconfig_for_account(HOME, "scheduledjob")
-        async with OperatorProcess(kubeconfig, HOME, environment=told) as operator:
+        async with OperatorProcess(kubeconfig, HOME, environment=variables) as operator:
             yield operator
 
 
@@ -77,13 +77,13 @@ async def run_test_pod(cluster: ControlPlane, folder: Path, objects: list[Object
     server, user = read_kubeconfig(await cluster.kubeconfig_for_account(HOME, account))
     (folder / "token").write_text(user["token"])
     (folder / "ca.crt").write_bytes(cluster.authority.certificate.read_bytes())
-    told = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
+    variables = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *pod["spec"]["containers"][0]["command"][1:],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, **told, "TEST_ACCOUNT": str(folder), "TEST_SERVER": server["server"]},
+        env={**os.environ, **variables, "TEST_ACCOUNT": str(folder), "TEST_SERVER": server["server"]},
     )
     output, errors = await process.communicate()
     assert process.returncode is not None
@@ -164,7 +164,7 @@ async def test_upgrades_and_rollbacks_change_the_way_pods_are_replaced(release: 
 
 
 async def test_what_is_rendered_without_a_cluster_can_take_over(own_cluster: ControlPlane, release: Release) -> None:
-    """As Argo CD does it: it is told what Helm sees by itself, by the command that gitops/README.md has."""
+    """As Argo CD does it: the command in gitops/README.md supplies what Helm sees by itself."""
     await release("install")
     (asked,) = re.findall(r"`kubectl (get deployment .*?)`", (ROOT / "gitops" / "README.md").read_text())
     instance = (await own_cluster.kubectl(*shlex.split(asked))).stdout

@@ -90,11 +90,11 @@ async def test_one_command_and_no_values() -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-async def test_the_operator_understands_what_it_is_told(name: str) -> None:
+async def test_the_operator_understands_its_variables(name: str) -> None:
     objects = await render(set_of(name))
-    told = {key: value for key, value in environment(objects).items() if key.startswith("SJOB_")}
-    told |= {"SJOB_STORE": "postgresql://from-a-secret/db"} if "SJOB_STORE" not in told else {}
-    settings = read_settings({}, told)
+    variables = {key: value for key, value in environment(objects).items() if key.startswith("SJOB_")}
+    variables |= {"SJOB_STORE": "postgresql://from-a-secret/db"} if "SJOB_STORE" not in variables else {}
+    settings = read_settings({}, variables)
     given = {key: value for key, value in SETS[name].get("settings", {}).items() if value is not None}
     for setting in every_setting():
         if setting.key in given:

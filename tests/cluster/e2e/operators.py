@@ -186,7 +186,7 @@ class OperatorProcess:
     async def until_metric(self, name: str, holds: Callable[[float], bool], **labels: str) -> None:
         """Wait until the sum of a metric's series is as `holds` says."""
         async with self._patience(f"until {name} is as it should be"):
-            while not holds(await self.metric(name, **labels)):  # noqa: ASYNC110  # nobody could set an Event
+            while not holds(await self.metric(name, **labels)):  # noqa: ASYNC110  # nothing could set an Event
                 await asyncio.sleep(0.05)
 
     async def said(self, event: str, *, since: int | None = None, **fields: str) -> dict[str, Any]:

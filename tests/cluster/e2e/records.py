@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from tests.cluster.e2e.operators import Call
     from tests.cluster.harness import ApiClient
 
-LOOK_EVERY = 0.25
-"""Seconds between two looks at the store, which tells a test nothing of itself."""
+POLL_INTERVAL = 0.25
+"""Seconds between two polls of the store, which does not notify tests."""
 CREATIONS = 16
 """Objects that are created at once."""
 
@@ -112,12 +112,12 @@ class Records:
 
         await _none(left)
 
-    async def until_locked(self, chore: str) -> None:
-        """Wait until some replica has the lock of a chore."""
+    async def until_locked(self, name: str) -> None:
+        """Wait until some replica has the lock."""
 
         async def left() -> str:
-            found = await self._connection.fetchval("SELECT count(*) FROM scheduledjob.lock WHERE name = $1", chore)
-            return "" if found else f"nobody has the lock {chore}"
+            found = await self._connection.fetchval("SELECT count(*) FROM scheduledjob.lock WHERE name = $1", name)
+            return "" if found else f"no replica has the lock {name}"
 
         await _none(left)
 
@@ -134,12 +134,12 @@ async def everything_in(dsn: str) -> str:
 
 
 async def _none(left: Callable[[], Awaitable[str]]) -> None:
-    """Wait until nothing is left; of what is, in the end, the test fails. The store tells of nothing by itself."""
+    """Wait until nothing is left. Fail with what is left in the end. The store does not notify tests."""
     words = ""
     try:
         async with asyncio.timeout(PATIENCE):
-            while words := await left():  # noqa: ASYNC110  # nobody could set an Event
-                await asyncio.sleep(LOOK_EVERY)
+            while words := await left():  # noqa: ASYNC110  # nothing could set an Event
+                await asyncio.sleep(POLL_INTERVAL)
     except TimeoutError:
         raise AssertionError(words) from None
 

@@ -52,7 +52,7 @@ async def test_run_now_runs_once_with_its_payload(
     assert call.body == b"special"
     assert call.run_id == f"{body['metadata']['uid']}-first"
     assert outcomes(body) == [("Succeeded", "first")]
-    assert status_of(body)["floor"] == status_of(before)["floor"], "a manual run moves no floor"
+    assert status_of(body)["floor"] == status_of(before)["floor"], "a manual run decides no slot"
     assert status_of(body)["counters"]["started"] == 0, "maxRuns does not count it"
 
     # The same token again, beside another annotation, and after a restart, asks for nothing new.

@@ -1,4 +1,4 @@
-"""What tools that apply manifests stand on: nothing but status is written, and conditions tell the truth."""
+"""What tools that apply manifests rely on: only status is written, and its conditions are right."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 
 WRONG = {"triggers": [{"cron": "@daily", "timeZone": "Europe/Nowhere"}]}
-"""The CRD lets it through: it looks like a time zone, and is none."""
+"""The CRD accepts it: it has the form of a time zone, but does not exist."""
 
 
 def owned(body: dict[str, Any], manager: str) -> list[dict[str, Any]]:

@@ -63,6 +63,6 @@ async def test_a_job_finds_nothing_of_the_operator(
     assert (run["outcome"], run["code"]) == ("Failed", 9)
     assert "nosy" in run["output"]
     assert "of the job" in run["output"]
-    told = str(body["status"]) + "".join(str(line) for line in operator.lines)
+    shown = str(body["status"]) + "".join(str(line) for line in operator.lines)
     for secret in ("a secret of the operator", "OPERATORS_OWN", "client-key-data"):
-        assert secret not in told
+        assert secret not in shown

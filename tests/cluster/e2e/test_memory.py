@@ -164,7 +164,7 @@ async def test_one_that_ended_before_the_move_is_believed_once(
             ran = by_name(sink)
             async with asyncio.timeout(30):
                 while "holderIdentity" in (await api.get(lease_path(namespace)))["spec"]:  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)  # there is no event that tells of it without a watch of our own
+                    await asyncio.sleep(0.1)  # only a watch would report it
         finally:
             await after.stop()
     assert_no_gap(ran)

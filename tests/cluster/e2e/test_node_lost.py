@@ -1,8 +1,8 @@
 """A node is lost in the middle of a run: what the run says, when it is tried again, and what its return changes.
 
-While a node is only silent nobody knows whether its Pod still runs, so the attempt waits for the end of its Pod, as
-Kubernetes does: a second one beside it would run the job twice in silence. When the Node object is gone Kubernetes has
-declared the Pod dead; what follows is an attempt of its own, after an Event that says why.
+While a node is only silent, it is unknown whether its Pod still runs. So the attempt waits for the end of its Pod, as
+Kubernetes does: a second Pod would run the job twice silently. Once the Node object is gone, Kubernetes has declared
+the Pod dead. Then a new attempt starts, after an Event that says why.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ class Place(NamedTuple):
     node: Node
     api: ApiClient
     namespace: str
-    tell: str
-    """A command by which a job tells us a line."""
-    told: asyncio.Queue[str]
+    send: str
+    """A command with which a job sends us a line."""
+    received: asyncio.Queue[str]
 
     async def begin(self, then: str) -> None:
         """Start the run of the job `lost`, whose second attempt is quick; return when the first has come to `then`."""
-        script = f"echo $SCHEDULEDJOB_ATTEMPT | {self.tell}; test $SCHEDULEDJOB_ATTEMPT = 2 && exit; {then}"
+        script = f"echo $SCHEDULEDJOB_ATTEMPT | {self.send}; test $SCHEDULEDJOB_ATTEMPT = 2 && exit; {then}"
         await self.apply(manifest("lost", "after: 0s", _container(script), MORE))
-        assert await self.told.get() == "1"
+        assert await self.received.get() == "1"
 
     async def apply(self, text: str) -> None:
         await self.node.cluster.apply(text, "-n", self.namespace)
@@ -82,41 +82,41 @@ class Place(NamedTuple):
 
 @pytest.fixture
 async def place(own_node: Node) -> AsyncIterator[Place]:
-    told: asyncio.Queue[str] = asyncio.Queue()
+    received: asyncio.Queue[str] = asyncio.Queue()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        told.put_nowait((await reader.readline()).decode().strip())
+        received.put_nowait((await reader.readline()).decode().strip())
         writer.close()
 
     await install(own_node.cluster)
     namespace = await own_node.cluster.new_namespace()
     kubeconfig = await granted(own_node.cluster, "operator", namespace, [namespace])
     server = await asyncio.start_server(listen, "127.0.0.1", 0)
-    tell = f"nc {own_node.host} {server.sockets[0].getsockname()[1]}"
+    send = f"nc {own_node.host} {server.sockets[0].getsockname()[1]}"
     async with (
         server,
         own_node.cluster.client() as api,
         OperatorProcess(kubeconfig, namespace, f"--namespaces={namespace}"),
         asyncio.timeout(2 * PATIENCE),
     ):
-        yield Place(own_node, api, namespace, tell, told)
+        yield Place(own_node, api, namespace, send, received)
 
 
 async def test_a_job_that_ends_while_no_kubelet_lives(place: Place) -> None:
-    """The next kubelet tells of it, and so nothing of it is done again."""
-    await place.begin(f"sleep 1; echo ends | {place.tell}; exit 3")
+    """The next kubelet reports the end, so the attempt is not repeated."""
+    await place.begin(f"sleep 1; echo ends | {place.send}; exit 3")
     place.node.kubelet.kill()
-    assert await place.told.get() == "ends"
+    assert await place.received.get() == "ends"
     await place.node.kubelet.start()
     event = await until_event(place.api, place.namespace, "lost", "Retrying")
     assert event["message"].endswith("failed: exit code 3")
     run = await place.run()
     assert (run["outcome"], run["attempt"]) == ("Succeeded", 2)
-    assert (await place.told.get(), place.told.empty()) == ("2", True)
+    assert (await place.received.get(), place.received.empty()) == ("2", True)
 
 
 async def test_while_a_node_is_silent_nothing_runs_beside_its_pod(place: Place) -> None:
-    """The Pod was told to end, and nobody knows whether it has. When the node is back it says so."""
+    """The Pod is being deleted, and it is unknown whether it has ended until the node is back."""
     await place.begin("sleep 1000")
     place.node.kubelet.pause()
     await place.node.cluster.kubectl("taint", "node", NODE_NAME, "lost=yes:NoExecute")
@@ -132,7 +132,7 @@ async def test_while_a_node_is_silent_nothing_runs_beside_its_pod(place: Place) 
     assert (run["outcome"], run["attempt"]) == ("Succeeded", 2)
     event = await until_event(place.api, place.namespace, "lost", "Retrying")
     assert "failed: its node is lost or was tainted: Taint manager: deleting due to NoExecute taint" in event["message"]
-    assert (await place.told.get(), place.told.empty()) == ("2", True)
+    assert (await place.received.get(), place.received.empty()) == ("2", True)
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ async def test_a_silent_node_that_is_said_to_be_out_of_service(place: Place) -> 
     await place.node.cluster.kubectl("taint", "node", NODE_NAME, f"{taint}-")
     run = await place.run()
     assert (run["outcome"], run["attempt"]) == ("Succeeded", 2)
-    assert (await place.told.get(), place.told.empty()) == ("2", True)
+    assert (await place.received.get(), place.received.empty()) == ("2", True)
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ async def test_a_pod_of_a_node_that_is_gone_is_a_failed_attempt(place: Place) ->
     await place.node.kubelet.start()
     run = await place.run()
     assert (run["outcome"], run["attempt"]) == ("Succeeded", 2)
-    assert (await place.told.get(), place.told.empty()) == ("2", True)
+    assert (await place.received.get(), place.received.empty()) == ("2", True)
     (pod,) = await place.pods_of_lost()
     assert pod["metadata"]["name"] == run["pod"]
 

@@ -111,7 +111,7 @@ async def test_runs_go_on_without_the_api_server(how: str, place: Place, postgre
 
 @pytest.mark.slow
 async def test_how_pods_ended_is_recorded_after_an_outage(place: Place, postgres_dsn: str) -> None:
-    """Of 50 Pods some end before it, some while nobody sees it; and one of the two replicas dies meanwhile."""
+    """Some of 50 Pods end before the outage, some during it, and one of the two replicas dies meanwhile."""
     names = [f"pod-{number}" for number in range(50)]
     more = "  retry: {maxRetries: 0}\n"
     flags = ["--lease=5s"]
@@ -148,9 +148,9 @@ async def test_how_pods_ended_is_recorded_after_an_outage(place: Place, postgres
 async def test_what_watches_forgot_is_seen_all_the_same(
     sweep: str, place: Place, postgres_dsn: str, sink: Sink, tmp_path: Path
 ) -> None:
-    """Objects are made, edited and deleted behind a broken watch, and what it would go on from is gone (410).
+    """Objects are created, edited and deleted while a watch is broken, and it can't continue where it was (410).
 
-    What there is the next list tells, without a sweep; what there is no more only a sweep can.
+    The next list has the objects that exist, without a sweep. Only a sweep finds those that are gone.
     """
     sink.gate.clear()
     objects = f"{SCHEDULED_JOBS}/namespaces/{place.namespace}/scheduledjobs"
@@ -194,7 +194,7 @@ async def test_what_watches_forgot_is_seen_all_the_same(
 
 
 async def test_watches_that_end_with_an_error_lose_nothing(place: Place, postgres_dsn: str, tmp_path: Path) -> None:
-    """Both are deaf before it: a job is made and one is edited, a Pod ends and one is deleted, and nobody is told."""
+    """Their events are withheld before: a job is created, one is edited, a Pod ends, and one is deleted."""
     pods = f"/api/v1/namespaces/{place.namespace}/pods"
     more = "  retry: {maxRetries: 0}\n"
     async with (
@@ -209,7 +209,7 @@ async def test_watches_that_end_with_an_error_lose_nothing(place: Place, postgre
             await _report(place, pod, began())
         await until(place.api, place.namespace, "edited", lambda one: condition(one, "Ready"))
         for resource in ("pods", "scheduledjobs"):
-            line.deafen(resource)
+            line.withhold_events(resource)
         await _report(place, found["ends"], exited(3))
         await place.api.delete(f"{pods}/{found['deleted']['metadata']['name']}", gracePeriodSeconds=0)
         await create(place.api, place.namespace, [manifest("made", "after: 0s", PRINT)])

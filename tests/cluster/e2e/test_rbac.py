@@ -107,7 +107,7 @@ async def test_a_tour_of_everything_meets_no_refusal(
         await annotate(api, namespace, "cancelled", cancel=active[0]["runID"])
         await until(api, namespace, "cancelled", recent)
         await api.delete(f"{jobs}/wrong")
-        # The finished Pod goes in the operator's own time, which is when it has done its chores.
+        # The operator deletes the finished Pod when its garbage collector runs next.
         async with asyncio.timeout(3 * pod_garbage_collector.PRUNE_INTERVAL):
             async for event in api.watch(pods, fieldSelector=f"metadata.name={made['pod']}", resourceVersion="0"):
                 if event["type"] == "DELETED" or "deletionTimestamp" in event["object"]["metadata"]:

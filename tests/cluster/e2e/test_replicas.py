@@ -223,7 +223,7 @@ async def test_a_wrong_clock_makes_nothing_early_or_late(
 async def test_a_replica_that_ends_hands_its_work_on(
     replicas: Replicas, api: ApiClient, namespace: str, postgres_dsn: str, sink: Sink
 ) -> None:
-    """The lease is ten minutes, so what another replica goes on with was given to it. Pods keep their attempt."""
+    """The lease is ten minutes, so another replica continues only what was released. Pods keep their attempt."""
     flags = ["--lease=10m", "--grace=2s"]
     names = [f"tick-{number}" for number in range(20)]
     async with replicas.one(*flags) as old, Records(postgres_dsn, namespace) as records:

@@ -1,4 +1,4 @@
-"""What the operator tells: metrics, Events, logs and status; that it tells no secret, and no more than its budget."""
+"""What the operator reports in metrics, Events, logs and status: no secret, and no more than its budget."""
 
 from __future__ import annotations
 
@@ -179,16 +179,16 @@ async def test_secrets_are_told_to_nobody(
         printed = await until(api, namespace, "prints", recent)
         assert (await operator.said("printed"))["text"].endswith("/prints ***\n")
         _, metrics = await operator.fetch("/metrics")
-        told = {
+        reports = {
             "status": json.dumps([body["status"], printed["status"]]),
             "events": json.dumps(await api.list(f"/api/v1/namespaces/{namespace}/events")),
             "metrics": metrics,
             "hooks": str([one.body for one in sink.calls if one.path == "/hook"]),
             "store": await everything_in(postgres_dsn),
         }
-    told["log"] = json.dumps(operator.lines)
-    assert "leaky" in told["store"]
-    assert [where for where, text in told.items() if SECRET in text or NOTE in text] == []
+    reports["log"] = json.dumps(operator.lines)
+    assert "leaky" in reports["store"]
+    assert [where for where, text in reports.items() if SECRET in text or NOTE in text] == []
 
 
 async def test_a_secret_that_is_missing_or_not_allowed_is_named(

@@ -1,7 +1,7 @@
-"""The API server refuses the operator's requests with 429, by its own priority and fairness: they are made later.
+"""The API server refuses the operator's requests with 429, by its priority and fairness, and the operator repeats them.
 
-The operator shares a priority level with somebody whose one request takes as long as the test wants, because a webhook
-judges it; and the level has no room for a second. So every request of the operator's is refused until the test lets go.
+The operator shares a priority level with another user, whose one request takes as long as the test wants, because a
+webhook admits it. The level has no room for a second one, so each of the operator is refused until the test lets go.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Place(NamedTuple):
         return OperatorProcess(kubeconfig, self.namespace, *flags)
 
     async def no_room_for(self, rule: dict[str, Any]) -> None:
-        """Nobody but one at a time may make these requests, of the users `operator` and `holder`."""
+        """Let the users `operator` and `holder` make only one of these requests at a time."""
         metadata = {"name": "no-room"}
         await self.api.post(f"{FLOW}/prioritylevelconfigurations", {"metadata": metadata, "spec": LIMITED})
         users = [{"kind": "User", "user": {"name": name}} for name in ("operator", "holder")]
@@ -68,14 +68,14 @@ class Place(NamedTuple):
         """Within, that one request is under way: every other is refused."""
         held, let_go = asyncio.Event(), asyncio.Event()
 
-        async def judge(request: web.Request) -> web.Response:
+        async def review_late(request: web.Request) -> web.Response:
             asked = (await request.json())["request"]
             held.set()
             await let_go.wait()
             review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}
             return web.json_response(review | {"response": {"uid": asked["uid"], "allowed": False}})
 
-        async with self._webhook(judge), self.cluster.client(self.cluster.kubeconfig_for("holder")) as holder:
+        async with self._webhook(review_late), self.cluster.client(self.cluster.kubeconfig_for("holder")) as holder:
             holding = asyncio.create_task(self._hold(holder, held))
             try:
                 await held.wait()
@@ -94,17 +94,17 @@ class Place(NamedTuple):
             try:
                 await holder.post(self.pods, body, dryRun="All")
             except ApiError as error:
-                if error.status not in (400, 403, 429):  # judged, not allowed yet, no room
+                if error.status not in (400, 403, 429):  # refused by the webhook, not allowed yet, no room
                     raise
             await asyncio.sleep(0.05)
 
     @asynccontextmanager
-    async def _webhook(self, judge: Any) -> AsyncIterator[None]:
+    async def _webhook(self, review_late: Any) -> AsyncIterator[None]:
         authority = self.cluster.authority
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(*authority.issue_server("webhook", ["127.0.0.1"]))
         app = web.Application()
-        app.router.add_post("/", judge)
+        app.router.add_post("/", review_late)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
@@ -158,7 +158,7 @@ async def test_pods_are_made_later_and_each_once(place: Place, postgres_dsn: str
 
 
 async def test_work_goes_on_while_every_request_is_refused(place: Place, postgres_dsn: str, sink: Sink) -> None:
-    """Status comes later. What was applied meanwhile too, if the watch did not tell of it."""
+    """Status comes later, and so does what was applied meanwhile, if the watch did not report it."""
     await place.no_room_for(EVERYTHING)
     async with await place.operator(postgres_dsn) as operator:
         await create(place.api, place.namespace, [manifest("steady", "every: 1s", curl(sink.url))])

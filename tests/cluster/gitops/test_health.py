@@ -11,7 +11,7 @@ import yaml
 
 from tests.cluster.crd.install import install
 from tests.cluster.e2e.operators import PATIENCE, OperatorProcess, change, granted, manifest, read
-from tests.cluster.gitops.judges import CONFIG_MAP, HEALTH, argo_cd, flux
+from tests.cluster.gitops.interpreters import CONFIG_MAP, HEALTH, argo_cd, flux
 from tests.cluster.harness import SCHEDULED_JOBS
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """A small client of the API server for tests: JSON in, JSON out, and nothing of kopf or of the kubernetes package.
 
-A test that judges the operator should not see the cluster through the operator's own libraries. It retries nothing:
-what the API server said, or that it said nothing, is what the test wants to know.
+A test of the operator should not see the cluster through the operator's own libraries. The client retries nothing,
+because the test wants to know what the API server answered, or that it did not answer.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Component:
         await self.wait_ready()
 
     async def terminate(self) -> None:
-        """End it in order, with SIGTERM, and return when it is gone; with SIGKILL after half a minute."""
+        """Stop it with SIGTERM, or with SIGKILL after half a minute, and return when it is gone."""
         process = self._running()
         process.thaw()
         await asyncio.to_thread(process.end)

@@ -251,7 +251,7 @@ async def test_waiting_outlives_an_outage_of_the_api_server(
             async with asyncio.timeout(PATIENCE):
                 while b"continues, but the API server can't be reached" not in await process.stderr.readline():
                     pass
-                while line.refused < 12:  # noqa: ASYNC110  # nobody tells of what the plugin tries
+                while line.refused < 12:  # noqa: ASYNC110  # nothing reports what the plugin tries
                     await asyncio.sleep(0.05)
                 line.mend()
                 _, err = await process.communicate()
@@ -284,8 +284,8 @@ async def test_the_store_has_it_all(
     of_status = json.loads((await plugin("history", "job", "-o", "json")).out)
     kept = json.loads((await plugin("history", "job", *store, "-o", "json")).out)
     assert (len(of_status), len(kept)) == (10, 12)
-    for told, whole in zip(of_status, kept, strict=False):
-        assert told.items() <= whole.items()  # what both tell has one name and one value
+    for shown, whole in zip(of_status, kept, strict=False):
+        assert shown.items() <= whole.items()  # what both show has one name and one value
     assert {run["output"] for run in kept} == {"this is\nthe answer"}
     assert yaml.safe_load((await plugin("history", "job", *store, "-o", "yaml")).out) == kept
     assert (await plugin("history", "job", *store, "-o", "name")).out.split() == [run["runID"] for run in kept]

@@ -1,4 +1,4 @@
-"""Conversion judged by the API server: it takes what comes out, and what it makes of both Pods is compared."""
+"""Conversion checked by the API server: it accepts the result, and both Pods as it stores them are compared."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def as_the_server_has_it(api: ApiClient, pod: dict[str, Any], namespace: s
 
 
 def _without_account(spec: dict[str, Any]) -> dict[str, Any]:
-    """Without the token's volume, whose name is made by chance: automountServiceAccountToken tells of it."""
+    """Without the token's volume, which has a random name: automountServiceAccountToken says whether there is one."""
     spec["volumes"] = [one for one in spec.get("volumes") or () if not one["name"].startswith(OF_ACCOUNT)]
     for kind in ("containers", "initContainers"):
         for one in spec.get(kind) or ():
@@ -81,11 +81,11 @@ async def test_the_pods_are_equal_or_the_difference_is_told(
     _rename(theirs, converted.template.renamed)
     was = await as_the_server_has_it(api, _admissible(theirs), namespace)
     now = await as_the_server_has_it(api, _admissible(ours), namespace)
-    told = {*converted.notes, *map(in_words, differences(cronjob, converted))}
+    reported = {*converted.notes, *map(in_words, differences(cronjob, converted))}
     for difference in compare(was, now):
         if difference.path == "spec.tolerations":
             continue
-        assert in_words(difference) in told, difference
+        assert in_words(difference) in reported, difference
 
 
 async def test_of_the_cluster(plugin: Plugin, sjobs: Cluster, api: ApiClient, namespace: str) -> None:

@@ -79,7 +79,7 @@ WRONG = [
     (["convert", "a", "--all"], "name CronJobs of the cluster"),
     (["simulate", "--from", "2026-12-02T00:00:00Z", "--to", "2026-12-01T00:00:00Z"], "--to must be after --from"),
 ]
-"""What was typed, and what is told of it."""
+"""What was typed, and the error."""
 
 every_command = pytest.mark.parametrize("arguments", ASKING, ids=" ".join)
 
@@ -93,7 +93,7 @@ def one_line(err: str) -> str:
 
 
 async def refused(plugin: Plugin, *arguments: str) -> tuple[int, str]:
-    """The exit code and the one line that is told in pipes, and on a terminal as well."""
+    """The exit code and the line on standard error, which are the same in a pipe and on a terminal."""
     piped = await plugin(*arguments)
     assert piped.out == ""
     line = one_line(piped.err)
@@ -166,7 +166,7 @@ async def test_no_right_to_write(sjobs: Cluster, api: ApiClient, namespace: str,
     assert "cannot patch resource" in (await refused(plugin, "resume", "job"))[1]
     described = await plugin("describe", "job")
     assert described.code == 0
-    assert "cannot list resource" in described.out  # Events, and the rest is told all the same
+    assert "cannot list resource" in described.out  # Events; the rest is shown all the same
     done = await plugin("logs", "job")
     assert done.code == 1
     assert 'cannot list resource "pods"' in one_line(done.err)

@@ -55,7 +55,7 @@ async def test_output_is_followed_live(node: Node, plugin: Plugin, node_namespac
         assert process.stdout is not None
         async with asyncio.timeout(PATIENCE):
             assert await process.stdout.readline() == b"begin a word\n"
-        # It runs on until it is told to end, and what it had printed is here already.
+        # It runs until it is stopped, and what it has printed is here already.
         async with node.cluster.client() as api:
             (pod,) = await api.list(f"/api/v1/namespaces/{node_namespace}/pods")
         following = await plugin.start("logs", "job", "--follow")

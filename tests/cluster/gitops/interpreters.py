@@ -1,4 +1,4 @@
-"""Who judges objects in Git's name: Argo CD's interpreter of health checks, and Flux's kstatus as Flux compiles it."""
+"""What GitOps tools make of objects: Argo CD's interpreter of health checks, and Flux's kstatus as Flux compiles it."""
 
 from __future__ import annotations
 
