@@ -1,7 +1,7 @@
-"""The clusters that tests ask for by fixture; tests/cluster/harness tells how to use them.
+"""Fixtures with the clusters of tests; tests/cluster/harness shows how to use them.
 
-Each worker of pytest-xdist has a control plane of its own, started on first use and shared by its tests, which take a
-namespace each. What breaks a control plane takes `own_cluster`.
+Each worker of pytest-xdist has its own control plane, started on first use and shared by its tests, which use one
+namespace each. A test that breaks a control plane uses `own_cluster`.
 """
 
 from __future__ import annotations

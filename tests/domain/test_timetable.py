@@ -31,8 +31,8 @@ def instant(text: str) -> Instant:
     return to_instant(datetime.fromisoformat(text))
 
 
-class Judge:
-    """Random timetables over a period, with the slots that they must have."""
+class RandomTimetable:
+    """A random timetable over a period, with the slots that it must have."""
 
     def __init__(self, pick: random.Random) -> None:
         self.pick = pick
@@ -63,7 +63,7 @@ class Judge:
         self.timetable = Timetable(triggers, exclude, start_at, end_at)
         self.about = f"{triggers} {exclude} {start_at} {end_at}"
 
-    def judge(self) -> None:
+    def check(self) -> None:
         moments = [self.low, self.high, *(self._moment() for _ in range(6))]
         moments += [slot - shift for slot in self.pick.sample(self.kept, min(2, len(self.kept))) for shift in (0, 1)]
         for at in moments:
@@ -131,13 +131,13 @@ class Judge:
 def test_timetables_agree_with_a_walk(seed: int) -> None:
     pick = random.Random(seed)
     for _ in range(60):
-        Judge(pick).judge()
+        RandomTimetable(pick).check()
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.integers(0, 2**32))
 def test_any_timetable_agrees_with_a_walk(seed: int) -> None:
-    Judge(random.Random(seed)).judge()
+    RandomTimetable(random.Random(seed)).check()
 
 
 def test_a_slot_of_two_triggers_is_one_slot() -> None:

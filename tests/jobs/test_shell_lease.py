@@ -1,7 +1,7 @@
 """No job outlives its lease, whether its replica is killed, stopped, silent or shut down cleanly.
 
 The replica is a process of its own, so that it can be killed. It runs the attempts of its command line, and renews
-their leases when the test tells it to.
+their leases when the test says so.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ def mutations(draw: st.DrawFn) -> str:
     return text
 
 
-def judge(loaded: Loaded, lines: int) -> None:
+def check(loaded: Loaded, lines: int) -> None:
     """Check that any input gives models that become definitions, or problems in a printable line."""
     for problem in loaded.problems:
         assert str(problem).isprintable()
@@ -243,7 +243,7 @@ def judge(loaded: Loaded, lines: int) -> None:
 @given(mutations())
 def test_mutated_manifests_give_models_or_problems(text: str) -> None:
     # As in str.splitlines, because in YAML 1.1 some rare characters end lines, too.
-    judge(load_text(text, "f.yaml"), len(text.splitlines()) + text.count("\x85"))
+    check(load_text(text, "f.yaml"), len(text.splitlines()) + text.count("\x85"))
 
 
 @settings(max_examples=300, deadline=None)
@@ -256,7 +256,7 @@ def test_mutated_bytes_give_models_or_problems(data: st.DataObject) -> None:
     if isinstance(text, Problem):
         assert str(text).isprintable()
     else:
-        judge(load_text(text, "f.yaml"), len(text.splitlines()))
+        check(load_text(text, "f.yaml"), len(text.splitlines()))
 
 
 JSON = st.recursive(
@@ -287,5 +287,5 @@ def test_any_json_in_any_field_gives_models_or_problems(spec: dict[str, object])
     text = decode("f.json", json.dumps(document, indent=1).encode())
     assert isinstance(text, str)
     loaded = load_text(text, "f.json")
-    judge(loaded, text.count("\n") + 1)
+    check(loaded, text.count("\n") + 1)
     assert bool(loaded.jobs) != bool(loaded.problems)

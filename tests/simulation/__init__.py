@@ -2,5 +2,5 @@
 
 ``world`` turns the clock. ``loop`` gives each replica an event loop on that clock. ``network`` carries calls to the
 store and loses some. ``processes`` and ``pods`` are the jobs. ``scenario`` decides, by the seed, what happens, and
-``checker`` judges the history without knowing any of that. ``bugs`` are planted to see that every rule finds one.
+``checker`` checks the history without knowing any of that. ``bugs`` are planted to see that every rule finds one.
 """

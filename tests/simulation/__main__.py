@@ -17,7 +17,8 @@ from .checker import check
 from .scenario import play
 
 
-def judge(seed: int) -> tuple[int, list[str], int]:
+def check_seed(seed: int) -> tuple[int, list[str], int]:
+    """Return the seed, what is wrong with its history, and how many attempts started."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         history = play(seed)
@@ -49,7 +50,9 @@ def main() -> int:
         return show(options.seed)
     began, failed, starts = time.monotonic(), 0, 0
     with ProcessPoolExecutor(options.jobs) as pool:
-        for seed, wrong, started in pool.map(judge, range(options.first, options.first + options.seeds), chunksize=4):
+        for seed, wrong, started in pool.map(
+            check_seed, range(options.first, options.first + options.seeds), chunksize=4
+        ):
             starts += started
             if wrong:
                 failed += 1

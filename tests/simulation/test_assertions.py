@@ -12,7 +12,7 @@ from scheduledjob.domain.schedule.write_tracker import WriteTracker
 from scheduledjob.engine.owned_schedule import OwnedSchedule, Phase
 from scheduledjob.engine.ownership import Ownership
 
-from .__main__ import judge
+from .__main__ import check_seed
 from .checker import check
 from .scenario import play
 
@@ -107,7 +107,7 @@ def test_a_failed_assertion_is_reported_as_a_failure(name: str) -> None:
 def test_the_command_reports_it_too() -> None:
     """``make simulate`` counts such a seed as failed."""
     with released_rows_become_active():
-        _, wrong, _ = judge(0)
+        _, wrong, _ = check_seed(0)
     assert any("RELEASED can't become ACTIVE" in line for line in wrong)
 
 

@@ -11,7 +11,7 @@ machines are never compared: an operator takes over a Lease that it has seen unc
 
 - A name: the holder still works, or it crashed. Its last statuses may be missing.
 - Empty: the holder released the Lease after it had written every status, so the next operator can trust them.
-- Absent: an operator with another store has read those statuses. From then on its store is the truth, and an operator
+- Absent: an operator with another store has read those statuses. From then on only its store counts, and an operator
   that finds the store empty must not trust the statuses again.
 
 A holder is named after its process, so no two holders share a name. An operator does not wait for the whole duration if

@@ -129,7 +129,7 @@ class Operator:
                     statuses_written = await self._work(runtime)
                     announcing.cancel()
                 keeping.cancel()
-            # A Lease that was not released tells the next operator that status may be out of date.
+            # The next operator sees a Lease that was not released, and knows that status may be out of date.
             if self._in_memory and statuses_written:
                 await release_lease(lease)
         finally:

@@ -2,7 +2,7 @@
 
 The signal handler sets an event, which makes ``/readyz`` fail. Then:
 
-1. The replica shuts down: it claims nothing more, lets inline runs finish for the grace period, and hands back the
+1. The replica shuts down: it claims nothing more, lets inline runs finish for the grace period, and releases the
    rest. Its own phases are in ``engine/shutdown.py``. Status and Events are still written meanwhile.
 2. Write the statuses that are out of date. Status is all that remains of a store in memory, so it gets more time there.
 3. Cancel the watch, the sweep, the status writer and the Event recorder.

@@ -1,5 +1,5 @@
 """``kubectl scheduledjob``: the plugin with which people see and steer the ScheduledJobs of a cluster.
 
-It needs nothing but the API server: what it tells stands in the objects, in their status and in the logs of their
-Pods, and what it asks for is written as annotations that the operator reads.
+It needs only the API server: it shows the objects, their status and the logs of their Pods, and it writes requests as
+annotations, which the operator reads.
 """

@@ -5,9 +5,9 @@ is as it was read. If the condition fails, another replica has won the row or a 
 read. So a row has one owner at a time, whatever the replicas do.
 
 Each document that is read is billed, so the order of the queries matters. A claim first reads one document, the one
-with the earliest ``wake_at``. If it is not due, it tells when to poll again. If it is due, the claim takes it, and a
-second document tells whether there is more. Only then, or if the last batch was full, the claim reads the due rows up
-to its limit, and one more document that tells when the next is due. So a claim that finds nothing costs one read, and
+with the earliest ``wake_at``. If it is not due, it shows when to poll again. If it is due, the claim takes it, and a
+second document shows whether there is more. Only then, or if the last batch was full, the claim reads the due rows up
+to its limit, and one more document that shows when the next is due. So a claim that finds nothing costs one read, and
 each claimed row at most two, or little more than one if there are many. Rows that are due soon are claimed ahead of
 time, so these round trips delay nothing.
 

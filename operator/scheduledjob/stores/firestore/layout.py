@@ -5,7 +5,7 @@ Their names never change, so the index file that ships with the store fits every
 programs that share the database are unlikely to use the same names.
 
 * ``sjob_schedules``: one document for each schedule. Its id is a hash of the slug, so any slug gives a legal id, slugs
-  that sort close together spread over the servers, and no two slugs share an id. ``born`` tells apart the schedules
+  that sort close together spread over the servers, and no two slugs share an id. ``born`` distinguishes the schedules
   that had the same slug one after the other; it is part of the row's key.
 * ``sjob_runs``: history, one document for each run. Its id is a hash of the run id.
 * ``sjob_replicas``: the replicas that are alive.

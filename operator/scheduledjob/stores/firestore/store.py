@@ -141,7 +141,7 @@ class FirestoreStore:
         raise StoreUnavailable("the installation could not be registered, because others keep writing it: try again")
 
     async def _measure_clock(self) -> None:
-        """Write the installation's document, because the answer tells the time of the write."""
+        """Write the installation's document, because the answer has the time of the write."""
         # The value must change: Firestore reports no new time for a write that changes nothing.
         await self._write(Write("", {"touched": secrets.token_hex(8)}, ("touched",), exists=True))
 

@@ -3,8 +3,8 @@
 A replica can be killed or stopped at any moment, and then it can't end its jobs. So each replica has a small process
 beside it, which starts its jobs and stays their ancestor: it is a subreaper, so whatever a job leaves behind (such as a
 daemon that forked twice and made its own session) becomes a child of the helper and can't hide. The helper kills
-everything when the replica is gone. It kills an attempt a little before its lease deadline unless it is told that the
-lease was renewed; a replica that is stopped tells it nothing, so the jobs of that replica end.
+everything when the replica is gone. It kills an attempt a little before its lease deadline unless the replica reports
+that the lease was renewed. A replica that is stopped reports nothing, so its jobs end.
 
 It is a process and not a thread because a thread dies and stops with its process. It is small and has one thread
 because ``posix_spawn`` from a process with few pages takes a fraction of a millisecond, and because nothing in it can
