@@ -15,7 +15,7 @@ where there is no cluster to be had, and REQUIRE_ALL=1 makes that a failure)::
                 async for event in api.watch(f"/api/v1/namespaces/{namespace}/pods", resourceVersion="0"):
                     ...
 
-    operator_config = cluster.kubeconfig_for("operator", ["operators"])   # a user that has only the rights that you grant
+    operator_config = cluster.kubeconfig_for("operator", ["operators"])   # a user with only the rights that you grant
     account_config = await cluster.kubeconfig_for_account(namespace, "default")
 
     async def test_a_crash(own_cluster: ControlPlane) -> None:            # this test's own, in three seconds
