@@ -300,7 +300,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     @rule(new=definitions, what=st.sets(st.sampled_from(Definition.__struct_fields__)), suspend=st.booleans())
     def edit(self, new: Definition, what: set[str], suspend: bool) -> None:
-        """Change some fields of the wish; the schedule that is claimed goes by it from now on."""
+        """Change some fields of the definition, which the owned schedule follows from now on."""
         old, state = self.definition, self.schedule.state
         changes = {name: getattr(new, name) for name in what} | {"suspend": suspend}
         self.take_definition(msgspec.structs.replace(old, **changes))
@@ -390,7 +390,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         return actions
 
     def check_slots(self, before: Before) -> None:
-        """Each slot that the floor has passed was run or counted, exactly once."""
+        """Check that each decided slot was run or counted, exactly once."""
         old, state = before.state, self.schedule.state
         assert state.decided_until >= old.decided_until
         after, taken_first = old.decided_until, 0
@@ -480,7 +480,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             if state.revision == self.revision:  # else what was planned was planned by another definition
                 self.check_slots(before)
         if state.revision != self.revision:
-            # What the wish before let start, and what may have started by it, counts under the new one too.
+            # What has or may have started under the previous definition also counts under the new one.
             self.most_started = max(self.most_started, state.started)
             machine.apply_revision(self.schedule, self.revision, self.edited_at, None)
             self.first = None

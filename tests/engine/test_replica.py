@@ -192,8 +192,8 @@ async def test_an_edit_during_a_run_applies_from_the_next_attempt_on(store: Memo
         changed = single_slot(now, retry=Fixed([0.01]), job={"other": 1})
         await store.put([desired("ns/a", changed, now - 1, payload=b"new")], replace=True)
         assert replica._ownership is not None
-        (hold,) = replica._ownership._owned.values()
-        while hold.schedule.state.revision != 2:  # noqa: ASYNC110  # there is no event for a wish that was taken in
+        (owned,) = replica._ownership._owned.values()
+        while owned.schedule.state.revision != 2:  # noqa: ASYNC110  # nothing reports a new revision
             await asyncio.sleep(0.001)
         edited.set()
         second = await jobs.begun.get()
