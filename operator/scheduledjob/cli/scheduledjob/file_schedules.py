@@ -97,7 +97,7 @@ class FileSchedules:
         return self._followers.get(slug, ())
 
     async def begin(self, *, prune: bool) -> None:
-        """Read the files and put their schedules; with ``prune``, first end the schedules that no file has any more."""
+        """Read the files and put their schedules; with ``prune``, first remove those that are in no file any more."""
         loaded, desired_by_slug, rejected = await self._read()
         if prune:
             await self._prune(desired_by_slug.keys() | rejected, loaded.problems)

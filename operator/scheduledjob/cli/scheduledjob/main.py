@@ -117,7 +117,7 @@ def run(
     store: Store = MEMORY_URL,
     watch: Annotated[bool, typer.Option("--watch", help="Reload files when they change.")] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="First end the schedules of manifests that no file has any more.")
+        bool, typer.Option("--prune", help="First remove the schedules of manifests that are in no file any more.")
     ] = False,
     plugins: Annotated[
         bool, typer.Option("--plugins", help="Load the Python jobs that installed packages provide.")
@@ -143,7 +143,7 @@ def run(
     manifests and one store share the work.
 
     After the signal, running jobs get 6 seconds to finish. The process exits after at most 12 seconds, even if the
-    store does not answer. A second Ctrl-C ends it at once.
+    store does not answer. A second Ctrl-C stops it immediately.
     """
     from .run import RunOptions, run_manifests
 

@@ -44,8 +44,8 @@ def summary(loaded: Loaded) -> str:
     """Return the result in one line."""
     faults = _counted(len(loaded.problems), "fault") if loaded.problems else "no faults"
     found = f"{_counted(len(loaded.jobs), 'valid job')} in {_counted(len(loaded.files), 'file')}"
-    passed_over = len(loaded.ignored)
-    others = f", {_counted(passed_over, 'document')} of other kinds passed over" if passed_over else ""
+    ignored = len(loaded.ignored)
+    others = f", {_counted(ignored, 'document')} of other kinds ignored" if ignored else ""
     return f"{faults}; {found}{others}"
 
 
