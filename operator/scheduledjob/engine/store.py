@@ -3,8 +3,8 @@
 A *row* is one schedule. It has two parts with separate writers:
 
 * the **desired state** (slug, kind, definition, payload, ``first``, requests): clients write it through ``put``,
-  ``reconcile`` and ``delete``. Each change raises ``revision``. If nobody owns the row, the change also makes it due
-  at once, so that a replica reconciles it.
+  ``reconcile`` and ``delete``. Each change raises ``revision``. If no replica owns the row, the change also makes it
+  due at once, so that a replica reconciles it.
 * the **state** (``State``, ``wake_at``, owner, version, result): the replica that owns the row writes it through
   ``settle``, which checks ``version`` and owner.
 
@@ -301,7 +301,7 @@ class Store(Protocol):
     async def touch(self, slugs: Sequence[str]) -> None:
         """Have replicas reconcile these rows as if their desired state had changed.
 
-        A row that nobody owns becomes due at once. ``revision`` goes up, ``edited_at`` stays. A slug that does not
+        A row that no replica owns becomes due at once. ``revision`` goes up, ``edited_at`` stays. A slug that does not
         exist is skipped.
         """
 

@@ -1,4 +1,4 @@
-"""The intervals, delays and limits of the engine that nobody configures. All are seconds.
+"""The intervals, delays and limits of the engine that are not configurable. All are seconds.
 
 What a user may set is in ``replica_settings.py``. The limits of the shutdown phases are in ``shutdown.py``.
 """

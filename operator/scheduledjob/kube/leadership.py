@@ -1,7 +1,7 @@
 """The Lease that keeps two operators with a store in memory from running the same jobs.
 
 An operator whose store is in memory works only while it holds a coordination Lease. An operator with any other store
-waits at its start until nobody holds the Lease, so an upgrade from memory to Postgres runs nothing twice.
+waits at its start until no operator holds the Lease, so an upgrade from memory to Postgres runs nothing twice.
 
 The holder renews the Lease at a third of its duration. It measures with its own monotonic clock, from the moment before
 each renewal was sent, and exits with its jobs before the Lease can pass to another operator. The clocks of different
@@ -77,7 +77,7 @@ class LeaseObject:
     async def watch_holders_pod(self, holder: str, version: str) -> bool:
         """Watch the holder's Pod for a second. Return whether it has ended since this version of the Lease.
 
-        The API server repeats the events since that version, so nobody has to be watching when the Pod ends.
+        The API server repeats the events since that version, so the operator need not be watching when the Pod ends.
         """
         pod = holder.rpartition("/")[0]
         params: Params = {"fieldSelector": f"metadata.name={pod}", "resourceVersion": version, "timeoutSeconds": 1}
@@ -131,7 +131,7 @@ class MemoryLease:
         return self._deadline - self._duration * MARGIN
 
     async def wait_until_free(self) -> None:
-        """Wait until nobody holds the Lease. Another operator may take it after that."""
+        """Wait until no operator holds the Lease. Another operator may take it after that."""
         found = await self._wait()
         self.released_cleanly = _is_released(found)
         if found is not None:
@@ -152,7 +152,7 @@ class MemoryLease:
             self.released_cleanly = False
 
     async def acquire(self) -> None:
-        """Wait until nobody holds the Lease, then take it. Call ``keep`` at once."""
+        """Wait until no operator holds the Lease, then take it. Call ``keep`` at once."""
         while True:
             found = await self._wait()
             sent_at = time.monotonic()
@@ -217,7 +217,7 @@ class MemoryLease:
                 return
 
     async def _wait(self) -> dict[str, Any] | None:
-        """Wait until nobody holds the Lease. Return it, or None if it does not exist."""
+        """Wait until no operator holds the Lease. Return it, or None if it does not exist."""
         seen_version, seen_at, ended_holder = "", 0.0, ""
         while True:
             try:

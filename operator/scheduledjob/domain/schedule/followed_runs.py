@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .state import RunRecord, State
 
 POLL_INTERVAL: Micros = MINUTE
-"""How often the followed runs are read if nobody reports an end."""
+"""How often the followed runs are read if no replica reports an end."""
 POLL_RETRY_DELAY: Micros = 5 * SECOND
 """How soon they are read again if the store did not answer."""
 MAX_RECORD_DELAY: Micros = 5 * MINUTE

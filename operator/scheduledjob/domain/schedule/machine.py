@@ -24,9 +24,9 @@ What may happen to a run depends on where the state has it:
 | its owner died (``recover``) | PLANNED and due, ACTIVE and due | ACTIVE, as an attempt that was lost or is adopted |
 
 One rule carries the promise that nothing runs twice silently: *a run may start only if the stored state already says
-so*. A released row names the slot that it waits for (``state.next``). Whoever claims the row may start that slot
-without another write, and whoever finds it due under a dead owner counts an attempt as lost. A run that was decided
-since the last write is *unstored* (``write_tracker.py``), and ``step`` does not return it.
+so*. A released row names the slot that it waits for (``state.next``). A replica that claims the row may start that
+slot without another write, and one that finds it due under a dead owner counts an attempt as lost. A run that was
+decided since the last write is *unstored* (``write_tracker.py``), and ``step`` does not return it.
 
 A *detached* attempt (a Pod) is not lost with its replica. ``step`` returns the same attempt to the next owner at once,
 and its executor continues with what it finds of it.

@@ -48,7 +48,7 @@ class ThreadResolver(AbstractResolver):
                 result = error
             except UnicodeError:
                 result = OSError("it is not a host name: a label in it is empty or longer than 63 characters")
-            with suppress(RuntimeError):  # the loop was closed meanwhile, so nobody waits
+            with suppress(RuntimeError):  # the loop was closed meanwhile, so nothing waits
                 loop.call_soon_threadsafe(settle, result)
 
         async with self._turn:

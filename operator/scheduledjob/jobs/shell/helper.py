@@ -81,7 +81,7 @@ class Helper(asyncio.Protocol):
         self._writable.set()
         self._gone = asyncio.Event()
         self._orphans_killed: asyncio.Future[None] | None = None
-        # The lease thread uses the three below, so the lock guards them. Nobody holds it for long.
+        # The lease thread uses the three below, so the lock guards them. It is never held for long.
         self._lock = threading.Lock()
         self._numbers: dict[str, int] = {}
         """The newest job of each run."""

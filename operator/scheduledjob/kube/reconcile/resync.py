@@ -3,8 +3,8 @@
 Each replica lists at its start, because it is ready only when it has read every object. After that, one replica at a
 time sweeps for all of them: it reconciles edits that the watch has missed, and writes status that is out of date.
 
-The sweep also ends the schedules of namespaces that were removed from the operator's list: nobody sees what becomes of
-their objects, and another installation may run them already. During a rolling update some replicas have the old list,
+The sweep also ends the schedules of namespaces that were removed from the operator's list: it no longer watches their
+objects, and another installation may run them already. During a rolling update some replicas have the old list,
 so the sweep waits until no live replica watches such a namespace, in two sweeps in a row. It deletes these schedules
 without a tombstone: if the namespace is added again, they continue from their status.
 """

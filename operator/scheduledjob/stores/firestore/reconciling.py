@@ -1,7 +1,7 @@
 """Observations from a cluster: replicas write the objects that they see, and tombstones of those that are gone.
 
 A slug's row and its tombstones are one document. So one read is enough to decide about an observed object, and the
-result is written on condition that nobody has changed the document since: no tombstone can appear in between. An
+result is written on condition that the document has not changed since: no tombstone can appear in between. An
 unchanged object, as nearly all are, causes no write. If a condition fails, the document is read again.
 
 **All or none** holds for a page of 200 rows that fits into one commit (8 MiB). An interrupted call may have written

@@ -1,7 +1,7 @@
 """What clients do: write schedules and delete them.
 
 A schedule with a new slug is a document that must not exist yet. A change of an existing one is written on condition
-that nobody has changed the document since it was read, because it becomes due at once only if no replica owns it. If
+that the document has not changed since it was read, because it becomes due at once only if no replica owns it. If
 such a condition fails, the document is read again.
 
 **All or none** holds for one commit: up to 500 rows, or 8 MiB. A longer ``put`` is several commits, one after the
@@ -55,7 +55,7 @@ class Notices:
 
     def __init__(self) -> None:
         self.due: Instant | None = None
-        """When the first of the changed rows that nobody owns is due."""
+        """When the first of the changed rows that no replica owns is due."""
         self.changed: list[str] = []
         """Slugs of deleted rows, and of changed rows that replicas own."""
 

@@ -258,7 +258,7 @@ class FirestoreStore:
             await wire.close()
 
     async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
-        """As ``Store.announce``, but write only every 30 s: nobody is notified, so ``poll_at`` need not be exact."""
+        """As ``Store.announce``, but write only every 30 s: nothing is notified, so ``poll_at`` need not be exact."""
         self._poll_at = poll_at
         reading = self._clock.reading()
         if self._announced is not None:

@@ -32,7 +32,7 @@ class MemoryClaims(MemoryPart):
         """As ``Store.claim``; ``next_wake`` covers the given kinds only.
 
         A lease cannot be claimed ahead of its end, so in ``next_wake`` it counts as due later by ``ahead``. A replica
-        that claims again at ``next_wake - ahead`` then finds the next row, whether somebody owns it or not.
+        that claims again at ``next_wake - ahead`` then finds the next row, whether a replica owns it or not.
         """
         tables = self._tables
         with self._lock:

@@ -2,7 +2,7 @@
 
 Call each method under the database's lock. Due rows are found through *agendas*, which are ordered by ``wake_at``.
 Each kind has its own, so that kinds that a replica does not claim cost nothing. Each kind has two: one for rows that
-nobody owns, which are claimed ahead of time, and one for leases, which are not.
+no replica owns, which are claimed ahead of time, and one for leases, which are not.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Installation:
 
 
 class Agenda:
-    """The rows of one kind that nobody owns, or those that replicas own (``leases``), by ``wake_at``.
+    """The rows of one kind that no replica owns, or those that replicas own (``leases``), by ``wake_at``.
 
     It is a heap. When a row moves, its old place stays in the heap and is dropped when it comes to the front. When old
     places may be half of the heap, they are all removed.

@@ -40,7 +40,7 @@ class Listener:
             self._pending = Wake(due, list(changed))
             try:
                 self._loop.call_soon_threadsafe(self._call)
-            except RuntimeError:  # the loop is closed: nobody listens any more
+            except RuntimeError:  # the loop is closed: nothing listens any more
                 self._pending = None
 
     def forget(self) -> None:

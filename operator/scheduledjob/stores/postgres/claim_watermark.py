@@ -1,6 +1,6 @@
 """The claim watermark: a claim does not read index entries below it.
 
-Every claim leaves dead entries at the front of the index of due rows. As long as somebody holds an old snapshot (a
+Every claim leaves dead entries at the front of the index of due rows. As long as a transaction holds an old snapshot (a
 long report, a backup), they cannot be removed, and each claim would walk over all of them. So a claim remembers up to
 which ``wake_at`` it has taken everything, and the next claim starts there.
 

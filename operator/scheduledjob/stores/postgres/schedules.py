@@ -185,7 +185,7 @@ class Changes:
 
     def __init__(self) -> None:
         self.due: Instant | None = None
-        """When the first of the changed rows that nobody owns is due."""
+        """When the first of the changed rows that no replica owns is due."""
         self.changed: list[str] = []
         """Slugs of deleted rows, and of changed rows that replicas own."""
 

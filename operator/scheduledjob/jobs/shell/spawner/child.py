@@ -1,6 +1,6 @@
 """A job in the helper: starts its first process, and keeps the head and the tail of its output.
 
-The payload on standard input is a file in memory and not a pipe: it never fills up, nobody has to write the rest of it
+The payload on standard input is a file in memory and not a pipe: it never fills up, nothing has to write the rest of it
 later, and it disappears when the job closes it.
 """
 
@@ -199,7 +199,7 @@ class SpawnedJob:
         try:
             limits.harden(self.pid)
         except OSError:
-            # It must not run without its limits, and nobody else watches it yet.
+            # It must not run without its limits, and nothing else watches it yet.
             os.kill(self.pid, signal.SIGKILL)
             self.pid = 0
             raise

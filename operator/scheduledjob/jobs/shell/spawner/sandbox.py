@@ -73,7 +73,7 @@ class Sandboxes:
         return landlock.Rules(self.version, [*self._common, own])
 
     def _reopen(self, path: bytes) -> None:
-        """Open a path if it exists. If it has not changed it stays open: ``/proc`` forgets files that nobody holds."""
+        """Open a path if it exists. If it has not changed it stays open: ``/proc`` forgets files that are not open."""
         before = self._open.get(path)
         try:
             now = os.stat(path)

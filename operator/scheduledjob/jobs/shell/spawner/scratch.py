@@ -1,6 +1,6 @@
 """Scratch folders: each confined job gets its own, and it is removed whatever the job has put into it.
 
-The scratch folders are in one folder, under names that nobody can guess, and no job may list that folder: Landlock does
+The scratch folders are in one folder, under names that can't be guessed, and no job may list that folder: Landlock does
 not prevent a job from changing the mode of a folder whose path it knows. A thread removes them, because a job may leave
 a million files, and the helper's loop must not wait. A scratch folder is locked while it is in use. So the next helper
 can tell what a killed helper has left behind from what another helper still needs, and removes the former.
@@ -135,7 +135,7 @@ def _patiently(work: Callable[[], T]) -> T:
 
 
 def empty(folder: int) -> None:
-    """Remove everything in an open folder, to which nobody else writes. Raises ``OSError``."""
+    """Remove everything in an open folder, to which nothing else writes. Raises ``OSError``."""
     moved_up = os.urandom(8).hex()
     number = 0
     found = removed = True

@@ -74,7 +74,7 @@ FROM soonest
 WHERE due < {latest_poll};
 
 -- name: notify_due
--- Notifies nobody if every replica polls before the row is due.
+-- Notifies no replica if every replica polls before the row is due.
 SELECT pg_notify('scheduledjob_' || $1::integer, json_build_object('due', $2::bigint)::text)
 WHERE $2::bigint < {latest_poll};
 
