@@ -201,7 +201,7 @@ async def test_a_run_that_waits_can_be_cancelled(
 ) -> None:
     """Status does not show it as active, and nothing else says that it is there."""
     sink.gate.clear()
-    more = "  concurrencyPolicy: Queue\n  queueDepth: 2\n  retry: {maxRetries: 0}"
+    more = "  concurrencyPolicy: Queue\n  queueDepth: 2\n  retry: {maxRetries: 0}\n  timeouts: {attempt: 10m}"
     await sjobs.apply(manifest("job", NEVER, curl(sink.url), more), "-n", namespace)
     for token in ("one", "two", "three"):
         await annotate(api, namespace, "job", run_now=token)
