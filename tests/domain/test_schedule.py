@@ -344,3 +344,17 @@ def test_after_an_edit_of_the_policy_a_slot_that_may_have_started_waits_as_its_n
     machine.recover(heir, T + 125 * SECOND, edited=True)
     assert [(run.slot - T, run.attempt) for run in heir.state.runs] == [(60 * SECOND, 2)]
     assert [(run.slot - T, run.attempt) for run in heir.state.waiting] == [(120 * SECOND, 2)]
+
+
+def test_a_planned_slot_behind_a_waiting_run_did_not_start_under_a_dead_owner() -> None:
+    """To start it would have taken a write: the waiting run is before it."""
+    job = Driver(defined(concurrency=Concurrency.QUEUE, queue_depth=3))
+    job.write()
+    state = State.decode(job.state.encode())
+    assert state.next is not None
+    waiting = Run(slot=state.next.slot - 1, due=state.next.slot - 1)
+    state.waiting.append(waiting)
+    heir = Schedule("s", "u", job.definition, job.schedule.slots, state, "other")
+    machine.recover(heir, state.next.due)
+    assert heir.state.next is not None
+    assert (heir.state.next.attempt, heir.state.next.lost, heir.state.runs) == (1, 0, [])

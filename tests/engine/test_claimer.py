@@ -42,7 +42,9 @@ class RecordingStore(MemoryStore):
         """When its clock was read."""
         self.away = False
         self.takes = 0.0
-        """Seconds until a claim is answered."""
+        """Seconds until a claim is carried out."""
+        self.reply_takes = 0.0
+        """Seconds from then to the reply."""
 
     async def claim(self, replica: str, kinds: Iterable[str], **options: Any) -> Batch:
         self.polled_at.append(round(self.world.now, 3))
@@ -51,7 +53,10 @@ class RecordingStore(MemoryStore):
             raise StoreUnavailable("away")
         if self.takes:
             await asyncio.sleep(self.takes)
-        return await super().claim(replica, kinds, **options)
+        batch = await super().claim(replica, kinds, **options)
+        if self.reply_takes:
+            await asyncio.sleep(self.reply_takes)
+        return batch
 
     async def now(self) -> Instant:
         self.clock_reads.append(self.world.now)
@@ -70,6 +75,8 @@ class OwnershipStub:
     """The part of ``Ownership`` that the claimer uses."""
 
     rows: list[Row] = field(default_factory=list)
+    deadlines: list[float] = field(default_factory=list)
+    """When the leases of the rows end, in seconds of the machine's clock."""
     changed: list[str] = field(default_factory=list)
 
     @property
@@ -78,6 +85,7 @@ class OwnershipStub:
 
     def accept(self, row: Row, deadline: float) -> None:
         self.rows.append(row)
+        self.deadlines.append(deadline)
 
     def slugs_changed(self, slugs: Iterable[str]) -> None:
         self.changed += slugs
@@ -157,6 +165,19 @@ def test_it_sleeps_until_shortly_before_the_next_row_is_due(scene: Scene) -> Non
     assert scene.until(28.9) == [0.0, 0.0]
     assert scene.until(29.1)[0] == 29.0
     assert [row.slug for row in scene.ownership.rows] == ["ns/a"]
+
+
+@pytest.mark.parametrize("scene", [{"batch": 1}, {"batch": 500}], indirect=True, ids=["full batch", "part of a batch"])
+def test_a_lease_counts_from_when_the_claim_was_sent(scene: Scene) -> None:
+    """If it counted from the reply, this replica would still run the job when another may claim it."""
+    scene.put("ns/a", 0.0)
+    scene.store.reply_takes = 4.0
+    sent = scene.machine.monotonic()
+    scene.start()
+    scene.until(4.5)
+    scene.store.reply_takes = 0.0
+    scene.until(10.0)
+    assert scene.ownership.deadlines == [sent + scene.settings.lease]
 
 
 @pytest.mark.parametrize("scene", [{"heartbeat": heartbeat} for heartbeat in (0.02, 0.05, 0.0501, 0.06)], indirect=True)

@@ -120,6 +120,35 @@ class Kept:
         return news
 
 
+async def test_the_thread_counts_a_renewal_from_when_it_was_sent() -> None:
+    clock = [100.0]
+    news: asyncio.Queue[Renewed] = asyncio.Queue()
+
+    class SlowRenewer:
+        async def renew(self, owned: Sequence[tuple[Key, int]], lease: int) -> Renewal:
+            clock[0] += 1.5
+            return Renewal({key: 1 for key, _ in owned})
+
+    class SlowStore(MemoryStore):
+        @asynccontextmanager
+        async def renewer(self, replica: str) -> AsyncIterator[Renewer]:
+            yield SlowRenewer()
+
+    leases = Leases(3.0)
+    leases.beat(clock[0])
+    lease = leases.add(1, 7, clock[0] + 1.0)
+    calls = LeaseCallbacks(lambda run_ids, deadline: None, news.put_nowait, lambda keys: None)
+    thread = LeaseThread(SlowStore(), "me", leases, lambda: clock[0], calls)
+    thread.start()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            renewed = await news.get()
+    finally:
+        await thread.stop()
+    assert (renewed.revisions, renewed.deadline) == ([(1, 1)], 103.0)
+    assert lease.deadline >= 103.0
+
+
 @asynccontextmanager
 async def keeping(store: MemoryStore, length: float = 0.6) -> AsyncIterator[Kept]:
     kept = Kept(store, length)

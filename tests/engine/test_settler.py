@@ -142,6 +142,17 @@ async def test_a_repeated_release_without_records_counts_as_refused() -> None:
     assert await settled(store, [settlement(row, Disposition.RELEASE, records=False)]) == [False]
 
 
+async def test_a_repeated_write_counts_as_carried_out_only_if_history_has_all_its_records() -> None:
+    store = Forgetful()
+    (row,) = await claimed(store)
+    first = settlement(row)
+    assert await settled(store, [first]) == [True]
+    more = settlement(row)
+    more.records = [*more.records, RunRecord(f"{row.uid}-2", row.uid, row.slug, 2, 2, 3, 1, Outcome.SUCCEEDED, keep=9)]
+    assert await settled(Forgetful(store._database, before=1), [more]) == [False]
+    assert await settled(Forgetful(store._database, before=1), [first]) == [True]
+
+
 async def test_many_writes_share_few_round_trips() -> None:
     store = Forgetful()
     rows = await claimed(store, 2500)

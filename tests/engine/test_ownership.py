@@ -1,0 +1,89 @@
+"""Ownership of rows whose lease is about to end. The machine's clock is turned by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from scheduledjob.domain.time.instants import from_seconds
+from scheduledjob.engine.attempt_preparer import AttemptPreparer
+from scheduledjob.engine.clock import StoreClock
+from scheduledjob.engine.kinds import JobKind
+from scheduledjob.engine.leases import Leases
+from scheduledjob.engine.ownership import Ownership
+from scheduledjob.engine.poll_timer import PollTimer
+from scheduledjob.engine.replica_settings import ReplicaContext, ReplicaSettings
+from scheduledjob.stores.memory import MemoryStore
+
+from .support import PATIENCE, Jobs, Watcher, for_ever, put
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from scheduledjob.engine.store import Row
+
+LENGTH = 15.0
+
+
+class Scene:
+    """Ownership without a claimer: a test hands over the rows that it claims itself."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        """Seconds of the machine's clock."""
+        self.store = MemoryStore()
+        self.watcher = Watcher()
+        self.jobs = Jobs(for_ever)
+        self.leases = Leases(LENGTH)
+        self.ownership: Ownership
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        settings, monotonic = ReplicaSettings(lease=LENGTH), lambda: self.now
+        clock = StoreClock(monotonic)
+        clock.observe(await self.store.now(), self.now, self.now)
+        context = ReplicaContext(
+            store=self.store,
+            replica="me",
+            kinds={"job": JobKind("job", self.jobs)},
+            settings=settings,
+            clock=clock,
+            monotonic=monotonic,
+            observer=self.watcher,
+        )
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+            self.ownership = Ownership(
+                context,
+                tasks=tasks,
+                leases=self.leases,
+                preparer=AttemptPreparer(),
+                poll_timer=PollTimer(clock, monotonic, settings),
+            )
+            try:
+                yield
+            finally:
+                self.ownership.stop_attempts()
+                self.ownership.close()
+
+    async def claim(self) -> Row:
+        await put(self.store, "ns/job")
+        (row,) = (await self.store.claim("me", ["job"], limit=1, ahead=0, lease=from_seconds(LENGTH))).rows
+        return row
+
+
+async def test_a_slot_starts_while_its_lease_is_long_enough() -> None:
+    scene = Scene()
+    async with scene.running():
+        scene.ownership.accept(await scene.claim(), scene.now + scene.leases.margin + 0.01)
+        assert (await scene.jobs.begun.get()).attempt == 1
+
+
+async def test_a_slot_does_not_start_within_the_margin_of_its_lease() -> None:
+    """The process was suspended between the claim and this moment. Another replica may claim the row soon."""
+    scene = Scene()
+    async with scene.running():
+        scene.ownership.accept(await scene.claim(), scene.now + scene.leases.margin)
+        assert scene.ownership.count == 0
+        assert ("fenced", "ns/job") in scene.watcher.events
+    assert scene.jobs.begun.empty()
