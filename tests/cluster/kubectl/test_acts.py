@@ -211,7 +211,7 @@ async def test_a_run_that_waits_can_be_cancelled(
         assert (done.code, done.err) == (
             0,
             f"status does not show {token} as active; the cancellation is requested anyway\n",
-        )
+        ), status_of(await read(api, namespace, "job"))
         body = await until(api, namespace, "job", lambda body, token=token: token in str(recent(body)))  # type: ignore[misc]  # a default binds it
     assert [(run["token"], run["outcome"]) for run in recent(body)] == [("three", "Cancelled"), ("two", "Cancelled")]
 
