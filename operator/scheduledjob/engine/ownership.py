@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.ownership")
 
-# Until Python 3.12, to look up a member of an enum takes four times as long as a global name: 3 % of `drain-1`.
+# In Python 3.11, looking up a member of an enum takes four times as long as a global name: 3 % of `drain-1`.
 ACTIVE, DRAINING, RELEASED, LOST = Phase
 KEEP, RELEASE, REMOVE = Disposition
 

@@ -266,33 +266,34 @@ async def _rows_read(store: PostgresStore, table: str = "schedule") -> int:
     return count
 
 
+def cluster_objects(numbers: range, generation: int = 1) -> list[NewRow]:
+    return [
+        NewRow(
+            slug=f"job-{n:06}",
+            uid=f"uid-{n}",
+            kind="noop",
+            origin=Origin.CLUSTER,
+            definition="",
+            state=STATE,
+            wake_at=None,
+            generation=generation,
+        )
+        for n in numbers
+    ]
+
+
 async def test_reconciling_queries_use_indexes(store: PostgresStore) -> None:
     """With plans that were made when the tables were empty."""
-
-    def objects(numbers: range, generation: int = 1) -> list[NewRow]:
-        return [
-            NewRow(
-                slug=f"job-{n:06}",
-                uid=f"uid-{n}",
-                kind="noop",
-                origin=Origin.CLUSTER,
-                definition="",
-                state=STATE,
-                wake_at=None,
-                generation=generation,
-            )
-            for n in numbers
-        ]
 
     few = range(1, 60, 6)
 
     async def ask() -> None:
-        await store.reconcile(objects(few, 2))
-        await store.reconcile(objects(few, 2))
+        await store.reconcile(cluster_objects(few, 2))
+        await store.reconcile(cluster_objects(few, 2))
         await store.touch([f"job-{n:06}" for n in few])
         await store.tombstone([(f"job-{n:06}", "uid-of-another") for n in few])
         await store.tombstone([(f"job-{n:06}", f"uid-{n}") for n in few])
-        await store.reconcile(objects(few, 3))
+        await store.reconcile(cluster_objects(few, 3))
         await store.history("job-000001", uid="uid-1")
         await store.prune(limit=10)
 
@@ -300,7 +301,7 @@ async def test_reconciling_queries_use_indexes(store: PostgresStore) -> None:
     await ask()
     async with store._pool.connection("preparing") as connection:
         await connection.execute("DELETE FROM scheduledjob.tombstone")
-    await store.reconcile(objects(range(3_000)))
+    await store.reconcile(cluster_objects(range(3_000)))
     await store.tombstone([(f"other-{n}", f"uid-of-other-{n}") for n in range(3_000)])
     before = await _rows_read(store), await _rows_read(store, "tombstone")
     await ask()
@@ -310,19 +311,7 @@ async def test_reconciling_queries_use_indexes(store: PostgresStore) -> None:
 
 
 async def test_a_restart_of_the_operator_waits_for_no_lock(store: PostgresStore) -> None:
-    objects = [
-        NewRow(
-            slug=f"job-{n:06}",
-            uid=f"uid-{n}",
-            kind="noop",
-            origin=Origin.CLUSTER,
-            definition="",
-            state=STATE,
-            wake_at=None,
-            generation=1,
-        )
-        for n in range(2_000)
-    ]
+    objects = cluster_objects(range(2_000))
     await store.reconcile(objects)
     async with store._pool.connection("blocking") as connection:
         blocker = connection.transaction()

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias, get_args
+from typing import TYPE_CHECKING, TypeAlias
 
 from .cron import Cron, CronTrigger
 from .every import Every, EveryTrigger
@@ -16,8 +16,6 @@ from .once import AfterTrigger, At, AtTrigger
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .stored_trigger import StoredTrigger
-
 Trigger: TypeAlias = (
     CronTrigger
     | EveryTrigger
@@ -27,11 +25,6 @@ Trigger: TypeAlias = (
     | ManualTrigger
 )  # fmt: skip
 """A trigger as the store keeps it. Messages list the kinds in this order."""
-
-TRIGGER_KINDS: Final[dict[str, type[StoredTrigger]]] = {
-    str(kind.__struct_config__.tag): kind for kind in get_args(Trigger)
-}
-"""The kinds by their tags, which are the keys in a manifest too."""
 
 
 def spec_of(trigger: Cron | Every | At) -> Trigger:

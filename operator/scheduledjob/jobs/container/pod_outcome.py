@@ -89,11 +89,6 @@ def observe(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) ->
     return PodObservation(PodPhase.PENDING, words, hopeless)
 
 
-def node_of(pod: Mapping[str, Any]) -> str:
-    """Return the node of a Pod; empty until it is scheduled."""
-    return str(pod["spec"].get("nodeName") or "")
-
-
 def started_at(pod: Mapping[str, Any]) -> str | None:
     """Return when the job's container started, by its node's clock (RFC 3339); None before."""
     state = _container((pod.get("status") or {}).get("containerStatuses"), CONTAINER).get("state") or {}
