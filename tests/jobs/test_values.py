@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.engine.executor import Value
-from scheduledjob.jobs.values import MASK, Secrets, resolve
+from scheduledjob.jobs.output import bytes_to_keep, condensed
+from scheduledjob.jobs.secret_search import SecretSearch
+from scheduledjob.jobs.values import MASK, MOST_SECRET_BYTES, WITHHELD, Secrets, resolve
 
 
 class Known:
@@ -73,3 +77,70 @@ def test_no_secret_is_left_anywhere(values: list[bytes], between: list[bytes]) -
         if value.strip() and b"\0" not in value:
             assert value not in remaining
     assert len(secrets.mask(data)) <= len(data) + len(MASK) * len(secrets.spans(data))
+
+
+@given(st.sets(st.text("ab", max_size=5), max_size=8), st.text("ab", max_size=40))
+def test_every_occurrence_of_every_secret_is_found(texts: set[str], text: str) -> None:
+    forms, data = [form.encode() for form in texts if form], text.encode()
+    covered = {
+        at + offset
+        for form in forms
+        for at in range(len(data))
+        if data.startswith(form, at)
+        for offset in range(len(form))
+    }
+    assert {at for start, end in SecretSearch(forms).spans(data) for at in range(start, end)} == covered
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"%08d" % number for number in range(100_000)],
+        [b"a" * length for length in range(8, 1400)],
+        [b"a" * 900 + b"%04d" % number for number in range(1000)],
+    ],
+)
+@pytest.mark.parametrize("output", [b"0123456789" * 26_000, b"a" * 262_144, (b"a" * 501 + b"b") * 522])
+def test_a_large_secret_is_searched_once_for_each_byte_of_the_output(lines: list[bytes], output: bytes) -> None:
+    search = SecretSearch(lines)
+    search.spans(output)
+    assert search.steps <= len(output)
+
+
+def test_a_long_secret_is_masked_whole_and_also_where_only_a_part_of_it_is_printed() -> None:
+    secret = b"".join(b"%06d" % number for number in range(2000))
+    secrets = Secrets(secret)
+    assert secrets.mask(b"<" + secret + b">") == b"<***>"
+    assert secrets.mask(secret[1024:4096] + b".") == b"***."
+    assert secrets.longest == 1024
+
+
+async def test_an_output_with_a_large_secret_is_condensed_without_it() -> None:
+    secret = b"".join(b"%06d" % number for number in range(100_000))
+    secrets = Secrets(secret)
+    head, tail = bytes_to_keep(secrets)
+    data = b"x" * 500 + secret + b"y" * 500
+    kept = await condensed(data[:head], data[-tail:], len(data), secrets)
+    assert kept.startswith(b"x" * 500 + b"\n[...")
+    assert kept.endswith(b"...]\n" + b"y" * 500)
+
+
+async def test_a_long_search_runs_in_a_thread_and_a_short_one_does_not() -> None:
+    secrets = Secrets(b"\n".join(b"%08d" % number for number in range(2000)))
+    used: list[str] = []
+
+    def search(data: bytes) -> bytes:
+        used.append(threading.current_thread().name)
+        return secrets.mask(data)
+
+    assert await secrets.searched(search, b"is 00000042", 11) == b"is ***"  # the secrets are sorted first
+    assert await secrets.searched(search, b"is 00000042", 11) == b"is ***"
+    assert await secrets.searched(search, b"x" * 100_000, 100_000) == b"x" * 100_000
+    assert [name.startswith("mask") for name in used] == [True, False, True]
+    assert await secrets.masked_text("no 00000007") == "no ***"
+
+
+async def test_an_output_is_withheld_if_there_are_too_many_secrets_to_mask_them() -> None:
+    secrets = Secrets(b"hunter2", b"x" * MOST_SECRET_BYTES)
+    assert await secrets.masked(b"it is hunter2") == WITHHELD
+    assert secrets.mask(b"") == b""

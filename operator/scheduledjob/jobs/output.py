@@ -25,6 +25,11 @@ def bytes_to_keep(secrets: Secrets) -> tuple[int, int]:
     return _HEAD + secrets.longest, OUTPUT_LIMIT - _HEAD + secrets.longest
 
 
+async def condensed(head: bytes, tail: bytes, total: int, secrets: Secrets) -> bytes:
+    """Return what ``condense`` returns. A search for secrets that takes long runs in a thread."""
+    return await secrets.searched(lambda kept: condense(*kept, total, secrets), (head, tail), len(head) + len(tail))
+
+
 def condense(head: bytes, tail: bytes, total: int, secrets: Secrets) -> bytes:
     """Return at most ``OUTPUT_LIMIT`` bytes of an output of ``total`` bytes; its ``head`` and ``tail`` were kept."""
     if total == len(head) + len(tail):

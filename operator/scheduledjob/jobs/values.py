@@ -2,62 +2,81 @@
 
 An environment variable, a header or a body is written in a manifest, or refers to a Secret or ConfigMap. References are
 resolved when an attempt starts, so a rotated Secret takes effect with the next attempt. ``Secrets`` remembers the
-values from Secrets while the attempt runs, and masks them in everything that is kept: output, reasons and errors. It
-can't mask a value that a job encodes, encrypts or prints with one character in each line.
+values from Secrets while the attempt runs, and masks them in everything that is kept: output, reasons and errors. Of a
+value or line above 1 KiB it masks each KiB by itself. It can't mask a value that a job encodes, encrypts or prints with
+one character in each line.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+from .secret_search import SecretSearch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from scheduledjob.engine.executor import Attempt, References, Value
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 MASK = b"***"
 
 _SHORTEST_LINE = 8
 """Bytes. In a secret with several lines, shorter lines (``{``, ``-----``) would mask half of any output."""
+_PIECE = 1024
+"""Bytes. A longer value or line is masked in pieces of this length, which bounds the search at each position."""
+MOST_SECRET_BYTES = 4 << 20
+"""Above this, an output is withheld: the search would need too much memory."""
+WITHHELD = b"[left out: the Secrets of this job have more than 4 MiB, too much to mask their values]"
+_INLINE = 8192
+"""Bytes of output, and of secrets, that are searched in the event loop. It takes some milliseconds at most."""
 
 
 class Secrets:
     """The secret values of an attempt."""
 
     def __init__(self, *values: bytes) -> None:
-        self._forms: set[bytes] = set()
+        self._values: set[bytes] = set()
+        self._size = 0
+        self._search: SecretSearch | None = None
+        self.longest = 0
+        """Bytes of the longest string that is searched. To recognise a secret at a cut, keep this much of the output
+        beyond the cut."""
         for value in values:
             self.remember(value)
 
     def remember(self, value: str | bytes) -> None:
         """Mask this value from now on: as it is, without white space around it, and each line of it."""
         whole = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
-        lines = [line for line in map(bytes.strip, whole.splitlines()) if len(line) >= _SHORTEST_LINE]
-        self._forms.update(form for form in (whole, whole.strip(), *lines) if form.strip())
-
-    @property
-    def longest(self) -> int:
-        """Bytes of the longest form. To recognise a secret at a cut, keep this much of the output beyond the cut."""
-        return max(map(len, self._forms), default=0)
+        if whole in self._values or not whole.strip():
+            return
+        self._size += len(whole)
+        self._search = None
+        if self._size > MOST_SECRET_BYTES:
+            self._values.clear()
+            return
+        self._values.add(whole)
+        self.longest = max(self.longest, min(len(whole), _PIECE))
 
     def spans(self, data: bytes) -> list[tuple[int, int]]:
         """Return where secrets are in ``data``: half-open ranges, in order; those that touch are merged."""
-        found: list[tuple[int, int]] = []
-        for form in self._forms:
-            # Overlapping occurrences are not searched: for a secret of a repeated character, that would take quadratic
-            # time.
-            start = data.find(form)
-            while start >= 0:
-                found.append((start, start + len(form)))
-                start = data.find(form, start + len(form))
-        merged: list[tuple[int, int]] = []
-        for start, end in sorted(found):
-            if merged and start <= merged[-1][1]:
-                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-            else:
-                merged.append((start, end))
-        return merged
+        if self._size > MOST_SECRET_BYTES:
+            return [(0, len(data))] if data else []
+        if not self._values:
+            return []
+        if self._search is None:
+            self._search = SecretSearch(form for value in self._values for form in _forms(value))
+        return self._search.spans(data)
 
     def mask(self, data: bytes) -> bytes:
-        """Return ``data`` with each secret replaced by ``***``."""
+        """Return ``data`` with each secret replaced by ``***``. In an event loop, await ``masked``."""
+        if self._size > MOST_SECRET_BYTES:
+            return WITHHELD if data else data
         pieces: list[bytes] = []
         end = 0
         for start, next_end in self.spans(data):
@@ -66,8 +85,50 @@ class Secrets:
         return b"".join((*pieces, data[end:]))
 
     def mask_text(self, text: str) -> str:
-        """Return a reason or an error message with each secret replaced by ``***``."""
+        """Return a reason or an error message with each secret replaced by ``***``. Or await ``masked_text``."""
         return self.mask(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
+
+    async def masked(self, data: bytes) -> bytes:
+        """Return what ``mask`` returns. A search that takes long runs in a thread, so that the event loop goes on."""
+        return await self.searched(self.mask, data, len(data))
+
+    async def masked_text(self, text: str) -> str:
+        """Return what ``mask_text`` returns. A search that takes long runs in a thread."""
+        return await self.searched(self.mask_text, text, len(text))
+
+    async def searched(self, search: Callable[[_T], _R], subject: _T, size: int) -> _R:
+        """Return ``search(subject)``: in a thread if so many bytes, or the secrets themselves, are large."""
+        if size <= _INLINE and (self._search is not None or self._size <= _INLINE or self._size > MOST_SECRET_BYTES):
+            return search(subject)
+        return await asyncio.get_running_loop().run_in_executor(_threads(), search, subject)
+
+
+def _forms(value: bytes) -> Iterator[bytes]:
+    """Return the strings that are searched for a secret value."""
+    yield from _pieces(value)
+    yield from _pieces(value.strip())
+    lines = value.splitlines()
+    if len(lines) > 1:
+        for line in lines:
+            stripped = line.strip()
+            if len(stripped) >= _SHORTEST_LINE:
+                yield from _pieces(stripped)
+
+
+def _pieces(text: bytes) -> Iterator[bytes]:
+    """Split a string so that its pieces cover it. All pieces of a long string have the same length."""
+    for start in range(0, max(1, len(text) - _PIECE + 1), _PIECE):
+        piece = text[start : start + _PIECE]
+        if piece.strip():
+            yield piece
+    if len(text) > _PIECE and text[-_PIECE:].strip():
+        yield text[-_PIECE:]
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    # One thread: more would compete with the event loop, and each search is bounded.
+    return ThreadPoolExecutor(1, thread_name_prefix="mask")
 
 
 def secrets_of(attempt: Attempt) -> Secrets:

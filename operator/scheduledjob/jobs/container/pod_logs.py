@@ -47,4 +47,4 @@ async def _without_secrets(pods: Pods, pod: Mapping[str, Any], log: bytes) -> by
         for key, value in values.items():
             if keys is None or key in keys:
                 secrets.remember(value)
-    return without_broken_start(secrets.mask(log)[-OUTPUT_LIMIT:])
+    return without_broken_start((await secrets.masked(log))[-OUTPUT_LIMIT:])

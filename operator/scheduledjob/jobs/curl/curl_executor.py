@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import aiohttp
 
 from scheduledjob.engine.executor import Attempt, Result
-from scheduledjob.jobs.output import bytes_to_keep, condense
+from scheduledjob.jobs.output import bytes_to_keep, condensed
 from scheduledjob.jobs.reasons import of_exception, one_line, timed_out
 from scheduledjob.jobs.values import Secrets, secrets_of
 
@@ -107,7 +107,7 @@ class CurlExecutor:
                 return Result(False, timed_out(attempt.timeout))
             result = Result(False, of_exception(error))
         if result.reason:
-            result.reason = one_line(secrets.mask_text(result.reason))
+            result.reason = one_line(await secrets.masked_text(result.reason))
         return result
 
     async def _attempt(self, attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> Result:
@@ -211,8 +211,8 @@ async def _read(response: aiohttp.ClientResponse, secrets: Secrets, *, whole: bo
         del kept[len(kept) - secrets.longest :]
         total = BODY_LIMIT - secrets.longest
     if total <= head + tail:
-        return _Body(condense(bytes(kept), b"", total, secrets), searched, cut)
-    return _Body(condense(bytes(kept[:head]), bytes(kept[-tail:]), total, secrets), searched, cut)
+        return _Body(await condensed(bytes(kept), b"", total, secrets), searched, cut)
+    return _Body(await condensed(bytes(kept[:head]), bytes(kept[-tail:]), total, secrets), searched, cut)
 
 
 @lru_cache(1024)

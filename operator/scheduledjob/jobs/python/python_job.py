@@ -79,15 +79,20 @@ class JobExecutor:
             else:
                 returned = await self._within(attempt.timeout, task)
         except _TimedOutError as expired:
-            return Result(False, timed_out(attempt.timeout or 0.0), output=_shown(task, expired.__cause__, secrets))
+            return Result(
+                False, timed_out(attempt.timeout or 0.0), output=await _shown(task, expired.__cause__, secrets)
+            )
         except asyncio.CancelledError as error:
             # A job that awaits something cancelled raises this, too. Only then has it failed.
             if _is_being_cancelled():
                 raise
-            return Result(False, _reason(error, secrets), output=_shown(task, error, secrets))
+            return Result(False, await _reason(error, secrets), output=await _shown(task, error, secrets))
         except (Exception, SystemExit) as error:  # sys.exit() in a job ends the job, not the replica
-            return Result(False, _reason(error, secrets), output=_shown(task, error, secrets))
-        return self._result(attempt, task, returned, secrets)
+            return Result(False, await _reason(error, secrets), output=await _shown(task, error, secrets))
+        result = self._result(attempt, task, returned)
+        if secrets is not None:
+            result.output = await _masked_tail(result.output, secrets)
+        return result
 
     async def _within(self, seconds: float, task: Task) -> Task | None:
         # A job that returns or raises after its time limit has timed out nevertheless.
@@ -108,7 +113,7 @@ class JobExecutor:
             raise _TimedOutError from cause
         return returned
 
-    def _result(self, attempt: Attempt, task: Task, returned: object, secrets: Secrets | None) -> Result:
+    def _result(self, attempt: Attempt, task: Task, returned: object) -> Result:
         complete = returned is None
         kept = task if complete else returned
         if not isinstance(kept, Task):
@@ -120,7 +125,9 @@ class JobExecutor:
             return Result(False, f"the job left {_a(getattr(kept, what))} in task.{what}: make it bytes{_HINTS[what]}")
         if complete or payload is attempt.payload or attempt.payload_is_secret:
             payload = None  # unchanged, or read again from the Secret for the next run
-        return Result(True, "", None, _tail(output, secrets), complete, payload, result)
+        if not attempt.payload_is_secret:  # otherwise it is masked first
+            output = _tail(output)
+        return Result(True, "", None, output, complete, payload, result)
 
 
 _HINTS = {"payload": " (task.set_json writes JSON)", "result": " (task.set_result_json writes JSON)", "output": ""}
@@ -156,17 +163,21 @@ def _storable(value: object) -> bool:
     return value is None or isinstance(value, bytes)
 
 
-def _tail(output: bytes, secrets: Secrets | None) -> bytes:
-    if secrets is not None:
-        output = secrets.mask(output)
+def _tail(output: bytes) -> bytes:
     return output if len(output) <= OUTPUT_LIMIT else output[-OUTPUT_LIMIT:]
 
 
-def _reason(error: BaseException, secrets: Secrets | None) -> str:
-    return of_exception(error) if secrets is None else of_exception(error, secrets.mask_text)
+async def _masked_tail(output: bytes, secrets: Secrets | None) -> bytes:
+    return _tail(output if secrets is None else await secrets.masked(output))
 
 
-def _shown(task: Task, error: BaseException | None, secrets: Secrets | None) -> bytes:
+async def _reason(error: BaseException, secrets: Secrets | None) -> str:
+    if secrets is None:
+        return of_exception(error)
+    return await secrets.searched(lambda failure: of_exception(failure, secrets.mask_text), error, 0)
+
+
+async def _shown(task: Task, error: BaseException | None, secrets: Secrets | None) -> bytes:
     """Return the tail of the job's output, followed by the traceback of its error."""
     output = task.output if isinstance(task.output, bytes) else b""
     if error is not None:
@@ -181,7 +192,7 @@ def _shown(task: Task, error: BaseException | None, secrets: Secrets | None) -> 
         if output and not output.endswith(b"\n"):
             output += b"\n"
         output += "".join(lines).encode(errors="replace")
-    return _tail(output, secrets)
+    return await _masked_tail(output, secrets)
 
 
 class PrintJob:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.engine.executor import Result
 from scheduledjob.jobs import reasons
-from scheduledjob.jobs.output import bytes_to_keep, condense
+from scheduledjob.jobs.output import bytes_to_keep, condensed
 from scheduledjob.jobs.shell.shell_spec import ShellLimits, ShellSpec
 from scheduledjob.jobs.shell.spawner.messages import Settings, Start
 from scheduledjob.jobs.values import Secrets, resolve, secrets_of
@@ -104,13 +104,13 @@ class ShellExecutor:
         except LookupError as error:
             return Result(ok=False, reason=reasons.one_line(str(error.args[0] if error.args else error)))
         except ValueError as error:
-            return Result(ok=False, reason=reasons.one_line(secrets.mask_text(str(error))))
+            return Result(ok=False, reason=reasons.one_line(await secrets.masked_text(str(error))))
         helper = await self._living_helper()
         ended = await helper.run(attempt, start)
         if ended is None:
             reason = "the helper process that ran this job has died; the job was killed"
             return Result(ok=False, reason=reason, lost=True)
-        return _result(attempt, ended, secrets)
+        return await _result(attempt, ended, secrets)
 
     async def _living_helper(self) -> Helper:
         if self._helper is not None and not self._helper.dead:
@@ -158,8 +158,8 @@ class ShellExecutor:
         )
 
 
-def _result(attempt: Attempt, ended: Ended, secrets: Secrets) -> Result:
-    output = condense(ended.head, ended.tail, ended.total, secrets)
+async def _result(attempt: Attempt, ended: Ended, secrets: Secrets) -> Result:
+    output = await condensed(ended.head, ended.tail, ended.total, secrets)
     status = ended.status
     code = status if status is not None and status >= 0 else None
     lost = False
