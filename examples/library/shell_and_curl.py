@@ -32,7 +32,8 @@ async def main() -> None:
     with TemporaryDirectory() as directory:
         log = Path(directory) / "log"
         async with server, scheduler:
-            # The environment of a shell job contains only PATH, HOME, LANG, TZ and the details of its run.
+            # The environment of a shell job contains only PATH, HOME, LANG, TZ, USER, LOGNAME, SHELL
+            # and the details of its run.
             command = f'echo "$SCHEDULEDJOB_NAME, attempt $SCHEDULEDJOB_ATTEMPT" >> {log}'
             await scheduler.schedule("greet", "shell", payload=command.encode(), delay=0.0)
             await scheduler.schedule("ping", "curl", payload=f"{url}/health".encode(), delay=0.0)

@@ -237,7 +237,7 @@ print(*sorted(name for name in os.environ if not name.startswith("SCHEDULEDJOB_"
 print(os.environ["HOME"] == os.environ["TMPDIR"] == os.getcwd(), os.listdir("."))
 """,
     )
-    assert result["output"] == "HOME LANG PATH PWD TMPDIR\nTrue []\n"
+    assert result["output"] == "HOME LANG LOGNAME PATH PWD SHELL TMPDIR USER\nTrue []\n"
     assert SECRET not in result["output"]
 
 

@@ -267,6 +267,7 @@ def test_the_filter_answers_each_call_as_it_should(machine: str, column: int) ->
     assert _answer(program, machine, limit, 4711, 7, 0x7FFF00000000) == _EPERM
     assert _answer(program, machine, clone, 0x01200011) == _ALLOWED
     assert _answer(program, machine, clone, 0x10000011) == _EPERM
+    assert _answer(program, machine, clone, 0x8011) == _EPERM
     assert _answer(program, machine, clone3) == _ENOSYS
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 from typing import TYPE_CHECKING
 
 import pytest
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Value
+from scheduledjob.jobs.shell import environment
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
 from scheduledjob.jobs.shell.shell_spec import ShellLimits
 from scheduledjob.jobs.shell.spawner.processes import status_of
@@ -40,6 +42,9 @@ async def test_the_environment_describes_the_attempt_and_has_nothing_else_of_our
         variables.pop(name, None)
     assert variables == {
         b"REGION": b"eu",
+        b"USER": os.fsencode(pwd.getpwuid(os.geteuid()).pw_name),
+        b"LOGNAME": os.fsencode(pwd.getpwuid(os.geteuid()).pw_name),
+        b"SHELL": b"/bin/sh",
         b"SCHEDULEDJOB_NAME": b"nightly",
         b"SCHEDULEDJOB_NAMESPACE": b"team-a",
         b"SCHEDULEDJOB_UID": b"6c7f",
@@ -49,6 +54,27 @@ async def test_the_environment_describes_the_attempt_and_has_nothing_else_of_our
         b"SCHEDULEDJOB_VERSION": b"1",
         b"SCHEDULEDJOB_PAYLOAD": b'{"a": 1}\n',
     }
+
+
+async def test_the_variables_of_cron_are_set_and_the_spec_can_replace_them(executor: ShellExecutor) -> None:
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    command = 'set -u; echo "$LOGNAME $SHELL $USER"'
+    assert (await executor.run(attempt_of(command))).output.decode() == f"{name} /bin/sh {name}\n"
+    result = await executor.run(attempt_of(command, shell="/bin/bash", env={"USER": Value("other")}))
+    assert result.output.decode() == f"{name} /bin/bash other\n"
+
+
+def test_home_is_that_of_the_password_database_if_it_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    assert environment.inherited()[b"HOME"] == os.fsencode(pwd.getpwuid(os.geteuid()).pw_dir)
+
+
+def test_a_user_without_an_entry_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 4_000_000_001)
+    monkeypatch.delenv("HOME")
+    for variables in (environment.inherited(), environment.confined()):
+        assert (variables[b"USER"], variables[b"LOGNAME"]) == (b"4000000001", b"4000000001")
+        assert b"HOME" not in variables
 
 
 async def test_the_largest_payload_is_in_the_variable_and_on_standard_input(executor: ShellExecutor) -> None:

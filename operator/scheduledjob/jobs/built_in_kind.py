@@ -47,6 +47,8 @@ class JobContext:
 
     write: Callable[[str], object]
     """Called with each line that ``print`` jobs print."""
+    print_budget: int | None = None
+    """Bytes that the ``print`` jobs of a namespace may print in a minute; None: no limit. See ``PrintBudget``."""
     plugins: bool = False
     """Whether to load the Python jobs that installed packages announce."""
     addresses: AddressFilter | None = None

@@ -7,6 +7,7 @@ because environments are, and because the helper process, which passes them on, 
 from __future__ import annotations
 
 import os
+import pwd
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.instants import rfc3339
@@ -26,13 +27,31 @@ _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def inherited() -> dict[bytes, bytes]:
-    """Return the variables that every job inherits from this process, if they are set: PATH, HOME, LANG and TZ."""
-    return {b"PATH": _DEFAULT_PATH} | {name: os.environb[name] for name in _INHERITED if name in os.environb}
+    """Return the variables that every job has: PATH, HOME, LANG and TZ of this process, USER and LOGNAME.
+
+    If this process has no HOME, it is that of the password database, as in cron. LANG and TZ may be unset.
+    """
+    name, home = _user()
+    environment = {b"PATH": _DEFAULT_PATH, b"USER": name, b"LOGNAME": name}
+    if home:
+        environment[b"HOME"] = home
+    return environment | {name: os.environb[name] for name in _INHERITED if name in os.environb}
 
 
 def confined() -> dict[bytes, bytes]:
-    """Return the variables of every confined job, besides HOME and TMPDIR: a fixed PATH and LANG."""
-    return {b"PATH": _DEFAULT_PATH, b"LANG": b"C.UTF-8"}
+    """Return the variables of every confined job, besides HOME and TMPDIR: a fixed PATH and LANG, USER and LOGNAME."""
+    name, _ = _user()
+    return {b"PATH": _DEFAULT_PATH, b"LANG": b"C.UTF-8", b"USER": name, b"LOGNAME": name}
+
+
+def _user() -> tuple[bytes, bytes]:
+    """Return name and home of this process's user. Without an entry for it, the name is the number of the user."""
+    uid = os.geteuid()
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return str(uid).encode(), b""
+    return os.fsencode(entry.pw_name), os.fsencode(entry.pw_dir)
 
 
 def given(variables: Mapping[str, str]) -> dict[bytes, bytes]:

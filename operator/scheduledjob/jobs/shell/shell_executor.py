@@ -146,6 +146,7 @@ class ShellExecutor:
             command=[shell, b"-c", environment.as_string("command", spec.command)],
             environment={
                 **self._inherited,
+                b"SHELL": shell,
                 **environment.given(variables),
                 **environment.of_attempt(attempt),
             },

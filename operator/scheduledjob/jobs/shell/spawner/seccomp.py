@@ -1,9 +1,9 @@
 """The filter that denies a confined job system calls that Landlock does not restrict.
 
 They are the calls with which a process reaches others of its user without a file or a signal: to read their memory, to
-starve them (``prlimit`` could limit the operator to one second of processor time, which would kill it), or to leave
-something behind that belongs to no process (System V memory, keys). Each returns EPERM. ``clone3``, whose arguments a
-filter can't read, returns ENOSYS, so that the C library uses ``clone``.
+starve them (``prlimit`` could limit the operator to one second of processor time, which would kill it), to leave
+something behind that belongs to no process (System V memory, keys), or to watch folders that it may not read. Each
+returns EPERM. ``clone3``, whose arguments a filter can't read, returns ENOSYS, so that the C library uses ``clone``.
 
 A filter is a program for the kernel's classic packet filter: it loads words of the call (architecture, number,
 arguments) and jumps. There is one for each of the two architectures that images are built for, and none for others.
@@ -21,8 +21,9 @@ _LOAD, _JUMP_IF_EQUAL, _JUMP_IF_NOT_LESS, _JUMP_IF_ANY_BIT, _RETURN = 0x20, 0x15
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 _X32 = 0x40000000
-_NEW_NAMESPACES = 0x7E020000
-"""``CLONE_NEW*`` except ``CLONE_NEWTIME``, which ``clone`` can't request."""
+_REFUSED_BY_CLONE = 0x7E020000 | 0x8000
+"""``CLONE_NEW*`` except ``CLONE_NEWTIME``, which ``clone`` can't request; and ``CLONE_PARENT``, with which a process
+becomes a sibling of its parent, outside the tree of the job."""
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -60,6 +61,9 @@ _DENIED: dict[str, tuple[int, int]] = {
     "msgsnd": (69, 189),
     "mq_open": (240, 180),
     "mq_unlink": (241, 181),
+    "inotify_init": (253, 26),
+    "inotify_init1": (294, 26),
+    "fanotify_init": (300, 262),
     "unshare": (272, 97),
     "setns": (308, 268),
 }
@@ -92,7 +96,7 @@ def program(machine: str) -> bytes | None:
         (_IOPRIO_SET, [_load(0), _instruction(_JUMP_IF_EQUAL, 1, 0, 3), *_zero(1, 0, 1), allow, deny]),
         # Reading the limits of another process is allowed: then the third argument is 0.
         (_PRLIMIT, [*_zero(0, 4, 0), *_zero(2, 0, 3), _load(2, 4), _instruction(_JUMP_IF_EQUAL, 0, 0, 1), allow, deny]),
-        (_CLONE, [_load(0), _instruction(_JUMP_IF_ANY_BIT, _NEW_NAMESPACES, 1, 0), allow, deny]),
+        (_CLONE, [_load(0), _instruction(_JUMP_IF_ANY_BIT, _REFUSED_BY_CLONE, 1, 0), allow, deny]),
         (_CLONE3, [_instruction(_RETURN, _ERROR | errno.ENOSYS)]),
     ]
     for numbers, block in blocks:
