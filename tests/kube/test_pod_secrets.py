@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from scheduledjob.jobs.container.pods_protocol import SecretVersion
 from scheduledjob.kube.pods.pods_api import ClusterPods
 
 
@@ -17,7 +18,7 @@ class RecordingApi:
 
     async def get(self, path: str, **_: object) -> dict[str, Any]:
         self.paths.append(path)
-        return {"kind": "Secret", "data": {"key": "dmFsdWU="}}
+        return {"kind": "Secret", "metadata": {"uid": "u", "resourceVersion": "7"}, "data": {"key": "dmFsdWU="}}
 
 
 @pytest.mark.parametrize(
@@ -26,12 +27,12 @@ class RecordingApi:
 async def test_an_invalid_name_is_never_requested(name: str) -> None:
     api = RecordingApi()
     pods = ClusterPods(api)  # type: ignore[arg-type]  # it needs only this method of the client
-    assert await pods.secret("team-a", name) == {}
+    assert await pods.secret("team-a", name) == SecretVersion("", {})
     assert api.paths == []
 
 
 async def test_a_secret_of_the_namespace_is_read() -> None:
     api = RecordingApi()
     pods = ClusterPods(api)  # type: ignore[arg-type]  # it needs only this method of the client
-    assert await pods.secret("team-a", "db.v1") == {"key": b"value"}
+    assert await pods.secret("team-a", "db.v1") == SecretVersion("u/7", {"key": b"value"})
     assert api.paths == ["/api/v1/namespaces/team-a/secrets/db.v1"]

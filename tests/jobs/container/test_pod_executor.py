@@ -13,7 +13,7 @@ import pytest
 
 from scheduledjob.engine.executor import CANCELLED, RELEASED
 from scheduledjob.jobs.container.pod_executor import PodExecutor
-from scheduledjob.jobs.container.pods_protocol import PodRefused, PodsUnavailable
+from scheduledjob.jobs.container.pods_protocol import PodRefused, PodsUnavailable, SecretVersion
 from tests.jobs.container.pod_support import attempt, container
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Served:
     async def expire(self, pod: Mapping[str, Any]) -> None:
         raise NotImplementedError
 
-    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
+    async def secret(self, namespace: str, name: str) -> SecretVersion:
         raise NotImplementedError
 
     @contextmanager

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.engine.executor import Result
-from scheduledjob.jobs.container.pod_life import FIRST_RETRY_DELAY, PodLife, retry_until_answered
-from scheduledjob.jobs.container.pods_protocol import PodsUnavailable
+from scheduledjob.jobs.container.pod_life import PodLife
+from scheduledjob.jobs.container.pod_retrying import FIRST_RETRY_DELAY, retry_until_answered
+from scheduledjob.jobs.container.pod_secrets import PodSecrets
+from scheduledjob.jobs.container.pods_protocol import PodsUnavailable, SecretVersion
 from tests.jobs.container.pod_support import SETTINGS as NO_IMAGE
 from tests.jobs.container.pod_support import SLOT, attempt, container
 
@@ -94,7 +96,7 @@ class Served:
     async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
         raise NotImplementedError
 
-    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
+    async def secret(self, namespace: str, name: str) -> SecretVersion:
         raise NotImplementedError
 
     @contextmanager
@@ -105,7 +107,10 @@ class Served:
 def life(served: Served, watch: Watch, known: Mapping[str, Any], *, pending: float, adopted: bool) -> PodLife:
     # Its clock is an hour after the creation of the Pod.
     now = SLOT + 3_600_000_000
-    return PodLife(served, known, watch, complete=frozenset(), pending=pending, adopted=adopted, now=lambda: now)
+    secrets = PodSecrets(served, "team-a")
+    return PodLife(
+        served, known, watch, secrets, complete=frozenset(), pending=pending, adopted=adopted, now=lambda: now
+    )
 
 
 async def test_a_watch_that_lags_behind_ends_nothing() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
 
 from scheduledjob.engine.executor import Result
-from scheduledjob.jobs.container.pod_outcome import PodPhase, gone, observe, started_at
+from scheduledjob.jobs.container.pod_outcome import PodObservation, PodPhase, gone, observe, started_at, whole_lines
 from scheduledjob.jobs.container.runner_order import encode_report
+from scheduledjob.jobs.redaction import Redaction
 
 
 def pod(
@@ -48,6 +50,12 @@ def over(container: dict[str, Any] | None, phase: str = "Failed", **more: Any) -
 
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return {"name": "job", "state": {"waiting": {"reason": reason, "message": message}}}
+
+
+def result_of(observation: PodObservation) -> Result:
+    """The result with everything that belongs to its reason."""
+    assert observation.result is not None
+    return asyncio.run(Redaction().seal(msgspec.structs.replace(observation.result), observation.detail))
 
 
 DISRUPTED = {"type": "DisruptionTarget", "status": "True"}
@@ -150,7 +158,7 @@ DISRUPTED = {"type": "DisruptionTarget", "status": "True"}
 def test_a_failure(status: dict[str, Any], options: dict[str, Any], reason: str, code: int | None) -> None:
     observation = observe(pod(status, **options))
     assert observation.phase is PodPhase.ENDED
-    assert observation.result == Result(False, reason, code)
+    assert result_of(observation) == Result(False, reason, code)
 
 
 def test_success() -> None:
@@ -254,9 +262,9 @@ def test_a_sidecar_that_was_killed_when_the_job_had_ended() -> None:
 
 
 def test_gone() -> None:
-    assert gone(pod({})).reason == "its Pod was deleted"
+    assert gone(pod({})) == "its Pod was deleted"
     evicted = {"conditions": [{**DISRUPTED, "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}]}
-    assert gone(pod(evicted)).reason == "its Pod was evicted: Eviction API: evicting"
+    assert gone(pod(evicted)) == "its Pod was evicted: Eviction API: evicting"
 
 
 # ---------------------------------------------------------------- the runner's report
@@ -272,13 +280,13 @@ def reported(result: Result, exit_code: int = 0, **more: Any) -> Any:
 def test_a_report_is_the_result() -> None:
     result = Result(True, "", 204, b"fine", True, b"\xff", b"r")
     observation = reported(result)
-    assert observation.result == result
+    assert result_of(observation) == result
     assert not observation.log_wanted
 
 
 def test_a_report_of_a_failure() -> None:
     result = Result(False, "HTTP 500, expected 2xx", 500, b"oops")
-    assert reported(result, 1).result == result
+    assert result_of(reported(result, 1)) == result
 
 
 def test_what_ended_the_pod_takes_precedence_over_the_report() -> None:
@@ -319,4 +327,13 @@ def test_a_result_that_is_too_long_for_a_report() -> None:
     observation = reported(Result(True, payload=b"x" * 4000), 1)
     assert observation.result is not None
     assert not observation.result.ok
-    assert "4000 bytes" in observation.result.reason
+    assert "4000 bytes" in result_of(observation).reason
+
+
+def test_lines_that_the_kubelet_has_cut_are_left_out() -> None:
+    short, long = "nter2\nfailed", "nter2\nfailed\n" + "x" * 2050 + "\nhunt"
+    assert whole_lines(short, pod({})) == short
+    assert whole_lines(long, pod({})) == "failed\n" + "x" * 2050
+    crowded = pod({})
+    crowded["spec"]["initContainers"] = [{"name": f"i{index}"} for index in range(22)]
+    assert whole_lines("nter2\nfailed\n" + "x" * 500 + "\nhunt", crowded) == "failed\n" + "x" * 500

@@ -10,7 +10,8 @@ from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.container.pod_builder import build_pod
 from scheduledjob.jobs.container.pod_names import is_of, keep_of, timeout_of
 from scheduledjob.jobs.container.pod_outcome import observe, started_at
-from scheduledjob.jobs.container.pod_projection import project, secrets_of
+from scheduledjob.jobs.container.pod_projection import project
+from scheduledjob.jobs.container.pod_secrets import secret_uses
 from scheduledjob.jobs.container.pod_spec import PodSpec
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from tests.jobs.container.pod_support import SETTINGS, attempt, with_template
@@ -58,7 +59,7 @@ def test_a_projection_has_all_that_is_read(status: dict[str, Any], runner: bool)
     kept = project(pod)
     assert project(kept) == kept
     assert observe(kept) == observe(pod)
-    assert secrets_of(kept) == secrets_of(pod)
+    assert secret_uses(kept) == secret_uses(pod)
     for read in (started_at, keep_of, timeout_of, lambda pod: is_of(pod, attempt())):
         assert read(kept) == read(pod)
     assert len(str(kept)) < len(str(pod))
@@ -85,8 +86,3 @@ TEMPLATE = {
         {"name": "e", "emptyDir": {}},
     ],
 }
-
-
-def test_the_secrets_of_a_job() -> None:
-    found = secrets_of(with_template(TEMPLATE))
-    assert found == {"db": {"p", "q"}, "all": None, "files": None, "more": None}

@@ -21,11 +21,14 @@ import msgspec
 import structlog
 
 from scheduledjob.engine.executor import CANCELLED, Attempt, Result
-from scheduledjob.jobs.reasons import of_exception, one_line
+from scheduledjob.jobs.reasons import of_exception
+from scheduledjob.jobs.redaction import Redaction, redacted
 
 from .pod_builder import Blueprint
-from .pod_life import PodLife, retry_until_answered
-from .pod_names import is_of, pod_name
+from .pod_life import PodLife
+from .pod_names import SECRETS, is_of, pod_name
+from .pod_retrying import retry_until_answered
+from .pod_secrets import PodSecrets
 from .pod_spec import PodSettings, PodSpec
 from .pods_protocol import PodExists, PodRefused
 
@@ -74,7 +77,8 @@ class PodExecutor:
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
         """Nothing to do: a Pod does not die with its lease."""
 
-    async def run(self, attempt: Attempt) -> Result:
+    @redacted
+    async def run(self, attempt: Attempt, redaction: Redaction) -> Result:
         """Follow the attempt's Pod to its end. ``Executor`` says what a cancellation means."""
         try:
             if attempt.ending == CANCELLED:
@@ -92,23 +96,31 @@ class PodExecutor:
             return ended
         except Exception as error:
             log.exception("can't follow a Pod; releasing its run", run_id=attempt.run_id, attempt=attempt.attempt)
-            return Result(False, of_exception(error), lost=True)
+            return Result(False, of_exception(error, redaction.mask_text), lost=True)
 
     async def _run(self, attempt: Attempt) -> Result:
         name = pod_name(attempt.name, attempt.run_id, attempt.attempt)
         with self._pods.watch(attempt.namespace, name) as watch:
             pod, adopted = None, attempt.adopted
+            secrets = PodSecrets(self._pods, attempt.namespace)
             if adopted:
                 pod = await retry_until_answered(lambda: self._pods.read(attempt.namespace, name))
             if pod is None:
                 try:
                     body = self._blueprint(attempt.params).pod(attempt, attempt.pending or 0.0)
                 except ValueError as error:
-                    return Result(False, one_line(str(error)))
+                    return Result(False, str(error))
+                await secrets.read(body)
+                if secrets.annotation:
+                    body["metadata"]["annotations"][SECRETS] = secrets.annotation
                 pod, adopted, refused = await self._create(attempt, body)
                 if pod is None:
-                    return Result(False, one_line(refused))
-            return await self._life(attempt, pod, watch, adopted=adopted).run()
+                    return Result(False, refused)
+            if adopted:
+                await secrets.adopt(pod)
+            else:
+                await secrets.read(pod)  # admission may have added containers
+            return await self._life(attempt, pod, watch, secrets, adopted=adopted).run()
 
     async def _create(self, attempt: Attempt, body: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, bool, str]:
         """Return the Pod, whether it existed already, and if there is none the reason."""
@@ -152,12 +164,23 @@ class PodExecutor:
             pod = await retry_until_answered(lambda: self._pods.read(attempt.namespace, name))
             if pod is None or not is_of(pod, attempt):
                 return None
-            return await self._life(attempt, pod, watch, adopted=True).end()
+            secrets = PodSecrets(self._pods, attempt.namespace)
+            await secrets.adopt(pod)
+            return await self._life(attempt, pod, watch, secrets, adopted=True).end()
 
-    def _life(self, attempt: Attempt, pod: Mapping[str, Any], watch: PodWatch, *, adopted: bool) -> PodLife:
+    def _life(
+        self, attempt: Attempt, pod: Mapping[str, Any], watch: PodWatch, secrets: PodSecrets, *, adopted: bool
+    ) -> PodLife:
         complete = self._spec(attempt.params).complete_exit_codes
         return PodLife(
-            self._pods, pod, watch, complete=complete, pending=attempt.pending, adopted=adopted, now=self._now
+            self._pods,
+            pod,
+            watch,
+            secrets,
+            complete=complete,
+            pending=attempt.pending,
+            adopted=adopted,
+            now=self._now,
         )
 
     def _spec(self, params: Any) -> PodSpec:

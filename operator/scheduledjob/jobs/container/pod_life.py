@@ -11,29 +11,29 @@ import asyncio
 import random
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from scheduledjob.domain.time.instants import SECOND, Instant, to_instant
 from scheduledjob.engine.executor import Result
-from scheduledjob.jobs.reasons import length, one_line, timed_out
+from scheduledjob.jobs.reasons import length, timed_out
 
 from .pod_builder import GRACE
-from .pod_logs import output_of
+from .pod_logs import log_of
 from .pod_names import timeout_of
-from .pod_outcome import PodObservation, PodPhase, by_runner, gone, observe, started_at
+from .pod_outcome import PodObservation, PodPhase, by_runner, gone, observe, started_at, whole_lines
+from .pod_retrying import LONGEST_RETRY_DELAY, retry_until_answered
+from .pod_secrets import PodSecrets, secret_uses
 from .pods_protocol import PodRefused, PodsUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
     from collections.abc import Set as AbstractSet
 
     from .pods_protocol import Pods, PodWatch
 
 log = structlog.get_logger("scheduledjob.pods")
-
-T = TypeVar("T")
 
 POLL_INTERVAL = 30.0
 """Seconds without a report after which a Pod is read if the watch can't see it."""
@@ -43,8 +43,6 @@ RUNNER_SLACK = 10.0
 """Seconds after the timeout in which a runner can end its job itself, and report it."""
 END_SLACK = 30.0
 """Seconds that a node gets to end a Pod after its grace period. Then the Pod is deleted."""
-FIRST_RETRY_DELAY, LONGEST_RETRY_DELAY = 0.5, 10.0
-"""Seconds between requests while the API server does not answer."""
 
 _rng = random.Random()  # noqa: S311  # only spreads load
 
@@ -57,6 +55,7 @@ class PodLife:
         pods: Pods,
         pod: Mapping[str, Any],
         watch: PodWatch,
+        secrets: PodSecrets,
         *,
         complete: AbstractSet[int],
         pending: float | None,
@@ -66,6 +65,7 @@ class PodLife:
         self._pods = pods
         self._pod = pod
         self._watch = watch
+        self._secrets = secrets
         self._complete = complete
         self._now = now
         self._uid: str = pod["metadata"]["uid"]
@@ -86,9 +86,9 @@ class PodLife:
             if observation.phase is PodPhase.ENDED:
                 return await self._finish(observation)
             if self._gone:
-                return self._with_pod_name(gone(self._pod))
+                return await self._leave(Result(False, gone(self._pod)))
             if observation.phase is PodPhase.RUNNING:
-                self._note_start()
+                await self._note_start()
             hopeless = observation.hopeless and not self._started
             if not hopeless and await self._wait_for_change(
                 self._running_until if self._started else self._pending_until
@@ -102,10 +102,10 @@ class PodLife:
             if self._started:
                 return await self._time_out()
             if latest.hopeless:
-                return await self._give_up(latest.words)
+                return await self._give_up(latest.words, latest.detail)
             if latest.phase is PodPhase.PENDING and not hopeless:
                 reason = f"not started within {length(self._pending_limit or 0.0)}"
-                return await self._give_up(f"{reason}: {latest.words}" if latest.words else reason)
+                return await self._give_up(f"{reason}: {latest.words}" if latest.words else reason, latest.detail)
 
     async def end(self) -> Result | None:
         """Delete the Pod, wait until it is gone, and return None. If it has ended already, only return its result."""
@@ -117,7 +117,7 @@ class PodLife:
 
     # ---------------------------------------------------------------- waiting
 
-    def _note_start(self) -> None:
+    async def _note_start(self) -> None:
         """Note that the container has started, even if a watch that lags reports the Pod as pending again."""
         if self._started:
             return
@@ -126,6 +126,7 @@ class PodLife:
         if self._timeout is not None:
             slack = RUNNER_SLACK if by_runner(self._pod) else 0.0
             self._running_until = time.monotonic() + self._timeout + slack - ran
+        await self._secrets.note_start(self._pod)
 
     def _since(self, stamp: str | None) -> float:
         """Return the seconds since a timestamp of the cluster."""
@@ -185,18 +186,18 @@ class PodLife:
         result = observation.result
         assert result is not None
         if observation.log_wanted and not self._gone:
-            result.output = await output_of(self._pods, self._pod)
+            result.output = await log_of(self._pods, self._pod)
         if not observation.settled:
             await self._delete()
-        return self._with_pod_name(result)
+        return await self._leave(result, observation.detail)
 
-    async def _give_up(self, words: str) -> Result:
+    async def _give_up(self, words: str, detail: str) -> Result:
         """Delete a Pod that does not start."""
         await self._delete()
         observation = observe(self._pod, self._complete)
         if observation.phase is PodPhase.ENDED and observation.result is not None and observation.result.ok:
-            return self._with_pod_name(observation.result)
-        return self._with_pod_name(Result(False, one_line(words)))
+            return await self._leave(observation.result, observation.detail)
+        return await self._leave(Result(False, words), detail)
 
     async def _time_out(self) -> Result:
         """Let the node end the Pod, so that it stays with its log. Delete it if that does not work."""
@@ -216,7 +217,7 @@ class PodLife:
             observation = observe(self._pod, self._complete)
         if observation.phase is not PodPhase.ENDED or not observation.settled:
             await self._delete()
-            return self._with_pod_name(Result(False, timed_out(self._timeout)))
+            return await self._leave(Result(False, timed_out(self._timeout)))
         result = await self._finish(observation)
         if not result.ok:
             result.reason = timed_out(self._timeout)
@@ -242,20 +243,12 @@ class PodLife:
     def _grace(self) -> float:
         return float(self._pod["spec"].get("terminationGracePeriodSeconds") or GRACE)
 
-    def _with_pod_name(self, result: Result) -> Result:
+    async def _leave(self, result: Result, detail: str = "") -> Result:
+        """Complete a result, and mask it. ``detail`` is text of the Pod that belongs to the reason."""
         result.where = self._pod["metadata"]["name"]
-        return result
-
-
-async def retry_until_answered(call: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a call until the API server answers, however long it takes. Honours Retry-After."""
-    pause = FIRST_RETRY_DELAY
-    while True:
-        try:
-            return await call()
-        except PodsUnavailable as error:
-            if pause == FIRST_RETRY_DELAY:
-                log.info("the API server is unavailable; waiting for it", error=str(error))
-            retry_after = error.retry_after
-        await asyncio.sleep(max(pause * _rng.uniform(0.5, 1.0), retry_after * _rng.uniform(1.0, 1.1)))
-        pause = min(LONGEST_RETRY_DELAY, pause * 2)
+        redaction = await self._secrets.redaction(self._pod)
+        if detail and not by_runner(self._pod) and secret_uses(self._pod):
+            detail = whole_lines(detail, self._pod)
+        if not result.ok and not result.output:
+            await self._secrets.pull_secrets(self._pod, redaction)
+        return await redaction.seal(result, detail)

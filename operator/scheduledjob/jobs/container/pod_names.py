@@ -33,6 +33,8 @@ RUN_ID = f"{GROUP}/run-id"
 ATTEMPT = f"{GROUP}/attempt"
 HISTORY = f"{GROUP}/history"
 TIMEOUT = f"{GROUP}/timeout"
+SECRETS = f"{GROUP}/secret-versions"
+"""The annotation with the versions of the Secrets that the containers of a Pod can read."""
 
 _LONGEST = 63
 _LABEL = re.compile(r"[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?")

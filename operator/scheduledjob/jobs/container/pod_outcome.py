@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scheduledjob.engine.executor import Result
-from scheduledjob.jobs.reasons import exit_code, one_line, signal_name, timed_out
+from scheduledjob.jobs.reasons import exit_code, signal_name, timed_out
 
 from .pod_names import CONTAINER, timeout_of
 from .runner_order import ORDER, read_report
@@ -46,12 +46,19 @@ class PodObservation:
     """Ended: whether no container of the Pod is alive. A sidecar may outlive the job."""
     result: Result | None = None
     """Ended: the result without the output, if the output is in the log."""
+    detail: str = ""
+    """Text that a container wrote, or that contains its command line: it belongs to ``words`` or to the reason of the
+    result, and may contain values of Secrets."""
     log_wanted: bool = True
     """Ended: whether the output is in the log, and not in the result already."""
 
 
 EXPIRED = 1
 """The ``activeDeadlineSeconds`` that a Pod gets when its job times out."""
+_LOG_IN_MESSAGE, _ALL_MESSAGES = 2048, 12288
+"""Bytes that the kubelet keeps of a log as a termination message, and of all messages of a Pod."""
+_TRIMMED = 64
+"""Bytes by which a message may be shorter than that limit, because white space at its ends was removed."""
 _IMAGE = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"}
 )
@@ -75,18 +82,18 @@ def observe(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) ->
     ended = state.get("terminated")
     has_started = ended is not None or "running" in state
     if over:
-        result = _of_pod(pod, status, ended) or _of_container(pod, ended, complete) or _of_init(status)
-        return _ended(result or _unexplained(status, phase), pod, ended, has_started=has_started)
+        ending = _of_pod(pod, status, ended) or _of_container(pod, ended, complete) or _of_init(status)
+        return _ended(ending or _unexplained(status, phase), pod, ended, has_started=has_started)
     if ended is not None:
-        result = _of_container(pod, ended, complete)
-        assert result is not None
-        observation = _ended(result, pod, ended, has_started=True)
+        ending = _of_container(pod, ended, complete)
+        assert ending is not None
+        observation = _ended(ending, pod, ended, has_started=True)
         observation.settled = False
         return observation
     if has_started:
         return PodObservation(PodPhase.RUNNING, has_started=True)
-    words, hopeless = _obstacle(pod, status, state)
-    return PodObservation(PodPhase.PENDING, words, hopeless)
+    obstacle = _obstacle(pod, status, state)
+    return PodObservation(PodPhase.PENDING, obstacle.words, obstacle.hopeless, detail=obstacle.detail)
 
 
 def started_at(pod: Mapping[str, Any]) -> str | None:
@@ -96,19 +103,38 @@ def started_at(pod: Mapping[str, Any]) -> str | None:
     return None if found is None else str(found)
 
 
-def gone(pod: Mapping[str, Any]) -> Result:
-    """Return the result of a Pod that somebody else deleted. ``pod`` is its last known state."""
-    words = _disruption(pod.get("status") or {}) or "its Pod was deleted"
-    return Result(False, words)
+def gone(pod: Mapping[str, Any]) -> str:
+    """Return the reason for a Pod that somebody else deleted. ``pod`` is its last known state."""
+    return _disruption(pod.get("status") or {}) or "its Pod was deleted"
+
+
+def whole_lines(message: str, pod: Mapping[str, Any]) -> str:
+    """Return a termination message without lines that the kubelet may have cut, because half a secret is not masked.
+
+    It keeps the last 2 KiB of a log, the last 4 KiB of a file, and of those the first bytes if the Pod has many
+    containers.
+    """
+    count = sum(len(pod["spec"].get(kind) or ()) for kind in ("containers", "initContainers"))
+    if len(message.encode(errors="replace")) < min(_LOG_IN_MESSAGE, _ALL_MESSAGES // max(1, count)) - _TRIMMED:
+        return message
+    return "\n".join(message.splitlines()[1:-1])
 
 
 # ---------------------------------------------------------------- ended
 
 
+class _Ending(NamedTuple):
+    result: Result
+    detail: str = ""
+
+
 def _ended(
-    result: Result, pod: Mapping[str, Any], ended: Mapping[str, Any] | None, *, has_started: bool
+    ending: _Ending, pod: Mapping[str, Any], ended: Mapping[str, Any] | None, *, has_started: bool
 ) -> PodObservation:
-    observation = PodObservation(PodPhase.ENDED, has_started=has_started, result=result, log_wanted=has_started)
+    result, detail = ending
+    observation = PodObservation(
+        PodPhase.ENDED, has_started=has_started, result=result, log_wanted=has_started, detail=detail
+    )
     if ended is None or not by_runner(pod):
         return observation
     report = read_report(ended.get("message") or "")
@@ -118,7 +144,7 @@ def _ended(
     if result.ok or ended.get("reason") in ("Error", "Completed"):
         exact = Result(
             report.ok,
-            report.reason,
+            "",
             report.code,
             output,
             report.complete,
@@ -128,13 +154,15 @@ def _ended(
         # If something ended the whole Pod, that is why the job failed, whatever its report says.
         if (pod.get("status") or {}).get("reason") and not report.ok:
             exact.reason = result.reason
+        else:
+            observation.detail = report.reason
         observation.result = exact
         observation.log_wanted = report.cut
     return observation
 
 
-def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[str, Any] | None) -> Result | None:
-    """Return the result if something ended the whole Pod."""
+def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[str, Any] | None) -> _Ending | None:
+    """Return how the job ended if something ended the whole Pod."""
     if status.get("phase") == "Succeeded":
         return None
     code = None if ended is None else ended.get("exitCode")
@@ -143,8 +171,8 @@ def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[st
         timeout, deadline = timeout_of(pod), pod["spec"].get("activeDeadlineSeconds")
         # A deadline shorter than the timeout is the template's, except for ``EXPIRED``, which marks a timeout.
         if timeout is None or (deadline is not None and EXPIRED < deadline < timeout):
-            return Result(False, "ended by activeDeadlineSeconds", code)
-        return Result(False, timed_out(timeout), code)
+            return _failed("ended by activeDeadlineSeconds", code)
+        return _failed(timed_out(timeout), code)
     if reason == "Evicted":
         return _failed(f"evicted: {message}" if message else "evicted by its node", code)
     if reason in ("NodeLost", "NodeShutdown", "Shutdown", "Terminated") or "node" in reason.lower():
@@ -159,43 +187,47 @@ def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[st
     return None
 
 
-def _of_init(status: Mapping[str, Any]) -> Result | None:
+def _of_init(status: Mapping[str, Any]) -> _Ending | None:
     for container in status.get("initContainerStatuses") or ():
         ended = (container.get("state") or {}).get("terminated")
         if ended is not None and ended.get("exitCode"):
-            return _failed(f"init container {container['name']}: {_words(ended, None)}", ended["exitCode"])
+            words, detail = _words(ended, None)
+            return _failed(f"init container {container['name']}: {words}", ended["exitCode"], detail)
     return None
 
 
-def _of_container(pod: Mapping[str, Any], ended: Mapping[str, Any] | None, complete: AbstractSet[int]) -> Result | None:
+def _of_container(
+    pod: Mapping[str, Any], ended: Mapping[str, Any] | None, complete: AbstractSet[int]
+) -> _Ending | None:
     if ended is None:
         return None
     code = ended.get("exitCode")
     reason = ended.get("reason") or ""
     if reason in ("", "Completed", "Error") and code in complete:
-        return Result(True, code=code, complete=True)
+        return _Ending(Result(True, code=code, complete=True))
     if code == 0 and reason in ("", "Completed"):
-        return Result(True, code=0)
-    words = _words(ended, _memory_limit(pod))
-    if reason in ("", "Error") and not by_runner(pod) and (message := (ended.get("message") or "").strip()):
-        words = f"{words}: {message}"
-    return _failed(words, code)
+        return _Ending(Result(True, code=0))
+    words, detail = _words(ended, _memory_limit(pod))
+    if reason in ("", "Error") and not by_runner(pod):
+        detail = (ended.get("message") or "").strip()
+    return _failed(words, code, detail)
 
 
-def _words(ended: Mapping[str, Any], memory: str | None) -> str:
+def _words(ended: Mapping[str, Any], memory: str | None) -> tuple[str, str]:
+    """Return words for the end of a container, and a message that may contain its command line."""
     code, reason = ended.get("exitCode"), ended.get("reason") or ""
     message = (ended.get("message") or "").strip()
     if reason == "OOMKilled":
-        return "killed: it used more memory than " + (f"its limit of {memory}" if memory else "there was")
+        return "killed: it used more memory than " + (f"its limit of {memory}" if memory else "there was"), ""
     if reason in ("StartError", "ContainerCannotRun", "RunContainerError"):
-        return f"can't be started: {message or reason}"
+        return "can't be started", message or reason
     if reason == "ContainerStatusUnknown":
-        return f"lost with its node: {message or reason}"
+        return f"lost with its node: {message or reason}", ""
     if number := ended.get("signal"):
-        return f"killed by {signal_name(number)}"
+        return f"killed by {signal_name(number)}", ""
     if code is None:
-        return reason or "ended without an exit code"
-    return _signalled(code) if code > 128 else exit_code(code)
+        return reason or "ended without an exit code", ""
+    return _signalled(code) if code > 128 else exit_code(code), ""
 
 
 def _signalled(code: int) -> str:
@@ -206,9 +238,9 @@ def _signalled(code: int) -> str:
     return f"exit code {code}" + (f" ({name})" if name.startswith("SIG") else "")
 
 
-def _unexplained(status: Mapping[str, Any], phase: str) -> Result:
+def _unexplained(status: Mapping[str, Any], phase: str) -> _Ending:
     if phase == "Succeeded":
-        return Result(True)
+        return _Ending(Result(True))
     words = (
         ": ".join(filter(None, (status.get("reason"), status.get("message")))) or "the Pod failed and does not say why"
     )
@@ -239,15 +271,22 @@ def by_runner(pod: Mapping[str, Any]) -> bool:
     )
 
 
-def _failed(words: str, code: int | None) -> Result:
-    return Result(False, one_line(words), code)
+def _failed(words: str, code: int | None, detail: str = "") -> _Ending:
+    return _Ending(Result(False, words, code), detail)
 
 
 # ---------------------------------------------------------------- pending
 
 
-def _obstacle(pod: Mapping[str, Any], status: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[str, bool]:
-    """Return why a Pod has not started, and whether only a change of the manifest helps."""
+class _Obstacle(NamedTuple):
+    words: str = ""
+    hopeless: bool = False
+    """Whether only a change of the manifest helps."""
+    detail: str = ""
+
+
+def _obstacle(pod: Mapping[str, Any], status: Mapping[str, Any], state: Mapping[str, Any]) -> _Obstacle:
+    """Return why a Pod has not started."""
     sidecars = {
         container["name"]
         for container in pod["spec"].get("initContainers") or ()
@@ -255,35 +294,35 @@ def _obstacle(pod: Mapping[str, Any], status: Mapping[str, Any], state: Mapping[
     }
     for container in status.get("initContainerStatuses") or ():
         its_state = container.get("state") or {}
-        words, hopeless = _obstacle_of_container(its_state.get("waiting") or {})
-        if words:
-            return f"init container {container['name']}: {words}", hopeless
+        obstacle = _obstacle_of_container(its_state.get("waiting") or {})
+        if obstacle.words:
+            return obstacle._replace(words=f"init container {container['name']}: {obstacle.words}")
         if "running" in its_state and container["name"] not in sidecars:
-            return f"init container {container['name']} has not ended", False
-    words, hopeless = _obstacle_of_container(state.get("waiting") or {})
-    if words:
-        return words, hopeless
+            return _Obstacle(f"init container {container['name']} has not ended")
+    obstacle = _obstacle_of_container(state.get("waiting") or {})
+    if obstacle.words:
+        return obstacle
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             message = condition.get("message") or condition.get("reason") or "no node accepts it"
-            return one_line(f"can't be scheduled: {message}"), False
-    return "", False
+            return _Obstacle(f"can't be scheduled: {message}")
+    return _Obstacle()
 
 
-def _obstacle_of_container(waiting: Mapping[str, Any]) -> tuple[str, bool]:
+def _obstacle_of_container(waiting: Mapping[str, Any]) -> _Obstacle:
     reason, message = waiting.get("reason") or "", waiting.get("message") or ""
     if reason in _CREATING:
-        return "", False
+        return _Obstacle()
     detail = message or reason
     if reason == "InvalidImageName":
-        return one_line(f"the image's name is wrong: {detail}"), True
+        return _Obstacle(f"the image's name is wrong: {detail}", True)
     if reason in _IMAGE:
-        return one_line(f"the image can't be pulled ({reason}): {detail}"), False
+        return _Obstacle(f"the image can't be pulled ({reason}): {detail}")
     if reason == "CreateContainerConfigError":
         # If the kubelet could not read something yet, it tries again. If something does not exist, the job fails at
         # once, like a job that runs inline.
-        return one_line(f"can't be started: {detail}"), "timed out" not in detail and "cache" not in detail
-    return one_line(f"can't be started ({reason}): {detail}"), False
+        return _Obstacle(f"can't be started: {detail}", "timed out" not in detail and "cache" not in detail)
+    return _Obstacle(f"can't be started ({reason})", detail=detail)
 
 
 def _container(statuses: Sequence[Mapping[str, Any]] | None, name: str) -> Mapping[str, Any]:

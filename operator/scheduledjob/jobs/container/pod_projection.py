@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _METADATA = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "ownerReferences")
 _STATUS = ("phase", "reason", "message", "startTime")
+_OF_OTHERS = ("name", "restartPolicy", "envFrom")
+_SECRET_VOLUMES = frozenset({"secret", "projected", "csi"})
 _CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
 
 
@@ -30,10 +32,14 @@ def project(pod: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "metadata": kept,
         "spec": {
-            **_some(spec, ("nodeName", "terminationGracePeriodSeconds", "activeDeadlineSeconds")),
-            "containers": [_container(item) for item in spec["containers"] if item["name"] == CONTAINER],
-            "initContainers": [_some(item, ("name", "restartPolicy")) for item in spec.get("initContainers") or ()],
-            "volumes": [item for item in spec.get("volumes") or () if "secret" in item or "projected" in item],
+            **_some(spec, ("nodeName", "terminationGracePeriodSeconds", "activeDeadlineSeconds", "imagePullSecrets")),
+            "containers": [_container(item) for item in spec["containers"]],
+            **{
+                kind: [_container(item) for item in spec[kind]]
+                for kind in ("initContainers", "ephemeralContainers")
+                if spec.get(kind)
+            },
+            "volumes": [item for item in spec.get("volumes") or () if _SECRET_VOLUMES & item.keys()],
         },
         "status": {
             **_some(status, _STATUS),
@@ -50,30 +56,9 @@ def project(pod: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def secrets_of(pod: Mapping[str, Any]) -> dict[str, set[str] | None]:
-    """Return the Secrets that the job's container uses, with their keys; None: all keys."""
-    found: dict[str, set[str] | None] = {}
-    for container in pod["spec"]["containers"]:
-        if container["name"] != CONTAINER:
-            continue
-        for variable in container.get("env") or ():
-            reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
-            if reference is not None and (keys := found.setdefault(reference["name"], set())) is not None:
-                keys.add(reference["key"])
-        for source in container.get("envFrom") or ():
-            if "secretRef" in source:
-                found[source["secretRef"]["name"]] = None
-    for volume in pod["spec"].get("volumes") or ():
-        if name := (volume.get("secret") or {}).get("secretName"):
-            found[name] = None
-        for source in (volume.get("projected") or {}).get("sources") or ():
-            if name := (source.get("secret") or {}).get("name"):
-                found[name] = None
-    return found
-
-
 def _container(container: Mapping[str, Any]) -> dict[str, Any]:
-    kept = _some(container, ("name", "resources", "envFrom"))
+    names = ("name", "restartPolicy", "resources", "envFrom") if container["name"] == CONTAINER else _OF_OTHERS
+    kept = _some(container, names)
     kept["env"] = [
         {"name": variable["name"]} if variable["name"] == ORDER else variable
         for variable in container.get("env") or ()

@@ -7,6 +7,7 @@ An operation can fail in three ways. There was no answer (``PodsUnavailable``): 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -29,6 +30,15 @@ class PodRefused(Exception):
 
 class PodExists(Exception):
     """There is a Pod of that name already."""
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class SecretVersion:
+    """A Secret as it was when it was read."""
+
+    version: str
+    """Names the object and its version; empty if there was no such Secret."""
+    values: Mapping[str, bytes]
 
 
 class PodWatch(Protocol):
@@ -66,7 +76,7 @@ class Pods(Protocol):
     async def log(self, pod: Mapping[str, Any]) -> bytes:
         """Return the last lines of the container ``job``, more than history keeps."""
 
-    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
-        """Return the values of a Secret, to mask them in the output."""
+    async def secret(self, namespace: str, name: str) -> SecretVersion:
+        """Return a Secret as it is now, to mask its values."""
 
     def watch(self, namespace: str, name: str) -> AbstractContextManager[PodWatch]: ...

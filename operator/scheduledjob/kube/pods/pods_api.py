@@ -11,6 +11,7 @@ import base64
 from collections import defaultdict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -19,7 +20,7 @@ from scheduledjob.jobs.container.pod_names import CONTAINER, UID_LABEL
 from scheduledjob.jobs.container.pod_outcome import EXPIRED
 from scheduledjob.jobs.container.pod_projection import project
 from scheduledjob.jobs.container.pod_pruning import attempt_of, superfluous
-from scheduledjob.jobs.container.pods_protocol import PodExists, PodRefused, PodsUnavailable
+from scheduledjob.jobs.container.pods_protocol import PodExists, PodRefused, PodsUnavailable, SecretVersion
 from scheduledjob.kube.client.api import LONGEST_ASKED_PAUSE
 from scheduledjob.kube.client.api_errors import (
     AlreadyExists,
@@ -52,6 +53,7 @@ LONG_LINES = 15
 """Lines of a log that are read if ``LOG_LINES`` are more than ``LOG_BYTES``."""
 LOG_BYTES = 256 * 1024
 """Bytes of a log. The API server cuts off what follows. The runtime breaks lines at 16 KiB."""
+_NO_SECRET = SecretVersion("", {})
 
 
 class ClusterPods:
@@ -61,6 +63,8 @@ class ClusterPods:
         """``namespaces``: empty means all."""
         self._api = api
         self._in_flight = asyncio.Semaphore(in_flight)
+        self._secrets: WeakValueDictionary[str, SecretVersion] = WeakValueDictionary()
+        """What running attempts remember, so that attempts that use the same Secret share its values."""
         self._latest: dict[tuple[str, str], dict[str, Any]] = {}
         self._watches: defaultdict[tuple[str, str], set[_PodWatch]] = defaultdict(set)
         paths = [pods_path(namespace) for namespace in namespaces] or [pods_path()]
@@ -119,16 +123,22 @@ class ClusterPods:
         params: dict[str, str | int] = {"container": CONTAINER, "tailLines": lines, "limitBytes": LOG_BYTES}
         return await self._api.read("GET", f"{_path(pod)}/log", params=params, attempts=ATTEMPTS)
 
-    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes]:
+    async def secret(self, namespace: str, name: str) -> SecretVersion:
         if not NAME.fullmatch(name):  # the API server accepts a reference to an impossible name
-            return {}
+            return _NO_SECRET
         try:
             found = await self._api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}", attempts=ATTEMPTS)
         except NotFound:
-            return {}
+            return _NO_SECRET
         except ApiError as error:
             raise _translate(error) from None
-        return {key: base64.b64decode(text) for key, text in (found.get("data") or {}).items()}
+        version = f"{found['metadata']['uid']}/{found['metadata']['resourceVersion']}"
+        key = f"{namespace}/{name}/{version}"
+        known = self._secrets.get(key)
+        if known is None:
+            values = {key: base64.b64decode(text) for key, text in (found.get("data") or {}).items()}
+            known = self._secrets[key] = SecretVersion(version, values)
+        return known
 
     @contextmanager
     def watch(self, namespace: str, name: str) -> Iterator[_PodWatch]:

@@ -1,0 +1,137 @@
+"""Redaction: the one place that masks what leaves an attempt.
+
+An executor collects the secret values of an attempt in its ``Redaction``, and every ``Result`` passes through ``seal``
+before the engine gets it. So output, reasons and everything made of them (status, Events, log, history, the bodies of
+hooks) are masked by the same object. Values that can't be known can't be masked: then the text that may contain them is
+withheld, and the reason says why.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
+
+from .output import without_broken_start
+from .reasons import of_exception, one_line
+from .values import MASK, Secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+E = TypeVar("E")
+
+_ENCODED_LIMIT = 8192
+"""Bytes. Of longer values, the encoded forms are not masked: nobody puts them into a URL."""
+_SHORTEST_ENCODED = 4
+"""Bytes. The encoded forms of shorter values are not masked."""
+_WORDS = re.compile(rb"[\w.-]{32,}")
+_SIGNATURE = 16
+"""Minimum bytes of the signature of a token."""
+
+
+class Redaction:
+    """The secret values of an attempt, and how they are kept out of its result."""
+
+    def __init__(self, *values: str | bytes, tokens: bool = False) -> None:
+        """``tokens``: also mask all JSON Web Tokens, because the kubelet gives a Pod tokens that nobody else knows."""
+        self.secrets = Secrets()
+        self.withheld = ""
+        """Why text of the job is withheld; empty if all its secret values are known."""
+        self._tokens = tokens
+        for value in values:
+            self.remember(value)
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> Redaction:
+        """Return the redaction of an attempt before its references are resolved."""
+        return cls(attempt.payload) if attempt.payload_is_secret and attempt.payload else cls()
+
+    def remember(self, value: str | bytes) -> None:
+        """Mask this value from now on, also as it looks in a URL and in JSON."""
+        self.secrets.remember(value)
+        if not _SHORTEST_ENCODED <= len(value) <= _ENCODED_LIMIT:
+            return
+        text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+        for line in {text, text.strip()}:
+            self._remember_encoded(line)
+
+    def _remember_encoded(self, text: str) -> None:
+        for safe in ("", "/", "!$&'()*+,;=:@/?-._~"):
+            encoded = quote(text, safe=safe, errors="surrogateescape")
+            if encoded != text:
+                self.secrets.remember(encoded)
+                self.secrets.remember(re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded))
+        for ascii_only in (True, False):
+            escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+            if escaped != text:
+                self.secrets.remember(escaped)
+
+    def withhold(self, why: str) -> None:
+        """Withhold text of the job from now on. The first ``why`` is the one that is shown."""
+        self.withheld = self.withheld or why
+
+    def mask(self, data: bytes) -> bytes:
+        """Return ``data`` with each secret replaced by ``***``."""
+        data = self.secrets.mask(data)
+        return _WORDS.sub(lambda found: _without_tokens(found[0]), data) if self._tokens else data
+
+    def mask_text(self, text: str) -> str:
+        """Return ``text`` with each secret replaced by ``***``."""
+        return self.mask(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
+
+    def reason(self, words: str, detail: str = "") -> str:
+        """Return a reason of one line: ``words``, and ``detail``, which is text of the job that may be withheld."""
+        if detail and self.withheld:
+            return one_line(f"{self.mask_text(words)} (message withheld: {self.withheld})".lstrip())
+        return one_line(self.mask_text(": ".join(filter(None, (words, detail)))))
+
+    async def seal(self, result: Result, detail: str = "") -> Result:
+        """Mask a result in place and return it. ``detail`` is text of the job that belongs to the reason.
+
+        A search that takes long runs in a thread, so that the event loop goes on.
+        """
+        size = len(result.reason) + len(detail) + len(result.output)
+        return await self.secrets.searched(lambda it: self._seal(it, detail), result, size) if size else result
+
+    def _seal(self, result: Result, detail: str) -> Result:
+        if result.reason or detail:
+            result.reason = self.reason(result.reason, detail)
+        if result.output and self.withheld:
+            result.output = f"[output withheld: {self.withheld}]\n".encode()
+        elif result.output:
+            result.output = without_broken_start(self.mask(result.output)[-OUTPUT_LIMIT:])
+        return result
+
+
+def redacted(
+    run: Callable[[E, Attempt, Redaction], Coroutine[Any, Any, Result]],
+) -> Callable[[E, Attempt], Coroutine[Any, Any, Result]]:
+    """Make the ``run`` of an executor: what it returns or raises is sealed with the redaction that it receives."""
+
+    @wraps(run)
+    async def sealed(executor: E, attempt: Attempt) -> Result:
+        redaction = Redaction.of(attempt)
+        try:
+            result = await run(executor, attempt, redaction)
+        except Exception as error:  # whatever an executor raises is the failure of this attempt
+            result = Result(False, of_exception(error, redaction.mask_text))
+        return await redaction.seal(result)
+
+    return sealed
+
+
+def _without_tokens(word: bytes) -> bytes:
+    """Mask each token in a word without white space: three parts between dots, the first two of them JSON in base64."""
+    parts = word.split(b".")
+    index = 0
+    while index + 2 < len(parts):
+        start = parts[index].find(b"eyJ")
+        if start >= 0 and parts[index + 1].startswith(b"eyJ") and len(parts[index + 2]) >= _SIGNATURE:
+            parts[index : index + 3] = [parts[index][:start] + MASK]
+        index += 1
+    return b".".join(parts)

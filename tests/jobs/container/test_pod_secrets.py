@@ -1,0 +1,306 @@
+"""No value of a Secret that a container of a Pod could read leaves its attempt in plain text.
+
+The API server is a stub whose Secrets the test changes while the Pod runs. tests/cluster has Pods on a real node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scheduledjob.jobs.container.pod_executor import PodExecutor
+from scheduledjob.jobs.container.pod_names import SECRETS
+from scheduledjob.jobs.container.pod_projection import project
+from scheduledjob.jobs.container.pod_secrets import SecretUse, secret_uses
+from scheduledjob.jobs.container.pods_protocol import PodRefused, SecretVersion
+from tests.jobs.container.pod_support import attempt, container, with_template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from scheduledjob.engine.executor import Attempt, Result
+
+STAMP = "2026-12-01T10:00:00Z"
+VALUE = "hunter2-of-the-database"
+FROM_KEY = [{"name": "P", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}]
+TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW0ifQ.c2lnbmF0dXJlLXNpZ25hdHVyZQ"
+
+
+class Cluster:
+    """A Pod whose status the test writes, and a Secret that it changes."""
+
+    def __init__(self, log: str = "", message: str = "") -> None:
+        self.pod: dict[str, Any] | None = None
+        self.secrets = {"db": {"password": VALUE}}
+        self.version = 1
+        self.readable = True
+        self.gone: frozenset[str] = frozenset()
+        self.latest: Mapping[str, Any] | None = None
+        self.blind = False
+        self._log = log
+        self._message = message
+        self._changed = asyncio.Event()
+        self.created, self.waiting = asyncio.Event(), asyncio.Event()
+
+    async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+        metadata = {**pod["metadata"], "uid": "u", "creationTimestamp": STAMP}
+        self.pod = {**pod, "metadata": metadata, "status": {}}
+        self.created.set()
+        return project(self.pod)
+
+    async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        return None if self.pod is None else project(self.pod)
+
+    async def delete(self, pod: Mapping[str, Any]) -> None:
+        self.gone = frozenset({"u"})
+        self._changed.set()
+
+    async def expire(self, pod: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+    async def log(self, pod: Mapping[str, Any]) -> bytes:
+        return self._log.encode()
+
+    async def secret(self, namespace: str, name: str) -> SecretVersion:
+        if not self.readable:
+            raise PodRefused("no")
+        if name not in self.secrets:
+            return SecretVersion("", {})
+        values = {key: text.encode() for key, text in self.secrets[name].items()}
+        return SecretVersion(f"{name}/{self.version}", values)
+
+    @contextmanager
+    def watch(self, namespace: str, name: str) -> Iterator[Cluster]:
+        yield self
+
+    async def change(self) -> None:
+        self.waiting.set()
+        await self._changed.wait()
+        self._changed.clear()
+
+    async def report(self, phase: str, state: dict[str, Any], **more: Any) -> None:
+        """Report a state of the Pod, and return when the executor has seen it and waits for the next one."""
+        assert self.pod is not None
+        status = {"phase": phase, "containerStatuses": [{"name": "job", "state": state}], **more}
+        self.pod = {**self.pod, "status": status}
+        self.latest = project(self.pod)
+        self.waiting.clear()
+        self._changed.set()
+
+    async def begin(self) -> None:
+        await self.report("Running", {"running": {"startedAt": STAMP}})
+        await self.waiting.wait()
+
+    async def fail(self) -> None:
+        ended = {"exitCode": 1, "reason": "Error", "startedAt": STAMP, "message": self._message}
+        await self.report("Failed", {"terminated": ended})
+
+    def rotate(self, value: str = "another-value") -> None:
+        self.version += 1
+        self.secrets = {"db": {"password": value}}
+
+
+def template(spec: dict[str, Any]) -> Attempt:
+    return attempt(container(template={"spec": spec}), pending=300.0)
+
+
+JOB_ENV = {"containers": [{"name": "job", "env": FROM_KEY, "terminationMessagePolicy": "FallbackToLogsOnError"}]}
+LINE = f"FATAL: password authentication failed for postgres://app:{VALUE}@db/app"
+
+
+async def run(cluster: Cluster, spec: dict[str, Any]) -> Result:
+    """Run a Pod that starts and fails."""
+    task = asyncio.create_task(PodExecutor(cluster).run(template(spec)))
+    await cluster.created.wait()
+    await cluster.begin()
+    await cluster.fail()
+    return await asyncio.wait_for(task, 30.0)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        JOB_ENV,
+        {"containers": [{"name": "job", "envFrom": [{"secretRef": {"name": "db"}}]}]},
+        {"initContainers": [{"name": "render", "image": "b", "env": FROM_KEY}]},
+        {"initContainers": [{"name": "proxy", "image": "b", "restartPolicy": "Always", "env": FROM_KEY}]},
+        {"containers": [{"name": "side", "image": "b", "envFrom": [{"secretRef": {"name": "db"}}]}]},
+        {"volumes": [{"name": "v", "secret": {"secretName": "db"}}]},
+        {"volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "db"}}]}}]},
+    ],
+)
+async def test_values_are_masked_wherever_a_container_has_them_from(spec: dict[str, Any]) -> None:
+    result = await run(Cluster(f"{LINE}\n", f"{LINE}\n"), spec)
+    assert result.reason == "exit code 1: FATAL: password authentication failed for postgres://app:***@db/app"
+    assert result.output == b"FATAL: password authentication failed for postgres://app:***@db/app\n"
+
+
+async def test_a_value_is_masked_before_the_reason_is_shortened() -> None:
+    long = "x" * 380 + VALUE
+    assert "hunter2" not in (await run(Cluster(message=long), JOB_ENV)).reason
+
+
+async def test_a_value_in_a_command_line_that_can_not_be_started_is_masked() -> None:
+    cluster = Cluster()
+    task = asyncio.create_task(PodExecutor(cluster).run(template(JOB_ENV)))
+    await cluster.created.wait()
+    ended = {"exitCode": 128, "reason": "StartError", "message": f'exec: "{VALUE}": not found', "startedAt": STAMP}
+    await cluster.report("Failed", {"terminated": ended})
+    assert (await task).reason == 'can\'t be started: exec: "***": not found'
+
+
+async def test_the_message_of_an_init_container_that_can_not_be_started_is_masked() -> None:
+    cluster = Cluster()
+    spec = {"initContainers": [{"name": "render", "image": "b", "env": FROM_KEY}]}
+    task = asyncio.create_task(PodExecutor(cluster).run(template(spec)))
+    await cluster.created.wait()
+    ended = {"exitCode": 128, "reason": "StartError", "message": f'exec: "{VALUE}"', "startedAt": STAMP}
+    init = {"name": "render", "state": {"terminated": ended}}
+    await cluster.report("Failed", {"waiting": {"reason": "PodInitializing"}}, initContainerStatuses=[init])
+    assert (await task).reason == 'init container render: can\'t be started: exec: "***"'
+
+
+@pytest.mark.parametrize("changed", ["rotated", "deleted"])
+async def test_a_secret_that_changes_after_the_start_is_masked_as_it_was(changed: str) -> None:
+    cluster = Cluster(f"{LINE}\n", f"{LINE}\n")
+    task = asyncio.create_task(PodExecutor(cluster).run(template(JOB_ENV)))
+    await cluster.created.wait()
+    await cluster.begin()
+    if changed == "rotated":
+        cluster.rotate()
+    else:
+        cluster.secrets.clear()
+    await cluster.fail()
+    result = await task
+    assert result.reason == "exit code 1: FATAL: password authentication failed for postgres://app:***@db/app"
+    assert VALUE.encode() not in result.output
+
+
+@pytest.mark.parametrize(
+    "spec", [JOB_ENV, {"volumes": [{"name": "v", "secret": {"secretName": "db"}}]}], ids=["environment", "volume"]
+)
+async def test_a_value_that_nobody_can_know_is_withheld(spec: dict[str, Any]) -> None:
+    """The Secret changes before the start, so the Pod may have a value that was never read here."""
+    cluster = Cluster("it is a-value-in-between\n", "a-value-in-between")
+    task = asyncio.create_task(PodExecutor(cluster).run(template(spec)))
+    await cluster.created.wait()
+    cluster.rotate("a-value-in-between")
+    cluster.rotate("the-last-value")
+    await cluster.begin()
+    await cluster.fail()
+    result = await task
+    assert result.output == b'[output withheld: Secret "db" was changed since the Pod started]\n'
+    assert result.reason == 'exit code 1 (message withheld: Secret "db" was changed since the Pod started)'
+
+
+async def test_a_secret_that_can_not_be_read_withholds() -> None:
+    cluster = Cluster(LINE, LINE)
+    cluster.readable = False
+    result = await run(cluster, JOB_ENV)
+    assert result.output == b"[output withheld: Secret \"db\" can't be read, so its values can't be masked]\n"
+    assert "hunter2" not in result.reason
+    without = await run(Cluster("said\n", "said"), {})
+    assert (without.reason, without.output) == ("exit code 1: said", b"said\n")
+
+
+async def test_a_csi_volume_withholds() -> None:
+    volume = {"name": "vault", "csi": {"driver": "secrets-store.csi.k8s.io"}}
+    result = await run(Cluster("said\n"), {"volumes": [volume]})
+    expected = 'the CSI volume "vault" may contain secrets that the operator can\'t know'
+    assert result.output == f"[output withheld: {expected}]\n".encode()
+
+
+async def test_a_token_of_the_kubelet_is_masked() -> None:
+    result = await run(Cluster(f"Authorization: Bearer {TOKEN}\n", f"token={TOKEN}, no"), {})
+    assert result.output == b"Authorization: Bearer ***\n"
+    assert result.reason == "exit code 1: token=***, no"
+
+
+async def test_credentials_for_a_registry_are_masked() -> None:
+    cluster = Cluster()
+    cluster.secrets["pull"] = {
+        ".dockerconfigjson": '{"auths": {"r.io": {"auth": "cm9ib3Q6cGFzcw==", "password": "pa55"}}}'
+    }
+    spec = {"imagePullSecrets": [{"name": "pull"}]}
+    task = asyncio.create_task(PodExecutor(cluster).run(template(spec)))
+    await cluster.created.wait()
+    await cluster.report("Failed", {}, reason="Failed", message="Basic cm9ib3Q6cGFzcw==, pa55 refused")
+    assert (await task).reason.endswith("Basic ***, *** refused")
+
+
+# ---------------------------------------------------------------- adoption
+
+
+async def adopt(cluster: Cluster, spec: dict[str, Any]) -> Result:
+    """Create a Pod, and let another replica follow it to its end."""
+    this = template(spec)
+    task = asyncio.create_task(PodExecutor(cluster).run(this))
+    await cluster.created.wait()
+    await cluster.begin()
+    task.cancel()
+    await asyncio.wait([task])
+    if cluster.version == 0:
+        cluster.rotate()
+    this.adopted = True
+    task = asyncio.create_task(PodExecutor(cluster).run(this))
+    await cluster.fail()
+    return await asyncio.wait_for(task, 30.0)
+
+
+async def test_a_replica_that_adopts_a_pod_knows_the_values_by_their_version() -> None:
+    cluster = Cluster(LINE)
+    result = await adopt(cluster, JOB_ENV)
+    assert result.output == b"FATAL: password authentication failed for postgres://app:***@db/app"
+    assert cluster.pod is not None
+    assert cluster.pod["metadata"]["annotations"][SECRETS] == '{"db":"db/1"}'
+
+
+async def test_a_replica_that_adopts_a_pod_withholds_what_it_can_not_know() -> None:
+    cluster = Cluster(LINE)
+    cluster.version = 0  # it changes while no replica follows the Pod
+    result = await adopt(cluster, JOB_ENV)
+    assert result.output == b'[output withheld: Secret "db" was changed since the Pod started]\n'
+
+
+# ---------------------------------------------------------------- what a Pod uses
+
+
+def test_the_secrets_of_all_containers_and_volumes() -> None:
+    spec: dict[str, Any] = {
+        "containers": [
+            {
+                "name": "job",
+                "env": [
+                    {"name": "A", "value": "x"},
+                    {"name": "B", "valueFrom": {"secretKeyRef": {"name": "db", "key": "p"}}},
+                    {"name": "C", "valueFrom": {"secretKeyRef": {"name": "db", "key": "q"}}},
+                ],
+                "envFrom": [{"secretRef": {"name": "all"}}, {"configMapRef": {"name": "c"}}],
+            },
+            {"name": "side", "env": [{"name": "B", "valueFrom": {"secretKeyRef": {"name": "other", "key": "p"}}}]},
+        ],
+        "initContainers": [{"name": "init", "image": "b", "envFrom": [{"secretRef": {"name": "first"}}]}],
+        "volumes": [
+            {"name": "v", "secret": {"secretName": "files"}},
+            {"name": "w", "projected": {"sources": [{"secret": {"name": "more"}}, {"configMap": {"name": "c"}}]}},
+            {"name": "x", "csi": {"driver": "d", "nodePublishSecretRef": {"name": "node"}}},
+            {"name": "e", "emptyDir": {}},
+        ],
+    }
+    pod = with_template(spec)
+    pod["spec"]["ephemeralContainers"] = [{"name": "debug", "envFrom": [{"secretRef": {"name": "late"}}]}]
+    assert secret_uses(pod) == {
+        "db": SecretUse({"p", "q"}),
+        "all": SecretUse(None),
+        "other": SecretUse({"p"}, live=True),
+        "first": SecretUse(None),
+        "files": SecretUse(None, live=True),
+        "more": SecretUse(None, live=True),
+        "node": SecretUse(None, live=True),
+        "late": SecretUse(None, live=True),
+    }
+    pod["metadata"]["uid"] = "u"
+    assert secret_uses(project(pod)) == secret_uses(pod)
