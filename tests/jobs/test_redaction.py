@@ -34,7 +34,9 @@ def test_a_short_value_is_masked_as_it_is_only() -> None:
 
 
 async def test_a_result_is_masked_and_shortened() -> None:
-    result = await Redaction("hunter2").seal(Result(False, "no:\nhunter2 " + "x" * 500, output=b"hunter2" + b"y" * 5000))
+    result = await Redaction("hunter2").seal(
+        Result(False, "no:\nhunter2 " + "x" * 500, output=b"hunter2" + b"y" * 5000)
+    )
     assert result.reason.startswith("no: *** xxx")
     assert len(result.reason) == 400
     assert result.output == b"y" * OUTPUT_LIMIT
