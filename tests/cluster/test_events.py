@@ -12,7 +12,7 @@ from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.kube.client.api import Api
 from scheduledjob.kube.client.budget import Budget
 from scheduledjob.kube.report import events as module
-from scheduledjob.kube.report.events import EventRecorder, Reason, Regarding
+from scheduledjob.kube.report.events import EventRecorder, Reason, Regarding, _Key, name_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -147,6 +147,20 @@ async def test_a_deleted_series_starts_again(cluster: Cluster, namespace: str) -
         [again] = await replica.until(bool)
         assert count_of(again) == 1
         assert again["metadata"]["uid"] != event["metadata"]["uid"]
+
+
+async def test_an_event_about_another_object_is_left_alone(cluster: Cluster, namespace: str) -> None:
+    """It has the name that the operator's Event has."""
+    async with recording(cluster, namespace) as replica, cluster.client() as api:
+        name = name_of(_Key(replica.job.uid, Reason.FAILED), replica.job)
+        other = {"kind": "Pod", "namespace": namespace, "name": "other", "uid": "x"}
+        forged = {"metadata": {"name": name}, "involvedObject": other, "message": "precious", "type": "Normal"}
+        await api.post(f"/api/v1/namespaces/{namespace}/events", forged)
+        replica.fail()
+        replica.fail(reason=Reason.MISSED)
+        found = await replica.until(lambda found: len(found) == 2)
+        assert {event["note"] for event in found if event["metadata"]["name"] == name} == {"precious"}
+        assert replica.events.dropped == 1
 
 
 async def test_long_notes_are_cut_and_odd_characters_are_kept(cluster: Cluster, namespace: str) -> None:

@@ -15,7 +15,7 @@ from scheduledjob.domain.time.durations import MAX_DURATION
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.executor import CANCELLED, RELEASED, Result, Value
 from scheduledjob.jobs.container.pod_executor import PodExecutor
-from scheduledjob.jobs.container.pod_pruning import AttemptOf
+from scheduledjob.jobs.container.pod_names import AttemptOf
 from scheduledjob.jobs.container.pod_spec import CustomSpec, KeepPods, PodSettings, PodSpec
 from scheduledjob.jobs.container.runner_order import encode_report
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
@@ -343,7 +343,7 @@ async def test_old_and_orphaned_pods_are_deleted(cluster: Cluster, namespace: st
         await asyncio.gather(*tasks[:4])
         # By now the watch has reported all of them, because their results came from it.
         await at.reported(6)
-        living = AttemptOf(at.uid, attempts[5].run_id, 1)
+        living = AttemptOf(namespace, "job", at.uid, attempts[5].run_id, 1)
         asked: set[AttemptOf] = set()
 
         async def active(those: Collection[AttemptOf]) -> Collection[AttemptOf]:

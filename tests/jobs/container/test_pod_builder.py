@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.container.pod_builder import Blueprint, build_pod
-from scheduledjob.jobs.container.pod_names import is_of, keep_of, pod_name, timeout_of
+from scheduledjob.jobs.container.pod_names import is_of, is_of_job, keep_of, pod_name, timeout_of
 from scheduledjob.jobs.container.pod_spec import CustomSpec, KeepPods, PodSettings, PodSpec
 from scheduledjob.jobs.container.runner_order import read_order
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
@@ -411,12 +411,20 @@ def test_a_name_is_a_dns_label(name: str, run_id: str, number: int) -> None:
     assert found != pod_name(name, run_id, number + 1)
 
 
+JOB = {"metadata": {"namespace": "team-a", "name": "nightly-report", "uid": UID}}
+
+
 def test_a_pod_belongs_to_its_attempt_only() -> None:
     pod = build_pod(attempt(), container(keep=KeepPods(1, 2, 3)), SETTINGS)
     assert is_of(pod, attempt())
     assert not is_of(pod, attempt(attempt=2))
     assert not is_of(pod, attempt(run_id=f"{UID}-1"))
     assert not is_of(pod, attempt(uid="other"))
+    assert not is_of(pod, attempt(namespace="team-b"))
+    assert not is_of(pod, attempt(name="other"))
+    assert is_of_job(pod, JOB)
+    for part, other in (("namespace", "team-b"), ("name", "other"), ("uid", "other")):
+        assert not is_of_job(pod, {"metadata": {**JOB["metadata"], part: other}})
     assert keep_of(pod) == KeepPods(1, 2, 3)
     assert keep_of({"metadata": {}}) == KeepPods()
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scheduledjob.engine.executor import CANCELLED, RELEASED
+from scheduledjob.jobs.container.pod_builder import build_pod
 from scheduledjob.jobs.container.pod_executor import PodExecutor
-from scheduledjob.jobs.container.pods_protocol import PodRefused, PodsUnavailable, SecretVersion
+from scheduledjob.jobs.container.pod_spec import PodSettings
+from scheduledjob.jobs.container.pods_protocol import PodExists, PodRefused, PodsUnavailable, SecretVersion
 from tests.jobs.container.pod_support import attempt, container
 
 if TYPE_CHECKING:
@@ -115,6 +117,18 @@ async def test_a_refusal_after_a_creation_without_an_answer() -> None:
     result = await asyncio.wait_for(PodExecutor(served).run(this), 30.0)
     assert result.ok
     assert not served.errors
+
+
+async def test_a_pod_of_somebody_else_is_never_adopted() -> None:
+    """It has the name and the annotations of the attempt's Pod, but another owner."""
+    served, this = Served(), attempt(container(), adopted=True)
+    forged = build_pod(this, container(), PodSettings())
+    forged["metadata"] |= {"uid": "x", "ownerReferences": []}
+    served.truth, served.errors = {**forged, "status": DONE}, [PodExists()]
+    served.answer.set()
+    result = await asyncio.wait_for(PodExecutor(served).run(this), 30.0)
+    assert not result.ok
+    assert result.reason.endswith("that is not this run's: delete it")
 
 
 async def test_a_refusal_is_a_failed_attempt() -> None:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.time.instants import SECOND, rfc3339
-from scheduledjob.jobs.container.pod_pruning import AttemptOf, attempt_of, superfluous
+from scheduledjob.jobs.container.pod_names import AttemptOf, attempt_of, pod_name
+from scheduledjob.jobs.container.pod_pruning import superfluous
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 BASE = 1_796_119_200 * SECOND
 MIN_AGE = 30.0
 
 
-def pod(
-    name: str, phase: str, made: int, *, uid: str = "u", keep: str = "2/1/3600s", **metadata: Any
-) -> dict[str, Any]:
+def pod(run: str, phase: str, made: int, *, uid: str = "u", keep: str = "2/1/3600s", **metadata: Any) -> dict[str, Any]:
     """A Pod that was created, and ended, ``made`` seconds after BASE."""
+    run_id = f"{uid}-{run}"
     stamp = rfc3339(BASE + made * SECOND)
     states = [{"name": "job", "state": {"terminated": {"exitCode": 0, "finishedAt": stamp}}}]
     return {
         "metadata": {
-            "name": name,
+            "name": pod_name("job", run_id, 1),
+            "namespace": "team-a",
+            "ownerReferences": [
+                {"apiVersion": "scheduledjobs.dev/v1beta1", "kind": "ScheduledJob", "name": "job", "uid": uid}
+            ],
             "creationTimestamp": stamp,
             "labels": {"scheduledjobs.dev/uid": uid},
             "annotations": {
-                "scheduledjobs.dev/run-id": name,
+                "scheduledjobs.dev/run-id": run_id,
                 "scheduledjobs.dev/attempt": "1",
                 "scheduledjobs.dev/history": keep,
             },
@@ -38,7 +45,11 @@ def pod(
 
 
 def gone(pods: list[dict[str, Any]], at: int) -> set[str]:
-    return {pod["metadata"]["name"] for pod in superfluous(pods, BASE + at * SECOND, MIN_AGE)}
+    return {run_of(pod) for pod in superfluous(pods, BASE + at * SECOND, MIN_AGE)}
+
+
+def run_of(pod: Mapping[str, Any]) -> str:
+    return str(pod["metadata"]["annotations"]["scheduledjobs.dev/run-id"]).partition("-")[2]
 
 
 def test_the_newest_pods_stay() -> None:
@@ -69,7 +80,7 @@ def test_pods_that_are_being_deleted_or_not_ours() -> None:
     leaving = pod("leaving", "Running", 0, deletionTimestamp=rfc3339(BASE))
     assert gone([foreign, leaving], 1000) == set()
     assert attempt_of(foreign) is None
-    assert attempt_of(leaving) == AttemptOf("u", "leaving", 1)
+    assert attempt_of(leaving) == AttemptOf("team-a", "job", "u", "u-leaving", 1)
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "-1", "1.5", "x", "", "\u0663"])
@@ -78,6 +89,29 @@ def test_a_pod_with_an_invalid_number_belongs_to_no_attempt(number: str) -> None
     hostile["metadata"]["annotations"]["scheduledjobs.dev/attempt"] = number
     assert attempt_of(hostile) is None
     assert gone([hostile], 1000) == set()
+
+
+FORGERIES: dict[str, dict[str, Any]] = {
+    "namespace": {"namespace": "team-b"},
+    "no owner": {"ownerReferences": []},
+    "owner's name": {
+        "ownerReferences": [{"apiVersion": "scheduledjobs.dev/v1", "kind": "ScheduledJob", "name": "x", "uid": "u"}]
+    },
+    "owner's uid": {
+        "ownerReferences": [{"apiVersion": "scheduledjobs.dev/v1", "kind": "ScheduledJob", "name": "job", "uid": "x"}]
+    },
+    "owner's kind": {
+        "ownerReferences": [{"apiVersion": "batch/v1", "kind": "ScheduledJob", "name": "job", "uid": "u"}]
+    },
+    "its name": {"name": "precious"},
+}
+
+
+@pytest.mark.parametrize("forged", FORGERIES.values(), ids=FORGERIES.keys())
+def test_a_pod_of_somebody_else_deletes_no_pod_of_a_job(forged: dict[str, Any]) -> None:
+    """It claims to be the newest Pod of the job, of which no other Pod is kept."""
+    pods = [pod("a", "Succeeded", 1), pod("b", "Succeeded", 900, keep="0/0/1s", **forged)]
+    assert "a" not in gone(pods, 1000)
 
 
 _PODS = st.lists(

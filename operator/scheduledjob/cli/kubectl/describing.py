@@ -60,7 +60,9 @@ async def _events(cluster: Cluster, body: Object) -> list[Object] | str:
 
     path = f"/api/v1/namespaces/{cluster.namespace}/events"
     try:
-        found = await cluster.get(path, {"fieldSelector": f"involvedObject.uid={body['metadata']['uid']}"})
+        metadata = body["metadata"]
+        selector = f"involvedObject.uid={metadata['uid']},involvedObject.name={metadata['name']}"
+        found = await cluster.get(path, {"fieldSelector": selector})
     except Forbidden as error:
         return printable(error.message)
     return sorted(found["items"], key=_time_of)[-_EVENTS:]

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, TextIO
 from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.objects import Object, instant_of, status_of
 from scheduledjob.cli.shared.printing import say, second
-from scheduledjob.jobs.container.pod_names import ATTEMPT, CONTAINER, RUN_ID, UID_LABEL, annotation, label_value
+from scheduledjob.jobs.container.pod_names import (
+    ATTEMPT,
+    CONTAINER,
+    RUN_ID,
+    UID_LABEL,
+    annotation,
+    is_of_job,
+    label_value,
+)
 
 if TYPE_CHECKING:
     from .cluster_access import Cluster, Where
@@ -36,9 +44,8 @@ def print_logs(
 
     async def work(cluster: Cluster) -> None:
         body = await cluster.job(name)
-        uid = body["metadata"]["uid"]
         wanted = None if run is None else _run_id(body, run)
-        pods = await _pods(cluster, uid)
+        pods = await _pods(cluster, body)
         if wanted is not None:
             pods = [pod for pod in pods if annotation(pod, RUN_ID) == wanted]
         if pods:
@@ -51,12 +58,16 @@ def print_logs(
     where.run(work)
 
 
-async def _pods(cluster: Cluster, uid: str) -> list[Object]:
+async def _pods(cluster: Cluster, body: Object) -> list[Object]:
     """Return the Pods of a ScheduledJob, oldest first."""
     from scheduledjob.kube.client.paths import pods
 
-    found = await cluster.get(pods(cluster.namespace), {"labelSelector": f"{UID_LABEL}={label_value(uid)}"})
-    return sorted(found["items"], key=lambda pod: (pod["metadata"]["creationTimestamp"], _attempt(pod)))
+    selector = f"{UID_LABEL}={label_value(body['metadata']['uid'])}"
+    found = await cluster.get(pods(cluster.namespace), {"labelSelector": selector})
+    return sorted(
+        (pod for pod in found["items"] if is_of_job(pod, body)),
+        key=lambda pod: (pod["metadata"]["creationTimestamp"], _attempt(pod)),
+    )
 
 
 def _attempt(pod: Object) -> int:

@@ -19,7 +19,7 @@ from scheduledjob.cli.shared.command_errors import CommandError
 from scheduledjob.cli.shared.formats import printable
 from scheduledjob.cli.shared.objects import Object, instant_of, status_of
 from scheduledjob.cli.shared.printing import GREEN, RED, YELLOW, Form, coloured, print_objects, took
-from scheduledjob.jobs.container.pod_names import RUN_ID, UID_LABEL, annotation, label_value
+from scheduledjob.jobs.container.pod_names import RUN_ID, UID_LABEL, annotation, is_of_job, label_value
 
 from .job_logs import follow, write
 from .steering import ask_for_run, checked_payload, new_token, paused_words, print_changed
@@ -103,7 +103,7 @@ async def _follow_to_end(cluster: Cluster, body: Object, token: str, form: Form)
     name, uid = body["metadata"]["name"], body["metadata"]["uid"]
     run_id = f"{uid}-{token}"
     progress = Progress()
-    output = _Output(cluster, uid, run_id, progress, sys.stdout if form.is_for_people else sys.stderr)
+    output = _Output(cluster, body, run_id, progress, sys.stdout if form.is_for_people else sys.stderr)
     async with asyncio.TaskGroup() as group:
         turning = group.create_task(progress.turn())
         following = group.create_task(output.follow())
@@ -214,10 +214,11 @@ def ended_run(body: Object, run_id: str, token: str, progress: Progress) -> Obje
 class _Output:
     """Prints the output of the run's Pods."""
 
-    def __init__(self, cluster: Cluster, uid: str, run_id: str, progress: Progress, stream: TextIO) -> None:
+    def __init__(self, cluster: Cluster, body: Object, run_id: str, progress: Progress, stream: TextIO) -> None:
         self.printed = False
         self._cluster = cluster
-        self._selector = {"labelSelector": f"{UID_LABEL}={label_value(uid)}"}
+        self._job = body
+        self._selector = {"labelSelector": f"{UID_LABEL}={label_value(body['metadata']['uid'])}"}
         self._run_id = run_id
         self._progress = progress
         self._stream = stream
@@ -260,7 +261,8 @@ class _Output:
 
     async def _print(self, pod: Object, *, live: bool) -> None:
         uid = pod["metadata"]["uid"]
-        if annotation(pod, RUN_ID) != self._run_id or uid in self._seen or not has_started(pod):
+        is_of_run = is_of_job(pod, self._job) and annotation(pod, RUN_ID) == self._run_id
+        if not is_of_run or uid in self._seen or not has_started(pod):
             return
         self._seen.add(uid)
         self.printed = True

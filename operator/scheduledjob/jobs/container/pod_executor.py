@@ -105,7 +105,7 @@ class PodExecutor:
             secrets = PodSecrets(self._pods, attempt.namespace)
             if adopted:
                 pod = await retry_until_answered(lambda: self._pods.read(attempt.namespace, name))
-            if pod is None:
+            if pod is None or not is_of(pod, attempt):
                 try:
                     body = self._blueprint(attempt.params).pod(attempt, attempt.pending or 0.0)
                 except ValueError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scheduledjob.domain.time.instants import compact
 from scheduledjob.resource_names import API_VERSION, GROUP, KIND
@@ -37,6 +37,7 @@ SECRETS = f"{GROUP}/secret-versions"
 """The annotation with the versions of the Secrets that the containers of a Pod can read."""
 
 _LONGEST = 63
+_NUMBER = re.compile(r"[0-9]{1,10}")
 _LABEL = re.compile(r"[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?")
 
 
@@ -103,14 +104,50 @@ def owner_reference(attempt: Attempt) -> dict[str, Any]:
     }
 
 
+class AttemptOf(NamedTuple):
+    """The attempt to which a Pod belongs."""
+
+    namespace: str
+    name: str
+    """Of the ScheduledJob."""
+    uid: str
+    """Of the ScheduledJob."""
+    run_id: str
+    attempt: int
+
+
+def attempt_of(pod: Mapping[str, Any]) -> AttemptOf | None:
+    """Return the attempt that a Pod was made for; None if it was made for none.
+
+    Anybody who may create Pods can write labels, annotations and owner references like the operator's, with any values.
+    So a Pod counts only as one of a ScheduledJob of its own namespace, which its owner reference names and whose uid it
+    has, and only if its name is that of the attempt.
+    """
+    metadata = pod["metadata"]
+    owner = next((owner for owner in metadata.get("ownerReferences") or () if _is_scheduled_job(owner)), None)
+    run_id, number = annotation(pod, RUN_ID), annotation(pod, ATTEMPT)
+    if owner is None or not run_id or not _NUMBER.fullmatch(number):
+        return None
+    found = AttemptOf(metadata["namespace"], str(owner.get("name")), str(owner.get("uid")), run_id, int(number))
+    label = (metadata.get("labels") or {}).get(UID_LABEL)
+    is_whole = label == label_value(found.uid) and run_id.startswith(f"{found.uid}-")
+    return found if is_whole and metadata["name"] == pod_name(found.name, run_id, found.attempt) else None
+
+
 def is_of(pod: Mapping[str, Any], attempt: Attempt) -> bool:
     """Whether a Pod was made for this attempt."""
-    owners = pod["metadata"].get("ownerReferences") or ()
-    return (
-        any(owner.get("uid") == attempt.uid and owner.get("kind") == KIND for owner in owners)
-        and annotation(pod, RUN_ID) == attempt.run_id
-        and annotation(pod, ATTEMPT) == str(attempt.attempt)
-    )
+    expected = AttemptOf(attempt.namespace, attempt.name, attempt.uid, attempt.run_id, attempt.attempt)
+    return attempt_of(pod) == expected
+
+
+def is_of_job(pod: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
+    """Whether a Pod was made for this ScheduledJob, both as the API server returns them."""
+    found, metadata = attempt_of(pod), job["metadata"]
+    return found is not None and found[:3] == (metadata["namespace"], metadata["name"], metadata["uid"])
+
+
+def _is_scheduled_job(owner: Mapping[str, Any]) -> bool:
+    return owner.get("kind") == KIND and str(owner.get("apiVersion")).partition("/")[0] == GROUP
 
 
 def token_of(attempt: Attempt) -> str | None:

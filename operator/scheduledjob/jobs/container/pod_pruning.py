@@ -8,63 +8,52 @@ to prevent a late creation from starting the attempt again, or may belong to an 
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from scheduledjob.domain.time.instants import SECOND, Instant, to_instant
 
-from .pod_names import ATTEMPT, RUN_ID, UID_LABEL, annotation, keep_of
+from .pod_names import AttemptOf, attempt_of, keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
-_NUMBER = re.compile(r"[0-9]{1,10}")
-"""The number of an attempt. Anybody can write labels and annotations like these, with any values."""
-
-
-class AttemptOf(NamedTuple):
-    """The attempt to which a Pod belongs."""
-
-    uid: str
-    run_id: str
-    attempt: int
-
-
-def attempt_of(pod: Mapping[str, Any]) -> AttemptOf | None:
-    """Return the attempt that a Pod was made for; None if the Pod does not say."""
-    uid = (pod["metadata"].get("labels") or {}).get(UID_LABEL, "")
-    run_id, number = annotation(pod, RUN_ID), annotation(pod, ATTEMPT)
-    return AttemptOf(uid, run_id, int(number)) if uid and run_id and _NUMBER.fullmatch(number) else None
+_Job: TypeAlias = tuple[str, str, str]
+"""The namespace, name and uid of a ScheduledJob."""
 
 
 def superfluous(pods: Iterable[Mapping[str, Any]], now: Instant, min_age: float) -> list[Mapping[str, Any]]:
     """Return Pods to delete unless their attempt is active. ``now``: the cluster's time; ``min_age`` in seconds."""
     found: list[Mapping[str, Any]] = []
-    finished: defaultdict[tuple[str, bool], list[tuple[Instant, Mapping[str, Any]]]] = defaultdict(list)
-    newest: dict[str, tuple[Instant, Mapping[str, Any]]] = {}
+    finished: defaultdict[tuple[_Job, bool], list[tuple[Instant, Mapping[str, Any]]]] = defaultdict(list)
+    newest: dict[_Job, tuple[Instant, Mapping[str, Any]]] = {}
     for pod in pods:
         attempt = attempt_of(pod)
         if attempt is None or pod["metadata"].get("deletionTimestamp"):
             continue
+        job = _job_of(attempt)
         made = _instant(pod["metadata"].get("creationTimestamp"))
-        if attempt.uid not in newest or made >= newest[attempt.uid][0]:
-            newest[attempt.uid] = (made, pod)
+        if job not in newest or made >= newest[job][0]:
+            newest[job] = (made, pod)
         phase = pod["status"].get("phase")
         if phase in ("Succeeded", "Failed"):
-            finished[attempt.uid, phase == "Succeeded"].append((_ended(pod) or made, pod))
+            finished[job, phase == "Succeeded"].append((_ended(pod) or made, pod))
         elif made + min_age * SECOND < now:
             found.append(pod)
-    for (uid, succeeded), ends in finished.items():
-        keep = keep_of(newest[uid][1])
+    for (job, succeeded), ends in finished.items():
+        keep = keep_of(newest[job][1])
         ends.sort(key=lambda end: (end[0], end[1]["metadata"]["name"]), reverse=True)
         for index, (ended, pod) in enumerate(ends):
             beyond = index >= (keep.succeeded if succeeded else keep.failed)
             if (beyond or ended + keep.ttl * SECOND < now) and ended + min_age * SECOND < now:
                 found.append(pod)
     return found
+
+
+def _job_of(attempt: AttemptOf) -> _Job:
+    return attempt.namespace, attempt.name, attempt.uid
 
 
 def _ended(pod: Mapping[str, Any]) -> Instant:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.store import Row, Store
-    from scheduledjob.jobs.container.pod_pruning import AttemptOf
+    from scheduledjob.jobs.container.pod_names import AttemptOf
     from scheduledjob.kube.reconcile.known_objects import KnownObjects
 
     from .pods_api import ClusterPods
@@ -61,12 +61,15 @@ class PodGarbageCollector:
                 log.info("old Pods could not be deleted yet", error=str(error))
 
     async def _active(self, attempts: Collection[AttemptOf]) -> Collection[AttemptOf]:
-        """Return the attempts that a schedule has or may have. The attempts of unknown objects count as active."""
+        """Return the attempts that a schedule has or may have. The attempts of unknown objects count as active.
+
+        So do those of Pods that name an object of another namespace: such a Pod is not the operator's.
+        """
         by_slug: defaultdict[str, list[AttemptOf]] = defaultdict(list)
         active: list[AttemptOf] = []
         for attempt in attempts:
             observed = self._objects.get(attempt.uid)
-            if observed is None:
+            if observed is None or observed.slug != f"{attempt.namespace}/{attempt.name}":
                 active.append(attempt)
             else:
                 by_slug[observed.slug].append(attempt)

@@ -16,10 +16,10 @@ from weakref import WeakValueDictionary
 import structlog
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT
-from scheduledjob.jobs.container.pod_names import CONTAINER, UID_LABEL
+from scheduledjob.jobs.container.pod_names import CONTAINER, UID_LABEL, attempt_of
 from scheduledjob.jobs.container.pod_outcome import EXPIRED
 from scheduledjob.jobs.container.pod_projection import project
-from scheduledjob.jobs.container.pod_pruning import attempt_of, superfluous
+from scheduledjob.jobs.container.pod_pruning import superfluous
 from scheduledjob.jobs.container.pods_protocol import PodExists, PodRefused, PodsUnavailable, SecretVersion
 from scheduledjob.kube.client.api import LONGEST_ASKED_PAUSE
 from scheduledjob.kube.client.api_errors import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.jobs.container.pod_pruning import AttemptOf
+    from scheduledjob.jobs.container.pod_names import AttemptOf
     from scheduledjob.kube.client.api import Api
 
 log = structlog.get_logger("scheduledjob.pods")

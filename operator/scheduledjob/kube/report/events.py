@@ -211,10 +211,10 @@ class EventRecorder:
                 answer = await self._api.patch(path, patch, content_type=STRATEGIC_MERGE_PATCH, attempts=1)
                 self._remember(key, answer)
         except AlreadyExists:
-            self._remember(key, await self._api.get(path, attempts=1))
+            self._continue(key, regarding, await self._api.get(path, attempts=1))
         except ApiConflict:
             self._known.pop(key, None)
-            self._remember(key, await self._api.get(path, attempts=1))
+            self._continue(key, regarding, await self._api.get(path, attempts=1))
         except NotFound:
             if series is None:
                 raise
@@ -237,6 +237,17 @@ class EventRecorder:
         self._known.move_to_end(key)
         if len(self._known) > MAX_SERIES:
             self._known.popitem(last=False)
+
+    def _continue(self, key: _Key, regarding: Regarding, body: dict[str, Any]) -> None:
+        """Continue a series of another replica. Raises ``ApiError`` if the Event of that name is about something else.
+
+        Anybody who may create Events can give one any name.
+        """
+        about = body.get("involvedObject") or body.get("regarding") or {}
+        if (about.get("namespace"), about.get("name"), about.get("uid")) != regarding:
+            name = body["metadata"]["name"]
+            raise ApiError(409, "AlreadyExists", f'the Event "{name}" is about another object: delete it')
+        self._remember(key, body)
 
     def _event(self, name: str, key: _Key, pending: _PendingEvent) -> dict[str, Any]:
         regarding = pending.regarding
