@@ -69,12 +69,10 @@ class NamesResolver(ThreadResolver):
         self._names = {name.replace("_", "."): list(addresses) for name, addresses in names.items()}
         self.lookups: list[str] = []
 
-    async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[Any]:
+    async def resolve(self, host: str, port: int = 0, *, namespace: str = "") -> list[Any]:
         self.lookups.append(host)
-        addresses = self._names.get(host)
-        if addresses is None:
-            return await super().resolve(host, port, family)
-        return await super().resolve(addresses.pop(0) if len(addresses) > 1 else addresses[0], port, family)
+        addresses = self._names.get(host, [host])
+        return await super().resolve(addresses.pop(0) if len(addresses) > 1 else addresses[0], port)
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -261,7 +261,7 @@ async def test_a_refused_connection_an_unknown_name_and_an_impossible_name(monke
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
             "sent something that is not an HTTP response: ",
         ),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", "sent something that is not an HTTP response: "),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 110_000 + b"\r\n\r\n", "sent something that is not an HTTP response: "),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])

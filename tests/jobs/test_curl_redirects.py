@@ -57,7 +57,7 @@ async def test_a_redirect_without_location_is_the_answer() -> None:
 async def test_the_number_of_redirects_is_limited() -> None:
     async with serving(redirecting("/again")) as server:
         result = await run(CurlSpec(server.url()))
-    assert result.reason == f"more than 10 redirects, the last to 127.0.0.1:{server.port}"
+    assert result.reason == f"more than 50 redirects, the last to 127.0.0.1:{server.port}"
     assert result.code == 302
     assert len(server.requests) == MAX_REDIRECTS + 1
 

@@ -142,9 +142,9 @@ async def test_reasons_for_wrong_keys_do_not_show_them(authority: Authority) -> 
     )
 
 
-def test_a_context_is_built_once_for_each_setting(authority: Authority) -> None:
-    assert context_of(TlsSetting(ca=authority.pem)) is context_of(TlsSetting(ca=authority.pem))
-    assert context_of(TlsSetting()) is not context_of(TlsSetting(verify=False))
+async def test_a_context_is_built_once_for_each_setting(authority: Authority) -> None:
+    assert await context_of(TlsSetting(ca=authority.pem)) is await context_of(TlsSetting(ca=authority.pem))
+    assert await context_of(TlsSetting()) is not await context_of(TlsSetting(verify=False))
 
 
 async def test_connections_are_not_shared_between_tls_settings(authority: Authority, tmp_path: Path) -> None:

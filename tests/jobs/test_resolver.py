@@ -48,7 +48,6 @@ async def test_an_address_and_an_invalid_name() -> None:
     ]
     with pytest.raises(OSError, match="it is not a host name"):
         await resolver.resolve("a" * 64 + ".example", 80)
-    await resolver.close()
 
 
 async def test_a_silent_name_server_delays_neither_other_jobs_nor_the_exit(silent: Silent) -> None:

@@ -1,9 +1,10 @@
 """Runs HTTP jobs: an attempt is one request, and the response decides whether it succeeds.
 
-The executor has a pool of connections for all jobs. What belongs to a job (credentials, TLS settings) never stays in
-the pool: no cookies are kept, connections are shared only between equal TLS settings, and proxies from the environment
-are not used. Redirects are followed here and in ``request.py``, not by aiohttp, because each hop is checked again: its
-address, and which headers may go there. No request is sent twice, because only the engine decides about retries.
+The URL and the headers are sent as they were written, and responses are read with the leniency and the limits of curl
+(``response.py``). aiohttp rewrites escapes and refuses much that curl accepts, so it is not used here. What belongs to
+a job (credentials, TLS settings) never stays in the pool: no cookies are kept, connections are shared only within a
+namespace and between equal TLS settings, and proxies from the environment are not used. Each hop of a redirect is
+checked again: its address, and which headers may go there.
 
 A request ends with the process, so it can't outlive its lease. A cancellation closes the connection.
 """
@@ -12,11 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
-
-import aiohttp
 
 from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.jobs.output import bytes_to_keep, condensed
@@ -24,74 +22,49 @@ from scheduledjob.jobs.reasons import of_exception, one_line, timed_out
 from scheduledjob.jobs.values import Secrets, secrets_of
 
 from .body_search import BodySearch, compiled_pattern
+from .connection import IDEMPOTENT, Connection, ConnectionPool, Endpoint
 from .request import Request, first_request, redirected
-from .request_errors import ConnectionLostError, RequestError, in_words, place
-from .resolver import ThreadResolver
-from .tls import context_of
+from .request_errors import ConnectFailedError, ConnectionLostError, NameLookupError, RequestError, in_words, place
+from .resolver import NameCache, ThreadResolver
+from .response import BadResponseError, Framing, Head, StreamEndedError, framing_of, read_body, read_head
+from .tls import DEFAULT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from aiohttp.abc import AbstractResolver
-    from aiohttp.connector import AddrInfoType
+    from collections.abc import AsyncIterator, Sequence
 
     from scheduledjob.jobs.curl.curl_spec import CurlSpec
 
     from .addresses import AddressFilter
+    from .resolver import Resolver
 
 BODY_LIMIT = 1 << 20
 """Bytes of a response that are read: for ``bodyRegex``, and to be able to reuse the connection."""
 
-MAX_REDIRECTS = 10
+MAX_REDIRECTS = 50
+"""As in curl."""
 
-_KEEPALIVE = 2.0
-"""Seconds that an idle connection is kept: long enough for a burst, and shorter than servers keep it, so that a request
-seldom uses a connection that is being closed."""
+_PIECE = 64 << 10
+"""Bytes of a body that are read at once."""
 
 
 class CurlExecutor:
     """Runs attempts whose params are ``CurlSpec``. ``addresses`` None: all addresses are allowed."""
 
-    def __init__(self, addresses: AddressFilter | None = None, resolver: AbstractResolver | None = None) -> None:
+    def __init__(self, addresses: AddressFilter | None = None, resolver: Resolver | None = None) -> None:
         self._addresses = addresses
         self._resolver = resolver
-        self._sessions: list[aiohttp.ClientSession] = []
         self._search = BodySearch()
 
     async def start(self) -> None:
-        self._sessions.append(self._session(self._open_socket if self._addresses is not None else None))
-        if self._addresses is not None:
-            # For hosts that the administrator has allowed by name, whatever their address is.
-            self._sessions.append(self._session(None))
+        self._pool = ConnectionPool(NameCache(self._resolver or ThreadResolver()), self._check_address)
 
-    def _session(self, socket_factory: Callable[[AddrInfoType], socket.socket] | None) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=0,  # the engine limits how many attempts run at once
-            keepalive_timeout=_KEEPALIVE,
-            resolver=self._resolver or ThreadResolver(),
-            socket_factory=socket_factory,
-        )
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            skip_auto_headers=("Accept-Encoding", "Content-Type"),
-            headers={"User-Agent": "scheduledjob"},
-            auto_decompress=False,  # a small body must not become large
-            middlewares=(_prevent_resend,),
-        )
-
-    def _open_socket(self, info: AddrInfoType) -> socket.socket:
-        # aiohttp calls this right before it connects to this address.
-        assert self._addresses is not None
-        family, kind, protocol, _, address = info
-        self._addresses.check(str(address[0]))
-        return socket.socket(family, kind, protocol)
+    def _check_address(self, endpoint: Endpoint, address: str) -> None:
+        # Hosts that the administrator has allowed by name may have any address.
+        if self._addresses is not None and not self._addresses.trusts(endpoint.host):
+            self._addresses.check(address)
 
     async def stop(self) -> None:
-        for session in self._sessions:
-            await session.close()
-        self._sessions.clear()
+        self._pool.close()
         self._search.stop()
 
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
@@ -121,15 +94,23 @@ class CurlExecutor:
         hops = 0
         while True:
             try:
-                response = await self._send(request)
+                response = await self._send(request, attempt.namespace)
                 try:
-                    next_request = redirected(request, response, spec)
+                    next_request = redirected(request, response.head, spec)
                     if next_request is None:
                         return await self._check_response(response, spec, expected, secrets)
+                    await _skip_body(response)
                 finally:
-                    # If the whole body was read, the connection is in the pool again. Otherwise this closes it.
-                    response.close()
-            except (aiohttp.ClientError, RequestError, OSError) as error:
+                    # If the whole body was read, the connection is kept. Otherwise this closes it.
+                    response.release(self._pool)
+            except (
+                RequestError,
+                NameLookupError,
+                ConnectFailedError,
+                ConnectionLostError,
+                BadResponseError,
+                StreamEndedError,
+            ) as error:
                 via = f"redirected to {place(request.url)}: " if hops else ""
                 return Result(False, via + in_words(error, request.url))
             hops += 1
@@ -137,28 +118,38 @@ class CurlExecutor:
                 return Result(
                     False,
                     f"more than {MAX_REDIRECTS} redirects, the last to {place(next_request.url)}",
-                    response.status,
+                    response.head.status,
                 )
             request = next_request
 
-    async def _send(self, request: Request) -> aiohttp.ClientResponse:
+    async def _send(self, request: Request, namespace: str) -> _Response:
         url = request.url
-        trusted = self._addresses is not None and self._addresses.trusts(url.host or "")
-        session = self._sessions[1 if trusted else 0]  # the second one checks no address
-        return await session.request(
-            request.method,
-            url,
-            headers=request.headers,
-            data=request.body,
-            allow_redirects=False,
-            ssl=context_of(request.tls) if url.scheme == "https" else True,
-            server_hostname=request.server_name,
-        )
+        tls = request.tls if url.scheme == "https" else DEFAULT
+        endpoint = Endpoint(namespace, url.scheme, url.raw_host or "", url.port or 0, tls, request.server_name)
+        may_repeat = request.method in IDEMPOTENT
+        connection = await self._pool.get(endpoint, new=not may_repeat)
+        try:
+            try:
+                head = await _exchange(connection, request)
+            except StreamEndedError as error:
+                if connection.answered or not connection.reused:
+                    raise ConnectionLostError from error
+                # The server had closed the connection before the request reached it.
+                self._pool.discard(connection)
+                connection = await self._pool.get(endpoint, new=True)
+                try:
+                    head = await _exchange(connection, request)
+                except StreamEndedError as again:
+                    raise ConnectionLostError from again
+            return _Response(endpoint, connection, head, framing_of(head, request.method))
+        except BaseException:
+            self._pool.discard(connection)
+            raise
 
     async def _check_response(
-        self, response: aiohttp.ClientResponse, spec: CurlSpec, expected: frozenset[int], secrets: Secrets
+        self, response: _Response, spec: CurlSpec, expected: frozenset[int], secrets: Secrets
     ) -> Result:
-        status = response.status
+        status = response.head.status
         body = await _read(response, secrets, whole=spec.expect_body is not None)
         if status in spec.complete_status:
             return Result(True, "", status, body.output, complete=True)
@@ -171,6 +162,54 @@ class CurlExecutor:
         return Result(True, "", status, body.output)
 
 
+class _Response:
+    """The head of a response, and the connection on which its body arrives."""
+
+    def __init__(self, endpoint: Endpoint, connection: Connection, head: Head, framing: Framing) -> None:
+        self.head = head
+        self._endpoint = endpoint
+        self._connection = connection
+        self._framing = framing
+        self._complete = False
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield the body in pieces."""
+        async for data in read_body(self._connection, self._framing, self.head.size, _PIECE):
+            yield data
+        self._complete = True
+
+    def release(self, pool: ConnectionPool) -> None:
+        """Keep the connection for another request if that is possible, or close it."""
+        if self._complete and self._framing.reusable:
+            pool.put(self._endpoint, self._connection)
+        else:
+            pool.discard(self._connection)
+
+
+async def _exchange(connection: Connection, request: Request) -> Head:
+    """Send a request, and return the head of the response, which may begin before the whole request was sent."""
+    head = request.head()
+    if request.body is None or len(request.body) <= _PIECE:
+        await connection.send(head, request.body)
+        return await read_head(connection)
+    sending = asyncio.ensure_future(connection.send(head, request.body))
+    try:
+        return await read_head(connection)
+    finally:
+        if not sending.done():
+            connection.incomplete = True
+            sending.cancel()
+
+
+async def _skip_body(response: _Response) -> None:
+    """Read the body of a redirect if it is short, so that the connection can be used again."""
+    total = 0
+    async for data in response.body():
+        total += len(data)
+        if total > _PIECE:
+            return
+
+
 class _Body(NamedTuple):
     output: bytes
     """The part of the body that history keeps."""
@@ -180,22 +219,12 @@ class _Body(NamedTuple):
     """Whether the body is longer than what was read."""
 
 
-async def _prevent_resend(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Raise a lost connection as an error for which aiohttp does not send the request again."""
-    try:
-        return await send(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-        raise ConnectionLostError from error
-
-
-async def _read(response: aiohttp.ClientResponse, secrets: Secrets, *, whole: bool) -> _Body:
+async def _read(response: _Response, secrets: Secrets, *, whole: bool) -> _Body:
     """Read the body up to ``BODY_LIMIT``. Without ``whole``, keep only what history needs."""
     head, tail = bytes_to_keep(secrets)
     kept = bytearray()
     total = 0
-    async for chunk in response.content.iter_any():
+    async for chunk in response.body():
         total += len(chunk)
         kept += chunk
         if total > BODY_LIMIT:

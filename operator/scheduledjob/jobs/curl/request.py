@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from multidict import CIMultiDict
-from yarl import URL
 
 from scheduledjob.domain.time.instants import rfc3339
 from scheduledjob.jobs.values import Secrets, resolve
 
 from .request_errors import RequestError, place
+from .target import Target, join_target, parse_target
 from .tls import DEFAULT, TlsSetting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import aiohttp
+    from yarl import URL
 
     from scheduledjob.engine.executor import Attempt, Value
     from scheduledjob.jobs.curl.curl_spec import CurlSpec
+
+    from .response import Head
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _METHOD = _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -35,6 +37,8 @@ _NOT_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _FROM_BODY = frozenset({"content-length", "transfer-encoding"})
 _FOR_ONE_HOST = frozenset({"authorization", "cookie", "proxy-authorization", "host"})
 _OF_BODY = ("Content-Type", "Content-Encoding", "Content-Language", "Content-Location")
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_DEFAULT_HEADERS = (("User-Agent", "scheduledjob"), ("Accept", "*/*"))
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 _LINE_END = "\r\n"
 
@@ -44,7 +48,7 @@ class Request:
     """The request of a hop."""
 
     method: str
-    url: URL
+    target: Target
     headers: CIMultiDict[str]
     body: bytes | None
     body_is_secret: bool = False
@@ -52,6 +56,22 @@ class Request:
     server_name: str | None = None
     confined: set[str] = field(default_factory=set)
     """Headers, in lower case, that are sent to the first host only."""
+
+    @property
+    def url(self) -> URL:
+        """Scheme, host and port of its server."""
+        return self.target.origin
+
+    def head(self) -> bytes:
+        """Return the request line and the headers as they are sent."""
+        lines = [f"{self.method} {self.target.path} HTTP/1.1"]
+        if "Host" not in self.headers:
+            lines.append(f"Host: {_host_header(self.url)}")
+        lines += [f"{name}: {value}" for name, value in _DEFAULT_HEADERS if name not in self.headers]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        if self.body is not None or self.method in _WITH_BODY:
+            lines.append(f"Content-Length: {len(self.body or b'')}")
+        return "\r\n".join((*lines, "", "")).encode("utf-8", "surrogateescape")
 
 
 async def first_request(attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> Request:
@@ -67,16 +87,16 @@ async def first_request(attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> R
 
     if not _METHOD.fullmatch(spec.method) or spec.method.upper() == "CONNECT":
         raise RequestError(f'method "{spec.method}" can\'t be used: write one such as GET or POST')
-    url = _url(spec.url)
+    target = _target(spec.url)
     # If the spec has a body that is a reference to nothing, there is no body.
     body = attempt.payload if spec.body is None else _bytes(await of("body", spec.body))
     headers = _own_headers(attempt)
-    request = Request(spec.method.upper(), url, headers, body)
+    request = Request(spec.method.upper(), target, headers, body)
     request.body_is_secret = attempt.payload_is_secret if spec.body is None else spec.body.secret is not None
-    if (authorization := await _authorization(spec, url, of, secrets)) is not None:
+    if (authorization := await _authorization(spec, target.origin, of, secrets)) is not None:
         headers["Authorization"] = authorization
-    if url.user is not None:
-        request.url = url.with_user(None)
+    if target.origin.user is not None:
+        request.target = target._replace(origin=target.origin.with_user(None))
     for name, value in spec.headers.items():
         text = await of(f"header {name}", value)
         if text is None:
@@ -102,14 +122,11 @@ async def first_request(attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> R
     return request
 
 
-def _url(text: str) -> URL:
+def _target(text: str) -> Target:
     try:
-        url = URL(text)
-        if url.scheme in ("http", "https") and url.raw_host:
-            return url
+        return parse_target(text)
     except ValueError:
-        pass
-    raise RequestError("url: write http://host/path or https://host/path")
+        raise RequestError("url: write http://host/path or https://host/path") from None
 
 
 def _bytes(text: str | None) -> bytes | None:
@@ -160,20 +177,20 @@ async def _authorization(
     return f"Basic {encoded}"
 
 
-def redirected(request: Request, response: aiohttp.ClientResponse, spec: CurlSpec) -> Request | None:
+def redirected(request: Request, response: Head, spec: CurlSpec) -> Request | None:
     """Return the request that a redirect leads to, without what may not be sent there; None: it is no redirect."""
-    location = response.headers.get("Location")
-    if not spec.follow_redirects or response.status not in _REDIRECTS or location is None:
+    location = response.first(b"location")
+    if not spec.follow_redirects or response.status not in _REDIRECTS or not location:
         return None
+    here = request.url
     try:
-        url = request.url.join(URL(location)).with_user(None)
-        if url.scheme not in ("http", "https") or not url.raw_host:
-            raise ValueError
+        target = join_target(request.target, location)
+        url = target.origin.with_user(None)
     except ValueError:
-        raise RequestError(f"{place(request.url)} redirected to something that is not an http or https URL") from None
+        raise RequestError(f"{place(here)} redirected to something that is not an http or https URL") from None
     onward = Request(
         request.method,
-        url,
+        target._replace(origin=url),
         request.headers.copy(),
         request.body,
         request.body_is_secret,
@@ -187,10 +204,10 @@ def redirected(request: Request, response: aiohttp.ClientResponse, spec: CurlSpe
         onward.method, onward.body, onward.body_is_secret = "GET", None, False
         for name in _OF_BODY:
             onward.headers.popall(name, None)
-    if not _may_share(request.url, url):
+    if not _may_share(here, url):
         if onward.body and onward.body_is_secret:
             raise RequestError(
-                f"{place(request.url)} redirected to {place(url)}, but a body from a Secret is not sent to another "
+                f"{place(here)} redirected to {place(url)}, but a body from a Secret is not sent to another "
                 "host: if that host is right, write its URL"
             )
         for name in list(onward.headers):
@@ -199,6 +216,11 @@ def redirected(request: Request, response: aiohttp.ClientResponse, spec: CurlSpe
         onward.tls = request.tls._replace(certificate=None, key=None)
         onward.server_name = None
     return onward
+
+
+def _host_header(url: URL) -> str:
+    host = f"[{url.raw_host}]" if ":" in (url.raw_host or "") else url.raw_host
+    return f"{host}" if url.is_default_port() else f"{host}:{url.port}"
 
 
 def _may_share(first: URL, second: URL) -> bool:

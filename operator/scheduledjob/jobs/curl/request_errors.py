@@ -1,7 +1,7 @@
 """Why a request got no response, in words that a user can act on.
 
-The errors of aiohttp name its classes and show whole URLs, which may contain credentials. A reason shows only a host
-and a port. This module knows every error that a request can raise, so that the executor needs one ``except``.
+A reason shows only a host and a port, because a whole URL may contain credentials. This module knows every error that a
+request can raise, so that the executor needs one ``except``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-import aiohttp
-
 from scheduledjob.jobs.reasons import of_exception
 
 from .addresses import AddressRefusedError
+from .response import BadResponseError, StreamEndedError
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -25,11 +24,24 @@ class RequestError(Exception):
     """The request can't be made, or a redirect is not allowed. The message is the reason."""
 
 
-class ConnectionLostError(aiohttp.ClientError):
-    """The connection ended before the response began; ``__cause__`` says how.
+class NameLookupError(Exception):
+    """The name of the host can't be resolved."""
 
-    It replaces aiohttp's own error, which makes aiohttp send some requests again. Retries are the engine's decision.
-    """
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class ConnectFailedError(Exception):
+    """No connection was made, or its TLS handshake failed."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class ConnectionLostError(Exception):
+    """The connection ended before the response began."""
 
 
 def in_words(error: Exception, url: URL) -> str:
@@ -38,22 +50,17 @@ def in_words(error: Exception, url: URL) -> str:
     match error:
         case RequestError():
             return str(error)
-        case aiohttp.InvalidURL():
-            what = error.description or "can't be parsed"
-            return f'url: "{url.host}" {what}: write http://host/path or https://host/path'
-        case aiohttp.ClientConnectorCertificateError():
-            return f"the TLS certificate of {where} is not trusted: {_tls_words(error.certificate_error)}"
-        case aiohttp.ClientConnectorDNSError():
-            return f'the name "{url.host}" can\'t be resolved: {_os_words(error.os_error)}'
-        case aiohttp.ClientConnectorError():
-            return _no_connection(error.os_error, where)
+        case NameLookupError():
+            return f'the name "{url.host}" can\'t be resolved: {_os_words(error.error)}'
+        case ConnectFailedError():
+            return _no_connection(error.error, where)
         case ConnectionLostError():
             hint = "; does it require a client certificate?" if url.scheme == "https" else ""
             return f"{where} closed the connection before it answered{hint}"
-        case aiohttp.ClientPayloadError():
+        case StreamEndedError():
             return f"the response of {where} ended early, or does not match its headers"
-        case aiohttp.ClientResponseError():
-            return f"{where} sent something that is not an HTTP response: {error.message}"
+        case BadResponseError():
+            return f"{where} sent something that is not an HTTP response: {error}"
         case _:
             return of_exception(error)
 
@@ -67,6 +74,8 @@ def place(url: URL) -> str:
 def _no_connection(error: OSError, where: str) -> str:
     if isinstance(error, AddressRefusedError):
         return str(error.strerror)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the TLS certificate of {where} is not trusted: {_tls_words(error)}"
     if isinstance(error, ssl.SSLError):
         words = _tls_words(error)
         hint = "; does it speak plain http there?" if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST") else ""

@@ -6,11 +6,12 @@ between requests with the same context. So the context of each distinct setting 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from .request_errors import RequestError
@@ -18,8 +19,10 @@ from .request_errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_KEPT = 256
-"""Maximum number of contexts; the least recently used is dropped first."""
+_KEPT = 64
+"""Maximum number of contexts (each has 800 KB of the system's authorities); the least recently used is dropped."""
+
+_threads = ThreadPoolExecutor(2, thread_name_prefix="tls")
 
 
 class TlsSetting(NamedTuple):
@@ -36,14 +39,33 @@ class TlsSetting(NamedTuple):
 DEFAULT = TlsSetting()
 
 
-@lru_cache(_KEPT)
-def context_of(setting: TlsSetting) -> ssl.SSLContext:
+async def context_of(setting: TlsSetting) -> ssl.SSLContext:
     """Return the client context of a setting. Raises ``RequestError``, which names the wrong part without its value."""
+    if (context := _contexts.pop(setting, None)) is None:
+        # To read the system's authorities takes tens of milliseconds, in which the event loop goes on.
+        context = await asyncio.get_running_loop().run_in_executor(_threads, _make_context, setting)
+        context = _contexts.pop(setting, context)
+    _contexts[setting] = context
+    while len(_contexts) > _KEPT:
+        del _contexts[next(iter(_contexts))]
+    return context
+
+
+_contexts: dict[TlsSetting, ssl.SSLContext] = {}
+"""By setting, the least recently used first."""
+
+
+def _make_context(setting: TlsSetting) -> ssl.SSLContext:
     if setting.ca is not None and not setting.ca.strip():
         # ssl would treat empty text as None, and trust every authority of the system.
         raise RequestError("tls.ca: no certificates in PEM format (it is empty)")
     try:
-        context = ssl.create_default_context(cadata=setting.ca)
+        # Without verification the system's authorities are not needed.
+        context = (
+            ssl.create_default_context(cadata=setting.ca)
+            if setting.verify or setting.ca is not None
+            else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        )
     except (ssl.SSLError, ValueError) as error:
         raise RequestError(f"tls.ca: no certificates in PEM format ({_words(error)})") from None
     context.set_alpn_protocols(["http/1.1"])

@@ -1,0 +1,279 @@
+"""HTTP jobs send what was written and accept what curl accepts.
+
+The tables hold what curl 7.88 does (with ``--globoff``). Where a job differs, the row says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob.engine.executor import Value
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
+from scheduledjob.jobs.curl.target import Target, join_target, parse_target
+from tests.jobs.curl_support import attempt, bare, executor, run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+OK = b"Content-Length: 2\r\n\r\nok"
+FIRST = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = FIRST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+ACCEPTED = {  # by curl as well, with the output "ok"
+    "a header of 99 KiB": FIRST + b"A: " + b"x" * 101_000 + b"\r\n" + OK,
+    "290 KiB of headers": FIRST + b"".join(b"A%d: " % n + b"x" * 99_000 + b"\r\n" for n in range(3)) + OK,
+    "500 headers": FIRST + b"".join(b"A%d: x\r\n" % n for n in range(500)) + OK,
+    "trailers": CHUNKED + b"2\r\nok\r\n0\r\nX-T: 1\r\nY: 2\r\n\r\n",
+    "a chunk extension": CHUNKED + b'2 ; a="b;c"\r\nok\r\n0\r\n\r\n',
+    "chunks with bare line feeds": CHUNKED + b"2\nok\n0\n\n",
+    "zeros before a chunk's size": CHUNKED + b"0000000002\r\nok\r\n0\r\n\r\n",
+    "a length beside chunks": FIRST + b"Content-Length: 7\r\nTransfer-Encoding: Chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    "transfer coding identity": FIRST + b"Transfer-Encoding: identity\r\n" + OK,
+    "interim responses": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + FIRST + OK,
+    "HTTP/1.0": b"HTTP/1.0 200 OK\r\n\r\nok",
+    "HTTP/1.0 that keeps alive": b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n" + OK,
+    "no reason phrase": b"HTTP/1.1 200\r\n" + OK,
+    "an empty reason phrase": b"HTTP/1.1 200 \r\n" + OK,
+    "a reason phrase in Latin-1": b"HTTP/1.1 200 d\xe9j\xe0\r\n" + OK,
+    "two spaces before the status": b"HTTP/1.1  200 OK\r\n" + OK,
+    "the version in lower case": b"http/1.1 200 OK\r\n" + OK,
+    "another version": b"HTTP/2 200 OK\r\n" + OK,
+    "bare line feeds": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+    "both line ends": FIRST + b"A: b\nContent-Length: 2\r\n\nok",
+    "a folded header": FIRST + b"A: b\r\n  c\r\n\td\r\n" + OK,
+    "a space before the colon": FIRST + b"Content-Length : 2\r\n\r\nok",
+    "a header without a name": FIRST + b": x\r\n" + OK,
+    "a name with a space": FIRST + b"A B: x\r\n" + OK,
+    "bytes that are no text": FIRST + b"A: \xff\x01\xfe\r\n" + OK,
+    "a carriage return in a header": FIRST + b"A: a\rb\r\n" + OK,
+    "the same length twice": FIRST + b"Content-Length: 2\r\n" + OK,
+    "the same length in a list": FIRST + b"Content-Length: 2, 2\r\n\r\nok",
+    "a length with a sign": FIRST + b"Content-Length: +2\r\n\r\nok",
+    "a length beyond 64 bits": FIRST + b"Content-Length: 99999999999999999999999\r\n\r\nok",
+    "more than the length": FIRST + b"Content-Length: 2\r\n\r\nokokok",
+    "no length": FIRST + b"\r\nok",
+    "an offer to upgrade": FIRST + b"Upgrade: h2c\r\nConnection: Upgrade\r\n" + OK,
+}
+
+
+@pytest.mark.parametrize("answer", ACCEPTED.values(), ids=ACCEPTED.keys())
+async def test_a_response_that_curl_accepts_is_a_success(answer: bytes) -> None:
+    async with bare(answer) as server:
+        result = await run(CurlSpec(server.url))
+        assert (result.ok, result.code, result.output) == (True, 200, b"ok"), result.reason
+        result = await run(CurlSpec(server.url, "HEAD"))
+        assert (result.ok, result.code, result.output) == (True, 200, b""), result.reason
+
+
+@pytest.mark.parametrize("status", [204, 205, 304])
+@pytest.mark.parametrize("body", [b"", b"Content-Length: 20\r\n", b"Transfer-Encoding: chunked\r\n"])
+async def test_a_status_without_a_body_may_announce_one(status: int, body: bytes) -> None:
+    if status == 205:  # for curl it is a status as any other
+        body = b"Content-Length: 0\r\n"
+    async with bare(b"HTTP/1.1 %d X\r\n%s\r\n" % (status, body), keep_open=True) as server:
+        result = await run(CurlSpec(server.url, expect_status=("204", "205", "304")), timeout=10.0)
+    assert (result.ok, result.code, result.output) == (True, status, b"")
+
+
+REFUSED = {  # curl as well, with the exit code in parentheses
+    "a header over 100 KiB (27)": (FIRST + b"A: " + b"x" * 103_000 + b"\r\n" + OK, "a header is longer than 100 KiB"),
+    "headers over 300 KiB (56)": (
+        FIRST + b"".join(b"A%d: " % n + b"x" * 99_000 + b"\r\n" for n in range(4)) + OK,
+        "its headers are longer than 300 KiB",
+    ),
+    "trailers over 300 KiB (56)": (
+        CHUNKED + b"2\r\nok\r\n0\r\n" + (b"A: " + b"x" * 99_000 + b"\r\n") * 4 + b"\r\n",
+        "its headers are longer than 300 KiB",
+    ),
+    "a line without a colon (8)": (FIRST + b"Garbage\r\n" + OK, 'a header without a colon: "Garbage"'),
+    "a zero byte (8)": (FIRST + b"A: a\0b\r\n" + OK, "a header has a zero byte"),
+    "a negative length (8)": (FIRST + b"Content-Length: -2\r\n\r\nok", 'its Content-Length is "-2"'),
+    "an empty length (8)": (FIRST + b"Content-Length:\r\n\r\nok", 'its Content-Length is ""'),
+    "chunks without a size (56)": (CHUNKED + b"zz\r\n", 'the size of a chunk is "zz"'),
+    "HTTP/3.0 (1)": (b"HTTP/3.0 200 OK\r\n" + OK, 'its first line is "HTTP/3.0 200 OK"'),
+    "HTTP/0.9 (1)": (b"hello\r\n", 'its first line is "hello"'),
+    "a status of four digits (1)": (b"HTTP/1.1 2000 X\r\n" + OK, 'its first line is "HTTP/1.1 2000 X"'),
+    "too few bytes (18)": (FIRST + b"Content-Length: 10\r\n\r\nok", "ended early"),
+    "no last chunk (18)": (CHUNKED + b"2\r\nok\r\n", "ended early"),
+    "half of the last chunk (18)": (CHUNKED + b"2\r\nok\r\n0\r\n", "ended early"),
+    "two lengths that differ (curl takes the last)": (
+        FIRST + b"Content-Length: 3\r\n" + OK,
+        "it has two Content-Lengths that differ",
+    ),
+    "an end within the headers (curl takes what it has)": (FIRST, "closed the connection before it answered"),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason"), REFUSED.values(), ids=REFUSED.keys())
+async def test_a_response_that_is_refused_says_what_is_wrong_with_it(answer: bytes, reason: str) -> None:
+    async with bare(answer) as server:
+        result = await run(CurlSpec(server.url))
+    assert (result.ok, result.code) == (False, None)
+    assert reason in result.reason
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("/%7Euser/%2f?a=%20+b%2B", "/%7Euser/%2f?a=%20+b%2B"), ("/%zz%", "/%zz%"), ("/{x}|\"<>^`\\", "/{x}|\"<>^`\\"),
+        ("/?a={b}[1]&c='(d)'", "/?a={b}[1]&c='(d)'"), ("/a;p=1", "/a;p=1"), ("//double//x", "//double//x"),
+        ("/a/%2e%2e/b", "/a/%2e%2e/b"), ("/a/../b", "/b"), ("/a/./b", "/a/b"), ("/..", "/"),
+        ("/a/..?x/../y", "/?x/../y"),
+        ("", "/"), ("?x=1", "/?x=1"), ("/#part", "/"), ("/a?b#c", "/a?b"), ("/é", "/%c3%a9"),
+        # curl sends the bytes of é in a query, and refuses a space
+        ("/?q=é", "/?q=%c3%a9"), ("/a b?c d", "/a%20b?c+d"),
+    ],
+)  # fmt: skip
+def test_the_path_is_sent_as_it_was_written(written: str, sent: str) -> None:
+    assert parse_target(f"http://host:8080{written}").path == sent
+
+
+@pytest.mark.parametrize(
+    ("location", "leads_to"),
+    [
+        (b"/new", "/new"), (b"new", "/a/b/new"), (b"./new", "/a/b/new"), (b"../new", "/a/new"),
+        (b"../../../new", "/new"), (b"?q=1", "/a/b/c?q=1"), (b"#part", "/a/b/"), (b"/d#part", "/d"), (b".", "/a/b/"),
+        (b"..", "/a/"), (b"//other:81/x", "http://other:81/x"), (b"http:/other/x", "http://other/x"),
+        (b"HTTP://host/U", "/U"), (b"https://other", "https://other/"), (b"http://other?x", "http://other/?x"),
+        (b"/sp ace?a b", "/sp%20ace?a+b"), (b"/\xe9?\xe9", "/%e9?%e9"), (b"/%e9%2f%7E", "/%e9%2f%7E"),
+        (b"/\"<>{}|\\^`", "/\"<>{}|\\^`"), (b"/x:y", "/x:y"), (b"d?e/../f", "/a/b/d?e/../f"),
+    ],
+)  # fmt: skip
+def test_a_location_is_read_as_curl_reads_it(location: bytes, leads_to: str) -> None:
+    found = join_target(parse_target("http://host/a/b/c?q=0"), location)
+    assert f"{str(found.origin).removesuffix('/')}{found.path}".removeprefix("http://host") == leads_to
+
+
+@pytest.mark.parametrize("location", [b"ftp://host/", b"x:y", b"http:x", b"/a\tb", b"http://", b"http://\xff/"])
+def test_a_location_that_leads_nowhere(location: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # the caller has the words
+        join_target(Target(parse_target("http://host/").origin, "/"), location)
+
+
+@asynccontextmanager
+async def conversing(answers: Callable[[int, int], bytes | None]) -> AsyncIterator[tuple[int, list[tuple[int, bytes]]]]:
+    """A server whose answer depends on the connection and the request on it, from 0; None: it hangs up.
+
+    An answer that has ``Connection: silently-closed`` in it is followed by the end of the connection. Yields the port,
+    and what was received: the connection and the head of each request.
+    """
+    requests: list[tuple[int, bytes]] = []
+    connections = 0
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        mine, connections, count = connections, connections + 1, 0
+        try:
+            while True:
+                requests.append((mine, await reader.readuntil(b"\r\n\r\n")))
+                answer = answers(mine, count)
+                count += 1
+                writer.write(answer or b"")
+                await writer.drain()
+                if answer is None or b"silently-closed" in answer:
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(converse, "127.0.0.1", 0) as listener:
+        yield listener.sockets[0].getsockname()[1], requests
+
+
+async def test_headers_are_sent_as_they_were_written() -> None:
+    async with conversing(lambda _, __: FIRST + OK) as (port, requests):
+        headers = {"x-lower": Value("a  b"), "X-MiXeD": Value("é"), "host": Value("virtual"), "ACCEPT": Value("x/y")}
+        await run(CurlSpec(f"http://127.0.0.1:{port}/%7e", headers=headers))
+        await run(CurlSpec(f"http://127.0.0.1:{port}", "POST"))
+    lines = requests[0][1].split(b"\r\n")
+    assert lines[0] == b"GET /%7e HTTP/1.1"
+    assert {b"x-lower: a  b", "X-MiXeD: é".encode(), b"host: virtual", b"ACCEPT: x/y"} <= set(lines)
+    assert sum(line.lower().startswith((b"host:", b"accept:")) for line in lines) == 2
+    lines = requests[1][1].split(b"\r\n")
+    assert {b"POST / HTTP/1.1", b"Host: 127.0.0.1:%d" % port, b"Content-Length: 0", b"Accept: */*"} <= set(lines)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+@pytest.mark.parametrize("status", [302, 307])
+async def test_a_redirect_on_a_connection_that_the_server_closes_is_followed(method: str, status: int) -> None:
+    def answer(connection: int, _: int) -> bytes:
+        if connection:
+            return FIRST + OK
+        return b"HTTP/1.1 %d X\r\nX: silently-closed\r\nLocation: /new\r\nContent-Length: 0\r\n\r\n" % status
+
+    async with conversing(answer) as (port, requests):
+        result = await run(CurlSpec(f"http://127.0.0.1:{port}/old", method))
+    assert result.ok, result.reason
+    assert [head.split()[1] for _, head in requests][-1] == b"/new"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+async def test_a_connection_that_dies_when_it_is_used_again_is_replaced(method: str) -> None:
+    def answer(connection: int, count: int) -> bytes | None:
+        return None if count and connection == 0 else FIRST + b"Content-Length: 0\r\n\r\n"
+
+    async with conversing(answer) as (port, requests), executor() as made:
+        assert (await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/")))).ok
+        result = await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/", method)))
+    assert result.ok, result.reason
+    assert [connection for connection, _ in requests] == [0, 0, 1]
+
+
+async def test_a_request_is_repeated_once_and_only_if_no_byte_of_a_response_came() -> None:
+    def never_again(connection: int, count: int) -> bytes | None:
+        return FIRST + b"Content-Length: 0\r\n\r\n" if connection == count == 0 else None
+
+    async with conversing(never_again) as (port, requests), executor() as made:
+        assert (await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/")))).ok
+        result = await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/")))
+        assert result.reason == f"127.0.0.1:{port} closed the connection before it answered"
+    assert [connection for connection, _ in requests] == [0, 0, 1]
+
+    def half(_: int, count: int) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nX: silently-closed\r\n" if count else FIRST + b"Content-Length: 0\r\n\r\n"
+
+    async with conversing(half) as (port, requests), executor() as made:
+        assert (await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/")))).ok
+        assert not (await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/")))).ok
+    assert [connection for connection, _ in requests] == [0, 0]
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+async def test_a_request_that_may_not_be_repeated_has_a_connection_of_its_own(method: str) -> None:
+    async with conversing(lambda _, __: FIRST + OK) as (port, requests), executor() as made:
+        for _ in range(3):
+            assert (await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/", method)))).ok
+        assert (await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/")))).ok
+    assert [connection for connection, _ in requests] == [0, 1, 2, 2]
+
+
+async def test_namespaces_share_no_connection() -> None:
+    async with conversing(lambda _, __: FIRST + OK) as (port, requests), executor() as made:
+        for namespace in ("team-a", "team-b", "team-a"):
+            assert (await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/"), namespace=namespace))).ok
+    assert [connection for connection, _ in requests] == [0, 1, 0]
+
+
+async def test_a_body_after_head_is_not_taken_for_the_next_response() -> None:
+    async with conversing(lambda _, __: FIRST + OK) as (port, requests), executor() as made:
+        for method in ("HEAD", "HEAD", "GET"):
+            assert (await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/", method)))).ok
+    assert [connection for connection, _ in requests] == [0, 1, 2]
+
+
+async def test_an_empty_location_is_the_answer() -> None:
+    for location in (b"", b"  "):
+        async with bare(b"HTTP/1.1 302 X\r\nLocation:" + location + b"\r\nContent-Length: 0\r\n\r\n") as server:
+            assert (await run(CurlSpec(server.url))).reason == "HTTP 302, expected 2xx"
+            assert server.connections == 1
+
+
+async def test_an_answer_before_the_whole_body_was_read_counts() -> None:
+    async with bare(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno", keep_open=True) as server:
+        result = await run(CurlSpec(server.url, "POST"), payload=b"x" * (16 << 20), timeout=30.0)
+    assert (result.code, result.output) == (413, b"no")
