@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -11,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
+from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.engine import leases as leases_module
 from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.engine.lease_thread import LeaseCallbacks, LeaseThread
 from scheduledjob.engine.leases import Leases, Renewed
-from scheduledjob.engine.store import Key, Renewal, Renewer, Row, StoreUnavailable
+from scheduledjob.engine.store import Key, Renewal, Renewer, Row, Settlement, StoreUnavailable
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
-from .support import PATIENCE, Jobs, Watcher, put, replica_of, row_of, running
+from .support import KEEP_ALL, PATIENCE, Jobs, Watcher, desired, for_ever, ok, put, replica_of, row_of, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -107,7 +110,10 @@ class Kept:
         self.leases = Leases(length)
         self.news: asyncio.Queue[Renewed | list[Key]] = asyncio.Queue()
         self.extended: list[tuple[tuple[str, ...], float, int]] = []
-        calls = LeaseCallbacks(self._extend, self.news.put_nowait, lambda keys: self.news.put_nowait(list(keys)))
+        self.failures: list[BaseException] = []
+        calls = LeaseCallbacks(
+            self._extend, self.news.put_nowait, lambda keys: self.news.put_nowait(list(keys)), self.failures.append
+        )
         self.thread = LeaseThread(store, "me", self.leases, time.monotonic, calls)
 
     def _extend(self, run_ids: Sequence[str], deadline: float) -> None:
@@ -137,7 +143,7 @@ async def test_the_thread_counts_a_renewal_from_when_it_was_sent() -> None:
     leases = Leases(3.0)
     leases.beat(clock[0])
     lease = leases.add(1, 7, clock[0] + 1.0)
-    calls = LeaseCallbacks(lambda run_ids, deadline: None, news.put_nowait, lambda keys: None)
+    calls = LeaseCallbacks(lambda run_ids, deadline: None, news.put_nowait, lambda keys: None, lambda error: None)
     thread = LeaseThread(SlowStore(), "me", leases, lambda: clock[0], calls)
     thread.start()
     try:
@@ -193,6 +199,126 @@ async def test_the_thread_reports_lost_and_edited_rows() -> None:
         await kept.until(lambda news: isinstance(news, Renewed) and news.revisions == [(row.key, 2)])
         await store.delete(["ns/a"])
         await kept.until(lambda news: isinstance(news, Renewed) and news.lost == [row.key])
+
+
+class Failing(MemoryStore):
+    """Its renewers fail with errors that no store should raise."""
+
+    def __init__(self, database: MemoryDatabase | None = None, *, errors: Sequence[BaseException]) -> None:
+        super().__init__(database)
+        self.errors = list(errors)
+
+    @asynccontextmanager
+    async def renewer(self, replica: str) -> AsyncIterator[Renewer]:
+        if self.errors:
+            raise self.errors.pop(0)
+        async with super().renewer(replica) as renewer:
+            yield renewer
+
+
+@pytest.mark.parametrize(
+    "error", [ssl.SSLCertVerificationError("certificate has expired"), KeyError("a bug"), SystemExit(1)], ids=repr
+)
+async def test_a_failure_of_the_thread_is_reported_and_renewals_go_on(error: BaseException) -> None:
+    store = Failing(errors=[error])
+    with capture_logs() as logs:
+        async with keeping(store, 3.0) as kept:
+            row = await claimed(store, 60.0)
+            kept.leases.add(row.key, row.version, time.monotonic() + 1.9)
+            await kept.until(lambda news: isinstance(news, Renewed) and news.revisions == [(row.key, 1)])
+    assert [type(failure) for failure in kept.failures] == [type(error)]
+    assert [entry["log_level"] for entry in logs if "lease thread failed" in entry["event"]] == ["error"]
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), SystemExit(1)], ids=repr)
+async def test_a_thread_that_always_fails_still_gives_its_leases_up_in_time(error: BaseException) -> None:
+    store = Failing(errors=[error] * 1000)
+    async with keeping(store) as kept:
+        row = await claimed(store)
+        deadline = time.monotonic() + 0.6
+        kept.leases.add(row.key, row.version, deadline)
+        assert await kept.until(lambda news: isinstance(news, list)) == [row.key]
+
+
+async def test_a_thread_that_ended_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: LeaseThread, error: BaseException) -> None:
+        raise error
+
+    monkeypatch.setattr(LeaseThread, "_report_failure", fail)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    store = Failing(errors=[KeyError("a bug")])
+    with capture_logs() as logs:
+        async with keeping(store, 3.0) as kept:
+            row = await claimed(store, 60.0)
+            kept.leases.add(row.key, row.version, time.monotonic() + 1.9)
+            await kept.until(lambda news: isinstance(news, Renewed) and news.revisions == [(row.key, 1)])
+    assert [entry["log_level"] for entry in logs if "lease thread has ended" in entry["event"]] == ["error"]
+
+
+async def test_leases_are_given_up_even_if_the_thread_hangs() -> None:
+    """An executor blocks the thread in ``extend``, for example."""
+    store = MemoryStore()
+    release = threading.Event()
+    async with keeping(store) as kept:
+        try:
+            row = await claimed(store, 60.0)
+            assert kept.thread._running is not None
+            kept.thread._running.call_soon_threadsafe(release.wait)
+            kept.leases.add(row.key, row.version, time.monotonic() + 0.3)
+            assert await kept.until(lambda news: isinstance(news, list)) == [row.key]
+        finally:
+            release.set()
+
+
+async def test_a_failing_executor_does_not_hide_that_rows_were_lost() -> None:
+    store = MemoryStore()
+    async with keeping(store) as kept:
+
+        def fail(run_ids: Sequence[str], deadline: float) -> None:
+            raise KeyError("a bug of an executor")
+
+        kept.thread._calls.extend = fail
+        row = await claimed(store)
+        kept.leases.add(row.key, row.version, time.monotonic() + 0.6).run_ids = ("run",)
+        kept.leases.add("deleted", 1, time.monotonic() + 0.6)
+        await kept.until(lambda news: isinstance(news, Renewed) and news.lost == ["deleted"])
+
+
+async def test_a_lost_row_is_claimed_again_when_its_lease_ends() -> None:
+    """And not at the heartbeat, which is an hour away here. No other replica would claim it."""
+
+    class FirstAttemptHangs(Jobs):
+        async def run(self, attempt: Attempt) -> Result:
+            self.behave = for_ever if attempt.attempt == 1 else ok
+            return await super().run(attempt)
+
+    jobs = FirstAttemptHangs()
+    store = Unreachable()
+    await put(store, "ns/a")
+    async with running(replica_of(store, jobs, lease=0.6, heartbeat=3600.0)):
+        assert (await jobs.begun.get()).attempt == 1
+        await jobs.cancelled.get()
+        assert (await jobs.begun.get()).attempt == 2
+
+
+async def test_a_release_without_an_answer_is_followed_by_a_claim_when_the_row_is_due() -> None:
+    class LosesFirstRelease(MemoryStore):
+        lost = 0
+
+        async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
+            answer = await super().settle(replica, settlements)
+            if not self.lost:
+                self.lost += 1
+                raise StoreUnavailable("the answer was lost")
+            return [False] * len(answer)  # as if another answer of the store had been lost, too
+
+    now = await (store := LosesFirstRelease()).now()
+    definition = Definition(kind="job", triggers=(EveryTrigger(SECOND),), keep=KEEP_ALL)
+    await store.put([desired("ns/a", definition, now)], replace=False)
+    jobs = Jobs()
+    async with running(replica_of(store, jobs, lease=600.0, heartbeat=3600.0, ahead=0.1)):
+        await jobs.begun.get()
+        await jobs.begun.get()
 
 
 class Unreachable(MemoryStore):

@@ -136,10 +136,21 @@ async def test_a_row_claimed_by_another_replica_before_the_write_is_lost() -> No
     assert await settled(Reclaimed(store._database, before=1), [write]) == [False]
 
 
-async def test_a_repeated_release_without_records_counts_as_refused() -> None:
+async def test_a_repeated_release_without_records_counts_as_carried_out_while_nobody_has_claimed_the_row() -> None:
     store = Forgetful(after=1)
     (row,) = await claimed(store)
-    assert await settled(store, [settlement(row, Disposition.RELEASE, records=False)]) == [False]
+    assert await settled(store, [settlement(row, Disposition.RELEASE, records=False)]) == [True]
+
+    class Reclaimed(Forgetful):
+        async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
+            if self.before:
+                await self.claim("other", ["job"], limit=1, ahead=0, lease=HOUR)
+            return await super().settle(replica, settlements)
+
+    await put(store, "ns/other")
+    (row,) = (await store.claim("me", ["job"], limit=1, ahead=0, lease=0)).rows
+    claimed_by_other = Reclaimed(store._database, before=1)
+    assert await settled(claimed_by_other, [settlement(row, Disposition.RELEASE, records=False)]) == [False]
 
 
 async def test_a_repeated_write_counts_as_carried_out_only_if_history_has_all_its_records() -> None:

@@ -4,6 +4,10 @@ It is a thread because a Python job may block the replica's event loop. Leases m
 ``WEDGED_AFTER`` seconds. The thread reports results to the replica's event loop. Executors need their new deadlines
 even if that loop is blocked, so the thread calls them itself. One task renews leases and another watches for leases
 that are about to expire, so that a store that does not answer does not delay fencing.
+
+If nobody fences, another replica starts runs that continue here. So no failure ends the thread silently: it is logged
+as an error, reported, and the thread starts again after a delay. Until then, and whenever the thread does not watch,
+a task in the replica's event loop fences in its place.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import structlog
 from scheduledjob.domain.time.instants import from_seconds
 
 from .store import Key, Renewer, Store, StoreError
+from .timing import FIRST_LEASE_THREAD_RESTART_DELAY, LAST_LEASE_THREAD_RESTART_DELAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +44,8 @@ class LeaseCallbacks:
     """Called with run ids and their new deadline (monotonic seconds)."""
     renewed: Callable[[Renewed], None]
     expired: Callable[[Sequence[Key]], None]
+    failed: Callable[[BaseException], None]
+    """Called when the thread fails. It starts again by itself."""
 
 
 class LeaseDriver(Protocol):
@@ -59,28 +66,72 @@ class LeaseThread:
         self._clock = clock
         self._calls = calls
         self._home = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._main, name="scheduledjob-leases", daemon=True)
+        self._thread: threading.Thread
+        self._guarding: asyncio.Task[None]
         self._stopping: asyncio.Event
         self._running: asyncio.AbstractEventLoop | None = None
-        self._up = threading.Event()
+        self._started = threading.Event()
+        self._stopped = threading.Event()
+        self._watched_at = 0.0
+        """Monotonic seconds at which the thread last looked for leases that are about to expire."""
 
     def start(self) -> None:
+        self._start_thread()
+        self._started.wait()
+        self._guarding = self._home.create_task(self._guard(), name="scheduledjob-lease-guard")
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._main, name="scheduledjob-leases", daemon=True)
         self._thread.start()
-        self._up.wait()
 
     async def stop(self) -> None:
+        self._stopped.set()
+        self._guarding.cancel()
         if self._running is not None:
             with contextlib.suppress(RuntimeError):  # it ended by itself
                 self._running.call_soon_threadsafe(self._stopping.set)
         await asyncio.to_thread(self._thread.join)
 
+    # ---- in the replica's event loop
+
+    async def _guard(self) -> None:
+        """Fence while the thread does not watch, and start it again if it has ended."""
+        while True:
+            await asyncio.sleep(self._leases.tick)
+            if self._clock() - self._watched_at > 3 * self._leases.tick:
+                self._watch_once()
+            if not self._thread.is_alive() and not self._stopped.is_set():
+                log.error("the lease thread has ended: starting it again")
+                self._start_thread()
+
+    # ---- in the thread
+
     def _main(self) -> None:
-        asyncio.run(self._run())
+        delay = FIRST_LEASE_THREAD_RESTART_DELAY
+        while not self._stopped.is_set():
+            try:
+                asyncio.run(self._run())
+            except BaseException as error:  # nobody above would see it, and nobody would renew or fence
+                self._report_failure(error)
+            self._started.set()
+            self._stopped.wait(delay)
+            delay = min(2 * delay, LAST_LEASE_THREAD_RESTART_DELAY)
+
+    def _report_failure(self, error: BaseException) -> None:
+        log.error(
+            "the lease thread failed, and starts again; leases that are not renewed meanwhile are given up in time",
+            error=str(error) or type(error).__name__,
+            exc_info=error,
+        )
+        self._report(self._calls.failed, error)
 
     async def _run(self) -> None:
         self._stopping = asyncio.Event()
         self._running = asyncio.get_running_loop()
-        self._up.set()
+        if self._stopped.is_set():
+            return
+        self._watched_at = self._clock()
+        self._started.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch())
             renewing = tasks.create_task(self._renew_until_stopped())
@@ -91,24 +142,35 @@ class LeaseThread:
         """Report leases that are about to expire."""
         was_wedged = False
         while not await self._pause():
-            expired = self._leases.expired(self._clock())
-            if expired:
-                self._report(self._calls.expired, expired)
+            self._watched_at = self._clock()
+            self._watch_once()
             if self._leases.wedged and not was_wedged:
                 was_wedged = True
                 log.error(
                     "the event loop has not run for a minute: its leases are not renewed, and its runs will be stopped"
                 )
 
+    def _watch_once(self) -> None:
+        expired = self._leases.expired(self._clock())
+        if expired:
+            self._report(self._calls.expired, expired)
+
     async def _renew_until_stopped(self) -> None:
+        """Renew, whatever fails: meanwhile ``_watch`` fences."""
+        delay = FIRST_LEASE_THREAD_RESTART_DELAY
         while not self._stopping.is_set():
             try:
                 async with self._store.renewer(self._replica) as renewer:
                     while not await self._pause():
                         await self._renew(renewer)
+                        delay = FIRST_LEASE_THREAD_RESTART_DELAY
             except (StoreError, TimeoutError) as error:
                 log.warning("leases can't be renewed", error=str(error) or type(error).__name__)
                 await self._pause()
+            except Exception as error:  # a bug of a store or an executor must not end all renewals
+                self._report_failure(error)
+                await self._pause(delay)
+                delay = min(2 * delay, LAST_LEASE_THREAD_RESTART_DELAY)
 
     async def _renew(self, renewer: Renewer) -> None:
         sent = self._clock()
@@ -118,14 +180,14 @@ class LeaseThread:
         async with asyncio.timeout(self._leases.length / 3):
             answer = await renewer.renew(to_renew, from_seconds(self._leases.length))
         renewed = self._leases.renewed(to_renew, answer, sent)
+        self._report(self._calls.renewed, renewed)
         if renewed.extended:
             self._calls.extend(renewed.extended, renewed.deadline)
-        self._report(self._calls.renewed, renewed)
 
-    async def _pause(self) -> bool:
-        """Wait one tick. Returns True if the thread must stop."""
+    async def _pause(self, seconds: float | None = None) -> bool:
+        """Wait one tick, or so many seconds. Returns True if the thread must stop."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._leases.tick):
+            async with asyncio.timeout(self._leases.tick if seconds is None else seconds):
                 await self._stopping.wait()
         return self._stopping.is_set()
 

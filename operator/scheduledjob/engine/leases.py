@@ -98,9 +98,9 @@ class Leases:
             if self._leases.get(lease.key) is lease:
                 del self._leases[lease.key]
 
-    def drop_key(self, key: Key) -> None:
+    def drop_key(self, key: Key) -> Lease | None:
         with self._lock:
-            self._leases.pop(key, None)
+            return self._leases.pop(key, None)
 
     def settling(self, lease: Lease) -> None:
         """A settlement of the row is about to be sent."""
@@ -138,7 +138,7 @@ class Leases:
                     lease.deadline = result.deadline
                     result.revisions.append((key, revision))
                     result.extended.extend(lease.run_ids)
-                elif lease.version == version and not lease.unsettled:
+                elif lease.version == version and not lease.unsettled and key not in answer.busy:
                     del self._leases[key]
                     result.lost.append(key)
         return result

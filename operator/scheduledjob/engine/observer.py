@@ -64,5 +64,9 @@ class Observer:
     def fenced(self, slug: str, why: str) -> None:
         """A row was lost. Its attempts were stopped, and their results do not count."""
 
+    def lease_thread_failed(self, error: BaseException) -> None:
+        """The thread that renews this replica's leases failed, and starts again. Leases that it can't renew in time are
+        given up."""
+
     def overdue(self, slug: str) -> None:
         """A schedule had no success for longer than ``expectSuccessWithin``."""

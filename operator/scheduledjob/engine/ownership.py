@@ -250,13 +250,16 @@ class Ownership:
     def _settled(self, owned: OwnedSchedule | None, settlement: Settlement, carried_out: bool) -> None:
         """The store answered a write. ``carried_out`` is False if it refused the write."""
         if owned is None:
-            self._leases.drop_key(settlement.key)
+            self._unread_settled(settlement, carried_out)
             return
         owned.schedule.writes.answered()
         self._report_write(owned, settlement, carried_out)
         if owned.phase is LOST:
             self._settled_after_loss(owned, settlement, carried_out)
         elif not carried_out:
+            if settlement.disposition is RELEASE and settlement.wake_at is not None:
+                # An earlier write, whose answer was lost, may have released the row.
+                self._poll_timer.due(settlement.wake_at)
             self._lose(owned, "its row was changed or deleted by another replica")
         elif settlement.disposition is KEEP:
             owned.row.version += 1
@@ -267,6 +270,13 @@ class Ownership:
             self._context.observer.released(owned.row.slug, settlement.wake_at)
             self._forget(owned, settlement.wake_at)
 
+    def _unread_settled(self, settlement: Settlement, carried_out: bool) -> None:
+        """The store answered the release of a row that this version can't read."""
+        lease = self._leases.drop_key(settlement.key)
+        self._poll_timer.freed(settlement.wake_at, self.count)
+        if not carried_out and lease is not None:
+            self._poll_timer.poll_by(lease.deadline)
+
     def _settled_after_loss(self, owned: OwnedSchedule, settlement: Settlement, carried_out: bool) -> None:
         """The row was lost while this write was in flight."""
         schedule = owned.schedule
@@ -275,7 +285,7 @@ class Ownership:
             owned.row.version += 1
             self._write(owned, KEEP if schedule.executing else RELEASE, machine.wake_at(schedule))
         elif not owned.attempts:
-            self._forget(owned, settlement.wake_at if carried_out else None)
+            self._forget(owned, settlement.wake_at)
 
     def _report_write(self, owned: OwnedSchedule, settlement: Settlement, carried_out: bool) -> None:
         observer, slug = self._context.observer, owned.row.slug
@@ -297,6 +307,10 @@ class Ownership:
         if not self._owned:
             self._empty.set()
         self._poll_timer.freed(wake, self.count)
+        if owned.phase is LOST and not owned.deleted:
+            # Nobody else may have claimed the row. It can be claimed again when its lease ends, which this replica
+            # knows and the store notifies nobody of. If a renewal without an answer has extended it, the poll tells.
+            self._poll_timer.poll_by(owned.lease.deadline)
 
     # ---------------------------------------------------------------- losing a row
 

@@ -158,7 +158,12 @@ class Replica:
                 self.info.id,
                 self.leases,
                 self._context.monotonic,
-                LeaseCallbacks(extend, ownership.leases_renewed, ownership.leases_expired),
+                LeaseCallbacks(
+                    extend,
+                    ownership.leases_renewed,
+                    ownership.leases_expired,
+                    self._context.observer.lease_thread_failed,
+                ),
             )
             self.leases.beat(self._context.monotonic())
             lease_thread.start()

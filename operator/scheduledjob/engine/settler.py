@@ -96,8 +96,9 @@ class Settler(Generic[_T]):
     async def _resolve(self, settlements: list[Settlement], carried_out: list[bool]) -> list[bool]:
         """After a repeated write: also True for refused settlements that the first write had carried out.
 
-        History has the records of a settlement that released its row. A row that was kept is as the settlement left it.
-        If neither can be read, the settlement counts as refused: that costs an attempt, but breaks no promise.
+        History has the records of a settlement that released its row. A row that was kept, or released without
+        records, is as the settlement left it. If neither can be read, the settlement counts as refused: that costs an
+        attempt, but breaks no promise.
         """
         refused = [settlement for settlement, done in zip(settlements, carried_out, strict=True) if not done]
         run_ids = sorted(
@@ -108,7 +109,7 @@ class Settler(Generic[_T]):
                 for record in settlement.records
             }
         )
-        slugs = sorted({settlement.slug for settlement in refused if settlement.disposition is Disposition.KEEP})
+        slugs = sorted({settlement.slug for settlement in refused if _shows_in_row(settlement)})
         try:
             recorded = await self._store.recorded(run_ids) if run_ids else set()
             rows = {row.slug: row for row in await self._store.get(slugs) if row is not None} if slugs else {}
@@ -116,14 +117,21 @@ class Settler(Generic[_T]):
             return carried_out
 
         def was_carried_out(settlement: Settlement) -> bool:
-            if settlement.disposition is not Disposition.KEEP:
+            if not _shows_in_row(settlement):
                 return bool(settlement.records) and all(record.run_id in recorded for record in settlement.records)
             row = rows.get(settlement.slug)
+            kept = settlement.disposition is Disposition.KEEP
             return row is not None and (row.key, row.version, row.owner, row.state) == (
                 settlement.key,
-                settlement.version + 1,
-                self._replica,
+                settlement.version + kept,
+                self._replica if kept else None,
                 settlement.state,
             )
 
         return [done or was_carried_out(settlement) for settlement, done in zip(settlements, carried_out, strict=True)]
+
+
+def _shows_in_row(settlement: Settlement) -> bool:
+    """Return whether the row, not history, shows that the settlement was carried out."""
+    disposition = settlement.disposition
+    return disposition is Disposition.KEEP or (disposition is Disposition.RELEASE and not settlement.records)

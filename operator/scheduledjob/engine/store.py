@@ -27,7 +27,7 @@ All times are instants (microseconds since 1970, UTC) of the store's clock; dura
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -189,7 +189,10 @@ class Renewal:
     """The result of a renewal."""
 
     revisions: dict[Key, int]
-    """For each row that the replica still owns at the given version: the current revision of its desired state."""
+    """For each row that was renewed: the current revision of its desired state."""
+    busy: Collection[Key] = ()
+    """Rows that the replica still owns, but that could not be renewed now: a client was writing them, for example.
+    Their leases end as before, so renew them again soon."""
 
 
 @dataclass(slots=True)
@@ -233,7 +236,8 @@ class Renewer(Protocol):
     async def renew(self, owned: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
         """Set ``wake_at = now + lease`` for each (key, version) that the replica still owns at that version.
 
-        A row that the answer lacks was deleted, has another version, or no longer belongs to the replica.
+        A row that the answer lacks was deleted, has another version, or no longer belongs to the replica. A row that a
+        client has locked delays no other row.
         """
 
 

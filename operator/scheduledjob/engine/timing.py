@@ -41,6 +41,11 @@ second, twenty share a round trip."""
 WRITE_RETRY_DELAY = 0.25
 """Until a write that the store did not answer is repeated."""
 
+# ---- leases
+
+FIRST_LEASE_THREAD_RESTART_DELAY, LAST_LEASE_THREAD_RESTART_DELAY = 0.1, 5.0
+"""After a failure of the lease thread, until it starts again. It doubles from the first value to the last."""
+
 # ---- services of a replica
 
 LOOP_BEAT_INTERVAL = 1.0

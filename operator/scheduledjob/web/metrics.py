@@ -75,6 +75,9 @@ class Metrics:
         self.lease_losses = add(
             Counter("lease_losses", "Schedules that this replica lost, because it could not renew their lease in time.")
         )
+        self.lease_thread_failures = add(
+            Counter("lease_thread_failures", "Failures of the thread that renews leases, after which it started again.")
+        )
 
         # The API server
         self.api_requests = add(

@@ -69,6 +69,9 @@ class MetricsObserver(Observer):
         self._metrics.lease_losses.add()
         self._kinds.pop(slug, None)
 
+    def lease_thread_failed(self, error: BaseException) -> None:
+        self._metrics.lease_thread_failures.add()
+
 
 def timed(store: Store, metrics: Metrics) -> Store:
     """Return the store with all its calls timed."""

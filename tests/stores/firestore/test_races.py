@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import Disposition, Put, SlugTaken, StoreUnavailable
+from scheduledjob.stores.firestore.wire import Wire
 from tests.stores.support import (
     LEASE,
     claim,
@@ -18,16 +19,18 @@ from tests.stores.support import (
     record,
     settle,
     settlement,
+    take,
     take_one,
     wait_for_lease_end,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from scheduledjob.domain.time.instants import Micros
-    from scheduledjob.engine.store import Row
+    from scheduledjob.engine.store import Key, Row
     from scheduledjob.stores.firestore import FirestoreStore
+    from scheduledjob.stores.firestore.operations import Write
 
     from .metering import Meter
 
@@ -234,3 +237,64 @@ async def test_a_renewal_by_a_clock_that_stood_still_is_repeated(store: Firestor
     renewed = await read_row(store, "job")
     assert renewed.wake_at is not None
     assert renewed.wake_at >= now + LEASE
+
+
+async def test_a_row_that_is_edited_without_pause_costs_no_other_row_its_renewal(
+    store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put([desired("edited", 1), desired("quiet", 2)], replace=False)
+    edited, quiet = await take(store, 2)
+    edits = 0
+    write = Wire.batch_write
+
+    async def edit_first(wire: Wire, writes: Sequence[Write]) -> list[int | None]:
+        nonlocal edits
+        edits += 1
+        await store.put([desired("edited", payload=str(edits).encode())], replace=True)
+        return await write(wire, writes)
+
+    held = [(edited.key, edited.version), (quiet.key, quiet.version)]
+    async with store.renewer("alice") as renewer:
+        with monkeypatch.context() as patch:
+            patch.setattr(Wire, "batch_write", edit_first)
+            answer = await renewer.renew(held, LEASE)
+        assert answer.revisions == {quiet.key: 1}
+        assert list(answer.busy) == [edited.key]
+        answer = await renewer.renew(held, LEASE)
+    assert answer.revisions == {quiet.key: 1, edited.key: edits + 1}
+
+
+async def test_a_renewal_whose_later_reads_fail_counts_for_the_rows_that_it_renewed(
+    store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put([desired("edited", 1), desired("quiet", 2)], replace=False)
+    edited, quiet = await take(store, 2)
+    await store.put([desired("edited", payload=b"new")], replace=True)
+
+    async def fail(wire: Wire, paths: Sequence[str], fields: Sequence[str] | None = None) -> NoReturn:
+        raise StoreUnavailable("no answer")
+
+    async with store.renewer("alice") as renewer:
+        monkeypatch.setattr(Wire, "get", fail)
+        answer = await renewer.renew([(edited.key, edited.version), (quiet.key, quiet.version)], LEASE)
+    assert (answer.revisions, list(answer.busy)) == ({quiet.key: 1}, [edited.key])
+
+
+async def test_a_deleted_row_and_its_successor_are_renewed_and_settled_together(store: FirestoreStore) -> None:
+    """They share a document, and Firestore refuses a batch that names a document twice."""
+    held: list[tuple[Key, int]] = []
+    for _ in range(3):
+        await store.put([desired("again", 1), desired("other", 2)], replace=False)
+        rows = await take(store, 2)
+        held += [(row.key, row.version) for row in rows]
+        await store.delete(["again", "other"])
+    await store.put([desired("again", 1), desired("other", 2)], replace=False)
+    rows = await take(store, 2)
+    current = [(row.key, row.version) for row in rows]
+    async with store.renewer("alice") as renewer:
+        for order in (current + held, held + current):
+            assert (await renewer.renew(order, LEASE)).revisions == {key: 1 for key, _ in current}
+    ends = [settlement(rows[0], version=version) for key, version in held if key != rows[0].key]
+    for end, (key, _) in zip(ends, held, strict=False):
+        end.key = key
+    assert await store.settle("alice", [*ends, *map(settlement, rows)]) == [*[False] * len(ends), True, True]

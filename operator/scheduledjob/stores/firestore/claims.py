@@ -197,6 +197,7 @@ class FirestoreRenewer:
     """Renews leases over its own wire, which is opened in the lease thread's event loop.
 
     The end of a lease is the latest time at which the renewal can have started, plus the lease (``clock`` says why).
+    Each row is renewed on its own: those that others keep writing are reported as busy, and cost the others nothing.
     """
 
     def __init__(self, wire: Wire, clock: FirestoreClock, owned: OwnedRows, replica: str) -> None:
@@ -216,18 +217,21 @@ class FirestoreRenewer:
             jumps = self._clock.jumps
             # The lease starts when the call does, as its owner reckons.
             until = self._clock.latest(began) + lease
-            renewed, refused = await self._write(todo, until)
-            if self._clock.jumps == jumps:
-                for key in renewed:
-                    revisions[key] = renewed[key]
-                    del todo[key]
-            # Otherwise the clock stood still and ``until`` was too early, so these rows are written again.
-            if todo:
-                await self._read({key: todo[key] for key in refused}, todo)
-                await pause(attempt)
-        if todo:
-            raise StoreUnavailable(f"{len(todo)} leases could not be renewed, because others keep writing their rows")
-        return Renewal(revisions)
+            try:
+                renewed, refused = await self._write(todo, until)
+                if self._clock.jumps == jumps:
+                    for key in renewed:
+                        revisions[key] = renewed[key]
+                        del todo[key]
+                # Otherwise the clock stood still and ``until`` was too early, so these rows are written again.
+                if todo:
+                    await self._read({key: todo[key] for key in refused}, todo)
+                    await pause(attempt)
+            except StoreUnavailable:
+                if not revisions:
+                    raise
+                break  # what was renewed counts
+        return Renewal(revisions, todo.keys())
 
     async def _write(self, owned: dict[Key, int], until: Instant) -> tuple[dict[Key, int], list[Key]]:
         """Return the revisions of the rows that were renewed, and the keys of those that were refused."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.engine.store import Disposition, Key, Settlement, StoreError, StoreUnavailable
+from scheduledjob.engine.store import Disposition, Settlement, StoreError, StoreUnavailable
 
 from .layout import add_to_recent, path_of, record_writes, removal, run_path
 from .operations import Write, pack_commits
@@ -83,9 +83,9 @@ class FirestoreSettling:
         while todo := [unit for unit in units if unit.settled is None]:
             # A commit can write a document only once, so units with the same row or run go into different waves.
             wave: list[Unit] = []
-            taken: set[Key] = set()
+            taken: set[str] = set()
             for unit in todo:
-                names = {unit.settlement.key, *(record.run_id for record in unit.settlement.records)}
+                names = {path_of(unit.settlement.key), *(record.run_id for record in unit.settlement.records)}
                 if taken.isdisjoint(names):
                     wave.append(unit)
                 taken |= names

@@ -102,6 +102,8 @@ class Wire:
                     f"no credentials for Firestore ({error}): set GOOGLE_APPLICATION_CREDENTIALS to a key file, run "
                     "`gcloud auth application-default login`, use workload identity, or set FIRESTORE_EMULATOR_HOST"
                 ) from error
+            except (OSError, ValueError) as error:  # the key file is being replaced, for example
+                raise StoreUnavailable(f"the credentials for Firestore can't be read now: {error}") from error
             channel = FirestoreGrpcAsyncIOTransport.create_channel(credentials=credentials, options=options)
         self._opened = FirestoreAsyncClient(transport=FirestoreGrpcAsyncIOTransport(channel=channel))
 
@@ -144,14 +146,20 @@ class Wire:
 
         Raises StoreUnavailable if every write may have failed.
         """
-        parts = pack_commits([[write] for write in writes])
+        parts = [
+            [group[number] for number in numbers]
+            for group in _distinct_groups(writes)
+            for numbers in pack_commits([[writes[number]] for number in group])
+        ]
         results = await gather_results(self._batch_write([writes[number] for number in numbers]) for numbers in parts)
         errors_of_parts = [result for result in results if isinstance(result, StoreError)]
         if errors_of_parts and len(errors_of_parts) == len(results):
             raise errors_of_parts[0]
-        stamps: list[Stamp | None] = []
+        stamps: list[Stamp | None] = [None] * len(writes)
         for numbers, result in zip(parts, results, strict=True):
-            stamps += [None] * len(numbers) if isinstance(result, StoreError) else result
+            if not isinstance(result, StoreError):
+                for number, stamp in zip(numbers, result, strict=True):
+                    stamps[number] = stamp
         return stamps
 
     async def _batch_write(self, writes: Sequence[Write]) -> list[Stamp | None]:
@@ -326,9 +334,24 @@ def _translate_errors(act: str) -> Iterator[None]:
         ) from error
     except errors.InvalidArgument as error:
         raise Refused(f"Firestore refuses the {act} as malformed or too large: {error.message}") from error
-    except (errors.GoogleAPIError, GoogleAuthError, grpc.RpcError, TimeoutError) as error:
+    except (errors.GoogleAPIError, GoogleAuthError, grpc.RpcError, grpc.aio.BaseError, OSError) as error:
         words = getattr(error, "message", None) or str(error) or type(error).__name__
         raise StoreUnavailable(f"Firestore did not answer the {act}: {words}") from error
+
+
+def _distinct_groups(writes: Sequence[Write]) -> list[list[int]]:
+    """Distribute the numbers of the writes over groups none of which has two writes of the same document.
+
+    Firestore refuses a batch that has, although a deleted row and a new one of the same slug share a document.
+    """
+    groups: list[list[int]] = []
+    seen: dict[str, int] = {}
+    for number, write in enumerate(writes):
+        place = seen[write.path] = seen.get(write.path, -1) + 1
+        if place == len(groups):
+            groups.append([])
+        groups[place].append(number)
+    return groups
 
 
 def _raw(message: Any) -> Any:

@@ -98,13 +98,20 @@ class PostgresServer:
         return await self._connect(pooled=self.pooled)
 
     async def _connect(self, *, pooled: bool) -> Connection:
-        return await asyncpg.connect(
-            self.address.dsn,
-            timeout=self.address.connect_timeout,
-            statement_cache_size=0 if pooled else 100,
-            max_cached_statement_lifetime=0,
-            server_settings={"application_name": self.address.application_name, **({} if pooled else _SETTINGS)},
-        )
+        try:
+            return await asyncpg.connect(
+                self.address.dsn,
+                timeout=self.address.connect_timeout,
+                statement_cache_size=0 if pooled else 100,
+                max_cached_statement_lifetime=0,
+                server_settings={"application_name": self.address.application_name, **({} if pooled else _SETTINGS)},
+            )
+        except (asyncpg.PostgresError, *_UNAVAILABLE):
+            raise
+        except Exception as error:
+            # A connection attempt runs resolvers and TLS, and reads certificates. Whatever fails in them, the store
+            # can't be reached now, and the next attempt may succeed.
+            raise OSError(f"{type(error).__name__}: {error}") from error
 
     @contextmanager
     def translate_errors(self, doing: str) -> Iterator[None]:
@@ -114,8 +121,6 @@ class PostgresServer:
         except (StoreError, asyncio.CancelledError):
             raise
         except _UNAVAILABLE as error:
-            if isinstance(error, ValueError):  # asyncpg could not encode an argument: a bug of ours
-                raise
             if isinstance(error, TimeoutError):
                 reason = "no answer in time"
             else:
