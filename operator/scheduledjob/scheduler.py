@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-import time
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -25,7 +24,7 @@ from scheduledjob.domain.schedule.state import State, run_id
 from scheduledjob.domain.time.durations import in_seconds, is_number
 from scheduledjob.domain.time.instants import Instant, from_seconds, to_instant
 from scheduledjob.domain.triggers.registry import spec_of
-from scheduledjob.engine.clock import StoreClock
+from scheduledjob.engine.clock import StoreClock, boot_seconds
 from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.replica import Replica
@@ -100,7 +99,7 @@ class Scheduler:
         self._replica: Replica | None = None
         self._running: asyncio.Task[None] | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self._clock = StoreClock(time.monotonic)
+        self._clock = StoreClock(boot_seconds)
         self._clock_read = float("-inf")
         self._terminated = False
         self._signalled = False
@@ -308,10 +307,10 @@ class Scheduler:
 
     async def _now(self) -> Instant:
         """Return the store's time: the estimate of the replica, or of a clock that a client reads now and then."""
-        if self._replica is None and time.monotonic() - self._clock_read > CLOCK_AGE:
-            sent = time.monotonic()
+        if self._replica is None and boot_seconds() - self._clock_read > CLOCK_AGE:
+            sent = boot_seconds()
             now = await self._store.now()
-            self._clock_read = time.monotonic()
+            self._clock_read = boot_seconds()
             self._clock.observe(now, sent, self._clock_read)
         return self._clock.now()
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
+from scheduledjob.engine.clock import boot_seconds
 from scheduledjob.engine.leases import Leases
 from scheduledjob.engine.store import Renewal
 from scheduledjob.stores.memory import MemoryStore
@@ -25,7 +24,7 @@ def test_no_lease_reaches_beyond_the_bound() -> None:
 
 async def test_attempts_are_stopped_before_the_bound() -> None:
     store, jobs, watcher = MemoryStore(), Jobs(for_ever), Watcher()
-    bound = time.monotonic() + 3.0
+    bound = boot_seconds() + 3.0
     await put(store, "ns/a")
     replica = replica_of(store, jobs, observer=watcher, lease=3.0, grace=0.0, lease_bound=lambda: bound)
     async with running(replica):

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -200,7 +199,7 @@ class Holder:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     world = World()
-    monkeypatch.setattr(time, "monotonic", lambda: world.now)
+    monkeypatch.setattr("scheduledjob.kube.leadership.boot_seconds", lambda: world.now)
     yield world
     world.close()
     assert world.loop.failures == []
@@ -492,7 +491,7 @@ def test_two_operators_never_work_at_the_same_time(
 ) -> None:
     world = World()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "monotonic", lambda: world.now)
+        patch.setattr("scheduledjob.kube.leadership.boot_seconds", lambda: world.now)
         holders = [Holder(world, f"pod-{number}/1.1") for number in range(len(plans))]
         most = [0]
 

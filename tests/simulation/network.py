@@ -149,6 +149,7 @@ class DistantStore:
 
     polls = False
     poll_interval = 1.0
+    exclusive = False
 
     def __init__(self, database: MemoryDatabase, link: Link) -> None:
         self.near = MemoryStore(database)

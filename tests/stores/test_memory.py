@@ -1,4 +1,4 @@
-"""What only the memory store promises: threads, a steady clock, bounded memory."""
+"""What only the memory store promises: threads, the wall clock, bounded memory."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.engine.store import TOMBSTONE_KEPT, Disposition, NewRow, Put, ReplicaInfo, Wake
 from scheduledjob.stores import open_store
-from scheduledjob.stores.memory import MemoryDatabase, MemoryStore, steady_clock
+from scheduledjob.stores.memory import MemoryDatabase, MemoryStore, WallClock
+from scheduledjob.stores.memory.clock import STEP
 
 from .support import PATIENCE, claim, desired, listening, put_due, read_row, record, settle, settlement, take, take_one
 
@@ -70,12 +72,65 @@ def test_memory_loads_no_client_library() -> None:
 # ---- the clock
 
 
-def test_setting_the_systems_clock_does_not_move_the_stores(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = steady_clock()
-    before = clock()
-    monkeypatch.setattr(time, "time_ns", lambda: 0)
-    monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert clock() >= before
+class TwoClocks:
+    """The wall clock of a machine and its steady clock, both in nanoseconds."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+        self.set_by = 0
+        self.clock = WallClock(lambda: NOW * 1000 + self.passed + self.set_by, lambda: self.passed)
+
+
+@pytest.mark.parametrize("seconds", [3600, -3600, 1, -1])
+async def test_the_clock_follows_the_wall_clock_both_ways_and_leases_do_not(seconds: int) -> None:
+    machine = TwoClocks()
+    store = MemoryStore(MemoryDatabase(machine.clock))
+    await store.put([desired("job", NOW)], replace=False)
+    await take_one(store, lease=10 * SECOND)
+    assert await store.lock("work", "alice", 10 * SECOND)
+    machine.passed = 4 * SECOND * 1000
+    machine.set_by = seconds * SECOND * 1000
+    assert await store.now() == NOW + (4 + seconds) * SECOND
+    machine.passed = 9 * SECOND * 1000
+    assert (await claim(store, "bob")).rows == []
+    assert not await store.lock("work", "bob", SECOND)
+    machine.passed = 10 * SECOND * 1000
+    assert [row.recovered for row in (await claim(store, "bob")).rows] == [True]
+    assert await store.lock("work", "bob", SECOND)
+
+
+async def test_every_listener_polls_after_the_wall_clock_has_jumped() -> None:
+    machine = TwoClocks()
+    store = MemoryStore(MemoryDatabase(machine.clock))
+    wakes: asyncio.Queue[Wake] = asyncio.Queue()
+    async with store.listen(wakes.put_nowait):
+        machine.set_by = 60 * SECOND * 1000
+        await store.now()
+        assert (await wakes.get()).notifications_lost
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**10), st.integers(-STEP + 1, STEP - 1)), max_size=30))
+def test_small_corrections_of_the_wall_clock_are_no_jump(moments: list[tuple[int, int]]) -> None:
+    machine = TwoClocks()
+    for passed, correction in moments:
+        machine.passed += passed
+        machine.set_by = correction * 1000
+        assert abs(machine.clock() - (NOW + machine.passed // 1000)) <= STEP
+        assert machine.clock.take_jump() == 0
+
+
+def test_a_thread_that_was_suspended_between_two_readings_has_seen_no_jump() -> None:
+    machine = TwoClocks()
+    pauses = iter([10**9])
+
+    def wall() -> int:
+        machine.passed += next(pauses, 0)  # once, between the readings of the two clocks
+        return NOW * 1000 + machine.passed
+
+    clock = WallClock(lambda: NOW * 1000 + machine.passed, lambda: machine.passed)
+    clock._wall = wall
+    assert clock() == NOW + SECOND
+    assert clock.take_jump() == 0
 
 
 async def test_times_are_those_of_the_given_clock() -> None:

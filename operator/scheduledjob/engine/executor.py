@@ -34,8 +34,8 @@ class Attempt(msgspec.Struct, gc=False):
     version: int
     """Fencing token: larger for each later start of the same schedule."""
     deadline: float
-    """``time.monotonic()`` seconds. Unless ``extend`` moves it, another replica may own the lease from this moment on,
-    so nothing of the attempt may be alive then."""
+    """Seconds of the boot clock (``engine/clock.py``). Unless ``extend`` moves it, another replica may own the lease
+    from this moment on, so nothing of the attempt may be alive then."""
     timeout: float | None = None
     """Seconds that the attempt may take. After that, the executor ends it and returns a failed Result that says so."""
     params: Any = None
@@ -117,7 +117,7 @@ class Executor(Protocol):
     async def run(self, attempt: Attempt) -> Result: ...
 
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
-        """The lease of these attempts was renewed: they may live until ``deadline`` (monotonic seconds).
+        """The lease of these attempts was renewed: they may live until ``deadline`` (seconds of the boot clock).
 
         Called from the lease thread, so it must be thread-safe, must not block, and must not need the event loop.
         An executor whose attempts end with the process has nothing to do here.

@@ -106,6 +106,10 @@ class Ownership:
             stats.retrying += sum(run.attempt > 1 and not has(owned.schedule.executing, run) for run in state.runs)
         return stats
 
+    def clock_jumped(self) -> None:
+        """The store's clock jumped, or this machine was suspended."""
+        self._timers.clock_jumped()
+
     # ---------------------------------------------------------------- claimed rows
 
     def accept(self, row: Row, deadline: float) -> None:

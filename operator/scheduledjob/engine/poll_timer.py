@@ -39,6 +39,11 @@ class PollTimer:
             self.poll_at = moment
             self._wake.set()
 
+    def poll_now(self) -> None:
+        """Poll at once, although the planned moment may have passed while nothing ran."""
+        self.poll_at = float("-inf")
+        self._wake.set()
+
     def due(self, instant: Instant) -> None:
         """A row becomes due at ``instant``: poll shortly before."""
         self.poll_by(self._monotonic() + self._clock.until(instant) - self._settings.ahead)

@@ -15,9 +15,12 @@ import contextlib
 import os
 import socket
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
+
+from scheduledjob.domain.time.instants import SECOND
 
 from .attempt_preparer import AttemptPreparer
 from .claimer import Claimer
@@ -30,7 +33,13 @@ from .poll_timer import PollTimer
 from .replica_settings import ReplicaContext, ReplicaHost, ReplicaPlatform
 from .shutdown import Services, shut_down
 from .store import ReplicaInfo, Store, StoreError, StoreUnavailable
-from .timing import CLOCK_READ_INTERVAL, LOOP_BEAT_INTERVAL, PRUNE_INTERVAL
+from .timing import (
+    CLOCK_READ_INTERVAL,
+    EXCLUSIVE_LEASE,
+    LOOP_BEAT_INTERVAL,
+    PRUNE_INTERVAL,
+    SUSPENDED_FOR,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,6 +67,8 @@ class Replica:
         host, platform = host or ReplicaHost(), platform or ReplicaPlatform()
         name = host.name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.info = ReplicaInfo(name, host.program_version, schema_version=0)
+        if store.exclusive and host.lease_bound is None:
+            settings = replace(settings, lease=EXCLUSIVE_LEASE)
         self.leases = Leases(settings.lease, host.lease_bound or no_bound)
         self.clock = host.clock or StoreClock(platform.monotonic)
         self.ready = asyncio.Event()
@@ -196,14 +207,29 @@ class Replica:
     async def _watch_clock(self, ownership: Ownership) -> None:
         """While the replica owns rows, read the store's clock with a call that does nothing else.
 
-        The answer to a large claim takes milliseconds, and the estimate would be late by as much.
+        The answer to a large claim takes milliseconds, and the estimate would be late by as much. An exclusive store is
+        always read, because its clock jumps when this machine's wall clock does.
         """
+        monotonic, store, loop = self._context.monotonic, self._context.store, asyncio.get_running_loop()
         while True:
+            ahead, jumps = monotonic() - loop.time(), self.clock.jumps
             await asyncio.sleep(CLOCK_READ_INTERVAL)
-            if ownership.count:
-                sent = self._context.monotonic()
+            slept = monotonic() - loop.time() - ahead
+            if slept > SUSPENDED_FOR:
+                log.warning("this machine was suspended", seconds=round(slept))
+                self._clock_jumped(ownership)
+            if ownership.count or store.exclusive:
+                sent = monotonic()
                 with contextlib.suppress(StoreUnavailable):
-                    self.clock.observe(await self._context.store.now(), sent, self._context.monotonic())
+                    self.clock.observe(await store.now(), sent, monotonic())
+            if self.clock.jumps != jumps:
+                log.warning("the store's clock was set", by=f"{self.clock.last_jump / SECOND:+.0f} s")
+                self._clock_jumped(ownership)
+
+    def _clock_jumped(self, ownership: Ownership) -> None:
+        """Find out at once what is due now. The timers of the event loop do not know of the jump."""
+        ownership.clock_jumped()
+        self._poll_timer.poll_now()
 
     async def _beat(self) -> None:
         while True:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.durations import in_seconds, is_number
 
+from .clock import boot_seconds
 from .lease_thread import LeaseThread
 from .observer import Observer
 
@@ -86,7 +86,7 @@ class ReplicaHost:
 class ReplicaPlatform:
     """The clock, the random numbers and the lease thread of a replica, which the simulation replaces."""
 
-    monotonic: Clock = time.monotonic
+    monotonic: Clock = boot_seconds
     rng: random.Random = field(default_factory=random.Random)
     """Spreads load."""
     lease_thread: Callable[[Store, str, Leases, Clock, LeaseCallbacks], LeaseDriver] = LeaseThread

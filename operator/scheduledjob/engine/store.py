@@ -252,6 +252,8 @@ class Store(Protocol):
     ``poll_interval``."""
     poll_interval: float
     """Seconds."""
+    exclusive: bool
+    """True if no other process can use this store, so that a lease protects its owner from nobody."""
 
     async def connect(self) -> None:
         """Open connections, migrate the schema to what this version needs, and register the installation.

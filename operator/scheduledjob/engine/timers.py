@@ -45,6 +45,11 @@ class Timers(Generic[_T]):
             self._arm()
         return token
 
+    def clock_jumped(self) -> None:
+        """Wait anew: the store's clock was set, or the event loop's timer stood still while the machine slept."""
+        if self._heap:
+            self._arm()
+
     def close(self) -> None:
         self._heap.clear()
         if self._handle is not None:

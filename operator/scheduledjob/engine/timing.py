@@ -57,6 +57,12 @@ WEDGED_AFTER = 60.0
 CLOCK_READ_INTERVAL = 0.5
 """Between two reads of the store's clock. In that time two clocks drift apart by less than a round trip takes."""
 
+SUSPENDED_FOR = 0.5
+"""The machine was suspended if its boot clock is ahead of the event loop's clock by this much more than before."""
+
+EXCLUSIVE_LEASE = 30 * 86_400.0
+"""The lease of a replica whose store no other process can use. A machine may sleep for that long within a run."""
+
 PRUNE_INTERVAL = 60.0
 """Between two prunings of history, on average."""
 

@@ -3,7 +3,7 @@
 An operator whose store is in memory works only while it holds a coordination Lease. An operator with any other store
 waits at its start until no operator holds the Lease, so an upgrade from memory to Postgres runs nothing twice.
 
-The holder renews the Lease at a third of its duration. It measures with its own monotonic clock, from the moment before
+The holder renews the Lease at a third of its duration. It measures with its own boot clock, from the moment before
 each renewal was sent, and exits with its jobs before the Lease can pass to another operator. The clocks of different
 machines are never compared: an operator takes over a Lease that it has seen unchanged for its whole duration.
 
@@ -28,13 +28,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import time
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from scheduledjob.engine.clock import boot_seconds
 from scheduledjob.kube.client.api_errors import AlreadyExists, ApiConflict, ApiError, NotFound
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class LeaseObject:
         """
         pod = holder.rpartition("/")[0]
         params: Params = {"fieldSelector": f"metadata.name={pod}", "resourceVersion": version, "timeoutSeconds": 1}
-        started = time.monotonic()
+        started = boot_seconds()
         try:
             if pod:
                 async with (
@@ -93,7 +93,7 @@ class LeaseObject:
                             return True
         except (ApiError, TimeoutError):
             pass  # not allowed, too old, or unavailable: the caller waits until the Lease expires
-        await asyncio.sleep(max(0.0, CHECK_INTERVAL - (time.monotonic() - started)))
+        await asyncio.sleep(max(0.0, CHECK_INTERVAL - (boot_seconds() - started)))
         return False
 
 
@@ -155,7 +155,7 @@ class MemoryLease:
         """Wait until no operator holds the Lease, then take it. Call ``keep`` at once."""
         while True:
             found = await self._wait()
-            sent_at = time.monotonic()
+            sent_at = boot_seconds()
             try:
                 if found is None:
                     self._version = await self._lease.create(self._new_spec())
@@ -177,7 +177,7 @@ class MemoryLease:
         while True:
             await asyncio.sleep(self._duration / 3)
             while True:
-                left = self.safe_until() - time.monotonic()
+                left = self.safe_until() - boot_seconds()
                 if left <= 0:
                     self._fence(f"the Lease {self._lease.full_name} could not be renewed in {self._duration:g} s")
                     return
@@ -198,7 +198,7 @@ class MemoryLease:
 
     async def _renew(self) -> None:
         """Raises ApiConflict if another operator has the Lease."""
-        sent_at = time.monotonic()
+        sent_at = boot_seconds()
         await self._write({"renewTime": self._now()})
         self._deadline = sent_at + self._duration
 
@@ -232,8 +232,8 @@ class MemoryLease:
             if not holder or holder in (self._holder, ended_holder) or self._is_dead(holder):
                 return lease
             if version != seen_version:
-                seen_version, seen_at = version, time.monotonic()
-            elif time.monotonic() - seen_at >= lease["spec"].get("leaseDurationSeconds", self._duration):
+                seen_version, seen_at = version, boot_seconds()
+            elif boot_seconds() - seen_at >= lease["spec"].get("leaseDurationSeconds", self._duration):
                 return lease
             if self.other_holder != holder:
                 self.other_holder = holder

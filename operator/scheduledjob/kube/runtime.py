@@ -15,13 +15,12 @@ import contextlib
 import gc
 import os
 import socket
-import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
 
-from scheduledjob.engine.clock import StoreClock
+from scheduledjob.engine.clock import StoreClock, boot_seconds
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaSettings
 from scheduledjob.jobs.built_in_kind import JobContext
@@ -91,7 +90,7 @@ class OperatorRuntime:
         objects = KnownObjects()
         budget = Budget(settings.status_budget)
         queue = StatusQueue()
-        clock = StoreClock(time.monotonic)
+        clock = StoreClock(boot_seconds)
         self._events = EventRecorder(api, budget, instance=peers.replica, now=clock.now)
         observer = OperatorObserver(metrics, objects, self._events, queue)
         self._pods = ClusterPods(api, settings.namespaces)

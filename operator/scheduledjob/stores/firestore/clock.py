@@ -3,7 +3,7 @@
 Firestore has no ``now()``. But it answers every write with the time at which the write happened there, which is after
 the request was sent and before the answer arrived. So a write gives two bounds: the time is *at least* the write's time
 plus what has passed since the answer, and *at most* the write's time plus what has passed since the request. The bounds
-stay true as time passes if they are widened by the drift of a monotonic clock. They are as far apart as the round
+stay true as time passes if they are widened by the drift of the local clock. They are as far apart as the round
 trip of the best measurement took. Every write of the store is a measurement; extra writes are made only when there
 has been none for a while.
 
@@ -12,14 +12,14 @@ For each question, one of the two bounds errs on the safe side:
 * **Is a row due? Has a lease ended?** The earliest time decides. A "yes" that is too early would start a slot before
   its time, or take a row from an owner that still runs. One that is too late only costs a little waiting.
 * **When does my lease end?** At the latest time at which the claim or renewal can have started, plus the lease. The
-  owner stops at "start + lease" by its own monotonic clock, measured before anything was sent. Another replica may take
+  owner stops at "start + lease" by its own boot clock, measured before anything was sent. Another replica may take
   the row only after that, so the stored end must not be before that moment on the store's clock. An end computed from
   the earliest time could be too early by the error. One computed from the latest time is too late by at most the
   error, which only delays a takeover.
 * **A takeover** compares the first estimate with an end that was set by the second. Both errors are on the safe side,
   whatever the two replicas' errors are.
 
-If the local clock stood still (a suspended machine) or the store's clock was set, a measurement contradicts the
+If the store's clock was set, a measurement contradicts the
 bounds. Then the bounds start anew and ``jumps`` goes up. A replica that has just written the end of a lease by the old
 bounds learns from this that the end is wrong.
 """
@@ -27,9 +27,9 @@ bounds learns from this that the end is wrong.
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING
 
+from scheduledjob.engine.clock import boot_nanoseconds
 from scheduledjob.engine.store import StoreError
 
 if TYPE_CHECKING:
@@ -38,27 +38,27 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant, Micros
 
 DRIFT_PER_MILLION = 500
-"""The greatest error of a monotonic clock: what Linux lets NTP slew it at most, many times the error of a quartz."""
+"""The greatest error of the boot clock: what Linux lets NTP slew it at most, many times the error of a quartz."""
 
 ROUNDING: Micros = 2
 """Microseconds to allow for the readings and the stamp, which are each rounded down to a whole microsecond."""
 
 
-def monotonic_micros() -> Micros:
-    return time.monotonic_ns() // 1000
+def boot_micros() -> Micros:
+    return boot_nanoseconds() // 1000
 
 
 class FirestoreClock:
     """Bounds of the store's time. It may be used from any thread."""
 
-    def __init__(self, monotonic: Callable[[], Micros] = monotonic_micros) -> None:
-        self.reading = monotonic
-        """Microseconds of the local monotonic clock."""
+    def __init__(self, reading: Callable[[], Micros] = boot_micros) -> None:
+        self.reading = reading
+        """Microseconds of this machine's boot clock."""
         self.jumps = 0
         """How often a measurement has contradicted the bounds."""
         self._lock = threading.Lock()
         self._least: tuple[Micros, Instant] | None = None
-        """(reading of the monotonic clock, the earliest time of the store's clock then)"""
+        """(reading of the boot clock, the earliest time of the store's clock then)"""
         self._most: tuple[Micros, Instant] | None = None
         self._measured = 0
 

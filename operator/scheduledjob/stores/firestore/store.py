@@ -69,6 +69,7 @@ class FirestoreStore:
     """
 
     polls = True
+    exclusive = False
 
     def __init__(self, url: str, *, installation: str = "local") -> None:
         parts = urlsplit(url)

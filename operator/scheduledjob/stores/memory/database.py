@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from .clock import Clock, steady_clock
+from .clock import Clock, WallClock
 from .presence import Presences
 from .rows import Installation, earlier
 from .wakes import Wakes
@@ -26,10 +26,24 @@ class MemoryDatabase:
     """Installations by name, under one lock and one clock. Several stores may share it, as replicas share a server."""
 
     def __init__(self, clock: Clock | None = None) -> None:
-        self.clock = clock or steady_clock()
+        """``clock`` returns the current time; None: the wall clock."""
+        self._clock = clock or WallClock()
         self.lock = threading.Lock()
         self.presences = Presences()
         self._installations: dict[str, tuple[Installation, Wakes]] = {}
+
+    def clock(self) -> Instant:
+        """Return the current time. Call it under the lock.
+
+        If the wall clock has jumped, the leases move with it, and all listeners poll.
+        """
+        now = self._clock()
+        if isinstance(self._clock, WallClock) and (jump := self._clock.take_jump()):
+            self.presences.move(jump)
+            for tables, wakes in self._installations.values():
+                tables.move_leases(jump)
+                wakes.clock_jumped()
+        return now
 
     def installation(self, name: str) -> tuple[Installation, Wakes]:
         with self.lock:
@@ -41,6 +55,7 @@ class MemoryPart:
 
     def __init__(self, database: MemoryDatabase | None = None, *, installation: str = "local") -> None:
         self._database = database or MemoryDatabase()
+        self.exclusive = database is None
         self._clock = self._database.clock
         self._lock = self._database.lock
         self._installation = installation

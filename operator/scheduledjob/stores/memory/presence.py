@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from scheduledjob.engine.store import Presence
 
 if TYPE_CHECKING:
-    from scheduledjob.domain.time.instants import Instant
+    from scheduledjob.domain.time.instants import Instant, Micros
 
 
 class Locks:
@@ -26,6 +26,9 @@ class Locks:
             return False
         self._taken[name] = (replica, until)
         return True
+
+    def move(self, jump: Micros) -> None:
+        self._taken = {name: (owner, ends + jump) for name, (owner, ends) in self._taken.items()}
 
     def release(self, name: str, replica: str) -> None:
         if self._taken.get(name, ("", 0))[0] == replica:
@@ -57,6 +60,10 @@ class Presences:
         self._announced[me] = _Announced(cluster, mine, until)
         others = [entry.presence for who, entry in self._announced.items() if entry.cluster == cluster and who != me]
         return sorted(others, key=_order)
+
+    def move(self, jump: Micros) -> None:
+        for announced in self._announced.values():
+            announced.until += jump
 
     def forget(self, installation: str, replica: str) -> None:
         self._announced.pop((installation, replica), None)

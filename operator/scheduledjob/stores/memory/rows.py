@@ -159,6 +159,14 @@ class Installation:
         entry = self.keys.get(key)
         return entry if entry is not None and entry.owner == replica and entry.version == version else None
 
+    def move_leases(self, jump: Micros) -> None:
+        """Move the ends of leases and locks: the clock has jumped, but no more time has passed for their owners."""
+        for entry in self.keys.values():
+            if entry.owner is not None and entry.wake_at is not None:
+                entry.wake_at += jump
+                self.enter(entry)
+        self.locks.move(jump)
+
     def page(self, origin: Origin | None, after: str, limit: int) -> list[Entry]:
         if self._in_order is None:
             self._in_order = sorted(self.slugs)

@@ -38,7 +38,8 @@ class MemoryStore(MemorySchedules, MemoryReconciling, MemoryClaims, MemorySettli
         """The data stays, for the other stores on the same database."""
 
     async def now(self) -> Instant:
-        return self._clock()
+        with self._lock:
+            return self._clock()
 
     # ---- history
 

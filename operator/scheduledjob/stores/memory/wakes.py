@@ -31,13 +31,14 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._pending: Wake | None = None
 
-    def notify(self, due: Instant | None, changed: Sequence[str]) -> None:
+    def notify(self, due: Instant | None, changed: Sequence[str], lost: bool = False) -> None:
         """Notify the listener. Call it under the lock, from any thread."""
         if self._pending is not None:
             self._pending.due = earlier(self._pending.due, due)
             self._pending.changed = [*self._pending.changed, *changed]
+            self._pending.notifications_lost |= lost
         else:
-            self._pending = Wake(due, list(changed))
+            self._pending = Wake(due, list(changed), lost)
             try:
                 self._loop.call_soon_threadsafe(self._call)
             except RuntimeError:  # the loop is closed: nothing listens any more
@@ -61,6 +62,12 @@ class Wakes:
         self.poll_times: dict[str, Instant] = {}
         """When each replica polls next at the latest."""
         self.listeners: list[Listener] = []
+
+    def clock_jumped(self) -> None:
+        """Have every listener poll: what they know of due times and polls is of the clock before its jump."""
+        self.poll_times.clear()
+        for listener in self.listeners:
+            listener.notify(None, (), lost=True)
 
     def notify(self, due: Instant | None, changed: Sequence[str] = (), *, except_for: object = None) -> None:
         """Notify listeners of what is due before the latest poll, and of changed slugs, ``except_for`` one store's."""

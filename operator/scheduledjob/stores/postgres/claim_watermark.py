@@ -10,10 +10,10 @@ this process hears of lowers it, and once a second a claim ignores it.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.instants import SECOND, Instant, Micros
+from scheduledjob.engine.clock import boot_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ INTERVAL = 1.0
 class ClaimWatermark:
     """The watermark of one replica, for the kinds that it claims."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = boot_seconds) -> None:
         self._clock = clock
         self._watermark = BOTTOM
         self._kinds: frozenset[str] = frozenset()

@@ -42,6 +42,7 @@ class PostgresListener(PostgresPart):
     polls = False
     """Also True while the listening connection is lost."""
     poll_interval = 1.0
+    exclusive = False
     _cannot_listen = False
     """A pooler keeps notifications from arriving, for good."""
     probe_interval = PROBE_INTERVAL
