@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.instants import from_seconds
 from scheduledjob.engine.attempt_preparer import AttemptPreparer
+from scheduledjob.engine.attempt_runner import AttemptTasks
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.leases import Leases
@@ -52,7 +53,8 @@ class Scene:
             monotonic=monotonic,
             observer=self.watcher,
         )
-        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(PATIENCE):
+            tasks = AttemptTasks()
             self.ownership = Ownership(
                 context,
                 tasks=tasks,
@@ -65,6 +67,7 @@ class Scene:
             finally:
                 self.ownership.stop_attempts()
                 self.ownership.close()
+                await tasks.end(PATIENCE)
 
     async def claim(self) -> Row:
         await put(self.store, "ns/job")

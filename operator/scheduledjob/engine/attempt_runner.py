@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -21,20 +21,75 @@ from scheduledjob.domain.schedule.actions import AttemptEnd, EndDetails, without
 from scheduledjob.domain.schedule.state import Run, run_id
 
 from .executor import CANCELLED, RELEASED, Result
+from .job_errors import is_from_outside, of_exception
 from .owned_schedule import OwnedSchedule, Phase, RunningAttempt
 from .timing import LOST_RETRY_DELAY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from scheduledjob.domain.schedule.definition import Definition
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant
 
     from .attempt_preparer import AttemptPreparer
+    from .executor import Attempt
     from .replica_settings import ReplicaContext
 
 log = structlog.get_logger("scheduledjob.attempts")
+
+
+class AttemptTasks:
+    """The tasks of the attempts of one replica.
+
+    An ``asyncio.TaskGroup`` would wait without a limit for a job that ignores its cancellation.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[asyncio.Task[None], Attempt | None] = {}
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ending = False
+        """All tasks are being cancelled, because the replica ends."""
+
+    def create_task(self, coroutine: Coroutine[Any, Any, None], attempt: Attempt | None = None) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks[task] = attempt
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def supervise(self) -> None:
+        """Raise the error of the first task that fails: that is a fault of this program, not of a job."""
+        await self._failure
+
+    async def end(self, limit: float) -> None:
+        """Cancel all tasks, and wait for at most ``limit`` seconds. Tasks that still run then are abandoned."""
+        self.ending = True
+        for task in self._tasks:
+            task.cancel()
+        try:
+            if self._tasks:
+                await asyncio.wait(list(self._tasks), timeout=limit)
+        finally:
+            for task, attempt in self._tasks.items():
+                _abandon(task, attempt)
+            self._tasks.clear()
+
+
+def _abandon(task: asyncio.Task[None], attempt: Attempt | None) -> None:
+    """Let the event loop end without this task. ``asyncio.run`` waits for every task that is registered."""
+    if attempt is not None:
+        log.error(
+            "a job did not end when it was cancelled: it is abandoned, and may run until the process ends, beside the "
+            "attempt that another replica starts",
+            slug=f"{attempt.namespace}/{attempt.name}" if attempt.namespace else attempt.name,
+            run_id=attempt.run_id,
+        )
+    asyncio._unregister_task(task)
 
 
 class AttemptRunner:
@@ -42,7 +97,7 @@ class AttemptRunner:
 
     def __init__(
         self,
-        tasks: asyncio.TaskGroup,
+        tasks: AttemptTasks,
         context: ReplicaContext,
         preparer: AttemptPreparer,
         on_ended: Callable[[OwnedSchedule, Instant | None], None],
@@ -64,7 +119,7 @@ class AttemptRunner:
             running.end, running.reason, attempt.ending = AttemptEnd.CANCELLED, run.cancel_reason, CANCELLED
         owned.attempts += (running,)
         owned.lease.run_ids += (name,)
-        running.task = self._tasks.create_task(self._run(owned, running, now))
+        running.task = self._tasks.create_task(self._run(owned, running, now), attempt)
 
     async def _run(self, owned: OwnedSchedule, running: RunningAttempt, now: Instant) -> None:
         """The task of one attempt."""
@@ -94,13 +149,8 @@ class AttemptRunner:
             observer.started(running.attempt, run.due, now - run.due)
         try:
             result = await self._preparer.execute(running)
-        except asyncio.CancelledError:
-            if running.end is None:
-                running.end, running.reason = AttemptEnd.LOST, "the replica was stopped"
-            return Result(False, running.reason)
-        except Exception as error:  # whatever a job or its executor raises is the failure of this attempt
-            running.end = running.end or AttemptEnd.FAILED
-            return Result(False, f"{type(error).__name__}: {error}")
+        except BaseException as error:  # whatever a job or its executor raises ends this attempt, and nothing else
+            return self._raised(running, error)
         # The result of an attempt counts even if it ended by itself while it was being cancelled.
         if result.ok:
             running.end = AttemptEnd.COMPLETED if result.complete else AttemptEnd.SUCCEEDED
@@ -110,6 +160,19 @@ class AttemptRunner:
         else:
             running.end = running.end or (AttemptEnd.LOST if result.lost else AttemptEnd.FAILED)
         return result
+
+    def _raised(self, running: RunningAttempt, error: BaseException) -> Result:
+        """Return the result of an attempt that raised, and set ``running.end``. Raises what the job did not raise."""
+        if isinstance(error, asyncio.CancelledError):
+            if running.end is None and self._tasks.ending:
+                running.end, running.reason = AttemptEnd.LOST, "the replica was stopped"
+            if running.end is not None:
+                return Result(False, running.reason)
+            # Nobody but the job can have cancelled its task.
+        elif is_from_outside(error):
+            raise error
+        running.end = running.end or AttemptEnd.FAILED
+        return Result(False, of_exception(error))
 
     @staticmethod
     async def _delay_retry(running: RunningAttempt) -> None:

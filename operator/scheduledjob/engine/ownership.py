@@ -9,7 +9,7 @@ The phases of an owned row, and the events that change them (a release writes th
 | Event | From | To | What is done |
 |---|---|---|---|
 | the row is claimed | - | ACTIVE | what is due starts |
-| the replica shuts down | ACTIVE | DRAINING | detached attempts are released, other attempts continue |
+| the replica shuts down | ACTIVE | DRAINING | nothing starts, detached attempts are released, others continue |
 | the row is edited while no attempt runs | ACTIVE | DRAINING | |
 | no attempt runs and nothing is due soon | ACTIVE | RELEASED | the release is written |
 | no attempt runs | DRAINING | RELEASED | the release is written |
@@ -48,9 +48,11 @@ from .timing import UNREADABLE_RETRY_DELAY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from scheduledjob.domain.schedule.schedule import Schedule
     from scheduledjob.domain.schedule.state import RunRecord, State
 
     from .attempt_preparer import AttemptPreparer
+    from .attempt_runner import AttemptTasks
     from .leases import Leases, Renewed
     from .poll_timer import PollTimer
     from .replica_settings import ReplicaContext
@@ -69,7 +71,7 @@ class Ownership:
         self,
         context: ReplicaContext,
         *,
-        tasks: asyncio.TaskGroup,
+        tasks: AttemptTasks,
         leases: Leases,
         preparer: AttemptPreparer,
         poll_timer: PollTimer,
@@ -171,7 +173,7 @@ class Ownership:
         if owned.attempts:
             if schedule.writes.changed or schedule.writes.records:
                 self._write(owned, KEEP, None)
-            self._set_timer(owned, machine.wake_at(schedule))
+            self._set_timer(owned, self._next_step(schedule))
         elif schedule.done and owned.row.origin == Origin.LIBRARY:
             self._write(owned, REMOVE, None)
         elif owned.phase is DRAINING:
@@ -185,19 +187,25 @@ class Ownership:
         actions = machine.step(schedule, now)
         for run in actions.cancel:
             self._runner.cancel(owned, run)
-        if actions.start:
+        if actions.start and not self._draining:
             if self._context.monotonic() >= owned.lease.deadline - self._leases.margin:
                 # This process was suspended: another replica may have claimed the row and started these runs.
                 self._lose(owned, "its lease was about to expire when a slot came due")
                 return False
             for run in actions.start:
-                if not (self._draining and run.detached):  # a shutdown releases detached attempts at once
-                    self._runner.start(owned, run, now)
+                self._runner.start(owned, run, now)
         if actions.became_overdue:
             self._runner.report_overdue(owned, now)
         if schedule.poll_at is not None and followed_runs.begin_poll(schedule, now):
             self.upstreams.poll(owned)
         return True
+
+    def _next_step(self, schedule: Schedule) -> Instant | None:
+        """Return when a schedule whose attempts run has its next step."""
+        if not self._draining:
+            return machine.wake_at(schedule)
+        # Its runs that are due wait for the next owner. A slot that comes due is admitted, so that it is not missed.
+        return schedule.state.next.due if schedule.state.next is not None and schedule.open else None
 
     def _wait_or_release(self, owned: OwnedSchedule, now: Instant) -> None:
         """No attempt runs: keep the row only if it is due soon."""
@@ -395,6 +403,9 @@ class Ownership:
 
     def close(self) -> None:
         """Stop the services of owned rows. The settler writes what is pending first."""
+        for owned in self._owned.values():
+            if owned.attempts and owned.phase is not LOST:
+                owned.enter(LOST)  # a job ignores its cancellation: what it does from now on does not count
         self._timers.close()
         self._runner.close()
         self.edits.close()

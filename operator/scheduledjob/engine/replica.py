@@ -23,6 +23,7 @@ import structlog
 from scheduledjob.domain.time.instants import SECOND
 
 from .attempt_preparer import AttemptPreparer
+from .attempt_runner import AttemptTasks
 from .claimer import Claimer
 from .clock import StoreClock
 from .lease_thread import LeaseCallbacks
@@ -31,7 +32,7 @@ from .observer import Stats
 from .ownership import Ownership
 from .poll_timer import PollTimer
 from .replica_settings import ReplicaContext, ReplicaHost, ReplicaPlatform
-from .shutdown import Services, shut_down
+from .shutdown import STOP_LIMIT, Services, shut_down
 from .store import ReplicaInfo, Store, StoreError, StoreUnavailable
 from .timing import (
     CLOCK_READ_INTERVAL,
@@ -145,11 +146,8 @@ class Replica:
 
     async def _work(self, executors: Sequence[Executor]) -> None:
         await self._read_clock()
-        async with (
-            contextlib.AsyncExitStack() as stack,
-            asyncio.TaskGroup() as attempts,
-            asyncio.TaskGroup() as services,
-        ):
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as services:
+            attempts = AttemptTasks()
             ownership = self._ownership = Ownership(
                 self._context,
                 tasks=attempts,
@@ -179,18 +177,26 @@ class Replica:
             self.leases.beat(self._context.monotonic())
             lease_thread.start()
             stack.push_async_callback(lease_thread.stop)
+            stack.push_async_callback(attempts.end, STOP_LIMIT)
             claiming = services.create_task(claimer.run())
             writing = services.create_task(ownership.settler.run())
             services.create_task(ownership.edits.run())
             following = services.create_task(ownership.upstreams.run())
             periodic = [
                 services.create_task(service)
-                for service in (self._beat(), self._prune(), self._listen(claimer), self._watch_clock(ownership))
+                for service in (
+                    self._beat(),
+                    self._prune(),
+                    self._listen(claimer),
+                    self._watch_clock(ownership),
+                    attempts.supervise(),
+                )
             ]
             self.ready.set()
             await self._stop.wait()
             self.ready.clear()
             await shut_down(self._context, claimer, ownership, Services(claiming, writing, following, periodic))
+            await attempts.end(0.0)  # the shutdown has given them time to stop
 
     async def _read_clock(self) -> None:
         while not self._stop.is_set():

@@ -7,13 +7,10 @@ in it look as in a manifest.
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from scheduledjob.engine.job_errors import REASON_LIMIT, of_exception, one_line
 
-REASON_LIMIT = 400
-"""Characters; a longer reason ends in an ellipsis."""
+__all__ = ["REASON_LIMIT", "exit_code", "length", "of_exception", "one_line", "signal_name", "timed_out"]
 
 _EXIT_CODES = {126: "command can't be executed", 127: "command not found"}
 """What these exit codes of a shell mean."""
@@ -51,24 +48,3 @@ def length(seconds: float) -> str:
     if left or not parts:
         parts.append(f"{left}ms")
     return "".join(parts)
-
-
-def one_line(text: str) -> str:
-    """Return ``text`` without line breaks and control characters, cut to ``REASON_LIMIT``."""
-    # Cut first, because to join a message of megabytes would block the event loop.
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * REASON_LIMIT]).split())
-    if len(line) > REASON_LIMIT or len(text) > 2 * REASON_LIMIT:
-        line = line[: REASON_LIMIT - 1] + "…"
-    return line
-
-
-def of_exception(error: BaseException, mask: Callable[[str], str] = str) -> str:
-    """Return ``ValueError: message``; for a group with one member, of the member. ``mask`` masks secrets."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    try:
-        message = mask(str(error))
-    except Exception:  # the __str__ of a job's exception may raise anything
-        message = ""
-    name = type(error).__name__
-    return one_line(f"{name}: {message}" if message else name)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast, runt
 
 from scheduledjob.domain.time.instants import rfc3339
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
+from scheduledjob.engine.job_errors import is_from_outside
 from scheduledjob.engine.task import Task
 from scheduledjob.jobs.reasons import of_exception, timed_out
 from scheduledjob.jobs.values import MASK, Secrets, secrets_of
@@ -85,12 +86,9 @@ class JobExecutor:
             return Result(
                 False, timed_out(attempt.timeout or 0.0), output=await _shown(task, expired.__cause__, secrets)
             )
-        except asyncio.CancelledError as error:
-            # A job that awaits something cancelled raises this, too. Only then has it failed.
-            if _is_being_cancelled():
+        except BaseException as error:
+            if is_from_outside(error):
                 raise
-            return Result(False, await _reason(error, secrets), output=await _shown(task, error, secrets))
-        except (Exception, SystemExit) as error:  # sys.exit() in a job ends the job, not the replica
             return Result(False, await _reason(error, secrets), output=await _shown(task, error, secrets))
         result = self._result(attempt, task, returned)
         if secrets is not None:
@@ -108,8 +106,8 @@ class JobExecutor:
             if not limit.expired():
                 raise
             cause = error.__cause__
-        except (Exception, SystemExit) as error:
-            if not limit.expired():
+        except BaseException as error:
+            if not limit.expired() or is_from_outside(error):
                 raise
             cause = error
         if limit.expired():
@@ -138,11 +136,6 @@ _HINTS = {"payload": " (task.set_json writes JSON)", "result": " (task.set_resul
 
 class _TimedOutError(Exception):
     """The time limit of the attempt has passed. (A TimeoutError is the job's own error.)"""
-
-
-def _is_being_cancelled() -> bool:
-    current = asyncio.current_task()
-    return current is not None and current.cancelling() > 0
 
 
 def _callable_of(kind: str, job: object) -> JobFunction:
@@ -190,7 +183,7 @@ async def _shown(task: Task, error: BaseException | None, secrets: Secrets | Non
             trace = trace.tb_next
         try:
             lines = traceback.format_exception(type(error), error, trace, limit=-50)
-        except Exception:  # the __str__ of a job's exception may raise anything
+        except BaseException:  # the __str__ of a job's exception may raise anything
             lines = [type(error).__name__]
         if output and not output.endswith(b"\n"):
             output += b"\n"
