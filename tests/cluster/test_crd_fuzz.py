@@ -213,6 +213,10 @@ specs = st.builds(
         retry=st.one_of(
             mapping(
                 max_retries=counts,
+                not_on=mapping(
+                    exit_codes=st.lists(st.integers(0, 256), min_size=1, max_size=3),
+                    http_status=st.lists(st.integers(99, 600), min_size=1, max_size=3),
+                ),
                 exponential=mapping(initial=durations, max=durations, multiplier=st.floats(0.9, 9)),
             ),
             mapping(max_retries=counts, fixed=mapping({"intervals": st.lists(durations, min_size=1, max_size=3)})),

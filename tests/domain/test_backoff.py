@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -80,3 +81,12 @@ def test_a_backoff_survives_being_stored(backoff: Exponential | Fixed) -> None:
     read = Definition.decode(Definition(kind="k", retry=backoff).encode()).retry
     assert type(read) is type(backoff)
     assert waits(read) == waits(backoff)
+
+
+@pytest.mark.parametrize("codes", [[404], (404, "5xx"), (True,), 404])
+def test_codes_that_are_not_retried_are_whole_numbers(codes: Any) -> None:
+    words = r"not_on .* is not allowed: a tuple of exit codes or HTTP statuses"
+    with pytest.raises(TypeError, match=words):
+        Exponential(not_on=codes)
+    with pytest.raises(TypeError, match=words):
+        Fixed([1.0], not_on=codes)

@@ -211,3 +211,39 @@ def test_a_run_released_before_its_start_keeps_its_attempt_number() -> None:
     other = Schedule("s", "u", job.definition, job.schedule.slots, State.decode(job.state.encode()))
     (run,) = machine.step(other, T + MINUTE).start
     assert run.attempt == 1
+
+
+# ---------------------------------------------------------------- results that decide about the next attempt
+
+
+@pytest.mark.parametrize("retry", [Exponential(not_on=(2, 404)), Fixed([1.0, 1.0], not_on=(404,))])
+def test_a_result_in_not_on_fails_the_run_at_once(retry: Exponential | Fixed) -> None:
+    job = Driver(defined(retry=retry))
+    job.at(60)
+    assert job.end(61, AttemptEnd.FAILED, code=500) is None
+    assert job.starts(75) == [60]
+    record = job.end(76, AttemptEnd.FAILED, code=404, reason="HTTP 404")
+    assert record is not None
+    assert (record.outcome, record.attempt, record.code) == (Outcome.FAILED, 2, 404)
+    assert record.reason == "HTTP 404; not retried, because of retry.notOn"
+
+
+@pytest.mark.parametrize(
+    ("asked", "wait"), [(0, 10), (5, 10), (30, 30), (100, 60), (10**9, 60)], ids=lambda seconds: f"{seconds}s"
+)
+def test_a_server_may_ask_for_a_longer_wait_up_to_the_maximum(asked: int, wait: int) -> None:
+    job = Driver(defined(retry=Exponential(initial=10.0, max=60.0)))
+    job.at(60)
+    job.end(61, AttemptEnd.FAILED, retry_after=asked * SECOND)
+    assert job.starts(61 + wait - 1) == []
+    assert job.starts(61 + wait) == [60]
+
+
+def test_a_server_may_ask_for_the_longest_fixed_wait() -> None:
+    job = Driver(defined(retry=Fixed([1.0, 30.0], max_retries=1)))
+    job.at(60)
+    job.end(61, AttemptEnd.FAILED, retry_after=100 * SECOND)
+    assert job.state.runs[0].due == T + 91 * SECOND
+    assert job.starts(91) == [60]
+    record = job.end(92, AttemptEnd.FAILED, retry_after=1 * SECOND)
+    assert record is not None

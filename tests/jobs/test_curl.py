@@ -322,3 +322,24 @@ async def test_head_and_compressed_answers() -> None:
 
     async with serving(compressed) as server:
         assert (await run(CurlSpec(server.url()))).output == packed
+
+
+DATE = b"Date: Tue, 01 Dec 2026 10:00:00 GMT\r\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "seconds"),
+    [
+        (429, b"120", 120), (503, b"120", 120), (503, b" 0 ", 0), (500, b"120", None), (503, b"soon", None),
+        (503, b"-1", None), (503, b"", None), (503, b"1.5", None), (503, b"9" * 20, 366 * 86_400),
+        (503, b"Tue, 01 Dec 2026 10:00:30 GMT", 30), (429, b"Tue, 01 Dec 2026 09:00:00 GMT", 0),
+        (429, b"Tuesday, 01-Dec-26 10:01:00 GMT", 60), (429, b"Tue Dec  1 10:01:00 2026", 60),
+        (429, b"Tue, 01 Dec 9999999 10:00:30 GMT", None), (429, b"\xff", None),
+    ],
+)  # fmt: skip
+async def test_how_long_a_server_asks_to_wait(status: int, value: bytes, seconds: int | None) -> None:
+    answer = b"HTTP/1.1 %d X\r\n%sRetry-After: %s\r\nContent-Length: 0\r\n\r\n" % (status, DATE, value)
+    async with bare(answer) as server:
+        result = await run(CurlSpec(server.url))
+    assert result.code == status
+    assert result.retry_after == (None if seconds is None else seconds * 1_000_000)

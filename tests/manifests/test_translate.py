@@ -218,6 +218,14 @@ def test_shell() -> None:
     )
 
 
+def test_results_that_are_not_retried_are_those_of_the_kind() -> None:
+    retry = {"notOn": {"exitCodes": [3, 2, 3], "httpStatus": [404]}}
+    shell = definition_of(job={"shell": {"command": "true"}}, retry=retry)
+    assert shell.retry == Exponential(not_on=(2, 3))
+    curl = definition_of(job={"curl": {"url": "https://example.com/"}}, retry=retry | {"fixed": {"intervals": ["1s"]}})
+    assert curl.retry == Fixed([1.0], not_on=(404,))
+
+
 def test_curl() -> None:
     secret = {"secretKeyRef": {"name": "s", "key": "k"}}
     value = Value(secret=("team-a/s", "k"))

@@ -189,7 +189,13 @@ class AttemptRunner:
             owned.payload = owned.row.payload = result.payload
         if result.result is not None:
             owned.result = result.result
-        details = EndDetails(reason=result.reason, code=result.code, output=result.output, where=result.where)
+        details = EndDetails(
+            reason=result.reason,
+            code=result.code,
+            output=result.output,
+            where=result.where,
+            retry_after=result.retry_after,
+        )
         record = runs.attempt_ended(owned.schedule, running.run, running.end, now, details)
         if record is None and running.end is AttemptEnd.FAILED:
             self._context.observer.retrying(running.attempt, result.reason, running.run.due)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from scheduledjob.domain.time.instants import Instant
+from scheduledjob.domain.time.instants import Instant, Micros
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,6 +83,8 @@ class Result(msgspec.Struct, gc=False):
     a failure, and the run continues with its next attempt, or with the same attempt if its kind is detached."""
     where: str = ""
     """Where it ran, if not in this replica: the name of its Pod."""
+    retry_after: Micros | None = None
+    """How long the server asks to wait before the next attempt. The backoff limits it."""
 
 
 OUTPUT_LIMIT = 4096

@@ -108,6 +108,17 @@ class FixedRetry(Model):
     )
 
 
+class NotOn(Model):
+    """Results after which a run is not retried."""
+
+    exit_codes: list[Annotated[int, Field(ge=1, le=255)]] | None = Field(
+        None, min_length=1, max_length=255, description="Exit codes of a shell job or a container."
+    )
+    http_status: list[Annotated[int, Field(ge=100, le=599)]] | None = Field(
+        None, min_length=1, max_length=256, description="HTTP statuses of a curl job."
+    )
+
+
 class Retry(Model):
     """What happens after a failed attempt."""
 
@@ -125,6 +136,9 @@ class Retry(Model):
         description=f"Waits that grow by a factor. Default: from {_FIRST_WAIT}, doubling, to {_LONGEST_WAIT}.",
     )
     fixed: FixedRetry | None = Field(None, description="A list of waits.")
+    not_on: NotOn | None = Field(
+        None, description="Results after which the run fails at once, without another attempt. Default: none."
+    )
 
 
 class TimeoutsModel(Model):

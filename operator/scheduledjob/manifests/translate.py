@@ -13,7 +13,8 @@ from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Definition, Keep, Misfire, Timeouts
 from scheduledjob.domain.time.durations import parse_duration
 from scheduledjob.domain.time.instants import SECOND, Instant, Micros, to_instant
-from scheduledjob.jobs.built_in_kind import Place
+from scheduledjob.jobs.built_in_kind import Place, ResultCode
+from scheduledjob.jobs.job_registry import result_code_of
 
 from .checks import parse_instant
 from .jobs.job_model import default_timeout, place_of, stored_job
@@ -48,7 +49,7 @@ def to_definition(job: ScheduledJob) -> Definition:
         concurrency=Concurrency(spec.concurrency_policy or Concurrency.FORBID),
         max_concurrent=spec.max_concurrent,
         misfire=_misfire(spec.misfire),
-        retry=_retry(spec.retry),
+        retry=_retry(spec.retry, kind),
         timeouts=_timeouts(spec),
         pause_after_failures=spec.pause_after_failures or 0,
         expect_success_within=_duration(spec.expect_success_within),
@@ -105,12 +106,18 @@ def _misfire(misfire: MisfireModel | None) -> Misfire:
     )
 
 
-def _retry(retry: Retry | None) -> Backoff:
+def _retry(retry: Retry | None, kind: str) -> Backoff:
     if retry is None:
         return Exponential()
+    not_on: tuple[int, ...] = ()
+    if retry.not_on is not None:
+        by_status = result_code_of(kind) is ResultCode.HTTP_STATUS
+        codes = retry.not_on.http_status if by_status else retry.not_on.exit_codes
+        not_on = tuple(sorted(set(codes or ())))
     if retry.fixed is not None:
-        return Fixed([_seconds(interval) for interval in retry.fixed.intervals], retry.max_retries)
-    given: dict[str, Any] = {}
+        intervals = [_seconds(interval) for interval in retry.fixed.intervals]
+        return Fixed(intervals, retry.max_retries, not_on)
+    given: dict[str, Any] = {"not_on": not_on}
     if retry.max_retries is not None:
         given["max_retries"] = retry.max_retries
     growth = retry.exponential

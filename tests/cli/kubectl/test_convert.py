@@ -96,6 +96,62 @@ def test_fields_of_a_cronjob_are_carried_over() -> None:
     }
 
 
+def policy(*rules: dict[str, Any], container: str = "x") -> dict[str, Any]:
+    cronjob = shape("indexed")
+    job = cronjob["spec"]["jobTemplate"]["spec"]
+    job["podFailurePolicy"] = {"rules": list(rules)}
+    job["template"]["spec"]["containers"][0]["name"] = container
+    return cronjob
+
+
+def by_code(action: str, *values: int, operator: str = "In", **more: str) -> dict[str, Any]:
+    return {"action": action, "onExitCodes": {"operator": operator, "values": list(values)} | more}
+
+
+def test_exit_codes_that_fail_a_job_are_not_retried() -> None:
+    assert convert(shape("indexed")).manifest["spec"]["retry"] == {"notOn": {"exitCodes": [42]}}
+    # The first rule that matches decides.
+    rules = (by_code("Count", 3), by_code("FailJob", 4, 3), by_code("FailJob", 1, 2, operator="NotIn"))
+    found = convert(policy(*rules, container="job")).manifest["spec"]["retry"]["notOn"]["exitCodes"]
+    assert found == [code for code in range(1, 256) if code not in (1, 2, 3)]
+    named = by_code("FailJob", 7, containerName="x")
+    assert convert(policy(named)).manifest["spec"]["retry"] == {"notOn": {"exitCodes": [7]}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "note"),
+    [
+        (by_code("Ignore", 3), "rules[0]: action Ignore: every failure uses up a retry"),
+        (by_code("FailIndex", 3), "rules[0]: action FailIndex: there is no index"),
+        (by_code("FailJob", 3, containerName="y"), 'rules[0]: the exit code of container "y" decides nothing here'),
+        (
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+            "rules[0]: action Ignore on Pod conditions: a Pod that was disrupted uses up a retry",
+        ),
+        (
+            {"action": "FailJob", "onPodConditions": [{"type": "ConfigIssue"}]},
+            "rules[0]: action FailJob on Pod conditions: retry.notOn knows only results of the job",
+        ),
+    ],
+)
+def test_rules_without_an_equivalent_are_noted(rule: dict[str, Any], note: str) -> None:
+    converted = convert(policy(rule))
+    assert "retry" not in converted.manifest["spec"]
+    assert any(f"not carried over: spec.jobTemplate.spec.podFailurePolicy.{note}" in line for line in converted.notes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"action": "FailJob", "onExitCodes": {"operator": "In", "values": ["3"]}}, "values must be a list of whole"),
+        ({"action": "FailJob", "onExitCodes": {"operator": "Is", "values": [3]}}, "operator must be In or NotIn"),
+    ],
+)
+def test_a_policy_that_can_not_be_read_is_refused(rule: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        convert(policy(rule))
+
+
 def test_unset_fields_keep_their_meaning() -> None:
     spec = convert(shape("plain")).manifest["spec"]
     assert spec["concurrencyPolicy"] == "Allow"

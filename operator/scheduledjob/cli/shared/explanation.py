@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.domain.schedule.backoff import Exponential
+from scheduledjob.domain.schedule.backoff import Backoff, Exponential
 from scheduledjob.domain.schedule.definition import ExcludeCron
 from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.domain.time.instants import from_seconds, rfc3339
@@ -80,6 +80,14 @@ def _misfire(definition: Definition) -> str:
 
 def _retry(definition: Definition) -> str:
     retry = definition.retry
+    if not retry.not_on or not retry.max_retries:
+        return _waits(retry)
+    codes = [str(code) for code in retry.not_on]
+    shown = ", ".join(codes[:8]) + (f" and {len(codes) - 8} others" if len(codes) > 8 else "")
+    return f"{_waits(retry)} The result {shown} is not retried."
+
+
+def _waits(retry: Backoff) -> str:
     if isinstance(retry, Exponential):
         if not retry.max_retries:
             return "A failed run is not retried."

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from scheduledjob.domain.time.instants import Micros
+
 from .state import Run
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class EndDetails(msgspec.Struct, frozen=True, gc=False):
     output: bytes = b""
     where: str = ""
     """The Pod that it ran in; empty if it ran in the replica."""
+    retry_after: Micros | None = None
+    """How long the server asks to wait before the next attempt."""
 
 
 NO_DETAILS = EndDetails()

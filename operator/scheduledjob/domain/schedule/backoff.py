@@ -1,7 +1,8 @@
 """Backoff: how long to wait between a failed attempt and the next, and when no retry is left.
 
 There are two kinds, as in the manifest. Both are values: they are part of a definition, stored with it, and compared by
-content. Attempts that were lost with their replica are not failures and have no backoff.
+content. Attempts that were lost with their replica are not failures and have no backoff. Both have ``not_on``: exit
+codes or HTTP statuses after which the run fails at once, whatever retries are left.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Exponential(msgspec.Struct, frozen=True, omit_defaults=True, tag="exponent
     max: float = 600.0
     multiplier: float = 2.0
     max_retries: int = DEFAULT_RETRIES
+    not_on: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_seconds("initial", self.initial)
@@ -41,6 +43,12 @@ class Exponential(msgspec.Struct, frozen=True, omit_defaults=True, tag="exponent
         if self.max < self.initial:
             raise ValueError(f"max {self.max!r} is below initial {self.initial!r}: give one at least as long")
         _check_retries(self.max_retries)
+        _check_codes(self.not_on)
+
+    @property
+    def longest(self) -> Micros:
+        """The longest wait, also if a server asks for more."""
+        return from_seconds(self.max)
 
     def delay(self, failed: int) -> Micros | None:
         """Return the wait after the ``failed``-th failed attempt (from 1); None if no retry is left."""
@@ -62,6 +70,7 @@ class Fixed(msgspec.Struct, frozen=True, omit_defaults=True, tag="fixed", tag_fi
 
     intervals: Sequence[float]
     max_retries: int | None = None
+    not_on: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         given: object = self.intervals
@@ -74,6 +83,12 @@ class Fixed(msgspec.Struct, frozen=True, omit_defaults=True, tag="fixed", tag_fi
             _check_seconds("an interval", interval)
         if self.max_retries is not None:
             _check_retries(self.max_retries)
+        _check_codes(self.not_on)
+
+    @property
+    def longest(self) -> Micros:
+        """The longest wait, also if a server asks for more."""
+        return from_seconds(max(self.intervals))
 
     def delay(self, failed: int) -> Micros | None:
         """Return the wait after the ``failed``-th failed attempt (from 1); None if no retry is left."""
@@ -90,6 +105,11 @@ def _check_seconds(name: str, seconds: float) -> None:
     require_seconds(name, seconds)
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"{name} of {seconds!r} seconds is not allowed: a positive number of seconds")
+
+
+def _check_codes(codes: tuple[int, ...]) -> None:
+    if not isinstance(codes, tuple) or not all(type(code) is int for code in codes):
+        raise TypeError(f"not_on {codes!r:.60} is not allowed: a tuple of exit codes or HTTP statuses, as in (2, 404)")
 
 
 def _check_retries(retries: int) -> None:

@@ -131,7 +131,12 @@ def attempt_ended(
 def _fail_attempt(schedule: Schedule, run: Run, now: Instant, details: EndDetails) -> RunRecord | None:
     """Plan the next attempt after the backoff, or end the run if no retry or no time is left."""
     run.failed += 1
-    delay = schedule.definition.retry.delay(run.failed)
+    retry = schedule.definition.retry
+    delay = retry.delay(run.failed)
+    if details.code is not None and details.code in retry.not_on:
+        delay, details = None, replace(details, reason=f"{details.reason}; not retried, because of retry.notOn")
+    elif delay is not None and details.retry_after is not None:
+        delay = max(delay, min(details.retry_after, retry.longest))
     total = schedule.definition.timeouts.total
     if delay is not None and total is not None and now + delay >= run.begun + total:
         delay, reason = None, details.reason

@@ -150,6 +150,7 @@ def _ended(
             report.complete,
             report.payload,
             report.result,
+            retry_after=report.retry_after,
         )
         # If something ended the whole Pod, that is why the job failed, whatever its report says.
         if (pod.get("status") or {}).get("reason") and not report.ok:

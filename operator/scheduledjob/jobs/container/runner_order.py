@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from scheduledjob.domain.time.instants import Micros
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -78,11 +80,20 @@ class Report(msgspec.Struct, omit_defaults=True):
     output: str = ""
     cut: bool = False
     """Whether there was more output, which is in the log."""
+    retry_after: Micros | None = None
 
 
 def encode_report(result: Result) -> bytes:
     """Return at most ``MESSAGE_LIMIT`` bytes. If the payload and the result are too long, the report is a failure."""
-    report = Report(result.ok, result.reason, result.code, result.complete, result.payload, result.result)
+    report = Report(
+        result.ok,
+        result.reason,
+        result.code,
+        result.complete,
+        result.payload,
+        result.result,
+        retry_after=result.retry_after,
+    )
     bare = msgspec.json.encode(report)
     if len(bare) > MESSAGE_LIMIT - 64 and (result.payload is not None or result.result is not None):
         left = len(result.payload or b"") + len(result.result or b"")

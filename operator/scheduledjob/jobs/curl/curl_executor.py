@@ -26,7 +26,16 @@ from .connection import IDEMPOTENT, Connection, ConnectionPool, Endpoint
 from .request import Request, first_request, redirected
 from .request_errors import ConnectFailedError, ConnectionLostError, NameLookupError, RequestError, in_words, place
 from .resolver import NameCache, ThreadResolver
-from .response import BadResponseError, Framing, Head, StreamEndedError, framing_of, read_body, read_head
+from .response import (
+    BadResponseError,
+    Framing,
+    Head,
+    StreamEndedError,
+    framing_of,
+    read_body,
+    read_head,
+    retry_after,
+)
 from .tls import DEFAULT
 
 if TYPE_CHECKING:
@@ -154,7 +163,8 @@ class CurlExecutor:
         if status in spec.complete_status:
             return Result(True, "", status, body.output, complete=True)
         if status not in expected:
-            return Result(False, f"HTTP {status}, expected {' or '.join(spec.expect_status)}", status, body.output)
+            reason = f"HTTP {status}, expected {' or '.join(spec.expect_status)}"
+            return Result(False, reason, status, body.output, retry_after=retry_after(response.head))
         if spec.expect_body is not None and not await self._search.find(spec.expect_body, body.searched):
             within = f" in its first {BODY_LIMIT >> 20} MiB" if body.cut else ""
             reason = f'HTTP {status}, but nothing in the body{within} matches expect.bodyRegex "{spec.expect_body}"'

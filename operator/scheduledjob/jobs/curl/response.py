@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Protocol
+
+from scheduledjob.domain.time.instants import SECOND, Micros
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,6 +41,10 @@ _KEPT = frozenset(
         b"transfer-encoding",
     )
 )
+_ASK_TO_WAIT = frozenset({429, 503})
+_SECONDS = re.compile(rb"[0-9]{1,20}")
+_LONGEST_WAIT = 366 * 86_400
+"""Seconds."""
 _BODILESS = frozenset({204, 304})
 _LEADING_EMPTY_LINES = 4
 
@@ -137,6 +145,31 @@ async def _line(stream: Stream, size: int) -> bytes:
     if size + len(line) > HEAD_LIMIT:
         raise BadResponseError(f"its headers are longer than {HEAD_LIMIT >> 10} KiB")
     return line
+
+
+def retry_after(head: Head) -> Micros | None:
+    """Return how long the server asks to wait before the next request; None: it does not.
+
+    A date counts from the ``Date`` of the response, so that a wrong clock on either side does not matter.
+    """
+    value = head.first(b"retry-after")
+    if head.status not in _ASK_TO_WAIT or not value:
+        return None
+    if _SECONDS.fullmatch(value):
+        return min(int(value), _LONGEST_WAIT) * SECOND
+    until = _date(value)
+    if until is None:
+        return None
+    now = _date(head.first(b"date") or b"") or datetime.now(UTC)
+    return max(0, min(int((until - now).total_seconds()), _LONGEST_WAIT)) * SECOND
+
+
+def _date(value: bytes) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(value.decode("latin-1"))
+    except (ValueError, OverflowError):
+        return None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 
 
 @dataclass(slots=True)

@@ -13,10 +13,12 @@ import msgspec
 
 from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.jobs.container.pod_names import CONTAINER
 from scheduledjob.manifests.loader import load_text
 from scheduledjob.resource_names import API_VERSION, KIND
 
 from .cron_dialect import trigger_of, without_zone
+from .failure_policy import not_on
 from .template import Template, template_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _KNOWN = frozenset(
 _KNOWN_OF_JOB = frozenset(
     {
         "template", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished",
+        "podFailurePolicy",
         "podReplacementPolicy",  # a retry always waits until the previous Pod has ended
     }
 )  # fmt: skip
@@ -45,7 +48,6 @@ _INSTEAD = {
     "parallelism": "a run has one Pod at a time; write several ScheduledJobs, or divide the work inside the job",
     "completions": "a run is one Pod that succeeds; write several ScheduledJobs, or divide the work inside the job",
     "completionMode": "there is no index; write several ScheduledJobs with different arguments",
-    "podFailurePolicy": "every failure is retried; timeouts.total and retry.maxRetries limit that",
     "successPolicy": "a run succeeds with its one Pod",
     "backoffLimitPerIndex": "there is no index; retry.maxRetries applies to the run",
     "maxFailedIndexes": "there is no index",
@@ -109,6 +111,10 @@ def convert(cronjob: Mapping[str, Any]) -> Converted:
             "of them when that run ends; for that, write concurrencyPolicy: Queue"
         )
     _carry_limits(spec, job_spec, found, notes)
+    if policy := _mapping(job_spec, "podFailurePolicy"):
+        main = next((old for old, new in template.renamed.items() if new == CONTAINER), CONTAINER)
+        if codes := not_on(policy, main, notes):
+            found.setdefault("retry", {})["notOn"] = {"exitCodes": codes}
     _note_unsupported(cronjob, spec, job_template, job_spec, notes)
     manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": _metadata(metadata, notes), "spec": found}
     return Converted(manifest, _valid(manifest), template, [*template.notes, *notes])
