@@ -11,11 +11,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
 import sys
 import tempfile
 from dataclasses import dataclass, field
 
-from .spawner import landlock
+from .spawner import landlock, seccomp
 
 _PR_SET_DUMPABLE = 4
 
@@ -150,6 +151,8 @@ class Confinement:
     def refusal(self) -> str:
         """Return why this machine can't confine jobs like this; empty if it can."""
         status = landlock_status()
+        if seccomp.program(platform.machine()) is None and not self.accept_unconfined:
+            return f"inline shell is off: there is no filter of system calls for {platform.machine()}"
         if not status.available and not self.accept_unconfined:
             return f"inline shell is off: {status.reason}"
         if not os.path.isdir(self.scratches) or not os.access(self.scratches, os.R_OK | os.W_OK | os.X_OK):

@@ -16,6 +16,7 @@ removes folders (``scratch``).
     sandbox.py     starts and kills a confined job
     landlock.py    gives up files and signals
     seccomp.py     gives up system calls
+    syscalls.py    which system calls, and why
     scratch.py     the folder that a confined job may write to
     processes.py   which processes are alive, from ``/proc``; also used by the replica when the helper has died
     messages.py    the messages between replica and helper

@@ -1,12 +1,13 @@
-"""The filter that denies a confined job system calls that Landlock does not restrict.
+"""The filter that denies a confined job the system calls that it does not need.
 
-They are the calls with which a process reaches others of its user without a file or a signal: to read their memory, to
-starve them (``prlimit`` could limit the operator to one second of processor time, which would kill it), to leave
-something behind that belongs to no process (System V memory, keys), or to watch folders that it may not read. Each
-returns EPERM. ``clone3``, whose arguments a filter can't read, returns ENOSYS, so that the C library uses ``clone``.
+Landlock says which files and processes a job can reach by path and by signal. The filter closes the other ways, by
+allowing only what ``syscalls`` lists. Some calls are allowed with some arguments only; the functions below say with
+which.
 
 A filter is a program for the kernel's classic packet filter: it loads words of the call (architecture, number,
-arguments) and jumps. There is one for each of the two architectures that images are built for, and none for others.
+arguments) and jumps. This one searches the number by halving, so each call takes about ten steps. There is one for each
+of the two architectures that images are built for, and none for others. The calls of another architecture that the same
+kernel runs, such as 32-bit x86, return EPERM; those of x32 have numbers that are not allowed.
 """
 
 from __future__ import annotations
@@ -16,92 +17,34 @@ import errno
 import os
 import platform
 import struct
+from itertools import pairwise
 
-_LOAD, _JUMP_IF_EQUAL, _JUMP_IF_NOT_LESS, _JUMP_IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+from . import syscalls
+
+_LOAD, _JUMP, _JUMP_IF_EQUAL, _JUMP_IF_NOT_LESS, _JUMP_IF_ANY_BIT, _RETURN = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
-_ALLOW, _ERROR = 0x7FFF0000, 0x00050000
-_X32 = 0x40000000
-_REFUSED_BY_CLONE = 0x7E020000 | 0x8000
-"""``CLONE_NEW*`` except ``CLONE_NEWTIME``, which ``clone`` can't request; and ``CLONE_PARENT``, with which a process
-becomes a sibling of its parent, outside the tree of the job."""
+_LONGEST_JUMP = 255
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _COLUMN = {"x86_64": 0, "aarch64": 1}
 
-_DENIED: dict[str, tuple[int, int]] = {
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "process_madvise": (440, 440),
-    "process_mrelease": (448, 448),
-    "pidfd_getfd": (438, 438),
-    "kcmp": (312, 272),
-    "migrate_pages": (256, 238),
-    "move_pages": (279, 239),
-    "perf_event_open": (298, 241),
-    "bpf": (321, 280),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "shmget": (29, 194),
-    "shmctl": (31, 195),
-    "shmat": (30, 196),
-    "semget": (64, 190),
-    "semctl": (66, 191),
-    "semtimedop": (220, 192),
-    "semop": (65, 193),
-    "msgget": (68, 186),
-    "msgctl": (71, 187),
-    "msgrcv": (70, 188),
-    "msgsnd": (69, 189),
-    "mq_open": (240, 180),
-    "mq_unlink": (241, 181),
-    "inotify_init": (253, 26),
-    "inotify_init1": (294, 26),
-    "fanotify_init": (300, 262),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-}
-_OF_ITSELF_ONLY: dict[str, tuple[int, int]] = {
-    "sched_setparam": (142, 118),
-    "sched_setscheduler": (144, 119),
-    "sched_setaffinity": (203, 122),
-    "sched_setattr": (314, 274),
-}
-"""Calls whose first argument is a process, and that are allowed for 0, the caller itself."""
-_SETPRIORITY, _IOPRIO_SET, _PRLIMIT, _CLONE, _CLONE3 = (141, 140), (251, 30), (302, 261), (56, 220), (435, 435)
+Code = list[bytes]
 
 _system = ctypes.PyDLL(None, use_errno=True)
 
 
-def program(machine: str) -> bytes | None:
-    """Return the filter for a machine (its name as in ``uname -m``); None: there is none."""
-    if machine not in _ARCHITECTURES:
-        return None
-    own = _COLUMN[machine]
-    allow, deny = (_instruction(_RETURN, value) for value in (_ALLOW, _ERROR | errno.EPERM))
-    code = [_instruction(_LOAD, _ARCHITECTURE), _instruction(_JUMP_IF_EQUAL, _ARCHITECTURES[machine], 1, 0), deny]
-    code += [_instruction(_LOAD, _NUMBER), _instruction(_JUMP_IF_NOT_LESS, _X32, 0, 1), deny]
-    for numbers in _DENIED.values():
-        code += [_instruction(_JUMP_IF_EQUAL, numbers[own], 0, 1), deny]
-    blocks = [(numbers, [*_zero(0, 0, 1), allow, deny]) for numbers in _OF_ITSELF_ONLY.values()]
-    blocks += [
-        # which, who: a process (0, but 1 for the second call), the caller.
-        (_SETPRIORITY, [*_zero(0, 0, 3), *_zero(1, 0, 1), allow, deny]),
-        (_IOPRIO_SET, [_load(0), _instruction(_JUMP_IF_EQUAL, 1, 0, 3), *_zero(1, 0, 1), allow, deny]),
-        # Reading the limits of another process is allowed: then the third argument is 0.
-        (_PRLIMIT, [*_zero(0, 4, 0), *_zero(2, 0, 3), _load(2, 4), _instruction(_JUMP_IF_EQUAL, 0, 0, 1), allow, deny]),
-        (_CLONE, [_load(0), _instruction(_JUMP_IF_ANY_BIT, _REFUSED_BY_CLONE, 1, 0), allow, deny]),
-        (_CLONE3, [_instruction(_RETURN, _ERROR | errno.ENOSYS)]),
-    ]
-    for numbers, block in blocks:
-        code += [_instruction(_JUMP_IF_EQUAL, numbers[own], 0, len(block)), *block]
-    return b"".join([*code, allow])
+def _instruction(operation: int, value: int, yes: int = 0, no: int = 0) -> bytes:
+    return struct.pack("=HBBI", operation, yes, no, value)
+
+
+def _answer(error: int) -> Code:
+    return [_instruction(_RETURN, 0x00050000 | error)]
+
+
+_ALLOW: Code = [_instruction(_RETURN, 0x7FFF0000)]
+_DENY = _answer(errno.EPERM)
+_UNKNOWN = _answer(errno.ENOSYS)
 
 
 def _load(argument: int, offset: int = 0) -> bytes:
@@ -109,13 +52,146 @@ def _load(argument: int, offset: int = 0) -> bytes:
     return _instruction(_LOAD, _ARGUMENTS + 8 * argument + offset)
 
 
-def _zero(argument: int, yes: int, no: int) -> list[bytes]:
-    """Skip ``yes`` instructions if the lower half of an argument is zero, otherwise ``no``."""
-    return [_load(argument), _instruction(_JUMP_IF_EQUAL, 0, yes, no)]
+def _if_equal(value: int, yes: Code, no: Code) -> Code:
+    """Go on with ``yes`` if the loaded word is ``value``, otherwise with ``no``. Both return."""
+    return [_instruction(_JUMP_IF_EQUAL, value, 0, len(yes)), *yes, *no]
 
 
-def _instruction(operation: int, value: int, yes: int = 0, no: int = 0) -> bytes:
-    return struct.pack("=HBBI", operation, yes, no, value)
+def _if_one_of(argument: int, values: tuple[int, ...], yes: Code, no: Code) -> Code:
+    for value in reversed(values):
+        no = _if_equal(value, yes, no)
+    return [_load(argument), *no]
+
+
+def _if_zero(argument: int, yes: Code, no: Code) -> Code:
+    """As above for a whole argument: a pointer may have a lower half of zero."""
+    upper = [_load(argument, 4), *_if_equal(0, yes, no)]
+    return [_load(argument), *_if_equal(0, upper, no)]
+
+
+# ---- calls that are allowed with some arguments
+
+_REFUSED_BY_CLONE = 0x7E020000 | 0x8000
+"""``CLONE_NEW*`` except ``CLONE_NEWTIME``, which ``clone`` can't request; and ``CLONE_PARENT``, with which a process
+becomes a sibling of its parent, outside the tree of the job."""
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _NETLINK_ROUTE = 1, 2, 10, 16, 0
+_F_SETLEASE, _F_NOTIFY = 1024, 1026
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_PR_SET_MM, _PR_SCHED_CORE, _PR_SET_VMA, _PR_AFTER_LAST = 35, 62, 0x53564D41, 69
+_PERSONALITIES = (0, 8, 0x20000, 0x20008, 0xFFFFFFFF)
+_RLIMIT_RTTIME = 15
+
+
+def _clone() -> Code:
+    return [_load(0), _instruction(_JUMP_IF_ANY_BIT, _REFUSED_BY_CLONE, 0, 1), *_DENY, *_ALLOW]
+
+
+def _socket() -> Code:
+    """Unix and IP sockets, and the netlink protocol that lists addresses and routes.
+
+    Other netlink protocols list the paths of all Unix sockets, some of which are in scratch folders, and all processes.
+    """
+    routes = [_load(2), *_if_equal(_NETLINK_ROUTE, _ALLOW, _answer(errno.EPROTONOSUPPORT))]
+    others = _if_equal(_AF_NETLINK, routes, _answer(errno.EAFNOSUPPORT))
+    return _if_one_of(0, (_AF_UNIX, _AF_INET, _AF_INET6), _ALLOW, others)
+
+
+def _fcntl() -> Code:
+    """Everything except to watch a folder, and to be notified when another process opens a file."""
+    return _if_one_of(1, (_F_NOTIFY, _F_SETLEASE), _DENY, _ALLOW)
+
+
+def _ioctl() -> Code:
+    """Everything except to put input into a terminal."""
+    return _if_one_of(1, (_TIOCSTI, _TIOCLINUX), _DENY, _ALLOW)
+
+
+def _prctl() -> Code:
+    """Options that a process sets for itself, up to those of Linux 6.12. ``PR_SCHED_CORE`` affects other processes."""
+    invalid = _answer(errno.EINVAL)
+    others = [_instruction(_JUMP_IF_NOT_LESS, _PR_AFTER_LAST, 0, 1), *invalid, *_ALLOW]
+    return [_load(0), *_if_equal(_PR_SET_VMA, _ALLOW, _if_one_of(0, (_PR_SET_MM, _PR_SCHED_CORE), invalid, others))]
+
+
+def _personality() -> Code:
+    """The query, and the values that container runtimes allow."""
+    return _if_one_of(0, _PERSONALITIES, _ALLOW, _DENY)
+
+
+def _setrlimit() -> Code:
+    """Every limit but the one that marks the job's processes (see ``sandbox``)."""
+    return [_load(0), *_if_equal(_RLIMIT_RTTIME, _DENY, _ALLOW)]
+
+
+def _prlimit() -> Code:
+    """The caller's limits as in ``setrlimit``. A job may read those of others: then the third argument is 0."""
+    mine = [_load(1), *_if_equal(_RLIMIT_RTTIME, _DENY, _ALLOW)]
+    return _if_zero(2, _ALLOW, [_load(0), *_if_equal(0, mine, _DENY)])
+
+
+def _of_itself() -> Code:
+    """The first argument is a process; 0 is the caller."""
+    return [_load(0), *_if_equal(0, _ALLOW, _DENY)]
+
+
+def _priority(process: int) -> Code:
+    """The first argument must say that the second one is a process, and that must be 0, the caller."""
+    return [_load(0), *_if_equal(process, [_load(1), *_if_equal(0, _ALLOW, _DENY)], _DENY)]
+
+
+_CHECKS: dict[str, Code] = {
+    "clone": _clone(),
+    "socket": _socket(),
+    "fcntl": _fcntl(),
+    "ioctl": _ioctl(),
+    "prctl": _prctl(),
+    "personality": _personality(),
+    "setrlimit": _setrlimit(),
+    "prlimit64": _prlimit(),
+    "setpriority": _priority(0),
+    "ioprio_set": _priority(1),
+    "sched_setaffinity": _of_itself(),
+    "sched_setattr": _of_itself(),
+    "sched_setparam": _of_itself(),
+    "sched_setscheduler": _of_itself(),
+}
+
+
+# ---- the program
+
+
+def program(machine: str) -> bytes | None:
+    """Return the filter for a machine (its name as in ``uname -m``); None: there is none."""
+    if machine not in _ARCHITECTURES:
+        return None
+    column = _COLUMN[machine]
+    answers: dict[int, Code] = {}
+    for groups, answer in ((syscalls.ALLOWED, _ALLOW), (syscalls.REFUSED, _DENY)):
+        for group in groups:
+            answers.update(dict.fromkeys(syscalls.numbers(group.calls, column).values(), answer))
+    for name, number in syscalls.numbers(syscalls.CHECKED, column).items():
+        answers[number] = _CHECKS[name]
+    ranges: list[tuple[int, Code]] = [(0, _UNKNOWN)]
+    """From which number on there is which answer. The last range has no end, so it contains the calls of x32."""
+    for number, answer in sorted(answers.items()):
+        ranges += [(number, answer), (number + 1, _UNKNOWN)]
+    starts = dict(ranges)
+    distinct = [next(iter(starts.items()))]
+    distinct += [after for before, after in pairwise(starts.items()) if before[1] is not after[1]]
+    code = [_instruction(_LOAD, _ARCHITECTURE), _instruction(_JUMP_IF_EQUAL, _ARCHITECTURES[machine], 1, 0), *_DENY]
+    return b"".join([*code, _instruction(_LOAD, _NUMBER), *_search(distinct)])
+
+
+def _search(ranges: list[tuple[int, Code]]) -> Code:
+    """Return the code that finds the range in which the loaded number lies."""
+    if len(ranges) == 1:
+        return ranges[0][1]
+    middle = len(ranges) // 2
+    start = ranges[middle][0]
+    below, above = _search(ranges[:middle]), _search(ranges[middle:])
+    if len(below) <= _LONGEST_JUMP:
+        return [_instruction(_JUMP_IF_NOT_LESS, start, len(below), 0), *below, *above]
+    return [_instruction(_JUMP_IF_NOT_LESS, start, 0, 1), _instruction(_JUMP, len(below)), *below, *above]
 
 
 class Filter:
