@@ -14,6 +14,8 @@ from croniter import croniter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduledjob.domain.cron.days import GroupDays, groups_of
+from scheduledjob.domain.cron.search import CronSearch
 from scheduledjob.domain.time.instants import SECOND, to_instant
 from scheduledjob.domain.triggers.cron import Cron, CronError
 from tests.domain.cron_oracle import EPOCH, Oracle, Sky, minute_skies, random_expression, repeated_day, second_skies
@@ -56,7 +58,8 @@ def agrees(expression: str, sky: Sky, pick: random.Random, instants: int = 12) -
         assert cron.count(after, until) == max(0, expected), f"{about}: count from {after} to {until}"
     day = middle // SECOND // 86_400
     search = cron.by_day()
-    bits = search.day_slots(day, search.day_pattern())
+    assert isinstance(search, CronSearch)
+    bits = GroupDays(groups_of([search])[0], 1).slots(day)
     first, last = day * 86_400, (day + 1) * 86_400
     if sky.start <= first and last <= sky.stop:
         inside = slots[bisect_left(slots, first) : bisect_left(slots, last)]

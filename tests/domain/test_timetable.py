@@ -6,14 +6,18 @@ import random
 from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from zoneinfo import available_timezones
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduledjob.domain.cron.days import WHOLE_MINUTES_FROM
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, Instant, to_datetime, to_instant
+from scheduledjob.domain.time.zones import zone_of
 from scheduledjob.domain.triggers.cron import Cron, CronError
+from scheduledjob.domain.triggers.day_bits import MAX_STEPS, DayBits
 from scheduledjob.domain.triggers.every import Every
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.domain.triggers.manual import ManualTrigger
@@ -318,3 +322,80 @@ def test_the_search_by_days_passes_windows_and_stops_at_moments() -> None:
     assert early.next(START + 4 * MINUTE) == START + 5 * MINUTE  # it is excluded with its second
     kept = Timetable([Every(2).bind(0), At(to_datetime(moment + 500))], [Cron("0-56/2,58 * * * * ?")])
     assert kept.next(START + 3 * MINUTE) == moment + 500
+
+
+# ---------------------------------------------------------------- the bound on the work
+
+ZONES = [
+    *("UTC", "Europe/Lisbon", "America/New_York", "Asia/Tokyo", "Australia/Lord_Howe", "Pacific/Apia"),
+    *("America/Sao_Paulo", "Asia/Kolkata", "Africa/Casablanca", "Europe/Moscow", "America/Los_Angeles"),
+    *("Pacific/Auckland", "Asia/Tehran", "America/Caracas", "Asia/Kathmandu", "Europe/London"),
+]
+
+
+def many(seconds: str, zones: int, excluded: str = "* * {day} {month} ?") -> Timetable:
+    """A timetable of the largest size that a manifest allows. Its last exclusion excludes everything."""
+    triggers = [Cron(f"{seconds}* * {day + 1}-31 * ?", ZONES[day % zones]) for day in range(16)]
+    exclude = [
+        Cron(seconds + excluded.format(day=number % 28 + 1, month=number % 12 + 1), ZONES[number % zones])
+        for number in range(63)
+    ]
+    return Timetable(triggers, [*exclude, Cron("* * * * *")])
+
+
+@pytest.mark.parametrize("zones", [1, 4, 16])
+@pytest.mark.parametrize("excluded", ["* * {day} {month} ?", "*/2 */3 ? {month} {day}L", "{day} {month} * * ?"])
+def test_the_work_of_a_search_is_bounded(zones: int, excluded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    excluded = excluded.replace("{day}L", "1#{day}") if "L" in excluded else excluded
+    excluded = excluded.replace("1#{day}", "SUN#1")
+    made: list[DayBits] = []
+
+    def remembered(*parts: Any) -> DayBits:
+        made.append(DayBits(*parts))
+        return made[-1]
+
+    timetable = many("", zones, excluded)
+    monkeypatch.setattr("scheduledjob.domain.triggers.timetable.DayBits", remembered)
+    assert timetable.next(START) is None
+    assert timetable.previous(START) is None
+    timetable.count(START - 3650 * DAY, START)
+    assert len(made) == 3
+    for bits in made:
+        assert bits.steps <= MAX_STEPS + bits.steps_of_day
+
+
+def test_at_least_a_year_is_searched_whatever_it_costs() -> None:
+    first = instant("2027-03-02T00:00:00Z")
+    timetable = many("", 16)
+    open_again = [Window(START, first - 1), Window(first + DAY, first + 9000 * DAY)]
+    triggers = [Cron(f"* * {day + 1}-31 * ?", ZONES[day]) for day in range(16)]
+    exclude = [Cron(f"* * ? {number % 12 + 1} SUN#{number % 5 + 1}", ZONES[number % 16]) for number in range(62)]
+    assert timetable.next(START) is None
+    assert Timetable(triggers, [*exclude, *open_again]).next(START) == first
+
+
+def test_a_timetable_that_is_too_costly_is_refused_with_words() -> None:
+    with pytest.raises(CronError, match=r"^triggers and exclude: the search .* steps for each day, .*: write fewer"):
+        many("* ", 16)
+
+
+def test_triggers_alone_are_never_too_costly() -> None:
+    triggers = [Cron(f"{number} * * * * *", zone) for number, zone in enumerate(ZONES)]
+    assert Timetable(triggers).next(START) == START + SECOND
+
+
+def test_of_a_period_that_is_too_long_only_the_beginning_is_counted() -> None:
+    timetable = Timetable([Cron(f"{number} {number} * {number + 1}-31 * *", zone) for number, zone in enumerate(ZONES)])
+    counted, _ = timetable.count(START - 9000 * DAY, START)
+    assert 0 < counted < sum(trigger.count(START - 9000 * DAY, START) for trigger in timetable._repeating)
+
+
+def test_no_zone_differs_from_utc_by_seconds_since_1973() -> None:
+    for name in available_timezones() - {"Factory", "localtime"}:
+        zone = zone_of(name)
+        second = WHOLE_MINUTES_FROM * 86_400
+        while second < 2_145_916_800:  # 2038
+            segment = zone.at(second)
+            assert segment.offset % 60 == 0, name
+            assert segment.end % 60 == 0 or zone.at(segment.end).offset == segment.offset, name
+            second = segment.end

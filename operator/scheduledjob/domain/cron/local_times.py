@@ -10,6 +10,7 @@ All numbers are whole local seconds since 1970-01-01T00:00:00, or days since the
 from __future__ import annotations
 
 from datetime import date
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from scheduledjob.domain.time.zones import FIRST_SECOND, LAST_SECOND
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DAY: Final = 86_400
-_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
-_FIRST_DAY: Final = FIRST_SECOND // DAY
-_LAST_DAY: Final = LAST_SECOND // DAY
+EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+FIRST_DAY: Final = FIRST_SECOND // DAY
+LAST_DAY: Final = LAST_SECOND // DAY
 _FIRST_YEAR: Final = 2
 _LAST_YEAR: Final = 9998
 _MONTH_LENGTHS: Final = (0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
@@ -33,8 +34,10 @@ def _field_mask(field: Field, terms: tuple[Term, ...]) -> int:
     return mask_of(number for term in terms for number in term.numbers(field))
 
 
-def _is_leap(year: int) -> bool:
-    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+def month_length(year: int, month: int) -> int:
+    """Return the number of days of a month."""
+    leap = month == 2 and year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    return 29 if leap else _MONTH_LENGTHS[month]
 
 
 class LocalTimes:
@@ -90,9 +93,9 @@ class LocalTimes:
 
     def matches_day(self, day: int) -> bool:
         """Whether a day (days since 1970-01-01) has matches."""
-        if not _FIRST_DAY <= day <= _LAST_DAY:
+        if not FIRST_DAY <= day <= LAST_DAY:
             return False
-        found = date.fromordinal(day + _EPOCH_DAY)
+        found = date.fromordinal(day + EPOCH_DAY)
         year = found.year
         if self._years is not None and not self._years >> year & 1:
             return False
@@ -100,9 +103,9 @@ class LocalTimes:
 
     def _day_from(self, day: int) -> int | None:
         """Return the first matching day at or after ``day``."""
-        if day > _LAST_DAY:
+        if day > LAST_DAY:
             return None
-        start = date.fromordinal(max(day, _FIRST_DAY) + _EPOCH_DAY)
+        start = date.fromordinal(max(day, FIRST_DAY) + EPOCH_DAY)
         year, month, skip = start.year, start.month, start.day
         while year <= _LAST_YEAR:
             if self._years is not None and not self._years >> year & 1:
@@ -117,7 +120,7 @@ class LocalTimes:
                     month, skip = month + step, 0
                 days = self._month_days(year, month) >> skip
                 if days:
-                    return date(year, month, 1).toordinal() - 1 + skip + lowest_bit(days) - _EPOCH_DAY
+                    return date(year, month, 1).toordinal() - 1 + skip + lowest_bit(days) - EPOCH_DAY
                 month, skip = month + 1, 0
                 ahead = self._months >> month
             year, month, skip = year + 1, 1, 0
@@ -125,9 +128,9 @@ class LocalTimes:
 
     def _day_until(self, day: int) -> int | None:
         """Return the last matching day at or before ``day``."""
-        if day < _FIRST_DAY:
+        if day < FIRST_DAY:
             return None
-        start = date.fromordinal(min(day, _LAST_DAY) + _EPOCH_DAY)
+        start = date.fromordinal(min(day, LAST_DAY) + EPOCH_DAY)
         year, month, keep = start.year, start.month, start.day
         while year >= _FIRST_YEAR:
             if self._years is not None and not self._years >> year & 1:
@@ -142,7 +145,7 @@ class LocalTimes:
                     month, keep = last, 31
                 days = self._month_days(year, month) & (2 << keep) - 1
                 if days:
-                    return date(year, month, 1).toordinal() - 1 + days.bit_length() - 1 - _EPOCH_DAY
+                    return date(year, month, 1).toordinal() - 1 + days.bit_length() - 1 - EPOCH_DAY
                 month, keep = month - 1, 31
                 behind = self._months & (2 << month) - 1
             year, month, keep = year - 1, 12, 31
@@ -150,28 +153,29 @@ class LocalTimes:
 
     def _days_between(self, first: int, stop: int) -> int:
         """Return how many days match in ``first <= day < stop``."""
-        first, stop = max(first, _FIRST_DAY), min(stop, _LAST_DAY + 1)
+        first, stop = max(first, FIRST_DAY), min(stop, LAST_DAY + 1)
         if stop <= first:
             return 0
-        start, end = date.fromordinal(first + _EPOCH_DAY), date.fromordinal(stop + _EPOCH_DAY)
+        start, end = date.fromordinal(first + EPOCH_DAY), date.fromordinal(stop + EPOCH_DAY)
         year, month, total = start.year, start.month, 0
         while (year, month) <= (end.year, end.month):
-            if self._years is None or self._years >> year & 1:
-                total += self._month_days(year, month).bit_count()
+            total += self.month_days(year, month).bit_count()
             year, month = (year, month + 1) if month < 12 else (year + 1, 1)
         for edge, factor in ((start, -1), (end, 1)):
-            if self._years is None or self._years >> edge.year & 1:
-                days = self._month_days(edge.year, edge.month)
-                kept = days & (1 << edge.day) - 1
-                total += factor * kept.bit_count() - (days.bit_count() if factor > 0 else 0)
+            days = self.month_days(edge.year, edge.month)
+            kept = days & (1 << edge.day) - 1
+            total += factor * kept.bit_count() - (days.bit_count() if factor > 0 else 0)
         return total
 
-    def _month_days(self, year: int, month: int) -> int:
+    def month_days(self, year: int, month: int) -> int:
         """Return the matching days of a month as a mask with bit n for day n."""
+        return self._month_days(year, month) if self._years is None or self._years >> year & 1 else 0
+
+    def _month_days(self, year: int, month: int) -> int:
+        """Return the matching days of a month of a year that matches."""
         if not self._months >> month & 1:
             return 0
-        length = 29 if month == 2 and _is_leap(year) else _MONTH_LENGTHS[month]
-        return self._shape(length, date(year, month, 1).toordinal() % 7)
+        return self._shape(month_length(year, month), date(year, month, 1).toordinal() % 7)
 
     def _shape(self, length: int, first_weekday: int) -> int:
         days = self._shapes.get(length * 8 + first_weekday)
@@ -194,7 +198,7 @@ class LocalTimes:
                 lengths = {_MONTH_LENGTHS[month], 29 if month == 2 else _MONTH_LENGTHS[month]}
                 if any(self._shape(length, weekday) for length in lengths for weekday in range(7)):
                     return
-            elif any(self._years >> year & 1 and self._month_days(year, month) for year in range(1970, 2100)):
+            elif any(self._years & years and self._shape(*shape) for shape, years in _years_by_shape(month)):
                 return
         if self._years is None:
             raise CronError(
@@ -205,6 +209,16 @@ class LocalTimes:
             "day-of-month, month and year: the expression can never fire, because no such day exists in these years; "
             "allowed are days that they have"
         )
+
+
+@cache
+def _years_by_shape(month: int) -> list[tuple[tuple[int, int], int]]:
+    """Return the shapes (length, first weekday) that a month has in 1970 to 2099, each with its years as a mask."""
+    years: dict[tuple[int, int], int] = {}
+    for year in range(1970, 2100):
+        shape = month_length(year, month), date(year, month, 1).toordinal() % 7
+        years[shape] = years.get(shape, 0) | 1 << year
+    return list(years.items())
 
 
 def _days_by_date(term: Term, length: int, first_weekday: int) -> Iterable[int]:

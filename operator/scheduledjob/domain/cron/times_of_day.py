@@ -89,14 +89,32 @@ class TimesOfDay:
                 total += (self._seconds & (1 << second) - 1).bit_count()
         return total
 
-    def pattern(self) -> int:
-        """Return the matches as a mask with bit n for the n-th second of the day."""
-        hour = 0
-        for minute in range(60):
-            if self._minutes >> minute & 1:
-                hour |= self._seconds << minute * 60
+    def has(self, time: int) -> bool:
+        """Whether a second of the day matches."""
+        hour, rest = divmod(time, 3600)
+        minute, second = divmod(rest, 60)
+        return bool(self._hours >> hour & 1 and self._minutes >> minute & 1 and self._seconds >> second & 1)
+
+    @property
+    def masks(self) -> tuple[int, int, int]:
+        """The seconds, minutes and hours: equal for equal times of day."""
+        return self._seconds, self._minutes, self._hours
+
+    @property
+    def whole_minutes(self) -> bool:
+        """Whether all matches are at the first second of a minute."""
+        return self._seconds == 1
+
+    def pattern(self, unit: int) -> int:
+        """Return the matches as a mask with bit n for the n-th second of the day, or minute if ``unit`` is 60."""
+        hour = self._minutes if self._seconds & 1 else 0
+        if unit == 1:
+            hour = 0
+            for minute in range(60):
+                if self._minutes >> minute & 1:
+                    hour |= self._seconds << minute * 60
         bits = 0
         for number in range(24):
             if self._hours >> number & 1:
-                bits |= hour << number * 3600
+                bits |= hour << number * 3600 // unit
         return bits

@@ -27,7 +27,7 @@ FIRST_SECOND: Final = -62_104_060_800  # 0002-01-01T00:00:00Z
 LAST_SECOND: Final = 253_370_764_799  # 9998-12-31T23:59:59Z: the date is still valid with any zone's offset added
 
 _CHUNK_BITS: Final = 25  # 2**25 s are 388 days: two or three segments in a zone with DST
-_PROBE: Final = 86_400  # finds every change: no zone has ever changed its clocks twice within four days
+_PROBE: Final = 3 * 86_400  # finds every change: no zone has ever changed its clocks twice within four days
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

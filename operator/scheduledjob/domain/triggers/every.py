@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.durations import MAX_DURATION, format_duration, require_seconds
-from scheduledjob.domain.time.instants import DAY, SECOND, Instant, Micros, rfc3339, to_datetime, to_instant
+from scheduledjob.domain.time.instants import DAY, MINUTE, SECOND, Instant, Micros, rfc3339, to_datetime, to_instant
 from scheduledjob.domain.time.zones import LAST_SECOND
 
 from .stored_trigger import StoredTrigger
@@ -98,17 +98,22 @@ class Every:
         first = until_anchor if until_anchor >= 0 else until_anchor % (self._every // SECOND)
         return (min(first, _DAY_SECONDS),)
 
-    def day_pattern(self) -> int:
-        """Return the slots of a day that begins with a slot, bit n for its n-th second."""
-        pattern, width = 1, self._every // SECOND
-        while width < _DAY_SECONDS:
+    @property
+    def whole_minutes(self) -> bool:
+        """Whether all slots are at the first second of a minute."""
+        return self._every % MINUTE == 0 and self._bound() % MINUTE == 0
+
+    def day_pattern(self, unit: int) -> int:
+        """Return the slots of a day that begins with a slot, bit n for its n-th ``unit`` seconds."""
+        pattern, width = 1, self._every // SECOND // unit
+        while width < _DAY_SECONDS // unit:
             pattern |= pattern << width
             width *= 2
         return pattern
 
-    def day_slots(self, day: int, pattern: int) -> int:
-        """Return the slots of a UTC day (days since 1970-01-01), bit n for its n-th second."""
-        return pattern << self.day_key(day)[0] & (1 << _DAY_SECONDS) - 1
+    def day_slots(self, day: int, pattern: int, unit: int) -> int:
+        """Return the slots of a UTC day (days since 1970-01-01), bit n for its n-th ``unit`` seconds."""
+        return pattern << self.day_key(day)[0] // unit & (1 << _DAY_SECONDS // unit) - 1
 
     def _number(self, since: Micros) -> int:
         return 0 if since < 0 else since // self._every + 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 import msgspec
 
 if TYPE_CHECKING:
+    from scheduledjob.domain.cron.search import CronSearch
     from scheduledjob.domain.time.instants import Instant
 
 
@@ -60,16 +61,20 @@ class StoredTrigger(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="
 
 
 class DayPattern(Protocol):
-    """The slots of a UTC day as the bits of an int, bit n for its n-th second."""
+    """The slots of a UTC day as the bits of an int."""
 
     def day_key(self, day: int) -> tuple[int, ...]:
         """Return what the slots of a day depend on: days with equal keys have equal slots."""
 
-    def day_pattern(self) -> int:
+    def day_pattern(self, unit: int) -> int:
         """Return what all days share, for ``day_slots``."""
 
-    def day_slots(self, day: int, pattern: int) -> int:
-        """Return the slots of a day (days since 1970-01-01)."""
+    def day_slots(self, day: int, pattern: int, unit: int) -> int:
+        """Return the slots of a day (days since 1970-01-01), bit n for its n-th ``unit`` seconds."""
+
+    @property
+    def whole_minutes(self) -> bool:
+        """Whether all slots are at the first second of a minute, so that ``unit`` may be 60."""
 
 
 class SlotSequence(Protocol):
@@ -89,8 +94,8 @@ class SlotSequence(Protocol):
 class Repeating(SlotSequence, Protocol):
     """A bound trigger with any number of slots, all at whole seconds. It can be compared and hashed."""
 
-    def by_day(self) -> DayPattern:
-        """Return the same slots, day by day."""
+    def by_day(self) -> DayPattern | CronSearch:
+        """Return the same slots, day by day. Those of cron expressions are put together (``domain/cron/days``)."""
 
 
 BoundTrigger: TypeAlias = SlotSequence | StoredTrigger

@@ -2,9 +2,11 @@
 
 It answers three questions without visiting every slot: which slot is next, which is the newest, and how many there are
 in a period. A single trigger without exclusions computes the answer itself. If there are several triggers, or an
-expression excludes slots, the slots of a UTC day become an int with a bit for each second. Union, difference and count
-are single operations on it, and equal days are counted once. Only ``At`` has slots between whole seconds. They are few,
-and are handled one by one.
+expression excludes slots, ``day_bits`` makes an int of the slots of each UTC day. Only ``At`` has slots between whole
+seconds. They are few, and are handled one by one.
+
+The work of each answer is bounded. It is counted in steps of about a microsecond, so the bound is the same on every
+machine. A timetable for which the steps do not suffice to search ``MIN_SEARCHED_DAYS`` is refused when it is made.
 """
 
 from __future__ import annotations
@@ -12,32 +14,33 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from scheduledjob.domain.cron.days import WHOLE_MINUTES_FROM, groups_of
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant
 from scheduledjob.domain.time.zones import LAST_SECOND
 
 from .cron import Cron, CronError
+from .day_bits import MAX_STEPS, MIN_SEARCHED_DAYS, DayBits
 from .every import Every
 from .following import FollowingTrigger
 from .manual import ManualTrigger
 from .once import At
-from .stored_trigger import BoundTrigger, DayPattern, Repeating
+from .stored_trigger import BoundTrigger, Repeating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from scheduledjob.domain.cron.search import CronSearch
 
-_DAY_SECONDS: Final = DAY // SECOND
-_WHOLE_DAY: Final = (1 << _DAY_SECONDS) - 1
-
 _STEPS: Final = 32
 """Excluded slots in a row that are skipped one by one before the search continues with whole days."""
 _SEARCHED_DAYS: Final = 4500
 """Days (with slots) that are searched. If all slots of twelve years are excluded, there is no next slot."""
-_SEARCHED_SPAN: Final = 36_525 * DAY
-"""The search also ends after this time, a century, if slots are so rare that it has few days."""
-_CACHED_DAYS: Final = 64
-"""Bit masks of days (10 KiB each) that are kept during one search."""
+_SEARCHED_SPAN: Final = 36_525
+"""Days after which the search ends if slots are so rare that it has searched few of them: a century."""
+_EMPTY_DAYS: Final = 8
+"""Days without slots that are visited before the triggers are asked for the next slot."""
+_STEPS_OF_TRIGGER: Final = 4
+"""Steps to ask one trigger for its next slot."""
 
 
 class Window(NamedTuple):
@@ -54,7 +57,17 @@ class Timetable:
     excludes the whole minute. ``@every`` in ``exclude`` raises ``CronError``.
     """
 
-    __slots__ = ("_end_at", "_excluding", "_moments", "_repeating", "_start_at", "_windows", "by_hand", "following")
+    __slots__ = (
+        "_end_at",
+        "_excluding",
+        "_minute_bits",
+        "_moments",
+        "_repeating",
+        "_start_at",
+        "_windows",
+        "by_hand",
+        "following",
+    )
 
     def __init__(
         self,
@@ -74,9 +87,12 @@ class Timetable:
         self.by_hand = any(isinstance(trigger, ManualTrigger) for trigger in triggers)
         """Whether the schedule can be run by hand at any time, so that it never completes for lack of slots."""
         self._windows = _merged(excluded for excluded in exclude if isinstance(excluded, Window))
-        self._excluding = tuple(_exclusion(excluded) for excluded in exclude if isinstance(excluded, Cron))
+        self._excluding = tuple(groups_of(_exclusion(excluded) for excluded in exclude if isinstance(excluded, Cron)))
         self._start_at = start_at
         self._end_at = LAST_SECOND * SECOND if end_at is None else min(end_at, LAST_SECOND * SECOND)
+        self._minute_bits = all(trigger.by_day().whole_minutes for trigger in self._repeating)
+        if self._excluding:
+            _refuse_costly(self._bits(60 if self._minute_bits else 1).steps_of_day)
 
     def next(self, after: Instant) -> Instant | None:
         """Return the first slot after an instant, or None."""
@@ -111,13 +127,17 @@ class Timetable:
         return None if slot is None else self._search(slot, forward=False)
 
     def count(self, after: Instant, until: Instant) -> tuple[int, int]:
-        """Return how many slots in ``after < slot <= until`` fire, and how many are excluded."""
+        """Return how many slots in ``after < slot <= until`` fire, and how many are excluded.
+
+        Of a period so long that ``MAX_STEPS`` do not suffice, only the beginning is counted.
+        """
         if self._start_at is not None:
             after = max(after, self._start_at - 1)
         until = min(until, self._end_at)
         fires = excluded = 0
+        bits: dict[int, DayBits] = {}
         for begin, end, in_window in self._pieces(after, until):
-            kept, dropped = self._count_piece(begin, end)
+            kept, dropped = self._count_piece(begin, end, bits)
             fires += 0 if in_window else kept
             excluded += dropped + (kept if in_window else 0)
         return fires, excluded
@@ -150,45 +170,71 @@ class Timetable:
 
     def _excluded_by_expression(self, slot: Instant) -> bool:
         second = slot // SECOND
-        return any(expression.previous(second) == second for expression in self._excluding)
+        return any(group.matches(second) for group in self._excluding)
 
     # ---------------------------------------------------------------- whole days
+
+    def _bits(self, unit: int) -> DayBits:
+        return DayBits([trigger.by_day() for trigger in self._repeating], self._excluding, unit)
 
     def _search(self, slot: Instant, *, forward: bool) -> Instant | None:
         """Return the nearest slot from ``slot`` on that is not excluded, searching whole days.
 
-        Returns None if nothing is found in ``_SEARCHED_DAYS``: all slots count as excluded then.
+        Returns None if nothing is found in ``_SEARCHED_DAYS``, or in ``MAX_STEPS``: all slots count as excluded then.
         """
-        days = _Days(self._repeating, self._excluding)
         sign = 1 if forward else -1
         moments = [at for at in self._moments if (at - slot) * sign >= 0 and not self.is_excluded(at)]
         moment = (min if forward else max)(moments, default=None)
-        current: Instant | None = slot
-        for _ in range(_SEARCHED_DAYS):
-            if current is None or abs(current - slot) > _SEARCHED_SPAN:
+        bits: DayBits | None = None
+        first_day = day = slot // DAY
+        searched = empty = steps = 0
+        while searched < _SEARCHED_DAYS and abs(day - first_day) <= _SEARCHED_SPAN:
+            if (moment is not None and (day - moment // DAY) * sign > 0) or not self._overlaps(day):
                 break
-            if moment is not None and (current - moment) * sign >= 0:
+            unit = 60 if self._minute_bits and day >= WHOLE_MINUTES_FROM else 1
+            if bits is None or bits.unit != unit:
+                bits = self._bits(unit)
+            if steps + bits.steps > MAX_STEPS:
                 break
-            if not self.is_within(current):
-                break
-            day = current // DAY
-            from_second = current // SECOND - day * _DAY_SECONDS
-            bits = days.kept(day)
-            bits &= -1 << from_second if forward else (2 << from_second) - 1
-            while bits:
-                found = ((bits & -bits) if forward else bits).bit_length() - 1
-                candidate = day * DAY + found * SECOND
-                window = self._window_of(candidate)
-                if window is None:
-                    current = candidate if moment is None else (min if forward else max)(candidate, moment)
-                    return current if self.is_within(current) else None
-                beyond = (window.end - 1 if forward else window.start) // SECOND - day * _DAY_SECONDS
-                if forward:
-                    bits &= -1 << min(max(beyond + 1, found + 1), _DAY_SECONDS)
-                else:
-                    bits &= (1 << min(max(beyond, 0), found)) - 1
-            current = self._first((day + 1) * DAY - 1) if forward else self._last(day * DAY - 1)
+            kept = bits.kept(day)
+            if kept is None:
+                empty += 1
+            else:
+                searched, empty = searched + 1, 0
+                found = self._nearest(kept, day, unit, slot if day == first_day else None, forward=forward)
+                if found is not None:
+                    found = found if moment is None else (min if forward else max)(found, moment)
+                    return found if self.is_within(found) else None
+            day += sign
+            if empty >= _EMPTY_DAYS:
+                steps += _STEPS_OF_TRIGGER * len(self._repeating)
+                jump = self._first(day * DAY - 1) if forward else self._last((day + 1) * DAY - 1)
+                if jump is None:
+                    break
+                day, empty = jump // DAY, 0
         return moment if moment is not None and self.is_within(moment) else None
+
+    def _nearest(self, bits: int, day: int, unit: int, limit: Instant | None, *, forward: bool) -> Instant | None:
+        """Return the first slot of a day, from ``limit`` on, that no window excludes; the last one, if not forward."""
+        if limit is not None:
+            second = limit // SECOND - day * (DAY // SECOND)
+            bits &= -1 << -(-second // unit) if forward else (2 << second // unit) - 1
+        while bits:
+            found = ((bits & -bits) if forward else bits).bit_length() - 1
+            slot = day * DAY + found * unit * SECOND
+            window = self._window_of(slot)
+            if window is None:
+                return slot
+            edge = -(-((window.end if forward else window.start) - day * DAY) // (unit * SECOND))
+            if forward:
+                bits &= -1 << min(max(edge, found + 1), DAY // SECOND)
+            else:
+                bits &= (1 << min(max(edge, 0), found)) - 1
+        return None
+
+    def _overlaps(self, day: int) -> bool:
+        """Whether a part of a UTC day is between ``startAt`` and ``endAt``."""
+        return day * DAY <= self._end_at and (self._start_at is None or (day + 1) * DAY > self._start_at)
 
     def is_within(self, slot: Instant) -> bool:
         """Whether an instant is between ``startAt`` and ``endAt``."""
@@ -214,7 +260,7 @@ class Timetable:
         if after < until:
             yield after, until, False
 
-    def _count_piece(self, after: Instant, until: Instant) -> tuple[int, int]:
+    def _count_piece(self, after: Instant, until: Instant, bits: dict[int, DayBits]) -> tuple[int, int]:
         """Return how many slots in ``(after, until]`` the expressions keep, and how many they exclude."""
         kept = dropped = 0
         if not self._repeating:
@@ -222,7 +268,14 @@ class Timetable:
         elif len(self._repeating) == 1 and not self._excluding:
             kept = self._repeating[0].count(after, until)
         else:
-            kept, dropped = _Days(self._repeating, self._excluding).count(after // SECOND + 1, until // SECOND + 1)
+            start, stop = after // SECOND + 1, until // SECOND + 1
+            middle = min(max(start, WHOLE_MINUTES_FROM * (DAY // SECOND)), stop) if self._minute_bits else stop
+            for begin, end, unit in ((start, middle, 1), (middle, stop, 60)):
+                if begin < end:
+                    if unit not in bits:
+                        bits[unit] = self._bits(unit)
+                    counts = bits[unit].count(begin, end)
+                    kept, dropped = kept + counts[0], dropped + counts[1]
         for moment in self._moments:
             if after < moment <= until and all(
                 trigger.previous_instant(moment) != moment for trigger in self._repeating
@@ -234,66 +287,13 @@ class Timetable:
         return kept, dropped
 
 
-class _Days:
-    """The slots of whole UTC days as bits, with a cache for the duration of one search."""
-
-    def __init__(self, triggers: Sequence[Repeating], excluding: Sequence[CronSearch]) -> None:
-        self._included = [(days, days.day_pattern()) for days in (trigger.by_day() for trigger in triggers)]
-        self._excluded = [(days, days.day_pattern()) for days in excluding]
-        self._all: list[DayPattern] = [days for days, _ in (*self._included, *self._excluded)]
-        self._kept: dict[object, int] = {}
-        self._counted: dict[object, tuple[int, int]] = {}
-
-    def kept(self, day: int) -> int:
-        """Return the slots of a day that are not excluded."""
-        key = self._key(day)
-        bits = self._kept.get(key)
-        if bits is None:
-            if len(self._kept) >= _CACHED_DAYS:
-                self._kept.clear()
-            slots, excluded = self._bits(day)
-            bits = self._kept[key] = slots & ~excluded
-        return bits
-
-    def count(self, start: int, stop: int) -> tuple[int, int]:
-        """Return how many slots are kept and how many are excluded in ``start <= second < stop``."""
-        kept = dropped = 0
-        for day in range(start // _DAY_SECONDS, -(-stop // _DAY_SECONDS)):
-            first, last = start - day * _DAY_SECONDS, stop - day * _DAY_SECONDS
-            if first <= 0 and last >= _DAY_SECONDS:
-                counts = self._count_day(day)
-            else:
-                mask = _WHOLE_DAY if last >= _DAY_SECONDS else (1 << last) - 1
-                counts = _counts(*self._bits(day), mask & -1 << max(first, 0))
-            kept += counts[0]
-            dropped += counts[1]
-        return kept, dropped
-
-    def _count_day(self, day: int) -> tuple[int, int]:
-        key = self._key(day)
-        counts = self._counted.get(key)
-        if counts is None:
-            counts = self._counted[key] = _counts(*self._bits(day), _WHOLE_DAY)
-        return counts
-
-    def _key(self, day: int) -> tuple[tuple[int, ...], ...]:
-        return tuple([days.day_key(day) for days in self._all])
-
-    def _bits(self, day: int) -> tuple[int, int]:
-        """Return the slots of a day, excluded or not, and the seconds that are excluded."""
-        slots = excluded = 0
-        for days, pattern in self._included:
-            slots |= days.day_slots(day, pattern)
-        for days, pattern in self._excluded:
-            excluded |= days.day_slots(day, pattern)
-        return slots, excluded
-
-
-def _counts(slots: int, excluded: int, mask: int) -> tuple[int, int]:
-    """Return how many of the slots in ``mask`` are kept, and how many are excluded."""
-    slots &= mask
-    dropped = (slots & excluded).bit_count()
-    return slots.bit_count() - dropped, dropped
+def _refuse_costly(steps_of_day: int) -> None:
+    if steps_of_day * MIN_SEARCHED_DAYS > MAX_STEPS:
+        raise CronError(
+            f"triggers and exclude: the search for slots needs up to {steps_of_day} steps for each day, "
+            f"and at most {MAX_STEPS // MIN_SEARCHED_DAYS} are allowed: write fewer expressions, put those of the same "
+            "times into one, use fewer time zones, or leave out the seconds"
+        )
 
 
 def _exclusion(expression: Cron) -> CronSearch:
