@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.triggers.timetable import SearchCostError
 from scheduledjob.resource_names import KIND
 
 from . import files
@@ -20,6 +22,7 @@ from .documents import ManifestDocument, Meaning
 from .error_words import problems_of
 from .models import ConfigMap, ScheduledJob, Secret
 from .problems import Problem, quoted
+from .translate import to_definition
 from .yamltree import YamlError, documents
 
 if TYPE_CHECKING:
@@ -132,6 +135,9 @@ class _Loading:
             self.loaded.problems.append(document.problem((), message, "make payload and params smaller"))
         elif meaning is Meaning.JOB:
             job = self._validated(document, ScheduledJob)
+            if job is not None and (costly := _why_too_costly(job)):
+                self.loaded.problems.append(document.problem(("spec", "exclude"), *costly, key=job.key))
+                job = None
             if job is not None and not faults and self._is_first(document, KIND, job.key):
                 self.loaded.jobs[job.key] = LoadedJob(job, document.file, document.line)
         elif meaning is Meaning.SECRET:
@@ -178,6 +184,19 @@ class _Loading:
         message = f"{kind} {quoted(name)} in namespace {quoted(namespace)} is already defined in {first}"
         self.loaded.problems.append(document.problem(("metadata", "name"), message, "choose another name", key=key))
         return False
+
+
+def _why_too_costly(job: ScheduledJob) -> tuple[str, str] | None:
+    """Return why the search for the slots of a job is refused, and what to write instead; None if it is not."""
+    if not any(excluded.cron is not None for excluded in job.spec.exclude or ()):
+        return None
+    try:
+        slots_of(Plan(to_definition(job)), seed="/".join(job.key), created=0)
+    except SearchCostError as error:
+        return error.message, error.advice
+    except ValueError:
+        return None  # it has another fault, and whoever uses the job reports it
+    return None
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:

@@ -50,11 +50,27 @@ class Window(NamedTuple):
     end: Instant
 
 
+class SearchCostError(CronError):
+    """The search for the slots of a timetable would take too long."""
+
+    def __init__(self, steps_of_day: int) -> None:
+        most = MAX_STEPS // MIN_SEARCHED_DAYS
+        self.message = (
+            f"the search for slots takes up to {steps_of_day} steps for each day, and {most} are allowed, because each "
+            "time zone costs some steps, and most if slots are not at whole minutes"
+        )
+        self.advice = (
+            "use fewer time zones in triggers and exclude, write cron expressions without seconds, or exclude windows"
+        )
+        super().__init__(f"triggers and exclude: {self.message}: {self.advice}")
+
+
 class Timetable:
     """The union of bound triggers, without what is excluded, from ``start_at`` to ``end_at`` (both inclusive).
 
     An expression in ``exclude`` excludes its own slots. If it has five fields, it says nothing about seconds and
-    excludes the whole minute. ``@every`` in ``exclude`` raises ``CronError``.
+    excludes the whole minute. ``@every`` in ``exclude`` raises ``CronError``, and a search that takes too long
+    ``SearchCostError``.
     """
 
     __slots__ = (
@@ -289,11 +305,7 @@ class Timetable:
 
 def _refuse_costly(steps_of_day: int) -> None:
     if steps_of_day * MIN_SEARCHED_DAYS > MAX_STEPS:
-        raise CronError(
-            f"triggers and exclude: the search for slots needs up to {steps_of_day} steps for each day, "
-            f"and at most {MAX_STEPS // MIN_SEARCHED_DAYS} are allowed: write fewer expressions, put those of the same "
-            "times into one, use fewer time zones, or leave out the seconds"
-        )
+        raise SearchCostError(steps_of_day)
 
 
 def _exclusion(expression: Cron) -> CronSearch:
