@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Value
-from scheduledjob.jobs.curl.curl_executor import BODY_LIMIT
+from scheduledjob.jobs.curl.body import BODY_LIMIT
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from tests.jobs.curl_support import Handler, Known, attempt, bare, executor, run, serving
 

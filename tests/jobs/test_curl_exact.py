@@ -86,8 +86,12 @@ REFUSED = {  # curl as well, with the exit code in parentheses
         "its headers are longer than 300 KiB",
     ),
     "trailers over 300 KiB (56)": (
-        CHUNKED + b"2\r\nok\r\n0\r\n" + (b"A: " + b"x" * 99_000 + b"\r\n") * 4 + b"\r\n",
+        CHUNKED + b"2\r\nok\r\n0\r\n" + (b"A: " + b"x" * 9_000 + b"\r\n") * 40 + b"\r\n",
         "its headers are longer than 300 KiB",
+    ),
+    "a trailer over 16 KiB (curl takes 64 KiB)": (
+        CHUNKED + b"2\r\nok\r\n0\r\nA: " + b"x" * 17_000 + b"\r\n\r\n",
+        "a line between the chunks is longer than 16 KiB",
     ),
     "a line without a colon (8)": (FIRST + b"Garbage\r\n" + OK, 'a header without a colon: "Garbage"'),
     "a zero byte (8)": (FIRST + b"A: a\0b\r\n" + OK, "a header has a zero byte"),

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+REAL = socket.getaddrinfo
+
+
 class Silent:
     """A name server that answers only when the test allows it."""
 
@@ -78,3 +81,27 @@ async def test_a_timeout_applies_while_a_name_is_looked_up(silent: Silent) -> No
     async with executor() as made:
         result = await made.run(attempt(CurlSpec("http://silent.example/"), timeout=0.01))
     assert result.reason == "timed out after 10ms"
+
+
+async def test_slow_names_of_a_namespace_keep_no_other_from_being_looked_up(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(host: str, port: int, **options: Any) -> Any:
+        return silent.getaddrinfo(host, port) if "slow" in host else REAL("127.0.0.1", port, **options)
+
+    monkeypatch.setattr("scheduledjob.jobs.curl.resolver.socket.getaddrinfo", answer)
+    async with serving() as server, executor() as made, asyncio.timeout(60):
+        for _ in range(2):  # the lookups that were given up still count
+            hostile = [
+                asyncio.create_task(made.run(attempt(CurlSpec(f"http://{n}.slow.example/"), timeout=0.5)))
+                for n in range(200)
+            ]
+            results = await asyncio.gather(*hostile)
+        assert silent.lookups == 64
+        words = "waiting for the name server: 64 lookups of this namespace are not answered yet"
+        assert {result.reason for result in results} == {f"timed out after 500ms, {words}"}
+        result = await made.run(attempt(CurlSpec(server.url(host="fine.example")), namespace="team-b"))
+        assert result.ok, result.reason
+        silent.answer.set()
+        result = await made.run(attempt(CurlSpec(server.url(host="fine.example"))))
+        assert result.ok, result.reason

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import re2
 
+from .body import in_utf8
 from .request_errors import RequestError
 
 PATTERN_LIMIT = 2000
@@ -30,18 +31,26 @@ class BodySearch:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="bodyRegex")
 
-    async def find(self, pattern: str, body: bytes) -> bool:
-        """Whether the pattern, which ``compiled_pattern`` has accepted, matches somewhere in the body."""
+    async def find(self, pattern: str, body: bytes, charset: str | None = None) -> bool:
+        """Whether the pattern, which ``compiled_pattern`` has accepted, matches somewhere in the body.
+
+        Raises ``LookupError`` for a charset that is unknown here.
+        """
         compiled = compiled_pattern(pattern)
         if compiled.programsize * len(body) <= _AT_ONCE:
-            return compiled.search(body) is not None
+            return _matches(compiled, body, charset)
         # RE2 releases the interpreter lock while it searches.
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, compiled.search, body)
-        return found is not None
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _matches, compiled, body, charset)
 
     def stop(self) -> None:
         """Release the threads, without waiting for their searches."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _matches(compiled: re2._Regexp, body: bytes, charset: str | None) -> bool:
+    text = in_utf8(body, charset)
+    # What looks like the mark of UTF-16 may be any two bytes.
+    return compiled.search(text) is not None or (text is not body and compiled.search(body) is not None)
 
 
 @lru_cache(1024)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import ResolveResult
 
+    from .fair_share import Reservation
     from .resolver import NameCache
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
@@ -36,7 +37,7 @@ _IDLE_OF_NAMESPACE = 32
 _READ_AHEAD = 16 << 10
 """Bytes that a connection receives before anybody reads them."""
 
-_WRITE_AHEAD = 64 << 10
+WRITE_AHEAD = 64 << 10
 """Bytes of a request that wait in the process for a server that reads slowly."""
 
 _NEXT_ADDRESS_DELAY = 0.25
@@ -71,6 +72,8 @@ class Connection(asyncio.BufferedProtocol):
         self.reused = False
         self.answered = False
         """Whether the server has sent anything since the request."""
+        self.memory: Reservation | None = None
+        """Of the attempt that uses the connection."""
         self.incomplete = False
         """Whether a request was not sent to its end."""
 
@@ -78,7 +81,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # that of uvloop is no subclass
-        self._transport.set_write_buffer_limits(_WRITE_AHEAD)
+        self._transport.set_write_buffer_limits(WRITE_AHEAD)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         # All connections share the buffer: the event loop calls ``buffer_updated`` before anything else.
@@ -134,14 +137,14 @@ class Connection(asyncio.BufferedProtocol):
     async def send(self, head: bytes, body: bytes | None) -> None:
         """Send a request. Returns early if the connection ends: the response may have been sent before."""
         self.answered = False
-        self._transport.write(head + body if body and len(body) <= _WRITE_AHEAD else head)
-        if body and len(body) > _WRITE_AHEAD:
+        self._transport.write(head + body if body and len(body) <= WRITE_AHEAD else head)
+        if body and len(body) > WRITE_AHEAD:
             view = memoryview(body)
-            for start in range(0, len(body), _WRITE_AHEAD):
+            for start in range(0, len(body), WRITE_AHEAD):
                 await self._writable.wait()
                 if self._ended:
                     return
-                self._transport.write(view[start : start + _WRITE_AHEAD])
+                self._transport.write(view[start : start + WRITE_AHEAD])
 
     async def _receive(self) -> None:
         self._resume()
@@ -153,14 +156,18 @@ class Connection(asyncio.BufferedProtocol):
 
     async def read_line(self, limit: int) -> bytes:
         """Return the next line without its end. Raises ``StreamEndedError`` and ``LineTooLongError``."""
-        searched = 0
+        searched, reserved = 0, False
         while (end := self._received.find(b"\n", searched)) < 0:
-            if len(self._received) > limit:
-                raise LineTooLongError
             searched = len(self._received)
+            if searched > limit:
+                raise LineTooLongError
             if self._ended:
                 raise StreamEndedError from self._error
-            await self._receive()
+            if searched > _READ_AHEAD and not reserved and self.memory is not None:
+                await self.memory.change(limit)
+                reserved = True
+            else:
+                await self._receive()
         if end > limit:
             raise LineTooLongError
         line = bytes(self._received[:end])
@@ -197,7 +204,7 @@ class ConnectionPool:
     def __init__(self, names: NameCache, check: Callable[[Endpoint, str], None]) -> None:
         self._names = names
         self._check = check
-        self._buffer = bytearray(64 << 10)
+        self._buffer = bytearray(_READ_AHEAD)
         self._idle: dict[Endpoint, list[Connection]] = {}
         self._idle_of: Counter[str] = Counter()
         self._timers: dict[Connection, asyncio.TimerHandle] = {}
@@ -229,7 +236,7 @@ class ConnectionPool:
         self._idle.setdefault(endpoint, []).append(connection)
         self._idle_of[endpoint.namespace] += 1
         self._timers[connection] = asyncio.get_running_loop().call_later(KEEPALIVE, drop)
-        connection.when_unusable = drop
+        connection.when_unusable, connection.memory = drop, None
         connection.rest()
 
     def discard(self, connection: Connection) -> None:

@@ -14,15 +14,16 @@ from __future__ import annotations
 import asyncio
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from scheduledjob.engine.executor import Attempt, Result
-from scheduledjob.jobs.output import bytes_to_keep, condensed
 from scheduledjob.jobs.reasons import of_exception, one_line, timed_out
 from scheduledjob.jobs.values import Secrets, secrets_of
 
+from .body import BODIES_LIMIT, BODY_LIMIT, Body, collect, is_utf8
 from .body_search import BodySearch, compiled_pattern
-from .connection import IDEMPOTENT, Connection, ConnectionPool, Endpoint
+from .connection import IDEMPOTENT, WRITE_AHEAD, Connection, ConnectionPool, Endpoint
+from .fair_share import FairShare, Reservation
 from .request import Request, first_request, redirected
 from .request_errors import ConnectFailedError, ConnectionLostError, NameLookupError, RequestError, in_words, place
 from .resolver import NameCache, ThreadResolver
@@ -46,13 +47,13 @@ if TYPE_CHECKING:
     from .addresses import AddressFilter
     from .resolver import Resolver
 
-BODY_LIMIT = 1 << 20
-"""Bytes of a response that are read: for ``bodyRegex``, and to be able to reuse the connection."""
-
 MAX_REDIRECTS = 50
 """As in curl."""
 
-_PIECE = 64 << 10
+_SKIPPED = 64 << 10
+"""Bytes of a redirect's body that are read to keep the connection."""
+
+_PIECE = 16 << 10
 """Bytes of a body that are read at once."""
 
 
@@ -63,6 +64,7 @@ class CurlExecutor:
         self._addresses = addresses
         self._resolver = resolver
         self._search = BodySearch()
+        self._memory = FairShare(BODIES_LIMIT, _waits_for_memory)
 
     async def start(self) -> None:
         self._pool = ConnectionPool(NameCache(self._resolver or ThreadResolver()), self._check_address)
@@ -76,6 +78,10 @@ class CurlExecutor:
         self._pool.close()
         self._search.stop()
 
+    def memory_held(self, namespace: str) -> int:
+        """Return the bytes that responses of a namespace hold beyond what each may hold without asking."""
+        return self._memory.held(namespace)
+
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
         """Nothing to do: a request ends with the process."""
 
@@ -86,7 +92,8 @@ class CurlExecutor:
                 result = await self._attempt(attempt, attempt.params, secrets)
         except TimeoutError as error:
             if limit.expired() and attempt.timeout is not None:
-                return Result(False, timed_out(attempt.timeout))
+                waited = error.__cause__.args if error.__cause__ is not None else ()
+                return Result(False, ", ".join((timed_out(attempt.timeout), *map(str, waited))))
             result = Result(False, of_exception(error))
         if result.reason:
             result.reason = one_line(await secrets.masked_text(result.reason))
@@ -100,14 +107,30 @@ class CurlExecutor:
                 compiled_pattern(spec.expect_body)  # an invalid one is reported before anything is sent
         except RequestError as error:
             return Result(False, str(error))
+        memory = Reservation(self._memory, attempt.namespace)
+        try:
+            return await self._follow(request, attempt.namespace, spec, expected, secrets, memory)
+        finally:
+            memory.release()
+
+    async def _follow(
+        self,
+        request: Request,
+        namespace: str,
+        spec: CurlSpec,
+        expected: frozenset[int],
+        secrets: Secrets,
+        memory: Reservation,
+    ) -> Result:
+        """Send the request and those that redirects lead to, and return what the last response means."""
         hops = 0
         while True:
             try:
-                response = await self._send(request, attempt.namespace)
+                response = await self._send(request, namespace, memory)
                 try:
                     next_request = redirected(request, response.head, spec)
                     if next_request is None:
-                        return await self._check_response(response, spec, expected, secrets)
+                        return await self._check_response(response, spec, expected, secrets, memory)
                     await _skip_body(response)
                 finally:
                     # If the whole body was read, the connection is kept. Otherwise this closes it.
@@ -131,7 +154,7 @@ class CurlExecutor:
                 )
             request = next_request
 
-    async def _send(self, request: Request, namespace: str) -> _Response:
+    async def _send(self, request: Request, namespace: str, memory: Reservation) -> _Response:
         url = request.url
         tls = request.tls if url.scheme == "https" else DEFAULT
         endpoint = Endpoint(namespace, url.scheme, url.raw_host or "", url.port or 0, tls, request.server_name)
@@ -139,7 +162,7 @@ class CurlExecutor:
         connection = await self._pool.get(endpoint, new=not may_repeat)
         try:
             try:
-                head = await _exchange(connection, request)
+                head = await _exchange(connection, request, memory)
             except StreamEndedError as error:
                 if connection.answered or not connection.reused:
                     raise ConnectionLostError from error
@@ -147,7 +170,7 @@ class CurlExecutor:
                 self._pool.discard(connection)
                 connection = await self._pool.get(endpoint, new=True)
                 try:
-                    head = await _exchange(connection, request)
+                    head = await _exchange(connection, request, memory)
                 except StreamEndedError as again:
                     raise ConnectionLostError from again
             return _Response(endpoint, connection, head, framing_of(head, request.method))
@@ -156,20 +179,50 @@ class CurlExecutor:
             raise
 
     async def _check_response(
-        self, response: _Response, spec: CurlSpec, expected: frozenset[int], secrets: Secrets
+        self,
+        response: _Response,
+        spec: CurlSpec,
+        expected: frozenset[int],
+        secrets: Secrets,
+        memory: Reservation,
     ) -> Result:
         status = response.head.status
-        body = await _read(response, secrets, whole=spec.expect_body is not None)
+        body = await collect(
+            response.body(),
+            response.codings,
+            response.head.first(b"content-type"),
+            secrets,
+            memory,
+            length=response.length,
+            whole=spec.expect_body is not None and status in expected and status not in spec.complete_status,
+        )
         if status in spec.complete_status:
             return Result(True, "", status, body.output, complete=True)
         if status not in expected:
             reason = f"HTTP {status}, expected {' or '.join(spec.expect_status)}"
             return Result(False, reason, status, body.output, retry_after=retry_after(response.head))
-        if spec.expect_body is not None and not await self._search.find(spec.expect_body, body.searched):
-            within = f" in its first {BODY_LIMIT >> 20} MiB" if body.cut else ""
-            reason = f'HTTP {status}, but nothing in the body{within} matches expect.bodyRegex "{spec.expect_body}"'
-            return Result(False, reason, status, body.output)
+        if spec.expect_body is not None and (why := await self._mismatch(spec.expect_body, body)):
+            return Result(False, f"HTTP {status}, but {why}", status, body.output)
         return Result(True, "", status, body.output)
+
+    async def _mismatch(self, pattern: str, body: Body) -> str:
+        """Return why a body is not as ``expect.bodyRegex`` wants it; empty if it is."""
+        if body.fault:
+            return f"its body can't be read: {body.fault}"
+        hint = ""
+        try:
+            if await self._search.find(pattern, body.searched, body.charset):
+                return ""
+            if body.charset is None and not pattern.isascii() and not is_utf8(body.searched, cut=body.cut):
+                hint = "; it is not UTF-8, and Content-Type names no charset"
+        except LookupError:
+            return f'its body can\'t be read: the charset "{body.charset}" is unknown here'
+        within = f" in its first {BODY_LIMIT >> 20} MiB" if body.cut else ""
+        return f'nothing in the body{within} matches expect.bodyRegex "{pattern}"{hint}'
+
+
+def _waits_for_memory(held: int) -> str:
+    return f"waiting for memory: other responses of this namespace hold {held >> 10} KiB"
 
 
 class _Response:
@@ -181,6 +234,16 @@ class _Response:
         self._connection = connection
         self._framing = framing
         self._complete = False
+
+    @property
+    def length(self) -> int | None:
+        """The length of the body, if the server has said it."""
+        return self._framing.length
+
+    @property
+    def codings(self) -> tuple[bytes, ...]:
+        """How the body is packed, in the order in which that was done."""
+        return (*self.head.tokens(b"content-encoding"), *self._framing.codings)
 
     async def body(self) -> AsyncIterator[bytes]:
         """Yield the body in pieces."""
@@ -196,10 +259,11 @@ class _Response:
             pool.discard(self._connection)
 
 
-async def _exchange(connection: Connection, request: Request) -> Head:
+async def _exchange(connection: Connection, request: Request, memory: Reservation) -> Head:
     """Send a request, and return the head of the response, which may begin before the whole request was sent."""
+    connection.memory = memory
     head = request.head()
-    if request.body is None or len(request.body) <= _PIECE:
+    if request.body is None or len(request.body) <= WRITE_AHEAD:
         await connection.send(head, request.body)
         return await read_head(connection)
     sending = asyncio.ensure_future(connection.send(head, request.body))
@@ -216,42 +280,8 @@ async def _skip_body(response: _Response) -> None:
     total = 0
     async for data in response.body():
         total += len(data)
-        if total > _PIECE:
+        if total > _SKIPPED:
             return
-
-
-class _Body(NamedTuple):
-    output: bytes
-    """The part of the body that history keeps."""
-    searched: bytes
-    """The text for ``bodyRegex``; empty if there is none."""
-    cut: bool
-    """Whether the body is longer than what was read."""
-
-
-async def _read(response: _Response, secrets: Secrets, *, whole: bool) -> _Body:
-    """Read the body up to ``BODY_LIMIT``. Without ``whole``, keep only what history needs."""
-    head, tail = bytes_to_keep(secrets)
-    kept = bytearray()
-    total = 0
-    async for chunk in response.body():
-        total += len(chunk)
-        kept += chunk
-        if total > BODY_LIMIT:
-            break
-        if not whole and len(kept) > head + 2 * tail:
-            del kept[head:-tail]
-    cut = total > BODY_LIMIT
-    if cut:
-        del kept[len(kept) - (total - BODY_LIMIT) :]
-    searched = bytes(kept) if whole else b""
-    if cut:
-        # The end may be the beginning of a secret whose rest was not read, so it is not shown.
-        del kept[len(kept) - secrets.longest :]
-        total = BODY_LIMIT - secrets.longest
-    if total <= head + tail:
-        return _Body(await condensed(bytes(kept), b"", total, secrets), searched, cut)
-    return _Body(await condensed(bytes(kept[:head]), bytes(kept[-tail:]), total, secrets), searched, cut)
 
 
 @lru_cache(1024)

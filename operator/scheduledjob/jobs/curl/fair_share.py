@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class FairShare:
-    """A capacity that namespaces share."""
+    """A capacity that namespaces share. ``words`` returns what a namespace that holds this much waits for."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, words: Callable[[int], str] = str) -> None:
         self._free = capacity
+        self._words = words
         self._held: Counter[str] = Counter()
         self._waiting: dict[str, deque[tuple[int, asyncio.Future[None]]]] = {}
 
@@ -27,8 +32,12 @@ class FairShare:
         """Whether ``acquire`` would return at once."""
         return namespace not in self._waiting and self._fits(namespace, amount)
 
+    def words(self, namespace: str) -> str:
+        """Return what a namespace waits for; empty if it need not wait for one more."""
+        return "" if self.has_room(namespace, 1) else self._words(self._held[namespace])
+
     async def acquire(self, namespace: str, amount: int = 1) -> None:
-        """Wait until the namespace may hold ``amount`` more."""
+        """Wait until the namespace may hold ``amount`` more. A cancellation meanwhile says for what it waited."""
         if self.has_room(namespace, amount):
             self._take(namespace, amount)
             return
@@ -36,7 +45,8 @@ class FairShare:
         self._waiting.setdefault(namespace, deque()).append((amount, turn))
         try:
             await turn
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            error.args = (self._words(self._held[namespace]),)
             if turn.done() and not turn.cancelled():
                 self.release(namespace, amount)
             else:
@@ -59,10 +69,11 @@ class FairShare:
         self._held[namespace] += amount
 
     def _leave(self, namespace: str, amount: int, turn: asyncio.Future[None]) -> None:
-        queue = self._waiting[namespace]
-        queue.remove((amount, turn))
-        if not queue:
-            del self._waiting[namespace]
+        queue = self._waiting.get(namespace)
+        if queue is not None and (amount, turn) in queue:
+            queue.remove((amount, turn))
+            if not queue:
+                del self._waiting[namespace]
         self._grant()  # the next one may want less
 
     def _grant(self) -> None:
@@ -70,7 +81,7 @@ class FairShare:
         while True:
             for namespace in sorted(self._waiting, key=self._held.__getitem__):
                 amount, turn = self._waiting[namespace][0]
-                if self._fits(namespace, amount):
+                if turn.done() or self._fits(namespace, amount):
                     break
             else:
                 return
@@ -78,5 +89,27 @@ class FairShare:
             queue.popleft()
             if queue:
                 self._waiting[namespace] = queue  # behind the others that hold as little
-            self._take(namespace, amount)
-            turn.set_result(None)
+            if not turn.done():  # otherwise it was cancelled a moment ago
+                self._take(namespace, amount)
+                turn.set_result(None)
+
+
+class Reservation:
+    """What one attempt holds of a share."""
+
+    def __init__(self, share: FairShare, namespace: str) -> None:
+        self._share = share
+        self._namespace = namespace
+        self._amount = 0
+
+    async def change(self, amount: int) -> None:
+        """Hold ``amount`` from now on. Gives back what it holds first, so that nobody waits while holding something."""
+        self.release()
+        await self._share.acquire(self._namespace, amount)
+        self._amount = amount
+
+    def release(self) -> None:
+        """Hold nothing."""
+        if self._amount:
+            amount, self._amount = self._amount, 0
+            self._share.release(self._namespace, amount)

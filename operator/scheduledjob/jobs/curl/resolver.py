@@ -39,12 +39,19 @@ class Resolver(Protocol):
     async def resolve(self, host: str, port: int = 0, *, namespace: str = "") -> list[ResolveResult]:
         """Return the addresses of ``host`` in the order of preference. Raises ``OSError`` if it has none."""
 
+    def waits_for(self, namespace: str) -> str:
+        """Return what lookups of a namespace wait for; empty if there is room for another one."""
+
 
 class ThreadResolver:
     """The system's resolver."""
 
     def __init__(self, threads: FairShare | None = None) -> None:
-        self._threads = threads or FairShare(_AT_ONCE)
+        self._threads = threads or FairShare(_AT_ONCE, _words)
+
+    def waits_for(self, namespace: str) -> str:
+        """Return what lookups of a namespace wait for; empty if there is room for another one."""
+        return self._threads.words(namespace)
 
     async def resolve(self, host: str, port: int = 0, *, namespace: str = "") -> list[ResolveResult]:
         """Return the addresses of ``host`` in the system's order of preference. Raises ``OSError`` if it has none."""
@@ -124,6 +131,10 @@ class NameCache:
             found = await asyncio.shield(lookup.task)
         except OSError as error:
             raise NameLookupError(error) from None
+        except asyncio.CancelledError as error:
+            if words := self._resolver.waits_for(namespace):
+                error.args = (words,)
+            raise
         finally:
             lookup.waiting -= 1
             if not lookup.waiting:
@@ -137,6 +148,10 @@ class NameCache:
         while len(self._known) >= _REMEMBERED_NAMES:
             del self._known[next(iter(self._known))]
         self._known[key] = _Known(time.monotonic() + _REMEMBERED_SECONDS, found)
+
+
+def _words(held: int) -> str:
+    return f"waiting for the name server: {held} lookups of this namespace are not answered yet"
 
 
 def _numeric(host: str, port: int) -> ResolveResult:

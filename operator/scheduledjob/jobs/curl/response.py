@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LINE_LIMIT = 100 << 10
 """Bytes of a line of a response's head, as in curl."""
 
+CHUNK_LINE_LIMIT = 16 << 10
+"""Bytes of the line before a chunk, and of a trailer."""
+
 HEAD_LIMIT = 300 << 10
 """Bytes of the whole head of a response, with interim responses and trailers, as in curl."""
 
@@ -137,11 +140,12 @@ async def _read_one_head(stream: Stream, size: int) -> Head:
     return head
 
 
-async def _line(stream: Stream, size: int) -> bytes:
+async def _line(stream: Stream, size: int, limit: int = LINE_LIMIT) -> bytes:
     try:
-        line = await stream.read_line(LINE_LIMIT)
+        line = await stream.read_line(limit)
     except LineTooLongError:
-        raise BadResponseError(f"a header is longer than {LINE_LIMIT >> 10} KiB") from None
+        what = "a header" if limit == LINE_LIMIT else "a line between the chunks"
+        raise BadResponseError(f"{what} is longer than {limit >> 10} KiB") from None
     if size + len(line) > HEAD_LIMIT:
         raise BadResponseError(f"its headers are longer than {HEAD_LIMIT >> 10} KiB")
     return line
@@ -238,7 +242,7 @@ async def read_body(stream: Stream, framing: Framing, size: int, piece: int) -> 
 
 async def _read_chunks(stream: Stream, size: int, piece: int) -> AsyncIterator[bytes]:
     while True:
-        line = await _line(stream, size)
+        line = await _line(stream, size, CHUNK_LINE_LIMIT)
         match = _CHUNK_SIZE.fullmatch(line)
         if match is None:
             raise BadResponseError(f"the size of a chunk is {_shown(line)}")
@@ -251,9 +255,9 @@ async def _read_chunks(stream: Stream, size: int, piece: int) -> AsyncIterator[b
                 raise StreamEndedError
             left -= len(data)
             yield data
-        if await _line(stream, size):
+        if await _line(stream, size, CHUNK_LINE_LIMIT):
             raise BadResponseError("a chunk is longer than its size")
-    while line := await _line(stream, size):
+    while line := await _line(stream, size, CHUNK_LINE_LIMIT):
         size += len(line) + 2
 
 

@@ -1,0 +1,234 @@
+"""The body of a response: what history keeps of it, and the text that ``expect.bodyRegex`` is searched in.
+
+A body is unpacked if the server says that it is packed, and read by its charset. One that can't be read has words for
+the reason, because a pattern would silently never match it. ``gzip`` and ``deflate`` are known; no request asks for
+them, so a server rarely sends them, and hardly ever anything else.
+
+What attempts hold of bodies is limited in total (``BODIES_LIMIT``), and shared fairly between namespaces. Each attempt
+may hold ``FREE`` without asking. For more it acquires all that it may need at once, so that whoever holds memory never
+waits for more.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import zlib
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from scheduledjob.jobs.output import bytes_to_keep, condense
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from scheduledjob.jobs.values import Secrets
+
+    from .fair_share import Reservation
+
+BODY_LIMIT = 1 << 20
+"""Bytes of a body that are read, after it was unpacked."""
+
+BODIES_LIMIT = 64 << 20
+"""Bytes that all attempts together may hold of responses, beside what each may hold without asking."""
+
+FREE = 16 << 10
+"""Bytes that an attempt may hold without asking."""
+
+_PIECE = 16 << 10
+_RAW_SHOWN = 4096
+_MAX_CODINGS = 4
+_CHARSET = re.compile(r';\s*charset\s*=\s*"?([A-Za-z0-9_.:+-]{1,40})', re.IGNORECASE)
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_CODECS = re.compile(
+    "ascii|iso8859-[0-9]+|cp[0-9]+|koi8-[rut]|utf-(16|32)(-[lb]e)?|mac-[a-z]+|big5(hkscs)?|gb(2312|k|18030)|hz|"
+    "(shift_jis|euc_|iso2022_)[a-z0-9_]+|shift_jis|johab|tis-620"
+)
+"""Names of Python's codecs for text; those for other purposes may take quadratic time."""
+
+
+class Body(NamedTuple):
+    """What was read of a body."""
+
+    output: bytes
+    """The part that history keeps."""
+    searched: bytes
+    """The text for ``bodyRegex``; empty if there is none."""
+    cut: bool
+    """Whether the body is longer than what was read."""
+    charset: str | None
+    """The charset that the server or the first bytes name; None: UTF-8, as far as is known."""
+    fault: str
+    """Why it could not be unpacked; empty if it could."""
+
+
+async def collect(
+    pieces: AsyncIterator[bytes],
+    codings: Sequence[bytes],
+    content_type: bytes | None,
+    secrets: Secrets,
+    memory: Reservation,
+    *,
+    length: int | None,
+    whole: bool,
+) -> Body:
+    """Read a body up to ``BODY_LIMIT``. Without ``whole``, keep only what history needs.
+
+    ``codings``: in the order in which they were applied. ``length``: if the server has said it.
+    """
+    head, tail = bytes_to_keep(secrets)
+    needed = BODY_LIMIT if whole else min(BODY_LIMIT, head + 2 * tail + _PIECE)
+    if length is not None and not codings:
+        needed = min(needed, length)
+    unpacker = _Unpacker(codings)
+    kept = bytearray()
+    raw = b""
+    total = 0
+    async for data in pieces:
+        if codings and len(raw) < _RAW_SHOWN:
+            raw += data[: _RAW_SHOWN - len(raw)]
+        for part in unpacker.unpack(data):
+            if len(kept) + len(part) > FREE >= len(kept) and needed > FREE:
+                await memory.change(needed)
+            total += len(part)
+            kept += part
+            if total > BODY_LIMIT:
+                break
+            if not whole and len(kept) > head + 2 * tail:
+                del kept[head:-tail]
+        if total > BODY_LIMIT:
+            break
+    fault = unpacker.fault if total > BODY_LIMIT else unpacker.finish()
+    if not total and fault:
+        kept += raw
+        total = len(raw)
+    cut = total > BODY_LIMIT
+    if cut:
+        del kept[len(kept) - (total - BODY_LIMIT) :]
+    searched = bytes(kept) if whole else b""
+    if cut:
+        # The end may be the beginning of a secret whose rest was not read, so it is not shown.
+        del kept[len(kept) - secrets.longest :]
+        total = BODY_LIMIT - secrets.longest
+    if total <= head + tail:
+        output = condense(bytes(kept), b"", total, secrets)
+    else:
+        output = condense(bytes(kept[:head]), bytes(kept[-tail:]), total, secrets)
+    return Body(output, searched, cut, _charset(content_type, searched), fault)
+
+
+def in_utf8(body: bytes, charset: str | None) -> bytes:
+    """Return a text in UTF-8. Raises ``LookupError`` for a charset that is unknown here."""
+    if charset is None:
+        return body
+    codec = codecs.lookup(charset).name
+    if codec == "utf-8":
+        return body.removeprefix(codecs.BOM_UTF8)
+    if not _CODECS.fullmatch(codec):
+        raise LookupError(charset)
+    return body.decode(codec, "replace").removeprefix("\ufeff").encode()
+
+
+def is_utf8(body: bytes, *, cut: bool) -> bool:
+    """Whether a body can be read as UTF-8. If it was ``cut``, the end of its last character may be missing."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(body, final=not cut)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _charset(content_type: bytes | None, body: bytes) -> str | None:
+    for bom, charset in _BOMS:
+        if body.startswith(bom):
+            return charset
+    named = _CHARSET.search((content_type or b"").decode("latin-1"))
+    return named[1] if named else None
+
+
+class _Coding(Protocol):
+    def unpack(self, data: bytes) -> Iterator[bytes]:
+        """Yield what is in ``data``. Raises ``zlib.error``."""
+
+    def is_complete(self) -> bool:
+        """Whether the packed data has an end."""
+
+
+class _Zlib:
+    """``gzip``, with any number of members, or ``deflate``, with the header of zlib or without."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._stream = zlib.decompressobj(window)
+        self._begun = False
+
+    def unpack(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._stream.eof:
+                if not data.startswith(b"\x1f"):  # padding after the last member
+                    return
+                self._stream = zlib.decompressobj(self._window)
+            try:
+                part = self._stream.decompress(data, _PIECE)
+            except zlib.error:
+                if self._begun or self._window != zlib.MAX_WBITS:
+                    raise
+                self._window = -zlib.MAX_WBITS  # some servers send deflate without the header
+                self._stream = zlib.decompressobj(self._window)
+                part = self._stream.decompress(data, _PIECE)
+            self._begun = True
+            if part:
+                yield part
+            data = self._stream.unconsumed_tail or self._stream.unused_data
+            if not data and len(part) == _PIECE:
+                rest = self._stream.decompress(b"", _PIECE)
+                if rest:
+                    yield rest
+
+    def is_complete(self) -> bool:
+        return self._stream.eof
+
+
+_WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+
+
+class _Unpacker:
+    """Undoes the codings of a body. After a fault it yields nothing."""
+
+    def __init__(self, codings: Sequence[bytes]) -> None:
+        names = [coding for coding in codings if coding != b"identity"]
+        self.fault = ""
+        self._names = ", ".join(name.decode("ascii", "replace") for name in names[:_MAX_CODINGS])
+        if len(names) > _MAX_CODINGS or any(name not in _WINDOWS for name in names):
+            self.fault = (
+                f"it is packed with {self._names}, which is unknown here: send the header Accept-Encoding: gzip"
+            )
+            names = []
+        self._codings: list[_Coding] = [_Zlib(_WINDOWS[name]) for name in reversed(names)]
+
+    def unpack(self, data: bytes) -> Iterator[bytes]:
+        """Yield what is in ``data``."""
+        if self.fault:
+            return
+        try:
+            yield from self._through(data, 0)
+        except zlib.error:
+            self.fault = f"it is not {self._names}, although Content-Encoding says so"
+
+    def _through(self, data: bytes, layer: int) -> Iterator[bytes]:
+        if layer == len(self._codings):
+            yield data
+            return
+        for part in self._codings[layer].unpack(data):
+            yield from self._through(part, layer + 1)
+
+    def finish(self) -> str:
+        """Return the fault, after all data was unpacked."""
+        if not self.fault and not all(coding.is_complete() for coding in self._codings):
+            self.fault = f"it ends early for {self._names}"
+        return self.fault

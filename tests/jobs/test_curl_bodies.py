@@ -1,0 +1,207 @@
+"""Bodies of responses: packed ones, other charsets, and how much memory they may hold."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob.jobs.curl.body import BODIES_LIMIT, BODY_LIMIT, FREE
+from scheduledjob.jobs.curl.curl_spec import CurlSpec
+from scheduledjob.jobs.curl.fair_share import FairShare, Reservation
+from tests.jobs.curl_support import attempt, bare, executor, run
+from tests.jobs.shell_support import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+TEXT = b'{"state": "done"}'
+
+
+def raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+def answer(body: bytes, *headers: bytes) -> bytes:
+    return b"\r\n".join((b"HTTP/1.1 200 OK", *headers, b"Content-Length: %d" % len(body), b"", body))
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        (b"gzip", gzip.compress(TEXT)), (b"X-GZip", gzip.compress(TEXT)), (b"deflate", zlib.compress(TEXT)),
+        (b"deflate", raw_deflate(TEXT)), (b"identity", TEXT), (b"gzip, deflate", zlib.compress(gzip.compress(TEXT))),
+        (b"gzip", gzip.compress(TEXT[:5]) + gzip.compress(TEXT[5:])), (b"gzip", gzip.compress(TEXT) + b"\0" * 9),
+    ],
+)  # fmt: skip
+async def test_a_packed_body_is_unpacked(coding: bytes, body: bytes) -> None:
+    async with bare(answer(body, b"Content-Encoding: " + coding)) as server:
+        result = await run(CurlSpec(server.url, expect_body='"state": "done"'))
+    assert (result.ok, result.output) == (True, TEXT), result.reason
+
+
+async def test_a_body_that_the_transfer_packed_is_unpacked() -> None:
+    packed = gzip.compress(TEXT)
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed)
+    async with bare(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + chunks) as server:
+        assert (await run(CurlSpec(server.url, expect_body="done"))).output == TEXT
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "words"),
+    [
+        (b"br", b"\x8b\x08\x80", "it is packed with br, which is unknown here: send the header Accept-Encoding: gzip"),
+        (b"gzip", b"no gzip", "it is not gzip, although Content-Encoding says so"),
+        (b"gzip", gzip.compress(TEXT)[:-9], "it ends early for gzip"),
+        (b"gzip, gzip, gzip, gzip, gzip", TEXT, "it is packed with gzip, gzip, gzip, gzip, which is unknown here"),
+    ],
+)
+async def test_a_body_that_can_not_be_unpacked_says_why(coding: bytes, body: bytes, words: str) -> None:
+    async with bare(answer(body, b"Content-Encoding: " + coding)) as server:
+        result = await run(CurlSpec(server.url, expect_body="done"))
+        assert not result.ok
+        assert result.reason.startswith(f"HTTP 200, but its body can't be read: {words}")
+        assert (await run(CurlSpec(server.url))).ok  # nobody asks for its text
+
+
+async def test_a_small_body_that_unpacks_to_a_large_one_is_cut() -> None:
+    packer = zlib.compressobj(9, wbits=16 + zlib.MAX_WBITS)
+    zeros = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(64)), packer.flush()])
+    assert len(zeros) < 1 << 17
+    async with bare(answer(zeros, b"Content-Encoding: gzip")) as server:
+        result = await run(CurlSpec(server.url, expect_body="never"))
+    assert result.reason == 'HTTP 200, but nothing in the body in its first 1 MiB matches expect.bodyRegex "never"'
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (b"text/plain; charset=iso-8859-1", "terminé".encode("latin-1")),
+        (b'text/plain;charset="ISO-8859-15"', "terminé".encode("iso8859-15")),
+        (b"text/html; x=y; Charset=windows-1252", "terminé".encode("cp1252")),
+        (b"text/plain; charset=utf-16", "terminé".encode("utf-16")),
+        (b"text/plain; charset=UTF-16LE", "terminé".encode("utf-16-le")),
+        (b"text/plain", "terminé".encode("utf-16")), (b"text/plain", "terminé".encode("utf-32")),
+        (b"text/plain", "terminé".encode("utf-8-sig")), (b"text/plain; charset=utf-8", "terminé".encode()),
+        (b"text/plain; charset=shift_jis", "終わり terminé".encode("shift_jisx0213")),
+    ],
+)  # fmt: skip
+async def test_a_pattern_is_searched_in_the_text_of_any_charset(content_type: bytes, body: bytes) -> None:
+    pattern = "^終わり " if b"shift" in content_type else "^terminé$"
+    async with bare(answer(body, b"Content-Type: " + content_type)) as server:
+        result = await run(CurlSpec(server.url, expect_body=pattern))
+    assert result.ok, result.reason
+
+
+@pytest.mark.parametrize(
+    ("content_type", "words"),
+    [
+        (b"text/plain; charset=klingon", 'its body can\'t be read: the charset "klingon" is unknown here'),
+        (b"text/plain; charset=punycode", 'its body can\'t be read: the charset "punycode" is unknown here'),
+        (b"text/plain", 'nothing in the body matches expect.bodyRegex "terminé"; it is not UTF-8, and Content-Type '),
+    ],
+)
+async def test_a_text_that_can_not_be_read_says_why(content_type: bytes, words: str) -> None:
+    async with bare(answer("terminé".encode("latin-1"), b"Content-Type: " + content_type)) as server:
+        result = await run(CurlSpec(server.url, expect_body="terminé"))
+    assert result.reason.startswith(f"HTTP 200, but {words}")
+
+
+# ---------------------------------------------------------------- shares
+
+
+async def test_a_namespace_may_hold_as_much_as_is_free() -> None:
+    share = FairShare(16)
+    for _ in range(8):
+        await share.acquire("a")
+    assert not share.has_room("a", 1)
+    for namespace, amount in (("b", 4), ("c", 2), ("d", 1)):
+        await share.acquire(namespace, amount)
+        assert not share.has_room(namespace, 1)
+    assert share.has_room("e", 1)
+
+
+async def test_who_holds_least_is_next_and_who_left_is_not_waited_for() -> None:
+    share, order = FairShare(8), list[str]()
+
+    async def acquire(namespace: str, amount: int) -> None:
+        await share.acquire(namespace, amount)
+        order.append(namespace)
+
+    await acquire("a", 4)
+    await acquire("b", 2)
+    waiting = [asyncio.create_task(acquire(namespace, 2)) for namespace in ("a", "a", "b", "c")]
+    await asyncio.sleep(0)
+    assert order == ["a", "b", "c"]  # there are two left, too few for a and b
+    waiting[0].cancel()
+    share.release("a", 4)
+    await waiting[1]
+    assert order == ["a", "b", "c", "a"]  # a holds nothing now
+    assert not waiting[2].done()
+    share.release("c", 2)
+    await waiting[2]
+
+
+async def test_a_reservation_never_waits_while_it_holds_something() -> None:
+    share = FairShare(8)
+    first, second = Reservation(share, "a"), Reservation(share, "a")
+    await first.change(2)
+    await second.change(2)
+    larger = [asyncio.create_task(held.change(4)) for held in (first, second)]
+    done, _ = await asyncio.wait(larger, return_when=asyncio.FIRST_COMPLETED)
+    assert len(done) == 1
+    (first if larger[0] in done else second).release()
+    await asyncio.gather(*larger)
+
+
+@asynccontextmanager
+async def withholding(size: int) -> AsyncIterator[tuple[int, list[asyncio.StreamWriter]]]:
+    """A server that keeps the last byte of its bodies back. Yields its port and its connections."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * (size - 1))
+        writers.append(writer)
+
+    async with await asyncio.start_server(converse, "127.0.0.1", 0) as listener:
+        try:
+            yield listener.sockets[0].getsockname()[1], writers
+        finally:
+            for writer in writers:
+                writer.close()
+
+
+async def test_bodies_that_do_not_end_hold_a_bounded_share_of_the_memory() -> None:
+    most = BODIES_LIMIT // BODY_LIMIT // 2  # bodies that one namespace may hold
+    async with withholding(BODY_LIMIT) as (port, _), executor() as made, asyncio.timeout(60):
+        spec = CurlSpec(f"http://127.0.0.1:{port}/", expect_body="never")
+        held = [asyncio.create_task(made.run(attempt(spec))) for _ in range(most)]
+        await until(lambda: made.memory_held("team-a") == most * BODY_LIMIT)
+        late = await made.run(attempt(spec, timeout=0.2))
+        assert (
+            late.reason
+            == f"timed out after 200ms, waiting for memory: other responses of this namespace hold {32768} KiB"
+        )
+        # Another namespace has room, and so have small bodies of this one.
+        async with bare(answer(b"x" * BODY_LIMIT)) as fine, bare(answer(b"x" * FREE)) as small:
+            assert (await made.run(attempt(CurlSpec(fine.url, expect_body="x"), namespace="team-b"))).ok
+            assert (await made.run(attempt(CurlSpec(small.url, expect_body="x")))).ok
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        assert made.memory_held("team-a") == made.memory_held("team-b") == 0
+
+
+async def test_a_long_header_that_does_not_end_counts() -> None:
+    async with bare(b"HTTP/1.1 200 OK\r\nA: " + b"x" * 90_000, keep_open=True) as server, executor() as made:
+        running = asyncio.create_task(made.run(attempt(CurlSpec(server.url))))
+        await until(lambda: made.memory_held("team-a") > 0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert made.memory_held("team-a") == 0
