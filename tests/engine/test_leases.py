@@ -23,7 +23,20 @@ from scheduledjob.engine.leases import Leases, Renewed
 from scheduledjob.engine.store import Key, Renewal, Renewer, Row, Settlement, StoreUnavailable
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
-from .support import KEEP_ALL, PATIENCE, Jobs, Watcher, desired, for_ever, ok, put, replica_of, row_of, running
+from .support import (
+    KEEP_ALL,
+    PATIENCE,
+    Jobs,
+    Watcher,
+    desired,
+    for_ever,
+    ok,
+    put,
+    replica_of,
+    row_of,
+    running,
+    single_slot,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -35,6 +48,10 @@ def beating(length: float = 15.0) -> Leases:
     leases = Leases(length)
     leases.beat(100.0)
     return leases
+
+
+def is_wedged(leases: Leases) -> bool:
+    return leases.wedged
 
 
 def test_a_lease_is_renewed_after_a_third_of_its_length() -> None:
@@ -81,13 +98,19 @@ def test_a_lease_expires_here_before_it_expires_in_the_store(length: float, marg
     assert leases.expired(just + 0.002) == []
 
 
-def test_a_blocked_event_loop_loses_its_leases_after_a_minute() -> None:
+def test_a_blocked_event_loop_keeps_the_leases_of_what_runs_and_gives_up_the_others_after_a_minute() -> None:
     leases = beating()
-    leases.add(1, 7, 115.0)
-    assert leases.to_renew(159.0) == [(1, 7)]
-    assert not leases.wedged
-    assert leases.to_renew(160.1) == []
-    assert leases.wedged
+    running = leases.add(1, 7, 115.0)
+    running.run_ids = ("run",)
+    leases.add(2, 7, 115.0)
+    assert leases.to_renew(159.0) == [(1, 7), (2, 7)]
+    assert not is_wedged(leases)
+    assert leases.to_renew(160.1) == [(1, 7)]
+    assert is_wedged(leases)
+    assert leases.to_renew(16_000.0) == [(1, 7)]
+    leases.beat(16_001.0)
+    assert leases.to_renew(16_001.0) == [(1, 7), (2, 7)]
+    assert not is_wedged(leases)
 
 
 def test_another_lease_on_the_same_row_is_not_dropped_with_the_old_one() -> None:
@@ -112,7 +135,7 @@ class Kept:
         self.extended: list[tuple[tuple[str, ...], float, int]] = []
         self.failures: list[BaseException] = []
         calls = LeaseCallbacks(
-            self._extend, self.news.put_nowait, lambda keys: self.news.put_nowait(list(keys)), self.failures.append
+            self._extend, self.news.put_nowait, lambda keys: self.news.put_nowait(list(keys)), self.failures.append, str
         )
         self.thread = LeaseThread(store, "me", self.leases, time.monotonic, calls)
 
@@ -143,7 +166,7 @@ async def test_the_thread_counts_a_renewal_from_when_it_was_sent() -> None:
     leases = Leases(3.0)
     leases.beat(clock[0])
     lease = leases.add(1, 7, clock[0] + 1.0)
-    calls = LeaseCallbacks(lambda run_ids, deadline: None, news.put_nowait, lambda keys: None, lambda error: None)
+    calls = LeaseCallbacks(lambda run_ids, deadline: None, news.put_nowait, lambda keys: None, lambda error: None, str)
     thread = LeaseThread(SlowStore(), "me", leases, lambda: clock[0], calls)
     thread.start()
     try:
@@ -293,7 +316,7 @@ async def test_a_lost_row_is_claimed_again_when_its_lease_ends() -> None:
             return await super().run(attempt)
 
     jobs = FirstAttemptHangs()
-    store = Unreachable()
+    store = Unreachable(MemoryDatabase())
     await put(store, "ns/a")
     async with running(replica_of(store, jobs, lease=0.6, heartbeat=3600.0)):
         assert (await jobs.begun.get()).attempt == 1
@@ -394,41 +417,44 @@ async def test_a_blocked_event_loop_keeps_its_lease() -> None:
     ]
 
 
-async def test_an_event_loop_that_is_blocked_for_too_long_loses_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_that_blocks_for_longer_than_a_minute_does_not_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row that waits beside it is given up, and the log says which job blocks the event loop."""
     monkeypatch.setattr(leases_module, "WEDGED_AFTER", 1.5)
     database = MemoryDatabase()
-    begun, recovered = threading.Event(), threading.Event()
-    watcher, rival = Watcher(), Watcher()
+    begun, unblocked, rival, blocker = threading.Event(), threading.Event(), Watcher(), Watcher()
+    jobs = Jobs()
 
     async def blocks(attempt: Attempt) -> Result:
         begun.set()
-        recovered.wait(PATIENCE)
+        unblocked.wait(PATIENCE)
         return Result(True)
 
     async def blocked() -> None:
         store = MemoryStore(database)
-        async with running(replica_of(store, Jobs(blocks), observer=watcher, lease=0.6, capacity=1, name="wedged")):
-            await watcher.until_event("fenced")
+        async with running(replica_of(store, Jobs(blocks), observer=blocker, lease=0.6, ahead=PATIENCE, name="busy")):
+            await blocker.until_recorded()
 
-    async def takes_over(attempt: Attempt) -> Result:
-        recovered.set()
-        return Result(True)
-
-    await put(MemoryStore(database), "ns/a")
+    store = MemoryStore(database)
+    now = await store.now()
+    waits = single_slot(now + 3 * SECOND // 2)
+    await store.put([desired("ns/waits", waits, now)], replace=False)
+    await put(store, "ns/blocks")
     with capture_logs() as logs:
         thread = in_a_thread(blocked)
         await asyncio.to_thread(begun.wait, PATIENCE)
-        async with running(
-            replica_of(MemoryStore(database), Jobs(takes_over), observer=rival, heartbeat=0.05, name="rival")
-        ):
+        async with running(replica_of(MemoryStore(database), jobs, observer=rival, lease=0.6, heartbeat=0.05)):
+            attempt = await jobs.begun.get()
+            assert attempt.name == "waits"
             await rival.until_recorded()
+            unblocked.set()
             await asyncio.to_thread(thread.join)
-    assert [(record.outcome, record.attempt, record.replica) for record in rival.records] == [
-        (Outcome.SUCCEEDED, 2, "rival")
+        assert jobs.begun.empty()
+    assert [(record.slug, record.outcome, record.attempt) for record in blocker.records] == [
+        ("ns/blocks", Outcome.SUCCEEDED, 1)
     ]
-    assert await MemoryStore(database).history() == rival.records
-    assert watcher.records == []
-    assert any("event loop has not run" in entry["event"] for entry in logs)
+    (line,) = [line for line in logs if "event loop has not run" in line["event"]]
+    assert line["blocked_by"] == "ns/blocks"
+    assert "threading.py" in line["at"]
 
 
 async def test_a_takeover_counts_as_a_lost_attempt() -> None:

@@ -22,6 +22,7 @@ from .support import PATIENCE, Jobs, Watcher, for_ever, put
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from scheduledjob.engine.executor import Attempt, Result
     from scheduledjob.engine.store import Row
 
 LENGTH = 15.0
@@ -62,17 +63,26 @@ class Scene:
                 preparer=AttemptPreparer(),
                 poll_timer=PollTimer(clock, monotonic, settings),
             )
+            writing = asyncio.create_task(self.ownership.settler.run())
             try:
                 yield
             finally:
                 self.ownership.stop_attempts()
                 self.ownership.close()
                 await tasks.end(PATIENCE)
+                await writing
 
-    async def claim(self) -> Row:
+    async def claim(self, lease: float = LENGTH) -> Row:
         await put(self.store, "ns/job")
-        (row,) = (await self.store.claim("me", ["job"], limit=1, ahead=0, lease=from_seconds(LENGTH))).rows
+        (row,) = (await self.store.claim("me", ["job"], limit=1, ahead=0, lease=from_seconds(lease))).rows
         return row
+
+    async def claim_when_due(self) -> Row:
+        """Claim the row as soon as it is due, or its lease has passed."""
+        while True:
+            if rows := (await self.store.claim("me", ["job"], limit=1, ahead=0, lease=from_seconds(LENGTH))).rows:
+                return rows[0]
+            await asyncio.sleep(0)
 
 
 async def test_a_slot_starts_while_its_lease_is_long_enough() -> None:
@@ -90,3 +100,34 @@ async def test_a_slot_does_not_start_within_the_margin_of_its_lease() -> None:
         assert scene.ownership.count == 0
         assert ("fenced", "ns/job") in scene.watcher.events
     assert scene.jobs.begun.empty()
+
+
+async def test_a_row_is_not_started_again_while_an_attempt_that_was_stopped_here_cleans_up() -> None:
+    """The same process knows what other replicas can't know, so it releases the row until the job has ended."""
+    scene, cleaned = Scene(), asyncio.Event()
+
+    async def cleans_up(attempt: Attempt) -> Result:
+        try:
+            return await for_ever(attempt)
+        finally:
+            await cleaned.wait()
+
+    scene.jobs.behave = cleans_up
+    async with scene.running():
+        row = await scene.claim(lease=0.01)
+        scene.ownership.accept(row, scene.now + LENGTH)
+        await scene.jobs.begun.get()
+        scene.ownership.leases_expired([row.key])
+        again = await scene.claim_when_due()
+        assert again.recovered
+        scene.ownership.accept(again, scene.now + LENGTH)
+        await scene.watcher.until_event("released")
+        third = await scene.claim_when_due()
+        assert scene.jobs.most_active == 1
+        assert scene.jobs.begun.empty()
+        cleaned.set()
+        await scene.jobs.cancelled.get()
+        await scene.ownership.emptied()
+        scene.ownership.accept(third, scene.now + LENGTH)
+        assert (await scene.jobs.begun.get()).attempt == 2
+        assert scene.jobs.most_active == 1

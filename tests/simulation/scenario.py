@@ -212,7 +212,7 @@ class Scenario:
 
     def block(self) -> None:
         if alive := self.alive():
-            self._flag_for(self.rng.choice(alive), "blocked", self.rng.choice([0.5, 5.0, 20.0]))
+            self._flag_for(self.rng.choice(alive), "blocked", self.rng.choice([0.5, 5.0, 20.0, 90.0]))
 
     def _flag_for(self, running: Running, flag: str, seconds: float) -> None:
         self.world.log("replica", running.machine.name, detail=f"{flag} for {seconds} s")

@@ -47,15 +47,22 @@ class AttemptTasks:
 
     def __init__(self) -> None:
         self._tasks: dict[asyncio.Task[None], Attempt | None] = {}
-        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._failure: asyncio.Future[None] = self._loop.create_future()
         self.ending = False
         """All tasks are being cancelled, because the replica ends."""
 
     def create_task(self, coroutine: Coroutine[Any, Any, None], attempt: Attempt | None = None) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine)
+        task = self._loop.create_task(coroutine)
         self._tasks[task] = attempt
         task.add_done_callback(self._done)
         return task
+
+    def blocking(self) -> str:
+        """Return the slug of the job that executes now; empty if there is none. Thread-safe."""
+        task = asyncio.current_task(self._loop)
+        attempt = self._tasks.get(task) if task is not None else None
+        return _slug_of(attempt) if attempt is not None else ""
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
@@ -86,10 +93,14 @@ def _abandon(task: asyncio.Task[None], attempt: Attempt | None) -> None:
         log.error(
             "a job did not end when it was cancelled: it is abandoned, and may run until the process ends, beside the "
             "attempt that another replica starts",
-            slug=f"{attempt.namespace}/{attempt.name}" if attempt.namespace else attempt.name,
+            slug=_slug_of(attempt),
             run_id=attempt.run_id,
         )
     asyncio._unregister_task(task)
+
+
+def _slug_of(attempt: Attempt) -> str:
+    return f"{attempt.namespace}/{attempt.name}" if attempt.namespace else attempt.name
 
 
 class AttemptRunner:

@@ -1,9 +1,9 @@
 """The lease thread renews ``Leases``, on its own event loop and its own connection to the store.
 
-It is a thread because a Python job may block the replica's event loop. Leases must still be renewed then, for at most
-``WEDGED_AFTER`` seconds. The thread reports results to the replica's event loop. Executors need their new deadlines
-even if that loop is blocked, so the thread calls them itself. One task renews leases and another watches for leases
-that are about to expire, so that a store that does not answer does not delay fencing.
+It is a thread because a Python job may block the replica's event loop. The leases of what runs must still be renewed
+then, however long that takes (``leases.py`` says why). The thread reports results to the replica's event loop.
+Executors need their new deadlines even if that loop is blocked, so the thread calls them itself. One task renews leases
+and another watches for leases that are about to expire, so that a store that does not answer does not delay fencing.
 
 If nobody fences, another replica starts runs that continue here. So no failure ends the thread silently: it is logged
 as an error, reported, and the thread starts again after a delay. Until then, and whenever the thread does not watch,
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -46,6 +47,9 @@ class LeaseCallbacks:
     expired: Callable[[Sequence[Key]], None]
     failed: Callable[[BaseException], None]
     """Called when the thread fails. It starts again by itself."""
+    blocking: Callable[[], str]
+    """Called in the lease thread while the event loop is blocked. Returns the slug of the job that blocks it, or an
+    empty text."""
 
 
 class LeaseDriver(Protocol):
@@ -66,6 +70,7 @@ class LeaseThread:
         self._clock = clock
         self._calls = calls
         self._home = asyncio.get_running_loop()
+        self._home_thread = threading.get_ident()
         self._thread: threading.Thread
         self._guarding: asyncio.Task[None]
         self._stopping: asyncio.Event
@@ -139,21 +144,36 @@ class LeaseThread:
             renewing.cancel()  # a store that does not answer must not delay the end
 
     async def _watch(self) -> None:
-        """Report leases that are about to expire."""
+        """Report leases that are about to expire, and an event loop that is blocked."""
         was_wedged = False
         while not await self._pause():
             self._watched_at = self._clock()
             self._watch_once()
             if self._leases.wedged and not was_wedged:
-                was_wedged = True
                 log.error(
-                    "the event loop has not run for a minute: its leases are not renewed, and its runs will be stopped"
+                    "the event loop has not run for a minute: the leases of what runs are renewed until the process "
+                    "ends, and other rows are given up",
+                    blocked_by=self._calls.blocking() or "no job",
+                    at=self._blocked_at(),
                 )
+            was_wedged = self._leases.wedged
+
+    def _blocked_at(self) -> str:
+        """Return the line of code that the replica's event loop executes."""
+        frame = sys._current_frames().get(self._home_thread)
+        return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
 
     def _watch_once(self) -> None:
         expired = self._leases.expired(self._clock())
-        if expired:
-            self._report(self._calls.expired, expired)
+        if not expired:
+            return
+        self._report(self._calls.expired, expired)
+        if self._leases.wedged:
+            log.error(
+                "leases expire while the event loop is blocked: another replica may start what runs here",
+                blocked_by=self._calls.blocking() or "no job",
+                leases=len(expired),
+            )
 
     async def _renew_until_stopped(self) -> None:
         """Renew, whatever fails: meanwhile ``_watch`` fences."""

@@ -8,6 +8,11 @@ long that the replica counts as wedged.
 The length of a lease is counted on the monotonic clock from *before* the claim or renewal was sent. So a lease never
 ends later here than in the store. Attempts are stopped ``margin`` seconds earlier, so that they have ended before
 another replica may start them.
+
+A job in Python may block the event loop, and nothing can stop it then but the end of the process. So its lease is
+renewed for as long as it runs: nobody else may start it meanwhile. The replica counts as wedged after a minute. It says
+which job blocks it, gives up the rows of which nothing runs, and is not alive any more, so that whoever watches the
+process may end it.
 """
 
 from __future__ import annotations
@@ -116,14 +121,16 @@ class Leases:
     def to_renew(self, now: float) -> list[tuple[Key, int]]:
         """Return the rows (with versions) whose lease has used up a third of its length.
 
-        Returns none if the event loop is wedged, so that the leases expire.
+        If the event loop is wedged, rows without running attempts are left out: another replica can start them.
         """
-        if now - self._beat > WEDGED_AFTER:
-            self.wedged = True
-            return []
+        self.wedged = wedged = now - self._beat > WEDGED_AFTER
         soon = now + self.length * 2 / 3
         with self._lock:
-            return [(lease.key, lease.version) for lease in self._leases.values() if lease.deadline <= soon]
+            return [
+                (lease.key, lease.version)
+                for lease in self._leases.values()
+                if lease.deadline <= soon and (lease.run_ids or not wedged)
+            ]
 
     def renewed(self, requested: Sequence[tuple[Key, int]], answer: Renewal, sent: float) -> Renewed:
         """Apply the store's answer to a renewal that was sent at ``sent`` (monotonic seconds)."""

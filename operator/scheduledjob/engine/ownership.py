@@ -11,6 +11,7 @@ The phases of an owned row, and the events that change them (a release writes th
 | the row is claimed | - | ACTIVE | what is due starts |
 | the replica shuts down | ACTIVE | DRAINING | nothing starts, detached attempts are released, others continue |
 | the row is edited while no attempt runs | ACTIVE | DRAINING | |
+| the row is claimed again, and an attempt that was stopped when it was lost still runs | - | DRAINING | |
 | no attempt runs and nothing is due soon | ACTIVE | RELEASED | the release is written |
 | no attempt runs | DRAINING | RELEASED | the release is written |
 | a library schedule is complete | ACTIVE, DRAINING | RELEASED | the removal is written |
@@ -21,6 +22,9 @@ The phases of an owned row, and the events that change them (a release writes th
 Beside the phase, ``schedule.writes.in_flight`` says that the store has not answered the last write. At most one write
 of a row is in flight; what happens meanwhile is written with the next one. A row can be lost while a write is in
 flight. If the store stored that write, the records of runs that ended before the loss are written too.
+
+A job may clean up for longer than its lease. Another replica may start the next attempt then: the lease is all that it
+knows. This replica knows more. If it claims the row itself, it releases it again until the job has ended.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from .owned_schedule import OwnedSchedule, Phase, own
 from .settler import Settler
 from .store import Disposition, Key, Origin, Row, Settlement
 from .timers import Timers
-from .timing import UNREADABLE_RETRY_DELAY
+from .timing import STILL_STOPPING_DELAY, UNREADABLE_RETRY_DELAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -82,6 +86,8 @@ class Ownership:
         self._poll_timer = poll_timer
         """Notified of each row that this replica no longer owns, because there is room for another then."""
         self._owned: dict[Key, OwnedSchedule] = {}
+        self._stopping: dict[Key, OwnedSchedule] = {}
+        """Lost rows that this replica has claimed again, although an attempt that it stopped is still cleaning up."""
         self._empty = asyncio.Event()
         self._draining = False
         self._kept_ahead = 2 * from_seconds(context.settings.ahead)
@@ -94,8 +100,8 @@ class Ownership:
 
     @property
     def count(self) -> int:
-        """How many rows this replica owns."""
-        return len(self._owned)
+        """How many rows this replica owns, or has lost and still stops."""
+        return len(self._owned) + len(self._stopping)
 
     def stats(self) -> Stats:
         stats = Stats(len(self._owned))
@@ -124,6 +130,8 @@ class Ownership:
             log.error("this version can't read a schedule, and releases it unchanged", slug=row.slug, error=str(error))
             self._release_unread(row)
             return
+        if (lost := self._owned.get(row.key)) is not None and lost.attempts:
+            self._stopping[row.key] = lost
         self._owned[row.key] = owned
         self._context.observer.claimed(row)
         schedule, state, now = owned.schedule, owned.schedule.state, self._context.clock.now()
@@ -136,7 +144,7 @@ class Ownership:
             machine.request(schedule, requests_of(row), row.edited_at)
         if schedule.follows:
             followed_runs.plan_poll(schedule, now)
-        if self._draining:
+        if self._draining or row.key in self._stopping:
             owned.enter(DRAINING)
         self._advance(owned, now)
 
@@ -177,7 +185,10 @@ class Ownership:
         elif schedule.done and owned.row.origin == Origin.LIBRARY:
             self._write(owned, REMOVE, None)
         elif owned.phase is DRAINING:
-            self._write(owned, RELEASE, machine.wake_at(schedule))
+            wake = machine.wake_at(schedule)
+            if wake is not None and owned.row.key in self._stopping:
+                wake = max(wake, now + from_seconds(STILL_STOPPING_DELAY))
+            self._write(owned, RELEASE, wake)
         else:
             self._wait_or_release(owned, now)
 
@@ -314,9 +325,10 @@ class Ownership:
         observer.settled(owned.row, settlement)
 
     def _forget(self, owned: OwnedSchedule, wake: Instant | None) -> None:
-        if self._owned.get(owned.row.key) is owned:
-            del self._owned[owned.row.key]
-        if not self._owned:
+        for rows in (self._owned, self._stopping):
+            if rows.get(owned.row.key) is owned:
+                del rows[owned.row.key]
+        if not self.count:
             self._empty.set()
         self._poll_timer.freed(wake, self.count)
         if owned.phase is LOST and not owned.deleted:
@@ -397,7 +409,7 @@ class Ownership:
 
     async def emptied(self) -> None:
         """Wait until this replica owns no row."""
-        while self._owned:
+        while self.count:
             self._empty.clear()
             await self._empty.wait()
 

@@ -110,7 +110,7 @@ class Replica:
 
     @property
     def alive(self) -> bool:
-        """False if only a restart helps: the event loop is wedged, and its leases are not renewed any more.
+        """False if only a restart helps: the event loop is wedged, and nothing new starts here.
 
         An outage of the store does not count. Call this from another thread, because a wedged event loop can't answer.
         """
@@ -172,6 +172,7 @@ class Replica:
                     ownership.leases_renewed,
                     ownership.leases_expired,
                     self._context.observer.lease_thread_failed,
+                    attempts.blocking,
                 ),
             )
             self.leases.beat(self._context.monotonic())

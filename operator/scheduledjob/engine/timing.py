@@ -29,6 +29,9 @@ UNREADABLE_RETRY_DELAY = 60.0
 
 # ---- attempts
 
+STILL_STOPPING_DELAY = 1.0
+"""Until a row is due again that was lost and claimed again while one of its attempts is still stopping here."""
+
 LOST_RETRY_DELAY = 1.0
 """Until a detached attempt that its executor could not follow is started again."""
 
@@ -52,7 +55,7 @@ LOOP_BEAT_INTERVAL = 1.0
 """Between two signs of life of the event loop."""
 
 WEDGED_AFTER = 60.0
-"""Without a sign of life of the event loop for this long, its leases are not renewed any more."""
+"""Without a sign of life of the event loop for this long, the replica is not alive, and logs what blocks it."""
 
 CLOCK_READ_INTERVAL = 0.5
 """Between two reads of the store's clock. In that time two clocks drift apart by less than a round trip takes."""

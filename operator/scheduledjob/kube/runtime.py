@@ -162,7 +162,7 @@ class OperatorRuntime:
 
     def health(self) -> str | None:
         """Return why the process should be killed, or None."""
-        return None if self.replica.alive else "the event loop stood still for longer than the lease"
+        return None if self.replica.alive else "the event loop has not run for a minute"
 
     @property
     def all_listed(self) -> asyncio.Event:
