@@ -42,6 +42,7 @@ def status(
     generation: int = 1,
     owner: str | None = None,
     begun: dict[str, str] | None = None,
+    waiting: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     state = State(decided_until=T, generation=1) if state is None else state
     slots = slots_of(Plan(definition), seed="n/a", created=T)
@@ -50,7 +51,7 @@ def status(
         state.encode(), owner=owner, generation=generation,
     )  # fmt: skip
     stored = StoredSchedule(row, state, definition, slots, records or [])
-    return build_status(stored, KINDS, since or {}, now, begun or {})
+    return build_status(stored, KINDS, since or {}, now, begun or {}, waiting or {})
 
 
 def conditions(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -147,6 +148,23 @@ def test_the_next_run_is_not_the_one_that_is_active() -> None:
     jittered = msgspec.structs.replace(EVERY, jitter=30 * SECOND)
     due = T + MINUTE + jitter_of(UID, T + MINUTE, 30 * SECOND)
     assert status(begins, jittered, owner="r")["nextRunTime"] == rfc3339(due)
+
+
+@pytest.mark.parametrize("owner", ["r", None])
+def test_the_next_run_never_lies_in_the_past_while_a_run_is_active(owner: str | None) -> None:
+    """The owner has decided about the planned run, and has not written it: the status is written meanwhile."""
+    active, planned = Run(slot=T, due=T, begun=T), Run(slot=T + MINUTE, due=T + MINUTE)
+    state = State(T, generation=1, runs=[active], next=planned)
+    found = status(state, now=T + 5 * MINUTE + SECOND, owner=owner)
+    assert found["nextRunTime"] == rfc3339(T + 6 * MINUTE)
+
+
+def test_a_run_that_waits_says_for_what_and_has_not_started() -> None:
+    first, second = Run(slot=T, due=T, begun=T, detached=True), Run(slot=T, due=T, begun=T, attempt=2, token="t")
+    state = State(T, runs=[first, second])
+    words = {run_id(UID, run): "a node" for run in (first, second)}
+    active = status(state, begun={run_id(UID, first): rfc3339(T)}, waiting=words)["active"]
+    assert [(run["waitingFor"], run.get("started")) for run in active] == [("a node", None), ("a node", rfc3339(T))]
 
 
 def test_the_triggers_are_described() -> None:

@@ -189,3 +189,21 @@ async def test_an_object_deleted_during_its_write_stays_forgotten() -> None:
         queue.changed("uid-a")
         await writer.flush()
         assert len(objects) == 0
+
+
+async def test_a_status_is_written_again_when_its_next_run_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long run is active, and nothing changes in the store when the next slot is skipped."""
+    monkeypatch.setattr(status_writer, "REFRESH_INTERVAL", 0.0)
+    reader = StatusReader(MemoryStore(), {}, lambda: NOW, lambda _: {})
+    at = {"nextRunTime": rfc3339(NOW + 5 * SECOND)}
+    assert reader.stale_after({**at, "activeCount": 1}) == 5.0
+    assert reader.stale_after({"nextRunTime": rfc3339(NOW - SECOND), "activeCount": 1}) == 0.0
+    assert reader.stale_after({**at, "activeCount": 0}) is None
+    assert reader.stale_after({"activeCount": 1, "nextRunTime": None}) is None
+    monkeypatch.setattr(StatusReader, "stale_after", lambda reader, status: 0.0)
+    writes = Writes()
+    async with writing(writes, {"fine": FINE}) as (writer, queue):
+        queue.changed("uid-fine", 0.0)
+        for _ in range(3):
+            assert await writes.written.get() == "fine"
+        assert await writer.flush(), "it ends although there is always a next write"

@@ -40,7 +40,7 @@ class AttemptPreparer:
     def describe(self, owned: OwnedSchedule, run: Run, run_id: str, now: Instant) -> Attempt:
         """Describe an attempt for its executor, but for what ``execute`` adds."""
         row, timeouts = owned.row, owned.schedule.definition.timeouts
-        limit = timeouts.attempt
+        limit, left = timeouts.attempt, None
         if timeouts.total is not None:
             left = max(0, run.begun + timeouts.total - now)
             limit = left if limit is None else min(limit, left)
@@ -60,6 +60,7 @@ class AttemptPreparer:
             payload=row.payload if run.payload is None else run.payload,
             references=self._references,
             pending=timeouts.pending / SECOND,
+            total=None if left is None else left / SECOND,
             begun=run.begun,
             adopted=run.adoptable,
         )

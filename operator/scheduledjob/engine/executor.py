@@ -45,6 +45,8 @@ class Attempt(msgspec.Struct, gc=False):
     """``References``, which resolves Secrets and ConfigMaps when the attempt starts; None if there are none."""
     pending: float | None = None
     """Seconds that the attempt may wait for its start, such as for a node (``timeouts.pending``)."""
+    total: float | None = None
+    """Seconds that are left of ``timeouts.total`` when the attempt starts; None: no limit."""
     begun: Instant = 0
     """When the first attempt of the run started."""
     adopted: bool = False

@@ -108,7 +108,9 @@ class OperatorRuntime:
                 addresses=AddressFilter(settings.inline_http_allow, _addresses_of(api)),
                 inline_shell=confinement is not None,
                 confinement=confinement,
-                pods=PodExecutor(self._pods, pod_settings, capacity=settings.pod_capacity, now=clock.now),
+                pods=PodExecutor(
+                    self._pods, pod_settings, capacity=settings.pod_capacity, now=clock.now, on_waiting=observer.waiting
+                ),
             )
         )
         self.replica = Replica(
@@ -132,7 +134,7 @@ class OperatorRuntime:
                 clock=clock,
             ),
         )
-        reader = StatusReader(store, runnable.kinds, clock.now, observer.begun)
+        reader = StatusReader(store, runnable.kinds, clock.now, observer.begun, observer.waits_for)
         self._status_writer = StatusWriter(api, objects, budget, queue, reader, on_written=observer.written)
         rules = ObjectRules(pod_settings, settings.may_run_shell_inline, shell_off, runnable.kinds.keys())
         self._reconciler = Reconciler(

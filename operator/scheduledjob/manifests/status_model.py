@@ -100,6 +100,10 @@ class ActiveRun(StatusModel):
     due: Time | None = Field(
         default=None, description="When its next attempt starts; unset while an attempt is running."
     )
+    waiting_for: Line | None = Field(
+        default=None,
+        description="What its Pod waits for: capacity, the API server, a node, an image. Unset once it has started.",
+    )
     pod: Identity | None = Field(default=None, description="Name of the Pod in which it runs; unset for an inline run.")
     token: Identity | None = Field(default=None, description="Token of a manual run; unset for a scheduled one.")
 

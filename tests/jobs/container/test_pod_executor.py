@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scheduledjob.engine.executor import CANCELLED, RELEASED
+from scheduledjob.jobs.container import pod_retrying
 from scheduledjob.jobs.container.pod_builder import build_pod
 from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_spec import PodSettings
 from scheduledjob.jobs.container.pods_protocol import PodExists, PodRefused, PodsUnavailable, SecretVersion
-from tests.jobs.container.pod_support import attempt, container
+from tests.jobs.container.pod_support import UID, attempt, container
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -67,7 +68,7 @@ class Served:
     async def log(self, pod: Mapping[str, Any]) -> bytes:
         return b""
 
-    async def expire(self, pod: Mapping[str, Any]) -> None:
+    async def expire(self, pod: Mapping[str, Any], *, job_ended: bool = False) -> None:
         raise NotImplementedError
 
     async def secret(self, namespace: str, name: str) -> SecretVersion:
@@ -138,6 +139,80 @@ async def test_a_refusal_is_a_failed_attempt() -> None:
 
     result = await PodExecutor(Refusing()).run(attempt(container()))
     assert (result.ok, result.reason, result.lost) == (False, "refused by the API server: no way", False)
+
+
+async def test_a_creation_that_never_succeeds_ends_by_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A webhook that is down answers each creation with 500."""
+    monkeypatch.setattr(pod_retrying, "FIRST_RETRY_DELAY", 0.001)
+
+    class Failing(Served):
+        tries = 0
+
+        async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+            self.tries += 1
+            raise PodsUnavailable('failed calling webhook "down.example.com"')
+
+    waits: list[str] = []
+    for limits, words in (
+        ({"pending": 0.05}, "not started within 50ms"),
+        ({"pending": 300.0, "total": 0.05}, "not started before timeouts.total had passed"),
+    ):
+        served = Failing()
+        executor = PodExecutor(served, on_waiting=lambda attempt, words: waits.append(words))
+        result = await asyncio.wait_for(executor.run(attempt(container(), **limits)), 30.0)
+        assert not result.ok
+        assert not result.lost
+        assert result.reason == f'{words}: the API server: failed calling webhook "down.example.com"'
+        assert 1 < served.tries < 20, "with growing pauses"
+    assert waits == ['the API server: failed calling webhook "down.example.com"', ""] * 2
+
+
+async def test_a_pod_that_was_created_by_a_request_that_failed_is_followed_after_the_limits() -> None:
+    served = Served()
+    served.answer.set()
+    served.errors = [PodsUnavailable("timeout")]
+    served.status = DONE
+    assert (await asyncio.wait_for(PodExecutor(served).run(attempt(container(), pending=0.0)), 30.0)).ok
+
+
+async def test_waiting_for_capacity_counts_as_pending() -> None:
+    served, waits = Served(), []
+    executor = PodExecutor(served, capacity=1, on_waiting=lambda attempt, words: waits.append(words))
+    first = asyncio.create_task(executor.run(attempt(container())))
+    await served.asked.wait()
+    second = await asyncio.wait_for(executor.run(attempt(container(), pending=0.01)), 30.0)
+    expected = "capacity for Pods: 1 of 1 places are taken, 1 by this namespace"
+    assert second.reason == f"not started within 10ms: {expected}"
+    assert waits == [expected, ""]
+    first.cancel()
+    await asyncio.wait([first])
+
+
+async def test_pods_of_a_namespace_that_never_start_leave_room_for_others() -> None:
+    class Pending(Served):
+        def __init__(self) -> None:
+            super().__init__()
+            self.created: list[str] = []
+            self.victim = asyncio.Event()
+
+        async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+            self.created.append(pod["metadata"]["namespace"])
+            if self.created[-1] == "victim":
+                self.victim.set()
+            return {**pod, "metadata": {**pod["metadata"], "uid": "u"}, "status": {"phase": "Pending"}}
+
+    served = Pending()
+    executor = PodExecutor(served, capacity=8)
+    names = ["hog"] * 20 + ["victim"]
+    tasks = [
+        asyncio.create_task(executor.run(attempt(container(), namespace=name, run_id=f"{UID}-{number}")))
+        for number, name in enumerate(names)
+    ]
+    await asyncio.wait_for(served.victim.wait(), 30.0)
+    assert served.created.count("hog") == 6
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def test_an_unexpected_error_does_not_end_the_attempt() -> None:

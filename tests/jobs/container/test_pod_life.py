@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.engine.executor import Result
+from scheduledjob.jobs.container import pod_life
 from scheduledjob.jobs.container.pod_life import PodLife
+from scheduledjob.jobs.container.pod_limits import PodLimits
+from scheduledjob.jobs.container.pod_names import JOB_ENDED
 from scheduledjob.jobs.container.pod_retrying import FIRST_RETRY_DELAY, retry_until_answered
 from scheduledjob.jobs.container.pod_secrets import PodSecrets
 from scheduledjob.jobs.container.pods_protocol import PodsUnavailable, SecretVersion
@@ -76,6 +79,7 @@ class Served:
         self.truth = truth
         self.away = 0
         self.done: list[str] = []
+        self.waits: list[str] = []
 
     async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         if self.away:
@@ -86,8 +90,8 @@ class Served:
     async def log(self, pod: Mapping[str, Any]) -> bytes:
         return b""
 
-    async def expire(self, pod: Mapping[str, Any]) -> None:
-        self.done.append("expire")
+    async def expire(self, pod: Mapping[str, Any], *, job_ended: bool = False) -> None:
+        self.done.append("end sidecars" if job_ended else "expire")
 
     async def delete(self, pod: Mapping[str, Any]) -> None:
         self.done.append("delete")
@@ -108,9 +112,8 @@ def life(served: Served, watch: Watch, known: Mapping[str, Any], *, pending: flo
     # Its clock is an hour after the creation of the Pod.
     now = SLOT + 3_600_000_000
     secrets = PodSecrets(served, "team-a")
-    return PodLife(
-        served, known, watch, secrets, complete=frozenset(), pending=pending, adopted=adopted, now=lambda: now
-    )
+    limits = PodLimits(attempt(pending=pending), lambda attempt, words: served.waits.append(words))
+    return PodLife(served, known, watch, secrets, limits, complete=frozenset(), adopted=adopted, now=lambda: now)
 
 
 async def test_a_watch_that_lags_behind_ends_nothing() -> None:
@@ -164,6 +167,38 @@ async def test_the_node_ends_a_pod_that_timed_out() -> None:
     watch.report(pod(ended, timeout=60.0))
     assert (await soon(task)).reason == "timed out after 1m"
     assert served.done == ["expire"]
+
+
+SIDE_RUNS = {"phase": "Running", "containerStatuses": DONE["containerStatuses"]}
+
+
+async def test_a_sidecar_does_not_keep_a_finished_job_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pod_life, "SIDECAR_SECONDS", 0.0)
+    served, watch = Served(pod(SIDE_RUNS)), Watch()
+    task = asyncio.create_task(life(served, watch, pod(SIDE_RUNS), pending=300.0, adopted=False).run())
+    await soon(watch.awaited.wait())
+    assert served.done == ["end sidecars"]
+    killed = pod({**SIDE_RUNS, "phase": "Failed", "reason": "DeadlineExceeded"})
+    killed["metadata"]["annotations"][JOB_ENDED] = "true"
+    watch.report(killed)
+    assert (await soon(task)).ok
+    assert served.done == ["end sidecars"], "the Pod stays with its log"
+
+
+async def test_a_pod_says_what_it_waits_for() -> None:
+    served, watch = Served(pod(PENDING)), Watch()
+    task = asyncio.create_task(life(served, watch, pod(PENDING), pending=300.0, adopted=False).run())
+    await soon(watch.awaited.wait())
+    watch.awaited.clear()
+    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}
+    watch.report(pod({**PENDING, "conditions": [condition]}))
+    await soon(watch.awaited.wait())
+    watch.awaited.clear()
+    watch.report(pod(RUNNING))
+    await soon(watch.awaited.wait())
+    watch.report(pod(DONE))
+    await soon(task)
+    assert served.waits == ["can't be scheduled: 0/3 nodes are available", ""]
 
 
 async def soon(awaited: Awaitable[T]) -> T:

@@ -141,6 +141,30 @@ DISRUPTED = {"type": "DisruptionTarget", "status": "True"}
             "refused by its node: OutOfcpu: Node didn't have enough resource: cpu",
             None,
         ),
+        (
+            over(None, reason="NodeAffinity", message="Pod was rejected: Predicate NodeAffinity failed"),
+            {},
+            "refused by its node: NodeAffinity: Pod was rejected: Predicate NodeAffinity failed",
+            None,
+        ),
+        (
+            over(None, reason="NodeName", message="Predicate NodeName failed"),
+            {},
+            "refused by its node: NodeName: Predicate NodeName failed",
+            None,
+        ),
+        (
+            over(terminated(137), reason="Preempting", message="Preempted in order to admit critical pod"),
+            {},
+            "ended by its node: Preempting: Preempted in order to admit critical pod",
+            137,
+        ),
+        (
+            over(None, reason="Terminated", message="Pod was terminated in response to imminent node shutdown."),
+            {},
+            "lost with its node: Pod was terminated in response to imminent node shutdown.",
+            None,
+        ),
         (over(terminated(143)), {"deleted": True}, "its Pod was deleted (killed by SIGTERM (exit code 143))", 143),
         (over(terminated(2)), {"deleted": True}, "exit code 2", 2),
         (

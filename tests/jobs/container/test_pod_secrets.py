@@ -58,7 +58,7 @@ class Cluster:
         self.gone = frozenset({"u"})
         self._changed.set()
 
-    async def expire(self, pod: Mapping[str, Any]) -> None:
+    async def expire(self, pod: Mapping[str, Any], *, job_ended: bool = False) -> None:
         raise NotImplementedError
 
     async def log(self, pod: Mapping[str, Any]) -> bytes:

@@ -194,7 +194,9 @@ def ended_run(body: Object, run_id: str, token: str, progress: Progress) -> Obje
         found: Object = ended
         return found
     active = next((run for run in status.get("active") or () if run["runID"] == run_id), None)
-    if active is not None and "started" in active:
+    if active is not None and active.get("waitingFor"):
+        progress.show(f"{name}: {token} waits for {printable(active['waitingFor'])}")
+    elif active is not None and "started" in active:
         attempt = f", attempt {active['attempt']}" if active.get("attempt", 1) > 1 else ""
         progress.show(f"{name}: {token} is running{attempt}")
     elif active is not None and "due" not in active:

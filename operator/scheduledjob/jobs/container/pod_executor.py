@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,8 +25,10 @@ from scheduledjob.engine.executor import CANCELLED, Attempt, Result
 from scheduledjob.jobs.reasons import of_exception
 from scheduledjob.jobs.redaction import Redaction, redacted
 
+from .fair_slots import FairSlots
 from .pod_builder import Blueprint
 from .pod_life import PodLife
+from .pod_limits import NotStartedError, PodLimits
 from .pod_names import SECRETS, is_of, pod_name
 from .pod_retrying import retry_until_answered
 from .pod_secrets import PodSecrets
@@ -37,10 +40,13 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.time.instants import Instant
 
+    from .pod_limits import OnWaiting
     from .pods_protocol import Pods, PodWatch
 
 log = structlog.get_logger("scheduledjob.pods")
 
+IN_FLIGHT = 64
+"""Requests in flight that create Pods. More would only wait in the API server."""
 BLUEPRINTS = 4096
 """Maximum number of blueprints that are kept, one for each definition."""
 
@@ -59,13 +65,17 @@ class PodExecutor:
         *,
         capacity: int = 4096,
         now: Callable[[], Instant] = _wall_clock,
+        on_waiting: OnWaiting = lambda attempt, words: None,
     ) -> None:
-        """``capacity``: maximum number of attempts that have a Pod; adopted ones are extra. ``now``: the store's clock,
-        for the age of Pods that another replica made."""
+        """``capacity``: maximum number of attempts that have a Pod, shared by all namespaces; adopted ones are extra.
+        ``now``: the store's clock, for the age of Pods that another replica made. ``on_waiting`` is called with what an
+        attempt waits for before it starts."""
         self._pods = pods
         self._settings = settings or PodSettings()
-        self._room = asyncio.Semaphore(capacity)
+        self._room = FairSlots(capacity)
+        self._creating = FairSlots(IN_FLIGHT)
         self._now = now
+        self._on_waiting = on_waiting
         self._blueprints: OrderedDict[bytes, Blueprint] = OrderedDict()
 
     async def start(self) -> None:
@@ -80,25 +90,34 @@ class PodExecutor:
     @redacted
     async def run(self, attempt: Attempt, redaction: Redaction) -> Result:
         """Follow the attempt's Pod to its end. ``Executor`` says what a cancellation means."""
+        limits = PodLimits(attempt, self._on_waiting)
         try:
             if attempt.ending == CANCELLED:
-                return await self._end(attempt) or Result(False, "cancelled")
+                return await self._end(attempt, limits) or Result(False, "cancelled")
             if attempt.adopted:
-                return await self._run(attempt)
-            async with self._room:
-                return await self._run(attempt)
+                return await self._run(attempt, limits)
+            async with AsyncExitStack() as stack:
+                slot = self._room.slot(attempt.namespace, lambda words: limits.waits_for(f"capacity for Pods: {words}"))
+                async with limits.applied():
+                    await stack.enter_async_context(slot)
+                limits.waits_for("")
+                return await self._run(attempt, limits)
+        except NotStartedError as error:
+            return Result(False, str(error))
         except asyncio.CancelledError:
             if attempt.ending != CANCELLED:
                 raise
-            ended = await self._end(attempt)
+            ended = await self._end(attempt, limits)
             if ended is None:
                 raise
             return ended
         except Exception as error:
             log.exception("can't follow a Pod; releasing its run", run_id=attempt.run_id, attempt=attempt.attempt)
             return Result(False, of_exception(error, redaction.mask_text), lost=True)
+        finally:
+            limits.waits_for("")
 
-    async def _run(self, attempt: Attempt) -> Result:
+    async def _run(self, attempt: Attempt, limits: PodLimits) -> Result:
         name = pod_name(attempt.name, attempt.run_id, attempt.attempt)
         with self._pods.watch(attempt.namespace, name) as watch:
             pod, adopted = None, attempt.adopted
@@ -110,27 +129,37 @@ class PodExecutor:
                     body = self._blueprint(attempt.params).pod(attempt, attempt.pending or 0.0)
                 except ValueError as error:
                     return Result(False, str(error))
-                await secrets.read(body)
+                await secrets.read(body, limits)
                 if secrets.annotation:
                     body["metadata"]["annotations"][SECRETS] = secrets.annotation
-                pod, adopted, refused = await self._create(attempt, body)
+                pod, adopted, refused = await self._create(attempt, body, limits)
                 if pod is None:
                     return Result(False, refused)
             if adopted:
                 await secrets.adopt(pod)
             else:
-                await secrets.read(pod)  # admission may have added containers
-            return await self._life(attempt, pod, watch, secrets, adopted=adopted).run()
+                await secrets.complete(pod)  # admission may have added containers
+            return await self._life(attempt, pod, watch, secrets, limits, adopted=adopted).run()
 
-    async def _create(self, attempt: Attempt, body: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, bool, str]:
-        """Return the Pod, whether it existed already, and if there is none the reason."""
+    async def _create(
+        self, attempt: Attempt, body: Mapping[str, Any], limits: PodLimits
+    ) -> tuple[Mapping[str, Any] | None, bool, str]:
+        """Return the Pod, whether it existed already, and if there is none the reason.
+
+        If the limits pass, one of the requests may have been carried out although its answer was an error. So the
+        attempt ends only when the API server has said that there is no Pod.
+        """
         metadata = body["metadata"]
         while True:
             refused = ""
             try:
-                return await retry_until_answered(lambda: self._post(attempt, body)), False, ""
+                created = await retry_until_answered(lambda: self._post(attempt, body, limits), limits)
+                limits.waits_for("")
+                return created, False, ""
             except PodExists:
                 pass
+            except NotStartedError as error:
+                refused = str(error)
             except PodRefused as error:
                 refused = str(error)
             # Even after a refusal the Pod may exist: an earlier request was not answered, and its Pod used the quota.
@@ -143,7 +172,14 @@ class PodExecutor:
                 words = f'there is a Pod called "{metadata["name"]}" that is not this run\'s: delete it'
                 return None, False, words
 
-    async def _post(self, attempt: Attempt, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _post(self, attempt: Attempt, body: Mapping[str, Any], limits: PodLimits) -> Mapping[str, Any]:
+        async with AsyncExitStack() as stack:
+            slot = self._creating.slot(attempt.namespace, lambda words: limits.waits_for(f"the API server: {words}"))
+            async with limits.applied():
+                await stack.enter_async_context(slot)
+            return await self._post_now(attempt, body)
+
+    async def _post_now(self, attempt: Attempt, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Create the Pod. If the run is cancelled, wait for the answer, because the Pod might appear later."""
         creation = asyncio.ensure_future(self._pods.create(body))
         try:
@@ -157,7 +193,7 @@ class PodExecutor:
                 await asyncio.gather(creation, return_exceptions=True)
             raise
 
-    async def _end(self, attempt: Attempt) -> Result | None:
+    async def _end(self, attempt: Attempt, limits: PodLimits) -> Result | None:
         """End the attempt's Pod, if there is one, and wait until it is gone. Returns its result if it had ended."""
         name = pod_name(attempt.name, attempt.run_id, attempt.attempt)
         with self._pods.watch(attempt.namespace, name) as watch:
@@ -166,10 +202,17 @@ class PodExecutor:
                 return None
             secrets = PodSecrets(self._pods, attempt.namespace)
             await secrets.adopt(pod)
-            return await self._life(attempt, pod, watch, secrets, adopted=True).end()
+            return await self._life(attempt, pod, watch, secrets, limits, adopted=True).end()
 
     def _life(
-        self, attempt: Attempt, pod: Mapping[str, Any], watch: PodWatch, secrets: PodSecrets, *, adopted: bool
+        self,
+        attempt: Attempt,
+        pod: Mapping[str, Any],
+        watch: PodWatch,
+        secrets: PodSecrets,
+        limits: PodLimits,
+        *,
+        adopted: bool,
     ) -> PodLife:
         complete = self._spec(attempt.params).complete_exit_codes
         return PodLife(
@@ -177,8 +220,8 @@ class PodExecutor:
             pod,
             watch,
             secrets,
+            limits,
             complete=complete,
-            pending=attempt.pending,
             adopted=adopted,
             now=self._now,
         )

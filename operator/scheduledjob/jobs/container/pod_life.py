@@ -8,6 +8,7 @@ observed here; for an adopted Pod, from its timestamps in the cluster.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from datetime import datetime
@@ -17,7 +18,7 @@ import structlog
 
 from scheduledjob.domain.time.instants import SECOND, Instant, to_instant
 from scheduledjob.engine.executor import Result
-from scheduledjob.jobs.reasons import length, timed_out
+from scheduledjob.jobs.reasons import timed_out
 
 from .pod_builder import GRACE
 from .pod_logs import log_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from collections.abc import Set as AbstractSet
 
+    from .pod_limits import PodLimits
     from .pods_protocol import Pods, PodWatch
 
 log = structlog.get_logger("scheduledjob.pods")
@@ -41,6 +43,8 @@ DELETION_POLL_INTERVAL = 10.0
 """Seconds without a change after which a Pod that is being deleted is deleted again."""
 RUNNER_SLACK = 10.0
 """Seconds after the timeout in which a runner can end its job itself, and report it."""
+SIDECAR_SECONDS = 10.0
+"""Seconds that other containers may go on after the job has ended, for example to send the rest of its log."""
 END_SLACK = 30.0
 """Seconds that a node gets to end a Pod after its grace period. Then the Pod is deleted."""
 
@@ -56,9 +60,9 @@ class PodLife:
         pod: Mapping[str, Any],
         watch: PodWatch,
         secrets: PodSecrets,
+        limits: PodLimits,
         *,
         complete: AbstractSet[int],
-        pending: float | None,
         adopted: bool,
         now: Callable[[], Instant],
     ) -> None:
@@ -66,17 +70,17 @@ class PodLife:
         self._pod = pod
         self._watch = watch
         self._secrets = secrets
+        self._limits = limits
         self._complete = complete
         self._now = now
         self._uid: str = pod["metadata"]["uid"]
         self._gone = False
         self._timeout = timeout_of(pod)
-        waited = self._since(pod["metadata"].get("creationTimestamp")) if adopted else 0.0
-        self._pending_limit = pending
-        self._pending_until = None if pending is None else time.monotonic() + pending - waited
+        if adopted:
+            limits.pending_until -= self._since(pod["metadata"].get("creationTimestamp"))
         self._first_observation = adopted
         """Whether the next observation may find a container that started before."""
-        self._running_until: float | None = None
+        self._running_until = math.inf
         self._started = False
 
     async def run(self) -> Result:
@@ -89,10 +93,10 @@ class PodLife:
                 return await self._leave(Result(False, gone(self._pod)))
             if observation.phase is PodPhase.RUNNING:
                 await self._note_start()
+            self._limits.waits_for("" if self._started else observation.words)
             hopeless = observation.hopeless and not self._started
-            if not hopeless and await self._wait_for_change(
-                self._running_until if self._started else self._pending_until
-            ):
+            until = self._running_until if self._started else self._limits.start_until
+            if not hopeless and await self._wait_for_change(until):
                 continue
             # The last observation may be old. Read the Pod before it is ended because of it.
             await retry_until_answered(self._read)
@@ -104,8 +108,7 @@ class PodLife:
             if latest.hopeless:
                 return await self._give_up(latest.words, latest.detail)
             if latest.phase is PodPhase.PENDING and not hopeless:
-                reason = f"not started within {length(self._pending_limit or 0.0)}"
-                return await self._give_up(f"{reason}: {latest.words}" if latest.words else reason, latest.detail)
+                return await self._give_up(self._limits.not_started(latest.words), latest.detail)
 
     async def end(self) -> Result | None:
         """Delete the Pod, wait until it is gone, and return None. If it has ended already, only return its result."""
@@ -125,7 +128,7 @@ class PodLife:
         ran = self._since(started_at(self._pod)) if self._first_observation else 0.0
         if self._timeout is not None:
             slack = RUNNER_SLACK if by_runner(self._pod) else 0.0
-            self._running_until = time.monotonic() + self._timeout + slack - ran
+            self._running_until = min(time.monotonic() + self._timeout - ran, self._limits.total_until) + slack
         await self._secrets.note_start(self._pod)
 
     def _since(self, stamp: str | None) -> float:
@@ -135,16 +138,16 @@ class PodLife:
         instant = to_instant(datetime.fromisoformat(stamp))
         return max(0.0, (self._now() - instant) / SECOND)
 
-    async def _wait_for_change(self, until: float | None, interval: float = POLL_INTERVAL) -> bool:
+    async def _wait_for_change(self, until: float, interval: float = POLL_INTERVAL) -> bool:
         """Wait until the Pod has changed or is gone. Returns False if neither had happened by ``until``."""
         self._first_observation = False
         while not self._gone:
             now = time.monotonic()
-            if until is not None and now >= until:
+            if now >= until:
                 return False
             poll_at = now + interval * _rng.uniform(0.8, 1.2)
             try:
-                async with asyncio.timeout((poll_at if until is None else min(poll_at, until)) - now):
+                async with asyncio.timeout(min(poll_at, until) - now):
                     await self._watch.change()
             except TimeoutError:
                 if time.monotonic() < poll_at or not self._watch.blind:
@@ -180,9 +183,9 @@ class PodLife:
 
     async def _finish(self, observation: PodObservation) -> Result:
         """Return the result with the output. End the containers that are still alive after the job."""
-        until = time.monotonic() + self._grace + END_SLACK
-        while not observation.settled and await self._wait_for_change(until) and not self._gone:
-            observation = observe(self._pod, self._complete)
+        observation = await self._until_settled(observation, SIDECAR_SECONDS)
+        if not observation.settled and not self._gone:
+            observation = await self._end_sidecars(observation)
         result = observation.result
         assert result is not None
         if observation.log_wanted and not self._gone:
@@ -190,6 +193,22 @@ class PodLife:
         if not observation.settled:
             await self._delete()
         return await self._leave(result, observation.detail)
+
+    async def _until_settled(self, observation: PodObservation, seconds: float) -> PodObservation:
+        """Wait until no container is alive, or that many seconds have passed."""
+        until = time.monotonic() + seconds
+        while not observation.settled and await self._wait_for_change(until) and not self._gone:
+            observation = observe(self._pod, self._complete)
+        return observation
+
+    async def _end_sidecars(self, observation: PodObservation) -> PodObservation:
+        """Let the node end the containers that have outlived the job, so that the Pod stays with its log."""
+        try:
+            await retry_until_answered(lambda: self._pods.expire(self._pod, job_ended=True))
+        except PodRefused as error:
+            log.warning("can't end the sidecars of a Pod; deleting the Pod", pod=self._name, error=str(error))
+            return observation
+        return await self._until_settled(observation, self._grace + END_SLACK)
 
     async def _give_up(self, words: str, detail: str) -> Result:
         """Delete a Pod that does not start."""

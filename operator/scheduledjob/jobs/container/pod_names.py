@@ -33,6 +33,8 @@ RUN_ID = f"{GROUP}/run-id"
 ATTEMPT = f"{GROUP}/attempt"
 HISTORY = f"{GROUP}/history"
 TIMEOUT = f"{GROUP}/timeout"
+JOB_ENDED = f"{GROUP}/job-ended"
+"""The annotation of a Pod that the operator ends because its job has ended: how the Pod ended says nothing."""
 SECRETS = f"{GROUP}/secret-versions"
 """The annotation with the versions of the Secrets that the containers of a Pod can read."""
 

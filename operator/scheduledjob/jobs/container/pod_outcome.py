@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scheduledjob.engine.executor import Result
 from scheduledjob.jobs.reasons import exit_code, signal_name, timed_out
 
-from .pod_names import CONTAINER, timeout_of
+from .pod_names import CONTAINER, JOB_ENDED, annotation, timeout_of
 from .runner_order import ORDER, read_report
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ _IMAGE = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"}
 )
 _CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
+_NODE_ENDED = frozenset({"NodeLost", "NodeShutdown", "Shutdown", "Terminated"})
+"""Reasons of Pods whose node was lost or shut down. Others that name a node, such as NodeAffinity, are refusals."""
 _DISRUPTIONS = {
     "PreemptionByScheduler": "its Pod made room for one of higher priority",
     "DeletionByTaintManager": "its node is lost or was tainted",
@@ -82,7 +84,9 @@ def observe(pod: Mapping[str, Any], complete: AbstractSet[int] = frozenset()) ->
     ended = state.get("terminated")
     has_started = ended is not None or "running" in state
     if over:
-        ending = _of_pod(pod, status, ended) or _of_container(pod, ended, complete) or _of_init(status)
+        # If the operator ended the Pod because its job had ended, only the container says how.
+        of_pod = None if ended is not None and annotation(pod, JOB_ENDED) else _of_pod(pod, status, ended)
+        ending = of_pod or _of_container(pod, ended, complete) or _of_init(status)
         return _ended(ending or _unexplained(status, phase), pod, ended, has_started=has_started)
     if ended is not None:
         ending = _of_container(pod, ended, complete)
@@ -153,7 +157,8 @@ def _ended(
             retry_after=report.retry_after,
         )
         # If something ended the whole Pod, that is why the job failed, whatever its report says.
-        if (pod.get("status") or {}).get("reason") and not report.ok:
+        ended_by_node = (pod.get("status") or {}).get("reason") and not annotation(pod, JOB_ENDED)
+        if ended_by_node and not report.ok:
             exact.reason = result.reason
         else:
             observation.detail = report.reason
@@ -176,13 +181,14 @@ def _of_pod(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Mapping[st
         return _failed(timed_out(timeout), code)
     if reason == "Evicted":
         return _failed(f"evicted: {message}" if message else "evicted by its node", code)
-    if reason in ("NodeLost", "NodeShutdown", "Shutdown", "Terminated") or "node" in reason.lower():
+    if reason in _NODE_ENDED:
         return _failed(f"lost with its node: {message or reason}", code)
     if words := _disruption(status):
         return _failed(words, code)
     if reason:
-        # The kubelet did not admit it: OutOfcpu, UnexpectedAdmissionError, NodeAffinity ...
-        return _failed(f"refused by its node: {reason}: {message}".rstrip(": "), code)
+        # If no container has run, the kubelet did not admit it: OutOfcpu, UnexpectedAdmissionError, NodeAffinity ...
+        words = "refused by its node" if ended is None else "ended by its node"
+        return _failed(f"{words}: {reason}: {message}".rstrip(": "), code)
     if pod["metadata"].get("deletionTimestamp") and (code is None or code >= 128):
         return _failed("its Pod was deleted" + ("" if code is None else f" ({_signalled(code)})"), code)
     return None

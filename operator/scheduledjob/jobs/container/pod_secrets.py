@@ -24,6 +24,7 @@ from .pods_protocol import PodRefused, PodsUnavailable, SecretVersion
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from .pod_limits import PodLimits
     from .pods_protocol import Pods
 
 READ_SECONDS = 15.0
@@ -103,13 +104,27 @@ class PodSecrets:
         self._unknown: dict[str, str] = {}
         """Why the values that the Pod has can't be known, by the name of the Secret."""
 
-    async def read(self, pod: Mapping[str, Any]) -> None:
-        """Read the Secrets of a Pod that is about to be created, or has just been, unless they were read before."""
-        for name in sorted(secret_uses(pod).keys() - self._first.keys() - self._unknown.keys()):
+    async def read(self, pod: Mapping[str, Any], limits: PodLimits) -> None:
+        """Read the Secrets of a Pod that is about to be created.
+
+        Raises ``NotStartedError`` if they can't be read within the limits.
+        """
+        for name in sorted(secret_uses(pod)):
             try:
-                self._first[name] = await retry_until_answered(partial(self._pods.secret, self._namespace, name))
+                self._first[name] = await retry_until_answered(
+                    partial(self._pods.secret, self._namespace, name), limits
+                )
             except PodRefused:
                 self._unknown[name] = _unreadable(name)
+
+    async def complete(self, pod: Mapping[str, Any]) -> None:
+        """Read the Secrets of a Pod that was just created, which are more if admission has added containers."""
+        for name in secret_uses(pod).keys() - self._first.keys() - self._unknown.keys():
+            found = await self._try(name)
+            if isinstance(found, str):
+                self._unknown[name] = found
+            else:
+                self._first[name] = found
 
     @property
     def annotation(self) -> str:

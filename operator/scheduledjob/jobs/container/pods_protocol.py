@@ -66,9 +66,9 @@ class Pods(Protocol):
     async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         """Return the Pod as it is now; None if there is none."""
 
-    async def expire(self, pod: Mapping[str, Any]) -> None:
+    async def expire(self, pod: Mapping[str, Any], *, job_ended: bool = False) -> None:
         """Have the node end a Pod now, as if it had reached its deadline. The Pod stays, with its log. Does nothing if
-        the Pod is gone."""
+        the Pod is gone. ``job_ended``: its job has ended, and only other containers are alive."""
 
     async def delete(self, pod: Mapping[str, Any]) -> None:
         """Request the deletion of a Pod, with its own grace period. Does nothing if the Pod is gone."""

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT
-from scheduledjob.jobs.container.pod_names import CONTAINER, UID_LABEL, attempt_of
+from scheduledjob.jobs.container.pod_names import CONTAINER, JOB_ENDED, UID_LABEL, attempt_of
 from scheduledjob.jobs.container.pod_outcome import EXPIRED
 from scheduledjob.jobs.container.pod_projection import project
 from scheduledjob.jobs.container.pod_pruning import superfluous
@@ -43,26 +43,25 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.pods")
 
-IN_FLIGHT = 64
-"""Requests in flight that create Pods. More would only wait in the API server."""
 ATTEMPTS = 3
-"""Attempts of a request. After that the executor decides when to try again."""
+"""Attempts of a request, except for one that creates a Pod. After that the executor decides when to try again."""
 LOG_LINES = 512
 """Lines of a log that are read first. They are too few if lines are very short, and too many if lines are very long."""
 LONG_LINES = 15
 """Lines of a log that are read if ``LOG_LINES`` are more than ``LOG_BYTES``."""
 LOG_BYTES = 256 * 1024
 """Bytes of a log. The API server cuts off what follows. The runtime breaks lines at 16 KiB."""
+TOO_LARGE = "request is too large"
+"""What etcd says of an object over 1.5 MiB. The API server returns it as an error 500."""
 _NO_SECRET = SecretVersion("", {})
 
 
 class ClusterPods:
     """The Pods of the watched namespaces. ``run`` watches them."""
 
-    def __init__(self, api: Api, namespaces: Sequence[str] = (), *, in_flight: int = IN_FLIGHT) -> None:
+    def __init__(self, api: Api, namespaces: Sequence[str] = ()) -> None:
         """``namespaces``: empty means all."""
         self._api = api
-        self._in_flight = asyncio.Semaphore(in_flight)
         self._secrets: WeakValueDictionary[str, SecretVersion] = WeakValueDictionary()
         """What running attempts remember, so that attempts that use the same Secret share its values."""
         self._latest: dict[tuple[str, str], dict[str, Any]] = {}
@@ -84,13 +83,13 @@ class ClusterPods:
     # ---------------------------------------------------------------- the executor's protocol
 
     async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
-        async with self._in_flight:
-            try:
-                return project(await self._api.post(pods_path(pod["metadata"]["namespace"]), pod, attempts=ATTEMPTS))
-            except AlreadyExists:
-                raise PodExists from None
-            except ApiError as error:
-                raise _translate(error) from None
+        namespace = pod["metadata"]["namespace"]
+        try:
+            return project(await self._api.post(pods_path(namespace), pod, attempts=1))
+        except AlreadyExists:
+            raise PodExists from None
+        except ApiError as error:
+            raise _translate(error) from None
 
     async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         try:
@@ -100,8 +99,11 @@ class ClusterPods:
         except ApiError as error:
             raise _unavailable(error) from None
 
-    async def expire(self, pod: Mapping[str, Any]) -> None:
-        body = {"metadata": {"uid": pod["metadata"]["uid"]}, "spec": {"activeDeadlineSeconds": EXPIRED}}
+    async def expire(self, pod: Mapping[str, Any], *, job_ended: bool = False) -> None:
+        metadata: dict[str, Any] = {"uid": pod["metadata"]["uid"]}
+        if job_ended:
+            metadata["annotations"] = {JOB_ENDED: "true"}
+        body = {"metadata": metadata, "spec": {"activeDeadlineSeconds": EXPIRED}}
         await self._ignore_gone(self._api.patch(_path(pod), body, attempts=ATTEMPTS))
 
     async def delete(self, pod: Mapping[str, Any]) -> None:
@@ -241,6 +243,8 @@ def _unavailable(error: ApiError) -> PodsUnavailable:
 
 def _translate(error: ApiError) -> Exception:
     """Return the error for the executor. A conflict is worth another attempt: two Pods may count against a quota."""
+    if TOO_LARGE in error.message:  # an error 500, which another attempt does not change
+        return PodRefused(f"refused by the API server: {error.message}: make its template or its payload smaller")
     if isinstance(error, ApiUnavailable | Unauthorized | ApiConflict):
         return _unavailable(error)
     return PodRefused(f"refused by the API server: {error.message}")

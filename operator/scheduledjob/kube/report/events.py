@@ -61,6 +61,7 @@ class Reason(StrEnum):
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     RETRYING = "Retrying"
+    WAITING = "Waiting"
     MISSED = "Missed"
     SKIPPED_OVERLAP = "SkippedOverlap"
     CANCELLED = "Cancelled"

@@ -76,6 +76,8 @@ class OperatorObserver(MetricsObserver):
         """The uid of each schedule that this replica owns, by slug. A new object may already have the same slug."""
         self._begun: dict[str, dict[str, Instant]] = {}
         """By slug and run id, when each active run began here. The store learns it only when the run ends."""
+        self._waiting: dict[str, dict[str, str]] = {}
+        """By slug and run id, what each attempt waits for that has not started yet."""
         self._failures: dict[str, tuple[float, int]] = {}
         """By uid, when a failed run was logged last, and how many have failed since."""
 
@@ -90,6 +92,19 @@ class OperatorObserver(MetricsObserver):
         super().started(attempt, due, late)
         if attempt.attempt == 1:  # the store knows when a run with later attempts began
             self._begun.setdefault(_slug_of(attempt), {})[attempt.run_id] = attempt.begun
+        self._queue.changed(attempt.uid, START_DELAY)
+
+    def waiting(self, attempt: Attempt, words: str) -> None:
+        """The Pod of an attempt waits for this; empty: it does not wait any more."""
+        slug = _slug_of(attempt)
+        if words:
+            self._waiting.setdefault(slug, {})[attempt.run_id] = words
+            message = f"Attempt {attempt.attempt} of the run of {rfc3339(attempt.slot)} waits for {words}"
+            self._record_event(attempt.uid, slug, WARNING, Reason.WAITING, message)
+        elif (waiting := self._waiting.get(slug)) is not None:
+            waiting.pop(attempt.run_id, None)
+            if not waiting:
+                del self._waiting[slug]
         self._queue.changed(attempt.uid, START_DELAY)
 
     def settled(self, row: Row, settlement: Settlement) -> None:
@@ -179,6 +194,10 @@ class OperatorObserver(MetricsObserver):
     def begun(self, slug: str) -> Begun:
         """Return when each active run began that this replica has started."""
         return {run_id: rfc3339(begun) for run_id, begun in self._begun.get(slug, {}).items()}
+
+    def waits_for(self, slug: str) -> Mapping[str, str]:
+        """Return, by run id, what the attempts wait for that have not started yet."""
+        return self._waiting.get(slug, {})
 
     def written(self, observed: ObservedObject, state: State) -> None:
         """The status of an object shows ``state`` now; ``observed`` is the object before the write."""

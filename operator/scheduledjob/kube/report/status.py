@@ -10,6 +10,7 @@ restored database) continues from it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from scheduledjob.manifests.status_model import OUTPUT_LIMIT, RECENT_RUNS, Statu
 from scheduledjob.resource_names import GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from scheduledjob.domain.schedule.definition import Definition
     from scheduledjob.domain.schedule.misfire import Slots
@@ -47,7 +48,11 @@ UNKNOWN_KIND = "UnknownKind"
 HANDLED_FIELDS = {"run-now": "runNow", "cancel": "cancel", "resume": "resume"}
 """By request, the field of ``status.handled`` that has its tokens."""
 
+Waiting = Mapping[str, str]
+"""By run id: what its attempt waits for before it starts."""
+
 _NONE_BEGUN: Begun = {}
+_NONE_WAIT: Waiting = {}
 
 _EMPTY_STATUS: dict[str, Any] = dict.fromkeys(part.alias or name for name, part in Status.model_fields.items())
 
@@ -73,12 +78,18 @@ class StoredSchedule:
 
 
 def build_status(
-    stored: StoredSchedule, kinds: Collection[str], since: Since, now: Instant, begun: Begun = _NONE_BEGUN
+    stored: StoredSchedule,
+    kinds: Collection[str],
+    since: Since,
+    now: Instant,
+    begun: Begun = _NONE_BEGUN,
+    waiting: Waiting = _NONE_WAIT,
 ) -> dict[str, Any]:
     """Return the whole status as a merge patch, in which None removes a field.
 
     ``kinds`` is what this operator can run. ``since`` comes from the conditions of the previous status. ``begun`` has
-    the runs whose start is known although the state does not have it.
+    the runs whose start is known although the state does not have it. ``waiting`` has what
+    the runs of this replica wait for.
     """
     row, state, definition, records = stored.row, stored.state, stored.definition, stored.records
     # The owner may start the planned run without a write once it is due, so it counts as active.
@@ -98,7 +109,7 @@ def build_status(
         "lastFailureTime": _time(state.last_failure),
         "lastOutcome": _last_outcome(state, records),
         "activeCount": len(active),
-        "active": [_active(row, run, now, begun, can_start=can_start) for run in active],
+        "active": [_active(row, run, now, begun, waiting, can_start=can_start) for run in active],
         "recentRuns": _recent(row, _kept(records, now)[:RECENT_RUNS]),
         "counters": {
             "started": state.started,
@@ -240,7 +251,7 @@ def _next_due(stored: StoredSchedule, starting: Run | None, now: Instant) -> Ins
     state, definition, slots = stored.state, stored.definition, stored.slots
     if state.completed is not None or state.suspended or state.paused or problem_of(definition):
         return None
-    if state.next is not None and starting is None:
+    if state.next is not None and starting is None and (state.next.due > now or not state.runs):
         return state.next.due
     started = state.started + (starting is not None)
     if slots is None or (definition.max_runs is not None and started >= definition.max_runs):
@@ -272,10 +283,14 @@ def _whole_second(instant: Instant) -> str:
 # ---------------------------------------------------------------- runs
 
 
-def _active(row: Row, run: Run, now: Instant, begun: Begun, *, can_start: bool) -> dict[str, Any]:
+def _active(row: Row, run: Run, now: Instant, begun: Begun, waiting: Waiting, *, can_start: bool) -> dict[str, Any]:
     name = run_id(row.uid, run)
     shown: dict[str, Any] = {"runID": name, "slot": rfc3339(run.slot), "attempt": run.attempt}
-    if name in begun:  # preferred: after the loss of a replica the state has only the time when the run was due
+    if name in waiting:
+        shown["waitingFor"] = waiting[name]
+    if name in waiting and run.attempt == 1:
+        pass  # it has not started yet
+    elif name in begun:  # preferred: after the loss of a replica the state has only the time when the run was due
         shown["started"] = begun[name]
     elif run.begun and can_start:
         shown["started"] = rfc3339(run.begun)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from scheduledjob.domain.schedule.state import State
+from scheduledjob.domain.time.instants import SECOND, to_instant
 from scheduledjob.engine.kinds import UnreadableRowError
 from scheduledjob.engine.store import Store, StoreError
 from scheduledjob.kube.client.api_errors import ApiConflict, ApiError, NotFound
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from scheduledjob.kube.client.budget import Budget
     from scheduledjob.kube.reconcile.known_objects import KnownObjects, ObservedObject
 
-    from .status import Begun
+    from .status import Begun, Waiting
     from .status_queue import StatusQueue
 
 log = structlog.get_logger("scheduledjob.status")
@@ -47,6 +49,8 @@ HOPELESS_RETRY_DELAY = 60.0
 """Seconds until a status that is invalid, too large or unreadable is tried again: waiting alone does not help."""
 TOO_LARGE = "request is too large"
 """What etcd says of an object over 1.5 MiB. The API server returns it as an error 500."""
+REFRESH_INTERVAL = 15.0
+"""Seconds, at least, after which a status is written again only because its next run has passed."""
 WRITERS = 4
 """Writes in flight. An API server that takes 200 ms for each can still use up the budget."""
 
@@ -60,13 +64,15 @@ class StatusReader:
         kinds: Mapping[str, JobKind],
         now: Callable[[], Instant],
         begun: Callable[[str], Begun],
+        waiting: Callable[[str], Waiting] = lambda slug: {},
     ) -> None:
         """``now`` returns the store's clock. ``begun`` returns, for a slug, when the runs that this replica has started
-        began."""
+        began, and ``waiting`` what those wait for that have not started yet."""
         self._store = store
         self._kinds = kinds
         self._now = now
         self._begun = begun
+        self._waiting = waiting
 
     async def read(self, observed: ObservedObject) -> tuple[dict[str, Any], State] | None:
         """Return the status and the state that it shows, or None if the store has no schedule of this object."""
@@ -82,7 +88,15 @@ class StatusReader:
         own_records = [record for record in records if record.uid == observed.uid]
         stored = StoredSchedule(row, State.decode(row.state), definition, slots, own_records)
         begun = observed.begun | self._begun(observed.slug)
-        return build_status(stored, self._kinds.keys(), observed.since, self._now(), begun), stored.state
+        waiting = self._waiting(observed.slug)
+        return build_status(stored, self._kinds.keys(), observed.since, self._now(), begun, waiting), stored.state
+
+    def stale_after(self, status: Mapping[str, Any]) -> float | None:
+        """Return after how many seconds the next run of a status lies in the past while a run is active."""
+        next_run = status.get("nextRunTime")
+        if not status.get("activeCount") or next_run is None:
+            return None
+        return max(0.0, (to_instant(datetime.fromisoformat(next_run)) - self._now()) / SECOND)
 
 
 class StatusWriter:
@@ -106,6 +120,8 @@ class StatusWriter:
         self._reader = reader
         self._on_written = on_written
         self._flushing = False
+        self._refreshes: dict[str, asyncio.TimerHandle] = {}
+        """By uid."""
         self._forbidden_until = float("inf")
         self._all_written = True
 
@@ -122,6 +138,8 @@ class StatusWriter:
     async def flush(self) -> bool:
         """Write every status without regard to the budget, at shutdown. Return False if one can't be written."""
         self._flushing = True
+        for timer in self._refreshes.values():
+            timer.cancel()
         self._forbidden_until = time.monotonic() + FORBIDDEN_TIMEOUT
         self._queue.hurry()
         self._budget.lift()
@@ -171,6 +189,19 @@ class StatusWriter:
             if self._objects.get(uid) is not None:  # it may have been deleted during the write
                 self._objects.update(body)
             self._on_written(observed, state)
+            self._refresh_later(uid, self._reader.stale_after(status))
+
+    def _refresh_later(self, uid: str, seconds: float | None) -> None:
+        """Write the status again after that time, because its next run lies in the past then."""
+        if (timer := self._refreshes.pop(uid, None)) is not None:
+            timer.cancel()
+        if seconds is not None and not self._flushing:
+            loop = asyncio.get_running_loop()
+            self._refreshes[uid] = loop.call_later(max(seconds, REFRESH_INTERVAL), self._refresh, uid)
+
+    def _refresh(self, uid: str) -> None:
+        self._refreshes.pop(uid, None)
+        self._queue.changed(uid)
 
     def _refused(self, uid: str, slug: str, error: ApiError) -> None:
         too_large = error.status == 413 or TOO_LARGE in error.message

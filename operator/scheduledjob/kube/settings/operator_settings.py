@@ -104,7 +104,8 @@ class OperatorSettings:
         types.count(least=1, most=100_000),
         4096,
         "The maximum number of runs that one replica has in Pods at a time. This protects the API server and the "
-        "cluster's scheduler. Use a ResourceQuota to limit what Pods may use.",
+        "cluster's scheduler. One namespace alone may have three quarters of them. Use a ResourceQuota to limit "
+        "what Pods may use.",
     )
     inline_shell_namespaces: tuple[str, ...] = setting(
         types.namespaces(all_is=types.ALL),
