@@ -18,9 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from scheduledjob.jobs.shell.confinement import landlock_status
+from tests.jobs.shell_support import descendants
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,6 +40,14 @@ from scheduledjob.jobs.shell.shell_spec import ShellLimits
 from tests.jobs.shell_support import attempt_of
 
 settings = json.loads(sys.argv[1])
+if settings["without_landlock"]:
+    # Answers like a kernel that has none, to this process and to its helper: a filter for one system call.
+    import ctypes, struct
+    code = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50026), (0x06, 0, 0, 0x7FFF0000)]
+    program = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
+    assert ctypes.CDLL(None).prctl(22, 2, struct.pack("@HP", len(code), ctypes.addressof(buffer)), 0, 0) == 0
 if settings["unreadable"]:
     make_unreadable()
 secret = os.environ["SJOB_STORE"].encode()   # a copy in memory that is not the environment
@@ -177,6 +187,22 @@ class Operator:
         """The names of the scratch folders that exist."""
         return [name for name in os.listdir(self.scratches) if name.startswith("sjob-")]
 
+    def survivors(self) -> set[int]:
+        """The living processes of its user besides itself, whatever their parents, names and environments are.
+
+        A process whose first thread has ended looks like a zombie, but other threads may be alive.
+        """
+        if os.geteuid() != 0:
+            return descendants(self.helper)  # the tests themselves run as this user
+        found = set()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+                if process.uids().real != UID or process.pid in (self.process.pid, self.helper):
+                    continue
+                if process.status() != psutil.STATUS_ZOMBIE or len(os.listdir(f"/proc/{process.pid}/task")) > 1:
+                    found.add(process.pid)
+        return found
+
     async def listen(self) -> None:
         """Handle what the operator reports."""
         assert self.process.stdout is not None
@@ -197,6 +223,7 @@ async def an_operator(
     *,
     confined: bool = True,
     unreadable: bool = True,
+    without_landlock: bool = False,
     limits: dict[str, int] | None = None,
     shared: Path | None = None,
     **confinement: Any,
@@ -215,6 +242,7 @@ async def an_operator(
         os.chown(operator.token, UID, UID)
     settings = {
         "unreadable": unreadable,
+        "without_landlock": without_landlock,
         "token": str(operator.token),
         "limits": limits,
         "confined": {"scratches": str(operator.scratches), **confinement} if confined else None,

@@ -126,7 +126,7 @@ def test_each_version_of_landlock_denies_what_it_supports(
     sandboxes = Sandboxes(
         os.fsencode(scratches), [os.fsencode(path) for path in confinement.READABLE], True, os.getppid()
     )
-    sandbox = sandboxes.make()
+    sandbox = sandboxes.make(1)
     command = (
         f"mkdir a && echo x > a/file && cat a/file > /dev/null || exit 1; ! cat {secret} && ! echo > {tmp_path}/new && "
         f"! ls {scratches} && ! rm {secret} && ! ln {secret} a"

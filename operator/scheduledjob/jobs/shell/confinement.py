@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import platform
+import resource
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -155,6 +156,8 @@ class Confinement:
             return f"inline shell is off: there is no filter of system calls for {platform.machine()}"
         if not status.available and not self.accept_unconfined:
             return f"inline shell is off: {status.reason}"
+        if resource.getrlimit(resource.RLIMIT_RTTIME)[1] != resource.RLIM_INFINITY:
+            return "inline shell is off: RLIMIT_RTTIME, which marks the processes of jobs, has a hard limit; remove it"
         if not os.path.isdir(self.scratches) or not os.access(self.scratches, os.R_OK | os.W_OK | os.X_OK):
             return f"inline shell is off: {self.scratches} is not a folder that this process may read and write"
         return ""

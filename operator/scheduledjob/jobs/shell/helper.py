@@ -32,7 +32,7 @@ from scheduledjob.jobs.shell.spawner.messages import (
     Unpacker,
     pack,
 )
-from scheduledjob.jobs.shell.spawner.processes import RUN_ID, VERSION, Mark, kill_orphans
+from scheduledjob.jobs.shell.spawner.processes import CELLS, RUN_ID, VERSION, Mark, kill_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -243,7 +243,8 @@ class Helper(asyncio.Protocol):
         # The helper may be alive: all that is known is that its socket has ended.
         self._process.kill()
         self._process.wait()
-        kill_orphans(leaders, marks)
+        first = self._settings.cells
+        kill_orphans(leaders, marks, range(first, first + CELLS) if first else range(0))
 
     def _wait_or_kill(self) -> None:
         try:

@@ -18,6 +18,7 @@ from scheduledjob.jobs import reasons
 from scheduledjob.jobs.output import bytes_to_keep, condensed
 from scheduledjob.jobs.shell.shell_spec import ShellLimits, ShellSpec
 from scheduledjob.jobs.shell.spawner.messages import Settings, Start
+from scheduledjob.jobs.shell.spawner.processes import new_cells
 from scheduledjob.jobs.values import Secrets, resolve, secrets_of
 
 from . import environment
@@ -124,7 +125,9 @@ class ShellExecutor:
             settings = Settings(limits.by_resource(), self.timeout_grace, self.cancel_grace, self.margin)
             if self.confined is not None:
                 scratches, readable, with_landlock = self.confined.for_helper()
-                settings = settings._replace(scratches=scratches, readable=readable, landlock=with_landlock)
+                settings = settings._replace(
+                    scratches=scratches, readable=readable, landlock=with_landlock, cells=new_cells()
+                )
             self._helper = await Helper.launch(settings)
             return self._helper
 

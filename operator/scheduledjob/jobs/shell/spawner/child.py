@@ -97,10 +97,10 @@ class SpawnedJob:
         "deadline",
         "ends_at",
         "head",
+        "is_killed",
         "number",
         "output",
         "pid",
-        "polls",
         "problem",
         "request",
         "sandbox",
@@ -125,8 +125,8 @@ class SpawnedJob:
         self.output: int | None = None
         self.sandbox: Sandbox | None = None
         """None: not confined."""
-        self.polls = 0
-        """How often its remaining processes were looked for since all of its sandbox were killed."""
+        self.is_killed = False
+        """Whether all processes of its sandbox were killed."""
         self.head = bytearray()
         self.tail = bytearray()
         self.total = 0
@@ -149,7 +149,7 @@ class SpawnedJob:
         opened: list[int] = []
         try:
             if around.sandboxes is not None:
-                self.sandbox = around.sandboxes.make()
+                self.sandbox = around.sandboxes.make(self.number)
                 environment = {b"HOME": self.sandbox.home, b"TMPDIR": self.sandbox.home, **environment}
             self.output, writing_end = os.pipe()
             opened.append(writing_end)

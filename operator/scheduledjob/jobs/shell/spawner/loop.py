@@ -8,7 +8,7 @@ How a job ends: its first process exits, and before that process is reaped (so t
 whole group is killed. Processes that left the group become children of this process, because a subreaper inherits
 orphans. The job has ended when none of the children belongs to it. A child that can't be assigned to a job (it has a
 session, parents and environment of its own) is killed as soon as any job ends, because otherwise it might outlive its
-job.
+job. Processes of confined jobs can always be assigned, by their mark.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from .child import IGNORED, Limits, SpawnedJob, StartError, Surroundings
 from .messages import LEASE, Cancel, Ended, Ready, Settings, Start, Started, Unpacker, pack
-from .processes import Mark, children, mark_of
+from .processes import Mark, cell_of, children, mark_of
 from .sandbox import Sandboxes
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ _ROUND_WHILE_ENDING = 0.005
 """Seconds. Exits wake the loop, so this is for what no signal reports, such as an exec that is under way."""
 _LONGEST_WAIT = 3600.0
 """Seconds. A selector accepts no more than some weeks, but the timeout of a job may be months."""
+_SWEEPS = 50
+"""How often the processes of a confined job are killed in a round, one by one. A process that forks and exits without
+pause has a new process id each time."""
 _STRANGER_POLLS = 3
 """A child belongs to no job if its environment has no mark this many times. A process in the middle of an exec has no
 environment for a moment."""
@@ -77,8 +80,6 @@ class Spawner:
         """Jobs whose first process is gone, but which may have others."""
         self._owners: dict[int, SpawnedJob] = {}
         """The job of each adopted child. The process id can't be reused before the child is reaped here."""
-        self._members: set[int] = set()
-        """Adopted children whose session shows their job. A process can't join the session of another job."""
         self._strangers: collections.Counter[int] = collections.Counter()
         """How often each child was found to belong to no job."""
         self._unkillable: set[int] = set()
@@ -173,7 +174,9 @@ class Spawner:
             limits = Limits(message.limits, hard=message.scratches is not None)
             sandboxes = None
             if message.scratches is not None:
-                sandboxes = Sandboxes(message.scratches, message.readable, message.landlock, self._replica)
+                sandboxes = Sandboxes(
+                    message.scratches, message.readable, message.landlock, self._replica, message.cells
+                )
             self._surroundings = self._surroundings._replace(limits=limits, sandboxes=sandboxes)
 
     def _read_leases(self) -> None:
@@ -283,7 +286,6 @@ class Spawner:
                 self._ending.add(job)
             os.waitpid(pid, 0)
             self._owners.pop(pid, None)
-            self._members.discard(pid)
             self._strangers.pop(pid, None)
             self._unkillable.discard(pid)
 
@@ -291,47 +293,50 @@ class Spawner:
         """Kill the remaining processes of the jobs that are ending, and conclude the jobs that have none."""
         if not self._ending:
             return
-        remaining = children().difference(self._running, self._unkillable)
-        if remaining:
-            self._clear_sandboxes()
-        busy: set[SpawnedJob] = set()
-        for pid in remaining:
-            owner = self._owners.get(pid) or self._find_owner(pid)
-            if owner in self._ending:
-                if owner.polls <= _STRANGER_POLLS or pid in self._members:
-                    busy.add(owner)
-                self._kill_straggler(pid, owner)
-            elif owner is _NO_JOB:
-                busy |= {job for job in self._ending if job.polls <= _STRANGER_POLLS}
-                # It may belong to a running job in a sandbox, whose end will find it.
-                if self._strangers[pid] >= _STRANGER_POLLS and any(not job.polls for job in self._ending):
-                    self._kill_straggler(pid, owner)
+        sandboxes = self._surroundings.sandboxes
+        busy = self._sweep()
+        for _ in range(0 if sandboxes is None or sandboxes.can_kill_at_once else _SWEEPS):
+            if not busy:
+                break
+            self._reap()
+            busy = self._sweep()
         for job in self._ending - busy:
             self._ending.discard(job)
             self._conclude(job)
 
-    def _clear_sandboxes(self) -> None:
-        """Kill all processes in the sandboxes of the jobs that are ending, if the kernel supports it.
-
-        After that, the processes of these jobs are dead or dying. What is still there after some polls belongs to
-        another job, whatever its environment says: a mark can be forged, and a child that forks quickly has a new
-        process id in each poll.
-        """
+    def _sweep(self) -> set[SpawnedJob]:
+        """Kill the remaining processes of the jobs that are ending. Returns the jobs that had some."""
+        threads: list[int] = []
         for job in self._ending:
-            if job.sandbox is not None and (job.polls or job.sandbox.kill()):
-                job.polls += 1
+            if job.sandbox is not None:
+                threads.append(job.sandbox.thread)
+                if not job.is_killed:
+                    job.is_killed = True
+                    job.sandbox.kill()
+        busy: set[SpawnedJob] = set()
+        for pid in children(threads).difference(self._running, self._unkillable):
+            owner = self._owners.get(pid) or self._find_owner(pid)
+            if owner in self._ending:
+                busy.add(owner)
+                self._kill_straggler(pid, owner)
+            elif owner is _NO_JOB:
+                busy |= self._ending
+                if self._strangers[pid] >= _STRANGER_POLLS:
+                    self._kill_straggler(pid, owner)
+        return busy
 
     def _find_owner(self, pid: int) -> SpawnedJob:
         """Return the job of an adopted child, by its session, its group or its mark; ``_NO_JOB`` if there is none."""
-        try:
-            job = self._sessions.get(os.getsid(pid)) or self._sessions.get(os.getpgid(pid))
-        except OSError:
-            job = None
-        if job is not None:
-            self._members.add(pid)
+        if self._surroundings.sandboxes is not None:
+            job = self._jobs.get(cell_of(pid) - self._settings.cells)
         else:
-            mark = mark_of(pid)
-            job = self._marks.get(mark) if mark is not None else None
+            try:
+                job = self._sessions.get(os.getsid(pid)) or self._sessions.get(os.getpgid(pid))
+            except OSError:
+                job = None
+            if job is None:
+                mark = mark_of(pid)
+                job = self._marks.get(mark) if mark is not None else None
         if job is None:
             self._strangers[pid] += 1
             return _NO_JOB
@@ -367,9 +372,10 @@ class Spawner:
                 job.sandbox.kill()
         for job in self._running.values():
             job.signal(signal.SIGKILL)
+        threads = [job.sandbox.thread for job in self._jobs.values() if job.sandbox is not None]
         while True:
             self._reap()
-            remaining = (children() | self._running.keys()) - self._unkillable
+            remaining = (children(threads) | self._running.keys()) - self._unkillable
             if not remaining:
                 return
             for pid in remaining:

@@ -34,6 +34,8 @@ class Settings(NamedTuple):
     """What a confined job may read and execute."""
     landlock: bool = True
     """False: jobs are confined without Landlock."""
+    cells: int = 0
+    """Each process of a confined job is marked with this plus the job's number; see ``processes``."""
 
 
 class Start(NamedTuple):

@@ -3,18 +3,23 @@
 A process belongs to a job if its session or its process group is that of the job's first process, or if the environment
 that it was executed with names the job's run. The environment is the most expensive to read. A process to which none of
 the three applies belongs to no job here; the caller decides what follows from that.
+
+A confined job can change all three, so its processes bear another mark: their soft limit ``RLIMIT_RTTIME``, which every
+process inherits, which anybody may read, and which the filter of system calls does not let a job set. It limits only
+processes with a real-time priority, which jobs can't have.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 Mark = tuple[bytes, bytes]
 """Run id and version: the attempt that a process belongs to."""
@@ -22,18 +27,39 @@ Mark = tuple[bytes, bytes]
 RUN_ID, VERSION = b"SCHEDULEDJOB_RUN_ID", b"SCHEDULEDJOB_VERSION"
 
 
-def children() -> set[int]:
-    """Return the children of this process's first thread, which is the only one that reaps them.
+CELLS = 1 << 32
+"""How many marks each helper has."""
 
-    So nothing leaves the kernel's list while it is read, and the list is exact. Orphans become children of the first
-    thread; the children of another thread do when that thread ends.
+
+def new_cells() -> int:
+    """Return the first mark of a helper, different from that of others. As a limit, it is more than 30,000 years."""
+    return (1 << 28 | int.from_bytes(os.urandom(4), "big") >> 4) * CELLS
+
+
+def children(threads: Iterable[int] = ()) -> set[int]:
+    """Return the children of this process's first thread, which is the only one that reaps, and of these threads.
+
+    As nobody else reaps, nothing leaves the kernel's list while it is read, and the list is exact. Orphans become
+    children of the first thread; the children of another thread do when that thread ends. So the first thread is last.
     """
     own = os.getpid()
+    found: set[int] = set()
+    for thread in (*threads, own):
+        try:
+            with open(f"/proc/self/task/{thread}/children", "rb") as listing:
+                found.update(map(int, listing.read().split()))
+        except FileNotFoundError:
+            if thread == own:  # a kernel without CONFIG_PROC_CHILDREN
+                return {pid for pid in all_pids() if (status := status_of(pid)) is not None and status[1] == own}
+    return found
+
+
+def cell_of(pid: int) -> int:
+    """Return the mark of a process of a confined job; -1: it has none, or the process is gone or of another user."""
     try:
-        with open(f"/proc/self/task/{own}/children", "rb") as listing:
-            return set(map(int, listing.read().split()))
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return {pid for pid in all_pids() if (status := status_of(pid)) is not None and status[1] == own}
+        return resource.prlimit(pid, resource.RLIMIT_RTTIME)[0]
+    except OSError:
+        return -1
 
 
 def all_pids() -> list[int]:
@@ -64,8 +90,10 @@ def mark_of(pid: int) -> Mark | None:
     return None
 
 
-def kill_orphans(leaders: Collection[int], marks: Collection[Mark]) -> None:
+def kill_orphans(leaders: Collection[int], marks: Collection[Mark], cells: range = range(0)) -> None:
     """Kill the sessions of these leaders, every process with one of these marks, and their descendants.
+
+    ``cells`` are the marks of confined jobs.
 
     The replica, which is not their parent, calls this when its helper has died. Returns when none is alive, except for
     processes of another user, which can't be killed. Blocks for as long as the kernel takes, at least milliseconds.
@@ -74,7 +102,7 @@ def kill_orphans(leaders: Collection[int], marks: Collection[Mark]) -> None:
     # Two polls must find nothing, because a process in the middle of an exec has no environment for a moment.
     empty_polls = 0
     while empty_polls < 2:
-        found = _belonging_to(leaders, marks) - beyond_us
+        found = _belonging_to(leaders, marks, cells) - beyond_us
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -86,7 +114,7 @@ def kill_orphans(leaders: Collection[int], marks: Collection[Mark]) -> None:
         time.sleep(0.005)
 
 
-def _belonging_to(leaders: Collection[int], marks: Collection[Mark]) -> set[int]:
+def _belonging_to(leaders: Collection[int], marks: Collection[Mark], cells: range) -> set[int]:
     own = os.getpid()
     found: set[int] = set()
     offspring: dict[int, list[int]] = {}
@@ -95,8 +123,8 @@ def _belonging_to(leaders: Collection[int], marks: Collection[Mark]) -> set[int]
         if status is None or pid == own:
             continue
         state, parent, group, session = status
-        ours = pid in leaders or group in leaders or session in leaders
-        if state in "ZX":
+        ours = pid in leaders or group in leaders or session in leaders or (bool(cells) and cell_of(pid) in cells)
+        if state in "ZX" and not _has_threads(pid):
             # Orphans become children of the process with the id 1, which may be this replica in a container.
             if ours and parent == own:
                 with contextlib.suppress(ChildProcessError):
@@ -112,3 +140,11 @@ def _belonging_to(leaders: Collection[int], marks: Collection[Mark]) -> set[int]
                 found.add(pid)
                 unvisited.append(pid)
     return found
+
+
+def _has_threads(pid: int) -> bool:
+    """Whether other threads of a process are alive after its first one has ended, which makes it look like a zombie."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except OSError:
+        return False

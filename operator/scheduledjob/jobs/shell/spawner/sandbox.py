@@ -6,8 +6,10 @@ process inherits the rules, and no fork has to run Python before the job's own p
 
 If Landlock can restrict signals, the thread lives as long as the job, because a signal that it sends to all processes
 (``kill(-1)``) reaches the job's processes only, and all of them at once, whatever session, parent or environment they
-have given themselves and however quickly they fork. Otherwise, the process table shows which processes belong to a job,
-as for jobs that are not confined.
+have given themselves and however quickly they fork. This is done at the end of every job. Otherwise, the loop kills the
+processes one by one. In both cases, a mark that a job can't remove shows which processes belong to it (see
+``processes``), and the job has ended when none has its mark. A namespace or a control group for each job would need
+privileges that the operator does not have.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import resource
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -36,8 +39,11 @@ _REOPEN_INTERVAL = 10.0
 class Sandboxes:
     """All sandboxes of a helper."""
 
-    def __init__(self, scratches: bytes, readable: Sequence[bytes], with_landlock: bool, replica: int) -> None:
-        """See ``Confinement`` for the arguments. Raises ``OSError``."""
+    def __init__(
+        self, scratches: bytes, readable: Sequence[bytes], with_landlock: bool, replica: int, cells: int = 0
+    ) -> None:
+        """See ``Confinement`` and ``Settings`` for the arguments. Raises ``OSError``."""
+        self.cells = cells
         self.version = landlock.abi() if with_landlock else 0
         self.replica = replica
         self.scratches = Scratches(scratches)
@@ -49,11 +55,16 @@ class Sandboxes:
         self._common: list[bytes] = []
         """The rules of all jobs."""
 
-    def make(self) -> Sandbox:
-        """Return a sandbox for a job. Raises ``OSError``."""
+    @property
+    def can_kill_at_once(self) -> bool:
+        """Whether the kernel lets a sandbox kill all of its processes and no others."""
+        return self.version >= landlock.SCOPES_SINCE
+
+    def make(self, number: int) -> Sandbox:
+        """Return a sandbox for the job with this number. Raises ``OSError``."""
         scratch = self.scratches.make()
         try:
-            return Sandbox(self, scratch, self._rules_for(scratch) if self.version else None)
+            return Sandbox(self, self.cells + number, scratch, self._rules_for(scratch) if self.version else None)
         except OSError:
             self.scratches.discard(scratch)
             raise
@@ -89,8 +100,11 @@ class Sandboxes:
 class Sandbox:
     """The sandbox of a job."""
 
-    def __init__(self, sandboxes: Sandboxes, scratch: Scratch, rules: landlock.Rules | None) -> None:
+    def __init__(self, sandboxes: Sandboxes, cell: int, scratch: Scratch, rules: landlock.Rules | None) -> None:
+        self.thread = 0
+        """The id of its thread, which is the parent of the job's first process."""
         self._sandboxes = sandboxes
+        self._cell = cell
         self._scratch = scratch
         self._rules = rules
         self._pid = 0
@@ -118,11 +132,16 @@ class Sandbox:
 
         Raises ``OSError`` if the rules can't be applied; then nothing is started.
         """
+        # What is started inherits the mark. This process has no real-time priority, so the limit does not apply to it.
+        unmarked = resource.getrlimit(resource.RLIMIT_RTTIME)
+        resource.setrlimit(resource.RLIMIT_RTTIME, (self._cell, unmarked[1]))
         try:
             _thread.start_new_thread(self._live, (spawn,))
+            self._done.acquire()
         except RuntimeError as error:
             raise OSError(0, str(error)) from None
-        self._done.acquire()
+        finally:
+            resource.setrlimit(resource.RLIMIT_RTTIME, unmarked)
         if self._error is not None:
             raise self._error
         return self._pid
@@ -148,6 +167,7 @@ class Sandbox:
     # ---- in the thread
 
     def _live(self, spawn: Callable[[], int]) -> None:
+        self.thread = _thread.get_native_id()
         try:
             self._lock()
             self._pid = spawn()
@@ -173,7 +193,7 @@ class Sandbox:
 
     def _is_held_back(self) -> bool:
         """Whether a signal of this thread can't reach the replica; checked before each signal to all processes."""
-        if self._sandboxes.version < landlock.SCOPES_SINCE:
+        if not self._sandboxes.can_kill_at_once:
             return False
         try:
             os.kill(self._sandboxes.replica, 0)
