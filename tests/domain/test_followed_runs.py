@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from scheduledjob.domain.schedule import followed_runs, machine
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, ExcludeWindow, Misfire
 from scheduledjob.domain.schedule.followed_runs import (
+    MAX_CHAIN,
     MAX_RECORD_DELAY,
     MAX_REMEMBERED_RUNS,
     POLL_INTERVAL,
@@ -282,3 +284,56 @@ def test_each_end_is_decided_once_whenever_it_reaches_history(ends: list[tuple[i
         job.state.runs.clear()
         assert len(job.state.followed_ids) <= MAX_REMEMBERED_RUNS
     assert job.state.started + job.state.missed == len(ends)
+
+
+# ---------------------------------------------------------------- chains
+
+
+def test_a_run_carries_the_chain_of_jobs_that_led_to_it() -> None:
+    job = follower()
+    job.poll(10, replace(ended(9.5), chain="fetch"))
+    job.reload()
+    machine.recover(job.schedule, T + 10 * SECOND)
+    job.at(11)
+    record = job.end(12)
+    assert record is not None
+    assert record.chain == "fetch/extract"
+    job.poll(20, ended(19.5))
+    record = job.end(21)
+    assert record is not None
+    assert record.chain == "extract"
+
+
+def test_jobs_that_follow_each_other_in_a_circle_stop() -> None:
+    names = ("extract", "load")
+    record, started = ended(1), 0
+    for number in range(1, 100):
+        job = follower(
+            triggers=(FollowingTrigger(names[(number + 1) % 2]), FollowingTrigger(names[(number + 1) % 2], "Cancelled"))
+        )
+        job.schedule.slug = f"ns/{names[number % 2]}"
+        if not job.poll(number + 1, record):
+            break
+        started += 1
+        last = job.end(number + 1)
+        assert last is not None
+        record = last
+    assert started == MAX_CHAIN
+    (cut,) = job.records
+    assert (cut.outcome, cut.started, job.state.cancelled, job.state.started) == (Outcome.CANCELLED, None, 1, 0)
+    assert cut.reason.startswith(
+        "16 runs have followed each other (load -> extract -> load), and no more are allowed: "
+    )
+    assert "remove the trigger `following` from one of them" in cut.reason
+    end_of_chain = follower(triggers=(FollowingTrigger("load", "Cancelled"),))
+    assert end_of_chain.poll(200, cut) == []
+    assert end_of_chain.records == [], "nothing follows the end of a chain"
+
+
+def test_a_chain_without_a_circle_is_named_by_its_end() -> None:
+    job = follower()
+    job.poll(10, replace(ended(9.5), chain="/".join(f"job-{number}" for number in range(MAX_CHAIN - 1))))
+    assert len(job.starts(10)) == 0
+    assert job.end(11) is not None
+    job.poll(20, replace(ended(19.5), chain="/".join(f"job-{number}" for number in range(MAX_CHAIN))))
+    assert "(job-13 -> job-14 -> job-15 -> extract -> load)" in job.records[-1].reason

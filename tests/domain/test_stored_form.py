@@ -22,7 +22,8 @@ def run_text(first: int) -> str:
     slot, due, attempt, failed, lost, begun = range(first, first + 6)
     return (
         f'{{"slot":{slot},"due":{due},"attempt":{attempt},"failed":{failed},"lost":{lost},"begun":{begun},'
-        '"token":"tok","catch_up":true,"payload":"cGF5","outlives":true,"handed_on":true,"cancelling":"why"}'
+        '"token":"tok","catch_up":true,"payload":"cGF5","outlives":true,"handed_on":true,"cancelling":"why",'
+        '"chain":"a/b"}'
     )
 
 

@@ -57,6 +57,7 @@ async def test_a_record_is_read_as_it_was_written(store: Store, other: Store, ou
         keep=9,
         expires=now + DAY,
         manual=True,
+        chain="extract/ä",
     )
     bare = RunRecord(
         run_id="run-2",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.triggers.circles import Follows, words_of_circle
 from scheduledjob.domain.triggers.timetable import SearchCostError
 from scheduledjob.resource_names import KIND
 
@@ -71,6 +72,7 @@ def load(paths: Iterable[str]) -> Loaded:
                 loading.loaded.problems.append(found)
             else:
                 loading.read(found)
+    loading.refuse_circles()
     return loading.loaded
 
 
@@ -78,6 +80,7 @@ def load_text(text: str, file: str = "<text>") -> Loaded:
     """Load the text of one file, which problems call ``file``."""
     loading = _Loading()
     loading.add(file, text)
+    loading.refuse_circles()
     return loading.loaded
 
 
@@ -116,6 +119,19 @@ class _Loading:
                     faults.clear()
             except YamlError as error:
                 self.loaded.problems.append(ManifestDocument(file, line_offset).syntax(error))
+
+    def refuse_circles(self) -> None:
+        """Refuse the last of the jobs that follow each other in a circle, which would run for ever."""
+        jobs, follows = self.loaded.jobs, Follows()
+        for (namespace, name), found in list(jobs.items()):
+            upstreams = [trigger.following.name for trigger in found.job.spec.triggers if trigger.following is not None]
+            follows.set((namespace, name), [(namespace, upstream) for upstream in upstreams])
+            if circle := follows.circle((namespace, name)):
+                follows.set((namespace, name), ())
+                del jobs[namespace, name]
+                message, advice = words_of_circle([name for _, name in circle])
+                problem = Problem(found.file, found.line, 1, "spec.triggers", message, advice, job=(namespace, name))
+                self.loaded.problems.append(problem)
 
     def _take(self, document: ManifestDocument, faults: list[YamlError]) -> None:
         """Load one document, or report what is wrong with it."""

@@ -7,6 +7,9 @@ finished before it is decided. A record can reach history late (hooks are called
 clock, and the decided runs after it are remembered by their ids.
 
 A slot of this kind is the instant at which the other run finished. From there on it is a slot like any other.
+
+Jobs that follow each other in a circle would run for ever. So each run carries the *chain* of the jobs that led to it.
+A run with a chain of more than ``MAX_CHAIN`` jobs is cancelled before it starts, and nothing follows it.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
     from .actions import Actions
     from .schedule import Schedule
-    from .state import RunRecord, State
+    from .state import Run, RunRecord, State
 
 POLL_INTERVAL: Micros = MINUTE
 """How often the followed runs are read if no replica reports an end."""
@@ -33,6 +36,10 @@ POLL_RETRY_DELAY: Micros = 5 * SECOND
 """How soon they are read again if the store did not answer."""
 MAX_RECORD_DELAY: Micros = 5 * MINUTE
 """How long after its end a run may reach history and still be noticed."""
+_NAME_SHOWN = 63
+"""Characters of a name in a chain."""
+MAX_CHAIN = 16
+"""How many runs may follow each other."""
 MAX_REMEMBERED_RUNS = 100
 """How many decided runs are remembered. If more end within ``MAX_RECORD_DELAY``, ``state.followed`` moves closer."""
 
@@ -92,6 +99,7 @@ def take_ends(schedule: Schedule, records: Sequence[RunRecord], now: Instant) ->
         if record.finished > state.followed
         and record.run_id not in state.followed_ids
         and record.outcome.value in wanted.get(record.slug, ())
+        and _length(record.chain) <= MAX_CHAIN
     ]
     for record in sorted(new, key=_finished):
         slot = _free_slot(state, record.finished)
@@ -101,8 +109,12 @@ def take_ends(schedule: Schedule, records: Sequence[RunRecord], now: Instant) ->
         if slots.is_excluded(slot):
             state.excluded += 1
             continue
-        jitter = jitter_of(schedule.uid, slot, schedule.definition.jitter)
-        state.upcoming += (schedule.new_run(slot, slot + jitter),)
+        run = schedule.new_run(slot, slot + jitter_of(schedule.uid, slot, schedule.definition.jitter))
+        run.chain = _extended(record)
+        if _length(run.chain) > MAX_CHAIN:
+            runs.cancel_unadmitted(schedule, run, now, _why_cut(schedule, run))
+        else:
+            state.upcoming += (run,)
     if new:
         schedule.writes.changed = True
     _forget_decided(state, now)
@@ -148,6 +160,28 @@ def _forget_decided(state: State, now: Instant) -> None:
     crowded = slots[-MAX_REMEMBERED_RUNS - 1] if len(slots) > MAX_REMEMBERED_RUNS else 0
     state.followed = max(state.followed, now - MAX_RECORD_DELAY, crowded)
     state.followed_ids = {run_id: slot for run_id, slot in state.followed_ids.items() if slot > state.followed}
+
+
+def _extended(record: RunRecord) -> str:
+    """Return the chain of a run that follows the recorded one."""
+    name = record.slug.rpartition("/")[2][:_NAME_SHOWN]
+    return f"{record.chain}/{name}" if record.chain else name
+
+
+def _length(chain: str) -> int:
+    return chain.count("/") + 1 if chain else 0
+
+
+def _why_cut(schedule: Schedule, run: Run) -> str:
+    """Return why a run is the end of its chain, with the circle if there is one."""
+    names = [*run.chain.split("/"), schedule.slug.rpartition("/")[2][:_NAME_SHOWN]]
+    earlier = [place for place, name in enumerate(names[:-1]) if name == names[-1]]
+    shown = names[earlier[-1] if earlier else -5 :]
+    return (
+        f"{MAX_CHAIN} runs have followed each other ({' -> '.join(shown)}), and no more are allowed: "
+        "if the jobs follow each other in a circle, remove the trigger `following` from one of them; "
+        "of a longer chain, put jobs together"
+    )
 
 
 def _free_slot(state: State, finished: Instant) -> Instant:

@@ -210,6 +210,13 @@ def cancel(schedule: Schedule, run: Run, now: Instant, reason: str) -> bool:
     return False
 
 
+def cancel_unadmitted(schedule: Schedule, run: Run, now: Instant, reason: str) -> None:
+    """End a run that was neither started nor made to wait, with a record."""
+    schedule.state.cancelled += 1
+    schedule.writes.changed = True
+    _record(schedule, run, Outcome.CANCELLED, now, EndDetails(reason))
+
+
 def finish(schedule: Schedule, run: Run, outcome: Outcome, now: Instant, details: EndDetails = NO_DETAILS) -> RunRecord:
     """End a run with this outcome, and return its record for history."""
     state = schedule.state

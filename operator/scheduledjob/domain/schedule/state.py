@@ -66,6 +66,9 @@ class Run(msgspec.Struct, omit_defaults=True, gc=False):
     """It is detached, and an earlier owner may have started its current attempt."""
     cancel_reason: str = msgspec.field(default="", name="cancelling")
     """Why it is being cancelled. It stays active until its end is confirmed."""
+    chain: str = ""
+    """If it follows a run: the names of the jobs whose runs led to it, each following the one before, joined by ``/``.
+    """
 
 
 class State(msgspec.Struct, omit_defaults=True, gc=False):
@@ -148,6 +151,8 @@ class RunRecord(msgspec.Struct, omit_defaults=True, gc=False):
     expires: Instant = 0
     """When history drops it at the latest."""
     manual: bool = False
+    chain: str = ""
+    """As in ``Run``."""
 
 
 def run_id(uid: str, run: Run) -> str:
@@ -186,6 +191,7 @@ def record_of(
         keep=keep.succeeded if outcome is Outcome.SUCCEEDED else keep.failed,
         expires=now + keep.ttl,
         manual=bool(run.token),
+        chain=run.chain,
     )
 
 

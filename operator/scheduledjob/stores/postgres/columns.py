@@ -24,7 +24,7 @@ _MAX_INTEGER = 2**31 - 1
 """The greatest value of an ``integer`` column."""
 
 _REASON, _KEEP = RunRecord.__struct_fields__.index("reason"), RunRecord.__struct_fields__.index("keep")
-_NO_RECORD = (*[None] * _REASON, "", None, None, None, 0, None, None)
+_NO_RECORD = (*[None] * _REASON, "", None, None, None, 0, None, None, "")
 
 
 def record_columns(records: Iterable[RunRecord | None]) -> Columns:

@@ -6,13 +6,13 @@
 -- fragment: record_columns
 -- In the order of the fields of `RunRecord`.
 run_id, uid, slug, slot, started, finished, attempt, outcome,
-reason, code, replica, output, keep, expires, manual
+reason, code, replica, output, keep, expires, manual, chain
 
 -- name: insert_records
 INSERT INTO scheduledjob.history (installation, {record_columns})
 SELECT $1, given.* FROM unnest(
     $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[], $9::text[],
-    $10::text[], $11::integer[], $12::text[], $13::bytea[], $14::integer[], $15::bigint[], $16::boolean[]
+    $10::text[], $11::integer[], $12::text[], $13::bytea[], $14::integer[], $15::bigint[], $16::boolean[], $17::text[]
 ) AS given
 ON CONFLICT DO NOTHING;
 

@@ -11,7 +11,7 @@ id, version, revision,
 -- fragment: settled_arrays
 $3::bigint[], $4::bigint[], $5::bigint[],
 $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::integer[], $13::text[],
-$14::text[], $15::integer[], $16::text[], $17::bytea[], $18::integer[], $19::bigint[], $20::boolean[]
+$14::text[], $15::integer[], $16::text[], $17::bytea[], $18::integer[], $19::bigint[], $20::boolean[], $21::text[]
 
 -- fragment: settled_values
 -- A column with the same value in every row is sent as an array of one (see columns.py).
@@ -31,7 +31,8 @@ coalesce(replica, ($16::text[])[1]) AS replica,
 coalesce(output, ($17::bytea[])[1]) AS output,
 coalesce(keep, ($18::integer[])[1]) AS keep,
 coalesce(expires, ($19::bigint[])[1]) AS expires,
-coalesce(manual, ($20::boolean[])[1]) AS manual
+coalesce(manual, ($20::boolean[])[1]) AS manual,
+coalesce(chain, ($21::text[])[1]) AS chain
 
 -- name: settle_removed
 -- A row whose definition has changed is not deleted: it goes through `settle_written` next.
@@ -60,14 +61,14 @@ SELECT id FROM removed;
 -- Dispositions: 0 keep, 1 release, 2 remove (here only where the definition has changed).
 WITH given AS MATERIALIZED (
     SELECT {settled_values},
-        coalesce(disposition, ($21::integer[])[1]) AS disposition,
-        coalesce(state, ($22::bytea[])[1]) AS state,
-        CASE WHEN cardinality($23::bigint[]) = 1 THEN ($23::bigint[])[1] ELSE wake_at END AS wake_at,
-        CASE WHEN cardinality($24::bytea[]) = 1 THEN ($24::bytea[])[1] ELSE payload END AS payload,
-        CASE WHEN cardinality($25::bytea[]) = 1 THEN ($25::bytea[])[1] ELSE result END AS result
+        coalesce(disposition, ($22::integer[])[1]) AS disposition,
+        coalesce(state, ($23::bytea[])[1]) AS state,
+        CASE WHEN cardinality($24::bigint[]) = 1 THEN ($24::bigint[])[1] ELSE wake_at END AS wake_at,
+        CASE WHEN cardinality($25::bytea[]) = 1 THEN ($25::bytea[])[1] ELSE payload END AS payload,
+        CASE WHEN cardinality($26::bytea[]) = 1 THEN ($26::bytea[])[1] ELSE result END AS result
     FROM unnest(
         {settled_arrays},
-        $21::integer[], $22::bytea[], $23::bigint[], $24::bytea[], $25::bytea[]
+        $22::integer[], $23::bytea[], $24::bigint[], $25::bytea[], $26::bytea[]
     ) AS given (
         {settled_columns},
         disposition, state, wake_at, payload, result
