@@ -223,3 +223,47 @@ async def test_a_fast_clock_of_the_cluster_delays_nothing() -> None:
         await reconciler.settled()
     (row,) = await store.rows()
     assert row.wake_at == NOW + SECOND
+
+
+def follower(name: str, upstream: str) -> dict[str, Any]:
+    found = body(name)
+    found["spec"]["triggers"] = [{"following": {"name": upstream}}]
+    return found
+
+
+async def test_the_object_that_closes_a_circle_is_invalid_until_the_circle_is_open() -> None:
+    store, observer = Store(), ReconcileObserver()
+    async with reconciling(store, observer) as reconciler:
+        reconciler.observe(follower("a", "b"))
+        reconciler.observe(follower("b", "a"))
+        await reconciler.settled()
+        valid, closing = await store.get(["ns/a", "ns/b"])
+        assert valid is not None
+        assert closing is not None
+        assert (valid.kind, closing.kind) == ("cluster.curl", "cluster.invalid")
+        words = "spec.triggers: jobs follow each other in a circle, so they would run for ever: b -> a -> b: "
+        assert words + "remove the trigger following from one of them" in closing.definition
+        reconciler.observe(body("a", version=2, generation=2))
+        reconciler.observe(follower("b", "a"))  # unchanged, as in a resync
+        await reconciler.settled()
+    kinds = [row.kind for row in await store.rows()]
+    assert kinds == ["cluster.curl", "cluster.curl"]
+
+
+async def test_a_batch_lets_the_event_loop_go_on_after_each_object() -> None:
+    store, observer = Store(), ReconcileObserver()
+    turns = 0
+
+    async def other_work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with reconciling(store, observer) as reconciler:
+        for number in range(200):
+            reconciler.observe(body(f"job-{number}"))
+        other = asyncio.create_task(other_work())
+        await reconciler.settled()
+        other.cancel()
+    assert turns >= 2 * 200, "once for reading and once for reporting each object"

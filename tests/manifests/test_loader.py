@@ -260,3 +260,15 @@ def test_names_in_messages_are_printable(tmp_path: Path) -> None:
     (tmp_path / name).write_text("x: 1", encoding="utf-8")
     (problem,) = load(["."]).problems
     assert str(problem).isprintable()
+
+
+def test_a_circle_over_files_is_refused_and_named(tmp_path: Path) -> None:
+    for name, upstream in (("a", "c"), ("b", "a"), ("c", "b"), ("d", "c")):
+        text = manifest(name).replace("{every: 30s}", f"{{following: {{name: {upstream}}}}}")
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    loaded = load(["a.yaml", "b.yaml", "c.yaml", "d.yaml"])
+    assert [name for _, name in loaded.jobs] == ["a", "b", "d"]
+    (problem,) = loaded.problems
+    assert (problem.file, problem.field, problem.job) == ("c.yaml", "spec.triggers", ("default", "c"))
+    assert problem.message == "jobs follow each other in a circle, so they would run for ever: c -> a -> b -> c"
+    assert problem.allowed == "remove the trigger following from one of them"

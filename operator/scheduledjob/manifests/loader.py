@@ -122,7 +122,7 @@ class _Loading:
 
     def refuse_circles(self) -> None:
         """Refuse the last of the jobs that follow each other in a circle, which would run for ever."""
-        jobs, follows = self.loaded.jobs, Follows()
+        jobs, follows = self.loaded.jobs, Follows[tuple[str, str]]()
         for (namespace, name), found in list(jobs.items()):
             upstreams = [trigger.following.name for trigger in found.job.spec.triggers if trigger.following is not None]
             follows.set((namespace, name), [(namespace, upstream) for upstream in upstreams])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 K = TypeVar("K", bound="Hashable")
 
-MAX_SEARCHED: Final = 1000
+MAX_SEARCHED: Final = 200
 """Jobs that one search visits."""
 
 

@@ -19,6 +19,7 @@ from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.requests import NO_REQUESTS, Requests
 from scheduledjob.domain.time.instants import Instant, to_instant
+from scheduledjob.domain.triggers.circles import words_of_circle
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.jobs.built_in_kind import Place
 from scheduledjob.jobs.container.pod_builder import Blueprint
@@ -33,7 +34,7 @@ from scheduledjob.manifests.translate import payload_of, to_definition
 from scheduledjob.resource_names import API_VERSION, GROUP, KIND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from scheduledjob.domain.schedule.misfire import Slots
 
@@ -83,6 +84,8 @@ class DesiredState:
     """Why a request made by annotation can't be carried out."""
     unknown_kind: str = ""
     """Why this operator can't run the object, though another may."""
+    depends_on_others: bool = False
+    """Whether it is invalid because of other objects. So it has to be read again although it did not change."""
 
     @property
     def definition(self) -> Definition:
@@ -165,8 +168,20 @@ def read_object(body: Mapping[str, Any], rules: ObjectRules) -> DesiredState:
         desired.kind, desired.plan, desired.payload = definition.kind, plan, payload_of(job)
         desired.unknown_kind = "" if rules.kinds is None else unknown_kind(desired.kind, rules.kinds)
         return desired
-    desired.plan = Plan(msgspec.structs.replace(_NEVER.definition, job={"problem": desired.problem}))
+    desired.plan = _never(desired.problem)
     return desired
+
+
+def refuse_circle(desired: DesiredState, circle: Sequence[str]) -> None:
+    """Make an object invalid that closes a circle of objects (slugs) that follow each other."""
+    message, advice = words_of_circle([slug.rpartition("/")[2] for slug in circle])
+    desired.problem = f"spec.triggers: {message}: {advice}"
+    desired.kind, desired.payload, desired.unknown_kind = KIND_INVALID, None, ""
+    desired.plan, desired.depends_on_others = _never(desired.problem), True
+
+
+def _never(problem: str) -> Plan:
+    return Plan(msgspec.structs.replace(_NEVER.definition, job={"problem": problem}))
 
 
 def requests_of(body: Mapping[str, Any]) -> Requests:

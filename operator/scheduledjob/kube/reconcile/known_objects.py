@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from scheduledjob.domain.triggers.circles import Follows
 from scheduledjob.kube.report.status import Begun, Since, begun_of, since_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class KnownObjects:
         self._follows: dict[str, list[str]] = {}
         """By slug: the slugs of the schedules that it follows."""
         self._followers: dict[str, set[str]] = {}
+        self._circles = Follows[str]()
         self._invalid: set[str] = set()
         """Slugs of the objects that the operator can't run."""
 
@@ -116,7 +118,15 @@ class KnownObjects:
             if observed is not None and self._uid_of.get(observed.slug) == uid:
                 del self._uid_of[observed.slug]
                 self._forget_follows(observed.slug)
+                self._circles.set(observed.slug, ())
                 self._invalid.discard(observed.slug)
+
+    def circle(self, slug: str, follows: Sequence[str]) -> list[str]:
+        """Return the circle that this schedule closes if it follows these. Then it counts as following nothing."""
+        self._circles.set(slug, follows)
+        if circle := self._circles.circle(slug):
+            self._circles.set(slug, ())
+        return circle
 
     def followers(self, slug: str) -> list[str]:
         """Return the slugs of the schedules that follow this schedule."""

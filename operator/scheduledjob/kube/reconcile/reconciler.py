@@ -25,7 +25,7 @@ from scheduledjob.jobs.container.pod_spec import POD_KIND
 from scheduledjob.kube.report.state_from_status import state_from_status
 from scheduledjob.kube.report.status import UNKNOWN_KIND, engine_text
 
-from .desired_state import DesiredState, ObjectRules, read_object, requests_key, slug_of
+from .desired_state import DesiredState, ObjectRules, read_object, refuse_circle, requests_key, slug_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -194,17 +194,20 @@ class Reconciler:
         if not bodies:
             return
         now = await self._store.now()
-        candidates = self._read(bodies, now)
+        candidates = await self._read(bodies, now)
         puts = await self._store.reconcile([candidate.row for candidate in candidates])
         results = list(zip(candidates, puts, strict=True))
         await self._forget([candidate.desired for candidate, put in results if put is Put.STALE])
-        self._report([(candidate, put) for candidate, put in results if put is not Put.STALE], now)
+        await self._report([(candidate, put) for candidate, put in results if put is not Put.STALE], now)
 
-    def _read(self, bodies: Sequence[Mapping[str, Any]], now: Instant) -> list[_Candidate]:
+    async def _read(self, bodies: Sequence[Mapping[str, Any]], now: Instant) -> list[_Candidate]:
         found: list[_Candidate] = []
         for body in bodies:
+            await asyncio.sleep(0)  # one object may take milliseconds, and a batch must not hold the event loop
             try:
                 desired = read_object(body, self._rules)
+                if circle := self._objects.circle(desired.slug, desired.follows):
+                    refuse_circle(desired, circle)
                 found.append(_Candidate(body, desired, self._new_row(body, desired, now)))
             except Exception:  # a faulty object must not keep the others from the store
                 log.exception("an object can't be read", uid=body["metadata"]["uid"])
@@ -213,12 +216,13 @@ class Reconciler:
         oldest_first = sorted(found, key=lambda candidate: candidate.desired.created_at)
         return list({candidate.desired.slug: candidate for candidate in oldest_first}.values())
 
-    def _report(self, results: Sequence[tuple[_Candidate, Put]], now: Instant) -> None:
+    async def _report(self, results: Sequence[tuple[_Candidate, Put]], now: Instant) -> None:
         """Report what the store has accepted to the known objects, the observer and the replica."""
         changed: list[str] = []
         soonest: Instant | None = None
         for (body, desired, row), put in results:
-            reconciled = (desired.generation, desired.requests_key)
+            await asyncio.sleep(0)
+            reconciled = (0, "") if desired.depends_on_others else (desired.generation, desired.requests_key)
             self._objects.set_reconciled(desired.uid, desired.slug, reconciled, desired.follows, valid=desired.ready)
             if desired.request_problem:
                 self._observer.request_refused(body, desired.request_problem)
