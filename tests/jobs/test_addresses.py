@@ -151,3 +151,43 @@ def test_an_invalid_allowed_entry_says_what_to_write(entry: str) -> None:
 def test_an_api_server_that_is_a_name_says_what_to_write() -> None:
     with pytest.raises(ValueError, match="write an IP address"):
         AddressFilter(api_server=["kubernetes.default"])
+
+
+PLACES = [("10.96.0.1", 443), ("192.0.2.2", 6443), ("::ffff:192.0.2.3", 6443), ("192.0.2.9", None), ("127.0.0.1", 6443)]
+
+
+@pytest.mark.parametrize("allow", [(), ("10.0.0.0/8", "192.0.0.0/8", "127.0.0.0/8", "64:ff9b::/96"), ("127.0.0.1",)])
+@pytest.mark.parametrize(
+    ("address", "port"),
+    [
+        ("10.96.0.1", 443), ("192.0.2.2", 6443), ("192.0.2.3", 6443), ("::ffff:192.0.2.2", 6443),
+        ("::ffff:c000:202", 6443), ("64:ff9b::c000:202", 6443), ("2002:c000:202::", 6443), ("127.0.0.1", 6443),
+    ],
+)  # fmt: skip
+def test_no_network_opens_the_ports_of_the_api_server(allow: tuple[str, ...], address: str, port: int) -> None:
+    addresses = AddressFilter(allow)
+    addresses.close_api_server(PLACES)
+    with pytest.raises(AddressRefusedError):
+        addresses.check(address, port)
+
+
+def test_what_else_is_at_the_addresses_of_the_api_server_can_be_allowed() -> None:
+    addresses = AddressFilter()
+    addresses.close_api_server(PLACES)
+    for address, port in (("10.96.0.1", 80), ("192.0.2.2", 10250), ("192.0.2.9", 80)):
+        with pytest.raises(AddressRefusedError, match="is the API server's address"):
+            addresses.check(address, port)
+    addresses.check("192.0.2.4", 6443)
+    addresses = AddressFilter(["192.0.2.0/24", "127.0.0.1", "10.96.0.1"])
+    addresses.close_api_server(PLACES)
+    for address, port in (("192.0.2.2", 10250), ("192.0.2.9", 80), ("127.0.0.1", 80), ("10.96.0.1", 443)):
+        addresses.check(address, port)
+
+
+def test_the_addresses_of_the_api_server_change() -> None:
+    addresses = AddressFilter()
+    addresses.close_api_server([("192.0.2.2", 6443)])
+    addresses.close_api_server([("192.0.2.3", 6443)])
+    addresses.check("192.0.2.2", 6443)
+    with pytest.raises(AddressRefusedError):
+        addresses.check("192.0.2.3", 6443)

@@ -51,7 +51,9 @@ class Permission:
 
 
 def permissions_of(namespaces: Sequence[str], lease: tuple[str, str], *, holds: bool) -> list[Permission]:
-    """Return everything that the shipped roles grant, except for Secrets and ConfigMaps, which are optional.
+    """Return everything that the shipped roles grant, except for what is optional.
+
+    That is reading Secrets, ConfigMaps, and what says where the API server is.
 
     ``lease`` is (namespace, name) of the Lease of operators with a store in memory. ``holds``: this operator takes it.
     """

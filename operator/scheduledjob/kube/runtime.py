@@ -11,12 +11,8 @@ parts end is in ``operator_shutdown.py``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-import os
-import socket
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -45,6 +41,7 @@ from scheduledjob.kube.watch.kopf_watch import KopfWatcher
 from scheduledjob.stores import is_memory
 from scheduledjob.version import program_version
 
+from .api_server_addresses import ApiServerAddresses
 from .cluster_kinds import cluster_kinds
 from .operator_gauges import OperatorGauges
 from .operator_shutdown import finish_work
@@ -100,12 +97,15 @@ class OperatorRuntime:
             restricted=settings.pod_security == "restricted",
             plugins=settings.plugins,
         )
+        addresses = AddressFilter(settings.inline_http_allow)
+        self._api_server_addresses = ApiServerAddresses(api, addresses)
+        self._api_server_addresses.read_configuration()
         runnable = cluster_kinds(
             JobContext(
                 write=lambda line: log.info("printed", text=line),
                 print_budget=PRINT_BUDGET,
                 plugins=settings.plugins,
-                addresses=AddressFilter(settings.inline_http_allow, _addresses_of(api)),
+                addresses=addresses,
                 inline_shell=confinement is not None,
                 confinement=confinement,
                 pods=PodExecutor(
@@ -205,6 +205,7 @@ class OperatorRuntime:
                     self._resync.run(),
                     self._garbage_collector.run(),
                     self._probes.run(),
+                    self._api_server_addresses.run(),
                 )
             ]
             replica = tasks.create_task(self.replica.run())
@@ -233,13 +234,3 @@ def _inline_shell(settings: OperatorSettings) -> tuple[Confinement | None, str]:
         log.warning("shell jobs run as Pods", reason=refusal)
         return None, refusal
     return confinement, ""
-
-
-def _addresses_of(api: Api) -> list[str]:
-    """Return the addresses of the API server, which inline HTTP jobs may not reach."""
-    names = {urlsplit(api.access.server).hostname, os.environ.get("KUBERNETES_SERVICE_HOST")}
-    found: set[str] = set()
-    for name in filter(None, names):
-        with contextlib.suppress(OSError):
-            found |= {str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
-    return sorted(found)

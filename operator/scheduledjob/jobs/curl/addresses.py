@@ -60,6 +60,7 @@ _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _TEREDO = IPv6Network("2001::/32")
 _ISATAP = (0x00005EFE, 0x02005EFE)
 _LOW_32 = 0xFFFFFFFF
+_API_SERVER = "the API server's address"
 
 
 class AddressRefusedError(PermissionError):
@@ -80,6 +81,10 @@ class AddressFilter:
 
     ``allow`` lists networks (``10.0.0.0/8``), addresses and host names that are allowed nevertheless. ``api_server``
     lists the addresses or networks of the API server. Raises ``ValueError`` for an entry that is neither.
+
+    ``close_api_server`` names the API server more exactly, whenever its addresses change. A network in ``allow`` does
+    not open its ports, because an administrator who allows 10.0.0.0/8 hardly means the API server in it. Only its exact
+    address opens it, unless that is a loopback address, which other servers share.
     """
 
     def __init__(self, allow: Iterable[str] = (), api_server: Iterable[str] = ()) -> None:
@@ -99,13 +104,25 @@ class AddressFilter:
             if (network := _network(entry)) is None:
                 raise ValueError(f'API server address "{entry}": write an IP address such as 10.96.0.1, or a network')
             self._api_server.append(network)
+        self._api_hosts: frozenset[Address] = frozenset()
+        self._api_places: frozenset[tuple[Address, int]] = frozenset()
+
+    def close_api_server(self, places: Iterable[tuple[str, int | None]]) -> None:
+        """Refuse these addresses and ports of the API server, in place of those of the last call.
+
+        The port None stands for all ports; these a network in ``allow`` opens.
+        """
+        parsed = [(ip_address(address.partition("%")[0]), port) for address, port in places]
+        forms = {(_plain(address), port) for address, port in parsed}
+        self._api_hosts = frozenset(address for address, _ in forms)
+        self._api_places = frozenset((address, port) for address, port in forms if port is not None)
 
     def trusts(self, host: str) -> bool:
         """Whether the administrator has allowed this host by name, whatever its address is."""
         return _canonical_host(host) in self._hosts
 
-    def check(self, address: str) -> None:
-        """Raise ``AddressRefusedError`` unless a socket may connect to this numeric address.
+    def check(self, address: str, port: int | None = None) -> None:
+        """Raise ``AddressRefusedError`` unless a socket may connect to this numeric address and port.
 
         An address that can't be parsed is refused, too, because the kernel might understand it.
         """
@@ -114,18 +131,35 @@ class AddressFilter:
         except ValueError:
             raise AddressRefusedError(address, "not an IP address that can be checked") from None
         for form in _forms(parsed):
+            if (form, port) in self._api_places and not self._is_opened(form):
+                raise AddressRefusedError(_shown(address, form, parsed), _API_SERVER)
             what = self._what(form)
             if what and not self._is_allowed(form) and not self._is_allowed(parsed):
-                shown = address if form == parsed else f"{address} (that is {form})"
-                raise AddressRefusedError(shown, what)
+                raise AddressRefusedError(_shown(address, form, parsed), what)
 
     def _what(self, address: Address) -> str | None:
-        if _contains(self._api_server, address):
-            return "the API server's address"
+        if address in self._api_hosts or _contains(self._api_server, address):
+            return _API_SERVER
         return next((what for what, networks in _BLOCKED if _contains(networks, address)), None)
+
+    def _is_opened(self, address: Address) -> bool:
+        """Whether the administrator has allowed exactly this address, and it is of one server."""
+        return not address.is_loopback and any(
+            network.num_addresses == 1 and network.version == address.version and address in network
+            for network in self._allowed
+        )
 
     def _is_allowed(self, address: Address) -> bool:
         return _contains(self._allowed, address)
+
+
+def _shown(address: str, form: Address, parsed: Address) -> str:
+    return address if form == parsed else f"{address} (that is {form})"
+
+
+def _plain(address: Address) -> Address:
+    """Return the IPv4 address of an IPv4-mapped one."""
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _contains(networks: Iterable[Network], address: Address) -> bool:

@@ -72,7 +72,7 @@ class CurlExecutor:
     def _check_address(self, endpoint: Endpoint, address: str) -> None:
         # Hosts that the administrator has allowed by name may have any address.
         if self._addresses is not None and not self._addresses.trusts(endpoint.host):
-            self._addresses.check(address)
+            self._addresses.check(address, endpoint.port)
 
     async def stop(self) -> None:
         self._pool.close()

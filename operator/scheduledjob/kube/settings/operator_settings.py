@@ -124,7 +124,8 @@ class OperatorSettings:
         types.hosts(),
         (),
         "Networks, addresses and host names that inline curl jobs may reach although they are blocked by default: "
-        "loopback, link-local, multicast and cloud metadata addresses, and the API server. Nothing else is blocked.",
+        "loopback, link-local, multicast and cloud metadata addresses, and the API server, which only its exact "
+        "address opens. Nothing else is blocked.",
         default_text="none of them",
     )
     lease: float = setting(
