@@ -8,11 +8,8 @@ its own. If the replica fails, the task that entered the context is cancelled, a
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
 import uuid
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +32,7 @@ from scheduledjob.jobs.payload_jobs import CurlJob, ShellJob
 from scheduledjob.jobs.python.python_job import JobExecutor, JobFunction
 
 from .stores import open_store
+from .termination import SigtermWatch, watch_sigterm
 from .version import program_version
 
 if TYPE_CHECKING:
@@ -92,6 +90,7 @@ class Scheduler:
             )
         if not isinstance(instance, str) or not instance:
             raise ValueError(f'instance {instance!r:.60} is not allowed: give a name, as in "local"')
+        self._url, self._instance = url, instance
         self._store: Store = open_store(url, instance)
         self._execute = execute
         self._observer = observer or Observer()
@@ -101,8 +100,9 @@ class Scheduler:
         self._tasks: asyncio.TaskGroup | None = None
         self._clock = StoreClock(boot_seconds)
         self._clock_read = float("-inf")
-        self._terminated = False
-        self._signalled = False
+        self._sigterm: SigtermWatch | None = None
+        self._entered = False
+        self._closed = False
 
     # ---------------------------------------------------------------- before the start
 
@@ -138,7 +138,7 @@ class Scheduler:
         self._add(kind, executor, trigger, backoff)
 
     def _add(self, name: str, executor: Executor, trigger: Trigger | None, backoff: Backoff | None) -> None:
-        if self._tasks is not None:
+        if self._entered:
             raise RuntimeError(f"job {name!r} comes too late: register jobs before `async with scheduler`")
         if name in self._kinds:
             raise ValueError(f"a job {name!r} is registered already: give this one another name")
@@ -155,27 +155,58 @@ class Scheduler:
     # ---------------------------------------------------------------- start and end
 
     async def __aenter__(self) -> Scheduler:
-        if self._tasks is not None:
+        if self._entered:
             raise RuntimeError("this scheduler is open, or was closed: create a new one")
-        await self._store.connect()
+        self._entered = True
+        try:
+            try:
+                await self._store.connect()
+            except BaseException:
+                self._entered = False  # nothing has begun, so it may be entered again
+                raise
+            if self._execute:
+                await self._start_replica()
+        except BaseException:
+            self._closed = self._entered
+            await self._store.close()
+            if not self._closed:
+                self._store = open_store(self._url, self._instance)
+            raise
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
-        if self._execute:
-            host = ReplicaHost(program_version=program_version(), observer=self._observer)
-            self._replica = Replica(self._store, self._kinds, self._settings, host)
-            self._clock = self._replica.clock
-            self._running = self._tasks.create_task(self._replica.run())
-            ready = self._tasks.create_task(self._replica.ready.wait())
-            await asyncio.wait([self._running, ready], return_when=asyncio.FIRST_COMPLETED)
-            ready.cancel()
-            self._watch_signals()
+        if self._running is not None:
+            self._tasks.create_task(_result_of(self._running))
+            self._sigterm = watch_sigterm()
         return self
+
+    async def _start_replica(self) -> None:
+        """Start the replica, and wait until it is ready. If it fails before, raise its error."""
+        host = ReplicaHost(program_version=program_version(), observer=self._observer)
+        replica = self._replica = Replica(self._store, self._kinds, self._settings, host)
+        self._clock = replica.clock
+        running = asyncio.create_task(replica.run())
+        ready = asyncio.create_task(replica.ready.wait())
+        try:
+            await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+        except asyncio.CancelledError:
+            running.cancel()
+            await asyncio.wait([running])
+            raise
+        except BaseExceptionGroup as group:
+            raise _lone(group) from None
+        finally:
+            ready.cancel()
+        self._running = running
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._tasks is not None
-        self._unwatch_signals()
+        sigterm, self._sigterm = self._sigterm, None
+        if sigterm is not None:
+            sigterm.release()
         if self._replica is not None and self._running is not None:
             self._replica.stop()
             while not self._running.done():
@@ -186,35 +217,17 @@ class Scheduler:
         try:
             await self._tasks.__aexit__(kind, error, traceback)
         except asyncio.CancelledError:
-            if not self._terminated:
+            if sigterm is None or not sigterm.terminated:
                 raise
         except BaseExceptionGroup as group:
             raise _lone(group) from None
         finally:
+            self._closed = True
             await self._store.close()
-        if self._terminated and kind is asyncio.CancelledError:
+            if sigterm is not None:
+                sigterm.ended()
+        if sigterm is not None and sigterm.terminated and kind is asyncio.CancelledError and await sigterm.is_last():
             raise SystemExit(0)
-
-    def _watch_signals(self) -> None:
-        """Let SIGTERM shut the scheduler down cleanly, unless the program has its own handler."""
-        body = asyncio.current_task()
-        if threading.current_thread() is not threading.main_thread() or body is None:
-            return
-        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-            return
-
-        def terminate() -> None:
-            self._terminated = True
-            body.cancel()
-
-        with suppress(NotImplementedError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
-            self._signalled = True
-
-    def _unwatch_signals(self) -> None:
-        if self._signalled:
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
-            self._signalled = False
 
     # ---------------------------------------------------------------- scheduling
 
@@ -287,8 +300,10 @@ class Scheduler:
     # ---------------------------------------------------------------- inside
 
     def _opened(self) -> Store:
-        if self._tasks is None:
+        if not self._entered:
             raise RuntimeError("the scheduler is not open: write `async with scheduler:` around this")
+        if self._closed:
+            raise RuntimeError("the scheduler is closed: create a new one, and do this inside its `async with`")
         return self._store
 
     async def _put(self, schedules: Iterable[Mapping[str, Any]], replace: bool) -> None:
@@ -368,6 +383,10 @@ def _first_slot(slug: str, delay: float | None, at: datetime | None, now: Instan
             raise TypeError(f"schedule {slug!r}: at is {type(at).__name__}: give an aware datetime, {AWARE_EXAMPLE}")
         return to_instant(at)
     return None
+
+
+async def _result_of(task: asyncio.Task[None]) -> None:
+    await task
 
 
 def _lone(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -545,7 +545,8 @@ async def test_cancellation_shuts_it_down_cleanly() -> None:
 
 async def test_an_unavailable_store_is_an_error_at_the_start() -> None:
     scheduler = Scheduler("postgresql://user:secret@127.0.0.1:1/nowhere", execute=False)
-    with pytest.raises(StoreUnavailable) as error:
-        async with scheduler:
-            pass
-    assert "secret" not in str(error.value)
+    for _ in range(2):  # the program may try again
+        with pytest.raises(StoreUnavailable) as error:
+            async with scheduler:
+                pass
+        assert "secret" not in str(error.value)
