@@ -1,0 +1,119 @@
+"""Fair shares: weighted deficit round robin over tenants, bounded by the room of the replica."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import inf
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduledjob.engine.fair_shares import FairShares, bounded_room
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TENANTS = st.sampled_from([f"team-{letter}" for letter in "abcdefgh"])
+DEMANDS = st.dictionaries(TENANTS, st.integers(0, 50) | st.just(inf), max_size=8)
+WEIGHTS = st.dictionaries(TENANTS, st.floats(0.1, 10))
+
+
+def nothing_held(tenant: str) -> int:
+    return 0
+
+
+def served(shares: FairShares, demand: Mapping[str, float], batches: int, limit: int) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for _ in range(batches):
+        total.update(shares.allot(demand, limit, limit, nothing_held, bounded=False))
+    return total
+
+
+@given(demand=DEMANDS, weights=WEIGHTS, limit=st.integers(0, 100), free=st.integers(0, 100))
+def test_a_batch_is_as_full_as_the_demand_and_the_room_allow(
+    demand: dict[str, float], weights: dict[str, float], limit: int, free: int
+) -> None:
+    quotas = FairShares(weights, 0.875).allot(demand, limit, free, nothing_held, bounded=False)
+    assert sum(quotas.values()) == min(limit, free, sum(demand.values()))
+    assert all(quotas[tenant] <= demand[tenant] for tenant in quotas)
+
+
+@given(demands=st.lists(DEMANDS, min_size=1, max_size=10), weights=WEIGHTS, limit=st.integers(1, 20))
+def test_no_tenant_starves(demands: list[dict[str, float]], weights: dict[str, float], limit: int) -> None:
+    shares = FairShares(weights, 0.875)
+    for demand in demands:
+        shares.allot(demand, limit, limit, nothing_held, bounded=False)
+    lasting = {**demands[-1], "lone": inf}
+    # In the worst case each of 8 other tenants has 100 turns for each of this one's.
+    assert served(shares, lasting, 8 * 100 + 2, limit)["lone"] > 0
+
+
+@given(
+    weights=st.dictionaries(TENANTS, st.floats(0.1, 10), min_size=2, max_size=8),
+    limit=st.integers(1, 40),
+)
+def test_shares_are_proportional_to_the_weights(weights: dict[str, float], limit: int) -> None:
+    shares, rounds = FairShares(weights, 0.875), 60
+    least = min(weights.values())
+    quanta = {tenant: weight / least for tenant, weight in weights.items()}
+    batches = int(rounds * sum(quanta.values()) / limit) + 1
+    total = served(shares, dict.fromkeys(weights, inf), batches, limit)
+    assert total.total() == batches * limit
+    for tenant in weights:
+        expected = total.total() * quanta[tenant] / sum(quanta.values())
+        # At most the turn that is under way, of this tenant or of all others, is out of proportion.
+        assert abs(total[tenant] - expected) <= 2 * quanta[tenant] + 2
+
+
+@given(
+    demand=st.dictionaries(TENANTS, st.just(inf), min_size=1, max_size=8),
+    capacity=st.integers(1, 500),
+    limit=st.integers(1, 100),
+    share=st.floats(0.5, 0.95),
+)
+def test_tenants_that_never_end_leave_room_for_another_one(
+    demand: dict[str, float], capacity: int, limit: int, share: float
+) -> None:
+    shares, held = FairShares({}, share), Counter[str]()
+    for _ in range(2 * capacity):
+        quotas = shares.allot(demand, limit, capacity - held.total(), held.__getitem__)
+        if not quotas:
+            break
+        held.update(quotas)
+    assert held.total() <= capacity
+    if len(demand) < capacity:
+        assert held.total() < capacity
+        assert shares.allot({**demand, "lone": 1}, limit, capacity - held.total(), held.__getitem__) == {"lone": 1}
+
+
+def test_a_lone_run_is_in_the_next_batch_whatever_is_due() -> None:
+    shares = FairShares({"heavy": 10.0}, 0.875)
+    shares.allot({"heavy": inf, "other": inf}, 500, 4096, nothing_held)
+    assert shares.allot({"heavy": inf, "other": inf, "lone": 1}, 500, 3596, nothing_held)["lone"] == 1
+
+
+def test_a_tenant_saves_up_no_turns_while_nothing_of_it_is_due() -> None:
+    shares = FairShares({}, 0.875)
+    for _ in range(50):
+        shares.allot({"a": inf}, 10, 10, nothing_held, bounded=False)
+    assert served(shares, {"a": inf, "b": inf}, 10, 10) == {"a": 50, "b": 50}
+
+
+@pytest.mark.parametrize(
+    ("held", "free", "share", "room"),
+    [
+        (0, 8, 0.875, 7),
+        (7, 1, 0.875, 0),
+        (0, 1, 0.875, 1),
+        (1, 1, 0.875, 0),
+        (0, 4096, 0.875, 3584),
+        (0, 10, 1.0, 10),
+        (5, 0, 1.0, 0),
+    ],
+)
+def test_a_tenant_holds_at_most_its_share_of_what_it_holds_and_what_is_free(
+    held: int, free: int, share: float, room: int
+) -> None:
+    assert bounded_room(held, free, share) == room
