@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from scheduledjob.domain.time.instants import SECOND, Instant
+from scheduledjob.engine.capacity import Capacity, tenant_of
 from scheduledjob.engine.claimer import Claimer
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.observer import Observer
@@ -78,13 +79,21 @@ class OwnershipStub:
     deadlines: list[float] = field(default_factory=list)
     """When the leases of the rows end, in seconds of the machine's clock."""
     changed: list[str] = field(default_factory=list)
+    capacity: Capacity = field(default_factory=lambda: Capacity(4096, 0.875))
 
     @property
     def count(self) -> int:
         return len(self.rows)
 
+    def end(self, count: int) -> None:
+        """Let the first rows end and be released."""
+        for row in self.rows[:count]:
+            self.capacity.take(tenant_of(row), -1)
+        del self.rows[:count]
+
     def accept(self, row: Row, deadline: float) -> None:
         self.rows.append(row)
+        self.capacity.take(tenant_of(row), 1)
         self.deadlines.append(deadline)
 
     def slugs_changed(self, slugs: Iterable[str]) -> None:
@@ -100,6 +109,7 @@ class Scene:
         self.ownership = OwnershipStub()
         self.info = ReplicaInfo("me", "", 0)
         self.settings = ReplicaSettings(**settings)
+        self.ownership.capacity = Capacity(self.settings.capacity, self.settings.tenant_share)
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> Claimer:
@@ -225,7 +235,7 @@ def test_without_capacity_it_does_not_poll(scene: Scene) -> None:
     assert len(scene.until(10.0)) == 2
     assert scene.ownership.count == 3
     assert scene.until(50.0) == []
-    del scene.ownership.rows[:2]
+    scene.ownership.end(2)
     scene.poll_timer.freed(None, scene.ownership.count)
     assert scene.until(51.0)[0] == 50.0
     assert scene.ownership.count == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.engine.fair_shares import FairShares, bounded_room
+from scheduledjob.engine.capacity import Capacity, bounded_room
+from scheduledjob.engine.fair_shares import FairShares, Room
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,14 +22,19 @@ DEMANDS = st.dictionaries(TENANTS, st.integers(0, 50) | st.just(inf), max_size=8
 WEIGHTS = st.dictionaries(TENANTS, st.floats(0.1, 10))
 
 
-def nothing_held(tenant: str) -> int:
-    return 0
+def places(count: int) -> Room:
+    """Return room for so many rows, whatever their tenants."""
+
+    def room(tenant: str, *, taken: int, quota: int) -> int:
+        return count - taken
+
+    return room
 
 
 def served(shares: FairShares, demand: Mapping[str, float], batches: int, limit: int) -> Counter[str]:
     total: Counter[str] = Counter()
     for _ in range(batches):
-        total.update(shares.allot(demand, limit, limit, nothing_held, bounded=False))
+        total.update(shares.allot(demand, limit, places(limit)))
     return total
 
 
@@ -35,16 +42,16 @@ def served(shares: FairShares, demand: Mapping[str, float], batches: int, limit:
 def test_a_batch_is_as_full_as_the_demand_and_the_room_allow(
     demand: dict[str, float], weights: dict[str, float], limit: int, free: int
 ) -> None:
-    quotas = FairShares(weights, 0.875).allot(demand, limit, free, nothing_held, bounded=False)
+    quotas = FairShares(weights).allot(demand, limit, places(free))
     assert sum(quotas.values()) == min(limit, free, sum(demand.values()))
     assert all(quotas[tenant] <= demand[tenant] for tenant in quotas)
 
 
 @given(demands=st.lists(DEMANDS, min_size=1, max_size=10), weights=WEIGHTS, limit=st.integers(1, 20))
 def test_no_tenant_starves(demands: list[dict[str, float]], weights: dict[str, float], limit: int) -> None:
-    shares = FairShares(weights, 0.875)
+    shares = FairShares(weights)
     for demand in demands:
-        shares.allot(demand, limit, limit, nothing_held, bounded=False)
+        shares.allot(demand, limit, places(limit))
     lasting = {**demands[-1], "lone": inf}
     # In the worst case each of 8 other tenants has 100 turns for each of this one's.
     assert served(shares, lasting, 8 * 100 + 2, limit)["lone"] > 0
@@ -55,7 +62,7 @@ def test_no_tenant_starves(demands: list[dict[str, float]], weights: dict[str, f
     limit=st.integers(1, 40),
 )
 def test_shares_are_proportional_to_the_weights(weights: dict[str, float], limit: int) -> None:
-    shares, rounds = FairShares(weights, 0.875), 60
+    shares, rounds = FairShares(weights), 60
     least = min(weights.values())
     quanta = {tenant: weight / least for tenant, weight in weights.items()}
     batches = int(rounds * sum(quanta.values()) / limit) + 1
@@ -76,28 +83,31 @@ def test_shares_are_proportional_to_the_weights(weights: dict[str, float], limit
 def test_tenants_that_never_end_leave_room_for_another_one(
     demand: dict[str, float], capacity: int, limit: int, share: float
 ) -> None:
-    shares, held = FairShares({}, share), Counter[str]()
-    for _ in range(2 * capacity):
-        quotas = shares.allot(demand, limit, capacity - held.total(), held.__getitem__)
-        if not quotas:
-            break
-        held.update(quotas)
-    assert held.total() <= capacity
+    shares, held = FairShares({}), Capacity(capacity, share)
+
+    def claim(demand: Mapping[str, float]) -> dict[str, int]:
+        quotas = shares.allot(demand, min(limit, held.free), partial(held.room, others=True))
+        for tenant, quota in quotas.items():
+            held.take(tenant, quota)
+        return quotas
+
+    while claim(demand):
+        assert held.used <= capacity
     if len(demand) < capacity:
-        assert held.total() < capacity
-        assert shares.allot({**demand, "lone": 1}, limit, capacity - held.total(), held.__getitem__) == {"lone": 1}
+        assert held.used < capacity
+        assert claim({**demand, "lone": 1}) == {"lone": 1}
 
 
 def test_a_lone_run_is_in_the_next_batch_whatever_is_due() -> None:
-    shares = FairShares({"heavy": 10.0}, 0.875)
-    shares.allot({"heavy": inf, "other": inf}, 500, 4096, nothing_held)
-    assert shares.allot({"heavy": inf, "other": inf, "lone": 1}, 500, 3596, nothing_held)["lone"] == 1
+    shares = FairShares({"heavy": 10.0})
+    shares.allot({"heavy": inf, "other": inf}, 500, places(4096))
+    assert shares.allot({"heavy": inf, "other": inf, "lone": 1}, 500, places(3596))["lone"] == 1
 
 
 def test_a_tenant_saves_up_no_turns_while_nothing_of_it_is_due() -> None:
-    shares = FairShares({}, 0.875)
+    shares = FairShares({})
     for _ in range(50):
-        shares.allot({"a": inf}, 10, 10, nothing_held, bounded=False)
+        shares.allot({"a": inf}, 10, places(10))
     assert served(shares, {"a": inf, "b": inf}, 10, 10) == {"a": 50, "b": 50}
 
 

@@ -4,6 +4,10 @@ It claims a row a little before it is due (``ahead``), so that its start waits f
 Each claim returns when the next row will be due, and the claimer sleeps until shortly before that, but no longer than a
 heartbeat. A notification, free capacity or a released row end the sleep early (``poll_timer.py``).
 
+If more is due than fits into a batch or into the capacity, the next claims take their fair share of each tenant
+(``fair_shares.py``), until all that is due fits again. What has no room stays in the store, where any replica may claim
+it.
+
 After a full batch it claims again at once, and hands the batch over while the next claim is in flight. So the store and
 this process work in parallel. Before a long sleep it announces in the store when it will poll next, and polls again.
 A client that makes a row due before the announced poll sends a notification.
@@ -12,19 +16,23 @@ A client that makes a row due before the announced poll sends a notification.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import structlog
 
 from scheduledjob.domain.time.instants import SECOND, from_seconds
 
-from .store import Batch, ReplicaInfo, Row, StoreUnavailable, Wake
+from .capacity import tenant_of
+from .fair_shares import FairShares
+from .store import Batch, Quotas, ReplicaInfo, Row, StoreUnavailable, Wake
 from .timing import (
     CLAIM_START_LIMIT,
     FIRST_CLAIM_RETRY_DELAY,
     LAST_CLAIM_RETRY_DELAY,
     MIN_ANNOUNCED_SLEEP,
     MIN_POLL_INTERVAL,
+    QUOTA_OF_OTHERS,
     WRITES_FIRST_DELAY,
 )
 
@@ -59,8 +67,13 @@ class Claimer:
         """Monotonic seconds of the poll that was announced last."""
         self._just_announced = False
         """This poll follows an announcement, and may end in a sleep."""
-        self._arriving = 0
-        """Rows that were claimed and not yet handed to ``ownership``."""
+        self._arriving: Counter[str] = Counter()
+        """By tenant: rows that were claimed and not yet handed to ``ownership``."""
+        self._shares = FairShares(context.settings.weights)
+        self._contended = False
+        """More was due than the last claim took."""
+        self._due: frozenset[str] = frozenset()
+        """Tenants that had more due rows after the last claim."""
 
     def notified(self, wake: Wake) -> None:
         """Handle a notification of the store."""
@@ -102,11 +115,18 @@ class Claimer:
         context, settings, timer = self._context, self._context.settings, self._poll_timer
         sent = context.monotonic()
         timer.poll_at = sent + settings.heartbeat
-        room = settings.capacity - self._ownership.count - self._arriving
+        room = self._ownership.capacity.free - self._arriving.total()
         timer.at_capacity = room <= 0
         if timer.at_capacity:
             return sent + settings.heartbeat
         limit = min(room, settings.batch)
+        if not self._contended:
+            limit = min(limit, self._ownership.capacity.room_of_any(self._arriving.total()))
+            self._contended = limit == 0
+        quotas = None
+        if self._contended:
+            limit = min(room, settings.batch)
+            quotas = self._quotas(limit)
         batch = await context.store.claim(
             context.replica,
             frozenset(context.kinds),
@@ -114,19 +134,48 @@ class Claimer:
             ahead=from_seconds(settings.ahead),
             lease=from_seconds(settings.lease),
             by=context.clock.now() + from_seconds(CLAIM_START_LIMIT),
+            quotas=quotas,
         )
         received = context.monotonic()
         context.clock.observe(batch.now, sent, received)
         if batch.late:
             raise StoreUnavailable("the claim reached the store too late, so it claimed nothing")
-        if len(batch.rows) >= limit:
+        if quotas is None:
+            more = self._contended = len(batch.rows) >= limit
+            if more:
+                self._due = frozenset(map(tenant_of, batch.rows))
+        else:
+            self._due = batch.left
+            self._contended = bool(batch.left)
+            more = bool(batch.rows)
+        if more:
             # There may be more: the store looks for them while ownership takes these.
-            self._arriving += len(batch.rows)
+            self._arriving.update(map(tenant_of, batch.rows))
             asyncio.get_running_loop().call_soon(self._hand_over, batch.rows, sent + settings.lease)
             return None
         for row in batch.rows:
             self._ownership.accept(row, sent + settings.lease)
+        if quotas is not None and any(quotas.tenants.get(tenant, quotas.others) for tenant in batch.left):
+            return received + MIN_POLL_INTERVAL  # other replicas are claiming what is due
+        timer.at_capacity = bool(batch.left)
         return await self._plan_next(batch, received)
+
+    def _quotas(self, limit: int) -> Quotas:
+        """Return how many rows of each tenant to claim, ``limit`` in all."""
+        capacity, arriving = self._ownership.capacity, self._arriving
+        total = arriving.total()
+        several = len(self._due) > 1
+
+        def room(tenant: str, *, taken: int = 0, quota: int = 0) -> int:
+            return capacity.room(tenant, taken=total + taken, quota=arriving[tenant] + quota, others=several)
+
+        quotas = self._shares.allot(dict.fromkeys(self._due, float("inf")), limit, room)
+        tenants = {tenant: quotas.get(tenant, 0) for tenant in self._due}
+        others = min(QUOTA_OF_OTHERS, limit, capacity.room_of_newcomer(total))
+        for tenant in {*capacity.tenants(), *arriving} - self._due:
+            if (left := room(tenant)) < others:
+                tenants[tenant] = left
+        return Quotas(tenants, others)
 
     async def _plan_next(self, batch: Batch, received: float) -> float | None:
         """Return when to poll after a batch that was not full; None: at once, after a long sleep was announced."""
@@ -149,6 +198,7 @@ class Claimer:
         return None
 
     def _hand_over(self, rows: Sequence[Row], deadline: float) -> None:
+        self._arriving.subtract(map(tenant_of, rows))
+        self._arriving = +self._arriving
         for row in rows:
-            self._arriving -= 1
             self._ownership.accept(row, deadline)

@@ -46,6 +46,9 @@ class Observer:
     def adopted(self, attempt: Attempt) -> None:
         """This replica continues an attempt that an earlier owner started."""
 
+    def lacked_capacity(self, slug: str, active: int) -> None:
+        """A slot was skipped because ``active`` runs of the schedule are all that the replica has room for."""
+
     def retrying(self, attempt: Attempt, reason: str, due: Instant) -> None:
         """An attempt failed; the next one is due at ``due``."""
 

@@ -103,6 +103,9 @@ class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
     """For the next write; None: unchanged."""
     result: bytes | None = None
     """For the next write; None: unchanged."""
+    tenant: str = ""
+    places: int = 0
+    """How many places of the replica's capacity it takes."""
 
     def enter(self, phase: Phase) -> None:
         """Change the phase. An edge that the table in ``ownership.py`` does not have is an AssertionError."""

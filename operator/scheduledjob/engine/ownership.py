@@ -39,6 +39,7 @@ from scheduledjob.domain.schedule.actions import has
 from scheduledjob.domain.time.instants import Instant, from_seconds
 
 from .attempt_runner import AttemptRunner
+from .capacity import Capacity, tenant_of
 from .edits import Edits, requests_of
 from .followers import UpstreamPoller
 from .kinds import UnreadableRowError
@@ -89,6 +90,7 @@ class Ownership:
         self._stopping: dict[Key, OwnedSchedule] = {}
         """Lost rows that this replica has claimed again, although an attempt that it stopped is still cleaning up."""
         self._empty = asyncio.Event()
+        self.capacity = Capacity(context.settings.capacity, context.settings.tenant_share)
         self._draining = False
         self._kept_ahead = 2 * from_seconds(context.settings.ahead)
         """A row that is due within this time is kept although none of its attempts runs."""
@@ -132,6 +134,8 @@ class Ownership:
             return
         if (lost := self._owned.get(row.key)) is not None and lost.attempts:
             self._stopping[row.key] = lost
+        owned.tenant = tenant_of(row)
+        self._hold(owned, 1)
         self._owned[row.key] = owned
         self._context.observer.claimed(row)
         schedule, state, now = owned.schedule, owned.schedule.state, self._context.clock.now()
@@ -195,7 +199,14 @@ class Ownership:
     def _step(self, owned: OwnedSchedule, now: Instant) -> bool:
         """Start and cancel what is due. Returns False if the row was lost."""
         schedule = owned.schedule
+        state = schedule.state
+        if state.runs or state.waiting or state.upcoming or schedule.pending is not None:
+            room = self.capacity.room_of_schedule(owned.tenant, owned.places)
+            schedule.most_active = max(1, len(state.runs)) + room
         actions = machine.step(schedule, now)
+        if schedule.lacked_capacity:
+            schedule.lacked_capacity = False
+            self._context.observer.lacked_capacity(owned.row.slug, len(state.runs))
         for run in actions.cancel:
             self._runner.cancel(owned, run)
         if actions.start and not self._draining:
@@ -205,6 +216,8 @@ class Ownership:
                 return False
             for run in actions.start:
                 self._runner.start(owned, run, now)
+            if len(owned.attempts) > 1:
+                self._hold(owned, len(owned.attempts))
         if actions.became_overdue:
             self._runner.report_overdue(owned, now)
         if schedule.poll_at is not None and followed_runs.begin_poll(schedule, now):
@@ -248,6 +261,9 @@ class Ownership:
 
     def _attempt_ended(self, owned: OwnedSchedule, now: Instant | None) -> None:
         """An attempt has ended and is not in ``owned.attempts`` any more. ``now`` is None if that took time."""
+        if owned.attempts:
+            self._hold(owned, len(owned.attempts))
+            self._poll_timer.freed(None, self.capacity.used)
         if owned.phase is not LOST:
             self._advance(owned, now)
         elif not owned.attempts:
@@ -328,13 +344,20 @@ class Ownership:
         for rows in (self._owned, self._stopping):
             if rows.get(owned.row.key) is owned:
                 del rows[owned.row.key]
+        self._hold(owned, 0)
         if not self.count:
             self._empty.set()
-        self._poll_timer.freed(wake, self.count)
+        self._poll_timer.freed(wake, self.capacity.used)
         if owned.phase is LOST and not owned.deleted:
             # Nobody else may have claimed the row. It can be claimed again when its lease ends, which this replica
             # knows and the store notifies nobody of. If a renewal without an answer has extended it, the poll tells.
             self._poll_timer.poll_by(owned.lease.deadline)
+
+    def _hold(self, owned: OwnedSchedule, places: int) -> None:
+        """Let the row take so many places of the capacity."""
+        if places != owned.places:
+            self.capacity.take(owned.tenant, places - owned.places)
+            owned.places = places
 
     # ---------------------------------------------------------------- losing a row
 

@@ -30,7 +30,7 @@ class PollTimer:
         self.poll_at = float("-inf")
         """The planned poll; -inf while none is planned."""
         self.at_capacity = False
-        """The last poll claimed nothing because the replica had no room."""
+        """Rows that are due wait because the replica has no room for them, or for their tenant."""
         self.stopped = False
 
     def poll_by(self, moment: float) -> None:
@@ -48,13 +48,16 @@ class PollTimer:
         """A row becomes due at ``instant``: poll shortly before."""
         self.poll_by(self._monotonic() + self._clock.until(instant) - self._settings.ahead)
 
-    def freed(self, instant: Instant | None, owned: int) -> None:
-        """This replica no longer owns a row, and owns ``owned`` others. The row is due again at ``instant``."""
+    def freed(self, instant: Instant | None, used: int) -> None:
+        """A place of this replica's capacity is free again, and ``used`` others are not.
+
+        ``instant``: when the row that had it is due again; None: never, or it is still owned.
+        """
         if instant is not None:
             self.due(instant)
         if self.at_capacity:
             wanted = min(self._settings.batch, self._settings.capacity // 2)
-            enough = self._settings.capacity - owned >= wanted
+            enough = self._settings.capacity - used >= wanted
             self.poll_by(self._monotonic() + (0.0 if enough else MIN_POLL_INTERVAL))
 
     def stop(self) -> None:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .store import Store
 
 
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
+"""The least and the greatest weight of a tenant."""
+
+
 @dataclass(slots=True, frozen=True)
 class ReplicaSettings:
     """Settings of one replica. All times are seconds; the defaults suit production."""
@@ -41,7 +45,13 @@ class ReplicaSettings:
     """How long before it is due a row is claimed. Must cover the slowest answer of the store. If the replica dies, a
     row that it claimed ahead waits for the lease."""
     capacity: int = 4096
-    """How many rows a replica owns at once, claimed ahead and running."""
+    """How many attempts a replica runs at once. A row that it owns and of which no attempt runs counts as one."""
+    tenant_share: float = 0.875
+    """The largest share of capacity for one tenant (a namespace), of what it holds and what is free. The rest is left
+    for tenants that run nothing yet. 1: no bound."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """By tenant: its weight when more is due than fits. A tenant of weight 2 gets twice as much as one of weight 1,
+    which is the default."""
     batch: int = 500
     """How many rows one claim takes at most. More is quicker for a backlog; less delays running jobs less."""
     grace: float = 8.0
@@ -49,6 +59,8 @@ class ReplicaSettings:
 
     def __post_init__(self) -> None:
         for setting in fields(self):
+            if setting.name == "weights":
+                continue
             value = getattr(self, setting.name)
             least = 0 if setting.name in {"jitter", "grace"} else 1 if setting.type == "int" else 0.001
             if (
@@ -60,6 +72,12 @@ class ReplicaSettings:
                 hint = "" if isinstance(value, int | float) else in_seconds(value)
                 what = "a whole number" if setting.type == "int" else "a number of seconds"
                 raise ValueError(f"{setting.name} of {value!r:.60} is not allowed: {what}, at least {least:g}{hint}")
+        if self.tenant_share > 1:
+            raise ValueError(f"tenant_share of {self.tenant_share!r} is not allowed: a share of capacity, at most 1")
+        for tenant, weight in self.weights.items():
+            if not is_number(weight) or not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+                allowed = f"a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}"
+                raise ValueError(f"weight {weight!r:.60} of tenant {tenant!r:.80} is not allowed: {allowed}")
 
 
 @dataclass(slots=True, frozen=True)

@@ -45,6 +45,9 @@ Key: TypeAlias = int | str
 """The store's own identifier of a row. A slug that is deleted and created again gets a new key."""
 
 
+DEFAULT_TENANT = ""
+"""The tenant of library schedules that name none."""
+
 TOMBSTONE_KEPT: Micros = 7 * DAY
 """How long a tombstone is kept at least; ``reconcile`` refuses its uid for that time."""
 
@@ -98,6 +101,8 @@ class NewRow:
     """The generation (from 1) of the cluster's object that the desired state was read from; otherwise 0."""
     requests: str = ""
     """``Requests.encode()``: the manual requests of the schedule; empty: none."""
+    tenant: str = DEFAULT_TENANT
+    """The tenant of a library schedule. Other rows belong to the namespace in their slug, whatever this says."""
 
 
 class Put(Enum):
@@ -136,6 +141,16 @@ class Row(msgspec.Struct, gc=False):
     """The replica that owns the row; for a claimer, itself."""
     generation: int = 0
     requests: str = ""
+    tenant: str = DEFAULT_TENANT
+    """The tenant of a library schedule. ``capacity.tenant_of`` returns that of any row."""
+
+
+class Quotas(msgspec.Struct, gc=False):
+    """How many rows of each tenant a claim takes at most."""
+
+    tenants: dict[str, int]
+    others: int
+    """For each tenant that ``tenants`` does not name."""
 
 
 class Batch(msgspec.Struct, gc=False):
@@ -149,6 +164,8 @@ class Batch(msgspec.Struct, gc=False):
     batch is full, it may be None although more rows are due: claim again."""
     late: bool = False
     """The claim reached the store too late, so it claimed nothing."""
+    left: frozenset[str] = frozenset()
+    """After a claim with quotas: tenants of which more rows are due."""
 
 
 class Disposition(int, Enum):
@@ -338,12 +355,18 @@ class Store(Protocol):
         ahead: Micros,
         lease: Micros,
         by: Instant | None = None,
+        quotas: Quotas | None = None,
     ) -> Batch:
         """Claim up to ``limit`` rows of these kinds with ``wake_at <= now + ahead``, the soonest first.
 
         Each claimed row gets ``wake_at = now + lease`` and a higher version. A row that another replica owns is
         claimed only when its lease has ended (``wake_at <= now``, never ahead of time). Rows of other kinds stay as
         they are, and however many of them are due, they do not hide rows of these kinds.
+
+        With ``quotas``, the claim takes up to that many rows of each tenant, the soonest of each first: first the
+        soonest row of each tenant, then the second of each, and so on. The order within a tenant may differ between
+        kinds. ``Batch.left`` names the tenants of which more rows are due, and ``next_wake`` is not
+        earlier because of rows without a quota.
 
         A claim that reaches the store after ``by`` claims nothing. It was delayed, for example by a stalled store, and
         its sender may have given it up.

@@ -27,6 +27,9 @@ longer would arrive before the writes that ``WRITES_FIRST_DELAY`` waits for."""
 UNREADABLE_RETRY_DELAY = 60.0
 """Until a row that this version can't read is due again. By then a newer replica may claim it."""
 
+QUOTA_OF_OTHERS = 16
+"""How many rows a claim with quotas takes of a tenant that had nothing due before."""
+
 # ---- attempts
 
 STILL_STOPPING_DELAY = 1.0

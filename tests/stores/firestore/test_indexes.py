@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR
-from scheduledjob.engine.store import Origin, ReplicaInfo
+from scheduledjob.engine.store import Origin, Quotas, ReplicaInfo
 from scheduledjob.stores.firestore.layout import LOCKS, PRESENCES, REPLICAS, RUNS, SCHEDULES
 from scheduledjob.stores.firestore.operations import Query
 from scheduledjob.stores.firestore.wire import Wire
@@ -59,6 +59,7 @@ async def use_everything(first: FirestoreStore, second: FirestoreStore) -> None:
             await first.settle("alice", [end])
     batches = [await claim(first, limit=1), await claim(second, limit=1, replica="bob")]
     assert [len(batch.rows) for batch in batches] == [1, 1]
+    await first.claim("alice", ["print"], limit=1, ahead=0, lease=HOUR, quotas=Quotas({"a": 1}, 1))
     second._claims._lost = [now]
     await claim(second, replica="bob")
     for origin in (None, Origin.MANIFEST):

@@ -42,7 +42,7 @@ def test_the_columns_of_a_row_are_its_fields_in_order() -> None:
 
 
 def test_a_claim_returns_the_columns_of_a_row_in_order() -> None:
-    _, _, returned = SQL["claim"].partition("AS was_due, ")
+    _, _, returned = SQL["claim"].partition("RETURNING picked.turn, ")
     columns = returned.partition("\n)")[0].split(",")
     expected = RENAMED | {"recovered": "recovered"}
     assert [column.strip().rpartition(".")[2] for column in columns] == [

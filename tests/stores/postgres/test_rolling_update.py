@@ -14,7 +14,8 @@ import pytest
 
 from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, ReplicaInfo, SlugTaken
-from scheduledjob.stores.postgres import PostgresStore, claims, settling
+from scheduledjob.stores.postgres import PostgresStore, claims, schedules, settling
+from scheduledjob.stores.postgres.columns import new_row_columns
 from scheduledjob.stores.postgres.migrations import OWN, migrate
 from scheduledjob.stores.postgres.queries import SQL, load
 from tests.stores.support import LEASE, PLAIN, claim, desired, read_row, record, settle, settlement, take, take_one
@@ -39,6 +40,7 @@ def version_1() -> Iterator[None]:
         for name, query in OLD.items():
             patch.setitem(SQL, name, query)
         patch.setattr(claims, "_claim_queries", {})
+        patch.setattr(schedules, "new_row_columns", lambda rows: new_row_columns(rows)[:-1])
         patch.setattr(settling, "collapse_constants", lambda columns: columns)
         yield
 

@@ -29,15 +29,16 @@ class Admission(Enum):
     """Active runs are cancelled and waiting ones dropped. It starts at once, or waits for the cancelled runs to end."""
 
 
-def decide(definition: Definition, state: State, run: Run) -> Admission:
+def decide(definition: Definition, state: State, run: Run, most_active: int | None = None) -> Admission:
     """Decide what happens to a run that comes due, given the runs that are active or waiting.
 
-    Slots caught up by ``All`` never overlap each other. They wait where another run would be skipped.
+    ``most_active``: how many runs of the schedule may be active, as its owner has no capacity for more; None: any
+    number. Slots caught up by ``All`` never overlap each other. They wait where another run would be skipped.
     """
     active, waiting = len(state.runs), len(state.waiting)
     if not active and not waiting:
         return Admission.START
-    start_or_wait = Admission.START if not waiting and has_room(definition, state, run) else Admission.WAIT
+    start_or_wait = Admission.START if not waiting and has_room(definition, state, run, most_active) else Admission.WAIT
     match definition.concurrency:
         case Concurrency.REPLACE:
             return Admission.REPLACE_ACTIVE
@@ -49,21 +50,41 @@ def decide(definition: Definition, state: State, run: Run) -> Admission:
             full = start_or_wait is Admission.WAIT and waiting >= definition.queue_depth
             return Admission.SKIP if full else start_or_wait
         case Concurrency.ALLOW:
-            limit = definition.max_concurrent
+            limit = _smaller(definition.max_concurrent, most_active)
             return Admission.SKIP if limit is not None and active + waiting >= limit else start_or_wait
 
 
-def has_room(definition: Definition, state: State, run: Run) -> bool:
+def has_room(definition: Definition, state: State, run: Run, most_active: int | None = None) -> bool:
     """Return whether a run may become active beside those that are, whether or not others wait before it."""
     runs = state.runs
     if not runs:
         return True
     if run.catch_up and any(other.catch_up for other in runs):
         return False
+    if most_active is not None and len(runs) >= most_active:
+        return False
     policy, limit = definition.concurrency, definition.max_concurrent
     if policy is Concurrency.ALLOW:
         return limit is None or len(runs) < limit
     return policy is Concurrency.QUEUE and len(runs) < (limit or 1)
+
+
+def lacks_capacity(definition: Definition, state: State, most_active: int | None) -> bool:
+    """Return whether a slot is skipped only because the owner has no capacity for another run of the schedule."""
+    active = len(state.runs) + len(state.waiting)
+    limit = definition.max_concurrent
+    return (
+        definition.concurrency is Concurrency.ALLOW
+        and most_active is not None
+        and active >= most_active
+        and (limit is None or active < limit)
+    )
+
+
+def _smaller(first: int | None, second: int | None) -> int | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)
 
 
 def only_newest_starts(definition: Definition) -> bool:

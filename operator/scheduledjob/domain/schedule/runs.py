@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from scheduledjob.domain.time.instants import Instant, rfc3339
 
 from .actions import NO_DETAILS, Actions, AttemptEnd, EndDetails, has, remove, without
-from .concurrency import Admission, decide, has_room, skips_while_active
+from .concurrency import Admission, decide, has_room, lacks_capacity, skips_while_active
 from .misfire import jitter_of, newest_due
 from .state import Completion, Outcome, Run, RunRecord, record_of
 
@@ -36,9 +36,10 @@ def admit(schedule: Schedule, run: Run, now: Instant, actions: Actions) -> None:
     """Let a run that is due become active, wait, or be skipped, as the concurrency policy decides."""
     state, writes = schedule.state, schedule.writes
     assert not state.runs or not has(state.runs, run), f"{schedule.slug}: the run of {run.slot} is admitted twice"
-    admission = decide(schedule.definition, state, run)
+    admission = decide(schedule.definition, state, run, schedule.most_active)
     if admission is SKIP:
         state.skipped += 1
+        schedule.lacked_capacity = lacks_capacity(schedule.definition, state, schedule.most_active)
         writes.changed = True
         if run.token:
             _record_skipped(schedule, run, now)
@@ -61,8 +62,17 @@ def admit(schedule: Schedule, run: Run, now: Instant, actions: Actions) -> None:
 def _record_skipped(schedule: Schedule, run: Run, now: Instant) -> None:
     """Write to history that a manual run did not start: whoever requested it waits for an answer."""
     policy = schedule.definition.concurrency.value
-    reason = f"another run was active, and concurrencyPolicy is {policy}"
+    if schedule.lacked_capacity:
+        reason = capacity_reason(len(schedule.state.runs))
+    else:
+        reason = f"another run was active, and concurrencyPolicy is {policy}"
     _record(schedule, run, Outcome.SKIPPED_OVERLAP, now, EndDetails(reason))
+
+
+def capacity_reason(active: int) -> str:
+    """Return why a slot is skipped although its policy would let it start."""
+    runs_are = "one run of the schedule is" if active == 1 else f"{active} runs of the schedule are"
+    return f"{runs_are} active, which is its share of the replica's capacity"
 
 
 def _replace_active(schedule: Schedule, run: Run, now: Instant, actions: Actions) -> None:
@@ -89,7 +99,7 @@ def drop_waiting(schedule: Schedule) -> None:
 def promote(schedule: Schedule) -> None:
     """Let waiting runs become active, in order, while there is room."""
     state = schedule.state
-    while state.waiting and has_room(schedule.definition, state, state.waiting[0]):
+    while state.waiting and has_room(schedule.definition, state, state.waiting[0], schedule.most_active):
         run = state.waiting.pop(0)
         state.runs.append(run)
         schedule.writes.add(run)

@@ -45,6 +45,10 @@ class Schedule(msgspec.Struct, eq=False, gc=False):
     """When to read the runs of the schedules that this one follows; None: not planned."""
     poll_in_flight: bool = False
     """Those runs are being read."""
+    most_active: int | None = None
+    """How many runs the owner has room for, the active ones included; None: not bounded."""
+    lacked_capacity: bool = False
+    """The slot that was skipped last would have started if the owner had room for it."""
     writes: WriteTracker = msgspec.field(default_factory=WriteTracker)
 
     @property

@@ -64,6 +64,7 @@ class Reason(StrEnum):
     WAITING = "Waiting"
     MISSED = "Missed"
     SKIPPED_OVERLAP = "SkippedOverlap"
+    LACKED_CAPACITY = "LackedCapacity"
     CANCELLED = "Cancelled"
     OVERDUE = "Overdue"
     AUTO_PAUSED = "AutoPaused"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from scheduledjob.domain.schedule.runs import capacity_reason
 from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import rfc3339
 from scheduledjob.engine.store import Origin
@@ -135,6 +136,12 @@ class OperatorObserver(MetricsObserver):
             return
         event_type, reason, why = _PASSED_OVER[outcome]
         self._record_event(uid, slug, event_type, reason, f"{count} slot{'s' * (count > 1)} did not run: {why}")
+
+    def lacked_capacity(self, slug: str, active: int) -> None:
+        super().lacked_capacity(slug, active)
+        if (uid := self._owned.get(slug)) is not None:
+            message = f"A slot did not run: {capacity_reason(active)}; end runs that hang by spec.timeouts"
+            self._record_event(uid, slug, WARNING, Reason.LACKED_CAPACITY, message)
 
     def retrying(self, attempt: Attempt, reason: str, due: Instant) -> None:
         super().retrying(attempt, reason, due)

@@ -14,18 +14,23 @@ time, so these round trips delay nothing.
 Replicas that claim at the same time find the same rows, and the one that writes later loses them all. So the loser
 continues at a random place among the due rows, and starts there in its next claim too. As ids are hashes, such a place
 splits even rows that are all due at the same instant.
+
+A claim with quotas reads the due rows of each tenant by themselves. Some of its reads look for tenants that nobody has
+named yet, a few in each claim, in turns. A row that an older version wrote says nothing of its tenant. It is found at
+the front of all due rows, and the claim that takes it adds the tenant.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scheduledjob.engine.store import Batch, Key, Renewal, Row, StoreUnavailable
+from scheduledjob.engine.capacity import tenant_of
+from scheduledjob.engine.store import DEFAULT_TENANT, Batch, Key, Quotas, Renewal, Row, StoreUnavailable
 
 from .layout import SCHEDULES, path_of, row_of
 from .operations import MAX_ALTERNATIVES, Query, StoredDocument, Write
 from .owned_rows import FIELDS, UNKNOWN, owned_by
-from .retrying import pause, rng
+from .retrying import gather_all, pause, rng
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -43,6 +48,12 @@ ROUNDS = 6
 RENEWAL_ATTEMPTS = 8
 """How often one call renews rows again that others keep changing."""
 LONG_AGO: Instant = 0
+TENANTS_SEARCHED = 16
+"""How many tenants one claim with quotas looks for beside those that have quotas."""
+FRONT = 4
+"""How many rows at the front of all due rows a claim with quotas reads."""
+PARALLEL = 8
+"""How many queries of one claim run at the same time."""
 
 
 class FirestoreClaims:
@@ -57,6 +68,8 @@ class FirestoreClaims:
         """The last batch was full, so more rows are probably due."""
         self._lost: list[Instant] = []
         """``wake_at`` of the rows that other replicas won in the last round, in order."""
+        self._searched = ""
+        """The tenant behind which the next claim with quotas looks for others."""
 
     async def claim(
         self,
@@ -67,6 +80,7 @@ class FirestoreClaims:
         ahead: Micros,
         lease: Micros,
         by: Instant | None = None,
+        quotas: Quotas | None = None,
     ) -> Batch:
         """As ``Store.claim``; ``next_wake`` covers the given kinds only.
 
@@ -81,6 +95,8 @@ class FirestoreClaims:
         jumps = self._clock.jumps
         lease_end = self._clock.latest() + lease
         groups = list(self._groups(kinds))
+        if quotas is not None:
+            return await self._claim_fairly(replica, groups, quotas, limit, ahead, lease_end, jumps)
         rows: list[Row] = []
         next_wake: Instant | None = None
         for _ in range(ROUNDS):
@@ -105,6 +121,77 @@ class FirestoreClaims:
             return Batch([], self._clock.earliest(), self._clock.earliest())
         self._full = len(rows) >= limit
         return Batch(rows, self._clock.earliest(), None if self._full else next_wake)
+
+    async def _claim_fairly(
+        self,
+        replica: str,
+        groups: Sequence[list[str]],
+        quotas: Quotas,
+        limit: int,
+        ahead: Micros,
+        lease_end: Instant,
+        jumps: int,
+    ) -> Batch:
+        now = self._clock.earliest()
+        horizon = now + ahead
+        quota_of = dict.fromkeys(await self._other_tenants(groups), quotas.others) | quotas.tenants
+        by_tenant: dict[str, list[StoredDocument]] = {}
+        for front in [await self._query(kinds, limit=FRONT, most=horizon) for kinds in groups]:
+            for document in front:
+                if "tenant" not in document.fields and _is_free(document, now):
+                    tenant = tenant_of(row_of(document))
+                    by_tenant.setdefault(tenant, []).append(document)
+                    quota_of.setdefault(tenant, quotas.others)
+        asked = [(tenant, kinds) for tenant in quota_of for kinds in groups]
+        for start in range(0, len(asked), PARALLEL):
+            part = asked[start : start + PARALLEL]
+            found = await gather_all(
+                [
+                    self._query(kinds, limit=min(quota_of[tenant], limit) + 1, most=horizon, tenant=tenant)
+                    for tenant, kinds in part
+                ]
+            )
+            for (tenant, _), page in zip(part, found, strict=True):
+                by_tenant.setdefault(tenant, []).extend(document for document in page if _is_free(document, now))
+        left: set[str] = set()
+        turns: list[tuple[int, Instant, StoredDocument]] = []
+        for tenant, due in by_tenant.items():
+            due.sort(key=wake_of)
+            quota = quota_of[tenant]
+            if len(due) > quota:
+                left.add(tenant)
+            turns += [(turn, wake_of(document), document) for turn, document in enumerate(due[:quota])]
+        turns.sort(key=lambda turn: turn[:2])
+        left |= {tenant_of(row_of(document)) for *_, document in turns[limit:]}
+        taken = await self._take([document for *_, document in turns[:limit]], replica, lease_end)
+        if self._clock.jumps != jumps:
+            return Batch([], self._clock.earliest(), self._clock.earliest())  # as in ``claim``
+        next_wake: Instant | None = None
+        for page in [await self._query(kinds, limit=1, more=horizon) for kinds in groups]:
+            for document in page:
+                wake_at = wake_of(document) + (ahead if _is_owned(document) else 0)
+                next_wake = wake_at if next_wake is None else min(next_wake, wake_at)
+        return Batch(list(taken.values()), self._clock.earliest(), next_wake, left=frozenset(left))
+
+    async def _other_tenants(self, groups: Sequence[list[str]]) -> set[str]:
+        """Return the next tenants that have rows, in turns. Each costs a read."""
+        found: set[str] = set()
+        for _ in range(TENANTS_SEARCHED):
+            pages = await gather_all([self._next_tenant(kinds) for kinds in groups])
+            following = [str(document.fields["tenant"]) for page in pages for document in page]
+            if not following:
+                # From the start again. "" sorts before every tenant's name, so it is named by itself.
+                self._searched = ""
+                found.add(DEFAULT_TENANT)
+                break
+            self._searched = min(following)
+            found.add(self._searched)
+        return found
+
+    async def _next_tenant(self, kinds: list[str]) -> list[StoredDocument]:
+        return await self._wire.query(
+            Query(SCHEDULES, "tenant", within={"kind": kinds, "shard": self._shards}, limit=1, more=self._searched)
+        )
 
     def _groups(self, kinds: Iterable[str]) -> Iterator[list[str]]:
         """Split the kinds into groups that fit into one query; nearly always there is only one group."""
@@ -162,19 +249,27 @@ class FirestoreClaims:
                 return due, await self._query(kinds, limit=1, more=horizon) if start is None else []
         return due, []
 
-    async def _query(self, kinds: list[str], *, limit: int, **bounds: Any) -> list[StoredDocument]:
+    async def _query(
+        self, kinds: list[str], *, limit: int, tenant: str | None = None, **bounds: Any
+    ) -> list[StoredDocument]:
         bounds.setdefault("least", None if bounds.keys() & {"more"} else LONG_AGO)
-        return await self._wire.query(
-            Query(SCHEDULES, "wake_at", within={"kind": kinds, "shard": self._shards}, limit=limit, **bounds)
-        )
+        query = Query(SCHEDULES, "wake_at", within={"kind": kinds, "shard": self._shards}, limit=limit, **bounds)
+        if tenant is not None:
+            query.equals["tenant"] = tenant
+        return await self._wire.query(query)
 
     async def _take(self, found: Sequence[StoredDocument], replica: str, lease_end: Instant) -> dict[str, Row]:
         """Write the replica as owner into each row, and return by path those that it won."""
         writes = [
             Write(
                 document.path,
-                {"owner": replica, "version": document.fields["version"] + 1, "wake_at": lease_end},
-                ("owner", "version", "wake_at"),
+                {
+                    "owner": replica,
+                    "version": document.fields["version"] + 1,
+                    "wake_at": lease_end,
+                    "tenant": tenant_of(row_of(document)),
+                },
+                ("owner", "version", "wake_at", "tenant"),
                 stamp=document.stamp,
             )
             for document in found

@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord, State, cut_off
-from scheduledjob.engine.store import Key, Origin, Row
+from scheduledjob.engine.capacity import LIBRARY, tenant_of
+from scheduledjob.engine.store import DEFAULT_TENANT, Key, Origin, Row
 from scheduledjob.stores.tombstones import decode_keep
 
 from .operations import Write
@@ -106,6 +107,7 @@ def definition_fields(new: NewRow, revision: int, now: Instant) -> Fields:
         "first": new.first,
         "generation": new.generation,
         "acts": new.requests,
+        "tenant": tenant_of(new),
         "edited_at": now,
         "revision": revision,
     }
@@ -153,6 +155,7 @@ def row_of(document: StoredDocument) -> Row:
         owner=fields.get("owner"),
         generation=fields.get("generation", 0),
         requests=fields.get("acts", ""),
+        tenant=fields.get("tenant", "") if fields["origin"] == LIBRARY else DEFAULT_TENANT,
     )
 
 

@@ -21,6 +21,15 @@ async def pause(attempt: int) -> None:
     await asyncio.sleep(rng.uniform(0, 0.01 * 2**attempt))
 
 
+async def gather_all(calls: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """Make all calls at the same time, and return their results. Raises the StoreError of one that failed."""
+    results = await gather_results(calls)
+    for result in results:
+        if isinstance(result, StoreError):
+            raise result
+    return [result for result in results if not isinstance(result, StoreError)]
+
+
 async def gather_results(calls: Iterable[Coroutine[None, None, T]]) -> list[T | StoreError]:
     """Make all calls at the same time, and return their results; for one that failed, its StoreError."""
 

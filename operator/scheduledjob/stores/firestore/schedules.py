@@ -244,10 +244,9 @@ def page_query(origin: Origin | None, after: str, limit: int) -> Query:
 
 def _differs(document: StoredDocument, new: NewRow) -> bool:
     """Return whether ``new`` differs from the row."""
-    existing = document.fields
-    return new.first is not None or any(
-        existing.get(name) != wanted
-        for name, wanted in (("kind", new.kind), ("definition", new.definition), ("payload", new.payload))
+    row = row_of(document)
+    return new.first is not None or (
+        (row.kind, row.definition, row.payload, row.tenant) != (new.kind, new.definition, new.payload, new.tenant)
     )
 
 

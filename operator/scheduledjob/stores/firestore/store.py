@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant, Micros
-    from scheduledjob.engine.store import Batch, NewRow, Presence, Put, Renewer, ReplicaInfo, Row, Settlement
+    from scheduledjob.engine.store import Batch, NewRow, Presence, Put, Quotas, Renewer, ReplicaInfo, Row, Settlement
 
     from .operations import Fields
 
@@ -232,9 +232,10 @@ class FirestoreStore:
         ahead: Micros,
         lease: Micros,
         by: Instant | None = None,
+        quotas: Quotas | None = None,
     ) -> Batch:
         await self._refresh_clock()
-        batch = await self._claims.claim(replica, kinds, limit=limit, ahead=ahead, lease=lease, by=by)
+        batch = await self._claims.claim(replica, kinds, limit=limit, ahead=ahead, lease=lease, by=by, quotas=quotas)
         longer = min(MAX_POLL_INTERVAL, self.poll_interval * POLL_INTERVAL_FACTOR)
         self.poll_interval = MIN_POLL_INTERVAL if batch.rows else longer
         return batch

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import Batch, Key, Renewal, Renewer, Row
+from scheduledjob.engine.store import Batch, Key, Quotas, Renewal, Renewer, Row
 
 from .database import MemoryDatabase, MemoryPart
-from .rows import Installation, due_rows, next_wake
+from .rows import Entry, Installation, due_rows, due_rows_of_tenants, next_wake
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -28,6 +28,7 @@ class MemoryClaims(MemoryPart):
         ahead: Micros,
         lease: Micros,
         by: Instant | None = None,
+        quotas: Quotas | None = None,
     ) -> Batch:
         """As ``Store.claim``; ``next_wake`` covers the given kinds only.
 
@@ -40,7 +41,13 @@ class MemoryClaims(MemoryPart):
             agendas = tables.agendas_of(kinds)
             rows: list[Row] = []
             late = by is not None and now > by
-            for entry in () if late else due_rows(agendas, now + ahead, now, limit):
+            left, later = frozenset[str](), None
+            due: Sequence[Entry] = ()
+            if quotas is not None and not late:
+                due, left, later = due_rows_of_tenants(agendas, ahead, now, limit, quotas)
+            elif not late:
+                due = due_rows(agendas, now + ahead, now, limit)
+            for entry in due:
                 recovered = entry.owner is not None
                 entry.owner = replica
                 entry.version += 1
@@ -49,7 +56,7 @@ class MemoryClaims(MemoryPart):
             # Only now, because this claim must not find its own leases again.
             for row in rows:
                 tables.enter(tables.slugs[row.slug])
-            return Batch(rows, now, next_wake(agendas, now, ahead), late)
+            return Batch(rows, now, next_wake(agendas, now, ahead) if quotas is None else later, late, left)
 
     @asynccontextmanager
     async def renewer(self, replica: str) -> AsyncIterator[Renewer]:

@@ -14,7 +14,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.schedule.state import RunRecord, State, cut_off
-from scheduledjob.engine.store import Key, NewRow, Origin, Row, Settlement
+from scheduledjob.engine.capacity import tenant_of
+from scheduledjob.engine.store import Key, NewRow, Origin, Quotas, Row, Settlement
 from scheduledjob.stores.tombstones import decode_keep, tombstone_kept_for
 
 from .history import History
@@ -31,7 +32,7 @@ class Entry:
 
     __slots__ = (
         "created_at", "definition", "edited_at", "first", "generation", "key", "kind", "origin", "owner",
-        "payload", "requests", "result", "revision", "slug", "state", "uid", "version", "wake_at",
+        "payload", "requests", "result", "revision", "slug", "state", "tenant", "uid", "version", "wake_at",
     )  # fmt: skip
 
     def __init__(self, key: int, new: NewRow, now: Instant) -> None:
@@ -55,6 +56,7 @@ class Entry:
         self.first = new.first
         self.generation = new.generation
         self.requests = sys.intern(new.requests)
+        self.tenant = sys.intern(new.tenant)
         self.edited_at = now
         self.revision += 1
 
@@ -62,7 +64,9 @@ class Entry:
         """Return whether ``new`` differs from the row."""
         if new.first is not None:
             return True
-        return (self.kind, self.definition, self.payload) != (new.kind, new.definition, new.payload)
+        return (self.kind, self.definition, self.payload, self.tenant) != (
+            new.kind, new.definition, new.payload, new.tenant
+        )  # fmt: skip
 
     def write_state(self, settlement: Settlement) -> None:
         self.state = settlement.state
@@ -98,6 +102,7 @@ class Entry:
             owner=self.owner,
             generation=self.generation,
             requests=self.requests,
+            tenant=self.tenant,
         )
 
 
@@ -185,7 +190,7 @@ class Installation:
             return
         if entry.kind not in self._agendas:
             self._agendas[entry.kind] = (Agenda(self.keys, entry.kind, False), Agenda(self.keys, entry.kind, True))
-        self._agendas[entry.kind][entry.owner is not None].push(entry.wake_at, entry.key)
+        self._agendas[entry.kind][entry.owner is not None].push(entry.wake_at, entry)
 
     def agendas_of(self, kinds: Iterable[str]) -> list[Agenda]:
         return [agenda for kind in set(kinds) for agenda in self._agendas.get(kind, ())]
@@ -194,46 +199,157 @@ class Installation:
 class Agenda:
     """The rows of one kind that no replica owns, or those that replicas own (``leases``), by ``wake_at``.
 
-    It is a heap. When a row moves, its old place stays in the heap and is dropped when it comes to the front. When old
-    places may be half of the heap, they are all removed.
+    Each tenant has a heap of its rows, and another heap has the fronts of these heaps. When a row moves, its old place
+    stays in its heap and is dropped when it comes to the front. When old places may be half of a heap, they are all
+    removed.
     """
 
-    __slots__ = ("_enough", "_heap", "_keys", "_kind", "leases")
+    __slots__ = ("_fronts", "_keys", "_kind", "_tenants", "leases")
 
     def __init__(self, keys: dict[Key, Entry], kind: str, leases: bool) -> None:
         self._keys = keys
         self._kind = kind
         self.leases = leases
-        self._heap: list[tuple[Instant, int]] = []
-        self._enough = 64
+        self._tenants: dict[str, TenantHeap] = {}
+        self._fronts: list[tuple[Instant, str]] = []
+        """The ``wake_at`` of each tenant's front. One that differs from ``TenantHeap.front`` is out of date."""
 
-    def push(self, wake_at: Instant, key: int) -> None:
-        if len(self._heap) >= self._enough:
-            self._heap = [place for place in set(self._heap) if self._holds(place)]
-            heapq.heapify(self._heap)
-            self._enough = 2 * len(self._heap) + 64
-        heapq.heappush(self._heap, (wake_at, key))
+    def push(self, wake_at: Instant, entry: Entry) -> None:
+        tenant = tenant_of(entry)
+        heap = self._tenants.get(tenant)
+        if heap is None:
+            heap = self._tenants[tenant] = TenantHeap()
+        if len(heap.places) >= heap.enough:
+            heap.places = [place for place in set(heap.places) if self._holds(place, tenant)]
+            heapq.heapify(heap.places)
+            heap.enough = 2 * len(heap.places) + 64
+        heapq.heappush(heap.places, (wake_at, entry.key))
+        if heap.front is None or wake_at < heap.front:
+            heap.front = wake_at
+            heapq.heappush(self._fronts, (wake_at, tenant))
+
+    def due_tenants(self, horizon: Instant) -> tuple[set[str], Instant | None]:
+        """Return the tenants that may have rows due by ``horizon``, and when the next of the others may be due."""
+        due: set[str] = set()
+        later: Instant | None = None
+        fronts, positions = self._fronts, [0]
+        while positions:  # descend the heap as far as it is due
+            position = positions.pop()
+            if position < len(fronts):
+                wake_at, tenant = fronts[position]
+                if wake_at <= horizon:
+                    due.add(tenant)
+                    positions += (2 * position + 1, 2 * position + 2)
+                else:
+                    later = earlier(later, wake_at)
+        return due, later
 
     def head(self) -> tuple[Instant, int] | None:
         """Return the earliest (``wake_at``, key) that is not an old place."""
-        while self._heap:
-            if self._holds(self._heap[0]):
-                return self._heap[0]
-            heapq.heappop(self._heap)
+        fronts = self._fronts
+        while fronts:
+            wake_at, tenant = fronts[0]
+            heap = self._tenants.get(tenant)
+            if heap is None or heap.front != wake_at:
+                heapq.heappop(fronts)
+                continue
+            place = self._front_of(heap, tenant)
+            if place is None:
+                heapq.heappop(fronts)
+                del self._tenants[tenant]
+            elif place[0] == wake_at:
+                return place
+            else:
+                heap.front = place[0]
+                heapq.heapreplace(fronts, (place[0], tenant))
         return None
 
     def pop(self) -> Entry:
         """Remove and return the row that ``head`` has just returned."""
-        return self._keys[heapq.heappop(self._heap)[1]]
+        return self._keys[heapq.heappop(self._tenants[self._fronts[0][1]].places)[1]]
 
-    def _holds(self, place: tuple[Instant, int]) -> bool:
+    def head_of(self, tenant: str) -> tuple[Instant, int] | None:
+        """As ``head``, among the rows of one tenant."""
+        heap = self._tenants.get(tenant)
+        return None if heap is None else self._front_of(heap, tenant)
+
+    def pop_of(self, tenant: str) -> Entry:
+        """Remove and return the row that ``head_of`` has just returned."""
+        return self._keys[heapq.heappop(self._tenants[tenant].places)[1]]
+
+    def suits(self, entry: Entry) -> bool:
+        """Return whether the row belongs to this agenda."""
+        return entry.kind == self._kind and (entry.owner is not None) is self.leases
+
+    def _front_of(self, heap: TenantHeap, tenant: str) -> tuple[Instant, int] | None:
+        places = heap.places
+        while places:
+            if self._holds(places[0], tenant):
+                return places[0]
+            heapq.heappop(places)
+        return None
+
+    def _holds(self, place: tuple[Instant, int], tenant: str) -> bool:
         entry = self._keys.get(place[1])
-        return (
-            entry is not None
-            and entry.wake_at == place[0]
-            and (entry.owner is not None) is self.leases
-            and entry.kind == self._kind
-        )
+        return entry is not None and entry.wake_at == place[0] and self.suits(entry) and tenant_of(entry) == tenant
+
+
+class TenantHeap:
+    """The places of one tenant's rows in an agenda."""
+
+    __slots__ = ("enough", "front", "places")
+
+    def __init__(self) -> None:
+        self.places: list[tuple[Instant, int]] = []
+        self.front: Instant | None = None
+        """The ``wake_at`` under which the agenda's fronts have this heap; never later than the first place."""
+        self.enough = 64
+
+
+def due_rows_of_tenants(
+    agendas: Sequence[Agenda], ahead: Micros, now: Instant, limit: int, quotas: Quotas
+) -> tuple[list[Entry], frozenset[str], Instant | None]:
+    """Remove rows from their agendas as the quotas allow, and return them, the first of each tenant first.
+
+    Also returns the tenants of which more rows are due, and when the next row may be due that is not yet.
+    """
+    turns: list[tuple[int, Instant, Entry]] = []
+    left: set[str] = set()
+    tenants: set[str] = set()
+    next_due: Instant | None = None
+    horizon = now + ahead
+    for agenda in agendas:
+        due, later = agenda.due_tenants(now if agenda.leases else horizon)
+        tenants |= due
+        if later is not None:
+            next_due = earlier(next_due, later + (ahead if agenda.leases else 0))
+    for tenant in tenants:
+        heads = [
+            (*head, number)
+            for number, agenda in enumerate(agendas)
+            if (head := agenda.head_of(tenant)) is not None and head[0] <= (now if agenda.leases else horizon)
+        ]
+        heapq.heapify(heads)
+        quota, taken = min(limit, quotas.tenants.get(tenant, quotas.others)), set[int]()
+        while heads and len(taken) < quota:
+            wake_at, key, number = heads[0]
+            agenda = agendas[number]
+            entry = agenda.pop_of(tenant)
+            if key not in taken:  # a row may have two places at the same instant
+                taken.add(key)
+                turns.append((len(taken), wake_at, entry))
+            head = agenda.head_of(tenant)
+            if head is not None and head[0] <= (now if agenda.leases else horizon):
+                heapq.heapreplace(heads, (*head, number))
+            else:
+                heapq.heappop(heads)
+        if any(head[1] not in taken for head in heads):
+            left.add(tenant)
+    turns.sort(key=lambda turn: turn[:2])
+    for _, wake_at, entry in turns[limit:]:
+        left.add(tenant_of(entry))
+        next(agenda for agenda in agendas if agenda.suits(entry)).push(wake_at, entry)
+    return [entry for *_, entry in turns[:limit]], frozenset(left), next_due
 
 
 def due_rows(agendas: Sequence[Agenda], horizon: Instant, now: Instant, limit: int) -> list[Entry]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import Batch, Key, Renewal, Renewer, Row
+from scheduledjob.engine.store import Batch, Key, Quotas, Renewal, Renewer, Row
 
 from .claim_watermark import BOTTOM
-from .part import PostgresPart
+from .part import SEARCH_START, PostgresPart
 from .queries import SQL
 
 if TYPE_CHECKING:
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant, Micros
 
     from .connections import Connection, PostgresServer
+
+FEW_KINDS = 16
+"""Up to this many kinds, a claim reads the index once for each kind, only as far as needed."""
+
+MIN_PART = 16
+"""How many rows of each kind or tenant a claim takes into account at least, however many kinds or tenants are due."""
+
+MAX_PAIRS = 4096
+"""How many pairs of a tenant and a kind one claim looks at. The next one continues there."""
 
 RENEW_TIMEOUT = 4.0
 """Seconds after which an unanswered renewal has failed; a lease lasts several times as long."""
@@ -35,10 +45,13 @@ class PostgresClaims(PostgresPart):
         ahead: Micros,
         lease: Micros,
         by: Instant | None = None,
+        quotas: Quotas | None = None,
     ) -> Batch:
         self._replicas.add(replica)
         known = frozenset(kinds)
         in_order = sorted(known)
+        if quotas is not None:
+            return await self._claim_fairly(replica, in_order, quotas, limit, ahead, lease, by)
         watermark, token = self._watermark.begin(known)
         async with self._pool.connection("claiming") as connection:
             lines = await connection.fetch(
@@ -50,9 +63,36 @@ class PostgresClaims(PostgresPart):
         rows = [] if lines[0]["id"] is None else [Row(*line[4:]) for line in lines]
         late = by is not None and now > by
         if not late:
+            if len(in_order) > FEW_KINDS and MIN_PART <= len(rows) < limit:
+                return Batch(rows, now, now)  # there may be more, see `select_due_of_kinds`
             claimed_upto = now if len(rows) < limit else min(now, last_due or BOTTOM)
             self._watermark.finish(token, claimed_upto)
         return Batch(rows, now, next_wake, late)
+
+    async def _claim_fairly(
+        self,
+        replica: str,
+        kinds: list[str],
+        quotas: Quotas,
+        limit: int,
+        ahead: Micros,
+        lease: Micros,
+        by: Instant | None,
+    ) -> Batch:
+        watermark, _ = self._watermark.begin(frozenset(kinds))
+        async with self._pool.connection("claiming fair shares") as connection:
+            lines = await connection.fetch(
+                FAIR_CLAIM, self._installation, kinds, replica, limit, ahead, lease, watermark, self._watermark.known,
+                by,
+                json.dumps(quotas.tenants, ensure_ascii=False), quotas.others, *self._search_from, MAX_PAIRS,
+            )  # fmt: skip
+        now, _, next_wake = lines[0][:3]
+        *_, left, ended_at = lines[0]
+        self._search_from = ended_at or SEARCH_START
+        rows = [] if lines[0]["id"] is None else [Row(*line[4:-2]) for line in lines]
+        if ended_at is not None:
+            next_wake = now  # other tenants come with the next claim
+        return Batch(rows, now, next_wake, by is not None and now > by, frozenset(left or ()))
 
     @asynccontextmanager
     async def renewer(self, replica: str) -> AsyncIterator[Renewer]:
@@ -102,8 +142,17 @@ _claim_queries: dict[int, str] = {}
 
 def _claim_query(kinds: int) -> str:
     """Return the claim statement for that many kinds."""
+    kinds = min(max(kinds, 1), FEW_KINDS + 1)
     if kinds not in _claim_queries:
-        parts = [SQL["select_due_of_kind"].format(number=number + 1) for number in range(max(kinds, 1))]
-        due = "\nUNION ALL\n".join(parts) + ("\nORDER BY wake_at" if len(parts) > 1 else "")
-        _claim_queries[kinds] = SQL["claim"].format(due=due)
+        if kinds > FEW_KINDS:
+            due = SQL["select_due_of_kinds"]
+        else:
+            parts = [SQL["select_due_of_kind"].format(number=number + 1) for number in range(kinds)]
+            due = "\nUNION ALL\n".join(parts) + ("\nORDER BY 2" if len(parts) > 1 else "")
+        _claim_queries[kinds] = SQL["claim"].format(due=due, search="", left="")
     return _claim_queries[kinds]
+
+
+FAIR_CLAIM = SQL["claim"].format(
+    due=SQL["select_due_of_tenants"], search=SQL["search_tenants"] + "\n", left=SQL["select_left"]
+)

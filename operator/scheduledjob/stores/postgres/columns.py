@@ -84,6 +84,7 @@ def new_row_columns(rows: Sequence[NewRow]) -> Columns:
             row.first,
             row.payload,
             row.created_at,
+            row.tenant,
         )
         for row in rows
     ]

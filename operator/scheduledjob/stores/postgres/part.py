@@ -12,6 +12,9 @@ POOL_SIZE = 4
 COMMAND_TIMEOUT = 10.0
 """Time limit in seconds of one call; after it, the store counts as unavailable."""
 
+SEARCH_START = ("\U0010ffff", "")
+"""The place behind all tenants."""
+
 
 class PostgresPart:
     """Base of the parts. Made from a URL, usable once the store is connected."""
@@ -23,6 +26,8 @@ class PostgresPart:
         self._installation_id: int | None = None
         self._pool = Pool(self._server, POOL_SIZE, timeout)
         self._watermark = ClaimWatermark()
+        self._search_from = SEARCH_START
+        """The tenant and the kind before which the next claim with quotas begins to search."""
         self._replicas: set[str] = set()
         """Replicas in this process: they need not hear their own notifications."""
 

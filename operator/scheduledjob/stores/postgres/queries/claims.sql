@@ -13,16 +13,16 @@
 -- The row is updated where it was found (`ctid`): looking it up by its id would pass every dead version of it. A row
 -- that a client edits in that moment is missed; that client notifies the replicas.
 -- {due} is `select_due_of_kind` for each kind, in the order of `wake_at`, so that the index is read only as far as
--- needed. `claimed` returns `row_columns` (schedules.sql) behind `was_due`, qualified, and with the real value of
--- `recovered`.
-WITH picked AS MATERIALIZED (
-    SELECT s.ctid AS place, s.id, s.wake_at, s.owner IS NOT NULL AS recovered
+-- needed; for many kinds `select_due_of_kinds`, and with quotas `select_due_of_tenants`. `claimed` returns `row_columns`
+-- (schedules.sql) behind `turn`, qualified, and with the real value of `recovered`.
+WITH {search}picked AS MATERIALIZED (
+    SELECT s.ctid AS place, s.id, s.wake_at, due.turn, s.owner IS NOT NULL AS recovered
     FROM ({due}) AS due
     JOIN scheduledjob.schedule AS s ON s.ctid = due.place
     WHERE s.wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
       AND (s.owner IS NULL OR s.wake_at <= (SELECT scheduledjob.clock()))
       AND ($9::bigint IS NULL OR (SELECT scheduledjob.clock()) <= $9::bigint)
-    ORDER BY due.wake_at
+    ORDER BY due.turn
     LIMIT $4
     FOR NO KEY UPDATE OF s SKIP LOCKED
 ), claimed AS (
@@ -30,9 +30,9 @@ WITH picked AS MATERIALIZED (
     SET owner = $3, version = s.version + 1, wake_at = (SELECT scheduledjob.clock()) + $6::bigint
     FROM picked
     WHERE s.ctid = picked.place
-    RETURNING picked.wake_at AS was_due, s.id, s.slug, s.uid, s.kind, s.origin, s.definition, s.revision,
+    RETURNING picked.turn, s.id, s.slug, s.uid, s.kind, s.origin, s.definition, s.revision,
         s.edited_at, s.first, s.payload, s.result, s.created_at, s.version, s.wake_at, s.state,
-        picked.recovered, s.owner, s.generation, s.acts
+        picked.recovered, s.owner, s.generation, s.acts, s.tenant
 ), found AS (
     SELECT count(*) AS rows, max(wake_at) AS last_due FROM picked
 ), meta AS (
@@ -59,17 +59,89 @@ WITH picked AS MATERIALIZED (
         ) END AS next_wake
     FROM found
 )
-SELECT meta.now, meta.last_due, meta.next_wake, claimed.*
+SELECT meta.now, meta.last_due, meta.next_wake, claimed.*{left}
 FROM meta LEFT JOIN claimed ON true
-ORDER BY claimed.was_due;
+ORDER BY claimed.turn;
 
 -- name: select_due_of_kind
 (
-    SELECT ctid AS place, wake_at FROM scheduledjob.schedule
+    SELECT ctid AS place, wake_at AS turn FROM scheduledjob.schedule
     WHERE installation = $1 AND kind = ($2::text[])[{number}]
       AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
     ORDER BY wake_at
 )
+
+-- fragment: tenant
+CASE WHEN origin = 'library' THEN tenant ELSE split_part(slug, '/', 1) END
+
+-- name: search_tenants
+-- $10 the quotas by tenant, as JSON; $11 the quota of each other tenant; $12 and $13 the tenant and kind before which
+-- the search begins; $14 how many pairs of a tenant and a kind it looks at.
+-- `pair` jumps from each pair to the next by the index, backwards: in front of a pair's live entries there may be many
+-- dead ones. Of each pair, `seen` reads one row more than wanted, which shows whether more are due. If a tenant has
+-- many kinds, it reads less of each.
+RECURSIVE pair AS (
+    (
+        SELECT {tenant} AS tenant, kind, 1 AS number FROM scheduledjob.schedule
+        WHERE installation + 0 = $1 AND wake_at IS NOT NULL AND ({tenant}, kind) < ($12::text, $13::text)
+        ORDER BY {tenant} DESC, kind DESC, wake_at DESC LIMIT 1
+    )
+    UNION ALL
+    SELECT following.tenant, following.kind, pair.number + 1
+    FROM pair, LATERAL (
+        SELECT {tenant} AS tenant, kind FROM scheduledjob.schedule
+        WHERE installation + 0 = $1 AND wake_at IS NOT NULL AND ({tenant}, kind) < (pair.tenant, pair.kind)
+        ORDER BY {tenant} DESC, kind DESC, wake_at DESC LIMIT 1
+    ) AS following
+    WHERE pair.number < $14::integer
+), wanted AS MATERIALIZED (
+    SELECT tenant, kind, quota, least(quota, greatest(16, 4 * quota / count(*) OVER (PARTITION BY tenant))) + 1 AS most
+    FROM (
+        SELECT tenant, kind, coalesce(($10::jsonb ->> tenant)::bigint, $11::bigint) AS quota
+        FROM pair WHERE kind = ANY($2)
+    ) AS known
+), seen AS MATERIALIZED (
+    SELECT wanted.tenant, wanted.quota, due.place, due.number = wanted.most AS cut,
+        row_number() OVER (PARTITION BY wanted.tenant ORDER BY due.wake_at) AS turn
+    FROM wanted, LATERAL (
+        SELECT ctid AS place, wake_at, row_number() OVER (ORDER BY wake_at) AS number
+        FROM scheduledjob.schedule
+        WHERE installation + 0 = $1 AND {tenant} = wanted.tenant AND kind = wanted.kind
+          AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
+          AND (owner IS NULL OR wake_at <= (SELECT scheduledjob.clock()))
+        ORDER BY wake_at LIMIT wanted.most
+    ) AS due
+), last_pair AS (
+    SELECT ARRAY[tenant, kind] AS place FROM pair WHERE number = $14::integer
+),
+
+-- name: select_due_of_tenants
+SELECT place, turn FROM seen WHERE turn <= quota
+
+-- name: select_left
+-- Columns of the claim: the tenants of which more rows are due, and where the search ended if it was cut off.
+,
+    (SELECT array_agg(DISTINCT tenant) FROM seen WHERE turn > quota OR cut),
+    (SELECT place FROM last_pair)
+
+-- name: select_due_of_kinds
+-- For more kinds than a union of scans suits. Of each of many kinds that are due, it reads no more than its part.
+WITH due_kind AS MATERIALIZED (
+    SELECT known.kind
+    FROM unnest($2::text[]) AS known(kind), LATERAL (
+        SELECT 1 FROM scheduledjob.schedule
+        WHERE installation = $1 AND kind = known.kind
+          AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
+        ORDER BY wake_at LIMIT 1
+    ) AS head
+)
+SELECT due.place, due.wake_at AS turn
+FROM due_kind, LATERAL (
+    SELECT ctid AS place, wake_at FROM scheduledjob.schedule
+    WHERE installation = $1 AND kind = due_kind.kind
+      AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
+    ORDER BY wake_at LIMIT greatest(16, 4 * $4::bigint / (SELECT count(*) FROM due_kind))
+) AS due
 
 -- name: renew
 -- clock_timestamp() is the time of the write itself. A renewal that a stalled server delays may be written after a

@@ -42,7 +42,7 @@ INSERT INTO scheduledjob.schedule (
 )
 SELECT $1, given.*, scheduledjob.clock()
 FROM unnest(
-    {new_row_arrays}, $12::bigint[], $13::text[]
+    {new_row_arrays}, $13::bigint[], $14::text[]
 ) AS given;
 
 -- name: update_observed_rows

@@ -7,14 +7,14 @@
 -- fragment: row_columns
 -- In the order of the fields of `Row`; `false` is its `recovered`, `acts` its `requests`.
 id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
-wake_at, state, false, owner, generation, acts
+wake_at, state, false, owner, generation, acts, tenant
 
 -- fragment: new_row_columns
-slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at
+slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, tenant
 
 -- fragment: new_row_arrays
 $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bigint[], $9::bigint[],
-$10::bytea[], $11::bigint[]
+$10::bytea[], $11::bigint[], $12::text[]
 
 -- fragment: insert_new_rows
 INSERT INTO scheduledjob.schedule AS s (
@@ -83,10 +83,11 @@ WHERE $2::bigint < {latest_poll};
 {insert_new_rows}
 ON CONFLICT (installation, slug) DO UPDATE
 SET kind = excluded.kind, origin = excluded.origin, definition = excluded.definition, payload = excluded.payload,
-    first = excluded.first, generation = 0, acts = '', edited_at = excluded.edited_at, revision = s.revision + 1,
+    first = excluded.first, tenant = excluded.tenant, generation = 0, acts = '', edited_at = excluded.edited_at,
+    revision = s.revision + 1,
     -- least() ignores NULL.
     wake_at = CASE WHEN s.owner IS NULL THEN least(s.wake_at, excluded.edited_at) ELSE s.wake_at END
-WHERE (s.kind, s.definition) <> (excluded.kind, excluded.definition)
+WHERE (s.kind, s.definition, s.tenant) <> (excluded.kind, excluded.definition, excluded.tenant)
    OR s.payload IS DISTINCT FROM excluded.payload
    OR excluded.first IS NOT NULL
 RETURNING s.slug, s.revision = 1 AS created, s.owner IS NOT NULL AS owned, s.wake_at;

@@ -1,0 +1,149 @@
+"""Every store: claims with quotas take so many rows of each tenant, and say which tenants have more due rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from scheduledjob.domain.time.instants import HOUR, SECOND
+from scheduledjob.engine.capacity import tenant_of
+from scheduledjob.engine.store import Batch, Origin, Quotas
+
+from .support import KIND, LEASE, SHORT_LEASE, desired, settle, settlement, take, until, wait_for_lease_end
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from scheduledjob.domain.time.instants import Micros
+    from scheduledjob.engine.store import NewRow, Store
+
+
+async def claim_fairly(
+    store: Store,
+    tenants: dict[str, int],
+    others: int,
+    *,
+    limit: int = 100,
+    ahead: Micros = 0,
+    kinds: Iterable[str] = (KIND,),
+) -> Batch:
+    quotas = Quotas(tenants, others)
+    return await store.claim("alice", kinds, limit=limit, ahead=ahead, lease=LEASE, quotas=quotas)
+
+
+def of_namespace(namespace: str, count: int, due: int, *, kind: str = KIND) -> list[NewRow]:
+    rows = [desired(f"{namespace}/job-{n:03}", due + n, origin=Origin.MANIFEST) for n in range(count)]
+    for row in rows:
+        row.kind = kind
+    return rows
+
+
+def of_tenant(tenant: str, count: int, due: int) -> list[NewRow]:
+    rows = [desired(f"{tenant}-{n:03}", due + n) for n in range(count)]
+    for row in rows:
+        row.tenant = tenant
+    return rows
+
+
+def counted(batch: Batch) -> Counter[str]:
+    return Counter(tenant_of(row) for row in batch.rows)
+
+
+async def test_a_claim_takes_the_quota_of_each_tenant(store: Store) -> None:
+    now = await store.now()
+    rows = [*of_namespace("a", 30, now - HOUR), *of_namespace("b", 2, now - SECOND), *of_tenant("c", 5, now - SECOND)]
+    await store.put(rows, replace=False)
+    await store.put([desired("of-no-tenant", now - SECOND)], replace=False)
+    batch = await claim_fairly(store, {"a": 10, "c": 3}, 4)
+    assert counted(batch) == {"a": 10, "b": 2, "c": 3, "": 1}
+    assert batch.left == {"a", "c"}
+    assert sorted(row.slug for row in batch.rows if row.slug.startswith("a/")) == [f"a/job-{n:03}" for n in range(10)]
+    batch = await claim_fairly(store, {"a": 0}, 4)
+    assert counted(batch) == {"c": 2}
+    assert batch.left == {"a"}
+    assert len(await take(store, 20)) == 20, "what has no room stays for others"
+
+
+async def test_the_first_rows_of_each_tenant_come_first(store: Store) -> None:
+    now = await store.now()
+    await store.put([*of_namespace("a", 50, now - HOUR), *of_namespace("z", 1, now - SECOND)], replace=False)
+    batch = await claim_fairly(store, {}, 16, limit=5)
+    assert [row.slug for row in batch.rows] == ["a/job-000", "z/job-000", "a/job-001", "a/job-002", "a/job-003"]
+    assert batch.left == {"a"}
+
+
+async def test_the_tenant_of_a_row_is_what_its_writer_named(store: Store) -> None:
+    now = await store.now()
+    (row,) = of_tenant("team", 1, now - HOUR)
+    await store.put([row], replace=False)
+    (claimed,) = (await claim_fairly(store, {"team": 1}, 0)).rows
+    assert claimed.tenant == "team"
+    await settle(store, settlement(claimed, wake_at=now - HOUR))
+    row.tenant = "other"
+    await store.put([row], replace=True)
+    assert not (await claim_fairly(store, {"team": 1}, 0)).rows
+    (claimed,) = (await claim_fairly(store, {"other": 1}, 0)).rows
+    assert claimed.tenant == "other"
+
+
+async def test_quotas_hold_for_all_kinds_of_a_tenant_together(store: Store) -> None:
+    now = await store.now()
+    rows = [*of_namespace("a", 20, now - HOUR), *of_namespace("b", 20, now - HOUR, kind="rolling-out")]
+    for row in rows[:10]:
+        row.kind = "shell"
+    await store.put(rows, replace=False)
+    batch = await claim_fairly(store, {"a": 6}, 6, kinds=(KIND, "shell"))
+    assert counted(batch) == {"a": 6}
+    assert batch.left == {"a"}
+    assert counted(await claim_fairly(store, {}, 100, kinds=(KIND, "shell"))) == {"a": 14}
+
+
+async def test_rows_that_are_not_due_or_owned_are_not_counted(store: Store) -> None:
+    now = await store.now()
+    await store.put([*of_namespace("a", 2, now - HOUR), *of_namespace("b", 2, now + HOUR)], replace=False)
+    assert len((await claim_fairly(store, {}, 100)).rows) == 2
+    batch = await claim_fairly(store, {}, 0)
+    assert not batch.rows
+    assert not batch.left
+    assert batch.next_wake is not None
+    assert batch.now < batch.next_wake <= now + HOUR
+    assert len((await claim_fairly(store, {}, 1, ahead=2 * HOUR)).rows) == 1
+
+
+async def test_due_rows_without_a_quota_do_not_set_the_next_wake(store: Store) -> None:
+    """Otherwise a replica would poll without a pause while a tenant has no room."""
+    now = await store.now()
+    await store.put([*of_namespace("a", 5, now - HOUR), *of_namespace("b", 1, now + HOUR)], replace=False)
+    batch = await claim_fairly(store, {"a": 0}, 10)
+    assert batch.left == {"a"}
+    assert batch.next_wake is None or batch.next_wake > batch.now + 10 * SECOND
+
+
+async def test_a_row_whose_lease_has_ended_is_claimed_by_quota(store: Store, other: Store) -> None:
+    now = await store.now()
+    await store.put(of_namespace("a", 1, now - HOUR), replace=False)
+    (row,) = await take(other, replica="bob", lease=SHORT_LEASE)
+    await wait_for_lease_end(store, row)
+
+    async def recovered() -> bool:
+        rows = (await claim_fairly(store, {"a": 1}, 0)).rows
+        assert all(row.recovered for row in rows)
+        return bool(rows)
+
+    await until(recovered)
+
+
+async def test_each_of_many_tenants_is_served(store: Store) -> None:
+    now = await store.now()
+    rows = [row for number in range(60) for row in of_namespace(f"team-{number}", 2, now - HOUR)]
+    await store.put(rows, replace=False)
+    claimed = Counter[str]()
+
+    async def all_served() -> bool:
+        batch = await claim_fairly(store, {}, 1, limit=25)
+        assert len(batch.rows) <= 25
+        claimed.update(counted(batch))
+        return claimed.total() == 120
+
+    await until(all_served)
+    assert set(claimed.values()) == {2}
