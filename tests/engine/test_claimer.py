@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +18,7 @@ from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.poll_timer import PollTimer
 from scheduledjob.engine.replica_settings import ReplicaContext, ReplicaSettings
-from scheduledjob.engine.store import Batch, Disposition, ReplicaInfo, Row, Settlement, StoreUnavailable, Wake
+from scheduledjob.engine.store import Batch, Disposition, Origin, ReplicaInfo, Row, Settlement, StoreUnavailable, Wake
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 from tests.simulation.network import at_once
 from tests.simulation.world import Machine, World
@@ -341,3 +342,99 @@ def test_it_polls_when_a_lease_of_another_replica_expires(scene: Scene) -> None:
     (row,) = batch.rows
     stale = Settlement(row.key, row.version, Disposition.RELEASE, row.state, None, 1)
     assert at_once(scene.store.settle("dead", [stale])) == [False]
+
+
+# ---------------------------------------------------------------- more is due than fits
+
+
+def counted(scene: Scene) -> Counter[str]:
+    return Counter(map(tenant_of, scene.ownership.rows))
+
+
+@pytest.mark.parametrize("scene", [{"batch": 100, "capacity": 400}], indirect=True)
+def test_a_backlog_of_one_tenant_leaves_room_for_others(scene: Scene) -> None:
+    """Its runs never end, and another tenant's run comes due later."""
+    for n in range(1000):
+        scene.put(f"hog/{n}", -3600.0)
+    scene.start()
+    scene.until(10.0)
+    assert counted(scene) == {"hog": 350}
+    scene.put("lone/a", 0.0)
+    scene.claimer.notified(Wake(due=scene.world.store_clock()))
+    scene.until(10.1)
+    assert counted(scene) == {"hog": 350, "lone": 1}
+
+
+@pytest.mark.parametrize("scene", [{"batch": 100, "capacity": 400}], indirect=True)
+def test_a_saturated_tenant_does_not_make_the_replica_spin(scene: Scene) -> None:
+    for n in range(1000):
+        scene.put(f"hog/{n}", -3600.0)
+    scene.put("lone/a", 300.0)
+    scene.start()
+    scene.until(10.0)
+    assert len(scene.until(290.0)) <= 20
+    scene.until(299.5)
+    assert counted(scene)["lone"] == 1
+
+
+@pytest.mark.parametrize("scene", [{"batch": 10, "capacity": 4096}], indirect=True)
+def test_a_lone_run_is_in_the_next_claim_behind_any_backlog(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(1000):
+        scene.put(f"hog/{n}", -3600.0)
+    claim, sizes = scene.store.claim, list[Counter[str]]()
+
+    async def recorded(*args: Any, **options: Any) -> Batch:
+        if len(sizes) == 20:
+            slot = scene.world.store_clock() - SECOND
+            await scene.store.put([desired("lone/a", single_slot(slot), slot - 10**9)], replace=False)
+        batch = await claim(*args, **options)
+        sizes.append(Counter(map(tenant_of, batch.rows)))
+        return batch
+
+    monkeypatch.setattr(scene.store, "claim", recorded)
+    scene.start()
+    scene.until(5.0)
+    assert [number for number, size in enumerate(sizes) if "lone" in size] == [20]
+    assert counted(scene) == {"hog": 1000, "lone": 1}
+
+
+@pytest.mark.parametrize(
+    "scene", [{"batch": 30, "capacity": 930, "tenant_share": 1.0, "weights": {"a": 2.0}}], indirect=True
+)
+def test_tenants_with_a_backlog_get_shares_by_weight(scene: Scene) -> None:
+    for n in range(1000):
+        scene.put(f"a/{n}", -7200.0)
+        scene.put(f"b/{n}", -3600.0)
+    scene.start()
+    scene.until(1.0)
+    # The first batch was the soonest rows of all.
+    assert counted(scene) == {"a": pytest.approx(30 + 600, abs=10), "b": pytest.approx(300, abs=10)}
+
+
+@pytest.mark.parametrize("scene", [{"batch": 100, "capacity": 50}], indirect=True)
+def test_what_ends_makes_room_for_what_waits(scene: Scene) -> None:
+    for n in range(60):
+        scene.put(f"a/{n}", -3600.0)
+        scene.put(f"b/{n}", -1800.0)
+    scene.start()
+    scene.until(1.0)
+    for _ in range(100):
+        scene.ownership.end(20)
+        scene.poll_timer.freed(None, scene.ownership.capacity.used)
+        scene.until(scene.world.now + 1.0)
+    assert scene.ownership.count == 0
+    rows = at_once(scene.store.rows(limit=200))
+    assert all(row.owner == "me" for row in rows)
+    assert len(rows) == 120
+
+
+@pytest.mark.parametrize("scene", [{"batch": 5, "capacity": 20}], indirect=True)
+def test_a_program_that_names_no_tenants_has_all_of_its_capacity(scene: Scene) -> None:
+    slot = scene.world.store_clock() - SECOND
+    rows = [desired(f"job-{n}", single_slot(slot), slot - 10**9) for n in range(30)]
+    for row in rows:
+        row.origin = Origin.LIBRARY
+    at_once(scene.store.put(rows, replace=False))
+    scene.start()
+    scene.until(5.0)
+    assert scene.ownership.count == 20

@@ -25,6 +25,7 @@ from .layout import (
     is_row,
     record_writes,
     removal,
+    row_of,
     schedule_fields,
     schedule_path,
     tombstone_field,
