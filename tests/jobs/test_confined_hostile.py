@@ -241,6 +241,33 @@ print(os.environ["HOME"] == os.environ["TMPDIR"] == os.getcwd(), os.listdir(".")
     assert SECRET not in result["output"]
 
 
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_job_can_not_reach_the_threads_that_started_it(operator: Operator) -> None:
+    """They share the sandbox of the job or surround it, and a signal to a thread of the helper ends the helper."""
+    needs_landlock(6)
+    result = await operator.attack(
+        """
+arm = os.uname().machine == "aarch64"
+for thread in range(helper - 1, os.getpid()):
+    for reach in (
+        lambda: os.kill(thread, 0),
+        lambda: call(130 if arm else 200, thread, 0),
+        lambda: call(131 if arm else 234, helper, thread, 0),
+        lambda: call(424, call(434, thread, 0o200), 0, 0, 0),
+        lambda: call(138 if arm else 129, thread, 0, bytes(128)),
+        lambda: call(25 if arm else 72, 0, 8, thread),
+    ):
+        try:
+            reach()
+        except OSError:
+            continue
+        print("GOT IN", thread - helper)
+print("refused")
+"""
+    )
+    assert result["output"] == "refused\n"
+
+
 # ---- another job
 
 

@@ -263,6 +263,7 @@ def test_what_is_in_no_group_does_not_exist(machine: str, column: int) -> None:
         assert _answer(program, machine, number) == _ENOSYS, number
 
 
+_THREAD, _PROCESS = 4712, 4711
 CHECKS = [
     ("clone", (0x01200011,), _ALLOWED),
     ("clone", (0x003D0F00,), _ALLOWED),  # a thread
@@ -273,10 +274,9 @@ CHECKS = [
     *[("socket", (16, 3, protocol), _errno(errno.EPROTONOSUPPORT)) for protocol in (4, 9, 11, 15, 16)],
     *[("socket", (family, 3, 0), _errno(errno.EAFNOSUPPORT)) for family in (0, 15, 17, 21, 31, 38, 40, 44)],
     ("fcntl", (3, 2, 1), _ALLOWED),
-    ("fcntl", (3, 1024, 1), _EPERM),
-    ("fcntl", (3, 1026, 0x20), _EPERM),
+    *[("fcntl", (3, command, 1), _EPERM) for command in (8, 10, 15, 1024, 1026)],
     ("ioctl", (0, 0x5401), _ALLOWED),
-    ("ioctl", (0, 0x5412), _EPERM),
+    *[("ioctl", (0, command), _EPERM) for command in (0x5412, 0x541C, 0x8901, 0x8902)],
     ("ioctl", (0, 0xFFFFFFFF00005412), _EPERM),  # the kernel looks at the lower half only
     *[("prctl", (option,), _ALLOWED) for option in (1, 4, 15, 22, 36, 38, 59, 68, 0x53564D41)],
     *[("prctl", (option,), _errno(errno.EINVAL)) for option in (35, 62, 69, 0x59616D61, 0xFFFFFFFF)],
@@ -301,6 +301,16 @@ CHECKS = [
         for what in ("affinity", "attr", "param", "scheduler")
         for process, answer in ((0, _ALLOWED), (4711, _EPERM))
     ],
+    *[
+        (name, (target, 9, 9), _EPERM if target == _THREAD else _ALLOWED)
+        for name in ("kill", "tkill", "rt_sigqueueinfo", "pidfd_open")
+        for target in (1, _PROCESS, _THREAD, 0xFFFFFFFF)
+    ],
+    *[
+        (name, (target, _THREAD, 9), _EPERM if target == _PROCESS else _ALLOWED)
+        for name in ("tgkill", "rt_tgsigqueueinfo")
+        for target in (1, _PROCESS, _THREAD)
+    ],
 ]
 
 
@@ -308,6 +318,7 @@ CHECKS = [
 def test_arguments_are_checked(machine: str, column: int) -> None:
     program = seccomp.program(machine)
     assert program is not None
+    program = seccomp.for_thread(program, _THREAD, _PROCESS)
     numbers = syscalls.numbers(syscalls.CHECKED, column)
     assert {name for name, _, _ in CHECKS} == numbers.keys()
     for name, arguments, answer in CHECKS:

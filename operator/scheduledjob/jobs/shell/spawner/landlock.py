@@ -90,9 +90,12 @@ def rule(version: int, rights: int, descriptor: int) -> bytes:
 class Rules:
     """A ruleset of the kernel: what a job may do with files. What no rule gives is denied."""
 
-    def __init__(self, version: int, rules: Iterable[bytes]) -> None:
-        """``rules`` were made by ``rule``, and their descriptors must still be open. Raises ``OSError``."""
-        attributes = struct.pack("=Q", handled(version))
+    def __init__(self, version: int, rules: Iterable[bytes], *, restrict_files: bool = True) -> None:
+        """``rules`` were made by ``rule``, and their descriptors must still be open. Raises ``OSError``.
+
+        Without ``restrict_files``, only signals and abstract sockets are restricted, if ``version`` can do that.
+        """
+        attributes = struct.pack("=Q", handled(version) if restrict_files else 0)
         if version >= SCOPES_SINCE:
             # The 0 between the two: no rights on TCP ports are handled.
             attributes += struct.pack("=QQ", 0, _ABSTRACT_SOCKETS | _SIGNALS)

@@ -2,11 +2,13 @@
 
 A thread gives up rights for itself and for what it starts afterwards. So each confined job has a thread, which first
 applies the job's rules to itself (no new privileges, Landlock, the filter of system calls) and then starts the job. The
-process inherits the rules, and no fork has to run Python before the job's own program.
+process inherits the rules, and no fork has to run Python before the job's own program. Then the thread ends: the job
+could send signals to it, as both are in the same sandbox. While it lives, the filter prevents that.
 
-If Landlock can restrict signals, the thread lives as long as the job, because a signal that it sends to all processes
-(``kill(-1)``) reaches the job's processes only, and all of them at once, whatever session, parent or environment they
-have given themselves and however quickly they fork. This is done at the end of every job. Otherwise, the loop kills the
+If Landlock can restrict signals, a second thread lives as long as the job. It starts the first one in a sandbox around
+the job's, so the job can't reach it, but a signal that it sends to all processes (``kill(-1)``) reaches the job's, only
+those, and all of them at once, whatever session, parent or environment they have given themselves and however quickly
+they fork. This is done at the end of every job. Otherwise, the loop kills the
 processes one by one. In both cases, a mark that a job can't remove shows which processes belong to it (see
 ``processes``), and the job has ended when none has its mark. A namespace or a control group for each job would need
 privileges that the operator does not have.
@@ -47,6 +49,8 @@ class Sandboxes:
         self.version = landlock.abi() if with_landlock else 0
         self.replica = replica
         self.scratches = Scratches(scratches)
+        self.around_jobs = landlock.Rules(self.version, (), restrict_files=False) if self.can_kill_at_once else None
+        """Each thread that enters it gets a sandbox of its own."""
         self.filter = Filter()
         self._rights = dict.fromkeys(readable, landlock.READ)
         self._rights.update(dict.fromkeys(_DEVICES, landlock.READ_FILE | landlock.WRITE_FILE))
@@ -102,7 +106,7 @@ class Sandbox:
 
     def __init__(self, sandboxes: Sandboxes, cell: int, scratch: Scratch, rules: landlock.Rules | None) -> None:
         self.thread = 0
-        """The id of its thread, which is the parent of the job's first process."""
+        """The id of the thread that starts the job, which is the parent of the job's first process while it lives."""
         self._sandboxes = sandboxes
         self._cell = cell
         self._scratch = scratch
@@ -110,7 +114,7 @@ class Sandbox:
         self._pid = 0
         self._error: BaseException | None = None
         self._has_thread = False
-        """Whether the thread lives, and can kill the job."""
+        """Whether the second thread lives, and can kill the job."""
         self._closing = False
         self._order = _thread.allocate_lock()
         self._done = _thread.allocate_lock()
@@ -136,7 +140,8 @@ class Sandbox:
         unmarked = resource.getrlimit(resource.RLIMIT_RTTIME)
         resource.setrlimit(resource.RLIMIT_RTTIME, (self._cell, unmarked[1]))
         try:
-            _thread.start_new_thread(self._live, (spawn,))
+            first = self._keep if self._sandboxes.can_kill_at_once else self._start
+            _thread.start_new_thread(first, (spawn,))
             self._done.acquire()
         except RuntimeError as error:
             raise OSError(0, str(error)) from None
@@ -164,24 +169,16 @@ class Sandbox:
             self._rules = None
         self._sandboxes.scratches.discard(self._scratch)
 
-    # ---- in the thread
+    # ---- in the thread that starts the job
 
-    def _live(self, spawn: Callable[[], int]) -> None:
+    def _start(self, spawn: Callable[[], int]) -> None:
         self.thread = _thread.get_native_id()
         try:
             self._lock()
             self._pid = spawn()
-            self._has_thread = self._is_held_back()
         except BaseException as error:  # ``start`` raises it
             self._error = error
-        stays = self._has_thread
         self._done.release()
-        while stays:
-            self._order.acquire()
-            if self._closing:
-                return
-            self._kill_all()
-            self._done.release()
 
     def _lock(self) -> None:
         landlock.no_new_privileges()
@@ -191,10 +188,28 @@ class Sandbox:
             self._rules = None
         self._sandboxes.filter.enter()
 
+    # ---- in the thread that lives as long as the job
+
+    def _keep(self, spawn: Callable[[], int]) -> None:
+        try:
+            landlock.no_new_privileges()
+            assert self._sandboxes.around_jobs is not None
+            self._sandboxes.around_jobs.enter()
+            self._has_thread = self._is_held_back()
+            _thread.start_new_thread(self._start, (spawn,))
+        except BaseException as error:  # ``start`` raises it
+            self._error = error
+            self._has_thread = False
+            self._done.release()
+        while self._has_thread:
+            self._order.acquire()
+            if self._closing:
+                return
+            self._kill_all()
+            self._done.release()
+
     def _is_held_back(self) -> bool:
         """Whether a signal of this thread can't reach the replica; checked before each signal to all processes."""
-        if not self._sandboxes.can_kill_at_once:
-            return False
         try:
             os.kill(self._sandboxes.replica, 0)
         except PermissionError:

@@ -17,6 +17,7 @@ import errno
 import os
 import platform
 import struct
+import threading
 from itertools import pairwise
 
 from . import syscalls
@@ -75,11 +76,14 @@ _REFUSED_BY_CLONE = 0x7E020000 | 0x8000
 """``CLONE_NEW*`` except ``CLONE_NEWTIME``, which ``clone`` can't request; and ``CLONE_PARENT``, with which a process
 becomes a sibling of its parent, outside the tree of the job."""
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _NETLINK_ROUTE = 1, 2, 10, 16, 0
-_F_SETLEASE, _F_NOTIFY = 1024, 1026
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _F_SETLEASE, _F_NOTIFY = 8, 10, 15, 1024, 1026
+_TIOCSTI, _TIOCLINUX, _FIOSETOWN, _SIOCSPGRP = 0x5412, 0x541C, 0x8901, 0x8902
 _PR_SET_MM, _PR_SCHED_CORE, _PR_SET_VMA, _PR_AFTER_LAST = 35, 62, 0x53564D41, 69
 _PERSONALITIES = (0, 8, 0x20000, 0x20008, 0xFFFFFFFF)
 _RLIMIT_RTTIME = 15
+_THREAD, _PROCESS = 0x5EC0DE01, 0x5EC0DE02
+"""Stand for the thread that starts a job and for its process, the helper. Landlock lets the job send signals to that
+thread, because it is in the same sandbox, and a signal that ends or stops a thread does so to the whole process."""
 
 
 def _clone() -> Code:
@@ -97,13 +101,13 @@ def _socket() -> Code:
 
 
 def _fcntl() -> Code:
-    """Everything except to watch a folder, and to be notified when another process opens a file."""
-    return _if_one_of(1, (_F_NOTIFY, _F_SETLEASE), _DENY, _ALLOW)
+    """Everything except to watch a folder, and to have the kernel send signals because of a file."""
+    return _if_one_of(1, (_F_NOTIFY, _F_SETLEASE, _F_SETOWN, _F_SETOWN_EX, _F_SETSIG), _DENY, _ALLOW)
 
 
 def _ioctl() -> Code:
-    """Everything except to put input into a terminal."""
-    return _if_one_of(1, (_TIOCSTI, _TIOCLINUX), _DENY, _ALLOW)
+    """Everything except to put input into a terminal, and to have the kernel send signals because of a file."""
+    return _if_one_of(1, (_TIOCSTI, _TIOCLINUX, _FIOSETOWN, _SIOCSPGRP), _DENY, _ALLOW)
 
 
 def _prctl() -> Code:
@@ -134,6 +138,11 @@ def _of_itself() -> Code:
     return [_load(0), *_if_equal(0, _ALLOW, _DENY)]
 
 
+def _not_to(argument: int, *processes: int) -> Code:
+    """Every process and thread except these."""
+    return _if_one_of(argument, processes, _DENY, _ALLOW)
+
+
 def _priority(process: int) -> Code:
     """The first argument must say that the second one is a process, and that must be 0, the caller."""
     return [_load(0), *_if_equal(process, [_load(1), *_if_equal(0, _ALLOW, _DENY)], _DENY)]
@@ -154,6 +163,12 @@ _CHECKS: dict[str, Code] = {
     "sched_setattr": _of_itself(),
     "sched_setparam": _of_itself(),
     "sched_setscheduler": _of_itself(),
+    "kill": _not_to(0, _THREAD),
+    "tkill": _not_to(0, _THREAD),
+    "rt_sigqueueinfo": _not_to(0, _THREAD),
+    "pidfd_open": _not_to(0, _THREAD),
+    "tgkill": _not_to(0, _PROCESS),
+    "rt_tgsigqueueinfo": _not_to(0, _PROCESS),
 }
 
 
@@ -194,20 +209,26 @@ def _search(ranges: list[tuple[int, Code]]) -> Code:
     return [_instruction(_JUMP_IF_NOT_LESS, start, 0, 1), _instruction(_JUMP, len(below)), *below, *above]
 
 
+def for_thread(program: bytes, thread: int, process: int) -> bytes:
+    """Return the filter for what this thread of this process starts."""
+    for name, number in ((_THREAD, thread), (_PROCESS, process)):
+        program = program.replace(struct.pack("=I", name), struct.pack("=I", number))
+    return program
+
+
 class Filter:
     """The filter for this machine, ready to be applied."""
 
     def __init__(self) -> None:
         self._program = program(platform.machine())
-        if self._program is not None:
-            self._buffer = ctypes.create_string_buffer(self._program, len(self._program))
-            length = len(self._program) // 8
-            self._description = struct.pack("@HP", length, ctypes.addressof(self._buffer))
 
     def enter(self) -> None:
         """Apply the filter to this thread and what it starts, permanently. Needs ``no_new_privileges`` first."""
         if self._program is None:
             return
-        if _system.prctl(_PR_SET_SECCOMP, _MODE_FILTER, self._description, 0, 0) != 0:
+        own = for_thread(self._program, threading.get_native_id(), os.getpid())
+        buffer = ctypes.create_string_buffer(own, len(own))
+        description = struct.pack("@HP", len(own) // 8, ctypes.addressof(buffer))
+        if _system.prctl(_PR_SET_SECCOMP, _MODE_FILTER, description, 0, 0) != 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))

@@ -65,8 +65,8 @@ ALLOWED = (
         "Start processes, replace them, and wait for children. clone is checked below.",
         """
         fork 57 -, vfork 58 -, execve 59 221, execveat 322 281, exit 60 93, exit_group 231 94, wait4 61 260,
-        waitid 247 95, pidfd_open 434 434, set_tid_address 218 96, set_robust_list 273 99, get_robust_list 274 100,
-        rseq 334 293, arch_prctl 158 -, get_thread_area 211 -, set_thread_area 205 -
+        waitid 247 95, set_tid_address 218 96, set_robust_list 273 99, get_robust_list 274 100, rseq 334 293,
+        arch_prctl 158 -, get_thread_area 211 -, set_thread_area 205 -
         """,
     ),
     Group(
@@ -77,12 +77,11 @@ ALLOWED = (
         """,
     ),
     Group(
-        "Send and receive signals. Landlock keeps them in the sandbox (Linux 6.12).",
+        "Receive signals, and send them. Landlock keeps them in the sandbox (Linux 6.12). kill is checked below.",
         """
-        kill 62 129, tkill 200 130, tgkill 234 131, rt_sigaction 13 134, rt_sigprocmask 14 135,
-        rt_sigpending 127 136, rt_sigreturn 15 139, rt_sigsuspend 130 133, rt_sigtimedwait 128 137,
-        rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240, sigaltstack 131 132, signalfd 282 -, signalfd4 289 74,
-        pidfd_send_signal 424 424, pause 34 -
+        rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigpending 127 136, rt_sigreturn 15 139, rt_sigsuspend 130 133,
+        rt_sigtimedwait 128 137, sigaltstack 131 132, signalfd 282 -, signalfd4 289 74, pidfd_send_signal 424 424,
+        pause 34 -
         """,
     ),
     Group(
@@ -182,7 +181,8 @@ REFUSED = (
 CHECKED = """
 clone 56 220, socket 41 198, fcntl 72 25, ioctl 16 29, prctl 157 167, personality 135 92, setrlimit 160 164,
 prlimit64 302 261, setpriority 141 140, ioprio_set 251 30, sched_setaffinity 203 122, sched_setattr 314 274,
-sched_setparam 142 118, sched_setscheduler 144 119
+sched_setparam 142 118, sched_setscheduler 144 119, kill 62 129, tkill 200 130, tgkill 234 131, rt_sigqueueinfo 129 138,
+rt_tgsigqueueinfo 297 240, pidfd_open 434 434
 """
 """Allowed with some arguments. ``seccomp`` says with which."""
 
