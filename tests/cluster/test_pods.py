@@ -14,14 +14,20 @@ import pytest
 from scheduledjob.domain.time.durations import MAX_DURATION
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.executor import CANCELLED, RELEASED, Result, Value
+from scheduledjob.jobs.container.pod_builder import build_pod
 from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_names import AttemptOf
+from scheduledjob.jobs.container.pod_security import PodSecurity, with_defaults
 from scheduledjob.jobs.container.pod_spec import CustomSpec, KeepPods, PodSettings, PodSpec
 from scheduledjob.jobs.container.runner_order import encode_report
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.shell.shell_spec import ShellSpec
+from scheduledjob.kube.client.api import Api
+from scheduledjob.kube.pods.template_check import TemplateCheck
+from scheduledjob.kube.reconcile.desired_state import ObjectRules, read_object
 from tests.cluster.harness import ApiError
 from tests.cluster.pods_support import ENDED_AT, began, bench, cancel, container, exited, waits
+from tests.jobs.container.security_cases import APPARMOR, OF_CONTAINER, OF_POD
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -54,7 +60,7 @@ async def test_the_end_of_a_pod_is_the_end_of_its_attempt(cluster: Cluster, name
         PodSpec(shell=ShellSpec("echo $HOME", env={"A": Value(secret=("x/s", "k"))})),
         PodSpec(curl=CurlSpec("https://example.com", body=Value("x" * 200_000), bearer=Value(secret=("x/s", "k")))),
         PodSpec(custom=CustomSpec("report", {"a": 1}), payload_from=Value(config_map=("x/c", "k"), optional=True)),
-        container(template={"spec": {"initContainers": [{"name": "a", "image": "b"}], "hostNetwork": True}}),
+        container(template={"spec": {"initContainers": [{"name": "a", "image": "b"}], "hostname": "a"}}),
     ],
 )
 async def test_the_api_server_accepts_the_built_pods(spec: PodSpec, cluster: Cluster, namespace: str) -> None:
@@ -83,11 +89,11 @@ async def test_the_api_server_accepts_the_longest_durations(cluster: Cluster, na
         (PodSpec(shell=ShellSpec("true")), "restricted", SETTINGS),
         (PodSpec(curl=CurlSpec("https://example.com")), "restricted", SETTINGS),
         (container("true"), "baseline", SETTINGS),
-        (container("true"), "restricted", PodSettings(restricted=True)),
+        (container("true"), "restricted", PodSettings(security=PodSecurity.RESTRICTED)),
         (
             container("true", template={"spec": {"containers": [{"name": "b", "image": "b"}]}}),
             "restricted",
-            PodSettings(restricted=True),
+            PodSettings(security=PodSecurity.RESTRICTED),
         ),
     ],
 )
@@ -102,6 +108,86 @@ async def test_pod_security_admits_the_pods(
         await at.created(attempt)
         await at.report(attempt, exited(0))
         assert (await task).ok
+
+
+async def test_the_checks_agree_with_the_api_servers_own(cluster: Cluster, namespace: str) -> None:
+    """Each violation is refused from the level that the checks say, and accepted at the level below."""
+    async with bench(cluster, namespace) as at:
+
+        async def verdicts(level: PodSecurity) -> list[str]:
+            label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level.word}}}
+            await at.api.patch(f"/api/v1/namespaces/{namespace}", label)
+            return [await verdict(template) for _, template in cases]
+
+        async def verdict(template: dict[str, Any]) -> str:
+            spec = container("true", template=template)
+            pod = build_pod(at.attempt(spec), spec, PodSettings(security=PodSecurity.PRIVILEGED))
+            pod["spec"] = with_defaults(pod["spec"], restricted=True)
+            try:
+                await at.api.post(f"{at.path}?dryRun=All&fieldValidation=Strict", pod)
+            except ApiError as error:
+                return "forbidden" if "violates PodSecurity" in str(error) else f"invalid: {error}"
+            return "accepted"
+
+        cases = [(first, {"spec": spec}) for first, spec, _ in OF_POD]
+        cases += [
+            (first, {"spec": {kind: [{"name": name, "image": "x", **part}]}})
+            for first, part, _ in OF_CONTAINER
+            for kind, name in (("containers", "job"), ("initContainers", "setup"))
+            if kind == "containers" or not {"lifecycle", "livenessProbe"} & part.keys()
+        ]
+        cases.append((PodSecurity.BASELINE, {"metadata": {"annotations": {APPARMOR: "unconfined"}}}))
+        for level in (PodSecurity.BASELINE, PodSecurity.RESTRICTED):
+            for (first, template), found in zip(cases, await verdicts(level), strict=True):
+                if not found.startswith("invalid"):
+                    assert found == ("forbidden" if level >= first else "accepted"), (level, template)
+
+
+async def test_a_misspelt_field_is_an_error(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        spec = {"nodeSelectr": {"disk": "ssd"}, "tolerations": [{"key": "x", "opertor": "Exists"}]}
+        result = await at.executor.run(at.attempt(container("true", template={"spec": spec})))
+        assert not result.ok
+        assert 'unknown field "spec.nodeSelectr"' in result.reason
+        assert 'unknown field "spec.tolerations[0].opertor"' in result.reason
+
+
+async def test_a_template_is_checked_before_the_first_run(cluster: Cluster, namespace: str) -> None:
+    """The words of the API server make the object invalid; a policy, a quota or a missing account do not."""
+    rules = ObjectRules()
+
+    async def problem(spec: dict[str, Any], **status: Any) -> str:
+        body = {
+            "metadata": {
+                "name": "a",
+                "namespace": namespace,
+                "uid": "u",
+                "generation": 1,
+                "creationTimestamp": "2026-12-01T10:00:00Z",
+            },
+            "spec": {
+                "triggers": [{"every": "1h"}],
+                "job": {"container": {"image": "busybox"}},
+                "execution": {"pod": {"template": {"spec": spec}}},
+            },
+            "status": status,
+        }
+        return await check(read_object(body, rules), body)
+
+    async with bench(cluster, namespace) as at, Api.from_config(str(cluster.kubeconfig)) as api:
+        check = TemplateCheck(api, rules.pods)
+        assert await problem({"nodeSelector": {"disk": "ssd"}}) == ""
+        misspelt = await problem({"nodeSelectr": {"disk": "ssd"}})
+        assert misspelt.startswith("spec.execution.pod: ")
+        assert 'unknown field "spec.nodeSelectr"' in misspelt
+        assert "spec.tolerations[0].operator" in await problem({"tolerations": [{"key": "x", "operator": "Exist"}]})
+        assert await problem({"serviceAccountName": "not-there-yet"}) == ""
+        stalled = [{"type": "Stalled", "status": "False"}]
+        assert await problem({"nodeSelectr": {}}, observedGeneration=1, conditions=stalled) == "", "checked before"
+        label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+        await at.api.patch(f"/api/v1/namespaces/{namespace}", label)
+        assert await problem({"nodeSelector": {"disk": "ssd"}}) == ""
+        assert await at.api.list(at.path) == []
 
 
 async def test_a_refusal_by_admission_has_its_message(cluster: Cluster, namespace: str) -> None:

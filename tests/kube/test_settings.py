@@ -135,7 +135,7 @@ def test_lists_have_several_notations(config: Callable[[str], str]) -> None:
         ("inline_shell_namespaces", "*,team-a", "write it alone"),
         ("inline_http_allow", "10.0.0.0/99", '"10.0.0.0/99" is not allowed: write a network such as 10.0.0.0/8'),
         ("inline_http_allow", "999.1.1.1", "write a network"),
-        ("pod_security", "Restricted", "did you mean restricted? write baseline or restricted"),
+        ("pod_security", "Restricted", "did you mean restricted? write privileged, baseline or restricted"),
         ("log_level", "trace", "write debug, info, warning or error"),
         ("plugins", "maybe", '"maybe" is not allowed: write true or false'),
         ("listen", "8080", "write host:port"),

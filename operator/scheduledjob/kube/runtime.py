@@ -21,6 +21,7 @@ from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaSettings
 from scheduledjob.jobs.built_in_kind import JobContext
 from scheduledjob.jobs.container.pod_executor import PodExecutor
+from scheduledjob.jobs.container.pod_security import PodSecurity
 from scheduledjob.jobs.container.pod_spec import PodSettings
 from scheduledjob.jobs.curl.addresses import AddressFilter
 from scheduledjob.jobs.shell.confinement import Confinement
@@ -28,6 +29,7 @@ from scheduledjob.kube.client.budget import Budget
 from scheduledjob.kube.client.references import ClusterReferences
 from scheduledjob.kube.pods.pod_garbage_collector import PodGarbageCollector
 from scheduledjob.kube.pods.pods_api import ClusterPods
+from scheduledjob.kube.pods.template_check import TemplateCheck
 from scheduledjob.kube.reconcile.desired_state import ObjectRules
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
@@ -94,7 +96,7 @@ class OperatorRuntime:
         confinement, shell_off = _inline_shell(settings)
         pod_settings = PodSettings(
             image=settings.pod_image,
-            restricted=settings.pod_security == "restricted",
+            security=PodSecurity[settings.pod_security.upper()],
             plugins=settings.plugins,
         )
         addresses = AddressFilter(settings.inline_http_allow)
@@ -138,7 +140,13 @@ class OperatorRuntime:
         self._status_writer = StatusWriter(api, objects, budget, queue, reader, on_written=observer.written)
         rules = ObjectRules(pod_settings, settings.may_run_shell_inline, shell_off, runnable.kinds.keys())
         self._reconciler = Reconciler(
-            store, objects, rules, self.replica, observer, status_is_complete=lambda: lease.released_cleanly
+            store,
+            objects,
+            rules,
+            self.replica,
+            observer,
+            status_is_complete=lambda: lease.released_cleanly,
+            check=TemplateCheck(api, pod_settings),
         )
         self._garbage_collector = PodGarbageCollector(
             self._pods, store, peers.replica, objects, clock.now, min_age=2 * settings.lease

@@ -7,13 +7,14 @@ from typing import Any
 
 from scheduledjob.engine.executor import Attempt
 from scheduledjob.jobs.container.pod_builder import build_pod
+from scheduledjob.jobs.container.pod_security import PodSecurity
 from scheduledjob.jobs.container.pod_spec import ContainerSpec, PodSettings, PodSpec
 
 SLOT = 1_796_119_200_000_000  # 2026-12-01T10:00:00Z
 UID = "0a1b2c3d-0000-4000-8000-000000000001"
 IMAGE = "registry.example.com/scheduledjob:1"
 SETTINGS = PodSettings(image=IMAGE)
-RESTRICTED = PodSettings(image=IMAGE, restricted=True)
+RESTRICTED = PodSettings(image=IMAGE, security=PodSecurity.RESTRICTED)
 
 
 def attempt(spec: PodSpec | None = None, **changed: Any) -> Attempt:

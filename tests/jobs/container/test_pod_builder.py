@@ -258,56 +258,6 @@ def test_a_template_that_can_not_be_merged(spec: dict[str, Any], words: str) -> 
         with_template(spec)
 
 
-@pytest.mark.parametrize(
-    ("spec", "words"),
-    [
-        ({"hostNetwork": True}, "hostNetwork is true"),
-        ({"hostPID": True}, "hostPID is true"),
-        ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "volume v is of type hostPath"),
-        ({"securityContext": {"runAsNonRoot": False}}, "runAsNonRoot is not true"),
-        ({"securityContext": {"runAsUser": 0}}, "runAsUser is 0"),
-        ({"securityContext": {"seccompProfile": {"type": "Unconfined"}}}, "seccompProfile is Unconfined"),
-        ({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}, "sysctl kernel.msgmax is set"),
-        ({"securityContext": {"privileged": True}}, None),  # no field of a Pod: the API server drops it
-    ],
-)
-def test_a_template_that_the_restricted_setting_forbids(spec: dict[str, Any], words: str | None) -> None:
-    if words is None:
-        with_template(spec, RESTRICTED)
-        return
-    with_template(spec, SETTINGS)
-    with pytest.raises(ValueError, match=words):
-        with_template(spec, RESTRICTED)
-
-
-@pytest.mark.parametrize(
-    ("part", "words"),
-    [
-        ({"securityContext": {"privileged": True}}, "privileged is true"),
-        ({"securityContext": {"allowPrivilegeEscalation": True}}, "allowPrivilegeEscalation is not false"),
-        ({"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}, "capability NET_ADMIN is added"),
-        ({"securityContext": {"capabilities": {"drop": ["NET_RAW"]}}}, "capabilities.drop lacks ALL"),
-        ({"securityContext": {"runAsNonRoot": False}}, "runAsNonRoot is false"),
-        ({"securityContext": {"procMount": "Unmasked"}}, "procMount is set"),
-        ({"securityContext": {"seLinuxOptions": {"user": "u"}}}, "seLinuxOptions are set"),
-        ({"securityContext": {"windowsOptions": {"hostProcess": True}}}, "hostProcess is true"),
-        ({"ports": [{"containerPort": 1, "hostPort": 1}]}, "hostPort 1 is used"),
-        ({"lifecycle": {"preStop": {"httpGet": {"host": "10.0.0.1", "port": 1}}}}, "preStop.httpGet names a host"),
-    ],
-)
-@pytest.mark.parametrize("where", ["containers", "initContainers"])
-@pytest.mark.parametrize("name", ["job", "other"])
-def test_a_container_that_the_restricted_setting_forbids(
-    part: dict[str, Any], words: str, where: str, name: str
-) -> None:
-    if where == "initContainers":
-        name = "setup"
-    spec = {where: [{"name": name, "image": "x", **part}]}
-    with_template(spec, SETTINGS)
-    with pytest.raises(ValueError, match=words):
-        with_template(spec, RESTRICTED)
-
-
 def test_the_restricted_setting_on_an_ordinary_container() -> None:
     pod = build_pod(attempt(), container(), RESTRICTED)
     assert pod["spec"]["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}, "runAsNonRoot": True}

@@ -25,7 +25,7 @@ from scheduledjob.jobs.shell.shell_kind import SHELL
 from scheduledjob.resource_names import GROUP
 
 from . import pod_names
-from .pod_security import OF_RUNNER, refuse_violations, with_defaults
+from .pod_security import OF_RUNNER, PodSecurity, refuse_credentials, refuse_violations, with_defaults
 from .runner_order import ORDER, REFERENCE, grace_of, variables
 from .strategic_merge import as_list, as_object, by_key, merge
 
@@ -227,12 +227,14 @@ class Blueprint:
         if spec.service_account is not None:
             over["serviceAccountName"] = spec.service_account
         whole = merge(under, over, where)
-        whole.pop("ephemeralContainers", None)
+        if as_list(whole.pop("ephemeralContainers", None), f"{where}.ephemeralContainers"):
+            raise ValueError(f"{where}.ephemeralContainers: only a Pod that runs can have them: leave them out")
         if spec.service_account is not None:
             whole.pop("serviceAccount", None)  # its old name
-        if spec.by_runner or not (whole.get("serviceAccountName") or whole.get("serviceAccount")):
+        has_token = not spec.by_runner and bool(whole.get("serviceAccountName") or whole.get("serviceAccount"))
+        if not has_token:
             whole["automountServiceAccountToken"] = False
-        restricted = spec.by_runner or self._settings.restricted
+        level = PodSecurity.RESTRICTED if spec.by_runner else self._settings.security
         for kind in ("containers", "initContainers"):
             items = as_list(whole.get(kind), f"{where}.{kind}")
             by_key(items, kind, f"{where}.{kind}")
@@ -241,9 +243,10 @@ class Blueprint:
         for container in whole["containers"]:
             if container["name"] == pod_names.CONTAINER:
                 self._claim(container)
-        whole = with_defaults(whole, restricted=restricted)
-        if restricted:
-            refuse_violations(whole)
+        whole = with_defaults(whole, restricted=level is PodSecurity.RESTRICTED)
+        refuse_violations(whole, self._annotations, level)
+        if not has_token and level is not PodSecurity.PRIVILEGED:
+            refuse_credentials(whole)
         return whole
 
     def _claim(self, container: dict[str, Any]) -> None:

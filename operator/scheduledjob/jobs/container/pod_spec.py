@@ -14,6 +14,8 @@ from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.shell.shell_spec import ShellSpec
 
+from .pod_security import PodSecurity
+
 POD_KIND = "cluster.pod"
 """The kind that a definition of a Pod job has."""
 
@@ -82,8 +84,8 @@ class PodSettings:
     """The operator's own image, which contains the runner; None: jobs that need it fail, and say so."""
     image_pull_policy: str | None = None
     """For the operator's own image; None: the default of Kubernetes."""
-    restricted: bool = False
-    """Whether Pods with the user's images must also meet the Pod Security Standard ``restricted``."""
+    security: PodSecurity = PodSecurity.BASELINE
+    """The Pod Security Standard that Pods with the user's images must meet."""
     plugins: bool = False
     """Whether the runner loads the Python jobs that packages in its image announce."""
     slack: int = 60

@@ -51,6 +51,8 @@ LONG_LINES = 15
 """Lines of a log that are read if ``LOG_LINES`` are more than ``LOG_BYTES``."""
 LOG_BYTES = 256 * 1024
 """Bytes of a log. The API server cuts off what follows. The runtime breaks lines at 16 KiB."""
+STRICT = {"fieldValidation": "Strict"}
+"""A misspelt field of a template is an error. By default the API server would drop it."""
 TOO_LARGE = "request is too large"
 """What etcd says of an object over 1.5 MiB. The API server returns it as an error 500."""
 _NO_SECRET = SecretVersion("", {})
@@ -85,7 +87,7 @@ class ClusterPods:
     async def create(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
         namespace = pod["metadata"]["namespace"]
         try:
-            return project(await self._api.post(pods_path(namespace), pod, attempts=1))
+            return project(await self._api.post(pods_path(namespace), pod, STRICT, attempts=1))
         except AlreadyExists:
             raise PodExists from None
         except ApiError as error:

@@ -101,6 +101,11 @@ class DesiredState:
         """The same as the function ``requests_key``."""
         return self.requests.encode() + self.request_problem
 
+    def refuse(self, problem: str) -> None:
+        """Make this the desired state of an invalid object."""
+        self.problem, self.kind, self.payload, self.unknown_kind = problem, KIND_INVALID, None, ""
+        self.plan = _never(problem)
+
     @property
     def slots(self) -> Slots | None:
         return slots_of(self.plan, seed=self.slug, created=self.created_at)
@@ -168,16 +173,15 @@ def read_object(body: Mapping[str, Any], rules: ObjectRules) -> DesiredState:
         desired.kind, desired.plan, desired.payload = definition.kind, plan, payload_of(job)
         desired.unknown_kind = "" if rules.kinds is None else unknown_kind(desired.kind, rules.kinds)
         return desired
-    desired.plan = _never(desired.problem)
+    desired.refuse(desired.problem)
     return desired
 
 
 def refuse_circle(desired: DesiredState, circle: Sequence[str]) -> None:
     """Make an object invalid that closes a circle of objects (slugs) that follow each other."""
     message, advice = words_of_circle([slug.rpartition("/")[2] for slug in circle])
-    desired.problem = f"spec.triggers: {message}: {advice}"
-    desired.kind, desired.payload, desired.unknown_kind = KIND_INVALID, None, ""
-    desired.plan, desired.depends_on_others = _never(desired.problem), True
+    desired.refuse(f"spec.triggers: {message}: {advice}")
+    desired.depends_on_others = True
 
 
 def _never(problem: str) -> Plan:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 import structlog
@@ -28,7 +28,7 @@ from scheduledjob.kube.report.status import UNKNOWN_KIND, engine_text
 from .desired_state import DesiredState, ObjectRules, read_object, refuse_circle, requests_key, slug_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from scheduledjob.domain.time.instants import Instant
 
@@ -83,6 +83,14 @@ class _Candidate(NamedTuple):
     row: NewRow
 
 
+_Read: TypeAlias = "tuple[Mapping[str, Any], DesiredState]"
+Check: TypeAlias = "Callable[[DesiredState, Mapping[str, Any]], Awaitable[str]]"
+
+
+async def _accept(desired: DesiredState, body: Mapping[str, Any]) -> str:
+    return ""
+
+
 class Reconciler:
     """Call ``observe`` at any time. ``run`` writes until it is cancelled."""
 
@@ -95,15 +103,18 @@ class Reconciler:
         observer: ReconcileObserver,
         *,
         status_is_complete: Callable[[], bool],
+        check: Check = _accept,
     ) -> None:
         """``status_is_complete`` returns whether the status of an object that the store does not know has all its runs,
-        because the last operator wrote every status before it shut down."""
+        because the last operator wrote every status before it shut down. ``check`` returns why the API server would
+        refuse the Pods of an object."""
         self._store = store
         self._objects = objects
         self._rules = rules
         self._replica = replica
         self._observer = observer
         self._status_is_complete = status_is_complete
+        self._check = check
         self._waiting: dict[str, _PendingObject] = {}
         """By uid, in the order of arrival."""
         self._added = asyncio.Event()
@@ -194,24 +205,45 @@ class Reconciler:
         if not bodies:
             return
         now = await self._store.now()
-        candidates = await self._read(bodies, now)
+        candidates = await self._candidates(await self._checked(await self._read(bodies)), now)
         puts = await self._store.reconcile([candidate.row for candidate in candidates])
         results = list(zip(candidates, puts, strict=True))
         await self._forget([candidate.desired for candidate, put in results if put is Put.STALE])
         await self._report([(candidate, put) for candidate, put in results if put is not Put.STALE], now)
 
-    async def _read(self, bodies: Sequence[Mapping[str, Any]], now: Instant) -> list[_Candidate]:
-        found: list[_Candidate] = []
+    async def _checked(self, found: Sequence[_Read]) -> Sequence[_Read]:
+        """Refuse the objects whose Pods the API server would refuse."""
+        problems = await asyncio.gather(*(self._check(desired, body) for body, desired in found))
+        for (_, desired), problem in zip(found, problems, strict=True):
+            if problem:
+                desired.refuse(problem)
+        return found
+
+    async def _read(self, bodies: Sequence[Mapping[str, Any]]) -> list[_Read]:
+        found: list[_Read] = []
         for body in bodies:
             await asyncio.sleep(0)  # one object may take milliseconds, and a batch must not hold the event loop
             try:
                 desired = read_object(body, self._rules)
                 if circle := self._objects.circle(desired.slug, desired.follows):
                     refuse_circle(desired, circle)
-                found.append(_Candidate(body, desired, self._new_row(body, desired, now)))
+                found.append((body, desired))
             except Exception:  # a faulty object must not keep the others from the store
-                log.exception("an object can't be read", uid=body["metadata"]["uid"])
-                self._observer.reconcile_failed()
+                self._unreadable(body)
+        return found
+
+    def _unreadable(self, body: Mapping[str, Any]) -> None:
+        log.exception("an object can't be read", uid=body["metadata"]["uid"])
+        self._observer.reconcile_failed()
+
+    async def _candidates(self, read: Sequence[_Read], now: Instant) -> list[_Candidate]:
+        found: list[_Candidate] = []
+        for body, desired in read:
+            await asyncio.sleep(0)
+            try:
+                found.append(_Candidate(body, desired, self._new_row(body, desired, now)))
+            except Exception:  # as above
+                self._unreadable(body)
         # If a name occurs twice, the older object was deleted, and the watch has yet to report that.
         oldest_first = sorted(found, key=lambda candidate: candidate.desired.created_at)
         return list({candidate.desired.slug: candidate for candidate in oldest_first}.values())

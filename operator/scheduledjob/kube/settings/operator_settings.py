@@ -164,11 +164,11 @@ class OperatorSettings:
         default_text="such jobs are invalid, and their status says why",
     )
     pod_security: str = setting(
-        types.choice("baseline", "restricted"),
+        types.choice("privileged", "baseline", "restricted"),
         "baseline",
-        "The security of Pods with a user's image. baseline: seccomp RuntimeDefault, no privilege escalation, and no "
-        "token unless the job names a service account. restricted: the whole Pod Security Standard of that name. Pods "
-        "with the operator's own image are always restricted.",
+        "The Pod Security Standard that Pods with a user's image must meet. privileged: none. A job whose template "
+        "violates it is invalid. By default, these Pods have seccomp RuntimeDefault, no privilege escalation, and no "
+        "token unless the job names a service account. Pods with the operator's own image are always restricted.",
     )
     plugins: bool = setting(
         types.switch(), False, "Load the Python jobs of the packages that are installed with the operator."

@@ -18,6 +18,7 @@ from scheduledjob.domain.time.durations import parse_duration
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.executor import Attempt
 from scheduledjob.jobs.container.pod_builder import build_pod
+from scheduledjob.jobs.container.pod_security import PodSecurity
 from scheduledjob.jobs.container.pod_spec import PodSettings, PodSpec
 from scheduledjob.manifests.pod_translation import pod_description
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _SAMPLE = 1_796_119_200_000_000
 _UID = "00000000-0000-4000-8000-000000000000"
 _PENDING = 300.0
+_SETTINGS = PodSettings(security=PodSecurity.PRIVILEGED)
+"""The two Pods are compared whatever an administrator would allow."""
 _ABSENT = object()
 _KEYED = {
     "containers": "name", "initContainers": "name", "volumes": "name", "env": "name", "volumeMounts": "mountPath",
@@ -63,7 +66,7 @@ def pod_of_scheduledjob(converted: Converted, settings: PodSettings | None = Non
     attempt = Attempt(f"{_UID}-{_SAMPLE}", _UID, namespace, name, _SAMPLE, 1, 1, math.inf, timeout=limit)
     attempt.pending = _PENDING
     spec = msgspec.convert(pod_description(job), PodSpec)
-    return build_pod(attempt, spec, settings or PodSettings())
+    return build_pod(attempt, spec, settings or _SETTINGS)
 
 
 def differences(cronjob: Mapping[str, Any], converted: Converted) -> list[Difference]:
