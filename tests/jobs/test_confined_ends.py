@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -16,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT
-from tests.jobs.confined_support import Operator, an_operator, needs_landlock, needs_python_for_jobs
+from tests.jobs.confined_support import UID, Operator, an_operator, needs_landlock, needs_python_for_jobs
 from tests.jobs.shell_support import descendants, is_alive, until
 from tests.jobs.test_confined_hostile import the_scratch
 
@@ -243,6 +245,19 @@ async def test_a_helper_leaves_the_scratch_folders_of_another_alone(operator: Op
         assert (await other.run("true"))["ok"]
         assert (scratch / "up").exists()
         await operator.cancel(job)
+
+
+async def test_a_job_that_closes_the_folder_of_all_scratch_folders_stops_no_other() -> None:
+    """It can if the folder belongs to its user, which the documentation advises against."""
+    needs_landlock()
+    shared = Path(tempfile.mkdtemp(prefix="scratches-"))
+    if os.geteuid() == 0:
+        os.chown(shared, UID, UID)
+    async with an_operator(shared=shared) as operator:
+        for _ in range(2):
+            assert (await operator.run('chmod 0 "$HOME/.."; echo left > file || true'))["ok"]
+            assert (await operator.run("echo x > file && cat file"))["output"] == "x\n"
+    os.rmdir(shared)
 
 
 async def test_more_jobs_than_each_may_open_files(operator: Operator) -> None:

@@ -1,9 +1,11 @@
 """Scratch folders: each confined job gets its own, and it is removed whatever the job has put into it.
 
-The scratch folders are in one folder, under names that can't be guessed, and no job may list that folder: Landlock does
-not prevent a job from changing the mode of a folder whose path it knows. A thread removes them, because a job may leave
-a million files, and the helper's loop must not wait. A scratch folder is locked while it is in use. So the next helper
-can tell what a killed helper has left behind from what another helper still needs, and removes the former.
+The scratch folders are in one folder, under names that can't be guessed, and no job may list or watch that folder:
+Landlock does not prevent a job from changing the mode of a folder whose path it knows. If the folder of all scratch
+folders belongs to the same user, which it should not, a job can close it to all. The next job opens it again. A thread
+removes them, because a job may leave a million files, and the helper's loop must not wait. A scratch folder is locked
+while it is in use. So the next helper can tell what a killed helper has left behind from what another helper still
+needs, and removes the former.
 
 The removal follows no symbolic links and uses no paths: each step is a name in an open folder. A folder in a folder is
 first moved up, so a tree of any depth takes two descriptors and no recursion. A mode that forbids access is changed.
@@ -17,6 +19,7 @@ import fcntl
 import os
 import queue
 import re
+import stat
 import threading
 import time
 from functools import partial
@@ -51,6 +54,7 @@ class Scratches:
         """``root`` is the absolute path of a writable folder. Raises ``OSError``."""
         self._path = root
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._mode = stat.S_IMODE(os.fstat(self._root).st_mode)
         self._unwanted: queue.SimpleQueue[Scratch | None] = queue.SimpleQueue()
         self._remover = threading.Thread(target=self._remove_unwanted, daemon=True)
         self._remover.start()
@@ -58,6 +62,7 @@ class Scratches:
     def make(self) -> Scratch:
         """Make an empty scratch folder. Raises ``OSError``."""
         for _ in range(_ATTEMPTS):
+            self._open_again()
             name = _PREFIX + os.urandom(16).hex()
             os.mkdir(name, 0o700, dir_fd=self._root)
             # A helper that starts at this moment may take it for left behind.
@@ -68,6 +73,7 @@ class Scratches:
     def discard(self, scratch: Scratch) -> None:
         """Have a scratch folder removed. Returns at once."""
         # Most jobs leave nothing in it, and then this is as quick as to queue it for the thread.
+        self._open_again()
         try:
             os.rmdir(scratch.name, dir_fd=self._root)
         except OSError:
@@ -85,6 +91,12 @@ class Scratches:
         self._unwanted.put(None)
         self._remover.join()
         os.close(self._root)
+
+    def _open_again(self) -> None:
+        """Restore the mode of the folder of all scratch folders if a job has changed it."""
+        found = os.fstat(self._root)
+        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != self._mode:
+            os.fchmod(self._root, self._mode)
 
     def _lock(self, name: str) -> int:
         descriptor = os.open(name, _FOLDER, dir_fd=self._root)
