@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec import UNSET, UnsetType
+
 from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
 from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.machine import first_state
@@ -236,7 +238,7 @@ class Scheduler:
         slug: str,
         kind: str,
         *,
-        payload: bytes | None = None,
+        payload: bytes | UnsetType | None = UNSET,
         delay: float | None = None,
         at: datetime | None = None,
         replace: bool = False,
@@ -244,7 +246,8 @@ class Scheduler:
         """Schedule ``slug``. It first runs after ``delay`` seconds, ``at`` an aware datetime, or when its trigger says.
 
         Raises ``SlugTaken`` (a ``ValueError``) if the slug is scheduled already. With ``replace``, the schedule is
-        updated instead, and its history is kept.
+        updated instead, and its history is kept. Without ``payload``, an existing schedule keeps its payload, and None
+        clears it. A payload that is set while a run is active stays, whatever payload that run leaves.
         """
         await self._put([{"slug": slug, "kind": kind, "payload": payload, "delay": delay, "at": at}], replace)
 
@@ -342,7 +345,9 @@ class Scheduler:
             raise ValueError(f"slug {slug!r:.80} is not allowed: text of 1 to {MAX_SLUG} characters without NUL")
         if not isinstance(kind, str) or not kind:
             raise ValueError(f"schedule {slug!r}: kind {kind!r:.80} is not allowed: the name of a registered job")
-        payload = schedule.get("payload")
+        payload = schedule.get("payload", UNSET)
+        if keep_payload := payload is UNSET:
+            payload = None
         if payload is not None and not isinstance(payload, bytes):
             raise TypeError(f"schedule {slug!r}: payload is {type(payload).__name__}: give bytes, as in b'text'")
         known = self._kinds.get(kind)
@@ -361,7 +366,19 @@ class Scheduler:
         uid = uuid.uuid4().hex
         state = first_state(definition, slots, uid, now, first)
         wake = state.next.due if state.next else now
-        return NewRow(slug, uid, kind, Origin.LIBRARY, "", state.encode(), wake, first, payload, now)
+        return NewRow(
+            slug,
+            uid,
+            kind,
+            Origin.LIBRARY,
+            "",
+            state.encode(),
+            wake,
+            first,
+            payload,
+            created_at=now,
+            keep_payload=keep_payload,
+        )
 
 
 def _text(slug: object) -> str:

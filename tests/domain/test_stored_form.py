@@ -23,7 +23,7 @@ def run_text(first: int) -> str:
     return (
         f'{{"slot":{slot},"due":{due},"attempt":{attempt},"failed":{failed},"lost":{lost},"begun":{begun},'
         '"token":"tok","catch_up":true,"payload":"cGF5","outlives":true,"handed_on":true,"cancelling":"why",'
-        '"chain":"a/b"}'
+        '"chain":"a/b","named":true,"revision":8,"repeat":9}'
     )
 
 

@@ -209,6 +209,17 @@ async def test_within_a_generation_the_payload_of_the_job_stays(store: Store) ->
     assert (await read_row(store, "ns/job")).payload is None
 
 
+@pytest.mark.parametrize("payload", [b"new", None])
+async def test_a_run_does_not_overwrite_the_payload_of_a_newer_generation(store: Store, payload: bytes | None) -> None:
+    await store.reconcile([observed(wake_at=await store.now() - 1, payload=b"old")])
+    row = await take_one(store)
+    edited = observed(generation=2, payload=payload)
+    assert await reconcile(store, edited) is Put.UPDATED
+    assert await settle(store, settlement(row, wake_at=None, payload=b"of the run"))
+    assert await reconcile(store, edited) is Put.UNCHANGED
+    assert (await read_row(store, "ns/job")).payload == payload
+
+
 @pytest.mark.parametrize("origin", [Origin.LIBRARY, Origin.MANIFEST])
 async def test_a_row_of_another_origin_stays(store: Store, origin: Origin) -> None:
     same_uid = dataclasses.replace(observed(generation=5), origin=origin, uid="uid-1")

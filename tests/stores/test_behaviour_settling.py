@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
@@ -309,3 +310,64 @@ async def test_readers_read_leased_rows(store: Store, other: Store) -> None:
     await take_one(store, lease=LEASE)
     assert (await read_row(other, "job")).owner == "alice"
     assert [row.slug for row in await other.rows()] == ["job"]
+
+
+# ---- payloads of clients and of runs
+
+
+async def test_a_payload_that_a_client_has_set_since_stays(store: Store, other: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    await other.put([desired("job", payload=b"client")], replace=True)
+    ends = settlement(row, Disposition.KEEP, payload=b"run", result=b"run")
+    assert await settle(store, ends)
+    seen = await read_row(store, "job")
+    assert (seen.payload, seen.result, seen.payload_revision) == (b"client", b"run", 2)
+    again = settlement(seen, payload=b"next run")
+    assert await settle(store, again)
+    seen = await read_row(store, "job")
+    assert (seen.payload, seen.payload_revision) == (b"next run", 2)
+
+
+async def test_a_run_clears_the_payload_unless_a_client_has_set_one_since(store: Store) -> None:
+    now = await store.now()
+    await store.put([desired("job", now - 1, payload=b"first")], replace=False)
+    row = await take_one(store)
+    cleared = settlement(row, Disposition.KEEP)
+    cleared.payload_cleared = True
+    assert await settle(store, cleared)
+    assert (await read_row(store, "job")).payload is None
+    await store.put([desired("job", payload=b"client")], replace=True)
+    cleared.version += 1
+    assert await settle(store, cleared)
+    assert (await read_row(store, "job")).payload == b"client"
+
+
+async def test_the_revision_of_a_payload_is_the_one_that_the_run_received(store: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    await store.put([desired("job", payload=b"client")], replace=True)
+    informed = await read_row(store, "job")
+    ends = settlement(informed, payload=b"run", revision=informed.revision)
+    ends.payload_revision = row.payload_revision
+    assert await settle(store, ends)
+    assert (await read_row(store, "job")).payload == b"client"
+
+
+async def test_a_row_keeps_its_payload_if_the_client_gives_none(store: Store) -> None:
+    now = await store.now()
+    await store.put([desired("job", now - 1, payload=b"first")], replace=False)
+    row = await take_one(store)
+    same = dataclasses.replace(desired("job"), keep_payload=True)
+    assert await store.put([same], replace=True) == [Put.UNCHANGED]
+    edit = dataclasses.replace(desired("job", definition="{}"), keep_payload=True)
+    assert await store.put([edit], replace=True) == [Put.UPDATED]
+    seen = await read_row(store, "job")
+    assert (seen.payload, seen.revision, seen.payload_revision) == (b"first", 2, row.payload_revision)
+    assert await settle(store, settlement(row, payload=b"run"))
+    assert (await read_row(store, "job")).payload == b"run"
+    assert await store.put([desired("job", definition="{}")], replace=True) == [Put.UPDATED]
+    assert (await read_row(store, "job")).payload is None
+    new = dataclasses.replace(desired("new", payload=b"new"), keep_payload=True)
+    assert await store.put([new], replace=True) == [Put.CREATED]
+    assert (await read_row(store, "new")).payload == b"new"

@@ -23,6 +23,7 @@ from scheduledjob.domain.schedule.state import Run, run_id
 from .executor import CANCELLED, RELEASED, Result
 from .job_errors import is_from_outside, of_exception
 from .owned_schedule import OwnedSchedule, Phase, RunningAttempt
+from .store import Origin
 from .timing import LOST_RETRY_DELAY
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class AttemptRunner:
         name = run_id(owned.row.uid, run)
         attempt = self._preparer.describe(owned, run, name, now)
         running = RunningAttempt(run, name, attempt, owned.kind, owned.schedule.definition)
+        running.revision = run.revision if run.adoptable else owned.schedule.state.revision
         if run.cancel_reason:
             running.end, running.reason, attempt.ending = AttemptEnd.CANCELLED, run.cancel_reason, CANCELLED
         owned.attempts += (running,)
@@ -196,10 +198,13 @@ class AttemptRunner:
     def _ended(self, owned: OwnedSchedule, running: RunningAttempt, result: Result, now: Instant) -> RunRecord | None:
         """Report the end to the schedule. Returns the record of the run if the run has ended with it."""
         assert running.end is not None, f"{running.run_id}: the attempt has ended without an end"
-        if result.payload is not None and running.run.payload is None:
-            owned.payload = owned.row.payload = result.payload
+        if result.payload is not None or result.payload_cleared:
+            self._keep_payload(owned, running, result)
         if result.result is not None:
             owned.result = result.result
+        scheduled_anew = running.revision < owned.schedule.state.revision and owned.row.origin == Origin.LIBRARY
+        if running.end is AttemptEnd.COMPLETED and scheduled_anew:
+            running.end = AttemptEnd.SUCCEEDED
         details = EndDetails(
             reason=result.reason,
             code=result.code,
@@ -211,6 +216,13 @@ class AttemptRunner:
         if record is None and running.end is AttemptEnd.FAILED:
             self._context.observer.retrying(running.attempt, result.reason, running.run.due)
         return record
+
+    @staticmethod
+    def _keep_payload(owned: OwnedSchedule, running: RunningAttempt, result: Result) -> None:
+        """Keep the payload that a run leaves for the next one, unless a client has set another one since."""
+        if owned.row.payload_revision <= running.revision and running.run.payload is None:
+            owned.payload = owned.row.payload = result.payload
+            owned.payload_cleared = result.payload_cleared
 
     async def _call_hooks(self, running: RunningAttempt, record: RunRecord, definition: Definition) -> None:
         """Call the hooks of a run that ended. Shutdown does not wait for them, so that the end is written in time."""

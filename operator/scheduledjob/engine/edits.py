@@ -1,8 +1,9 @@
 """Edits: how an owned schedule receives its new definition.
 
-If no attempt of a row runs when it is edited, the row is released, and is claimed again with the new definition. A row
-with a running attempt can't be released. It is read again, and its schedule uses the new definition from then on, while
-the running attempt ends as it began. A report of a change may be wrong or out of date, so only the row itself counts.
+If no run of a row is active when it is edited, the row is released, and is claimed again with the new definition. A row
+with a running attempt can't be released, and a row whose run is about to start would never start it if it were edited
+again and again. Such a row is read again, and its schedule uses the new definition from then on, while the running
+attempt ends as it began. A report of a change may be wrong or out of date, so only the row itself counts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scheduledjob.domain.schedule.requests import NO_REQUESTS, Requests
 
 from .kinds import UnreadableRowError
 from .owned_schedule import Phase
-from .store import Row, StoreUnavailable
+from .store import Origin, Row, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from .replica_settings import ReplicaContext
 
 log = structlog.get_logger("scheduledjob.edits")
+
+BATCH = 500
+"""Rows that are read again at once, at most."""
 
 
 class Edits:
@@ -53,39 +57,66 @@ class Edits:
         self._changed.put_nowait(None)
 
     async def run(self) -> None:
-        while (owned := await self._changed.get()) is not None:
-            if owned.phase is Phase.LOST or not owned.attempts:
+        while (first := await self._changed.get()) is not None:
+            reread = {first.row.slug: first}
+            while not self._changed.empty() and len(reread) < BATCH:
+                following = self._changed.get_nowait()
+                if following is None:
+                    return
+                reread[following.row.slug] = following
+            found = {slug: owned for slug, owned in reread.items() if owned.phase < Phase.RELEASED}
+            if not found:
                 continue
             try:
-                (row,) = await self._context.store.get([owned.row.slug])
+                rows = await self._context.store.get(list(found))
             except StoreUnavailable:
-                continue  # the next renewal reports the edit again
-            if row is None or row.key != owned.row.key:
-                owned.deleted = True
-                self._on_lost(owned, "its schedule was deleted")
-            elif row.revision != owned.schedule.state.revision:
-                self._apply(owned, row)
+                continue  # the next renewal reports the edits again
+            for owned, row in zip(found.values(), rows, strict=True):
+                self._compare(owned, row)
 
-    def _apply(self, owned: OwnedSchedule, row: Row) -> None:
+    def _compare(self, owned: OwnedSchedule, row: Row | None) -> None:
+        if owned.phase >= Phase.RELEASED:
+            return
+        if row is None or row.key != owned.row.key:
+            owned.deleted = True
+            self._on_lost(owned, "its schedule was deleted")
+        elif row.revision != owned.schedule.state.revision and not self._apply(owned, row) and not owned.attempts:
+            # A replica that can read the new definition continues.
+            if owned.phase is Phase.ACTIVE:
+                owned.enter(Phase.DRAINING)
+            self._on_edited(owned)
+
+    def _apply(self, owned: OwnedSchedule, row: Row) -> bool:
+        """Have the schedule follow the row. Returns False if this version can't."""
         kinds = self._context.kinds
-        if owned.phase is Phase.LOST or row.kind not in kinds:
-            return  # the running attempt ends as it is; a replica that knows the new kind continues
+        if row.kind not in kinds:
+            return False  # the running attempt ends as it is; a replica that knows the new kind continues
         try:
             definition, slots = kinds[row.kind].read(row)
         except (UnreadableRowError, ValueError) as error:
             log.error(
                 "this version can't read an edit, which waits for a newer replica", slug=row.slug, error=str(error)
             )
-            return
+            return False
         owned.kind = kinds[row.kind]
-        owned.row.payload = row.payload
+        if row.payload_revision > owned.row.payload_revision:
+            owned.row.payload, owned.row.payload_revision = row.payload, row.payload_revision
+            owned.payload, owned.payload_cleared = None, False
         schedule = owned.schedule
         machine.replace_definition(schedule, definition, slots, detached=owned.kind.detached)
-        machine.apply_revision(schedule, row.revision, row.edited_at, row.first, row.generation)
+        machine.apply_revision(
+            schedule,
+            row.revision,
+            row.edited_at,
+            row.first,
+            row.generation,
+            reopen=row.origin == Origin.LIBRARY,
+        )
         if row.requests:
             machine.request(schedule, requests_of(row), row.edited_at)
         followed_runs.plan_poll(schedule, self._context.clock.now())
         self._on_edited(owned)
+        return True
 
 
 def requests_of(row: Row) -> Requests:

@@ -87,6 +87,8 @@ class Result(msgspec.Struct, gc=False):
     """Where it ran, if not in this replica: the name of its Pod."""
     retry_after: Micros | None = None
     """How long the server asks to wait before the next attempt. The backoff limits it."""
+    payload_cleared: bool = False
+    """The schedule has no payload any more."""
 
 
 OUTPUT_LIMIT = 4096

@@ -66,6 +66,8 @@ class RunningAttempt(msgspec.Struct, eq=False, gc=False):
     end: AttemptEnd | None = None
     """What a cancellation by this replica means."""
     reason: str = ""
+    revision: int = 0
+    """The revision of the desired state with which it started."""
 
 
 class PassedOver(msgspec.Struct, gc=False):
@@ -100,7 +102,9 @@ class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
     deleted: bool = False
     """The schedule is known to be deleted, so a refused write is expected."""
     payload: bytes | None = None
-    """For the next write; None: unchanged."""
+    """For the next write; None: unchanged, unless it is cleared. It belongs to ``row.payload_revision``."""
+    payload_cleared: bool = False
+    """For the next write: there is no payload any more."""
     result: bytes | None = None
     """For the next write; None: unchanged."""
     tenant: str = ""
@@ -128,7 +132,10 @@ class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
             result=self.result,
             slug=row.slug,
         )
-        self.payload = self.result = None
+        if self.payload is not None or self.payload_cleared:
+            settlement.payload_cleared, settlement.payload_revision = self.payload_cleared, row.payload_revision
+            self.payload, self.payload_cleared = None, False
+        self.result = None
         state = schedule.state
         self.passed_over.written = (state.skipped, state.missed, state.excluded)
         return settlement

@@ -10,7 +10,7 @@ The phases of an owned row, and the events that change them (a release writes th
 |---|---|---|---|
 | the row is claimed | - | ACTIVE | what is due starts |
 | the replica shuts down | ACTIVE | DRAINING | nothing starts, detached attempts are released, others continue |
-| the row is edited while no attempt runs | ACTIVE | DRAINING | |
+| the row is edited while no run is active | ACTIVE | DRAINING | |
 | the row is claimed again, and an attempt that was stopped when it was lost still runs | - | DRAINING | |
 | no attempt runs and nothing is due soon | ACTIVE | RELEASED | the release is written |
 | no attempt runs | DRAINING | RELEASED | the release is written |
@@ -143,7 +143,14 @@ class Ownership:
             log.info("recovered from a replica whose lease had expired", slug=row.slug)
             machine.recover(schedule, now, edited=row.revision != state.revision and not _same_spec(row, state))
         if row.revision != state.revision:
-            machine.apply_revision(schedule, row.revision, row.edited_at, row.first, row.generation)
+            machine.apply_revision(
+                schedule,
+                row.revision,
+                row.edited_at,
+                row.first,
+                row.generation,
+                reopen=row.origin == Origin.LIBRARY,
+            )
         if row.requests:
             machine.request(schedule, requests_of(row), row.edited_at)
         if schedule.follows:
@@ -400,10 +407,10 @@ class Ownership:
                 self._definition_changed(owned)
 
     def _definition_changed(self, owned: OwnedSchedule) -> None:
-        """Release the row, to be claimed again with its new definition. If attempts run, read it again instead."""
+        """Release the row, to be claimed again with its new definition. If runs are active, read it again instead."""
         if owned.phase is LOST:
             return
-        if owned.attempts:
+        if owned.attempts or owned.schedule.state.runs:
             self.edits.reread(owned)
         else:
             self._drain(owned)

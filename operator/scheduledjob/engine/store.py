@@ -8,6 +8,10 @@ A *row* is one schedule. It has two parts with separate writers:
 * the **state** (``State``, ``wake_at``, owner, version, result): the replica that owns the row writes it through
   ``settle``, which checks ``version`` and owner.
 
+Both write the payload, because a run may leave another one for the next run. ``payload_revision`` says which revision
+of the desired state last set it. ``settle`` writes the payload of a run only if no client has set one since the run
+received its own.
+
 ``wake_at`` is the only column by which work is found. It says when the row is due or, while a replica owns the row,
 when that replica's lease ends. So the row of a dead owner becomes due by itself. None: the row never becomes due.
 
@@ -103,6 +107,8 @@ class NewRow:
     """``Requests.encode()``: the manual requests of the schedule; empty: none."""
     tenant: str = DEFAULT_TENANT
     """The tenant of a library schedule. Other rows belong to the namespace in their slug, whatever this says."""
+    keep_payload: bool = False
+    """``put`` only: an existing row keeps its payload, because the caller gave none."""
 
 
 class Put(Enum):
@@ -143,6 +149,8 @@ class Row(msgspec.Struct, gc=False):
     requests: str = ""
     tenant: str = DEFAULT_TENANT
     """The tenant of a library schedule. ``capacity.tenant_of`` returns that of any row."""
+    payload_revision: int = 0
+    """The revision of the desired state that last set the payload; 0: none did."""
 
 
 class Quotas(msgspec.Struct, gc=False):
@@ -194,11 +202,25 @@ class Settlement(msgspec.Struct, gc=False):
     records: Sequence[RunRecord] = ()
     """Ended runs to add to history. A run that history has already is left as it is."""
     payload: bytes | None = None
-    """None: leave the payload as it is."""
+    """The payload that a run leaves for the next one; None: leave the payload as it is, unless it is cleared."""
     result: bytes | None = None
     """None: leave the result as it is."""
     slug: str = ""
     """The row's slug, by which to read the row if the answer to a KEEP is lost."""
+    payload_cleared: bool = False
+    """The run leaves no payload for the next one."""
+    payload_revision: int | None = None
+    """``Row.payload_revision`` of the payload that the run received; None: that of ``revision``. If a client has set a
+    payload since, that payload stays."""
+
+    @property
+    def writes_payload(self) -> bool:
+        return self.payload is not None or self.payload_cleared
+
+    @property
+    def payload_base(self) -> int:
+        """The latest ``Row.payload_revision`` at which the payload is written."""
+        return self.revision if self.payload_revision is None else self.payload_revision
 
 
 @dataclass(slots=True)

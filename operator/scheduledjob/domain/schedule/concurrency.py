@@ -33,7 +33,8 @@ def decide(definition: Definition, state: State, run: Run, most_active: int | No
     """Decide what happens to a run that comes due, given the runs that are active or waiting.
 
     ``most_active``: how many runs of the schedule may be active, as its owner has no capacity for more; None: any
-    number. Slots caught up by ``All`` never overlap each other. They wait where another run would be skipped.
+    number. Slots caught up by ``All`` never overlap each other. They wait where another run would be skipped, and so
+    does a slot that a client named: whoever schedules a job anew while it runs wants another run.
     """
     active, waiting = len(state.runs), len(state.waiting)
     if not active and not waiting:
@@ -42,7 +43,7 @@ def decide(definition: Definition, state: State, run: Run, most_active: int | No
     match definition.concurrency:
         case Concurrency.REPLACE:
             return Admission.REPLACE_ACTIVE
-        case _ if run.catch_up:
+        case _ if run.catch_up or run.named:
             return start_or_wait
         case Concurrency.FORBID:
             return Admission.SKIP

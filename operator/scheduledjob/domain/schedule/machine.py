@@ -105,17 +105,25 @@ def replace_definition(
 
 
 def apply_revision(
-    schedule: Schedule, revision: int, written_at: Instant, first: Instant | None, generation: int = 0
+    schedule: Schedule,
+    revision: int,
+    written_at: Instant,
+    first: Instant | None,
+    generation: int = 0,
+    *,
+    reopen: bool = False,
 ) -> None:
     """Take in another revision of the desired state. The definition and the slots are the new ones already.
 
     An edit or a resume never replays the past. Not every revision is an edit: a manual request or a touch makes one,
     too, and leaves a pause as it is. ``written_at``: when the store received the revision. ``first``: the first slot,
-    if the client set one. ``generation``: that of the object in a cluster, or 0.
+    if the client set one. ``generation``: that of the object in a cluster, or 0. ``reopen``: the schedule goes on even
+    if its job completed it before this revision.
     """
     state, definition = schedule.state, schedule.definition
     schedule.writes.changed = True
     state.revision = revision
+    decided_before = state.decided_until
     schedule.definition_changed_at = written_at
     when = definition.when_digest
     restart = False  # whether slots count only from now on
@@ -126,6 +134,9 @@ def apply_revision(
             state.completed = None
     if state.completed is Completion.MAX_RUNS and not schedule.max_runs_reached:
         state.completed = None
+    if reopen and state.completed is Completion.JOB:
+        state.completed = None
+        restart = True
     if state.paused and (generation != state.generation if generation else written_at != state.paused_under):
         state.paused = False
         state.paused_under = state.failures_in_row = 0
@@ -143,11 +154,27 @@ def apply_revision(
     overdue_from = _overdue_from(schedule)
     if state.overdue and (overdue_from is None or overdue_from > written_at):
         state.overdue = False
-    state.next = None
     if first is not None and state.completed is not Completion.JOB:
         state.completed = None
-        state.next = schedule.new_run(first, first)
+        runs.drop_named(schedule)
+        repeat = revision if first <= decided_before else 0
+        state.next = schedule.new_run(first, first, named=True, repeat=repeat)
         schedule.writes.add(state.next)
+    elif restart or not _keeps_next(schedule):
+        state.next = None
+
+
+def _keeps_next(schedule: Schedule) -> bool:
+    """Return whether the planned slot is still the next one. It is stored, so it can start without another write."""
+    planned = schedule.state.next
+    return (
+        planned is not None
+        and schedule.open
+        and bool(schedule.state.when)
+        and planned.detached is schedule.detached
+        and not planned.named
+        and not schedule.max_runs_reached
+    )
 
 
 def request(schedule: Schedule, wanted: Requests, since: Instant) -> None:

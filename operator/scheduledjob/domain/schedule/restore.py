@@ -89,7 +89,7 @@ def _contradictions(state: State) -> Iterator[str]:
     runs = [*state.runs, *state.waiting, *state.upcoming, *([state.next] if state.next is not None else ())]
     for run in runs:
         instants += [run.slot, run.due, run.begun]
-        counts += [run.attempt - 1, run.failed, run.lost]
+        counts += [run.attempt - 1, run.failed, run.lost, run.repeat, run.revision]
         if len(run.token) > _LONGEST_TEXT or len(run.cancel_reason) > _LONGEST_TEXT:
             yield "a token or a reason that is too long"
     if any(not 0 <= instant <= _LAST_INSTANT for instant in instants):
@@ -102,5 +102,5 @@ def _contradictions(state: State) -> Iterator[str]:
         yield "the same run twice"
 
 
-def _identity(run: Run) -> tuple[Instant, str]:
-    return (0, run.token) if run.token else (run.slot, "")
+def _identity(run: Run) -> tuple[Instant, str, int]:
+    return (0, run.token, 0) if run.token else (run.slot, "", run.repeat)

@@ -96,6 +96,18 @@ def drop_waiting(schedule: Schedule) -> None:
         schedule.writes.changed = True
 
 
+def drop_named(schedule: Schedule) -> None:
+    """Drop a waiting run whose slot a client named, because a client has named another one since."""
+    state = schedule.state
+    kept = [run for run in state.waiting if not run.named or run.adoptable or run.attempt > 1]
+    dropped = len(state.waiting) - len(kept)
+    if dropped:
+        state.skipped += dropped
+        state.started -= dropped
+        state.waiting = kept
+        schedule.writes.changed = True
+
+
 def promote(schedule: Schedule) -> None:
     """Let waiting runs become active, in order, while there is room."""
     state = schedule.state
@@ -113,6 +125,8 @@ def attempt_started(schedule: Schedule, run: Run, now: Instant) -> None:
     assert has(schedule.state.runs, run), f"{schedule.slug}: the run of {run.slot} starts, and is not active"
     assert not schedule.writes.is_unstored(run), f"{schedule.slug}: the run of {run.slot} starts before it is stored"
     run.begun = run.begun or now
+    if run.detached and not run.adoptable:
+        run.revision = schedule.state.revision
     executing = schedule.executing
     assert not executing or not has(executing, run), f"{schedule.slug}: the run of {run.slot} is executing already"
     schedule.executing = (*executing, run)
@@ -133,7 +147,7 @@ def attempt_ended(
         return finish(schedule, run, Outcome.CANCELLED, now, replace(details, reason=reason))
     if end is AttemptEnd.FAILED:
         return _fail_attempt(schedule, run, now, details)
-    if end is AttemptEnd.COMPLETED:
+    if end is AttemptEnd.COMPLETED and not _has_named(schedule):
         _complete(schedule, run, now)
     return finish(schedule, run, Outcome.SUCCEEDED, now, details)
 
@@ -158,6 +172,12 @@ def _fail_attempt(schedule: Schedule, run: Run, now: Instant, details: EndDetail
     return None
 
 
+def _has_named(schedule: Schedule) -> bool:
+    """Return whether a client has named a slot that has not started: the schedule goes on, whatever its job says."""
+    state = schedule.state
+    return (state.next is not None and state.next.named) or any(run.named for run in state.waiting)
+
+
 def _complete(schedule: Schedule, run: Run, now: Instant) -> None:
     """Complete the schedule for good, because the job of this run said so."""
     state = schedule.state
@@ -175,6 +195,7 @@ def lose_attempt(schedule: Schedule, run: Run, now: Instant) -> RunRecord | None
     schedule.writes.changed = True
     if run.detached and schedule.detached:
         run.adoptable = True
+        run.revision = run.revision or schedule.state.revision
         return None
     if run.cancel_reason:
         return finish(schedule, run, Outcome.CANCELLED, now, EndDetails(run.cancel_reason))
@@ -291,7 +312,7 @@ def _skip_overlapped(schedule: Schedule, ending: Run, now: Instant) -> None:
     slot, jitter = slots.next(state.decided_until), schedule.definition.jitter
     if slot is None or slot + jitter_of(uid, slot, jitter) > now:
         return
-    if state.next is not None and state.next.slot == slot:
+    if state.next is not None and state.next.slot == slot and not state.next.named:
         # It was planned before a manual run became active and has not started. It is counted here.
         state.next = None
     newest = max(newest_due(slots, uid, jitter, now) or slot, slot)

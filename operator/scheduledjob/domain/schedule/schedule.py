@@ -71,6 +71,6 @@ class Schedule(msgspec.Struct, eq=False, gc=False):
         """Whether the schedule is complete and none of its runs is active."""
         return self.state.completed is not None and not self.state.runs and not self.state.waiting
 
-    def new_run(self, slot: Instant, due: Instant) -> Run:
-        """Return a run of a slot."""
-        return Run(slot=slot, due=due, detached=self.detached)
+    def new_run(self, slot: Instant, due: Instant, *, named: bool = False, repeat: int = 0) -> Run:
+        """Return a run of a slot. ``named`` and ``repeat`` as in ``Run``."""
+        return Run(slot=slot, due=due, detached=self.detached, named=named, repeat=repeat)

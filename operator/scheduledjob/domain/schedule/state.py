@@ -69,6 +69,13 @@ class Run(msgspec.Struct, omit_defaults=True, gc=False):
     chain: str = ""
     """If it follows a run: the names of the jobs whose runs led to it, each following the one before, joined by ``/``.
     """
+    named: bool = False
+    """A client named its slot (``at=``, ``delay=``) for a schedule that existed. It waits where another run would be
+    skipped."""
+    revision: int = 0
+    """The revision of the desired state with which its current attempt started, if that is detached."""
+    repeat: int = 0
+    """The revision that named its slot, if the slot had been decided before: part of its identity. Otherwise 0."""
 
 
 class State(msgspec.Struct, omit_defaults=True, gc=False):
@@ -157,6 +164,8 @@ class RunRecord(msgspec.Struct, omit_defaults=True, gc=False):
 
 def run_id(uid: str, run: Run) -> str:
     """Return the identity of a run: the same for each attempt, and safe as a label, a file name and a header."""
+    if run.repeat:
+        return f"{uid}-{run.slot}.{run.repeat}"
     return f"{uid}-{_safe(run.token) if run.token else run.slot}"
 
 

@@ -155,6 +155,7 @@ def _ended(
             report.payload,
             report.result,
             retry_after=report.retry_after,
+            payload_cleared=report.payload_cleared,
         )
         # If something ended the whole Pod, that is why the job failed, whatever its report says.
         ended_by_node = (pod.get("status") or {}).get("reason") and not annotation(pod, JOB_ENDED)

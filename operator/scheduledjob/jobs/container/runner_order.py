@@ -81,6 +81,7 @@ class Report(msgspec.Struct, omit_defaults=True):
     cut: bool = False
     """Whether there was more output, which is in the log."""
     retry_after: Micros | None = None
+    payload_cleared: bool = False
 
 
 def encode_report(result: Result) -> bytes:
@@ -93,6 +94,7 @@ def encode_report(result: Result) -> bytes:
         result.payload,
         result.result,
         retry_after=result.retry_after,
+        payload_cleared=result.payload_cleared,
     )
     bare = msgspec.json.encode(report)
     if len(bare) > MESSAGE_LIMIT - 64 and (result.payload is not None or result.result is not None):

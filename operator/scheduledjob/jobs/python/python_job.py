@@ -124,11 +124,14 @@ class JobExecutor:
         if not (_storable(payload) and _storable(result) and isinstance(output, bytes)):
             what = "payload" if not _storable(payload) else "result" if not _storable(result) else "output"
             return Result(False, f"the job left {_a(getattr(kept, what))} in task.{what}: make it bytes{_HINTS[what]}")
+        cleared = False
         if complete or payload is attempt.payload or attempt.payload_is_secret:
             payload = None  # unchanged, or read again from the Secret for the next run
+        else:
+            cleared = payload is None
         if not attempt.payload_is_secret:  # otherwise it is masked first
             output = _tail(output)
-        return Result(True, "", None, output, complete, payload, result)
+        return Result(True, "", None, output, complete, payload, result, payload_cleared=cleared)
 
 
 _HINTS = {"payload": " (task.set_json writes JSON)", "result": " (task.set_result_json writes JSON)", "output": ""}

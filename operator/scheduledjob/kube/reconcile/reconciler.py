@@ -303,6 +303,8 @@ class Reconciler:
         if (restored := self._restore(body.get("status") or {}, desired, now)) is not None:
             state, wake_at = restored
             for run in [*state.runs, *state.waiting]:
+                if state.generation != desired.generation:
+                    run.revision = 0  # it has an older payload than the row
                 if run.token and run.token == desired.requests.run:
                     run.payload = desired.requests.payload
             unchanged = state.generation == desired.generation and desired.requests == NO_REQUESTS

@@ -99,11 +99,10 @@ def shard_of(path: str, shards: int) -> int:
 
 
 def definition_fields(new: NewRow, revision: int, now: Instant) -> Fields:
-    return {
+    fields: Fields = {
         "kind": new.kind,
         "origin": Origin(new.origin).value,
         "definition": new.definition,
-        "payload": new.payload,
         "first": new.first,
         "generation": new.generation,
         "acts": new.requests,
@@ -111,6 +110,9 @@ def definition_fields(new: NewRow, revision: int, now: Instant) -> Fields:
         "edited_at": now,
         "revision": revision,
     }
+    if not (new.keep_payload and revision > 1):
+        fields |= {"payload": new.payload, "payload_revision": revision}
+    return fields
 
 
 def schedule_fields(new: NewRow, now: Instant, shards: int, tombstoned: Sequence[str] = ()) -> Fields:
@@ -156,6 +158,7 @@ def row_of(document: StoredDocument) -> Row:
         generation=fields.get("generation", 0),
         requests=fields.get("acts", ""),
         tenant=fields.get("tenant", "") if fields["origin"] == LIBRARY else DEFAULT_TENANT,
+        payload_revision=fields.get("payload_revision", 0),
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .operations import Stamp, StoredDocument
 
 MAX_ROWS = 50_000
-FIELDS = ("born", "owner", "version", "revision", "recent", "buried")
+FIELDS = ("born", "owner", "version", "revision", "payload_revision", "recent", "buried")
 """The fields to read of an unknown row."""
 
 
@@ -35,6 +35,7 @@ class KnownRow:
     revision: int
     recent: Sequence[str]
     tombstoned: Sequence[str] = ()
+    payload_revision: int = 0
 
 
 UNKNOWN = KnownRow(stamp=0, owner="", version=0, revision=0, recent=())
@@ -63,6 +64,7 @@ class OwnedRows:
             revision=fields["revision"],
             recent=fields.get("recent") or (),
             tombstoned=fields.get("buried") or (),
+            payload_revision=fields.get("payload_revision", 0),
         )
         with self._lock:
             self._known[key_of(document)] = known

@@ -10,7 +10,7 @@ only some of its pages; replicas repeat it anyway, which completes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from scheduledjob.engine.store import NewRow, Put
@@ -91,9 +91,8 @@ class FirestoreReconciling:
         tombstoned = tombstones_in(document, now)
         put = decide_upsert(row, new, tombstoned=new.uid in tombstoned)
         if put is Put.UPDATED and existing is not None and row is not None:
-            fields = definition_fields(new, row.revision + 1, now)
-            if row.generation == new.generation:
-                del fields["payload"]
+            desired = replace(new, keep_payload=row.generation == new.generation)
+            fields = definition_fields(desired, row.revision + 1, now)
             return put, Change(make_due(existing, fields, now), edited=existing)
         if put is Put.CREATED:
             if row is not None:

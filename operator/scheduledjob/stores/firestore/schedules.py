@@ -246,9 +246,9 @@ def page_query(origin: Origin | None, after: str, limit: int) -> Query:
 def _differs(document: StoredDocument, new: NewRow) -> bool:
     """Return whether ``new`` differs from the row."""
     row = row_of(document)
-    return new.first is not None or (
-        (row.kind, row.definition, row.payload, row.tenant) != (new.kind, new.definition, new.payload, new.tenant)
-    )
+    if new.first is not None or (row.payload != new.payload and not new.keep_payload):
+        return True
+    return (row.kind, row.definition, row.tenant) != (new.kind, new.definition, new.tenant)
 
 
 def edit(document: StoredDocument, new: NewRow, now: Instant) -> Write:

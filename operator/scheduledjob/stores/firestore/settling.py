@@ -213,7 +213,8 @@ class FirestoreSettling:
         if new:
             fields["recent"] = unit.recent
             mask.append("recent")
-        if settlement.payload is not None and not unit.is_slim:
+        newer_payload = known.payload_revision > settlement.payload_base
+        if settlement.writes_payload and not newer_payload and not unit.is_slim:
             fields["payload"] = settlement.payload
             mask.append("payload")
         if settlement.result is not None and not unit.is_slim:

@@ -39,8 +39,8 @@ class MemoryReconciling(MemoryPart):
                     written.append(tables.create(row, now))
                 elif put is Put.UPDATED:
                     entry = tables.slugs[row.slug]
-                    payload = entry.payload if entry.generation == row.generation else row.payload
-                    tables.edit(entry, dataclasses.replace(row, payload=payload), now)
+                    same_generation = entry.generation == row.generation
+                    tables.edit(entry, dataclasses.replace(row, keep_payload=same_generation), now)
                     written.append(entry)
             self._notify_written(written)
         return results

@@ -32,7 +32,8 @@ class Entry:
 
     __slots__ = (
         "created_at", "definition", "edited_at", "first", "generation", "key", "kind", "origin", "owner",
-        "payload", "requests", "result", "revision", "slug", "state", "tenant", "uid", "version", "wake_at",
+        "payload", "payload_revision", "requests", "result", "revision", "slug", "state", "tenant", "uid", "version",
+        "wake_at",
     )  # fmt: skip
 
     def __init__(self, key: int, new: NewRow, now: Instant) -> None:
@@ -45,32 +46,32 @@ class Entry:
         self.result: bytes | None = None
         self.owner: str | None = None
         self.version = 0
-        self.revision = 0
+        self.revision = self.payload_revision = 0
         self.write_definition(new, now)
 
     def write_definition(self, new: NewRow, now: Instant) -> None:
         self.kind = sys.intern(new.kind)
         self.origin = Origin(new.origin).value
         self.definition = sys.intern(new.definition)
-        self.payload = new.payload
         self.first = new.first
         self.generation = new.generation
         self.requests = sys.intern(new.requests)
         self.tenant = sys.intern(new.tenant)
         self.edited_at = now
         self.revision += 1
+        if not (new.keep_payload and self.revision > 1):
+            self.payload = new.payload
+            self.payload_revision = self.revision
 
     def differs(self, new: NewRow) -> bool:
         """Return whether ``new`` differs from the row."""
-        if new.first is not None:
+        if new.first is not None or (self.payload != new.payload and not new.keep_payload):
             return True
-        return (self.kind, self.definition, self.payload, self.tenant) != (
-            new.kind, new.definition, new.payload, new.tenant
-        )  # fmt: skip
+        return (self.kind, self.definition, self.tenant) != (new.kind, new.definition, new.tenant)
 
     def write_state(self, settlement: Settlement) -> None:
         self.state = settlement.state
-        if settlement.payload is not None:
+        if settlement.writes_payload and self.payload_revision <= settlement.payload_base:
             self.payload = settlement.payload
         if settlement.result is not None:
             self.result = settlement.result
@@ -103,6 +104,7 @@ class Entry:
             generation=self.generation,
             requests=self.requests,
             tenant=self.tenant,
+            payload_revision=self.payload_revision,
         )
 
 

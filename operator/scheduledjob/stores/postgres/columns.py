@@ -85,6 +85,7 @@ def new_row_columns(rows: Sequence[NewRow]) -> Columns:
             row.payload,
             row.created_at,
             row.tenant,
+            0 if row.keep_payload else 1,
         )
         for row in rows
     ]

@@ -61,6 +61,7 @@ class PostgresSettling(PostgresPart):
                 [settlement.wake_at for settlement in chunk],
                 [settlement.payload for settlement in chunk],
                 [settlement.result for settlement in chunk],
+                [settlement.payload_base if settlement.writes_payload else -1 for settlement in chunk],
             ]
         columns = collapse_constants(columns)
         several = any(len(settlement.records) > 1 for settlement in chunk)

@@ -32,7 +32,7 @@ WITH {search}picked AS MATERIALIZED (
     WHERE s.ctid = picked.place
     RETURNING picked.turn, s.id, s.slug, s.uid, s.kind, s.origin, s.definition, s.revision,
         s.edited_at, s.first, s.payload, s.result, s.created_at, s.version, s.wake_at, s.state,
-        picked.recovered, s.owner, s.generation, s.acts, s.tenant
+        picked.recovered, s.owner, s.generation, s.acts, s.tenant, s.payload_revision
 ), found AS (
     SELECT count(*) AS rows, max(wake_at) AS last_due FROM picked
 ), meta AS (

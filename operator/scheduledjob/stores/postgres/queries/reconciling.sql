@@ -42,7 +42,7 @@ INSERT INTO scheduledjob.schedule (
 )
 SELECT $1, given.*, scheduledjob.clock()
 FROM unnest(
-    {new_row_arrays}, $13::bigint[], $14::text[]
+    {new_row_arrays}, $14::bigint[], $15::text[]
 ) AS given;
 
 -- name: update_observed_rows
@@ -50,6 +50,7 @@ UPDATE scheduledjob.schedule AS s
 SET kind = given.kind, definition = given.definition, first = given.first, acts = given.acts,
     -- Within a generation, the job may have changed the payload.
     payload = CASE WHEN s.generation = given.generation THEN s.payload ELSE given.payload END,
+    payload_revision = CASE WHEN s.generation = given.generation THEN s.payload_revision ELSE s.revision + 1 END,
     generation = given.generation, edited_at = scheduledjob.clock(), revision = s.revision + 1,
     -- least() ignores NULL.
     wake_at = CASE WHEN s.owner IS NULL THEN least(s.wake_at, scheduledjob.clock()) ELSE s.wake_at END

@@ -7,14 +7,14 @@
 -- fragment: row_columns
 -- In the order of the fields of `Row`; `false` is its `recovered`, `acts` its `requests`.
 id, slug, uid, kind, origin, definition, revision, edited_at, first, payload, result, created_at, version,
-wake_at, state, false, owner, generation, acts, tenant
+wake_at, state, false, owner, generation, acts, tenant, payload_revision
 
 -- fragment: new_row_columns
-slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, tenant
+slug, uid, kind, origin, definition, state, wake_at, first, payload, created_at, tenant, payload_revision
 
 -- fragment: new_row_arrays
 $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bigint[], $9::bigint[],
-$10::bytea[], $11::bigint[], $12::text[]
+$10::bytea[], $11::bigint[], $12::text[], $13::bigint[]
 
 -- fragment: insert_new_rows
 INSERT INTO scheduledjob.schedule AS s (
@@ -79,16 +79,18 @@ SELECT pg_notify('scheduledjob_' || $1::integer, json_build_object('due', $2::bi
 WHERE $2::bigint < {latest_poll};
 
 -- name: upsert_rows
--- Does not return rows that are unchanged.
+-- Does not return rows that are unchanged. A given payload_revision of 0 means that an existing row keeps its payload.
 {insert_new_rows}
 ON CONFLICT (installation, slug) DO UPDATE
-SET kind = excluded.kind, origin = excluded.origin, definition = excluded.definition, payload = excluded.payload,
+SET kind = excluded.kind, origin = excluded.origin, definition = excluded.definition,
+    payload = CASE WHEN excluded.payload_revision = 0 THEN s.payload ELSE excluded.payload END,
+    payload_revision = CASE WHEN excluded.payload_revision = 0 THEN s.payload_revision ELSE s.revision + 1 END,
     first = excluded.first, tenant = excluded.tenant, generation = 0, acts = '', edited_at = excluded.edited_at,
     revision = s.revision + 1,
     -- least() ignores NULL.
     wake_at = CASE WHEN s.owner IS NULL THEN least(s.wake_at, excluded.edited_at) ELSE s.wake_at END
 WHERE (s.kind, s.definition, s.tenant) <> (excluded.kind, excluded.definition, excluded.tenant)
-   OR s.payload IS DISTINCT FROM excluded.payload
+   OR (excluded.payload_revision > 0 AND s.payload IS DISTINCT FROM excluded.payload)
    OR excluded.first IS NOT NULL
 RETURNING s.slug, s.revision = 1 AS created, s.owner IS NOT NULL AS owned, s.wake_at;
 

@@ -65,18 +65,20 @@ WITH given AS MATERIALIZED (
         coalesce(state, ($23::bytea[])[1]) AS state,
         CASE WHEN cardinality($24::bigint[]) = 1 THEN ($24::bigint[])[1] ELSE wake_at END AS wake_at,
         CASE WHEN cardinality($25::bytea[]) = 1 THEN ($25::bytea[])[1] ELSE payload END AS payload,
-        CASE WHEN cardinality($26::bytea[]) = 1 THEN ($26::bytea[])[1] ELSE result END AS result
+        CASE WHEN cardinality($26::bytea[]) = 1 THEN ($26::bytea[])[1] ELSE result END AS result,
+        coalesce(payload_base, ($27::bigint[])[1]) AS payload_base
     FROM unnest(
         {settled_arrays},
-        $22::integer[], $23::bytea[], $24::bigint[], $25::bytea[], $26::bytea[]
+        $22::integer[], $23::bytea[], $24::bigint[], $25::bytea[], $26::bytea[], $27::bigint[]
     ) AS given (
         {settled_columns},
-        disposition, state, wake_at, payload, result
+        disposition, state, wake_at, payload, result, payload_base
     )
 ), written AS (
     UPDATE scheduledjob.schedule AS s
     SET state = given.state,
-        payload = coalesce(given.payload, s.payload),
+        -- A payload that a client has set since stays. A base of -1 leaves the payload as it is.
+        payload = CASE WHEN given.payload_base >= s.payload_revision THEN given.payload ELSE s.payload END,
         result = coalesce(given.result, s.result),
         version = CASE WHEN given.disposition = 0 THEN s.version + 1 ELSE s.version END,
         owner = CASE WHEN given.disposition = 0 THEN s.owner END,

@@ -1,0 +1,223 @@
+"""What a client writes while a run is active counts: it is neither overwritten by the run nor lost.
+
+Each test runs on the store in memory and on Postgres.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob import Every, Scheduler, Task
+from tests.engine.support import PATIENCE, Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from scheduledjob.domain.schedule.state import State
+    from scheduledjob.engine.store import Row
+
+HOUR = 3600.0
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.postgres)])
+def url(request: pytest.FixtureRequest) -> str:
+    return "memory:" if request.param == "memory" else str(request.getfixturevalue("postgres_dsn"))
+
+
+class Steered:
+    """A job that reports each run, and ends it as the test says."""
+
+    def __init__(self) -> None:
+        self.begun: asyncio.Queue[Task] = asyncio.Queue()
+        self.ends: asyncio.Queue[Callable[[Task], Task | None]] = asyncio.Queue()
+
+    async def run(self, task: Task) -> Task | None:
+        self.begun.put_nowait(task)
+        end = await self.ends.get()
+        return end(task)
+
+    def end(self, how: Callable[[Task], Task | None] = lambda task: task) -> None:
+        self.ends.put_nowait(how)
+
+
+def leaves(payload: bytes | None) -> Callable[[Task], Task]:
+    def end(task: Task) -> Task:
+        task.payload = payload
+        return task
+
+    return end
+
+
+class Steering:
+    """An open scheduler with a job that the test steers."""
+
+    def __init__(self, scheduler: Scheduler, job: Steered, watcher: Watcher) -> None:
+        self.schedule = scheduler.schedule
+        self.store = scheduler._store
+        self.job = job
+        self._watcher = watcher
+
+    def wrote(self, condition: Callable[[State], bool]) -> Awaitable[None]:
+        """Wait until the owner has written a state that meets the condition."""
+        return self._watcher.until(lambda: "x" in self._watcher.states and condition(self._watcher.states["x"]))
+
+    def took_in(self, revision: int) -> Awaitable[None]:
+        """Wait until a slot that this revision names waits for the active run."""
+        return self.wrote(lambda state: state.revision == revision and len(state.waiting) == 1)
+
+    def succeeded(self, times: int) -> Awaitable[None]:
+        return self.wrote(lambda state: state.succeeded == times)
+
+    async def released(self, times: int = 1) -> Row | None:
+        """Wait until the row was released so many times, and return it; None: it was removed."""
+        await self._watcher.until_event("released", times)
+        (row,) = await self.store.get(["x"])
+        return row
+
+
+@asynccontextmanager
+async def steering(url: str, *, every: float | None = None) -> AsyncIterator[Steering]:
+    job, watcher = Steered(), Watcher()
+    scheduler = Scheduler(url, heartbeat=1.0, observer=watcher, grace=1.0)
+    scheduler.register(job, name="job", trigger=None if every is None else Every(every))
+    async with asyncio.timeout(PATIENCE), scheduler:
+        yield Steering(scheduler, job, watcher)
+
+
+# ---------------------------------------------------------------- payloads
+
+
+async def test_a_run_does_not_overwrite_a_payload_that_a_client_has_set_meanwhile(url: str) -> None:
+    async with steering(url, every=HOUR) as x:
+        await x.schedule("x", "job", payload=b"old", delay=0.0)
+        await x.job.begun.get()
+        await x.schedule("x", "job", payload=b"new", replace=True)
+        x.job.end(leaves(b"of the run"))
+        row = await x.released()
+        assert row is not None
+        assert row.payload == b"new"
+        await x.schedule("x", "job", delay=0.0, replace=True)
+        assert (await x.job.begun.get()).payload == b"new"
+        x.job.end(leaves(b"later"))
+        await x.succeeded(2)
+        (row,) = await x.store.get(["x"])
+        assert row is not None
+        assert row.payload == b"later", "no client has set one since"
+
+
+async def test_a_client_that_gives_no_payload_keeps_the_one_that_a_run_leaves(url: str) -> None:
+    async with steering(url, every=HOUR) as x:
+        await x.schedule("x", "job", payload=b"1", delay=0.0)
+        await x.job.begun.get()
+        await x.schedule("x", "job", delay=0.0, replace=True)
+        x.job.end(leaves(b"2"))
+        assert (await x.job.begun.get()).payload == b"2"
+        x.job.end()
+
+
+async def test_a_client_clears_the_payload(url: str) -> None:
+    async with steering(url, every=HOUR) as x:
+        await x.schedule("x", "job", payload=b"1", delay=0.0)
+        await x.job.begun.get()
+        await x.schedule("x", "job", payload=None, delay=0.0, replace=True)
+        x.job.end(leaves(b"of the run"))
+        assert (await x.job.begun.get()).payload is None
+        x.job.end()
+
+
+async def test_a_job_clears_the_payload(url: str) -> None:
+    async with steering(url, every=HOUR) as x:
+        await x.schedule("x", "job", payload=b"1", delay=0.0)
+        await x.job.begun.get()
+        x.job.end(leaves(None))
+        row = await x.released()
+        assert row is not None
+        assert row.payload is None
+
+
+# ---------------------------------------------------------------- slots that a client names
+
+
+@pytest.mark.parametrize("every", [None, HOUR])
+@pytest.mark.parametrize("delay", [0.0, 0.2])
+async def test_a_slot_named_while_a_run_is_active_runs_after_it(url: str, every: float | None, delay: float) -> None:
+    async with steering(url, every=every) as x:
+        await x.schedule("x", "job", payload=b"1", delay=0.0)
+        first = await x.job.begun.get()
+        for change in (b"2", b"3"):
+            await x.schedule("x", "job", payload=change, delay=delay, replace=True)
+        await x.took_in(3)
+        x.job.end()
+        second = await x.job.begun.get()
+        assert second.payload == b"3", "the last one counts"
+        assert second.run_id != first.run_id
+        x.job.end()
+        assert (await x.released() is None) is (every is None)
+        assert x.job.begun.empty()
+
+
+async def test_slots_named_one_after_the_other_do_not_pile_up(url: str) -> None:
+    async with steering(url) as x:
+        await x.schedule("x", "job", payload=b"1", delay=0.0)
+        await x.job.begun.get()
+        for revision in range(2, 7):
+            await x.schedule("x", "job", payload=b"%d" % revision, delay=0.0, replace=True)
+            await x.took_in(revision)
+        x.job.end()
+        assert (await x.job.begun.get()).payload == b"6"
+        x.job.end()
+        assert await x.released() is None
+        assert x.job.begun.empty()
+
+
+@pytest.mark.parametrize("returns_task", [True, False])
+@pytest.mark.parametrize(("every", "delay"), [(None, 0.0), (None, 0.1), (HOUR, 0.0), (HOUR, 0.1), (HOUR, None)])
+async def test_a_job_that_schedules_itself_anew_goes_on(
+    url: str, returns_task: bool, every: float | None, delay: float | None
+) -> None:
+    watcher = Watcher()
+    scheduler = Scheduler(url, heartbeat=1.0, observer=watcher)
+    seen: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    @scheduler.job("job", trigger=None if every is None else Every(every))
+    async def job(task: Task) -> Task | None:
+        seen.put_nowait(task.payload)
+        if task.payload == b"1":
+            await scheduler.schedule(task.slug, "job", payload=b"2", delay=delay, replace=True)
+            return task if returns_task else None
+        return None
+
+    async with asyncio.timeout(PATIENCE), scheduler:
+        await scheduler.schedule("x", "job", payload=b"1", delay=0.0)
+        assert await seen.get() == b"1"
+        if delay is None:
+            await watcher.until(lambda: "x" in watcher.states and watcher.states["x"].next is not None)
+            task = await scheduler.get("x")
+            assert task is not None
+            assert task.payload == b"2"
+            assert task.slot > datetime.now(UTC)
+        else:
+            assert await seen.get() == b"2"
+
+
+async def test_the_same_slot_named_again_is_another_run(url: str) -> None:
+    async with steering(url, every=HOUR) as x:
+        at = datetime.now(UTC) - timedelta(seconds=1)
+        await x.schedule("x", "job", at=at, payload=b"1")
+        runs = []
+        for turn in range(1, 4):
+            task = await x.job.begun.get()
+            runs.append(task.run_id)
+            assert task.slot == at
+            x.job.end()
+            await x.succeeded(turn)
+            await x.schedule("x", "job", at=at, replace=True)
+        await x.job.begun.get()
+        assert len(set(runs)) == 3
+        assert {record.run_id for record in await x.store.history("x")} == set(runs)
+        x.job.end()
