@@ -72,6 +72,13 @@ async def test_payload_and_result_of_the_returned_task_are_kept() -> None:
 
     assert await run(another, payload=b"p") == Result(True, payload=b"this", result=b"")
 
+    async def clears(task: Task) -> Task:
+        task.payload = None
+        return task
+
+    assert await run(clears, payload=b"p") == Result(True, payload_cleared=True)
+    assert await run(clears, payload=None) == Result(True)
+
 
 async def test_a_payload_from_a_secret_is_masked_everywhere_and_not_kept() -> None:
     """Neither as it was nor as the job changed it: the next run reads the Secret again."""
