@@ -188,6 +188,7 @@ class StoreMachine(RuleBasedStateMachine):
                 row.kind, row.payload, row.first = kind, payload, named
                 row.origin, row.generation, row.requests = origin.value, 0, ""
                 row.revision += 1
+                row.payload_revision = row.revision
                 if row.owner is None:
                     self.adopt(row, min(before, before if row.wake_at is None else row.wake_at), after)
 
@@ -400,7 +401,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.rows.remove(row)
             return
         row.state = settlement.state
-        row.payload = row.payload if settlement.payload is None else settlement.payload
+        if settlement.payload is not None and row.payload_revision <= settlement.revision:
+            row.payload = settlement.payload
         row.result = row.result if settlement.result is None else settlement.result
         if settlement.disposition is Disposition.KEEP:
             row.version += 1

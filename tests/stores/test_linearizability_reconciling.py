@@ -122,7 +122,7 @@ class ClusterMachine(StoreMachine):
         row = self.find(new.slug)
         assert row is not None
         if row.generation != new.generation:
-            row.payload = new.payload
+            row.payload, row.payload_revision = new.payload, row.revision + 1
         row.kind, row.generation, row.requests, row.first = new.kind, new.generation, new.requests, None
         self.poll_at(row, before, after)
 
