@@ -28,7 +28,7 @@ from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaSettings
-from scheduledjob.engine.store import NewRow, Origin, Store
+from scheduledjob.engine.store import DEFAULT_TENANT, NewRow, Origin, Store
 from scheduledjob.engine.task import Task
 from scheduledjob.jobs.payload_jobs import CurlJob, ShellJob
 from scheduledjob.jobs.python.python_job import JobExecutor, JobFunction
@@ -57,7 +57,7 @@ CLOCK_AGE = 30.0
 PAGE = 1000
 AWARE_EXAMPLE = "as in datetime(2026, 12, 1, 10, tzinfo=UTC)"
 MANY_EXAMPLE = 'as in [{"slug": "a", "kind": "report", "delay": 5.0}]'
-ARGUMENTS = frozenset({"slug", "kind", "payload", "delay", "at"})
+ARGUMENTS = frozenset({"slug", "kind", "payload", "delay", "at", "tenant"})
 
 
 class Scheduler:
@@ -66,8 +66,9 @@ class Scheduler:
     ``url`` is ``memory:``, ``postgresql://...`` or ``firestore://project/collection``. All durations are seconds:
     ``heartbeat`` is the longest time between two polls of the store, and ``jitter`` the part of it that is random.
     ``lease`` is how long the work of a dead replica waits for another one. ``grace`` is how long running jobs may
-    continue at shutdown. ``capacity`` is how many runs this replica owns at once. Raises ``ValueError`` for a URL or a
-    number that is not allowed.
+    continue at shutdown. ``capacity`` is how many runs this replica has at once. ``weights`` are those of tenants when
+    more is due than there is room for: a tenant of weight 2 gets twice as much as one of weight 1, which is the
+    default. Raises ``ValueError`` for a URL or a number that is not allowed.
     """
 
     def __init__(
@@ -79,12 +80,13 @@ class Scheduler:
         lease: float = 15.0,
         grace: float = 8.0,
         capacity: int = 4096,
+        weights: Mapping[str, float] | None = None,
         instance: str = "local",
         execute: bool = True,
         observer: Observer | None = None,
     ) -> None:
         self._settings = ReplicaSettings(
-            heartbeat=heartbeat, jitter=jitter, lease=lease, grace=grace, capacity=capacity
+            heartbeat=heartbeat, jitter=jitter, lease=lease, grace=grace, capacity=capacity, weights=weights or {}
         )
         if not isinstance(url, str):
             raise TypeError(
@@ -241,15 +243,21 @@ class Scheduler:
         payload: bytes | UnsetType | None = UNSET,
         delay: float | None = None,
         at: datetime | None = None,
+        tenant: str = DEFAULT_TENANT,
         replace: bool = False,
     ) -> None:
         """Schedule ``slug``. It first runs after ``delay`` seconds, ``at`` an aware datetime, or when its trigger says.
+
+        ``tenant`` is for whom it runs. When more is due than there is room for, each tenant gets its fair share, and no
+        tenant takes all of the capacity.
 
         Raises ``SlugTaken`` (a ``ValueError``) if the slug is scheduled already. With ``replace``, the schedule is
         updated instead, and its history is kept. Without ``payload``, an existing schedule keeps its payload, and None
         clears it. A payload that is set while a run is active stays, whatever payload that run leaves.
         """
-        await self._put([{"slug": slug, "kind": kind, "payload": payload, "delay": delay, "at": at}], replace)
+        await self._put(
+            [{"slug": slug, "kind": kind, "payload": payload, "delay": delay, "at": at, "tenant": tenant}], replace
+        )
 
     async def schedule_many(self, schedules: Iterable[Mapping[str, Any]], *, replace: bool = False) -> None:
         """Schedule many slugs in few round trips, all or none. Each item has the arguments of ``schedule``."""
@@ -350,6 +358,10 @@ class Scheduler:
             payload = None
         if payload is not None and not isinstance(payload, bytes):
             raise TypeError(f"schedule {slug!r}: payload is {type(payload).__name__}: give bytes, as in b'text'")
+        tenant = schedule.get("tenant", DEFAULT_TENANT)
+        if not isinstance(tenant, str) or len(tenant) > MAX_SLUG or "\0" in tenant:
+            allowed = f"text of up to {MAX_SLUG} characters without NUL"
+            raise ValueError(f"schedule {slug!r}: tenant {tenant!r:.80} is not allowed: {allowed}")
         known = self._kinds.get(kind)
         if known is None and self._execute:
             names = ", ".join(sorted(self._kinds)) or "none"
@@ -378,6 +390,7 @@ class Scheduler:
             payload,
             created_at=now,
             keep_payload=keep_payload,
+            tenant=tenant,
         )
 
 

@@ -550,3 +550,41 @@ async def test_an_unavailable_store_is_an_error_at_the_start() -> None:
             async with scheduler:
                 pass
         assert "secret" not in str(error.value)
+
+
+# ---------------------------------------------------------------- tenants
+
+
+async def test_a_tenant_whose_runs_hang_leaves_room_for_another() -> None:
+    scheduler, ran = Scheduler("memory:", capacity=16, grace=0.0), asyncio.Queue[str]()
+
+    @scheduler.job("hang")
+    async def hang(task: Task) -> None:
+        await asyncio.Event().wait()
+
+    @scheduler.job("quick")
+    async def quick(task: Task) -> None:
+        ran.put_nowait(task.slug)
+
+    async with scheduler:
+        many = [{"slug": f"hang-{n}", "kind": "hang", "delay": 0.0, "tenant": "hog"} for n in range(100)]
+        await scheduler.schedule_many(many)
+        await scheduler.schedule("first", "quick", delay=0.0, tenant="other")
+        assert await ran.get() == "first"
+        await scheduler.schedule("of the hog", "quick", delay=0.0, tenant="hog")
+        await scheduler.schedule("second", "quick", delay=0.0, tenant="other")
+        assert await ran.get() == "second"
+
+
+@pytest.mark.parametrize("tenant", [7, "n" * 254, "a\0b", None])
+async def test_a_tenant_that_is_not_allowed_is_refused(tenant: Any) -> None:
+    scheduler, _ = with_job()
+    async with scheduler:
+        with pytest.raises(ValueError, match="tenant .* is not allowed: text of up to 253"):
+            await scheduler.schedule("a", "job", delay=0.0, tenant=tenant)
+
+
+@pytest.mark.parametrize("weight", [0, -1, 101, "2"])
+def test_a_weight_that_is_not_allowed_is_refused(weight: Any) -> None:
+    with pytest.raises(ValueError, match="of tenant 'a' is not allowed: a number from 0.01 to 100"):
+        Scheduler("memory:", weights={"a": weight})

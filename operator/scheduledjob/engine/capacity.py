@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LIBRARY = Origin.LIBRARY.value  # looked up for each row
 
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
+"""The least and the greatest weight of a tenant."""
+
 SCHEDULE_SHARE = 0.5
 """A schedule may start another run beside its active ones while it has at most this share of what it has and what its
 tenant may still use."""

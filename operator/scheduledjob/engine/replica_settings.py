@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.durations import in_seconds, is_number
 
+from .capacity import MAX_WEIGHT, MIN_WEIGHT
 from .clock import boot_seconds
 from .lease_thread import LeaseThread
 from .observer import Observer
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from .lease_thread import LeaseCallbacks, LeaseDriver
     from .leases import Leases
     from .store import Store
-
-
-MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
-"""The least and the greatest weight of a tenant."""
 
 
 @dataclass(slots=True, frozen=True)

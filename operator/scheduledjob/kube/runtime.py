@@ -124,6 +124,8 @@ class OperatorRuntime:
                 lease=min(settings.lease, MAX_LEASE_IN_MEMORY) if in_memory else settings.lease,
                 capacity=settings.capacity + settings.pod_capacity,
                 grace=settings.grace,
+                tenant_share=settings.namespace_share,
+                weights=dict(settings.namespace_weights),
             ),
             ReplicaHost(
                 name=peers.replica,

@@ -50,6 +50,8 @@ ACCEPTED: dict[str, str] = {
         settings:
           capacity: 100000
           podCapacity: 10
+          namespaceShare: 0.5
+          namespaceWeights: [team-a=2, team-b=0.5]
           inlineShellNamespaces: ["*"]
           acceptUnconfinedShell: true
           inlineHttpAllow: [10.0.0.0/8, metadata.internal]

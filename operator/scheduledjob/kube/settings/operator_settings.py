@@ -97,8 +97,8 @@ class OperatorSettings:
     capacity: int = setting(
         types.count(least=1, most=100_000),
         4096,
-        "The maximum number of schedules that one replica owns at a time for inline runs, running or about to run. "
-        "More schedules wait in the store for any replica that has room.",
+        "The maximum number of inline runs that one replica has at a time, running or about to run. "
+        "More wait in the store for any replica that has room.",
     )
     pod_capacity: int = setting(
         types.count(least=1, most=100_000),
@@ -106,6 +106,19 @@ class OperatorSettings:
         "The maximum number of runs that one replica has in Pods at a time. This protects the API server and the "
         "cluster's scheduler. One namespace alone may have three quarters of them. Use a ResourceQuota to limit "
         "what Pods may use.",
+    )
+    namespace_share: float = setting(
+        types.number(least=0.1, most=1),
+        0.875,
+        "The largest share of capacity for one namespace, of what it uses and what is free. With 0.875, a namespace "
+        "whose runs hang leaves an eighth for others, and two such namespaces leave a fifteenth. 1: no bound.",
+    )
+    namespace_weights: tuple[tuple[str, float], ...] = setting(
+        types.weights(),
+        (),
+        "When more is due than there is room for, runs start in fair shares for each namespace. A namespace of weight "
+        "2 gets twice as much as one of weight 1.",
+        default_text="1 for each namespace",
     )
     inline_shell_namespaces: tuple[str, ...] = setting(
         types.namespaces(all_is=types.ALL),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from scheduledjob.domain.time.durations import format_duration, parse_duration
 from scheduledjob.domain.time.instants import SECOND, from_seconds
+from scheduledjob.engine.capacity import MAX_WEIGHT, MIN_WEIGHT
 from scheduledjob.manifests.problems import listed, nearest, quoted
 from scheduledjob.web.listen import Listen, parse_listen
 
@@ -28,6 +29,7 @@ _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _IMAGE = re.compile(r"[A-Za-z0-9]\S{0,1023}")
 
 
@@ -236,6 +238,40 @@ def hosts() -> SettingType[tuple[str, ...]]:
         return tuple(items)
 
     return SettingType("HOST,...", "networks such as `10.0.0.0/8`, addresses and host names", read, _join, many=True)
+
+
+def number(*, least: float, most: float) -> SettingType[float]:
+    """A number, as in ``0.875``."""
+    allowed = f"a number from {least:g} to {most:g}"
+
+    def read(text: str) -> float:
+        if _NUMBER.fullmatch(text) and least <= float(text) <= most:
+            return float(text)
+        raise ValueError(f"{quoted(text)} is not allowed: write {allowed}")
+
+    return SettingType("NUMBER", allowed, _single(read), lambda value: f"{value:g}")
+
+
+def weights() -> SettingType[tuple[tuple[str, float], ...]]:
+    """Weights of namespaces, as in ``team-a=2``."""
+    names, values = namespace(), number(least=MIN_WEIGHT, most=MAX_WEIGHT)
+
+    def read(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+        found: dict[str, float] = {}
+        for item in _items(texts):
+            name, separator, weight = item.partition("=")
+            if not separator:
+                raise ValueError(f"{quoted(item)} is not allowed: write NAMESPACE=WEIGHT, as in team-a=2")
+            found[names.read([name])] = values.read([weight])
+        return tuple(found.items())
+
+    return SettingType(
+        "NAMESPACE=WEIGHT,...",
+        f"names of namespaces with their weights, {values.allowed[2:].replace('number', 'numbers')}, as in `team-a=2`",
+        read,
+        lambda items: ",".join(f"{name}={weight:g}" for name, weight in items),
+        many=True,
+    )
 
 
 AnySettingType = SettingType[Any]
