@@ -580,11 +580,11 @@ async def test_a_tenant_whose_runs_hang_leaves_room_for_another() -> None:
 async def test_a_tenant_that_is_not_allowed_is_refused(tenant: Any) -> None:
     scheduler, _ = with_job()
     async with scheduler:
-        with pytest.raises(ValueError, match="tenant .* is not allowed: text of up to 253"):
+        with pytest.raises(ValueError, match=r"tenant .* is not allowed: text of up to 253"):
             await scheduler.schedule("a", "job", delay=0.0, tenant=tenant)
 
 
 @pytest.mark.parametrize("weight", [0, -1, 101, "2"])
 def test_a_weight_that_is_not_allowed_is_refused(weight: Any) -> None:
-    with pytest.raises(ValueError, match="of tenant 'a' is not allowed: a number from 0.01 to 100"):
+    with pytest.raises(ValueError, match=r"of tenant 'a' is not allowed: a number from 0.01 to 100"):
         Scheduler("memory:", weights={"a": weight})
