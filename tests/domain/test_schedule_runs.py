@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from scheduledjob.domain.schedule import machine
+from scheduledjob.domain.schedule import machine, runs
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Misfire, Timeouts
 from scheduledjob.domain.schedule.schedule import Schedule
-from scheduledjob.domain.schedule.state import Outcome, RunRecord, State
+from scheduledjob.domain.schedule.state import Outcome, Run, RunRecord, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 
 from .schedule_driver import Driver, T, defined
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # ---------------------------------------------------------------- concurrency
 
@@ -247,3 +252,63 @@ def test_a_server_may_ask_for_the_longest_fixed_wait() -> None:
     assert job.starts(91) == [60]
     record = job.end(92, AttemptEnd.FAILED, retry_after=1 * SECOND)
     assert record is not None
+
+
+# ---------------------------------------------------------------- thousands of runs
+
+
+class Compared:
+    """Counts the runs that searches by ``has`` pass over."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def has(self, found: Sequence[Run], run: Run) -> bool:
+        self.runs += len(found)
+        return any(other is run for other in found)
+
+
+def crowded(count: int) -> Driver:
+    job = Driver(defined(concurrency=Concurrency.ALLOW))
+    job.state.runs = [Run(slot=T - number, due=T - number, begun=1) for number in range(count)]
+    return job
+
+
+@pytest.mark.parametrize("policy", [Concurrency.ALLOW, Concurrency.REPLACE])
+def test_the_cost_of_a_step_grows_with_the_active_runs_and_not_with_their_square(
+    policy: Concurrency, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = Compared()
+    monkeypatch.setattr(runs, "has", compared.has)
+    assert not hasattr(machine, "has"), "it does not search lists of runs"
+    job = crowded(4000)
+    job.schedule.executing = tuple(job.state.runs)
+    job.edit(0, concurrency=policy)
+    compared.runs = 0
+    machine.step(job.schedule, T + 59 * SECOND)
+    actions = machine.step(job.schedule, T + 61 * SECOND)
+    assert len(actions.cancel) == (4000 if policy is Concurrency.REPLACE else 0)
+    machine.wake_at(job.schedule)
+    machine.recover(job.schedule, T + 62 * SECOND)
+    assert compared.runs < 4000
+
+
+def test_a_step_starts_a_limited_number_of_attempts_and_the_rest_is_due_at_once() -> None:
+    job = crowded(machine.MAX_STARTS + 7)
+    now = T + SECOND
+    started = machine.step(job.schedule, now).start
+    assert len(started) == machine.MAX_STARTS
+    for run in started:
+        runs.attempt_started(job.schedule, run, now)
+    wake = machine.wake_at(job.schedule)
+    assert wake is not None
+    assert wake <= now
+    assert len(machine.step(job.schedule, now).start) == 7
+
+
+def test_allow_without_a_maximum_has_ten_thousand_active_runs_at_most() -> None:
+    job = crowded(9_999)
+    assert len(job.at(60).start) > 0
+    assert len(job.state.runs) == 10_000
+    assert len(job.starts(120)) <= machine.MAX_STARTS
+    assert (len(job.state.runs), job.state.skipped) == (10_000, 1)

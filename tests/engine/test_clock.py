@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.engine.clock import DRIFT, StoreClock
-from scheduledjob.engine.timers import Timers
+from scheduledjob.engine.timers import MAX_AT_ONCE, Timers
 
 T: Instant = 1_790_000_000 * SECOND
 
@@ -148,3 +148,26 @@ async def test_closed_timers_do_not_fire() -> None:
     later.set(slow.clock.now() + 20_000, "later")
     await other.wait()
     assert fired == []
+
+
+async def test_thousands_of_timers_that_are_due_together_do_not_fire_in_one_turn() -> None:
+    slow = Slow()
+    fired, turns = 0, 0
+
+    def on_due(item: str, token: int) -> None:
+        nonlocal fired
+        fired += 1
+        if item == "again":
+            timers.set(0, "again")
+
+    timers: Timers[str] = Timers(slow.clock, on_due)
+    for _ in range(10 * MAX_AT_ONCE):
+        timers.set(0, "once")
+    timers.set(0, "again")
+    while fired <= 10 * MAX_AT_ONCE:
+        before = fired
+        await asyncio.sleep(0)
+        assert fired - before <= MAX_AT_ONCE
+        turns += 1
+    assert turns >= 10
+    timers.close()

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from scheduledjob.domain.schedule import followed_runs, machine
-from scheduledjob.domain.schedule.actions import has
+from scheduledjob.domain.schedule.actions import identities
 from scheduledjob.domain.time.instants import Instant, from_seconds
 
 from .attempt_runner import AttemptRunner
@@ -113,7 +113,9 @@ class Ownership:
             stats.executing += executing
             stats.detached += sum(running.kind.detached for running in owned.attempts)
             stats.waiting += len(state.waiting)
-            stats.retrying += sum(run.attempt > 1 and not has(owned.schedule.executing, run) for run in state.runs)
+            if retrying := [run for run in state.runs if run.attempt > 1]:
+                now_executing = identities(owned.schedule.executing)
+                stats.retrying += sum(id(run) not in now_executing for run in retrying)
         return stats
 
     def clock_jumped(self) -> None:

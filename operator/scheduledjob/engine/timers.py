@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+MAX_AT_ONCE = 250
+"""Entries that are handled in one turn of the event loop. Each may take some ten microseconds."""
+
 
 class Timers(Generic[_T]):
     """Calls ``on_due(item, token)`` when the store's clock reaches an entry's instant, earliest first.
@@ -67,8 +70,11 @@ class Timers(Generic[_T]):
     def _fire(self) -> None:
         self._handle = None
         heap, now = self._heap, self._clock.now()
-        while heap and heap[0][0] <= now:
-            _, token, item = heapq.heappop(heap)
+        due: list[tuple[Instant, int, _T]] = []
+        while heap and heap[0][0] <= now and len(due) < MAX_AT_ONCE:
+            due.append(heapq.heappop(heap))
+        # What these set for now is due in the next turn of the event loop, after other work.
+        for _, token, item in due:
             self._on_due(item, token)
         if heap and self._handle is None:
             self._arm()

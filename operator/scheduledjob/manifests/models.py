@@ -132,7 +132,7 @@ class Spec(Model):
         None,
         ge=1,
         le=10_000,
-        description="With Allow and Queue: maximum number of active runs. Default: 1 with Queue, no limit with Allow.",
+        description="With Allow and Queue: maximum number of active runs. Default: 1 with Queue, 10000 with Allow.",
     )
     queue_depth: int | None = Field(
         None, ge=1, le=10_000, description="With Queue: maximum number of slots that wait. Default: 1."

@@ -16,6 +16,7 @@ from .state import Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
 _T = TypeVar("_T")
 
@@ -56,11 +57,21 @@ class Actions(msgspec.Struct, gc=False):
     became_overdue: bool = False
 
 
+MAX_ASSERTED = 64
+"""An assertion that searches a list is made for lists up to this length, so that its cost is bounded."""
+_NOTHING: AbstractSet[int] = frozenset()
+
+
 def has(runs: Sequence[Run], run: Run) -> bool:
     for other in runs:  # noqa: SIM110  # called for each start, where a generator costs more than the search
         if other is run:
             return True
     return False
+
+
+def identities(runs: Sequence[Run]) -> AbstractSet[int]:
+    """Return the ``id`` of each run, to look for many runs among many without comparing each with each."""
+    return {id(run) for run in runs} if runs else _NOTHING
 
 
 def remove(runs: list[Run], run: Run) -> None:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from .state import Run, State
 
 
+MAX_CONCURRENT = 10_000
+"""Active runs of a schedule under Allow that sets no maximum. Its state, which each write contains, grows with them."""
+
+
 class Admission(Enum):
     """What happens to a run that comes due."""
 
@@ -51,7 +55,7 @@ def decide(definition: Definition, state: State, run: Run, most_active: int | No
             full = start_or_wait is Admission.WAIT and waiting >= definition.queue_depth
             return Admission.SKIP if full else start_or_wait
         case Concurrency.ALLOW:
-            limit = _smaller(definition.max_concurrent, most_active)
+            limit = _smaller(definition.max_concurrent or MAX_CONCURRENT, most_active)
             return Admission.SKIP if limit is not None and active + waiting >= limit else start_or_wait
 
 
@@ -66,7 +70,7 @@ def has_room(definition: Definition, state: State, run: Run, most_active: int | 
         return False
     policy, limit = definition.concurrency, definition.max_concurrent
     if policy is Concurrency.ALLOW:
-        return limit is None or len(runs) < limit
+        return len(runs) < (limit or MAX_CONCURRENT)
     return policy is Concurrency.QUEUE and len(runs) < (limit or 1)
 
 

@@ -96,7 +96,7 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
     suspend: bool = False
     concurrency: Concurrency = Concurrency.FORBID
     max_concurrent: int | None = None
-    """None: one with Queue, no limit with Allow."""
+    """None: one with Queue, ``MAX_CONCURRENT`` with Allow."""
     queue_depth: int = 1
     misfire: Misfire = Misfire()
     retry: Backoff = Exponential()

@@ -37,7 +37,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import due, followed_runs, requests, runs
-from .actions import Actions, EndDetails, has
+from .actions import Actions, EndDetails, identities
 from .concurrency import has_room
 from .schedule import Schedule
 from .state import Completion, Outcome, Run, State, run_id
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from .misfire import Slots
     from .requests import Requests
 
+MAX_STARTS = 100
+"""Attempts that one call of ``step`` starts. The rest is due at once, so that their start does not hold the event loop.
+"""
 MAX_REMEMBERED_REQUESTS = 32
 """How many handled requests a state remembers, unless the object still makes more."""
 
@@ -218,15 +221,20 @@ def step(schedule: Schedule, now: Instant) -> Actions:
 def _start_attempts(schedule: Schedule, now: Instant, actions: Actions) -> None:
     """Start the attempts that are due, of runs that are stored."""
     total = schedule.definition.timeouts.total
+    executing = identities(schedule.executing)
+    starting: list[Run] = []
     for run in list(schedule.state.runs):
-        if run.due <= now and not has(schedule.executing, run):
+        if run.due <= now and id(run) not in executing:
             if run.detached is not schedule.detached:
                 runs.move_attempt(schedule, run, now)
             elif total is not None and run.begun and now >= run.begun + total and not run.adoptable:
                 reason = "timeouts.total passed before the next attempt"
                 runs.finish(schedule, run, Outcome.FAILED, now, EndDetails(reason))
             elif not schedule.writes.is_unstored(run):
-                actions.start += (run,)
+                starting.append(run)
+                if len(starting) >= MAX_STARTS:
+                    break
+    actions.start = tuple(starting)
 
 
 def prepare_release(schedule: Schedule, now: Instant) -> None:
@@ -251,9 +259,11 @@ def wake_at(schedule: Schedule) -> Instant | None:
         for run in state.upcoming:
             if wake is None or run.due < wake:
                 wake = run.due
-    for run in state.runs:
-        if (wake is None or run.due < wake) and not has(schedule.executing, run):
-            wake = run.due
+    if state.runs:
+        executing = identities(schedule.executing)
+        for run in state.runs:
+            if (wake is None or run.due < wake) and id(run) not in executing:
+                wake = run.due
     if schedule.pending is not None and (wake is None or schedule.pending.since < wake):
         wake = schedule.pending.since
     return wake

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from scheduledjob.domain.time.instants import Instant, rfc3339
 
-from .actions import NO_DETAILS, Actions, AttemptEnd, EndDetails, has, remove, without
+from .actions import MAX_ASSERTED, NO_DETAILS, Actions, AttemptEnd, EndDetails, has, identities, remove, without
 from .concurrency import Admission, decide, has_room, lacks_capacity, skips_while_active
 from .misfire import jitter_of, newest_due
 from .state import Completion, Outcome, Run, RunRecord, record_of
@@ -35,7 +35,7 @@ START, WAIT, SKIP, REPLACE_ACTIVE = Admission  # looked up for every run, see `o
 def admit(schedule: Schedule, run: Run, now: Instant, actions: Actions) -> None:
     """Let a run that is due become active, wait, or be skipped, as the concurrency policy decides."""
     state, writes = schedule.state, schedule.writes
-    assert not state.runs or not has(state.runs, run), f"{schedule.slug}: the run of {run.slot} is admitted twice"
+    assert len(state.runs) > MAX_ASSERTED or not has(state.runs, run), f"{schedule.slug}: {run.slot} is admitted twice"
     admission = decide(schedule.definition, state, run, schedule.most_active)
     if admission is SKIP:
         state.skipped += 1
@@ -78,10 +78,14 @@ def capacity_reason(active: int) -> str:
 def _replace_active(schedule: Schedule, run: Run, now: Instant, actions: Actions) -> None:
     """Cancel the active runs in favour of ``run``, and drop the waiting ones."""
     newer = f"the manual run {run.token}" if run.token else f"the slot {rfc3339(run.slot)}"
+    executing = identities(schedule.executing)
+    stopping: list[Run] = []
     for active in list(schedule.state.runs):
         already_cancelled = bool(active.cancel_reason)
-        if cancel(schedule, active, now, f"replaced by {newer}") and not already_cancelled:
-            actions.cancel += (active,)
+        to_stop = cancel(schedule, active, now, f"replaced by {newer}", executing=id(active) in executing)
+        if to_stop and not already_cancelled:
+            stopping.append(active)
+    actions.cancel += tuple(stopping)
     drop_waiting(schedule)
 
 
@@ -122,13 +126,13 @@ def promote(schedule: Schedule) -> None:
 
 def attempt_started(schedule: Schedule, run: Run, now: Instant) -> None:
     """Note that the owner starts an attempt that ``step`` returned."""
-    assert has(schedule.state.runs, run), f"{schedule.slug}: the run of {run.slot} starts, and is not active"
+    active, executing = schedule.state.runs, schedule.executing
+    assert len(active) > MAX_ASSERTED or has(active, run), f"{schedule.slug}: {run.slot} starts, and is not active"
     assert not schedule.writes.is_unstored(run), f"{schedule.slug}: the run of {run.slot} starts before it is stored"
     run.begun = run.begun or now
     if run.detached and not run.adoptable:
         run.revision = schedule.state.revision
-    executing = schedule.executing
-    assert not executing or not has(executing, run), f"{schedule.slug}: the run of {run.slot} is executing already"
+    assert len(executing) > MAX_ASSERTED or not has(executing, run), f"{schedule.slug}: {run.slot} is executing already"
     schedule.executing = (*executing, run)
 
 
@@ -226,14 +230,18 @@ def move_attempt(schedule: Schedule, run: Run, now: Instant) -> None:
 # ---------------------------------------------------------------- the end of a run
 
 
-def cancel(schedule: Schedule, run: Run, now: Instant, reason: str) -> bool:
-    """Cancel a run. Return whether its attempt has to be stopped first, which is up to the owner."""
+def cancel(schedule: Schedule, run: Run, now: Instant, reason: str, *, executing: bool | None = None) -> bool:
+    """Cancel a run. Return whether its attempt has to be stopped first, which is up to the owner.
+
+    Whoever cancels many runs says whether each is ``executing``.
+    """
     state = schedule.state
-    executing = has(schedule.executing, run)
+    if executing is None:
+        executing = has(schedule.executing, run)
     if executing or run.adoptable:
         schedule.writes.changed = True
         run.cancel_reason = run.cancel_reason or reason
-        if has(state.waiting, run):
+        if state.waiting and has(state.waiting, run):
             remove(state.waiting, run)
             state.runs.append(run)
         return executing
@@ -252,7 +260,7 @@ def finish(schedule: Schedule, run: Run, outcome: Outcome, now: Instant, details
     """End a run with this outcome, and return its record for history."""
     state = schedule.state
     executing = schedule.executing
-    assert not executing or not has(executing, run), f"{schedule.slug}: the run of {run.slot} ends, and is executing"
+    assert len(executing) > MAX_ASSERTED or not has(executing, run), f"{schedule.slug}: {run.slot} ends while executing"
     schedule.writes.changed = True
     _skip_overlapped(schedule, run, now)
     remove(state.runs, run)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .actions import has, without
 from .state import Run, RunRecord
 
 if TYPE_CHECKING:
@@ -30,33 +29,29 @@ class WriteTracker(msgspec.Struct, eq=False, gc=False):
     """The store has not answered the last write. The next write waits for the answer."""
     records: tuple[RunRecord, ...] = ()
     """Runs that ended and are in no write yet."""
-    _unstored: tuple[Run, ...] = ()
-    """Unstored runs that are in no write yet."""
-    _being_stored: tuple[Run, ...] = ()
+    _unstored: dict[int, Run] = msgspec.field(default_factory=dict)
+    """Unstored runs that are in no write yet, by their ``id``."""
+    _being_stored: dict[int, Run] = msgspec.field(default_factory=dict)
     """Unstored runs in the write that is in flight."""
 
     def add(self, run: Run) -> None:
         """Remember that the stored state does not know this run, or this attempt of it."""
-        if not has(self._unstored, run):
-            self._unstored += (run,)
+        self._unstored[id(run)] = run
         self.changed = True
 
     def drop(self, run: Run) -> None:
         """Forget a run that has ended."""
-        if self._unstored:
-            self._unstored = without(self._unstored, run)
+        self._unstored.pop(id(run), None)
 
     def is_unstored(self, run: Run) -> bool:
         """Whether the stored state does not know this run, or this attempt of it."""
-        if not self._unstored and not self._being_stored:  # nearly always: worth 0.3 us a run in drain-1
-            return False
-        return has(self._unstored, run) or has(self._being_stored, run)
+        return id(run) in self._unstored or id(run) in self._being_stored
 
     def begin(self, state: State) -> tuple[bytes, tuple[RunRecord, ...]]:
         """Return the state and the records to write now. Call ``answered`` when the store has answered."""
         assert not self.in_flight, "a write is in flight already"
         records, self.records = self.records, ()
-        self._being_stored, self._unstored = self._unstored, ()
+        self._being_stored, self._unstored = self._unstored, self._being_stored
         self.changed, self.in_flight = False, True
         return state.encode(), records
 
@@ -64,4 +59,4 @@ class WriteTracker(msgspec.Struct, eq=False, gc=False):
         """Note that the store has answered the write. If it refused the write, the row is lost, and nothing starts."""
         assert self.in_flight, "no write is in flight"
         self.in_flight = False
-        self._being_stored = ()
+        self._being_stored.clear()
