@@ -42,6 +42,25 @@ async def test_a_result_is_masked_and_shortened() -> None:
     assert result.output == b"y" * OUTPUT_LIMIT
 
 
+@pytest.mark.parametrize(
+    ("reason", "masked"),
+    [
+        ("exit code 1", "exit code 1"),
+        ("exit code 1: 1 error", "exit code 1: *** error"),
+        ("timed out after 1m1s", "timed out after 1m1s"),
+        ("killed by SIGKILL (exit code 137): 1", "killed by SIGKILL (exit code 137): ***"),
+        ("HTTP 501, expected 2xx or 1xx", "HTTP 501, expected 2xx or ***xx"),
+        ("1: exit code 1", "***: exit code ***"),
+    ],
+)
+async def test_the_operators_own_words_are_kept(reason: str, masked: str) -> None:
+    assert (await Redaction("1").seal(Result(False, reason))).reason == masked
+
+
+async def test_bytes_that_are_no_text_are_kept() -> None:
+    assert (await Redaction().seal(Result(True, output=b"\x80\x81"))).output == b"\x80\x81"
+
+
 async def test_text_of_the_job_is_withheld() -> None:
     redaction = Redaction()
     redaction.withhold("Secret x is not known")

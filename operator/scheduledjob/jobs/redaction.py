@@ -21,7 +21,7 @@ from .reasons import of_exception, one_line
 from .values import MASK, Secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
 E = TypeVar("E")
 
@@ -29,9 +29,37 @@ _ENCODED_LIMIT = 8192
 """Bytes. Of longer values, the encoded forms are not masked: nobody puts them into a URL."""
 _SHORTEST_ENCODED = 4
 """Bytes. The encoded forms of shorter values are not masked."""
+_OWN_WORDS = re.compile(
+    r"exit code \d+|timed out after [0-9dhms]+|killed by SIG[A-Z0-9]+( \(exit code \d+\))?|HTTP [1-5]\d\d(?!\d)"
+)
+"""What reasons begin with that contains no text of a job, of a server or of a Secret."""
 _WORDS = re.compile(rb"[\w.-]{32,}")
 _SIGNATURE = 16
 """Minimum bytes of the signature of a token."""
+
+
+class _EncodedSecrets(Secrets):
+    """Secrets that are masked as they are, as they look in a URL, and as they look in JSON."""
+
+    def remember(self, value: str | bytes) -> None:
+        super().remember(value)
+        if _SHORTEST_ENCODED <= len(value) <= _ENCODED_LIMIT:
+            text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+            for line in {text, text.strip()}:
+                for form in _encoded(line):
+                    super().remember(form)
+
+
+def _encoded(text: str) -> Iterator[str]:
+    for safe in ("", "/", "!$&'()*+,;=:@/?-._~"):
+        encoded = quote(text, safe=safe, errors="surrogateescape")
+        if encoded != text:
+            yield encoded
+            yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)
+    for ascii_only in (True, False):
+        escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+        if escaped != text:
+            yield escaped
 
 
 class Redaction:
@@ -39,7 +67,7 @@ class Redaction:
 
     def __init__(self, *values: str | bytes, tokens: bool = False) -> None:
         """``tokens``: also mask all JSON Web Tokens, because the kubelet gives a Pod tokens that nobody else knows."""
-        self.secrets = Secrets()
+        self.secrets: Secrets = _EncodedSecrets()
         self.withheld = ""
         """Why text of the job is withheld; empty if all its secret values are known."""
         self._tokens = tokens
@@ -54,22 +82,6 @@ class Redaction:
     def remember(self, value: str | bytes) -> None:
         """Mask this value from now on, also as it looks in a URL and in JSON."""
         self.secrets.remember(value)
-        if not _SHORTEST_ENCODED <= len(value) <= _ENCODED_LIMIT:
-            return
-        text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-        for line in {text, text.strip()}:
-            self._remember_encoded(line)
-
-    def _remember_encoded(self, text: str) -> None:
-        for safe in ("", "/", "!$&'()*+,;=:@/?-._~"):
-            encoded = quote(text, safe=safe, errors="surrogateescape")
-            if encoded != text:
-                self.secrets.remember(encoded)
-                self.secrets.remember(re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded))
-        for ascii_only in (True, False):
-            escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
-            if escaped != text:
-                self.secrets.remember(escaped)
 
     def withhold(self, why: str) -> None:
         """Withhold text of the job from now on. The first ``why`` is the one that is shown."""
@@ -87,8 +99,14 @@ class Redaction:
     def reason(self, words: str, detail: str = "") -> str:
         """Return a reason of one line: ``words``, and ``detail``, which is text of the job that may be withheld."""
         if detail and self.withheld:
-            return one_line(f"{self.mask_text(words)} (message withheld: {self.withheld})".lstrip())
-        return one_line(self.mask_text(": ".join(filter(None, (words, detail)))))
+            return one_line(f"{self._mask_foreign(words)} (message withheld: {self.withheld})".lstrip())
+        return one_line(self._mask_foreign(": ".join(filter(None, (words, detail)))))
+
+    def _mask_foreign(self, reason: str) -> str:
+        """Mask a reason, but not the words at its beginning that only the operator writes: a Secret may be ``1``."""
+        own = _OWN_WORDS.match(reason)
+        end = 0 if own is None else own.end()
+        return reason[:end] + self.mask_text(reason[end:])
 
     async def seal(self, result: Result, detail: str = "") -> Result:
         """Mask a result in place and return it. ``detail`` is text of the job that belongs to the reason.
@@ -104,7 +122,9 @@ class Redaction:
         if result.output and self.withheld:
             result.output = f"[output withheld: {self.withheld}]\n".encode()
         elif result.output:
-            result.output = without_broken_start(self.mask(result.output)[-OUTPUT_LIMIT:])
+            result.output = self.mask(result.output)
+            if len(result.output) > OUTPUT_LIMIT:
+                result.output = without_broken_start(result.output[-OUTPUT_LIMIT:])
         return result
 
 

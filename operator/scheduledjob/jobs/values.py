@@ -19,7 +19,7 @@ from .secret_search import SecretSearch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scheduledjob.engine.executor import Attempt, References, Value
+    from scheduledjob.engine.executor import References, Value
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -129,11 +129,6 @@ def _pieces(text: bytes) -> Iterator[bytes]:
 def _threads() -> ThreadPoolExecutor:
     # One thread: more would compete with the event loop, and each search is bounded.
     return ThreadPoolExecutor(1, thread_name_prefix="mask")
-
-
-def secrets_of(attempt: Attempt) -> Secrets:
-    """Return the secrets of an attempt before its references are resolved: its payload, if that is secret."""
-    return Secrets(attempt.payload) if attempt.payload_is_secret and attempt.payload else Secrets()
 
 
 async def resolve(value: Value, references: References | None, secrets: Secrets | None = None) -> str | None:

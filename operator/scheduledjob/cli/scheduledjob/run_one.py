@@ -27,8 +27,8 @@ from scheduledjob.jobs.container.runner_order import ORDER, REFERENCE, Order, en
 from scheduledjob.jobs.job_registry import make_executor, result_code_of
 from scheduledjob.jobs.python.python_job import JobPluginError
 from scheduledjob.jobs.reasons import of_exception, one_line
+from scheduledjob.jobs.redaction import Redaction
 from scheduledjob.jobs.shell.environment import PREFIX
-from scheduledjob.jobs.values import Secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,8 +50,7 @@ def run_ordered(message: Path, *, plugins: bool) -> int:
         raise CommandError(f"{ORDER} can't be read by this version: {error}", 2) from None
     references = _EnvironmentReferences(order)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        result = runner.run(_until_signalled(order, references, plugins=plugins))
-    result.output, result.reason = references.secrets.mask(result.output), references.secrets.mask_text(result.reason)
+        result = runner.run(_sealed(order, references, plugins=plugins))
     _show(result)
     try:
         message.write_bytes(encode_report(result))
@@ -67,16 +66,16 @@ class _EnvironmentReferences:
     """``References`` whose values the kubelet has put into the environment."""
 
     def __init__(self, order: Order) -> None:
-        self.secrets = Secrets()
+        self.redaction = Redaction()
         self._values: dict[tuple[str, str, str], bytes] = {}
         for index, reference in enumerate(order.references):
             value = os.environb.get(f"{REFERENCE}{index}".encode())
             if value is not None:
                 self._values[reference] = value
                 if reference[0] == "Secret":
-                    self.secrets.remember(value)
+                    self.redaction.remember(value)
         if order.payload_is_secret:
-            self.secrets.remember(_payload(order) or b"")
+            self.redaction.remember(_payload(order) or b"")
 
     async def resolve(self, kind: str, name: str, key: str) -> bytes:
         """Return the value. Raises ``LookupError`` for an optional reference that does not exist."""
@@ -84,6 +83,10 @@ class _EnvironmentReferences:
         if value is None:
             raise LookupError(f'{kind} "{name.rpartition("/")[2]}" has no key "{key}", or is not there')
         return value
+
+
+async def _sealed(order: Order, references: _EnvironmentReferences, *, plugins: bool) -> Result:
+    return await references.redaction.seal(await _until_signalled(order, references, plugins=plugins))
 
 
 async def _until_signalled(order: Order, references: _EnvironmentReferences, *, plugins: bool) -> Result:

@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from scheduledjob.engine.executor import Attempt, Result
-from scheduledjob.jobs.reasons import of_exception, one_line, timed_out
-from scheduledjob.jobs.values import Secrets, secrets_of
+from scheduledjob.jobs.reasons import of_exception, timed_out
+from scheduledjob.jobs.redaction import Redaction, redacted
 
 from .body import BODIES_LIMIT, BODY_LIMIT, Body, collect, is_utf8
 from .body_search import BodySearch, compiled_pattern
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from scheduledjob.jobs.curl.curl_spec import CurlSpec
+    from scheduledjob.jobs.values import Secrets
 
     from .addresses import AddressFilter
     from .resolver import Resolver
@@ -85,19 +86,16 @@ class CurlExecutor:
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
         """Nothing to do: a request ends with the process."""
 
-    async def run(self, attempt: Attempt) -> Result:
-        secrets = secrets_of(attempt)
+    @redacted
+    async def run(self, attempt: Attempt, redaction: Redaction) -> Result:
         try:
             async with asyncio.timeout(attempt.timeout) as limit:
-                result = await self._attempt(attempt, attempt.params, secrets)
+                return await self._attempt(attempt, attempt.params, redaction.secrets)
         except TimeoutError as error:
             if limit.expired() and attempt.timeout is not None:
                 waited = error.__cause__.args if error.__cause__ is not None else ()
                 return Result(False, ", ".join((timed_out(attempt.timeout), *map(str, waited))))
-            result = Result(False, of_exception(error))
-        if result.reason:
-            result.reason = one_line(await secrets.masked_text(result.reason))
-        return result
+            return Result(False, of_exception(error, redaction.mask_text))
 
     async def _attempt(self, attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> Result:
         try:

@@ -15,7 +15,7 @@ import asyncio
 import inspect
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -24,7 +24,8 @@ from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
 from scheduledjob.engine.job_errors import is_from_outside
 from scheduledjob.engine.task import Task
 from scheduledjob.jobs.reasons import of_exception, timed_out
-from scheduledjob.jobs.values import MASK, Secrets, secrets_of
+from scheduledjob.jobs.redaction import Redaction, redacted
+from scheduledjob.jobs.values import MASK, Secrets
 
 if TYPE_CHECKING:
     from scheduledjob.jobs.python.print_kind import PrintBudget
@@ -62,8 +63,15 @@ class JobExecutor:
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
         """Nothing to do: a job ends, and stops, with the process."""
 
-    async def run(self, attempt: Attempt) -> Result:
-        secrets = secrets_of(attempt) if attempt.payload_is_secret else None
+    def run(self, attempt: Attempt) -> Coroutine[Any, Any, Result]:
+        # Not a coroutine itself, because most jobs have no secrets, and each would pay for another await.
+        return self._run_redacted(attempt) if attempt.payload_is_secret else self._run(attempt)
+
+    @redacted
+    async def _run_redacted(self, attempt: Attempt, redaction: Redaction) -> Result:
+        return await self._run(attempt, redaction.secrets)
+
+    async def _run(self, attempt: Attempt, secrets: Secrets | None = None) -> Result:
         task = Task(
             attempt.name,
             self.kind,

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from scheduledjob.engine.executor import Result
 from scheduledjob.jobs import reasons
 from scheduledjob.jobs.output import bytes_to_keep, condensed
+from scheduledjob.jobs.redaction import Redaction, redacted
 from scheduledjob.jobs.shell.shell_spec import ShellLimits, ShellSpec
 from scheduledjob.jobs.shell.spawner.messages import Settings, Start
 from scheduledjob.jobs.shell.spawner.processes import new_cells
-from scheduledjob.jobs.values import Secrets, resolve, secrets_of
+from scheduledjob.jobs.values import Secrets, resolve
 
 from . import environment
 from .helper import Helper
@@ -71,11 +72,12 @@ class ShellExecutor:
         if not self._refusal:
             await self._living_helper()
 
-    async def run(self, attempt: Attempt) -> Result:
+    @redacted
+    async def run(self, attempt: Attempt, redaction: Redaction) -> Result:
         """Run an attempt and wait for the end of its last process; see the ``Executor`` protocol."""
         self._attempts[attempt.run_id] = attempt
         try:
-            return await self._run(attempt)
+            return await self._run(attempt, redaction.secrets)
         finally:
             if self._attempts.get(attempt.run_id) is attempt:
                 del self._attempts[attempt.run_id]
@@ -96,16 +98,15 @@ class ShellExecutor:
             helper, self._helper = self._helper, None
             await helper.close()
 
-    async def _run(self, attempt: Attempt) -> Result:
+    async def _run(self, attempt: Attempt, secrets: Secrets) -> Result:
         if self._refusal:
-            return Result(ok=False, reason=reasons.one_line(self._refusal))
-        secrets = secrets_of(attempt)
+            return Result(ok=False, reason=self._refusal)
         try:
             start = await self._request(attempt, secrets)
         except LookupError as error:
-            return Result(ok=False, reason=reasons.one_line(str(error.args[0] if error.args else error)))
+            return Result(ok=False, reason=str(error.args[0] if error.args else error))
         except ValueError as error:
-            return Result(ok=False, reason=reasons.one_line(await secrets.masked_text(str(error))))
+            return Result(ok=False, reason=str(error))
         helper = await self._living_helper()
         ended = await helper.run(attempt, start)
         if ended is None:
@@ -183,4 +184,4 @@ async def _result(attempt: Attempt, ended: Ended, secrets: Secrets) -> Result:
     else:
         reason = reasons.exit_code(code)
     reason = "; ".join(filter(None, (reason, ended.problem)))
-    return Result(ok=False, reason=reasons.one_line(reason), code=code, output=output, lost=lost)
+    return Result(ok=False, reason=reason, code=code, output=output, lost=lost)
