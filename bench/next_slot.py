@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scheduledjob.domain.time.instants import DAY, HOUR, to_datetime, to_instant
+from scheduledjob.domain.time.zone_data import zone_info
 from scheduledjob.domain.triggers.cron import Cron
 from scheduledjob.domain.triggers.every import Every
 from scheduledjob.domain.triggers.timetable import Timetable, Window
@@ -69,7 +70,7 @@ def count_year(cron: Cron, after: int) -> int:
 def slots() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for ours, theirs, zone in CASES:
-        cron, info = Cron(ours, zone), ZoneInfo(zone)
+        cron, info = Cron(ours, zone), zone_info(zone)
         row: dict[str, object] = {
             "expression": ours,
             "zone": zone,

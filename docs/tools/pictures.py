@@ -9,13 +9,13 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from zoneinfo import ZoneInfo
 
 from docs.tools.drawing import AMBER, BLUE, EDGE, FAINT, GREEN, GREY, INK, RED, Sheet
 from docs.tools.story import Story, slots_between, tell
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.misfire import jitter_of
 from scheduledjob.domain.time.instants import HOUR, MINUTE, SECOND, Instant, Micros, to_datetime, to_instant
+from scheduledjob.domain.time.zone_data import zone_info
 from scheduledjob.domain.triggers.cron import Cron
 from scheduledjob.domain.triggers.every import Every
 
@@ -280,7 +280,7 @@ def dst(title: str, begin: datetime, zone: str) -> str:
     sheet = Sheet(WIDTH, bottom + 44, title)
     sheet.text(20, 30, title, size=15, bold=True)
     across = _across(first - 8 * MINUTE, last + 8 * MINUTE)
-    local = ZoneInfo(zone)
+    local = zone_info(zone)
     before: timedelta | None = None
     for hour in range(6):
         instant = first + hour * HOUR

@@ -10,7 +10,8 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
+
+from scheduledjob.domain.time.zone_data import zone_info
 
 if TYPE_CHECKING:
     import random
@@ -141,7 +142,7 @@ class Sky:
         middle = int((datetime.fromisoformat(around + "+00:00") - EPOCH).total_seconds())
         margin = int(half.total_seconds())
         self.start, self.stop, self.step = middle - margin, middle + margin, step
-        info = ZoneInfo(zone)
+        info = zone_info(zone)
         self.real = [
             (second, (EPOCH + timedelta(seconds=second)).astimezone(info).replace(tzinfo=None))
             for second in range(self.start, self.stop, step)

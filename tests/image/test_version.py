@@ -16,6 +16,7 @@ from packaging.version import Version
 from image import build
 from image.release import ReleaseError, check, tagged
 from scheduledjob.cli.scheduledjob.main import execute
+from scheduledjob.domain.time.zone_data import ZONE_DATA
 from scheduledjob.version import program_version
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,7 @@ def test_a_tag_is_the_version_until_the_next_commit(checkout: Path) -> None:
 
 def test_the_program_prints_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["--version"]) == 0
-    assert capsys.readouterr().out == f"scheduledjob {program_version()}\n"
+    assert capsys.readouterr().out == f"scheduledjob {program_version()}\ntime zone data {ZONE_DATA}\n"
 
 
 def test_the_image_has_the_version_and_the_name_in_the_chart() -> None:

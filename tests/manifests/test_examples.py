@@ -7,11 +7,11 @@ import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 import pytest
 
 from scheduledjob import Cron, Task
+from scheduledjob.domain.time.zone_data import zone_info
 from scheduledjob.jobs.python.python_job import ENTRY_POINT_GROUP
 from scheduledjob.manifests.loader import load
 
@@ -60,7 +60,7 @@ def test_wages_are_paid_once_a_week_when_the_clocks_change() -> None:
     assert trigger.cron is not None
     cron = Cron(trigger.cron, trigger.time_zone or "UTC")
     year = list(slots(cron, datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)))
-    zone = ZoneInfo("Europe/Lisbon")
+    zone = zone_info("Europe/Lisbon")
     sundays = [datetime(2026, 1, 4).date() + timedelta(weeks=week) for week in range(52)]  # noqa: DTZ001  # a date
     assert [at.astimezone(zone).date() for at in year] == sundays
     odd = [at for at in year if at.astimezone(zone).strftime("%H:%M") != "01:30"]

@@ -13,12 +13,12 @@ from calendar import monthrange
 from datetime import UTC, date, datetime
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
-from zoneinfo import available_timezones
 
 import re2
 from pydantic_core import PydanticCustomError
 
 from scheduledjob.domain.time.durations import parse_duration
+from scheduledjob.domain.time.zone_data import zone_names
 from scheduledjob.domain.time.zones import zone_of
 from scheduledjob.domain.triggers.cron import Cron
 
@@ -93,7 +93,7 @@ def time_zone(name: str) -> str:
 @functools.cache
 def _places() -> dict[str, str]:
     """Return the zones by their full names and by the names of their cities."""
-    names = sorted(available_timezones(), reverse=True)
+    names = sorted(zone_names(), reverse=True)
     return {name.rpartition("/")[2]: name for name in names} | {name: name for name in names}
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from scheduledjob.domain.time.zone_data import ZONE_DATA
+
 from .instruments import Counter, Gauge, Histogram, Instrument
 
 if TYPE_CHECKING:
@@ -121,8 +123,10 @@ class Metrics:
         self.overdue_schedules = add(
             Gauge("overdue_schedules", "ScheduledJobs without a success for longer than expectSuccessWithin.")
         )
-        self.build_info = add(Gauge("build_info", "Always 1. Its labels are the versions.", "version", "python"))
-        self.build_info.set(1, program_version, platform.python_version())
+        self.build_info = add(
+            Gauge("build_info", "Always 1. Its labels are the versions.", "version", "python", "zone_data")
+        )
+        self.build_info.set(1, program_version, platform.python_version(), ZONE_DATA.version)
 
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self.registry)

@@ -114,9 +114,9 @@ def _values(option: Any, given: dict[str, str], unfinished: str) -> tuple[list[S
     if opt == "--context":
         return _fitting(_contexts(given), unfinished), NOTHING
     if opt == "--tz":
-        from zoneinfo import available_timezones
+        from scheduledjob.domain.time.zone_data import zone_names
 
-        return _fitting(((zone, "") for zone in sorted(available_timezones())), unfinished), NOTHING
+        return _fitting(((zone, "") for zone in sorted(zone_names())), unfinished), NOTHING
     return [], NOTHING
 
 

@@ -95,9 +95,10 @@ From = Annotated[
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from scheduledjob.domain.time.zone_data import ZONE_DATA
         from scheduledjob.version import program_version
 
-        typer.echo(f"scheduledjob {program_version()}")
+        typer.echo(f"scheduledjob {program_version()}\ntime zone data {ZONE_DATA}")
         raise typer.Exit
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 from scheduledjob.domain.time.instants import Instant, rfc3339, to_datetime, to_instant
+from scheduledjob.domain.time.zone_data import zone_info
 from scheduledjob.domain.triggers.cron import Cron, CronError
 
 from .command_errors import CommandError
@@ -36,7 +36,7 @@ def print_next(expression: str, time_zone: str, start: str | None, count: int, s
     cron = _cron(expression, time_zone, seed)
     begin = to_instant(datetime.now(UTC)) if start is None else _instant(start)
     bound = cron.bind(begin)
-    zone = ZoneInfo(time_zone)
+    zone = zone_info(time_zone)
     # A slot exactly at the start is listed. An interval has none there: it would be its creation, which never fires.
     slot = bound.next_instant(begin - 1 if bound is cron else begin)
     rows: list[dict[str, str]] = []
@@ -71,5 +71,5 @@ def _instant(text: str) -> Instant:
     return to_instant(moment)
 
 
-def _local(slot: Instant, zone: ZoneInfo) -> str:
+def _local(slot: Instant, zone: tzinfo) -> str:
     return to_datetime(slot).astimezone(zone).strftime("%a %Y-%m-%d %H:%M:%S %z")

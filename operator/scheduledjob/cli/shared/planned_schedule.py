@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -17,6 +16,7 @@ from scheduledjob.domain.schedule.misfire import jitter_of
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.domain.time.instants import SECOND, Instant, rfc3339, to_datetime, to_instant
+from scheduledjob.domain.time.zone_data import zone_info
 from scheduledjob.domain.triggers.registry import runs_only_by_hand
 
 from .command_errors import CommandError
@@ -104,7 +104,7 @@ def say_what_is_not_listed(schedule: PlannedSchedule) -> None:
 def row_of(schedule: PlannedSchedule, slot: Instant, start: Instant, *, with_start: bool) -> dict[str, str]:
     """Return the cells of a slot's row."""
     zone = next((trigger.zone for trigger in schedule.definition.triggers if trigger.zone is not None), "UTC")
-    local = to_datetime(slot).astimezone(ZoneInfo(zone))
+    local = to_datetime(slot).astimezone(zone_info(zone))
     row = {
         "namespace": schedule.namespace,
         "name": schedule.name,

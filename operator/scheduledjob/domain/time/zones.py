@@ -18,10 +18,13 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from functools import cache, lru_cache
-from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo, available_timezones
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .instants import SECOND, Instant
+from .zone_data import is_local_name, zone_info, zone_names
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 FIRST_SECOND: Final = -62_104_060_800  # 0002-01-01T00:00:00Z
 LAST_SECOND: Final = 253_370_764_799  # 9998-12-31T23:59:59Z: the date is still valid with any zone's offset added
@@ -109,12 +112,10 @@ class Zone:
 @lru_cache(maxsize=1024)
 def zone_of(name: str) -> Zone:
     """Return the zone of an IANA name. Raises ``ValueError`` with a suggestion if the name is unknown."""
-    # Debian has these beside the IANA names: zones that count leap seconds, and the time zone of the machine.
-    odd = name.startswith(("right/", "posix/")) or name in {"localtime", "posixrules", "Factory"}
     try:
-        if odd or not name:
+        if is_local_name(name) or not name:
             raise ValueError(name)
-        return Zone(name, ZoneInfo(name))
+        return Zone(name, zone_info(name))
     except (KeyError, ValueError, OSError):
         shown = repr(name if len(name) <= 60 else name[:60] + "…")
         near = _iana_names().get(name.lower().replace(" ", "_"))
@@ -124,7 +125,7 @@ def zone_of(name: str) -> Zone:
 
 @cache
 def _iana_names() -> dict[str, str]:
-    return {name.lower(): name for name in available_timezones()}
+    return {name.lower(): name for name in zone_names()}
 
 
 def midnight(day: date, time_zone: str) -> Instant:
