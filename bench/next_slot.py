@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 from croniter import croniter
 from rich.console import Console
@@ -28,6 +27,7 @@ from scheduledjob.domain.triggers.timetable import Timetable, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from zoneinfo import ZoneInfo
 
     from scheduledjob.domain.triggers.stored_trigger import BoundTrigger
 

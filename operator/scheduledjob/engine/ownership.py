@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.domain.schedule import followed_runs, machine
+from scheduledjob.domain.schedule import due, followed_runs, machine
 from scheduledjob.domain.schedule.actions import identities
 from scheduledjob.domain.time.instants import Instant, from_seconds
 
@@ -49,6 +49,7 @@ from .settler import Settler
 from .store import Disposition, Key, Origin, Row, Settlement
 from .timers import Timers
 from .timing import STILL_STOPPING_DELAY, UNREADABLE_RETRY_DELAY
+from .zone_refresh import ZoneRefresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -98,6 +99,7 @@ class Ownership:
         self._timers: Timers[OwnedSchedule] = Timers(context.clock, self._timer_due)
         self._runner = AttemptRunner(tasks, context, preparer, self._attempt_ended)
         self.upstreams = UpstreamPoller(context.store, followers, self._upstreams_read)
+        self.zones = ZoneRefresh(context)
         self.edits = Edits(context, self._advance, self._lose)
 
     @property
@@ -155,6 +157,8 @@ class Ownership:
             )
         if row.requests:
             machine.request(schedule, requests_of(row), row.edited_at)
+        if state.zones and (others := due.plan_by_own_zones(schedule, now, named=row.first is not None)):
+            self.zones.planned_by(others)
         if schedule.follows:
             followed_runs.plan_poll(schedule, now)
         if self._draining or row.key in self._stopping:

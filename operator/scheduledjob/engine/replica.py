@@ -191,6 +191,7 @@ class Replica:
                     self._listen(claimer),
                     self._watch_clock(ownership),
                     attempts.supervise(),
+                    ownership.zones.run(),
                 )
             ]
             self.ready.set()

@@ -69,6 +69,9 @@ SUSPENDED_FOR = 0.5
 EXCLUSIVE_LEASE = 30 * 86_400.0
 """The lease of a replica whose store no other process can use. A machine may sleep for that long within a run."""
 
+ZONE_REFRESH_INTERVAL = 600.0
+"""Between two checks whether rows were planned by older zone data."""
+
 PRUNE_INTERVAL = 60.0
 """Between two prunings of history, on average."""
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scheduledjob.domain.time.zone_data import ZONE_DATA
+
 from . import runs
 from .concurrency import only_newest_starts, skips_while_active
 from .followed_runs import may_still_follow
@@ -69,7 +71,26 @@ def plan_next(schedule: Schedule, now: Instant) -> None:
             _complete(schedule, Completion.NO_SLOT)
         return
     state.next = schedule.new_run(slot, slot + jitter_of(schedule.uid, slot, schedule.definition.jitter))
+    if slots is not None and slots.zoned:
+        state.zones = ZONE_DATA.version
     schedule.writes.add(state.next)
+
+
+def plan_by_own_zones(schedule: Schedule, now: Instant, *, named: bool) -> str:
+    """Plan the next slot anew if older zone data than this program has named it. Returns the version of others' data.
+
+    What was decided stays decided, so no slot runs twice. ``named``: a client named the first slot, which stays. A slot
+    that is due stays, too: it may have started. Returns an empty text if the data are the same.
+    """
+    state = schedule.state
+    planned, version = state.next, state.zones
+    if not version or version == ZONE_DATA.version or schedule.slots is None or not schedule.slots.zoned:
+        return ""
+    if version < ZONE_DATA.version and planned is not None and planned.due > now and not named:
+        state.next = None
+        schedule.writes.changed = True
+        plan_next(schedule, now)
+    return version
 
 
 def _complete(schedule: Schedule, why: Completion) -> None:

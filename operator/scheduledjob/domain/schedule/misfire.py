@@ -39,6 +39,10 @@ class Slots(Protocol):
     def by_hand(self) -> bool:
         """Whether it has a manual trigger. Then it does not complete when it has no slot left."""
 
+    @property
+    def zoned(self) -> bool:
+        """Whether they depend on the rules of a time zone, which new zone data may change."""
+
     def next(self, after: Instant) -> Instant | None:
         """Return the first slot after an instant."""
 

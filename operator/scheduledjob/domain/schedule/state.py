@@ -125,6 +125,8 @@ class State(msgspec.Struct, omit_defaults=True, gc=False):
     """Decided runs that finished later than ``followed``, and the slot that each became."""
     upcoming: tuple[Run, ...] = ()
     """Slots made by followed runs, whose jitter has not passed yet."""
+    zones: str = ""
+    """The version of the zone data by which ``next`` was planned; empty if it depends on no time zone."""
 
     def encode(self) -> bytes:
         return _encoder.encode(self)

@@ -83,6 +83,7 @@ class Timetable:
         "_windows",
         "by_hand",
         "following",
+        "zoned",
     )
 
     def __init__(
@@ -104,6 +105,10 @@ class Timetable:
         """Whether the schedule can be run by hand at any time, so that it never completes for lack of slots."""
         self._windows = _merged(excluded for excluded in exclude if isinstance(excluded, Window))
         self._excluding = tuple(groups_of(_exclusion(excluded) for excluded in exclude if isinstance(excluded, Cron)))
+        self.zoned = any(
+            getattr(sequence, "time_zone", "UTC") not in ("UTC", "Etc/UTC") for sequence in (*triggers, *exclude)
+        )
+        """Whether its slots depend on the rules of a time zone."""
         self._start_at = start_at
         self._end_at = LAST_SECOND * SECOND if end_at is None else min(end_at, LAST_SECOND * SECOND)
         self._minute_bits = all(trigger.by_day().whole_minutes for trigger in self._repeating)

@@ -1,0 +1,101 @@
+"""Zone refresh: after new zone data, the next slots of all schedules in a time zone are planned anew.
+
+A row waits in the store for a slot that was computed when the last one was decided, perhaps a year ago. So the first
+replica with newer zone data than any before it goes through the rows, and touches those that depend on a time zone.
+Their next owner then plans by the new data. What was decided stays decided.
+
+A lock of the store remembers that this was done for a version: while a replica does it, the lock is its own, and
+afterwards it belongs to ``DONE`` for good. While replicas with different zone data work side by side, the older ones
+plan by their data. A replica that claims such a row says so, and goes through the rows again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from scheduledjob.domain.schedule.state import State
+from scheduledjob.domain.time.instants import DAY, MINUTE
+from scheduledjob.domain.time.zone_data import ZONE_DATA
+
+from .kinds import UnreadableRowError
+from .store import StoreError
+from .timing import ZONE_REFRESH_INTERVAL
+
+if TYPE_CHECKING:
+    from .replica_settings import ReplicaContext
+    from .store import Row
+
+log = structlog.get_logger("scheduledjob.zones")
+
+DONE = "done"
+"""The owner of the lock of a version whose rows were touched."""
+_FOR_GOOD = 36_500 * DAY
+_WHILE_WORKING = 10 * MINUTE
+"""A replica that dies meanwhile leaves the lock to another one after this time."""
+_PAGE = 100
+"""Rows that are read between two turns of the event loop: parsing a definition may take half a millisecond."""
+
+
+class ZoneRefresh:
+    """Has rows planned anew for one replica."""
+
+    def __init__(self, context: ReplicaContext) -> None:
+        self._context = context
+        self._others: set[str] = set()
+        """The versions of other replicas' data that were reported."""
+        self._again = False
+
+    def planned_by(self, version: str) -> None:
+        """A claimed row was planned by another replica with that version of the zone data."""
+        self._again |= version < ZONE_DATA.version
+        if version not in self._others:
+            self._others.add(version)
+            log.warning(
+                "replicas with different time zone data share a store, and disagree about slots: run the same image",
+                here=str(ZONE_DATA),
+                elsewhere=version,
+            )
+
+    async def run(self) -> None:
+        """Refresh at the start, and again after replicas with older data have planned rows."""
+        while True:
+            try:
+                await self.refresh()
+            except StoreError as error:
+                log.warning("slots could not be planned by new time zone data yet", error=str(error))
+            await asyncio.sleep(ZONE_REFRESH_INTERVAL)
+
+    async def refresh(self) -> None:
+        """Touch the rows that depend on a time zone, unless that was done for this version of the data."""
+        store, replica, name = self._context.store, self._context.replica, f"zone-data-{ZONE_DATA.version}"
+        if self._again:
+            await store.unlock(name, DONE)
+        if not await store.lock(name, replica, _WHILE_WORKING):
+            return
+        self._again = False
+        after, touched = "", 0
+        while rows := await store.rows(after=after, limit=_PAGE):
+            slugs = [row.slug for row in rows if self._is_outdated(row)]
+            if slugs:
+                await store.touch(slugs)
+            touched += len(slugs)
+            after = rows[-1].slug
+            await store.lock(name, replica, _WHILE_WORKING)
+        if touched:
+            log.info("new time zone data: schedules are planned anew", zone_data=str(ZONE_DATA), schedules=touched)
+        await store.unlock(name, replica)
+        await store.lock(name, DONE, _FOR_GOOD)
+
+    def _is_outdated(self, row: Row) -> bool:
+        """Whether the next slot of a row may have been computed by older data. Rows of unknown kinds are left alone."""
+        kind = self._context.kinds.get(row.kind)
+        if row.wake_at is None or kind is None:
+            return False
+        try:
+            slots = kind.read(row)[1]
+        except UnreadableRowError:
+            return False
+        return slots is not None and slots.zoned and State.decode(row.state).zones < ZONE_DATA.version
