@@ -25,11 +25,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def operator(request: pytest.FixtureRequest) -> AsyncIterator[Operator]:
     if request.param:
         needs_landlock(6)
-        async with an_operator() as started:
+        async with an_operator(limits={"processes": 64}) as started:
             yield started
     else:
         # The mark shows which processes are left, and they are killed one by one.
-        async with an_operator(without_landlock=True, accept_unconfined=True) as started:
+        async with an_operator(without_landlock=True, accept_unconfined=True, limits={"processes": 64}) as started:
             yield started
 
 

@@ -54,6 +54,9 @@ class Zone:
         self._chunks: dict[int, list[Segment]] = {}
         self.is_utc = name in {"UTC", "Etc/UTC"}
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return zone_of, (self.name,)
+
     def at(self, second: int) -> Segment:
         """Return the segment that contains a UTC second."""
         index = second >> _CHUNK_BITS
