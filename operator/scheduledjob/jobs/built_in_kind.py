@@ -46,9 +46,7 @@ class JobContext:
     """What a program (``run -f``, the operator, the runner in a Pod) lets its jobs do."""
 
     write: Callable[[str], object]
-    """Called with each line that ``print`` jobs print."""
-    print_budget: int | None = None
-    """Bytes that the ``print`` jobs of a namespace may print in a minute; None: no limit. See ``PrintBudget``."""
+    """Called with each line that ``print`` jobs print: the slot, the slug and the text."""
     plugins: bool = False
     """Whether to load the Python jobs that installed packages announce."""
     addresses: AddressFilter | None = None

@@ -65,8 +65,6 @@ log = structlog.get_logger("scheduledjob.operator")
 MAX_LEASE_IN_MEMORY = 15.0
 """Seconds: the longest lease of a run if the store is in memory. The operator's own Lease limits these leases, so they
 have to be renewed more often than it is."""
-PRINT_BUDGET = 256 * 1024
-"""Bytes that the print jobs of a namespace may write into the operator's log in a minute."""
 GC_THRESHOLD = 100_000
 """New objects between two garbage collections. A collection stops the event loop and delays the runs that are due."""
 
@@ -104,8 +102,8 @@ class OperatorRuntime:
         self._api_server_addresses.read_configuration()
         runnable = cluster_kinds(
             JobContext(
-                write=lambda line: log.info("printed", text=line),
-                print_budget=PRINT_BUDGET,
+                # With the slug, which the line contains, it counts towards the log budget of its namespace.
+                write=lambda line: log.info("printed", slug=line.split(None, 2)[1], text=line),
                 plugins=settings.plugins,
                 addresses=addresses,
                 inline_shell=confinement is not None,

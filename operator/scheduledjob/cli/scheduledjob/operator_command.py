@@ -18,6 +18,9 @@ from scheduledjob.extras import needs_extra
 from scheduledjob.kube.settings.operator_settings import Setting, every_setting
 from scheduledjob.kube.settings.setting_sources import CONFIG_VARIABLE, SettingsError, read_settings
 
+LOG_BUDGET = 256 * 1024
+"""Bytes that one namespace may cause to be logged in a minute."""
+
 
 def operator(**typed: Any) -> None:
     """Run the ScheduledJobs of a Kubernetes cluster until SIGTERM or Ctrl-C.
@@ -37,7 +40,8 @@ def operator(**typed: Any) -> None:
     from scheduledjob.cli.shared import command_log
 
     log = structlog.get_logger("scheduledjob.operator")
-    command_log.configure(settings.log_level, _say, Mask(settings.store), form=settings.log_format)
+    budget = command_log.LogBudget(LOG_BUDGET)
+    command_log.configure(settings.log_level, _say, Mask(settings.store), form=settings.log_format, budget=budget)
     command_log.take_standard(settings.log_level)
     log.info("settings", **settings.shown())
     for warning in settings.warnings():

@@ -2,30 +2,100 @@
 
 The format ``console`` is for people. The format ``json`` is for programs: an object with ``time``, ``level``,
 ``logger``, ``event`` and the event's own keys.
+
+The log of a program that runs the jobs of many authors has a budget, so that the lines of one namespace (those with a
+``slug``) do not drown what others need to read.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+import threading
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
+_ALWAYS_LOGGED = ("error", "exception", "critical")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def configure(level: str, say: Callable[[str], None], mask: Callable[[str], str], *, form: str = "console") -> None:
+class LogBudget:
+    """Limits what is logged for each namespace: some bytes in each window of ``WINDOW`` seconds.
+
+    What does not fit is left out. The first line after the window says for each namespace how much that was.
+    """
+
+    WINDOW: ClassVar[float] = 60.0
+    SHARES: ClassVar[int] = 16
+    """All namespaces together may use this many times what one may use."""
+
+    def __init__(self, size: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """``size`` is what a namespace may use in a window, in bytes."""
+        self._size = size
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._ends_at = float("-inf")
+        self._left = 0
+        self._used: dict[str, int] = {}
+        self._left_out: dict[str, tuple[int, int]] = {}
+        """Lines and bytes, by namespace."""
+
+    def admits(self, namespace: str, size: int) -> bool:
+        """Return whether a line of this size still fits. If it does not, it is counted as left out."""
+        with self._lock:
+            used = self._used.get(namespace, 0) + size
+            if used <= self._size and size <= self._left:
+                self._used[namespace] = used
+                self._left -= size
+                return True
+            lines, total = self._left_out.get(namespace, (0, 0))
+            self._left_out[namespace] = lines + 1, total + size
+            return False
+
+    def after_window(self) -> dict[str, tuple[int, int]]:
+        """Begin a new window if the last one is over. Returns what was left out in it: lines and bytes."""
+        now = self._clock()
+        with self._lock:
+            if now < self._ends_at:
+                return {}
+            self._ends_at = now + self.WINDOW
+            self._left = self.SHARES * self._size
+            self._used.clear()
+            left_out, self._left_out = self._left_out, {}
+            return left_out
+
+
+def configure(
+    level: str,
+    say: Callable[[str], None],
+    mask: Callable[[str], str],
+    *,
+    form: str = "console",
+    budget: LogBudget | None = None,
+) -> None:
     """Send the engine's log, from ``level`` up, to ``say`` line by line, after ``mask`` has removed secrets.
 
-    ``say`` is called from any thread and must not block. ``form`` is ``console`` or ``json``.
+    ``say`` is called from any thread and must not block. ``form`` is ``console`` or ``json``. ``budget`` limits the
+    lines of each namespace, except errors.
     """
     written = _as_json if form == "json" else _for_people
 
     def emit(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        if budget is not None:
+            for namespace, (lines, size) in budget.after_window().items():
+                structlog.get_logger("scheduledjob.log").warning(
+                    "lines of a namespace were left out of this log", namespace=namespace, lines=lines, bytes=size
+                )
+            slug = event.get("slug")
+            if isinstance(slug, str) and method not in _ALWAYS_LOGGED:
+                size = sum(len(str(value).encode(errors="replace")) for value in event.values())
+                if not budget.admits(slug.partition("/")[0], size):
+                    raise structlog.DropEvent
         return written(getattr(logger, "name", ""), method, event, mask)
 
     structlog.configure(

@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
 from scheduledjob.domain.time.instants import rfc3339
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
@@ -26,9 +26,6 @@ from scheduledjob.engine.task import Task
 from scheduledjob.jobs.reasons import of_exception, timed_out
 from scheduledjob.jobs.redaction import Redaction, redacted
 from scheduledjob.jobs.values import MASK, Secrets
-
-if TYPE_CHECKING:
-    from scheduledjob.jobs.python.print_kind import PrintBudget
 
 ENTRY_POINT_GROUP = "scheduledjob.jobs"
 """The group of entry points by which packages announce jobs: the name is the kind, the object the job or its class."""
@@ -214,14 +211,6 @@ class PrintJob:
         if write is not None and not callable(write):
             raise TypeError(f"write is {type(write).__name__}: give a function that takes a line, such as print")
         self._write = write
-        self._budget: PrintBudget | None = None
-
-    @classmethod
-    def within(cls, budget: PrintBudget) -> PrintJob:
-        """Return a job whose lines go through a budget of bytes for each namespace."""
-        job = cls()
-        job._budget = budget
-        return job
 
     async def run(self, task: Task) -> Task:
         text = task.params.get("text")
@@ -230,9 +219,7 @@ class PrintJob:
         name = f"{task.namespace}/{task.slug}" if task.namespace else task.slug
         line = f"{rfc3339(task.slot_instant)} {name} {text}".rstrip() + "\n"
         task.output = line.encode(errors="replace")
-        if self._budget is not None:
-            self._budget.write(task.namespace, line)
-        elif self._write is not None:
+        if self._write is not None:
             self._write(line)
         else:
             sys.stdout.write(line)
