@@ -54,7 +54,7 @@ async def drain(store: PostgresStore, batch: int, writers: int) -> int:
     async def write() -> None:
         nonlocal done
         while (settlements := await full.get()) is not None:
-            settled = sum(await store.settle(REPLICA, settlements))
+            settled = sum(map(bool, await store.settle(REPLICA, settlements)))
             done += settled
 
     async with asyncio.TaskGroup() as tasks:

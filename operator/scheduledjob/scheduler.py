@@ -260,7 +260,11 @@ class Scheduler:
         )
 
     async def schedule_many(self, schedules: Iterable[Mapping[str, Any]], *, replace: bool = False) -> None:
-        """Schedule many slugs in few round trips, all or none. Each item has the arguments of ``schedule``."""
+        """Schedule many slugs in few round trips. Each item has the arguments of ``schedule``.
+
+        All or none are written up to 1,000 items of 8 MiB (Firestore: 500). More are several transactions, one after
+        the other. If such a call fails, some may have been written: call it again with ``replace=True``.
+        """
         await self._put(schedules, replace)
 
     async def get(self, slug: str) -> Task | None:

@@ -67,9 +67,9 @@ class RecordingStore(MemoryStore):
             raise StoreUnavailable("away")
         return await super().now()
 
-    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
+    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> bool:
         self.announced.append(round((poll_at - self.world.store_clock()) / SECOND, 3))
-        await super().announce(replica, poll_at)
+        return await super().announce(replica, poll_at)
 
 
 @dataclass

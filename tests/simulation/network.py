@@ -207,7 +207,7 @@ class DistantStore:
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         return await self.link.call(lambda: self.near.settle(replica, settlements))
 
-    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
+    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> bool:
         return await self.link.call(lambda: self.near.announce(replica, poll_at))
 
     async def withdraw(self, replica: str) -> None:

@@ -173,8 +173,11 @@ def settlement(
 
 
 async def settle(store: Store, settlement: Settlement, *, replica: str = "alice") -> bool:
-    (done,) = await store.settle(replica, [settlement])
-    return done
+    """Settle one row, again and again while a client has locked it."""
+    while True:
+        (done,) = await store.settle(replica, [settlement])
+        if done is not None:
+            return done
 
 
 async def read_row(store: Store, slug: str) -> Row:

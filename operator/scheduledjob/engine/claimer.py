@@ -27,6 +27,7 @@ from .capacity import tenant_of
 from .fair_shares import FairShares
 from .store import Batch, Quotas, ReplicaInfo, Row, StoreUnavailable, Wake
 from .timing import (
+    ANNOUNCE_RETRY_DELAY,
     CLAIM_START_LIMIT,
     FIRST_CLAIM_RETRY_DELAY,
     LAST_CLAIM_RETRY_DELAY,
@@ -193,7 +194,8 @@ class Claimer:
             return poll_at
         if self._announced - received > MIN_ANNOUNCED_SLEEP:
             return min(poll_at, self._announced)
-        await store.announce(self._info, batch.now + from_seconds(poll_at - received))
+        if not await store.announce(self._info, batch.now + from_seconds(poll_at - received)):
+            return min(poll_at, received + ANNOUNCE_RETRY_DELAY)
         self._announced, self._just_announced = poll_at, True
         return None
 

@@ -308,10 +308,13 @@ class Store(Protocol):
     # ---- clients
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
-        """Write desired states in few round trips, all or none. Their ``generation`` and ``requests`` are ignored.
+        """Write desired states in few round trips. Their ``generation`` and ``requests`` are ignored.
 
-        Without ``replace``, raises SlugTaken with the slugs that exist already, and writes nothing. Raises ValueError
-        if a slug occurs twice in ``rows``.
+        All or none are written up to 1,000 rows of 8 MiB (Firestore: 500). More rows are several transactions, so that
+        none holds its locks for long, and a call that fails may have written some of them.
+
+        Without ``replace``, raises SlugTaken with the slugs that exist already. Raises ValueError if a slug occurs
+        twice in ``rows``.
         """
 
     async def delete(self, slugs: Sequence[str]) -> list[bool]:
@@ -321,7 +324,7 @@ class Store(Protocol):
         """
 
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
-        """Write desired states that were read from objects of a cluster, all or none. An older one never wins.
+        """Write desired states that were read from objects of a cluster. An older one never wins.
 
         Any number of replicas may write what they have observed, in any order, and repeatedly. Each row has a ``uid``,
         which never belongs to another slug, and a ``generation``. Raises ValueError if a slug occurs twice in ``rows``.
@@ -394,20 +397,22 @@ class Store(Protocol):
         its sender may have given it up.
         """
 
-    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
+    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
         """Carry out each settlement whose row ``replica`` still owns at its version, and return False for the others.
 
-        Each row is settled or refused on its own, together with its records.
+        Each row is settled or refused on its own, together with its records. None: a client has locked the row, so it
+        was left out. Settle it again soon.
         """
 
     def renewer(self, replica: str) -> AbstractAsyncContextManager[Renewer]:
         """Return a renewer for the lease thread, to be opened, used and closed in that thread's own event loop."""
 
-    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
+    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> bool:
         """Announce that this replica is alive and will poll by ``poll_at`` at the latest, without a notification.
 
         Clients notify only of rows that are due before the latest ``poll_at`` of all replicas. A replica that announces
         a later ``poll_at`` than before polls once after this call, because a client may have read the earlier one.
+        Returns False if a client that has read it did not complete in time. Then poll soon, and announce again.
         """
 
     async def withdraw(self, replica: str) -> None:

@@ -13,6 +13,9 @@ MIN_POLL_INTERVAL = 0.02
 MIN_ANNOUNCED_SLEEP = 0.05
 """A longer sleep is announced in the store first."""
 
+ANNOUNCE_RETRY_DELAY = 0.5
+"""Until the poll after an announcement that a client's lock prevented."""
+
 FIRST_CLAIM_RETRY_DELAY, LAST_CLAIM_RETRY_DELAY = 0.1, 5.0
 """Delay after a claim that the store did not answer. It doubles from the first value to the last."""
 

@@ -34,7 +34,7 @@ def test_a_name_is_given_once() -> None:
 
 def test_no_fragment_is_missing() -> None:
     open_braces = {name: query for name, query in SQL.items() if "{" in query}
-    assert set(open_braces) == {"claim", "select_due_of_kind"}
+    assert set(open_braces) == {"claim", "select_due_of_kind", "settle_removed", "settle_written"}
 
 
 def test_the_columns_of_a_row_are_its_fields_in_order() -> None:

@@ -259,14 +259,14 @@ class FirestoreStore:
         finally:
             await wire.close()
 
-    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
+    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> bool:
         """As ``Store.announce``, but write only every 30 s: nothing is notified, so ``poll_at`` need not be exact."""
         self._poll_at = poll_at
         reading = self._clock.reading()
         if self._announced is not None:
             known, written = self._announced
             if known == replica and reading - written < ANNOUNCE_INTERVAL:
-                return
+                return True
         fields: Fields = {
             "id": replica.id,
             "program_version": replica.program_version,
@@ -277,6 +277,7 @@ class FirestoreStore:
         }
         await self._write(Write(replica_path(replica.id), fields))
         self._announced = (replica, reading)
+        return True
 
     async def withdraw(self, replica: str) -> None:
         await self._write(Write(replica_path(replica)))

@@ -61,11 +61,12 @@ class MemoryStore(MemorySchedules, MemoryReconciling, MemoryClaims, MemorySettli
 
     # ---- presence
 
-    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
+    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> bool:
         with self._lock:
             poll_times = self._wakes.poll_times
             # An announcement that was delayed is older than the stored one.
             poll_times[replica.id] = max(poll_times.get(replica.id, poll_at), poll_at)
+        return True
 
     async def withdraw(self, replica: str) -> None:
         with self._lock:

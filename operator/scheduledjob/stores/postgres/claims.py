@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import Batch, Key, Quotas, Renewal, Renewer, Row
+import asyncpg
+
+from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.engine.store import Batch, Key, Quotas, Renewal, Renewer, Row, StoreUnavailable
 
 from .claim_watermark import BOTTOM
 from .part import SEARCH_START, PostgresPart
@@ -31,6 +36,9 @@ MAX_PAIRS = 4096
 
 RENEW_TIMEOUT = 4.0
 """Seconds after which an unanswered renewal has failed; a lease lasts several times as long."""
+
+MAX_LOCK_WAIT, MIN_LOCK_WAIT = 0.5, 0.01
+"""Seconds that one renewal waits for rows that clients have locked, at most; and seconds for each row, at least."""
 
 
 class PostgresClaims(PostgresPart):
@@ -104,7 +112,11 @@ class PostgresClaims(PostgresPart):
 
 
 class _PostgresRenewer:
-    """Renews over its own connection, which it opens at the first renewal and again after each failure."""
+    """Renews over its own connection, which it opens at the first renewal and again after each failure.
+
+    A row that a client has locked is left out first. Clients that write it again and again would win each time, so the
+    renewer then waits for these rows, one after the other and for a short time.
+    """
 
     def __init__(self, server: PostgresServer, installation: int, replica: str, timeout: float) -> None:
         self._server = server
@@ -114,21 +126,60 @@ class _PostgresRenewer:
         self._connection: Connection | None = None
 
     async def renew(self, owned: Sequence[tuple[Key, int]], lease: Micros) -> Renewal:
-        in_order = sorted(owned, key=lambda item: int(item[0]))
-        keys = [key for key, _ in in_order]
-        versions = [version for _, version in in_order]
+        versions = dict(sorted(owned, key=lambda item: int(item[0])))
         with self._server.translate_errors("renewing leases"):
             try:
                 async with asyncio.timeout(self._timeout):
                     if self._connection is None:
                         self._connection = await self._server.open()
                     lines = await self._connection.fetch(
-                        SQL["renew"], self._installation, self._replica, keys, versions, lease
+                        SQL["renew"], self._installation, self._replica, list(versions), list(versions.values()), lease
                     )
             except BaseException:
                 self.close()
                 raise
-        return Renewal(dict(map(tuple, lines)))
+        revisions = {key: revision for key, revision in lines if revision is not None}
+        locked = {key: versions[key] for key, revision in lines if revision is None}
+        if locked:
+            await self._wait_for(self._connection, locked, revisions, lease)
+        return Renewal(revisions, locked.keys())
+
+    async def _wait_for(
+        self, connection: Connection, locked: dict[Key, int], revisions: dict[Key, int], lease: Micros
+    ) -> None:
+        """Move the rows that can be renewed within a short time from ``locked`` to ``revisions``."""
+        limit = min(MAX_LOCK_WAIT, lease / SECOND / 24)
+        last = time.monotonic() + limit
+        try:
+            with self._server.translate_errors("renewing leases"):
+                async with asyncio.timeout(2 * limit):
+                    for key, version in random.sample(list(locked.items()), len(locked)):
+                        if (left := last - time.monotonic()) <= 0:
+                            break
+                        revision = await self._wait_for_row(connection, key, version, lease, left)
+                        if revision is not None:
+                            revisions[key] = revision
+                            del locked[key]
+        except StoreUnavailable:
+            self.close()  # but the renewals so far count
+        except BaseException:
+            self.close()
+            raise
+
+    async def _wait_for_row(
+        self, connection: Connection, key: Key, version: int, lease: Micros, seconds: float
+    ) -> int | None:
+        """Renew a row within so many seconds, and return its revision; None: it is still locked, or lost."""
+        await connection.execute(self._server.begin({"lock_timeout": max(seconds, MIN_LOCK_WAIT)}))
+        try:
+            revision: int | None = await connection.fetchval(
+                SQL["renew_waiting"], self._installation, self._replica, [key], [version], lease, column=1
+            )
+        except asyncpg.LockNotAvailableError:
+            await connection.execute("ROLLBACK")
+            return None
+        await connection.execute("COMMIT")
+        return revision
 
     def close(self) -> None:
         if self._connection is not None:

@@ -7,6 +7,12 @@ the startup packet of a connection turns off all other plans, and has the server
 There may be a pooler (PgBouncer) in front of the server that gives each transaction another server connection. Then no
 session state lasts: no such settings, no cached statements, no LISTEN. Such a pooler refuses the startup packet, or
 reports another process id than the server's. Nothing else in this store depends on session state.
+
+A client may stop inside a transaction (a suspended process, a lost network), and its locks stay. So the server ends
+what stands still, whatever became of its client: a session that is idle in a transaction after ``IDLE_LIMIT``, a wait
+for a lock after ``LOCK_LIMIT``, a statement after the store's time limit. No transaction of this store holds a row for
+longer than a fraction of a lease that way. Behind such a pooler, ``Pool.transaction`` sets these limits for its own
+transaction, and single statements have only those that the role has (``ALTER ROLE ... SET statement_timeout``).
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import asyncpg
 from scheduledjob.engine.store import StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 
     from asyncpg import Connection as _Connection
     from asyncpg import Record
@@ -34,6 +40,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _MAX_RETRIES = 3
+_MAX_WAITS = 10
+"""How often a call is repeated that waited for a lock in vain. Clients that stand still are gone by then."""
 
 _SETTINGS = {
     **dict.fromkeys(
@@ -52,6 +60,23 @@ _SETTINGS = {
     # Claims rely on this, and somebody may have changed the database's default.
     "default_transaction_isolation": "read committed",
 }
+
+LOCK_LIMIT = 0.5
+"""Seconds that a statement waits for a lock at most."""
+IDLE_LIMIT = 2.0
+"""Seconds that a transaction waits for the next statement of its client at most."""
+SILENCE_LIMIT = 10.0
+"""Seconds after which the server drops a connection whose client does not acknowledge what it receives."""
+CHECK_INTERVAL = 1.0
+"""Seconds between two checks of the server whether the client of a running statement is still connected."""
+CLOSE_LIMIT = 1.0
+"""Seconds that closing a connection may take, with the cancellation of its statement."""
+
+_NEWER = {
+    "client_connection_check_interval": f"{CHECK_INTERVAL * 1000:.0f}",  # since Postgres 14, on most systems
+    "tcp_user_timeout": f"{SILENCE_LIMIT * 1000:.0f}",  # since Postgres 12
+}
+"""Settings that some servers do not know. They work without."""
 
 _UNAVAILABLE = (
     OSError,
@@ -72,8 +97,15 @@ _UNAVAILABLE = (
 class PostgresServer:
     """How to reach one database."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, statement_limit: float) -> None:
+        """``statement_limit``: the seconds after which the server cancels a statement."""
         self.address = address
+        self._limits = {
+            "statement_timeout": f"{statement_limit * 1000:.0f}",
+            "lock_timeout": f"{LOCK_LIMIT * 1000:.0f}",
+            "idle_in_transaction_session_timeout": f"{IDLE_LIMIT * 1000:.0f}",
+        }
+        self._newer = _NEWER
         self.pooled: bool | None = None
         """Whether there is a pooler as described above; None: not known yet."""
 
@@ -97,15 +129,27 @@ class PostgresServer:
                 connection.terminate()
         return await self._connect(pooled=self.pooled)
 
+    def begin(self, limits: Mapping[str, float] | None = None) -> str:
+        """Return the statements that begin a transaction with the store's limits, or others (in seconds)."""
+        given = {name: f"{limit * 1000:.0f}" for name, limit in (limits or {}).items()}
+        given = (self._limits if self.pooled else {}) | given
+        return ";".join(["BEGIN", *(f"SET LOCAL {name} = {milliseconds}" for name, milliseconds in given.items())])
+
     async def _connect(self, *, pooled: bool) -> Connection:
+        settings = {} if pooled else _SETTINGS | self._limits | self._newer
         try:
             return await asyncpg.connect(
                 self.address.dsn,
                 timeout=self.address.connect_timeout,
                 statement_cache_size=0 if pooled else 100,
                 max_cached_statement_lifetime=0,
-                server_settings={"application_name": self.address.application_name, **({} if pooled else _SETTINGS)},
+                server_settings={"application_name": self.address.application_name, **settings},
             )
+        except (asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError) as error:
+            if pooled or not any(name in str(error) for name in self._newer):
+                raise
+            self._newer = {}
+            return await self._connect(pooled=pooled)
         except (asyncpg.PostgresError, *_UNAVAILABLE):
             raise
         except Exception as error:
@@ -144,23 +188,36 @@ def _advice(error: asyncpg.PostgresError) -> str:
     return ""
 
 
-def retry_deadlocks(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
-    """Repeat a call whose transaction the server rolled back to end a deadlock.
+def retry_rollbacks(
+    *, waits: int = _MAX_WAITS
+) -> Callable[[Callable[_P, Coroutine[Any, Any, _T]]], Callable[_P, Coroutine[Any, Any, _T]]]:
+    """Repeat a call whose transaction the server rolled back to end a deadlock, or up to ``waits`` waits for a lock.
 
-    Clients lock rows in order of slug and owners in order of key, so they can deadlock.
+    Clients lock rows in order of slug and owners in order of key, so they can deadlock. The lock of a client that
+    stands still is gone when the server has ended its session.
     """
 
-    @wraps(call)
-    async def with_retries(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        for _ in range(_MAX_RETRIES):
-            try:
-                return await call(*args, **kwargs)
-            except StoreUnavailable as error:
-                if not isinstance(error.__cause__, asyncpg.TransactionRollbackError):
-                    raise
-        return await call(*args, **kwargs)
+    def decorate(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
+        @wraps(call)
+        async def with_retries(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            left = {asyncpg.TransactionRollbackError: _MAX_RETRIES, asyncpg.LockNotAvailableError: waits}
+            while True:
+                try:
+                    return await call(*args, **kwargs)
+                except StoreUnavailable as error:
+                    reason = next((kind for kind in left if isinstance(error.__cause__, kind)), None)
+                    if reason is None or not left[reason]:
+                        raise
+                    left[reason] -= 1
 
-    return with_retries
+        return with_retries
+
+    return decorate
+
+
+def waited_in_vain(error: StoreError) -> bool:
+    """Return whether the server gave a statement up because somebody held a lock."""
+    return isinstance(error.__cause__, asyncpg.LockNotAvailableError)
 
 
 class Pool:
@@ -168,7 +225,8 @@ class Pool:
 
     asyncpg's own pool resets the session at each release, which costs a round trip and is useless for sessions without
     state. It also waits for the server to confirm that a statement is cancelled, even if the server does not answer.
-    This pool drops a connection whose statement did not complete.
+    This pool does not use a connection again whose statement did not complete, and has the server cancel the statement
+    in the background.
     """
 
     def __init__(self, server: PostgresServer, size: int, timeout: float) -> None:
@@ -177,6 +235,7 @@ class Pool:
         self._slots = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
         self._used: set[Connection] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @asynccontextmanager
@@ -194,12 +253,35 @@ class Pool:
                     self._release(connection)
                     raise
                 except BaseException:
-                    connection.terminate()
+                    self._abandon(connection)
                     raise
                 else:
                     self._release(connection)
                 finally:
                     self._used.discard(connection)
+
+    @asynccontextmanager
+    async def transaction(
+        self, doing: str, time_limit: float | None = None, limits: Mapping[str, float] | None = None
+    ) -> AsyncIterator[Connection]:
+        """Lend a connection in a transaction, which the server ends if it stands still.
+
+        ``limits`` are other limits of the server than the store's, in seconds.
+        """
+        async with self.connection(doing, time_limit) as connection:
+            await connection.execute(self._server.begin(limits))
+            try:
+                yield connection
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, StoreError) as error:
+                if not connection.is_closed():
+                    await connection.execute("ROLLBACK")
+                    raise
+                # Nothing was committed, so ``retry_rollbacks`` may repeat it.
+                raise asyncpg.TransactionRollbackError(f"the server ended the transaction: {error}") from error
+            else:
+                if connection.is_closed():
+                    raise asyncpg.TransactionRollbackError("the server ended the transaction before it was complete")
+                await connection.execute("COMMIT")
 
     async def _take(self) -> Connection:
         if self._closed:
@@ -219,14 +301,31 @@ class Pool:
         else:
             self._idle.append(connection)
 
+    def _abandon(self, connection: Connection) -> None:
+        """Cancel the statement of a connection, and close it, without waiting for either."""
+        if self._closed:
+            connection.terminate()
+            return
+        task = asyncio.create_task(_close(connection), name="scheduledjob-close-connection")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
     async def close(self) -> None:
         """Close idle connections properly, and terminate those in use."""
         self._closed = True
         idle, self._idle = self._idle, []
         for connection in self._used:
             connection.terminate()
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
         for connection in idle:
-            try:
-                await connection.close(timeout=1.0)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                connection.terminate()
+            await _close(connection)
+
+
+async def _close(connection: Connection) -> None:
+    """Close a connection. asyncpg sends the request to cancel its statement first."""
+    try:
+        await connection.close(timeout=CLOSE_LIMIT)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()

@@ -48,7 +48,7 @@ class PostgresHistory(PostgresPart):
     async def prune(self, limit: int = 1000) -> int:
         """Examine part of history, sized by ``limit``, from where the last call stopped; return the count dropped."""
         examined = EXAMINED * limit * self._prune_more
-        async with self._pool.connection("pruning history") as connection, connection.transaction():
+        async with self._pool.transaction("pruning history") as connection:
             if not await connection.fetchval(SQL["try_lock_pruning"], self._installation):
                 return 0
             await connection.execute(SQL["delete_expired_tombstones"], self._installation, limit)

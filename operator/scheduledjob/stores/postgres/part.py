@@ -20,7 +20,7 @@ class PostgresPart:
     """Base of the parts. Made from a URL, usable once the store is connected."""
 
     def __init__(self, url: str, *, installation: str = "local", timeout: float = COMMAND_TIMEOUT) -> None:
-        self._server = PostgresServer(parse_address(url))
+        self._server = PostgresServer(parse_address(url), timeout)
         self._timeout = timeout
         self._installation_name = installation
         self._installation_id: int | None = None

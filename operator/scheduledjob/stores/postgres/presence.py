@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from scheduledjob.engine.store import Presence, ReplicaInfo
+from scheduledjob.engine.store import Presence, ReplicaInfo, StoreUnavailable
 
+from .connections import waited_in_vain
 from .migrations import SCHEMA_VERSION
 from .part import PostgresPart
 from .queries import SQL
@@ -38,13 +39,20 @@ class PostgresPresence(PostgresPart):
             others = await connection.fetch(SQL["select_others"], self._installation, cluster, replica)
         return [Presence(installation, other, tuple(watched), since) for installation, other, watched, since in others]
 
-    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> None:
+    async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> bool:
         self._replicas.add(replica.id)
-        async with self._pool.connection("announcing the replica") as connection:
-            await connection.execute(
-                SQL["upsert_replica"], self._installation, replica.id, replica.program_version,
-                replica.schema_version or SCHEMA_VERSION, poll_at, msgspec.json.encode(replica.details).decode(),
-            )  # fmt: skip
+        lend = self._pool.transaction if self._server.pooled else self._pool.connection
+        try:
+            async with lend("announcing the replica") as connection:
+                await connection.execute(
+                    SQL["upsert_replica"], self._installation, replica.id, replica.program_version,
+                    replica.schema_version or SCHEMA_VERSION, poll_at, msgspec.json.encode(replica.details).decode(),
+                )  # fmt: skip
+        except StoreUnavailable as error:
+            if waited_in_vain(error):
+                return False
+            raise
+        return True
 
     async def withdraw(self, replica: str) -> None:
         async with self._pool.connection("withdrawing the replica") as connection:

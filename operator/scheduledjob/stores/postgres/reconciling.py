@@ -2,6 +2,9 @@
 
 Nearly all observations are stored already, above all after a restart. So the server first returns those that differ,
 without taking a lock. Only these rows are locked; the decision about them is made here, and then written.
+
+A row that a client has locked is left out, and written by itself when the others are. So all or none holds for the
+rows of one chunk that nobody has locked.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ from scheduledjob.engine.store import NewRow, Put, StoreError
 from scheduledjob.stores.tombstones import by_unique_slug, decide_upsert, tombstone_kept_for
 
 from .columns import Columns, observed_columns, record_columns, row_of
-from .connections import retry_deadlocks
+from .connections import retry_rollbacks
 from .queries import SQL
-from .schedules import Changes, PostgresSchedules, cut_off_records, slugs_contended, time_limit
+from .schedules import Changes, PostgresSchedules, cut_off_records, slugs_contended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,7 +31,7 @@ _T = TypeVar("_T")
 
 
 CHUNK = 1000
-"""Objects in one statement."""
+"""Objects in one transaction."""
 
 SLUG_LOCKS = 64
 """How many locks an installation's slugs share. A lock for each slug would overflow the server's lock table, and a
@@ -47,7 +50,7 @@ class PostgresReconciling(PostgresSchedules):
             # In one order everywhere, so that two writers never wait for each other.
             differing = await self._find_differing([by_slug[slug] for slug in sorted(by_slug)])
             try:
-                results = await self._reconcile(differing) if differing else {}
+                results = await self._reconcile(differing)
             except StoreError as error:
                 if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
                     raise
@@ -68,25 +71,32 @@ class PostgresReconciling(PostgresSchedules):
             found += [row for place, row in enumerate(chunk) if place in places or row.first is not None]
         return found
 
-    @retry_deadlocks
     async def _reconcile(self, rows: Sequence[NewRow]) -> dict[str, Put]:
         results: dict[str, Put] = {}
+        for chunk in _chunks(rows):
+            results |= await self._reconcile_chunk(chunk, only_free=True)
+            for row in chunk:
+                if row.slug not in results:
+                    results |= await self._reconcile_chunk([row], only_free=False)
+        return results
+
+    @retry_rollbacks()
+    async def _reconcile_chunk(self, rows: Sequence[NewRow], *, only_free: bool) -> dict[str, Put]:
+        """Write rows in one transaction; with ``only_free`` those that nobody has locked, else wait for a while."""
         changes = Changes()
-        chunks = _chunks(rows)
-        async with (
-            self._pool.connection("writing schedules", time_limit(chunks, self._timeout)) as connection,
-            connection.transaction(),
-        ):
+        async with self._pool.transaction("writing schedules") as connection:
             await self._lock_slugs(connection, (row.slug for row in rows))
-            for chunk in chunks:
-                results |= await self._reconcile_chunk(connection, chunk, changes)
+            if only_free:
+                slugs = [row.slug for row in rows]
+                lines = await connection.fetch(SQL["select_locked_slugs"], self._installation, slugs)
+                locked = {line[0] for line in lines}
+                rows = [row for row in rows if row.slug not in locked]
+            results = await self._write_chunk(connection, rows, changes) if rows else {}
             await self._notify(connection, changes)
         self._lower_watermark(changes)
         return results
 
-    async def _reconcile_chunk(
-        self, connection: Connection, rows: Sequence[NewRow], changes: Changes
-    ) -> dict[str, Put]:
+    async def _write_chunk(self, connection: Connection, rows: Sequence[NewRow], changes: Changes) -> dict[str, Put]:
         lines = await connection.fetch(SQL["lock_existing_rows"], self._installation, [row.slug for row in rows])
         existing = {row.slug: row for row in map(row_of, lines)}
         lines = await connection.fetch(SQL["select_tombstoned"], self._installation, [row.uid for row in rows])
@@ -117,22 +127,21 @@ class PostgresReconciling(PostgresSchedules):
                 changes.add(*line)
         return results
 
-    @retry_deadlocks
     async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
         found: set[tuple[str, str]] = set()
-        changes = Changes()
-        chunks = _chunks(sorted(set(identities)))
-        if chunks:
-            async with (
-                self._pool.connection("ending schedules", time_limit(chunks, self._timeout)) as connection,
-                connection.transaction(),
-            ):
-                await self._lock_slugs(connection, (slug for slug, _ in identities))
-                for chunk in chunks:
-                    found |= await self._end(connection, chunk, changes)
-                await self._notify(connection, changes)
-            self._lower_watermark(changes)
+        for chunk in _chunks(sorted(set(identities))):
+            found |= await self._tombstone_chunk(chunk)
         return [identity in found for identity in identities]
+
+    @retry_rollbacks()
+    async def _tombstone_chunk(self, identities: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        changes = Changes()
+        async with self._pool.transaction("ending schedules") as connection:
+            await self._lock_slugs(connection, (slug for slug, _ in identities))
+            found = await self._end(connection, identities, changes)
+            await self._notify(connection, changes)
+        self._lower_watermark(changes)
+        return found
 
     async def _lock_slugs(self, connection: Connection, slugs: Iterable[str]) -> None:
         """Keep other replicas from creating or deleting rows of these slugs until the transaction ends."""
@@ -154,19 +163,16 @@ class PostgresReconciling(PostgresSchedules):
         changes.changed += [line["slug"] for line in deleted]
         return {(line["slug"], line["uid"]) for line in deleted}
 
-    @retry_deadlocks
     async def touch(self, slugs: Sequence[str]) -> None:
+        for chunk in _chunks(sorted(set(slugs))):
+            await self._touch_chunk(chunk)
+
+    @retry_rollbacks()
+    async def _touch_chunk(self, slugs: Sequence[str]) -> None:
         changes = Changes()
-        chunks = _chunks(sorted(set(slugs)))
-        if not chunks:
-            return
-        async with (
-            self._pool.connection("writing schedules", time_limit(chunks, self._timeout)) as connection,
-            connection.transaction(),
-        ):
-            for chunk in chunks:
-                for line in await connection.fetch(SQL["touch_rows"], self._installation, chunk):
-                    changes.add(*line)
+        async with self._pool.transaction("writing schedules") as connection:
+            for line in await connection.fetch(SQL["touch_rows"], self._installation, slugs):
+                changes.add(*line)
             await self._notify(connection, changes)
         self._lower_watermark(changes)
 

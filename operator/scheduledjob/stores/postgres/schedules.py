@@ -1,6 +1,8 @@
 """What clients do: write schedules, delete them, and read rows.
 
-A write and its notification are one transaction, so a notified replica always finds what was written.
+A write and its notification are one transaction, so a notified replica always finds what was written. Large writes
+are several transactions, because a transaction holds locks on its rows, and their owners can't renew or settle them
+meanwhile. So all or none holds for ``CHUNK`` rows of ``CHUNK_BYTES``.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from scheduledjob.engine.store import NewRow, Origin, Put, Row, SlugTaken, Store
 from scheduledjob.stores.tombstones import by_unique_slug, decode_keep
 
 from .columns import new_row_columns, record_columns, row_of
-from .connections import retry_deadlocks
+from .connections import retry_rollbacks
 from .part import PostgresPart
 from .queries import SQL
 from .wakes import encode_changed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from asyncpg import Record
 
@@ -29,11 +31,11 @@ if TYPE_CHECKING:
     from .connections import Connection
 
 
-CHUNK = 5000
-"""The most rows in one statement: so many that round trips do not matter, so few that it completes in time."""
+CHUNK, CHUNK_BYTES = 1000, 8 << 20
+"""The most rows and bytes in one transaction: so many that round trips do not matter, so few that it is short."""
 
-BULK_TIMEOUT = 120.0
-"""Time limit in seconds of a call that writes more than one chunk."""
+READ_CHUNK = 5000
+"""The most rows that one statement reads."""
 
 _ATTEMPTS = 3
 
@@ -46,71 +48,61 @@ class PostgresSchedules(PostgresPart):
         if not rows:
             return []
         # In the same order everywhere, so that two writers never wait for each other.
-        in_order = [by_slug[slug] for slug in sorted(by_slug)]
-        chunks = [in_order[start : start + CHUNK] for start in range(0, len(in_order), CHUNK)]
-        if replace:
-            return await self._replace(rows, chunks)
-        return await self._create(rows, chunks)
+        chunks = list(_chunks([by_slug[slug] for slug in sorted(by_slug)]))
+        if len(chunks) > 1 and not replace:
+            await self._refuse_taken([row.slug for row in rows])
+        results: dict[str, Put] = {}
+        for chunk in chunks:
+            results |= await (self._replace(chunk) if replace else self._create(chunk))
+        return [results.get(row.slug, Put.UNCHANGED) for row in rows]
 
-    async def _create(self, rows: Sequence[NewRow], chunks: list[list[NewRow]]) -> list[Put]:
-        slugs = [row.slug for row in rows]
+    async def _refuse_taken(self, slugs: Sequence[str]) -> None:
+        """Raise SlugTaken before anything is written, unless somebody takes a slug meanwhile."""
+        taken = {row.slug for row in await self.get(slugs) if row is not None}
+        if taken:
+            raise SlugTaken([slug for slug in slugs if slug in taken])
+
+    @retry_rollbacks()
+    async def _create(self, rows: Sequence[NewRow]) -> dict[str, Put]:
         due = min((row.wake_at for row in rows if row.wake_at is not None), default=None)
         for _ in range(_ATTEMPTS):
             try:
-                async with self._pool.connection("writing schedules", time_limit(chunks, self._timeout)) as connection:
-                    if len(chunks) == 1:
-                        await connection.execute(
-                            SQL["insert_rows_and_notify"], self._installation, *new_row_columns(chunks[0])
-                        )
-                    else:
-                        async with connection.transaction():
-                            for chunk in chunks:
-                                await connection.execute(
-                                    SQL["insert_rows"], self._installation, *new_row_columns(chunk)
-                                )
-                            await self._notify_due(connection, due)
+                async with self._pool.connection("writing schedules") as connection:
+                    await connection.execute(SQL["insert_rows_and_notify"], self._installation, *new_row_columns(rows))
             except StoreError as error:
                 if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
                     raise
-                taken = {row.slug for row in await self.get(slugs) if row is not None}
-                if taken:
-                    raise SlugTaken([slug for slug in slugs if slug in taken]) from None
+                await self._refuse_taken([row.slug for row in rows])
                 continue  # the row that had the slug was deleted meanwhile
             if due is not None:
                 self._watermark.lower(due)
-            return [Put.CREATED] * len(rows)
+            return {row.slug: Put.CREATED for row in rows}
         raise slugs_contended(self._server.address.shown)
 
-    @retry_deadlocks
-    async def _replace(self, rows: Sequence[NewRow], chunks: list[list[NewRow]]) -> list[Put]:
+    @retry_rollbacks()
+    async def _replace(self, rows: Sequence[NewRow]) -> dict[str, Put]:
         results: dict[str, Put] = {}
         changes = Changes()
-        async with (
-            self._pool.connection("writing schedules", time_limit(chunks, self._timeout)) as connection,
-            connection.transaction(),
-        ):
-            for chunk in chunks:
-                written = await connection.fetch(SQL["upsert_rows"], self._installation, *new_row_columns(chunk))
-                for slug, created, owned, wake_at in written:
-                    results[slug] = Put.CREATED if created else Put.UPDATED
-                    changes.add(slug, owned, wake_at)
+        async with self._pool.transaction("writing schedules") as connection:
+            written = await connection.fetch(SQL["upsert_rows"], self._installation, *new_row_columns(rows))
+            for slug, created, owned, wake_at in written:
+                results[slug] = Put.CREATED if created else Put.UPDATED
+                changes.add(slug, owned, wake_at)
             await self._notify(connection, changes)
         self._lower_watermark(changes)
-        return [results.get(row.slug, Put.UNCHANGED) for row in rows]
+        return results
 
-    @retry_deadlocks
     async def delete(self, slugs: Sequence[str]) -> list[bool]:
         found: set[str] = set()
         in_order = sorted(set(slugs))
-        chunks = [in_order[start : start + CHUNK] for start in range(0, len(in_order), CHUNK)]
-        if chunks:
-            async with (
-                self._pool.connection("deleting schedules", time_limit(chunks, self._timeout)) as connection,
-                connection.transaction(),
-            ):
-                for chunk in chunks:
-                    found |= await self._delete_chunk(connection, chunk)
+        for start in range(0, len(in_order), CHUNK):
+            found |= await self._delete(in_order[start : start + CHUNK])
         return [slug in found for slug in slugs]
+
+    @retry_rollbacks()
+    async def _delete(self, slugs: Sequence[str]) -> set[str]:
+        async with self._pool.transaction("deleting schedules") as connection:
+            return await self._delete_chunk(connection, slugs)
 
     async def _delete_chunk(self, connection: Connection, slugs: Sequence[str]) -> set[str]:
         deleted = await connection.fetch(SQL["delete_rows"], self._installation, slugs)
@@ -130,16 +122,13 @@ class PostgresSchedules(PostgresPart):
             count += deleted
         return count
 
-    @retry_deadlocks
+    @retry_rollbacks()
     async def _clear_chunk(self, origin: str | None, after: str) -> tuple[int, str | None]:
         """Delete schedules behind the slug ``after``.
 
         Returns how many, and the slug behind which there may be more, if any.
         """
-        async with (
-            self._pool.connection("deleting schedules", 2 * self._timeout) as connection,
-            connection.transaction(),
-        ):
+        async with self._pool.transaction("deleting schedules", 2 * self._timeout) as connection:
             page = await connection.fetch(SQL["select_slugs"], self._installation, after, origin, CHUNK)
             slugs = [record[0] for record in page]
             deleted = await self._delete_chunk(connection, slugs) if slugs else set()
@@ -147,9 +136,10 @@ class PostgresSchedules(PostgresPart):
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]:
         found: dict[str, Row] = {}
-        for start in range(0, len(slugs), CHUNK):
+        for start in range(0, len(slugs), READ_CHUNK):
+            part = slugs[start : start + READ_CHUNK]
             async with self._pool.connection("reading schedules") as connection:
-                lines = await connection.fetch(SQL["select_rows"], self._installation, slugs[start : start + CHUNK])
+                lines = await connection.fetch(SQL["select_rows"], self._installation, part)
             for row in map(row_of, lines):
                 found[row.slug] = row
         return [found.get(slug) for slug in slugs]
@@ -203,14 +193,24 @@ def slugs_contended(server: str) -> StoreUnavailable:
     )
 
 
-def time_limit(chunks: Sequence[object], timeout: float) -> float:
-    """Return the time limit in seconds of a call that writes so many chunks."""
-    return timeout if len(chunks) <= 1 else max(timeout, BULK_TIMEOUT)
-
-
 def cut_off_records(deleted: Record) -> list[RunRecord]:
     """Return records of the runs that ended with the deletion of a row."""
     state, keep = State.decode(deleted["state"]), decode_keep(deleted["definition"])
     return cut_off(
         state, uid=deleted["uid"], slug=deleted["slug"], now=deleted["now"], owned=deleted["owned"], keep=keep
     )
+
+
+def _chunks(rows: Sequence[NewRow]) -> Iterator[list[NewRow]]:
+    """Split rows for one transaction each."""
+    chunk: list[NewRow] = []
+    size = 0
+    for row in rows:
+        more = len(row.payload or b"") + len(row.definition) + len(row.state)
+        if chunk and (len(chunk) == CHUNK or size + more > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(row)
+        size += more
+    if chunk:
+        yield chunk

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import Disposition, Key, Settlement
+from scheduledjob.engine.store import Disposition, Key, Settlement, StoreUnavailable
 
 from .columns import Columns, collapse_constants, record_columns
-from .connections import retry_deadlocks
+from .connections import retry_rollbacks, waited_in_vain
 from .part import PostgresPart
 from .queries import SQL
 
@@ -21,22 +22,37 @@ if TYPE_CHECKING:
 CHUNK = 1000
 """The most settlements in one statement."""
 
+SKIP_LOCKED_FOR = 5.0
+"""Seconds after a wait for a client's lock in which writes leave locked rows out, at the cost of a lock for each."""
+
+MIN_RATE = 64 * 1024
+"""Bytes that a link to the server carries in a second at least. A large write takes longer on a slower one than its
+time limit."""
+
+_queries = {
+    (query, of_free): SQL[query].format(of_free=of_free)
+    for query in ("settle_removed", "settle_written")
+    for of_free in ("", SQL["of_free_rows"])
+}
+
 
 class PostgresSettling(PostgresPart):
     """The part of the store that settles rows."""
 
-    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
-        results: list[bool] = []
-        _, release, remove = Disposition
+    _clients_lock_until = float("-inf")
+    """Until this second of the monotonic clock, statements leave out the rows that clients have locked."""
+
+    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool | None]:
+        results: list[bool | None] = []
+        release = Disposition.RELEASE
         for chunk in _chunks(settlements):
-            # In the same order everywhere, so that two writers never wait for each other.
-            in_order = sorted(chunk, key=_key)
-            removed = [settlement for settlement in in_order if settlement.disposition is remove]
-            settled = await self._settle("settle_removed", replica, removed) if removed else set()
-            # A removal is also refused if the definition has changed: then the other query releases the row.
-            written = [settlement for settlement in in_order if settlement.key not in settled]
-            settled |= await self._settle("settle_written", replica, written) if written else set()
-            results += [settlement.key in settled for settlement in chunk]
+            try:
+                results += await self._settle_chunk(replica, chunk)
+            except StoreUnavailable as error:
+                if not waited_in_vain(error):
+                    raise
+                self._clients_lock_until = time.monotonic() + SKIP_LOCKED_FOR
+                results += await self._settle_chunk(replica, chunk)
         released = (
             settlement.wake_at
             for settlement in settlements
@@ -46,8 +62,31 @@ class PostgresSettling(PostgresPart):
             self._watermark.lower(due)
         return results
 
-    @retry_deadlocks
-    async def _settle(self, query: str, replica: str, chunk: list[Settlement]) -> set[Key]:
+    async def _settle_chunk(self, replica: str, chunk: list[Settlement]) -> list[bool | None]:
+        # In the same order everywhere, so that two writers never wait for each other.
+        in_order = sorted(chunk, key=_key)
+        only_free = time.monotonic() < self._clients_lock_until
+        of_free = SQL["of_free_rows"] if only_free else ""
+        removed = [settlement for settlement in in_order if settlement.disposition is Disposition.REMOVE]
+        settled = await self._settle("settle_removed", of_free, replica, removed) if removed else set()
+        # A removal is also refused if the definition has changed: then the other query releases the row.
+        written = [settlement for settlement in in_order if settlement.key not in settled]
+        settled |= await self._settle("settle_written", of_free, replica, written) if written else set()
+        left = [settlement for settlement in in_order if settlement.key not in settled] if only_free else []
+        owned = await self._find_owned(replica, left) if left else set()
+        return [
+            True if settlement.key in settled else None if settlement.key in owned else False for settlement in chunk
+        ]
+
+    async def _find_owned(self, replica: str, settlements: list[Settlement]) -> set[Key]:
+        """Return the rows that the replica owns at the settlements' versions, so they were left out, not refused."""
+        columns = [[settlement.key for settlement in settlements], [settlement.version for settlement in settlements]]
+        async with self._pool.connection("completing") as connection:
+            lines = await connection.fetch(SQL["select_owned"], self._installation, replica, *columns)
+        return {line[0] for line in lines}
+
+    @retry_rollbacks(waits=0)
+    async def _settle(self, query: str, of_free: str, replica: str, chunk: list[Settlement]) -> set[Key]:
         columns: Columns = [
             [settlement.key for settlement in chunk],
             [settlement.version for settlement in chunk],
@@ -65,14 +104,18 @@ class PostgresSettling(PostgresPart):
             ]
         columns = collapse_constants(columns)
         several = any(len(settlement.records) > 1 for settlement in chunk)
-        async with self._pool.connection("completing") as connection:
-            if not several:
-                lines = await connection.fetch(SQL[query], self._installation, replica, *columns)
-            else:
-                async with connection.transaction():
-                    lines = await connection.fetch(SQL[query], self._installation, replica, *columns)
-                    await self._insert_further_records({line[0] for line in lines}, chunk, connection)
+        sql = _queries[query, of_free]
+        lend = self._pool.transaction if several or self._server.pooled else self._pool.connection
+        async with lend("completing", self._time_limit(chunk)) as connection:
+            lines = await connection.fetch(sql, self._installation, replica, *columns)
+            if several:
+                await self._insert_further_records({line[0] for line in lines}, chunk, connection)
         return {line[0] for line in lines}
+
+    def _time_limit(self, chunk: Sequence[Settlement]) -> float:
+        """Return the time limit in seconds of a write, which is longer for a large one over a slow link."""
+        size = sum(len(settlement.payload or b"") + len(settlement.result or b"") for settlement in chunk)
+        return self._timeout + size / MIN_RATE
 
     async def _insert_further_records(self, settled: set[Key], chunk: list[Settlement], connection: Connection) -> None:
         """Write all records but each settlement's first, which the settling query writes. Few settlements have more."""

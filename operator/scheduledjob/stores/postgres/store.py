@@ -8,11 +8,16 @@ in ``migrations``.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING
+
+from scheduledjob.engine.store import StoreUnavailable
 
 from . import migrations
 from .claims import PostgresClaims
 from .clock import PostgresClock
+from .connections import waited_in_vain
 from .history import PostgresHistory
 from .listener import PostgresListener
 from .presence import PostgresPresence
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
 
 MIGRATION_TIMEOUT = 600.0
 """Time limit in seconds of a migration, including the wait for other processes that migrate."""
+MIGRATION_RETRY_DELAY = 0.5
+"""Seconds between two attempts, in which statements that queue behind a migration's locks are carried out."""
 
 
 class PostgresStore(
@@ -59,5 +66,12 @@ class PostgresStore(
         await self._pool.close()
 
     async def migrate(self, *, finish: bool = False) -> list[str]:
-        async with self._pool.connection("migrating", MIGRATION_TIMEOUT) as connection:
-            return await migrations.migrate(connection, finish=finish)
+        deadline = time.monotonic() + MIGRATION_TIMEOUT
+        while True:
+            try:
+                async with self._pool.connection("migrating", MIGRATION_TIMEOUT) as connection:
+                    return await migrations.migrate(connection, finish=finish)
+            except StoreUnavailable as error:
+                if not waited_in_vain(error) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(MIGRATION_RETRY_DELAY)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _FILE = re.compile(r"(\d{4})_(pre|post)_(\w+)\.sql")
 
+LOCK_LIMIT = 2.0
+"""Seconds that a migration waits for a lock. After that it fails, and may be tried again."""
+
 DEAD_AFTER = MINUTE
 """A replica counts as dead this long after it should have polled."""
 
@@ -63,10 +66,12 @@ async def migrate(connection: Connection, *, finish: bool = False, wanted: Seque
     """Apply the pre halves, and with ``finish`` the post halves too, in one transaction.
 
     Returns a description of each half that was applied. Raises StoreError if a post half is needed and a replica of an
-    older version is alive.
+    older version is alive. If others hold locks on the tables, asyncpg.LockNotAvailableError says so.
     """
     applied = []
     async with connection.transaction():
+        # Without a limit for locks, every other statement would queue behind a migration that waits for a long report.
+        await connection.execute(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {LOCK_LIMIT * 1000:.0f}")
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('scheduledjob.migrate', 0))")
         if await connection.fetchval("SELECT to_regnamespace('scheduledjob') IS NULL"):
             await connection.execute("CREATE SCHEMA scheduledjob")

@@ -47,8 +47,9 @@ WITH {search}picked AS MATERIALIZED (
                   AND (s.owner IS NOT NULL OR s.wake_at > (SELECT scheduledjob.clock()) + $5::bigint)
                 ORDER BY s.wake_at LIMIT 1
             ) UNION ALL (
-                -- Due but locked: another replica is claiming it now, under a lease of about the same length.
-                SELECT scheduledjob.clock() + $6::bigint + $5::bigint
+                -- Due but locked: another replica is claiming it now, or a client has locked it. A client whose
+                -- transaction is rolled back notifies nobody, so look again within a second.
+                SELECT scheduledjob.clock() + least($6::bigint, 1000000) + $5::bigint
                 FROM scheduledjob.schedule AS s
                 WHERE s.installation = $1 AND s.kind = known.kind AND s.wake_at >= $8
                   AND s.wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
@@ -143,11 +144,42 @@ FROM due_kind, LATERAL (
     ORDER BY wake_at LIMIT greatest(16, 4 * $4::bigint / (SELECT count(*) FROM due_kind))
 ) AS due
 
--- name: renew
+-- fragment: lease_end
 -- clock_timestamp() is the time of the write itself. A renewal that a stalled server delays may be written after a
 -- later one; with the time of its start, it would shorten the lease that the later one gave.
+(extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $5::bigint
+
+-- fragment: owned_rows
+SELECT s.id
+FROM unnest($3::bigint[], $4::bigint[]) AS owned (id, version), LATERAL (
+    SELECT id FROM scheduledjob.schedule
+    WHERE id = owned.id AND version = owned.version AND owner = $2 AND installation - $1 = 0 OFFSET 0
+
+-- name: renew
+-- SKIP LOCKED, so that a client that has locked a row delays no other. Its row is returned without a revision: the
+-- replica owned it when this statement began.
+WITH free AS MATERIALIZED (
+    {owned_rows}
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS s
+), renewed AS (
+    UPDATE scheduledjob.schedule AS s
+    SET wake_at = {lease_end}
+    FROM free
+    WHERE s.id = ANY(ARRAY[free.id])
+    RETURNING s.id, s.revision
+)
+SELECT id, revision FROM renewed
+UNION ALL
+SELECT id, NULL FROM (
+    {owned_rows}
+    ) AS s
+) AS owned WHERE id NOT IN (SELECT id FROM free);
+
+-- name: renew_waiting
+-- Waits for locks.
 UPDATE scheduledjob.schedule AS s
-SET wake_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $5::bigint
+SET wake_at = {lease_end}
 FROM unnest($3::bigint[], $4::bigint[]) AS owned (id, version)
 WHERE s.id = ANY(ARRAY[owned.id]) AND s.version = owned.version AND s.owner = $2 AND s.installation - $1 = 0
 RETURNING s.id, s.revision;

@@ -38,6 +38,7 @@ USING (
 WHERE p.installation = expired.installation AND p.replica = expired.replica;
 
 -- name: upsert_replica
+-- Waits for clients that have read the previous announcement (`latest_poll` in schedules.sql).
 INSERT INTO scheduledjob.replica (installation, id, program_version, schema_version, looks_at, seen_at, details)
 VALUES ($1, $2, $3, $4, $5, scheduledjob.clock(), $6::text::jsonb)
 ON CONFLICT (id) DO UPDATE
@@ -50,8 +51,13 @@ SET installation = excluded.installation, program_version = excluded.program_ver
 -- name: delete_replica
 -- The other replicas may have polled before this one released its rows, and these may be due before they poll again. So
 -- they are notified, and poll now.
+-- SKIP LOCKED, because a client may stand still that has locked the row. It is deleted later, as a dead replica's.
 WITH deleted AS (
-    DELETE FROM scheduledjob.replica WHERE installation = $1 AND id = $2
+    DELETE FROM scheduledjob.replica AS r
+    USING (
+        SELECT id FROM scheduledjob.replica WHERE installation = $1 AND id = $2 FOR UPDATE SKIP LOCKED
+    ) AS free
+    WHERE r.id = free.id
 ), unlocked AS (
     DELETE FROM scheduledjob.lock WHERE installation = $1 AND owner = $2
 ), absent AS (
@@ -65,8 +71,13 @@ WHERE EXISTS (SELECT 1 FROM scheduledjob.replica AS r WHERE r.installation = $1 
 
 -- name: delete_dead_replicas
 -- Those that stopped without withdrawing, at least a day ago.
-DELETE FROM scheduledjob.replica
-WHERE installation = $1 AND greatest(looks_at, seen_at) < scheduledjob.clock() - 86400000000;
+DELETE FROM scheduledjob.replica AS r
+USING (
+    SELECT id FROM scheduledjob.replica
+    WHERE installation = $1 AND greatest(looks_at, seen_at) < scheduledjob.clock() - 86400000000
+    FOR UPDATE SKIP LOCKED
+) AS dead
+WHERE r.id = dead.id;
 
 -- name: notify
 SELECT pg_notify($1, $2);

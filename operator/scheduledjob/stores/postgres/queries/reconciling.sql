@@ -22,6 +22,21 @@ WHERE (s.uid, s.generation, s.kind, s.definition, s.acts, s.origin)
 -- $2 the numbers of the locks, sorted, so that two transactions that need the same locks cannot deadlock.
 SELECT pg_advisory_xact_lock(hashtextextended('scheduledjob.slugs', $1) # part) FROM unnest($2::bigint[]) AS part;
 
+-- name: select_locked_slugs
+-- Locks the rows of these slugs, except those that a client has locked, and returns the slugs of these.
+WITH free AS MATERIALIZED (
+    SELECT s.id
+    FROM unnest($2::text[]) AS wanted(slug), LATERAL (
+        SELECT id FROM scheduledjob.schedule
+        WHERE installation = $1 AND slug = wanted.slug OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED
+    ) AS s
+)
+SELECT s.slug
+FROM unnest($2::text[]) AS wanted(slug), LATERAL (
+    SELECT id, slug FROM scheduledjob.schedule WHERE installation = $1 AND slug = wanted.slug OFFSET 0
+) AS s
+WHERE s.id NOT IN (SELECT id FROM free);
+
 -- name: lock_existing_rows
 -- NO KEY UPDATE, because nothing refers to the key.
 SELECT {row_columns}
@@ -95,7 +110,7 @@ RETURNING s.slug, s.owner IS NOT NULL AS owned, s.wake_at;
 WITH expired AS MATERIALIZED (
     SELECT uid FROM scheduledjob.tombstone
     WHERE installation + 0 = $1 AND expires <= (SELECT scheduledjob.clock())
-    ORDER BY expires LIMIT $2
+    ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 DELETE FROM scheduledjob.tombstone AS t
 USING expired

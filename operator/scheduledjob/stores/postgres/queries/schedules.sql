@@ -57,12 +57,8 @@ WITH made AS (
 )
 SELECT id FROM made UNION ALL SELECT id FROM scheduledjob.installation WHERE name = $1 LIMIT 1;
 
--- name: insert_rows
--- Fails as a whole if a slug is taken.
-{insert_new_rows};
-
 -- name: insert_rows_and_notify
--- `insert_rows` and `notify_due` in one statement, so that scheduling one job takes one round trip.
+-- Fails as a whole if a slug is taken. One statement with `notify_due`, so that scheduling takes one round trip.
 WITH made AS (
     {insert_new_rows}
     RETURNING wake_at

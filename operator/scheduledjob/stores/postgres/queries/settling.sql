@@ -2,7 +2,22 @@
 --
 -- Both statements share the fragments, which list the columns and parameters of a settlement. Rows are written in the
 -- order of their keys, so that two writers never wait for each other. For `id = ANY(ARRAY[...])` and
--- `installation - $1 = 0` see claims.sql.
+-- `installation - $1 = 0` see claims.sql. {of_free} is empty, or `of_free_rows`.
+
+-- name: of_free_rows
+-- Leaves out the rows that a client has locked. This costs a lock for each row, so it is added only while clients do.
+, LATERAL (
+    SELECT FROM scheduledjob.schedule AS s
+    WHERE s.id = given.id AND s.installation - $1 = 0 OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED
+) AS free
+
+-- name: select_owned
+-- Those of the rows that the replica owns at the given version.
+SELECT s.id
+FROM unnest($3::bigint[], $4::bigint[]) AS given (id, version), LATERAL (
+    SELECT id FROM scheduledjob.schedule AS s
+    WHERE s.id = given.id AND s.version = given.version AND s.owner = $2 AND s.installation - $1 = 0 OFFSET 0
+) AS s;
 
 -- fragment: settled_columns
 id, version, revision,
@@ -42,7 +57,7 @@ WITH given AS MATERIALIZED (
         {settled_arrays}
     ) AS given (
         {settled_columns}
-    )
+    ){of_free}
 ), removed AS (
     DELETE FROM scheduledjob.schedule AS s
     USING given
@@ -73,7 +88,7 @@ WITH given AS MATERIALIZED (
     ) AS given (
         {settled_columns},
         disposition, state, wake_at, payload, result, payload_base
-    )
+    ){of_free}
 ), written AS (
     UPDATE scheduledjob.schedule AS s
     SET state = given.state,
