@@ -220,6 +220,10 @@ def waited_in_vain(error: StoreError) -> bool:
     return isinstance(error.__cause__, asyncpg.LockNotAvailableError)
 
 
+class _Ended(asyncpg.TransactionRollbackError):
+    """The server ended the session within a transaction. Nothing was committed, so the transaction may be repeated."""
+
+
 class Pool:
     """A few connections for the replica's event loop.
 
@@ -272,16 +276,17 @@ class Pool:
             await connection.execute(self._server.begin(limits))
             try:
                 yield connection
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, StoreError) as error:
-                if not connection.is_closed():
+                if connection.is_closed():
+                    raise asyncpg.InterfaceError("connection is closed")
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, StoreError) as error:
+                if not connection.is_closed() and not isinstance(error, asyncpg.InternalClientError):
                     await connection.execute("ROLLBACK")
                     raise
-                # Nothing was committed, so ``retry_rollbacks`` may repeat it.
-                raise asyncpg.TransactionRollbackError(f"the server ended the transaction: {error}") from error
-            else:
-                if connection.is_closed():
-                    raise asyncpg.TransactionRollbackError("the server ended the transaction before it was complete")
+                raise _Ended(f"the server ended the transaction: {error}") from error
+            try:
                 await connection.execute("COMMIT")
+            except asyncpg.InternalClientError as error:  # it was not sent, because the server's farewell is unread
+                raise _Ended(f"the server ended the transaction: {error}") from error
 
     async def _take(self) -> Connection:
         if self._closed:
