@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -438,3 +439,27 @@ def test_a_program_that_names_no_tenants_has_all_of_its_capacity(scene: Scene) -
     scene.start()
     scene.until(5.0)
     assert scene.ownership.count == 20
+
+
+def test_rows_that_take_long_to_read_are_handed_over_in_several_turns_of_the_loop(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimer = scene.start()
+    accept = scene.ownership.accept
+
+    def slowly(row: Row, deadline: float) -> None:
+        scene.world.now += 0.004
+        accept(row, deadline)
+
+    monkeypatch.setattr(scene.ownership, "accept", slowly)
+    rows = [cast("Row", SimpleNamespace(slug=f"team/{number}", origin=Origin.CLUSTER)) for number in range(10)]
+    claimer._arriving.update(map(tenant_of, rows))
+    asyncio._set_running_loop(scene.machine.loop)
+    try:
+        claimer._hand_over(rows, 99.0)
+    finally:
+        asyncio._set_running_loop(None)
+    assert len(scene.ownership.rows) == 3
+    scene.machine.loop.run_ready()
+    assert scene.ownership.rows == rows
+    assert not claimer._arriving

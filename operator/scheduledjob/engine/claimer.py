@@ -36,6 +36,7 @@ from .timing import (
     QUOTA_OF_OTHERS,
     WRITES_FIRST_DELAY,
 )
+from .watchdog import TURN_LIMIT
 
 if TYPE_CHECKING:
     import random
@@ -154,8 +155,8 @@ class Claimer:
             self._arriving.update(map(tenant_of, batch.rows))
             asyncio.get_running_loop().call_soon(self._hand_over, batch.rows, sent + settings.lease)
             return None
-        for row in batch.rows:
-            self._ownership.accept(row, sent + settings.lease)
+        self._arriving.update(map(tenant_of, batch.rows))
+        self._hand_over(batch.rows, sent + settings.lease)
         if quotas is not None and any(quotas.tenants.get(tenant, quotas.others) for tenant in batch.left):
             return received + MIN_POLL_INTERVAL  # other replicas are claiming what is due
         timer.at_capacity = bool(batch.left)
@@ -200,7 +201,15 @@ class Claimer:
         return None
 
     def _hand_over(self, rows: Sequence[Row], deadline: float) -> None:
-        self._arriving.subtract(map(tenant_of, rows))
-        self._arriving = +self._arriving
+        """Hand rows over, as many as fit into a turn of the event loop, and the others in later turns."""
+        monotonic = self._context.monotonic
+        until, taken = monotonic() + TURN_LIMIT, 0
         for row in rows:
             self._ownership.accept(row, deadline)
+            taken += 1
+            if monotonic() >= until:
+                break
+        self._arriving.subtract(map(tenant_of, rows[:taken]))
+        self._arriving = +self._arriving
+        if taken < len(rows):
+            asyncio.get_running_loop().call_soon(self._hand_over, rows[taken:], deadline)

@@ -72,6 +72,7 @@ class Edits:
             except StoreUnavailable:
                 continue  # the next renewal reports the edits again
             for owned, row in zip(found.values(), rows, strict=True):
+                await asyncio.sleep(0)  # a definition may take milliseconds to read
                 self._compare(owned, row)
 
     def _compare(self, owned: OwnedSchedule, row: Row | None) -> None:

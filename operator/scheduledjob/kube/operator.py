@@ -20,6 +20,7 @@ import structlog
 import uvloop
 
 from scheduledjob.engine.store import Store, StoreError
+from scheduledjob.engine.watchdog import LoopWatchdog
 from scheduledjob.jobs.python.python_job import JobPluginError
 from scheduledjob.jobs.shell.confinement import make_unreadable
 from scheduledjob.kube.client.access import ConfigError
@@ -83,6 +84,7 @@ class Operator:
         settings = self._settings
         api = Api.from_config(settings.kubeconfig, settings.context, on_request=self._metrics.api_request)
         server = WebServer(settings.listen, self._health, self._readiness, self._metrics.registry)
+        watchdog = loop.create_task(LoopWatchdog(self._metrics.loop_lag).run())
         try:
             async with server, api:
                 log.info("started", version=program_version(), listens_on=server.port)
@@ -90,6 +92,8 @@ class Operator:
         except (ConfigError, JobPluginError, OSError) as error:
             log.error("the operator can't start", error=str(error))
             return 1
+        finally:
+            watchdog.cancel()
         log.info("shut down cleanly")
         return 0
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from scheduledjob.domain.time.zone_data import ZONE_DATA
+from scheduledjob.engine.watchdog import HELD_FOR
 
 from .instruments import Counter, Gauge, Histogram, Instrument
 
@@ -79,6 +80,18 @@ class Metrics:
         )
         self.lease_thread_failures = add(
             Counter("lease_thread_failures", "Failures of the thread that renews leases, after which it started again.")
+        )
+
+        # The event loop
+        self.event_loop_lag_seconds = add(
+            Histogram(
+                "event_loop_lag_seconds",
+                "How late the event loop, which all runs share, came to a call that was due.",
+                bounds=LATENESS_BOUNDS,
+            )
+        )
+        self.event_loop_held = add(
+            Counter("event_loop_held", "How often something held the event loop for 50 ms or longer.")
         )
 
         # The API server
@@ -149,6 +162,12 @@ class Metrics:
         for set_gauges in self._at_scrape:
             set_gauges()
         return iter([instrument.family() for instrument in self.instruments])
+
+    def loop_lag(self, seconds: float) -> None:
+        """Count a call of the event loop's watchdog."""
+        self.event_loop_lag_seconds.observe(seconds)
+        if seconds >= HELD_FOR:
+            self.event_loop_held.add()
 
     def api_request(self, verb: str, resource: str, status: int, seconds: float) -> None:
         """Count an attempt of a request to the API server. ``status`` is 0 if there was no answer."""
