@@ -36,6 +36,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "inline_shell_namespaces": ("*", ("*",)),
     "accept_unconfined_shell": ("true", True),
     "inline_http_allow": ("10.0.0.0/8,127.0.0.1,db.example.com", ("10.0.0.0/8", "127.0.0.1", "db.example.com")),
+    "inline_http_proxies": ("proxy.example.com", ("proxy.example.com",)),
     "lease": ("1m30s", 90.0),
     "heartbeat": ("5s", 5.0),
     "grace": ("0s", 0.0),

@@ -226,6 +226,19 @@ def test_results_that_are_not_retried_are_those_of_the_kind() -> None:
     assert curl.retry == Fixed([1.0], not_on=(404,))
 
 
+def test_a_proxy_and_its_credentials() -> None:
+    user = {"secretKeyRef": {"name": "s", "key": "u"}}
+    password = {"secretKeyRef": {"name": "s", "key": "p"}}
+    curl = {"url": "https://example.com/", "proxy": "http://proxy.example:3128"}
+    definition = definition_of(job={"curl": curl | {"proxyAuth": {"username": user, "password": password}}})
+    assert msgspec.convert(definition.job, CurlSpec) == CurlSpec(
+        "https://example.com/",
+        proxy="http://proxy.example:3128",
+        proxy_username=Value(secret=("team-a/s", "u")),
+        proxy_password=Value(secret=("team-a/s", "p")),
+    )
+
+
 def test_curl() -> None:
     secret = {"secretKeyRef": {"name": "s", "key": "k"}}
     value = Value(secret=("team-a/s", "k"))

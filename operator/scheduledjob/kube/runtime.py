@@ -97,7 +97,7 @@ class OperatorRuntime:
             security=PodSecurity[settings.pod_security.upper()],
             plugins=settings.plugins,
         )
-        addresses = AddressFilter(settings.inline_http_allow)
+        addresses = AddressFilter(settings.inline_http_allow, proxies=settings.inline_http_proxies)
         self._api_server_addresses = ApiServerAddresses(api, addresses)
         self._api_server_addresses.read_configuration()
         runnable = cluster_kinds(

@@ -210,19 +210,16 @@ AbsolutePath = Annotated[
     stated(NO_NUL),
 ]
 Regex = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(checks.regex)]
-Url = Annotated[
-    str,
-    Field(min_length=1, max_length=8192),
-    AfterValidator(checks.url),
-    stated(
-        Rule("!" + matches("self", r"[\pZ\pC]"), "contains a space or a control character: write %20 for a space"),
-        Rule(
-            matches("self", checks.URL_PATTERN),
-            "write an http or https URL with a host and, if at all, a port from 1 to 65535, as in "
-            '"https://example.com/path"',
-        ),
+_URL_RULES = (
+    Rule("!" + matches("self", r"[\pZ\pC]"), "contains a space or a control character: write %20 for a space"),
+    Rule(
+        matches("self", checks.URL_PATTERN),
+        "write an http or https URL with a host and, if at all, a port from 1 to 65535, as in "
+        '"https://example.com/path"',
     ),
-]
+)
+Url = Annotated[str, Field(min_length=1, max_length=8192), AfterValidator(checks.url), stated(*_URL_RULES)]
+ProxyUrl = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(checks.proxy_url), stated(*_URL_RULES)]
 Image = Annotated[str, Field(min_length=1, max_length=1024, pattern=IMAGE_PATTERN)]
 Quantity = Annotated[
     Any,

@@ -196,8 +196,8 @@ URL_PATTERN = (
 """What a pattern can check in a URL: the scheme, the host and the port."""
 
 
-def url(text: str) -> str:
-    """Check an absolute http or https URL without user and password."""
+def url(text: str, credentials: str = "auth.basic") -> str:
+    """Check an absolute http or https URL without user and password, which belong into ``credentials``."""
     example = 'write it like "https://example.com/path"'
     if any(char.isspace() or not char.isprintable() for char in text):
         refuse("the URL contains a space or a control character", "write %20 for a space")
@@ -209,7 +209,7 @@ def url(text: str) -> str:
     except ValueError:
         refuse(f"{shown} is not valid: check brackets and the port (1 to 65535)", example)
     if "@" in parts.netloc:
-        refuse("a URL must not contain a user or a password", "put them in a Secret and refer to it in auth.basic")
+        refuse("a URL must not contain a user or a password", f"put them in a Secret and refer to it in {credentials}")
     if parts.scheme not in ("http", "https"):
         refuse(f"{shown} must begin with http:// or https://", example)
     if not parts.hostname:
@@ -217,6 +217,11 @@ def url(text: str) -> str:
     if port == 0:
         refuse(f"{shown} has port 0", "a port from 1 to 65535")
     return text
+
+
+def proxy_url(text: str) -> str:
+    """Check the URL of a proxy."""
+    return url(text, "proxyAuth")
 
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")

@@ -55,6 +55,7 @@ ACCEPTED: dict[str, str] = {
           inlineShellNamespaces: ["*"]
           acceptUnconfinedShell: true
           inlineHttpAllow: [10.0.0.0/8, metadata.internal]
+          inlineHttpProxies: [proxy.internal]
           lease: 30s
           heartbeat: 1m30s
           grace: 10m

@@ -66,12 +66,14 @@ _API_SERVER = "the API server's address"
 class AddressRefusedError(PermissionError):
     """HTTP jobs may not connect to this address."""
 
-    def __init__(self, address: str, what: str) -> None:
-        super().__init__(
-            errno.EACCES,
-            f"{address} is {what}, which HTTP jobs may not reach here: "
-            "use another address, or ask the administrator to allow this one",
-        )
+    def __init__(
+        self,
+        address: str,
+        what: str,
+        words: str = "which HTTP jobs may not reach here: "
+        "use another address, or ask the administrator to allow this one",
+    ) -> None:
+        super().__init__(errno.EACCES, f"{address} is {what}, {words}")
         self.address = address
         self.what = what
 
@@ -82,12 +84,14 @@ class AddressFilter:
     ``allow`` lists networks (``10.0.0.0/8``), addresses and host names that are allowed nevertheless. ``api_server``
     lists the addresses or networks of the API server. Raises ``ValueError`` for an entry that is neither.
 
+    ``proxies`` lists in the same way which proxies jobs may use; none by default.
+
     ``close_api_server`` names the API server more exactly, whenever its addresses change. A network in ``allow`` does
     not open its ports, because an administrator who allows 10.0.0.0/8 hardly means the API server in it. Only its exact
     address opens it, unless that is a loopback address, which other servers share.
     """
 
-    def __init__(self, allow: Iterable[str] = (), api_server: Iterable[str] = ()) -> None:
+    def __init__(self, allow: Iterable[str] = (), api_server: Iterable[str] = (), proxies: Iterable[str] = ()) -> None:
         self._allowed: list[Network] = []
         self._hosts: set[str] = set()
         for entry in allow:
@@ -106,6 +110,32 @@ class AddressFilter:
             self._api_server.append(network)
         self._api_hosts: frozenset[Address] = frozenset()
         self._api_places: frozenset[tuple[Address, int]] = frozenset()
+
+        self._proxies = AddressFilter(proxies) if (proxies := tuple(proxies)) else None
+
+    def check_proxy(self, host: str, address: str) -> None:
+        """Raise ``AddressRefusedError`` unless jobs may use the proxy with this name and this numeric address.
+
+        Behind a proxy, nothing can be checked, so none may be used that ``proxies`` does not list.
+        """
+        if self._proxies is not None:
+            parsed = ip_address(address.partition("%")[0])
+            if self._proxies.trusts(host) or self._proxies._is_allowed(_plain(parsed)):
+                return
+        raise AddressRefusedError(
+            f"{host} ({address})" if host != address else host,
+            "a proxy",
+            "which HTTP jobs may not use here: leave proxy out, or ask the administrator to allow it in "
+            "inlineHttpProxies",
+        )
+
+    def check_literal(self, host: str, port: int) -> None:
+        """Check a host that is a numeric address. A name passes."""
+        try:
+            ip_address(host.partition("%")[0])
+        except ValueError:
+            return
+        self.check(host, port)
 
     def close_api_server(self, places: Iterable[tuple[str, int | None]]) -> None:
         """Refuse these addresses and ports of the API server, in place of those of the last call.

@@ -13,16 +13,18 @@ import socket
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from .request_errors import ConnectFailedError
-from .response import LineTooLongError, StreamEndedError
+from .request_errors import ConnectFailedError, NameLookupError, RequestError, in_words, place
+from .response import BadResponseError, LineTooLongError, StreamEndedError, read_head
 from .tls import TlsSetting, context_of
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Sequence
 
     from aiohttp.abc import ResolveResult
 
     from .fair_share import Reservation
+    from .request import Proxy
     from .resolver import NameCache
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
@@ -53,6 +55,7 @@ class Endpoint(NamedTuple):
     port: int
     tls: TlsSetting
     server_name: str | None
+    proxy: Proxy | None = None
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -186,6 +189,15 @@ class Connection(asyncio.BufferedProtocol):
         del self._received[:limit]
         return data
 
+    async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
+        """Speak TLS from now on. Raises ``OSError`` if the handshake fails."""
+        self._resume()
+        transport = await asyncio.get_running_loop().start_tls(
+            self._transport, self, context, server_hostname=server_name
+        )
+        assert transport is not None
+        self.connection_made(transport)
+
     def rest(self) -> None:
         """Read on while nobody waits for data, to notice when the server closes the connection."""
         self._resume()
@@ -268,8 +280,38 @@ class ConnectionPool:
             del self._idle_of[endpoint.namespace]
 
     async def _connect(self, endpoint: Endpoint) -> Connection:
-        context = await context_of(endpoint.tls) if endpoint.scheme == "https" else None
-        found = await self._names.addresses(endpoint.namespace, endpoint.host, endpoint.port)
+        if endpoint.proxy is None:
+            context = await context_of(endpoint.tls) if endpoint.scheme == "https" else None
+            server_name = endpoint.server_name or endpoint.host
+            return await self._open_connection(endpoint, endpoint.host, endpoint.port, context, server_name)
+        return await self._connect_through(endpoint, endpoint.proxy)
+
+    async def _connect_through(self, endpoint: Endpoint, proxy: Proxy) -> Connection:
+        """Connect to a proxy, and through it to an https server."""
+        url = proxy.origin
+        host, port = url.raw_host or "", url.port or 0
+        context = await context_of(proxy.tls) if url.scheme == "https" else None
+        try:
+            connection = await self._open_connection(endpoint, host, port, context, host)
+        except (NameLookupError, ConnectFailedError) as error:
+            raise RequestError(f"proxy: {in_words(error, url)}") from None
+        if endpoint.scheme == "http":
+            return connection
+        try:
+            await _open_tunnel(connection, endpoint, proxy)
+            try:
+                await connection.start_tls(await context_of(endpoint.tls), endpoint.server_name or endpoint.host)
+            except OSError as error:
+                raise ConnectFailedError(error) from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _open_connection(
+        self, endpoint: Endpoint, host: str, port: int, context: ssl.SSLContext | None, server_name: str
+    ) -> Connection:
+        found = await self._names.addresses(endpoint.namespace, host, port)
         try:
             opened = await _first_connection(found, lambda address: self._check(endpoint, address))
             try:
@@ -277,7 +319,7 @@ class ConnectionPool:
                     lambda: Connection(self._buffer),
                     sock=opened,
                     ssl=context,
-                    server_hostname=(endpoint.server_name or endpoint.host) if context is not None else None,
+                    server_hostname=server_name if context is not None else None,
                 )
             except BaseException:
                 opened.close()
@@ -285,6 +327,26 @@ class ConnectionPool:
         except OSError as error:
             raise ConnectFailedError(error) from None
         return connection
+
+
+async def _open_tunnel(connection: Connection, endpoint: Endpoint, proxy: Proxy) -> None:
+    """Let a proxy connect to the server. Raises ``RequestError`` if it does not."""
+    where = place(proxy.origin)
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    lines = [f"CONNECT {host}:{endpoint.port} HTTP/1.1", f"Host: {host}:{endpoint.port}", "User-Agent: scheduledjob"]
+    if proxy.authorization:
+        lines.append(f"Proxy-Authorization: {proxy.authorization}")
+    try:
+        await connection.send("\r\n".join((*lines, "", "")).encode(), None)
+        head = await read_head(connection)
+    except StreamEndedError:
+        raise RequestError(f"the proxy {where} closed the connection before it answered") from None
+    except BadResponseError as error:
+        raise RequestError(f"the proxy {where} sent something that is not an HTTP response: {error}") from None
+    if head.status == 407:
+        raise RequestError(f"the proxy {where} requires credentials: give a user and a password in proxyAuth")
+    if not 200 <= head.status < 300 or not connection.usable:
+        raise RequestError(f"the proxy {where} does not connect to {host}:{endpoint.port}: HTTP {head.status}")
 
 
 async def _first_connection(found: Sequence[ResolveResult], check: Callable[[str], None]) -> socket.socket:

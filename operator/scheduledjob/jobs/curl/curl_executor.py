@@ -3,8 +3,8 @@
 The URL and the headers are sent as they were written, and responses are read with the leniency and the limits of curl
 (``response.py``). aiohttp rewrites escapes and refuses much that curl accepts, so it is not used here. What belongs to
 a job (credentials, TLS settings) never stays in the pool: no cookies are kept, connections are shared only within a
-namespace and between equal TLS settings, and proxies from the environment are not used. Each hop of a redirect is
-checked again: its address, and which headers may go there.
+namespace and between equal TLS settings, and proxies from the environment are not used, only that of the job. Each hop
+of a redirect is checked again: its address, and which headers may go there.
 
 A request ends with the process, so it can't outlive its lease. A cancellation closes the connection.
 """
@@ -20,6 +20,7 @@ from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.jobs.reasons import of_exception, timed_out
 from scheduledjob.jobs.redaction import Redaction, redacted
 
+from .addresses import AddressRefusedError
 from .body import BODIES_LIMIT, BODY_LIMIT, Body, collect, is_utf8
 from .body_search import BodySearch, compiled_pattern
 from .connection import IDEMPOTENT, WRITE_AHEAD, Connection, ConnectionPool, Endpoint
@@ -71,9 +72,15 @@ class CurlExecutor:
         self._pool = ConnectionPool(NameCache(self._resolver or ThreadResolver()), self._check_address)
 
     def _check_address(self, endpoint: Endpoint, address: str) -> None:
+        if self._addresses is None:
+            return
+        host, port = endpoint.host, endpoint.port
+        if endpoint.proxy is not None:
+            host, port = endpoint.proxy.origin.raw_host or "", endpoint.proxy.origin.port or 0
+            self._addresses.check_proxy(host, address)
         # Hosts that the administrator has allowed by name may have any address.
-        if self._addresses is not None and not self._addresses.trusts(endpoint.host):
-            self._addresses.check(address, endpoint.port)
+        if not self._addresses.trusts(host):
+            self._addresses.check(address, port)
 
     async def stop(self) -> None:
         self._pool.close()
@@ -134,6 +141,7 @@ class CurlExecutor:
                     # If the whole body was read, the connection is kept. Otherwise this closes it.
                     response.release(self._pool)
             except (
+                AddressRefusedError,
                 RequestError,
                 NameLookupError,
                 ConnectFailedError,
@@ -155,7 +163,11 @@ class CurlExecutor:
     async def _send(self, request: Request, namespace: str, memory: Reservation) -> _Response:
         url = request.url
         tls = request.tls if url.scheme == "https" else DEFAULT
-        endpoint = Endpoint(namespace, url.scheme, url.raw_host or "", url.port or 0, tls, request.server_name)
+        host, port = url.raw_host or "", url.port or 0
+        if request.proxy is not None and self._addresses is not None and not self._addresses.trusts(host):
+            # The proxy looks up names, and nobody here learns their addresses.
+            self._addresses.check_literal(host, port)
+        endpoint = Endpoint(namespace, url.scheme, host, port, tls, request.server_name, request.proxy)
         may_repeat = request.method in IDEMPOTENT
         connection = await self._pool.get(endpoint, new=not may_repeat)
         try:

@@ -28,5 +28,9 @@ class CurlSpec:
     basic_username: Value | None = None
     basic_password: Value | None = None
     bearer: Value | None = None
+    proxy: str | None = None
+    """http or https URL of a proxy."""
+    proxy_username: Value | None = None
+    proxy_password: Value | None = None
     complete_status: frozenset[int] = frozenset()
     """Statuses that count as success and end the schedule permanently."""

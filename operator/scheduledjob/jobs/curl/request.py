@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from multidict import CIMultiDict
@@ -43,6 +43,15 @@ _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 _LINE_END = "\r\n"
 
 
+class Proxy(NamedTuple):
+    """A proxy, and what it gets. It resolves the names of the servers."""
+
+    origin: URL
+    tls: TlsSetting
+    authorization: str = ""
+    """The value of ``Proxy-Authorization``; empty: none."""
+
+
 @dataclass(slots=True)
 class Request:
     """The request of a hop."""
@@ -54,6 +63,7 @@ class Request:
     body_is_secret: bool = False
     tls: TlsSetting = DEFAULT
     server_name: str | None = None
+    proxy: Proxy | None = None
     confined: set[str] = field(default_factory=set)
     """Headers, in lower case, that are sent to the first host only."""
 
@@ -64,11 +74,15 @@ class Request:
 
     def head(self) -> bytes:
         """Return the request line and the headers as they are sent."""
-        lines = [f"{self.method} {self.target.path} HTTP/1.1"]
+        through_proxy = self.proxy is not None and self.url.scheme == "http"
+        origin = f"http://{host_and_port(self.url)}" if through_proxy else ""
+        lines = [f"{self.method} {origin}{self.target.path} HTTP/1.1"]
         if "Host" not in self.headers:
-            lines.append(f"Host: {_host_header(self.url)}")
+            lines.append(f"Host: {host_and_port(self.url)}")
         lines += [f"{name}: {value}" for name, value in _DEFAULT_HEADERS if name not in self.headers]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        if through_proxy and self.proxy is not None and self.proxy.authorization:
+            lines.append(f"Proxy-Authorization: {self.proxy.authorization}")
         if self.body is not None or self.method in _WITH_BODY:
             lines.append(f"Content-Length: {len(self.body or b'')}")
         return "\r\n".join((*lines, "", "")).encode("utf-8", "surrogateescape")
@@ -119,7 +133,24 @@ async def first_request(attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> R
             await of("tls client certificate", spec.client_certificate),
             await of("tls client key", spec.client_key),
         )
+    if spec.proxy is not None:
+        user, password = await of("proxyAuth", spec.proxy_username), await of("proxyAuth", spec.proxy_password)
+        request.proxy = _proxy(spec, user, password, request.tls, secrets)
     return request
+
+
+def _proxy(spec: CurlSpec, user: str | None, password: str | None, tls: TlsSetting, secrets: Secrets) -> Proxy:
+    try:
+        origin = parse_target(spec.proxy or "").origin
+    except ValueError:
+        raise RequestError("proxy: write http://host:port or https://host:port") from None
+    user, password = (origin.user, origin.password) if user is None and password is None else (user, password)
+    authorization = ""
+    if user is not None or password is not None:
+        authorization = _basic("proxyAuth", user, password)
+        if any(value is not None and value.secret is not None for value in (spec.proxy_username, spec.proxy_password)):
+            secrets.remember(authorization.partition(" ")[2])
+    return Proxy(origin.with_user(None), tls._replace(certificate=None, key=None), authorization)
 
 
 def _target(text: str) -> Target:
@@ -167,14 +198,18 @@ async def _authorization(
         user, password = url.user, url.password
         if user is None and password is None:
             return None
+    header = _basic("auth.basic", user, password)
+    if any(value is not None and value.secret is not None for value in (spec.basic_username, spec.basic_password)):
+        secrets.remember(header.partition(" ")[2])  # the server may echo its headers
+    return header
+
+
+def _basic(what: str, user: str | None, password: str | None) -> str:
     if ":" in (user or ""):
-        raise RequestError("auth.basic: a user name can't hold a colon")
+        raise RequestError(f"{what}: a user name can't hold a colon")
     # A Secret that was made from a file often ends with a line break, which is not part of the value.
     pair = f"{(user or '').rstrip()}:{(password or '').rstrip(_LINE_END)}"
-    encoded = base64.b64encode(pair.encode()).decode()
-    if any(value is not None and value.secret is not None for value in (spec.basic_username, spec.basic_password)):
-        secrets.remember(encoded)  # the server may echo its headers
-    return f"Basic {encoded}"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
 def redirected(request: Request, response: Head, spec: CurlSpec) -> Request | None:
@@ -196,6 +231,7 @@ def redirected(request: Request, response: Head, spec: CurlSpec) -> Request | No
         request.body_is_secret,
         request.tls,
         request.server_name,
+        request.proxy,
         request.confined,
     )
     # As in browsers: 303 leads to a GET, and so do 301 and 302 after a POST.
@@ -218,7 +254,8 @@ def redirected(request: Request, response: Head, spec: CurlSpec) -> Request | No
     return onward
 
 
-def _host_header(url: URL) -> str:
+def host_and_port(url: URL) -> str:
+    """Return the value of a ``Host`` header, which omits the default port."""
     host = f"[{url.raw_host}]" if ":" in (url.raw_host or "") else url.raw_host
     return f"{host}" if url.is_default_port() else f"{host}:{url.port}"
 

@@ -50,6 +50,8 @@ def in_words(error: Exception, url: URL) -> str:
     match error:
         case RequestError():
             return str(error)
+        case AddressRefusedError():
+            return str(error.strerror)
         case NameLookupError():
             return f'the name "{url.host}" can\'t be resolved: {_os_words(error.error)}'
         case ConnectFailedError():

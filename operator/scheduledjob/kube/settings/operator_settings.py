@@ -141,6 +141,13 @@ class OperatorSettings:
         "address opens. Nothing else is blocked.",
         default_text="none of them",
     )
+    inline_http_proxies: tuple[str, ...] = setting(
+        types.hosts(),
+        (),
+        "Networks, addresses and host names of the proxies that inline curl jobs may use (`job.curl.proxy`). A proxy "
+        "looks up names itself, so whoever may use it reaches whatever it reaches: restrict it at the proxy.",
+        default_text="none",
+    )
     lease: float = setting(
         types.seconds(least="3s", most="10m"),
         15.0,

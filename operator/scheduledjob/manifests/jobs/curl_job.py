@@ -8,10 +8,10 @@ from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 
 from .. import checks
-from ..base import HOST_NAME_PATTERN, STATUS_PATTERN, Model, Regex, Url
+from ..base import HOST_NAME_PATTERN, STATUS_PATTERN, Model, ProxyUrl, Regex, Url
 from ..rules import VALIDATIONS, Rule
 from ..sources import SecretValue, ValueFrom
-from ..spanning_rules import both_or_neither, no_key_with
+from ..spanning_rules import both_or_neither, no_key_with, only_with
 from .job_part import JobPart, optional_value, short
 
 if TYPE_CHECKING:
@@ -104,6 +104,12 @@ class Curl(Model):
             "must not hold a user or a password: put them into a Secret and name it in auth.basic",
             "url",
         ),
+        Rule(
+            "!has(self.proxy) || !self.proxy.matches('^[^/?#]*//[^/?#]*@')",
+            "must not hold a user or a password: put them into a Secret and name it in proxyAuth",
+            "proxy",
+        ),
+        only_with("proxyAuth", "proxy"),
         no_key_with(
             "headers",
             "authorization",
@@ -132,6 +138,12 @@ class Curl(Model):
     follow_redirects: bool | None = Field(None, description="Whether to follow redirects. Default: true.")
     tls: Tls | None = Field(None, description="Settings of an https connection.")
     auth: Auth | None = Field(None, description="Credentials, always from a Secret.")
+    proxy: ProxyUrl | None = Field(
+        None,
+        description="URL (http or https) of a proxy, without user or password. An https request goes through it with "
+        "CONNECT. Inside the operator, the administrator has to allow the proxy. Default: none.",
+    )
+    proxy_auth: BasicAuth | None = Field(None, description="User name and password for the proxy.")
 
 
 class CurlPart(JobPart):
@@ -181,6 +193,10 @@ def _curl_spec(curl: Curl, complete_on: "CompleteOn | None", namespace: str) -> 
     if curl.auth is not None and curl.auth.basic is not None:
         spec.basic_username = optional_value(curl.auth.basic.username, namespace)
         spec.basic_password = optional_value(curl.auth.basic.password, namespace)
+    spec.proxy = curl.proxy
+    if curl.proxy_auth is not None:
+        spec.proxy_username = optional_value(curl.proxy_auth.username, namespace)
+        spec.proxy_password = optional_value(curl.proxy_auth.password, namespace)
     if curl.auth is not None:
         spec.bearer = optional_value(curl.auth.bearer, namespace)
     return spec
