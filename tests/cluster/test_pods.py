@@ -222,6 +222,48 @@ async def test_an_invalid_pod_is_a_failed_attempt(cluster: Cluster, namespace: s
         assert 'serviceaccount "robot" not found' in missing.reason
 
 
+async def test_a_failing_webhook_ends_the_attempt_in_time(cluster: Cluster, namespace: str) -> None:
+    waits: list[str] = []
+    async with bench(cluster, namespace, on_waiting=lambda attempt, words: waits.append(words)) as at:
+        webhook = {
+            "metadata": {"name": f"down-{namespace}"},
+            "webhooks": [
+                {
+                    "name": "down.example.com",
+                    "admissionReviewVersions": ["v1"],
+                    "sideEffects": "None",
+                    "failurePolicy": "Fail",
+                    "timeoutSeconds": 2,
+                    "clientConfig": {"url": "https://127.0.0.1:1/x"},
+                    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                    "rules": [
+                        {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+                    ],
+                }
+            ],
+        }
+        path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+        await at.api.post(path, webhook)
+        try:
+            result = await at.executor.run(at.attempt(container("true"), pending=5.0))
+        finally:
+            await at.api.delete(f"{path}/down-{namespace}")
+        assert not result.ok
+        assert result.reason.startswith("not started within 5s: the API server: ")
+        assert 'failed calling webhook "down.example.com"' in result.reason
+        assert 'failed calling webhook "down.example.com"' in waits[0]
+        assert waits[-1] == ""
+
+
+async def test_a_pod_that_is_too_large_fails_at_once(cluster: Cluster, namespace: str) -> None:
+    async with bench(cluster, namespace) as at:
+        env = [{"name": f"V{number}", "value": "x" * 100_000} for number in range(20)]
+        spec = container("true", template={"spec": {"containers": [{"name": "job", "env": env}]}})
+        result = await at.executor.run(at.attempt(spec))
+        assert not result.ok
+        assert result.reason.endswith("make its template or its payload smaller")
+
+
 async def test_a_missing_namespace_is_a_failed_attempt(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
         result = await at.executor.run(at.attempt(container("true"), namespace="nowhere"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.engine.executor import CANCELLED, RELEASED, Value
+from scheduledjob.jobs.container import pod_life
 from scheduledjob.jobs.container.pod_spec import CustomSpec, PodSettings, PodSpec
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.shell.shell_spec import ShellSpec
@@ -226,6 +227,65 @@ async def test_the_secrets_that_a_job_is_given_are_masked(node: Node, node_names
         shell = ShellSpec("echo $P other", env={"P": Value(secret=("x/db", "p"))})
         result = await at.executor.run(at.attempt(PodSpec(shell=shell, image=BUSYBOX_IMAGE)))
         assert result.output == b"*** other\n"
+
+
+async def test_a_termination_message_and_an_init_container_leak_no_secret(node: Node, node_namespace: str) -> None:
+    async with bench(node.cluster, node_namespace) as at:
+        secret = {"metadata": {"name": "db"}, "stringData": {"password": "hunter2-of-the-database"}}
+        await at.api.post(f"/api/v1/namespaces/{node_namespace}/secrets", secret)
+        env = [{"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}]
+        job = {"name": "job", "terminationMessagePolicy": "FallbackToLogsOnError", "env": env}
+        spec = container(
+            "echo failed for postgres://app:$PASSWORD@db/app; exit 1", template={"spec": {"containers": [job]}}
+        )
+        result = await at.executor.run(at.attempt(spec))
+        assert result.reason == "exit code 1: failed for postgres://app:***@db/app"
+        assert result.output == b"failed for postgres://app:***@db/app\n"
+        shared = [{"name": "shared", "mountPath": "/shared"}]
+        render = {
+            "name": "render",
+            "image": BUSYBOX_IMAGE,
+            "command": ["sh", "-c", 'echo "url=postgres://app:$PASSWORD@db/app" > /shared/config'],
+            "env": env,
+            "volumeMounts": shared,
+        }
+        template = {
+            "spec": {
+                "volumes": [{"name": "shared", "emptyDir": {}}],
+                "initContainers": [render],
+                "containers": [{"name": "job", "volumeMounts": shared}],
+            }
+        }
+        result = await at.executor.run(at.attempt(container("cat /shared/config; exit 1", template=template)))
+        assert result.output == b"url=postgres://app:***@db/app\n"
+
+
+async def test_a_secret_that_is_deleted_while_the_job_runs_is_masked(node: Node, node_namespace: str) -> None:
+    async with bench(node.cluster, node_namespace) as at:
+        path = f"/api/v1/namespaces/{node_namespace}/secrets"
+        await at.api.post(path, {"metadata": {"name": "db"}, "stringData": {"p": "hunter2-hunter2"}})
+        env = [{"name": "P", "valueFrom": {"secretKeyRef": {"name": "db", "key": "p"}}}]
+        template = {"spec": {"containers": [{"name": "job", "env": env}]}}
+        attempt = at.attempt(container("sleep 3; echo it is $P", template=template))
+        task = at.run(attempt)
+        await at.running(attempt)
+        await at.api.delete(f"{path}/db")
+        assert b"hunter2" not in (await task).output
+
+
+async def test_a_plain_sidecar_is_ended_after_its_job(
+    node: Node, node_namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod_life, "SIDECAR_SECONDS", 0.5)
+    side = {"name": "side", "image": BUSYBOX_IMAGE, "command": ["sleep", "1000"]}
+    template = {"spec": {"containers": [side], "terminationGracePeriodSeconds": 1}}
+    async with bench(node.cluster, node_namespace) as at:
+        attempt = at.attempt(container("echo said; exit 3", template=template))
+        result = await at.executor.run(attempt)
+        assert (result.reason, result.code, result.output) == ("exit code 3", 3, b"said\n")
+        again = at.attempt(container("echo said; exit 3", template=template), slot=attempt.slot, run_id=attempt.run_id)
+        again.adopted = True
+        assert (await at.executor.run(again)).reason == "exit code 3", "another replica sees the same"
 
 
 # ---------------------------------------------------------------- the operator's own image

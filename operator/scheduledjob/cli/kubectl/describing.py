@@ -177,6 +177,7 @@ def _state(body: Object) -> None:
     if active := status.get("active"):
         _heading("Active runs")
         uid = body["metadata"]["uid"]
+        some_wait = any(run.get("waitingFor") for run in active)
         rows = [
             {
                 "run": run["runID"].removeprefix(f"{uid}-"),
@@ -184,6 +185,7 @@ def _state(body: Object) -> None:
                 "attempt": run.get("attempt"),
                 "for": active_for(run),
             }
+            | ({"waits for": run.get("waitingFor")} if some_wait else {})
             for run in active
         ]
         print_table(rows, empty="")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +18,7 @@ import structlog
 from scheduledjob.engine.executor import Attempt
 from scheduledjob.jobs.container.pod_builder import build_pod
 from scheduledjob.jobs.container.pod_spec import POD_KIND, PodSettings, PodSpec
-from scheduledjob.kube.client.api_errors import ApiError, BadRequest, Invalid
+from scheduledjob.kube.client.api_errors import ApiError, ApiUnavailable, BadRequest, Invalid
 from scheduledjob.kube.client.paths import pods as pods_path
 
 from .pods_api import STRICT
@@ -32,8 +33,11 @@ log = structlog.get_logger("scheduledjob.reconcile")
 
 IN_FLIGHT = 16
 """Dry runs in flight."""
-SECONDS = 10.0
-"""Maximum seconds of a dry run. After that the object counts as valid, and its first Pod shows whether it is."""
+SECONDS = 2.0
+"""Maximum seconds of a check. After that the object counts as valid, and its first Pod shows whether it is."""
+SKIPPED_SECONDS = 60.0
+"""Seconds for which a namespace is not checked after a dry run there was not answered. Otherwise a webhook that hangs
+in one namespace would delay the objects of all."""
 _UNKNOWN_FIELD = "strict decoding error"
 
 
@@ -44,6 +48,8 @@ class TemplateCheck:
         self._api = api
         self._settings = settings
         self._in_flight = asyncio.Semaphore(IN_FLIGHT)
+        self._skipped_until: dict[str, float] = {}
+        """By namespace, in monotonic seconds."""
 
     async def __call__(self, desired: DesiredState, body: Mapping[str, Any]) -> str:
         """Return why the API server would refuse the Pods of an object; empty if it would not, or did not answer.
@@ -56,6 +62,8 @@ class TemplateCheck:
         if not (spec.template or spec.resources):
             return ""
         namespace, _, name = desired.slug.partition("/")
+        if time.monotonic() < self._skipped_until.get(namespace, 0.0):
+            return ""
         attempt = Attempt(
             run_id=f"{desired.uid}-0",
             uid=desired.uid,
@@ -70,12 +78,15 @@ class TemplateCheck:
         params = {**STRICT, "dryRun": "All"}
         try:
             pod = build_pod(attempt, spec, self._settings)
-            async with self._in_flight, asyncio.timeout(SECONDS):
+            async with asyncio.timeout(SECONDS), self._in_flight:
                 await self._api.post(pods_path(namespace), pod, params, attempts=1)
         except (BadRequest, Invalid) as error:
             return f"spec.execution.pod: {error.message}" if _is_of_spec(error) else ""
-        except (ApiError, TimeoutError, ValueError) as error:
-            log.debug("a Pod template was not checked", slug=desired.slug, error=str(error))
+        except (ApiUnavailable, TimeoutError) as error:
+            self._skipped_until[namespace] = time.monotonic() + SKIPPED_SECONDS
+            log.info("Pod templates are not checked", namespace=namespace, error=str(error) or "no answer in time")
+        except (ApiError, ValueError):
+            pass  # refused for a reason that may be gone when the job runs
         return ""
 
 
