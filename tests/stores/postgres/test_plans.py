@@ -17,8 +17,9 @@ from scheduledjob.domain.time.instants import DAY, SECOND
 from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, Settlement
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.claim_watermark import BOTTOM
-from scheduledjob.stores.postgres.claims import _claim_query
+from scheduledjob.stores.postgres.claims import FAIR_CLAIM, MAX_PAIRS, _claim_query
 from scheduledjob.stores.postgres.history import EXAMINED
+from scheduledjob.stores.postgres.part import SEARCH_START
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -54,13 +55,28 @@ def desired_rows(prefix: str, count: int, wake_at: int, *, kind: str = "noop", a
 
 async def explained(store: PostgresStore, kinds: list[str], watermark: int, *, limit: int = 100) -> dict[str, Any]:
     """Return the plan of a claim that was executed and rolled back."""
+    return await _explained(
+        store, _claim_query(len(kinds)), kinds, "explainer", limit, 0, LEASE, watermark, watermark, None
+    )
+
+
+async def explained_fairly(
+    store: PostgresStore, kinds: list[str], quotas: dict[str, int], others: int, *, limit: int = 100
+) -> dict[str, Any]:
+    """Return the plan of a claim with quotas that was executed and rolled back."""
+    return await _explained(
+        store, FAIR_CLAIM, kinds, "explainer", limit, 0, LEASE, BOTTOM, BOTTOM, None, json.dumps(quotas), others,
+        *SEARCH_START, MAX_PAIRS,
+    )  # fmt: skip
+
+
+async def _explained(store: PostgresStore, query: str, *arguments: Any) -> dict[str, Any]:
     async with store._pool.connection("explaining") as connection:
         transaction = connection.transaction()
         await transaction.start()
         (line,) = await connection.fetch(
-            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + _claim_query(len(kinds)),
-            store._installation, kinds, "explainer", limit, 0, LEASE, watermark, watermark, None,
-        )  # fmt: skip
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + query, store._installation, *arguments
+        )
         await transaction.rollback()
     plan: dict[str, Any] = json.loads(line[0])[0]["Plan"]
     return plan
@@ -133,6 +149,60 @@ async def test_a_plan_made_for_an_empty_table_serves_a_full_one(store: PostgresS
         batch = await store.claim("alice", ["noop", "shell"], limit=100, ahead=0, lease=LEASE)
         assert len(batch.rows) == 100
     assert await _rows_read(store) - before < 5 * 100 * 6
+
+
+async def test_a_claim_reads_little_for_each_of_a_thousand_kinds(store: PostgresStore) -> None:
+    now = await store.now()
+    kinds = [f"kind-{n:04}" for n in range(1_000)]
+    rows = desired_rows("later", 5_000, now + DAY)
+    for number, row in enumerate(rows):
+        row.kind = kinds[number % 1_000]
+    await store.put(rows, replace=False)
+    idle = await explained(store, kinds, BOTTOM)
+    assert sum(1 for _ in nodes(idle)) < 100, "no part of the plan for each kind"
+    assert rows_read(idle) <= 1_000, "the next row of each kind"
+    assert pages(idle) < 1_000 * 3 * 4, "three searches for each kind"
+    rows = desired_rows("due", 20_000, now - DAY)
+    for number, row in enumerate(rows):
+        row.kind = kinds[number % 1_000]
+    await store.put(rows, replace=False)
+    busy = await explained(store, kinds, BOTTOM)
+    assert rows_read(busy) <= 1_000 + 4 * 1_000 + 4 * 100, "two of each kind, found and looked up, and what it takes"
+
+
+async def test_a_claim_of_many_kinds_takes_all_that_is_due(store: PostgresStore) -> None:
+    """It reads no more than a part of each kind, but claims again."""
+    now = await store.now()
+    kinds = [f"kind-{n:04}" for n in range(100)]
+    rows = desired_rows("due", 300, now - DAY)
+    for number, row in enumerate(rows):
+        row.kind = kinds[0 if number < 200 else number % 100]
+    await store.put(rows, replace=False)
+    claimed = 0
+    while True:
+        batch = await store.claim("alice", kinds, limit=500, ahead=0, lease=LEASE)
+        claimed += len(batch.rows)
+        if batch.next_wake is None or batch.next_wake > batch.now:
+            break
+    assert claimed == 300
+
+
+async def test_a_claim_with_quotas_reads_what_it_takes_and_not_what_is_stored(store: PostgresStore) -> None:
+    now = await store.now()
+    await store.put(desired_rows("later", 20_000, now + DAY), replace=False)
+    due = [
+        *desired_rows("hog/job", 10_000, now - DAY),
+        *desired_rows("lone/job", 1, now - SECOND),
+        *desired_rows("unknown/job", 10_000, now - DAY, kind="rolling-out"),
+    ]
+    for row in due:
+        row.origin = Origin.MANIFEST
+    await store.put(due, replace=False)
+    plan = await explained_fairly(store, ["curl", "noop", "shell"], {"hog": 99}, 16)
+    assert rows_read(plan) <= 100 * 4 + 20, "found, locked and updated, and little else"
+    saturated = await explained_fairly(store, ["curl", "noop", "shell"], {"hog": 0}, 16)
+    assert rows_read(saturated) <= 30
+    assert pages(saturated) < 200
 
 
 async def test_unknown_kinds_do_not_slow_the_claim(store: PostgresStore) -> None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 FEW_KINDS = 16
 """Up to this many kinds, a claim reads the index once for each kind, only as far as needed."""
 
-MIN_PART = 16
-"""How many rows of each kind or tenant a claim takes into account at least, however many kinds or tenants are due."""
+MIN_PART = 2
+"""How many rows of each kind a claim reads at least, however many kinds are due."""
 
 MAX_PAIRS = 4096
 """How many pairs of a tenant and a kind one claim looks at. The next one continues there."""
