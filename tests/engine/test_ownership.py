@@ -6,7 +6,8 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.time.instants import from_seconds
+from scheduledjob.domain.time.instants import SECOND, from_seconds
+from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.engine.attempt_preparer import AttemptPreparer
 from scheduledjob.engine.attempt_runner import AttemptTasks
 from scheduledjob.engine.clock import StoreClock
@@ -17,7 +18,7 @@ from scheduledjob.engine.poll_timer import PollTimer
 from scheduledjob.engine.replica_settings import ReplicaContext, ReplicaSettings
 from scheduledjob.stores.memory import MemoryStore
 
-from .support import PATIENCE, Jobs, Watcher, for_ever, put
+from .support import PATIENCE, Jobs, Watcher, desired, for_ever, put, single_slot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -131,3 +132,22 @@ async def test_a_row_is_not_started_again_while_an_attempt_that_was_stopped_here
         scene.ownership.accept(third, scene.now + LENGTH)
         assert (await scene.jobs.begun.get()).attempt == 2
         assert scene.jobs.most_active == 1
+
+
+async def test_slots_of_an_outage_are_caught_up_after_the_run_of_a_dead_owner() -> None:
+    """With Forbid, which would skip them if the dead owner's run counted as active."""
+    scene = Scene()
+    async with scene.running():
+        now = await scene.store.now()
+        definition = single_slot(now, triggers=(EveryTrigger(SECOND),))
+        await scene.store.put([desired("ns/every", definition, now - 9 * SECOND)], replace=False)
+        await scene.store.claim("dead", ["job"], limit=1, ahead=0, lease=1)
+        row = await scene.claim_when_due()
+        row.due_at = now - 5 * SECOND  # as if nobody had been there since
+        scene.ownership.accept(row, scene.now + LENGTH)
+        assert (await scene.jobs.begun.get()).attempt == 2
+        (owned,) = scene.ownership._owned.values()
+        state = owned.schedule.state
+        assert [run.slot for run in state.waiting] == [state.decided_until]
+        assert state.missed >= 3
+        assert state.skipped >= 2

@@ -44,6 +44,7 @@ async def test_a_claim_returns_the_whole_row(store: Store) -> None:
     assert (row.first, row.created_at, row.revision) == (now - 7, now - 123, 1)
     assert row.owner == "alice"
     assert not row.recovered
+    assert row.due_at == new.wake_at
 
 
 async def test_a_claim_leases_the_row_to_its_replica(store: Store, other: Store) -> None:
@@ -185,6 +186,7 @@ async def test_after_the_lease_another_replica_takes_over(store: Store, other: S
         if batch.rows:
             assert batch.now >= end
             assert batch.rows[0].recovered
+            assert batch.rows[0].due_at == end
             assert batch.rows[0].owner == "bob"
         return bool(batch.rows)
 

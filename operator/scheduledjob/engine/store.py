@@ -151,6 +151,9 @@ class Row(msgspec.Struct, gc=False):
     """The tenant of a library schedule. ``capacity.tenant_of`` returns that of any row."""
     payload_revision: int = 0
     """The revision of the desired state that last set the payload; 0: none did."""
+    due_at: Instant | None = None
+    """Only in a claim: ``wake_at`` before it, which is when its slot was due, or when the lease of a dead owner ended.
+    Nobody could run the schedule from then until the claim."""
 
 
 class Quotas(msgspec.Struct, gc=False):

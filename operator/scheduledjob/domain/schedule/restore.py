@@ -18,7 +18,7 @@ import msgspec
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.domain.time.zones import LAST_SECOND
 
-from . import machine
+from . import due, machine
 from .actions import has
 from .schedule import Schedule
 from .state import State
@@ -59,6 +59,7 @@ def restored_state(
     if wrong := next(_contradictions(state), None):
         raise msgspec.ValidationError(f"the state has {wrong}")
     schedule = Schedule("", uid, definition, slots, state, detached=detached)
+    active_until = max((run.due for run in [*state.runs, *state.waiting]), default=now)
     if not clean_shutdown:
         edited = definition.when_digest != state.when
         machine.recover(schedule, now, edited=edited)
@@ -68,6 +69,8 @@ def restored_state(
         for run in [*state.runs, *state.waiting]:
             if not has(known, run) and not run.detached:
                 run.attempt, run.lost, run.begun = run.attempt + 1, 1, run.begun or run.due
+    if definition.when_digest == state.when:
+        due.miss_outage(schedule, active_until, now)
     # Lower than any row's revision: the first owner applies the object as it is now.
     state.revision = 0
     idle = state.next is None and schedule.open  # its first owner plans a slot

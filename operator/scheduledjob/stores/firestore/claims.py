@@ -279,11 +279,11 @@ class FirestoreClaims:
         for document, write, stamp in zip(found, writes, stamps, strict=True):
             if stamp is None:
                 continue
-            recovered = _is_owned(document)
+            recovered, due_at = _is_owned(document), wake_of(document)
             document.fields |= write.fields or {}
             self._owned.remember(document, stamp)
             row = row_of(document)
-            row.recovered = recovered
+            row.recovered, row.due_at = recovered, due_at
             taken[document.path] = row
         return taken
 

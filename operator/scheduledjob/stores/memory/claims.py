@@ -48,11 +48,13 @@ class MemoryClaims(MemoryPart):
             elif not late:
                 due = due_rows(agendas, now + ahead, now, limit)
             for entry in due:
-                recovered = entry.owner is not None
+                recovered, due_at = entry.owner is not None, entry.wake_at
                 entry.owner = replica
                 entry.version += 1
                 entry.wake_at = now + lease
-                rows.append(entry.row(recovered))
+                row = entry.row(recovered)
+                row.due_at = due_at
+                rows.append(row)
             # Only now, because this claim must not find its own leases again.
             for row in rows:
                 tables.enter(tables.slugs[row.slug])

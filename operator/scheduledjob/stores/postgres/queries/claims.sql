@@ -14,7 +14,7 @@
 -- that a client edits in that moment is missed; that client notifies the replicas.
 -- {due} is `select_due_of_kind` for each kind, in the order of `wake_at`, so that the index is read only as far as
 -- needed; for many kinds `select_due_of_kinds`, and with quotas `select_due_of_tenants`. `claimed` returns `row_columns`
--- (schedules.sql) behind `turn`, qualified, and with the real value of `recovered`.
+-- (schedules.sql) behind `turn`, qualified, with the real value of `recovered`, and `due_at`.
 WITH {search}picked AS MATERIALIZED (
     SELECT s.ctid AS place, s.id, s.wake_at, due.turn, s.owner IS NOT NULL AS recovered
     FROM ({due}) AS due
@@ -32,7 +32,7 @@ WITH {search}picked AS MATERIALIZED (
     WHERE s.ctid = picked.place
     RETURNING picked.turn, s.id, s.slug, s.uid, s.kind, s.origin, s.definition, s.revision,
         s.edited_at, s.first, s.payload, s.result, s.created_at, s.version, s.wake_at, s.state,
-        picked.recovered, s.owner, s.generation, s.acts, s.tenant, s.payload_revision
+        picked.recovered, s.owner, s.generation, s.acts, s.tenant, s.payload_revision, picked.wake_at AS due_at
 ), found AS (
     SELECT count(*) AS rows, max(wake_at) AS last_due FROM picked
 ), meta AS (
