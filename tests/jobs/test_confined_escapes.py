@@ -229,7 +229,12 @@ async def test_no_process_outlives_its_job(operator: Operator, escape: str) -> N
 
 async def test_when_the_helper_dies_its_jobs_die_whatever_they_have_changed(operator: Operator) -> None:
     python = needs_python_for_jobs()
-    hiding = ("a process that can't be read", "a process whose first thread has ended", "a stopped process")
+    hiding = (
+        "a process that can't be read",
+        "a process whose first thread has ended",
+        "a stopped process",
+        "a process that forks and exits without pause",
+    )
     jobs = [
         operator.begin(f"{python} -I - && echo up > up && exec sleep 1000", TOOLS + ESCAPES[escape] + "\nwait()\n")
         for escape in hiding

@@ -43,9 +43,9 @@ _ROUND_WHILE_ENDING = 0.005
 """Seconds. Exits wake the loop, so this is for what no signal reports, such as an exec that is under way."""
 _LONGEST_WAIT = 3600.0
 """Seconds. A selector accepts no more than some weeks, but the timeout of a job may be months."""
-_SWEEPS = 50
-"""How often the processes of a confined job are killed in a round, one by one. A process that forks and exits without
-pause has a new process id each time."""
+_SWEEPING = 0.005
+"""Seconds of a round in which the processes of confined jobs are killed one by one, again and again: a process that
+forks and exits without pause has a new process id each time."""
 _STRANGER_POLLS = 3
 """A child belongs to no job if its environment has no mark this many times. A process in the middle of an exec has no
 environment for a moment."""
@@ -294,10 +294,10 @@ class Spawner:
         if not self._ending:
             return
         sandboxes = self._surroundings.sandboxes
+        one_by_one = sandboxes is not None and not sandboxes.can_kill_at_once
+        until = time.monotonic() + _SWEEPING
         busy = self._sweep()
-        for _ in range(0 if sandboxes is None or sandboxes.can_kill_at_once else _SWEEPS):
-            if not busy:
-                break
+        while busy and one_by_one and time.monotonic() < until:
             self._reap()
             busy = self._sweep()
         for job in self._ending - busy:

@@ -102,6 +102,8 @@ def kill_orphans(leaders: Collection[int], marks: Collection[Mark], cells: range
     # Two polls must find nothing, because a process in the middle of an exec has no environment for a moment.
     empty_polls = 0
     while empty_polls < 2:
+        if _kill_cells(cells):
+            continue
         found = _belonging_to(leaders, marks, cells) - beyond_us
         for pid in found:
             try:
@@ -112,6 +114,35 @@ def kill_orphans(leaders: Collection[int], marks: Collection[Mark], cells: range
                 beyond_us.add(pid)
         empty_polls = 0 if found else empty_polls + 1
         time.sleep(0.005)
+
+
+def _kill_cells(cells: range) -> bool:
+    """Kill the processes of confined jobs. Returns whether some may be left.
+
+    One that forks and exits without pause is a different process each time. So the newest come first, and a process
+    that is gone before its mark is read may have been one of them.
+    """
+    killed = gone = False
+    if cells:
+        for name in reversed(os.listdir("/proc")):
+            if not name.isdigit():
+                continue
+            try:
+                if resource.prlimit(int(name), resource.RLIMIT_RTTIME)[0] not in cells:
+                    continue
+                os.kill(int(name), signal.SIGKILL)
+            except ProcessLookupError:
+                gone = True
+            except PermissionError:
+                continue
+            else:
+                killed = killed or _is_alive(int(name))
+    return killed or gone
+
+
+def _is_alive(pid: int) -> bool:
+    status = status_of(pid)
+    return status is not None and (status[0] not in "ZX" or _has_threads(pid))
 
 
 def _belonging_to(leaders: Collection[int], marks: Collection[Mark], cells: range) -> set[int]:
