@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.domain.time.instants import SECOND, Instant
+from scheduledjob.domain.time.instants import DAY, SECOND, Instant
 from scheduledjob.engine.clock import DRIFT, StoreClock
-from scheduledjob.engine.timers import MAX_AT_ONCE, Timers
+from scheduledjob.engine.timers import MAX_AT_ONCE, MIN_CANCELLED, Timers
 
 T: Instant = 1_790_000_000 * SECOND
 
@@ -170,4 +170,36 @@ async def test_thousands_of_timers_that_are_due_together_do_not_fire_in_one_turn
         assert fired - before <= MAX_AT_ONCE
         turns += 1
     assert turns >= 10
+    timers.close()
+
+
+async def test_a_cancelled_timer_releases_its_item_and_does_not_fire() -> None:
+    slow = Slow()
+    fired: asyncio.Queue[str] = asyncio.Queue()
+
+    def on_due(item: str, token: int) -> None:
+        if item == "first":
+            timers.cancel(together)
+        timers.cancel(token)  # nothing is left to cancel
+        fired.put_nowait(item)
+
+    timers: Timers[str] = Timers(slow.clock, on_due)
+    timers.cancel(timers.set(slow.clock.now() + 1000, "cancelled"))
+    assert timers._items == {}
+    timers.set(slow.clock.now() + 5000, "first")
+    together = timers.set(slow.clock.now() + 5000, "cancelled by the first")
+    timers.set(slow.clock.now() + 10_000, "last")
+    async with asyncio.timeout(30):
+        assert [await fired.get() for _ in range(2)] == ["first", "last"]
+    timers.close()
+
+
+async def test_the_heap_follows_what_is_awaited_and_not_what_was() -> None:
+    timers: Timers[int] = Timers(Slow().clock, lambda item, token: None)
+    far = timers._clock.now() + DAY
+    kept = [timers.set(far + number, number) for number in range(10)]
+    for number in range(10_000):
+        timers.cancel(timers.set(far - number, number))
+        assert len(timers._heap) <= 2 * len(kept) + MIN_CANCELLED + 1
+    assert sorted(timers._items) == kept
     timers.close()

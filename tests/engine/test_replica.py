@@ -10,10 +10,11 @@ from structlog.testing import capture_logs
 
 from scheduledjob.domain.schedule.backoff import Fixed
 from scheduledjob.domain.schedule.state import Outcome, State
-from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.engine.store import Origin
+from scheduledjob.engine.timers import MIN_CANCELLED
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 from .support import Jobs, Watcher, desired, for_ever, ok, put, replica_of, row_of, running, single_slot
@@ -327,6 +328,17 @@ async def test_an_overdue_schedule_is_reported(store: MemoryStore) -> None:
     await put(store, "ns/a", expect_success_within=SECOND // 5, retry=Fixed([900.0]))
     async with running(replica_of(store, Jobs(fails), observer=watcher)):
         await watcher.until_event("overdue")
+
+
+async def test_a_far_deadline_keeps_nothing_of_the_runs_before_it(store: MemoryStore) -> None:
+    watcher = Watcher()
+    await put(store, *(f"ns/{number}" for number in range(300)), expect_success_within=24 * HOUR)
+    async with running(made := replica_of(store, Jobs(), observer=watcher)):
+        await watcher.until_event("released", 300)
+        assert made._ownership is not None
+        timers = made._ownership._timers
+        assert timers._items == {}
+        assert len(timers._heap) <= MIN_CANCELLED + 1
 
 
 async def test_a_job_receives_namespace_and_name_of_its_manifest(store: MemoryStore) -> None:

@@ -267,6 +267,7 @@ class Ownership:
 
     def _set_timer(self, owned: OwnedSchedule, wake: Instant | None) -> None:
         if wake is not None and wake != owned.timer[0]:
+            self._timers.cancel(owned.timer[1])
             owned.timer = wake, self._timers.set(wake, owned)
 
     def _timer_due(self, owned: OwnedSchedule, token: int) -> None:
@@ -356,6 +357,7 @@ class Ownership:
         observer.settled(owned.row, settlement)
 
     def _forget(self, owned: OwnedSchedule, wake: Instant | None) -> None:
+        self._timers.cancel(owned.timer[1])
         for rows in (self._owned, self._stopping):
             if rows.get(owned.row.key) is owned:
                 del rows[owned.row.key]

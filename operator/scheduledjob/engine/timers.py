@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+MIN_CANCELLED = 64
+"""Cancelled entries that are not worth the removal."""
+
 MAX_AT_ONCE = 250
 """Entries that are handled in one turn of the event loop. Each may take some ten microseconds."""
 
@@ -30,23 +33,34 @@ MAX_AT_ONCE = 250
 class Timers(Generic[_T]):
     """Calls ``on_due(item, token)`` when the store's clock reaches an entry's instant, earliest first.
 
-    An entry can't be cancelled. Instead, the caller ignores it if ``set`` has returned a newer token.
+    A cancelled entry releases its item at once. The rest of it, two numbers, stays in the heap until it is due or until
+    more than half of the heap is cancelled: so memory follows what is awaited, and cancelling takes constant time.
     """
 
     def __init__(self, clock: StoreClock, on_due: Callable[[_T, int], None]) -> None:
         self._clock = clock
         self._on_due = on_due
-        self._heap: list[tuple[Instant, int, _T]] = []
+        self._heap: list[tuple[Instant, int]] = []
+        """(instant, token) of each entry, cancelled ones included."""
+        self._items: dict[int, _T] = {}
+        """By token: the item of each entry that is not cancelled."""
         self._tokens = count(1)
         self._handle: asyncio.TimerHandle | None = None
         self._armed: Instant = 0
 
     def set(self, due: Instant, item: _T) -> int:
         token = next(self._tokens)
-        heapq.heappush(self._heap, (due, token, item))
+        self._items[token] = item
+        heapq.heappush(self._heap, (due, token))
         if self._handle is None or due < self._armed:
             self._arm()
         return token
+
+    def cancel(self, token: int) -> None:
+        """Forget an entry. It may have fired, or be cancelled already."""
+        if self._items.pop(token, None) is not None and len(self._heap) > 2 * len(self._items) + MIN_CANCELLED:
+            self._heap = [entry for entry in self._heap if entry[1] in self._items]
+            heapq.heapify(self._heap)
 
     def clock_jumped(self) -> None:
         """Wait anew: the store's clock was set, or the event loop's timer stood still while the machine slept."""
@@ -55,6 +69,7 @@ class Timers(Generic[_T]):
 
     def close(self) -> None:
         self._heap.clear()
+        self._items.clear()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -70,11 +85,13 @@ class Timers(Generic[_T]):
     def _fire(self) -> None:
         self._handle = None
         heap, now = self._heap, self._clock.now()
-        due: list[tuple[Instant, int, _T]] = []
+        due: list[int] = []
         while heap and heap[0][0] <= now and len(due) < MAX_AT_ONCE:
-            due.append(heapq.heappop(heap))
+            due.append(heapq.heappop(heap)[1])
         # What these set for now is due in the next turn of the event loop, after other work.
-        for _, token, item in due:
-            self._on_due(item, token)
-        if heap and self._handle is None:
+        for token in due:
+            item = self._items.pop(token, None)
+            if item is not None:
+                self._on_due(item, token)
+        if self._heap and self._handle is None:
             self._arm()
