@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -18,9 +18,6 @@ from scheduledjob.engine.timers import MIN_CANCELLED
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 from .support import Jobs, Watcher, desired, for_ever, ok, put, replica_of, row_of, running, single_slot
-
-if TYPE_CHECKING:
-    from scheduledjob.domain.schedule.state import RunRecord
 
 
 @pytest.fixture
@@ -135,30 +132,6 @@ async def test_the_observer_is_notified_of_each_event(store: MemoryStore) -> Non
     assert watcher.events[0] == ("claimed", "ns/a")
     (record,) = watcher.records
     assert await store.history() == [record]
-
-
-@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.SUCCEEDED])
-async def test_hooks_are_called_once_after_the_last_retry_before_the_record(
-    store: MemoryStore, outcome: Outcome
-) -> None:
-    calls: list[tuple[Any, int, Outcome, set[str]]] = []
-
-    async def hook(what: Any, attempt: Attempt, record: RunRecord) -> Result:
-        calls.append((what, attempt.attempt, record.outcome, await store.recorded([record.run_id])))
-        return Result(False, "the hook's own failure matters to nobody")
-
-    async def fails_once_or_for_ever(attempt: Attempt) -> Result:
-        return Result(outcome is Outcome.SUCCEEDED and attempt.attempt == 3, "exit code 3")
-
-    watcher = Watcher()
-    hooks: dict[str, Any] = {"on_failure": ({"url": "f"},), "on_success": ({"url": "s"}, {"url": "s2"})}
-    await put(store, "ns/a", retry=Fixed([0.01, 0.01]), **hooks)
-    async with running(replica_of(store, Jobs(fails_once_or_for_ever), observer=watcher, hook=hook)):
-        await watcher.until_recorded()
-    assert [record.outcome for record in watcher.records] == [outcome]
-    assert calls == [
-        (hook, 3, outcome, set()) for hook in hooks[f"on_{['failure', 'success'][outcome == 'Succeeded']}"]
-    ]
 
 
 async def test_an_executor_that_raises_is_a_failed_attempt(store: MemoryStore) -> None:
@@ -348,20 +321,3 @@ async def test_a_job_receives_namespace_and_name_of_its_manifest(store: MemorySt
         attempt = await jobs.begun.get()
     assert (attempt.namespace, attempt.name, attempt.uid) == ("team-a", "report", "uid-of-team-a/report")
     assert (await row_of(store, "team-a/report")).origin == Origin.MANIFEST.value
-
-
-async def test_an_overdue_schedule_calls_its_failure_hook_once(store: MemoryStore) -> None:
-    calls: asyncio.Queue[RunRecord] = asyncio.Queue()
-
-    async def hook(what: Any, attempt: Attempt, record: RunRecord) -> Result:
-        calls.put_nowait(record)
-        return Result(True)
-
-    await put(store, "ns/a", expect_success_within=SECOND // 10, on_failure=({"url": "f"},))
-    watcher = Watcher()
-    async with running(replica_of(store, Jobs(for_ever), observer=watcher, hook=hook, grace=0.0)):
-        record = await calls.get()
-    assert (record.slug, record.outcome, record.reason) == ("ns/a", Outcome.FAILED, "Overdue: no success for 0.1s")
-    assert calls.empty()
-    assert State.decode((await row_of(store, "ns/a")).state).overdue
-    assert await store.history() == []

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.engine.store import (
     Batch,
+    HookCall,
+    HookEnd,
     Key,
     NewRow,
     Presence,
@@ -206,6 +208,12 @@ class DistantStore:
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         return await self.link.call(lambda: self.near.settle(replica, settlements))
+
+    async def claim_hooks(self, *, limit: int, lease: Micros) -> list[HookCall]:
+        return await self.link.call(lambda: self.near.claim_hooks(limit=limit, lease=lease))
+
+    async def settle_hooks(self, ends: Sequence[HookEnd]) -> None:
+        return await self.link.call(lambda: self.near.settle_hooks(ends))
 
     async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> bool:
         return await self.link.call(lambda: self.near.announce(replica, poll_at))

@@ -29,8 +29,6 @@ from .timing import LOST_RETRY_DELAY
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from scheduledjob.domain.schedule.definition import Definition
-    from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant
 
     from .attempt_preparer import AttemptPreparer
@@ -119,8 +117,6 @@ class AttemptRunner:
         self._preparer = preparer
         self._on_ended = on_ended
         """Called when an attempt has ended and is not in ``attempts`` any more."""
-        self._notices: list[asyncio.Task[None]] = []
-        """Hooks of overdue schedules; cancelled at shutdown."""
 
     def start(self, owned: OwnedSchedule, run: Run, now: Instant) -> None:
         runs.attempt_started(owned.schedule, run, now)
@@ -144,11 +140,7 @@ class AttemptRunner:
         ended_at: Instant | None = None
         if owned.phase is not Phase.LOST:
             ended_at = self._context.clock.now()
-            record = self._ended(owned, running, result, ended_at)
-            definition = owned.schedule.definition
-            if record is not None and (definition.on_failure or definition.on_success):
-                await self._call_hooks(running, record, definition)
-                ended_at = None
+            self._ended(owned, running, result, ended_at)
         owned.attempts = without(owned.attempts, running)
         owned.lease.run_ids = without(owned.lease.run_ids, running.run_id)
         self._on_ended(owned, ended_at)
@@ -195,8 +187,8 @@ class AttemptRunner:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(LOST_RETRY_DELAY)
 
-    def _ended(self, owned: OwnedSchedule, running: RunningAttempt, result: Result, now: Instant) -> RunRecord | None:
-        """Report the end to the schedule. Returns the record of the run if the run has ended with it."""
+    def _ended(self, owned: OwnedSchedule, running: RunningAttempt, result: Result, now: Instant) -> None:
+        """Report the end to the schedule."""
         assert running.end is not None, f"{running.run_id}: the attempt has ended without an end"
         if result.payload is not None or result.payload_cleared:
             self._keep_payload(owned, running, result)
@@ -215,7 +207,6 @@ class AttemptRunner:
         record = runs.attempt_ended(owned.schedule, running.run, running.end, now, details)
         if record is None and running.end is AttemptEnd.FAILED:
             self._context.observer.retrying(running.attempt, result.reason, running.run.due)
-        return record
 
     @staticmethod
     def _keep_payload(owned: OwnedSchedule, running: RunningAttempt, result: Result) -> None:
@@ -223,16 +214,6 @@ class AttemptRunner:
         if owned.row.payload_revision <= running.revision and running.run.payload is None:
             owned.payload = owned.row.payload = result.payload
             owned.payload_cleared = result.payload_cleared
-
-    async def _call_hooks(self, running: RunningAttempt, record: RunRecord, definition: Definition) -> None:
-        """Call the hooks of a run that ended. Shutdown does not wait for them, so that the end is written in time."""
-        running.calling_hooks = True
-        try:
-            await self._preparer.call_hooks(running.attempt, record, definition)
-        except asyncio.CancelledError:
-            log.warning("the replica shut down before the hooks of a run had ended", run_id=running.run_id)
-        finally:
-            running.calling_hooks = False
 
     def cancel(self, owned: OwnedSchedule, run: Run) -> None:
         """End the attempt of a run, for the reason in ``run.cancel_reason``."""
@@ -247,8 +228,6 @@ class AttemptRunner:
         that runs inside a replica, the attempt is cancelled.
         """
         for running in owned.attempts:
-            if running.calling_hooks and running.task is not None:
-                running.task.cancel()
             can_continue = owned.phase is Phase.LOST or not running.run.detached or owned.schedule.detached
             self._stop(running, AttemptEnd.LOST, why, RELEASED if can_continue else CANCELLED)
 
@@ -265,14 +244,3 @@ class AttemptRunner:
             running.end, running.reason, running.attempt.ending = end, reason, ending
             if running.entered and running.task is not None:
                 running.task.cancel()
-
-    def report_overdue(self, owned: OwnedSchedule, now: Instant) -> None:
-        self._context.observer.overdue(owned.row.slug)
-        if owned.schedule.definition.on_failure:
-            self._notices = [notice for notice in self._notices if not notice.done()]
-            self._notices.append(self._tasks.create_task(self._preparer.report_overdue(owned, now)))
-
-    def close(self) -> None:
-        """Cancel the hooks of overdue schedules."""
-        for notice in self._notices:
-            notice.cancel()

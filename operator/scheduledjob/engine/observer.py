@@ -71,5 +71,8 @@ class Observer:
         """The thread that renews this replica's leases failed, and starts again. Leases that it can't renew in time are
         given up."""
 
+    def hook_given_up(self, slug: str, uid: str, attempts: int, reason: str) -> None:
+        """A hook of a schedule failed so often that it is not called again."""
+
     def overdue(self, slug: str) -> None:
         """A schedule had no success for longer than ``expectSuccessWithin``."""

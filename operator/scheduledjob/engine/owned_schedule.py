@@ -61,8 +61,6 @@ class RunningAttempt(msgspec.Struct, eq=False, gc=False):
     task: asyncio.Task[None] | None = None
     entered: bool = False
     """Its coroutine has started. A cancellation before that would never reach it."""
-    calling_hooks: bool = False
-    """It has ended, and the hooks of its run are being called."""
     end: AttemptEnd | None = None
     """What a cancellation by this replica means."""
     reason: str = ""
@@ -107,6 +105,8 @@ class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
     """For the next write: there is no payload any more."""
     result: bytes | None = None
     """For the next write; None: unchanged."""
+    overdue_since: Instant | None = None
+    """For the next write: it was noticed at this instant that the schedule is overdue."""
     tenant: str = ""
     places: int = 0
     """How many places of the replica's capacity it takes."""

@@ -42,6 +42,7 @@ from .attempt_runner import AttemptRunner
 from .capacity import Capacity, tenant_of
 from .edits import Edits, requests_of
 from .followers import UpstreamPoller
+from .hook_delivery import calls_of, overdue_record
 from .kinds import UnreadableRowError
 from .observer import Stats
 from .owned_schedule import OwnedSchedule, Phase, own
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
     from .attempt_preparer import AttemptPreparer
     from .attempt_runner import AttemptTasks
+    from .hook_delivery import HookDelivery
     from .leases import Leases, Renewed
     from .poll_timer import PollTimer
     from .replica_settings import ReplicaContext
@@ -82,8 +84,11 @@ class Ownership:
         preparer: AttemptPreparer,
         poll_timer: PollTimer,
         followers: Callable[[str], Sequence[str]] | None = None,
+        hooks: HookDelivery | None = None,
     ) -> None:
         self._context = context
+        self._hooks = hooks
+        """None: no hooks are called."""
         self._leases = leases
         self._poll_timer = poll_timer
         """Notified of each row that this replica no longer owns, because there is room for another then."""
@@ -234,7 +239,8 @@ class Ownership:
             if len(owned.attempts) > 1:
                 self._hold(owned, len(owned.attempts))
         if actions.became_overdue:
-            self._runner.report_overdue(owned, now)
+            self._context.observer.overdue(owned.row.slug)
+            owned.overdue_since = now
         if schedule.poll_at is not None and followed_runs.begin_poll(schedule, now):
             self.upstreams.poll(owned)
         return True
@@ -299,8 +305,21 @@ class Ownership:
             assert not owned.attempts, f"{owned.row.slug}: released while {len(owned.attempts)} attempts run"
             owned.enter(RELEASED)
         settlement = owned.begin_write(disposition, wake)
+        if self._hooks is not None:
+            self._add_hooks(owned, settlement)
         self._leases.settling(owned.lease)
         self.settler.submit(owned, settlement)
+
+    @staticmethod
+    def _add_hooks(owned: OwnedSchedule, settlement: Settlement) -> None:
+        """Add the calls of hooks to a write that records ended runs, or that the schedule is overdue."""
+        definition = owned.schedule.definition
+        if definition.on_failure or definition.on_success:
+            records = [*settlement.records]
+            if owned.overdue_since is not None:
+                records.append(overdue_record(owned, owned.overdue_since))
+            settlement.hooks = calls_of(owned, records)
+        owned.overdue_since = None
 
     def _settled(self, owned: OwnedSchedule | None, settlement: Settlement, carried_out: bool) -> None:
         """The store answered a write. ``carried_out`` is False if it refused the write."""
@@ -351,6 +370,8 @@ class Ownership:
         if settlement.records:
             observer.recorded(settlement.records)
             self.upstreams.notify_followers(slug)
+        if settlement.hooks and self._hooks is not None:
+            self._hooks.poke()
         if owned.passed_over.written != owned.passed_over.reported:
             for outcome, count in owned.passed_over.take_unreported():
                 observer.passed_over(slug, outcome, count)
@@ -459,7 +480,6 @@ class Ownership:
             if owned.attempts and owned.phase is not LOST:
                 owned.enter(LOST)  # a job ignores its cancellation: what it does from now on does not count
         self._timers.close()
-        self._runner.close()
         self.edits.close()
         self.settler.close()
 

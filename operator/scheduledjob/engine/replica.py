@@ -26,6 +26,7 @@ from .attempt_preparer import AttemptPreparer
 from .attempt_runner import AttemptTasks
 from .claimer import Claimer
 from .clock import StoreClock
+from .hook_delivery import HookDelivery
 from .lease_thread import LeaseCallbacks
 from .leases import Leases, no_bound
 from .observer import Stats
@@ -147,14 +148,15 @@ class Replica:
     async def _work(self, executors: Sequence[Executor]) -> None:
         await self._read_clock()
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as services:
-            attempts = AttemptTasks()
+            attempts, hooks = AttemptTasks(), self._hook_delivery()
             ownership = self._ownership = Ownership(
                 self._context,
                 tasks=attempts,
                 leases=self.leases,
-                preparer=AttemptPreparer(self._host.references, self._host.hook),
+                preparer=AttemptPreparer(self._host.references),
                 poll_timer=self._poll_timer,
                 followers=self._host.followers,
+                hooks=hooks,
             )
             claimer = Claimer(self._context, ownership, self.info, self._poll_timer, self._platform.rng)
 
@@ -183,6 +185,7 @@ class Replica:
             writing = services.create_task(ownership.settler.run())
             services.create_task(ownership.edits.run())
             following = services.create_task(ownership.upstreams.run())
+            delivering = None if hooks is None else services.create_task(hooks.run())
             periodic = [
                 services.create_task(service)
                 for service in (
@@ -197,8 +200,16 @@ class Replica:
             self.ready.set()
             await self._stop.wait()
             self.ready.clear()
-            await shut_down(self._context, claimer, ownership, Services(claiming, writing, following, periodic))
+            await shut_down(
+                self._context, claimer, ownership, Services(claiming, writing, following, periodic, hooks, delivering)
+            )
             await attempts.end(0.0)  # the shutdown has given them time to stop
+
+    def _hook_delivery(self) -> HookDelivery | None:
+        host = self._host
+        if host.hook is None:
+            return None
+        return HookDelivery(self._context, host.hook, host.references, self._platform.rng)
 
     async def _read_clock(self) -> None:
         while not self._stop.is_set():

@@ -17,9 +17,9 @@ from .observer import Observer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .attempt_preparer import Hook
     from .clock import Clock, StoreClock
     from .executor import References
+    from .hook_delivery import Hook
     from .kinds import JobKind
     from .lease_thread import LeaseCallbacks, LeaseDriver
     from .leases import Leases

@@ -6,7 +6,8 @@
 2. Drain: release detached attempts, and rows without running attempts. This takes no time of its own.
 3. Let running attempts finish for the grace period.
 4. Stop the other attempts, and release their rows. Another replica starts these runs again without waiting for a lease.
-5. Write what is left, and notify the schedules that follow the last runs. Stop the services.
+5. Write what is left, and notify the schedules that follow the last runs. Call the hooks of the last runs, for what is
+   left of the grace period; what is not called stays in the store. Stop the services.
 6. Withdraw the replica's entry from the store.
 
 A store that does not answer can't hold up the end: each phase has a limit, and leases expire by themselves.
@@ -26,6 +27,7 @@ from .store import StoreError
 
 if TYPE_CHECKING:
     from .claimer import Claimer
+    from .hook_delivery import HookDelivery
     from .ownership import Ownership
     from .replica_settings import ReplicaContext
 
@@ -60,6 +62,9 @@ class Services(NamedTuple):
     following: asyncio.Task[None]
     periodic: list[asyncio.Task[None]]
     """They end when they are cancelled, at any moment."""
+    hooks: HookDelivery | None = None
+    delivering: asyncio.Task[None] | None = None
+    """The task of ``hooks``."""
 
 
 async def shut_down(context: ReplicaContext, claimer: Claimer, ownership: Ownership, services: Services) -> None:
@@ -73,8 +78,9 @@ async def shut_down(context: ReplicaContext, claimer: Claimer, ownership: Owners
     ownership.drain()
 
     # 3. Let attempts finish.
+    grace_ends = asyncio.get_running_loop().time() + context.settings.grace
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(context.settings.grace):
+        async with asyncio.timeout_at(grace_ends):
             await ownership.emptied()
 
     # 4. Stop the other attempts.
@@ -91,6 +97,9 @@ async def shut_down(context: ReplicaContext, claimer: Claimer, ownership: Owners
     await _finish(services.writing, last_write)
     ownership.upstreams.close()
     await _finish(services.following, last_write)
+    if services.hooks is not None and services.delivering is not None:
+        services.hooks.close()
+        await _finish(services.delivering, max(grace_ends, last_write))
     for task in services.periodic:
         task.cancel()
 

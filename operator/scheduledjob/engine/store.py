@@ -19,7 +19,7 @@ What every store promises, whatever client crashes, pauses, is cut off or has a 
 
 * At most one replica at a time owns a row. Each claim raises ``version``.
 * ``settle`` and ``renew`` change a row only for its owner at that version, and report the rows that they refused.
-* A settlement and its history are written together or not at all.
+* A settlement, its history and its calls of hooks are written together or not at all.
 * Times are compared with the store's own clock only.
 
 A call that raises ``StoreUnavailable`` may or may not have been carried out. It may even be carried out later, after
@@ -192,6 +192,31 @@ class Disposition(int, Enum):
     released instead, due at once, with the given state."""
 
 
+class HookCall(msgspec.Struct, gc=False):
+    """A call of a hook, which is stored with the end of its run until it is delivered."""
+
+    run_id: str
+    number: int
+    """Its place among the hooks of the run. Together with the run id it identifies the call."""
+    slug: str
+    uid: str
+    data: bytes
+    """What to call, as ``hook_delivery`` encodes it."""
+    attempt: int = 0
+    """How often it was claimed."""
+
+
+class HookEnd(msgspec.Struct, gc=False):
+    """The end of an attempt to call a hook."""
+
+    run_id: str
+    number: int
+    attempt: int
+    """Of the claim. If the call was claimed again since, this end has no effect."""
+    retry_in: Micros | None = None
+    """When the call is due again; None: it is deleted."""
+
+
 class Settlement(msgspec.Struct, gc=False):
     """An owner's write of one row."""
 
@@ -215,6 +240,8 @@ class Settlement(msgspec.Struct, gc=False):
     payload_revision: int | None = None
     """``Row.payload_revision`` of the payload that the run received; None: that of ``revision``. If a client has set a
     payload since, that payload stays."""
+    hooks: Sequence[HookCall] = ()
+    """Calls of hooks to add, due at once. A call that exists already is left as it is."""
 
     @property
     def writes_payload(self) -> bool:
@@ -406,6 +433,12 @@ class Store(Protocol):
         Each row is settled or refused on its own, together with its records. None: a client has locked the row, so it
         was left out. Settle it again soon.
         """
+
+    async def claim_hooks(self, *, limit: int, lease: Micros) -> list[HookCall]:
+        """Claim up to ``limit`` calls of hooks that are due, for ``lease`` from now: then they are due again."""
+
+    async def settle_hooks(self, ends: Sequence[HookEnd]) -> None:
+        """Delete or delay these calls of hooks, unless they were claimed again since."""
 
     def renewer(self, replica: str) -> AbstractAsyncContextManager[Renewer]:
         """Return a renewer for the lease thread, to be opened, used and closed in that thread's own event loop."""

@@ -75,6 +75,15 @@ EXCLUSIVE_LEASE = 30 * 86_400.0
 ZONE_REFRESH_INTERVAL = 600.0
 """Between two checks whether rows were planned by older zone data."""
 
+HOOK_LIMIT, HOOK_CLAIM = 90.0, 120.0
+"""For one call of a hook, and for its claim, after which another replica makes the call again."""
+
+HOOK_FIRST_RETRY_DELAY, HOOK_LAST_RETRY_DELAY = 5.0, 900.0
+"""After a failed call of a hook, until the next one. It doubles from the first value to the last."""
+
+HOOK_POLL_INTERVAL = 60.0
+"""Between two polls for calls of hooks that other replicas have left, at most."""
+
 PRUNE_INTERVAL = 60.0
 """Between two prunings of history, on average."""
 

@@ -13,8 +13,8 @@ from scheduledjob.jobs.curl.curl_spec import CurlSpec
 
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
-    from scheduledjob.engine.attempt_preparer import Hook
     from scheduledjob.engine.executor import Executor
+    from scheduledjob.engine.hook_delivery import Hook
 
 
 def hook_caller(curl: Executor) -> Hook:

@@ -60,6 +60,9 @@ class Metrics:
             Counter("slots_passed_over", "Slots that did not run: Missed, SkippedOverlap or Excluded.", "outcome")
         )
         self.active_runs = add(Gauge("active_runs", "Active runs of this replica, inline or in Pods.", "where"))
+        self.hooks_given_up = add(
+            Counter("hooks_given_up", "Calls of hooks that failed so often that they are not made again.")
+        )
         self.queued_runs = add(Gauge("queued_runs", "Runs that are due but wait for another run of their schedule."))
         self.held_schedules = add(
             Gauge("held_schedules", "Schedules that this replica owns: claimed ahead, running or being written.")

@@ -69,6 +69,9 @@ class MetricsObserver(Observer):
         self._metrics.lease_losses.add()
         self._kinds.pop(slug, None)
 
+    def hook_given_up(self, slug: str, uid: str, attempts: int, reason: str) -> None:
+        self._metrics.hooks_given_up.add()
+
     def lease_thread_failed(self, error: BaseException) -> None:
         self._metrics.lease_thread_failures.add()
 

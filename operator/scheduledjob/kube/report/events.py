@@ -67,6 +67,7 @@ class Reason(StrEnum):
     LACKED_CAPACITY = "LackedCapacity"
     CANCELLED = "Cancelled"
     OVERDUE = "Overdue"
+    HOOK_GIVEN_UP = "HookGivenUp"
     AUTO_PAUSED = "AutoPaused"
     INVALID_SPEC = "InvalidSpec"
     UNKNOWN_KIND = "UnknownKind"

@@ -170,6 +170,11 @@ class OperatorObserver(MetricsObserver):
             message = "No run has succeeded for longer than expectSuccessWithin"
             self._record_event(uid, slug, WARNING, Reason.OVERDUE, message)
 
+    def hook_given_up(self, slug: str, uid: str, attempts: int, reason: str) -> None:
+        super().hook_given_up(slug, uid, attempts, reason)
+        message = f"A hook failed {attempts} times and is not called again: {reason}"
+        self._record_event(uid, slug, WARNING, Reason.HOOK_GIVEN_UP, message)
+
     # ---------------------------------------------------------------- calls of the reconciler
 
     def reconciled(self, desired: DesiredState) -> None:

@@ -1,6 +1,6 @@
 """How schedules, runs and replicas are stored as documents.
 
-Below the collection that the store's URL names, each installation has a document, and below that four collections.
+Below the collection that the store's URL names, each installation has a document, and below that five collections.
 Their names never change, so the index file that ships with the store fits every URL and installation. And other
 programs that share the database are unlikely to use the same names.
 
@@ -10,6 +10,7 @@ programs that share the database are unlikely to use the same names.
 * ``sjob_runs``: history, one document for each run. Its id is a hash of the run id.
 * ``sjob_replicas``: the replicas that are alive.
 * ``sjob_locks``: the locks, and which replica has each.
+* ``sjob_hooks``: calls of hooks that are not delivered yet.
 
 All installations share one more collection, ``sjob_presences``, below a document beside theirs.
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.store import NewRow
+    from scheduledjob.engine.store import HookCall, NewRow
 
     from .operations import Fields, Stamp, StoredDocument
 
@@ -53,6 +54,7 @@ SCHEDULES = "sjob_schedules"
 RUNS = "sjob_runs"
 REPLICAS = "sjob_replicas"
 LOCKS = "sjob_locks"
+HOOKS = "sjob_hooks"
 PRESENCES = "sjob_presences"
 
 MAX_RECENT = 1_000
@@ -76,6 +78,24 @@ def run_path(run_id: str) -> str:
 
 def replica_path(replica: str) -> str:
     return f"{REPLICAS}/{document_id(replica)}"
+
+
+def hook_path(run_id: str, number: int) -> str:
+    return f"{HOOKS}/{document_id(f'{number}/{run_id}')}"
+
+
+def hook_write(call: HookCall, now: Instant) -> Write:
+    """Return the write that adds a call of a hook."""
+    fields: Fields = {
+        "run_id": call.run_id,
+        "number": call.number,
+        "slug": call.slug,
+        "uid": call.uid,
+        "data": call.data,
+        "attempt": 0,
+        "due": now,
+    }
+    return Write(hook_path(call.run_id, call.number), fields)
 
 
 def lock_path(name: str) -> str:

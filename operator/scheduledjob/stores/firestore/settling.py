@@ -18,7 +18,7 @@ import structlog
 
 from scheduledjob.engine.store import Disposition, Settlement, StoreError, StoreUnavailable
 
-from .layout import add_to_recent, path_of, record_writes, removal, run_path
+from .layout import add_to_recent, hook_write, path_of, record_writes, removal, run_path
 from .operations import Write, pack_commits
 from .owned_rows import FIELDS, UNKNOWN, OwnedRows, owned_by
 from .retrying import gather_results, pause
@@ -169,9 +169,10 @@ class FirestoreSettling:
 
     async def _read_recorded(self, units: Sequence[Unit], writes: Sequence[Sequence[Write]]) -> bool:
         """Find the records that history has already, and return whether there are any."""
-        found = set(await self._wire.get([write.path for unit_writes in writes for write in unit_writes[1:]], ()))
-        for unit, unit_writes in zip(units, writes, strict=True):
-            unit.recorded |= found & {write.path for write in unit_writes[1:]}
+        paths = [[write.path for write in unit_writes if write.exists is False] for unit_writes in writes]
+        found = set(await self._wire.get([path for unit_paths in paths for path in unit_paths], ()))
+        for unit, unit_paths in zip(units, paths, strict=True):
+            unit.recorded |= found & set(unit_paths)
         return bool(found)
 
     async def _read(self, replica: str, units: Sequence[Unit]) -> None:
@@ -192,7 +193,7 @@ class FirestoreSettling:
         return self._owned.get(unit.settlement.key, replica, unit.settlement.version)
 
     def _writes(self, unit: Unit, known: KnownRow) -> list[Write]:
-        """Return the write of the row, followed by those of its records."""
+        """Return the write of the row, followed by those of its records and of its calls of hooks."""
         settlement = unit.settlement
         records = [
             write for write in record_writes(settlement.records, self._shards) if write.path not in unit.recorded
@@ -205,9 +206,10 @@ class FirestoreSettling:
             recent, [record for record in settlement.records if run_path(record.run_id) in new]
         )
         unit.is_outdated = settlement.disposition is not Disposition.KEEP and known.revision != settlement.revision
+        hooks = [hook_write(call, self._clock.earliest()) for call in settlement.hooks]
         path = path_of(settlement.key)
         if settlement.disposition is Disposition.REMOVE and not unit.is_outdated:
-            return [removal(path, known.tombstoned, self._shards, known.stamp), *records]
+            return [removal(path, known.tombstoned, self._shards, known.stamp), *records, *hooks]
         fields: Fields = {"state": settlement.state}
         mask = ["state"]
         if new:
@@ -228,4 +230,4 @@ class FirestoreSettling:
             if wake_at is not None:
                 fields["wake_at"] = wake_at
             mask += ["owner", "wake_at"]
-        return [Write(path, fields, mask, stamp=known.stamp), *records]
+        return [Write(path, fields, mask, stamp=known.stamp), *records, *hooks]

@@ -28,6 +28,7 @@ from scheduledjob.engine.store import Origin, StoreError, StoreUnavailable, Wake
 from .claims import FirestoreClaims, FirestoreRenewer
 from .clock import FirestoreClock
 from .history import FirestoreHistory
+from .hook_calls import FirestoreHookCalls
 from .layout import document_id, is_row, replica_path, row_of, schedule_path
 from .operations import Write
 from .owned_rows import OwnedRows
@@ -42,7 +43,19 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant, Micros
-    from scheduledjob.engine.store import Batch, NewRow, Presence, Put, Quotas, Renewer, ReplicaInfo, Row, Settlement
+    from scheduledjob.engine.store import (
+        Batch,
+        HookCall,
+        HookEnd,
+        NewRow,
+        Presence,
+        Put,
+        Quotas,
+        Renewer,
+        ReplicaInfo,
+        Row,
+        Settlement,
+    )
 
     from .operations import Fields
 
@@ -116,6 +129,7 @@ class FirestoreStore:
         self._claims = FirestoreClaims(self._wire, self._clock, self._owned, shards)
         self._settling = FirestoreSettling(self._wire, self._clock, self._owned, shards)
         self._history = FirestoreHistory(self._wire, self._clock, shards, self._settling.surplus)
+        self._hook_calls = FirestoreHookCalls(self._wire, self._clock)
 
     async def close(self) -> None:
         await self._wire.close()
@@ -249,6 +263,13 @@ class FirestoreStore:
             notices.add_due(self._clock.earliest())
             self._notify(notices)
         return results
+
+    async def claim_hooks(self, *, limit: int, lease: Micros) -> list[HookCall]:
+        await self._refresh_clock()
+        return await self._hook_calls.claim(limit, lease)
+
+    async def settle_hooks(self, ends: Sequence[HookEnd]) -> None:
+        await self._hook_calls.settle(ends)
 
     @asynccontextmanager
     async def renewer(self, replica: str) -> AsyncIterator[Renewer]:

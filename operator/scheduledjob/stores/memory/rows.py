@@ -19,6 +19,7 @@ from scheduledjob.engine.store import Key, NewRow, Origin, Quotas, Row, Settleme
 from scheduledjob.stores.tombstones import decode_keep, tombstone_kept_for
 
 from .history import History
+from .hook_calls import HookCalls
 from .presence import Locks
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Installation:
         self.slugs: dict[str, Entry] = {}
         self.history = History()
         self.locks = Locks()
+        self.hook_calls = HookCalls()
         self._last_key = 0
         self._agendas: dict[str, tuple[Agenda, Agenda]] = {}
         self._in_order: list[str] | None = None

@@ -31,6 +31,8 @@ class MemorySettling(MemoryPart):
                 if entry is None:
                     continue
                 tables.history.add(settlement.records)
+                if settlement.hooks:
+                    tables.hook_calls.add(settlement.hooks, now)
                 if settlement.disposition is Disposition.REMOVE and entry.revision == settlement.revision:
                     tables.remove(entry)
                     continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import Presence, ReplicaInfo, Wake
+from scheduledjob.engine.store import HookCall, HookEnd, Presence, ReplicaInfo, Wake
 
 from .claims import MemoryClaims
 from .reconciling import MemoryReconciling
@@ -58,6 +58,16 @@ class MemoryStore(MemorySchedules, MemoryReconciling, MemoryClaims, MemorySettli
             now = self._clock()
             self._tables.forget_tombstones(now, limit)
             return self._tables.history.prune(now, limit)
+
+    # ---- hooks
+
+    async def claim_hooks(self, *, limit: int, lease: Micros) -> list[HookCall]:
+        with self._lock:
+            return self._tables.hook_calls.claim(self._clock(), limit, lease)
+
+    async def settle_hooks(self, ends: Sequence[HookEnd]) -> None:
+        with self._lock:
+            self._tables.hook_calls.settle(ends, self._clock())
 
     # ---- presence
 

@@ -103,13 +103,13 @@ class PostgresSettling(PostgresPart):
                 [settlement.payload_base if settlement.writes_payload else -1 for settlement in chunk],
             ]
         columns = collapse_constants(columns)
-        several = any(len(settlement.records) > 1 for settlement in chunk)
+        several = any(len(settlement.records) > 1 or settlement.hooks for settlement in chunk)
         sql = _queries[query, of_free]
         lend = self._pool.transaction if several or self._server.pooled else self._pool.connection
         async with lend("completing", self._time_limit(chunk)) as connection:
             lines = await connection.fetch(sql, self._installation, replica, *columns)
             if several:
-                await self._insert_further_records({line[0] for line in lines}, chunk, connection)
+                await self._insert_rest({line[0] for line in lines}, chunk, connection)
         return {line[0] for line in lines}
 
     def _time_limit(self, chunk: Sequence[Settlement]) -> float:
@@ -117,13 +117,24 @@ class PostgresSettling(PostgresPart):
         size = sum(len(settlement.payload or b"") + len(settlement.result or b"") for settlement in chunk)
         return self._timeout + size / MIN_RATE
 
-    async def _insert_further_records(self, settled: set[Key], chunk: list[Settlement], connection: Connection) -> None:
-        """Write all records but each settlement's first, which the settling query writes. Few settlements have more."""
+    async def _insert_rest(self, settled: set[Key], chunk: list[Settlement], connection: Connection) -> None:
+        """Write all records but each settlement's first, which the settling query writes, and the calls of hooks.
+
+        Few settlements have any of these.
+        """
         records: list[RunRecord] = [
             record for settlement in chunk if settlement.key in settled for record in settlement.records[1:]
         ]
         if records:
             await connection.execute(SQL["insert_records"], self._installation, *record_columns(records))
+        calls = [
+            (call.run_id, call.number, call.slug, call.uid, call.data)
+            for settlement in chunk
+            if settlement.key in settled
+            for call in settlement.hooks
+        ]
+        if calls:
+            await connection.execute(SQL["insert_hook_calls"], self._installation, *zip(*calls, strict=True))
 
 
 def _key(settlement: Settlement) -> int:

@@ -1,9 +1,9 @@
 """The store in Postgres: one schema of one database, which any number of replicas and clients share.
 
 The parts are beside this file: ``schedules`` (what clients write), ``reconciling`` (what is observed in a cluster),
-``claims``, ``settling``, ``presence`` (what replicas do), ``listener`` (what they are notified of), ``history`` and
-``clock``. This module connects, registers the installation, migrates and closes. The SQL is in ``queries``, the schema
-in ``migrations``.
+``claims``, ``settling``, ``hook_calls``, ``presence`` (what replicas do), ``listener`` (what they are notified of),
+``history`` and ``clock``. This module connects, registers the installation, migrates and closes. The SQL is in
+``queries``, the schema in ``migrations``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .claims import PostgresClaims
 from .clock import PostgresClock
 from .connections import waited_in_vain
 from .history import PostgresHistory
+from .hook_calls import PostgresHookCalls
 from .listener import PostgresListener
 from .presence import PostgresPresence
 from .queries import SQL
@@ -41,6 +42,7 @@ class PostgresStore(
     PostgresPresence,
     PostgresListener,
     PostgresHistory,
+    PostgresHookCalls,
     PostgresClock,
 ):
     """One installation in one database. Implements ``Store`` and ``Migrating``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-_FILES = ("history", "claims", "settling", "presence", "schedules", "reconciling")
+_FILES = ("history", "claims", "settling", "presence", "schedules", "reconciling", "hook_calls")
 _HEADING = re.compile(r"^-- (name|fragment): (\w+)$", re.MULTILINE)
 
 
