@@ -40,6 +40,7 @@ def version_1() -> Iterator[None]:
         for name, query in OLD.items():
             patch.setitem(SQL, name, query)
         patch.setattr(claims, "_claim_queries", {})
+        patch.setattr(settling, "_queries", {(name, of_free): OLD[name] for name, of_free in settling._queries})
         patch.setattr(schedules, "new_row_columns", lambda rows: new_row_columns(rows)[:10])
         patch.setattr(settling, "collapse_constants", lambda columns: [*columns[:18], *columns[19:24]])
         yield

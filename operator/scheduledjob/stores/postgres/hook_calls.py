@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.engine.store import HookCall, HookEnd
 
-from .connections import retry_deadlocks
+from .connections import retry_rollbacks
 from .part import PostgresPart
 from .queries import SQL
 
@@ -24,7 +24,7 @@ class PostgresHookCalls(PostgresPart):
             lines = await connection.fetch(SQL["claim_hook_calls"], self._installation, limit, lease)
         return [HookCall(*line) for line in lines]
 
-    @retry_deadlocks
+    @retry_rollbacks()
     async def settle_hooks(self, ends: Sequence[HookEnd]) -> None:
         in_order = sorted(ends, key=lambda end: (end.run_id, end.number))
         deleted = [(end.run_id, end.number, end.attempt) for end in in_order if end.retry_in is None]
