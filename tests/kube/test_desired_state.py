@@ -207,3 +207,17 @@ def test_an_object_whose_slots_take_too_long_to_find_is_invalid() -> None:
     words = problem(CURL, triggers=triggers, exclude=exclude)
     assert words.startswith("triggers and exclude: the search for slots takes up to ")
     assert words.endswith("write cron expressions without seconds, or exclude windows")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        {"spec": {"containers": [{"name": f"c{number}", "image": "i"} for number in range(10_000)]}},
+        {"spec": {"nested": [[[]]] * 10_000}},
+    ],
+)
+def test_an_object_with_too_many_values_is_invalid_as_it_is_in_a_file(template: dict[str, Any]) -> None:
+    words = problem(CURL, execution={"mode": "Pod", "pod": {"template": template}})
+    assert words == (
+        "spec: contains more than 20000 values, aliases expanded: make payload, params and template smaller"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import SECOND, Instant, rfc3339
 from scheduledjob.engine.store import NewRow, Put, StoreUnavailable
 from scheduledjob.kube.reconcile import reconciler as reconciler_module
-from scheduledjob.kube.reconcile.desired_state import DesiredState, ObjectRules
+from scheduledjob.kube.reconcile.desired_state import DesiredState, ObjectRules, read_object
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
 from scheduledjob.kube.report.status import engine_text
@@ -267,3 +268,23 @@ async def test_a_batch_lets_the_event_loop_go_on_after_each_object() -> None:
         await reconciler.settled()
         other.cancel()
     assert turns >= 2 * 200, "once for reading and once for reporting each object"
+
+
+async def test_a_large_object_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: dict[str, str] = {}
+
+    def recording(found: Mapping[str, Any], rules: ObjectRules) -> DesiredState:
+        threads[found["metadata"]["name"]] = threading.current_thread().name
+        return read_object(found, rules)
+
+    monkeypatch.setattr(reconciler_module, "read_object", recording)
+    large = body("large")
+    large["spec"]["payload"] = "x" * 10_000
+    store, observer = Store(), ReconcileObserver()
+    async with reconciling(store, observer) as reconciler:
+        reconciler.observe(body("small"))
+        reconciler.observe(large)
+        await reconciler.settled()
+    assert threads["small"] == threading.current_thread().name
+    assert threads["large"].startswith("compute")
+    assert await slugs(store) == ["ns/large", "ns/small"]

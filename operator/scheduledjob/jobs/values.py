@@ -9,10 +9,9 @@ one character in each line.
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import TYPE_CHECKING, TypeVar
+
+from scheduledjob.engine.watchdog import run_apart
 
 from .secret_search import SecretSearch
 
@@ -100,7 +99,7 @@ class Secrets:
         """Return ``search(subject)``: in a thread if so many bytes, or the secrets themselves, are large."""
         if size <= _INLINE and (self._search is not None or self._size <= _INLINE or self._size > MOST_SECRET_BYTES):
             return search(subject)
-        return await asyncio.get_running_loop().run_in_executor(_threads(), search, subject)
+        return await run_apart(lambda: search(subject))
 
 
 def _forms(value: bytes) -> Iterator[bytes]:
@@ -123,12 +122,6 @@ def _pieces(text: bytes) -> Iterator[bytes]:
             yield piece
     if len(text) > _PIECE and text[-_PIECE:].strip():
         yield text[-_PIECE:]
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    # One thread: more would compete with the event loop, and each search is bounded.
-    return ThreadPoolExecutor(1, thread_name_prefix="mask")
 
 
 async def resolve(value: Value, references: References | None, secrets: Secrets | None = None) -> str | None:

@@ -35,6 +35,12 @@ DOCUMENTS_LIMIT = 10_000
 JOB_WEIGHT = 20_000
 """Maximum values in one job, aliases expanded, in the unit of ``yamltree.MAX_WEIGHT``: stores accept this size."""
 
+TOO_MANY_VALUES = (
+    f"contains more than {JOB_WEIGHT} values, aliases expanded",
+    "make payload, params and template smaller",
+)
+"""What is wrong with a larger job, and what to write instead."""
+
 _SEPARATOR = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 
 M = TypeVar("M", bound=BaseModel)
@@ -147,8 +153,7 @@ class _Loading:
             for item in document.items():
                 self._take(item, [])
         elif meaning is Meaning.JOB and document.weight > JOB_WEIGHT:
-            message = f"contains more than {JOB_WEIGHT} values, aliases expanded"
-            self.loaded.problems.append(document.problem((), message, "make payload and params smaller"))
+            self.loaded.problems.append(document.problem((), *TOO_MANY_VALUES))
         elif meaning is Meaning.JOB:
             job = self._validated(document, ScheduledJob)
             if job is not None and (costly := _why_too_costly(job)):

@@ -29,7 +29,7 @@ MAX_WEIGHT = 100_000
 """Maximum values of a document, aliases expanded; 100 characters of text count as one value more. Large documents of
 other kinds (CRDs) in the same file have about 50,000."""
 
-_CHARACTERS_PER_WEIGHT = 100
+CHARACTERS_PER_WEIGHT = 100
 
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -158,7 +158,7 @@ class _Composer:
         if isinstance(event, yaml.ScalarEvent):
             plain = event.style is None or event.style == ""
             quoted_by_tag = event.tag == "!"
-            weight = 1 + len(event.value) // _CHARACTERS_PER_WEIGHT
+            weight = 1 + len(event.value) // CHARACTERS_PER_WEIGHT
             scalar = Scalar(event.value, plain and not quoted_by_tag, tag, line, column, weight)
             if event.anchor is not None:
                 self._anchors[event.anchor] = scalar

@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from scheduledjob.engine.executor import CANCELLED, Attempt, Result
+from scheduledjob.engine.watchdog import run_apart
 from scheduledjob.jobs.reasons import of_exception
 from scheduledjob.jobs.redaction import Redaction, redacted
 
@@ -49,6 +50,8 @@ IN_FLIGHT = 64
 """Requests in flight that create Pods. More would only wait in the API server."""
 BLUEPRINTS = 4096
 """Maximum number of blueprints that are kept, one for each definition."""
+LARGE = 16 << 10
+"""Bytes of a definition above which its template is merged in a thread."""
 
 
 def _wall_clock() -> Instant:
@@ -126,7 +129,8 @@ class PodExecutor:
                 pod = await retry_until_answered(lambda: self._pods.read(attempt.namespace, name))
             if pod is None or not is_of(pod, attempt):
                 try:
-                    body = self._blueprint(attempt.params).pod(attempt, attempt.pending or 0.0)
+                    blueprint = await self._blueprint(attempt.params)
+                    body = blueprint.pod(attempt, attempt.pending or 0.0)
                 except ValueError as error:
                     return Result(False, str(error))
                 await secrets.read(body, limits)
@@ -229,11 +233,16 @@ class PodExecutor:
     def _spec(self, params: Any) -> PodSpec:
         return params if isinstance(params, PodSpec) else msgspec.convert(params, PodSpec)
 
-    def _blueprint(self, params: Any) -> Blueprint:
+    async def _blueprint(self, params: Any) -> Blueprint:
         key = msgspec.json.encode(params)
         found = self._blueprints.get(key)
         if found is None:
-            found = self._blueprints[key] = Blueprint(self._spec(params), self._settings)
+
+            def make() -> Blueprint:
+                return Blueprint(self._spec(params), self._settings)
+
+            found = make() if len(key) <= LARGE else await run_apart(make)
+            self._blueprints[key] = found
             if len(self._blueprints) > BLUEPRINTS:
                 self._blueprints.popitem(last=False)
         else:

@@ -27,10 +27,11 @@ from scheduledjob.jobs.container.pod_spec import PodSettings, PodSpec
 from scheduledjob.jobs.job_registry import stored_kind
 from scheduledjob.manifests.checks import PAYLOAD_LIMIT, parse_instant
 from scheduledjob.manifests.jobs.job_model import place_of
-from scheduledjob.manifests.loader import load_text
+from scheduledjob.manifests.loader import JOB_WEIGHT, TOO_MANY_VALUES, load_text
 from scheduledjob.manifests.models import ScheduledJob
 from scheduledjob.manifests.pod_translation import to_pod_definition
 from scheduledjob.manifests.translate import payload_of, to_definition
+from scheduledjob.manifests.yamltree import CHARACTERS_PER_WEIGHT
 from scheduledjob.resource_names import API_VERSION, GROUP, KIND
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def read_object(body: Mapping[str, Any], rules: ObjectRules) -> DesiredState:
         request_problem=request_problem,
     )
     try:
+        _refuse_too_many_values(body.get("spec"))
         job = ScheduledJob.model_validate(_user_part(body))
         definition = _definition(job, rules)
         plan = Plan(definition)
@@ -217,6 +219,23 @@ def _user_part(body: Mapping[str, Any]) -> dict[str, Any]:
         "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
         "spec": body.get("spec"),
     }
+
+
+def _refuse_too_many_values(spec: Any) -> None:
+    """Raise ``ValueError`` for an object that is refused in a manifest file because of its size."""
+    weight, left = 0, [spec]
+    while left:
+        value = left.pop()
+        weight += 1
+        if isinstance(value, dict):
+            weight += len(value)
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str):
+            weight += len(value) // CHARACTERS_PER_WEIGHT
+        if weight > JOB_WEIGHT:
+            raise ValueError("spec: " + ": ".join(TOO_MANY_VALUES))
 
 
 def _describe_problems(body: Mapping[str, Any]) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import structlog
@@ -21,6 +22,7 @@ from scheduledjob.domain.schedule.requests import NO_REQUESTS
 from scheduledjob.domain.schedule.restore import restored_state
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
+from scheduledjob.engine.watchdog import run_apart
 from scheduledjob.jobs.container.pod_spec import POD_KIND
 from scheduledjob.kube.report.state_from_status import state_from_status
 from scheduledjob.kube.report.status import UNKNOWN_KIND, engine_text
@@ -34,10 +36,14 @@ if TYPE_CHECKING:
 
     from .known_objects import KnownObjects
 
+_R = TypeVar("_R")
+
 log = structlog.get_logger("scheduledjob.reconcile")
 
 BATCH = 500
 """Objects in one write to the store. An object that comes alone is written alone."""
+LARGE = 2048
+"""Bytes of a spec. Below, an object is read in some milliseconds, whatever it holds."""
 RETRY_DELAY = 1.0
 """Seconds until a write is tried again after the store did not answer."""
 
@@ -224,13 +230,22 @@ class Reconciler:
         for body in bodies:
             await asyncio.sleep(0)  # one object may take milliseconds, and a batch must not hold the event loop
             try:
-                desired = read_object(body, self._rules)
+                desired = await self._apart(body, partial(read_object, body, self._rules))
                 if circle := self._objects.circle(desired.slug, desired.follows):
                     refuse_circle(desired, circle)
                 found.append((body, desired))
             except Exception:  # a faulty object must not keep the others from the store
                 self._unreadable(body)
         return found
+
+    @staticmethod
+    async def _apart(body: Mapping[str, Any], compute: Callable[[], _R]) -> _R:
+        """Compute what belongs to an object: in a thread, if the object is so large that this may take long."""
+        large = (
+            len(msgspec.json.encode(body.get("spec"))) > LARGE
+            or len((body.get("status") or {}).get("engine") or "") > LARGE
+        )
+        return await run_apart(compute) if large else compute()
 
     def _unreadable(self, body: Mapping[str, Any]) -> None:
         log.exception("an object can't be read", uid=body["metadata"]["uid"])
@@ -241,7 +256,8 @@ class Reconciler:
         for body, desired in read:
             await asyncio.sleep(0)
             try:
-                found.append(_Candidate(body, desired, self._new_row(body, desired, now)))
+                row = await self._apart(body, partial(self._new_row, body, desired, now))
+                found.append(_Candidate(body, desired, row))
             except Exception:  # as above
                 self._unreadable(body)
         # If a name occurs twice, the older object was deleted, and the watch has yet to report that.
