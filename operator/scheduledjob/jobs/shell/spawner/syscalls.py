@@ -7,6 +7,9 @@ inotify (Landlock has no hook for it, and it would show the names of other jobs'
 no filter sees, asynchronous I/O, which is limited for the whole machine, and ``clone3``, whose arguments a filter can't
 read.
 
+To find out which calls another program needs, run it under ``strace -f -c``. Add a call only if it affects nothing but
+the caller, or what Landlock checks.
+
 Each call has two numbers, for x86_64 and for aarch64; ``-`` means that the architecture does not have it.
 """
 
