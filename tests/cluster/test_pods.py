@@ -224,7 +224,7 @@ async def test_an_invalid_pod_is_a_failed_attempt(cluster: Cluster, namespace: s
 
 async def test_a_failing_webhook_ends_the_attempt_in_time(cluster: Cluster, namespace: str) -> None:
     waits: list[str] = []
-    async with bench(cluster, namespace, on_waiting=lambda attempt, words: waits.append(words)) as at:
+    async with bench(cluster, namespace, on_waiting=lambda attempt, words, started: waits.append(words)) as at:
         webhook = {
             "metadata": {"name": f"down-{namespace}"},
             "webhooks": [

@@ -42,7 +42,7 @@ def status(
     generation: int = 1,
     owner: str | None = None,
     begun: dict[str, str] | None = None,
-    waiting: dict[str, str] | None = None,
+    waiting: dict[str, tuple[str, bool]] | None = None,
 ) -> dict[str, Any]:
     state = State(decided_until=T, generation=1) if state is None else state
     slots = slots_of(Plan(definition), seed="n/a", created=T)
@@ -160,11 +160,13 @@ def test_the_next_run_never_lies_in_the_past_while_a_run_is_active(owner: str | 
 
 
 def test_a_run_that_waits_says_for_what_and_has_not_started() -> None:
-    first, second = Run(slot=T, due=T, begun=T, detached=True), Run(slot=T, due=T, begun=T, attempt=2, token="t")
-    state = State(T, runs=[first, second])
-    words = {run_id(UID, run): "a node" for run in (first, second)}
-    active = status(state, begun={run_id(UID, first): rfc3339(T)}, waiting=words)["active"]
-    assert [(run["waitingFor"], run.get("started")) for run in active] == [("a node", None), ("a node", rfc3339(T))]
+    first = Run(slot=T, due=T, begun=T, detached=True)
+    again, ends = (Run(slot=T, due=T, begun=T, attempt=number, token=f"t{number}") for number in (2, 1))
+    words = {run_id(UID, first): ("a node", False), run_id(UID, again): ("it", False), run_id(UID, ends): ("end", True)}
+    begun = {run_id(UID, run): rfc3339(T) for run in (first, ends)}
+    active = status(State(T, runs=[first, again, ends]), begun=begun, waiting=words)["active"]
+    shown = [(run["waitingFor"], run.get("started")) for run in active]
+    assert shown == [("a node", None), ("it", rfc3339(T)), ("end", rfc3339(T))]
 
 
 def test_the_triggers_are_described() -> None:

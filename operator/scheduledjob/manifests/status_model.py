@@ -102,7 +102,7 @@ class ActiveRun(StatusModel):
     )
     waiting_for: Line | None = Field(
         default=None,
-        description="What its Pod waits for: capacity, the API server, a node, an image. Unset once it has started.",
+        description="What its Pod waits for: capacity, the API server, a node, an image, its deletion.",
     )
     pod: Identity | None = Field(default=None, description="Name of the Pod in which it runs; unset for an inline run.")
     token: Identity | None = Field(default=None, description="Token of a manual run; unset for a scheduled one.")

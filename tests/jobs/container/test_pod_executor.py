@@ -158,7 +158,7 @@ async def test_a_creation_that_never_succeeds_ends_by_the_limits(monkeypatch: py
         ({"pending": 300.0, "total": 0.05}, "not started before timeouts.total had passed"),
     ):
         served = Failing()
-        executor = PodExecutor(served, on_waiting=lambda attempt, words: waits.append(words))
+        executor = PodExecutor(served, on_waiting=lambda attempt, words, started: waits.append(words))
         result = await asyncio.wait_for(executor.run(attempt(container(), **limits)), 30.0)
         assert not result.ok
         assert not result.lost
@@ -177,7 +177,7 @@ async def test_a_pod_that_was_created_by_a_request_that_failed_is_followed_after
 
 async def test_waiting_for_capacity_counts_as_pending() -> None:
     served, waits = Served(), []
-    executor = PodExecutor(served, capacity=1, on_waiting=lambda attempt, words: waits.append(words))
+    executor = PodExecutor(served, capacity=1, on_waiting=lambda attempt, words, started: waits.append(words))
     first = asyncio.create_task(executor.run(attempt(container())))
     await served.asked.wait()
     second = await asyncio.wait_for(executor.run(attempt(container(), pending=0.01)), 30.0)

@@ -112,7 +112,7 @@ def life(served: Served, watch: Watch, known: Mapping[str, Any], *, pending: flo
     # Its clock is an hour after the creation of the Pod.
     now = SLOT + 3_600_000_000
     secrets = PodSecrets(served, "team-a")
-    limits = PodLimits(attempt(pending=pending), lambda attempt, words: served.waits.append(words))
+    limits = PodLimits(attempt(pending=pending), lambda attempt, words, started: served.waits.append(words))
     return PodLife(served, known, watch, secrets, limits, complete=frozenset(), adopted=adopted, now=lambda: now)
 
 

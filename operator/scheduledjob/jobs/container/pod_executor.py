@@ -68,11 +68,11 @@ class PodExecutor:
         *,
         capacity: int = 4096,
         now: Callable[[], Instant] = _wall_clock,
-        on_waiting: OnWaiting = lambda attempt, words: None,
+        on_waiting: OnWaiting = lambda attempt, words, started: None,
     ) -> None:
         """``capacity``: maximum number of attempts that have a Pod, shared by all namespaces; adopted ones are extra.
         ``now``: the store's clock, for the age of Pods that another replica made. ``on_waiting`` is called with what an
-        attempt waits for before it starts."""
+        attempt waits for before it starts, or before its Pod is gone."""
         self._pods = pods
         self._settings = settings or PodSettings()
         self._room = FairSlots(capacity)

@@ -93,7 +93,7 @@ class PodLife:
                 return await self._leave(Result(False, gone(self._pod)))
             if observation.phase is PodPhase.RUNNING:
                 await self._note_start()
-            self._limits.waits_for("" if self._started else observation.words)
+            self._limits.waits_for("" if self._started else self._secrets.mask_known(self._pod, observation.words))
             hopeless = observation.hopeless and not self._started
             until = self._running_until if self._started else self._limits.start_until
             if not hopeless and await self._wait_for_change(until):
@@ -251,6 +251,8 @@ class PodLife:
                 log.warning("can't delete a Pod; retrying", pod=self._name, error=str(error))
                 await asyncio.sleep(LONGEST_RETRY_DELAY)
             if not await self._wait_for_change(time.monotonic() + DELETION_POLL_INTERVAL, DELETION_POLL_INTERVAL / 2):
+                node = self._pod["spec"].get("nodeName") or "none"
+                self._limits.waits_for(f"the end of its Pod, which was deleted (node: {node})", started=self._started)
                 await self._try_read()
 
     @property

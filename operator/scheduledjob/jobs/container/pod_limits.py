@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from scheduledjob.engine.executor import Attempt
 
-    OnWaiting: TypeAlias = Callable[[Attempt, str], object]
-    """Called when what an attempt waits for has changed; empty if it does not wait any more."""
+    OnWaiting: TypeAlias = Callable[[Attempt, str, bool], object]
+    """Called when what an attempt waits for has changed (empty if it does not wait any more), with whether its job has
+    started."""
 
 
 class NotStartedError(Exception):
@@ -43,11 +44,11 @@ class PodLimits:
         """When the Pod must have started."""
         return min(self.pending_until, self.total_until)
 
-    def waits_for(self, words: str) -> None:
-        """Report what the attempt waits for; empty: it does not wait."""
+    def waits_for(self, words: str, *, started: bool = False) -> None:
+        """Report what the attempt waits for; empty: it does not wait. ``started``: its job has started."""
         if words != self._words:
             self._words = words
-            self._on_waiting(self._attempt, words)
+            self._on_waiting(self._attempt, words, started)
 
     def not_started(self, words: str = "") -> str:
         """Return the reason of an attempt that has not started in time. ``words``: what it waited for at last."""

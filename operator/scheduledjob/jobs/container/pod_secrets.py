@@ -162,22 +162,31 @@ class PodSecrets:
         if name := _csi_volume(pod):
             redaction.withhold(f'the CSI volume "{name}" may contain secrets that the operator can\'t know')
         for name, use in secret_uses(pod).items():
+            if name in self._unknown:
+                redaction.withhold(self._unknown[name])
+                continue
             now = await self._try(name)
             first, at_start = self._first.get(name), self._at_start.get(name)
             for version in {id(found): found for found in (first, at_start, now)}.values():
                 if isinstance(version, SecretVersion):
-                    for key, value in version.values.items():
-                        if use.keys is None or key in use.keys:
-                            redaction.remember(value)
-            if name in self._unknown:
-                redaction.withhold(self._unknown[name])
-            elif first is None:
+                    _remember(redaction, version, use)
+            if first is None:
                 redaction.withhold(f'Secret "{name}" was added to the Pod after its creation')
             elif isinstance(now, SecretVersion) and now.version == first.version:
                 continue
             elif use.live or at_start is None or at_start.version != first.version:
                 redaction.withhold(now if isinstance(now, str) else _changed(name))
         return redaction
+
+    def mask_known(self, pod: Mapping[str, Any], words: str) -> str:
+        """Mask the values that were read before the Pod started, in words about a Pod that waits."""
+        if not words or not self._first:
+            return words
+        redaction, uses = Redaction(), secret_uses(pod)
+        for name, version in self._first.items():
+            if name in uses:
+                _remember(redaction, version, uses[name])
+        return redaction.mask_text(words)
 
     async def pull_secrets(self, pod: Mapping[str, Any], redaction: Redaction) -> None:
         """Mask the credentials for registries, too. No container can read them, but an error of a registry may."""
@@ -195,6 +204,12 @@ class PodSecrets:
                 return await self._pods.secret(self._namespace, name)
         except (PodRefused, PodsUnavailable, TimeoutError):
             return _unreadable(name)
+
+
+def _remember(redaction: Redaction, version: SecretVersion, use: SecretUse) -> None:
+    for key, value in version.values.items():
+        if use.keys is None or key in use.keys:
+            redaction.remember(value)
 
 
 def _unreadable(name: str) -> str:

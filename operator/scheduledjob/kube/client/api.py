@@ -14,6 +14,7 @@ An ``Api`` belongs to the event loop in which it was entered. Several of them ma
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -56,6 +57,8 @@ CONNECT_TIMEOUT = 10.0
 ATTEMPTS = 5
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds before the second attempt, doubled before each further one, up to the longest."""
+SENT_AT_ONCE = 1 << 18
+"""Bytes of a body that are sent at once. A longer one is sent in pieces, so that the event loop goes on."""
 LONGEST_ASKED_PAUSE = 30.0
 """Seconds: the most that a Retry-After is obeyed."""
 CONNECTIONS = 64
@@ -307,7 +310,7 @@ class Api:
             request.method,
             self.access.server + request.path,
             params=request.params,
-            data=request.data,
+            data=_in_pieces(request.data),
             headers=headers,
             timeout=request.timeout,
             proxy=self.access.proxy,
@@ -395,3 +398,7 @@ def _decode_event(line: bytes) -> dict[str, Any]:
     if event["type"] == "ERROR":
         raise error_of_status(event["object"].get("code") or 0, event["object"])
     return event
+
+
+def _in_pieces(data: bytes | None) -> bytes | io.BytesIO | None:
+    return data if data is None or len(data) <= SENT_AT_ONCE else io.BytesIO(data)

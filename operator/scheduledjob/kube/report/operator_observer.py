@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from scheduledjob.web.metrics import Metrics
 
     from .events import EventRecorder
-    from .status import Begun
+    from .status import Begun, Waiting
     from .status_queue import StatusQueue
 
 log = structlog.get_logger("scheduledjob.runs")
@@ -77,8 +77,8 @@ class OperatorObserver(MetricsObserver):
         """The uid of each schedule that this replica owns, by slug. A new object may already have the same slug."""
         self._begun: dict[str, dict[str, Instant]] = {}
         """By slug and run id, when each active run began here. The store learns it only when the run ends."""
-        self._waiting: dict[str, dict[str, str]] = {}
-        """By slug and run id, what each attempt waits for that has not started yet."""
+        self._waiting: dict[str, dict[str, tuple[str, bool]]] = {}
+        """By slug and run id, what each attempt waits for, and whether its job has started."""
         self._failures: dict[str, tuple[float, int]] = {}
         """By uid, when a failed run was logged last, and how many have failed since."""
 
@@ -95,11 +95,11 @@ class OperatorObserver(MetricsObserver):
             self._begun.setdefault(_slug_of(attempt), {})[attempt.run_id] = attempt.begun
         self._queue.changed(attempt.uid, START_DELAY)
 
-    def waiting(self, attempt: Attempt, words: str) -> None:
-        """The Pod of an attempt waits for this; empty: it does not wait any more."""
+    def waiting(self, attempt: Attempt, words: str, started: bool) -> None:
+        """The Pod of an attempt waits for this; empty: it does not wait any more. ``started``: its job has started."""
         slug = _slug_of(attempt)
         if words:
-            self._waiting.setdefault(slug, {})[attempt.run_id] = words
+            self._waiting.setdefault(slug, {})[attempt.run_id] = words, started
             message = f"Attempt {attempt.attempt} of the run of {rfc3339(attempt.slot)} waits for {words}"
             self._record_event(attempt.uid, slug, WARNING, Reason.WAITING, message)
         elif (waiting := self._waiting.get(slug)) is not None:
@@ -207,8 +207,8 @@ class OperatorObserver(MetricsObserver):
         """Return when each active run began that this replica has started."""
         return {run_id: rfc3339(begun) for run_id, begun in self._begun.get(slug, {}).items()}
 
-    def waits_for(self, slug: str) -> Mapping[str, str]:
-        """Return, by run id, what the attempts wait for that have not started yet."""
+    def waits_for(self, slug: str) -> Waiting:
+        """Return, by run id, what the attempts of a schedule wait for."""
         return self._waiting.get(slug, {})
 
     def written(self, observed: ObservedObject, state: State) -> None:

@@ -48,8 +48,8 @@ UNKNOWN_KIND = "UnknownKind"
 HANDLED_FIELDS = {"run-now": "runNow", "cancel": "cancel", "resume": "resume"}
 """By request, the field of ``status.handled`` that has its tokens."""
 
-Waiting = Mapping[str, str]
-"""By run id: what its attempt waits for before it starts."""
+Waiting = Mapping[str, tuple[str, bool]]
+"""By run id: what its attempt waits for, and whether its job has started."""
 
 _NONE_BEGUN: Begun = {}
 _NONE_WAIT: Waiting = {}
@@ -286,10 +286,11 @@ def _whole_second(instant: Instant) -> str:
 def _active(row: Row, run: Run, now: Instant, begun: Begun, waiting: Waiting, *, can_start: bool) -> dict[str, Any]:
     name = run_id(row.uid, run)
     shown: dict[str, Any] = {"runID": name, "slot": rfc3339(run.slot), "attempt": run.attempt}
-    if name in waiting:
-        shown["waitingFor"] = waiting[name]
-    if name in waiting and run.attempt == 1:
-        pass  # it has not started yet
+    words, has_started = waiting.get(name, ("", True))
+    if words:
+        shown["waitingFor"] = words
+    if not has_started and run.attempt == 1:
+        pass
     elif name in begun:  # preferred: after the loss of a replica the state has only the time when the run was due
         shown["started"] = begun[name]
     elif run.begun and can_start:

@@ -67,7 +67,7 @@ class StatusReader:
         waiting: Callable[[str], Waiting] = lambda slug: {},
     ) -> None:
         """``now`` returns the store's clock. ``begun`` returns, for a slug, when the runs that this replica has started
-        began, and ``waiting`` what those wait for that have not started yet."""
+        began, and ``waiting`` what they wait for."""
         self._store = store
         self._kinds = kinds
         self._now = now
