@@ -54,6 +54,7 @@ def test_only_executors_make_results() -> None:
     assert makers == {
         "cli/scheduledjob/run_one.py",  # the runner: it seals what its executor returns once more
         "engine/attempt_runner.py",  # only its own words, and errors from before an executor was called
+        "engine/hook_delivery.py",  # only its own words: the executor of hooks seals what a request returns
         "jobs/container/pod_executor.py",
         "jobs/container/pod_life.py",
         "jobs/container/pod_outcome.py",
