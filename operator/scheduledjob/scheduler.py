@@ -24,6 +24,7 @@ from scheduledjob.domain.time.durations import in_seconds, is_number
 from scheduledjob.domain.time.instants import Instant, from_seconds, to_instant
 from scheduledjob.domain.triggers.registry import spec_of
 from scheduledjob.engine.clock import StoreClock, boot_seconds
+from scheduledjob.engine.executor import MAX_RESULT
 from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.replica import Replica
@@ -66,9 +67,10 @@ class Scheduler:
     ``url`` is ``memory:``, ``postgresql://...`` or ``firestore://project/collection``. All durations are seconds:
     ``heartbeat`` is the longest time between two polls of the store, and ``jitter`` the part of it that is random.
     ``lease`` is how long the work of a dead replica waits for another one. ``grace`` is how long running jobs may
-    continue at shutdown. ``capacity`` is how many runs this replica has at once. ``weights`` are those of tenants when
-    more is due than there is room for: a tenant of weight 2 gets twice as much as one of weight 1, which is the
-    default. Raises ``ValueError`` for a URL or a number that is not allowed.
+    continue at shutdown. ``capacity`` is how many runs this replica has at once. ``max_result`` is how many bytes a
+    result and a payload may have; a run that leaves more fails. ``weights`` are those of tenants when more is due than
+    there is room for: a tenant of weight 2 gets twice as much as one of weight 1, which is the default. Raises
+    ``ValueError`` for a URL or a number that is not allowed.
     """
 
     def __init__(
@@ -80,13 +82,20 @@ class Scheduler:
         lease: float = 15.0,
         grace: float = 8.0,
         capacity: int = 4096,
+        max_result: int = MAX_RESULT,
         weights: Mapping[str, float] | None = None,
         instance: str = "local",
         execute: bool = True,
         observer: Observer | None = None,
     ) -> None:
         self._settings = ReplicaSettings(
-            heartbeat=heartbeat, jitter=jitter, lease=lease, grace=grace, capacity=capacity, weights=weights or {}
+            heartbeat=heartbeat,
+            jitter=jitter,
+            lease=lease,
+            grace=grace,
+            capacity=capacity,
+            max_result=max_result,
+            weights=weights or {},
         )
         if not isinstance(url, str):
             raise TypeError(
@@ -362,6 +371,11 @@ class Scheduler:
             payload = None
         if payload is not None and not isinstance(payload, bytes):
             raise TypeError(f"schedule {slug!r}: payload is {type(payload).__name__}: give bytes, as in b'text'")
+        if payload is not None and len(payload) > self._settings.max_result:
+            raise ValueError(
+                f"schedule {slug!r}: payload has {len(payload)} bytes, and {self._settings.max_result} are allowed "
+                "(max_result): store it elsewhere, and give a reference to it"
+            )
         tenant = schedule.get("tenant", DEFAULT_TENANT)
         if not isinstance(tenant, str) or len(tenant) > MAX_SLUG or "\0" in tenant:
             allowed = f"text of up to {MAX_SLUG} characters without NUL"

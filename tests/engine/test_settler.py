@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine import settler as settler_module
-from scheduledjob.engine.settler import Settler
+from scheduledjob.engine.settler import BATCH_BYTES, LARGE, Settler, size_of
 from scheduledjob.engine.store import Disposition, Row, Settlement, StoreUnavailable
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 from .support import PATIENCE, Jobs, Watcher, put, replica_of, row_of, running
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class Forgetful(MemoryStore):
@@ -181,3 +181,101 @@ async def test_a_replica_reports_a_run_once_even_if_replies_are_lost() -> None:
     assert jobs.begun.qsize() == 3
     assert not any(what == "fenced" for what, _ in watcher.events)
     assert (await row_of(store, "ns/a")).owner is None
+
+
+# ---------------------------------------------------------------- large writes, and writes that can't be carried out
+
+
+class Choosy(MemoryStore):
+    """Does not answer a write with certain rows in it, and records the others."""
+
+    def __init__(self, *bad: str, locked: str = "") -> None:
+        super().__init__()
+        self.bad = set(bad)
+        self.locked = locked
+        self.away = False
+        self.batches: list[list[str]] = []
+        self.bytes: list[int] = []
+        self.on_batch: Callable[[list[str]], None] = lambda slugs: None
+
+    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
+        slugs = [settlement.slug for settlement in settlements]
+        self.batches.append(slugs)
+        self.bytes.append(sum(map(size_of, settlements)))
+        await asyncio.sleep(0)
+        self.on_batch(slugs)
+        if self.away or not self.bad.isdisjoint(slugs):
+            raise StoreUnavailable("no answer in time")
+        answers = iter(await super().settle(replica, [end for end in settlements if end.slug != self.locked]))
+        found = [None if slug == self.locked else next(answers) for slug in slugs]
+        return cast("list[bool]", found)  # a store in memory has no locks, but others do
+
+    async def get(self, slugs: Sequence[str]) -> list[Row | None]:
+        if self.away:
+            raise StoreUnavailable("no answer in time")
+        return await super().get(slugs)
+
+
+async def test_batches_are_bounded_in_bytes() -> None:
+    store = Choosy()
+    rows = await claimed(store, 100)
+    ends = [settlement(row) for row in rows]
+    for end in ends:
+        end.result = bytes(LARGE - 1000)
+    assert all(await settled(store, ends))
+    assert max(store.bytes) <= BATCH_BYTES
+    assert len(store.batches) < 20
+
+
+async def test_a_write_that_is_not_answered_ends_up_alone_and_in_nobodys_way() -> None:
+    store = Choosy("ns/job-0007", "ns/job-0042")
+    rows = await claimed(store, 100)
+
+    def heal(slugs: list[str]) -> None:
+        recorded = len(store._tables.history)
+        if recorded == 98 and [slugs] in ([["ns/job-0007"]], [["ns/job-0042"]]):
+            store.bad.clear()
+
+    store.on_batch = heal
+    assert all(await settled(store, [settlement(row) for row in rows]))
+    alone = [batch for batch in store.batches if len(batch) == 1]
+    assert {slug for batch in alone for slug in batch} >= {"ns/job-0007", "ns/job-0042"}
+
+
+async def test_a_write_of_a_locked_row_is_repeated_by_itself() -> None:
+    store = Choosy(locked="ns/job-0003")
+    rows = await claimed(store, 10)
+
+    def unlock(slugs: list[str]) -> None:
+        if slugs == ["ns/job-0003"]:
+            store.locked = ""
+
+    store.on_batch = unlock
+    assert all(await settled(store, [settlement(row) for row in rows]))
+    assert store.batches == [[row.slug for row in rows], ["ns/job-0003"]]
+
+
+async def test_after_an_outage_writes_are_still_batched() -> None:
+    store = Choosy()
+    rows = await claimed(store, 600)
+    store.away = True
+    tried = asyncio.Event()
+    store.on_batch = lambda slugs: tried.set()
+    done: list[bool] = []
+    settler: Settler[int] = Settler(store, "me", lambda number, end, carried_out: done.append(carried_out))
+
+    async def submit() -> None:
+        for number, row in enumerate(rows):
+            settler.submit(number, settlement(row))
+            if number % 100 == 99:
+                await tried.wait()
+                tried.clear()
+        store.away = False
+        store.batches.clear()
+        settler.close()
+
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        tasks.create_task(settler.run())
+        tasks.create_task(submit())
+    assert done == [True] * 600
+    assert len(store.batches) <= 4

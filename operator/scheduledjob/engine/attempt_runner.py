@@ -20,7 +20,7 @@ from scheduledjob.domain.schedule import runs
 from scheduledjob.domain.schedule.actions import AttemptEnd, EndDetails, without
 from scheduledjob.domain.schedule.state import Run, run_id
 
-from .executor import CANCELLED, RELEASED, Result
+from .executor import CANCELLED, RELEASED, Result, refuse_large
 from .job_errors import is_from_outside, of_exception
 from .owned_schedule import OwnedSchedule, Phase, RunningAttempt
 from .store import Origin
@@ -134,7 +134,7 @@ class AttemptRunner:
         """The task of one attempt."""
         running.entered = True
         if running.end is None or (running.end is AttemptEnd.CANCELLED and running.run.detached):
-            result = await self._execute(running, now)
+            result = await self._execute(owned, running, now)
         else:
             result = Result(False, running.reason)  # stopped before it started
         ended_at: Instant | None = None
@@ -145,7 +145,7 @@ class AttemptRunner:
         owned.lease.run_ids = without(owned.lease.run_ids, running.run_id)
         self._on_ended(owned, ended_at)
 
-    async def _execute(self, running: RunningAttempt, now: Instant) -> Result:
+    async def _execute(self, owned: OwnedSchedule, running: RunningAttempt, now: Instant) -> Result:
         """Run the attempt to its end, and set ``running.end``."""
         run, observer = running.run, self._context.observer
         if run.adoptable:
@@ -156,6 +156,9 @@ class AttemptRunner:
             result = await self._preparer.execute(running)
         except BaseException as error:  # whatever a job or its executor raises ends this attempt, and nothing else
             return self._raised(running, error)
+        if result.result is not None or result.payload is not None:
+            library = owned.row.origin == Origin.LIBRARY
+            result = refuse_large(result, self._context.settings.max_result, library=library)
         # The result of an attempt counts even if it ended by itself while it was being cancelled.
         if result.ok:
             running.end = AttemptEnd.COMPLETED if result.complete else AttemptEnd.SUCCEEDED

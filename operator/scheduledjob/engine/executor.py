@@ -94,6 +94,25 @@ class Result(msgspec.Struct, gc=False):
 OUTPUT_LIMIT = 4096
 """Bytes of output that history keeps of one run."""
 
+MAX_RESULT = 1 << 20
+"""Bytes of the result, and of the payload, that a run may leave by default."""
+
+MAX_MANIFEST_PAYLOAD = 64 * 1024
+"""Bytes of the payload of a schedule that was not made by the library."""
+
+
+def refuse_large(result: Result, max_result: int, *, library: bool) -> Result:
+    """Return the result, or a failed one that says what is too large for the store."""
+    max_payload = max_result if library else min(max_result, MAX_MANIFEST_PAYLOAD)
+    for what, value, limit in (("result", result.result, max_result), ("payload", result.payload, max_payload)):
+        if value is not None and len(value) > limit:
+            reason = (
+                f"the job left a {what} of {len(value)} bytes, and {limit} are allowed"
+                f"{' (max_result)' if limit == max_result else ''}: store it elsewhere, and leave a reference to it"
+            )
+            return Result(False, reason, result.code, result.output, where=result.where)
+    return result
+
 
 class Executor(Protocol):
     """Runs attempts of one kind of job.

@@ -11,6 +11,7 @@ from scheduledjob.domain.time.durations import in_seconds, is_number
 
 from .capacity import MAX_WEIGHT, MIN_WEIGHT
 from .clock import boot_seconds
+from .executor import MAX_RESULT
 from .lease_thread import LeaseThread
 from .observer import Observer
 
@@ -51,6 +52,9 @@ class ReplicaSettings:
     which is the default."""
     batch: int = 500
     """How many rows one claim takes at most. More is quicker for a backlog; less delays running jobs less."""
+    max_result: int = MAX_RESULT
+    """Bytes of the result and of the payload that a run may leave. The run of a job that leaves more fails. The store
+    must take them within seconds, together with the end of the run."""
     grace: float = 8.0
     """How long running attempts may continue at shutdown before they are stopped and their rows released."""
 
