@@ -44,6 +44,7 @@ BENCHMARKS = {
     "installed": "installation.installed_size",
     "firestore": "firestore.cost",
     "takeover": "takeover.kill_one",
+    "fairness": "fairness.delay_of_a_lone_run",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
@@ -452,8 +452,9 @@ def test_rows_that_take_long_to_read_are_handed_over_in_several_turns_of_the_loo
         accept(row, deadline)
 
     monkeypatch.setattr(scene.ownership, "accept", slowly)
-    rows = [cast("Row", SimpleNamespace(slug=f"team/{number}", origin=Origin.CLUSTER)) for number in range(10)]
-    claimer._arriving.update(map(tenant_of, rows))
+    rows = deque(cast("Row", SimpleNamespace(slug=f"team/{number}", origin=Origin.CLUSTER)) for number in range(10))
+    expected = list(rows)
+    claimer._arriving.append(rows)
     asyncio._set_running_loop(scene.machine.loop)
     try:
         claimer._hand_over(rows, 99.0)
@@ -461,5 +462,5 @@ def test_rows_that_take_long_to_read_are_handed_over_in_several_turns_of_the_loo
         asyncio._set_running_loop(None)
     assert len(scene.ownership.rows) == 3
     scene.machine.loop.run_ready()
-    assert scene.ownership.rows == rows
+    assert scene.ownership.rows == expected
     assert not claimer._arriving

@@ -203,3 +203,25 @@ async def test_the_heap_follows_what_is_awaited_and_not_what_was() -> None:
         assert len(timers._heap) <= 2 * len(kept) + MIN_CANCELLED + 1
     assert sorted(timers._items) == kept
     timers.close()
+
+
+async def test_tenants_take_turns_when_much_is_due_at_once() -> None:
+    slow = Slow()
+    order: list[str] = []
+    done = asyncio.Event()
+
+    def on_due(item: str, token: int) -> None:
+        order.append(item)
+        if len(order) == 10 * MAX_AT_ONCE + 1:
+            done.set()
+
+    timers: Timers[str] = Timers(slow.clock, on_due, tenant_of=lambda item: item)
+    now = slow.clock.now()
+    for n in range(10 * MAX_AT_ONCE):
+        timers.set(now - SECOND + n, "hog")
+    timers.set(now, "lone")
+    async with asyncio.timeout(30):
+        await done.wait()
+    assert order.index("lone") < 2 * MAX_AT_ONCE
+    assert len(order) == 10 * MAX_AT_ONCE + 1
+    assert not timers._items

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduledjob.engine.capacity import Capacity, bounded_room
-from scheduledjob.engine.fair_shares import FairShares, Room
+from scheduledjob.engine.fair_shares import TURNS, FairShares, Room
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +74,7 @@ def test_shares_are_proportional_to_the_weights(weights: dict[str, float], limit
     for tenant in weights:
         expected = total.total() * quanta[tenant] / sum(quanta.values())
         # At most the turn that is under way, of this tenant or of all others, is out of proportion.
-        assert abs(total[tenant] - expected) <= 2 * quanta[tenant] + 2
+        assert abs(total[tenant] - expected) <= 2 * quanta[tenant] * max(1, limit // (TURNS * len(weights))) + 2
 
 
 @settings(deadline=None)

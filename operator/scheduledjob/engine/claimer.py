@@ -16,7 +16,7 @@ A client that makes a row due before the announced poll sends a notification.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import structlog
@@ -40,7 +40,7 @@ from .watchdog import TURN_LIMIT
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from .ownership import Ownership
     from .poll_timer import PollTimer
@@ -69,8 +69,8 @@ class Claimer:
         """Monotonic seconds of the poll that was announced last."""
         self._just_announced = False
         """This poll follows an announcement, and may end in a sleep."""
-        self._arriving: Counter[str] = Counter()
-        """By tenant: rows that were claimed and not yet handed to ``ownership``."""
+        self._arriving: list[deque[Row]] = []
+        """Rows that were claimed and not yet handed to ``ownership``, by batch."""
         self._shares = FairShares(context.settings.weights)
         self._contended = False
         """More was due than the last claim took."""
@@ -117,13 +117,14 @@ class Claimer:
         context, settings, timer = self._context, self._context.settings, self._poll_timer
         sent = context.monotonic()
         timer.poll_at = sent + settings.heartbeat
-        room = self._ownership.capacity.free - self._arriving.total()
+        arriving = sum(map(len, self._arriving))
+        room = self._ownership.capacity.free - arriving
         timer.at_capacity = room <= 0
         if timer.at_capacity:
             return sent + settings.heartbeat
         limit = min(room, settings.batch)
         if not self._contended:
-            limit = min(limit, self._ownership.capacity.room_of_any(self._arriving.total()))
+            limit = min(limit, self._ownership.capacity.room_of_any(arriving))
             self._contended = limit == 0
         quotas = None
         if self._contended:
@@ -152,11 +153,9 @@ class Claimer:
             more = bool(batch.rows)
         if more:
             # There may be more: the store looks for them while ownership takes these.
-            self._arriving.update(map(tenant_of, batch.rows))
-            asyncio.get_running_loop().call_soon(self._hand_over, batch.rows, sent + settings.lease)
+            asyncio.get_running_loop().call_soon(self._hand_over, self._arrived(batch), sent + settings.lease)
             return None
-        self._arriving.update(map(tenant_of, batch.rows))
-        self._hand_over(batch.rows, sent + settings.lease)
+        self._hand_over(self._arrived(batch), sent + settings.lease)
         if quotas is not None and any(quotas.tenants.get(tenant, quotas.others) for tenant in batch.left):
             return received + MIN_POLL_INTERVAL  # other replicas are claiming what is due
         timer.at_capacity = bool(batch.left)
@@ -164,12 +163,16 @@ class Claimer:
 
     def _quotas(self, limit: int) -> Quotas:
         """Return how many rows of each tenant to claim, ``limit`` in all."""
-        capacity, arriving = self._ownership.capacity, self._arriving
-        total = arriving.total()
+        capacity, total = self._ownership.capacity, sum(map(len, self._arriving))
         several = len(self._due) > 1
+        arriving: Mapping[str, int]
+        if several:
+            arriving = Counter(tenant_of(row) for rows in self._arriving for row in rows)
+        else:
+            arriving = dict.fromkeys(self._due, total)
 
         def room(tenant: str, *, taken: int = 0, quota: int = 0) -> int:
-            return capacity.room(tenant, taken=total + taken, quota=arriving[tenant] + quota, others=several)
+            return capacity.room(tenant, taken=total + taken, quota=arriving.get(tenant, 0) + quota, others=several)
 
         quotas = self._shares.allot(dict.fromkeys(self._due, float("inf")), limit, room)
         tenants = {tenant: quotas.get(tenant, 0) for tenant in self._due}
@@ -200,16 +203,20 @@ class Claimer:
         self._announced, self._just_announced = poll_at, True
         return None
 
-    def _hand_over(self, rows: Sequence[Row], deadline: float) -> None:
+    def _arrived(self, batch: Batch) -> deque[Row]:
+        rows = deque(batch.rows)
+        self._arriving.append(rows)
+        return rows
+
+    def _hand_over(self, rows: deque[Row], deadline: float) -> None:
         """Hand rows over, as many as fit into a turn of the event loop, and the others in later turns."""
         monotonic = self._context.monotonic
-        until, taken = monotonic() + TURN_LIMIT, 0
-        for row in rows:
-            self._ownership.accept(row, deadline)
-            taken += 1
+        until = monotonic() + TURN_LIMIT
+        while rows:
+            self._ownership.accept(rows.popleft(), deadline)
             if monotonic() >= until:
                 break
-        self._arriving.subtract(map(tenant_of, rows[:taken]))
-        self._arriving = +self._arriving
-        if taken < len(rows):
-            asyncio.get_running_loop().call_soon(self._hand_over, rows[taken:], deadline)
+        if rows:
+            asyncio.get_running_loop().call_soon(self._hand_over, rows, deadline)
+        else:
+            self._arriving = [others for others in self._arriving if others]

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+TURNS = 8
+"""How many turns each tenant has in a batch, if it is large enough. More are fairer, and take longer to work out."""
+
+
 class Room(Protocol):
     """Returns how many more places a tenant may take after ``taken`` in all, ``quota`` of them for this tenant."""
 
@@ -38,7 +42,11 @@ class FairShares:
         self._served.clear()
         if not deficits:
             return {}
-        least = min(self._weight(tenant) for tenant in deficits)
+        if len(deficits) == 1:
+            (tenant,) = deficits
+            quota = int(min(demand[tenant], limit, room(tenant, taken=0, quota=0)))
+            return {tenant: quota} if quota > 0 else {}
+        least = min(map(self._weight, deficits)) / max(1, limit // (TURNS * len(deficits)))
         quotas: dict[str, int] = {}
         taken = 0
         turns = list(deficits)

@@ -101,7 +101,12 @@ class Ownership:
         self._kept_ahead = 2 * from_seconds(context.settings.ahead)
         """A row that is due within this time is kept although none of its attempts runs."""
         self.settler: Settler[OwnedSchedule | None] = Settler(context.store, context.replica, self._settled)
-        self._timers: Timers[OwnedSchedule] = Timers(context.clock, self._timer_due)
+        self._timers: Timers[OwnedSchedule] = Timers(
+            context.clock,
+            self._timer_due,
+            tenant_of=lambda owned: owned.tenant,
+            weights=context.settings.weights,
+        )
         self._runner = AttemptRunner(tasks, context, preparer, self._attempt_ended)
         self.upstreams = UpstreamPoller(context.store, followers, self._upstreams_read)
         self.zones = ZoneRefresh(context)
@@ -143,8 +148,8 @@ class Ownership:
             return
         if (lost := self._owned.get(row.key)) is not None and lost.attempts:
             self._stopping[row.key] = lost
-        owned.tenant = tenant_of(row)
-        self._hold(owned, 1)
+        owned.tenant, owned.places = tenant_of(row), 1
+        self.capacity.take(owned.tenant, 1)
         self._owned[row.key] = owned
         self._context.observer.claimed(row)
         schedule, state, now = owned.schedule, owned.schedule.state, self._context.clock.now()
@@ -382,7 +387,9 @@ class Ownership:
         for rows in (self._owned, self._stopping):
             if rows.get(owned.row.key) is owned:
                 del rows[owned.row.key]
-        self._hold(owned, 0)
+        if owned.places:
+            self.capacity.take(owned.tenant, -owned.places)
+            owned.places = 0
         if not self.count:
             self._empty.set()
         self._poll_timer.freed(wake, self.capacity.used)
