@@ -56,6 +56,8 @@ MAX_SLUG = 253
 CLOCK_AGE = 30.0
 """Seconds after which a client without a replica reads the store's clock again."""
 PAGE = 1000
+ROWS_AT_ONCE = 100
+"""Rows that ``schedule_many`` makes in one turn of the event loop."""
 AWARE_EXAMPLE = "as in datetime(2026, 12, 1, 10, tzinfo=UTC)"
 MANY_EXAMPLE = 'as in [{"slug": "a", "kind": "report", "delay": 5.0}]'
 ARGUMENTS = frozenset({"slug", "kind", "payload", "delay", "at", "tenant"})
@@ -334,7 +336,11 @@ class Scheduler:
         store, now = self._opened(), await self._now()
         if isinstance(schedules, Mapping | str) or not isinstance(schedules, Iterable):
             raise TypeError(f"schedules is {type(schedules).__name__}: give a list, {MANY_EXAMPLE}")
-        rows = [self._new_row(schedule, now) for schedule in schedules]
+        rows: list[NewRow] = []
+        for schedule in schedules:
+            rows.append(self._new_row(schedule, now))
+            if len(rows) % ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # the replica of this process shares the event loop
         await store.put(rows, replace=replace)
         if self._replica is not None and rows:
             wakes = [row.wake_at for row in rows if row.wake_at is not None]

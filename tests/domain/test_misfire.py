@@ -8,10 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule.definition import CatchUp, Definition, ExcludeWindow, Misfire
-from scheduledjob.domain.schedule.misfire import ON_TIME, SlotDecision, decide_slots, jitter_of, newest_due
+from scheduledjob.domain.schedule.misfire import (
+    MAX_WALK_STEPS,
+    ON_TIME,
+    SlotDecision,
+    decide_slots,
+    jitter_of,
+    newest_due,
+)
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.state import Run
-from scheduledjob.domain.time.instants import SECOND, Instant
+from scheduledjob.domain.time.instants import DAY, SECOND, Instant
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.once import AtTrigger
 
@@ -88,3 +95,52 @@ def test_the_newest_due_slot_is_found_past_jitter(offset: int, jitter: int) -> N
     assert found is None or found + jitter_of("u", found, jitter * SECOND) <= now
     if came and came[0] >= now - 60 * SECOND:
         assert found == came[0]
+
+
+class CostlySlots:
+    """A slot each year, each of which takes a long search."""
+
+    following = ()
+    by_hand = False
+    zoned = False
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def next(self, after: Instant) -> Instant | None:
+        self.steps += MAX_WALK_STEPS // 2
+        return after - after % YEAR + YEAR
+
+    def previous(self, at: Instant) -> Instant | None:
+        self.steps += MAX_WALK_STEPS // 2
+        return at - at % YEAR
+
+    def count(self, after: Instant, until: Instant) -> tuple[int, int]:
+        return until // YEAR - after // YEAR, 0
+
+    def is_within(self, slot: Instant) -> bool:
+        return True
+
+    def is_excluded(self, slot: Instant) -> bool:
+        return False
+
+
+YEAR = 365 * DAY
+
+
+def test_slots_that_are_hard_to_find_are_not_all_caught_up() -> None:
+    slots, now = CostlySlots(), 1100 * YEAR
+    planned = Run(slot=1000 * YEAR, due=1000 * YEAR)
+    definition = Definition(kind="k", misfire=Misfire(CatchUp.ALL, max_catch_up=100))
+    decision = decide_slots(definition, slots, "u", planned, 1000 * YEAR - 1, now)
+    assert decision.start == [1097 * YEAR, 1098 * YEAR, 1099 * YEAR, 1100 * YEAR]
+    assert decision.missed == 97
+    assert slots.steps <= 3 * MAX_WALK_STEPS
+
+
+def test_the_walk_past_jitter_ends_when_slots_are_hard_to_find() -> None:
+    slots = CostlySlots()
+    newest = newest_due(slots, "u", 1000 * YEAR, 5000 * YEAR + 1)
+    assert newest is not None
+    assert newest + jitter_of("u", newest, 1000 * YEAR) <= 5000 * YEAR + 1
+    assert slots.steps <= 3 * MAX_WALK_STEPS

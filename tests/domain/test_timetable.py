@@ -343,7 +343,7 @@ def many(seconds: str, zones: int, excluded: str = "* * {day} {month} ?") -> Tim
     return Timetable(triggers, [*exclude, Cron("* * * * *")])
 
 
-@pytest.mark.parametrize("zones", [1, 4, 16])
+@pytest.mark.parametrize("zones", [1, 4, 8])
 @pytest.mark.parametrize("excluded", ["* * {day} {month} ?", "*/2 */3 ? {month} {day}L", "{day} {month} * * ?"])
 def test_the_work_of_a_search_is_bounded(zones: int, excluded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     excluded = excluded.replace("{day}L", "1#{day}") if "L" in excluded else excluded
@@ -366,10 +366,10 @@ def test_the_work_of_a_search_is_bounded(zones: int, excluded: str, monkeypatch:
 
 def test_at_least_a_year_is_searched_whatever_it_costs() -> None:
     first = instant("2027-03-02T00:00:00Z")
-    timetable = many("", 16)
+    timetable = many("", 8)
     open_again = [Window(START, first - 1), Window(first + DAY, first + 9000 * DAY)]
-    triggers = [Cron(f"* * {day + 1}-31 * ?", ZONES[day]) for day in range(16)]
-    exclude = [Cron(f"* * ? {number % 12 + 1} SUN#{number % 5 + 1}", ZONES[number % 16]) for number in range(62)]
+    triggers = [Cron(f"* * {day + 1}-31 * ?", ZONES[day % 8]) for day in range(16)]
+    exclude = [Cron(f"* * ? {number % 12 + 1} SUN#{number % 5 + 1}", ZONES[number % 8]) for number in range(62)]
     assert timetable.next(START) is None
     assert Timetable(triggers, [*exclude, *open_again]).next(START) == first
 

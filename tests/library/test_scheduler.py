@@ -24,6 +24,7 @@ from scheduledjob import (
     StoreUnavailable,
     Task,
 )
+from scheduledjob.scheduler import ROWS_AT_ONCE
 from scheduledjob.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -389,6 +390,22 @@ async def test_many_take_few_round_trips(monkeypatch: pytest.MonkeyPatch) -> Non
     async with Scheduler("memory:", execute=False) as client:
         await client.schedule_many({"slug": str(n), "kind": "k", "delay": HOUR} for n in range(5000))
     assert calls == [5000]
+
+
+async def test_the_event_loop_goes_on_while_many_are_scheduled() -> None:
+    turns = 0
+
+    async def other_work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with Scheduler("memory:", execute=False) as client:
+        other = asyncio.create_task(other_work())
+        await client.schedule_many({"slug": str(n), "kind": "k", "delay": HOUR} for n in range(20 * ROWS_AT_ONCE))
+        other.cancel()
+    assert turns >= 20
 
 
 async def test_delete_ends_the_run_and_returns_whether_the_slug_existed() -> None:

@@ -26,6 +26,9 @@ ON_TIME: Micros = SECOND
 
 JITTER_WALK = 64
 """How many slots to look back for the newest one whose jitter has passed."""
+MAX_WALK_STEPS = 20_000
+"""Steps of the searches (``Timetable``) after which a walk from slot to slot ends. Slots that are this hard to find are
+not caught up."""
 
 
 class Slots(Protocol):
@@ -42,6 +45,10 @@ class Slots(Protocol):
     @property
     def zoned(self) -> bool:
         """Whether they depend on the rules of a time zone, which new zone data may change."""
+
+    @property
+    def steps(self) -> int:
+        """The work of all searches so far, in steps of about a microsecond."""
 
     def next(self, after: Instant) -> Instant | None:
         """Return the first slot after an instant."""
@@ -83,9 +90,12 @@ def newest_due(slots: Slots, uid: str, jitter: Micros, now: Instant) -> Instant 
     slot = slots.previous(now)
     if not jitter:
         return slot
+    spent = slots.steps
     for _ in range(JITTER_WALK):
         if slot is None or slot + jitter_of(uid, slot, jitter) <= now:
             return slot
+        if slots.steps - spent > MAX_WALK_STEPS:
+            break
         slot = slots.previous(slot - 1)
     return slots.previous(now - jitter)
 
@@ -116,13 +126,13 @@ def decide_slots(
     excluded = slots.count(decided_until, newest)[1]
     wanted = rule.max_catch_up if rule.catch_up is CatchUp.ALL else 1
     chosen: list[Instant] = []
-    slot = newest
+    slot, spent = newest, slots.steps
     while len(chosen) < wanted:
         slot_due = due if slot == planned else slot + jitter_of(uid, slot, definition.jitter)
         if rule.deadline is not None and now - slot_due > rule.deadline:
             break
         chosen.append(slot)
-        if slot == planned:
+        if slot == planned or slots.steps - spent > MAX_WALK_STEPS:
             break
         slot = slots.previous(slot - 1) or planned
         if slot <= since:

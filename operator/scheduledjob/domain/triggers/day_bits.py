@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .stored_trigger import DayPattern
 
-MAX_STEPS: Final = 40_000
+MAX_STEPS: Final = 25_000
 """Steps of one search or count. A step takes about a microsecond."""
 MIN_SEARCHED_DAYS: Final = 370
 """Days for which the steps have to suffice."""

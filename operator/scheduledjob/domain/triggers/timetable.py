@@ -83,6 +83,7 @@ class Timetable:
         "_windows",
         "by_hand",
         "following",
+        "steps",
         "zoned",
     )
 
@@ -111,6 +112,8 @@ class Timetable:
         """Whether its slots depend on the rules of a time zone."""
         self._start_at = start_at
         self._end_at = LAST_SECOND * SECOND if end_at is None else min(end_at, LAST_SECOND * SECOND)
+        self.steps = 0
+        """Steps of all searches by whole days so far."""
         self._minute_bits = all(trigger.by_day().whole_minutes for trigger in self._repeating)
         if self._excluding:
             _refuse_costly(self._bits(60 if self._minute_bits else 1).steps_of_day)
@@ -217,7 +220,9 @@ class Timetable:
                 bits = self._bits(unit)
             if steps + bits.steps > MAX_STEPS:
                 break
+            spent = bits.steps
             kept = bits.kept(day)
+            self.steps += bits.steps - spent
             if kept is None:
                 empty += 1
             else:
@@ -295,7 +300,9 @@ class Timetable:
                 if begin < end:
                     if unit not in bits:
                         bits[unit] = self._bits(unit)
+                    spent = bits[unit].steps
                     counts = bits[unit].count(begin, end)
+                    self.steps += bits[unit].steps - spent
                     kept, dropped = kept + counts[0], dropped + counts[1]
         for moment in self._moments:
             if after < moment <= until and all(

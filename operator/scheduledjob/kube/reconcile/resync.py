@@ -60,6 +60,7 @@ class PageCheck:
         """Reconcile the objects that the store has missed, and queue the status that is out of date."""
         slugs = [slug_of(body) for body in page]
         for body, row in zip(page, await self._store.get(slugs), strict=True):
+            await asyncio.sleep(0)  # the state of one object may take a millisecond to read
             if row is None or _is_behind(row, body):
                 self._reconciler.observe(body, force=True)
             else:
