@@ -117,6 +117,11 @@ async def test_a_text_that_can_not_be_read_says_why(content_type: bytes, words: 
     assert result.reason.startswith(f"HTTP 200, but {words}")
 
 
+async def test_an_empty_body_is_packed_in_any_way() -> None:
+    async with bare(answer(b"", b"Content-Encoding: gzip")) as server:
+        assert (await run(CurlSpec(server.url, expect_body="^$"))).ok
+
+
 # ---------------------------------------------------------------- shares
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
-from scheduledjob.jobs.curl.target import Target, join_target, parse_target
+from scheduledjob.jobs.curl.request import host_and_port
+from scheduledjob.jobs.curl.target import join_target, parse_target
 from tests.jobs.curl_support import attempt, bare, executor, run
 
 if TYPE_CHECKING:
@@ -137,6 +138,18 @@ def test_the_path_is_sent_as_it_was_written(written: str, sent: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://Host.Example/", "Host.Example"), ("http://host.:8080/", "host.:8080"), ("http://h:80/", "h"),
+        ("https://h:443", "h"), ("https://h:80", "h:80"), ("http://h:/", "h"), ("http://[::1]:81/", "[::1]:81"),
+        ("http://me:pw@h/", "h"), ("http://b\u00fccher.example/", "xn--bcher-kva.example"),
+    ],
+)  # fmt: skip
+def test_the_host_is_sent_as_it_was_written(url: str, host: str) -> None:
+    assert host_and_port(parse_target(url)) == host
+
+
+@pytest.mark.parametrize(
     ("location", "leads_to"),
     [
         (b"/new", "/new"), (b"new", "/a/b/new"), (b"./new", "/a/b/new"), (b"../new", "/a/new"),
@@ -155,7 +168,7 @@ def test_a_location_is_read_as_curl_reads_it(location: bytes, leads_to: str) -> 
 @pytest.mark.parametrize("location", [b"ftp://host/", b"x:y", b"http:x", b"/a\tb", b"http://", b"http://\xff/"])
 def test_a_location_that_leads_nowhere(location: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # the caller has the words
-        join_target(Target(parse_target("http://host/").origin, "/"), location)
+        join_target(parse_target("http://host/"), location)
 
 
 @asynccontextmanager

@@ -156,7 +156,7 @@ class _Coding(Protocol):
         """Yield what is in ``data``. Raises ``zlib.error``."""
 
     def is_complete(self) -> bool:
-        """Whether the packed data has an end."""
+        """Whether the packed data has an end, or there was none at all."""
 
 
 class _Zlib:
@@ -166,8 +166,10 @@ class _Zlib:
         self._window = window
         self._stream = zlib.decompressobj(window)
         self._begun = False
+        self._fed = False
 
     def unpack(self, data: bytes) -> Iterator[bytes]:
+        self._fed = self._fed or bool(data)
         while data:
             if self._stream.eof:
                 if not data.startswith(b"\x1f"):  # padding after the last member
@@ -191,7 +193,7 @@ class _Zlib:
                     yield rest
 
     def is_complete(self) -> bool:
-        return self._stream.eof
+        return self._stream.eof or not self._fed
 
 
 _WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}

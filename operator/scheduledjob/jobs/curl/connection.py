@@ -121,12 +121,12 @@ class Connection(asyncio.BufferedProtocol):
             self._reader.set_result(None)
 
     def _pause(self) -> None:
-        if not self._paused and not self._ended:
+        if not self._paused and not self._ended and not self._transport.is_closing():
             self._paused = True
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._paused and not self._ended:
+        if self._paused and not self._ended and not self._transport.is_closing():
             self._transport.resume_reading()
         self._paused = False
 
@@ -282,7 +282,7 @@ class ConnectionPool:
     async def _connect(self, endpoint: Endpoint) -> Connection:
         if endpoint.proxy is None:
             context = await context_of(endpoint.tls) if endpoint.scheme == "https" else None
-            server_name = endpoint.server_name or endpoint.host
+            server_name = _server_name(endpoint)
             return await self._open_connection(endpoint, endpoint.host, endpoint.port, context, server_name)
         return await self._connect_through(endpoint, endpoint.proxy)
 
@@ -300,7 +300,7 @@ class ConnectionPool:
         try:
             await _open_tunnel(connection, endpoint, proxy)
             try:
-                await connection.start_tls(await context_of(endpoint.tls), endpoint.server_name or endpoint.host)
+                await connection.start_tls(await context_of(endpoint.tls), _server_name(endpoint))
             except OSError as error:
                 raise ConnectFailedError(error) from None
         except BaseException:
@@ -327,6 +327,11 @@ class ConnectionPool:
         except OSError as error:
             raise ConnectFailedError(error) from None
         return connection
+
+
+def _server_name(endpoint: Endpoint) -> str:
+    # Certificates are for names without the dot of the root.
+    return (endpoint.server_name or endpoint.host).removesuffix(".")
 
 
 async def _open_tunnel(connection: Connection, endpoint: Endpoint, proxy: Proxy) -> None:

@@ -75,10 +75,11 @@ class Request:
     def head(self) -> bytes:
         """Return the request line and the headers as they are sent."""
         through_proxy = self.proxy is not None and self.url.scheme == "http"
-        origin = f"http://{host_and_port(self.url)}" if through_proxy else ""
+        host = host_and_port(self.target)
+        origin = f"http://{host}" if through_proxy else ""
         lines = [f"{self.method} {origin}{self.target.path} HTTP/1.1"]
         if "Host" not in self.headers:
-            lines.append(f"Host: {host_and_port(self.url)}")
+            lines.append(f"Host: {host}")
         lines += [f"{name}: {value}" for name, value in _DEFAULT_HEADERS if name not in self.headers]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         if through_proxy and self.proxy is not None and self.proxy.authorization:
@@ -254,10 +255,9 @@ def redirected(request: Request, response: Head, spec: CurlSpec) -> Request | No
     return onward
 
 
-def host_and_port(url: URL) -> str:
+def host_and_port(target: Target) -> str:
     """Return the value of a ``Host`` header, which omits the default port."""
-    host = f"[{url.raw_host}]" if ":" in (url.raw_host or "") else url.raw_host
-    return f"{host}" if url.is_default_port() else f"{host}:{url.port}"
+    return target.host if target.origin.is_default_port() else f"{target.host}:{target.origin.port}"
 
 
 def _may_share(first: URL, second: URL) -> bool:

@@ -14,6 +14,7 @@ from yarl import URL
 
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):/{1,3}([^/?#]*)([^#]*)")  # the number of slashes is that of curl
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*:")
+_PORT = re.compile(r":[0-9]*$")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _NOT_SENDABLE = re.compile(rb"[\x20\x80-\xff]")
 
@@ -25,6 +26,8 @@ class Target(NamedTuple):
     """Scheme, host and port, and the user and password of the URL."""
     path: str
     """Path and query, in ASCII."""
+    host: str
+    """The host as it was written, for the header ``Host``."""
 
 
 def parse_target(text: str) -> Target:
@@ -46,7 +49,7 @@ def join_target(base: Target, location: bytes) -> Target:
         path = b""
     elif not reference.startswith(b"?"):
         path = path[: path.rindex(b"/") + 1]
-    return Target(base.origin, _sendable(path + reference))
+    return Target(base.origin, _sendable(path + reference), base.host)
 
 
 def _absolute(text: bytes) -> Target:
@@ -56,7 +59,9 @@ def _absolute(text: bytes) -> Target:
     origin = URL(f"{match[1].decode().lower()}://{match[2].decode()}/")
     if not origin.raw_host or origin.raw_path != "/":
         raise ValueError("no host")
-    return Target(origin, _sendable(match[3]))
+    written = match[2].decode().rpartition("@")[2]
+    host = _PORT.sub("", written) if written.isascii() else origin.raw_host
+    return Target(origin, _sendable(match[3]), host)
 
 
 def _sendable(path: bytes) -> str:
