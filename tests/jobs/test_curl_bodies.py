@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 import zlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.jobs.curl.body import BODIES_LIMIT, BODY_LIMIT, FREE
+from scheduledjob.jobs.curl.curl_executor import CurlExecutor
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.curl.fair_share import FairShare, Reservation
 from tests.jobs.curl_support import attempt, bare, executor, run
@@ -215,3 +217,36 @@ async def test_a_long_header_that_does_not_end_counts() -> None:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         assert made.memory_held("team-a") == 0
+
+
+async def test_connections_of_a_namespace_keep_no_other_from_connecting() -> None:
+    share = FairShare(4, lambda held: f"waiting for a connection, beside {held}")
+    made = CurlExecutor(connections=share)
+    await made.start()
+    async with withholding(100) as (port, writers), bare(answer(b"ok")) as fine, asyncio.timeout(60):
+        spec = CurlSpec(f"http://127.0.0.1:{port}/")
+        held = [asyncio.create_task(made.run(attempt(spec))) for _ in range(2)]
+        await until(lambda: len(writers) == 2)
+        late = await made.run(attempt(spec, timeout=0.1))
+        assert late.reason == "timed out after 100ms, waiting for a connection, beside 2"
+        assert (await made.run(attempt(CurlSpec(fine.url), namespace="team-b"))).ok
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        assert (await made.run(attempt(CurlSpec(fine.url)))).ok
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            nobody = listener.getsockname()[1]
+        assert not (await made.run(attempt(CurlSpec(f"http://127.0.0.1:{nobody}/")))).ok
+    await made.stop()
+    assert share.held("team-a") == share.held("team-b") == 0
+
+
+async def test_an_idle_connection_makes_room_for_another_server() -> None:
+    share = FairShare(2)
+    made = CurlExecutor(connections=share)
+    await made.start()
+    async with bare(answer(b"ok"), keep_open=True) as first, bare(answer(b"ok"), keep_open=True) as second:
+        for server in (first, second, first):
+            assert (await made.run(attempt(CurlSpec(server.url), timeout=30.0))).ok
+        assert (first.connections, second.connections, share.held("team-a")) == (2, 1, 1)
+        await made.stop()

@@ -13,6 +13,7 @@ import socket
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from .fair_share import FairShare
 from .request_errors import ConnectFailedError, NameLookupError, RequestError, in_words, place
 from .response import BadResponseError, LineTooLongError, StreamEndedError, read_head
 from .tls import TlsSetting, context_of
@@ -41,6 +42,15 @@ _READ_AHEAD = 16 << 10
 
 WRITE_AHEAD = 64 << 10
 """Bytes of a request that wait in the process for a server that reads slowly."""
+
+CONNECTIONS = 8192
+"""What all open connections may cost together: a plain one costs 1, and one with TLS ``_COST_OF_TLS``."""
+
+_COST_OF_TLS = 4
+"""A connection with TLS holds up to 340 KiB, most of it in OpenSSL and the event loop; a plain one holds 30."""
+
+_KERNEL_BUFFER = 64 << 10
+"""Bytes that the kernel receives before the process reads them. TLS reads as much at once, and keeps it in memory."""
 
 _NEXT_ADDRESS_DELAY = 0.25
 """Seconds after which the next address of a name is tried beside the one that does not answer (RFC 8305)."""
@@ -85,6 +95,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # that of uvloop is no subclass
         self._transport.set_write_buffer_limits(WRITE_AHEAD)
+        if hasattr(transport, "set_read_buffer_limits"):  # that of TLS
+            transport.set_read_buffer_limits(_READ_AHEAD)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         # All connections share the buffer: the event loop calls ``buffer_updated`` before anything else.
@@ -213,14 +225,17 @@ class ConnectionPool:
     ``check`` raises an ``OSError`` for an address that may not be connected to.
     """
 
-    def __init__(self, names: NameCache, check: Callable[[Endpoint, str], None]) -> None:
+    def __init__(
+        self, names: NameCache, check: Callable[[Endpoint, str], None], share: FairShare | None = None
+    ) -> None:
         self._names = names
         self._check = check
         self._buffer = bytearray(_READ_AHEAD)
         self._idle: dict[Endpoint, list[Connection]] = {}
         self._idle_of: Counter[str] = Counter()
         self._timers: dict[Connection, asyncio.TimerHandle] = {}
-        self._open: set[Connection] = set()
+        self._share = share or FairShare(CONNECTIONS, _words)
+        self._open: dict[Connection, Endpoint] = {}
 
     async def get(self, endpoint: Endpoint, *, new: bool = False) -> Connection:
         """Return a connection, with ``new`` never one that was used before. Raises ``ConnectFailedError``."""
@@ -231,9 +246,23 @@ class ConnectionPool:
                 connection.reused = True
                 return connection
             self.discard(connection)
-        connection = await self._connect(endpoint)
-        self._open.add(connection)
+        cost = _cost(endpoint)
+        if not self._share.has_room(endpoint.namespace, cost):
+            self._close_idle(endpoint.namespace)
+        await self._share.acquire(endpoint.namespace, cost)
+        try:
+            connection = await self._connect(endpoint)
+        except BaseException:
+            self._share.release(endpoint.namespace, cost)
+            raise
+        self._open[connection] = endpoint
         return connection
+
+    def _close_idle(self, namespace: str) -> None:
+        for endpoint, idle in list(self._idle.items()):
+            for connection in list(idle) if endpoint.namespace == namespace else ():
+                self._forget(endpoint, connection)
+                self.discard(connection)
 
     def put(self, endpoint: Endpoint, connection: Connection) -> None:
         """Keep a connection whose response was read completely."""
@@ -253,7 +282,9 @@ class ConnectionPool:
 
     def discard(self, connection: Connection) -> None:
         """Close a connection."""
-        self._open.discard(connection)
+        endpoint = self._open.pop(connection, None)
+        if endpoint is not None:
+            self._share.release(endpoint.namespace, _cost(endpoint))
         connection.close()
 
     def close(self) -> None:
@@ -329,6 +360,15 @@ class ConnectionPool:
         return connection
 
 
+def _cost(endpoint: Endpoint) -> int:
+    secure = endpoint.scheme == "https" or (endpoint.proxy is not None and endpoint.proxy.origin.scheme == "https")
+    return _COST_OF_TLS if secure else 1
+
+
+def _words(_: int) -> str:
+    return "waiting for a connection: this namespace has as many open as it may have now"
+
+
 def _server_name(endpoint: Endpoint) -> str:
     # Certificates are for names without the dot of the root.
     return (endpoint.server_name or endpoint.host).removesuffix(".")
@@ -401,6 +441,7 @@ async def _connected(address: ResolveResult, check: Callable[[str], None]) -> so
     opened = socket.socket(address["family"], socket.SOCK_STREAM, address["proto"])
     try:
         opened.setblocking(False)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BUFFER)
         host, _, scope = address["host"].partition("%")
         numeric = (host, address["port"], 0, int(scope)) if scope else (host, address["port"])
         await asyncio.get_running_loop().sock_connect(opened, numeric)

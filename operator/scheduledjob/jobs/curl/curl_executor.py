@@ -62,14 +62,22 @@ _PIECE = 16 << 10
 class CurlExecutor:
     """Runs attempts whose params are ``CurlSpec``. ``addresses`` None: all addresses are allowed."""
 
-    def __init__(self, addresses: AddressFilter | None = None, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self,
+        addresses: AddressFilter | None = None,
+        resolver: Resolver | None = None,
+        connections: FairShare | None = None,
+    ) -> None:
         self._addresses = addresses
         self._resolver = resolver
+        self._connections = connections
         self._search = BodySearch()
         self._memory = FairShare(BODIES_LIMIT, _waits_for_memory)
 
     async def start(self) -> None:
-        self._pool = ConnectionPool(NameCache(self._resolver or ThreadResolver()), self._check_address)
+        self._pool = ConnectionPool(
+            NameCache(self._resolver or ThreadResolver()), self._check_address, self._connections
+        )
 
     def _check_address(self, endpoint: Endpoint, address: str) -> None:
         if self._addresses is None:
