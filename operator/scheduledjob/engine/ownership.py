@@ -167,7 +167,7 @@ class Ownership:
             )
         if row.requests:
             machine.request(schedule, requests_of(row), row.edited_at)
-        if state.zones and (others := due.plan_by_own_zones(schedule, now, named=row.first is not None)):
+        if others := due.plan_by_own_zones(schedule, now, named=row.first is not None):
             self.zones.planned_by(others)
         if row.due_at is not None and (state.runs or state.waiting):
             due.miss_outage(schedule, row.due_at, now)

@@ -127,14 +127,14 @@ def _by_hand(slots: Slots | None) -> bool:
 
 
 def plan_by_own_zones(schedule: Schedule, now: Instant, *, named: bool) -> str:
-    """Plan the next slot anew if older zone data than this program has named it. Returns the version of others' data.
+    """Plan the next slot anew if older zone data than this program has named it. Returns the version of those data.
 
     What was decided stays decided, so no slot runs twice. ``named``: a client named the first slot, which stays. A slot
-    that is due stays, too: it may have started. Returns an empty text if the data are the same.
+    that is due stays, too: it may have started. Returns an empty text if the data are the same or not known.
     """
     state = schedule.state
     planned, version = state.next, state.zones
-    if not version or version == ZONE_DATA.version or schedule.slots is None or not schedule.slots.zoned:
+    if version == ZONE_DATA.version or schedule.slots is None or not schedule.slots.zoned:
         return ""
     if version < ZONE_DATA.version and planned is not None and planned.due > now and not named:
         state.next = None
