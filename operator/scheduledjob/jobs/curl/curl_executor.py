@@ -23,7 +23,8 @@ from scheduledjob.jobs.redaction import Redaction, redacted
 from .addresses import AddressRefusedError
 from .body import BODIES_LIMIT, BODY_LIMIT, Body, collect, is_utf8
 from .body_search import BodySearch, compiled_pattern
-from .connection import IDEMPOTENT, WRITE_AHEAD, Connection, ConnectionPool, Endpoint
+from .connection import WRITE_AHEAD, Connection
+from .connection_pool import IDEMPOTENT, ConnectionPool, Endpoint
 from .fair_share import FairShare, Reservation
 from .request import Request, first_request, redirected
 from .request_errors import ConnectFailedError, ConnectionLostError, NameLookupError, RequestError, in_words, place
