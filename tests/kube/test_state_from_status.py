@@ -14,7 +14,7 @@ from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant, rfc3339
 from scheduledjob.engine.store import Row
 from scheduledjob.kube.reconcile.desired_state import DesiredState, ObjectRules, read_object
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
-from scheduledjob.kube.reconcile.reconciler import Reconciler
+from scheduledjob.kube.reconcile.reconciler import Reconciler, _PendingObject
 from scheduledjob.kube.report.status import StoredSchedule, build_status
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
@@ -85,7 +85,7 @@ async def restored(
         SilentObserver(),
         status_is_complete=lambda: status_is_complete,
     )
-    await reconciler._write([body])
+    await reconciler._write([_PendingObject(body, gone=False)])
     (row,) = await store.get(["ns/a"])
     assert row is not None
     return State.decode(row.state)

@@ -455,3 +455,37 @@ async def test_history_of_one_uid(store: Store) -> None:
     assert [entry.finished - now for entry in found] == [22, 20, 12, 10, 2, 0]
     assert await store.history("ns/job", uid="uid-3") == []
     assert len(await store.history("ns/job")) == 45
+
+
+# ---- a cluster that was restored from a backup
+
+
+async def test_a_restored_object_wins_over_a_later_generation(store: Store) -> None:
+    await reconcile(store, observed(generation=9, definition='{"kind":"print"}', payload=b"later"))
+    older = observed(generation=5, definition="{}", payload=b"earlier")
+    assert await reconcile(store, older) is Put.STALE
+    assert await reconcile(store, dataclasses.replace(older, restored=True)) is Put.UPDATED
+    row = await read_row(store, "ns/job")
+    assert (row.generation, row.definition, row.payload) == (5, "{}", b"earlier")
+    assert await reconcile(store, observed(generation=6)) is Put.UPDATED
+
+
+async def test_a_restored_object_wins_over_its_tombstone_for_good(store: Store, other: Store) -> None:
+    await reconcile(store, observed(generation=2))
+    await store.tombstone([("ns/job", "uid-1")])
+    assert await reconcile(other, observed(generation=1)) is Put.STALE
+    assert await reconcile(other, dataclasses.replace(observed(generation=1), restored=True)) is Put.CREATED
+    assert await reconcile(store, observed(generation=2)) is Put.UPDATED
+    await store.tombstone([("ns/job", "uid-1")])
+    assert await reconcile(store, observed(generation=3)) is Put.STALE
+
+
+async def test_a_restored_object_wins_over_a_younger_one_of_its_name(store: Store) -> None:
+    await reconcile(store, observed(generation=1, created_at=5))
+    await reconcile(store, dataclasses.replace(observed(generation=1, created_at=6), uid="younger"))
+    assert await reconcile(store, observed(generation=1, created_at=5)) is Put.STALE
+    assert (
+        await reconcile(store, dataclasses.replace(observed(generation=1, created_at=5), restored=True)) is Put.CREATED
+    )
+    assert (await read_row(store, "ns/job")).uid == "uid-1"
+    assert await reconcile(store, dataclasses.replace(observed(generation=2), uid="younger")) is Put.STALE

@@ -109,6 +109,9 @@ class NewRow:
     """The tenant of a library schedule. Other rows belong to the namespace in their slug, whatever this says."""
     keep_payload: bool = False
     """``put`` only: an existing row keeps its payload, because the caller gave none."""
+    restored: bool = False
+    """``reconcile`` only: the cluster was restored from a backup, so this is its newest state although the store has a
+    later generation, another uid or a tombstone. The tombstone is deleted."""
 
 
 class Put(Enum):

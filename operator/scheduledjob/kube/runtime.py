@@ -65,6 +65,9 @@ log = structlog.get_logger("scheduledjob.operator")
 MAX_LEASE_IN_MEMORY = 15.0
 """Seconds: the longest lease of a run if the store is in memory. The operator's own Lease limits these leases, so they
 have to be renewed more often than it is."""
+COMPARE_LIMIT = 10.0
+"""Seconds that the start of runs waits for the first list, which tells whether the store was restored from a backup. In
+that time the API server returns some 50,000 objects."""
 GC_THRESHOLD = 100_000
 """New objects between two garbage collections. A collection stops the event loop and delays the runs that are due."""
 
@@ -153,7 +156,7 @@ class OperatorRuntime:
         )
         self._handover = Handover()
         self._watcher = KopfWatcher(api.access, settings.namespaces, self._handover, on_request=metrics.api_request)
-        page_check = PageCheck(store, objects, self._reconciler, queue)
+        page_check = PageCheck(store, objects, self._reconciler, queue, observer)
         self._resync = Resync(
             settings,
             api,
@@ -216,7 +219,7 @@ class OperatorRuntime:
                     self._api_server_addresses.run(),
                 )
             ]
-            replica = tasks.create_task(self.replica.run())
+            replica = tasks.create_task(self._run_replica(stopping))
             await stopping.wait()
             log.info("stopping: runs may finish", seconds=self._settings.grace)
             statuses_written = await finish_work(
@@ -225,6 +228,14 @@ class OperatorRuntime:
             for part in parts:
                 part.cancel()
         return statuses_written
+
+    async def _run_replica(self, stopping: asyncio.Event) -> None:
+        """Run what is due, once it is known that the store was not restored from a backup."""
+        waits = [asyncio.create_task(event.wait()) for event in (self._resync.compared, stopping)]
+        await asyncio.wait(waits, timeout=COMPARE_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        await self.replica.run()
 
     async def _forward_events(self) -> None:
         """Pass what the watch sees to the reconciler."""

@@ -44,15 +44,15 @@ def decide_upsert(existing: ExistingRow | None, new: NewRow, *, tombstoned: bool
 
     The payload is not compared: within a generation, the job may change it.
     """
-    if tombstoned:
+    if tombstoned and not new.restored:
         return Put.STALE
     if existing is None:
         return Put.CREATED
     if existing.origin != Origin.CLUSTER.value:
         return Put.STALE
     if existing.uid != new.uid:
-        return Put.CREATED if existing.created_at < new.created_at else Put.STALE
-    if existing.generation > new.generation:
+        return Put.CREATED if existing.created_at < new.created_at or new.restored else Put.STALE
+    if existing.generation > new.generation and not new.restored:
         return Put.STALE
     known = (existing.generation, existing.kind, existing.definition, existing.requests)
     same = new.first is None and known == (new.generation, new.kind, new.definition, new.requests)

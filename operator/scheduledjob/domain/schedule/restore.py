@@ -77,6 +77,30 @@ def restored_state(
     return state, now if state.runs or state.waiting or idle else machine.wake_at(schedule)
 
 
+def told_state(text: str) -> State | None:
+    """Return the state that a status tells, or None if no version of this product wrote it."""
+    try:
+        state = State.decode(text)
+    except msgspec.MsgspecError:
+        return None
+    return None if any(_contradictions(state)) else state
+
+
+def is_older(state: State, told: State) -> bool:
+    """Return whether the store has an older state of a schedule than its status tells, which was read from the store.
+
+    Then the store was restored from a backup, or it lost its last writes in a failover.
+    """
+    counts = [(state.decided_until, told.decided_until), (state.succeeded, told.succeeded)]
+    counts += [(state.failed, told.failed), (state.cancelled, told.cancelled), (state.skipped, told.skipped)]
+    counts += [(state.missed, told.missed), (state.excluded, told.excluded)]
+    if any(stored < reported for stored, reported in counts):
+        return True
+    # A state forgets old requests, so only the newest one counts, and only if nothing has happened since.
+    same = all(stored == reported for stored, reported in counts)
+    return same and bool(told.handled) and told.handled[-1] not in state.handled
+
+
 def _contradictions(state: State) -> Iterator[str]:
     """Return what makes no sense in a state of the right form."""
     instants = [

@@ -80,7 +80,7 @@ class KnownObjects:
         metadata = body["metadata"]
         uid, version = metadata["uid"], metadata["resourceVersion"]
         known = self._by_uid.get(uid)
-        if known is not None and _is_newer(known.version, version):
+        if known is not None and is_newer(known.version, version):
             return known
         status = body.get("status") or {}
         observed = ObservedObject(
@@ -143,6 +143,6 @@ class KnownObjects:
 _NEVER = ("False", "")
 
 
-def _is_newer(known: str, other: str) -> bool:
+def is_newer(known: str, other: str) -> bool:
     """Compare two resourceVersions. They are growing numbers in every API server that stores in etcd (KEP 5504)."""
     return known.isdigit() and other.isdigit() and int(known) > int(other)

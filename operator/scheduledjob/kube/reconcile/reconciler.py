@@ -44,6 +44,8 @@ BATCH = 500
 """Objects in one write to the store. An object that comes alone is written alone."""
 LARGE = 2048
 """Bytes of a spec. Below, an object is read in some milliseconds, whatever it holds."""
+MAX_REFUSED = 100_000
+"""How many refused objects are remembered for the sweep."""
 RETRY_DELAY = 1.0
 """Seconds until a write is tried again after the store did not answer."""
 
@@ -79,6 +81,7 @@ class ReconcileObserver(Protocol):
 class _PendingObject:
     body: Mapping[str, Any]
     gone: bool
+    restored: bool = False
 
 
 class _Candidate(NamedTuple):
@@ -123,15 +126,19 @@ class Reconciler:
         self._check = check
         self._waiting: dict[str, _PendingObject] = {}
         """By uid, in the order of arrival."""
+        self._refused: dict[str, int] = {}
         self._added = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def observe(self, body: Mapping[str, Any], *, deleted: bool = False, force: bool = False) -> None:
+    def observe(
+        self, body: Mapping[str, Any], *, deleted: bool = False, force: bool = False, restored: bool = False
+    ) -> None:
         """Queue an object as it is now, or as it was when it was deleted.
 
         An object with a deletionTimestamp counts as deleted, so it starts no more runs. A change of labels or status is
         ignored, because the store has the rest. ``force`` writes the object anyway: the store does not have it.
+        ``restored``: the cluster was restored from a backup, so this wins over everything that is known of the object.
         """
         metadata = body["metadata"]
         gone = deleted or "deletionTimestamp" in metadata
@@ -139,6 +146,8 @@ class Reconciler:
         if gone:
             self._waiting.pop(uid, None)
         else:
+            if restored:
+                self._objects.remove([uid])
             waiting = self._waiting.get(uid)
             if waiting is not None and waiting.gone:
                 return  # a deleted uid never returns
@@ -147,7 +156,7 @@ class Reconciler:
                 return  # a newer version is known
             if not force and waiting is None and known.reconciled == (known.generation, requests_key(body)):
                 return
-        self._waiting[uid] = _PendingObject(body, gone)
+        self._waiting[uid] = _PendingObject(body, gone, restored)
         self._idle.clear()
         self._added.set()
 
@@ -178,7 +187,7 @@ class Reconciler:
         """Write these to the store. If it can't hold an object, leave out only that object."""
         try:
             await self._tombstone([pending.body for pending in batch if pending.gone])
-            await self._write([pending.body for pending in batch if not pending.gone])
+            await self._write([pending for pending in batch if not pending.gone])
         except StoreError:
             raise
         except Exception:  # the store can't hold one of the objects: find out which
@@ -207,11 +216,15 @@ class Reconciler:
         for _, uid in gone:
             self._observer.tombstoned(uid)
 
-    async def _write(self, bodies: Sequence[Mapping[str, Any]]) -> None:
-        if not bodies:
+    async def _write(self, batch: Sequence[_PendingObject]) -> None:
+        if not batch:
             return
         now = await self._store.now()
-        candidates = await self._candidates(await self._checked(await self._read(bodies)), now)
+        read = await self._read([pending.body for pending in batch])
+        candidates = await self._candidates(await self._checked(read), now)
+        restored = {pending.body["metadata"]["uid"] for pending in batch if pending.restored}
+        for candidate in candidates:
+            candidate.row.restored = candidate.desired.uid in restored
         puts = await self._store.reconcile([candidate.row for candidate in candidates])
         results = list(zip(candidates, puts, strict=True))
         await self._forget([candidate.desired for candidate, put in results if put is Put.STALE])
@@ -289,10 +302,24 @@ class Reconciler:
         """Forget the stale objects that the store knows to be deleted. A list that began before may contain them."""
         if stale:
             rows = await self._store.get([desired.slug for desired in stale])
-            ended = [
-                desired.uid for desired, row in zip(stale, rows, strict=True) if row is None or row.uid != desired.uid
-            ]
+            ended: list[str] = []
+            for desired, row in zip(stale, rows, strict=True):
+                if row is None or row.uid != desired.uid:
+                    ended.append(desired.uid)
+                    self._refused[desired.uid] = 0
+                else:
+                    self._refused[desired.uid] = row.generation
             self._objects.remove(ended)
+            if len(self._refused) > MAX_REFUSED:  # a replica that does not sweep needs them only if it begins to
+                self._refused.clear()
+
+    def take_refused(self) -> dict[str, int]:
+        """Return the objects, by uid, that the store has refused since the last call.
+
+        The value is the later generation that the store has; 0: the object is deleted there.
+        """
+        refused, self._refused = self._refused, {}
+        return refused
 
     def _new_row(self, body: Mapping[str, Any], desired: DesiredState, now: Instant) -> NewRow:
         """Return the row to create if the store does not have it yet."""

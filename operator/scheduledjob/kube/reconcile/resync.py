@@ -12,19 +12,22 @@ without a tombstone: if the namespace is added again, they continue from their s
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
 
+from scheduledjob.domain.schedule.restore import is_older, told_state
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import from_seconds
+from scheduledjob.engine.store import StoreError
 from scheduledjob.kube.client.api_errors import ApiError
 from scheduledjob.kube.client.paths import scheduled_jobs
 from scheduledjob.kube.report.status import engine_text
 from scheduledjob.manifests.status_model import ENGINE_LIMIT
 
 from .desired_state import requests_of, slug_of
+from .known_objects import is_newer
 from .sweep import ScheduleRef, Sweeper, schedule_refs
 
 if TYPE_CHECKING:
@@ -47,26 +50,113 @@ BATCH = 500
 """Schedules in one deletion."""
 
 
-class PageCheck:
-    """Compares listed objects with the store."""
+class RestoreObserver(Protocol):
+    """Learns what was restored from a backup."""
 
-    def __init__(self, store: Store, objects: KnownObjects, reconciler: Reconciler, queue: StatusQueue) -> None:
+    def object_restored(self, body: Mapping[str, Any]) -> None:
+        """The cluster has an older version of this object than the store."""
+
+    def store_restored(self, body: Mapping[str, Any]) -> None:
+        """The store has an older state of this object than its status."""
+
+
+class _Suspect(NamedTuple):
+    """What was known of an object when a list had an older version of it. A later list can't, unless etcd went back."""
+
+    generation: int
+    """The generation in the store; 0 if the object is deleted there."""
+    version: str
+    """The resourceVersion that this replica has seen."""
+
+
+class PageCheck:
+    """Compares listed objects with the store, and finds out whether either was restored from a backup.
+
+    A store that was restored has less history than the status of the objects, which was read from it. Then the state of
+    the schedule is taken from status, as if the store did not know the object.
+
+    An etcd that was restored has objects that the store knows to be deleted, or knows in a later generation. A late
+    write looks the same. But a list is consistent: it can't lack what was known before it began. So the second list
+    tells, and then the object wins over the store.
+    """
+
+    def __init__(
+        self, store: Store, objects: KnownObjects, reconciler: Reconciler, queue: StatusQueue, observer: RestoreObserver
+    ) -> None:
         self._store = store
         self._objects = objects
         self._reconciler = reconciler
         self._queue = queue
+        self._observer = observer
+        self._suspects: dict[str, _Suspect] = {}
+        """By uid: known before this list began."""
+        self._found: dict[str, _Suspect] = {}
+        """By uid: found in this list."""
+
+    @property
+    def unsure(self) -> bool:
+        """Whether the next list should follow soon, because it tells whether etcd was restored."""
+        return bool(self._found)
+
+    def begin(self) -> None:
+        """A list begins."""
+        self._suspects, self._found = self._found, {}
+        for uid, generation in self._reconciler.take_refused().items():
+            self._suspects.setdefault(uid, _Suspect(generation, "0"))
 
     async def check(self, page: list[dict[str, Any]]) -> None:
         """Reconcile the objects that the store has missed, and queue the status that is out of date."""
         slugs = [slug_of(body) for body in page]
         for body, row in zip(page, await self._store.get(slugs), strict=True):
             await asyncio.sleep(0)  # the state of one object may take a millisecond to read
-            if row is None or _is_behind(row, body):
+            if self._is_restored(body, row):
+                self._observer.object_restored(body)
+                self._reconciler.observe(body, force=True, restored=True)
+            elif row is None or _is_behind(row, body):
                 self._reconciler.observe(body, force=True)
-            else:
+            elif not await self._restore_row(body, row):
                 observed = self._objects.update(body)
                 if observed.observed_generation != row.generation or observed.engine != _engine_of(row):
                     self._queue.changed(observed.uid)
+
+    async def compare(self, page: list[dict[str, Any]]) -> None:
+        """Only find the objects whose status has more history than the store."""
+        slugs = [slug_of(body) for body in page]
+        for body, row in zip(page, await self._store.get(slugs), strict=True):
+            await asyncio.sleep(0)
+            if row is not None:
+                await self._restore_row(body, row)
+
+    def _is_restored(self, body: Mapping[str, Any], row: Row | None) -> bool:
+        """Return whether etcd was restored to this older version of an object."""
+        metadata = body["metadata"]
+        uid, generation, version = metadata["uid"], metadata["generation"], metadata["resourceVersion"]
+        stored = row.generation if row is not None and row.uid == uid else 0
+        known = self._objects.get(uid)
+        seen = known.version if known is not None else "0"
+        if "deletionTimestamp" in metadata:
+            return False
+        suspect = self._suspects.get(uid)
+        if suspect is not None:
+            is_deleted = suspect.generation == 0 and suspect.version == "0" and not stored
+            if is_deleted or generation < suspect.generation or is_newer(suspect.version, version):
+                return True
+        if stored > generation or is_newer(seen, version):
+            self._found[uid] = _Suspect(stored, seen)
+        return False
+
+    async def _restore_row(self, body: Mapping[str, Any], row: Row) -> bool:
+        """If the status has more history than the store, have the row created from it. Return whether it has."""
+        text = (body.get("status") or {}).get("engine", "")
+        if not text or row.uid != body["metadata"]["uid"] or text == _engine_of(row):
+            return False
+        told = told_state(text)
+        if told is None or not is_older(State.decode(row.state), told):
+            return False
+        self._observer.store_restored(body)
+        await self._store.delete([row.slug])
+        self._reconciler.observe(body, force=True)
+        return True
 
 
 class Resync:
@@ -93,6 +183,8 @@ class Resync:
         self._unwatched = unwatched
         self._abandoned: set[str] = set()
         """Namespaces with schedules that no replica watched at the last sweep."""
+        self.compared = asyncio.Event()
+        """Set when the status of every object was compared with the store, so that nothing runs again that has run."""
         self.all_listed = asyncio.Event()
         """Set when the store has every object that existed when this replica started."""
 
@@ -110,6 +202,7 @@ class Resync:
             on_page=self._page_check.check,
             lock=self._lock,
             every=self._settings.sweep_interval,
+            unsure=lambda: self._page_check.unsure,
         )
         await sweeper.run()
 
@@ -120,21 +213,24 @@ class Resync:
             try:
                 for namespace in self._settings.namespaces or [""]:
                     async for page in self._api.pages(scheduled_jobs(namespace)):
+                        await self._page_check.compare(page["items"])
                         for body in page["items"]:
                             self._reconciler.observe(body)
                         count += len(page["items"])
                         await asyncio.sleep(0)  # a page takes some milliseconds: let other tasks run in between
-            except ApiError as error:
+            except (ApiError, StoreError) as error:
                 log.warning("ScheduledJobs can't be listed yet", error=str(error))
                 await asyncio.sleep(RETRY_DELAY)
             else:
+                self.compared.set()
                 return count
 
     async def _lock(self) -> bool:
         return await self._store.lock(LOCK, self._replica, from_seconds(3 * self._settings.sweep_interval))
 
     async def _rows(self) -> list[ScheduleRef]:
-        """Return the schedules of the watched namespaces. Delete those of abandoned namespaces."""
+        """Return the schedules of the watched namespaces. Delete those of abandoned namespaces. A list follows."""
+        self._page_check.begin()
         known = await schedule_refs(self._store)
         if not (watched := set(self._settings.namespaces)):
             return known

@@ -108,11 +108,12 @@ class Sweeper:
         on_page: TakePage,
         lock: Callable[[], Awaitable[bool]],
         every: float = SWEEP_INTERVAL,
+        unsure: Callable[[], bool] = lambda: False,
     ) -> None:
         """``namespaces``: empty means all. ``rows`` returns the schedules of this installation that have an object.
 
         ``on_page`` receives the objects of each page, also of incomplete lists. ``lock`` returns whether this replica
-        has to sweep now. ``every`` is in seconds.
+        has to sweep now. ``every`` is in seconds. ``unsure`` returns whether the next list should follow soon.
         """
         self._api = api
         self._namespaces = tuple(namespaces) or ("",)
@@ -121,6 +122,7 @@ class Sweeper:
         self._on_page = on_page
         self._lock = lock
         self._every = every
+        self._unsure = unsure
         self._absences = AbsenceCounter()
         self.last: ListResult | None = None
         """The last list of this replica."""
@@ -140,7 +142,7 @@ class Sweeper:
                 if await self._lock() or is_first:
                     await self.sweep()
                     is_first = is_first and (self._absences.unsure or self._is_incomplete)
-                    wait = soon if self._absences.unsure else self._every
+                    wait = soon if self._absences.unsure or self._unsure() else self._every
             except StoreError as error:
                 log.warning("the sweep waits for the store", error=str(error))
 

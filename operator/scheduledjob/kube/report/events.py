@@ -74,6 +74,7 @@ class Reason(StrEnum):
     COMPLETED = "Completed"
     OWNER_LOST = "OwnerLost"
     ACT_REFUSED = "ActRefused"
+    RESTORED = "Restored"
 
 
 class Regarding(NamedTuple):

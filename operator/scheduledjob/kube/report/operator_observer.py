@@ -198,6 +198,26 @@ class OperatorObserver(MetricsObserver):
         slug = f"{metadata['namespace']}/{metadata['name']}"
         self._record_event(metadata["uid"], slug, WARNING, Reason.ACT_REFUSED, reason, "Reconcile")
 
+    def object_restored(self, body: Mapping[str, Any]) -> None:
+        self._restored(
+            body,
+            "The cluster has an older version of this object than the store: etcd was restored from a backup. "
+            "The object counts from now on",
+        )
+
+    def store_restored(self, body: Mapping[str, Any]) -> None:
+        self._restored(
+            body,
+            "The store has less history of this object than its status: the store was restored from a backup, or lost "
+            "its last writes. The schedule continues from its status",
+        )
+
+    def _restored(self, body: Mapping[str, Any], message: str) -> None:
+        metadata = body["metadata"]
+        slug = f"{metadata['namespace']}/{metadata['name']}"
+        log.warning("restored from a backup", slug=slug, found=message)
+        self._record_event(metadata["uid"], slug, WARNING, Reason.RESTORED, message, "Reconcile")
+
     def reconcile_failed(self) -> None:
         self._metrics.reconcile_errors.add()
 

@@ -90,6 +90,8 @@ class FirestoreReconciling:
         row = None if existing is None else row_of(existing)
         tombstoned = tombstones_in(document, now)
         put = decide_upsert(row, new, tombstoned=new.uid in tombstoned)
+        if new.restored:
+            tombstoned.pop(new.uid, None)
         if put is Put.UPDATED and existing is not None and row is not None:
             desired = replace(new, keep_payload=row.generation == new.generation)
             fields = definition_fields(desired, row.revision + 1, now)

@@ -35,6 +35,8 @@ class MemoryReconciling(MemoryPart):
             self._end([tables.slugs[slug] for slug in replaced], now)
             written: list[Entry] = []
             for row, put in decided:
+                if row.restored:
+                    tables.revive(row.uid)
                 if put is Put.CREATED:
                     written.append(tables.create(row, now))
                 elif put is Put.UPDATED:

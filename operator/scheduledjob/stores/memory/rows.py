@@ -155,6 +155,10 @@ class Installation:
         """Keep a tombstone of the uid, whose schedule had this definition."""
         self._tombstoned[uid] = max(self._tombstoned.get(uid, 0), now + tombstone_kept_for(definition))
 
+    def revive(self, uid: str) -> None:
+        """Delete the tombstone of the uid."""
+        self._tombstoned.pop(uid, None)
+
     def is_tombstoned(self, uid: str, now: Instant) -> bool:
         return self._tombstoned.get(uid, now) > now
 

@@ -104,6 +104,8 @@ class PostgresReconciling(PostgresSchedules):
         results = {
             row.slug: decide_upsert(existing.get(row.slug), row, tombstoned=row.uid in tombstoned) for row in rows
         }
+        if restored := [row.uid for row in rows if row.restored and row.uid in tombstoned]:
+            await connection.execute(SQL["delete_tombstones"], self._installation, restored)
         new = [row for row in rows if results[row.slug] is Put.CREATED]
         replaced = [existing[row.slug] for row in new if row.slug in existing]
         if replaced:

@@ -91,6 +91,11 @@ SELECT $1, given.uid, scheduledjob.clock() + given.kept
 FROM unnest($2::text[], $3::bigint[]) AS given (uid, kept)
 ON CONFLICT (uid, installation) DO UPDATE SET expires = greatest(t.expires, excluded.expires);
 
+-- name: delete_tombstones
+DELETE FROM scheduledjob.tombstone AS t
+USING unnest($2::text[]) AS given (uid)
+WHERE t.uid = ANY(ARRAY[given.uid]) AND t.installation - $1 = 0;
+
 -- name: touch_rows
 WITH found AS MATERIALIZED (
     {ids_of_slugs}
