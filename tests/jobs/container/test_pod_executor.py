@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scheduledjob.engine.executor import CANCELLED, RELEASED
-from scheduledjob.jobs.container import pod_retrying
+from scheduledjob.jobs.container import pod_limits, pod_retrying
 from scheduledjob.jobs.container.pod_builder import build_pod
 from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_spec import PodSettings
@@ -144,6 +144,7 @@ async def test_a_refusal_is_a_failed_attempt() -> None:
 async def test_a_creation_that_never_succeeds_ends_by_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A webhook that is down answers each creation with 500."""
     monkeypatch.setattr(pod_retrying, "FIRST_RETRY_DELAY", 0.001)
+    monkeypatch.setattr(pod_limits, "REPORT_DELAY", 0.0)
 
     class Failing(Served):
         tries = 0
@@ -154,8 +155,8 @@ async def test_a_creation_that_never_succeeds_ends_by_the_limits(monkeypatch: py
 
     waits: list[str] = []
     for limits, words in (
-        ({"pending": 0.05}, "not started within 50ms"),
-        ({"pending": 300.0, "total": 0.05}, "not started before timeouts.total had passed"),
+        ({"pending": 0.5}, "not started within 500ms"),
+        ({"pending": 300.0, "total": 0.5}, "not started before timeouts.total had passed"),
     ):
         served = Failing()
         executor = PodExecutor(served, on_waiting=lambda attempt, words, started: waits.append(words))
@@ -175,7 +176,8 @@ async def test_a_pod_that_was_created_by_a_request_that_failed_is_followed_after
     assert (await asyncio.wait_for(PodExecutor(served).run(attempt(container(), pending=0.0)), 30.0)).ok
 
 
-async def test_waiting_for_capacity_counts_as_pending() -> None:
+async def test_waiting_for_capacity_counts_as_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pod_limits, "REPORT_DELAY", 0.0)
     served, waits = Served(), []
     executor = PodExecutor(served, capacity=1, on_waiting=lambda attempt, words, started: waits.append(words))
     first = asyncio.create_task(executor.run(attempt(container())))

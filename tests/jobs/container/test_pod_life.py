@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.engine.executor import Result
-from scheduledjob.jobs.container import pod_life
+from scheduledjob.jobs.container import pod_life, pod_limits
 from scheduledjob.jobs.container.pod_life import PodLife
 from scheduledjob.jobs.container.pod_limits import PodLimits
 from scheduledjob.jobs.container.pod_names import JOB_ENDED
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Mapping
 
     import pytest
+
+    from scheduledjob.engine.executor import Attempt
 
 from scheduledjob.jobs.container.pod_builder import build_pod
 
@@ -80,6 +82,7 @@ class Served:
         self.away = 0
         self.done: list[str] = []
         self.waits: list[str] = []
+        self.waited = asyncio.Event()
 
     async def read(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         if self.away:
@@ -89,6 +92,10 @@ class Served:
 
     async def log(self, pod: Mapping[str, Any]) -> bytes:
         return b""
+
+    def note_wait(self, attempt: Attempt, words: str, started: bool) -> None:
+        self.waits.append(words)
+        self.waited.set()
 
     async def expire(self, pod: Mapping[str, Any], *, job_ended: bool = False) -> None:
         self.done.append("end sidecars" if job_ended else "expire")
@@ -112,7 +119,7 @@ def life(served: Served, watch: Watch, known: Mapping[str, Any], *, pending: flo
     # Its clock is an hour after the creation of the Pod.
     now = SLOT + 3_600_000_000
     secrets = PodSecrets(served, "team-a")
-    limits = PodLimits(attempt(pending=pending), lambda attempt, words, started: served.waits.append(words))
+    limits = PodLimits(attempt(pending=pending), served.note_wait)
     return PodLife(served, known, watch, secrets, limits, complete=frozenset(), adopted=adopted, now=lambda: now)
 
 
@@ -185,14 +192,15 @@ async def test_a_sidecar_does_not_keep_a_finished_job_running(monkeypatch: pytes
     assert served.done == ["end sidecars"], "the Pod stays with its log"
 
 
-async def test_a_pod_says_what_it_waits_for() -> None:
+async def test_a_pod_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pod_limits, "REPORT_DELAY", 0.0)
     served, watch = Served(pod(PENDING)), Watch()
     task = asyncio.create_task(life(served, watch, pod(PENDING), pending=300.0, adopted=False).run())
     await soon(watch.awaited.wait())
     watch.awaited.clear()
     condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}
     watch.report(pod({**PENDING, "conditions": [condition]}))
-    await soon(watch.awaited.wait())
+    await soon(served.waited.wait())
     watch.awaited.clear()
     watch.report(pod(RUNNING))
     await soon(watch.awaited.wait())

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     started."""
 
 
+REPORT_DELAY = 2.0
+"""Seconds after which a wait is reported. Most Pods wait for a moment, and end that by themselves."""
+
+
 class NotStartedError(Exception):
     """A time limit has passed before the Pod was created. The message is the reason."""
 
@@ -38,6 +42,8 @@ class PodLimits:
         self._attempt = attempt
         self._on_waiting = on_waiting
         self._words = ""
+        self._report: asyncio.TimerHandle | None = None
+        self._reported = False
 
     @property
     def start_until(self) -> float:
@@ -45,10 +51,23 @@ class PodLimits:
         return min(self.pending_until, self.total_until)
 
     def waits_for(self, words: str, *, started: bool = False) -> None:
-        """Report what the attempt waits for; empty: it does not wait. ``started``: its job has started."""
-        if words != self._words:
-            self._words = words
-            self._on_waiting(self._attempt, words, started)
+        """Note what the attempt waits for, and report it soon; empty: it does not wait. ``started``: its job has."""
+        if words == self._words:
+            return
+        self._words = words
+        if self._report is not None:
+            self._report.cancel()
+        if words:
+            loop = asyncio.get_running_loop()
+            self._report = loop.call_later(REPORT_DELAY, self._report_now, words, started)
+        else:
+            self._report = None
+            if self._reported:
+                self._report_now("", started)
+
+    def _report_now(self, words: str, started: bool) -> None:
+        self._reported = bool(words)
+        self._on_waiting(self._attempt, words, started)
 
     def not_started(self, words: str = "") -> str:
         """Return the reason of an attempt that has not started in time. ``words``: what it waited for at last."""
