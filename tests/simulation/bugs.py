@@ -12,23 +12,26 @@ from unittest.mock import patch
 
 from scheduledjob.domain.schedule import due, followed_runs, machine, misfire, runs
 from scheduledjob.domain.schedule.requests import PendingRequests, Requests
+from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.write_tracker import WriteTracker
 from scheduledjob.engine.attempt_runner import AttemptRunner
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.followers import UpstreamPoller
+from scheduledjob.engine.hook_delivery import calls_of
 from scheduledjob.engine.leases import Leases
 from scheduledjob.engine.owned_schedule import Phase
 from scheduledjob.engine.ownership import Ownership
+from scheduledjob.engine.store import Settlement
 from scheduledjob.stores.memory import MemoryStore, rows
 from scheduledjob.stores.memory.history import History
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from scheduledjob.domain.schedule.schedule import Schedule
     from scheduledjob.domain.schedule.state import Run, RunRecord, State
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.store import Disposition
+    from scheduledjob.engine.owned_schedule import OwnedSchedule
+    from scheduledjob.engine.store import Disposition, HookCall
 
 
 @contextmanager
@@ -284,6 +287,32 @@ def followers_forget() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def hooks_need_an_exit_code() -> Iterator[None]:
+    """Only a run whose own attempt failed calls its hook."""
+
+    def calls(owned: OwnedSchedule, records: Sequence[RunRecord]) -> list[HookCall]:
+        return calls_of(owned, [record for record in records if record.code is not None])
+
+    with patch("scheduledjob.engine.ownership.calls_of", calls):
+        yield
+
+
+@contextmanager
+def named_slots_are_skipped() -> Iterator[None]:
+    """A slot that a client names for a schedule is skipped like any other while a run is active."""
+    new_run = Schedule.new_run
+    with patch.object(Schedule, "new_run", lambda schedule, slot, due, **_: new_run(schedule, slot, due)):
+        yield
+
+
+@contextmanager
+def runs_overwrite_payloads() -> Iterator[None]:
+    """What a run leaves is written over the payload that a client has set meanwhile."""
+    with patch.object(Settlement, "payload_base", 1 << 62):
+        yield
+
+
 BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "leases are not respected": (leases_are_not_respected, "twice at once"),
     "leases are not fenced": (leases_are_not_fenced, "twice at once"),
@@ -305,4 +334,7 @@ BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "late ends are overlooked": (late_ends_are_overlooked, "unfollowed"),
     "followers sleep": (followers_sleep, "unfollowed"),
     "followers forget": (followers_forget, "unfollowed"),
+    "hooks need an exit code": (hooks_need_an_exit_code, "uncalled"),
+    "named slots are skipped": (named_slots_are_skipped, "unnamed"),
+    "runs overwrite payloads": (runs_overwrite_payloads, "unnamed"),
 }

@@ -55,6 +55,8 @@ def check(history: History) -> list[str]:
         wrong += _lost(mine, kept, desired, history)
         wrong += _unended(mine, records, desired, history)
         wrong += _unheard(mine, records, desired, history)
+        wrong += _uncalled(kept, desired, history)
+        wrong += _unnamed(mine, desired, history)
     return wrong
 
 
@@ -230,6 +232,28 @@ def _unheard(
         if lifetime.start.replica == cancel.replica or not _has_missed(desired, cancel.at, lifetime.start.at):
             wrong.append(f"uncancelled: {lifetime.start.run_id} was being cancelled and started again")
     return wrong
+
+
+def _uncalled(kept: list[RunRecord], desired: DesiredState, history: History) -> list[str]:
+    """Each failed run called its hook, at least once, and no other run did."""
+    called = {event.run_id for event in history.events if event.kind == "hook" and event.uid == desired.uid}
+    failed = {record.run_id: record.finished for record in kept if record.outcome is Outcome.FAILED}
+    wrong = [f"uncalled: {run_id} called a hook and has not failed" for run_id in sorted(called - set(failed))]
+    settled = history.ended - 60 * SECOND
+    late = sorted(run_id for run_id, finished in failed.items() if run_id not in called and finished < settled)
+    return wrong + [f"uncalled: {run_id} failed and its hook was not called" for run_id in late]
+
+
+def _unnamed(lifetimes: list[Lifetime], desired: DesiredState, history: History) -> list[str]:
+    """The last slot that a client named for a schedule ran, with the payload that came with it."""
+    if desired.deleted or not desired.named:
+        return []
+    last = [event for event in history.events if event.kind == "named" and event.uid == desired.uid][-1]
+    # A retry of an earlier run may have received that payload first, and left it for the next run with a "+".
+    ran = [lifetime.start for lifetime in lifetimes if lifetime.start.detail.rstrip("+") == str(desired.named)]
+    if not any(start.slot == last.slot for start in ran):
+        return [f"unnamed: {desired.slug} did not run the slot {last.slot} with the payload {desired.named}"]
+    return []
 
 
 def _anchor_of(desired: DesiredState) -> Instant:

@@ -47,11 +47,14 @@ class SimulatedExecutor:
         world, machine = self.world, self.machine
         process = Process(next(world.numbers), attempt, machine, attempt.deadline, machine.loop.create_future())
         self.processes[attempt.run_id] = process
-        self._log("start", process)
+        self._log("start", process, (attempt.payload or b"").decode())
         rng = world.random
         takes = rng.uniform(0.0, self.longest) if rng.random() < 0.3 else rng.uniform(0.0, 0.3)
         ok = rng.random() >= self.fail
-        world.after(takes, lambda: self._end(process, Result(ok, "" if ok else "exit code 1", 0 if ok else 1)))
+        result = Result(ok, "" if ok else "exit code 1", 0 if ok else 1)
+        if ok and attempt.payload is not None and not attempt.namespace:
+            result.payload = attempt.payload + b"+"
+        world.after(takes, lambda: self._end(process, result))
         self._watch(process)
         try:
             return await process.done

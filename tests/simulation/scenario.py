@@ -6,6 +6,7 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Definition, Keep, Misfire
@@ -16,6 +17,8 @@ from scheduledjob.domain.schedule.state import RunRecord, State
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.engine import hook_delivery
+from scheduledjob.engine.executor import Result
 from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaPlatform, ReplicaSettings
@@ -30,6 +33,7 @@ from .world import Event, Machine, World
 
 if TYPE_CHECKING:
     from scheduledjob.domain.triggers.registry import Trigger
+    from scheduledjob.engine.executor import Attempt
 
 TROUBLE = 60.0
 """Seconds in which faults happen."""
@@ -38,6 +42,15 @@ PEACE = 75.0
 LONGEST_JOB = 6.0
 BACKOFFS: list[Backoff] = [Exponential(0.5, 4.0, 2.0, 3), Fixed([0.2, 1.0]), Exponential(1.0, 1.0, 1.0, 0)]
 ALL = Keep(10**6, 10**6, 365 * DAY)
+HOOKS = ({"url": "http://hook"},)
+HOOK_TIMES: dict[str, Any] = {
+    "HOOK_LIMIT": 5.0,
+    "HOOK_CLAIM": 8.0,
+    "HOOK_FIRST_RETRY_DELAY": 0.5,
+    "HOOK_LAST_RETRY_DELAY": 2.0,
+    "HOOK_POLL_INTERVAL": 5.0,
+}
+"""Seconds: shorter than in production, so that everything ends within the time without faults."""
 
 
 @dataclass(slots=True)
@@ -56,6 +69,8 @@ class DesiredState:
     """0: it is not an object in a cluster."""
     requests: list[Requests] = field(default_factory=list)
     """The manual requests on the object, oldest first."""
+    named: int = 0
+    """How often a client has named another slot, with this number as the payload."""
 
     @property
     def detached(self) -> bool:
@@ -99,6 +114,7 @@ class Scenario:
     database: MemoryDatabase = field(init=False)
     client: MemoryStore = field(init=False)
     cluster: Cluster = field(init=False)
+    hook_rng: random.Random = field(init=False)
     running: list[Running] = field(default_factory=list)
     desired_rows: list[DesiredState] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -111,6 +127,7 @@ class Scenario:
         self.database = MemoryDatabase(self.world.store_clock)
         self.client = MemoryStore(self.database)
         self.cluster = Cluster(self.world, fail=0.15, longest=LONGEST_JOB)
+        self.hook_rng = random.Random(self.seed)
 
     @property
     def rng(self) -> random.Random:
@@ -130,6 +147,8 @@ class Scenario:
             world.at(rng.uniform(2, TROUBLE), self.make_request)
         for _ in range(rng.randint(2, 14)):
             world.at(rng.uniform(1, TROUBLE), rng.choice(self.troubles()))
+        for _ in range(rng.randint(0, 25)):
+            world.at(rng.uniform(2, TROUBLE), self.schedule_anew)
         world.run_until(TROUBLE)
         self.make_peace(replicas)
         for desired in self.desired_rows:
@@ -164,6 +183,7 @@ class Scenario:
             ReplicaHost(
                 name=machine.name,
                 followers=lambda slug: [desired.slug for desired in self.desired_rows if desired.follows == slug],
+                hook=lambda hook, attempt, record: self.call_hook(machine, attempt, record),
             ),
             ReplicaPlatform(
                 monotonic=machine.monotonic,
@@ -279,7 +299,7 @@ class Scenario:
         number = len(self.desired_rows)
         retry: Backoff = rng.choice(BACKOFFS)
         if rng.random() < 0.35:
-            definition = Definition(kind="job", retry=retry, keep=ALL)
+            definition = Definition(kind="job", retry=retry, keep=ALL, on_failure=HOOKS)
             first: Instant | None = now + int(rng.uniform(-2, 20) * SECOND)
             slug = f"once-{number}"
         else:
@@ -292,6 +312,29 @@ class Scenario:
             self.reconcile(desired)
         else:
             at_once(self.client.put([self.row_of(desired, Origin.LIBRARY)], replace=False))
+
+    def schedule_anew(self) -> None:
+        """A client names another slot of a one-shot that has not ended, which may be running."""
+        left = [desired for desired in self.desired_rows if desired.first is not None and not desired.deleted]
+        if not left:
+            return
+        desired = self.rng.choice(left)
+        if at_once(self.client.get([desired.slug])) == [None]:
+            return
+        desired.named += 1
+        row = self.row_of(desired, Origin.LIBRARY)
+        row.first = self.world.store_clock() + int(self.rng.uniform(0, 5) * SECOND)
+        row.payload = b"%d" % desired.named
+        self.world.log("named", "", uid=desired.uid, slot=row.first, detail=str(desired.named))
+        at_once(self.client.put([row], replace=True))
+
+    async def call_hook(self, machine: Machine, attempt: Attempt, record: RunRecord) -> Result:
+        """A hook, which may fail or take its time."""
+        await asyncio.sleep(self.hook_rng.choice([0.0, 0.1, 2.0]))
+        if self.hook_rng.random() < 0.2:
+            return Result(False, "HTTP 503")
+        self.world.log("hook", machine.name, uid=attempt.uid, run_id=record.run_id, detail=record.outcome.value)
+        return Result(True)
 
     def row_of(self, desired: DesiredState, origin: Origin, requests: Requests = NO_REQUESTS) -> NewRow:
         definition, slug, created = desired.definition, desired.slug, desired.created
@@ -340,6 +383,7 @@ class Scenario:
             max_runs=limit,
             jitter=rng.choice([0, 0, 2 * SECOND]),
             retry=retry,
+            on_failure=HOOKS,
             pause_after_failures=rng.choice([0, 0, 0, 2]),
             keep=ALL,
         )
@@ -447,4 +491,5 @@ def _deepest(error: BaseException) -> BaseException:
 
 def play(seed: int) -> History:
     """Return the history of a seed, which is the same each time."""
-    return Scenario(seed).play()
+    with patch.multiple(hook_delivery, spec=None, **HOOK_TIMES):
+        return Scenario(seed).play()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR
-from scheduledjob.engine.store import Origin, Quotas, ReplicaInfo
-from scheduledjob.stores.firestore.layout import LOCKS, PRESENCES, REPLICAS, RUNS, SCHEDULES
+from scheduledjob.engine.store import HookCall, Origin, Quotas, ReplicaInfo
+from scheduledjob.stores.firestore.layout import HOOKS, LOCKS, PRESENCES, REPLICAS, RUNS, SCHEDULES
 from scheduledjob.stores.firestore.operations import Query
 from scheduledjob.stores.firestore.wire import Wire
 from tests.stores.support import claim, desired, record, settlement
@@ -76,6 +76,7 @@ async def use_everything(first: FirestoreStore, second: FirestoreStore) -> None:
     await first.lock("sweep", "carol", HOUR)
     await first.present("carol", "cluster", [], HOUR)
     await first.withdraw("carol")
+    await first.claim_hooks(limit=1, lease=HOUR)
     await first.prune()
     await first.get(["a"])
     await first.recorded(["run"])
@@ -118,13 +119,15 @@ async def test_only_fields_that_a_query_orders_by_are_indexed(
     now = await store.now()
     await store.put([desired("a", now), desired("b", now)], replace=False)
     row, _ = (await claim(store)).rows
-    await store.settle("alice", [settlement(row, records=[record("run", now)])])
+    ends = settlement(row, records=[record("run", now)])
+    ends.hooks = [HookCall("run", 0, "a", "uid-of-a", b"data")]
+    await store.settle("alice", [ends])
     await store.announce(ReplicaInfo("alice", "1", 1), now)
     await store.tombstone([("c", "uid-of-c")])
     await store.lock("sweep", "alice", HOUR)
     await store.present("alice", "cluster", [], HOUR)
     orders = [(SCHEDULES, "slug"), (SCHEDULES, "forget_at"), (RUNS, "finished"), (REPLICAS, "seen_at")]
-    orders += [(LOCKS, "name"), (PRESENCES, "since")]
+    orders += [(LOCKS, "name"), (PRESENCES, "since"), (HOOKS, "due")]
     written: dict[str, set[str]] = {collection: set() for collection, _ in orders}
     for collection, order in orders:
         wire = store._presence._common if collection == PRESENCES else store._wire
