@@ -1,0 +1,70 @@
+"""Edits of a schedule that a replica owns: it follows the newest, and none of them keeps it from running."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scheduledjob.domain.schedule.definition import Definition
+from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.domain.triggers.every import EveryTrigger
+from scheduledjob.stores.memory import MemoryStore
+
+from .support import Jobs, Watcher, desired, ok, put, replica_of, row_of, running
+
+if TYPE_CHECKING:
+    from scheduledjob.engine.executor import Attempt, Result
+    from scheduledjob.engine.store import NewRow
+
+
+def edited(row: NewRow, number: int) -> NewRow:
+    definition = Definition(kind="job", triggers=(EveryTrigger(SECOND),), job={"number": number})
+    return dataclasses.replace(row, definition=definition.encode())
+
+
+@pytest.mark.parametrize("yields", [1, 3, 10])
+async def test_a_schedule_that_is_edited_without_pause_runs(yields: int) -> None:
+    store, jobs = MemoryStore(), Jobs()
+    row = edited(desired("ns/a", Definition(kind="job", triggers=(EveryTrigger(SECOND),)), await store.now()), 0)
+    await store.put([row], replace=False)
+    number = 0
+    async with running(replica_of(store, jobs)):
+        while jobs.begun.qsize() < 3:
+            number += 1
+            await store.put([edited(row, number)], replace=True)
+            for _ in range(yields):
+                await asyncio.sleep(0)
+    slots = [jobs.begun.get_nowait().slot for _ in range(3)]
+    assert slots == [slots[0] + n * SECOND for n in range(3)], "no slot is left out"
+
+
+async def test_many_rows_with_running_attempts_are_read_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, release = MemoryStore(), asyncio.Event()
+
+    async def until_released(attempt: Attempt) -> Result:
+        await release.wait()
+        return await ok(attempt)
+
+    jobs, watcher = Jobs(until_released), Watcher()
+    slugs = [f"ns/{number}" for number in range(200)]
+    await put(store, *slugs)
+    async with running(replica_of(store, jobs, observer=watcher)):
+        for _ in slugs:
+            await jobs.begun.get()
+        reads: list[int] = []
+        get = store.get
+
+        async def counted(slugs: list[str]) -> list[object]:
+            reads.append(len(slugs))
+            return await get(slugs)  # type: ignore[return-value]
+
+        monkeypatch.setattr(store, "get", counted)
+        await put(store, *slugs, payload=b"new")
+        await watcher.until(lambda: sum(state.revision == 2 for state in watcher.states.values()) == len(slugs))
+        assert sum(reads) == len(slugs)
+        assert len(reads) < 20
+        release.set()
+    assert (await row_of(store, "ns/0")).payload == b"new"
