@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from scheduledjob.domain.time.instants import HOUR, SECOND
+from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
 from scheduledjob.engine.store import Disposition, Put, SlugTaken, StoreUnavailable
+from scheduledjob.stores.firestore.operations import Write
 from scheduledjob.stores.firestore.wire import Wire
 from tests.stores.support import (
     LEASE,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Micros
     from scheduledjob.engine.store import Key, Row
     from scheduledjob.stores.firestore import FirestoreStore
-    from scheduledjob.stores.firestore.operations import Write
 
     from .metering import Meter
 
@@ -298,3 +298,27 @@ async def test_a_deleted_row_and_its_successor_are_renewed_and_settled_together(
     for end, (key, _) in zip(ends, held, strict=False):
         end.key = key
     assert await store.settle("alice", [*ends, *map(settlement, rows)]) == [*[False] * len(ends), True, True]
+
+
+async def test_each_process_measures_the_clock_on_a_document_of_its_own(
+    open_one: Callable[..., Awaitable[FirestoreStore]],
+) -> None:
+    stores = [await open_one() for _ in range(3)]
+    watcher = stores[0]._wire
+    (shared,) = (await watcher.get([""])).values()
+    for store in stores:
+        await store._measure_clock()
+    (after,) = (await watcher.get([""])).values()
+    assert after.stamp == shared.stamp, "nobody has written the installation's document"
+    heartbeats = [store._heartbeat_path for store in stores]
+    assert len(await watcher.get(heartbeats)) == 3
+    await stores[1].close()
+    assert sorted(await watcher.get(heartbeats)) == sorted([heartbeats[0], heartbeats[2]])
+
+
+async def test_the_heartbeats_of_processes_that_were_killed_are_pruned(store: FirestoreStore) -> None:
+    long_ago = await store.now() - 2 * DAY
+    await store._wire.commit([Write("sjob_replicas/killed", {"details": {}, "seen_at": long_ago})])
+    await store.prune()
+    left = await store._wire.get(["sjob_replicas/killed", store._heartbeat_path], ())
+    assert list(left) == [store._heartbeat_path]

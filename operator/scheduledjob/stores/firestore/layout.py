@@ -8,7 +8,8 @@ programs that share the database are unlikely to use the same names.
   that sort close together spread over the servers, and no two slugs share an id. ``born`` distinguishes the schedules
   that had the same slug one after the other; it is part of the row's key.
 * ``sjob_runs``: history, one document for each run. Its id is a hash of the run id.
-* ``sjob_replicas``: the replicas that are alive.
+* ``sjob_replicas``: the replicas that are alive, and a heartbeat document of each process that uses the store, by which
+  it measures the store's clock.
 * ``sjob_locks``: the locks, and which replica has each.
 * ``sjob_hooks``: calls of hooks that are not delivered yet.
 
