@@ -156,12 +156,15 @@ def test_an_api_server_that_is_a_name_says_what_to_write() -> None:
 PLACES = [("10.96.0.1", 443), ("192.0.2.2", 6443), ("::ffff:192.0.2.3", 6443), ("192.0.2.9", None), ("127.0.0.1", 6443)]
 
 
-@pytest.mark.parametrize("allow", [(), ("10.0.0.0/8", "192.0.0.0/8", "127.0.0.0/8", "64:ff9b::/96"), ("127.0.0.1",)])
+@pytest.mark.parametrize(
+    "allow", [(), ("0.0.0.0/0", "::/0"), ("10.0.0.0/8", "192.0.0.0/8", "127.0.0.0/8", "64:ff9b::/96"), ("127.0.0.1",)]
+)
 @pytest.mark.parametrize(
     ("address", "port"),
     [
         ("10.96.0.1", 443), ("192.0.2.2", 6443), ("192.0.2.3", 6443), ("::ffff:192.0.2.2", 6443),
         ("::ffff:c000:202", 6443), ("64:ff9b::c000:202", 6443), ("2002:c000:202::", 6443), ("127.0.0.1", 6443),
+        ("0.0.0.0", 6443), ("::", 6443), ("::ffff:0.0.0.0", 6443),
     ],
 )  # fmt: skip
 def test_no_network_opens_the_ports_of_the_api_server(allow: tuple[str, ...], address: str, port: int) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.body import BODIES_LIMIT, BODY_LIMIT, FREE
 from scheduledjob.jobs.curl.curl_executor import CurlExecutor
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.curl.fair_share import FairShare, Reservation
-from tests.jobs.curl_support import attempt, bare, executor, run
+from tests.jobs.curl_support import Known, attempt, bare, executor, run
 from tests.jobs.shell_support import until
 
 if TYPE_CHECKING:
@@ -103,6 +104,16 @@ async def test_a_pattern_is_searched_in_the_text_of_any_charset(content_type: by
     async with bare(answer(body, b"Content-Type: " + content_type)) as server:
         result = await run(CurlSpec(server.url, expect_body=pattern))
     assert result.ok, result.reason
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-be", "latin-1", "cp1252"])
+async def test_history_shows_a_text_in_utf_8_and_masks_secrets_in_it(charset: str) -> None:
+    body = "terminé: s3cr3t-t0ken".encode(charset)
+    spec, known = CurlSpec("", bearer=Value(secret=("s", "token"))), Known(token=b"s3cr3t-t0ken")
+    async with bare(answer(body, b"Content-Type: text/plain; charset=" + charset.encode())) as server:
+        spec.url = server.url
+        result = await run(spec, references=known)
+    assert result.output.decode() == "terminé: ***"
 
 
 @pytest.mark.parametrize(

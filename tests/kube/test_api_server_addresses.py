@@ -16,6 +16,7 @@ from scheduledjob.kube.api_server_addresses import (
     SERVICE,
     VERSIONS,
     ApiServerAddresses,
+    _own_addresses,
 )
 from scheduledjob.kube.client.api_errors import ApiUnavailable, Forbidden
 
@@ -93,6 +94,23 @@ def test_the_configured_address_is_closed_before_anything_was_read(
     kept.read_configuration()
     assert is_closed(addresses, "192.0.2.1", 31249)
     assert is_closed(addresses, "10.96.0.1", 443)
+
+
+async def test_a_server_of_this_machine_is_closed_under_its_other_addresses(
+    kept: ApiServerAddresses, addresses: AddressFilter, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ["192.0.2.40", "fd00::40"]
+    monkeypatch.setattr("scheduledjob.kube.api_server_addresses._own_addresses", lambda: iter(own))
+    await kept.refresh()
+    assert not any(is_closed(addresses, address, 31249) for address in own)
+    monkeypatch.setattr(cluster.access, "server", "https://127.0.0.1:31249")
+    await kept.refresh()
+    assert all(is_closed(addresses, address, 31249) for address in own)
+    assert not is_closed(addresses, "192.0.2.40", 80)
+
+
+def test_the_addresses_of_this_machine() -> None:
+    assert "127.0.0.1" in set(_own_addresses())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,10 @@ import asyncio
 import os
 import socket
 import time
-from ipaddress import ip_address
+from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -111,7 +114,22 @@ def _configured(server: str) -> list[Place]:
             except OSError:
                 continue
             places += [(str(info[4][0]), its_port) for info in found]
+    if any(ip_address(address.partition("%")[0]).is_loopback for address, _ in places):
+        # It is a server of this machine, which may listen on its other addresses as well.
+        places += [(address, port) for address in _own_addresses()]
     return places
+
+
+def _own_addresses() -> Iterator[str]:
+    """Yield the addresses of this machine, or of this Pod. On systems other than Linux there are none."""
+    with suppress(OSError):
+        lines = Path("/proc/net/fib_trie").read_text(encoding="ascii").splitlines()
+        for line, below in pairwise(lines):
+            if "/32 host LOCAL" in below:
+                yield line.split()[-1]
+    with suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines():
+            yield str(IPv6Address(int(line.split()[0], 16)))
 
 
 def _advertised(versions: dict[str, Any]) -> list[Place]:

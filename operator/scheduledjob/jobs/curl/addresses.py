@@ -60,6 +60,7 @@ _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _TEREDO = IPv6Network("2001::/32")
 _ISATAP = (0x00005EFE, 0x02005EFE)
 _LOW_32 = 0xFFFFFFFF
+_LOOPBACK = IPv4Address("127.0.0.1")
 _API_SERVER = "the API server's address"
 
 
@@ -197,7 +198,14 @@ def _contains(networks: Iterable[Network], address: Address) -> bool:
 
 
 def _forms(address: Address) -> Iterator[Address]:
-    """Yield the address, and every IPv4 address to which a translator or tunnel could turn it."""
+    """Yield the address, and every address to which the kernel, a translator or a tunnel could turn it."""
+    for form in _with_embedded(address):
+        yield form
+        if form.is_unspecified:
+            yield _LOOPBACK
+
+
+def _with_embedded(address: Address) -> Iterator[Address]:
     yield address
     if isinstance(address, IPv4Address):
         return

@@ -115,11 +115,21 @@ async def collect(
         # The end may be the beginning of a secret whose rest was not read, so it is not shown.
         del kept[len(kept) - secrets.longest :]
         total = BODY_LIMIT - secrets.longest
+    charset = _charset(content_type, bytes(kept[:4]))
     if total <= head + tail:
-        output = condense(bytes(kept), b"", total, secrets)
+        text = _shown(bytes(kept), charset)
+        output = condense(text, b"", len(text), secrets)
     else:
         output = condense(bytes(kept[:head]), bytes(kept[-tail:]), total, secrets)
-    return Body(output, searched, cut, _charset(content_type, searched), fault)
+    return Body(output, searched, cut, charset, fault)
+
+
+def _shown(body: bytes, charset: str | None) -> bytes:
+    """Return a body as history shows it: in UTF-8, so that a secret in it is masked in any charset."""
+    try:
+        return body if body.startswith(_BOMS[0][0]) else in_utf8(body, charset)
+    except LookupError:
+        return body
 
 
 def in_utf8(body: bytes, charset: str | None) -> bytes:
