@@ -177,6 +177,8 @@ def _keeps_next(schedule: Schedule) -> bool:
         and planned.detached is schedule.detached
         and not planned.named
         and not schedule.max_runs_reached
+        and schedule.slots is not None
+        and schedule.slots.next(schedule.state.decided_until) == planned.slot  # not one that a client named at first
     )
 
 
