@@ -318,6 +318,28 @@ async def test_clients_queries_use_indexes(store: PostgresStore) -> None:
     assert after[1] - before[1] < 100 + 10 * EXAMINED
 
 
+async def test_pruning_reads_what_ended_and_expired_since_and_not_all_of_history(store: PostgresStore) -> None:
+    """With plans that were made when the table was empty."""
+    await _vacuum(store)
+    assert await store.prune() == 0  # also examines the whole history, once
+    async with store._pool.connection("preparing") as connection:
+        await connection.execute(
+            """
+            INSERT INTO scheduledjob.history (installation, run_id, uid, slug, slot, started, finished, attempt,
+                outcome, reason, replica, output, keep, expires, manual)
+            SELECT $1, 'run-' || n, 'uid', 'old-' || n / 5, 0, 0, n, 1, 'Succeeded', '', '', '', 3,
+                CASE WHEN n % 1000 = 0 THEN 1 ELSE scheduledjob.clock() + 3600000000 END, false
+            FROM generate_series(0, 19999) AS n
+            """,
+            store._installation,
+        )
+    store.history_grew.add(["old-7", "old-8"])
+    before = await _rows_read(store, "history")
+    assert await store.prune() == 20 + 2 * 2  # 20 have expired, and of two slugs two are pushed out
+    assert await store.prune() == 0
+    assert await _rows_read(store, "history") - before < 200
+
+
 async def _vacuum(store: PostgresStore) -> None:
     """Have the server learn that the table is empty."""
     async with store._pool.connection("vacuuming") as connection:

@@ -53,6 +53,7 @@ class PostgresSettling(PostgresPart):
                     raise
                 self._clients_lock_until = time.monotonic() + SKIP_LOCKED_FOR
                 results += await self._settle_chunk(replica, chunk)
+        self.history_grew.add(settlement.slug for settlement in settlements if settlement.records)
         released = (
             settlement.wake_at
             for settlement in settlements

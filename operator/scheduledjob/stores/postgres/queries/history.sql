@@ -1,7 +1,8 @@
 -- Reading, writing and pruning the history of ended runs.
 --
 -- Plans are cached while the table is empty (see connections.py), when every index costs the same. So each query is
--- written to match exactly one index: by run `installation - $1 = 0`, by time `installation + 0 = $1`.
+-- written to match exactly one index: by run `installation - $1 = 0`, by time `installation + 0 = $1`, by expiry
+-- `installation - 0 = $1`.
 
 -- fragment: record_columns
 -- In the order of the fields of `RunRecord`.
@@ -34,6 +35,38 @@ SELECT h.run_id
 FROM unnest($2::text[]) AS wanted(run_id), LATERAL (
     SELECT run_id FROM scheduledjob.history WHERE run_id = wanted.run_id AND installation - $1 = 0 OFFSET 0
 ) AS h;
+
+-- name: prune_expired
+-- $1 installation, $2 how many to drop at most.
+WITH expired AS MATERIALIZED (
+    SELECT run_id FROM scheduledjob.history
+    WHERE installation - 0 = $1 AND expires <= (SELECT scheduledjob.clock())
+    ORDER BY expires LIMIT $2
+), dropped AS (
+    DELETE FROM scheduledjob.history AS h USING expired
+    WHERE h.run_id = ANY(ARRAY[expired.run_id]) AND h.installation - $1 = 0
+    RETURNING 1
+)
+SELECT count(*) FROM dropped;
+
+-- name: prune_slugs
+-- $1 installation, $2 the slugs, $3 how many to drop at most: what newer records of these slugs push out.
+-- For LATERAL and OFFSET 0 see schedules.sql.
+WITH ranked AS (
+    SELECT h.run_id, h.keep,
+        row_number() OVER (PARTITION BY h.slug, h.outcome = 'Succeeded' ORDER BY h.finished DESC) AS place
+    FROM unnest($2::text[]) AS wanted(slug), LATERAL (
+        SELECT run_id, slug, outcome, keep, finished FROM scheduledjob.history
+        WHERE installation = $1 AND slug = wanted.slug OFFSET 0
+    ) AS h
+), surplus AS MATERIALIZED (
+    SELECT run_id FROM ranked WHERE place > keep LIMIT $3
+), dropped AS (
+    DELETE FROM scheduledjob.history AS h USING surplus
+    WHERE h.run_id = ANY(ARRAY[surplus.run_id]) AND h.installation - $1 = 0
+    RETURNING 1
+)
+SELECT count(*) FROM dropped;
 
 -- name: prune_history
 -- $1 installation, $2 the slug to start at, $3 how many records to examine, $4 how many to drop at most.
