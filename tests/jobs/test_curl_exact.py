@@ -241,6 +241,26 @@ async def test_a_connection_that_dies_when_it_is_used_again_is_replaced(method: 
     assert [connection for connection, _ in requests] == [0, 0, 1]
 
 
+async def test_a_farewell_on_an_idle_connection_is_not_the_answer() -> None:
+    farewell = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nX: silently-closed\r\nContent-Length: 0\r\n\r\n"
+
+    def answer(connection: int, count: int) -> bytes:
+        return farewell if count and connection == 0 else FIRST + b"Content-Length: 0\r\n\r\n"
+
+    async with conversing(answer) as (port, requests), executor() as made:
+        for _ in range(2):
+            assert (await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/")))).ok
+    assert [connection for connection, _ in requests] == [0, 0, 1]
+    async with conversing(lambda _, __: farewell) as (port, requests):
+        assert (await run(CurlSpec(f"http://127.0.0.1:{port}/"))).code == 408
+    assert len(requests) == 1
+
+
+async def test_an_interface_that_does_not_exist_has_a_reason() -> None:
+    result = await run(CurlSpec("http://[fe80::1%25nosuch0]:1/"))
+    assert result.reason.startswith("can't connect to ")
+
+
 async def test_a_request_is_repeated_once_and_only_if_no_byte_of_a_response_came() -> None:
     def never_again(connection: int, count: int) -> bytes | None:
         return FIRST + b"Content-Length: 0\r\n\r\n" if connection == count == 0 else None

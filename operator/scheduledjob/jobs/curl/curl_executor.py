@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 MAX_REDIRECTS = 50
 """As in curl."""
 
+_IDLE_TOO_LONG = 408
+"""The status with which some servers close an idle connection."""
+
 _SKIPPED = 64 << 10
 """Bytes of a redirect's body that are read to keep the connection."""
 
@@ -177,21 +180,14 @@ class CurlExecutor:
             # The proxy looks up names, and nobody here learns their addresses.
             self._addresses.check_literal(host, port)
         endpoint = Endpoint(namespace, url.scheme, host, port, tls, request.server_name, request.proxy)
-        may_repeat = request.method in IDEMPOTENT
-        connection = await self._pool.get(endpoint, new=not may_repeat)
+        connection = await self._pool.get(endpoint, new=request.method not in IDEMPOTENT)
         try:
-            try:
-                head = await _exchange(connection, request, memory)
-            except StreamEndedError as error:
-                if connection.answered or not connection.reused:
-                    raise ConnectionLostError from error
-                # The server had closed the connection before the request reached it.
+            head = await _exchange_again(connection, request, memory) if connection.reused else None
+            if connection.reused and head is None:
                 self._pool.discard(connection)
                 connection = await self._pool.get(endpoint, new=True)
-                try:
-                    head = await _exchange(connection, request, memory)
-                except StreamEndedError as again:
-                    raise ConnectionLostError from again
+            if head is None:
+                head = await _exchange(connection, request, memory)
             return _Response(endpoint, connection, head, framing_of(head, request.method))
         except BaseException:
             self._pool.discard(connection)
@@ -279,19 +275,36 @@ class _Response:
 
 
 async def _exchange(connection: Connection, request: Request, memory: Reservation) -> Head:
-    """Send a request, and return the head of the response, which may begin before the whole request was sent."""
+    """Send a request, and return the head of the response, which may begin before the whole request was sent.
+
+    Raises ``ConnectionLostError`` and ``BadResponseError``.
+    """
     connection.memory = memory
     head = request.head()
-    if request.body is None or len(request.body) <= WRITE_AHEAD:
-        await connection.send(head, request.body)
-        return await read_head(connection)
-    sending = asyncio.ensure_future(connection.send(head, request.body))
+    sending: asyncio.Task[None] | None = None
     try:
+        if request.body is None or len(request.body) <= WRITE_AHEAD:
+            await connection.send(head, request.body)
+        else:
+            sending = asyncio.ensure_future(connection.send(head, request.body))
         return await read_head(connection)
+    except StreamEndedError as error:
+        raise ConnectionLostError from error
     finally:
-        if not sending.done():
+        if sending is not None and not sending.done():
             connection.incomplete = True
             sending.cancel()
+
+
+async def _exchange_again(connection: Connection, request: Request, memory: Reservation) -> Head | None:
+    """Do the same on a connection that was used before; None: the server had closed it before."""
+    try:
+        head = await _exchange(connection, request, memory)
+    except ConnectionLostError:
+        if connection.answered:
+            raise
+        return None
+    return None if head.status == _IDLE_TOO_LONG and not head.keep_alive else head
 
 
 async def _skip_body(response: _Response) -> None:

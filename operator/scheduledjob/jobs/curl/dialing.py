@@ -67,7 +67,9 @@ async def _connected(address: ResolveResult, check: Callable[[str], None]) -> so
         opened.setblocking(False)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BUFFER)
         host, _, scope = address["host"].partition("%")
-        numeric = (host, address["port"], 0, int(scope)) if scope else (host, address["port"])
+        numeric: tuple[str, int] | tuple[str, int, int, int] = (host, address["port"])
+        if scope:
+            numeric = (host, address["port"], 0, int(scope) if scope.isdigit() else socket.if_nametoindex(scope))
         await asyncio.get_running_loop().sock_connect(opened, numeric)
     except BaseException:
         opened.close()
