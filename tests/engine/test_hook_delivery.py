@@ -175,6 +175,23 @@ async def test_the_hook_of_the_last_run_is_called_before_the_replica_ends(store:
     assert await nothing_is_left(store)
 
 
+async def test_hooks_that_hang_in_one_namespace_leave_room_for_others(store: MemoryStore) -> None:
+    calls: asyncio.Queue[str] = asyncio.Queue()
+
+    async def hangs_in_one(hook: Any, attempt: Attempt, record: RunRecord) -> Result:
+        calls.put_nowait(attempt.namespace)
+        return Result(True) if attempt.namespace == "quiet" else await asyncio.Event().wait() and Result(True)
+
+    await put(store, *(f"busy/{number}" for number in range(200)), on_success=({"url": "s"},))
+    watcher = Watcher()
+    async with running(replica_of(store, Jobs(ok), hook=hangs_in_one, observer=watcher, grace=0.0)):
+        await watcher.until_recorded(200)
+        await put(store, "quiet/a", on_success=({"url": "s"},))
+        while await calls.get() != "quiet":
+            pass
+        assert calls.empty()
+
+
 def test_a_claim_outlasts_the_call_and_a_hook_is_tried_for_about_an_hour() -> None:
     assert timing.HOOK_CLAIM > timing.HOOK_LIMIT
     delays = [min(timing.HOOK_FIRST_RETRY_DELAY * 2**n, timing.HOOK_LAST_RETRY_DELAY) for n in range(MAX_ATTEMPTS - 1)]

@@ -17,20 +17,19 @@ from scheduledjob.domain.schedule.write_tracker import WriteTracker
 from scheduledjob.engine.attempt_runner import AttemptRunner
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.followers import UpstreamPoller
-from scheduledjob.engine.hook_delivery import calls_of
 from scheduledjob.engine.leases import Leases
 from scheduledjob.engine.owned_schedule import Phase
 from scheduledjob.engine.ownership import Ownership
 from scheduledjob.engine.store import Settlement
 from scheduledjob.stores.memory import MemoryStore, rows
 from scheduledjob.stores.memory.history import History
+from scheduledjob.stores.memory.hook_calls import HookCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from scheduledjob.domain.schedule.state import Run, RunRecord, State
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.owned_schedule import OwnedSchedule
     from scheduledjob.engine.store import Disposition, HookCall
 
 
@@ -288,13 +287,14 @@ def followers_forget() -> Iterator[None]:
 
 
 @contextmanager
-def hooks_need_an_exit_code() -> Iterator[None]:
-    """Only a run whose own attempt failed calls its hook."""
+def hooks_die_with_their_replica() -> Iterator[None]:
+    """A call of a hook that a replica has claimed is never due again."""
+    claim = HookCalls.claim
 
-    def calls(owned: OwnedSchedule, records: Sequence[RunRecord]) -> list[HookCall]:
-        return calls_of(owned, [record for record in records if record.code is not None])
+    def for_ever(calls: HookCalls, now: Instant, limit: int, lease: int, without: Sequence[str]) -> list[HookCall]:
+        return claim(calls, now, limit, 1 << 60, without)
 
-    with patch("scheduledjob.engine.ownership.calls_of", calls):
+    with patch.object(HookCalls, "claim", for_ever):
         yield
 
 
@@ -334,7 +334,7 @@ BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "late ends are overlooked": (late_ends_are_overlooked, "unfollowed"),
     "followers sleep": (followers_sleep, "unfollowed"),
     "followers forget": (followers_forget, "unfollowed"),
-    "hooks need an exit code": (hooks_need_an_exit_code, "uncalled"),
+    "hooks die with their replica": (hooks_die_with_their_replica, "uncalled"),
     "named slots are skipped": (named_slots_are_skipped, "unnamed"),
     "runs overwrite payloads": (runs_overwrite_payloads, "unnamed"),
 }

@@ -209,8 +209,8 @@ class DistantStore:
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         return await self.link.call(lambda: self.near.settle(replica, settlements))
 
-    async def claim_hooks(self, *, limit: int, lease: Micros) -> list[HookCall]:
-        return await self.link.call(lambda: self.near.claim_hooks(limit=limit, lease=lease))
+    async def claim_hooks(self, **options: Any) -> list[HookCall]:
+        return await self.link.call(lambda: self.near.claim_hooks(**options))
 
     async def settle_hooks(self, ends: Sequence[HookEnd]) -> None:
         return await self.link.call(lambda: self.near.settle_hooks(ends))

@@ -125,3 +125,15 @@ async def test_installations_have_separate_calls(store: Store, store_factory: St
     assert await elsewhere.claim_hooks(limit=100, lease=LEASE) == []
     await elsewhere.settle_hooks([HookEnd("run-1", 0, 0)])
     assert len(await due_calls(store, 1)) == 1
+
+
+async def test_calls_of_a_group_that_is_left_out_do_not_hide_others(store: Store) -> None:
+    await put_due(store, "job")
+    busy = [call(f"run-{number:02}", slug=f"busy/{number}") for number in range(20)]
+    ending = with_hooks(settlement(await take_one(store)), *busy, call("run-of-quiet", slug="quiet/a"))
+    assert await settle(store, ending)
+    await due_calls(store, 21, lease=0)
+    (found,) = await store.claim_hooks(limit=2, lease=LEASE, without=["busy", "other"])
+    assert (found.run_id, found.group) == ("run-of-quiet", "quiet")
+    assert await store.claim_hooks(limit=2, lease=LEASE, without=["busy"]) == []
+    assert len(await store.claim_hooks(limit=30, lease=LEASE, without=["bus"])) == 20

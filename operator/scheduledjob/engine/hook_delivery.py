@@ -14,6 +14,8 @@ replica may have died. A schedule without hooks costs nothing here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -42,8 +44,13 @@ log = structlog.get_logger("scheduledjob.hooks")
 Hook: TypeAlias = Callable[[Any, Attempt, RunRecord], Awaitable[Result]]
 """Calls one hook (its definition as plain JSON) for a run that ended."""
 
-CALLS = 32
+CALLS = 64
 """Calls that one replica makes at once, at most."""
+SHARE = 4
+"""Calls that are claimed at once. No more are claimed for a namespace that has as many, so hooks that hang in one
+namespace hold up those of others little."""
+RELEASE_LIMIT = 1.0
+"""Seconds in which a replica that shuts down gives back the calls that have not ended."""
 MAX_ATTEMPTS = 10
 """After so many failed calls, about an hour after the first, a call is given up."""
 
@@ -122,11 +129,9 @@ class HookDelivery:
         try:
             while not (self._closing and not self._tasks and not await self._claim()):
                 interval = HOOK_POLL_INTERVAL * self._rng.uniform(0.5, 1.0)
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(interval):
                         await self._wake.wait()
-                except TimeoutError:
-                    pass
                 self._wake.clear()
                 if not self._closing:
                     await self._claim()
@@ -135,19 +140,23 @@ class HookDelivery:
 
     async def _claim(self) -> bool:
         """Begin the calls that are due, as far as there is room. Return whether there were any."""
-        room = CALLS - len(self._tasks)
-        if room <= 0:
-            return True
-        try:
-            calls = await self._context.store.claim_hooks(limit=room, lease=from_seconds(HOOK_CLAIM))
-        except StoreError as error:
-            log.warning("the calls of hooks can't be read", error=str(error))
-            return False
-        for call in calls:
-            task = asyncio.create_task(self._deliver(call))
-            self._tasks[task] = call
-            task.add_done_callback(self._ended)
-        return bool(calls)
+        lease, begun = from_seconds(HOOK_CLAIM), 0
+        while (room := CALLS - len(self._tasks)) > 0:
+            active = Counter(call.group for call in self._tasks.values())
+            busy = [group for group, count in active.items() if count >= SHARE]
+            try:
+                calls = await self._context.store.claim_hooks(limit=min(room, SHARE), lease=lease, without=busy)
+            except StoreError as error:
+                log.warning("the calls of hooks can't be read", error=str(error))
+                break
+            for call in calls:
+                task = asyncio.create_task(self._deliver(call))
+                self._tasks[task] = call
+                task.add_done_callback(self._ended)
+            begun += len(calls)
+            if len(calls) < SHARE:
+                break
+        return begun > 0
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
@@ -209,4 +218,6 @@ class HookDelivery:
             task.cancel()
         if ends:
             log.warning("the replica shut down before some hooks had ended", calls=len(ends))
-            await self._settle(*ends)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RELEASE_LIMIT):
+                    await self._settle(*ends)

@@ -208,6 +208,11 @@ class HookCall(msgspec.Struct, gc=False):
     attempt: int = 0
     """How often it was claimed."""
 
+    @property
+    def group(self) -> str:
+        """Whose calls share the limit of calls at once: the namespace, or the slug of a schedule without one."""
+        return self.slug.partition("/")[0]
+
 
 class HookEnd(msgspec.Struct, gc=False):
     """The end of an attempt to call a hook."""
@@ -437,8 +442,11 @@ class Store(Protocol):
         was left out. Settle it again soon.
         """
 
-    async def claim_hooks(self, *, limit: int, lease: Micros) -> list[HookCall]:
-        """Claim up to ``limit`` calls of hooks that are due, for ``lease`` from now: then they are due again."""
+    async def claim_hooks(self, *, limit: int, lease: Micros, without: Sequence[str] = ()) -> list[HookCall]:
+        """Claim up to ``limit`` calls of hooks that are due, for ``lease`` from now: then they are due again.
+
+        Calls of the groups in ``without`` (``HookCall.group``) stay as they are, and do not hide others.
+        """
 
     async def settle_hooks(self, ends: Sequence[HookEnd]) -> None:
         """Delete or delay these calls of hooks, unless they were claimed again since."""

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from scheduledjob.engine.store import HookEnd
 
     from .clock import FirestoreClock
+    from .operations import StoredDocument
     from .wire import Wire
+
+
+PAGE, PAGES = 100, 10
+"""How many calls are read at once, and how often, to find calls of other groups behind those that stay."""
 
 
 class FirestoreHookCalls:
@@ -29,9 +34,19 @@ class FirestoreHookCalls:
         self._wire = wire
         self._clock = clock
 
-    async def claim(self, limit: int, lease: Micros) -> list[HookCall]:
-        now = self._clock.earliest()
-        found = await self._wire.query(Query(HOOKS, "due", most=now, limit=limit))
+    async def _due(self, limit: int, without: Sequence[str]) -> list[StoredDocument]:
+        query = Query(HOOKS, "due", most=self._clock.earliest(), limit=limit)
+        found: list[StoredDocument] = []
+        for _ in range(PAGES):
+            page = await self._wire.query(query)
+            found += [document for document in page if document.fields["slug"].partition("/")[0] not in without]
+            if len(page) < query.limit or len(found) >= limit:
+                break
+            query.after, query.limit = (page[-1].fields["due"], page[-1].path), PAGE
+        return found[:limit]
+
+    async def claim(self, limit: int, lease: Micros, without: Sequence[str]) -> list[HookCall]:
+        found = await self._due(limit, without)
         writes = [
             Write(
                 document.path,

@@ -279,9 +279,9 @@ class FirestoreStore:
             self._notify(notices)
         return results
 
-    async def claim_hooks(self, *, limit: int, lease: Micros) -> list[HookCall]:
+    async def claim_hooks(self, *, limit: int, lease: Micros, without: Sequence[str] = ()) -> list[HookCall]:
         await self._refresh_clock()
-        return await self._hook_calls.claim(limit, lease)
+        return await self._hook_calls.claim(limit, lease, without)
 
     async def settle_hooks(self, ends: Sequence[HookEnd]) -> None:
         await self._hook_calls.settle(ends)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from scheduledjob.domain.time.instants import Instant, Micros
     from scheduledjob.engine.store import HookCall, HookEnd
@@ -32,15 +32,21 @@ class HookCalls:
         self._calls[key] = due, call
         heapq.heappush(self._agenda, (due, key))
 
-    def claim(self, now: Instant, limit: int, lease: Micros) -> list[HookCall]:
-        """Claim up to ``limit`` calls that are due, for ``lease``."""
+    def claim(self, now: Instant, limit: int, lease: Micros, without: Sequence[str]) -> list[HookCall]:
+        """Claim up to ``limit`` calls that are due, for ``lease``, except those of the groups in ``without``."""
         claimed: list[HookCall] = []
+        left: list[tuple[Instant, tuple[str, int]]] = []
         while len(claimed) < limit and self._agenda and self._agenda[0][0] <= now:
             due, key = heapq.heappop(self._agenda)
             entry = self._calls.get(key)
-            if entry is not None and entry[0] == due:
-                call = replace(entry[1], attempt=entry[1].attempt + 1)
-                claimed.append(call)
+            if entry is None or entry[0] != due:
+                continue
+            if entry[1].group in without:
+                left.append((due, key))
+            else:
+                claimed.append(replace(entry[1], attempt=entry[1].attempt + 1))
+        for place in left:
+            heapq.heappush(self._agenda, place)
         for call in claimed:  # only now, so that this claim does not find them again
             self._enter(now + lease, call)
         return claimed

@@ -61,9 +61,9 @@ class MemoryStore(MemorySchedules, MemoryReconciling, MemoryClaims, MemorySettli
 
     # ---- hooks
 
-    async def claim_hooks(self, *, limit: int, lease: Micros) -> list[HookCall]:
+    async def claim_hooks(self, *, limit: int, lease: Micros, without: Sequence[str] = ()) -> list[HookCall]:
         with self._lock:
-            return self._tables.hook_calls.claim(self._clock(), limit, lease)
+            return self._tables.hook_calls.claim(self._clock(), limit, lease, without)
 
     async def settle_hooks(self, ends: Sequence[HookEnd]) -> None:
         with self._lock:

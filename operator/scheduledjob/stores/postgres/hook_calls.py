@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class PostgresHookCalls(PostgresPart):
     """The part of the store that hands out calls of hooks."""
 
-    async def claim_hooks(self, *, limit: int, lease: Micros) -> list[HookCall]:
+    async def claim_hooks(self, *, limit: int, lease: Micros, without: Sequence[str] = ()) -> list[HookCall]:
         async with self._pool.connection("claiming calls of hooks") as connection:
-            lines = await connection.fetch(SQL["claim_hook_calls"], self._installation, limit, lease)
+            lines = await connection.fetch(SQL["claim_hook_calls"], self._installation, limit, lease, without)
         return [HookCall(*line) for line in lines]
 
     @retry_rollbacks()

@@ -9,10 +9,11 @@ FROM unnest($2::text[], $3::integer[], $4::text[], $5::text[], $6::bytea[]) AS g
 ON CONFLICT DO NOTHING;
 
 -- name: claim_hook_calls
--- $1 installation, $2 limit, $3 lease.
+-- $1 installation, $2 limit, $3 lease, $4 the groups whose calls stay.
 WITH picked AS MATERIALIZED (
     SELECT ctid AS place FROM scheduledjob.hook_call
     WHERE installation = $1 AND due <= (SELECT scheduledjob.clock())
+      AND split_part(slug, '/', 1) <> ALL ($4::text[])
     ORDER BY due LIMIT $2
     FOR NO KEY UPDATE SKIP LOCKED
 )
