@@ -3,7 +3,7 @@
 The owner of the row reads the newest runs of the schedules that this one follows, periodically and whenever a replica
 reports an end, and passes all of them on. What is new among them is decided here, so a read that fails or is repeated
 changes nothing. ``state.followed`` is for them what ``state.decided_until`` is for the slots of triggers: a run that
-finished before it is decided. A record can reach history late (its write may be repeated), so that limit stays behind the
+finished before it is decided. A record can reach history late (writes are repeated), so that limit stays behind the
 clock, and the decided runs after it are remembered by their ids.
 
 A slot of this kind is the instant at which the other run finished. From there on it is a slot like any other.
