@@ -181,6 +181,7 @@ class Replica:
             lease_thread.start()
             stack.push_async_callback(lease_thread.stop)
             stack.push_async_callback(attempts.end, STOP_LIMIT)
+            stack.callback(ownership.close)  # without an orderly shutdown, nothing may start any more either
             claiming = services.create_task(claimer.run())
             writing = services.create_task(ownership.settler.run())
             services.create_task(ownership.edits.run())

@@ -2,7 +2,8 @@
 
 Call each method under the database's lock. A busy schedule ends a run each second, so a record that newer ones push
 out is dropped soon after they are added; some slack spreads the cost. ``prune`` drops every record that need not be
-kept.
+kept. One-shots have a slug each, so nothing pushes their records out. So all records together have a limit, beyond
+which the oldest are dropped.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ SLACK = 4
 """A group is cut when it exceeds twice its limit by more than this."""
 
 
+MAX_BYTES = 64 * 2**20
+"""Bytes that all records take at most."""
+RECORD_BYTES = 600
+"""Bytes that a record takes in memory without its output and reason."""
+
+
 class History:
     """The ended runs of one installation."""
 
@@ -39,6 +46,8 @@ class History:
         """A heap. Dropped records stay until they are half of it."""
         self._overfull: dict[Group, None] = {}
         self._added = 0
+        self._bytes = 0
+        """What the records take, by estimate."""
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -51,6 +60,7 @@ class History:
             self._added += 1
             line = (record.finished, self._added, record)
             self._lines[record.run_id] = line
+            self._bytes += _size(record)
             group = (record.slug, record.outcome is Outcome.SUCCEEDED)
             lines = self._groups.setdefault(group, [])
             insort(lines, line)
@@ -60,6 +70,8 @@ class History:
                 self._overfull[group] = None
                 if len(lines) > 2 * record.keep + SLACK:
                     self._cut(group, len(lines))
+        if self._bytes > MAX_BYTES:
+            self._drop_oldest()
         self._drop_stale_entries()
 
     def recorded(self, run_ids: Iterable[str]) -> set[str]:
@@ -105,14 +117,24 @@ class History:
             self._overfull.pop(group, None)
         return min(len(surplus), limit)
 
+    def _drop_oldest(self) -> None:
+        """Drop the oldest records until a twentieth of the space is free."""
+        for line in self._by_age:
+            if self._bytes <= MAX_BYTES * 19 // 20:
+                return
+            if self._lines.get(line[2].run_id) is line:
+                self._drop(line)
+
     def _drop(self, line: Line) -> None:
         record = line[2]
         del self._lines[record.run_id]
+        self._bytes -= _size(record)
         group = (record.slug, record.outcome is Outcome.SUCCEEDED)
         lines = self._groups[group]
         del lines[bisect_left(lines, line)]
         if not lines:
             del self._groups[group]
+            self._overfull.pop(group, None)
 
     def _drop_stale_entries(self) -> None:
         enough = 2 * len(self._lines) + 64
@@ -121,6 +143,10 @@ class History:
         if len(self._expiries) > enough:
             self._expiries = [(line[2].expires, run_id) for run_id, line in self._lines.items()]
             heapq.heapify(self._expiries)
+
+
+def _size(record: RunRecord) -> int:
+    return RECORD_BYTES + len(record.output) + len(record.reason)
 
 
 def _finished(line: Line) -> Instant:
