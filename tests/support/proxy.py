@@ -1,4 +1,4 @@
-"""A TCP proxy between a program and a server: a slow link, or one that drops answers."""
+"""A TCP proxy between a program and a server: a slow link, one that drops answers, or one that receives nothing."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Proxy:
     """What the server sends is thrown away, and its connections stay open."""
     drop_answers_after: bytes = b""
     """Drop answers from the first time on that the program sends this; empty: never."""
+    receives: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set; while a test clears it, nothing that the server sends is received."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -36,7 +38,7 @@ class Proxy:
         writer.close()
 
     async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
+        while await self.receives.wait() and (data := await reader.read(65536)):
             if not self.drop_answers:
                 writer.write(data)
                 await writer.drain()
@@ -51,6 +53,7 @@ async def proxy_of(url: str) -> AsyncIterator[Proxy]:
     assert parts.port
     host, port = parts.hostname, parts.port
     proxy = Proxy()
+    proxy.receives.set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -233,6 +233,8 @@ def size_of(settlement: Settlement) -> int:
     size = len(settlement.state) + len(settlement.payload or b"") + len(settlement.result or b"")
     for record in settlement.records:
         size += len(record.output) + len(record.reason)
+    for hook in settlement.hooks:
+        size += len(hook.data)
     return size
 
 

@@ -11,10 +11,12 @@ import pytest
 
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, ReplicaInfo, StoreUnavailable
-from scheduledjob.stores.postgres import PostgresStore
+from scheduledjob.stores.postgres import PostgresStore, migrations
 from scheduledjob.stores.postgres import connections as connections_module
 from scheduledjob.stores.postgres import schedules as schedules_module
+from scheduledjob.stores.postgres.address import parse_address
 from tests.stores.support import LEASE, PATIENCE, claim, desired, put_due, record, settlement, take, until
+from tests.support.proxy import proxy_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -235,6 +237,43 @@ async def test_a_large_write_is_several_transactions(
     assert await client.fetchval(count) >= 15
 
 
+async def test_a_client_that_does_not_receive_an_answer_loses_its_locks(
+    store: PostgresStore, postgres_dsn: str
+) -> None:
+    """The server can't send all of the answer, so the statement does not end, and no statement timeout applies."""
+    (row,) = (await owned(store, 1)).values()
+    large = "SELECT repeat('x', 1000000) FROM scheduledjob.schedule AS s, generate_series(1, 50) FOR UPDATE OF s"
+    async with proxy_of(postgres_dsn) as proxy, store.renewer("alice") as renewer, asyncio.timeout(2 * PATIENCE):
+        server = connections_module.PostgresServer(parse_address(proxy.url), 10.0)
+        client = await server.open()
+        proxy.receives.clear()
+        fetching = asyncio.create_task(client.fetch(large))
+        while not (await renewer.renew([(row.key, row.version)], LEASE)).busy:
+            pass
+        while not (await renewer.renew([(row.key, row.version)], LEASE)).revisions:
+            pass
+        client.terminate()
+        await asyncio.gather(fetching, return_exceptions=True)
+
+
+async def test_a_migration_that_waits_for_a_report_does_not_hold_up_renewals(
+    store: PostgresStore, client: asyncpg.Connection[asyncpg.Record], postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every statement queues behind a waiting ALTER TABLE, so the migration gives up soon, and is tried again."""
+    monkeypatch.setattr(migrations, "LOCK_LIMIT", 0.1)
+    alter = migrations.Half(9999, False, "9999_pre_test", "ALTER TABLE scheduledjob.schedule ADD COLUMN test integer")
+    monkeypatch.setattr(migrations.migrate, "__kwdefaults__", {"finish": False, "wanted": [*migrations.OWN, alter]})
+    (row,) = (await owned(store, 1)).values()
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, store.renewer("alice") as renewer:
+        async with client.transaction():
+            await client.fetch("SELECT count(*) FROM scheduledjob.schedule")
+            migrating = tasks.create_task(store.migrate())
+            for _ in range(20):
+                assert (await renewer.renew([(row.key, row.version)], LEASE)).revisions
+            assert not migrating.done()
+        assert await migrating == ["version 9999, first half: test"]
+
+
 async def limits_of(store: PostgresStore, names: Sequence[str]) -> list[str]:
     async with store._pool.transaction("reading settings") as connection:
         return [await connection.fetchval(f"SHOW {name}") for name in names]
@@ -243,7 +282,7 @@ async def limits_of(store: PostgresStore, names: Sequence[str]) -> list[str]:
 async def test_the_server_knows_the_limits(store: PostgresStore) -> None:
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
     assert await limits_of(store, names) == ["10s", "500ms", "2s"]
-    assert await limits_of(store, ("tcp_user_timeout", "client_connection_check_interval")) == ["10000", "1s"]
+    assert await limits_of(store, ("tcp_user_timeout", "client_connection_check_interval")) == ["5000", "1s"]
 
 
 async def test_a_server_that_does_not_know_a_limit_works_without_it(

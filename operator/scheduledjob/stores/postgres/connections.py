@@ -65,8 +65,9 @@ LOCK_LIMIT = 0.5
 """Seconds that a statement waits for a lock at most."""
 IDLE_LIMIT = 2.0
 """Seconds that a transaction waits for the next statement of its client at most."""
-SILENCE_LIMIT = 10.0
-"""Seconds after which the server drops a connection whose client does not acknowledge what it receives."""
+SILENCE_LIMIT = 5.0
+"""Seconds after which the server drops a connection whose client does not receive what it sends: a statement timeout
+does not end that wait."""
 CHECK_INTERVAL = 1.0
 """Seconds between two checks of the server whether the client of a running statement is still connected."""
 CLOSE_LIMIT = 1.0
