@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -207,3 +208,23 @@ async def test_a_status_is_written_again_when_its_next_run_has_passed(monkeypatc
         for _ in range(3):
             assert await writes.written.get() == "fine"
         assert await writer.flush(), "it ends although there is always a next write"
+
+
+async def test_the_status_of_a_due_row_that_no_replica_has_room_for_says_its_position() -> None:
+    store, objects = MemoryStore(), KnownObjects()
+    definition = single_slot(NOW, kind=KIND_INVALID, job={"problem": "none"}).encode()
+    await store.reconcile(
+        [
+            NewRow(
+                f"ns/{name}", f"uid-{name}", KIND_INVALID, Origin.CLUSTER, definition,
+                State(NOW, runs=[Run(NOW, NOW)]).encode(), NOW + number, created_at=NOW, generation=1,
+            )
+            for number, name in enumerate(("first", "second"))
+        ]
+    )  # fmt: skip
+    kinds = {KIND_INVALID: JobKind(KIND_INVALID, Jobs())}
+    for later, expected in ((SECOND, None), (3600 * SECOND, "waiting for capacity, position 2")):
+        reader = StatusReader(store, kinds, partial(int, NOW + later), lambda _: {})
+        found = await reader.read(objects.update(an_object("second")))
+        assert found is not None
+        assert (found[0]["nextRun"] == expected) is (expected is not None)

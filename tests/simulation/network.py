@@ -200,6 +200,9 @@ class DistantStore:
     async def touch(self, slugs: Sequence[str]) -> None:
         return await self.link.call(lambda: self.near.touch(slugs))
 
+    async def queue_position(self, row: Row) -> tuple[int, bool]:
+        return await self.link.call(lambda: self.near.queue_position(row))
+
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
         return await self.link.call(lambda: self.near.recorded(run_ids))
 

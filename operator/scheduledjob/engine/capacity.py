@@ -42,6 +42,11 @@ def tenant_of(row: TenantRow) -> str:
     return row.tenant if row.origin == LIBRARY else row.slug.partition("/")[0]
 
 
+def describe_wait(position: int, exact: bool) -> str:
+    """Return for what a due row waits that no replica has claimed, from the answer of ``Store.queue_position``."""
+    return f"waiting for capacity, position {position}" + ("" if exact else " or later")
+
+
 def bounded_room(held: int, free: int, share: float, *, others: bool = True) -> int:
     """Return how many more places somebody may take who holds ``held``, of ``free`` ones.
 

@@ -52,6 +52,9 @@ Key: TypeAlias = int | str
 DEFAULT_TENANT = ""
 """The tenant of library schedules that name none."""
 
+COUNTED = 1_000
+"""How many rows of a queue are counted at most."""
+
 TOMBSTONE_KEPT: Micros = 7 * DAY
 """How long a tombstone is kept at least; ``reconcile`` refuses its uid for that time."""
 
@@ -433,6 +436,12 @@ class Store(Protocol):
 
         A claim that reaches the store after ``by`` claims nothing. It was delayed, for example by a stalled store, and
         its sender may have given it up.
+        """
+
+    async def queue_position(self, row: Row) -> tuple[int, bool]:
+        """Return the place of a due row, from 1, among the due rows of its tenant and kind that no replica owns.
+
+        The other value is False if more rows are before it than were counted (``COUNTED``, or fewer).
         """
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> Sequence[bool | None]:

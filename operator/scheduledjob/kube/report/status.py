@@ -56,6 +56,9 @@ _NONE_WAIT: Waiting = {}
 
 _EMPTY_STATUS: dict[str, Any] = dict.fromkeys(part.alias or name for name, part in Status.model_fields.items())
 
+CLAIMED_AFTER = 5 * SECOND
+"""A row that is due for longer and has no owner waits for capacity."""
+
 COMPLETED = {
     Completion.JOB: "its job said that it is done",
     Completion.MAX_RUNS: "maxRuns is reached",
@@ -258,6 +261,14 @@ def _next_due(stored: StoredSchedule, starting: Run | None, now: Instant) -> Ins
         return None
     slot = slots.next(max(state.decided_until, now))
     return None if slot is None else slot + jitter_of(stored.row.uid, slot, definition.jitter)
+
+
+def waits_for_capacity(stored: StoredSchedule, kinds: Collection[str], now: Instant) -> bool:
+    """Return whether the row is due, and every replica that could run it has no room for it."""
+    row, state = stored.row, stored.state
+    due = row.wake_at is not None and row.wake_at + CLAIMED_AFTER <= now and row.owner is None
+    has_work = bool(state.runs) or (state.next is not None and state.next.due <= now)
+    return due and has_work and not unknown_kind(row.kind, kinds)
 
 
 def _describe_next_run(state: State, definition: Definition, due: Instant | None) -> str:

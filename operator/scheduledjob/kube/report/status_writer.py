@@ -16,6 +16,7 @@ import structlog
 
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import SECOND, to_instant
+from scheduledjob.engine.capacity import describe_wait
 from scheduledjob.engine.kinds import UnreadableRowError
 from scheduledjob.engine.store import Store, StoreError
 from scheduledjob.kube.client.api_errors import ApiConflict, ApiError, NotFound
@@ -23,7 +24,7 @@ from scheduledjob.kube.client.paths import scheduled_jobs
 from scheduledjob.kube.reconcile.desired_state import KIND_INVALID
 from scheduledjob.manifests.status_model import RECENT_RUNS
 
-from .status import StoredSchedule, build_status
+from .status import StoredSchedule, build_status, waits_for_capacity
 from .status_queue import DEBOUNCE
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ class StatusReader:
         stored = StoredSchedule(row, State.decode(row.state), definition, slots, own_records)
         begun = observed.begun | self._begun(observed.slug)
         waiting = self._waiting(observed.slug)
-        return build_status(stored, self._kinds.keys(), observed.since, self._now(), begun, waiting), stored.state
+        status = build_status(stored, self._kinds.keys(), observed.since, self._now(), begun, waiting)
+        if waits_for_capacity(stored, self._kinds.keys(), self._now()):
+            status["nextRun"] = describe_wait(*await self._store.queue_position(row))
+        return status, stored.state
 
     def stale_after(self, status: Mapping[str, Any]) -> float | None:
         """Return after how many seconds the next run of a status lies in the past while a run is active."""

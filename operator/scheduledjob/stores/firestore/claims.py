@@ -52,6 +52,8 @@ TENANTS_SEARCHED = 16
 """How many tenants one claim with quotas looks for beside those that have quotas."""
 FRONT = 4
 """How many rows at the front of all due rows a claim with quotas reads."""
+POSITIONS = 50
+"""How many rows of a queue are counted. Each is a read."""
 PARALLEL = 8
 """How many queries of one claim run at the same time."""
 
@@ -192,6 +194,11 @@ class FirestoreClaims:
         return await self._wire.query(
             Query(SCHEDULES, "tenant", within={"kind": kinds, "shard": self._shards}, limit=1, more=self._searched)
         )
+
+    async def queue_position(self, row: Row) -> tuple[int, bool]:
+        most = (row.wake_at or 0) - 1
+        found = await self._query([row.kind], limit=POSITIONS, most=most, tenant=tenant_of(row))
+        return sum(not _is_owned(document) for document in found) + 1, len(found) < POSITIONS
 
     def _groups(self, kinds: Iterable[str]) -> Iterator[list[str]]:
         """Split the kinds into groups that fit into one query; nearly always there is only one group."""

@@ -269,6 +269,9 @@ class FirestoreStore:
         self.poll_interval = MIN_POLL_INTERVAL if batch.rows else longer
         return batch
 
+    async def queue_position(self, row: Row) -> tuple[int, bool]:
+        return await self._claims.queue_position(row)
+
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         for settlement in settlements:
             self._history.note(settlement.records)

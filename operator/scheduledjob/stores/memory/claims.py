@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import Batch, Key, Quotas, Renewal, Renewer, Row
+from scheduledjob.engine.capacity import tenant_of
+from scheduledjob.engine.store import COUNTED, Batch, Key, Quotas, Renewal, Renewer, Row
 
 from .database import MemoryDatabase, MemoryPart
 from .rows import Entry, Installation, due_rows, due_rows_of_tenants, next_wake
@@ -59,6 +60,12 @@ class MemoryClaims(MemoryPart):
             for row in rows:
                 tables.enter(tables.slugs[row.slug])
             return Batch(rows, now, next_wake(agendas, now, ahead) if quotas is None else later, late, left)
+
+    async def queue_position(self, row: Row) -> tuple[int, bool]:
+        with self._lock:
+            agendas = [agenda for agenda in self._tables.agendas_of([row.kind]) if not agenda.leases]
+            before = sum(agenda.count_before(tenant_of(row), row.wake_at or 0, COUNTED) for agenda in agendas)
+        return before + 1, before < COUNTED
 
     @asynccontextmanager
     async def renewer(self, replica: str) -> AsyncIterator[Renewer]:

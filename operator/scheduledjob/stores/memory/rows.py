@@ -57,7 +57,7 @@ class Entry:
         self.first = new.first
         self.generation = new.generation
         self.requests = sys.intern(new.requests)
-        self.tenant = sys.intern(new.tenant)
+        self.tenant = sys.intern(tenant_of(new))
         self.edited_at = now
         self.revision += 1
         if not (new.keep_payload and self.revision > 1):
@@ -68,7 +68,7 @@ class Entry:
         """Return whether ``new`` differs from the row."""
         if new.first is not None or (self.payload != new.payload and not new.keep_payload):
             return True
-        return (self.kind, self.definition, self.tenant) != (new.kind, new.definition, new.tenant)
+        return (self.kind, self.definition, self.tenant) != (new.kind, new.definition, tenant_of(new))
 
     def write_state(self, settlement: Settlement) -> None:
         self.state = settlement.state
@@ -223,7 +223,7 @@ class Agenda:
         """The ``wake_at`` of each tenant's front. One that differs from ``TenantHeap.front`` is out of date."""
 
     def push(self, wake_at: Instant, entry: Entry) -> None:
-        tenant = tenant_of(entry)
+        tenant = entry.tenant
         heap = self._tenants.get(tenant)
         if heap is None:
             heap = self._tenants[tenant] = TenantHeap()
@@ -299,7 +299,19 @@ class Agenda:
 
     def _holds(self, place: tuple[Instant, int], tenant: str) -> bool:
         entry = self._keys.get(place[1])
-        return entry is not None and entry.wake_at == place[0] and self.suits(entry) and tenant_of(entry) == tenant
+        return (
+            entry is not None
+            and entry.wake_at == place[0]
+            and (entry.owner is not None) is self.leases
+            and entry.tenant == tenant
+            and entry.kind == self._kind
+        )
+
+    def count_before(self, tenant: str, wake_at: Instant, most: int) -> int:
+        """Return how many rows of the tenant are due before ``wake_at``, of the ``most`` that are likely to be."""
+        heap = self._tenants.get(tenant)
+        places = [] if heap is None else heap.places
+        return sum(place[0] < wake_at and self._holds(place, tenant) for place in islice(places, most))
 
 
 class TenantHeap:
@@ -355,7 +367,7 @@ def due_rows_of_tenants(
             left.add(tenant)
     turns.sort(key=lambda turn: turn[:2])
     for _, wake_at, entry in turns[limit:]:
-        left.add(tenant_of(entry))
+        left.add(entry.tenant)
         next(agenda for agenda in agendas if agenda.suits(entry)).push(wake_at, entry)
     return [entry for *_, entry in turns[:limit]], frozenset(left), next_due
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from scheduledjob.domain.time.instants import SECOND
-from scheduledjob.engine.store import Batch, Key, Quotas, Renewal, Renewer, Row, StoreUnavailable
+from scheduledjob.engine.capacity import tenant_of
+from scheduledjob.engine.store import COUNTED, Batch, Key, Quotas, Renewal, Renewer, Row, StoreUnavailable
 
 from .claim_watermark import BOTTOM
 from .part import SEARCH_START, PostgresPart
@@ -101,6 +102,13 @@ class PostgresClaims(PostgresPart):
         if ended_at is not None:
             next_wake = now  # other tenants come with the next claim
         return Batch(rows, now, next_wake, by is not None and now > by, frozenset(left or ()))
+
+    async def queue_position(self, row: Row) -> tuple[int, bool]:
+        async with self._pool.connection("counting what waits") as connection:
+            before = await connection.fetchval(
+                SQL["count_before"], self._installation, tenant_of(row), row.kind, row.wake_at or 0, COUNTED
+            )
+        return before + 1, before < COUNTED
 
     @asynccontextmanager
     async def renewer(self, replica: str) -> AsyncIterator[Renewer]:

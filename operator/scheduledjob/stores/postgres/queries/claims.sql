@@ -75,6 +75,14 @@ ORDER BY claimed.turn;
 -- fragment: tenant
 CASE WHEN origin = 'library' THEN tenant ELSE split_part(slug, '/', 1) END
 
+-- name: count_before
+-- $2 tenant, $3 kind, $4 when the row is due, $5 how many rows it counts at most.
+SELECT count(*) FROM (
+    SELECT 1 FROM scheduledjob.schedule
+    WHERE installation + 0 = $1 AND {tenant} = $2 AND kind = $3 AND wake_at < $4 AND owner IS NULL
+    ORDER BY wake_at LIMIT $5
+) AS before;
+
 -- name: search_tenants
 -- $10 the quotas by tenant, as JSON; $11 the quota of each other tenant; $12 and $13 the tenant and kind before which
 -- the search begins; $14 how many pairs of a tenant and a kind it looks at.
