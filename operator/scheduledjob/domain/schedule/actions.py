@@ -15,8 +15,7 @@ from scheduledjob.domain.time.instants import Micros
 from .state import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Container, Sequence
 
 _T = TypeVar("_T")
 
@@ -59,7 +58,6 @@ class Actions(msgspec.Struct, gc=False):
 
 MAX_ASSERTED = 64
 """An assertion that searches a list is made for lists up to this length, so that its cost is bounded."""
-_NOTHING: AbstractSet[int] = frozenset()
 
 
 def has(runs: Sequence[Run], run: Run) -> bool:
@@ -69,9 +67,11 @@ def has(runs: Sequence[Run], run: Run) -> bool:
     return False
 
 
-def identities(runs: Sequence[Run]) -> AbstractSet[int]:
+def identities(runs: Sequence[Run]) -> Container[int]:
     """Return the ``id`` of each run, to look for many runs among many without comparing each with each."""
-    return {id(run) for run in runs} if runs else _NOTHING
+    if len(runs) <= 1:  # nearly always
+        return (id(runs[0]),) if runs else ()
+    return {id(run) for run in runs}
 
 
 def remove(runs: list[Run], run: Run) -> None:

@@ -37,7 +37,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import due, followed_runs, requests, runs
-from .actions import Actions, EndDetails, identities
+from .actions import Actions, EndDetails, has, identities
 from .concurrency import has_room
 from .schedule import Schedule
 from .state import Completion, Outcome, Run, State, run_id
@@ -223,8 +223,7 @@ def step(schedule: Schedule, now: Instant) -> Actions:
 def _start_attempts(schedule: Schedule, now: Instant, actions: Actions) -> None:
     """Start the attempts that are due, of runs that are stored."""
     total = schedule.definition.timeouts.total
-    executing = identities(schedule.executing)
-    starting: list[Run] = []
+    executing = identities(schedule.executing) if schedule.executing else ()
     for run in list(schedule.state.runs):
         if run.due <= now and id(run) not in executing:
             if run.detached is not schedule.detached:
@@ -233,10 +232,9 @@ def _start_attempts(schedule: Schedule, now: Instant, actions: Actions) -> None:
                 reason = "timeouts.total passed before the next attempt"
                 runs.finish(schedule, run, Outcome.FAILED, now, EndDetails(reason))
             elif not schedule.writes.is_unstored(run):
-                starting.append(run)
-                if len(starting) >= MAX_STARTS:
+                actions.start += (run,)
+                if len(actions.start) >= MAX_STARTS:
                     break
-    actions.start = tuple(starting)
 
 
 def prepare_release(schedule: Schedule, now: Instant) -> None:
@@ -262,9 +260,10 @@ def wake_at(schedule: Schedule) -> Instant | None:
             if wake is None or run.due < wake:
                 wake = run.due
     if state.runs:
-        executing = identities(schedule.executing)
+        executing = schedule.executing
+        many = identities(executing) if len(executing) > 1 else None
         for run in state.runs:
-            if (wake is None or run.due < wake) and id(run) not in executing:
+            if (wake is None or run.due < wake) and not (has(executing, run) if many is None else id(run) in many):
                 wake = run.due
     if schedule.pending is not None and (wake is None or schedule.pending.since < wake):
         wake = schedule.pending.since

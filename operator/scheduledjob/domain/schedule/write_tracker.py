@@ -7,14 +7,20 @@ checked here: *a run may start only if the stored state already says so*.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
+from .actions import has, without
 from .state import Run, RunRecord
 
 if TYPE_CHECKING:
     from .state import State
+
+
+_Runs: TypeAlias = tuple[Run, ...] | dict[int, Run]
+"""A few runs; or many by their ``id``, so that the search does not pass over all."""
+FEW = 16
 
 
 class WriteTracker(msgspec.Struct, eq=False, gc=False):
@@ -29,29 +35,41 @@ class WriteTracker(msgspec.Struct, eq=False, gc=False):
     """The store has not answered the last write. The next write waits for the answer."""
     records: tuple[RunRecord, ...] = ()
     """Runs that ended and are in no write yet."""
-    _unstored: dict[int, Run] = msgspec.field(default_factory=dict)
-    """Unstored runs that are in no write yet, by their ``id``."""
-    _being_stored: dict[int, Run] = msgspec.field(default_factory=dict)
+    _unstored: _Runs = ()
+    """Unstored runs that are in no write yet."""
+    _being_stored: _Runs = ()
     """Unstored runs in the write that is in flight."""
 
     def add(self, run: Run) -> None:
         """Remember that the stored state does not know this run, or this attempt of it."""
-        self._unstored[id(run)] = run
+        unstored = self._unstored
+        if isinstance(unstored, dict):
+            unstored[id(run)] = run
+        elif len(unstored) >= FEW:
+            self._unstored = {id(other): other for other in (*unstored, run)}
+        elif not has(unstored, run):
+            self._unstored = (*unstored, run)
         self.changed = True
 
     def drop(self, run: Run) -> None:
         """Forget a run that has ended."""
-        self._unstored.pop(id(run), None)
+        unstored = self._unstored
+        if isinstance(unstored, dict):
+            unstored.pop(id(run), None)
+        elif unstored:
+            self._unstored = without(unstored, run)
 
     def is_unstored(self, run: Run) -> bool:
         """Whether the stored state does not know this run, or this attempt of it."""
-        return id(run) in self._unstored or id(run) in self._being_stored
+        if not self._unstored and not self._being_stored:  # nearly always: worth 0.3 us a run in drain-1
+            return False
+        return _contains(self._unstored, run) or _contains(self._being_stored, run)
 
     def begin(self, state: State) -> tuple[bytes, tuple[RunRecord, ...]]:
         """Return the state and the records to write now. Call ``answered`` when the store has answered."""
         assert not self.in_flight, "a write is in flight already"
         records, self.records = self.records, ()
-        self._being_stored, self._unstored = self._unstored, self._being_stored
+        self._being_stored, self._unstored = self._unstored, ()
         self.changed, self.in_flight = False, True
         return state.encode(), records
 
@@ -59,4 +77,8 @@ class WriteTracker(msgspec.Struct, eq=False, gc=False):
         """Note that the store has answered the write. If it refused the write, the row is lost, and nothing starts."""
         assert self.in_flight, "no write is in flight"
         self.in_flight = False
-        self._being_stored.clear()
+        self._being_stored = ()
+
+
+def _contains(runs: _Runs, run: Run) -> bool:
+    return id(run) in runs if isinstance(runs, dict) else has(runs, run)
