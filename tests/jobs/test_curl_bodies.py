@@ -86,6 +86,22 @@ async def test_a_small_body_that_unpacks_to_a_large_one_is_cut() -> None:
     assert result.reason == 'HTTP 200, but nothing in the body in its first 1 MiB matches expect.bodyRegex "never"'
 
 
+async def test_a_body_that_grows_between_its_codings_is_refused() -> None:
+    nothing = b"\x00\x00\x00\xff\xff" * 3_000_000  # empty blocks of deflate, of which nothing is left in the end
+    async with bare(answer(gzip.compress(nothing, 1), b"Content-Encoding: deflate, gzip")) as server:
+        result = await run(CurlSpec(server.url, expect_body="never"))
+    words = "it is packed with deflate, gzip to more than 4 MiB between them"
+    assert result.reason == f"HTTP 200, but its body can't be read: {words}"
+
+
+@pytest.mark.parametrize("coding", [b"deflate", b"br"])
+async def test_a_packed_body_without_end_is_not_read_for_ever(coding: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: " + coding + b"\r\n\r\n"
+    async with bare(head + b"\x00\x00\x00\xff\xff" * 1_000_000, keep_open=True) as server:
+        result = await run(CurlSpec(server.url), timeout=60.0)
+    assert result.ok, result.reason
+
+
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [

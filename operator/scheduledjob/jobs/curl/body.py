@@ -34,9 +34,14 @@ BODIES_LIMIT = 64 << 20
 FREE = 16 << 10
 """Bytes that an attempt may hold without asking."""
 
+_PACKED_LIMIT = 4 << 20
+"""Bytes of a packed body that are read, whatever it unpacks to."""
+
 _PIECE = 16 << 10
 _RAW_SHOWN = 4096
 _MAX_CODINGS = 4
+_BETWEEN_CODINGS = 4 << 20
+"""Bytes that may pass from one coding to the next: a few bytes could become gigabytes there, and nothing at the end."""
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([A-Za-z0-9_.:+-]{1,40})', re.IGNORECASE)
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -88,8 +93,9 @@ async def collect(
     unpacker = _Unpacker(codings)
     kept = bytearray()
     raw = b""
-    total = 0
+    read = total = 0
     async for data in pieces:
+        read += len(data)
         if codings and len(raw) < _RAW_SHOWN:
             raw += data[: _RAW_SHOWN - len(raw)]
         for part in unpacker.unpack(data):
@@ -101,9 +107,10 @@ async def collect(
                 break
             if not whole and len(kept) > head + 2 * tail:
                 del kept[head:-tail]
-        if total > BODY_LIMIT:
+        if total > BODY_LIMIT or read > _PACKED_LIMIT:
             break
-    fault = unpacker.fault if total > BODY_LIMIT else unpacker.finish()
+    ended = total <= BODY_LIMIT and read <= _PACKED_LIMIT
+    fault = unpacker.finish() if ended else unpacker.fault
     if not total and fault:
         kept += raw
         total = len(raw)
@@ -121,7 +128,7 @@ async def collect(
         output = condense(text, b"", len(text), secrets)
     else:
         output = condense(bytes(kept[:head]), bytes(kept[-tail:]), total, secrets)
-    return Body(output, searched, cut, charset, fault)
+    return Body(output, searched, not ended, charset, fault)
 
 
 def _shown(body: bytes, charset: str | None) -> bytes:
@@ -209,12 +216,17 @@ class _Zlib:
 _WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
 
+class _TooMuchWorkError(Exception):
+    """A body is larger between its codings than it may be."""
+
+
 class _Unpacker:
     """Undoes the codings of a body. After a fault it yields nothing."""
 
     def __init__(self, codings: Sequence[bytes]) -> None:
         names = [coding for coding in codings if coding != b"identity"]
         self.fault = ""
+        self._between = 0
         self._names = ", ".join(name.decode("ascii", "replace") for name in names[:_MAX_CODINGS])
         if len(names) > _MAX_CODINGS or any(name not in _WINDOWS for name in names):
             self.fault = (
@@ -229,6 +241,8 @@ class _Unpacker:
             return
         try:
             yield from self._through(data, 0)
+        except _TooMuchWorkError:
+            self.fault = f"it is packed with {self._names} to more than {_BETWEEN_CODINGS >> 20} MiB between them"
         except zlib.error:
             self.fault = f"it is not {self._names}, although Content-Encoding says so"
 
@@ -237,6 +251,10 @@ class _Unpacker:
             yield data
             return
         for part in self._codings[layer].unpack(data):
+            if layer + 1 < len(self._codings):
+                self._between += len(part)
+                if self._between > _BETWEEN_CODINGS:
+                    raise _TooMuchWorkError
             yield from self._through(part, layer + 1)
 
     def finish(self) -> str:
