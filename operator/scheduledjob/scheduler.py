@@ -8,6 +8,7 @@ its own. If the replica fails, the task that entered the context is cancelled, a
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -157,8 +158,8 @@ class Scheduler:
             raise RuntimeError(f"job {name!r} comes too late: register jobs before `async with scheduler`")
         if name in self._kinds:
             raise ValueError(f"a job {name!r} is registered already: give this one another name")
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_SLUG or "\0" in name:
-            raise ValueError(f"name {name!r:.80} is not allowed: text of 1 to {MAX_SLUG} characters without NUL")
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_SLUG or not _is_text(name):
+            raise ValueError(f"name {name!r:.80} is not allowed: 1 to {MAX_SLUG} characters of UTF-8 without NUL")
         if backoff is not None and not isinstance(backoff, Exponential | Fixed):
             raise TypeError(
                 f"job {name!r}: backoff is {type(backoff).__name__}: give Exponential(...) or Fixed([10.0, 60.0])"
@@ -368,9 +369,9 @@ class Scheduler:
                 f"{min(map(str, unknown))!r} is not an argument of schedule(): give {', '.join(sorted(ARGUMENTS))}"
             )
         slug, kind = schedule.get("slug"), schedule.get("kind")
-        if not isinstance(slug, str) or not 0 < len(slug) <= MAX_SLUG or "\0" in slug:
-            raise ValueError(f"slug {slug!r:.80} is not allowed: text of 1 to {MAX_SLUG} characters without NUL")
-        if not isinstance(kind, str) or not kind:
+        if not isinstance(slug, str) or not 0 < len(slug) <= MAX_SLUG or not _is_text(slug):
+            raise ValueError(f"slug {slug!r:.80} is not allowed: 1 to {MAX_SLUG} characters of UTF-8 without NUL")
+        if not isinstance(kind, str) or not kind or not _is_text(kind):
             raise ValueError(f"schedule {slug!r}: kind {kind!r:.80} is not allowed: the name of a registered job")
         payload = schedule.get("payload", UNSET)
         if keep_payload := payload is UNSET:
@@ -383,8 +384,8 @@ class Scheduler:
                 "(max_result): store it elsewhere, and give a reference to it"
             )
         tenant = schedule.get("tenant", DEFAULT_TENANT)
-        if not isinstance(tenant, str) or len(tenant) > MAX_SLUG or "\0" in tenant:
-            allowed = f"text of up to {MAX_SLUG} characters without NUL"
+        if not isinstance(tenant, str) or len(tenant) > MAX_SLUG or not _is_text(tenant):
+            allowed = f"up to {MAX_SLUG} characters of UTF-8 without NUL"
             raise ValueError(f"schedule {slug!r}: tenant {tenant!r:.80} is not allowed: {allowed}")
         known = self._kinds.get(kind)
         if known is None and self._execute:
@@ -418,9 +419,19 @@ class Scheduler:
         )
 
 
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def _is_text(text: str) -> bool:
+    """Whether every store can keep the text: without NUL, and without half of a surrogate pair."""
+    return _UNSTORABLE.search(text) is None
+
+
 def _text(slug: object) -> str:
     if not isinstance(slug, str):
         raise TypeError(f"slug is {type(slug).__name__}: give text")
+    if not _is_text(slug):
+        raise ValueError(f"slug {slug!r:.80} is not allowed: give UTF-8 without NUL")
     return slug
 
 

@@ -161,6 +161,36 @@ def test_validate_takes_files_without_an_option(tmp_path: Path, capsys: pytest.C
     assert "2 files" in capsys.readouterr().out
 
 
+NEVER = (
+    job("past", 'at: "2020-01-01T00:00:00Z"')
+    + job("ended", 'cron: "0 12 * * *"', more='  endAt: "2020-01-01T00:00:00Z"\n')
+    + job("year", 'cron: "0 0 12 ? * * 2020"')
+    + job("excluded", 'cron: "0 12 * * *"', more='  exclude: [{cron: "* 12 * * *"}]\n')
+    + job("by-hand", "manual: true")
+    + job("later", 'at: "2120-01-01T00:00:00Z"')
+)
+
+
+def test_validate_warns_of_jobs_that_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "jobs.yaml").write_text(NEVER)
+    assert execute(["validate", "-f", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert out == "no faults; 6 valid jobs in 1 file\n"
+    assert [line.partition("warning: ")[2] for line in err.splitlines()] == [
+        "past never runs: all its slots are past",
+        "ended never runs: endAt is past (2020-01-01T00:00:00Z)",
+        "year never runs: all its slots are past",
+        "excluded never runs: exclude leaves out every slot",
+    ]
+    assert execute(["validate", "-f", str(tmp_path), "-o", "json"]) == 0
+    assert [found["name"] for found in json.loads(capsys.readouterr().out)["warnings"]] == [
+        "past",
+        "ended",
+        "year",
+        "excluded",
+    ]
+
+
 JOBS = (
     job("noon", 'cron: "0 12 * * *"')
     + job("soon", "every: 5h", namespace="team-a", more="  maxRuns: 2\n")

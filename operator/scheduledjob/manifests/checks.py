@@ -101,6 +101,9 @@ _INSTANT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?"
     r"(?P<offset>[Zz]|[+-][0-9]{2}:[0-5][0-9])?\Z"
 )
+_FINER = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6})[0-9]+([Zz]|[+-][0-9]{2}:[0-5][0-9])?\Z"
+)
 _INSTANT_EXAMPLE = 'write it like "2026-12-01T10:00:00Z" or "2026-12-01T10:00:00+01:00"'
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 
@@ -109,6 +112,8 @@ def parse_instant(text: str) -> datetime:
     """Return the instant of an RFC 3339 text as an aware datetime in UTC. A text without an offset is refused."""
     match = _INSTANT.match(text)
     if match is None:
+        if finer := _FINER.match(text):
+            refuse(f"{quoted(text)} is finer than a microsecond", f'write at most six decimals: "{finer[1]}{finer[2]}"')
         refuse(f"{quoted(text)} is not a point in time", _INSTANT_EXAMPLE)
     if match["offset"] is None:
         refuse(f"{quoted(text)} has no offset from UTC", f'write "{text}Z" for UTC, or "{text}+01:00"')
@@ -152,6 +157,8 @@ def _date_fault(text: str, error: ValueError) -> str:
         return "year 0 is out of range"
     if 1 <= month <= 12 and not 1 <= day <= monthrange(year, month)[1]:
         return "day is out of range for month"
+    if "offset" in str(error):
+        return f"the offset {text[-6:]} is a day or more"
     return str(error).partition(", not ")[0]
 
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.time.instants import Instant, rfc3339, to_instant
 from scheduledjob.manifests.loader import load
+from scheduledjob.manifests.problems import plain
+from scheduledjob.manifests.translate import to_definition
 from scheduledjob.resource_names import GROUP
 
 from .formats import print_value
+from .printing import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +26,13 @@ if TYPE_CHECKING:
 
 
 def print_faults(paths: Sequence[str], output: str) -> bool:
-    """Print the faults and a summary; return whether there are faults. With output ``name``, print the valid jobs."""
+    """Print the faults, warnings of jobs that never run, and a summary; return whether there are faults.
+
+    With output ``name``, print the valid jobs.
+    """
     loaded = load(with_pipe(paths))
+    never = never_runs(loaded, to_instant(datetime.now(UTC)))
+    warnings = [(loaded.jobs[key], f"never runs: {reason}") for key, reason in never.items()]
     if output == "name":
         for _, name in sorted(loaded.jobs):
             print(f"scheduledjob.{GROUP}/{name}")  # noqa: T201  # a command prints
@@ -28,11 +41,37 @@ def print_faults(paths: Sequence[str], output: str) -> bool:
     elif output == "table":
         for problem in loaded.problems:
             print(problem)  # noqa: T201  # a command prints
+        for item, words in warnings:
+            say(f"{plain(item.file)}:{item.line}: warning: {plain(item.job.metadata.name)} {words}")
         print(summary(loaded), file=sys.stderr if loaded.problems else sys.stdout)
     else:
         faults = [_as_json(problem) for problem in loaded.problems]
-        print_value({"files": len(loaded.files), "jobs": len(loaded.jobs), "faults": faults}, output)
+        warned = [
+            {"file": item.file, "line": item.line, "name": item.job.metadata.name, "message": words}
+            for item, words in warnings
+        ]
+        counts = {"files": len(loaded.files), "jobs": len(loaded.jobs)}
+        print_value(counts | {"faults": faults, "warnings": warned}, output)
     return bool(loaded.problems)
+
+
+def never_runs(loaded: Loaded, at: Instant) -> dict[tuple[str, str], str]:
+    """Return why jobs never run if they are created at an instant, by (namespace, name)."""
+    reasons = {}
+    for key, item in loaded.jobs.items():
+        definition = to_definition(item.job)
+        slots = slots_of(Plan(definition), seed="/".join(key), created=at)
+        if slots is None or slots.by_hand or slots.following or slots.next(at) is not None:
+            continue
+        whole = slots_of(Plan(msgspec.structs.replace(definition, exclude=())), seed="/".join(key), created=at)
+        if definition.exclude and whole is not None and whole.next(at) is not None:
+            reason = "exclude leaves out every slot"
+        elif definition.end_at is not None and definition.end_at <= at:
+            reason = f"endAt is past ({rfc3339(definition.end_at)})"
+        else:
+            reason = "all its slots are past"
+        reasons[key] = reason
+    return reasons
 
 
 def with_pipe(paths: Sequence[str]) -> list[str]:

@@ -244,7 +244,7 @@ def _singles(terms: tuple[Term, ...]) -> list[int]:
 
 
 def _and(parts: Iterable[str]) -> str:
-    *most, last = parts
+    *most, last = dict.fromkeys(parts)  # 0 and 7 are both Sunday
     return f"{', '.join(most)} and {last}" if most else last
 
 

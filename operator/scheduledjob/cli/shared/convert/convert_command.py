@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 NAMES_SHOWN = 4
+HELM_WORDS = "it is a Helm template: render it first, as in helm template RELEASE CHART | scheduledjob convert -f -"
 
 
 def convert_files(paths: Iterable[str], form: Form) -> int:
@@ -54,7 +55,8 @@ def print_converted(cronjobs: list[dict[str, Any]], form: Form) -> int:
             converted = convert(cronjob)
             notes = [*converted.notes, *map(in_words, differences(cronjob, converted))]
         except ValueError as error:
-            say(coloured(f"{name}: can't be converted: {plain(in_one_line(error))}", YELLOW, sys.stderr))
+            words = HELM_WORDS if _is_helm_template(cronjob) else plain(in_one_line(error))
+            say(coloured(f"{name}: can't be converted: {words}", YELLOW, sys.stderr))
             code = 1
             continue
         except (TypeError, AttributeError, LookupError):
@@ -70,6 +72,15 @@ def print_converted(cronjobs: list[dict[str, Any]], form: Form) -> int:
     for note, names in names_by_note.items():
         say(f"{coloured(_named(names, len(manifests)), YELLOW, sys.stderr)}: {plain(note)}")
     return code
+
+
+def _is_helm_template(value: Any) -> bool:
+    """Whether any text of the manifest has an action of a template."""
+    if isinstance(value, str):
+        return "{{" in value and "}}" in value
+    if isinstance(value, dict):
+        return any(map(_is_helm_template, (*value, *value.values())))
+    return isinstance(value, list) and any(map(_is_helm_template, value))
 
 
 def _named(names: list[str], whole: int) -> str:
