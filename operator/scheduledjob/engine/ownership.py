@@ -189,6 +189,7 @@ class Ownership:
                 state=row.state,
                 wake_at=wake_at,
                 revision=row.revision,
+                slug=row.slug,
             ),
         )
 

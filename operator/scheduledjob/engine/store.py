@@ -447,8 +447,8 @@ class Store(Protocol):
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
         """Carry out each settlement whose row ``replica`` still owns at its version, and return False for the others.
 
-        Each row is settled or refused on its own, together with its records. None: a client has locked the row, so it
-        was left out. Settle it again soon.
+        Each row is settled or refused on its own, together with its records. None: a client has locked the row, or
+        keeps writing it, so it was left out. Settle it again soon.
         """
 
     async def claim_hooks(self, *, limit: int, lease: Micros, without: Sequence[str] = ()) -> list[HookCall]:

@@ -10,6 +10,7 @@ import pytest
 
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
 from scheduledjob.engine.store import Disposition, Put, SlugTaken, StoreUnavailable
+from scheduledjob.stores.firestore.layout import path_of
 from scheduledjob.stores.firestore.operations import Write
 from scheduledjob.stores.firestore.wire import Wire
 from tests.stores.support import (
@@ -322,3 +323,30 @@ async def test_the_heartbeats_of_processes_that_were_killed_are_pruned(store: Fi
     await store.prune()
     left = await store._wire.get(["sjob_replicas/killed", store._heartbeat_path], ())
     assert list(left) == [store._heartbeat_path]
+
+
+async def test_a_row_that_is_edited_without_pause_costs_no_other_row_its_end(
+    store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put([desired(f"job-{n}", n) for n in range(10)], replace=False)
+    rows = await take(store, 10)
+    now = await store.now()
+    ends = [settlement(row, wake_at=now + HOUR, records=[record(f"run-{row.slug}", now)]) for row in rows]
+    commit, edits = Wire.commit, 0
+
+    async def edit_first(wire: Wire, writes: Sequence[Write]) -> list[int]:
+        nonlocal edits
+        if any(write.path == path_of(rows[3].key) and "state" in (write.fields or {}) for write in writes):
+            edits += 1
+            with monkeypatch.context() as patch:
+                patch.setattr(Wire, "commit", commit)
+                await store.put([desired("job-3", payload=str(edits).encode())], replace=True)
+        return await commit(wire, writes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Wire, "commit", edit_first)
+        answer = await store.settle("alice", ends)
+    assert answer == [None if row.slug == "job-3" else True for row in rows]
+    assert len(await store.history()) == 9
+    assert await store.settle("alice", [ends[3]]) == [True]
+    assert len(await store.history()) == 10

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.engine.store import Disposition, Settlement, StoreError, StoreUnavailable
+from scheduledjob.engine.store import Disposition, Settlement, StoreError
 
 from .layout import add_to_recent, hook_write, path_of, record_writes, removal, run_path
 from .operations import Write, pack_commits
@@ -59,6 +59,8 @@ class Unit:
     """The desired state has changed, so the row is released, due at once."""
     is_slim: bool = False
     """It is written without payload and result, because Firestore refused it with them."""
+    is_contended: bool = False
+    """Others have written its row meanwhile, so it is committed by itself: it would fail the others again."""
     settled: bool | None = None
     """None: not decided yet."""
 
@@ -77,20 +79,24 @@ class FirestoreSettling:
         self.surplus: deque[str] = deque(maxlen=MAX_SURPLUS)
         """Paths of runs that newer ones have pushed out of history, for ``prune``."""
 
-    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> tuple[list[bool], bool]:
-        """Return for each whether it was settled, and whether a row was released whose desired state had changed."""
-        units = [Unit(settlement) for settlement in settlements]
-        while todo := [unit for unit in units if unit.settled is None]:
+    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> tuple[list[bool | None], bool]:
+        """Return for each whether it was settled, and whether a row was released whose desired state had changed.
+
+        None: others keep writing the row.
+        """
+        units = todo = [Unit(settlement) for settlement in settlements]
+        while todo:
             # A commit can write a document only once, so units with the same row or run go into different waves.
             wave: list[Unit] = []
+            later: list[Unit] = []
             taken: set[str] = set()
             for unit in todo:
                 names = {path_of(unit.settlement.key), *(record.run_id for record in unit.settlement.records)}
-                if taken.isdisjoint(names):
-                    wave.append(unit)
+                (wave if taken.isdisjoint(names) else later).append(unit)
                 taken |= names
             await self._settle(replica, wave)
-        return [bool(unit.settled) for unit in units], any(unit.is_outdated and unit.settled for unit in units)
+            todo = later
+        return [unit.settled for unit in units], any(unit.is_outdated and unit.settled for unit in units)
 
     async def _settle(self, replica: str, units: Sequence[Unit]) -> None:
         await self._read(replica, [unit for unit in units if self._known(replica, unit) is None])
@@ -100,7 +106,7 @@ class FirestoreSettling:
             # Let every commit complete before an error of one is raised, so that the results of all are known.
             results = await gather_results(
                 self._commit(replica, [todo[number] for number in numbers], [writes[number] for number in numbers])
-                for numbers in pack_commits(writes)
+                for numbers in _commits(todo, writes)
             )
             for result in results:
                 if isinstance(result, StoreError):
@@ -108,19 +114,18 @@ class FirestoreSettling:
             if all(unit.settled is not None for unit in units):
                 return
             await pause(attempt)
-        count = sum(unit.settled is None for unit in units)
-        raise StoreUnavailable(f"{count} rows could not be settled, because others keep writing them")
 
     async def _commit(self, replica: str, units: Sequence[Unit], writes: Sequence[Sequence[Write]]) -> None:
         try:
             async with self._commits:
                 stamps = await self._wire.commit([write for unit_writes in writes for write in unit_writes])
         except Conflict as conflict:
-            if conflict.aborted:
-                return
             # Firestore does not say which document conflicts, only whether it is a row or a record.
-            if not conflict.taken or not await self._read_recorded(units, writes):
+            if not conflict.aborted and (not conflict.taken or not await self._read_recorded(units, writes)):
                 await self._read(replica, units)
+            for unit, unit_writes in zip(units, writes, strict=True):
+                known = self._known(replica, unit)
+                unit.is_contended = conflict.aborted or (known is not None and known.stamp != unit_writes[0].stamp)
             return
         except Refused:
             if len(units) == 1:
@@ -231,3 +236,11 @@ class FirestoreSettling:
                 fields["wake_at"] = wake_at
             mask += ["owner", "wake_at"]
         return [Write(path, fields, mask, stamp=known.stamp), *records, *hooks]
+
+
+def _commits(units: Sequence[Unit], writes: Sequence[Sequence[Write]]) -> list[list[int]]:
+    """Return the numbers of the units of each commit."""
+    alone = [number for number, unit in enumerate(units) if unit.is_contended]
+    together = [number for number, unit in enumerate(units) if not unit.is_contended]
+    packed = pack_commits([writes[number] for number in together])
+    return [[together[place] for place in places] for places in packed] + [[number] for number in alone]

@@ -272,7 +272,7 @@ class FirestoreStore:
     async def queue_position(self, row: Row) -> tuple[int, bool]:
         return await self._claims.queue_position(row)
 
-    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
+    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool | None]:
         for settlement in settlements:
             self._history.note(settlement.records)
         results, outdated = await self._settling.settle(replica, settlements)
