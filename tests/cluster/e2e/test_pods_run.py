@@ -100,3 +100,79 @@ async def test_a_cancelled_run_leaves_no_pod(
     (run,) = _recent(body)
     assert run["outcome"] == "Cancelled"
     assert await api.list(f"/api/v1/namespaces/{node_namespace}/pods") == []
+
+
+LEAKING = """---
+apiVersion: v1
+kind: Secret
+metadata: {name: db}
+stringData: {password: hunter2-of-the-database}
+---
+apiVersion: scheduledjobs.dev/v1beta1
+kind: ScheduledJob
+metadata: {name: leaking}
+spec:
+  triggers: [{after: 0s}]
+  retry: {maxRetries: 0}
+  job: {container: {image: "IMAGE", command: [sh, -c, 'echo "no access for app:$PASSWORD@db"; exit 1']}}
+  execution:
+    pod:
+      template:
+        spec:
+          containers:
+            - name: job
+              terminationMessagePolicy: FallbackToLogsOnError
+              env: [{name: PASSWORD, valueFrom: {secretKeyRef: {name: db, key: password}}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        (("watched", "own", "cluster", "secrets"), "exit code 1: no access for app:***@db"),
+        (
+            ("watched", "own", "cluster"),
+            "exit code 1 (message withheld: Secret \"db\" can't be read, so its values can't be masked)",
+        ),
+    ],
+)
+async def test_no_value_of_a_secret_stands_in_status_or_events(
+    parts: tuple[str, ...], reason: str, node: Node, api: ApiClient, node_namespace: str
+) -> None:
+    kubeconfig = await granted(
+        node.cluster, f"operator-{node_namespace}", node_namespace, [node_namespace], parts=parts
+    )
+    async with OperatorProcess(kubeconfig, node_namespace, f"--namespaces={node_namespace}", "--store=memory:") as _:
+        await node.cluster.apply(LEAKING.replace("IMAGE", BUSYBOX_IMAGE), "-n", node_namespace)
+        body = await until(api, node_namespace, "leaking", _recent)
+        assert _recent(body)[0]["reason"] == reason
+        events = f"/api/v1/namespaces/{node_namespace}/events"
+        told = [event async for event in _failures(api, events)]
+    assert reason in told[0]["message"]
+    assert "hunter2" not in str(body) + str(told)
+
+
+async def _failures(api: ApiClient, path: str) -> AsyncIterator[dict[str, Any]]:
+    """The first Event of the operator about a failure."""
+    async for event in api.watch(path, fieldSelector="involvedObject.kind=ScheduledJob,reason=Failed"):
+        yield event["object"]
+        return
+
+
+async def test_a_misspelt_field_of_a_template_stands_in_status(
+    operator: OperatorProcess, node: Node, api: ApiClient, node_namespace: str
+) -> None:
+    more = (
+        "  execution: {pod: {template: {spec: {nodeSelectr: {disk: ssd}, tolerations: [{key: x, opertor: Exists}]}}}}"
+    )
+    await node.cluster.apply(manifest("misspelt", "every: 1h", container("true"), more), "-n", node_namespace)
+
+    def stalled(body: dict[str, Any]) -> bool:
+        conditions = (body.get("status") or {}).get("conditions") or ()
+        return any(condition["type"] == "Stalled" and condition["status"] == "True" for condition in conditions)
+
+    body = await until(api, node_namespace, "misspelt", stalled, "Stalled")
+    messages = str(body["status"]["conditions"])
+    assert 'unknown field "spec.nodeSelectr"' in messages
+    assert 'unknown field "spec.tolerations[0].opertor"' in messages
+    assert body["status"]["nextRun"] == "invalid"
