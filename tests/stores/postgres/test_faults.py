@@ -19,7 +19,7 @@ from scheduledjob.stores.postgres.listener import _ListeningConnection
 from scheduledjob.stores.postgres.queries import SQL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tests.support.pgbouncer import PgBouncer
     from tests.support.postgres import PostgresServer
@@ -365,3 +365,24 @@ async def test_a_call_rolled_back_by_a_deadlock_is_repeated(postgres_dsn: str) -
     assert [row.payload for row in await store.rows()] == [None, None]
     await other.close()
     await store.close()
+
+
+async def test_listening_goes_on_whatever_fails_in_it(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, errors = _ListeningConnection.run, [KeyError("a bug"), ValueError("another")]
+
+    async def fail_first(listening: _ListeningConnection, on_probe_arrived: Callable[[], None]) -> bool:
+        if errors:
+            raise errors.pop()
+        return await real(listening, on_probe_arrived)
+
+    monkeypatch.setattr(_ListeningConnection, "run", fail_first)
+    wakes = Wakes()
+    with capture_logs() as logs:
+        async with store.listen(wakes):
+            assert (await wakes.next()).notifications_lost
+            assert (await wakes.next()).notifications_lost  # it works again
+            assert not polls(store)
+    assert [entry["log_level"] for entry in logs if "listening for notifications failed" in entry["event"]] == [
+        "error",
+        "error",
+    ]

@@ -97,9 +97,6 @@ class PostgresListener(PostgresPart):
         while True:
             try:
                 listening = await _ListeningConnection.open(self, on_wake)
-            except StoreError as error:
-                log.warning("can't listen for notifications", error=str(error))
-            else:
                 tried.set()
                 try:
                     if await listening.run(lambda: self._set_polling(on_wake, False)):
@@ -107,6 +104,10 @@ class PostgresListener(PostgresPart):
                 finally:
                     listening.close()
                 log.warning("lost the connection that listens for notifications", server=self._server.address.shown)
+            except StoreError as error:
+                log.warning("can't listen for notifications", error=str(error))
+            except Exception as error:  # nobody awaits this task: without it, notifications would never come back
+                log.error("listening for notifications failed, and is tried again", error=repr(error), exc_info=error)
             self._set_polling(on_wake, True)
             tried.set()
             await asyncio.sleep(delay)
