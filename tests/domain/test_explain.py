@@ -95,6 +95,18 @@ def test_expressions_are_explained(expression: str, words: str) -> None:
     assert Cron(expression).explain() == words
 
 
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("0 0 * * 0,7", "at 00:00 on Sunday, UTC"),
+        ("0 0 1,1 * *", "at 00:00 on the 1st of the month, UTC"),
+        ("0 0 * * 7,SUN,0,1", "at 00:00 on Sunday and Monday, UTC"),
+    ],
+)
+def test_a_value_that_is_given_twice_is_named_once(expression: str, words: str) -> None:
+    assert Cron(expression).explain() == words
+
+
 def test_the_zone_is_named() -> None:
     assert Cron("0 30 2 * * ?", "Europe/Lisbon").explain() == "at 02:30 every day, Europe/Lisbon time"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from scheduledjob.engine.clock import boot_seconds
 from scheduledjob.engine.executor import Attempt
 from scheduledjob.jobs.shell.shell_spec import ShellSpec
 from scheduledjob.jobs.shell.spawner.processes import all_pids, status_of
@@ -45,7 +45,7 @@ def attempt_of(
         slot=1_796_119_200_000_000,
         attempt=2,
         version=version,
-        deadline=time.monotonic() + lease,
+        deadline=boot_seconds() + lease,
         timeout=timeout,
         params=ShellSpec(command, **spec),
         payload=payload,

@@ -13,13 +13,13 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
+from scheduledjob.engine.clock import boot_seconds
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
 from tests.jobs.shell_support import Reports, attempt_of, bearing, descendants, is_alive, running, until
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 REPLICA = """
 import asyncio, os, sys
+from scheduledjob.engine.clock import boot_seconds
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
 from tests.jobs.shell_support import attempt_of
 
@@ -104,13 +105,13 @@ async def test_a_killed_replica_leaves_no_job(reports: Reports) -> None:
 
 async def test_a_stopped_replica_leaves_no_job_when_its_lease_has_ended(reports: Reports) -> None:
     lease = 4.0
-    before = time.monotonic()
+    before = boot_seconds()
     async with replica_with_jobs(reports, lease) as replica:
         replica.process.send_signal(signal.SIGSTOP)
         assert replica.living()
         await until(lambda: not replica.living())
         # The attempts were made after ``before``, so their leases end later than this.
-        assert time.monotonic() > before + lease - 1.0 - 0.1
+        assert boot_seconds() > before + lease - 1.0 - 0.1
         assert is_alive(replica.helper)
         replica.process.send_signal(signal.SIGCONT)
         await replica.process.wait()
@@ -146,7 +147,7 @@ async def test_a_replica_that_forked_can_be_killed_too(executor: ShellExecutor, 
 async def test_a_job_is_dead_before_its_deadline(executor: ShellExecutor, reports: Reports, command: str) -> None:
     attempt = attempt_of(command.format(reports.path), lease=2.5)
     result = await executor.run(attempt)
-    assert time.monotonic() < attempt.deadline
+    assert boot_seconds() < attempt.deadline
     assert result.reason == "ended because its lease was about to pass"
     assert bearing(attempt.run_id) == []
 
@@ -177,11 +178,11 @@ async def test_a_renewed_lease_moves_the_deadline(executor: ShellExecutor, repor
         await reports.line()
         await reports.line()
         # From a thread without an event loop, like the engine.
-        thread = threading.Thread(target=executor.extend, args=([renewed.run_id, "unknown"], time.monotonic() + 3600))
+        thread = threading.Thread(target=executor.extend, args=([renewed.run_id, "unknown"], boot_seconds() + 3600))
         thread.start()
         await asyncio.to_thread(thread.join)
         assert (await tasks[1]).reason == "ended because its lease was about to pass"
-        await until(lambda: time.monotonic() > left.deadline)
+        await until(lambda: boot_seconds() > left.deadline)
         assert not tasks[0].done()
         await asyncio.to_thread(Path(f"{reports.path}.go").write_text, "on it went\n")
         assert (await tasks[0]).output == b"on it went\n"
@@ -196,7 +197,7 @@ async def test_a_renewal_before_the_helper_knows_the_job_counts(executor: ShellE
     await until(lambda: psutil.Process(helper).status() == psutil.STATUS_STOPPED)
     tasks = [asyncio.create_task(executor.run(attempt)) for attempt in attempts]
     await asyncio.sleep(0)
-    executor.extend([attempt.run_id for attempt in attempts], time.monotonic() + 3600)
+    executor.extend([attempt.run_id for attempt in attempts], boot_seconds() + 3600)
     os.kill(helper, signal.SIGCONT)
     assert {result.output for result in await asyncio.gather(*tasks)} == {b"done\n"}
 
@@ -215,7 +216,7 @@ async def test_a_renewal_while_secrets_are_resolved_counts(executor: ShellExecut
     attempt = attempt_of("echo done", lease=0.0, env={"A": Value(secret=("a", "b"))}, references=Slow())
     task = asyncio.create_task(executor.run(attempt))
     await asked.wait()
-    executor.extend([attempt.run_id], time.monotonic() + 3600)
+    executor.extend([attempt.run_id], boot_seconds() + 3600)
     answer.set()
     assert (await task).output == b"done\n"
 
@@ -231,12 +232,12 @@ async def test_a_renewal_never_blocks_when_the_helper_does_not_read(executor: Sh
     os.kill(helper._process.pid, signal.SIGSTOP)
     run_ids = [attempt.run_id for attempt in attempts]
     for n in range(5000):
-        executor.extend(run_ids, time.monotonic() + 30 + n)
+        executor.extend(run_ids, boot_seconds() + 30 + n)
     assert len(helper._unsent) == len(run_ids)
     os.kill(helper._process.pid, signal.SIGCONT)
 
     def all_sent() -> bool:
-        executor.extend(run_ids, time.monotonic() + 30)
+        executor.extend(run_ids, boot_seconds() + 30)
         return not helper._unsent
 
     await until(all_sent)
@@ -247,8 +248,8 @@ async def test_a_renewal_never_blocks_when_the_helper_does_not_read(executor: Sh
 
 
 async def test_a_renewal_before_the_start_or_after_the_end_has_no_effect(executor: ShellExecutor) -> None:
-    ShellExecutor().extend(["run"], time.monotonic())
+    ShellExecutor().extend(["run"], boot_seconds())
     attempt = attempt_of("true")
     await executor.run(attempt)
-    executor.extend([attempt.run_id], time.monotonic() + 10)
+    executor.extend([attempt.run_id], boot_seconds() + 10)
     assert (await executor.run(attempt_of("true"))).ok

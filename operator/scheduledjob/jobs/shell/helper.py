@@ -16,10 +16,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scheduledjob.engine.clock import boot_seconds
 from scheduledjob.jobs.shell.spawner.messages import (
     LEASE,
     LEASES_AT_ONCE,
@@ -222,7 +222,7 @@ class Helper(asyncio.Protocol):
         if not self.dead:
             self._transport.write(pack(Cancel(job.number)))
         # The helper kills a job at the margin before its lease ends. If it has not by half the margin, it is stuck.
-        last = job.deadline - time.monotonic() - self._settings.margin / 2
+        last = job.deadline - boot_seconds() - self._settings.margin / 2
         patience = max(_LEAST_PATIENCE, min(self._settings.cancel_grace + _PATIENCE, last))
         kill_timer = asyncio.get_running_loop().call_later(patience, self._process.kill)
         try:

@@ -10,8 +10,10 @@ import contextlib
 import os
 import resource
 import signal
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from .messages import boot_seconds
 from .processes import RUN_ID, VERSION, Mark
 
 if TYPE_CHECKING:
@@ -115,7 +117,8 @@ class SpawnedJob:
         self.deadline = deadline
         """When it is killed unless the lease is renewed: the lease's deadline minus the margin."""
         self.ends_at: float | None = None
-        """When the next step of its end is due: TERM at its timeout, then KILL."""
+        """When the next step of its end is due: TERM at its timeout, then KILL. Seconds of ``time.monotonic``, which
+        stands still while the machine sleeps: a timeout is time in which the job could run."""
         self.cause = ""
         self.problem = ""
         self.pid = 0
@@ -139,8 +142,10 @@ class SpawnedJob:
 
     @property
     def next_alarm(self) -> float:
-        """When the loop must handle it, in monotonic seconds."""
-        return self.deadline if self.ends_at is None else min(self.deadline, self.ends_at)
+        """When the loop must handle it, in seconds of the boot clock."""
+        if self.ends_at is None:
+            return self.deadline
+        return min(self.deadline, boot_seconds() + self.ends_at - time.monotonic())
 
     def spawn(self, around: Surroundings) -> None:
         """Start it. Raises ``StartError``, or ``OSError`` if the machine has run out of a resource."""

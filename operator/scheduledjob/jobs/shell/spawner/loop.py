@@ -27,7 +27,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .child import IGNORED, Limits, SpawnedJob, StartError, Surroundings
-from .messages import LEASE, Cancel, Ended, Ready, Settings, Start, Started, Unpacker, pack
+from .messages import LEASE, Cancel, Ended, Ready, Settings, Start, Started, Unpacker, boot_seconds, pack
 from .processes import Mark, cell_of, children, mark_of
 from .sandbox import Sandboxes
 
@@ -41,8 +41,8 @@ _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 4, 15, 36
 _STARTS_A_ROUND = 8
 _ROUND_WHILE_ENDING = 0.005
 """Seconds. Exits wake the loop, so this is for what no signal reports, such as an exec that is under way."""
-_LONGEST_WAIT = 3600.0
-"""Seconds. A selector accepts no more than some weeks, but the timeout of a job may be months."""
+_LONGEST_WAIT, _LONGEST_WAIT_WITH_JOBS = 3600.0, 1.0
+"""Seconds. A selector's clock stands still while the machine sleeps, and leases go on."""
 _SWEEPING = 0.005
 """Seconds of a round in which the processes of confined jobs are killed one by one, again and again: a process that
 forks and exits without pause has a new process id each time."""
@@ -85,7 +85,7 @@ class Spawner:
         self._unkillable: set[int] = set()
         """Children that run as another user, so that this process can't kill them."""
         self._alarms: list[tuple[float, int]] = []
-        """A heap of (monotonic seconds, number of the job)."""
+        """A heap of (boot seconds, number of the job)."""
         self._early_leases: dict[int, float] = {}
         """Leases that were renewed before their request was read: the pipe is faster than the socket."""
         self._last_number = 0
@@ -137,8 +137,10 @@ class Spawner:
         """Return for how many seconds the loop may wait for something to read."""
         if self._waiting:
             return 0.0
-        longest = _ROUND_WHILE_ENDING if self._ending else _LONGEST_WAIT
-        return min(max(0.0, self._alarms[0][0] - time.monotonic()), longest) if self._alarms else longest
+        longest = _LONGEST_WAIT_WITH_JOBS if self._alarms else _LONGEST_WAIT
+        if self._ending:
+            longest = _ROUND_WHILE_ENDING
+        return min(max(0.0, self._alarms[0][0] - boot_seconds()), longest) if self._alarms else longest
 
     # ---- requests
 
@@ -192,13 +194,13 @@ class Spawner:
 
     def _safe(self, deadline: float) -> float:
         """Return when to kill a job whose lease ends at ``deadline``: a margin earlier."""
-        left = deadline - time.monotonic()
+        left = deadline - boot_seconds()
         return deadline - min(self._settings.margin, max(0.0, left / 4))
 
     # ---- starts and ends
 
     def _start(self, job: SpawnedJob) -> None:
-        now = time.monotonic()
+        now = boot_seconds()
         if job.cause or now >= job.deadline:
             job.cause = job.cause or "lease"
             self._conclude(job)
@@ -214,7 +216,7 @@ class Spawner:
             return
         self._running[job.pid] = self._sessions[job.pid] = self._marks[job.mark] = job
         if job.request.timeout is not None:
-            job.ends_at = now + job.request.timeout
+            job.ends_at = time.monotonic() + job.request.timeout
         heapq.heappush(self._alarms, (job.next_alarm, job.number))
         assert job.output is not None
         self._selector.register(job.output, selectors.EVENT_READ, lambda: self._read_output(job))
@@ -254,7 +256,7 @@ class Spawner:
 
     def _handle_alarms(self) -> None:
         """Handle the alarms that are due."""
-        now = time.monotonic()
+        now = boot_seconds()
         while self._alarms and self._alarms[0][0] <= now:
             job = self._jobs.get(heapq.heappop(self._alarms)[1])
             if job is None or job.pid not in self._running:
@@ -262,7 +264,7 @@ class Spawner:
             if now >= job.deadline:
                 job.cause = job.cause or "lease"
                 self._kill(job)
-            elif job.ends_at is not None and now >= job.ends_at:
+            elif job.ends_at is not None and time.monotonic() >= job.ends_at:
                 if job.cause:
                     self._kill(job)
                 else:

@@ -11,10 +11,22 @@ from __future__ import annotations
 import marshal
 import select
 import struct
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def boot_seconds() -> float:
+    """Return the seconds since this machine was started, suspended time included: the clock of leases.
+
+    As ``scheduledjob.engine.clock.boot_seconds``, which this package can't import.
+    """
+    return time.clock_gettime(_BOOT_CLOCK)
+
+
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Settings(NamedTuple):
