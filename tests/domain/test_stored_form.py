@@ -78,7 +78,7 @@ def test_the_digest_of_triggers() -> None:
 
 
 def test_requests() -> None:
-    text = '{"run":"r","payload":"cA==","cancel":"c","resume":"s"}'
+    text = '{"run":"r","payload":"cA==","cancel":"c","resume":"s","earlier":[{"run":"q"}]}'
     assert Requests.decode(text).encode() == text
 
 

@@ -371,3 +371,15 @@ async def test_a_replica_waits_for_a_store_that_is_unavailable_at_its_start() ->
         assert replica.seconds_since_answer < PATIENCE
         replica.stop()
     assert isinstance(replica, Replica)
+
+
+async def test_each_manual_run_that_was_requested_before_a_replica_came_runs() -> None:
+    store, jobs, watcher = MemoryStore(), Jobs(), Watcher()
+    now = await store.now()
+    for token in ("a", "b", "c"):
+        await store.reconcile(
+            [seen("ns/a", far_away(concurrency=Concurrency.QUEUE, queue_depth=5), now, Requests(run=token))]
+        )
+    async with running(replica_of(store, jobs, observer=watcher)):
+        await watcher.until_recorded(3)
+    assert [record.run_id for record in watcher.records] == [f"uid-of-ns/a-{token}" for token in "abc"]

@@ -217,8 +217,8 @@ def _unheard(
     state = history.states.get(desired.uid)
     if state is not None and desired.requests:
         last = desired.requests[-1]
-        if last.run and f"{desired.uid}-{last.run}" not in records:
-            wrong.append(f"unheard: {desired.uid}-{last.run} has no record")
+        runs = dict.fromkeys(f"{desired.uid}-{made.run}" for made in desired.requests if made.run)
+        wrong += [f"unheard: {run_id} has no record" for run_id in runs if run_id not in records]
         requested = [("run-now", last.run), ("cancel", last.cancel), ("resume", last.resume)]
         missing = [f"{act}/{token}" for act, token in requested if token and f"{act}/{token}" not in state.handled]
         wrong += [f"unheard: {desired.slug} {act}" for act in missing]

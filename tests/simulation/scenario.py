@@ -404,7 +404,9 @@ class Scenario:
             begun = [event.run_id for event in self.world.events if event.kind == "start" and event.uid == desired.uid]
             values[what] = begun[-1] if begun else "nothing"
         desired.resumed |= what == "resume"
-        desired.requests.append(Requests(**values, payload=b"by hand" if what == "run" else None))
+        payload = b"by hand" if what == "run" else None
+        made = Requests(run=values["run"], payload=payload, cancel=values["cancel"], resume=values["resume"])
+        desired.requests.append(made)
         self.world.log("request", "", uid=desired.uid, detail=f"{what} {values[what]}")
         self.reconcile(desired)
         if rng.random() < 0.3:

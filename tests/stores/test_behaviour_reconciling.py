@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scheduledjob.domain.schedule.definition import Definition, Keep
+from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.state import Outcome, Run, State, run_id
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
 from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, ReplicaInfo
@@ -207,6 +208,26 @@ async def test_within_a_generation_the_payload_of_the_job_stays(store: Store) ->
     assert (await read_row(store, "ns/job")).payload == b"desired"
     assert await reconcile(store, observed(generation=3)) is Put.UPDATED
     assert (await read_row(store, "ns/job")).payload is None
+
+
+async def test_requests_that_newer_ones_replace_are_kept(store: Store) -> None:
+    await store.reconcile([observed(requests=Requests(run="a", payload=b"p", cancel="x").encode())])
+    second = observed(requests=Requests(run="b", cancel="x").encode())
+    assert await reconcile(store, second) is Put.UPDATED
+    assert await reconcile(store, second) is Put.UNCHANGED
+    kept = Requests.decode((await read_row(store, "ns/job")).requests)
+    assert kept == Requests(run="b", cancel="x", earlier=(Requests(run="a", payload=b"p"),))
+    assert await reconcile(store, observed(requests=Requests(run="c", resume="r").encode())) is Put.UPDATED
+    kept = Requests.decode((await read_row(store, "ns/job")).requests)
+    assert kept == Requests(
+        run="c", resume="r", earlier=(Requests(run="a", payload=b"p"), Requests(run="b", cancel="x"))
+    )
+    for number in range(10):
+        await store.reconcile([observed(requests=Requests(run=f"n{number}").encode())])
+    kept = Requests.decode((await read_row(store, "ns/job")).requests)
+    assert [earlier.run for earlier in kept.earlier] == ["n5", "n6", "n7", "n8"]
+    assert await reconcile(store, observed()) is Put.UPDATED
+    assert (await read_row(store, "ns/job")).requests == "", "they are withdrawn"
 
 
 @pytest.mark.parametrize("payload", [b"new", None])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from scheduledjob.domain.schedule.definition import Definition, Keep
+from scheduledjob.domain.schedule.requests import without_earlier
 from scheduledjob.engine.store import TOMBSTONE_KEPT, NewRow, Origin, Put
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def decide_upsert(existing: ExistingRow | None, new: NewRow, *, tombstoned: bool
         return Put.CREATED if existing.created_at < new.created_at or new.restored else Put.STALE
     if existing.generation > new.generation and not new.restored:
         return Put.STALE
-    known = (existing.generation, existing.kind, existing.definition, existing.requests)
+    known = (existing.generation, existing.kind, existing.definition, without_earlier(existing.requests))
     same = new.first is None and known == (new.generation, new.kind, new.definition, new.requests)
     return Put.UNCHANGED if same else Put.UPDATED
 

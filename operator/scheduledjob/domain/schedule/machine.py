@@ -303,21 +303,23 @@ def _overdue_from(schedule: Schedule) -> Instant | None:
 def _handle_requests(schedule: Schedule, wanted: Requests, now: Instant, actions: Actions) -> None:
     """Do what is requested and was not done before."""
     state = schedule.state
-    entries = requests.entries_of(wanted)
-    for request, entry in entries.items():
-        if entry in state.handled:
-            continue
-        if request == "resume":
-            _resume(schedule, now)
-        elif request == "cancel":
-            _cancel(schedule, wanted.cancel, now, actions)
-        else:
-            _run_now(schedule, wanted, now, actions)
-        state.handled += (entry,)
-        schedule.writes.changed = True
+    entries: set[str] = set()
+    for made in requests.in_order(wanted):
+        for request, entry in requests.entries_of(made).items():
+            entries.add(entry)
+            if entry in state.handled:
+                continue
+            if request == "resume":
+                _resume(schedule, now)
+            elif request == "cancel":
+                _cancel(schedule, made.cancel, now, actions)
+            else:
+                _run_now(schedule, made, now, actions)
+            state.handled += (entry,)
+            schedule.writes.changed = True
     # What the object still requests is remembered, however old it is. Otherwise it would be done again.
     keep = max(0, MAX_REMEMBERED_REQUESTS - len(entries))
-    others = [entry for entry in state.handled if entry not in entries.values()]
+    others = [entry for entry in state.handled if entry not in entries]
     if len(others) > keep:
         dropped = set(others[: len(others) - keep])
         state.handled = tuple(entry for entry in state.handled if entry not in dropped)

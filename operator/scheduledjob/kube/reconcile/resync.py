@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 import structlog
 
+from scheduledjob.domain.schedule.requests import without_earlier
 from scheduledjob.domain.schedule.restore import is_older, told_state
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import from_seconds
@@ -261,7 +262,7 @@ def _is_behind(row: Row, body: Mapping[str, Any]) -> bool:
         "deletionTimestamp" in metadata
         or row.uid != metadata["uid"]
         or row.generation < metadata["generation"]
-        or row.requests != requests_of(body).encode()
+        or without_earlier(row.requests) != requests_of(body).encode()
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from scheduledjob.domain.schedule.requests import merged
 from scheduledjob.engine.store import NewRow, Put
 from scheduledjob.stores.tombstones import by_unique_slug, decide_upsert, tombstone_kept_for
 
@@ -93,7 +94,8 @@ class FirestoreReconciling:
         if new.restored:
             tombstoned.pop(new.uid, None)
         if put is Put.UPDATED and existing is not None and row is not None:
-            desired = replace(new, keep_payload=row.generation == new.generation)
+            requests = merged(row.requests, new.requests)
+            desired = replace(new, keep_payload=row.generation == new.generation, requests=requests)
             fields = definition_fields(desired, row.revision + 1, now)
             return put, Change(make_due(existing, fields, now), edited=existing)
         if put is Put.CREATED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from scheduledjob.domain.schedule.requests import merged
 from scheduledjob.engine.store import NewRow, Put
 from scheduledjob.stores.tombstones import by_unique_slug, decide_upsert
 
@@ -42,7 +43,8 @@ class MemoryReconciling(MemoryPart):
                 elif put is Put.UPDATED:
                     entry = tables.slugs[row.slug]
                     same_generation = entry.generation == row.generation
-                    tables.edit(entry, dataclasses.replace(row, keep_payload=same_generation), now)
+                    requests = merged(entry.requests, row.requests)
+                    tables.edit(entry, dataclasses.replace(row, keep_payload=same_generation, requests=requests), now)
                     written.append(entry)
             self._notify_written(written)
         return results

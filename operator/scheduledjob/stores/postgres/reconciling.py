@@ -14,6 +14,7 @@ from zlib import crc32
 
 import asyncpg
 
+from scheduledjob.domain.schedule.requests import merged
 from scheduledjob.engine.store import NewRow, Put, StoreError
 from scheduledjob.stores.tombstones import by_unique_slug, decide_upsert, tombstone_kept_for
 
@@ -121,7 +122,7 @@ class PostgresReconciling(PostgresSchedules):
                 [row.kind for row in edited],
                 [row.definition for row in edited],
                 [row.first for row in edited],
-                [row.requests for row in edited],
+                [merged(existing[row.slug].requests, row.requests) for row in edited],
                 [row.payload for row in edited],
                 [row.generation for row in edited],
             ]
