@@ -17,7 +17,7 @@ from scheduledjob.domain.cron.days import WHOLE_MINUTES_FROM
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, Instant, to_datetime, to_instant
 from scheduledjob.domain.time.zones import zone_of
 from scheduledjob.domain.triggers.cron import Cron, CronError
-from scheduledjob.domain.triggers.day_bits import MAX_STEPS, DayBits
+from scheduledjob.domain.triggers.day_bits import MAX_COUNT_STEPS, MAX_STEPS, DayBits
 from scheduledjob.domain.triggers.every import Every
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.domain.triggers.manual import ManualTrigger
@@ -359,9 +359,10 @@ def test_the_work_of_a_search_is_bounded(zones: int, excluded: str, monkeypatch:
     assert timetable.next(START) is None
     assert timetable.previous(START) is None
     timetable.count(START - 3650 * DAY, START)
-    assert len(made) == 3
-    for bits in made:
-        assert bits.steps <= MAX_STEPS + bits.steps_of_day
+    following, newest, counting = made
+    assert following.steps <= MAX_STEPS + following.steps_of_day
+    assert newest.steps <= MAX_STEPS + newest.steps_of_day
+    assert counting.steps <= MAX_COUNT_STEPS + counting.steps_of_day
 
 
 def test_at_least_a_year_is_searched_whatever_it_costs() -> None:
@@ -386,10 +387,16 @@ def test_triggers_alone_are_never_too_costly() -> None:
     assert Timetable(triggers).next(START) == START + SECOND
 
 
+def test_ten_years_of_sixteen_triggers_are_counted_exactly() -> None:
+    triggers = [Cron(f"{number} 0 12 * * *", zone) for number, zone in enumerate(ZONES)]
+    counted = Timetable(triggers).count(START - 3650 * DAY, START)
+    assert counted == (sum(trigger.count(START - 3650 * DAY, START) for trigger in triggers), 0)
+
+
 def test_of_a_period_that_is_too_long_only_the_beginning_is_counted() -> None:
-    timetable = Timetable([Cron(f"{number} {number} * {number + 1}-31 * *", zone) for number, zone in enumerate(ZONES)])
-    counted, _ = timetable.count(START - 9000 * DAY, START)
-    assert 0 < counted < sum(trigger.count(START - 9000 * DAY, START) for trigger in timetable._repeating)
+    trigger, exclusion = Cron("* * * * *"), [Cron(f"{number} 0 1 1 *", zone) for number, zone in enumerate(ZONES[:8])]
+    kept, excluded = Timetable([trigger], exclusion).count(START - 9000 * DAY, START)
+    assert 1440 * 3650 < kept + excluded < 1440 * 9000
 
 
 def test_no_zone_differs_from_utc_by_seconds_since_1973() -> None:
@@ -401,3 +408,12 @@ def test_no_zone_differs_from_utc_by_seconds_since_1973() -> None:
             assert segment.offset % 60 == 0, name
             assert segment.end % 60 == 0 or zone.at(segment.end).offset == segment.offset, name
             second = segment.end
+
+
+def test_a_count_of_years_is_the_sum_of_its_months() -> None:
+    triggers = [Cron(f"{number} {number} 9 * * 1-5", ZONES[number % 4]) for number in range(16)]
+    exclude = [Cron(f"* * {number % 28 + 1} {number % 12 + 1} *", ZONES[number % 4]) for number in range(64)]
+    timetable = Timetable(triggers, exclude)
+    months = [timetable.count(START + 30 * DAY * month, START + 30 * DAY * (month + 1)) for month in range(24)]
+    expected = tuple(map(sum, zip(*months, strict=True)))
+    assert timetable.count(START, START + 24 * 30 * DAY) == expected

@@ -97,6 +97,8 @@ class GroupDays:
         self._bits: dict[int, int] = {0: 0}
         self._steady_from = self._steady_until = self._lead = self._shift = 0
         """The UTC days in which the offset of the zone is ``_lead`` days and ``_shift`` seconds."""
+        self._next_day, self._next_key = FIRST_DAY - 2, 0
+        """A local day and its key: most searches go from day to day."""
         self.cost = len(group.times)
         """How many patterns may be combined for a day."""
 
@@ -104,16 +106,14 @@ class GroupDays:
         """Return what the slots of a UTC day depend on; None if it has none."""
         if not self._steady_from <= day < self._steady_until and not self._enter(day):
             return (-1, day)  # clocks may change on this day
-        keys, local_day = self._group.keys, day + self._lead
-        key = keys.get(local_day)
-        if key is None:
-            key = self._group.key(local_day)
-        if not self._shift:
+        local_day, shift = day + self._lead, self._shift
+        if local_day != self._next_day:
+            self._next_day, self._next_key = local_day, self._group.key(local_day)
+        key = self._next_key
+        if not shift:
             return key or None
-        next_key = keys.get(local_day + 1)
-        if next_key is None:
-            next_key = self._group.key(local_day + 1)
-        return (self._shift, key, next_key) if key or next_key else None
+        self._next_day, self._next_key = local_day + 1, self._group.key(local_day + 1)
+        return (shift, key, self._next_key) if key or self._next_key else None
 
     def _enter(self, day: int) -> bool:
         """Prepare for the days around ``day`` that have the same offset. Return False if clocks change on the day."""

@@ -6,7 +6,7 @@ once. A bit stands for a second, or for a minute if all triggers fire at whole m
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from scheduledjob.domain.cron.days import CronGroup, GroupDays, groups_of
 from scheduledjob.domain.cron.search import CronSearch
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .stored_trigger import DayPattern
 
 MAX_STEPS: Final = 25_000
-"""Steps of one search or count. A step takes about a microsecond."""
+"""Steps of one search. A step takes half a microsecond to one."""
+MAX_COUNT_STEPS: Final = 50_000
+"""Steps of one count: enough for years of daily slots in a dozen time zones."""
 MIN_SEARCHED_DAYS: Final = 370
 """Days for which the steps have to suffice."""
 
@@ -54,6 +56,15 @@ class _TriggerDays:
         return self._days.day_slots(day, self._pattern, self._unit)
 
 
+class _Day(NamedTuple):
+    kept: int
+    """The slots that are not excluded."""
+    dropped: int
+    """Those that are."""
+    counts: tuple[int, int]
+    """How many there are of both."""
+
+
 class DayBits:
     """The slots of whole UTC days, with a cache for the duration of one search."""
 
@@ -68,7 +79,7 @@ class DayBits:
         fullest = sorted(excluded, key=lambda group: -max(times.count for times in group.times))
         self._excluded: list[_Source] = [GroupDays(group, unit) for group in fullest]
         self._new_day_steps = sum(_steps(source, unit) for source in (*self._included, *self._excluded))
-        self._known: dict[Hashable, tuple[int, int]] = {}
+        self._known: dict[Hashable, _Day] = {}
         self.steps = 0
         """Steps so far."""
 
@@ -80,38 +91,35 @@ class DayBits:
     def kept(self, day: int) -> int | None:
         """Return the slots of a day that are not excluded; None if it has no slots."""
         found = self._bits(day)
-        return None if found is None else found[0]
+        return None if found is None else found.kept
 
-    def count(self, start: int, stop: int) -> tuple[int, int]:
-        """Return how many slots are kept and how many are excluded in ``start <= second < stop``.
+    def count(self, start: int, stop: int) -> tuple[int, int, int]:
+        """Return how many slots are kept and how many are excluded in ``start <= second < end``, and the ``end``.
 
-        It ends early if the steps are used up.
+        That is ``stop``, or an earlier second if the steps are used up.
         """
         unit, kept, dropped = self.unit, 0, 0
-        counted: dict[int, tuple[int, int]] = {}
         for day in range(start // _DAY_SECONDS, -(-stop // _DAY_SECONDS)):
-            if self.steps > MAX_STEPS:
-                break
+            if self.steps > MAX_COUNT_STEPS:
+                return kept, dropped, max(start, day * _DAY_SECONDS)
             found = self._bits(day)
             if found is None:
                 continue
             first, last = start - day * _DAY_SECONDS, stop - day * _DAY_SECONDS
             if first <= 0 and last >= _DAY_SECONDS:
-                counts = counted.get(id(found))
-                if counts is None:
-                    counts = counted[id(found)] = (found[0].bit_count(), found[1].bit_count())
+                counts = found.counts
             else:
                 mask = (1 << -(-min(last, _DAY_SECONDS) // unit)) - 1 & -1 << -(-max(first, 0) // unit)
-                counts = ((found[0] & mask).bit_count(), (found[1] & mask).bit_count())
+                counts = ((found.kept & mask).bit_count(), (found.dropped & mask).bit_count())
             kept += counts[0]
             dropped += counts[1]
-        return kept, dropped
+        return kept, dropped, stop
 
-    def _bits(self, day: int) -> tuple[int, int] | None:
-        """Return the slots of a day that are kept, and those that are excluded; None if it has none."""
+    def _bits(self, day: int) -> _Day | None:
+        """Return the slots of a day; None if it has none."""
         self.steps += len(self._included)
         key = [source.key(day) for source in self._included]
-        if all(part is None for part in key):
+        if key.count(None) == len(key):
             return None
         self.steps += len(self._excluded)
         whole = (*key, *[source.key(day) for source in self._excluded])
@@ -123,7 +131,7 @@ class DayBits:
             found = self._known[whole] = self._make(day, whole)
         return found
 
-    def _make(self, day: int, key: Sequence[Hashable]) -> tuple[int, int]:
+    def _make(self, day: int, key: Sequence[Hashable]) -> _Day:
         slots = kept = 0
         for source, part in zip(self._included, key, strict=False):
             if part is not None:
@@ -132,7 +140,8 @@ class DayBits:
         for source, part in zip(self._excluded, key[len(self._included) :], strict=True):
             if part is not None and kept:
                 kept &= ~source.slots(day)
-        return kept, slots & ~kept
+        dropped = slots & ~kept
+        return _Day(kept, dropped, (kept.bit_count(), dropped.bit_count()))
 
 
 def _steps(source: _Source, unit: int) -> int:

@@ -153,7 +153,8 @@ class Timetable:
     def count(self, after: Instant, until: Instant) -> tuple[int, int]:
         """Return how many slots in ``after < slot <= until`` fire, and how many are excluded.
 
-        Of a period so long that ``MAX_STEPS`` do not suffice, only the beginning is counted.
+        Of a period so long that ``MAX_COUNT_STEPS`` do not suffice, the end is not counted if expressions exclude
+        slots. Otherwise, a slot that several triggers share counts several times there.
         """
         if self._start_at is not None:
             after = max(after, self._start_at - 1)
@@ -301,9 +302,12 @@ class Timetable:
                     if unit not in bits:
                         bits[unit] = self._bits(unit)
                     spent = bits[unit].steps
-                    counts = bits[unit].count(begin, end)
+                    *counts, counted_until = bits[unit].count(begin, end)
                     self.steps += bits[unit].steps - spent
                     kept, dropped = kept + counts[0], dropped + counts[1]
+                    if counted_until < end and not self._excluding:
+                        rest = counted_until * SECOND - 1, end * SECOND - 1
+                        kept += sum(trigger.count(*rest) for trigger in self._repeating)
         for moment in self._moments:
             if after < moment <= until and all(
                 trigger.previous_instant(moment) != moment for trigger in self._repeating
