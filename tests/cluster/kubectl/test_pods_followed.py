@@ -119,7 +119,7 @@ async def test_a_job_too_quick_for_the_watch_is_shown_all_the_same(
     stream = io.TextIOWrapper(written)
     async with Api.from_config(str(plugin.kubeconfig)) as api, asyncio.TaskGroup() as group:
         cluster = PluginCluster(api, Where())
-        output = _Output(cluster, body["metadata"]["uid"], run["runID"], Progress(), stream)
+        output = _Output(cluster, body, run["runID"], Progress(), stream)
         watching = group.create_task(asyncio.sleep(PATIENCE))
         await output.finish(watching)
         assert output.printed
