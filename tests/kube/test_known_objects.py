@@ -82,3 +82,11 @@ def test_invalid_and_overdue_objects_are_counted() -> None:
     objects.set_reconciled("c", "n/c", (2, ""), [], valid=False)
     objects.set_reconciled("c", "n/c", (3, ""), [], valid=True)
     assert objects.invalid == 0
+
+
+def test_a_circle_is_closed_by_the_last_of_its_objects_until_another_follows_nothing() -> None:
+    objects = KnownObjects()
+    assert objects.circle("ns/a", ["ns/b"]) == []
+    assert objects.circle("ns/b", ["ns/a"]) == ["ns/b", "ns/a", "ns/b"]
+    assert objects.circle("ns/a", []) == []
+    assert objects.circle("ns/b", ["ns/a"]) == []
