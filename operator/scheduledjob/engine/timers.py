@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 MIN_CANCELLED = 64
 """Cancelled entries that are not worth the removal."""
 
-MAX_AT_ONCE = 100
+MAX_AT_ONCE = 64
 """Entries that are handled in one turn of the event loop. Each may take some ten microseconds."""
 
 
