@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.backoff import Exponential, Fixed
+    from scheduledjob.domain.triggers.calendar_days import Calendar
     from scheduledjob.domain.triggers.cron import Cron, CronError
     from scheduledjob.domain.triggers.every import Every
     from scheduledjob.domain.triggers.once import At
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "At": "domain.triggers.once",
+    "Calendar": "domain.triggers.calendar_days",
     "Cron": "domain.triggers.cron",
     "CronError": "domain.triggers.cron",
     "CurlJob": "jobs.payload_jobs",
@@ -41,6 +43,7 @@ _HOMES = {
 
 __all__ = [
     "At",
+    "Calendar",
     "Cron",
     "CronError",
     "CurlJob",

@@ -43,13 +43,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from scheduledjob.domain.triggers.calendar_days import Calendar
     from scheduledjob.domain.triggers.cron import Cron
     from scheduledjob.domain.triggers.every import Every
     from scheduledjob.domain.triggers.once import At
     from scheduledjob.engine.executor import Executor
     from scheduledjob.jobs.python.python_job import Job
 
-    Trigger = Cron | Every | At
+    Trigger = Cron | Every | Calendar | At
 
 _Decorated = TypeVar("_Decorated", bound=JobFunction)
 

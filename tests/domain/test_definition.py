@@ -112,5 +112,5 @@ def test_the_triggers_of_the_library_as_a_definition_has_them() -> None:
     assert spec_of(Every(30.0)) == EveryTrigger(30 * SECOND)
     assert spec_of(Every(30.0, to_datetime(T))) == EveryTrigger(30 * SECOND, T)
     assert spec_of(At(to_datetime(T))) == AtTrigger(T)
-    with pytest.raises(TypeError, match=r"give Cron\(...\), Every\(...\) or At\(...\)"):
+    with pytest.raises(TypeError, match=r"give Cron\(...\), Every\(...\), Calendar\(...\) or At\(...\)"):
         spec_of("@daily")  # type: ignore[arg-type]  # what a user may try

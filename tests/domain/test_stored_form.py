@@ -66,6 +66,8 @@ def test_a_state() -> None:
         '{"kind":"k"}',
         '{"kind":"k","retry":{"backoff":"fixed","intervals":[1.0,2.5],"max_retries":9}}',
         '{"kind":"k","triggers":[{"trigger":"manual"}]}',
+        '{"kind":"k","triggers":[{"trigger":"calendar","weeks":2,"on":["MON","THU"],"at":"09:00",'
+        '"time_zone":"Europe/Lisbon","anchor":5},{"trigger":"calendar","days":3}]}',
     ],
 )
 def test_a_definition(text: str) -> None:

@@ -219,6 +219,8 @@ STORED = {
     '{"trigger":"cron","expression":"@daily"}': "@daily",
     '{"trigger":"every","every":30000000,"anchor":1790000000000000}': "every 30s",
     '{"trigger":"every","every":30000000}': "every 30s",
+    '{"trigger":"calendar","weeks":2,"on":["MON","THU"],"at":"09:00","anchor":5}': "every 2w MON,THU 09:00",
+    '{"trigger":"calendar","days":3}': "every 3d",
     '{"trigger":"at","at":1790000000000000}': "at 2026-09-21T14:13:20Z",
     '{"trigger":"after","after":300000000}': "after 5m",
     '{"trigger":"following","name":"extract","outcome":"Failed"}': "following extract",

@@ -10,13 +10,13 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING, Final
 
-from .local_times import DAY, EPOCH_DAY, FIRST_DAY, LAST_DAY, LocalTimes, month_length
+from .local_times import DAY, EPOCH_DAY, FIRST_DAY, LAST_DAY, month_length
 from .times_of_day import TimesOfDay, lowest_bit
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-    from .search import CronSearch
+    from .search import CronSearch, LocalSeconds
 
 WHOLE_MINUTES_FROM: Final = 1096
 """Since this day, 1973-01-01, every zone differs from UTC by whole minutes."""
@@ -30,7 +30,7 @@ class CronGroup:
     def __init__(self, searches: Sequence[CronSearch]) -> None:
         self.zone, self.wall_clock = searches[0].zone, searches[0].wall_clock
         self._searches = searches
-        by_times: dict[tuple[int, int, int], list[LocalTimes]] = {}
+        by_times: dict[tuple[int, int, int], list[LocalSeconds]] = {}
         for search in searches:
             by_times.setdefault(search.local.times.masks, []).append(search.local)
         self.times: list[TimesOfDay] = [locals_[0].times for locals_ in by_times.values()]

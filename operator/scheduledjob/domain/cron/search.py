@@ -1,7 +1,7 @@
 """CronSearch finds and counts the slots of a cron expression in a time zone, without visiting every slot.
 
-``LocalTimes`` knows which local times match. This module maps them to instants, one segment of the zone at a
-time (``zones`` explains segments), by one of two DST rules:
+``LocalTimes`` knows which local times match; so does ``CalendarDays`` of the triggers. This module maps them to
+instants, one segment of the zone at a time (``zones`` explains segments), by one of two DST rules:
 
 - *Every real instant*: each segment is searched separately. A repeated hour fires twice, and a skipped hour never.
 - *Wall clock*: each matching local time belongs to exactly one instant (see ``zones``). A repeated time fires at its
@@ -12,18 +12,38 @@ All numbers are whole seconds since 1970-01-01T00:00:00, UTC or local. ``None`` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from scheduledjob.domain.time.zones import FIRST_SECOND, LAST_SECOND, Segment, Zone
 
 if TYPE_CHECKING:
-    from .local_times import LocalTimes
+    from .times_of_day import TimesOfDay
+
+
+class LocalSeconds(Protocol):
+    """The local seconds that match. All days that match have the same times of day."""
+
+    @property
+    def times(self) -> TimesOfDay:
+        """The matches of a matching day."""
+
+    def next(self, local: int) -> int | None:
+        """Return the first match at or after a local second."""
+
+    def previous(self, local: int) -> int | None:
+        """Return the last match at or before a local second."""
+
+    def count(self, start: int, stop: int) -> int:
+        """Return how many seconds match in ``start <= local < stop``."""
+
+    def month_days(self, year: int, month: int) -> int:
+        """Return the matching days of a month as a mask with bit n for day n."""
 
 
 class CronSearch:
-    """The slots of an expression in a zone, as UTC seconds."""
+    """The slots of an expression, or of a calendar, in a zone, as UTC seconds."""
 
-    def __init__(self, local: LocalTimes, zone: Zone, *, wall_clock: bool) -> None:
+    def __init__(self, local: LocalSeconds, zone: Zone, *, wall_clock: bool) -> None:
         self.local = local
         self.zone = zone
         self.wall_clock = wall_clock

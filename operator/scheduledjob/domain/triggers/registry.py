@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from .calendar_days import Calendar, CalendarTrigger
 from .cron import Cron, CronTrigger
 from .every import Every, EveryTrigger
 from .following import FollowingTrigger
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Trigger: TypeAlias = (
     CronTrigger
     | EveryTrigger
+    | CalendarTrigger
     | AtTrigger
     | AfterTrigger
     | FollowingTrigger
@@ -27,10 +29,10 @@ Trigger: TypeAlias = (
 """A trigger as the store keeps it. Messages list the kinds in this order."""
 
 
-def spec_of(trigger: Cron | Every | At) -> Trigger:
+def spec_of(trigger: Cron | Every | Calendar | At) -> Trigger:
     """Return a trigger of the library as a definition stores it."""
-    if not isinstance(trigger, Cron | Every | At):
-        raise TypeError(f"trigger is {type(trigger).__name__}: give Cron(...), Every(...) or At(...)")
+    if not isinstance(trigger, Cron | Every | Calendar | At):
+        raise TypeError(f"trigger is {type(trigger).__name__}: give Cron(...), Every(...), Calendar(...) or At(...)")
     return trigger.stored()
 
 
