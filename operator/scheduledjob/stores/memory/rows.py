@@ -14,8 +14,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.schedule.state import RunRecord, State, cut_off
-from scheduledjob.engine.capacity import tenant_of
-from scheduledjob.engine.store import Key, NewRow, Origin, Quotas, Row, Settlement
+from scheduledjob.engine.capacity import LIBRARY, tenant_of
+from scheduledjob.engine.store import DEFAULT_TENANT, Key, NewRow, Origin, Quotas, Row, Settlement
 from scheduledjob.stores.tombstones import decode_keep, tombstone_kept_for
 
 from .history import History
@@ -68,7 +68,12 @@ class Entry:
         """Return whether ``new`` differs from the row."""
         if new.first is not None or (self.payload != new.payload and not new.keep_payload):
             return True
-        return (self.kind, self.definition, self.tenant) != (new.kind, new.definition, tenant_of(new))
+        return (self.kind, self.definition, self.named_tenant) != (new.kind, new.definition, new.tenant)
+
+    @property
+    def named_tenant(self) -> str:
+        """The tenant as ``NewRow`` and ``Row`` name it. ``tenant`` is the one whose capacity the row uses."""
+        return self.tenant if self.origin == LIBRARY else DEFAULT_TENANT
 
     def write_state(self, settlement: Settlement) -> None:
         self.state = settlement.state
@@ -104,7 +109,7 @@ class Entry:
             owner=self.owner,
             generation=self.generation,
             requests=self.requests,
-            tenant=self.tenant,
+            tenant=self.named_tenant,
             payload_revision=self.payload_revision,
         )
 
