@@ -7,7 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "operator" / "scheduledjob"
-STORE_MODULES = {"store", "schedules", "claims", "settling", "presence", "history", "clock", "reconciling", "wakes"}
+STORE_MODULES = {
+    "store", "schedules", "claims", "settling", "presence", "history", "hook_calls", "clock", "reconciling", "wakes",
+}  # fmt: skip
 """Modules that all stores have. Two of them implement a protocol of ``engine``, whose module has the same name."""
 
 

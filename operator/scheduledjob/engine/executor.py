@@ -7,11 +7,13 @@ between. An executor never uses the store, never retries, and never decides whet
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
+from scheduledjob.domain.schedule.state import RunRecord
 from scheduledjob.domain.time.instants import Instant, Micros
 
 if TYPE_CHECKING:
@@ -173,3 +175,7 @@ class Value:
     """(name, key) of a ConfigMap."""
     optional: bool = False
     """If the reference does not exist, the value is left out instead of raising an error."""
+
+
+Hook: TypeAlias = Callable[[Any, Attempt, RunRecord], Awaitable[Result]]
+"""Calls one hook (its definition as plain JSON) for a run that ended."""

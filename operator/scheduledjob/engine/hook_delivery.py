@@ -16,8 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -26,7 +25,7 @@ from scheduledjob.domain.schedule.state import Outcome, Run, RunRecord, record_o
 from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.domain.time.instants import from_seconds
 
-from .executor import Attempt, References, Result
+from .executor import Attempt, Hook, References, Result
 from .store import HookCall, HookEnd, Origin, StoreError
 from .timing import HOOK_CLAIM, HOOK_FIRST_RETRY_DELAY, HOOK_LAST_RETRY_DELAY, HOOK_LIMIT, HOOK_POLL_INTERVAL
 
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
     from .replica_settings import ReplicaContext
 
 log = structlog.get_logger("scheduledjob.hooks")
-
-Hook: TypeAlias = Callable[[Any, Attempt, RunRecord], Awaitable[Result]]
-"""Calls one hook (its definition as plain JSON) for a run that ended."""
 
 CALLS = 64
 """Calls that one replica makes at once, at most."""

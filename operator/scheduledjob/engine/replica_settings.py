@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .clock import Clock, StoreClock
-    from .executor import References
-    from .hook_delivery import Hook
+    from .executor import Hook, References
     from .kinds import JobKind
     from .lease_thread import LeaseCallbacks, LeaseDriver
     from .leases import Leases

@@ -13,8 +13,7 @@ from scheduledjob.jobs.curl.curl_spec import CurlSpec
 
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
-    from scheduledjob.engine.executor import Executor
-    from scheduledjob.engine.hook_delivery import Hook
+    from scheduledjob.engine.executor import Executor, Hook
 
 
 def hook_caller(curl: Executor) -> Hook:

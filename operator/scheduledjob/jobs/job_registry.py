@@ -20,8 +20,7 @@ from .shell.shell_kind import SHELL
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduledjob.engine.executor import Executor
-    from scheduledjob.engine.hook_delivery import Hook
+    from scheduledjob.engine.executor import Executor, Hook
 
     from .built_in_kind import BuiltInKind, JobContext
     from .python.python_job import Job, JobFunction
