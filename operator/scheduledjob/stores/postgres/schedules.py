@@ -53,7 +53,7 @@ class PostgresSchedules(PostgresPart):
             await self._refuse_taken([row.slug for row in rows])
         results: dict[str, Put] = {}
         for chunk in chunks:
-            results |= await (self._replace(chunk) if replace else self._create(chunk))
+            results |= await (self._replace(chunk) if replace else self._create(chunk, [row.slug for row in rows]))
         return [results.get(row.slug, Put.UNCHANGED) for row in rows]
 
     async def _refuse_taken(self, slugs: Sequence[str]) -> None:
@@ -63,7 +63,8 @@ class PostgresSchedules(PostgresPart):
             raise SlugTaken([slug for slug in slugs if slug in taken])
 
     @retry_rollbacks()
-    async def _create(self, rows: Sequence[NewRow]) -> dict[str, Put]:
+    async def _create(self, rows: Sequence[NewRow], order: Sequence[str]) -> dict[str, Put]:
+        """Create rows in one transaction. SlugTaken names slugs in the given order."""
         due = min((row.wake_at for row in rows if row.wake_at is not None), default=None)
         for _ in range(_ATTEMPTS):
             try:
@@ -72,7 +73,8 @@ class PostgresSchedules(PostgresPart):
             except StoreError as error:
                 if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
                     raise
-                await self._refuse_taken([row.slug for row in rows])
+                slugs = {row.slug for row in rows}
+                await self._refuse_taken([slug for slug in order if slug in slugs])
                 continue  # the row that had the slug was deleted meanwhile
             if due is not None:
                 self._watermark.lower(due)
