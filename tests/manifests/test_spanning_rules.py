@@ -20,11 +20,14 @@ from scheduledjob.manifests.spanning_rules import (
     SpanningRule,
     alternatives,
     both_or_neither,
+    matching_with,
     needed_unless,
     no_key_with,
+    not_matching_unless,
     not_one_of,
     not_with,
     only_with,
+    only_with_any,
     value_at,
 )
 
@@ -52,6 +55,26 @@ RULES: list[tuple[SpanningRule, Callable[[Sample], bool], str]] = [
         only_with("a", "b", ("x",)),
         lambda s: s.a is None or s.b == "x",
         "!(has(self.a)) || has(self.b) && self.b in ['x']",
+    ),
+    (
+        only_with_any("a", ("b", "c")),
+        lambda s: s.a is None or s.b is not None or s.c is not None,
+        "!(has(self.a)) || has(self.b) || has(self.c)",
+    ),
+    (
+        matching_with("a", "^x$", ("b", "c"), message="m", advice="w"),
+        lambda s: s.a in (None, "x") or (s.b is None and s.c is None),
+        "!(has(self.a) && (has(self.b) || has(self.c))) || self.a.matches('^x$')",
+    ),
+    (
+        not_matching_unless("a", "^x$", "b", message="m", advice="w"),
+        lambda s: s.a != "x" or s.b is not None,
+        "!has(self.a) || has(self.b) || !self.a.matches('^x$')",
+    ),
+    (
+        alternatives(("a", "b"), needed=True, unless={"b": "a"}),
+        lambda s: s.a is not None or s.b is not None,
+        "size([has(self.a), has(self.b) && !has(self.a)].filter(given, given)) == 1",
     ),
     (
         not_with("a", "b", message="m", advice="w"),

@@ -21,6 +21,7 @@ from scheduledjob.domain.schedule.definition import (
     Timeouts,
 )
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, to_instant
+from scheduledjob.domain.triggers.calendar_days import CalendarTrigger
 from scheduledjob.domain.triggers.cron import CronTrigger
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
@@ -36,7 +37,7 @@ from scheduledjob.manifests.loader import load_text
 from scheduledjob.manifests.manifest_references import ManifestReferences
 from scheduledjob.manifests.models import ConfigMap, ScheduledJob, Secret
 from scheduledjob.manifests.translate import needs_pod, payload_of, to_definition
-from scheduledjob.manifests.triggers.trigger_model import Trigger
+from scheduledjob.manifests.triggers.trigger_model import Trigger, stored_of_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,8 +81,10 @@ def test_a_curl_attempt_has_a_minute() -> None:
     assert definition_of(job=curl, timeouts={"attempt": "2m"}).timeouts.attempt == 2 * MINUTE
 
 
-STORED_KINDS = tuple(str(kind.__struct_config__.tag) for kind in get_args(StoredTriggers))
-"""The tags of the triggers in the store, which are their keys in a manifest, too."""
+STORED_KINDS = tuple(
+    str(kind.__struct_config__.tag) for kind in get_args(StoredTriggers) if kind is not CalendarTrigger
+)
+"""The tags of the triggers in the store, which are their keys in a manifest, too. A calendar has the key ``every``."""
 
 
 def test_manifests_and_the_store_have_the_same_kinds_of_triggers() -> None:
@@ -95,6 +98,23 @@ def test_a_message_names_all_kinds_of_triggers(given: str, found: str) -> None:
         f"spec: {{triggers: [{given}], job: {{custom: {{kind: print}}}}}}\n"
     ).problems
     assert problem.message == f"exactly one of {', '.join(STORED_KINDS)}; found {found}"
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ({"every": "2w"}, EveryTrigger(14 * DAY)),
+        ({"every": "2w", "at": "09:00"}, CalendarTrigger(2, at="09:00")),
+        ({"every": "3d", "timeZone": "Asia/Tokyo"}, CalendarTrigger(days=3, time_zone="Asia/Tokyo")),
+        (
+            {"every": "1w", "on": ["THU", "MON"], "anchor": "1970-01-01T00:00:05Z"},
+            CalendarTrigger(1, on=("MON", "THU"), anchor=5 * SECOND),
+        ),
+        ({"every": "1w", "true": ["MON"]}, CalendarTrigger(1, on=("MON",))),
+    ],
+)
+def test_an_interval_is_of_elapsed_time_or_of_the_calendar(given: dict[str, Any], stored: object) -> None:
+    assert stored_of_manifest(given) == stored
 
 
 def test_triggers() -> None:

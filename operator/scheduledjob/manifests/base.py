@@ -8,7 +8,7 @@ The only default of a field is None. GitOps tools report a default that the API 
 and it hides whether the user gave a value. ``translate`` puts the defaults in place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
@@ -26,6 +26,7 @@ from pydantic_core import CoreSchema
 
 from scheduledjob.domain.time.durations import MAX_DURATION
 from scheduledjob.domain.time.instants import DAY, SECOND
+from scheduledjob.domain.triggers.calendar_days import MAX_WEEKS, TIME_PATTERN
 
 from . import checks
 from .cron_rules import CRON_RULES
@@ -35,6 +36,7 @@ from .rules import (
     DATE_PATTERN,
     DURATION_PATTERN,
     INSTANT_PATTERN,
+    INTERVAL_PATTERN,
     TIME_ZONE_PATTERN,
     VALIDATIONS,
     Rule,
@@ -60,6 +62,7 @@ JOB_NAME_LIMIT = 52
 
 PATTERN_MEANINGS = {
     DURATION_PATTERN: 'whole numbers with d, h, m or s, the largest first, as in "1h30m" or "45s"',
+    INTERVAL_PATTERN: 'whole numbers with d, h, m or s, the largest first, as in "1h30m", or weeks, as in "2w"',
     LABEL_PATTERN: 'lower-case letters, digits and "-", with a letter or digit at both ends',
     SUBDOMAIN_PATTERN: 'lower-case letters, digits, "-" and ".", with a letter or digit at both ends',
     KEY_PATTERN: 'letters, digits, "-", "_" and "."',
@@ -89,6 +92,8 @@ class Model(BaseModel):
 
     one_of: ClassVar[tuple[str, ...]] = ()
     """Keys of which exactly one must be given."""
+    one_of_unless: ClassVar[Mapping[str, str]] = {}
+    """Keys of ``one_of`` that don't count beside another key, which gives them another meaning."""
     at_most_one_of: ClassVar[tuple[str, ...]] = ()
     """Keys of which at most one may be given."""
     rules: ClassVar[tuple[AnyRule, ...]] = ()
@@ -99,7 +104,7 @@ class Model(BaseModel):
         """Its rules; those for ``one_of`` and ``at_most_one_of`` come first."""
         for keys, needed in ((cls.one_of, True), (cls.at_most_one_of, False)):
             if keys:
-                yield alternatives(keys, needed=needed)
+                yield alternatives(keys, needed=needed, unless=cls.one_of_unless)
         yield from cls.rules
 
     @classmethod
@@ -148,6 +153,10 @@ _A_CENTURY = Rule(
     f"!{is_duration('self')} || {seconds('self')} <= {MAX_DURATION // SECOND}",
     f"is longer than a century: write at most {MAX_DURATION // DAY}d",
 )
+_A_CENTURY_OF_WEEKS = Rule(
+    f"!{matches('self', '^[0-9]{1,9}w$')} || int(self.replace('w', '')) <= {MAX_WEEKS}",
+    f"is longer than a century: write at most {MAX_WEEKS}w",
+)
 _AT_LEAST_A_SECOND = Rule(matches("self", "[1-9]"), "is too short: write at least 1s")
 
 Text = Annotated[str, Field(max_length=checks.PAYLOAD_LIMIT), AfterValidator(checks.without_nul), stated(NO_NUL)]
@@ -167,6 +176,13 @@ PositiveDuration = Annotated[
     BeforeValidator(checks.duration),
     AfterValidator(checks.positive),
     stated(_AT_LEAST_A_SECOND, _A_CENTURY),
+]
+Interval = Annotated[
+    str,
+    Field(min_length=2, max_length=40, pattern=INTERVAL_PATTERN),
+    BeforeValidator(checks.interval),
+    AfterValidator(checks.positive),
+    stated(_AT_LEAST_A_SECOND, _A_CENTURY, _A_CENTURY_OF_WEEKS),
 ]
 CronExpression = Annotated[
     str,
@@ -189,6 +205,18 @@ InstantText = Annotated[
         Rule(
             matches("self", INSTANT_PATTERN),
             'write an instant with its offset, as in "2026-12-01T10:00:00Z" or "2026-12-01T10:00:00+01:00"',
+        )
+    ),
+]
+InstantOrTime = Annotated[
+    str,
+    BeforeValidator(checks.no_number),
+    Field(min_length=1, max_length=40),
+    AfterValidator(checks.instant_or_time),
+    stated(
+        Rule(
+            matches("self", f"{INSTANT_PATTERN}|^{TIME_PATTERN}$"),
+            'write an instant with its offset, as in "2026-12-01T10:00:00Z", or beside every a time of day, as "09:00"',
         )
     ),
 ]

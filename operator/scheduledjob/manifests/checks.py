@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 import re2
 from pydantic_core import PydanticCustomError
 
-from scheduledjob.domain.time.durations import parse_duration
+from scheduledjob.domain.time.durations import parse_duration, parse_interval
 from scheduledjob.domain.time.zone_data import zone_names
 from scheduledjob.domain.time.zones import zone_of
+from scheduledjob.domain.triggers.calendar_days import TIME_PATTERN
 from scheduledjob.domain.triggers.cron import Cron
 
 from .problems import nearest, plain, quoted, shortened
@@ -72,9 +73,20 @@ def duration(value: Any) -> Any:
     return value
 
 
+def interval(value: Any) -> Any:
+    """Check an interval, a duration or whole weeks, before the field's pattern."""
+    if isinstance(value, str) and value.endswith("w"):
+        try:
+            parse_interval(value)
+        except ValueError as error:
+            refuse(str(error))
+        return value
+    return duration(value)
+
+
 def positive(text: str) -> str:
-    """Check that a duration is at least one second."""
-    if parse_duration(text) <= 0:
+    """Check that a duration or an interval is at least one second."""
+    if parse_interval(text) <= 0:
         refuse(f"{quoted(text)} is too short", "at least 1s")
     return text
 
@@ -136,6 +148,21 @@ def instant(text: str) -> str:
     """Check an RFC 3339 instant with an offset."""
     parse_instant(text)
     return text
+
+
+_TIME_OF_DAY = re.compile(rf"{TIME_PATTERN}\Z")
+_NEARLY_TIME = re.compile(r"([0-9]{1,2})[:.]([0-9]{2})\Z")
+
+
+def instant_or_time(text: str) -> str:
+    """Check an RFC 3339 instant with an offset, or a time of day."""
+    if _TIME_OF_DAY.match(text):
+        return text
+    if nearly := _NEARLY_TIME.match(text):
+        likely = f"{int(nearly[1]):02d}:{nearly[2]}"
+        hint = f'did you mean "{likely}"?' if _TIME_OF_DAY.match(likely) else 'write it like "09:00"'
+        refuse(f"{quoted(text)} is not a time of day", hint)
+    return instant(text)
 
 
 def parse_day(text: str) -> date | None:

@@ -25,6 +25,8 @@ ALTERNATIVES = "x-alternatives"
 """The sentence that ``one_of`` or ``at_most_one_of`` adds to a description."""
 
 DURATION_PATTERN = r"^([0-9]{1,9}d)?([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$"
+INTERVAL_PATTERN = r"^([0-9]{1,9}w|([0-9]{1,9}d)?([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?)$"
+"""A duration, or whole weeks."""
 
 _UP_TO_28 = "0[1-9]|1[0-9]|2[0-8]"
 _MONTH_DAY = f"(?:(?:0[1-9]|1[0-2])-(?:{_UP_TO_28})|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"

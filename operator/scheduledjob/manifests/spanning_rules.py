@@ -10,6 +10,7 @@ can't rely on that, and lets a value pass that another rule refuses.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -23,7 +24,11 @@ from .problems import Path, listed
 from .rules import Rule, literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+
+_ESCAPED = {"true": "__true__"}
+"""Keys that are reserved words of CEL."""
 
 
 class Fault(NamedTuple):
@@ -75,6 +80,41 @@ def only_with(key: str, other: str, values: Sequence[str] = ()) -> SpanningRule:
         cel,
         lambda model: value_at(model, key) is not None and not _matches(value_at(model, other), values),
         Fault(f"can be used only with {allowed}", advice, _path(key)),
+    )
+
+
+def only_with_any(key: str, others: Sequence[str]) -> SpanningRule:
+    """``key`` may be given only if one of ``others`` is given too."""
+    return _rule(
+        f"!({_given(key)}) || {_any_given(others)}",
+        lambda model: value_at(model, key) is not None and not _has_any(model, others),
+        Fault(f"can be used only with {listed(others)}", f"write {listed(others)}, or leave {key} out", _path(key)),
+    )
+
+
+def matching_with(key: str, pattern: str, others: Sequence[str], *, message: str, advice: str) -> SpanningRule:
+    """``key`` must match ``pattern`` (RE2, not anchored) if it is given together with one of ``others``."""
+    return _rule(
+        f"!({_given(key)} && ({_any_given(others)})) || {rules.matches(f'self.{key}', pattern)}",
+        lambda model: (
+            (value := value_at(model, key)) is not None
+            and _has_any(model, others)
+            and re.search(pattern, value) is None
+        ),
+        Fault(message, advice, _path(key)),
+    )
+
+
+def not_matching_unless(key: str, pattern: str, other: str, *, message: str, advice: str) -> SpanningRule:
+    """``key`` may not match ``pattern`` (RE2, not anchored) if ``other`` is not given."""
+    return _rule(
+        f"!{_given(key)} || {_given(other)} || !{rules.matches(f'self.{key}', pattern)}",
+        lambda model: (
+            (value := value_at(model, key)) is not None
+            and value_at(model, other) is None
+            and re.search(pattern, value) is not None
+        ),
+        Fault(message, advice, _path(key)),
     )
 
 
@@ -208,20 +248,26 @@ def no_key_with(mapping: str, name: str, other: str, *, message: str, advice: st
     return SpanningRule(Rule(cel, f"{message}: {advice}", mapping), fault_in)
 
 
-def alternatives(keys: tuple[str, ...], *, needed: bool) -> SpanningRule:
-    """Exactly one of the keys has a value; at most one, unless one is ``needed``."""
+def alternatives(keys: tuple[str, ...], *, needed: bool, unless: Mapping[str, str] | None = None) -> SpanningRule:
+    """Exactly one of the keys has a value; at most one, unless one is ``needed``.
+
+    A key in ``unless`` does not count if the other key that it names has a value.
+    """
+    other_of = unless or {}
     expected = f"{'exactly' if needed else 'at most'} one of {', '.join(keys)}"
 
     def fault_in(model: BaseModel) -> Fault | None:
-        found = [key for key in keys if value_at(model, key) is not None]
+        given = {key for key in keys if value_at(model, key) is not None}
+        found = [key for key in keys if key in given and other_of.get(key) not in given]
         if len(found) > 1 or (needed and not found):
             return Fault(f"{expected}; found {', '.join(found) or 'none'}")
         return None
 
-    given = "[" + ", ".join(_given(key) for key in keys) + "].filter(given, given)"
+    counts = {key: f"{_given(key)} && !{_given(other_of[key])}" if key in other_of else _given(key) for key in keys}
+    given = "[" + ", ".join(counts.values()) + "].filter(given, given)"
     # A sum of strings, because the API server can't bound the cost of `join`.
-    found = " + ".join(f"({_given(key)} ? ', {key}' : '')" for key in keys)
-    any_given = " || ".join(_given(key) for key in keys)
+    found = " + ".join(f"({count} ? ', {key}' : '')" for key, count in counts.items())
+    any_given = _any_given(keys)
     answer = f"'{expected}; found ' + ({any_given} ? ({found}).substring(2) : 'none')"
     return SpanningRule(Rule(f"size({given}) {'==' if needed else '<='} 1", expected, answer=answer), fault_in)
 
@@ -240,7 +286,16 @@ def _prefixes(key: str) -> list[str]:
 
 def _given(key: str) -> str:
     """CEL: the key has a value."""
-    return " && ".join(f"has(self.{prefix})" for prefix in _prefixes(key))
+    return " && ".join(f"has(self.{_ESCAPED.get(prefix, prefix)})" for prefix in _prefixes(key))
+
+
+def _any_given(keys: Sequence[str]) -> str:
+    """CEL: one of the keys has a value."""
+    return " || ".join(_given(key) for key in keys)
+
+
+def _has_any(model: BaseModel, keys: Sequence[str]) -> bool:
+    return any(value_at(model, key) is not None for key in keys)
 
 
 def _is_in(key: str, values: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ MAX_DURATION: Final[Micros] = 36_500 * DAY
 
 _UNITS: Final[tuple[tuple[str, Micros], ...]] = (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND))
 _FORM = re.compile("".join(f"(?:([0-9]{{1,10}}){unit})?" for unit, _ in _UNITS))
+_WEEKS = re.compile("([0-9]{1,9})w")
 _LOOSE = re.compile(
     "([0-9]{1,9}) ?(w|weeks?|d|days?|h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?)(?:,? |$|(?=[0-9]))", re.IGNORECASE
 )
@@ -37,6 +38,16 @@ def parse_duration(text: str) -> Micros:
     length = sum(int(count or 0) * unit for count, (_, unit) in zip(found.groups(), _UNITS, strict=True))
     if length > MAX_DURATION:
         raise ValueError(f"{text!r} is longer than a century: write at most {MAX_DURATION // DAY}d")
+    return length
+
+
+def parse_interval(text: str) -> Micros:
+    """Return the microseconds of an interval: a duration, or whole weeks such as ``2w``. Raises ``ValueError``."""
+    weeks = _WEEKS.fullmatch(text)
+    if weeks is None:
+        return parse_duration(text)
+    if (length := int(weeks[1]) * 7 * DAY) > MAX_DURATION:
+        raise ValueError(f"{text!r} is longer than a century: write at most {MAX_DURATION // (7 * DAY)}w")
     return length
 
 

@@ -8,7 +8,7 @@ from scheduledjob.domain.triggers.cron import CronTrigger
 from scheduledjob.domain.triggers.registry import Trigger
 
 from ..base import CronExpression, TimeZone
-from ..spanning_rules import AnyRule, only_with
+from ..spanning_rules import AnyRule, only_with_any
 from .trigger_part import TriggerPart
 
 
@@ -16,7 +16,7 @@ class CronPart(TriggerPart):
     """The slots of a cron expression."""
 
     key: ClassVar[str] = "cron"
-    rules: ClassVar[tuple[AnyRule, ...]] = (only_with("timeZone", "cron"),)
+    rules: ClassVar[tuple[AnyRule, ...]] = (only_with_any("timeZone", ("cron", "every")),)
 
     cron: CronExpression | None = Field(
         None,
@@ -24,7 +24,9 @@ class CronPart(TriggerPart):
         "or seven with seconds first and a year last; also @daily and its like.",
     )
     time_zone: TimeZone | None = Field(
-        None, description="IANA name of the time zone in which `cron` is read. Default: UTC."
+        None,
+        description="IANA name of the time zone in which `cron` is read, or in which the days and `at` of `every` are "
+        "meant. Default: UTC.",
     )
 
     def to_stored(self) -> Trigger:

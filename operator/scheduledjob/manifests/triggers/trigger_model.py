@@ -27,6 +27,7 @@ class Trigger(
 _PARTS: Final = tuple(part for part in reversed(Trigger.__bases__) if issubclass(part, TriggerPart))
 
 Trigger.one_of = tuple(part.key for part in _PARTS)
+Trigger.one_of_unless = {"at": "every"}
 Trigger.rules = tuple(rule for part in _PARTS for rule in part.rules)
 
 
