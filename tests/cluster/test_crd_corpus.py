@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scheduledjob.domain.triggers.calendar_days import CalendarTrigger
 from scheduledjob.manifests.crd import crd
 from scheduledjob.manifests.loader import load
+from scheduledjob.manifests.triggers.trigger_model import stored_of_manifest
 from tests.cluster.crd.install import MANIFESTS, ROOT, install, jobs_in, verdict
 
 if TYPE_CHECKING:
@@ -102,3 +104,18 @@ async def test_a_valid_manifest_is_accepted(cluster: Cluster, name: str) -> None
 @pytest.mark.parametrize("name", EXAMPLES)
 async def test_every_example_is_applied(cluster: Cluster, namespace: str, name: str) -> None:
     await cluster.apply(ROOT / "examples" / name, "-n", namespace)
+
+
+async def test_kubectl_takes_on_without_quotes(cluster: Cluster, namespace: str) -> None:
+    """It reads YAML 1.1, where ``on`` is a boolean, and sends the key ``true``."""
+    text = (MANIFESTS / "valid" / "calendar.yaml").read_text(encoding="utf-8")
+    await cluster.apply(text, "-n", namespace)
+    shown = await cluster.kubectl("get", "scheduledjob", "calendar", "-n", namespace, "-o", "json")
+    triggers = json.loads(shown.stdout)["spec"]["triggers"]
+    assert stored_of_manifest(triggers[1]) == CalendarTrigger(
+        2, on=("MON", "THU"), at="09:00", time_zone="Europe/Lisbon"
+    )
+    assert [stored_of_manifest(trigger).short() for trigger in triggers[2:4]] == [
+        "every 1w SUN 22:30",
+        "every 5214w MON",
+    ]
