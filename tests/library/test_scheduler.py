@@ -76,7 +76,8 @@ async def kept(scheduler: Scheduler, slug: str, result: bytes) -> Task:
 
 def test_the_package_exposes_exactly_its_public_names() -> None:
     assert set(scheduledjob.__all__) >= {
-        "At", "Cron", "CurlJob", "Every", "Exponential", "Fixed", "PrintJob", "Scheduler", "ShellJob", "Task",
+        "At", "Calendar", "Cron", "CurlJob", "Every", "Exponential", "Fixed", "PrintJob", "Scheduler", "ShellJob",
+        "Task",
     }  # fmt: skip
     assert scheduledjob.__all__ == sorted(scheduledjob.__all__)
     assert set(scheduledjob.__all__) == set(scheduledjob._HOMES)
@@ -173,7 +174,7 @@ def test_invalid_registrations_are_refused() -> None:
         scheduler.register(Ran(), name="job")
     with pytest.raises(ValueError, match=r"Ran has no kind: register it with name="):
         scheduler.register(Ran())
-    with pytest.raises(TypeError, match=r"give Cron\(\.\.\.\), Every\(\.\.\.\) or At"):
+    with pytest.raises(TypeError, match=r"give Cron\(\.\.\.\), Every\(\.\.\.\), Calendar\(\.\.\.\) or At"):
         scheduler.register(Ran(), name="x", trigger="* * * * *")  # type: ignore[arg-type]  # what a user may give
     with pytest.raises(TypeError, match='write "async def"'):
         scheduler.job("y")(lambda task: task)
