@@ -166,7 +166,7 @@ app.kubernetes.io/component: operator
 {{- if kindIs "slice" $value }}
   value: {{ join "," $value | quote }}
 {{- else if kindIs "float64" $value }}
-  value: {{ int64 $value | quote }}
+  value: {{ ternary (int64 $value) $value (eq (float64 (int64 $value)) (float64 $value)) | toString | quote }}
 {{- else }}
   value: {{ toString $value | quote }}
 {{- end }}
