@@ -25,12 +25,18 @@ from scheduledjob.stores.memory import MemoryStore, rows
 from scheduledjob.stores.memory.history import History
 from scheduledjob.stores.memory.hook_calls import HookCalls
 
+from .lease_thread import SimulatedLeaseThread
+from .row_locks import LockingStore
+from .world import Machine
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from scheduledjob.domain.schedule.state import Run, RunRecord, State
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.store import Disposition, HookCall
+    from scheduledjob.engine.leases import Renewed
+    from scheduledjob.engine.owned_schedule import OwnedSchedule
+    from scheduledjob.engine.store import Disposition, HookCall, Renewal, Row
 
 
 @contextmanager
@@ -313,6 +319,93 @@ def runs_overwrite_payloads() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def claims_count_from_their_answer() -> Iterator[None]:
+    """The lease of a claimed row is measured from the receipt of the claim instead of its sending."""
+    accept = Ownership.accept
+
+    def accept_later(self: Ownership, row: Row, deadline: float) -> None:
+        accept(self, row, self._context.monotonic() + self._context.settings.lease)
+
+    with patch.object(Ownership, "accept", accept_later):
+        yield
+
+
+@contextmanager
+def starts_need_no_lease() -> Iterator[None]:
+    """A slot that comes due starts although its lease is over, as after a suspension."""
+    step = Ownership._step
+
+    def careless(self: Ownership, owned: OwnedSchedule, now: Instant) -> bool:
+        margin, self._leases.margin = self._leases.margin, -1e9
+        try:
+            return step(self, owned, now)
+        finally:
+            self._leases.margin = margin
+
+    with patch.object(Ownership, "_step", careless):
+        yield
+
+
+@contextmanager
+def suspended_time_does_not_count() -> Iterator[None]:
+    """Leases are measured by a clock that stands still while the machine is suspended."""
+    with patch.object(Machine, "monotonic", Machine.loop_time):
+        yield
+
+
+@contextmanager
+def locked_rows_count_as_written() -> Iterator[None]:
+    """A settlement that the store left out, because a client had locked the row, counts as carried out."""
+    settle = LockingStore.settle
+
+    async def optimistic(self: LockingStore, replica: str, settlements: Any) -> list[bool | None]:
+        return [done is not False for done in await settle(self, replica, settlements)]
+
+    with patch.object(LockingStore, "settle", optimistic):
+        yield
+
+
+@contextmanager
+def locked_rows_count_as_renewed() -> Iterator[None]:
+    """The lease of a row that could not be renewed, because a client had locked it, counts as renewed."""
+    renewed = Leases.renewed
+
+    def optimistic(self: Leases, requested: Any, answer: Renewal, sent: float) -> Renewed:
+        answer.revisions |= dict.fromkeys(answer.busy, 1)
+        return renewed(self, requested, answer, sent)
+
+    with patch.object(Leases, "renewed", optimistic):
+        yield
+
+
+@contextmanager
+def the_lease_thread_stays_dead() -> Iterator[None]:
+    """A lease thread that has died is not started again."""
+    with patch.object(SimulatedLeaseThread, "restart", lambda self, life: None):
+        yield
+
+
+@contextmanager
+def locked_rows_wait_for_the_heartbeat() -> Iterator[None]:
+    """A claim that passes over a locked row does not say that the row is due."""
+    with patch("tests.simulation.row_locks.POLL_AGAIN", 3600 * 1_000_000):
+        yield
+
+
+@contextmanager
+def lost_rows_wait_for_the_heartbeat() -> Iterator[None]:
+    """A replica that has lost a row, or was not told that its release was stored, does not look at it again."""
+    forget = Ownership._forget
+
+    def carelessly(self: Ownership, owned: OwnedSchedule, wake: Instant | None) -> None:
+        owned.deleted = True
+        forget(self, owned, None)
+
+    with patch.object(Ownership, "_forget", carelessly):
+        yield
+
+
 BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "leases are not respected": (leases_are_not_respected, "twice at once"),
     "leases are not fenced": (leases_are_not_fenced, "twice at once"),
@@ -337,4 +430,12 @@ BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "hooks die with their replica": (hooks_die_with_their_replica, "uncalled"),
     "named slots are skipped": (named_slots_are_skipped, "unnamed"),
     "runs overwrite payloads": (runs_overwrite_payloads, "unnamed"),
+    "claims count from their answer": (claims_count_from_their_answer, "twice at once"),
+    "starts need no lease": (starts_need_no_lease, "twice at once"),
+    "suspended time does not count": (suspended_time_does_not_count, "twice at once"),
+    "locked rows count as written": (locked_rows_count_as_written, "never ended"),
+    "locked rows count as renewed": (locked_rows_count_as_renewed, "twice at once"),
+    "the lease thread stays dead": (the_lease_thread_stays_dead, "fenced"),
+    "locked rows wait for the heartbeat": (locked_rows_wait_for_the_heartbeat, "overlooked"),
+    "lost rows wait for the heartbeat": (lost_rows_wait_for_the_heartbeat, "overlooked"),
 }

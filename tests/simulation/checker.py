@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .world import Event
 
 
+SETTLED = 30
+"""Seconds after the faults from which every lease is renewed in time."""
+
+
 @dataclass(slots=True)
 class Lifetime:
     """One process, from its start to its end."""
@@ -56,6 +60,7 @@ def check(history: History) -> list[str]:
         wrong += _unended(mine, records, desired, history)
         wrong += _unheard(mine, records, desired, history)
         wrong += _uncalled(kept, desired, history)
+        wrong += _fenced(mine, history)
         wrong += _unnamed(mine, desired, history)
     return wrong
 
@@ -232,6 +237,17 @@ def _unheard(
         if lifetime.start.replica == cancel.replica or not _has_missed(desired, cancel.at, lifetime.start.at):
             wrong.append(f"uncancelled: {lifetime.start.run_id} was being cancelled and started again")
     return wrong
+
+
+def _fenced(lifetimes: list[Lifetime], history: History) -> list[str]:
+    """After the faults, leases are renewed in time."""
+    return [
+        f"fenced: {lifetime.start.run_id} on {lifetime.start.replica} at {lifetime.end.at} without a fault"
+        for lifetime in lifetimes
+        if lifetime.end is not None
+        and (lifetime.end.kind, lifetime.end.detail) == ("killed", "deadline")
+        and lifetime.end.at > history.trouble_ended + SETTLED * SECOND
+    ]
 
 
 def _uncalled(kept: list[RunRecord], desired: DesiredState, history: History) -> list[str]:

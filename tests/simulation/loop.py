@@ -18,7 +18,7 @@ class SpinningError(AssertionError):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """One replica's event loop. ``clock`` is that replica's monotonic clock, in seconds."""
+    """One replica's event loop. ``clock`` is the clock of its timers, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 A call travels to the store, is carried out there at one instant, and its answer travels back. If the connection is cut
 before the call arrives, nothing happened. If it is cut on the way back, the call was carried out and its caller does
 not know. A call may also be held back, by a store that stands still or on the way to it, and be carried out long after
-its caller has given up. The caller sees the same error in all three cases.
+its caller has given up. The caller sees the same error in all three cases. A successful answer may be late by seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from scheduledjob.engine.store import (
     StoreUnavailable,
     Wake,
 )
-from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
+
+from .row_locks import LockingStore, RowLocks
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant, Micros
+    from scheduledjob.stores.memory import MemoryDatabase
 
     from .world import Machine, World
 
@@ -51,6 +53,7 @@ class Faults:
         self.latency = 0.002
         self.lose_request = 0.0
         self.lose_reply = 0.0
+        self.late_reply = 0.0
         self.lose_wake = 0.0
         self.cut: set[str] = set()
         """Names of replicas that reach nothing."""
@@ -60,7 +63,7 @@ class Faults:
     def heal(self) -> None:
         """End losses and delays. A replica that is cut off or held back stays so."""
         self.latency = 0.002
-        self.lose_request = self.lose_reply = self.lose_wake = 0.0
+        self.lose_request = self.lose_reply = self.late_reply = self.lose_wake = 0.0
 
     def hold_back(self, names: Iterable[str]) -> None:
         for name in names:
@@ -114,7 +117,10 @@ class Link:
             if self.machine.name in faults.cut or rng.random() < faults.lose_reply:
                 self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: reply(lost))
             else:
-                self.world.after(self.delay(), lambda: reply(value))
+                late = rng.uniform(1.0, LONGEST_ANSWER - 1.0) if rng.random() < faults.late_reply else 0.0
+                self.world.after(self.delay() + late, lambda: reply(value))
+                if late:
+                    self.world.at(sent + LONGEST_ANSWER, lambda: reply(StoreUnavailable("no answer in time")))
 
         if self.machine.name in faults.cut or rng.random() < faults.lose_request:
             self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: reply(lost))
@@ -153,8 +159,8 @@ class DistantStore:
     poll_interval = 1.0
     exclusive = False
 
-    def __init__(self, database: MemoryDatabase, link: Link) -> None:
-        self.near = MemoryStore(database)
+    def __init__(self, database: MemoryDatabase, locks: RowLocks, link: Link) -> None:
+        self.near = LockingStore(database, locks)
         self.link = link
 
     async def connect(self) -> None: ...
@@ -209,7 +215,7 @@ class DistantStore:
     async def claim(self, replica: str, kinds: Iterable[str], **options: Any) -> Batch:
         return await self.link.call(lambda: self.near.claim(replica, kinds, **options))
 
-    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
+    async def settle(self, replica: str, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
         return await self.link.call(lambda: self.near.settle(replica, settlements))
 
     async def claim_hooks(self, **options: Any) -> list[HookCall]:

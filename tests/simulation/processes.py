@@ -1,7 +1,8 @@
 """Jobs in the simulation: processes beside the replica, supervised like those of shell jobs.
 
 A process belongs to the world and not to its replica. If the replica is killed, its helper kills the process at once.
-If the replica is stopped (SIGSTOP), the process continues until its deadline, which only a renewal moves.
+If the replica is stopped (SIGSTOP), the process continues until its deadline, which only a renewal moves. If the
+machine is suspended, the process does nothing meanwhile. If its deadline has passed then, it does nothing any more.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from scheduledjob.engine.executor import CANCELLED, Attempt, Result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from scheduledjob.domain.time.instants import Instant
 
     from .world import Machine, World
 
@@ -71,16 +74,24 @@ class SimulatedExecutor:
             if (process := self.processes.get(run_id)) is not None:
                 process.deadline = max(process.deadline, deadline)
 
-    def replica_died(self) -> None:
+    def machine_woke(self, suspended_at: Instant) -> None:
+        """End the processes whose deadline passed while the machine was suspended. They did nothing meanwhile."""
         for process in list(self.processes.values()):
-            self._kill(process, "replica died")
+            if process.deadline - 0.5 <= self.machine.monotonic():
+                self._kill(process, "deadline", suspended_at)
+
+    def replica_died(self, at: Instant) -> None:
+        for process in list(self.processes.values()):
+            self._kill(process, "replica died", at)
 
     def _watch(self, process: Process) -> None:
         """Kill the process shortly before its deadline, as the helper does."""
         left = process.machine.global_time(process.deadline - 0.5) - self.world.now
 
         def check() -> None:
-            if process.alive and self.machine.global_time(process.deadline - 0.5) <= self.world.now + 1e-6:
+            if process.alive and self.machine.suspended:
+                self.world.after(0.05, check)
+            elif process.alive and self.machine.global_time(process.deadline - 0.5) <= self.world.now + 1e-6:
                 self._kill(process, "deadline")
             elif process.alive:
                 self._watch(process)
@@ -88,15 +99,17 @@ class SimulatedExecutor:
         self.world.after(max(0.01, left), check)
 
     def _end(self, process: Process, result: Result) -> None:
-        if process.alive:
+        if process.machine.suspended:
+            self.world.after(0.05, lambda: self._end(process, result))
+        elif process.alive:
             process.alive = False
             self._log("end", process, "ok" if result.ok else "failed")
             self._set_result(process, result)
 
-    def _kill(self, process: Process, why: str) -> None:
+    def _kill(self, process: Process, why: str, at: Instant | None = None) -> None:
         if process.alive:
             process.alive = False
-            self._log("killed", process, why)
+            self._log("killed", process, why, at)
             self._set_result(process, Result(False, f"killed: {why}", lost=True))
 
     def _set_result(self, process: Process, result: Result) -> None:
@@ -104,11 +117,12 @@ class SimulatedExecutor:
             done = process.done
             self.machine.loop.call_soon(lambda: None if done.done() else done.set_result(result))
 
-    def _log(self, kind: str, process: Process, detail: str = "") -> None:
+    def _log(self, kind: str, process: Process, detail: str = "", at: Instant | None = None) -> None:
         attempt = process.attempt
         self.world.log(
             kind,
             self.machine.name,
+            at=at,
             uid=attempt.uid,
             run_id=attempt.run_id,
             slot=attempt.slot,

@@ -29,6 +29,7 @@ from .lease_thread import SimulatedLeaseThread
 from .network import DistantStore, Faults, Link, at_once
 from .pods import Cluster, PodExecutor
 from .processes import SimulatedExecutor
+from .row_locks import RowLocks
 from .world import Event, Machine, World
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ TROUBLE = 60.0
 """Seconds in which faults happen."""
 PEACE = 75.0
 """Seconds without faults after that. Everything that has started must end in them."""
+SETTLED = 30
+"""Seconds after the faults from which rows are claimed in time."""
+OVERDUE = 2 * SECOND
 LONGEST_JOB = 6.0
 BACKOFFS: list[Backoff] = [Exponential(0.5, 4.0, 2.0, 3), Fixed([0.2, 1.0]), Exponential(1.0, 1.0, 1.0, 0)]
 ALL = Keep(10**6, 10**6, 365 * DAY)
@@ -111,6 +115,7 @@ class Scenario:
     seed: int
     world: World = field(init=False)
     faults: Faults = field(init=False)
+    locks: RowLocks = field(default_factory=RowLocks)
     database: MemoryDatabase = field(init=False)
     client: MemoryStore = field(init=False)
     cluster: Cluster = field(init=False)
@@ -136,7 +141,7 @@ class Scenario:
     def play(self) -> History:
         rng, world = self.rng, self.world
         self.settings = self.choose_settings()
-        replicas = rng.randint(2, 5)
+        replicas = rng.randint(1 if self.settings["capacity"] > 3 else 2, 5)  # one with three places is overloaded
         for _ in range(replicas):
             self.start_replica()
         for _ in range(rng.randint(8, 20)):
@@ -154,6 +159,9 @@ class Scenario:
         for desired in self.desired_rows:
             self.reconcile(desired)
         trouble_ended = world.store_clock()
+        if self.settings["capacity"] > 1000:
+            for second in range(SETTLED, int(PEACE)):
+                world.at(TROUBLE + second, self.look_for_overlooked_rows)
         world.run_until(TROUBLE + PEACE)
         return self.end(trouble_ended)
 
@@ -174,7 +182,7 @@ class Scenario:
         self.started += 1
         machine = Machine(f"replica-{self.started}", rng.uniform(-1e5, 1e5), 1 + rng.uniform(-1e-4, 1e-4), world)
         link = Link(world, machine, self.faults)
-        store = DistantStore(self.database, link)
+        store = DistantStore(self.database, self.locks, link)
         executor = SimulatedExecutor(world, machine, fail=0.15, longest=LONGEST_JOB)
         replica = Replica(
             store,
@@ -202,7 +210,7 @@ class Scenario:
     def kill(self, running: Running) -> None:
         self.world.log("replica", running.machine.name, detail="killed")
         running.machine.dead = True
-        running.executor.replica_died()
+        running.executor.replica_died(running.machine.active_until())
         self.faults.cut.discard(running.machine.name)
 
     # ---------------------------------------------------------------- what goes wrong
@@ -218,6 +226,10 @@ class Scenario:
             self.restart,
             self.store_stands_still,
             self.hold_back,
+            self.answers_are_late,
+            self.lock_rows,
+            self.suspend,
+            self.lease_thread_dies,
         ]
 
     def crash(self) -> None:
@@ -266,14 +278,57 @@ class Scenario:
         for carry_out in self.faults.let_through():
             self.world.after(self.rng.uniform(0, 0.005), carry_out)
 
+    def lock_rows(self) -> None:
+        """A client locks some rows and stands still."""
+        keys = [row.key for row in at_once(self.client.rows(limit=10_000))]
+        if keys:
+            some = self.rng.sample(keys, self.rng.choice([1, len(keys)]))
+            seconds = self.rng.choice([0.5, 3.0, 12.0, 25.0])
+            self.world.log("client", "", detail=f"locks {len(some)} rows for {seconds} s")
+            self.locks.take(some)
+            self.world.after(seconds, lambda: self.locks.release(some))
+
+    def suspend(self) -> None:
+        """A machine is suspended, with the processes on it."""
+        if awake := [running for running in self.alive() if not running.machine.suspended]:
+            running = self.rng.choice(awake)
+            seconds = self.rng.choice([0.3, 4.0, 12.0, 40.0])
+            self.world.log("replica", running.machine.name, detail=f"suspended for {seconds} s")
+            running.machine.suspend()
+            self.world.at(min(self.world.now + seconds, TROUBLE), lambda: self.wake(running))
+
+    def wake(self, running: Running) -> None:
+        machine = running.machine
+        if machine.suspended and not machine.dead:
+            suspended_at = machine.active_until()
+            machine.wake()
+            running.executor.machine_woke(suspended_at)
+
+    def lease_thread_dies(self) -> None:
+        if alive := [running for running in self.alive() if running.machine.lease_thread is not None]:
+            running = self.rng.choice(alive)
+            seconds = self.rng.choice([0.1, 3.0, 12.0])
+            self.world.log("replica", running.machine.name, detail=f"has no lease thread for {seconds} s")
+            assert running.machine.lease_thread is not None
+            running.machine.lease_thread.die(seconds)
+
     def bad_network(self) -> None:
         rng, faults = self.rng, self.faults
         faults.latency = rng.choice([0.002, 0.02, 0.2])
         faults.lose_request = rng.choice([0.0, 0.05, 0.3])
         faults.lose_reply = rng.choice([0.0, 0.05, 0.3])
+        faults.late_reply = rng.choice([0.0, 0.0, 0.05, 0.3])
         faults.lose_wake = rng.choice([0.0, 0.5])
-        self.world.log("network", "", detail=f"{faults.latency} {faults.lose_request} {faults.lose_reply}")
+        shares = f"{faults.lose_request} {faults.lose_reply} {faults.late_reply}"
+        self.world.log("network", "", detail=f"{faults.latency} {shares}")
         self.world.after(rng.uniform(1, 15), faults.heal)
+
+    def answers_are_late(self) -> None:
+        """Many answers arrive after seconds, although the call was carried out at once."""
+        rng, faults = self.rng, self.faults
+        faults.late_reply = rng.choice([0.3, 0.8])
+        self.world.log("network", "", detail=f"late answers: {faults.late_reply}")
+        self.world.after(rng.uniform(5, 15), faults.heal)
 
     def restart(self) -> None:
         """A rolling update: one replica shuts down while another starts."""
@@ -288,9 +343,17 @@ class Scenario:
         self.faults.cut.clear()
         self._let_through()
         for running in self.running:
+            self.wake(running)
             running.machine.paused = running.machine.blocked = False
         while len(self.alive()) < replicas:
             self.start_replica()
+
+    def look_for_overlooked_rows(self) -> None:
+        """Report rows that have been due for a while and that nobody claims, although every replica has room."""
+        overdue = self.world.store_clock() - OVERDUE
+        for row in at_once(self.client.rows(limit=10_000)):
+            if row.wake_at is not None and row.wake_at < overdue:
+                self.failures.append(f"overlooked: {row.slug} is due since {row.wake_at}, owner {row.owner}")
 
     # ---------------------------------------------------------------- schedules
 

@@ -1,6 +1,6 @@
 """The world: one clock, a queue of future events, and the replicas.
 
-Time is in seconds from the start of the world; the store's clock is a fixed epoch later. Each replica has a monotonic
+Time is in seconds from the start of the world; the store's clock is a fixed epoch later. Each replica has a boot
 clock of its own, with another zero and a slightly different rate. Everything random comes from the generator of the
 seed, and events of the same time happen in the order in which they were scheduled, so a seed replays exactly.
 """
@@ -19,6 +19,8 @@ from .loop import VirtualLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .lease_thread import SimulatedLeaseThread
 
 EPOCH: Instant = 1_790_000_000 * SECOND
 
@@ -41,7 +43,7 @@ class Event:
 
 @dataclass(slots=True, eq=False)
 class Machine:
-    """The machine of one replica: its clock, its event loop, and whether it runs, is paused, or is dead."""
+    """The machine of one replica: its clocks, its event loop, and whether it runs, is paused, or is dead."""
 
     name: str
     offset: float
@@ -51,21 +53,56 @@ class Machine:
     paused: bool = False
     blocked: bool = False
     """A Python job blocks the event loop; the lease thread continues."""
+    suspended_at: float | None = None
+    """When the machine was suspended, with all its processes; None: it is not."""
+    slept: float = 0.0
+    """Seconds of the suspensions that are over."""
+    lease_thread: SimulatedLeaseThread | None = None
     dead: bool = False
     finished: bool = False
 
     def __post_init__(self) -> None:
-        self.loop = VirtualLoop(self.monotonic)
+        self.loop = VirtualLoop(self.loop_time)
 
     def monotonic(self) -> float:
+        """Return the boot clock, which counts the time that the machine was suspended."""
         return self.offset + self.world.now * self.rate
+
+    def loop_time(self) -> float:
+        """Return the clock of the event loop, which stands still while the machine is suspended."""
+        return self.offset + (self.world.now - self.slept) * self.rate
 
     def global_time(self, monotonic: float) -> float:
         return (monotonic - self.offset) / self.rate
 
+    def global_time_of_timer(self, loop_time: float) -> float:
+        return self.global_time(loop_time) + self.slept
+
+    @property
+    def suspended(self) -> bool:
+        return self.suspended_at is not None
+
+    @property
+    def stopped(self) -> bool:
+        """No thread of the replica runs."""
+        return self.paused or self.suspended
+
     @property
     def runs(self) -> bool:
-        return not (self.dead or self.paused or self.blocked or self.finished)
+        return not (self.dead or self.stopped or self.blocked or self.finished)
+
+    def active_until(self) -> Instant:
+        """Return now, or when the machine was suspended."""
+        world = self.world
+        return EPOCH + int((world.now if self.suspended_at is None else self.suspended_at) * SECOND)
+
+    def suspend(self) -> None:
+        self.suspended_at = self.world.now
+
+    def wake(self) -> None:
+        assert self.suspended_at is not None
+        self.slept += self.world.now - self.suspended_at
+        self.suspended_at = None
 
 
 class World:
@@ -88,8 +125,9 @@ class World:
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         self.at(self.now + seconds, action)
 
-    def log(self, kind: str, replica: str, **details: object) -> None:
-        self.events.append(Event(self.store_clock(), kind, replica, **details))  # type: ignore[arg-type]
+    def log(self, kind: str, replica: str, *, at: Instant | None = None, **details: object) -> None:
+        """Add an event that happens now, or happened ``at`` that instant."""
+        self.events.append(Event(self.store_clock() if at is None else at, kind, replica, **details))  # type: ignore[arg-type]
 
     def run_until(self, end: float) -> None:
         """Let everything happen until ``end``."""
@@ -108,7 +146,7 @@ class World:
     def _next(self) -> float | None:
         # Slightly later, so that rounding between two clocks does not make a due timer look early.
         moments = [
-            max(self.now, machine.global_time(timer) + 1e-7)
+            max(self.now, machine.global_time_of_timer(timer) + 1e-7)
             for machine in self.machines
             if machine.runs and (timer := machine.loop.next_timer()) is not None
         ]

@@ -65,7 +65,7 @@ class Claimer:
         self._info = info
         self._poll_timer = poll_timer
         self._rng = rng
-        self._announced = 0.0
+        self._announced = float("-inf")
         """Monotonic seconds of the poll that was announced last."""
         self._just_announced = False
         """This poll follows an announcement, and may end in a sleep."""
