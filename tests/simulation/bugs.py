@@ -20,6 +20,7 @@ from scheduledjob.engine.followers import UpstreamPoller
 from scheduledjob.engine.leases import Leases
 from scheduledjob.engine.owned_schedule import Phase
 from scheduledjob.engine.ownership import Ownership
+from scheduledjob.engine.poll_timer import PollTimer
 from scheduledjob.engine.store import Settlement
 from scheduledjob.stores.memory import MemoryStore, rows
 from scheduledjob.stores.memory.history import History
@@ -387,22 +388,9 @@ def the_lease_thread_stays_dead() -> Iterator[None]:
 
 
 @contextmanager
-def locked_rows_wait_for_the_heartbeat() -> Iterator[None]:
-    """A claim that passes over a locked row does not say that the row is due."""
-    with patch("tests.simulation.row_locks.POLL_AGAIN", 3600 * 1_000_000):
-        yield
-
-
-@contextmanager
-def lost_rows_wait_for_the_heartbeat() -> Iterator[None]:
-    """A replica that has lost a row, or was not told that its release was stored, does not look at it again."""
-    forget = Ownership._forget
-
-    def carelessly(self: Ownership, owned: OwnedSchedule, wake: Instant | None) -> None:
-        owned.deleted = True
-        forget(self, owned, None)
-
-    with patch.object(Ownership, "_forget", carelessly):
+def notifications_are_ignored() -> Iterator[None]:
+    """A replica that is told of a row that became due polls no earlier."""
+    with patch.object(PollTimer, "due", lambda self, instant: None):
         yield
 
 
@@ -436,6 +424,5 @@ BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "locked rows count as written": (locked_rows_count_as_written, "never ended"),
     "locked rows count as renewed": (locked_rows_count_as_renewed, "twice at once"),
     "the lease thread stays dead": (the_lease_thread_stays_dead, "fenced"),
-    "locked rows wait for the heartbeat": (locked_rows_wait_for_the_heartbeat, "overlooked"),
-    "lost rows wait for the heartbeat": (lost_rows_wait_for_the_heartbeat, "overlooked"),
+    "notifications are ignored": (notifications_are_ignored, "overlooked"),
 }

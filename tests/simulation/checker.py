@@ -15,6 +15,7 @@ from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
+from scheduledjob.engine.executor import RELEASED
 
 if TYPE_CHECKING:
     from .scenario import DesiredState, History
@@ -240,13 +241,14 @@ def _unheard(
 
 
 def _fenced(lifetimes: list[Lifetime], history: History) -> list[str]:
-    """After the faults, leases are renewed in time."""
+    """Between the faults and the shutdown, leases are renewed in time."""
     return [
         f"fenced: {lifetime.start.run_id} on {lifetime.start.replica} at {lifetime.end.at} without a fault"
         for lifetime in lifetimes
         if lifetime.end is not None
-        and (lifetime.end.kind, lifetime.end.detail) == ("killed", "deadline")
-        and lifetime.end.at > history.trouble_ended + SETTLED * SECOND
+        and lifetime.end.kind == "killed"
+        and lifetime.end.detail in {"deadline", RELEASED}
+        and history.trouble_ended + SETTLED * SECOND < lifetime.end.at < history.ended - 31 * SECOND
     ]
 
 

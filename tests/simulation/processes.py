@@ -64,7 +64,7 @@ class SimulatedExecutor:
         except asyncio.CancelledError:
             if attempt.ending == CANCELLED:
                 self._log("cancel", process)
-            self._kill(process, "cancelled")
+            self._kill(process, attempt.ending)
             raise
         finally:
             self.processes.pop(attempt.run_id, None)
