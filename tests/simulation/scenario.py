@@ -139,6 +139,10 @@ class Scenario:
         return self.world.random
 
     def play(self) -> History:
+        with patch.multiple(hook_delivery, spec=None, **HOOK_TIMES):
+            return self._play()
+
+    def _play(self) -> History:
         rng, world = self.rng, self.world
         self.settings = self.choose_settings()
         replicas = rng.randint(1 if self.settings["capacity"] > 3 else 2, 5)  # one with three places is overloaded
@@ -556,5 +560,4 @@ def _deepest(error: BaseException) -> BaseException:
 
 def play(seed: int) -> History:
     """Return the history of a seed, which is the same each time."""
-    with patch.multiple(hook_delivery, spec=None, **HOOK_TIMES):
-        return Scenario(seed).play()
+    return Scenario(seed).play()
