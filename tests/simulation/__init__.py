@@ -1,7 +1,7 @@
 """The simulation: the real engine, several replicas, one fake clock, faults by seed.
 
 ``world`` turns the clock. ``loop`` gives each replica an event loop on that clock. ``network`` carries calls to the
-store and loses some, and ``row_locks`` locks rows. ``processes`` and ``pods`` are the jobs. ``scenario`` decides, by the
-seed, what happens, and ``checker`` checks the history without knowing any of that. ``bugs`` are planted to see that
+store and loses some, and ``row_locks`` locks rows. ``processes`` and ``pods`` are the jobs. ``scenario`` decides, by
+the seed, what happens, and ``checker`` checks the history without knowing any of that. ``bugs`` are planted to see that
 every rule finds one.
 """
