@@ -24,7 +24,7 @@ INSTALL_PROJECT := $(UV) pip install --quiet --no-deps --reinstall-package sched
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: help venv demo test test-python test-cluster e2e image image-report release lint types contracts check crds chart install-yaml docs site terminal simulate bench bench-cluster lock cluster node cluster-down \
+.PHONY: help venv demo test test-python test-cluster e2e image image-report release lint types contracts check crds chart install-yaml docs site terminal simulate mutants bench bench-cluster lock cluster node cluster-down \
 	clean
 
 help:  ## list the targets
@@ -131,6 +131,9 @@ site: $(VENV)/.docs  ## build the documentation as a site in build/site; warning
 
 simulate: venv  ## run SEEDS=2000 simulated histories of the engine, with faults
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+mutants: venv  ## change the program in random places, and report changes that no test notices; ARGS select some
+	@$(BIN)/python tools/mutants.py $(ARGS)
 
 bench: $(VENV)/.bench  ## run the benchmarks, with pgqueuer for comparison; ARGS select some
 	@$(BIN)/python -m bench $(ARGS)
