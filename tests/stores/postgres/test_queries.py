@@ -38,14 +38,16 @@ def test_no_fragment_is_missing() -> None:
 
 
 def test_the_columns_of_a_row_are_its_fields_in_order() -> None:
-    assert fragment("schedules.sql", "row_columns") == [RENAMED.get(name, name) for name in Row.__struct_fields__]
+    *fields, of_claims_only = Row.__struct_fields__
+    assert of_claims_only == "due_at"
+    assert fragment("schedules.sql", "row_columns") == [RENAMED.get(name, name) for name in fields]
 
 
 def test_a_claim_returns_the_columns_of_a_row_in_order() -> None:
     _, _, returned = SQL["claim"].partition("RETURNING picked.turn, ")
     columns = returned.partition("\n)")[0].split(",")
     expected = RENAMED | {"recovered": "recovered"}
-    assert [column.strip().rpartition(".")[2] for column in columns] == [
+    assert [column.strip().rpartition(".")[2].rpartition(" AS ")[2] for column in columns] == [
         expected.get(name, name) for name in Row.__struct_fields__
     ]
 
