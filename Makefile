@@ -24,7 +24,7 @@ INSTALL_PROJECT := $(UV) pip install --quiet --no-deps --reinstall-package sched
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
 
-.PHONY: help venv demo test test-python test-cluster e2e image image-report release lint types contracts check crds chart install-yaml docs site terminal simulate mutants bench bench-cluster lock cluster node cluster-down \
+.PHONY: help venv demo test test-python test-cluster e2e image image-report release lint types contracts check crds chart install-yaml docs site terminal simulate mutants chaos bench bench-cluster lock cluster node cluster-down \
 	clean
 
 help:  ## list the targets
@@ -134,6 +134,10 @@ simulate: venv  ## run SEEDS=2000 simulated histories of the engine, with faults
 
 mutants: venv  ## change the program in random places, and report changes that no test notices; ARGS select some
 	@$(BIN)/python tools/mutants.py $(ARGS)
+
+MINUTES = 60
+chaos: venv  ## break three replicas and Postgres for MINUTES=60, and check what became of every run; ARGS as --seed 7
+	@$(BIN)/python -m bench.chaos --minutes $(MINUTES) $(ARGS)
 
 bench: $(VENV)/.bench  ## run the benchmarks, with pgqueuer for comparison; ARGS select some
 	@$(BIN)/python -m bench $(ARGS)
