@@ -147,7 +147,7 @@ async def test_pods_are_made_later_and_each_once(place: Place, postgres_dsn: str
     async with await place.operator(postgres_dsn) as operator, Records(postgres_dsn, place.namespace) as records:
         async with place.full():
             await create(place.api, place.namespace, [manifest(name, "after: 0s", CONTAINER, more) for name in names])
-            await operator.until_metric(REQUESTS, lambda count: count > 2 * len(names), **refused)
+            await operator.until_metric(REQUESTS, lambda count: count > len(names), **refused)
             assert await place.api.list(place.pods) == []
         for pod in await _pods(place, names):
             await place.api.patch(f"{place.pods}/{pod}/status", {"status": exited(0)})
