@@ -15,7 +15,7 @@ from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.body import BODIES_LIMIT, BODY_LIMIT, FREE
 from scheduledjob.jobs.curl.curl_executor import CurlExecutor
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
-from scheduledjob.jobs.curl.fair_share import FairShare, Reservation
+from scheduledjob.jobs.fair_share import FairShare, Reservation
 from tests.jobs.curl_support import Known, attempt, bare, executor, run
 from tests.jobs.shell_support import until
 

@@ -23,10 +23,10 @@ import structlog
 
 from scheduledjob.engine.executor import CANCELLED, Attempt, Result
 from scheduledjob.engine.watchdog import run_apart
+from scheduledjob.jobs.fair_share import FairShare
 from scheduledjob.jobs.reasons import of_exception
 from scheduledjob.jobs.redaction import Redaction, redacted
 
-from .fair_slots import FairSlots
 from .pod_builder import Blueprint
 from .pod_life import PodLife
 from .pod_limits import NotStartedError, PodLimits
@@ -58,6 +58,16 @@ def _wall_clock() -> Instant:
     return time.time_ns() // 1000
 
 
+def places(count: int) -> FairShare:
+    """Return places for Pods. A namespace alone gets three quarters of them, and the next one of the rest."""
+
+    def words(held: int) -> str:
+        return f"{share.used} of {count} places are taken, {held} by this namespace"
+
+    share = FairShare(count, words, times=3)
+    return share
+
+
 class PodExecutor:
     """The ``Executor`` of Pod jobs, a detached kind. The params of an attempt are ``PodSpec`` or its JSON."""
 
@@ -75,8 +85,8 @@ class PodExecutor:
         attempt waits for before it starts, or before its Pod is gone."""
         self._pods = pods
         self._settings = settings or PodSettings()
-        self._room = FairSlots(capacity)
-        self._creating = FairSlots(IN_FLIGHT)
+        self._room = places(capacity)
+        self._creating = places(IN_FLIGHT)
         self._now = now
         self._on_waiting = on_waiting
         self._blueprints: OrderedDict[bytes, Blueprint] = OrderedDict()
@@ -100,7 +110,7 @@ class PodExecutor:
             if attempt.adopted:
                 return await self._run(attempt, limits)
             async with AsyncExitStack() as stack:
-                slot = self._room.slot(attempt.namespace, lambda words: limits.waits_for(f"capacity for Pods: {words}"))
+                slot = self._room.one(attempt.namespace, lambda words: limits.waits_for(f"capacity for Pods: {words}"))
                 async with limits.applied():
                     await stack.enter_async_context(slot)
                 limits.waits_for("")
@@ -178,7 +188,7 @@ class PodExecutor:
 
     async def _post(self, attempt: Attempt, body: Mapping[str, Any], limits: PodLimits) -> Mapping[str, Any]:
         async with AsyncExitStack() as stack:
-            slot = self._creating.slot(attempt.namespace, lambda words: limits.waits_for(f"the API server: {words}"))
+            slot = self._creating.one(attempt.namespace, lambda words: limits.waits_for(f"the API server: {words}"))
             async with limits.applied():
                 await stack.enter_async_context(slot)
             return await self._post_now(attempt, body)

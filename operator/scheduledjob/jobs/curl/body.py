@@ -21,9 +21,8 @@ from scheduledjob.jobs.output import bytes_to_keep, condense
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
+    from scheduledjob.jobs.fair_share import Reservation
     from scheduledjob.jobs.values import Secrets
-
-    from .fair_share import Reservation
 
 BODY_LIMIT = 1 << 20
 """Bytes of a body that are read, after it was unpacked."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from .fair_share import Reservation
+    from scheduledjob.jobs.fair_share import Reservation
 
 READ_AHEAD = 16 << 10
 """Bytes that a connection receives before anybody reads them."""

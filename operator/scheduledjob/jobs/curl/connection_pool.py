@@ -14,9 +14,10 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from scheduledjob.jobs.fair_share import FairShare
+
 from .connection import READ_AHEAD, Connection
 from .dialing import dial
-from .fair_share import FairShare
 from .request_errors import ConnectFailedError, NameLookupError, RequestError, in_words, place
 from .response import BadResponseError, StreamEndedError, read_head
 from .tls import TlsSetting, context_of

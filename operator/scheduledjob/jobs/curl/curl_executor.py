@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from scheduledjob.engine.executor import Attempt, Result
+from scheduledjob.jobs.fair_share import FairShare, Reservation
 from scheduledjob.jobs.reasons import of_exception, timed_out
 from scheduledjob.jobs.redaction import Redaction, redacted
 
@@ -25,7 +26,6 @@ from .body import BODIES_LIMIT, BODY_LIMIT, Body, collect, is_utf8
 from .body_search import BodySearch, compiled_pattern
 from .connection import WRITE_AHEAD, Connection
 from .connection_pool import IDEMPOTENT, ConnectionPool, Endpoint
-from .fair_share import FairShare, Reservation
 from .request import Request, first_request, redirected
 from .request_errors import ConnectFailedError, ConnectionLostError, NameLookupError, RequestError, in_words, place
 from .resolver import NameCache, ThreadResolver

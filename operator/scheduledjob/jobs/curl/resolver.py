@@ -21,7 +21,8 @@ from typing import NamedTuple, Protocol
 
 from aiohttp.abc import ResolveResult
 
-from .fair_share import FairShare
+from scheduledjob.jobs.fair_share import FairShare
+
 from .request_errors import NameLookupError, RequestError
 
 _AT_ONCE = 128

@@ -1,28 +1,39 @@
-"""Divides something that all HTTP jobs share, such as threads or bytes, between namespaces.
+"""Divides something that many jobs share, such as threads, bytes or Pods, between namespaces.
 
-A namespace may hold as much as is still free. So the first one can take half of everything, the next one a quarter,
-and what a namespace holds for long never keeps all others out. No shares have to be configured, and a namespace that
-is alone is hardly limited. This is the rule by which switches share their buffers ("dynamic thresholds").
+A namespace may hold as much as is still free, or ``times`` as much. So the first one can take half of everything (with
+``times=3`` three quarters), the next one as large a part of the rest, and what a namespace holds for long never keeps
+all others out. No shares have to be configured, and a namespace that is alone is hardly limited. This is the rule by
+which switches share their buffers ("dynamic thresholds").
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 
 class FairShare:
-    """A capacity that namespaces share. ``words`` returns what a namespace that holds this much waits for."""
+    """A capacity that namespaces share. ``words`` returns what a namespace that holds this much waits for.
 
-    def __init__(self, capacity: int, words: Callable[[int], str] = str) -> None:
-        self._free = capacity
+    A namespace that holds something never takes the last of it. Use it in one event loop.
+    """
+
+    def __init__(self, capacity: int, words: Callable[[int], str] = str, *, times: int = 1) -> None:
+        self._capacity = self._free = capacity
+        self._times = times
         self._words = words
         self._held: Counter[str] = Counter()
         self._waiting: dict[str, deque[tuple[int, asyncio.Future[None]]]] = {}
+
+    @property
+    def used(self) -> int:
+        """How much all namespaces hold."""
+        return self._capacity - self._free
 
     def held(self, namespace: str) -> int:
         """Return how much a namespace holds."""
@@ -35,6 +46,17 @@ class FairShare:
     def words(self, namespace: str) -> str:
         """Return what a namespace waits for; empty if it need not wait for one more."""
         return "" if self.has_room(namespace, 1) else self._words(self._held[namespace])
+
+    @asynccontextmanager
+    async def one(self, namespace: str, on_wait: Callable[[str], object] = lambda words: None) -> AsyncIterator[None]:
+        """Hold one within. ``on_wait`` is called with words for what the namespace waits, if it has to."""
+        if not self.has_room(namespace, 1):
+            on_wait(self.words(namespace))
+        await self.acquire(namespace)
+        try:
+            yield
+        finally:
+            self.release(namespace)
 
     async def acquire(self, namespace: str, amount: int = 1) -> None:
         """Wait until the namespace may hold ``amount`` more. A cancellation meanwhile says for what it waited."""
@@ -62,7 +84,9 @@ class FairShare:
         self._grant()
 
     def _fits(self, namespace: str, amount: int) -> bool:
-        return self._held[namespace] + amount <= self._free
+        wanted = self._held[namespace] + amount
+        takes_last = wanted > amount and wanted >= self._capacity
+        return amount <= self._free and wanted <= self._times * self._free and not takes_last
 
     def _take(self, namespace: str, amount: int) -> None:
         self._free -= amount

@@ -1,4 +1,4 @@
-"""Slots are all used while there is one namespace with work for them, and none takes the last one."""
+"""Places for Pods are all used while there is one namespace with work for them, and none takes the last one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduledjob.jobs.container.fair_slots import FairSlots
+from scheduledjob.jobs.container.pod_executor import places
 
 
 async def rest() -> None:
@@ -22,7 +22,7 @@ class Holders:
     """Tasks that hold slots until the test ends them."""
 
     def __init__(self, slots: int) -> None:
-        self.slots = FairSlots(slots)
+        self.slots = places(slots)
         self.held: list[str] = []
         self.waits: list[str] = []
         self.tasks: dict[str, list[asyncio.Task[None]]] = {}
@@ -32,7 +32,7 @@ class Holders:
             self.tasks.setdefault(namespace, []).append(asyncio.create_task(self._hold(namespace)))
 
     async def _hold(self, namespace: str) -> None:
-        async with self.slots.slot(namespace, self.waits.append):
+        async with self.slots.one(namespace, self.waits.append):
             self.held.append(namespace)
             try:
                 await asyncio.Event().wait()
