@@ -144,6 +144,8 @@ class Operator:
 
     def __init__(self, shared: Path | None) -> None:
         self.shared = shared
+        self.older_scratches: set[Path] = set()
+        """The scratch folders that were there when the newest job began."""
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._number = 0
 
@@ -159,6 +161,7 @@ class Operator:
 
     def begin(self, command: str, payload: str = "", **attempt: Any) -> asyncio.Future[dict[str, Any]]:
         """Start a job."""
+        self.older_scratches = set(self.scratches.glob("sjob-*"))
         self._number += 1
         future = self._answers[self._number] = asyncio.get_running_loop().create_future()
         self._say(self._number, {"command": command, "payload": payload, **attempt})

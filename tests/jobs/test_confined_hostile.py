@@ -311,11 +311,15 @@ except OSError:
 
 
 async def the_scratch(operator: Operator, file: str) -> Path:
-    """Return the only scratch folder, as soon as its job has written a line to a file."""
+    """Return the scratch folder of the newest job, as soon as it has written a line to a file.
+
+    The folder of a job that has ended before may still be there, with such a file.
+    """
     found: list[Path] = []
 
     def is_there() -> bool:
-        found[:] = [path for path in operator.scratches.glob(f"sjob-*/{file}") if path.stat().st_size]
+        written = [path for path in operator.scratches.glob(f"sjob-*/{file}") if path.stat().st_size]
+        found[:] = [path for path in written if path.parent not in operator.older_scratches]
         return bool(found)
 
     await until(is_there)
