@@ -24,6 +24,8 @@ from .store import Origin, Row, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scheduledjob.domain.schedule.schedule import Schedule
+
     from .owned_schedule import OwnedSchedule
     from .replica_settings import ReplicaContext
 
@@ -105,6 +107,15 @@ class Edits:
             owned.payload, owned.payload_cleared = None, False
         schedule = owned.schedule
         machine.replace_definition(schedule, definition, slots, detached=owned.kind.detached)
+        take_in(schedule, row)
+        followed_runs.plan_poll(schedule, self._context.clock.now())
+        self._on_edited(owned)
+        return True
+
+
+def take_in(schedule: Schedule, row: Row) -> None:
+    """Have a schedule, which has the row's definition already, follow the row's revision and manual requests."""
+    if row.revision != schedule.state.revision:
         machine.apply_revision(
             schedule,
             row.revision,
@@ -113,14 +124,11 @@ class Edits:
             row.generation,
             reopen=row.origin == Origin.LIBRARY,
         )
-        if row.requests:
-            machine.request(schedule, requests_of(row), row.edited_at)
-        followed_runs.plan_poll(schedule, self._context.clock.now())
-        self._on_edited(owned)
-        return True
+    if row.requests:
+        machine.request(schedule, _requests_of(row), row.edited_at)
 
 
-def requests_of(row: Row) -> Requests:
+def _requests_of(row: Row) -> Requests:
     """The manual requests of a row; none if this version can't read them."""
     try:
         return Requests.decode(row.requests)

@@ -40,7 +40,7 @@ from scheduledjob.domain.time.instants import Instant, from_seconds
 
 from .attempt_runner import AttemptRunner
 from .capacity import Capacity, tenant_of
-from .edits import Edits, requests_of
+from .edits import Edits, take_in
 from .followers import UpstreamPoller
 from .hook_delivery import calls_of, overdue_record
 from .kinds import UnreadableRowError
@@ -156,17 +156,7 @@ class Ownership:
         if row.recovered:
             log.info("recovered from a replica whose lease had expired", slug=row.slug)
             machine.recover(schedule, now, edited=row.revision != state.revision and not _same_spec(row, state))
-        if row.revision != state.revision:
-            machine.apply_revision(
-                schedule,
-                row.revision,
-                row.edited_at,
-                row.first,
-                row.generation,
-                reopen=row.origin == Origin.LIBRARY,
-            )
-        if row.requests:
-            machine.request(schedule, requests_of(row), row.edited_at)
+        take_in(schedule, row)
         if others := due.plan_by_own_zones(schedule, now, named=row.first is not None):
             self.zones.planned_by(others)
         if row.due_at is not None and (state.runs or state.waiting):
