@@ -20,6 +20,7 @@ from scheduledjob.domain.time.durations import MAX_DURATION, is_number
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant, rfc3339, to_datetime, to_instant
 from scheduledjob.domain.time.zones import FIRST_SECOND, LAST_SECOND, zone_of
 
+from .every import anchor_at_creation, anchor_instant
 from .stored_trigger import StoredTrigger
 
 if TYPE_CHECKING:
@@ -122,16 +123,14 @@ class Calendar:
         if self.at is not None:
             time_of_day(self.at)
         zone_of(self.time_zone)
-        anchor = None if self.anchor is None else to_instant(self.anchor)
-        if anchor is not None and anchor % SECOND:
-            raise ValueError(f"the anchor {rfc3339(anchor)} is not allowed: leave out the fraction of the second")
+        anchor = anchor_instant(self.anchor)
         object.__setattr__(self, "_search", None if anchor is None else self._search_from(anchor // SECOND))
 
     def bind(self, created: Instant) -> Calendar:
         """Return the calendar with its anchor, or with the creation cut to the whole second if it has none."""
         if self.anchor is not None:
             return self
-        return replace(self, anchor=to_datetime(created - created % SECOND))
+        return replace(self, anchor=anchor_at_creation(created))
 
     def next(self, after: datetime) -> datetime | None:
         """Return the first slot after a moment, in UTC. Without an anchor, that moment is the anchor."""

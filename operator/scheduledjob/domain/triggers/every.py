@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 _DAY_SECONDS = DAY // SECOND
 
 
+def anchor_instant(anchor: datetime | None) -> Instant | None:
+    """Return the instant of an anchor. Raises ``ValueError`` if it has a fraction of a second."""
+    instant = None if anchor is None else to_instant(anchor)
+    if instant is not None and instant % SECOND:
+        raise ValueError(f"the anchor {rfc3339(instant)} is not allowed: leave out the fraction of the second")
+    return instant
+
+
+def anchor_at_creation(created: Instant) -> datetime:
+    """Return the anchor of a schedule that names none: its creation, cut to the whole second."""
+    return to_datetime(created - created % SECOND)
+
+
 @dataclass(frozen=True, slots=True)
 class Every:
     """A slot every so many seconds: ``anchor + n * seconds`` for n = 0, 1, 2 ...
@@ -38,17 +51,14 @@ class Every:
                 f"an interval of {self.seconds} seconds is not allowed: "
                 f"write a whole number of seconds from 1 to {MAX_DURATION // SECOND}"
             )
-        anchor = None if self.anchor is None else to_instant(self.anchor)
-        if anchor is not None and anchor % SECOND:
-            raise ValueError(f"the anchor {rfc3339(anchor)} is not allowed: leave out the fraction of the second")
         object.__setattr__(self, "_every", int(self.seconds) * SECOND)
-        object.__setattr__(self, "_anchor", anchor)
+        object.__setattr__(self, "_anchor", anchor_instant(self.anchor))
 
     def bind(self, created: Instant) -> Every:
         """Return the interval with its anchor, or with the creation cut to the whole second if it has none."""
         if self._anchor is not None:
             return self
-        return replace(self, anchor=to_datetime(created - created % SECOND))
+        return replace(self, anchor=anchor_at_creation(created))
 
     def next(self, after: datetime) -> datetime | None:
         """Return the first slot after a moment, in UTC. Without an anchor the interval counts from that moment."""
