@@ -13,27 +13,19 @@ from scheduledjob.cli.shared.command_log import LogBudget
 from scheduledjob.jobs.built_in_kind import JobContext
 from scheduledjob.jobs.python.print_kind import PRINT
 from tests.jobs.shell_support import attempt_of
+from tests.support.moved_clock import MovedClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Clock:
-    """A clock that a test moves."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> MovedClock:
+    return MovedClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def lines(clock: Clock) -> Iterator[list[str]]:
+def lines(clock: MovedClock) -> Iterator[list[str]]:
     """What is logged with a budget of 1,000 bytes."""
     written: list[str] = []
     before = structlog.get_config()
@@ -42,7 +34,7 @@ def lines(clock: Clock) -> Iterator[list[str]]:
     structlog.configure(**before)
 
 
-def test_a_noisy_namespace_is_cut_and_a_line_says_how_much(lines: list[str], clock: Clock) -> None:
+def test_a_noisy_namespace_is_cut_and_a_line_says_how_much(lines: list[str], clock: MovedClock) -> None:
     log = structlog.get_logger("engine")
     for _ in range(1_000):
         log.warning("a hook failed", slug="noisy/job", reason="x" * 80)

@@ -24,6 +24,7 @@ from scheduledjob.kube.reconcile.desired_state import (
     requests_of,
     unknown_kind,
 )
+from tests.support import costly
 
 GROUP = "scheduledjobs.dev"
 KIND_POD = "cluster.pod"
@@ -191,20 +192,7 @@ def test_the_requests_key_changes_with_requests_and_their_problems() -> None:
 
 
 def test_an_object_whose_slots_take_too_long_to_find_is_invalid() -> None:
-    zones = (
-        "UTC",
-        "Europe/Lisbon",
-        "America/New_York",
-        "Asia/Tokyo",
-        "Asia/Kolkata",
-        "Europe/Moscow",
-        "Asia/Tehran",
-        "Asia/Seoul",
-        "Africa/Cairo",
-    )
-    triggers = [{"cron": f"* * * {day + 1}-31 * ?", "timeZone": zones[day % 9]} for day in range(16)]
-    exclude = [{"cron": f"* * * {day % 28 + 1} * ?", "timeZone": zones[day % 9]} for day in range(64)]
-    words = problem(CURL, triggers=triggers, exclude=exclude)
+    words = problem(CURL, triggers=costly.TRIGGERS, exclude=costly.EXCLUDE)
     assert words.startswith("triggers and exclude: the search for slots takes up to ")
     assert words.endswith("write cron expressions without seconds, or exclude windows")
 

@@ -5,25 +5,19 @@ from __future__ import annotations
 import pytest
 
 from scheduledjob.stores.postgres.claim_watermark import BOTTOM, INTERVAL, SLACK, ClaimWatermark
+from tests.support.moved_clock import MovedClock
 
 KINDS = frozenset({"shell"})
 T = 1_000_000_000
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> MovedClock:
+    return MovedClock(100.0)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def watermark(clock: Clock) -> ClaimWatermark:
+def watermark(clock: MovedClock) -> ClaimWatermark:
     """A watermark that was ignored just now, by a claim that took everything up to T."""
     watermark = ClaimWatermark(clock)
     start, token = watermark.begin(KINDS)
@@ -36,7 +30,7 @@ def test_the_next_claim_starts_where_the_last_ended(watermark: ClaimWatermark) -
     assert watermark.begin(KINDS)[0] == T - SLACK
 
 
-def test_once_a_second_a_claim_ignores_the_watermark(watermark: ClaimWatermark, clock: Clock) -> None:
+def test_once_a_second_a_claim_ignores_the_watermark(watermark: ClaimWatermark, clock: MovedClock) -> None:
     clock.now += INTERVAL
     assert watermark.begin(KINDS)[0] == BOTTOM
     assert watermark.begin(KINDS)[0] == T - SLACK

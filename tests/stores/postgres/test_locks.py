@@ -30,26 +30,11 @@ WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 BACKENDS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
-@pytest.fixture
-async def store(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(postgres_dsn)
-    await store.connect()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def client(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    connection.terminate()
-
-
 @asynccontextmanager
-async def locked(client: asyncpg.Connection[asyncpg.Record], *slugs: str) -> AsyncIterator[None]:
+async def locked(connection: asyncpg.Connection[asyncpg.Record], *slugs: str) -> AsyncIterator[None]:
     """A client that has locked these rows, and stands still."""
-    async with client.transaction():
-        assert len(await client.fetch(LOCK, slugs)) == len(slugs)
+    async with connection.transaction():
+        assert len(await connection.fetch(LOCK, slugs)) == len(slugs)
         yield
 
 
@@ -59,12 +44,12 @@ async def owned(store: PostgresStore, count: int) -> dict[str, Row]:
 
 
 async def test_a_locked_row_costs_no_other_row_its_renewal(
-    store: PostgresStore, client: asyncpg.Connection[asyncpg.Record]
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     rows = await owned(store, 50)
     held = [(row.key, row.version) for row in rows.values()]
     async with store.renewer("alice") as renewer:
-        async with locked(client, "job-07"):
+        async with locked(connection, "job-07"):
             answer = await renewer.renew(held, LEASE)
         assert set(answer.revisions) == {row.key for row in rows.values()} - {rows["job-07"].key}
         assert list(answer.busy) == [rows["job-07"].key]
@@ -74,23 +59,23 @@ async def test_a_locked_row_costs_no_other_row_its_renewal(
 
 
 async def test_a_row_that_is_lost_while_it_is_locked_is_not_busy(
-    store: PostgresStore, client: asyncpg.Connection[asyncpg.Record]
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     rows = await owned(store, 2)
     held = [(row.key, row.version - (row.slug == "job-01")) for row in rows.values()]
-    async with store.renewer("alice") as renewer, locked(client, "job-00", "job-01"):
+    async with store.renewer("alice") as renewer, locked(connection, "job-00", "job-01"):
         answer = await renewer.renew(held, LEASE)
     assert (answer.revisions, list(answer.busy)) == ({}, [rows["job-00"].key])
 
 
 async def test_a_row_that_is_locked_for_moments_only_is_renewed_by_waiting(
-    store: PostgresStore, client: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
 ) -> None:
     (row,) = (await owned(store, 1)).values()
     watcher = await asyncpg.connect(postgres_dsn)
     async with store.renewer("alice") as renewer, asyncio.timeout(PATIENCE):
         while True:
-            async with asyncio.TaskGroup() as tasks, locked(client, "job-00"):
+            async with asyncio.TaskGroup() as tasks, locked(connection, "job-00"):
                 renewing = tasks.create_task(renewer.renew([(row.key, row.version)], HOUR))
                 while not renewing.done() and not await watcher.fetchval(WAITING):
                     pass
@@ -101,12 +86,12 @@ async def test_a_row_that_is_locked_for_moments_only_is_renewed_by_waiting(
 
 @pytest.mark.parametrize("disposition", list(Disposition))
 async def test_a_locked_row_costs_no_other_row_its_end(
-    store: PostgresStore, client: asyncpg.Connection[asyncpg.Record], disposition: Disposition
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], disposition: Disposition
 ) -> None:
     rows = await owned(store, 20)
     now = await store.now()
     ends = [settlement(row, disposition, records=[record(f"run-{slug}", now)]) for slug, row in rows.items()]
-    async with asyncio.timeout(PATIENCE), locked(client, "job-07"):
+    async with asyncio.timeout(PATIENCE), locked(connection, "job-07"):
         assert list(await store.settle("alice", ends)) == [None if slug == "job-07" else True for slug in rows]
         # Until the client is gone, its row is left out without a wait.
         assert list(await store.settle("alice", ends)) == [None if slug == "job-07" else False for slug in rows]
@@ -118,13 +103,13 @@ async def test_a_locked_row_costs_no_other_row_its_end(
 
 
 async def test_an_announcement_does_not_wait_for_a_client_that_stands_still(
-    store: PostgresStore, client: asyncpg.Connection[asyncpg.Record]
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     now = await store.now()
     info = ReplicaInfo("alice", "1.0", 1)
     assert await store.announce(info, now + HOUR)
-    async with asyncio.timeout(PATIENCE), client.transaction():
-        await client.fetch("SELECT 1 FROM scheduledjob.replica FOR SHARE")
+    async with asyncio.timeout(PATIENCE), connection.transaction():
+        await connection.fetch("SELECT 1 FROM scheduledjob.replica FOR SHARE")
         assert not await store.announce(info, now + 2 * HOUR)
         await store.withdraw("alice")
         assert await store.prune() == 0
@@ -132,7 +117,7 @@ async def test_an_announcement_does_not_wait_for_a_client_that_stands_still(
 
 
 async def test_an_observed_object_whose_row_is_locked_is_written_after_the_others(
-    store: PostgresStore, client: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
 ) -> None:
     def observed(generation: int) -> list[NewRow]:
         rows = [desired(f"job-{n}", 1, origin=Origin.CLUSTER, definition=str(generation)) for n in range(5)]
@@ -142,7 +127,7 @@ async def test_an_observed_object_whose_row_is_locked_is_written_after_the_other
 
     assert await store.reconcile(observed(1)) == [Put.CREATED] * 5
     watcher = await asyncpg.connect(postgres_dsn)
-    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, locked(client, "job-3"):
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, locked(connection, "job-3"):
         reconciling = tasks.create_task(store.reconcile(observed(2)))
         query = "SELECT count(*) FROM scheduledjob.schedule WHERE generation = 2"
         while await watcher.fetchval(query) != 4:
@@ -153,11 +138,11 @@ async def test_an_observed_object_whose_row_is_locked_is_written_after_the_other
 
 
 async def test_a_due_row_that_a_client_had_locked_is_looked_for_soon(
-    store: PostgresStore, client: asyncpg.Connection[asyncpg.Record]
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     """If the client's transaction is rolled back, nobody notifies the replicas."""
     await put_due(store, "job-00")
-    async with locked(client, "job-00"):
+    async with locked(connection, "job-00"):
         batch = await claim(store)
     assert batch.rows == []
     assert batch.next_wake is not None
@@ -199,42 +184,42 @@ async def test_the_server_ends_a_client_that_stands_still_in_a_transaction(
 
 
 async def test_abandoned_calls_leave_no_backend_behind(
-    store: PostgresStore, client: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
 ) -> None:
     impatient = PostgresStore(postgres_dsn, timeout=0.2)
     await impatient.connect()
     await owned(store, 1)
     await store.close()
-    async with locked(client, "job-00"):
+    async with locked(connection, "job-00"):
         for _ in range(20):
             with pytest.raises(StoreUnavailable):
                 await impatient.put([desired("job-00", payload=b"new")], replace=True)
 
         async def gone() -> bool:
-            return bool(await client.fetchval(BACKENDS) <= 1)
+            return bool(await connection.fetchval(BACKENDS) <= 1)
 
         await until(gone)
     await impatient.close()
 
 
 async def test_a_large_write_is_several_transactions(
-    store: PostgresStore, client: asyncpg.Connection[asyncpg.Record], monkeypatch: pytest.MonkeyPatch
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedules_module, "CHUNK", 10)
     rows = [desired(f"job-{n:02}", 1) for n in range(30)]
     assert await store.put(rows, replace=False) == [Put.CREATED] * 30
     count = "SELECT count(DISTINCT xmin::text) FROM scheduledjob.schedule"
-    assert await client.fetchval(count) == 3
+    assert await connection.fetchval(count) == 3
     for row in rows:
         row.payload = b"new"
     assert await store.put(rows, replace=True) == [Put.UPDATED] * 30
-    assert await client.fetchval(count) == 3
+    assert await connection.fetchval(count) == 3
     monkeypatch.setattr(schedules_module, "CHUNK", 1000)
     monkeypatch.setattr(schedules_module, "CHUNK_BYTES", 100)
     for row in rows:
         row.payload = bytes(45)
     assert await store.put(rows, replace=True) == [Put.UPDATED] * 30
-    assert await client.fetchval(count) >= 15
+    assert await connection.fetchval(count) >= 15
 
 
 async def test_a_client_that_does_not_receive_an_answer_loses_its_locks(
@@ -245,19 +230,22 @@ async def test_a_client_that_does_not_receive_an_answer_loses_its_locks(
     large = "SELECT repeat('x', 1000000) FROM scheduledjob.schedule AS s, generate_series(1, 50) FOR UPDATE OF s"
     async with proxy_of(postgres_dsn) as proxy, store.renewer("alice") as renewer, asyncio.timeout(2 * PATIENCE):
         server = connections_module.PostgresServer(parse_address(proxy.url), 10.0)
-        client = await server.open()
+        large_reader = await server.open()
         proxy.receives.clear()
-        fetching = asyncio.create_task(client.fetch(large))
+        fetching = asyncio.create_task(large_reader.fetch(large))
         while not (await renewer.renew([(row.key, row.version)], LEASE)).busy:
             pass
         while not (await renewer.renew([(row.key, row.version)], LEASE)).revisions:
             pass
-        client.terminate()
+        large_reader.terminate()
         await asyncio.gather(fetching, return_exceptions=True)
 
 
 async def test_a_migration_that_waits_for_a_report_does_not_hold_up_renewals(
-    store: PostgresStore, client: asyncpg.Connection[asyncpg.Record], postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+    store: PostgresStore,
+    connection: asyncpg.Connection[asyncpg.Record],
+    postgres_dsn: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every statement queues behind a waiting ALTER TABLE, so the migration gives up soon, and is tried again."""
     monkeypatch.setattr(migrations, "LOCK_LIMIT", 0.1)
@@ -265,8 +253,8 @@ async def test_a_migration_that_waits_for_a_report_does_not_hold_up_renewals(
     monkeypatch.setattr(migrations.migrate, "__kwdefaults__", {"finish": False, "wanted": [*migrations.OWN, alter]})
     (row,) = (await owned(store, 1)).values()
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, store.renewer("alice") as renewer:
-        async with client.transaction():
-            await client.fetch("SELECT count(*) FROM scheduledjob.schedule")
+        async with connection.transaction():
+            await connection.fetch("SELECT count(*) FROM scheduledjob.schedule")
             migrating = tasks.create_task(store.migrate())
             for _ in range(20):
                 assert (await renewer.renew([(row.key, row.version)], LEASE)).revisions

@@ -22,20 +22,12 @@ from scheduledjob.stores.postgres.history import EXAMINED
 from scheduledjob.stores.postgres.part import SEARCH_START
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.postgres
 
 STATE = State(decided_until=0).encode()
 LEASE = 60 * SECOND
-
-
-@pytest.fixture
-async def store(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(postgres_dsn)
-    await store.connect()
-    yield store
-    await store.close()
 
 
 def desired_rows(prefix: str, count: int, wake_at: int, *, kind: str = "noop", apart: int = 1) -> list[NewRow]:

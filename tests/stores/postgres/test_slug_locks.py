@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 
 from scheduledjob.engine.store import NewRow, Origin, Put
-from scheduledjob.stores.postgres import PostgresStore
 from tests.stores.support import KIND, PLAIN, read_row, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from scheduledjob.stores.postgres import PostgresStore
     from scheduledjob.stores.postgres.connections import Connection
 
 pytestmark = pytest.mark.postgres
@@ -26,14 +26,6 @@ TAKEN = (
     "(installation, slug, uid, kind, origin, definition, state, created_at, edited_at) "
     "SELECT id, 'ns/new', 'uid', 'print', 'library', '', '', 1, 1 FROM scheduledjob.installation"
 )
-
-
-@pytest.fixture
-async def store(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(postgres_dsn)
-    await store.connect()
-    yield store
-    await store.close()
 
 
 @pytest.fixture

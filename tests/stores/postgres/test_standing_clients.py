@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -46,21 +47,6 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture
-async def store(postgres_dsn: str) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(postgres_dsn)
-    await store.connect()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def watcher(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    connection.terminate()
-
-
 class Gate:
     """Jobs that run until the gate opens."""
 
@@ -72,46 +58,48 @@ class Gate:
         return Result(True)
 
 
-async def all_renewed(store: PostgresStore, watcher: asyncpg.Connection[asyncpg.Record], slugs: list[str]) -> None:
+@asynccontextmanager
+async def running_jobs(store: PostgresStore, slugs: list[str]) -> AsyncIterator[tuple[Gate, Watcher, Jobs]]:
+    """Within, a replica runs these jobs, which end when the gate opens."""
+    gate, seen = Gate(), Watcher()
+    jobs = Jobs(gate)
+    await put(store, *slugs)
+    async with running(replica_of(store, jobs, observer=seen, lease=LEASE)):
+        for _ in slugs:
+            await jobs.begun.get()
+        yield gate, seen, jobs
+
+
+async def all_renewed(store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], slugs: list[str]) -> None:
     """Wait until each of these rows was renewed after now."""
     end = await store.now() + round(LEASE * 1_000_000)
 
     async def renewed() -> bool:
-        return bool(await watcher.fetchval(RENEWALS, end, slugs) == len(slugs))
+        return bool(await connection.fetchval(RENEWALS, end, slugs) == len(slugs))
 
     await until(renewed)
 
 
 async def test_a_lock_on_one_running_schedule_fences_no_run(
-    store: PostgresStore, watcher: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
 ) -> None:
-    gate, seen = Gate(), Watcher()
-    jobs = Jobs(gate)
-    await put(store, *SLUGS)
-    async with running(replica_of(store, jobs, observer=seen, lease=LEASE)):
-        for _ in range(RUNS):
-            await jobs.begun.get()
+    async with running_jobs(store, SLUGS) as (gate, seen, _):
         client = await asyncpg.connect(postgres_dsn)
         transaction = client.transaction()
         await transaction.start()
         await client.execute(LOCK, SLUGS[7])
-        await all_renewed(store, watcher, [slug for slug in SLUGS if slug != SLUGS[7]])
+        await all_renewed(store, connection, [slug for slug in SLUGS if slug != SLUGS[7]])
         client.terminate()
-        await all_renewed(store, watcher, SLUGS)
+        await all_renewed(store, connection, SLUGS)
         gate.open.set()
         await seen.until_recorded(RUNS)
     assert not [event for event in seen.events if event[0] == "fenced"]
 
 
 async def test_a_client_that_is_suspended_in_a_transaction_fences_no_run(
-    store: PostgresStore, watcher: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
 ) -> None:
-    gate, seen = Gate(), Watcher()
-    jobs = Jobs(gate)
-    await put(store, *SLUGS)
-    async with running(replica_of(store, jobs, observer=seen, lease=LEASE)):
-        for _ in range(RUNS):
-            await jobs.begun.get()
+    async with running_jobs(store, SLUGS) as (gate, seen, jobs):
         client = await asyncio.create_subprocess_exec(
             sys.executable, "-c", CLIENT, postgres_dsn, stdout=asyncio.subprocess.PIPE
         )
@@ -120,7 +108,7 @@ async def test_a_client_that_is_suspended_in_a_transaction_fences_no_run(
             assert await client.stdout.readline() == b"locked\n"
             client.send_signal(signal.SIGSTOP)
             # The server ends its session, so its row is renewed while it is still suspended.
-            await all_renewed(store, watcher, SLUGS)
+            await all_renewed(store, connection, SLUGS)
             await put(store, "ns/another")
             await jobs.begun.get()
             gate.open.set()
@@ -132,18 +120,13 @@ async def test_a_client_that_is_suspended_in_a_transaction_fences_no_run(
 
 
 async def test_clients_that_pile_up_leave_connections_for_replicas(
-    store: PostgresStore, watcher: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
 ) -> None:
     """Each gives up and comes again, while one of them stands still."""
-    gate, seen = Gate(), Watcher()
-    jobs = Jobs(gate)
-    await put(store, *SLUGS[:5])
     clients = [PostgresStore(postgres_dsn, timeout=0.3) for _ in range(10)]
     for client in clients:
         await client.connect()
-    async with running(replica_of(store, jobs, observer=seen, lease=LEASE)):
-        for _ in range(5):
-            await jobs.begun.get()
+    async with running_jobs(store, SLUGS[:5]) as (gate, seen, _):
         standing = await asyncpg.connect(postgres_dsn)
         transaction = standing.transaction()
         await transaction.start()
@@ -152,7 +135,7 @@ async def test_clients_that_pile_up_leave_connections_for_replicas(
         for number in range(8):
             rows = [desired(SLUGS[3], HOUR, payload=str(number).encode())]
             await asyncio.gather(*(client.put(rows, replace=True) for client in clients), return_exceptions=True)
-            most = max(most, await watcher.fetchval(BACKENDS))
+            most = max(most, await connection.fetchval(BACKENDS))
         standing.terminate()
         gate.open.set()
         await seen.until_recorded(5)
