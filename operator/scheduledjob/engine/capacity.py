@@ -50,8 +50,7 @@ def describe_wait(position: int, exact: bool) -> str:
 def bounded_room(held: int, free: int, share: float, *, others: bool = True) -> int:
     """Return how many more places somebody may take who holds ``held``, of ``free`` ones.
 
-    If no ``others`` are known, a share that is no whole number is rounded up, so that a lone tenant uses all of a small
-    capacity.
+    If no ``others`` are known, a fraction of a place is rounded up, so that a lone tenant uses all of a small capacity.
     """
     if free <= 0:
         return 0

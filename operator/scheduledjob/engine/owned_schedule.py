@@ -102,7 +102,7 @@ class OwnedSchedule(msgspec.Struct, eq=False, gc=False):
     payload: bytes | None = None
     """For the next write; None: unchanged, unless it is cleared. It belongs to ``row.payload_revision``."""
     payload_cleared: bool = False
-    """For the next write: there is no payload any more."""
+    """The next write clears the payload."""
     result: bytes | None = None
     """For the next write; None: unchanged."""
     overdue_since: Instant | None = None

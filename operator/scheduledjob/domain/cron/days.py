@@ -2,7 +2,7 @@
 
 Expressions that share a time zone and a DST rule form a *group*. For a local day, the group's key says which of its
 times of day match: equal keys have equal slots, so what is computed for a key is used for all days that have it. A bit
-stands for a second, or for a minute if nobody asks for other seconds than the first of a minute.
+stands for a second, or for a minute if only the first second of each minute matters.
 """
 
 from __future__ import annotations

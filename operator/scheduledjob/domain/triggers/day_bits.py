@@ -40,7 +40,7 @@ class _Source(Protocol):
 
 
 class _TriggerDays:
-    """The slots of a trigger that is no cron expression."""
+    """The slots of a trigger that is not a cron expression."""
 
     cost = 1
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 REPORT_DELAY = 2.0
-"""Seconds after which a wait is reported. Most Pods wait for a moment, and end that by themselves."""
+"""Seconds after which a wait is reported. Most Pods wait for a moment only."""
 
 
 class NotStartedError(Exception):

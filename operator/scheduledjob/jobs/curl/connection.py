@@ -45,7 +45,7 @@ class Connection(asyncio.BufferedProtocol):
     # ------------------------------------------------------------ called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # that of uvloop is no subclass
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self._transport.set_write_buffer_limits(WRITE_AHEAD)
         if hasattr(transport, "set_read_buffer_limits"):  # that of TLS
             transport.set_read_buffer_limits(READ_AHEAD)

@@ -54,7 +54,7 @@ class WallClock:
         return jump
 
     def _read_again(self) -> tuple[int, int]:
-        """Return the difference between the clocks (zero if it is no jump) and the reading of the steady clock."""
+        """Return the difference between the clocks (zero if it is not a jump) and the reading of the steady clock."""
         smallest, steady = 0, 0
         for reading in range(_READINGS):
             steady = self._steady()

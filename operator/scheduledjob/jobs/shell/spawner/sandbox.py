@@ -194,7 +194,7 @@ class Sandbox:
         try:
             landlock.no_new_privileges()
             assert self._sandboxes.around_jobs is not None
-            # Its signal to all processes is denied for each one outside, which is no attack.
+            # Its signal to all processes is denied for each one outside; that is not an attack.
             quiet = landlock.QUIET if self._sandboxes.version >= landlock.QUIET_SINCE else 0
             self._sandboxes.around_jobs.enter(flags=quiet)
             self._has_thread = self._is_held_back()
