@@ -18,7 +18,7 @@ import uvloop
 
 from scheduledjob.domain.schedule.state import Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import DAY, SECOND
-from scheduledjob.engine.store import Disposition, NewRow, Origin, Row, Settlement
+from scheduledjob.engine.stored_row import Disposition, NewRow, Origin, Row, Settlement
 from scheduledjob.stores.postgres import PostgresStore
 from tests.support.postgres import PostgresServer
 

@@ -30,7 +30,7 @@ from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaSettings
-from scheduledjob.engine.store import DEFAULT_TENANT, NewRow, Origin, Store
+from scheduledjob.engine.stored_row import DEFAULT_TENANT, NewRow, Origin
 from scheduledjob.engine.task import Task
 from scheduledjob.jobs.payload_jobs import CurlJob, ShellJob
 from scheduledjob.jobs.python.python_job import JobExecutor, JobFunction
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.triggers.every import Every
     from scheduledjob.domain.triggers.once import At
     from scheduledjob.engine.executor import Executor
+    from scheduledjob.engine.store import Store
     from scheduledjob.jobs.python.python_job import Job
 
     Trigger = Cron | Every | Calendar | At

@@ -12,7 +12,7 @@ import pytest
 
 from scheduledjob import Scheduler
 from scheduledjob.cli.scheduledjob.main import execute
-from scheduledjob.engine.store import Origin, Row
+from scheduledjob.engine.stored_row import Origin, Row
 from scheduledjob.stores import open_store
 from tests.cli.support import Running, job
 

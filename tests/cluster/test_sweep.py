@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scheduledjob.domain.triggers.once import AtTrigger
-from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
+from scheduledjob.engine.store import StoreUnavailable
+from scheduledjob.engine.stored_row import NewRow, Origin
 from scheduledjob.kube.client.api import Api
 from scheduledjob.kube.client.paths import scheduled_jobs
 from scheduledjob.kube.reconcile.sweep import ScheduleRef, Sweeper, schedule_refs

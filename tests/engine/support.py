@@ -20,14 +20,15 @@ from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaSettings
-from scheduledjob.engine.store import NewRow, Origin, Row, Store
+from scheduledjob.engine.stored_row import NewRow, Origin, Row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from scheduledjob.domain.schedule.state import Outcome, RunRecord
     from scheduledjob.domain.time.instants import Micros
-    from scheduledjob.engine.store import Settlement
+    from scheduledjob.engine.store import Store
+    from scheduledjob.engine.stored_row import Settlement
 
 PATIENCE = 30.0
 """Seconds after which a waiting test fails."""

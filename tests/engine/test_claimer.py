@@ -19,7 +19,8 @@ from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.poll_timer import PollTimer
 from scheduledjob.engine.replica_settings import ReplicaContext, ReplicaSettings
-from scheduledjob.engine.store import Batch, Disposition, Origin, ReplicaInfo, Row, Settlement, StoreUnavailable, Wake
+from scheduledjob.engine.store import Batch, ReplicaInfo, StoreUnavailable, Wake
+from scheduledjob.engine.stored_row import Disposition, Origin, Row, Settlement
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 from tests.simulation.network import at_once
 from tests.simulation.world import Machine, World

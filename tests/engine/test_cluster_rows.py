@@ -19,7 +19,8 @@ from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.engine.executor import CANCELLED, RELEASED, Attempt, Result
 from scheduledjob.engine.observer import Stats
 from scheduledjob.engine.replica import Replica
-from scheduledjob.engine.store import NewRow, Origin, StoreUnavailable
+from scheduledjob.engine.store import StoreUnavailable
+from scheduledjob.engine.stored_row import NewRow, Origin
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 from .support import PATIENCE, Jobs, Watcher, desired, for_ever, ok, put, replica_of, row_of, running, single_slot

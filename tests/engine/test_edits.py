@@ -17,7 +17,7 @@ from .support import Jobs, Watcher, desired, ok, put, replica_of, row_of, runnin
 
 if TYPE_CHECKING:
     from scheduledjob.engine.executor import Attempt, Result
-    from scheduledjob.engine.store import NewRow
+    from scheduledjob.engine.stored_row import NewRow
 
 
 def edited(row: NewRow, number: int) -> NewRow:

@@ -20,7 +20,7 @@ from scheduledjob.engine import leases as leases_module
 from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.engine.lease_thread import LeaseCallbacks, LeaseThread
 from scheduledjob.engine.leases import Leases, Renewed
-from scheduledjob.engine.store import Key, Renewal, Renewer, Row, Settlement, StoreUnavailable
+from scheduledjob.engine.store import Renewal, Renewer, StoreUnavailable
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 from .support import (
@@ -40,6 +40,8 @@ from .support import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+
+    from scheduledjob.engine.stored_row import Key, Row, Settlement
 
 # ---------------------------------------------------------------- Leases
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from scheduledjob.engine.executor import Attempt, Result
-    from scheduledjob.engine.store import Row
+    from scheduledjob.engine.stored_row import Row
 
 LENGTH = 15.0
 

@@ -13,7 +13,7 @@ from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.engine.executor import Attempt, Result
-from scheduledjob.engine.store import Origin
+from scheduledjob.engine.stored_row import Origin
 from scheduledjob.engine.timers import MIN_CANCELLED
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 

@@ -11,7 +11,8 @@ from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine import settler as settler_module
 from scheduledjob.engine.settler import BATCH_BYTES, LARGE, Settler, size_of
-from scheduledjob.engine.store import Disposition, Row, Settlement, StoreUnavailable
+from scheduledjob.engine.store import StoreUnavailable
+from scheduledjob.engine.stored_row import Disposition, Row, Settlement
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 from .support import PATIENCE, Jobs, Watcher, put, replica_of, row_of, running

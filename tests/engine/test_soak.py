@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scheduledjob.domain.schedule.definition import Keep
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
-from scheduledjob.engine.store import Origin
+from scheduledjob.engine.stored_row import Origin
 from scheduledjob.stores.memory import MemoryStore
 from scheduledjob.stores.memory import history as history_module
 from scheduledjob.stores.memory.history import RECORD_BYTES, History

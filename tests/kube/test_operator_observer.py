@@ -17,7 +17,7 @@ from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.state import Completion, Outcome, RunRecord, State
 from scheduledjob.domain.time.instants import SECOND, rfc3339
 from scheduledjob.engine.executor import Attempt
-from scheduledjob.engine.store import Disposition, Origin, Row, Settlement
+from scheduledjob.engine.stored_row import Disposition, Origin, Row, Settlement
 from scheduledjob.kube.reconcile.desired_state import DesiredState
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.report.events import Reason, Regarding

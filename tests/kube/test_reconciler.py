@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import SECOND, Instant, rfc3339
-from scheduledjob.engine.store import NewRow, Put, StoreUnavailable
+from scheduledjob.engine.store import Put, StoreUnavailable
 from scheduledjob.kube.reconcile import reconciler as reconciler_module
 from scheduledjob.kube.reconcile.desired_state import DesiredState, ObjectRules, read_object
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     import pytest
+
+    from scheduledjob.engine.stored_row import NewRow
 
 NOW: Instant = 1_796_119_200 * SECOND
 READY = {"type": "Ready", "status": "True", "lastTransitionTime": rfc3339(NOW)}

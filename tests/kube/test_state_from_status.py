@@ -11,7 +11,7 @@ import pytest
 
 from scheduledjob.domain.schedule.state import Completion, Run, State
 from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant, rfc3339
-from scheduledjob.engine.store import Row
+from scheduledjob.engine.stored_row import Row
 from scheduledjob.kube.reconcile.desired_state import DesiredState, ObjectRules, read_object
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.reconcile.reconciler import Reconciler, _PendingObject

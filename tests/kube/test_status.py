@@ -20,7 +20,7 @@ from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.domain.triggers.manual import ManualTrigger
 from scheduledjob.domain.triggers.once import AtTrigger
-from scheduledjob.engine.store import Origin, Row
+from scheduledjob.engine.stored_row import Origin, Row
 from scheduledjob.jobs.container.pod_names import pod_name
 from scheduledjob.kube.report.status import StoredSchedule, begun_of, build_status, engine_text, since_of
 from scheduledjob.manifests.status_model import HANDLED_TOKENS, RECENT_RUNS

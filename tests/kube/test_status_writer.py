@@ -13,7 +13,7 @@ from scheduledjob.domain.schedule.requests import NO_REQUESTS
 from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.time.instants import SECOND, rfc3339
 from scheduledjob.engine.kinds import JobKind
-from scheduledjob.engine.store import NewRow, Origin
+from scheduledjob.engine.stored_row import NewRow, Origin
 from scheduledjob.kube.client.api_errors import ApiError, ApiUnavailable, Invalid, Unauthorized
 from scheduledjob.kube.client.budget import Budget
 from scheduledjob.kube.reconcile.desired_state import KIND_INVALID

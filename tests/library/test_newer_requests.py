@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from scheduledjob.domain.schedule.state import State
-    from scheduledjob.engine.store import Row
+    from scheduledjob.engine.stored_row import Row
 
 HOUR = 3600.0
 

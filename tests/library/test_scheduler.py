@@ -30,7 +30,8 @@ from scheduledjob.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from scheduledjob.engine.store import NewRow, Put
+    from scheduledjob.engine.store import Put
+    from scheduledjob.engine.stored_row import NewRow
 
 PATIENCE = 30.0
 HOUR = 3600.0

@@ -21,7 +21,7 @@ from scheduledjob.engine.leases import Leases
 from scheduledjob.engine.owned_schedule import Phase
 from scheduledjob.engine.ownership import Ownership
 from scheduledjob.engine.poll_timer import PollTimer
-from scheduledjob.engine.store import Settlement
+from scheduledjob.engine.stored_row import Settlement
 from scheduledjob.stores.memory import MemoryStore, rows
 from scheduledjob.stores.memory import reconciling as memory_reconciling
 from scheduledjob.stores.memory.history import History
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.leases import Renewed
     from scheduledjob.engine.owned_schedule import OwnedSchedule
-    from scheduledjob.engine.store import Disposition, HookCall, Renewal, Row
+    from scheduledjob.engine.store import Renewal
+    from scheduledjob.engine.stored_row import Disposition, HookCall, Row
 
 
 @contextmanager

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from scheduledjob.engine.clock import Clock
     from scheduledjob.engine.lease_thread import LeaseCallbacks
     from scheduledjob.engine.leases import Leases
-    from scheduledjob.engine.store import Key, Renewal, Store
+    from scheduledjob.engine.store import Renewal, Store
+    from scheduledjob.engine.stored_row import Key
 
     from .network import DistantStore
     from .world import Machine

@@ -11,22 +11,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scheduledjob.engine.store import (
-    Batch,
-    HookCall,
-    HookEnd,
-    Key,
-    NewRow,
-    Presence,
-    Put,
-    Renewal,
-    Renewer,
-    ReplicaInfo,
-    Row,
-    Settlement,
-    StoreUnavailable,
-    Wake,
-)
+from scheduledjob.engine.store import Batch, Presence, Put, Renewal, Renewer, ReplicaInfo, StoreUnavailable, Wake
 
 from .row_locks import LockingStore, RowLocks
 
@@ -36,6 +21,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant, Micros
+    from scheduledjob.engine.stored_row import HookCall, HookEnd, Key, NewRow, Row, Settlement
     from scheduledjob.stores.memory import MemoryDatabase
 
     from .world import Machine, World

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
     from scheduledjob.domain.time.instants import Instant, Micros
-    from scheduledjob.engine.store import Batch, Key, Renewal, Renewer, Settlement
+    from scheduledjob.engine.store import Batch, Renewal, Renewer
+    from scheduledjob.engine.stored_row import Key, Settlement
 
 POLL_AGAIN = SECOND
 """After a claim that has passed over a due row. A client that unlocks a row notifies nobody."""

@@ -22,7 +22,7 @@ from scheduledjob.engine.executor import Result
 from scheduledjob.engine.kinds import JobKind
 from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaPlatform, ReplicaSettings
-from scheduledjob.engine.store import NewRow, Origin
+from scheduledjob.engine.stored_row import NewRow, Origin
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 from .lease_thread import SimulatedLeaseThread

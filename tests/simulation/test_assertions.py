@@ -19,7 +19,7 @@ from .scenario import play
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scheduledjob.engine.store import Disposition
+    from scheduledjob.engine.stored_row import Disposition
 
 MAX_SEEDS = 20
 

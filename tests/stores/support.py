@@ -14,19 +14,8 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord, State
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND, Instant, Micros
-from scheduledjob.engine.store import (
-    Batch,
-    Disposition,
-    Key,
-    NewRow,
-    Origin,
-    Put,
-    Renewal,
-    Row,
-    Settlement,
-    Store,
-    Wake,
-)
+from scheduledjob.engine.store import Batch, Put, Renewal, Store, Wake
+from scheduledjob.engine.stored_row import Disposition, Key, NewRow, Origin, Row, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence

@@ -7,7 +7,8 @@ import random
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.instants import HOUR, SECOND
-from scheduledjob.engine.store import Disposition, Put
+from scheduledjob.engine.store import Put
+from scheduledjob.engine.stored_row import Disposition
 
 from .support import (
     KIND,
@@ -28,7 +29,8 @@ from .support import (
 )
 
 if TYPE_CHECKING:
-    from scheduledjob.engine.store import Row, Store
+    from scheduledjob.engine.store import Store
+    from scheduledjob.engine.stored_row import Row
 
     from .conftest import StoreFactory
 

@@ -9,7 +9,7 @@ import pytest
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
-from scheduledjob.engine.store import Disposition
+from scheduledjob.engine.stored_row import Disposition
 
 from .support import is_gone, put_due, record, settle, settlement, take_one
 

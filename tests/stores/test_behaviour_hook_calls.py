@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR
-from scheduledjob.engine.store import Disposition, HookCall, HookEnd
+from scheduledjob.engine.stored_row import Disposition, HookCall, HookEnd
 
 from .support import LEASE, desired, put_due, record, settle, settlement, take, take_one, until
 
 if TYPE_CHECKING:
-    from scheduledjob.engine.store import Settlement, Store
+    from scheduledjob.engine.store import Store
+    from scheduledjob.engine.stored_row import Settlement
 
     from .conftest import StoreFactory
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.capacity import describe_wait, tenant_of
-from scheduledjob.engine.store import COUNTED, Batch, Origin, Quotas
+from scheduledjob.engine.store import COUNTED, Batch, Quotas
+from scheduledjob.engine.stored_row import Origin
 
 from .support import KIND, LEASE, SHORT_LEASE, desired, settle, settlement, take, until, wait_for_lease_end
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from scheduledjob.domain.time.instants import Micros
-    from scheduledjob.engine.store import NewRow, Store
+    from scheduledjob.engine.store import Store
+    from scheduledjob.engine.stored_row import NewRow
 
 
 async def claim_fairly(

@@ -11,7 +11,8 @@ from scheduledjob.domain.schedule.definition import Definition, Keep
 from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.state import Outcome, Run, State, run_id
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
-from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, ReplicaInfo
+from scheduledjob.engine.store import Put, ReplicaInfo
+from scheduledjob.engine.stored_row import Disposition, NewRow, Origin
 
 from .support import (
     KIND,
@@ -32,7 +33,8 @@ from .support import (
 
 if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.store import Row, Store
+    from scheduledjob.engine.store import Store
+    from scheduledjob.engine.stored_row import Row
 
     from .conftest import StoreFactory
 

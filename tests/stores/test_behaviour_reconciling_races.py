@@ -18,7 +18,8 @@ import pytest
 from scheduledjob.domain.schedule.requests import Requests
 from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.time.instants import SECOND
-from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, Row
+from scheduledjob.engine.store import Put
+from scheduledjob.engine.stored_row import Disposition, NewRow, Origin, Row
 
 from .support import KIND, claim, settlement, take_one
 

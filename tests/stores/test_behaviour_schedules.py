@@ -10,7 +10,8 @@ import pytest
 from scheduledjob.domain.schedule.definition import Definition, Keep
 from scheduledjob.domain.schedule.state import Outcome, Run, State, run_id
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
-from scheduledjob.engine.store import Disposition, Origin, Put, SlugTaken
+from scheduledjob.engine.store import Put, SlugTaken
+from scheduledjob.engine.stored_row import Disposition, Origin
 
 from .support import (
     claim,
@@ -28,7 +29,8 @@ from .support import (
 )
 
 if TYPE_CHECKING:
-    from scheduledjob.engine.store import NewRow, Row, Store
+    from scheduledjob.engine.store import Store
+    from scheduledjob.engine.stored_row import NewRow, Row
 
     from .conftest import StoreFactory
 

@@ -9,7 +9,8 @@ import pytest
 
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import HOUR
-from scheduledjob.engine.store import Disposition, Put
+from scheduledjob.engine.store import Put
+from scheduledjob.engine.stored_row import Disposition
 
 from .support import (
     LEASE,

@@ -8,7 +8,8 @@ import pytest
 
 from scheduledjob.domain.schedule.definition import Definition, Keep
 from scheduledjob.domain.time.instants import HOUR
-from scheduledjob.engine.store import TOMBSTONE_KEPT, NewRow, Origin, Put
+from scheduledjob.engine.store import TOMBSTONE_KEPT, Put
+from scheduledjob.engine.stored_row import NewRow, Origin
 from scheduledjob.stores import tombstones
 
 from .support import KIND, PLAIN, until

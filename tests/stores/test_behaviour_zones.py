@@ -16,7 +16,8 @@ from tests.engine.support import Jobs, Watcher, desired, replica_of, row_of, run
 if TYPE_CHECKING:
     import pytest
 
-    from scheduledjob.engine.store import NewRow, Store
+    from scheduledjob.engine.store import Store
+    from scheduledjob.engine.stored_row import NewRow
 
 YEARLY = "0 9 1 1 *"
 VANCOUVER = "America/Vancouver"

@@ -28,7 +28,8 @@ from msgspec.structs import replace
 
 from scheduledjob.domain.schedule.state import Outcome, Run, RunRecord, State
 from scheduledjob.domain.time.instants import HOUR, SECOND, Instant, Micros
-from scheduledjob.engine.store import Disposition, Key, Origin, Put, Row, Settlement, SlugTaken, Store
+from scheduledjob.engine.store import Put, SlugTaken, Store
+from scheduledjob.engine.stored_row import Disposition, Key, Origin, Row, Settlement
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 

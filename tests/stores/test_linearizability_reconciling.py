@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
-from scheduledjob.engine.store import NewRow, Origin, Put
+from scheduledjob.engine.store import Put
+from scheduledjob.engine.stored_row import NewRow, Origin
 
 from .test_linearizability import KINDS, RUNS, SLUGS, START, STATES, MemoryMachine, StoreMachine, check, few_slugs
 
 if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.store import Row
+    from scheduledjob.engine.stored_row import Row
 
 
 def uid_of(slug: str, number: int) -> str:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.time.instants import SECOND, Instant
-from scheduledjob.engine.store import TOMBSTONE_KEPT, Disposition, NewRow, Put, ReplicaInfo, Wake
+from scheduledjob.engine.store import TOMBSTONE_KEPT, Put, ReplicaInfo, Wake
+from scheduledjob.engine.stored_row import Disposition, NewRow
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore, WallClock
 from scheduledjob.stores.memory.clock import STEP

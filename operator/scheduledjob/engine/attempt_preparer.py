@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scheduledjob.domain.time.instants import SECOND, Instant
 
 from .executor import Attempt, References, Result
-from .store import Origin
+from .stored_row import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping

@@ -23,7 +23,7 @@ from scheduledjob.domain.schedule.state import Run, run_id
 from .executor import CANCELLED, RELEASED, Result, refuse_large
 from .job_errors import is_from_outside, of_exception
 from .owned_schedule import OwnedSchedule, Phase, RunningAttempt
-from .store import Origin
+from .stored_row import Origin
 from .timing import LOST_RETRY_DELAY
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
-from .store import DEFAULT_TENANT, Origin
+from .stored_row import DEFAULT_TENANT, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

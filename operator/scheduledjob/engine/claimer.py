@@ -25,7 +25,7 @@ from scheduledjob.domain.time.instants import SECOND, from_seconds
 
 from .capacity import tenant_of
 from .fair_shares import FairShares
-from .store import Batch, Quotas, ReplicaInfo, Row, StoreUnavailable, Wake
+from .store import Batch, Quotas, ReplicaInfo, StoreUnavailable, Wake
 from .timing import (
     ANNOUNCE_RETRY_DELAY,
     CLAIM_START_LIMIT,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .ownership import Ownership
     from .poll_timer import PollTimer
     from .replica_settings import ReplicaContext
+    from .stored_row import Row
 
 log = structlog.get_logger("scheduledjob.claimer")
 

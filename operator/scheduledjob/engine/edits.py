@@ -19,7 +19,8 @@ from scheduledjob.domain.schedule.requests import NO_REQUESTS, Requests
 
 from .kinds import UnreadableRowError
 from .owned_schedule import Phase
-from .store import Origin, Row, StoreUnavailable
+from .store import StoreUnavailable
+from .stored_row import Origin, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable

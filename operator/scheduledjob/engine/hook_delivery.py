@@ -26,7 +26,8 @@ from scheduledjob.domain.time.durations import format_duration
 from scheduledjob.domain.time.instants import from_seconds
 
 from .executor import Attempt, Hook, References, Result
-from .store import HookCall, HookEnd, Origin, StoreError
+from .store import StoreError
+from .stored_row import HookCall, HookEnd, Origin
 from .timing import HOOK_CLAIM, HOOK_FIRST_RETRY_DELAY, HOOK_LAST_RETRY_DELAY, HOOK_LIMIT, HOOK_POLL_INTERVAL
 
 if TYPE_CHECKING:

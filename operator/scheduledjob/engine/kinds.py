@@ -15,7 +15,7 @@ import msgspec
 from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 
-from .store import Row, StoreError
+from .store import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.misfire import Slots
 
     from .executor import Executor
+    from .stored_row import Row
 
 
 class UnreadableRowError(StoreError):

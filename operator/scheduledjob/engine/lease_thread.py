@@ -23,7 +23,7 @@ import structlog
 
 from scheduledjob.domain.time.instants import from_seconds
 
-from .store import Key, Renewer, Store, StoreError
+from .store import Renewer, Store, StoreError
 from .timing import FIRST_LEASE_THREAD_RESTART_DELAY, LAST_LEASE_THREAD_RESTART_DELAY
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from .clock import Clock
     from .leases import Leases, Renewed
+    from .stored_row import Key
 
 log = structlog.get_logger("scheduledjob.leases")
 

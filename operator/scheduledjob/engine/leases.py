@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .store import Key
+from .stored_row import Key
 from .timing import WEDGED_AFTER
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant, Micros
 
     from .executor import Attempt
-    from .store import Row, Settlement
+    from .stored_row import Row, Settlement
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from scheduledjob.domain.time.instants import Instant
 from .executor import Attempt
 from .kinds import JobKind
 from .leases import Lease
-from .store import Disposition, Row, Settlement
+from .stored_row import Disposition, Row, Settlement
 
 
 class Phase(IntEnum):

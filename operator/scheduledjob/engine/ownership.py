@@ -47,7 +47,7 @@ from .kinds import UnreadableRowError
 from .observer import Stats
 from .owned_schedule import OwnedSchedule, Phase, own
 from .settler import Settler
-from .store import Disposition, Key, Origin, Row, Settlement
+from .stored_row import Disposition, Key, Origin, Row, Settlement
 from .timers import Timers
 from .timing import STILL_STOPPING_DELAY, UNREADABLE_RETRY_DELAY
 from .zone_refresh import ZoneRefresh

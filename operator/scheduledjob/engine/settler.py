@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 import structlog
 
-from .store import Disposition, Settlement, Store, StoreUnavailable
+from .store import Store, StoreUnavailable
+from .stored_row import Disposition, Settlement
 from .timing import MIN_WRITE_INTERVAL, WRITE_RETRY_DELAY
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from .timing import ZONE_REFRESH_INTERVAL
 
 if TYPE_CHECKING:
     from .replica_settings import ReplicaContext
-    from .store import Row
+    from .stored_row import Row
 
 log = structlog.get_logger("scheduledjob.zones")
 

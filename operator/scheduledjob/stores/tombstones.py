@@ -13,7 +13,8 @@ import msgspec
 
 from scheduledjob.domain.schedule.definition import Definition, Keep
 from scheduledjob.domain.schedule.requests import without_earlier
-from scheduledjob.engine.store import TOMBSTONE_KEPT, NewRow, Origin, Put
+from scheduledjob.engine.store import TOMBSTONE_KEPT, Put
+from scheduledjob.engine.stored_row import NewRow, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import Outcome, RunRecord
     from scheduledjob.domain.time.instants import Instant, Micros
     from scheduledjob.engine.executor import Attempt
-    from scheduledjob.engine.store import Key, Renewal, Row
+    from scheduledjob.engine.store import Renewal
+    from scheduledjob.engine.stored_row import Key, Row
 
     from .metrics import Metrics
 
@@ -78,7 +79,7 @@ class MetricsObserver(Observer):
 
 def timed(store: Store, metrics: Metrics) -> Store:
     """Return the store with all its calls timed."""
-    return cast(Store, _TimedStore(store, metrics))
+    return cast("Store", _TimedStore(store, metrics))
 
 
 class _TimedStore:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR, MINUTE, SECOND
-from scheduledjob.engine.store import Disposition, Origin, Put, ReplicaInfo
+from scheduledjob.engine.store import Put, ReplicaInfo
+from scheduledjob.engine.stored_row import Disposition, Origin
 from tests.stores.support import claim, desired, record, settlement
 
 if TYPE_CHECKING:

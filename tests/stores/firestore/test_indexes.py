@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR
-from scheduledjob.engine.store import HookCall, Origin, Quotas, ReplicaInfo
+from scheduledjob.engine.store import Quotas, ReplicaInfo
+from scheduledjob.engine.stored_row import HookCall, Origin
 from scheduledjob.stores.firestore.layout import HOOKS, LOCKS, PRESENCES, REPLICAS, RUNS, SCHEDULES
 from scheduledjob.stores.firestore.operations import Query
 from scheduledjob.stores.firestore.wire import Wire

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
-from scheduledjob.engine.store import Disposition, Put, SlugTaken, StoreUnavailable
+from scheduledjob.engine.store import Put, SlugTaken, StoreUnavailable
+from scheduledjob.engine.stored_row import Disposition
 from scheduledjob.stores.firestore.layout import path_of
 from scheduledjob.stores.firestore.operations import Write
 from scheduledjob.stores.firestore.wire import Wire
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from scheduledjob.domain.time.instants import Micros
-    from scheduledjob.engine.store import Key, Row
+    from scheduledjob.engine.stored_row import Key, Row
     from scheduledjob.stores.firestore import FirestoreStore
 
     from .metering import Meter

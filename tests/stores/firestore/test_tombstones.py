@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR
-from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, SlugTaken
+from scheduledjob.engine.store import Put, SlugTaken
+from scheduledjob.engine.stored_row import Disposition, NewRow, Origin
 from scheduledjob.stores import tombstones
 from scheduledjob.stores.firestore import layout
 from scheduledjob.stores.firestore.layout import schedule_path

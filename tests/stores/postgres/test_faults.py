@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import HOUR, SECOND
-from scheduledjob.engine.store import NewRow, Origin, Put, ReplicaInfo, StoreError, StoreUnavailable, Wake
+from scheduledjob.engine.store import Put, ReplicaInfo, StoreError, StoreUnavailable, Wake
+from scheduledjob.engine.stored_row import NewRow, Origin
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.listener import _ListeningConnection
 from scheduledjob.stores.postgres.queries import SQL

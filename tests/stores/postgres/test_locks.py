@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR, SECOND
-from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, ReplicaInfo, StoreUnavailable
+from scheduledjob.engine.store import Put, ReplicaInfo, StoreUnavailable
+from scheduledjob.engine.stored_row import Disposition, NewRow, Origin
 from scheduledjob.stores.postgres import PostgresStore, migrations
 from scheduledjob.stores.postgres import connections as connections_module
 from scheduledjob.stores.postgres import schedules as schedules_module
@@ -21,7 +22,7 @@ from tests.support.proxy import proxy_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from scheduledjob.engine.store import Row
+    from scheduledjob.engine.stored_row import Row
 
 pytestmark = pytest.mark.postgres
 

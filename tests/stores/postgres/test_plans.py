@@ -14,7 +14,8 @@ import pytest
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord, State
 from scheduledjob.domain.time.instants import DAY, SECOND
-from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, Settlement
+from scheduledjob.engine.store import Put
+from scheduledjob.engine.stored_row import Disposition, NewRow, Origin, Settlement
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.claim_watermark import BOTTOM
 from scheduledjob.stores.postgres.claims import FAIR_CLAIM, MAX_PAIRS, _claim_query

@@ -7,7 +7,7 @@ from importlib.resources import files
 import pytest
 
 from scheduledjob.domain.schedule.state import RunRecord
-from scheduledjob.engine.store import Row
+from scheduledjob.engine.stored_row import Row
 from scheduledjob.stores.postgres import queries
 from scheduledjob.stores.postgres.queries import SQL, load
 

@@ -13,7 +13,8 @@ import asyncpg
 import pytest
 
 from scheduledjob.domain.time.instants import HOUR
-from scheduledjob.engine.store import Disposition, NewRow, Origin, Put, ReplicaInfo, SlugTaken
+from scheduledjob.engine.store import Put, ReplicaInfo, SlugTaken
+from scheduledjob.engine.stored_row import Disposition, NewRow, Origin
 from scheduledjob.stores.postgres import PostgresStore, claims, schedules, settling
 from scheduledjob.stores.postgres.columns import new_row_columns
 from scheduledjob.stores.postgres.migrations import OWN, migrate

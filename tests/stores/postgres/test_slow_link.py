@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.engine.settler import Settler
-from scheduledjob.engine.store import Disposition, Settlement
+from scheduledjob.engine.stored_row import Disposition, Settlement
 from scheduledjob.stores.postgres import PostgresStore
 from tests.stores.support import PATIENCE, put_due, record, settlement, take, until
 from tests.support.proxy import proxy_of

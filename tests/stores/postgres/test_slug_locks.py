@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from scheduledjob.engine.store import NewRow, Origin, Put
+from scheduledjob.engine.store import Put
+from scheduledjob.engine.stored_row import NewRow, Origin
 from tests.stores.support import KIND, PLAIN, read_row, until
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from scheduledjob.cli.shared.command_errors import in_one_line
 from scheduledjob.domain.schedule.machine import first_state, first_wake
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.triggers.following import FollowingTrigger
-from scheduledjob.engine.store import NewRow, Origin, Put, Row, Store
+from scheduledjob.engine.store import Put, Store
+from scheduledjob.engine.stored_row import NewRow, Origin, Row
 from scheduledjob.jobs.job_registry import stored_kind
 from scheduledjob.manifests.loader import Loaded, LoadedJob, load
 from scheduledjob.manifests.manifest_references import ManifestReferences

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import Outcome
     from scheduledjob.domain.time.instants import Instant, Micros
     from scheduledjob.engine.executor import Attempt
-    from scheduledjob.engine.store import Row, Store
+    from scheduledjob.engine.store import Store
+    from scheduledjob.engine.stored_row import Row
 
     from .run_report import EndedRun
 

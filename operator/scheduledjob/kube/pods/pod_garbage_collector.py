@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.store import Row, Store
+    from scheduledjob.engine.store import Store
+    from scheduledjob.engine.stored_row import Row
     from scheduledjob.jobs.container.pod_names import AttemptOf
     from scheduledjob.kube.reconcile.known_objects import KnownObjects
 

@@ -21,7 +21,8 @@ from scheduledjob.domain.schedule.machine import first_state, first_wake
 from scheduledjob.domain.schedule.requests import NO_REQUESTS
 from scheduledjob.domain.schedule.restore import restored_state
 from scheduledjob.domain.schedule.state import State
-from scheduledjob.engine.store import NewRow, Origin, Put, Store, StoreError
+from scheduledjob.engine.store import Put, Store, StoreError
+from scheduledjob.engine.stored_row import NewRow, Origin
 from scheduledjob.engine.watchdog import run_apart
 from scheduledjob.jobs.container.pod_spec import POD_KIND
 from scheduledjob.kube.report.state_from_status import state_from_status

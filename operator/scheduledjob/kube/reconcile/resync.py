@@ -34,7 +34,8 @@ from .sweep import ScheduleRef, Sweeper, schedule_refs
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-    from scheduledjob.engine.store import Row, Store
+    from scheduledjob.engine.store import Store
+    from scheduledjob.engine.stored_row import Row
     from scheduledjob.kube.client.api import Api
     from scheduledjob.kube.report.status_queue import StatusQueue
     from scheduledjob.kube.settings.operator_settings import OperatorSettings

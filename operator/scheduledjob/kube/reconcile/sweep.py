@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from scheduledjob.engine.store import Origin, Store, StoreError
+from scheduledjob.engine.store import Store, StoreError
+from scheduledjob.engine.stored_row import Origin
 from scheduledjob.kube.client.api import rng
 from scheduledjob.kube.client.api_errors import ApiError, ListExpired
 from scheduledjob.kube.client.paths import scheduled_jobs

@@ -15,7 +15,7 @@ import structlog
 from scheduledjob.domain.schedule.runs import capacity_reason
 from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import rfc3339
-from scheduledjob.engine.store import Origin
+from scheduledjob.engine.stored_row import Origin
 from scheduledjob.web.observing import MetricsObserver
 
 from .events import EventType, Reason, Regarding
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant, Micros
     from scheduledjob.engine.executor import Attempt
-    from scheduledjob.engine.store import Row, Settlement
+    from scheduledjob.engine.stored_row import Row, Settlement
     from scheduledjob.kube.reconcile.desired_state import DesiredState
     from scheduledjob.kube.reconcile.known_objects import KnownObjects, ObservedObject
     from scheduledjob.web.metrics import Metrics

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.schedule.definition import Definition
     from scheduledjob.domain.schedule.misfire import Slots
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.store import Row
+    from scheduledjob.engine.stored_row import Row
 
 WAITING_KEPT = 100
 """How many queued runs ``status.engine`` keeps."""

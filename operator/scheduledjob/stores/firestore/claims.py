@@ -25,7 +25,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scheduledjob.engine.capacity import tenant_of
-from scheduledjob.engine.store import DEFAULT_TENANT, Batch, Key, Quotas, Renewal, Row, StoreUnavailable
+from scheduledjob.engine.store import Batch, Quotas, Renewal, StoreUnavailable
+from scheduledjob.engine.stored_row import DEFAULT_TENANT, Key, Row
 
 from .layout import SCHEDULES, path_of, row_of
 from .operations import MAX_ALTERNATIVES, Query, StoredDocument, Write

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import HookCall
+from scheduledjob.engine.stored_row import HookCall
 
 from .layout import HOOKS, hook_path
 from .operations import Query, Write
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scheduledjob.domain.time.instants import Micros
-    from scheduledjob.engine.store import HookEnd
+    from scheduledjob.engine.stored_row import HookEnd
 
     from .clock import FirestoreClock
     from .operations import StoredDocument

@@ -38,7 +38,7 @@ import msgspec
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord, State, cut_off
 from scheduledjob.engine.capacity import LIBRARY, tenant_of
-from scheduledjob.engine.store import DEFAULT_TENANT, Key, Origin, Row
+from scheduledjob.engine.stored_row import DEFAULT_TENANT, Key, Origin, Row
 from scheduledjob.stores.tombstones import decode_keep
 
 from .operations import Write
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.store import HookCall, NewRow
+    from scheduledjob.engine.stored_row import HookCall, NewRow
 
     from .operations import Fields, Stamp, StoredDocument
 

@@ -18,7 +18,7 @@ from .layout import key_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from scheduledjob.engine.store import Key
+    from scheduledjob.engine.stored_row import Key
 
     from .operations import Stamp, StoredDocument
 

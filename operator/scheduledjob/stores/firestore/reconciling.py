@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from scheduledjob.domain.schedule.requests import merged
-from scheduledjob.engine.store import NewRow, Put
+from scheduledjob.engine.store import Put
 from scheduledjob.stores.tombstones import by_unique_slug, decide_upsert, tombstone_kept_for
 
 from .layout import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from scheduledjob.domain.time.instants import Instant
+    from scheduledjob.engine.stored_row import NewRow
 
     from .clock import FirestoreClock
     from .wire import Wire

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import Origin, Put, SlugTaken, StoreUnavailable
+from scheduledjob.engine.store import Put, SlugTaken, StoreUnavailable
 from scheduledjob.stores.tombstones import by_unique_slug, without_cluster_fields
 
 from .layout import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.store import NewRow
+    from scheduledjob.engine.stored_row import NewRow, Origin
 
     from .clock import FirestoreClock
     from .operations import Fields, Stamp

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.engine.store import Disposition, Settlement, StoreError
+from scheduledjob.engine.store import StoreError
+from scheduledjob.engine.stored_row import Disposition, Settlement
 
 from .layout import add_to_recent, hook_write, path_of, record_writes, removal, run_path
 from .operations import Write, pack_commits

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from scheduledjob.domain.time.instants import MINUTE, SECOND
-from scheduledjob.engine.store import Origin, StoreError, StoreUnavailable, Wake
+from scheduledjob.engine.store import StoreError, StoreUnavailable, Wake
 
 from .claims import FirestoreClaims, FirestoreRenewer
 from .clock import FirestoreClock
@@ -44,19 +44,8 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant, Micros
-    from scheduledjob.engine.store import (
-        Batch,
-        HookCall,
-        HookEnd,
-        NewRow,
-        Presence,
-        Put,
-        Quotas,
-        Renewer,
-        ReplicaInfo,
-        Row,
-        Settlement,
-    )
+    from scheduledjob.engine.store import Batch, Presence, Put, Quotas, Renewer, ReplicaInfo
+    from scheduledjob.engine.stored_row import HookCall, HookEnd, NewRow, Origin, Row, Settlement
 
     from .operations import Fields
 

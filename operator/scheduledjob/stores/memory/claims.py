@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from scheduledjob.engine.capacity import tenant_of
-from scheduledjob.engine.store import COUNTED, Batch, Key, Quotas, Renewal, Renewer, Row
+from scheduledjob.engine.store import COUNTED, Batch, Quotas, Renewal, Renewer
 
 from .database import MemoryDatabase, MemoryPart
 from .rows import Entry, Installation, due_rows, due_rows_of_tenants, next_wake
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
     from scheduledjob.domain.time.instants import Instant, Micros
+    from scheduledjob.engine.stored_row import Key, Row
 
 
 class MemoryClaims(MemoryPart):

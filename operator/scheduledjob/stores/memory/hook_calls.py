@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from scheduledjob.domain.time.instants import Instant, Micros
-    from scheduledjob.engine.store import HookCall, HookEnd
+    from scheduledjob.engine.stored_row import HookCall, HookEnd
 
 
 class HookCalls:

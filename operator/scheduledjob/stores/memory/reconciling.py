@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.schedule.requests import merged
-from scheduledjob.engine.store import NewRow, Put
+from scheduledjob.engine.store import Put
 from scheduledjob.stores.tombstones import by_unique_slug, decide_upsert
 
 from .database import MemoryPart
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scheduledjob.domain.time.instants import Instant
+    from scheduledjob.engine.stored_row import NewRow
 
     from .rows import Entry
 

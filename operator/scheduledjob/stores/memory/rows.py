@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.domain.schedule.state import RunRecord, State, cut_off
 from scheduledjob.engine.capacity import LIBRARY, tenant_of
-from scheduledjob.engine.store import DEFAULT_TENANT, Key, NewRow, Origin, Quotas, Row, Settlement
+from scheduledjob.engine.stored_row import DEFAULT_TENANT, Key, NewRow, Origin, Row, Settlement
 from scheduledjob.stores.tombstones import decode_keep, tombstone_kept_for
 
 from .history import History
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from scheduledjob.domain.time.instants import Instant, Micros
+    from scheduledjob.engine.store import Quotas
 
 
 class Entry:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import NewRow, Origin, Put, Row, SlugTaken
+from scheduledjob.engine.store import Put, SlugTaken
 from scheduledjob.stores.tombstones import by_unique_slug, without_cluster_fields
 
 from .database import MemoryPart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from scheduledjob.engine.stored_row import NewRow, Origin, Row
 
     from .rows import Entry
 

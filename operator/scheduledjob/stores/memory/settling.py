@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import Disposition, Settlement
+from scheduledjob.engine.stored_row import Disposition, Settlement
 
 from .database import MemoryPart
 from .rows import earlier

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import HookCall, HookEnd, Presence, ReplicaInfo, Wake
+from scheduledjob.engine.store import Presence, ReplicaInfo, Wake
 
 from .claims import MemoryClaims
 from .reconciling import MemoryReconciling
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant, Micros
+    from scheduledjob.engine.stored_row import HookCall, HookEnd
 
 
 class MemoryStore(MemorySchedules, MemoryReconciling, MemoryClaims, MemorySettling):

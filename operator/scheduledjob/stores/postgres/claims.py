@@ -13,7 +13,8 @@ import asyncpg
 
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.capacity import tenant_of
-from scheduledjob.engine.store import COUNTED, Batch, Key, Quotas, Renewal, Renewer, Row, StoreUnavailable
+from scheduledjob.engine.store import COUNTED, Batch, Quotas, Renewal, Renewer, StoreUnavailable
+from scheduledjob.engine.stored_row import Key, Row
 
 from .claim_watermark import BOTTOM
 from .part import SEARCH_START, PostgresPart

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from msgspec.structs import astuple
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord
-from scheduledjob.engine.store import Row
+from scheduledjob.engine.stored_row import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from asyncpg import Record
 
-    from scheduledjob.engine.store import NewRow
+    from scheduledjob.engine.stored_row import NewRow
 
 Columns: TypeAlias = list[Sequence[Any]]
 """One sequence for each column, all of the same length."""

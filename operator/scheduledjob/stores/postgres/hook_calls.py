@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import HookCall, HookEnd
+from scheduledjob.engine.stored_row import HookCall, HookEnd
 
 from .connections import retry_rollbacks
 from .part import PostgresPart

@@ -15,7 +15,7 @@ from zlib import crc32
 import asyncpg
 
 from scheduledjob.domain.schedule.requests import merged
-from scheduledjob.engine.store import NewRow, Put, StoreError
+from scheduledjob.engine.store import Put, StoreError
 from scheduledjob.stores.tombstones import by_unique_slug, decide_upsert, tombstone_kept_for
 
 from .columns import Columns, observed_columns, record_columns, row_of
@@ -25,6 +25,8 @@ from .schedules import Changes, PostgresSchedules, cut_off_records, slugs_conten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from scheduledjob.engine.stored_row import NewRow
 
     from .connections import Connection
 

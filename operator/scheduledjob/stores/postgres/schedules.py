@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from scheduledjob.domain.schedule.state import RunRecord, State, cut_off
-from scheduledjob.engine.store import NewRow, Origin, Put, Row, SlugTaken, StoreError, StoreUnavailable
+from scheduledjob.engine.store import Put, SlugTaken, StoreError, StoreUnavailable
 from scheduledjob.stores.tombstones import by_unique_slug, decode_keep
 
 from .columns import new_row_columns, record_columns, row_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from asyncpg import Record
 
     from scheduledjob.domain.time.instants import Instant
+    from scheduledjob.engine.stored_row import NewRow, Origin, Row
 
     from .connections import Connection
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from scheduledjob.engine.store import Disposition, Key, Settlement, StoreUnavailable
+from scheduledjob.engine.store import StoreUnavailable
+from scheduledjob.engine.stored_row import Disposition, Key, Settlement
 
 from .columns import Columns, collapse_constants, record_columns
 from .connections import retry_rollbacks, waited_in_vain
