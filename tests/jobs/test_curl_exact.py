@@ -6,6 +6,7 @@ The tables hold what curl 7.88 does (with ``--globoff``). Where a job differs, t
 from __future__ import annotations
 
 import asyncio
+import base64
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,9 @@ ACCEPTED = {  # by curl as well, with the output "ok"
     "two spaces before the status": b"HTTP/1.1  200 OK\r\n" + OK,
     "the version in lower case": b"http/1.1 200 OK\r\n" + OK,
     "another version": b"HTTP/2 200 OK\r\n" + OK,
+    "another version with a minor one": b"HTTP/2.0 200 OK\r\n" + OK,
+    "no space after the status": b"HTTP/1.1 200OK\r\n" + OK,
+    "a vertical tab after the status": b"HTTP/1.1 200\x0bOK\r\n" + OK,
     "bare line feeds": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
     "both line ends": FIRST + b"A: b\nContent-Length: 2\r\n\nok",
     "a folded header": FIRST + b"A: b\r\n  c\r\n\td\r\n" + OK,
@@ -54,6 +58,10 @@ ACCEPTED = {  # by curl as well, with the output "ok"
     "the same length twice": FIRST + b"Content-Length: 2\r\n" + OK,
     "the same length in a list": FIRST + b"Content-Length: 2, 2\r\n\r\nok",
     "a length with a sign": FIRST + b"Content-Length: +2\r\n\r\nok",
+    "a length with a comment": FIRST + b"Content-Length: 2; bytes\r\n\r\nok",
+    "a length with a fraction": FIRST + b"Content-Length: 2.0\r\n\r\nok",
+    "a length in a list that ends with a comma": FIRST + b"Content-Length: 2,\r\n\r\nok",
+    "letters after a chunk's size": CHUNKED + b"2xyz\r\nok\r\n0\r\n\r\n",
     "a length beyond 64 bits": FIRST + b"Content-Length: 99999999999999999999999\r\n\r\nok",
     "more than the length": FIRST + b"Content-Length: 2\r\n\r\nokokok",
     "no length": FIRST + b"\r\nok",
@@ -99,6 +107,12 @@ REFUSED = {  # curl as well, with the exit code in parentheses
     "a negative length (8)": (FIRST + b"Content-Length: -2\r\n\r\nok", 'its Content-Length is "-2"'),
     "an empty length (8)": (FIRST + b"Content-Length:\r\n\r\nok", 'its Content-Length is ""'),
     "chunks without a size (56)": (CHUNKED + b"zz\r\n", 'the size of a chunk is "zz"'),
+    "a zero byte in the first line (8)": (b"HTTP/1.1 200 \0\r\n" + OK, "its first line is "),
+    "a length in hexadecimal digits (curl takes 0)": (
+        FIRST + b"Content-Length: 0x2\r\n\r\nok",
+        'its Content-Length is "0x2"',
+    ),
+    "a trailer without a colon (43)": (CHUNKED + b"0x2\r\nok\r\n0\r\n\r\n", 'a trailer without a colon: "ok"'),
     "HTTP/3.0 (1)": (b"HTTP/3.0 200 OK\r\n" + OK, 'its first line is "HTTP/3.0 200 OK"'),
     "HTTP/0.9 (1)": (b"hello\r\n", 'its first line is "hello"'),
     "a status of four digits (1)": (b"HTTP/1.1 2000 X\r\n" + OK, 'its first line is "HTTP/1.1 2000 X"'),
@@ -143,10 +157,37 @@ def test_the_path_is_sent_as_it_was_written(written: str, sent: str) -> None:
         ("http://Host.Example/", "Host.Example"), ("http://host.:8080/", "host.:8080"), ("http://h:80/", "h"),
         ("https://h:443", "h"), ("https://h:80", "h:80"), ("http://h:/", "h"), ("http://[::1]:81/", "[::1]:81"),
         ("http://me:pw@h/", "h"), ("http://b\u00fccher.example/", "xn--bcher-kva.example"),
+        ("http://[fe80::1%25lo]:81/", "[fe80::1]:81"), ("http://[fe80::1%lo]/", "[fe80::1]"),
+        ("http://my_service:81/", "my_service:81"), ("http://ex%61mple/", "example"),
+        ("http://fa\u00df.example/", "xn--fa-hia.example"), ("http://ex\u3002ample/", "ex.ample"),
     ],
 )  # fmt: skip
 def test_the_host_is_sent_as_it_was_written(url: str, host: str) -> None:
     assert host_and_port(parse_target(url)) == host
+
+
+@pytest.mark.parametrize("host", ["a b", "h ", "a,b", "a|b", "{a}", "a%2fb", "a%00", "a%ff", "a%", "[::1", "[]", "::1"])
+def test_a_host_that_curl_refuses_is_no_host(host: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # the caller has the words
+        parse_target(f"http://{host}/")
+
+
+@pytest.mark.parametrize("zone", ["%251", "%1", "%25lo", "%lo"])
+def test_the_zone_of_an_address_is_known_to_the_connection(zone: str) -> None:
+    assert parse_target(f"http://[fe80::1{zone}]/").origin.raw_host == f"fe80::1%{zone.removeprefix('%25').strip('%')}"
+
+
+@pytest.mark.parametrize(
+    ("credentials", "pair"),
+    [
+        ("u:p", b"u:p"), ("u", b"u:"), (":p", b":p"), ("u%40x:p%3aq", b"u@x:p:q"), ("u%20:p%20", b"u :p "),
+        ("u%e9:p%ff", b"u\xe9:p\xff"), ("é:ü", "é:ü".encode()), ("u%3Ax:p", b"u:x:p"), ("u:p%0a", b"u:p\n"),
+    ],
+)  # fmt: skip
+async def test_credentials_of_a_url_are_sent_byte_for_byte(credentials: str, pair: bytes) -> None:
+    async with conversing(lambda _, __: FIRST + OK) as (port, requests):
+        assert (await run(CurlSpec(f"http://{credentials}@127.0.0.1:{port}/"))).ok
+    assert b"\r\nAuthorization: Basic " + base64.b64encode(pair) + b"\r\n" in requests[0][1]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +268,48 @@ async def test_a_redirect_on_a_connection_that_the_server_closes_is_followed(met
         result = await run(CurlSpec(f"http://127.0.0.1:{port}/old", method))
     assert result.ok, result.reason
     assert [head.split()[1] for _, head in requests][-1] == b"/new"
+
+
+REDIRECT_BODIES = {
+    "too few bytes": b"Content-Length: 20\r\n\r\nok",
+    "too few bytes, then silence": b"Content-Length: 20\r\nX: open\r\n\r\nok",
+    "no length, then silence": b"X: open\r\n\r\nok",
+    "chunks without an end": b"Transfer-Encoding: chunked\r\n\r\n5\r\nok",
+    "chunks without a size": b"Transfer-Encoding: chunked\r\n\r\nzz\r\nok",
+    "two lengths": b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nok",
+    "a length that is no number": b"Content-Length: x\r\n\r\nok",
+    "more than is skipped": b"Content-Length: 300000\r\n\r\n" + b"x" * 300_000,
+    "a wrong coding": b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok",
+}
+
+
+@pytest.mark.parametrize("close", [b"", b"Connection: x, Close\r\n"])
+@pytest.mark.parametrize("body", REDIRECT_BODIES.values(), ids=REDIRECT_BODIES.keys())
+async def test_a_redirect_is_followed_whatever_its_body(body: bytes, close: bytes) -> None:
+    silent = b"" if b"open" in body else b"X: silently-closed\r\n"
+
+    def answer(connection: int, _: int) -> bytes:
+        return FIRST + OK if connection else b"HTTP/1.1 302 X\r\nLocation: /new\r\n" + close + silent + body
+
+    async with conversing(answer) as (port, requests):
+        result = await run(CurlSpec(f"http://127.0.0.1:{port}/"), timeout=30.0)
+    assert (result.ok, result.output) == (True, b"ok"), result.reason
+    assert requests[-1][1].startswith(b"GET /new ")
+
+
+@pytest.mark.parametrize("status", [300, 305, 306, 309, 399])
+async def test_every_status_3xx_with_a_location_is_a_redirect(status: int) -> None:
+    def answer(_: int, count: int) -> bytes:
+        return FIRST + OK if count else b"HTTP/1.1 %d X\r\nLocation:\r\nLocation: /new\r\n" % status + OK
+
+    async with conversing(answer) as (port, requests):
+        assert (await run(CurlSpec(f"http://127.0.0.1:{port}/"))).ok
+    assert [head.split()[1] for _, head in requests] == [b"/", b"/new"]
+
+
+async def test_not_modified_is_an_answer_also_with_a_location() -> None:  # curl follows it
+    async with bare(b"HTTP/1.1 304 X\r\nLocation: /new\r\n\r\n") as server:
+        assert (await run(CurlSpec(server.url, expect_status=("304",)))).code == 304
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])

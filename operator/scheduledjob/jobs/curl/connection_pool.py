@@ -208,8 +208,8 @@ def _words(_: int) -> str:
 
 
 def _server_name(endpoint: Endpoint) -> str:
-    # Certificates are for names without the dot of the root.
-    return (endpoint.server_name or endpoint.host).removesuffix(".")
+    # Certificates are for names without the dot of the root, and for addresses without their zone.
+    return (endpoint.server_name or endpoint.host).removesuffix(".").partition("%")[0]
 
 
 async def _open_tunnel(connection: Connection, endpoint: Endpoint, proxy: Proxy) -> None:

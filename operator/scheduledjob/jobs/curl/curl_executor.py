@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from functools import lru_cache
+from contextlib import suppress
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from scheduledjob.engine.executor import Attempt, Result
@@ -58,6 +59,9 @@ _IDLE_TOO_LONG = 408
 
 _SKIPPED = 64 << 10
 """Bytes of a redirect's body that are read to keep the connection."""
+
+_SKIP_SECONDS = 1.0
+"""How long a redirect's body may take before it is followed on another connection."""
 
 _PIECE = 16 << 10
 """Bytes of a body that are read at once."""
@@ -188,7 +192,7 @@ class CurlExecutor:
                 connection = await self._pool.get(endpoint, new=True)
             if head is None:
                 head = await _exchange(connection, request, memory)
-            return _Response(endpoint, connection, head, framing_of(head, request.method))
+            return _Response(endpoint, connection, head, request.method)
         except BaseException:
             self._pool.discard(connection)
             raise
@@ -243,32 +247,37 @@ def _waits_for_memory(held: int) -> str:
 class _Response:
     """The head of a response, and the connection on which its body arrives."""
 
-    def __init__(self, endpoint: Endpoint, connection: Connection, head: Head, framing: Framing) -> None:
+    def __init__(self, endpoint: Endpoint, connection: Connection, head: Head, method: str) -> None:
         self.head = head
         self._endpoint = endpoint
         self._connection = connection
-        self._framing = framing
+        self._method = method
         self._complete = False
+
+    @cached_property
+    def framing(self) -> Framing:
+        """How the end of the body is recognised. Raises ``BadResponseError``."""
+        return framing_of(self.head, self._method)
 
     @property
     def length(self) -> int | None:
         """The length of the body, if the server has said it."""
-        return self._framing.length
+        return self.framing.length
 
     @property
     def codings(self) -> tuple[bytes, ...]:
         """How the body is packed, in the order in which that was done."""
-        return (*self.head.tokens(b"content-encoding"), *self._framing.codings)
+        return (*self.head.tokens(b"content-encoding"), *self.framing.codings)
 
     async def body(self) -> AsyncIterator[bytes]:
         """Yield the body in pieces."""
-        async for data in read_body(self._connection, self._framing, self.head.size, _PIECE):
+        async for data in read_body(self._connection, self.framing, self.head.size, _PIECE):
             yield data
         self._complete = True
 
     def release(self, pool: ConnectionPool) -> None:
         """Keep the connection for another request if that is possible, or close it."""
-        if self._complete and self._framing.reusable:
+        if self._complete and self.framing.reusable:
             pool.put(self._endpoint, self._connection)
         else:
             pool.discard(self._connection)
@@ -308,12 +317,16 @@ async def _exchange_again(connection: Connection, request: Request, memory: Rese
 
 
 async def _skip_body(response: _Response) -> None:
-    """Read the body of a redirect if it is short, so that the connection can be used again."""
-    total = 0
-    async for data in response.body():
-        total += len(data)
-        if total > _SKIPPED:
+    """Read the body of a redirect if that allows to use the connection again. Nothing in the body matters."""
+    with suppress(BadResponseError, StreamEndedError, TimeoutError):
+        if not response.framing.reusable:
             return
+        async with asyncio.timeout(_SKIP_SECONDS):
+            total = 0
+            async for data in response.body():
+                total += len(data)
+                if total > _SKIPPED:
+                    return
 
 
 @lru_cache(1024)

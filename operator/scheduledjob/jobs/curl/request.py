@@ -10,7 +10,7 @@ import base64
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from multidict import CIMultiDict
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from .response import Head
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REDIRECTS = frozenset(range(300, 400)) - {304}
+"""curl follows any status 3xx with a ``Location``, and even 304, which says only that the body did not change."""
 _METHOD = _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _FROM_BODY = frozenset({"content-length", "transfer-encoding"})
@@ -145,9 +146,9 @@ def _proxy(spec: CurlSpec, user: str | None, password: str | None, tls: TlsSetti
         origin = parse_target(spec.proxy or "").origin
     except ValueError:
         raise RequestError("proxy: write http://host:port or https://host:port") from None
-    user, password = (origin.user, origin.password) if user is None and password is None else (user, password)
-    authorization = ""
-    if user is not None or password is not None:
+    if user is None and password is None:
+        authorization = _of_url(origin) or ""
+    else:
         authorization = _basic("proxyAuth", user, password)
         if any(value is not None and value.secret is not None for value in (spec.proxy_username, spec.proxy_password)):
             secrets.remember(authorization.partition(" ")[2])
@@ -196,20 +197,26 @@ async def _authorization(
     user = await of("auth.basic username", spec.basic_username)
     password = await of("auth.basic password", spec.basic_password)
     if user is None and password is None:
-        user, password = url.user, url.password
-        if user is None and password is None:
-            return None
+        return _of_url(url)
     header = _basic("auth.basic", user, password)
     if any(value is not None and value.secret is not None for value in (spec.basic_username, spec.basic_password)):
         secrets.remember(header.partition(" ")[2])  # the server may echo its headers
     return header
 
 
+def _of_url(url: URL) -> str | None:
+    """Return the value of ``Authorization`` for the credentials in a URL, which may be any bytes; None: it has none."""
+    if url.raw_user is None and url.raw_password is None:
+        return None
+    pair = unquote_to_bytes(url.raw_user or "") + b":" + unquote_to_bytes(url.raw_password or "")
+    return f"Basic {base64.b64encode(pair).decode()}"
+
+
 def _basic(what: str, user: str | None, password: str | None) -> str:
     if ":" in (user or ""):
         raise RequestError(f"{what}: a user name can't hold a colon")
     # A Secret that was made from a file often ends with a line break, which is not part of the value.
-    pair = f"{(user or '').rstrip()}:{(password or '').rstrip(_LINE_END)}"
+    pair = f"{(user or '').rstrip(_LINE_END)}:{(password or '').rstrip(_LINE_END)}"
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 

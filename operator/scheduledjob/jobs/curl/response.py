@@ -27,11 +27,11 @@ CHUNK_LINE_LIMIT = 16 << 10
 HEAD_LIMIT = 300 << 10
 """Bytes of the whole head of a response, with interim responses and trailers, as in curl."""
 
-_STATUS = re.compile(rb"HTTP/(1\.0|1\.1|2) +([1-9][0-9]{2})(?:[ \t].*)?", re.IGNORECASE | re.DOTALL)
-_LENGTH = re.compile(rb"\+?([0-9]{1,40})")
+_STATUS = re.compile(rb"HTTP/(1\.[01]|2(?:\.0)?) +([1-9][0-9]{2})(?:[^0-9\0][^\0]*)?", re.IGNORECASE)
+_LENGTH = re.compile(rb"\+?([0-9]{1,40})(?:[^0-9A-Za-z].*)?", re.DOTALL)
 _LARGEST = (1 << 63) - 1
 """A larger length is ignored, as in curl: the body ends with the connection."""
-_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})(?:[ \t;].*)?", re.DOTALL)
+_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})(?:[^0-9A-Fa-f].*)?", re.DOTALL)
 _KEPT = frozenset(
     (
         b"connection",
@@ -86,9 +86,8 @@ class Head:
     """Bytes of the head so far, interim responses included."""
 
     def first(self, name: bytes) -> bytes | None:
-        """Return the first value of a header."""
-        values = self.headers.get(name)
-        return values[0] if values else None
+        """Return the first value of a header that is not empty."""
+        return next(filter(None, self.headers.get(name, ())), None)
 
     def tokens(self, name: bytes) -> list[bytes]:
         """Return the elements of a header that is a list, in lower case."""
@@ -208,7 +207,7 @@ def framing_of(head: Head, method: str) -> Framing:
 def _length(head: Head) -> int | None:
     lengths: set[int] = set()
     for value in head.headers.get(b"content-length", ()):
-        for part in value.split(b","):
+        for part in value.rstrip(b", \t").split(b","):
             match = _LENGTH.fullmatch(part.strip())
             if match is None:
                 raise BadResponseError(f"its Content-Length is {_shown(value)}")
@@ -258,6 +257,8 @@ async def _read_chunks(stream: Stream, size: int, piece: int) -> AsyncIterator[b
         if await _line(stream, size, CHUNK_LINE_LIMIT):
             raise BadResponseError("a chunk is longer than its size")
     while line := await _line(stream, size, CHUNK_LINE_LIMIT):
+        if b":" not in line and line[0] not in b" \t":
+            raise BadResponseError(f"a trailer without a colon: {_shown(line)}")
         size += len(line) + 2
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from yarl import URL
 
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):/{1,3}([^/?#]*)([^#]*)")  # the number of slashes is that of curl
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*:")
 _PORT = re.compile(r":[0-9]*$")
+_ZONE = re.compile(r"%[^\]]*(?=\])")
+_NOT_IN_HOST = re.compile(r"[\x00-\x20\x7f/:#?!@{}\[\]\\$'\"^`*<>=;,&()|%+]")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _NOT_SENDABLE = re.compile(rb"[\x20\x80-\xff]")
 
@@ -27,7 +30,7 @@ class Target(NamedTuple):
     path: str
     """Path and query, in ASCII."""
     host: str
-    """The host as it was written, for the header ``Host``."""
+    """The host for the header ``Host``: as it was written, without the zone of an IPv6 address."""
 
 
 def parse_target(text: str) -> Target:
@@ -56,11 +59,20 @@ def _absolute(text: bytes) -> Target:
     match = _ABSOLUTE.match(text)
     if match is None or match[1].lower() not in (b"http", b"https"):
         raise ValueError("not an http or https URL")
-    origin = URL(f"{match[1].decode().lower()}://{match[2].decode()}/")
-    if not origin.raw_host or origin.raw_path != "/":
+    credentials, at, written = match[2].decode().rpartition("@")
+    if written.startswith("["):
+        written = written.replace("%25", "%")  # curl takes the zone of an address with and without this escape
+    elif "%" in written:
+        written = unquote(written, errors="strict")
+    origin = URL(f"{match[1].decode().lower()}://{credentials}{at}{written}/")
+    host = _PORT.sub("", written)
+    bracketed = host.startswith("[")
+    if not origin.raw_host or origin.raw_path != "/" or (not bracketed and _NOT_IN_HOST.search(host)):
         raise ValueError("no host")
-    written = match[2].decode().rpartition("@")[2]
-    host = _PORT.sub("", written) if written.isascii() else origin.raw_host
+    if bracketed:
+        host = _ZONE.sub("", host)
+    elif not host.isascii():
+        host = origin.raw_host
     return Target(origin, _sendable(match[3]), host)
 
 
