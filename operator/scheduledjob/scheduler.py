@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from msgspec import UNSET, UnsetType
 
@@ -120,6 +120,7 @@ class Scheduler:
         self._clock_read = float("-inf")
         self._sigterm: SigtermWatch | None = None
         self._entered = False
+        self._ending = False
         self._closed = False
 
     # ---------------------------------------------------------------- before the start
@@ -194,6 +195,7 @@ class Scheduler:
         await self._tasks.__aenter__()
         if self._running is not None:
             self._tasks.create_task(_result_of(self._running))
+            self._running.add_done_callback(self._replica_ended)
             self._sigterm = watch_sigterm()
         return self
 
@@ -218,10 +220,16 @@ class Scheduler:
             ready.cancel()
         self._running = running
 
+    def _replica_ended(self, running: asyncio.Task[None]) -> None:
+        """Have ``async with`` raise an error if the replica was cancelled. A task group ignores that."""
+        if running.cancelled() and not self._ending and self._tasks is not None:
+            self._tasks.create_task(_fail_cancelled())
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._tasks is not None
+        self._ending = True
         sigterm, self._sigterm = self._sigterm, None
         if sigterm is not None:
             sigterm.release()
@@ -454,6 +462,10 @@ def _first_slot(slug: str, delay: float | None, at: datetime | None, now: Instan
 
 async def _result_of(task: asyncio.Task[None]) -> None:
     await task
+
+
+async def _fail_cancelled() -> NoReturn:
+    raise RuntimeError("the scheduler's task was cancelled by a job or by another part of the program")
 
 
 def _lone(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -93,6 +93,86 @@ async def test_a_job_that_cancels_its_own_task_has_failed() -> None:
     assert [(record.outcome, record.reason) for record in watcher.records] == [(Outcome.FAILED, "CancelledError")]
 
 
+EXITS = [
+    (SystemExit(3), "SystemExit: 3"),
+    (KeyboardInterrupt("by itself"), "KeyboardInterrupt: by itself"),
+]
+
+
+@pytest.mark.parametrize(("error", "reason"), EXITS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_a_task_of_a_job_that_exits_is_the_failure_of_the_attempt(
+    error: BaseException, reason: str, grouped: bool
+) -> None:
+    """asyncio would end the event loop, and the program with it."""
+
+    async def exits() -> NoReturn:
+        await asyncio.sleep(0)
+        raise error
+
+    async def job(task: Task) -> Task:
+        if grouped:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(exits())
+        else:
+            await asyncio.create_task(exits(), name="exits")
+        return task
+
+    store, watcher = MemoryStore(), Watcher()
+    await put(store, "ns/bad", retry=FAILS_ONCE)
+    async with running(replica_of(store, JobExecutor("job", job), observer=watcher)):
+        await watcher.until_recorded()
+    assert [(record.outcome, record.reason) for record in watcher.records] == [(Outcome.FAILED, reason)]
+
+
+async def test_the_tasks_of_jobs_are_tasks_like_others() -> None:
+    """They return, fail, are cancelled before they start, and close like those of ``asyncio.create_task``."""
+    seen: list[object] = []
+
+    async def returns(value: int) -> int:
+        await asyncio.sleep(0)
+        return value
+
+    async def job(task: Task) -> Task:
+        seen.append(await asyncio.gather(*(returns(number) for number in range(3))))
+        unstarted, endless = asyncio.create_task(returns(1)), asyncio.create_task(asyncio.Event().wait())
+        unstarted.cancel()
+        await asyncio.sleep(0)
+        endless.cancel()
+        await asyncio.wait([unstarted, endless])
+        seen.append((unstarted.cancelled(), endless.cancelled()))
+        started = asyncio.create_task(returns(1))
+        seen.append(("returns" in repr(started), [frame.f_code.co_name for frame in started.get_stack()]))
+        await started
+        return task
+
+    loop = asyncio.get_running_loop()
+    store, watcher = MemoryStore(), Watcher()
+    await put(store, "ns/good")
+    async with running(replica_of(store, JobExecutor("job", job), observer=watcher)):
+        async with running(replica_of(store, Jobs(), observer=watcher)):
+            assert loop.get_task_factory() is not None
+        await watcher.until_recorded()
+        assert watcher.records[0].outcome is Outcome.SUCCEEDED, watcher.records[0].reason
+    assert seen == [[0, 1, 2], (True, True), (True, ["returns"])]
+    assert loop.get_task_factory() is None
+
+
+async def test_a_replica_whose_tasks_are_cancelled_by_others_fails() -> None:
+    """A task group ignores the cancellation of a service: the replica would go on, and claim nothing more."""
+
+    async def cancels_a_service(attempt: Attempt) -> Result:
+        (claiming,) = (task for task in asyncio.all_tasks() if "Claimer.run" in repr(task.get_coro()))
+        claiming.cancel()
+        return Result(True)
+
+    store = MemoryStore()
+    await put(store, "ns/a")
+    with pytest.raises(ExceptionGroup) as caught:
+        await asyncio.wait_for(replica_of(store, Jobs(cancels_a_service)).run(), PATIENCE)
+    assert caught.group_contains(RuntimeError, match="was cancelled by a job or by another part of the program")
+
+
 async def test_the_cancellation_of_a_replica_stops_its_jobs() -> None:
     store, watcher, jobs = MemoryStore(), Watcher(), Jobs(for_ever)
     await put(store, "ns/a")

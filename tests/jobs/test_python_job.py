@@ -15,7 +15,15 @@ import pytest
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
 from scheduledjob.engine.task import Task
 from scheduledjob.jobs.job_registry import BUILT_IN
-from scheduledjob.jobs.python.python_job import ENTRY_POINT_GROUP, JobExecutor, JobPluginError, PrintJob, load_jobs
+from scheduledjob.jobs.python.python_job import (
+    ENTRY_POINT_GROUP,
+    MAX_FORMATTED,
+    MAX_FORMATTED_MESSAGE,
+    JobExecutor,
+    JobPluginError,
+    PrintJob,
+    load_jobs,
+)
 from scheduledjob.jobs.reasons import REASON_LIMIT
 
 if TYPE_CHECKING:
@@ -173,6 +181,55 @@ async def test_a_recursion_keeps_the_end_of_its_traceback() -> None:
     assert result.reason.startswith("RecursionError: ")
     assert len(result.output) <= OUTPUT_LIMIT
     assert b"RecursionError: " in result.output
+
+
+class CountingStr(Exception):
+    """Counts how often it is turned into text."""
+
+    asked = 0
+
+    def __str__(self) -> str:
+        CountingStr.asked += 1
+        return "x"
+
+
+def _nested(depth: int) -> Exception:
+    error: Exception = CountingStr()
+    for _ in range(depth):
+        error = ExceptionGroup("group", [error, CountingStr()])
+    return error
+
+
+def _caused(depth: int) -> Exception:
+    error: Exception = CountingStr()
+    for _ in range(depth):
+        cause, error = error, CountingStr()
+        error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: _nested(1000),
+        lambda: _caused(1000),
+        lambda: ExceptionGroup("group", [CountingStr() for _ in range(1000)]),
+        lambda: ValueError("x" * (MAX_FORMATTED_MESSAGE + 1)),
+    ],
+)
+async def test_an_exception_of_any_size_takes_bounded_work(made: Callable[[], Exception]) -> None:
+    error = made()
+    CountingStr.asked = 0
+
+    async def job(task: Task) -> Task:
+        task.output = b"y" * (1 << 20)
+        raise error
+
+    result = await run(job)
+    assert CountingStr.asked <= 2 * MAX_FORMATTED
+    assert len(result.reason) <= REASON_LIMIT
+    assert len(result.output) == OUTPUT_LIMIT
+    assert result.output.endswith(f"raise error\n{type(error).__name__}\n".encode())
 
 
 @pytest.mark.parametrize(

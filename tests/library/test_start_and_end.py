@@ -160,6 +160,23 @@ async def test_a_job_may_schedule_while_its_scheduler_ends() -> None:
     assert failures == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_scheduler_whose_task_is_cancelled_by_others_fails() -> None:
+    """The program would go on, and run nothing."""
+
+    async def program() -> None:
+        async with Scheduler("memory:"):
+            for task in asyncio.all_tasks():
+                if task not in {running, test}:
+                    task.cancel()
+            await asyncio.Event().wait()
+
+    test = asyncio.current_task()
+    running = asyncio.create_task(program())
+    with pytest.raises(RuntimeError, match="was cancelled by a job or by another part of the program"):
+        await running
+
+
 # ---------------------------------------------------------------- SIGTERM
 
 TWO = """

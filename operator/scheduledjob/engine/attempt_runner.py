@@ -52,7 +52,8 @@ class AttemptTasks:
         """All tasks are being cancelled, because the replica ends."""
 
     def create_task(self, coroutine: Coroutine[Any, Any, None], attempt: Attempt | None = None) -> asyncio.Task[None]:
-        task = self._loop.create_task(coroutine)
+        # Without the task factory, which is for the tasks of jobs (``job_tasks.py``).
+        task = asyncio.Task(coroutine, loop=self._loop)
         self._tasks[task] = attempt
         task.add_done_callback(self._done)
         return task

@@ -21,6 +21,10 @@ _RAISE = dis.opmap["RAISE_VARARGS"]
 """The instruction of a ``raise`` statement."""
 
 
+class JobTaskExitError(Exception):
+    """A task that a job has started raised what would end the event loop: its cause."""
+
+
 def is_from_outside(error: BaseException) -> bool:
     """Return whether an exception that left a job was not raised by the job. Call this in the task of the job."""
     if isinstance(error, asyncio.CancelledError):
@@ -64,8 +68,10 @@ def of_exception(error: BaseException, mask: Callable[[str], str] = str) -> str:
     """Return ``ValueError: message``; for a group with one member, of the member. ``mask`` masks secrets."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
+    if isinstance(error, JobTaskExitError) and error.__cause__ is not None:
+        error = error.__cause__
     try:
-        message = mask(str(error))
+        message = mask(str(error))[: 2 * REASON_LIMIT + 1]
     except BaseException:  # the __str__ of a job's exception may raise anything
         message = ""
     name = type(error).__name__

@@ -27,6 +27,7 @@ from .attempt_runner import AttemptTasks
 from .claimer import Claimer
 from .clock import StoreClock
 from .hook_delivery import HookDelivery
+from .job_tasks import contained_tasks
 from .lease_thread import LeaseCallbacks
 from .leases import Leases, no_bound
 from .observer import Stats
@@ -140,6 +141,7 @@ class Replica:
         """Work until ``stop``. An outage of the store is no error; any other failure of a part is raised."""
         executors = list({id(kind.executor): kind.executor for kind in self._context.kinds.values()}.values())
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(contained_tasks())
             for executor in executors:
                 await executor.start()
                 stack.push_async_callback(executor.stop)
@@ -184,7 +186,7 @@ class Replica:
             stack.callback(ownership.close)  # without an orderly shutdown, nothing may start any more either
             claiming = services.create_task(claimer.run())
             writing = services.create_task(ownership.settler.run())
-            services.create_task(ownership.edits.run())
+            editing = services.create_task(ownership.edits.run())
             following = services.create_task(ownership.upstreams.run())
             delivering = None if hooks is None else services.create_task(hooks.run())
             periodic = [
@@ -198,9 +200,12 @@ class Replica:
                     ownership.zones.run(),
                 )
             ]
+            running = [claiming, writing, editing, following, *periodic, *([] if delivering is None else [delivering])]
+            watching = services.create_task(_watch_services(running))
             self.ready.set()
             await self._stop.wait()
             self.ready.clear()
+            watching.cancel()
             await shut_down(
                 self._context, claimer, ownership, Services(claiming, writing, following, periodic, hooks, delivering)
             )
@@ -266,3 +271,10 @@ class Replica:
             with contextlib.suppress(StoreUnavailable):
                 while await self._context.store.prune() > 0:
                     pass
+
+
+async def _watch_services(services: Sequence[asyncio.Task[None]]) -> None:
+    """Raise an error if a service is cancelled. A task group ignores that, and the replica would do nothing more."""
+    await asyncio.wait(services, return_when=asyncio.FIRST_COMPLETED)
+    if any(service.cancelled() for service in services):
+        raise RuntimeError("a task of the replica was cancelled by a job or by another part of the program")

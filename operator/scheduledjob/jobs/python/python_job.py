@@ -17,15 +17,24 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
 from scheduledjob.domain.time.instants import rfc3339
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
 from scheduledjob.engine.job_errors import is_from_outside
+from scheduledjob.engine.job_tasks import IN_JOB
 from scheduledjob.engine.task import Task
 from scheduledjob.jobs.reasons import of_exception, timed_out
 from scheduledjob.jobs.redaction import Redaction, redacted
 from scheduledjob.jobs.values import MASK, Secrets
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+MAX_FORMATTED = 32
+"""Of an exception with more causes, members and notes than this, only the frames are shown."""
+MAX_FORMATTED_MESSAGE = 64 * 1024
+"""Characters. Of an exception with a longer message, only the frames are shown."""
 
 ENTRY_POINT_GROUP = "scheduledjob.jobs"
 """The group of entry points by which packages announce jobs: the name is the kind, the object the job or its class."""
@@ -82,6 +91,7 @@ class JobExecutor:
             attempt.params or {},
             payload_is_secret=attempt.payload_is_secret,
         )
+        IN_JOB.set(True)
         try:
             if attempt.timeout is None:
                 returned = await self._call(task)
@@ -184,19 +194,51 @@ async def _reason(error: BaseException, secrets: Secrets | None) -> str:
 async def _shown(task: Task, error: BaseException | None, secrets: Secrets | None) -> bytes:
     """Return the tail of the job's output, followed by the traceback of its error."""
     output = task.output if isinstance(task.output, bytes) else b""
+    if secrets is None:  # otherwise it is masked first
+        output = _tail(output)
     if error is not None:
         # The frames of the executor come first. They are always the same, so leave them out.
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__ and trace.tb_next is not None:
             trace = trace.tb_next
         try:
-            lines = traceback.format_exception(type(error), error, trace, limit=-50)
+            lines = _traceback_of(error, trace)
         except BaseException:  # the __str__ of a job's exception may raise anything
             lines = [type(error).__name__]
         if output and not output.endswith(b"\n"):
             output += b"\n"
         output += "".join(lines).encode(errors="replace")
     return await _masked_tail(output, secrets)
+
+
+def _traceback_of(error: BaseException, trace: TracebackType | None) -> list[str]:
+    if _is_small(error):
+        return traceback.format_exception(type(error), error, trace, limit=-50)
+    # To format it would hold the event loop. The reason has the beginning of the message.
+    return [
+        "Traceback (most recent call last):\n",
+        *traceback.format_tb(trace, limit=-50),
+        f"{type(error).__name__}\n",
+    ]
+
+
+def _is_small(error: BaseException) -> bool:
+    """Return whether an exception, with its causes, members and notes, takes little work to format."""
+    pending, seen = [error], set[int]()
+    while pending:
+        found = pending.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        notes = getattr(found, "__notes__", ())
+        if len(seen) + len(notes) > MAX_FORMATTED or any(
+            len(text) > MAX_FORMATTED_MESSAGE for text in (str(found), *map(str, notes))
+        ):
+            return False
+        pending += [other for other in (found.__cause__, found.__context__) if other is not None]
+        if isinstance(found, BaseExceptionGroup):
+            pending += found.exceptions[: MAX_FORMATTED + 1]
+    return True
 
 
 class PrintJob:
