@@ -132,6 +132,21 @@ async def test_history_shows_a_text_in_utf_8_and_masks_secrets_in_it(charset: st
     assert result.output.decode() == "terminé: ***"
 
 
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-be", "utf-32", "latin-1", "gb18030"])
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_long_text_is_masked_wherever_it_is_cut_in_any_charset(charset: str, named: bool) -> None:
+    token = "s3cr3t-t0ken-" + "0123456789abcdef" * 8
+    body = (f"terminé: {token}\n" * 2000).encode(charset)
+    header = f"Content-Type: text/plain{f'; charset={charset}' if named else ''}".encode()
+    async with bare(answer(body, header)) as server:
+        spec = CurlSpec(server.url, bearer=Value(secret=("s", "token")))
+        result = await run(spec, references=Known(token=token.encode()))
+    shown = result.output.replace(b"\0", b"")
+    assert b"***" in shown
+    assert not any(token[at : at + 12].encode() in shown for at in range(len(token) - 12))
+    assert not named or "terminé: ***\nterminé: ***" in result.output.decode()
+
+
 @pytest.mark.parametrize(
     ("content_type", "words"),
     [

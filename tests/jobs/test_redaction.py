@@ -1,8 +1,10 @@
-"""Redaction masks secrets as they are, and as they look in URLs and in JSON."""
+"""Redaction masks secrets as they are, and in the forms in which programs write them."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import threading
 from typing import Any
 
 import pytest
@@ -27,6 +29,95 @@ SECRET = 'p@ss w"rd/é'
 )
 def test_a_value_is_masked_in_each_form(shown: str) -> None:
     assert Redaction(SECRET).mask_text(f"<{shown}>") == "<***>"
+
+
+PLAIN = "hunter2-of-the-database/+?>"
+PEM = (
+    "-----BEGIN KEY-----\n"
+    + "\n".join(f"{number:02}" + "MIIEvQ" * 10 for number in range(20))
+    + "\n-----END KEY-----\n"
+)
+
+
+def in_base64(before: str, after: str = "") -> str:
+    return base64.b64encode(f"{before}{PLAIN}{after}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        in_base64(""),
+        in_base64("").rstrip("="),
+        in_base64("", "\n"),
+        in_base64("app:"),
+        in_base64("user:"),
+        in_base64("admin:", "@db"),
+        base64.urlsafe_b64encode(PLAIN.encode()).decode(),
+        base64.encodebytes(f"{'x' * 40}{PLAIN}".encode()).decode(),
+        PLAIN.encode().hex(),
+        PLAIN.encode().hex(" ").upper(),
+        "hunter2-of-the-database\\/+?>",
+        "hunter2-of-the-database/+?\\u003e",
+        "hunter2-of-the-database/+?&gt;",
+        "hunter2-of-the-database%252F%252B%253F%253E",
+        "\x1b[31mhunter2\x1b[0m-of-the-\x1b]8;;x\x07database/+?>",
+        "hunter2-of-\nthe-database/+?>",
+        "hunter2-of-\r\n    the-data\\\nbase/+?>",
+        "\n".join(PLAIN),
+        "\0".join(PLAIN),
+    ],
+)
+def test_a_value_is_masked_as_programs_write_it(shown: str) -> None:
+    masked = Redaction(PLAIN).mask_text(f"<{shown}>")
+    assert masked.startswith("<")
+    assert "***" in masked
+    end = shown.rstrip("=\n")[-11:-5]
+    assert end not in masked
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("pass word+x", "pass+word%2Bx"),
+        ("it's a secret", "'it'\"'\"'s a secret'"),
+        ("it's a secret", "it\\'s\\ a\\ secret"),
+        ('say "secret"', "say &#34;secret&#34;"),
+        ("geheim-äöü", "b'geheim-\\xc3\\xa4\\xc3\\xb6\\xc3\\xbc'"),
+        (PEM, PEM.replace("\n", "\\n")),
+        (PEM, PEM.replace("\n", "\r\n    ")),
+        (PEM, PEM.replace("\n", "")),
+        (PEM, base64.encodebytes(PEM.encode()).decode()),
+    ],
+)
+def test_a_value_of_many_kinds_is_masked_as_programs_write_it(value: str, shown: str) -> None:
+    masked = Redaction(value).mask_text(shown)
+    assert "***" in masked
+    assert len(masked) < 20, masked
+
+
+@pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be", "utf-32-le", "latin-1"])
+def test_a_value_is_masked_in_other_charsets(charset: str) -> None:
+    for value in (PLAIN, "geheim-äöü"):
+        shown = f"<{value}>".encode(charset)
+        masked = Redaction(value).mask(shown)
+        assert b"***" in masked
+        assert len(masked) < 16, masked
+
+
+def test_short_values_are_not_masked_across_lines() -> None:
+    assert Redaction("1234").mask_text("12\n34, 1\x1b[0m234") == "12\n34, ***"
+
+
+async def test_the_forms_of_many_values_are_made_in_a_thread() -> None:
+    redaction = Redaction(*(f"value number {number}" for number in range(100)))
+    used: list[str] = []
+
+    def search(data: bytes) -> bytes:
+        used.append(threading.current_thread().name)
+        return redaction.mask(data)
+
+    assert await redaction.secrets.searched(search, b"value number 42", 15) == b"***"
+    assert used[0].startswith("compute")
 
 
 def test_a_short_value_is_masked_as_it_is_only() -> None:

@@ -25,13 +25,21 @@ def bytes_to_keep(secrets: Secrets) -> tuple[int, int]:
     return _HEAD + secrets.longest, OUTPUT_LIMIT - _HEAD + secrets.longest
 
 
-async def condensed(head: bytes, tail: bytes, total: int, secrets: Secrets) -> bytes:
+async def condensed(head: bytes, tail: bytes, total: int, secrets: Secrets, *, cut: bool = False) -> bytes:
     """Return what ``condense`` returns. A search for secrets that takes long runs in a thread."""
-    return await secrets.searched(lambda kept: condense(*kept, total, secrets), (head, tail), len(head) + len(tail))
+    return await secrets.searched(
+        lambda kept: condense(*kept, total, secrets, cut=cut), (head, tail), len(head) + len(tail)
+    )
 
 
-def condense(head: bytes, tail: bytes, total: int, secrets: Secrets) -> bytes:
-    """Return at most ``OUTPUT_LIMIT`` bytes of an output of ``total`` bytes; its ``head`` and ``tail`` were kept."""
+def condense(head: bytes, tail: bytes, total: int, secrets: Secrets, *, cut: bool = False) -> bytes:
+    """Return at most ``OUTPUT_LIMIT`` bytes of an output of ``total`` bytes; its ``head`` and ``tail`` were kept.
+
+    ``cut``: the output goes on after ``tail``. Its end may be the beginning of a secret, so it is left out.
+    """
+    if cut:
+        end = max(0, len(tail) - secrets.longest)
+        tail = tail[: _outside_secrets(secrets, tail, end, after=False)]
     if total == len(head) + len(tail):
         head = tail = secrets.mask(head + tail)
         if len(head) <= OUTPUT_LIMIT:

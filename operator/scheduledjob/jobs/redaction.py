@@ -8,27 +8,22 @@ withheld, and the reason says why.
 
 from __future__ import annotations
 
-import json
 import re
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
 
 from .output import without_broken_start
 from .reasons import of_exception, one_line
-from .values import MASK, Secrets
+from .secret_forms import LONGEST_ENCODED, SHORTEST_ENCODED, encoded_forms
+from .values import MASK, PIECE, Secrets, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
 E = TypeVar("E")
 
-_ENCODED_LIMIT = 8192
-"""Bytes. Of longer values, the encoded forms are not masked: nobody puts them into a URL."""
-_SHORTEST_ENCODED = 4
-"""Bytes. The encoded forms of shorter values are not masked."""
 _OWN_WORDS = re.compile(
     r"exit code \d+|timed out after [0-9dhms]+|killed by SIG[A-Z0-9]+( \(exit code \d+\))?|HTTP [1-5]\d\d(?!\d)"
 )
@@ -39,27 +34,26 @@ _SIGNATURE = 16
 
 
 class _EncodedSecrets(Secrets):
-    """Secrets that are masked as they are, as they look in a URL, and as they look in JSON."""
+    """Secrets that are masked as they are, and in the forms that they have in URLs, JSON, base64 and others."""
 
-    def remember(self, value: str | bytes) -> None:
-        super().remember(value)
-        if _SHORTEST_ENCODED <= len(value) <= _ENCODED_LIMIT:
-            text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-            for line in {text, text.strip()}:
-                for form in _encoded(line):
-                    super().remember(form)
+    def _reach(self, value: bytes) -> int:
+        # An ASCII character has up to six bytes as ``\u0041``, and a piece twice its length in UTF-16.
+        return 2 * min(3 * len(value), PIECE)
 
+    def _forms(self, value: bytes) -> Iterator[bytes]:
+        yield from super()._forms(value)
+        for form in self._encoded(value):
+            yield from pieces(form)
 
-def _encoded(text: str) -> Iterator[str]:
-    for safe in ("", "/", "!$&'()*+,;=:@/?-._~"):
-        encoded = quote(text, safe=safe, errors="surrogateescape")
-        if encoded != text:
-            yield encoded
-            yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)
-    for ascii_only in (True, False):
-        escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
-        if escaped != text:
-            yield escaped
+    def _broken_forms(self, value: bytes) -> Iterator[bytes]:
+        yield from super()._broken_forms(value)
+        for form in self._encoded(value):
+            yield from super()._broken_forms(form)
+
+    def _encoded(self, value: bytes) -> Iterator[bytes]:
+        if SHORTEST_ENCODED <= len(value) <= LONGEST_ENCODED:
+            for text in {value, value.strip()}:
+                yield from encoded_forms(text)
 
 
 class Redaction:
@@ -80,7 +74,7 @@ class Redaction:
         return cls(attempt.payload) if attempt.payload_is_secret and attempt.payload else cls()
 
     def remember(self, value: str | bytes) -> None:
-        """Mask this value from now on, also as it looks in a URL and in JSON."""
+        """Mask this value from now on, also in its encoded forms."""
         self.secrets.remember(value)
 
     def withhold(self, why: str) -> None:

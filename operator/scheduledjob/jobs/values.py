@@ -3,8 +3,8 @@
 An environment variable, a header or a body is written in a manifest, or refers to a Secret or ConfigMap. References are
 resolved when an attempt starts, so a rotated Secret takes effect with the next attempt. ``Secrets`` remembers the
 values from Secrets while the attempt runs, and masks them in everything that is kept: output, reasons and errors. Of a
-value or line above 1 KiB it masks each KiB by itself. It can't mask a value that a job encodes, encrypts or prints with
-one character in each line.
+value or line above 1 KiB it masks each KiB by itself. A value is found even if colours, line breaks or the NULs of
+UTF-16 stand between its characters. It can't mask a value that a job compresses or encrypts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from scheduledjob.engine.watchdog import run_apart
 
+from .secret_forms import INVISIBLE, LINE_BREAKS, FoldedText
 from .secret_search import SecretSearch
 
 if TYPE_CHECKING:
@@ -27,13 +28,19 @@ MASK = b"***"
 
 _SHORTEST_LINE = 8
 """Bytes. In a secret with several lines, shorter lines (``{``, ``-----``) would mask half of any output."""
-_PIECE = 1024
+_SHORTEST_BROKEN = 8
+"""Bytes. Shorter values are not searched across line breaks: lines of an output may begin and end with anything."""
+PIECE = 1024
 """Bytes. A longer value or line is masked in pieces of this length, which bounds the search at each position."""
 MOST_SECRET_BYTES = 4 << 20
 """Above this, an output is withheld: the search would need too much memory."""
+_MOST_FORMS = 24 << 20
+"""The same for all forms of the secrets together."""
 WITHHELD = b"[left out: the Secrets of this job have more than 4 MiB, too much to mask their values]"
 _INLINE = 8192
-"""Bytes of output, and of secrets, that are searched in the event loop. It takes some milliseconds at most."""
+"""Bytes of output that are searched in the event loop. It takes some milliseconds at most."""
+_PREPARED_INLINE = 512
+"""Bytes of secrets whose forms are made in the event loop."""
 
 
 class Secrets:
@@ -43,6 +50,8 @@ class Secrets:
         self._values: set[bytes] = set()
         self._size = 0
         self._search: SecretSearch | None = None
+        self._search_broken = SecretSearch(())
+        """For an output without its line breaks."""
         self.longest = 0
         """Bytes of the longest string that is searched. To recognise a secret at a cut, keep this much of the output
         beyond the cut."""
@@ -60,21 +69,24 @@ class Secrets:
             self._values.clear()
             return
         self._values.add(whole)
-        self.longest = max(self.longest, min(len(whole), _PIECE))
+        self.longest = max(self.longest, self._reach(whole))
 
     def spans(self, data: bytes) -> list[tuple[int, int]]:
         """Return where secrets are in ``data``: half-open ranges, in order; those that touch are merged."""
-        if self._size > MOST_SECRET_BYTES:
+        if not self._is_ready():
             return [(0, len(data))] if data else []
-        if not self._values:
-            return []
         if self._search is None:
-            self._search = SecretSearch(form for value in self._values for form in _forms(value))
-        return self._search.spans(data)
+            return []
+        found = self._search.spans(data)
+        if INVISIBLE.search(data):
+            found += _spans_in(FoldedText(data, INVISIBLE), self._search)
+        if LINE_BREAKS.search(data):
+            found += _spans_in(FoldedText(data, LINE_BREAKS), self._search_broken)
+        return _merged(found)
 
     def mask(self, data: bytes) -> bytes:
         """Return ``data`` with each secret replaced by ``***``. In an event loop, await ``masked``."""
-        if self._size > MOST_SECRET_BYTES:
+        if not self._is_ready():
             return WITHHELD if data else data
         pieces: list[bytes] = []
         end = 0
@@ -82,6 +94,35 @@ class Secrets:
             pieces += (data[end:start], MASK)
             end = next_end
         return b"".join((*pieces, data[end:]))
+
+    def _is_ready(self) -> bool:
+        """Prepare the search. Returns False if there are too many secrets."""
+        if self._size <= MOST_SECRET_BYTES and self._search is None and self._values:
+            forms: set[bytes] = set()
+            size = 0
+            for value in self._values:
+                for form in self._forms(value):
+                    if form not in forms:
+                        forms.add(form)
+                        size += len(form)
+                if size > _MOST_FORMS:
+                    self._size = MOST_SECRET_BYTES + 1
+                    return False
+            self._search = SecretSearch(forms)
+            self._search_broken = SecretSearch(form for value in self._values for form in self._broken_forms(value))
+        return self._size <= MOST_SECRET_BYTES
+
+    def _reach(self, value: bytes) -> int:
+        """Return how many bytes a string that is searched for a value may have in an output."""
+        return min(len(value), PIECE)
+
+    def _forms(self, value: bytes) -> Iterator[bytes]:
+        """Return the strings that are searched for a secret value."""
+        return _forms(value)
+
+    def _broken_forms(self, value: bytes) -> Iterator[bytes]:
+        """Return the strings that are searched for it in an output without line breaks."""
+        return broken(value)
 
     def mask_text(self, text: str) -> str:
         """Return a reason or an error message with each secret replaced by ``***``. Or await ``masked_text``."""
@@ -97,31 +138,53 @@ class Secrets:
 
     async def searched(self, search: Callable[[_T], _R], subject: _T, size: int) -> _R:
         """Return ``search(subject)``: in a thread if so many bytes, or the secrets themselves, are large."""
-        if size <= _INLINE and (self._search is not None or self._size <= _INLINE or self._size > MOST_SECRET_BYTES):
+        is_prepared = self._search is not None or self._size <= _PREPARED_INLINE or self._size > MOST_SECRET_BYTES
+        if size <= _INLINE and is_prepared:
             return search(subject)
         return await run_apart(lambda: search(subject))
 
 
+def _spans_in(folded: FoldedText, search: SecretSearch) -> list[tuple[int, int]]:
+    return [folded.unfolded(start, end) for start, end in search.spans(folded.text)]
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def broken(value: bytes) -> Iterator[bytes]:
+    """Return the strings that are searched for a value in an output without line breaks."""
+    whole = FoldedText(value.strip(), LINE_BREAKS).text
+    if len(whole) >= _SHORTEST_BROKEN:
+        yield from pieces(whole)
+
+
 def _forms(value: bytes) -> Iterator[bytes]:
     """Return the strings that are searched for a secret value."""
-    yield from _pieces(value)
-    yield from _pieces(value.strip())
+    yield from pieces(value)
+    yield from pieces(value.strip())
     lines = value.splitlines()
     if len(lines) > 1:
         for line in lines:
             stripped = line.strip()
             if len(stripped) >= _SHORTEST_LINE:
-                yield from _pieces(stripped)
+                yield from pieces(stripped)
 
 
-def _pieces(text: bytes) -> Iterator[bytes]:
+def pieces(text: bytes) -> Iterator[bytes]:
     """Split a string so that its pieces cover it. All pieces of a long string have the same length."""
-    for start in range(0, max(1, len(text) - _PIECE + 1), _PIECE):
-        piece = text[start : start + _PIECE]
+    for start in range(0, max(1, len(text) - PIECE + 1), PIECE):
+        piece = text[start : start + PIECE]
         if piece.strip():
             yield piece
-    if len(text) > _PIECE and text[-_PIECE:].strip():
-        yield text[-_PIECE:]
+    if len(text) > PIECE and text[-PIECE:].strip():
+        yield text[-PIECE:]
 
 
 async def resolve(value: Value, references: References | None, secrets: Secrets | None = None) -> str | None:

@@ -15,6 +15,8 @@ from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_names import SECRETS
 from scheduledjob.jobs.container.pod_projection import project
 from scheduledjob.jobs.container.pod_secrets import SecretUse, secret_uses
+from scheduledjob.jobs.container.pod_security import PodSecurity
+from scheduledjob.jobs.container.pod_spec import PodSettings
 from scheduledjob.jobs.container.pods_protocol import PodRefused, SecretVersion
 from tests.jobs.container.pod_support import attempt, container, with_template
 
@@ -206,10 +208,30 @@ async def test_a_secret_that_can_not_be_read_withholds() -> None:
     assert (without.reason, without.output) == ("exit code 1: said", b"said\n")
 
 
-async def test_a_csi_volume_withholds() -> None:
-    volume = {"name": "vault", "csi": {"driver": "secrets-store.csi.k8s.io"}}
-    result = await run(Cluster("said\n"), {"volumes": [volume]})
-    expected = 'the CSI volume "vault" may contain secrets that the operator can\'t know'
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            {"csi": {"driver": "secrets-store.csi.k8s.io"}},
+            'the CSI volume "vault" may contain secrets that the operator can\'t know',
+        ),
+        (
+            {"flexVolume": {"driver": "azure/kv"}},
+            'the FlexVolume "vault" may contain secrets that the operator can\'t know',
+        ),
+        (
+            {"projected": {"sources": [{"podCertificate": {"signerName": "a/b"}}]}},
+            'the operator can\'t know the private key in the volume "vault"',
+        ),
+    ],
+)
+async def test_a_volume_whose_secrets_nobody_knows_withholds(source: dict[str, Any], expected: str) -> None:
+    pods = PodExecutor(cluster := Cluster("said\n"), PodSettings(security=PodSecurity.PRIVILEGED))
+    task = asyncio.create_task(pods.run(template({"volumes": [{"name": "vault", **source}]})))
+    await cluster.created.wait()
+    await cluster.begin()
+    await cluster.fail()
+    result = await asyncio.wait_for(task, 30.0)
     assert result.output == f"[output withheld: {expected}]\n".encode()
 
 

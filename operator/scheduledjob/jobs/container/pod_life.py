@@ -93,7 +93,9 @@ class PodLife:
                 return await self._leave(Result(False, gone(self._pod)))
             if observation.phase is PodPhase.RUNNING:
                 await self._note_start()
-            self._limits.waits_for("" if self._started else self._secrets.mask_known(self._pod, observation.words))
+            self._limits.waits_for(
+                "" if self._started else await self._secrets.mask_known(self._pod, observation.words)
+            )
             hopeless = observation.hopeless and not self._started
             until = self._running_until if self._started else self._limits.start_until
             if not hopeless and await self._wait_for_change(until):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _METADATA = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "ownerReferences")
 _STATUS = ("phase", "reason", "message", "startTime")
 _OF_OTHERS = ("name", "restartPolicy", "envFrom")
-_SECRET_VOLUMES = frozenset({"secret", "projected", "csi"})
+_SECRET_VOLUMES = frozenset({"secret", "projected", "csi", "flexVolume"})
 _CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
 
 

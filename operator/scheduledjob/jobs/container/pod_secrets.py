@@ -86,9 +86,17 @@ def _of_volume(volume: Mapping[str, Any]) -> Iterator[str]:
         yield name
 
 
-def _csi_volume(pod: Mapping[str, Any]) -> str:
-    """Return the name of an inline CSI volume, whose driver may fetch secrets from anywhere; empty if there is none."""
-    return next((str(volume.get("name")) for volume in pod["spec"].get("volumes") or () if volume.get("csi")), "")
+def _unknown_secrets(pod: Mapping[str, Any]) -> str:
+    """Return why volumes may contain secrets that nobody can read here; empty if none may."""
+    for volume in pod["spec"].get("volumes") or ():
+        name = volume.get("name")
+        for source, kind in (("csi", "CSI volume"), ("flexVolume", "FlexVolume")):
+            if volume.get(source):  # its driver may fetch secrets from anywhere
+                return f'the {kind} "{name}" may contain secrets that the operator can\'t know'
+        for item in (volume.get("projected") or {}).get("sources") or ():
+            if item.get("podCertificate"):
+                return f'the operator can\'t know the private key in the volume "{name}"'
+    return ""
 
 
 class PodSecrets:
@@ -101,6 +109,8 @@ class PodSecrets:
         """As they were before the Pod read them."""
         self._at_start: dict[str, SecretVersion] = {}
         """As they were when the job's container had started."""
+        self._known: tuple[int, Redaction] = (0, Redaction())
+        """How many Secrets had been read when this redaction of their values was made."""
         self._unknown: dict[str, str] = {}
         """Why the values that the Pod has can't be known, by the name of the Secret."""
 
@@ -135,6 +145,7 @@ class PodSecrets:
     async def adopt(self, pod: Mapping[str, Any]) -> None:
         """Read the Secrets of a Pod that exists, and compare them with the versions in its annotation."""
         self._first.clear()
+        self._known = 0, Redaction()
         self._unknown.clear()
         versions = _versions(annotation(pod, SECRETS))
         for name in secret_uses(pod):
@@ -159,8 +170,8 @@ class PodSecrets:
     async def redaction(self, pod: Mapping[str, Any]) -> Redaction:
         """Return what masks the values that the containers of a Pod have had, or withholds what it can't mask."""
         redaction = Redaction(tokens=True)
-        if name := _csi_volume(pod):
-            redaction.withhold(f'the CSI volume "{name}" may contain secrets that the operator can\'t know')
+        if why := _unknown_secrets(pod):
+            redaction.withhold(why)
         for name, use in secret_uses(pod).items():
             if name in self._unknown:
                 redaction.withhold(self._unknown[name])
@@ -178,15 +189,17 @@ class PodSecrets:
                 redaction.withhold(now if isinstance(now, str) else _changed(name))
         return redaction
 
-    def mask_known(self, pod: Mapping[str, Any], words: str) -> str:
+    async def mask_known(self, pod: Mapping[str, Any], words: str) -> str:
         """Mask the values that were read before the Pod started, in words about a Pod that waits."""
         if not words or not self._first:
             return words
-        redaction, uses = Redaction(), secret_uses(pod)
-        for name, version in self._first.items():
-            if name in uses:
-                _remember(redaction, version, uses[name])
-        return redaction.mask_text(words)
+        if self._known[0] != len(self._first):
+            redaction, uses = Redaction(), secret_uses(pod)
+            for name, version in self._first.items():
+                if name in uses:
+                    _remember(redaction, version, uses[name])
+            self._known = len(self._first), redaction
+        return await self._known[1].secrets.masked_text(words)
 
     async def pull_secrets(self, pod: Mapping[str, Any], redaction: Redaction) -> None:
         """Mask the credentials for registries, too. No container can read them, but an error of a registry may."""

@@ -16,7 +16,8 @@ import re
 import zlib
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from scheduledjob.jobs.output import bytes_to_keep, condense
+from scheduledjob.engine.watchdog import run_apart
+from scheduledjob.jobs.output import bytes_to_keep, condensed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -49,11 +50,15 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_WIDE_BOMS = tuple(bom for bom, charset in _BOMS if charset != "utf-8")
 _CODECS = re.compile(
     "ascii|iso8859-[0-9]+|cp[0-9]+|koi8-[rut]|utf-(16|32)(-[lb]e)?|mac-[a-z]+|big5(hkscs)?|gb(2312|k|18030)|hz|"
     "(shift_jis|euc_|iso2022_)[a-z0-9_]+|shift_jis|johab|tis-620"
 )
 """Names of Python's codecs for text; those for other purposes may take quadratic time."""
+
+_BYTE_CODECS = re.compile("utf-8|ascii|iso8859-[0-9]+|cp[0-9]+|koi8-[rut]|mac-[a-z]+|tis-620")
+"""Those in which a character does not depend on the ones before it. (Some of cp9xx have two bytes for a character.)"""
 
 
 class Body(NamedTuple):
@@ -86,9 +91,10 @@ async def collect(
     ``codings``: in the order in which they were applied. ``length``: if the server has said it.
     """
     head, tail = bytes_to_keep(secrets)
-    needed = BODY_LIMIT if whole else min(BODY_LIMIT, head + 2 * tail + _PIECE)
-    if length is not None and not codings:
-        needed = min(needed, length)
+    most = tail + secrets.longest  # if the body is cut, its end is not shown
+    keep_all = whole or not _is_read_in_parts(_charset(content_type, b""))
+    available = BODY_LIMIT if length is None or codings else min(BODY_LIMIT, length)
+    needed = available if keep_all else min(available, head + 2 * most + _PIECE)
     unpacker = _Unpacker(codings)
     kept = bytearray()
     raw = b""
@@ -102,10 +108,12 @@ async def collect(
                 await memory.change(needed)
             total += len(part)
             kept += part
+            if not keep_all and total == len(kept) and kept.startswith(_WIDE_BOMS):
+                keep_all, needed = True, available
             if total > BODY_LIMIT:
                 break
-            if not whole and len(kept) > head + 2 * tail:
-                del kept[head:-tail]
+            if not keep_all and len(kept) > head + 2 * most:
+                del kept[head:-most]
         if total > BODY_LIMIT or read > _PACKED_LIMIT:
             break
     ended = total <= BODY_LIMIT and read <= _PACKED_LIMIT
@@ -116,24 +124,34 @@ async def collect(
     cut = total > BODY_LIMIT
     if cut:
         del kept[len(kept) - (total - BODY_LIMIT) :]
+        total = BODY_LIMIT
     searched = bytes(kept) if whole else b""
-    if cut:
-        # The end may be the beginning of a secret whose rest was not read, so it is not shown.
-        del kept[len(kept) - secrets.longest :]
-        total = BODY_LIMIT - secrets.longest
     charset = _charset(content_type, bytes(kept[:4]))
-    if total <= head + tail:
-        text = _shown(bytes(kept), charset)
-        output = condense(text, b"", len(text), secrets)
+    if keep_all or total <= head + tail:
+        text = await _text(bytes(kept), charset)
+        first, last, total = text[:head], text[head:], len(text)
     else:
-        output = condense(bytes(kept[:head]), bytes(kept[-tail:]), total, secrets)
+        first, last = await _text(bytes(kept[:head]), charset), await _text(bytes(kept[head:]), charset)
+        total += len(first) + len(last) - len(kept)
+    last = last[-(most if cut else tail) :]
+    output = await condensed(first, last, total, secrets, cut=cut)
     return Body(output, searched, not ended, charset, fault)
 
 
-def _shown(body: bytes, charset: str | None) -> bytes:
-    """Return a body as history shows it: in UTF-8, so that a secret in it is masked in any charset."""
+def _is_read_in_parts(charset: str | None) -> bool:
+    """Whether a part of a text can be read without the rest."""
     try:
-        return body if body.startswith(_BOMS[0][0]) else in_utf8(body, charset)
+        return charset is None or _BYTE_CODECS.fullmatch(codecs.lookup(charset).name) is not None
+    except LookupError:
+        return True  # it is not read at all
+
+
+async def _text(body: bytes, charset: str | None) -> bytes:
+    """Return a body as history shows it: in UTF-8, so that a secret in it is masked in any charset."""
+    if charset is None or body.startswith(codecs.BOM_UTF8):
+        return body
+    try:
+        return await run_apart(lambda: in_utf8(body, charset)) if len(body) > FREE else in_utf8(body, charset)
     except LookupError:
         return body
 

@@ -1,0 +1,125 @@
+"""The forms in which a secret may appear in an output, and the output without what may stand between its characters.
+
+Programs rarely print a secret as it is: a URL has it percent-encoded, a header has it in base64 behind a user name, a
+log has it as JSON, an error quotes it. For short values, each such form is searched (``encoded_forms``). A terminal
+colours characters, ``base64`` and ``fold`` break lines, and UTF-16 has a NUL beside each letter: a ``FoldedText`` is
+the output without them, and knows where its bytes were.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import shlex
+from bisect import bisect_right
+from contextlib import suppress
+from itertools import accumulate
+from typing import TYPE_CHECKING
+from urllib.parse import quote, quote_plus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHORTEST_ENCODED = 4
+"""Bytes. The encoded forms of shorter values are not searched."""
+LONGEST_ENCODED = 8192
+"""Bytes. The encoded forms of longer values are not searched: nobody puts them into a URL or a header."""
+_SHORTEST_CORE = 6
+"""Characters of base64 that are searched within a longer text in base64."""
+_BASE64_TO_URL = str.maketrans("+/", "-_")
+_SAFE_IN_URLS = ("", "/", "!$&'()*+,;=:@/?-._~")
+
+# Each alternative begins with another byte, so that the time is linear. A sequence that never ends is bounded.
+_INVISIBLE = rb"\x1b(?:\[[0-?]{0,64}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,512}(?:\x07|\x1b\\)|[@-Z^_])|\x00"
+INVISIBLE = re.compile(_INVISIBLE)
+"""What a terminal does not show, and the NULs of UTF-16."""
+LINE_BREAKS = re.compile(_INVISIBLE + rb"|\\?\r?\n[ \t]*|\r")
+"""The same, and line breaks with the indentation after them."""
+
+
+def encoded_forms(value: bytes) -> Iterator[bytes]:
+    """Yield the other forms of a value of ``SHORTEST_ENCODED`` to ``LONGEST_ENCODED`` bytes."""
+    text = value.decode("utf-8", "surrogateescape")
+    for form in _text_forms(text):
+        if form != text:
+            yield form.encode("utf-8", "surrogateescape")
+    if not text.isascii():
+        for charset in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+            yield text.encode(charset, "surrogatepass")
+        with suppress(UnicodeEncodeError):
+            yield text.encode("latin-1")
+    for hexadecimal in (value.hex(), value.hex(" "), value.hex(":")):
+        yield hexadecimal.encode()
+        yield hexadecimal.upper().encode()
+    for packed in _base64_forms(value):
+        yield packed.encode()
+        yield packed.translate(_BASE64_TO_URL).encode()
+
+
+def _text_forms(text: str) -> Iterator[str]:
+    for safe in _SAFE_IN_URLS:
+        percent = quote(text, safe=safe, errors="surrogateescape")
+        yield percent
+        yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), percent)
+    yield quote_plus(text, errors="surrogateescape")
+    yield quote_plus(quote(text, safe="", errors="surrogateescape"))
+    for ascii_only in (True, False):
+        escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+        yield escaped
+        yield escaped.replace("/", "\\/")  # PHP
+        yield json.dumps(escaped, ensure_ascii=ascii_only)[1:-1]  # JSON in JSON
+    # The encoders of Go and of JavaScript frameworks.
+    yield re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False)[1:-1])
+    yield repr(text)[1:-1]
+    yield repr(text.encode("utf-8", "surrogateescape"))[2:-1]
+    yield html.escape(text)
+    yield html.escape(text, quote=False)
+    yield html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
+    yield shlex.quote(text)
+    yield re.sub(r"([^\w%+,./:=@-])", r"\\\1", text, flags=re.ASCII)  # ``printf %q``
+    yield text.replace("'", "''")  # SQL and YAML
+
+
+def _base64_forms(value: bytes) -> Iterator[str]:
+    """Yield the value in base64, and what all texts in base64 have in common in which it stands at the same offset.
+
+    A character of base64 is six bits, so there are three offsets. At its ends, a character may contain bits of others.
+    """
+    whole = base64.b64encode(value).decode()
+    yield whole
+    yield whole.rstrip("=")
+    for offset in range(3):
+        packed = base64.b64encode(b"\0" * offset + value).decode()
+        core = packed[-(-offset * 8 // 6) : (offset + len(value)) * 8 // 6]
+        if len(core) >= _SHORTEST_CORE:
+            yield core
+
+
+class FoldedText:
+    """A text without the parts that a pattern matches."""
+
+    def __init__(self, text: bytes, left_out: re.Pattern[bytes]) -> None:
+        self._starts: list[int] = []
+        """Where its pieces were in the text."""
+        pieces: list[bytes] = []
+        end = 0
+        for found in left_out.finditer(text):
+            if found.start() > end:
+                self._starts.append(end)
+                pieces.append(text[end : found.start()])
+            end = found.end()
+        if end < len(text):
+            self._starts.append(end)
+            pieces.append(text[end:])
+        self.text = b"".join(pieces)
+        self._own_starts = [0, *accumulate(map(len, pieces))]
+
+    def unfolded(self, start: int, end: int) -> tuple[int, int]:
+        """Return the range in the original text of a range that is not empty."""
+        return self._original(start), self._original(end - 1) + 1
+
+    def _original(self, at: int) -> int:
+        piece = bisect_right(self._own_starts, at) - 1
+        return self._starts[piece] + at - self._own_starts[piece]
