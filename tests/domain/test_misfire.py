@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule.definition import CatchUp, Definition, ExcludeWindow, Misfire
 from scheduledjob.domain.schedule.misfire import (
+    MAX_DECISION_STEPS,
     MAX_WALK_STEPS,
     ON_TIME,
     SlotDecision,
@@ -115,7 +117,7 @@ class CostlySlots:
         self.steps += MAX_WALK_STEPS // 2
         return at - at % YEAR
 
-    def count(self, after: Instant, until: Instant) -> tuple[int, int]:
+    def count(self, after: Instant, until: Instant, max_steps: int = 0, /) -> tuple[int, int]:
         return until // YEAR - after // YEAR, 0
 
     def is_within(self, slot: Instant) -> bool:
@@ -136,6 +138,44 @@ def test_slots_that_are_hard_to_find_are_not_all_caught_up() -> None:
     assert decision.start == [1097 * YEAR, 1098 * YEAR, 1099 * YEAR, 1100 * YEAR]
     assert decision.missed == 97
     assert slots.steps <= 3 * MAX_WALK_STEPS
+
+
+class RecordedSlots(CostlySlots):
+    """Slots that are easy to find. It records what is counted, and counts nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: list[tuple[Instant, Instant, int]] = []
+
+    def next(self, after: Instant) -> Instant | None:
+        return after - after % YEAR + YEAR
+
+    def previous(self, at: Instant) -> Instant | None:
+        return at - at % YEAR
+
+    def count(self, after: Instant, until: Instant, max_steps: int = MAX_DECISION_STEPS, /) -> tuple[int, int]:
+        self.counted.append((after, until, max_steps))
+        return 0, 0
+
+
+def test_no_time_is_counted_twice() -> None:
+    slots, window = RecordedSlots(), ExcludeWindow(0, 1)
+    definition = Definition(kind="k", exclude=(window,), misfire=Misfire(CatchUp.ALL, max_catch_up=5))
+    planned = Run(slot=3 * YEAR, due=3 * YEAR)
+    decision = decide_slots(definition, slots, "u", planned, YEAR, 9 * YEAR)
+    assert [part[:2] for part in slots.counted] == [(YEAR, 3 * YEAR), (3 * YEAR, 9 * YEAR)]
+    # A count that ended early finds fewer slots than the walk before it.
+    assert len(decision.start) == 5
+    assert decision.missed == 0
+
+
+def test_what_is_hard_to_find_leaves_little_for_counting() -> None:
+    costly, planned = CostlySlots(), Run(slot=1000 * YEAR, due=1000 * YEAR)
+    with patch.object(costly, "count", return_value=(3, 0)) as count:
+        definition = Definition(kind="k", misfire=Misfire(CatchUp.ALL, max_catch_up=100))
+        decide_slots(definition, costly, "u", planned, 1000 * YEAR - 1, 1100 * YEAR)
+    ((_, _, max_steps),) = [call.args for call in count.call_args_list]
+    assert max_steps < MAX_DECISION_STEPS // 5
 
 
 def test_the_walk_past_jitter_ends_when_slots_are_hard_to_find() -> None:

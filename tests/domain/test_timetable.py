@@ -375,6 +375,26 @@ def test_at_least_a_year_is_searched_whatever_it_costs() -> None:
     assert Timetable(triggers, [*exclude, *open_again]).next(START) == first
 
 
+def test_days_in_seconds_that_are_all_different_cost_many_steps() -> None:
+    timetable = Timetable([Every(61).bind(0), Every(3601).bind(0)])
+    timetable.count(START, START + 100 * DAY)
+    assert timetable.steps > 100 * 25
+
+
+def test_expressions_cost_steps_although_they_exclude_little() -> None:
+    timetable = Timetable(
+        [Cron("* * * * *")], [Cron(f"{number} 0 29 2 *") for number in range(60)] + [Cron("0 0 1 1 *")] * 4
+    )
+    timetable.count(START, START + 100 * DAY)
+    assert timetable.steps > 100 * 3
+
+
+def test_slots_that_are_passed_one_by_one_cost_steps() -> None:
+    timetable = Timetable([Cron("0 * * * *")], [Cron("* 8-20 * * *")])
+    assert timetable.next(START + 7 * HOUR) == START + 21 * HOUR
+    assert timetable.steps > 12
+
+
 def test_a_timetable_that_is_too_costly_is_refused_with_words() -> None:
     with pytest.raises(
         CronError, match=r"^triggers and exclude: the search .* steps for each day, .*: use fewer time zones"

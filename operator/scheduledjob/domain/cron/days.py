@@ -36,6 +36,7 @@ class CronGroup:
         self.times: list[TimesOfDay] = [locals_[0].times for locals_ in by_times.values()]
         """The different times of day. Bit n of a key stands for ``times[n]``."""
         self._parts = list(by_times.values())
+        self.expressions = len(searches)
         self.keys: dict[int, int] = {}
         """The keys of some local days."""
 
@@ -101,6 +102,7 @@ class GroupDays:
         """A local day and its key: most searches go from day to day."""
         self.cost = len(group.times)
         """How many patterns may be combined for a day."""
+        self.expressions = group.expressions
 
     def key(self, day: int) -> Hashable:
         """Return what the slots of a UTC day depend on; None if it has none."""

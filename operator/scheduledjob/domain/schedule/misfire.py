@@ -29,6 +29,9 @@ JITTER_WALK = 64
 MAX_WALK_STEPS = 20_000
 """Steps of the searches (``Timetable``) after which a walk from slot to slot ends. Slots that are this hard to find are
 not caught up."""
+MAX_DECISION_STEPS = 45_000
+"""Steps of a decision. What the walks leave of them is for counting the slots that do not run."""
+_MIN_COUNT_STEPS = 5_000
 
 
 class Slots(Protocol):
@@ -56,8 +59,11 @@ class Slots(Protocol):
     def previous(self, at: Instant) -> Instant | None:
         """Return the last slot at or before an instant."""
 
-    def count(self, after: Instant, until: Instant) -> tuple[int, int]:
-        """Count the slots after one instant and up to another, and those that are excluded."""
+    def count(self, after: Instant, until: Instant, max_steps: int = ..., /) -> tuple[int, int]:
+        """Count the slots after one instant and up to another, and those that are excluded.
+
+        ``max_steps``: the work after which the end of the period is not counted exactly.
+        """
 
     def is_within(self, slot: Instant) -> bool:
         """Return whether an instant is between ``startAt`` and ``endAt``."""
@@ -116,14 +122,12 @@ def decide_slots(
         missed = 1 if rule.deadline is not None and late > rule.deadline else 0
         excluded = slots.count(decided_until, planned)[1] if definition.exclude and slots is not None else 0
         return SlotDecision([] if missed else [planned], missed, excluded, max(decided_until, planned))
-    newest, total = planned, 1
+    newest, begin_steps = planned, slots.steps
     # A slot that a caller named may lie in the past. Those between it and ``decided_until`` are decided already.
     since = max(planned, decided_until)
     newest_of_triggers = newest_due(slots, uid, definition.jitter, now)
     if newest_of_triggers is not None and newest_of_triggers > since:
         newest = newest_of_triggers
-        total += slots.count(since, newest)[0]
-    excluded = slots.count(decided_until, newest)[1]
     wanted = rule.max_catch_up if rule.catch_up is CatchUp.ALL else 1
     chosen: list[Instant] = []
     slot, spent = newest, slots.steps
@@ -138,4 +142,9 @@ def decide_slots(
         if slot <= since:
             slot = planned
     chosen.reverse()
+    max_steps = max(MAX_DECISION_STEPS - (slots.steps - begin_steps), _MIN_COUNT_STEPS)
+    # Each part of the time is counted once: a count can take long.
+    excluded = slots.count(decided_until, since, max_steps)[1] if definition.exclude and decided_until < since else 0
+    later, later_excluded = slots.count(since, newest, max_steps) if since < newest else (0, 0)
+    total, excluded = max(1 + later, len(chosen)), excluded + later_excluded
     return SlotDecision(chosen, total - len(chosen), excluded, max(decided_until, newest))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _DAY_SECONDS = DAY // SECOND
+_WHOLE_DAY = {unit: (1 << _DAY_SECONDS // unit) - 1 for unit in (1, 60)}
+"""A bit for each ``unit`` seconds of a day."""
 
 
 def anchor_instant(anchor: datetime | None) -> Instant | None:
@@ -119,11 +121,11 @@ class Every:
         while width < _DAY_SECONDS // unit:
             pattern |= pattern << width
             width *= 2
-        return pattern
+        return pattern & _WHOLE_DAY[unit]
 
     def day_slots(self, day: int, pattern: int, unit: int) -> int:
         """Return the slots of a UTC day (days since 1970-01-01), bit n for its n-th ``unit`` seconds."""
-        return pattern << self.day_key(day)[0] // unit & (1 << _DAY_SECONDS // unit) - 1
+        return pattern << self.day_key(day)[0] // unit & _WHOLE_DAY[unit]
 
     def _number(self, since: Micros) -> int:
         return 0 if since < 0 else since // self._every + 1

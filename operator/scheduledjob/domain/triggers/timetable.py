@@ -19,7 +19,7 @@ from scheduledjob.domain.time.instants import DAY, SECOND, Instant
 from scheduledjob.domain.time.zones import LAST_SECOND
 
 from .cron import Cron, CronError
-from .day_bits import MAX_STEPS, MIN_SEARCHED_DAYS, DayBits
+from .day_bits import MAX_COUNT_STEPS, MAX_STEPS, MIN_SEARCHED_DAYS, DayBits
 from .every import Every
 from .following import FollowingTrigger
 from .manual import ManualTrigger
@@ -113,7 +113,7 @@ class Timetable:
         self._start_at = start_at
         self._end_at = LAST_SECOND * SECOND if end_at is None else min(end_at, LAST_SECOND * SECOND)
         self.steps = 0
-        """Steps of all searches by whole days so far."""
+        """Steps of all searches so far. A slot that is found at once costs none."""
         self._minute_bits = all(trigger.by_day().whole_minutes for trigger in self._repeating)
         if self._excluding:
             _refuse_costly(self._bits(60 if self._minute_bits else 1).steps_of_day)
@@ -133,6 +133,7 @@ class Timetable:
                 return slot
             else:
                 slot = self._first(slot)
+            self.steps += _STEPS_OF_TRIGGER * len(self._repeating)
         return None if slot is None else self._search(slot, forward=True)
 
     def previous(self, at: Instant) -> Instant | None:
@@ -148,13 +149,14 @@ class Timetable:
                 return slot
             else:
                 slot = self._last(slot - 1)
+            self.steps += _STEPS_OF_TRIGGER * len(self._repeating)
         return None if slot is None else self._search(slot, forward=False)
 
-    def count(self, after: Instant, until: Instant) -> tuple[int, int]:
+    def count(self, after: Instant, until: Instant, max_steps: int = MAX_COUNT_STEPS) -> tuple[int, int]:
         """Return how many slots in ``after < slot <= until`` fire, and how many are excluded.
 
-        Of a period so long that ``MAX_COUNT_STEPS`` do not suffice, the end is not counted if expressions exclude
-        slots. Otherwise, a slot that several triggers share counts several times there.
+        Of a period so long that ``max_steps`` do not suffice, the end is not counted if expressions exclude slots.
+        Otherwise, a slot that several triggers share counts several times there.
         """
         if self._start_at is not None:
             after = max(after, self._start_at - 1)
@@ -162,7 +164,7 @@ class Timetable:
         fires = excluded = 0
         bits: dict[int, DayBits] = {}
         for begin, end, in_window in self._pieces(after, until):
-            kept, dropped = self._count_piece(begin, end, bits)
+            kept, dropped = self._count_piece(begin, end, bits, max_steps)
             fires += 0 if in_window else kept
             excluded += dropped + (kept if in_window else 0)
         return fires, excluded
@@ -287,7 +289,7 @@ class Timetable:
         if after < until:
             yield after, until, False
 
-    def _count_piece(self, after: Instant, until: Instant, bits: dict[int, DayBits]) -> tuple[int, int]:
+    def _count_piece(self, after: Instant, until: Instant, bits: dict[int, DayBits], max_steps: int) -> tuple[int, int]:
         """Return how many slots in ``(after, until]`` the expressions keep, and how many they exclude."""
         kept = dropped = 0
         if not self._repeating:
@@ -302,7 +304,7 @@ class Timetable:
                     if unit not in bits:
                         bits[unit] = self._bits(unit)
                     spent = bits[unit].steps
-                    *counts, counted_until = bits[unit].count(begin, end)
+                    *counts, counted_until = bits[unit].count(begin, end, max_steps)
                     self.steps += bits[unit].steps - spent
                     kept, dropped = kept + counts[0], dropped + counts[1]
                     if counted_until < end and not self._excluding:
