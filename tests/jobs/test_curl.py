@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import pytest
 from aiohttp import web
@@ -215,10 +215,43 @@ async def test_secrets_are_masked_in_reasons() -> None:
 
 async def test_a_timeout_closes_the_connection_and_says_how_long_it_was() -> None:
     async with bare(b"", keep_open=True) as server, executor() as made:
-        result = await made.run(attempt(CurlSpec(server.url), timeout=0.05))
-        assert (result.ok, result.reason, result.code) == (False, "timed out after 50ms", None)
+        result = await made.run(attempt(CurlSpec(server.url), timeout=1.0))
+        words = f"timed out after 1s, waiting for the response of 127.0.0.1:{server.port}"
+        assert (result.ok, result.reason, result.code) == (False, words, None)
         async with asyncio.timeout(10):
             await server.closed.wait()
+
+
+async def test_a_timeout_says_in_which_phase_it_came() -> None:
+    async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        cast("asyncio.Transport", writer.transport).pause_reading()
+        held.append(writer)
+
+    held: list[asyncio.StreamWriter] = []
+    half = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
+    async with (
+        await asyncio.start_server(ignore, "127.0.0.1", 0) as listener,
+        bare(half[:9], keep_open=True) as begins,
+        bare(half, keep_open=True) as sends_half,
+    ):
+        silent = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        cases = {
+            f"waiting for the response of {silent}": CurlSpec(f"http://{silent}/"),
+            f"waiting for the response of 127.0.0.1:{begins.port}": CurlSpec(begins.url),
+            f"receiving the response of 127.0.0.1:{sends_half.port}": CurlSpec(sends_half.url),
+            f"in the TLS handshake with {silent}": CurlSpec(f"https://{silent}/"),
+            f"sending the request to {silent}": CurlSpec(f"http://{silent}/", "PUT"),
+            f"waiting for the response of the proxy {silent}": CurlSpec("https://a.example/", proxy=f"http://{silent}"),
+        }
+        results = await asyncio.gather(
+            *(
+                run(spec, timeout=2.0, payload=b"x" * (8 << 20 if spec.method == "PUT" else 0))
+                for spec in cases.values()
+            )
+        )
+        assert [result.reason for result in results] == [f"timed out after 2s, {words}" for words in cases]
+        for writer in held:
+            writer.transport.abort()
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"])

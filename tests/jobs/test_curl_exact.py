@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.curl.request import host_and_port
@@ -391,6 +392,23 @@ async def test_an_empty_location_is_the_answer() -> None:
         async with bare(b"HTTP/1.1 302 X\r\nLocation:" + location + b"\r\nContent-Length: 0\r\n\r\n") as server:
             assert (await run(CurlSpec(server.url))).reason == "HTTP 302, expected 2xx"
             assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 20\r\n\r\nok", b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\nzz",
+        b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nok", b"Content-Length: x\r\n\r\nok",
+        b"Content-Encoding: gzip\r\nContent-Length: 20\r\n\r\nok",
+    ],
+)  # fmt: skip
+async def test_a_status_that_is_no_success_counts_whatever_its_body(body: bytes) -> None:
+    async with bare(b"HTTP/1.1 503 X\r\nRetry-After: 7\r\n" + body) as server:
+        result = await run(CurlSpec(server.url))
+        assert (result.ok, result.code, result.reason) == (False, 503, "HTTP 503, expected 2xx")
+        assert result.retry_after == 7 * SECOND
+        # A success needs its whole body.
+        assert (await run(CurlSpec(server.url, expect_status=("503",)))).code is None
 
 
 async def test_an_answer_before_the_whole_body_was_read_counts() -> None:

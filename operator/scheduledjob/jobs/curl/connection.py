@@ -109,7 +109,7 @@ class Connection(asyncio.BufferedProtocol):
             view = memoryview(body)
             for start in range(0, len(body), WRITE_AHEAD):
                 await self._writable.wait()
-                if self._ended:
+                if self._ended or self._transport.is_closing():
                     return
                 self._transport.write(view[start : start + WRITE_AHEAD])
 

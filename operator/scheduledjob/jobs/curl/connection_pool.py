@@ -18,7 +18,7 @@ from scheduledjob.jobs.fair_share import FairShare
 
 from .connection import READ_AHEAD, Connection
 from .dialing import dial
-from .request_errors import ConnectFailedError, NameLookupError, RequestError, in_words, place
+from .request_errors import ConnectFailedError, NameLookupError, RequestError, in_words, phase, place
 from .response import BadResponseError, StreamEndedError, read_head
 from .tls import TlsSetting, context_of
 
@@ -169,7 +169,8 @@ class ConnectionPool:
         try:
             await _open_tunnel(connection, endpoint, proxy)
             try:
-                await connection.start_tls(await context_of(endpoint.tls), _server_name(endpoint))
+                with phase(f"in the TLS handshake with {endpoint.host}:{endpoint.port}"):
+                    await connection.start_tls(await context_of(endpoint.tls), _server_name(endpoint))
             except OSError as error:
                 raise ConnectFailedError(error) from None
         except BaseException:
@@ -180,16 +181,20 @@ class ConnectionPool:
     async def _open_connection(
         self, endpoint: Endpoint, host: str, port: int, context: ssl.SSLContext | None, server_name: str
     ) -> Connection:
-        found = await self._names.addresses(endpoint.namespace, host, port)
+        with phase(f'looking up the name "{host}"'):
+            found = await self._names.addresses(endpoint.namespace, host, port)
+        where = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
         try:
-            opened = await dial(found, lambda address: self._check(endpoint, address))
+            with phase(f"connecting to {where}"):
+                opened = await dial(found, lambda address: self._check(endpoint, address))
             try:
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(self._buffer),
-                    sock=opened,
-                    ssl=context,
-                    server_hostname=server_name if context is not None else None,
-                )
+                with phase(f"in the TLS handshake with {where}"):
+                    _, connection = await asyncio.get_running_loop().create_connection(
+                        lambda: Connection(self._buffer),
+                        sock=opened,
+                        ssl=context,
+                        server_hostname=server_name if context is not None else None,
+                    )
             except BaseException:
                 opened.close()
                 raise
@@ -220,8 +225,9 @@ async def _open_tunnel(connection: Connection, endpoint: Endpoint, proxy: Proxy)
     if proxy.authorization:
         lines.append(f"Proxy-Authorization: {proxy.authorization}")
     try:
-        await connection.send("\r\n".join((*lines, "", "")).encode(), None)
-        head = await read_head(connection)
+        with phase(f"waiting for the response of the proxy {where}"):
+            await connection.send("\r\n".join((*lines, "", "")).encode(), None)
+            head = await read_head(connection)
     except StreamEndedError:
         raise RequestError(f"the proxy {where} closed the connection before it answered") from None
     except BadResponseError as error:

@@ -28,7 +28,15 @@ from .body_search import BodySearch, compiled_pattern
 from .connection import WRITE_AHEAD, Connection
 from .connection_pool import IDEMPOTENT, ConnectionPool, Endpoint
 from .request import Request, first_request, redirected
-from .request_errors import ConnectFailedError, ConnectionLostError, NameLookupError, RequestError, in_words, place
+from .request_errors import (
+    ConnectFailedError,
+    ConnectionLostError,
+    NameLookupError,
+    RequestError,
+    in_words,
+    phase,
+    place,
+)
 from .resolver import NameCache, ThreadResolver
 from .response import (
     BadResponseError,
@@ -44,6 +52,8 @@ from .tls import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+    from yarl import URL
 
     from scheduledjob.jobs.curl.curl_spec import CurlSpec
     from scheduledjob.jobs.values import Secrets
@@ -151,7 +161,7 @@ class CurlExecutor:
                 try:
                     next_request = redirected(request, response.head, spec)
                     if next_request is None:
-                        return await self._check_response(response, spec, expected, secrets, memory)
+                        return await self._check_response(response, request.url, spec, expected, secrets, memory)
                     await _skip_body(response)
                 finally:
                     # If the whole body was read, the connection is kept. Otherwise this closes it.
@@ -200,21 +210,26 @@ class CurlExecutor:
     async def _check_response(
         self,
         response: _Response,
+        url: URL,
         spec: CurlSpec,
         expected: frozenset[int],
         secrets: Secrets,
         memory: Reservation,
     ) -> Result:
         status = response.head.status
-        body = await collect(
-            response.body(),
-            response.codings,
-            response.head.first(b"content-type"),
-            secrets,
-            memory,
-            length=response.length,
-            whole=spec.expect_body is not None and status in expected and status not in spec.complete_status,
-        )
+        succeeds = status in expected or status in spec.complete_status
+        if not succeeds:
+            response.accept_any_body()
+        with phase(f"receiving the response of {place(url)}"):
+            body = await collect(
+                response.body() if succeeds else _until_broken(response.body()),
+                response.codings,
+                response.head.first(b"content-type"),
+                secrets,
+                memory,
+                length=response.length,
+                whole=spec.expect_body is not None and status in expected and status not in spec.complete_status,
+            )
         if status in spec.complete_status:
             return Result(True, "", status, body.output, complete=True)
         if status not in expected:
@@ -259,6 +274,13 @@ class _Response:
         """How the end of the body is recognised. Raises ``BadResponseError``."""
         return framing_of(self.head, self._method)
 
+    def accept_any_body(self) -> None:
+        """Take a body that can't be delimited for an empty one: the status says enough."""
+        try:
+            _ = self.framing
+        except BadResponseError:
+            self.framing = Framing(0, reusable=False)
+
     @property
     def length(self) -> int | None:
         """The length of the body, if the server has said it."""
@@ -296,7 +318,12 @@ async def _exchange(connection: Connection, request: Request, memory: Reservatio
             await connection.send(head, request.body)
         else:
             sending = asyncio.ensure_future(connection.send(head, request.body))
-        return await read_head(connection)
+        with phase(f"waiting for the response of {place(request.url)}"):
+            return await read_head(connection)
+    except asyncio.CancelledError as error:
+        if sending is not None and not sending.done() and not connection.answered:
+            error.args = (f"sending the request to {place(request.url)}",)
+        raise
     except StreamEndedError as error:
         raise ConnectionLostError from error
     finally:
@@ -314,6 +341,13 @@ async def _exchange_again(connection: Connection, request: Request, memory: Rese
             raise
         return None
     return None if head.status == _IDLE_TOO_LONG and not head.keep_alive else head
+
+
+async def _until_broken(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield a body as far as it arrives."""
+    with suppress(BadResponseError, StreamEndedError):
+        async for data in pieces:
+            yield data
 
 
 async def _skip_body(response: _Response) -> None:

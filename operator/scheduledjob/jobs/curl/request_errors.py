@@ -6,9 +6,11 @@ request can raise, so that the executor needs one ``except``.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import ssl
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from scheduledjob.jobs.reasons import of_exception
@@ -17,6 +19,8 @@ from .addresses import AddressRefusedError
 from .response import BadResponseError, StreamEndedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from yarl import URL
 
 
@@ -42,6 +46,16 @@ class ConnectFailedError(Exception):
 
 class ConnectionLostError(Exception):
     """The connection ended before the response began."""
+
+
+@contextmanager
+def phase(words: str) -> Iterator[None]:
+    """Let a cancellation say in which phase of the request it came, unless it already says something more exact."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        error.args = error.args or (words,)
+        raise
 
 
 def in_words(error: Exception, url: URL) -> str:
@@ -84,6 +98,8 @@ def _no_connection(error: OSError, where: str) -> str:
         return f"the TLS handshake with {where} failed: {words}{hint}"
     if error.errno == errno.ECONNREFUSED:
         return f"connection refused by {where}"
+    if isinstance(error, ConnectionResetError | ConnectionAbortedError) and error.errno in (None, errno.ECONNRESET):
+        return f"{where} closed the connection before it was ready for a request"
     return f"can't connect to {where}: {_os_words(error)}"
 
 
