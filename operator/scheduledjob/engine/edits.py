@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scheduledjob.domain.schedule.schedule import Schedule
+    from scheduledjob.domain.schedule.state import State
 
     from .owned_schedule import OwnedSchedule
     from .replica_settings import ReplicaContext
@@ -112,6 +113,12 @@ class Edits:
         followed_runs.plan_poll(schedule, self._context.clock.now())
         self._on_edited(owned)
         return True
+
+
+def spec_changed(row: Row, state: State) -> bool:
+    """Return whether the definition may have changed since ``state``. A request or a touch raises the revision too."""
+    same_generation = bool(row.generation) and row.generation == state.generation
+    return row.revision != state.revision and not same_generation
 
 
 def take_in(schedule: Schedule, row: Row) -> None:

@@ -1,6 +1,6 @@
 """Calls the hooks of runs that have ended (``onFailure``, ``onSuccess``), and of schedules that became overdue.
 
-The calls are an outbox in the store. ``calls_of`` returns the calls that belong to a write of a row, and the store
+The calls are an outbox in the store. ``add_hooks`` adds the calls that belong to a write of a row, and the store
 writes them together with that row and its records. So it does not matter what ended the run: its own attempt, the loss
 of its owner, or a time limit. Any replica may deliver them. It claims a call for a time, calls the hook, and deletes
 the call. If the hook fails, the call is due again after a backoff; if the replica dies, when its claim ends. After
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from .owned_schedule import OwnedSchedule
     from .replica_settings import ReplicaContext
+    from .stored_row import Settlement
 
 log = structlog.get_logger("scheduledjob.hooks")
 
@@ -68,6 +69,17 @@ class HookOrder(msgspec.Struct, omit_defaults=True):
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(HookOrder)
+
+
+def add_hooks(owned: OwnedSchedule, settlement: Settlement) -> None:
+    """Add the calls of hooks to a write that records ended runs, or that the schedule is overdue."""
+    definition = owned.schedule.definition
+    if definition.on_failure or definition.on_success:
+        records = [*settlement.records]
+        if owned.overdue_since is not None:
+            records.append(overdue_record(owned, owned.overdue_since))
+        settlement.hooks = calls_of(owned, records)
+    owned.overdue_since = None
 
 
 def calls_of(owned: OwnedSchedule, records: Sequence[RunRecord]) -> list[HookCall]:

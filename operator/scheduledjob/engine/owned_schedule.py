@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from scheduledjob.domain.schedule.actions import AttemptEnd
+from scheduledjob.domain.schedule.actions import AttemptEnd, identities
 from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.state import Outcome, Run, State
@@ -24,7 +25,11 @@ from scheduledjob.domain.time.instants import Instant
 from .executor import Attempt
 from .kinds import JobKind
 from .leases import Lease
+from .observer import Stats
 from .stored_row import Disposition, Row, Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 class Phase(IntEnum):
@@ -157,3 +162,31 @@ def own(row: Row, kind: JobKind, lease: Lease, replica: str) -> OwnedSchedule:
     )
     counts = (state.skipped, state.missed, state.excluded)
     return OwnedSchedule(row, kind, schedule, lease, PassedOver(counts, counts))
+
+
+def unchanged_write(row: Row, disposition: Disposition, wake_at: Instant) -> Settlement:
+    """Return a write that leaves the state of a claimed row as it is."""
+    return Settlement(
+        key=row.key,
+        version=row.version,
+        disposition=disposition,
+        state=row.state,
+        wake_at=wake_at,
+        revision=row.revision,
+        slug=row.slug,
+    )
+
+
+def stats_of(rows: Collection[OwnedSchedule]) -> Stats:
+    """Count what a replica owns."""
+    stats = Stats(len(rows))
+    for owned in rows:
+        state, executing = owned.schedule.state, len(owned.attempts)
+        stats.ahead += not executing
+        stats.executing += executing
+        stats.detached += sum(running.kind.detached for running in owned.attempts)
+        stats.waiting += len(state.waiting)
+        if retrying := [run for run in state.runs if run.attempt > 1]:
+            now_executing = identities(owned.schedule.executing)
+            stats.retrying += sum(id(run) not in now_executing for run in retrying)
+    return stats

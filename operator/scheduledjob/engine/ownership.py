@@ -35,17 +35,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from scheduledjob.domain.schedule import due, followed_runs, machine
-from scheduledjob.domain.schedule.actions import identities
 from scheduledjob.domain.time.instants import Instant, from_seconds
 
 from .attempt_runner import AttemptRunner
 from .capacity import Capacity, tenant_of
-from .edits import Edits, take_in
+from .edits import Edits, spec_changed, take_in
 from .followers import UpstreamPoller
-from .hook_delivery import calls_of, overdue_record
+from .hook_delivery import add_hooks
 from .kinds import UnreadableRowError
-from .observer import Stats
-from .owned_schedule import OwnedSchedule, Phase, own
+from .owned_schedule import OwnedSchedule, Phase, own, stats_of, unchanged_write
 from .settler import Settler
 from .stored_row import Disposition, Key, Origin, Row, Settlement
 from .timers import Timers
@@ -56,12 +54,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from scheduledjob.domain.schedule.schedule import Schedule
-    from scheduledjob.domain.schedule.state import RunRecord, State
+    from scheduledjob.domain.schedule.state import RunRecord
 
     from .attempt_preparer import AttemptPreparer
     from .attempt_runner import AttemptTasks
     from .hook_delivery import HookDelivery
     from .leases import Leases, Renewed
+    from .observer import Stats
     from .poll_timer import PollTimer
     from .replica_settings import ReplicaContext
 
@@ -118,17 +117,7 @@ class Ownership:
         return len(self._owned) + len(self._stopping)
 
     def stats(self) -> Stats:
-        stats = Stats(len(self._owned))
-        for owned in self._owned.values():
-            state, executing = owned.schedule.state, len(owned.attempts)
-            stats.ahead += not executing
-            stats.executing += executing
-            stats.detached += sum(running.kind.detached for running in owned.attempts)
-            stats.waiting += len(state.waiting)
-            if retrying := [run for run in state.runs if run.attempt > 1]:
-                now_executing = identities(owned.schedule.executing)
-                stats.retrying += sum(id(run) not in now_executing for run in retrying)
-        return stats
+        return stats_of(self._owned.values())
 
     def clock_jumped(self) -> None:
         """The store's clock jumped, or this machine was suspended."""
@@ -155,7 +144,7 @@ class Ownership:
         schedule, state, now = owned.schedule, owned.schedule.state, self._context.clock.now()
         if row.recovered:
             log.info("recovered from a replica whose lease had expired", slug=row.slug)
-            machine.recover(schedule, now, edited=row.revision != state.revision and not _same_spec(row, state))
+            machine.recover(schedule, now, edited=spec_changed(row, state))
         take_in(schedule, row)
         if others := due.plan_by_own_zones(schedule, now, named=row.first is not None):
             self.zones.planned_by(others)
@@ -170,18 +159,7 @@ class Ownership:
     def _release_unread(self, row: Row) -> None:
         """Release a row that this version can't read, without a change."""
         wake_at = self._context.clock.now() + from_seconds(UNREADABLE_RETRY_DELAY)
-        self.settler.submit(
-            None,
-            Settlement(
-                key=row.key,
-                version=row.version,
-                disposition=RELEASE,
-                state=row.state,
-                wake_at=wake_at,
-                revision=row.revision,
-                slug=row.slug,
-            ),
-        )
+        self.settler.submit(None, unchanged_write(row, RELEASE, wake_at))
 
     # ---------------------------------------------------------------- what is next
 
@@ -302,20 +280,9 @@ class Ownership:
             owned.enter(RELEASED)
         settlement = owned.begin_write(disposition, wake)
         if self._hooks is not None:
-            self._add_hooks(owned, settlement)
+            add_hooks(owned, settlement)
         self._leases.settling(owned.lease)
         self.settler.submit(owned, settlement)
-
-    @staticmethod
-    def _add_hooks(owned: OwnedSchedule, settlement: Settlement) -> None:
-        """Add the calls of hooks to a write that records ended runs, or that the schedule is overdue."""
-        definition = owned.schedule.definition
-        if definition.on_failure or definition.on_success:
-            records = [*settlement.records]
-            if owned.overdue_since is not None:
-                records.append(overdue_record(owned, owned.overdue_since))
-            settlement.hooks = calls_of(owned, records)
-        owned.overdue_since = None
 
     def _settled(self, owned: OwnedSchedule | None, settlement: Settlement, carried_out: bool) -> None:
         """The store answered a write. ``carried_out`` is False if it refused the write."""
@@ -480,8 +447,3 @@ class Ownership:
         self._timers.close()
         self.edits.close()
         self.settler.close()
-
-
-def _same_spec(row: Row, state: State) -> bool:
-    """Return whether the object in the cluster has the same spec, so that the new revision is a request or a touch."""
-    return bool(row.generation) and row.generation == state.generation
