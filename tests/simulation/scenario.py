@@ -214,6 +214,7 @@ class Scenario:
     def kill(self, running: Running) -> None:
         self.world.log("replica", running.machine.name, detail="killed")
         running.machine.dead = True
+        self.world.machines.remove(running.machine)
         running.executor.replica_died(running.machine.active_until())
         self.faults.cut.discard(running.machine.name)
 

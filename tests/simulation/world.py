@@ -59,7 +59,6 @@ class Machine:
     """Seconds of the suspensions that are over."""
     lease_thread: SimulatedLeaseThread | None = None
     dead: bool = False
-    finished: bool = False
 
     def __post_init__(self) -> None:
         self.loop = VirtualLoop(self.loop_time)
@@ -75,9 +74,6 @@ class Machine:
     def global_time(self, monotonic: float) -> float:
         return (monotonic - self.offset) / self.rate
 
-    def global_time_of_timer(self, loop_time: float) -> float:
-        return self.global_time(loop_time) + self.slept
-
     @property
     def suspended(self) -> bool:
         return self.suspended_at is not None
@@ -89,7 +85,7 @@ class Machine:
 
     @property
     def runs(self) -> bool:
-        return not (self.dead or self.stopped or self.blocked or self.finished)
+        return not (self.dead or self.paused or self.blocked or self.suspended_at is not None)
 
     def active_until(self) -> Instant:
         """Return now, or when the machine was suspended."""
@@ -133,7 +129,7 @@ class World:
         """Let everything happen until ``end``."""
         while True:
             for machine in self.machines:
-                if machine.runs:
+                if machine.runs and machine.loop.has_work():
                     machine.loop.run_ready()
             moment = self._next()
             if moment is None or moment > end:
@@ -144,12 +140,11 @@ class World:
                 heapq.heappop(self._queue)[2]()
 
     def _next(self) -> float | None:
-        # Slightly later, so that rounding between two clocks does not make a due timer look early.
-        moments = [
-            max(self.now, machine.global_time_of_timer(timer) + 1e-7)
-            for machine in self.machines
-            if machine.runs and (timer := machine.loop.next_timer()) is not None
-        ]
-        if self._queue:
-            moments.append(self._queue[0][0])
-        return min(moments, default=None)
+        soonest = self._queue[0][0] if self._queue else None
+        for machine in self.machines:
+            if machine.runs and (timer := machine.loop.next_timer()) is not None:
+                # Slightly later, so that rounding between two clocks does not make a due timer look early.
+                moment = max(self.now, (timer - machine.offset) / machine.rate + machine.slept + 1e-7)
+                if soonest is None or moment < soonest:
+                    soonest = moment
+        return soonest
