@@ -1,6 +1,7 @@
 """Play many seeds and report those that break a promise: ``python -m tests.simulation --seeds 2000``.
 
-``--seed N`` replays one seed and prints its events. ``--jobs`` sets the number of processes.
+``--seed N`` replays one seed and prints its events. ``--jobs`` sets the number of processes. At the end it prints how
+often each kind of fault struck, and how often it had an effect.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import structlog
 
 from .checker import check
 from .scenario import play
+from .strikes import Strikes
 
 
-def check_seed(seed: int) -> tuple[int, list[str], int]:
-    """Return the seed, what is wrong with its history, and how many attempts started."""
+def check_seed(seed: int) -> tuple[int, list[str], int, Strikes]:
+    """Return the seed, what is wrong with its history, how many attempts started, and which faults struck."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         history = play(seed)
     except Exception as error:  # a replica that spins, for example, is as bad as a broken promise
-        return seed, [f"{type(error).__name__}: {error}"], 0
-    return seed, check(history), sum(event.kind == "start" for event in history.events)
+        return seed, [f"{type(error).__name__}: {error}"], 0, Strikes()
+    return seed, check(history), sum(event.kind == "start" for event in history.events), history.strikes
 
 
 def show(seed: int) -> int:
@@ -48,15 +50,17 @@ def main() -> int:
     options = parser.parse_args()
     if options.seed is not None:
         return show(options.seed)
-    began, failed, starts = time.monotonic(), 0, 0
+    began, failed, starts, strikes = time.monotonic(), 0, 0, Strikes()
     with ProcessPoolExecutor(options.jobs) as pool:
-        for seed, wrong, started in pool.map(
+        for seed, wrong, started, struck in pool.map(
             check_seed, range(options.first, options.first + options.seeds), chunksize=4
         ):
             starts += started
+            strikes.add(struck)
             if wrong:
                 failed += 1
                 print(f"seed {seed}: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
+    print(strikes.table())
     took = time.monotonic() - began
     print(f"{options.seeds} seeds, {starts} attempts, {failed} failed, {took:.0f} s; replay one with --seed N")
     return 1 if failed else 0

@@ -18,7 +18,7 @@ from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.executor import RELEASED
 
 if TYPE_CHECKING:
-    from .scenario import DesiredState, History
+    from .history import DesiredState, History
     from .world import Event
 
 

@@ -84,18 +84,20 @@ class SimulatedLeaseThread:
         if due:
             self._renew(due, now, life)
 
-    def _watch(self) -> None:
+    def _watch(self) -> bool:
+        """Report leases that are about to expire. Return whether there were any."""
         expired = self.leases.expired(self.clock())
         if expired:
             self.machine.loop.call_soon(self.calls.expired, expired)
+        return bool(expired)
 
     def _guard(self) -> None:
         """Fence while the thread does not watch."""
         if self.stopped or self.machine.dead:
             return
         self.machine.world.after(self.leases.tick, self._guard)
-        if self.machine.runs and self.clock() - self.watched_at > 3 * self.leases.tick:
-            self._watch()
+        if self.machine.runs and self.clock() - self.watched_at > 3 * self.leases.tick and self._watch():
+            self.machine.world.strikes.effect("lease thread dies: fenced in its place")
 
     def _renew(self, due: Sequence[tuple[Key, int]], sent: float, life: int) -> None:
         answered = False

@@ -38,12 +38,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def next_timer(self) -> float | None:
         """Return when this loop has to run next, by its own clock; now if something is ready."""
         scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:  # type: ignore[attr-defined]
+        while scheduled and scheduled[0].cancelled():
             handle = heapq.heappop(scheduled)
             handle._scheduled = False  # type: ignore[attr-defined]
         if self._ready:  # type: ignore[attr-defined]
             return self._clock()
-        return scheduled[0]._when if scheduled else None  # type: ignore[attr-defined]
+        return scheduled[0].when() if scheduled else None
 
     def has_work(self) -> bool:
         """Whether anything is due now. Most of the time nothing is, in most loops."""

@@ -41,6 +41,8 @@ class Faults:
         self.lose_reply = 0.0
         self.late_reply = 0.0
         self.lose_wake = 0.0
+        self.lose_replies_of = ""
+        """The name of a call, most of whose answers are lost."""
         self.cut: set[str] = set()
         """Names of replicas that reach nothing."""
         self.held_back: dict[str, list[Callable[[], None]]] = {}
@@ -50,6 +52,7 @@ class Faults:
         """End losses and delays. A replica that is cut off or held back stays so."""
         self.latency = 0.002
         self.lose_request = self.lose_reply = self.late_reply = self.lose_wake = 0.0
+        self.lose_replies_of = ""
 
     def hold_back(self, names: Iterable[str]) -> None:
         for name in names:
@@ -75,9 +78,15 @@ class Link:
         delay = rng.uniform(0.2, 1.5) * latency * (rng.uniform(5, 40) if rng.random() < 0.02 else 1)
         return min(delay, LONGEST_ANSWER)
 
-    def send(self, operation: Callable[[], _T], answer: Callable[[_T | Exception], None]) -> None:
+    def send(
+        self,
+        name: str,
+        operation: Callable[[], _T],
+        answer: Callable[[_T | Exception], None],
+        parts: Sequence[Settlement] = (),
+    ) -> None:
         """Carry out a call. ``answer`` is called once with the result, unless the machine has died."""
-        faults, rng, sent = self.faults, self.world.random, self.world.now
+        faults, rng, sent, strikes = self.faults, self.world.random, self.world.now, self.world.strikes
         lost = StoreUnavailable("the connection was cut")
         answered = False
 
@@ -96,16 +105,23 @@ class Link:
                 self.world.at(sent + LONGEST_ANSWER, lambda: reply(StoreUnavailable("no answer in time")))
 
         def carry_out() -> None:
+            if answered:
+                strikes.effect("hold back: a call arrived when its caller had given up")
             try:
                 value: _T | Exception = operation()
             except Exception as error:
                 value = error
-            if self.machine.name in faults.cut or rng.random() < faults.lose_reply:
+            lose = 0.8 if name == faults.lose_replies_of else faults.lose_reply
+            if self.machine.name in faults.cut or rng.random() < lose:
+                self._count_lost(name, value, parts)
                 self.world.after(min(self.delay() * 20, LONGEST_ANSWER), lambda: reply(lost))
             else:
                 late = rng.uniform(1.0, LONGEST_ANSWER - 1.0) if rng.random() < faults.late_reply else 0.0
                 self.world.after(self.delay() + late, lambda: reply(value))
                 if late:
+                    strikes.strike(f"late answer: {name}")
+                    if isinstance(value, Batch) and value.rows:
+                        strikes.effect("late answers: a claim with rows took seconds")
                     self.world.at(sent + LONGEST_ANSWER, lambda: reply(StoreUnavailable("no answer in time")))
 
         if self.machine.name in faults.cut or rng.random() < faults.lose_request:
@@ -113,7 +129,24 @@ class Link:
         else:
             self.world.after(self.delay(), arrive)
 
-    async def call(self, operation: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    def _count_lost(self, name: str, value: object, parts: Sequence[Settlement]) -> None:
+        """Count a lost answer, if the call has changed something."""
+        strikes, changed = self.world.strikes, [name] if _has_changed(name, value) else []
+        if isinstance(value, Batch):
+            strikes.unknown_claims.update((row.key, row.version) for row in value.rows)
+        elif parts and isinstance(value, list):
+            done = [settlement for settlement, carried_out in zip(parts, value, strict=True) if carried_out]
+            changed = [f"{name}: {settlement.disposition.name.lower()}" for settlement in done]
+            strikes.unknown_writes.update((settlement.key, settlement.version) for settlement in done)
+        for call in changed:
+            strikes.strike(f"lost answer: {call}")
+        if changed and sum(machine.runs for machine in self.world.machines) == 1:
+            strikes.strike("lost answer: of the only replica")
+
+    async def call(
+        self, name: str, operation: Callable[[], Coroutine[Any, Any, _T]], parts: Sequence[Settlement] = ()
+    ) -> _T:
+        """Call the store, and return its answer. ``parts`` are what a ``settle`` consists of."""
         loop = self.machine.loop
         future: asyncio.Future[_T] = loop.create_future()
 
@@ -125,8 +158,17 @@ class Link:
             else:
                 loop.call_soon(lambda: None if future.done() else future.set_result(value))
 
-        self.send(lambda: at_once(operation()), answer)
+        self.send(name, lambda: at_once(operation()), answer, parts)
         return await future
+
+
+def _has_changed(name: str, value: object) -> bool:
+    """Whether the call has changed something in the store."""
+    if isinstance(value, Batch):
+        return bool(value.rows)
+    if isinstance(value, Renewal):
+        return bool(value.revisions)
+    return not isinstance(value, Exception) and (name != "claim_hooks" or bool(value))
 
 
 def at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -146,7 +188,7 @@ class DistantStore:
     exclusive = False
 
     def __init__(self, database: MemoryDatabase, locks: RowLocks, link: Link) -> None:
-        self.near = LockingStore(database, locks)
+        self.near = LockingStore(database, locks, link.world)
         self.link = link
 
     async def connect(self) -> None: ...
@@ -154,67 +196,67 @@ class DistantStore:
     async def close(self) -> None: ...
 
     async def now(self) -> Instant:
-        return await self.link.call(self.near.now)
+        return await self.link.call("now", self.near.now)
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
-        return await self.link.call(lambda: self.near.put(rows, replace=replace))
+        return await self.link.call("put", lambda: self.near.put(rows, replace=replace))
 
     async def delete(self, slugs: Sequence[str]) -> list[bool]:
-        return await self.link.call(lambda: self.near.delete(slugs))
+        return await self.link.call("delete", lambda: self.near.delete(slugs))
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]:
-        return await self.link.call(lambda: self.near.get(slugs))
+        return await self.link.call("get", lambda: self.near.get(slugs))
 
     async def rows(self, **options: Any) -> list[Row]:
-        return await self.link.call(lambda: self.near.rows(**options))
+        return await self.link.call("rows", lambda: self.near.rows(**options))
 
     async def clear(self, origin: Any = None) -> int:
-        return await self.link.call(lambda: self.near.clear(origin))
+        return await self.link.call("clear", lambda: self.near.clear(origin))
 
     async def history(self, slug: str | None = None, **options: Any) -> list[RunRecord]:
-        return await self.link.call(lambda: self.near.history(slug, **options))
+        return await self.link.call("history", lambda: self.near.history(slug, **options))
 
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
-        return await self.link.call(lambda: self.near.reconcile(rows))
+        return await self.link.call("reconcile", lambda: self.near.reconcile(rows))
 
     async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
-        return await self.link.call(lambda: self.near.tombstone(identities))
+        return await self.link.call("tombstone", lambda: self.near.tombstone(identities))
 
     async def lock(self, name: str, replica: str, length: Micros) -> bool:
-        return await self.link.call(lambda: self.near.lock(name, replica, length))
+        return await self.link.call("lock", lambda: self.near.lock(name, replica, length))
 
     async def unlock(self, name: str, replica: str) -> None:
-        return await self.link.call(lambda: self.near.unlock(name, replica))
+        return await self.link.call("unlock", lambda: self.near.unlock(name, replica))
 
     async def present(self, replica: str, cluster: str, namespaces: Sequence[str], lifetime: Micros) -> list[Presence]:
-        return await self.link.call(lambda: self.near.present(replica, cluster, namespaces, lifetime))
+        return await self.link.call("present", lambda: self.near.present(replica, cluster, namespaces, lifetime))
 
     async def touch(self, slugs: Sequence[str]) -> None:
-        return await self.link.call(lambda: self.near.touch(slugs))
+        return await self.link.call("touch", lambda: self.near.touch(slugs))
 
     async def queue_position(self, row: Row) -> tuple[int, bool]:
-        return await self.link.call(lambda: self.near.queue_position(row))
+        return await self.link.call("queue_position", lambda: self.near.queue_position(row))
 
     async def recorded(self, run_ids: Sequence[str]) -> set[str]:
-        return await self.link.call(lambda: self.near.recorded(run_ids))
+        return await self.link.call("recorded", lambda: self.near.recorded(run_ids))
 
     async def claim(self, replica: str, kinds: Iterable[str], **options: Any) -> Batch:
-        return await self.link.call(lambda: self.near.claim(replica, kinds, **options))
+        return await self.link.call("claim", lambda: self.near.claim(replica, kinds, **options))
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
-        return await self.link.call(lambda: self.near.settle(replica, settlements))
+        return await self.link.call("settle", lambda: self.near.settle(replica, settlements), settlements)
 
     async def claim_hooks(self, **options: Any) -> list[HookCall]:
-        return await self.link.call(lambda: self.near.claim_hooks(**options))
+        return await self.link.call("claim_hooks", lambda: self.near.claim_hooks(**options))
 
     async def settle_hooks(self, ends: Sequence[HookEnd]) -> None:
-        return await self.link.call(lambda: self.near.settle_hooks(ends))
+        return await self.link.call("settle_hooks", lambda: self.near.settle_hooks(ends))
 
     async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> bool:
-        return await self.link.call(lambda: self.near.announce(replica, poll_at))
+        return await self.link.call("announce", lambda: self.near.announce(replica, poll_at))
 
     async def withdraw(self, replica: str) -> None:
-        return await self.link.call(lambda: self.near.withdraw(replica))
+        return await self.link.call("withdraw", lambda: self.near.withdraw(replica))
 
     async def prune(self, limit: int = 1000) -> int:
         return 0
@@ -237,7 +279,7 @@ class DistantStore:
             async with self.near.renewer(replica) as renewer:
                 return await renewer.renew(held, lease)
 
-        self.link.send(lambda: at_once(renewal()), answer)
+        self.link.send("renew", lambda: at_once(renewal()), answer)
 
     @asynccontextmanager
     async def listen(self, on_wake: Callable[[Wake], None]) -> AsyncIterator[None]:

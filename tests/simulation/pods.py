@@ -134,7 +134,7 @@ class PodExecutor:
     async def _call(self, operation: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         while True:
             try:
-                return await self.link.call(operation)
+                return await self.link.call("pod", operation)
             except StoreUnavailable:
                 await asyncio.sleep(0.5)
 

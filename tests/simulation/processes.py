@@ -78,6 +78,7 @@ class SimulatedExecutor:
         """End the processes whose deadline passed while the machine was suspended. They did nothing meanwhile."""
         for process in list(self.processes.values()):
             if process.deadline - 0.5 <= self.machine.monotonic():
+                self.world.strikes.effect("suspend: the deadline of a process passed")
                 self._kill(process, "deadline", suspended_at)
 
     def replica_died(self, at: Instant) -> None:

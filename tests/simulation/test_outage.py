@@ -15,7 +15,7 @@ from .checker import check
 from .scenario import Scenario
 
 if TYPE_CHECKING:
-    from .scenario import History
+    from .history import History
 
 SEEDS = 60
 AT_A_TIME = 20
@@ -33,7 +33,7 @@ class Outage(Scenario):
         return super().choose_settings() | {"lease": 10.0, "heartbeat": 2.0}
 
     def troubles(self) -> list[Any]:
-        return [self.store_stands_still]
+        return [self.trouble.store_stands_still]
 
 
 def run_again(history: History) -> list[str]:

@@ -17,10 +17,12 @@ from .bugs import BUGS
 from .checker import check
 from .loop import SpinningError
 from .scenario import play
+from .strikes import Strikes
 
 SEEDS = 240
 AT_A_TIME = 20
 SEEDS_FOR_A_BUG = 500
+SEEDS_FOR_STRIKES = 300
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_A_TIME))
@@ -42,6 +44,15 @@ def test_a_planted_bug_is_found(name: str) -> None:
             if any(line.startswith(rule) for line in wrong):
                 return
     pytest.fail(f"not found in {SEEDS_FOR_A_BUG} seeds")
+
+
+def test_every_fault_strikes_and_has_an_effect() -> None:
+    strikes = Strikes()
+    for seed in range(SEEDS_FOR_STRIKES):
+        strikes.add(play(seed).strikes)
+        if not strikes.missing():
+            return
+    pytest.fail("\n".join(strikes.missing()))
 
 
 def test_a_seed_replays_exactly() -> None:

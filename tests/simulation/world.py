@@ -16,13 +16,19 @@ from typing import TYPE_CHECKING
 from scheduledjob.domain.time.instants import SECOND, Instant
 
 from .loop import VirtualLoop
+from .strikes import Strikes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scheduledjob.engine.stored_row import Row
+
     from .lease_thread import SimulatedLeaseThread
 
 EPOCH: Instant = 1_790_000_000 * SECOND
+
+LONGEST_LEASE = 15.0
+"""Seconds."""
 
 
 @dataclass(slots=True)
@@ -107,6 +113,9 @@ class World:
         self.now = 0.0
         self.machines: list[Machine] = []
         self.events: list[Event] = []
+        self.strikes = Strikes()
+        self._faults: dict[str, dict[str, float]] = {}
+        """By replica: which faults it has, or had until when."""
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self.numbers = count(1)
@@ -124,6 +133,20 @@ class World:
     def log(self, kind: str, replica: str, *, at: Instant | None = None, **details: object) -> None:
         """Add an event that happens now, or happened ``at`` that instant."""
         self.events.append(Event(self.store_clock() if at is None else at, kind, replica, **details))  # type: ignore[arg-type]
+
+    def afflict(self, replica: str, fault: str, seconds: float, detail: str = "") -> None:
+        """A fault strikes one replica for so many seconds."""
+        self.log("replica", replica, detail=detail or f"{fault} for {seconds} s")
+        self.strikes.strike(fault)
+        self._faults.setdefault(replica, {})[fault] = self.now + seconds
+
+    def recovered(self, row: Row, owner: str) -> None:
+        """A replica has claimed a row because the lease of its owner had ended."""
+        for fault, until in self._faults.get(owner, {}).items():
+            if self.now < until + LONGEST_LEASE:
+                self.strikes.effect(f"{fault}: another replica recovered a row")
+        if (row.key, row.version - 1) in self.strikes.unknown_claims:
+            self.strikes.effect("lost answer: a claimed row waited for its lease to end")
 
     def run_until(self, end: float) -> None:
         """Let everything happen until ``end``."""

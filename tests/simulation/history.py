@@ -1,0 +1,63 @@
+"""What a scenario hands to the checker: the desired schedules, the events, the records and the states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from scheduledjob.domain.triggers.following import FollowingTrigger
+
+if TYPE_CHECKING:
+    from scheduledjob.domain.schedule.definition import Definition
+    from scheduledjob.domain.schedule.requests import Requests
+    from scheduledjob.domain.schedule.state import RunRecord, State
+    from scheduledjob.domain.time.instants import Instant
+
+    from .strikes import Strikes
+    from .world import Event
+
+
+@dataclass(slots=True)
+class DesiredState:
+    """One schedule that the scenario made, for the checker."""
+
+    slug: str
+    uid: str
+    definition: Definition
+    created: Instant
+    first: Instant | None
+    edited: bool = False
+    deleted: bool = False
+    resumed: bool = False
+    generation: int = 0
+    """0: it is not an object in a cluster."""
+    requests: list[Requests] = field(default_factory=list)
+    """The manual requests on the object, oldest first."""
+    named: int = 0
+    """How often a client has named another slot, with this number as the payload."""
+
+    @property
+    def detached(self) -> bool:
+        return self.definition.kind == "pod"
+
+    @property
+    def follows(self) -> str:
+        """The slug of the schedule that it follows; empty if it follows none."""
+        (trigger,) = self.definition.triggers or (None,)
+        return f"default/{trigger.name}" if isinstance(trigger, FollowingTrigger) else ""
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that the checker sees."""
+
+    seed: int
+    events: list[Event]
+    desired_rows: list[DesiredState]
+    records: list[RunRecord]
+    states: dict[str, State]
+    """The states of the schedules that exist at the end, by uid."""
+    trouble_ended: Instant
+    ended: Instant
+    failures: list[str]
+    strikes: Strikes
