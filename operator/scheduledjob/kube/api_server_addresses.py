@@ -5,6 +5,9 @@ endpoints behind it, and those of the control plane's nodes, on which it listens
 plane is repaired or scaled. So they are read again every ``INTERVAL``. An address that has disappeared stays closed for
 ``KEPT_SECONDS``: the server may still answer there.
 
+Whoever may write EndpointSlices can make a Service of any namespace an alias of the API server. So all EndpointSlices
+are watched. The addresses of a Service with an endpoint that is closed are closed as well, as soon as it is known.
+
 What can't be read, for want of permission, is logged once. What was read before stays closed.
 """
 
@@ -18,15 +21,16 @@ from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
 
 from scheduledjob.kube.client.api_errors import ApiError
+from scheduledjob.kube.watch.reflector import Reflector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from scheduledjob.jobs.curl.addresses import AddressFilter
     from scheduledjob.kube.client.api import Api
@@ -42,9 +46,25 @@ VERSIONS = "/api"
 """Everybody may read it, and it has the address that the answering server advertises."""
 NODES = "/api/v1/nodes"
 _CONTROL_PLANE = {"labelSelector": "node-role.kubernetes.io/control-plane", "resourceVersion": "0"}
+_FROM_CACHE = {"resourceVersion": "0"}
+ALL_ENDPOINTS = "/apis/discovery.k8s.io/v1/endpointslices"
+_SERVICE_LABEL = "kubernetes.io/service-name"
+NODES_SECONDS = 60.0
+"""Seconds for which the addresses of all nodes are remembered. They are read only if an alias has a node port."""
+_MOST_LINKS = 4
+"""The longest chain of Services of which each leads to the next."""
 
 Place = tuple[str, int | None]
 """An address and a port; None: every port."""
+
+
+class Slice(NamedTuple):
+    """What matters of an EndpointSlice."""
+
+    namespace: str
+    service: str
+    addresses: frozenset[str]
+    ports: tuple[int | None, ...]
 
 
 class ApiServerAddresses:
@@ -55,6 +75,12 @@ class ApiServerAddresses:
         self._addresses = addresses
         self._seen: dict[Place, float] = {}
         self._failures: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._slices: Reflector[Slice] = Reflector(api, [ALL_ENDPOINTS], "", self._on_slice, keep=_slice)
+        self._nodes: frozenset[str] = frozenset()
+        """The addresses of all nodes, where Services with a node port are."""
+        self._nodes_read_at = -NODES_SECONDS
+        self._node_ports: dict[int, float] = {}
 
     def read_configuration(self) -> None:
         """Close the configured address, before the first job runs. Blocks while its name is looked up."""
@@ -62,22 +88,72 @@ class ApiServerAddresses:
 
     async def run(self) -> None:
         """Keep the filter current until cancelled."""
-        while True:
-            await self.refresh()
-            await asyncio.sleep(INTERVAL)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._slices.run())
+            while True:
+                self._changed.clear()
+                await self.refresh()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), INTERVAL)
+
+    def _on_slice(self, found: Slice, is_gone: bool) -> None:
+        if not is_gone and self._is_closed(found, frozenset(address for address, _ in self._seen)):
+            self._changed.set()
+
+    def _is_closed(self, item: Slice, hosts: frozenset[str]) -> bool:
+        """Whether one of the endpoints is closed. ``hosts``: all addresses that are, to be quick."""
+        if hosts.isdisjoint(item.addresses) and (not self._node_ports or self._nodes.isdisjoint(item.addresses)):
+            return False
+        return any(
+            (address, port) in self._seen
+            or (address, None) in self._seen
+            or (port in self._node_ports and address in self._nodes)
+            for address in item.addresses
+            for port in item.ports
+        )
 
     async def refresh(self) -> None:
         """Read the addresses once."""
         found = await asyncio.to_thread(_configured, self._api.access.server)
         versions = await self._get(VERSIONS)
         found += _advertised(versions)
-        found += _of_service(await self._get(SERVICE))
+        found += await _of_service(await self._get(SERVICE))
         endpoints = _of_endpoints(await self._get(ENDPOINTS))
         found += endpoints
         ports = {port for _, port in endpoints} or {None}
         nodes = await self._get(NODES, _CONTROL_PLANE)
         found += [(address, port) for address in _of_nodes(nodes) for port in ports]
         self._close(found)
+        await self._close_aliases()
+
+    async def _close_aliases(self) -> None:
+        """Close the Services with an endpoint that is closed."""
+        known: set[tuple[str, str]] = set()
+        for _ in range(_MOST_LINKS):
+            hosts = frozenset(address for address, _ in self._seen)
+            aliases = {
+                (item.namespace, item.service) for item in self._slices if item.service and self._is_closed(item, hosts)
+            } - known
+            if not aliases:
+                return
+            known |= aliases
+            found: list[Place] = []
+            node_ports: list[int] = []
+            for namespace in sorted({namespace for namespace, _ in aliases}):
+                services = await self._get(f"/api/v1/namespaces/{namespace}/services", _FROM_CACHE)
+                for service in services.get("items") or ():
+                    if (namespace, service["metadata"]["name"]) in aliases:
+                        found += await _of_service(service)
+                        node_ports += _node_ports(service)
+            if node_ports:
+                await self._read_nodes()
+            self._close(found, node_ports)
+
+    async def _read_nodes(self) -> None:
+        if time.monotonic() - self._nodes_read_at >= NODES_SECONDS:
+            self._nodes_read_at = time.monotonic()
+            nodes = await self._get(NODES, _FROM_CACHE)
+            self._nodes = frozenset(filter(None, map(_canonical, _of_nodes(nodes)))) or self._nodes
 
     async def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any]:
         try:
@@ -94,11 +170,13 @@ class ApiServerAddresses:
         self._failures.pop(path, None)
         return answer if isinstance(answer, dict) else {}
 
-    def _close(self, found: list[Place]) -> None:
+    def _close(self, found: list[Place], node_ports: Iterable[int] = ()) -> None:
         now = time.monotonic()
-        self._seen |= dict.fromkeys((place for place in found if _is_address(place[0])), now)
+        self._seen |= {(_canonical(address), port): now for address, port in found if _canonical(address)}
         self._seen = {place: seen for place, seen in self._seen.items() if now - seen < KEPT_SECONDS}
-        self._addresses.close_api_server(self._seen)
+        self._node_ports |= dict.fromkeys(node_ports, now)
+        self._node_ports = {port: seen for port, seen in self._node_ports.items() if now - seen < KEPT_SECONDS}
+        self._addresses.close_api_server(self._seen, self._nodes, self._node_ports)
 
 
 def _configured(server: str) -> list[Place]:
@@ -109,11 +187,7 @@ def _configured(server: str) -> list[Place]:
     places: list[Place] = []
     for name, its_port in ((url.hostname, port), (in_pod, _number(os.environ.get("KUBERNETES_SERVICE_PORT")))):
         if name:
-            try:
-                found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            except OSError:
-                continue
-            places += [(str(info[4][0]), its_port) for info in found]
+            places += [(address, its_port) for address in _resolved(name)]
     if any(ip_address(address.partition("%")[0]).is_loopback for address, _ in places):
         # It is a server of this machine, which may listen on its other addresses as well.
         places += [(address, port) for address in _own_addresses()]
@@ -141,7 +215,7 @@ def _advertised(versions: dict[str, Any]) -> list[Place]:
     return places
 
 
-def _of_service(service: dict[str, Any]) -> list[Place]:
+async def _of_service(service: dict[str, Any]) -> list[Place]:
     spec, status = service.get("spec") or {}, service.get("status") or {}
     ingress = (status.get("loadBalancer") or {}).get("ingress") or ()
     addresses = [
@@ -150,8 +224,48 @@ def _of_service(service: dict[str, Any]) -> list[Place]:
         *(spec.get("externalIPs") or ()),
         *(entry.get("ip") for entry in ingress),
     ]
+    for entry in ingress:
+        if entry.get("hostname"):
+            addresses += await asyncio.to_thread(_resolved, str(entry["hostname"]))
     ports = [port.get("port") for port in spec.get("ports") or ()]
     return [(str(address), _number(port)) for address in addresses if address for port in ports or (None,)]
+
+
+def _node_ports(service: dict[str, Any]) -> list[int]:
+    spec = service.get("spec") or {}
+    found = [_number(port.get("nodePort")) for port in spec.get("ports") or ()]
+    return [port for port in (*found, _number(spec.get("healthCheckNodePort"))) if port]
+
+
+def _resolved(name: str) -> list[str]:
+    """Return the addresses of a name; none if it can't be resolved now."""
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [str(info[4][0]) for info in found]
+
+
+def _slice(body: dict[str, Any]) -> Slice:
+    metadata = body["metadata"]
+    return Slice(
+        str(metadata.get("namespace")),
+        str((metadata.get("labels") or {}).get(_SERVICE_LABEL) or ""),
+        frozenset(
+            _canonical(address)
+            for endpoint in body.get("endpoints") or ()
+            for address in endpoint.get("addresses") or ()
+        ),
+        tuple(_number(port.get("port")) for port in body.get("ports") or ()),
+    )
+
+
+def _canonical(address: object) -> str:
+    """Return an address in its usual form: IPv6 has many."""
+    try:
+        return str(ip_address(str(address).partition("%")[0]))
+    except ValueError:
+        return ""
 
 
 def _of_endpoints(endpoints: dict[str, Any]) -> list[Place]:
@@ -168,14 +282,6 @@ def _of_nodes(nodes: dict[str, Any]) -> Iterator[str]:
     for node in nodes.get("items") or ():
         for entry in (node.get("status") or {}).get("addresses") or ():
             yield str(entry.get("address"))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text.partition("%")[0])
-    except ValueError:
-        return False
-    return True
 
 
 def _number(value: object) -> int | None:

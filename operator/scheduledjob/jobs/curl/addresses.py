@@ -111,7 +111,8 @@ class AddressFilter:
             self._api_server.append(network)
         self._api_hosts: frozenset[Address] = frozenset()
         self._api_places: frozenset[tuple[Address, int]] = frozenset()
-
+        self._nodes: frozenset[Address] = frozenset()
+        self._node_ports: frozenset[int] = frozenset()
         self._proxies = AddressFilter(proxies) if (proxies := tuple(proxies)) else None
 
     def check_proxy(self, host: str, address: str) -> None:
@@ -138,15 +139,20 @@ class AddressFilter:
             return
         self.check(host, port)
 
-    def close_api_server(self, places: Iterable[tuple[str, int | None]]) -> None:
+    def close_api_server(
+        self, places: Iterable[tuple[str, int | None]], nodes: Iterable[str] = (), node_ports: Iterable[int] = ()
+    ) -> None:
         """Refuse these addresses and ports of the API server, in place of those of the last call.
 
-        The port None stands for all ports; these a network in ``allow`` opens.
+        The port None stands for all ports; these a network in ``allow`` opens. Each of ``node_ports`` leads to the API
+        server on each of ``nodes``.
         """
         parsed = [(ip_address(address.partition("%")[0]), port) for address, port in places]
         forms = {(_plain(address), port) for address, port in parsed}
         self._api_hosts = frozenset(address for address, _ in forms)
         self._api_places = frozenset((address, port) for address, port in forms if port is not None)
+        self._node_ports = frozenset(node_ports)
+        self._nodes = frozenset(_plain(ip_address(node)) for node in nodes) if self._node_ports else frozenset()
 
     def trusts(self, host: str) -> bool:
         """Whether the administrator has allowed this host by name, whatever its address is."""
@@ -162,7 +168,8 @@ class AddressFilter:
         except ValueError:
             raise AddressRefusedError(address, "not an IP address that can be checked") from None
         for form in _forms(parsed):
-            if (form, port) in self._api_places and not self._is_opened(form):
+            leads_there = (form, port) in self._api_places or (port in self._node_ports and form in self._nodes)
+            if leads_there and not self._is_opened(form):
                 raise AddressRefusedError(_shown(address, form, parsed), _API_SERVER)
             what = self._what(form)
             if what and not self._is_allowed(form) and not self._is_allowed(parsed):
