@@ -8,21 +8,15 @@ its own. If the replica fails, the task that entered the context is cancelled, a
 from __future__ import annotations
 
 import asyncio
-import re
-import uuid
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from msgspec import UNSET, UnsetType
 
 from scheduledjob.domain.schedule.backoff import Backoff, Exponential, Fixed
 from scheduledjob.domain.schedule.definition import Definition
-from scheduledjob.domain.schedule.machine import first_state
-from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.plan import Plan
 from scheduledjob.domain.schedule.state import State, run_id
-from scheduledjob.domain.time.durations import in_seconds, is_number
-from scheduledjob.domain.time.instants import Instant, from_seconds, to_instant
 from scheduledjob.domain.triggers.registry import spec_of
 from scheduledjob.engine.clock import StoreClock, boot_seconds
 from scheduledjob.engine.executor import MAX_RESULT
@@ -35,14 +29,17 @@ from scheduledjob.engine.task import Task
 from scheduledjob.jobs.payload_jobs import CurlJob, ShellJob
 from scheduledjob.jobs.python.python_job import JobExecutor, JobFunction
 
+from .schedule_arguments import ALLOWED_NAME, MANY_EXAMPLE, checked_slug, is_name, row_of
 from .stores import open_store
 from .termination import SigtermWatch, watch_sigterm
 from .version import program_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from types import TracebackType
 
+    from scheduledjob.domain.time.instants import Instant
     from scheduledjob.domain.triggers.calendar_days import Calendar
     from scheduledjob.domain.triggers.cron import Cron
     from scheduledjob.domain.triggers.every import Every
@@ -55,15 +52,11 @@ if TYPE_CHECKING:
 
 _Decorated = TypeVar("_Decorated", bound=JobFunction)
 
-MAX_SLUG = 253
 CLOCK_AGE = 30.0
 """Seconds after which a client without a replica reads the store's clock again."""
 PAGE = 1000
 ROWS_AT_ONCE = 100
 """Rows that ``schedule_many`` makes in one turn of the event loop."""
-AWARE_EXAMPLE = "as in datetime(2026, 12, 1, 10, tzinfo=UTC)"
-MANY_EXAMPLE = 'as in [{"slug": "a", "kind": "report", "delay": 5.0}]'
-ARGUMENTS = frozenset({"slug", "kind", "payload", "delay", "at", "tenant"})
 
 
 class Scheduler:
@@ -161,8 +154,8 @@ class Scheduler:
             raise RuntimeError(f"job {name!r} comes too late: register jobs before `async with scheduler`")
         if name in self._kinds:
             raise ValueError(f"a job {name!r} is registered already: give this one another name")
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_SLUG or not _is_text(name):
-            raise ValueError(f"name {name!r:.80} is not allowed: 1 to {MAX_SLUG} characters of UTF-8 without NUL")
+        if not is_name(name):
+            raise ValueError(f"name {name!r:.80} is not allowed: {ALLOWED_NAME}")
         if backoff is not None and not isinstance(backoff, Exponential | Fixed):
             raise TypeError(
                 f"job {name!r}: backoff is {type(backoff).__name__}: give Exponential(...) or Fixed([10.0, 60.0])"
@@ -294,7 +287,7 @@ class Scheduler:
 
         Returns None if the slug is not scheduled.
         """
-        (row,) = await self._opened().get([_text(slug)])
+        (row,) = await self._opened().get([checked_slug(slug)])
         if row is None or row.origin != Origin.LIBRARY.value:
             return None
         state = State.decode(row.state)
@@ -321,7 +314,7 @@ class Scheduler:
 
     async def delete(self, slug: str) -> bool:
         """End a schedule and its active run. Returns False if the slug is not scheduled."""
-        (deleted,) = await self._opened().delete([_text(slug)])
+        (deleted,) = await self._opened().delete([checked_slug(slug)])
         if deleted and self._replica is not None:
             self._replica.changed([slug], deleted=True)
         return deleted
@@ -347,9 +340,9 @@ class Scheduler:
         store, now = self._opened(), await self._now()
         if isinstance(schedules, Mapping | str) or not isinstance(schedules, Iterable):
             raise TypeError(f"schedules is {type(schedules).__name__}: give a list, {MANY_EXAMPLE}")
-        rows: list[NewRow] = []
+        max_payload, rows = self._settings.max_result, list[NewRow]()
         for schedule in schedules:
-            rows.append(self._new_row(schedule, now))
+            rows.append(row_of(schedule, now, self._kinds, only_these=self._execute, max_payload=max_payload))
             if len(rows) % ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)  # the replica of this process shares the event loop
         await store.put(rows, replace=replace)
@@ -369,95 +362,6 @@ class Scheduler:
             self._clock_read = boot_seconds()
             self._clock.observe(now, sent, self._clock_read)
         return self._clock.now()
-
-    def _new_row(self, schedule: Mapping[str, Any], now: Instant) -> NewRow:
-        if not isinstance(schedule, Mapping):
-            raise TypeError(f"a schedule is {type(schedule).__name__}: give a mapping, {MANY_EXAMPLE}")
-        unknown = set(schedule) - ARGUMENTS
-        if unknown:
-            raise ValueError(
-                f"{min(map(str, unknown))!r} is not an argument of schedule(): give {', '.join(sorted(ARGUMENTS))}"
-            )
-        slug, kind = schedule.get("slug"), schedule.get("kind")
-        if not isinstance(slug, str) or not 0 < len(slug) <= MAX_SLUG or not _is_text(slug):
-            raise ValueError(f"slug {slug!r:.80} is not allowed: 1 to {MAX_SLUG} characters of UTF-8 without NUL")
-        if not isinstance(kind, str) or not kind or not _is_text(kind):
-            raise ValueError(f"schedule {slug!r}: kind {kind!r:.80} is not allowed: the name of a registered job")
-        payload = schedule.get("payload", UNSET)
-        if keep_payload := payload is UNSET:
-            payload = None
-        if payload is not None and not isinstance(payload, bytes):
-            raise TypeError(f"schedule {slug!r}: payload is {type(payload).__name__}: give bytes, as in b'text'")
-        if payload is not None and len(payload) > self._settings.max_result:
-            raise ValueError(
-                f"schedule {slug!r}: payload has {len(payload)} bytes, and {self._settings.max_result} are allowed "
-                "(max_result): store it elsewhere, and give a reference to it"
-            )
-        tenant = schedule.get("tenant", DEFAULT_TENANT)
-        if not isinstance(tenant, str) or len(tenant) > MAX_SLUG or not _is_text(tenant):
-            allowed = f"up to {MAX_SLUG} characters of UTF-8 without NUL"
-            raise ValueError(f"schedule {slug!r}: tenant {tenant!r:.80} is not allowed: {allowed}")
-        known = self._kinds.get(kind)
-        if known is None and self._execute:
-            names = ", ".join(sorted(self._kinds)) or "none"
-            raise ValueError(
-                f"schedule {slug!r}: no job {kind!r} is registered here: register it first (registered: {names})"
-            )
-        first = _first_slot(slug, schedule.get("delay"), schedule.get("at"), now)
-        definition = known.plan.definition if known and known.plan else Definition(kind=kind)
-        if first is None and not definition.triggers:
-            raise ValueError(
-                f"schedule {slug!r}: job {kind!r} has no trigger here: give delay=0.0 to run it now, delay= or at="
-            )
-        slots = slots_of(known.plan, seed=slug, created=now) if known and known.plan else None
-        uid = uuid.uuid4().hex
-        state = first_state(definition, slots, uid, now, first)
-        wake = state.next.due if state.next else now
-        return NewRow(
-            slug,
-            uid,
-            kind,
-            Origin.LIBRARY,
-            "",
-            state.encode(),
-            wake,
-            first,
-            payload,
-            created_at=now,
-            keep_payload=keep_payload,
-            tenant=tenant,
-        )
-
-
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-
-
-def _is_text(text: str) -> bool:
-    """Whether every store can keep the text: without NUL, and without half of a surrogate pair."""
-    return _UNSTORABLE.search(text) is None
-
-
-def _text(slug: object) -> str:
-    if not isinstance(slug, str):
-        raise TypeError(f"slug is {type(slug).__name__}: give text")
-    if not _is_text(slug):
-        raise ValueError(f"slug {slug!r:.80} is not allowed: give UTF-8 without NUL")
-    return slug
-
-
-def _first_slot(slug: str, delay: float | None, at: datetime | None, now: Instant) -> Instant | None:
-    if delay is not None and at is not None:
-        raise ValueError(f"schedule {slug!r}: delay and at are both given: give only one of them")
-    if delay is not None:
-        if not is_number(delay) or not 0 <= delay < 1e10:
-            allowed = f"a number of seconds from now, 0 or more{in_seconds(delay)}"
-            raise ValueError(f"schedule {slug!r}: delay {delay!r:.60} is not allowed: {allowed}")
-        return now + from_seconds(delay)
-    if at is not None:
-        if not isinstance(at, datetime):
-            raise TypeError(f"schedule {slug!r}: at is {type(at).__name__}: give an aware datetime, {AWARE_EXAMPLE}")
-        return to_instant(at)
-    return None
 
 
 async def _result_of(task: asyncio.Task[None]) -> None:
