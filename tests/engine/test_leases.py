@@ -21,6 +21,7 @@ from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.engine.lease_thread import LeaseCallbacks, LeaseThread
 from scheduledjob.engine.leases import Leases, Renewed
 from scheduledjob.engine.store import Renewal, Renewer, StoreUnavailable
+from scheduledjob.engine.timing import FENCE_LIMIT
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
 from .support import (
@@ -128,6 +129,10 @@ def test_another_lease_on_the_same_row_is_not_dropped_with_the_old_one() -> None
 # ---------------------------------------------------------------- the thread
 
 
+def no_attempt() -> None:
+    """No job executes."""
+
+
 class Kept:
     """A lease thread on a store, and what it reports."""
 
@@ -137,7 +142,11 @@ class Kept:
         self.extended: list[tuple[tuple[str, ...], float, int]] = []
         self.failures: list[BaseException] = []
         calls = LeaseCallbacks(
-            self._extend, self.news.put_nowait, lambda keys: self.news.put_nowait(list(keys)), self.failures.append, str
+            self._extend,
+            self.news.put_nowait,
+            lambda keys: self.news.put_nowait(list(keys)),
+            self.failures.append,
+            no_attempt,
         )
         self.thread = LeaseThread(store, "me", self.leases, time.monotonic, calls)
 
@@ -168,7 +177,9 @@ async def test_the_thread_counts_a_renewal_from_when_it_was_sent() -> None:
     leases = Leases(3.0)
     leases.beat(clock[0])
     lease = leases.add(1, 7, clock[0] + 1.0)
-    calls = LeaseCallbacks(lambda run_ids, deadline: None, news.put_nowait, lambda keys: None, lambda error: None, str)
+    calls = LeaseCallbacks(
+        lambda run_ids, deadline: None, news.put_nowait, lambda keys: None, lambda error: None, no_attempt
+    )
     thread = LeaseThread(SlowStore(), "me", leases, lambda: clock[0], calls)
     thread.start()
     try:
@@ -457,6 +468,54 @@ async def test_a_job_that_blocks_for_longer_than_a_minute_does_not_run_twice(mon
     (line,) = [line for line in logs if "event loop has not run" in line["event"]]
     assert line["blocked_by"] == "ns/blocks"
     assert "threading.py" in line["at"]
+
+
+def test_an_attempt_has_outlived_its_lease_if_the_event_loop_has_not_run_since_to_stop_it() -> None:
+    leases = beating()
+    lease = leases.add(1, 7, 115.0)
+    lease.run_ids = ("run",)
+    assert leases.expired(112.5) == [1]
+    assert not leases.outlived("run", 114.9)
+    assert not leases.outlived("another", 115.1)
+    assert leases.outlived("run", 115.1)
+    assert not leases.outlived("run", 115.2), "it is reported once"
+    leases.add(2, 7, 115.0).run_ids = ("late",)
+    assert leases.expired(300.0) == [2]
+    assert not leases.outlived("late", 300.0 + FENCE_LIMIT / 2), "this process was suspended, and may stop it yet"
+    leases.beat(300.5)
+    assert not leases.outlived("late", 400.0), "the event loop runs, and has stopped it"
+
+
+async def test_a_job_that_blocks_while_its_lease_can_not_be_renewed_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A program that runs nothing else ends itself then: another replica may start the run."""
+    monkeypatch.setattr(leases_module, "FENCE_LIMIT", 0.1)
+    database = MemoryDatabase()
+    begun, outlived = threading.Event(), threading.Event()
+    reported: list[str] = []
+
+    async def blocks(attempt: Attempt) -> Result:
+        begun.set()
+        outlived.wait(PATIENCE)
+        return Result(True)
+
+    def report(slug: str) -> None:
+        reported.append(slug)
+        outlived.set()
+
+    async def blocked() -> None:
+        watcher, store = Watcher(), Unreachable(database)
+        async with running(replica_of(store, Jobs(blocks), observer=watcher, lease=0.6, on_outlived=report)):
+            await watcher.until_recorded()
+
+    await put(MemoryStore(database), "ns/blocks")
+    with capture_logs() as logs:
+        await asyncio.to_thread(in_a_thread(blocked).join)
+    assert begun.is_set()
+    assert reported == ["ns/blocks"]
+    (line,) = [line for line in logs if "after its lease" in line["event"]]
+    assert (line["slug"], line["log_level"]) == ("ns/blocks", "error")
 
 
 async def test_a_takeover_counts_as_a_lost_attempt() -> None:

@@ -58,11 +58,10 @@ class AttemptTasks:
         task.add_done_callback(self._done)
         return task
 
-    def blocking(self) -> str:
-        """Return the slug of the job that executes now; empty if there is none. Thread-safe."""
+    def blocking(self) -> Attempt | None:
+        """Return the attempt whose job executes now, or None. Thread-safe."""
         task = asyncio.current_task(self._loop)
-        attempt = self._tasks.get(task) if task is not None else None
-        return _slug_of(attempt) if attempt is not None else ""
+        return self._tasks.get(task) if task is not None else None
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
@@ -93,14 +92,10 @@ def _abandon(task: asyncio.Task[None], attempt: Attempt | None) -> None:
         log.error(
             "a job did not end when it was cancelled: it is abandoned, and may run until the process ends, beside the "
             "attempt that another replica starts",
-            slug=_slug_of(attempt),
+            slug=attempt.slug,
             run_id=attempt.run_id,
         )
     asyncio._unregister_task(task)
-
-
-def _slug_of(attempt: Attempt) -> str:
-    return f"{attempt.namespace}/{attempt.name}" if attempt.namespace else attempt.name
 
 
 class AttemptRunner:

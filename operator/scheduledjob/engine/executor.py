@@ -59,6 +59,11 @@ class Attempt(msgspec.Struct, gc=False):
     ending: str = ""
     """Why ``run`` is cancelled: ``CANCELLED`` or ``RELEASED``, set before the cancellation; empty otherwise."""
 
+    @property
+    def slug(self) -> str:
+        """The slug of the schedule."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
 
 CANCELLED = "cancelled"
 """The run must end: end the attempt, wherever it runs, and wait until that is confirmed."""

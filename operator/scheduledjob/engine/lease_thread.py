@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .clock import Clock
+    from .executor import Attempt
     from .leases import Leases, Renewed
     from .stored_row import Key
 
@@ -38,9 +39,14 @@ log = structlog.get_logger("scheduledjob.leases")
 _T = TypeVar("_T")
 
 
+def no_action(slug: str) -> None:
+    """Do nothing."""
+
+
 @dataclass(slots=True)
 class LeaseCallbacks:
-    """What the lease thread calls: ``extend`` in its own thread, the others in the replica's event loop."""
+    """What the lease thread calls: ``extend``, ``blocking`` and ``outlived`` in its own thread, the others in the
+    replica's event loop."""
 
     extend: Callable[[Sequence[str], float], None]
     """Called with run ids and their new deadline (monotonic seconds)."""
@@ -48,9 +54,11 @@ class LeaseCallbacks:
     expired: Callable[[Sequence[Key]], None]
     failed: Callable[[BaseException], None]
     """Called when the thread fails. It starts again by itself."""
-    blocking: Callable[[], str]
-    """Called in the lease thread while the event loop is blocked. Returns the slug of the job that blocks it, or an
-    empty text."""
+    blocking: Callable[[], Attempt | None]
+    """Called in the lease thread. Returns the attempt whose job executes in the event loop now."""
+    outlived: Callable[[str], object] = no_action
+    """Called in the lease thread with the slug of a job that blocks the event loop after its lease. Another replica may
+    start its run."""
 
 
 class LeaseDriver(Protocol):
@@ -154,10 +162,28 @@ class LeaseThread:
                 log.error(
                     "the event loop has not run for a minute: the leases of what runs are renewed until the process "
                     "ends, and other rows are given up",
-                    blocked_by=self._calls.blocking() or "no job",
+                    blocked_by=self._blocked_by(),
                     at=self._blocked_at(),
                 )
             was_wedged = self._leases.wedged
+            self._find_outlived()
+
+    def _find_outlived(self) -> None:
+        """Report a job that can't be stopped, because it blocks the event loop, and may run elsewhere now."""
+        attempt = self._calls.blocking()
+        if attempt is not None and self._leases.outlived(attempt.run_id, self._clock()):
+            log.error(
+                "a job blocks the event loop after its lease, which could not be renewed: another replica may start "
+                "its run",
+                slug=attempt.slug,
+                run_id=attempt.run_id,
+                at=self._blocked_at(),
+            )
+            self._calls.outlived(attempt.slug)
+
+    def _blocked_by(self) -> str:
+        attempt = self._calls.blocking()
+        return attempt.slug if attempt is not None else "no job"
 
     def _blocked_at(self) -> str:
         """Return the line of code that the replica's event loop executes."""
@@ -166,15 +192,8 @@ class LeaseThread:
 
     def _watch_once(self) -> None:
         expired = self._leases.expired(self._clock())
-        if not expired:
-            return
-        self._report(self._calls.expired, expired)
-        if self._leases.wedged:
-            log.error(
-                "leases expire while the event loop is blocked: another replica may start what runs here",
-                blocked_by=self._calls.blocking() or "no job",
-                leases=len(expired),
-            )
+        if expired:
+            self._report(self._calls.expired, expired)
 
     async def _renew_until_stopped(self) -> None:
         """Renew, whatever fails: meanwhile ``_watch`` fences."""

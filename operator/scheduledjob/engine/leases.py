@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .stored_row import Key
-from .timing import WEDGED_AFTER
+from .timing import FENCE_LIMIT, WEDGED_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -82,6 +82,8 @@ class Leases:
         self.wedged = False
         self._leases: dict[Key, Lease] = {}
         self._beat = 0.0
+        self._overdue: dict[str, float] = {}
+        """By run id: attempts under leases that have expired since the last beat, and until when they must stop."""
         self._lock = threading.Lock()
 
     # ---- called by the event loop
@@ -90,6 +92,8 @@ class Leases:
         """The event loop is alive."""
         self._beat = now
         self.wedged = False
+        if self._overdue:
+            self._overdue = {}
 
     def add(self, key: Key, version: int, deadline: float) -> Lease:
         """Add the lease of a claimed row, which ends at ``deadline`` (monotonic seconds)."""
@@ -155,8 +159,18 @@ class Leases:
         with self._lock:
             keys = [lease.key for lease in self._leases.values() if lease.deadline - self.margin <= now]
             for key in keys:
-                del self._leases[key]
+                lease = self._leases.pop(key)
+                stop_by = max(lease.deadline, now + FENCE_LIMIT)
+                self._overdue.update(dict.fromkeys(lease.run_ids, stop_by))
         return keys
+
+    def outlived(self, run_id: str, now: float) -> bool:
+        """Return whether an attempt should have stopped by now, and the event loop has not run since to stop it.
+
+        True once for each attempt.
+        """
+        overdue = self._overdue
+        return overdue.get(run_id, math.inf) <= now and overdue.pop(run_id, None) is not None
 
     def keys(self) -> Iterable[Key]:
         with self._lock:

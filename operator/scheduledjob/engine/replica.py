@@ -177,6 +177,7 @@ class Replica:
                     ownership.leases_expired,
                     self._context.observer.lease_thread_failed,
                     attempts.blocking,
+                    self._host.on_outlived,
                 ),
             )
             self.leases.beat(self._context.monotonic())

@@ -12,7 +12,7 @@ from scheduledjob.domain.time.durations import in_seconds, is_number
 from .capacity import MAX_WEIGHT, MIN_WEIGHT
 from .clock import boot_seconds
 from .executor import MAX_RESULT
-from .lease_thread import LeaseThread
+from .lease_thread import LeaseThread, no_action
 from .observer import Observer
 
 if TYPE_CHECKING:
@@ -96,6 +96,9 @@ class ReplicaHost:
     """Returns the slugs of the schedules that follow a slug, as far as this process knows."""
     lease_bound: Clock | None = None
     """Returns the monotonic second at which every lease ends at the latest; None: there is no such bound."""
+    on_outlived: Callable[[str], object] = no_action
+    """Called in the lease thread with the slug of a job that blocks the event loop although its lease is over. Nothing
+    but the end of the process stops it, and another replica may start its run."""
     clock: StoreClock | None = None
     """The clock that the replica keeps in time, if other parts of the program read it too; None: one of its own."""
 

@@ -55,6 +55,10 @@ WRITE_RETRY_DELAY = 0.25
 FIRST_LEASE_THREAD_RESTART_DELAY, LAST_LEASE_THREAD_RESTART_DELAY = 0.1, 5.0
 """After a failure of the lease thread, until it starts again. It doubles from the first value to the last."""
 
+FENCE_LIMIT = 2.0
+"""From the moment at which a lease is given up until its attempts have been told to stop, at most. The event loop does
+not run if it takes longer."""
+
 # ---- services of a replica
 
 LOOP_BEAT_INTERVAL = 1.0

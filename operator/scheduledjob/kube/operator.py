@@ -113,7 +113,7 @@ class Operator:
         )
         name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         peers = Peers(self._store, settings.instance, name, settings.namespaces)
-        runtime = OperatorRuntime(settings, api, self._store, self._metrics, lease=lease, peers=peers)
+        runtime = OperatorRuntime(settings, api, self._store, self._metrics, lease=lease, peers=peers, fence=_fence)
         permissions = permissions_of(settings.namespaces, (namespace, settings.memory_lease), holds=self._in_memory)
         preflight = Preflight(api, settings.namespaces, permissions)
         try:

@@ -84,8 +84,12 @@ class OperatorRuntime:
         *,
         lease: MemoryLease,
         peers: Peers,
+        fence: Callable[[str], object],
     ) -> None:
-        """``lease`` limits what an operator with a store in memory may run, and says whether status is complete."""
+        """``lease`` limits what an operator with a store in memory may run, and says whether status is complete.
+
+        ``fence`` ends the process at once, for the reason that it gets.
+        """
         in_memory = is_memory(settings.store)
         objects = KnownObjects()
         budget = Budget(settings.status_budget)
@@ -136,6 +140,7 @@ class OperatorRuntime:
                 hook=runnable.hook,
                 followers=objects.followers,
                 lease_bound=lease.safe_until if in_memory else None,
+                on_outlived=lambda slug: fence(f"the job {slug} blocks the event loop, and its lease is over"),
                 clock=clock,
             ),
         )

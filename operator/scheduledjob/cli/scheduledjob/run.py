@@ -50,6 +50,9 @@ COLLECT_AFTER = 100_000
 INTERRUPTED = 130
 """The exit code after a second Ctrl-C, as shells report SIGINT."""
 
+FENCED = 3
+"""The exit code after a job has blocked the event loop for longer than its lease, which could not be renewed."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -145,6 +148,7 @@ class _RunProcess:
             references=schedules.references,
             hook=hook,
             followers=schedules.followers,
+            on_outlived=lambda slug: self._end_at_once(FENCED),
         )
         settings = ReplicaSettings(grace=GRACE, capacity=options.capacity)
         self._replica = Replica(self._store, kinds, settings, host)
