@@ -66,7 +66,11 @@ async def test_a_body_that_the_transfer_packed_is_unpacked() -> None:
         (b"br", b"\x8b\x08\x80", "it is packed with br, which is unknown here: send the header Accept-Encoding: gzip"),
         (b"gzip", b"no gzip", "it is not gzip, although Content-Encoding says so"),
         (b"gzip", packed_by_gzip(TEXT)[:-9], "it ends early for gzip"),
-        (b"gzip, gzip, gzip, gzip, gzip", TEXT, "it is packed with gzip, gzip, gzip, gzip, which is unknown here"),
+        (
+            b"gzip, gzip, gzip, gzip, gzip",
+            packed_by_gzip(TEXT),
+            "it is packed with gzip, gzip, gzip, gzip, which is unknown here",
+        ),
     ],
 )
 async def test_a_body_that_can_not_be_unpacked_says_why(coding: bytes, body: bytes, words: str) -> None:
@@ -75,6 +79,25 @@ async def test_a_body_that_can_not_be_unpacked_says_why(coding: bytes, body: byt
         assert not result.ok
         assert result.reason.startswith(f"HTTP 200, but its body can't be read: {words}")
         assert (await run(CurlSpec(server.url))).ok  # nobody asks for its text
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"deflate", b"br", b"zstd", b"utf-8", b"aws-chunked", b"gzip, br"])
+async def test_text_that_is_called_packed_is_read_as_it_is(coding: bytes) -> None:
+    body = b'{"state": "d\xc3\xb6ne"}\r\n' * 3000
+    async with bare(answer(body, b"Content-Encoding: " + coding)) as server:
+        result = await run(CurlSpec(server.url, expect_body='"döne"}\r\n$'))
+        assert result.ok, result.reason
+        assert result.output.startswith(b'{"state": "d\xc3\xb6ne"}')
+        # A text that does not match says what is odd about it.
+        result = await run(CurlSpec(server.url, expect_body="never"))
+        assert "which is unknown here" in result.reason or "although Content-Encoding says so" in result.reason
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"br", b"zstd"])
+async def test_what_is_packed_is_never_searched_as_text(coding: bytes) -> None:
+    async with bare(answer(b"text, then " + bytes(range(256)), b"Content-Encoding: " + coding)) as server:
+        result = await run(CurlSpec(server.url, expect_body="."))
+    assert result.reason.startswith("HTTP 200, but its body can't be read: it is ")
 
 
 async def test_a_small_body_that_unpacks_to_a_large_one_is_cut() -> None:
@@ -112,6 +135,12 @@ async def test_a_packed_body_without_end_is_not_read_for_ever(coding: bytes) -> 
         (b"text/plain; charset=UTF-16LE", "terminé".encode("utf-16-le")),
         (b"text/plain", "terminé".encode("utf-16")), (b"text/plain", "terminé".encode("utf-32")),
         (b"text/plain", "terminé".encode("utf-8-sig")), (b"text/plain; charset=utf-8", "terminé".encode()),
+        (b"application/json", "terminé".encode("utf-16-le")), (b"text/plain", "terminé".encode("utf-16-be")),
+        (b"text/plain", "terminé".encode("utf-32-le")), (b"text/plain", "terminé".encode("utf-32-be")),
+        (b"text/plain; charset=UTF-16", "terminé".encode("utf-16-be")),
+        (b"text/plain; charset=utf-16", "terminé".encode("utf-16-le")),
+        (b"text/plain; charset=utf-32", "terminé".encode("utf-32-be")),
+        (b"text/plain; charset=us-ascii", "terminé".encode()), (b"text/plain; charset=latin-1", "terminé".encode()),
         (b"text/plain; charset=shift_jis", "終わり terminé".encode("shift_jisx0213")),
     ],
 )  # fmt: skip
@@ -120,6 +149,34 @@ async def test_a_pattern_is_searched_in_the_text_of_any_charset(content_type: by
     async with bare(answer(body, b"Content-Type: " + content_type)) as server:
         result = await run(CurlSpec(server.url, expect_body=pattern))
     assert result.ok, result.reason
+
+
+@pytest.mark.parametrize(
+    ("content_type", "declaration"),
+    [
+        (b"text/html", "<html><meta charset=iso-8859-1>"), (b"text/html", "\n<META x=y CharSet = 'latin1' />"),
+        (b"text/html", '<meta http-equiv="Content-Type" content="text/html; charset=windows-1252">'),
+        (b"text/xml", "<?xml version='1.0' encoding='ISO-8859-1'?>"), (b"image/svg+xml", '<?xml encoding="l1"?>'),
+        (b"text/html;charset=iso-8859-1", "<meta charset=utf-8>"),
+    ],
+)  # fmt: skip
+async def test_a_document_may_declare_its_charset(content_type: bytes, declaration: str) -> None:
+    body = f"{declaration}<p>terminé</p>".encode("latin-1")
+    async with bare(answer(body, b"Content-Type: " + content_type)) as server:
+        result = await run(CurlSpec(server.url, expect_body="<p>terminé</p>"))
+    assert result.ok, result.reason
+    assert result.output.endswith("terminé</p>".encode())
+
+
+async def test_an_unknown_charset_does_not_keep_a_pattern_from_matching() -> None:
+    async with bare(answer(TEXT, b"Content-Type: text/plain; charset=utf8mb4")) as server:
+        assert (await run(CurlSpec(server.url, expect_body='"state": "done"'))).ok
+
+
+async def test_the_declaration_of_utf_16_in_readable_text_is_not_believed() -> None:
+    body = "<?xml encoding='utf-16'?><p>terminé</p>".encode()
+    async with bare(answer(body, b"Content-Type: text/xml")) as server:
+        assert (await run(CurlSpec(server.url, expect_body="terminé"))).ok
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "utf-16-be", "latin-1", "cp1252"])

@@ -2,7 +2,7 @@
 
 A body is unpacked if the server says that it is packed, and read by its charset. One that can't be read has words for
 the reason, because a pattern would silently never match it. ``gzip`` and ``deflate`` are known; no request asks for
-them, so a server rarely sends them, and hardly ever anything else.
+them, so a server rarely sends them, and hardly ever anything else. Text that the server calls packed is read as it is.
 
 What attempts hold of bodies is limited in total (``BODIES_LIMIT``), and shared fairly between namespaces. Each attempt
 may hold ``FREE`` without asking. For more it acquires all that it may need at once, so that whoever holds memory never
@@ -50,7 +50,21 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_WIDE_BOMS = tuple(bom for bom, charset in _BOMS if charset != "utf-8")
+_DECLARED = re.compile(
+    rb"""\s*(?=<)(?:<[?]xml\s[^>]*?\bencoding|.*?<meta\s[^>]*?\bcharset)\s*=\s*["']?\s*([A-Za-z0-9_.:-]{1,40})""",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A charset that a document in XML or HTML declares itself."""
+_DECLARATION_LIMIT = 1024
+"""Bytes in which a document has to declare its charset."""
+_ZEROS = (
+    (re.compile(rb"(?:\0\0\0[^\0])+"), 4, "utf-32-be"),
+    (re.compile(rb"(?:[^\0]\0\0\0)+"), 4, "utf-32-le"),
+    (re.compile(rb"(?:\0[^\0])+"), 2, "utf-16-be"),
+    (re.compile(rb"(?:[^\0]\0)+"), 2, "utf-16-le"),
+)
+"""Where the first characters of a text without a mark have zero bytes, and the size of a character."""
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _CODECS = re.compile(
     "ascii|iso8859-[0-9]+|cp[0-9]+|koi8-[rut]|utf-(16|32)(-[lb]e)?|mac-[a-z]+|big5(hkscs)?|gb(2312|k|18030)|hz|"
     "(shift_jis|euc_|iso2022_)[a-z0-9_]+|shift_jis|johab|tis-620"
@@ -74,6 +88,8 @@ class Body(NamedTuple):
     """The charset that the server or the first bytes name; None: UTF-8, as far as is known."""
     fault: str
     """Why it could not be unpacked; empty if it could."""
+    is_plain: bool
+    """Whether it is text, although the server calls it packed."""
 
 
 async def collect(
@@ -108,8 +124,9 @@ async def collect(
                 await memory.change(needed)
             total += len(part)
             kept += part
-            if not keep_all and total == len(kept) and kept.startswith(_WIDE_BOMS):
-                keep_all, needed = True, available
+            if not keep_all and total == len(kept):
+                keep_all = not _is_read_in_parts(_charset(content_type, bytes(kept[:_DECLARATION_LIMIT])))
+                needed = available if keep_all else needed
             if total > BODY_LIMIT:
                 break
             if not keep_all and len(kept) > head + 2 * most:
@@ -126,7 +143,7 @@ async def collect(
         del kept[len(kept) - (total - BODY_LIMIT) :]
         total = BODY_LIMIT
     searched = bytes(kept) if whole else b""
-    charset = _charset(content_type, bytes(kept[:4]))
+    charset = _charset(content_type, bytes(kept[:_DECLARATION_LIMIT]))
     if keep_all or total <= head + tail:
         text = await _text(bytes(kept), charset)
         first, last, total = text[:head], text[head:], len(text)
@@ -135,7 +152,7 @@ async def collect(
         total += len(first) + len(last) - len(kept)
     last = last[-(most if cut else tail) :]
     output = await condensed(first, last, total, secrets, cut=cut)
-    return Body(output, searched, not ended, charset, fault)
+    return Body(output, searched, not ended, charset, fault, unpacker.is_plain)
 
 
 def _is_read_in_parts(charset: str | None) -> bool:
@@ -178,11 +195,34 @@ def is_utf8(body: bytes, *, cut: bool) -> bool:
 
 
 def _charset(content_type: bytes | None, body: bytes) -> str | None:
+    """Return the charset that a mark, ``Content-Type``, the document itself or zero bytes in the beginning tell."""
     for bom, charset in _BOMS:
         if body.startswith(bom):
             return charset
     named = _CHARSET.search((content_type or b"").decode("latin-1"))
-    return named[1] if named else None
+    if named is None:
+        return _declared(content_type, body) or _by_zeros(body)
+    # Without a mark, the order of the bytes is a matter of opinion.
+    return (_by_zeros(body) if named[1].lower() in ("utf-16", "utf-32") else None) or named[1]
+
+
+def _declared(content_type: bytes | None, body: bytes) -> str | None:
+    if content_type is not None and not re.search(rb"html|xml", content_type, re.IGNORECASE):
+        return None
+    found = _DECLARED.match(body)
+    if found is None:
+        return None
+    charset = found[1].decode("ascii")
+    # The declaration could be read, so the text is not in these.
+    return None if charset.lower().startswith(("utf-16", "utf-32")) else charset
+
+
+def _by_zeros(body: bytes) -> str | None:
+    for pattern, size, charset in _ZEROS:
+        start = body[: 8 * size]
+        if start and len(start) % size == 0 and pattern.fullmatch(start):
+            return charset
+    return None
 
 
 class _Coding(Protocol):
@@ -233,35 +273,73 @@ class _Zlib:
 _WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
 
+_FIRST = 64
+"""Bytes at the beginning of a body by which it is recognised as packed."""
+
+
+def _text_decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")()
+
+
 class _TooMuchWorkError(Exception):
     """A body is larger between its codings than it may be."""
 
 
 class _Unpacker:
-    """Undoes the codings of a body. After a fault it yields nothing."""
+    """Undoes the codings of a body. After a fault it yields nothing, but what was never packed is yielded as it is."""
 
     def __init__(self, codings: Sequence[bytes]) -> None:
         names = [coding for coding in codings if coding != b"identity"]
         self.fault = ""
         self._between = 0
+        self._begun = False
+        self._first = b""
+        self._plain: codecs.IncrementalDecoder | None = None
         self._names = ", ".join(name.decode("ascii", "replace") for name in names[:_MAX_CODINGS])
         if len(names) > _MAX_CODINGS or any(name not in _WINDOWS for name in names):
             self.fault = (
                 f"it is packed with {self._names}, which is unknown here: send the header Accept-Encoding: gzip"
             )
+            self._plain = _text_decoder()
             names = []
         self._codings: list[_Coding] = [_Zlib(_WINDOWS[name]) for name in reversed(names)]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the body was text so far, and not packed at all."""
+        return self._plain is not None
 
     def unpack(self, data: bytes) -> Iterator[bytes]:
         """Yield what is in ``data``."""
         if self.fault:
+            if self._plain is not None:
+                yield from self._as_text(data)
             return
+        if not self._begun and len(self._first) < _FIRST:
+            self._first += data
         try:
-            yield from self._through(data, 0)
+            for part in self._through(data, 0):
+                self._begun = True
+                yield part
         except _TooMuchWorkError:
             self.fault = f"it is packed with {self._names} to more than {_BETWEEN_CODINGS >> 20} MiB between them"
         except zlib.error:
             self.fault = f"it is not {self._names}, although Content-Encoding says so"
+            if not self._begun and self._first.endswith(data):
+                self._plain = _text_decoder()
+                yield from self._as_text(self._first)
+
+    def _as_text(self, data: bytes) -> Iterator[bytes]:
+        """Yield data that was not packed, up to the first that is no text."""
+        assert self._plain is not None
+        try:
+            self._plain.decode(data)
+            if _NO_TEXT.search(data) is None:
+                yield data
+                return
+        except UnicodeDecodeError:
+            pass
+        self._plain = None
 
     def _through(self, data: bytes, layer: int) -> Iterator[bytes]:
         if layer == len(self._codings):

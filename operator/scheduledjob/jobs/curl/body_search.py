@@ -48,7 +48,12 @@ class BodySearch:
 
 
 def _matches(compiled: re2._Regexp, body: bytes, charset: str | None) -> bool:
-    text = in_utf8(body, charset)
+    try:
+        text = in_utf8(body, charset)
+    except LookupError:
+        if compiled.search(body) is not None:
+            return True
+        raise
     # What looks like the mark of UTF-16 may be any two bytes.
     return compiled.search(text) is not None or (text is not body and compiled.search(body) is not None)
 

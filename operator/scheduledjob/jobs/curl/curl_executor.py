@@ -241,8 +241,9 @@ class CurlExecutor:
 
     async def _mismatch(self, pattern: str, body: Body) -> str:
         """Return why a body is not as ``expect.bodyRegex`` wants it; empty if it is."""
-        if body.fault:
-            return f"its body can't be read: {body.fault}"
+        fault = f"its body can't be read: {body.fault}" if body.fault else ""
+        if fault and not body.is_plain:
+            return fault
         hint = ""
         try:
             if await self._search.find(pattern, body.searched, body.charset):
@@ -251,6 +252,8 @@ class CurlExecutor:
                 hint = "; it is not UTF-8, and Content-Type names no charset"
         except LookupError:
             return f'its body can\'t be read: the charset "{body.charset}" is unknown here'
+        if fault:
+            return fault
         within = f" in its first {BODY_LIMIT >> 20} MiB" if body.cut else ""
         return f'nothing in the body{within} matches expect.bodyRegex "{pattern}"{hint}'
 
