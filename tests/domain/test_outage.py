@@ -8,6 +8,7 @@ from scheduledjob.domain.schedule import due
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Misfire
 from scheduledjob.domain.schedule.restore import restored_state
+from scheduledjob.domain.schedule.runs import MAX_LOST_IN_ROW
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
 
@@ -70,6 +71,19 @@ def test_a_take_over_without_an_outage_skips_what_overlapped() -> None:
     driver = after_outage(Concurrency.FORBID, Misfire(), lease_end=BACK - 0.2)
     assert all_starts(driver) == [(60.0, 2)]
     assert (driver.state.skipped, driver.state.missed) == (5, 0)
+
+
+def test_slots_that_nobody_could_run_are_caught_up_after_a_run_that_waits_alone() -> None:
+    """The active run has been lost too often, and ends as failed. The one that waited behind it is next."""
+    driver = Driver(defined(concurrency=Concurrency.QUEUE, queue_depth=1))
+    assert driver.starts(60) == [60.0]
+    driver.state.runs[0].lost = MAX_LOST_IN_ROW - 1
+    assert driver.starts(120) == []
+    driver.die(BACK)
+    assert ([run.slot for run in driver.state.waiting], driver.state.runs) == ([T + 120 * SECOND], [])
+    due.miss_outage(driver.schedule, T + round(185 * SECOND), T + round(BACK * SECOND))
+    assert all_starts(driver) == [(120.0, 1), (360.0, 1)]
+    assert (driver.state.skipped, driver.state.missed) == (0, 3)
 
 
 def test_replace_starts_the_newest_missed_slot_in_place_of_the_dead_run() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TENANTS = st.sampled_from([f"team-{letter}" for letter in "abcdefgh"])
-DEMANDS = st.dictionaries(TENANTS, st.integers(0, 50) | st.just(inf), max_size=8)
+DEMANDS = st.dictionaries(TENANTS, st.integers(1, 50) | st.just(inf), max_size=8)
 WEIGHTS = st.dictionaries(TENANTS, st.floats(0.1, 10))
 
 

@@ -6,6 +6,8 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from scheduledjob.domain.schedule.definition import Concurrency
+from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.domain.time.instants import SECOND, from_seconds
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.engine.attempt_preparer import AttemptPreparer
@@ -151,3 +153,24 @@ async def test_slots_of_an_outage_are_caught_up_after_the_run_of_a_dead_owner() 
         assert [run.slot for run in state.waiting] == [state.decided_until]
         assert state.missed >= 3
         assert state.skipped >= 2
+
+
+async def test_slots_of_an_outage_are_caught_up_after_a_run_that_waits_alone() -> None:
+    """With a queue that is full, which would skip them if it had been full during the outage."""
+    scene = Scene()
+    async with scene.running():
+        now = await scene.store.now()
+        definition = single_slot(
+            now, triggers=(EveryTrigger(SECOND),), concurrency=Concurrency.QUEUE, queue_depth=1, max_concurrent=1
+        )
+        await scene.store.put([desired("ns/every", definition, now - 9 * SECOND)], replace=False)
+        row = await scene.claim_when_due()
+        state = State.decode(row.state)
+        state.waiting = [Run(slot=now - 10 * SECOND, due=now - 10 * SECOND)]
+        row.state, row.due_at = state.encode(), now - 5 * SECOND
+        scene.ownership.accept(row, scene.now + LENGTH)
+        (owned,) = scene.ownership._owned.values()
+        state = owned.schedule.state
+        assert [run.slot for run in state.runs] == [now - 10 * SECOND]
+        assert [run.slot for run in state.waiting] == [state.decided_until]
+        assert state.skipped == 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Set
 
 
 TURNS = 8
@@ -36,9 +36,9 @@ class FairShares:
     def allot(self, demand: Mapping[str, float], limit: int, room: Room) -> dict[str, int]:
         """Return how many rows of each tenant to claim, at most ``limit`` in all.
 
-        ``demand``: how many rows of each tenant are due; infinity: nobody counted them.
+        ``demand``: how many rows of each tenant with due rows are due; infinity: nobody counted them.
         """
-        deficits = self._deficits = self._turns_of({tenant for tenant, count in demand.items() if count > 0})
+        deficits = self._deficits = self._turns_of(demand.keys())
         self._served.clear()
         if not deficits:
             return {}
@@ -74,7 +74,7 @@ class FairShares:
             turns = following
         return quotas
 
-    def _turns_of(self, waiting: set[str]) -> dict[str, float]:
+    def _turns_of(self, waiting: Set[str]) -> dict[str, float]:
         """Return the deficits of tenants in the order of their turns.
 
         First come tenants that had no turn in the last batch, then those that had no due rows then, then the others.
