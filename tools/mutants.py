@@ -1,7 +1,12 @@
 """Change one place of the program at a time, and report the changes that no test notices.
 
-``make mutants ARGS="--packages engine --count 20 --seed 7"``. A seed chooses the same changes (mutants) again, as long
-as the code is the same. Each is tested in a copy of the project by the tests of its package.
+``make mutants ARGS="--packages engine --count 20 --seed 7"``. The same seed chooses the same changes (mutants), as long
+as the code is the same. ``--first 20`` leaves out the first twenty, to go on where another run ended.
+
+First the tests of each package run once, to record which of them run which lines (``covering_tests.py``). Then each
+mutant is planted in a copy of the project and tested by those that run its line. A test has to fail twice to count. A
+mutant that they do not notice is played in the simulation. ``equivalent_mutants.toml`` lists the changes that make no
+difference; they are not tested.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import argparse
 import ast
 import copy
 import difflib
+import json
 import os
 import random
 import shutil
@@ -17,22 +23,29 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).parent.parent
 SOURCE = Path("operator/scheduledjob")
 PACKAGES = {
-    "domain": ("domain", ["tests/domain"]),
-    "engine": ("engine", ["tests/engine", "--deselect=tests/engine/test_soak.py"]),
-    "stores": ("stores/memory", ["tests/stores", "-k", "memory"]),
+    "domain": ("domain/**/*.py", ["tests/domain"]),
+    "engine": ("engine/**/*.py", ["tests/engine", "--deselect=tests/engine/test_soak.py"]),
+    "memory": ("stores/memory/**/*.py", ["tests/stores", "-k", "memory"]),
+    "postgres": ("stores/postgres/**/*.py", ["tests/stores", "-k", "postgres"]),
+    "firestore": ("stores/firestore/**/*.py", ["tests/stores", "-k", "firestore"]),
 }
-"""By name: the folder whose code is changed, and the arguments of pytest."""
+"""By name: the code that is changed, and the arguments of pytest."""
+SIMULATED = {"domain", "engine", "memory"}
+"""Packages that the simulation plays."""
+EQUIVALENT = Path(__file__).parent / "equivalent_mutants.toml"
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -47,6 +60,8 @@ class Mutant:
     path: Path
     """Relative to the project."""
     line: int
+    statement: range
+    """The lines of the statement that it changes, without the block that may follow."""
     first: int
     last: int
     """Bytes of the file that ``text`` replaces."""
@@ -54,6 +69,12 @@ class Mutant:
 
     def apply(self, code: bytes) -> bytes:
         return code[: self.first] + self.text.encode() + code[self.last :]
+
+    def lines(self) -> tuple[str, str]:
+        """Return the line before and after the change; without those that follow, if it spans several."""
+        code = (ROOT / self.path).read_bytes()
+        before, after = code.decode().splitlines(), self.apply(code).decode().splitlines()
+        return before[self.line - 1].strip(), after[self.line - 1].strip()
 
     def diff(self) -> str:
         code = (ROOT / self.path).read_bytes()
@@ -94,11 +115,13 @@ def mutants_of(package: str, path: Path) -> Iterator[Mutant]:
     for line in code.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
 
-    def visit(node: ast.AST) -> Iterator[Mutant]:
+    def visit(node: ast.AST, statement: range) -> Iterator[Mutant]:
         if isinstance(node, ast.Assert | ast.AnnAssign | ast.JoinedStr | ast.Raise) or _is_log_line(node):
             return
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             return
+        if isinstance(node, ast.stmt):
+            statement = _lines_of(node)
         for changed in changes(node):
             assert isinstance(node, ast.expr | ast.stmt)
             assert node.end_lineno is not None
@@ -107,12 +130,18 @@ def mutants_of(package: str, path: Path) -> Iterator[Mutant]:
             if isinstance(changed, ast.expr) and not isinstance(changed, ast.Constant):
                 text = f"({text})"
             first, last = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
-            yield Mutant(package, path.relative_to(ROOT), node.lineno, first, last, text)
+            yield Mutant(package, path.relative_to(ROOT), node.lineno, statement, first, last, text)
         for child in ast.iter_child_nodes(node):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or child not in {node.args, node.returns}:
-                yield from visit(child)
+                yield from visit(child, statement)
 
-    yield from visit(ast.parse(code))
+    yield from visit(ast.parse(code), range(0))
+
+
+def _lines_of(statement: ast.stmt) -> range:
+    assert statement.end_lineno is not None
+    body: list[ast.stmt] = getattr(statement, "body", [])
+    return range(statement.lineno, max(statement.lineno + 1, body[0].lineno if body else statement.end_lineno + 1))
 
 
 def _is_log_line(node: ast.AST) -> bool:
@@ -127,74 +156,183 @@ def copy_project(folder: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
-def noticed(folder: Path, package: str, mutant: Mutant | None, limit: float) -> bool:
-    """Return whether a test fails in this copy with the mutant; None: with the program as it is."""
-    code = (ROOT / mutant.path).read_bytes() if mutant is not None else b""
-    if mutant is not None:
-        (folder / mutant.path).write_bytes(mutant.apply(code))
-    command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *PACKAGES[package][1]]
-    environment = os.environ | {"PYTHONPATH": str(folder / "operator"), "HYPOTHESIS_MAX_EXAMPLES": "50"}
+def run(folder: Path, arguments: Sequence[str], limit: float | None = None, **variables: str) -> bool | None:
+    """Run Python in a copy of the project. Returns whether it succeeded; None: it took over ``limit`` seconds."""
+    search_path = f"{folder / 'operator'}:{folder / 'tools'}"
+    environment = os.environ | {"PYTHONPATH": search_path, "PYTHONDONTWRITEBYTECODE": "1"} | variables
     with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as run:
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         try:
-            return run.wait(limit) != 0
+            return process.wait(limit) == 0
         except subprocess.TimeoutExpired:
-            run.kill()
-            return True  # a loop without an end is noticed, too
+            process.terminate()  # so that pytest stops the servers that it has started
+            try:
+                process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            return None
+
+
+PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "covering_tests")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What the tests of a package run."""
+
+    lines: dict[str, dict[str, list[str]]]
+    """By module and line: the tests that run it."""
+    seconds: dict[str, float]
+    """How long each test took."""
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """Return the tests that run a line, the quick ones first.
+
+        A line that runs only when its module is imported, such as a constant, matters to every test.
+        """
+        lines = self.lines.get(str(mutant.path), {})
+        run_by = [lines[line] for line in map(str, mutant.statement) if line in lines]
+        tests = {test for tests in run_by for test in tests}
+        if run_by and not tests:
+            tests = set(self.seconds)
+        return sorted(tests, key=lambda test: (self.seconds[test], test))
+
+
+def record(package: str, folder: Path, records: Path) -> Coverage | None:
+    """Run the tests of a package in a copy of the project. Returns None if one fails."""
+    path = records / f"{package}.json"
+    if not path.exists() and not run(folder, [*PYTEST, *PACKAGES[package][1]], MUTANTS_RECORD=str(path)):
+        path.unlink(missing_ok=True)
+        return None
+    return Coverage(**json.loads(path.read_text()))
+
+
+class Bench:
+    """A copy of the project in which one mutant at a time is tested."""
+
+    def __init__(self, folder: Path, seeds: int) -> None:
+        self._folder = folder
+        self._seeds = seeds
+        copy_project(folder)
+
+    def judge(self, mutant: Mutant, coverage: Coverage) -> str:
+        """Return what notices the mutant, or an empty text."""
+        code = (ROOT / mutant.path).read_bytes()
+        place = self._folder / mutant.path
+        place.write_bytes(mutant.apply(code))
+        try:
+            return self._tests(mutant.package, coverage, coverage.tests_of(mutant)) or self._simulation(mutant)
         finally:
-            if mutant is not None:
-                (folder / mutant.path).write_bytes(code)
+            place.write_bytes(code)
+
+    def _tests(self, package: str, coverage: Coverage, tests: list[str]) -> str:
+        while True:
+            failed = self._first_failing(package, coverage, tests)
+            if not failed or failed == "the time limit" or self._first_failing(package, coverage, [failed]):
+                return failed
+            tests = tests[tests.index(failed) + 1 :]  # it failed once by chance
+
+    def _first_failing(self, package: str, coverage: Coverage, tests: list[str]) -> str:
+        if not tests:
+            return ""
+        chosen, failed = self._folder / "chosen.txt", self._folder / "failed.txt"
+        chosen.write_text("\n".join(tests))
+        failed.unlink(missing_ok=True)
+        files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
+        limit = 60.0 + 5 * sum(coverage.seconds[test] for test in tests)
+        arguments = [*PYTEST, *files]
+        done = run(self._folder, arguments, limit, MUTANTS_TESTS=str(chosen), MUTANTS_FAILED=str(failed))
+        if done is None:
+            return "the time limit"
+        if done:
+            return ""
+        return failed.read_text().splitlines()[0] if failed.exists() else tests[0]  # its module can't be imported
+
+    def _simulation(self, mutant: Mutant) -> str:
+        if mutant.package not in SIMULATED or not self._seeds:
+            return ""
+        arguments = ["-m", "tests.simulation", "--jobs", "1", "--seeds", str(self._seeds)]
+        return "" if run(self._folder, arguments, 60.0 + 2 * self._seeds) else "the simulation"
+
+
+class Equivalent:
+    """The changes that make no difference, with the reason why."""
+
+    def __init__(self) -> None:
+        entries = tomllib.loads(EQUIVALENT.read_text()).get("mutant", ())
+        self._known = {(entry["module"], entry["before"], entry["after"]) for entry in entries}
+        for module, before, _ in self._known:
+            lines = {line.strip() for line in (ROOT / SOURCE / module).read_text().splitlines()}
+            assert before in lines, f"{EQUIVALENT.name}: {module} has no line {before!r}"
+
+    def __contains__(self, mutant: Mutant) -> bool:
+        return (str(mutant.path.relative_to(SOURCE)), *mutant.lines()) in self._known
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
-    parser.add_argument("--packages", default="domain,engine,stores", help="folders to change, by commas")
+    parser.add_argument("--packages", default="domain,engine,memory", help=f"of {', '.join(PACKAGES)}, by commas")
     parser.add_argument("--count", type=int, default=40)
+    parser.add_argument("--first", type=int, default=0, help="how many of the seed's mutants to leave out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0, help="start no mutant after this time")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds for the tests of a mutant")
+    parser.add_argument("--seeds", type=int, default=100, help="of the simulation, for a mutant that no test notices")
+    parser.add_argument("--records", type=Path, help="folder that keeps which tests run which lines for the next time")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     packages = options.packages.split(",")
     found = [
         mutant
         for package in packages
-        for path in sorted((ROOT / SOURCE / PACKAGES[package][0]).rglob("*.py"))
+        for path in sorted((ROOT / SOURCE).glob(PACKAGES[package][0]))
         for mutant in mutants_of(package, path)
     ]
-    rng = random.Random(options.seed)
-    chosen = rng.sample(found, min(options.count, len(found)))
+    random.Random(options.seed).shuffle(found)
+    chosen = found[options.first : options.first + options.count]
     end = time.monotonic() + options.minutes * 60
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.jobs) as pool:
         folders = [Path(temporary, str(number)) for number in range(options.jobs)]
-        for folder in folders:
-            copy_project(folder)
-        for package in packages:
-            if noticed(folders[0], package, None, options.limit):
-                print(f"the tests of {package} fail without a change, or take longer than {options.limit:.0f} s")
+        benches = [Bench(folder, options.seeds) for folder in folders]
+        records = options.records or Path(temporary)
+        records.mkdir(exist_ok=True)
+        coverages: dict[str, Coverage] = {}
+        recorded = pool.map(lambda package: record(package, folders[0], records), packages)
+        for package, coverage in zip(packages, recorded, strict=True):
+            if coverage is None:
+                print(f"the tests of {package} fail without a change")
                 return 2
+            coverages[package] = coverage
 
-        def test(mutant: Mutant) -> bool | None:
+        def test(mutant: Mutant) -> str | None:
             if time.monotonic() > end:
                 return None
-            folder = folders.pop()
+            bench = benches.pop()
             try:
-                return noticed(folder, mutant.package, mutant, options.limit)
+                return bench.judge(mutant, coverages[mutant.package])
             finally:
-                folders.append(folder)
+                benches.append(bench)
 
-        return report(chosen, test, pool)
+        equivalent = Equivalent()
+        return report(chosen, lambda mutant: EQUIVALENT.name if mutant in equivalent else test(mutant), pool)
 
 
-def report(chosen: list[Mutant], test: Callable[[Mutant], bool | None], pool: ThreadPoolExecutor) -> int:
-    tested = survived = 0
-    for mutant, result in zip(chosen, pool.map(test, chosen), strict=True):
-        tested += result is not None
-        if result is False:
-            survived += 1
-            print(f"\n{mutant.path}:{mutant.line} survived\n{mutant.diff()}", flush=True)
-    print(f"{tested} of {len(chosen)} mutants tested, {survived} survived")
+def report(chosen: list[Mutant], test: Callable[[Mutant], str | None], pool: ThreadPoolExecutor) -> int:
+    counts: Counter[str] = Counter()
+    for mutant, noticed_by in zip(chosen, pool.map(test, chosen), strict=True):
+        if noticed_by is None:
+            continue
+        counts["tests" if "::" in noticed_by else noticed_by] += 1
+        print(f"{mutant.path}:{mutant.line}: {noticed_by or 'SURVIVED'}", flush=True)
+        if not noticed_by:
+            print(mutant.diff(), flush=True)
+    survived = counts.pop("", 0)
+    print(f"{counts.total() + survived} of {len(chosen)} mutants tested, {survived} survived")
+    print("\n".join(f"  {count} noticed by {who}" for who, count in counts.most_common()))
     return 1 if survived else 0
 
 
