@@ -2,7 +2,8 @@
 
 ``MUTANTS_RECORD`` names a file that gets, for each module, the tests that ran each line, and how long each test took.
 ``MUTANTS_TESTS`` names a file with the tests to run, one on each line; ``MUTANTS_FAILED`` one that gets those that
-fail. Examples of Hypothesis are always the same here, and a failing one is not made smaller.
+fail. Examples of Hypothesis are always the same here, few while lines are recorded, and a failing one is not made
+smaller.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import coverage
 import hypothesis
 import pytest
+from _pytest.runner import runtestprotocol
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -30,6 +32,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("mutants")
 
 
+RECORDED_EXAMPLES = 20
+"""Few, because lines are recorded slowly, and other examples rarely run other lines."""
+
+
 class Recorder:
     """Writes which tests run which lines."""
 
@@ -38,6 +44,13 @@ class Recorder:
         self._seconds: dict[str, float] = {}
         self._coverage = coverage.Coverage(data_file=None, config_file=False, source=["operator/scheduledjob"])
         self._coverage.start()  # when this plugin is loaded, so before a module of the program is imported
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            function, cls = getattr(item, "obj", None), getattr(item, "cls", None)
+            for owner, name in ((function, "_hypothesis_internal_use_settings"), (cls, "settings")):
+                if isinstance(given := getattr(owner, name, None), hypothesis.settings):
+                    setattr(owner, name, hypothesis.settings(given, max_examples=RECORDED_EXAMPLES))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -71,10 +84,20 @@ class Selection:
         chosen = [item for item in items if item.nodeid in self._order]
         items[:] = sorted(chosen, key=lambda item: self._order[item.nodeid])
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            with self._failed.open("a") as file:
-                file.write(report.nodeid + "\n")
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+        """Run a test, and once more if it fails: one that fails by chance proves nothing."""
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        if any(report.failed for report in reports) and isinstance(item, pytest.Function):
+            item._initrequest()  # so that its fixtures are set up again
+            reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        for report in reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        if any(report.failed for report in reports):
+            self._failed.write_text(item.nodeid)
+        return True
 
 
 _record = os.environ.get("MUTANTS_RECORD")

@@ -4,7 +4,7 @@
 as the code is the same. ``--first 20`` leaves out the first twenty, to go on where another run ended.
 
 First the tests of each package run once, to record which of them run which lines (``covering_tests.py``). Then each
-mutant is planted in a copy of the project and tested by those that run its line. A test has to fail twice to count. A
+mutant is planted in a copy of the project and tested by those that run its line. A test has to fail twice in a row. A
 mutant that they do not notice is played in the simulation. ``equivalent_mutants.toml`` lists the changes that make no
 difference; they are not tested.
 """
@@ -59,6 +59,8 @@ class Mutant:
     package: str
     path: Path
     """Relative to the project."""
+    code: bytes
+    """The module without the change."""
     line: int
     statement: range
     """The lines of the statement that it changes, without the block that may follow."""
@@ -67,18 +69,17 @@ class Mutant:
     """Bytes of the file that ``text`` replaces."""
     text: str
 
-    def apply(self, code: bytes) -> bytes:
-        return code[: self.first] + self.text.encode() + code[self.last :]
+    @property
+    def changed(self) -> bytes:
+        return self.code[: self.first] + self.text.encode() + self.code[self.last :]
 
     def lines(self) -> tuple[str, str]:
         """Return the line before and after the change; without those that follow, if it spans several."""
-        code = (ROOT / self.path).read_bytes()
-        before, after = code.decode().splitlines(), self.apply(code).decode().splitlines()
+        before, after = self.code.decode().splitlines(), self.changed.decode().splitlines()
         return before[self.line - 1].strip(), after[self.line - 1].strip()
 
     def diff(self) -> str:
-        code = (ROOT / self.path).read_bytes()
-        before, after = code.decode().splitlines(), self.apply(code).decode().splitlines()
+        before, after = self.code.decode().splitlines(), self.changed.decode().splitlines()
         return "\n".join(difflib.unified_diff(before, after, str(self.path), str(self.path), n=1, lineterm=""))
 
 
@@ -130,7 +131,7 @@ def mutants_of(package: str, path: Path) -> Iterator[Mutant]:
             if isinstance(changed, ast.expr) and not isinstance(changed, ast.Constant):
                 text = f"({text})"
             first, last = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
-            yield Mutant(package, path.relative_to(ROOT), node.lineno, statement, first, last, text)
+            yield Mutant(package, path.relative_to(ROOT), code, node.lineno, statement, first, last, text)
         for child in ast.iter_child_nodes(node):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or child not in {node.args, node.returns}:
                 yield from visit(child, statement)
@@ -159,7 +160,7 @@ def copy_project(folder: Path) -> None:
 def run(folder: Path, arguments: Sequence[str], limit: float | None = None, **variables: str) -> bool | None:
     """Run Python in a copy of the project. Returns whether it succeeded; None: it took over ``limit`` seconds."""
     search_path = f"{folder / 'operator'}:{folder / 'tools'}"
-    environment = os.environ | {"PYTHONPATH": search_path, "PYTHONDONTWRITEBYTECODE": "1"} | variables
+    environment = os.environ | {"PYTHONPATH": search_path} | variables
     with subprocess.Popen(
         [sys.executable, *arguments],
         cwd=folder,
@@ -218,40 +219,34 @@ class Bench:
     def __init__(self, folder: Path, seeds: int) -> None:
         self._folder = folder
         self._seeds = seeds
+        self._planted = 0
         copy_project(folder)
 
     def judge(self, mutant: Mutant, coverage: Coverage) -> str:
         """Return what notices the mutant, or an empty text."""
-        code = (ROOT / mutant.path).read_bytes()
         place = self._folder / mutant.path
-        place.write_bytes(mutant.apply(code))
+        place.write_bytes(mutant.changed)
+        self._planted += 1
+        os.utime(place, (self._planted, self._planted))  # no two alike, by which Python knows its bytecode is outdated
         try:
-            return self._tests(mutant.package, coverage, coverage.tests_of(mutant)) or self._simulation(mutant)
+            return self._tests(coverage, coverage.tests_of(mutant)) or self._simulation(mutant)
         finally:
-            place.write_bytes(code)
+            place.write_bytes(mutant.code)
 
-    def _tests(self, package: str, coverage: Coverage, tests: list[str]) -> str:
-        while True:
-            failed = self._first_failing(package, coverage, tests)
-            if not failed or failed == "the time limit" or self._first_failing(package, coverage, [failed]):
-                return failed
-            tests = tests[tests.index(failed) + 1 :]  # it failed once by chance
-
-    def _first_failing(self, package: str, coverage: Coverage, tests: list[str]) -> str:
+    def _tests(self, coverage: Coverage, tests: list[str]) -> str:
         if not tests:
             return ""
         chosen, failed = self._folder / "chosen.txt", self._folder / "failed.txt"
         chosen.write_text("\n".join(tests))
         failed.unlink(missing_ok=True)
-        files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
+        files = dict.fromkeys(test.partition("::")[0] for test in tests)
         limit = 60.0 + 5 * sum(coverage.seconds[test] for test in tests)
-        arguments = [*PYTEST, *files]
-        done = run(self._folder, arguments, limit, MUTANTS_TESTS=str(chosen), MUTANTS_FAILED=str(failed))
+        done = run(self._folder, [*PYTEST, *files], limit, MUTANTS_TESTS=str(chosen), MUTANTS_FAILED=str(failed))
         if done is None:
             return "the time limit"
         if done:
             return ""
-        return failed.read_text().splitlines()[0] if failed.exists() else tests[0]  # its module can't be imported
+        return failed.read_text().strip() if failed.exists() else tests[0]  # its module can't be imported
 
     def _simulation(self, mutant: Mutant) -> str:
         if mutant.package not in SIMULATED or not self._seeds:
