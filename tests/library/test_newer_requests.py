@@ -1,16 +1,17 @@
 """What a client writes while a run is active counts: it is neither overwritten by the run nor lost.
 
-Each test runs on the store in memory and on Postgres.
+Each test runs on the store in memory, on Postgres and on Firestore.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import UNSET
 
 from scheduledjob import Every, Scheduler, Task
 from tests.engine.support import PATIENCE, Watcher
@@ -24,9 +25,21 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 
 
-@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.postgres)])
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("postgres", marks=pytest.mark.postgres),
+        pytest.param("firestore", marks=pytest.mark.firestore),
+    ]
+)
 def url(request: pytest.FixtureRequest) -> str:
-    return "memory:" if request.param == "memory" else str(request.getfixturevalue("postgres_dsn"))
+    match request.param:
+        case "postgres":
+            return str(request.getfixturevalue("postgres_dsn"))
+        case "firestore":
+            return str(request.getfixturevalue("firestore_target").url)
+        case _:
+            return "memory:"
 
 
 class Steered:
@@ -203,6 +216,63 @@ async def test_a_job_that_schedules_itself_anew_goes_on(
             assert task.slot > datetime.now(UTC)
         else:
             assert await seen.get() == b"2"
+
+
+@pytest.mark.parametrize("gives_payload", [False, True])
+@pytest.mark.parametrize("earlier", ["new", "replaced", "by trigger"])
+@pytest.mark.parametrize("from_client", [False, True])
+async def test_a_job_that_schedules_itself_as_it_is_goes_on_by_its_trigger(
+    url: str, gives_payload: bool, earlier: str, from_client: bool
+) -> None:
+    """It changes nothing and returns None, which would end the schedule otherwise."""
+    if url == "memory:" and from_client:
+        pytest.skip("no other process can use the store in memory")
+    watcher = Watcher()
+    scheduler = Scheduler(url, heartbeat=1.0, observer=watcher)
+    client = Scheduler(url, execute=False) if from_client else scheduler
+    runs: list[Task] = []
+
+    async def job(task: Task) -> None:
+        runs.append(task)
+        if len(runs) == 1:
+            await client.schedule("x", "job", payload=b"1" if gives_payload else UNSET, replace=True)
+
+    trigger = Every(1.0 if earlier == "by trigger" else HOUR)
+    for registry in {scheduler, client}:
+        registry.job("job", trigger=trigger)(job)
+    async with asyncio.timeout(PATIENCE), scheduler, client if from_client else nullcontext():
+        if earlier == "replaced":
+            await scheduler.schedule("x", "job", payload=b"0", delay=HOUR)
+        delay = None if earlier == "by trigger" else 0.0
+        await scheduler.schedule("x", "job", payload=b"1", delay=delay, replace=True)
+        if earlier == "by trigger":
+            await watcher.until(lambda: len(runs) == 2)
+            assert [task.payload for task in runs] == [b"1", b"1"]
+            return
+
+        def waits_for_its_trigger() -> bool:
+            state = watcher.states.get("x")
+            return state is not None and state.succeeded == 1 and state.next is not None
+
+        await watcher.until(waits_for_its_trigger)
+        task = await scheduler.get("x")
+        assert task is not None
+        assert task.slot > datetime.now(UTC)
+        assert len(runs) == 1
+
+
+async def test_a_named_slot_that_waits_stays_if_it_is_scheduled_again_as_it_is(url: str) -> None:
+    async with steering(url, every=HOUR) as x:
+        await x.schedule("x", "job", payload=b"1", delay=0.0)
+        await x.job.begun.get()
+        await x.schedule("x", "job", delay=0.5, replace=True)
+        for _ in range(3):
+            await x.schedule("x", "job", replace=True)
+        x.job.end(lambda task: None)
+        await x.job.begun.get()
+        x.job.end()
+        await x.succeeded(2)
+        assert x.job.begun.empty()
 
 
 async def test_the_same_slot_named_again_is_another_run(url: str) -> None:

@@ -344,6 +344,25 @@ async def test_a_run_clears_the_payload_unless_a_client_has_set_one_since(store:
     assert (await read_row(store, "job")).payload == b"client"
 
 
+@pytest.mark.parametrize("gives_payload", [False, True])
+async def test_an_owned_library_schedule_that_is_scheduled_again_as_it_is_gets_a_revision(
+    store: Store, gives_payload: bool
+) -> None:
+    """Its run may be about to complete the schedule, or to leave another payload."""
+    now = await store.now()
+    new = desired("job", now - 1, first=now - 1, payload=b"client")
+    await store.put([new], replace=False)
+    row = await take_one(store)
+    again = dataclasses.replace(new, first=None, keep_payload=not gives_payload)
+    assert await store.put([again], replace=True) == [Put.UPDATED]
+    seen = await read_row(store, "job")
+    assert (seen.revision, seen.edited_at, seen.first) == (2, row.edited_at, now - 1)
+    assert await settle(store, settlement(row, Disposition.REMOVE, payload=b"run"))
+    seen = await read_row(store, "job")
+    assert (seen.owner, seen.payload) == (None, b"client" if gives_payload else b"run")
+    assert (await take_one(store)).slug == "job", "it is due at once"
+
+
 async def test_the_revision_of_a_payload_is_the_one_that_the_run_received(store: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)
@@ -360,11 +379,11 @@ async def test_a_row_keeps_its_payload_if_the_client_gives_none(store: Store) ->
     await store.put([desired("job", now - 1, payload=b"first")], replace=False)
     row = await take_one(store)
     same = dataclasses.replace(desired("job"), keep_payload=True)
-    assert await store.put([same], replace=True) == [Put.UNCHANGED]
+    assert await store.put([same], replace=True) == [Put.UPDATED], "a replica owns it"
     edit = dataclasses.replace(desired("job", definition="{}"), keep_payload=True)
     assert await store.put([edit], replace=True) == [Put.UPDATED]
     seen = await read_row(store, "job")
-    assert (seen.payload, seen.revision, seen.payload_revision) == (b"first", 2, row.payload_revision)
+    assert (seen.payload, seen.revision, seen.payload_revision) == (b"first", 3, row.payload_revision)
     assert await settle(store, settlement(row, payload=b"run"))
     assert (await read_row(store, "job")).payload == b"run"
     assert await store.put([desired("job", definition="{}")], replace=True) == [Put.UPDATED]

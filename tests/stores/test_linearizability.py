@@ -183,7 +183,13 @@ class StoreMachine(RuleBasedStateMachine):
                 row = replace(row, payload=payload, result=None, created_at=before, wake_at=wake_at, state=state)
                 self.rows.append(replace(row, owner=None))
             elif named is None and (row.kind, row.payload) == (kind, payload):
-                assert answer is Put.UNCHANGED
+                if row.owner is None or origin is not Origin.LIBRARY:
+                    assert answer is Put.UNCHANGED
+                    continue
+                assert answer is Put.UPDATED
+                row.origin, row.generation, row.requests = origin.value, 0, ""
+                row.revision += 1
+                row.payload_revision = row.revision
             else:
                 assert answer is Put.UPDATED
                 row.kind, row.payload, row.first = kind, payload, named

@@ -132,6 +132,8 @@ def take_in(schedule: Schedule, row: Row) -> None:
             row.generation,
             reopen=row.origin == Origin.LIBRARY,
         )
+    elif row.first is not None:
+        schedule.state.first_named_at = row.edited_at  # a client may schedule it again as it is, and keeps both
     if row.requests:
         machine.request(schedule, _requests_of(row), row.edited_at)
 

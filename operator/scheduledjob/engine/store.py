@@ -62,7 +62,8 @@ class Put(Enum):
     CREATED = "created"
     UPDATED = "updated"
     UNCHANGED = "unchanged"
-    """The row has this kind, definition, payload and requests already, and no ``first`` was given."""
+    """The row has this kind, definition, payload and requests already, and no ``first`` was given. Nothing is written,
+    except by ``put`` to a library schedule that a replica owns: that is UPDATED (see there)."""
     STALE = "stale"
     """``reconcile`` only: the store knows something newer, so nothing was written."""
 
@@ -179,6 +180,10 @@ class Store(Protocol):
 
         All or none are written up to 1,000 rows of 8 MiB (Firestore: 500). More rows are several transactions, so that
         none holds its locks for long, and a call that fails may have written some of them.
+
+        With ``replace``, a library schedule that a replica owns gets a new ``revision`` even if nothing differs. A run
+        that is active may be about to complete it or to leave another payload, and the caller wants it to go on as
+        written. ``edited_at`` and ``first`` stay then, because they belong to a revision that is known already.
 
         Without ``replace``, raises SlugTaken with the slugs that exist already. Raises ValueError if a slug occurs
         twice in ``rows``.

@@ -138,6 +138,109 @@ async def test_an_observed_object_whose_row_is_locked_is_written_after_the_other
     await watcher.close()
 
 
+IN_VAIN = "lock timeout"
+
+
+@pytest.fixture
+def few_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a locked row up soon."""
+    monkeypatch.setattr(connections_module, "_MAX_WAITS", 1)
+
+
+@pytest.mark.usefixtures("few_waits")
+async def test_rows_that_stay_locked_cost_no_other_object_its_edit(
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    def observed(generation: int) -> list[NewRow]:
+        rows = [desired(f"job-{n}", 1, origin=Origin.CLUSTER, definition=str(generation)) for n in range(5)]
+        for row in rows:
+            row.generation = generation
+        return rows
+
+    await store.reconcile(observed(1))
+    async with locked(connection, "job-1", "job-3"):
+        with pytest.raises(StoreUnavailable, match=IN_VAIN):
+            await store.reconcile(observed(2))
+    assert {row.slug: row.generation for row in await store.rows()} == {
+        "job-0": 2, "job-1": 1, "job-2": 2, "job-3": 1, "job-4": 2
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("few_waits")
+@pytest.mark.parametrize("lock", ["FOR UPDATE", "FOR SHARE", "FOR KEY SHARE"])
+async def test_a_row_that_stays_locked_costs_no_other_object_its_deletion(
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], lock: str
+) -> None:
+    rows = [desired(f"job-{n}", 1, origin=Origin.CLUSTER) for n in range(5)]
+    gone = [(row.slug, row.uid) for row in rows]
+    await store.reconcile(rows)
+    async with connection.transaction():
+        await connection.fetch(f"SELECT id FROM scheduledjob.schedule WHERE slug = 'job-3' {lock}")
+        with pytest.raises(StoreUnavailable, match=IN_VAIN):
+            await store.tombstone(gone)
+        assert [row.slug for row in await store.rows()] == ["job-3"]
+    assert await store.tombstone(gone) == [False, False, False, True, False]
+
+
+@pytest.mark.usefixtures("few_waits")
+async def test_a_row_that_stays_locked_costs_no_other_row_its_touch(
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    slugs = [f"job-{n}" for n in range(5)]
+    await store.put([desired(slug) for slug in slugs], replace=False)
+    async with locked(connection, "job-3"):
+        with pytest.raises(StoreUnavailable, match=IN_VAIN):
+            await store.touch([*slugs, "missing"])
+    assert [row.revision for row in await store.rows()] == [2, 2, 2, 1, 2]
+    await store.touch(["job-3"])
+    assert [row.revision for row in await store.rows()] == [2] * 5
+
+
+@pytest.mark.parametrize("lock", ["FOR UPDATE", "FOR SHARE", "FOR KEY SHARE"])
+@pytest.mark.parametrize("why", ["expired", "pushed out", "examined"])
+async def test_a_locked_record_costs_no_other_record_its_pruning(
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], lock: str, why: str
+) -> None:
+    now = await store.now()
+    rows = await owned(store, 5)
+    expires = now - 1 if why == "expired" else now + HOUR
+    ends = [
+        settlement(row, records=[record(f"{slug}-{n}", now + n, slug=slug, keep=1, expires=expires) for n in range(2)])
+        for slug, row in rows.items()
+    ]
+    await store.settle("alice", ends)
+    store.history_grew.take(100)
+    store.history_grew.examined = why != "examined"
+    if why == "pushed out":
+        store.history_grew.add(rows)
+    async with connection.transaction():
+        await connection.fetch(f"SELECT run_id FROM scheduledjob.history WHERE run_id = 'job-03-0' {lock}")
+        await store.prune()
+        left = {run.run_id for run in await store.history()}
+    kept = set() if why == "expired" else {f"{slug}-1" for slug in rows}
+    assert left == {"job-03-0", *kept}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+async def test_a_client_does_not_wait_for_a_locked_announcement(
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], postgres_dsn: str, replace: bool
+) -> None:
+    """It can't see when that replica polls, so it notifies all."""
+    now = await store.now()
+    assert await store.announce(ReplicaInfo("alice", "1.0", 1), now)
+    assert await store.announce(ReplicaInfo("bob", "1.0", 1), now)
+    listener = await asyncpg.connect(postgres_dsn)
+    heard: asyncio.Queue[object] = asyncio.Queue()
+    await listener.add_listener(store._channel, lambda *args: heard.put_nowait(args[-1]))
+    async with asyncio.timeout(PATIENCE):
+        await store.put([desired("unlocked", now + HOUR)], replace=replace)
+        async with connection.transaction():
+            await connection.fetch("SELECT 1 FROM scheduledjob.replica WHERE id = 'bob' FOR UPDATE")
+            await store.put([desired("locked", now + 2 * HOUR)], replace=replace)
+        assert str(now + 2 * HOUR) in str(await heard.get()), "nothing was due before the polls of the first"
+    await listener.close()
+
+
 async def test_a_due_row_that_a_client_had_locked_is_looked_for_soon(
     store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:

@@ -119,9 +119,9 @@ def apply_revision(
     """Take in another revision of the desired state. The definition and the slots are the new ones already.
 
     An edit or a resume never replays the past. Not every revision is an edit: a manual request or a touch makes one,
-    too, and leaves a pause as it is. ``written_at``: when the store received the revision. ``first``: the first slot,
-    if the client set one. ``generation``: that of the object in a cluster, or 0. ``reopen``: the schedule goes on even
-    if its job completed it before this revision.
+    too, and leaves a pause as it is. ``written_at``: when the desired state was edited last. ``first``: the first slot,
+    if the client set one; it is planned once for each ``written_at``. ``generation``: that of the object in a cluster,
+    or 0. ``reopen``: the schedule goes on even if its job completed it before this revision.
     """
     state, definition = schedule.state, schedule.definition
     schedule.writes.changed = True
@@ -157,14 +157,21 @@ def apply_revision(
     overdue_from = _overdue_from(schedule)
     if state.overdue and (overdue_from is None or overdue_from > written_at):
         state.overdue = False
-    if first is not None and state.completed is not Completion.JOB:
+    known, state.first_named_at = state.first_named_at == written_at, written_at if first is not None else 0
+    if first is not None and not known and state.completed is not Completion.JOB:
         state.completed = None
         runs.drop_named(schedule)
         repeat = revision if first <= decided_before else 0
         state.next = schedule.new_run(first, first, named=True, repeat=repeat)
         schedule.writes.add(state.next)
-    elif restart or not _keeps_next(schedule):
+    elif not (known and _waits_for(schedule, first)) and (restart or not _keeps_next(schedule)):
         state.next = None
+
+
+def _waits_for(schedule: Schedule, first: Instant | None) -> bool:
+    """Return whether the planned slot is the one that the client named, which stays then."""
+    planned = schedule.state.next
+    return planned is not None and planned.slot == first and schedule.open and planned.detached is schedule.detached
 
 
 def _keeps_next(schedule: Schedule) -> bool:

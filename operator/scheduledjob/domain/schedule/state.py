@@ -127,6 +127,8 @@ class State(msgspec.Struct, omit_defaults=True, gc=False):
     """Slots made by followed runs, whose jitter has not passed yet."""
     zones: str = ""
     """The version of the zone data by which ``next`` was planned; empty if it depends on no time zone."""
+    first_named_at: Instant = 0
+    """When the client wrote the desired state that named its first slot, if this state takes that one into account."""
 
     def encode(self) -> bytes:
         return _encoder.encode(self)

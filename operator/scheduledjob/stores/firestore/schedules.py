@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scheduledjob.engine.store import Put, SlugTaken, StoreUnavailable
+from scheduledjob.engine.stored_row import Origin
 from scheduledjob.stores.tombstones import by_unique_slug, without_cluster_fields
 
 from .layout import (
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scheduledjob.domain.time.instants import Instant
-    from scheduledjob.engine.stored_row import NewRow, Origin
+    from scheduledjob.engine.stored_row import NewRow
 
     from .clock import FirestoreClock
     from .operations import Fields, Stamp
@@ -158,6 +159,8 @@ class FirestoreSchedules:
                     changes.append((row, write, Put.CREATED))
                 elif _differs(document, row):
                     changes.append((row, edit(document, row, now), Put.UPDATED))
+                elif document.fields.get("owner") is not None and row.origin is Origin.LIBRARY:
+                    changes.append((row, _schedule_again(document, row), Put.UPDATED))
                 else:
                     results[row.slug] = Put.UNCHANGED
             for numbers in pack_commits([[write] for _, write, _ in changes]):
@@ -254,6 +257,15 @@ def _differs(document: StoredDocument, new: NewRow) -> bool:
 def edit(document: StoredDocument, new: NewRow, now: Instant) -> Write:
     """Return the write that changes a row to ``new``."""
     return make_due(document, definition_fields(new, document.fields["revision"] + 1, now), now)
+
+
+def _schedule_again(document: StoredDocument, new: NewRow) -> Write:
+    """Return the write which notes that a client has scheduled an owned row again as it is."""
+    revision = document.fields["revision"] + 1
+    fields: Fields = {"revision": revision, "origin": Origin(new.origin).value, "generation": 0, "acts": ""}
+    if not new.keep_payload:
+        fields["payload_revision"] = revision
+    return Write(document.path, fields, list(fields), stamp=document.stamp)
 
 
 def make_due(document: StoredDocument, fields: Fields, now: Instant) -> Write:

@@ -71,6 +71,13 @@ class Entry:
             return True
         return (self.kind, self.definition, self.named_tenant) != (new.kind, new.definition, new.tenant)
 
+    def schedule_again(self, new: NewRow) -> None:
+        """Note that a client has scheduled an owned row again as it is."""
+        self.origin, self.generation, self.requests = new.origin, 0, ""
+        self.revision += 1
+        if not new.keep_payload:
+            self.payload_revision = self.revision
+
     @property
     def named_tenant(self) -> str:
         """The tenant as ``NewRow`` and ``Row`` name it. ``tenant`` is the one whose capacity the row uses."""

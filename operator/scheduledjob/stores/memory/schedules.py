@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scheduledjob.engine.store import Put, SlugTaken
+from scheduledjob.engine.stored_row import Origin
 from scheduledjob.stores.tombstones import by_unique_slug, without_cluster_fields
 
 from .database import MemoryPart
@@ -12,7 +13,7 @@ from .database import MemoryPart
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scheduledjob.engine.stored_row import NewRow, Origin, Row
+    from scheduledjob.engine.stored_row import NewRow, Row
 
     from .rows import Entry
 
@@ -32,7 +33,12 @@ class MemorySchedules(MemoryPart):
             for row in rows:
                 entry = tables.slugs.get(row.slug)
                 if entry is not None and not entry.differs(row):
-                    results.append(Put.UNCHANGED)
+                    if entry.owner is None or row.origin is not Origin.LIBRARY:
+                        results.append(Put.UNCHANGED)
+                        continue
+                    entry.schedule_again(row)
+                    results.append(Put.UPDATED)
+                    written.append(entry)
                     continue
                 desired = without_cluster_fields(row)
                 if entry is None:

@@ -190,9 +190,11 @@ def _advice(error: asyncpg.PostgresError) -> str:
 
 
 def retry_rollbacks(
-    *, waits: int = _MAX_WAITS
+    *, waits: int | None = None
 ) -> Callable[[Callable[_P, Coroutine[Any, Any, _T]]], Callable[_P, Coroutine[Any, Any, _T]]]:
     """Repeat a call whose transaction the server rolled back to end a deadlock, or up to ``waits`` waits for a lock.
+
+    Without ``waits``, until clients of this store that stand still are gone.
 
     Clients lock rows in order of slug and owners in order of key, so they can deadlock. The lock of a client that
     stands still is gone when the server has ended its session.
@@ -201,7 +203,10 @@ def retry_rollbacks(
     def decorate(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
         @wraps(call)
         async def with_retries(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-            left = {asyncpg.TransactionRollbackError: _MAX_RETRIES, asyncpg.LockNotAvailableError: waits}
+            left = {
+                asyncpg.TransactionRollbackError: _MAX_RETRIES,
+                asyncpg.LockNotAvailableError: _MAX_WAITS if waits is None else waits,
+            }
             while True:
                 try:
                     return await call(*args, **kwargs)

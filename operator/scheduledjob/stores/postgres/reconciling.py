@@ -3,34 +3,37 @@
 Nearly all observations are stored already, above all after a restart. So the server first returns those that differ,
 without taking a lock. Only these rows are locked; the decision about them is made here, and then written.
 
-A row that a client has locked is left out, and written by itself when the others are. So all or none holds for the
-rows of one chunk that nobody has locked.
+A row that a client has locked is left out, and written by itself when all others are, as is one that is deleted or
+touched. So all or none holds for the rows of one chunk that nobody has locked, and a call that fails because of a lock
+has written every other row.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from zlib import crc32
 
 import asyncpg
 
 from scheduledjob.domain.schedule.requests import merged
-from scheduledjob.engine.store import Put, StoreError
+from scheduledjob.engine.store import Put, StoreError, StoreUnavailable
 from scheduledjob.stores.tombstones import by_unique_slug, decide_upsert, tombstone_kept_for
 
 from .columns import Columns, observed_columns, record_columns, row_of
-from .connections import retry_rollbacks
+from .connections import retry_rollbacks, waited_in_vain
 from .queries import SQL
 from .schedules import Changes, PostgresSchedules, cut_off_records, slugs_contended
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from scheduledjob.engine.stored_row import NewRow
 
     from .connections import Connection
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 CHUNK = 1000
@@ -41,6 +44,8 @@ SLUG_LOCKS = 64
 single lock would make replicas wait for each other."""
 
 _ATTEMPTS = 3
+
+_patient = retry_rollbacks()
 
 
 class PostgresReconciling(PostgresSchedules):
@@ -77,22 +82,40 @@ class PostgresReconciling(PostgresSchedules):
     async def _reconcile(self, rows: Sequence[NewRow]) -> dict[str, Put]:
         results: dict[str, Put] = {}
         for chunk in _chunks(rows):
-            results |= await self._reconcile_chunk(chunk, only_free=True)
-            for row in chunk:
-                if row.slug not in results:
-                    results |= await self._reconcile_chunk([row], only_free=False)
+            results |= await _patient(self._reconcile_chunk)(chunk, only_free=True)
+        left = [row for row in rows if row.slug not in results]
+        for written in await self._one_by_one(left, partial(self._reconcile_chunk, only_free=False)):
+            results |= written
         return results
 
-    @retry_rollbacks()
+    async def _one_by_one(
+        self, items: Sequence[_T], write: Callable[[Sequence[_T]], Coroutine[None, None, _R]]
+    ) -> list[_R]:
+        """Write items whose rows were locked, each for itself. Raise what failed first when all were tried.
+
+        Only the first waits for long: by then, the server has ended a client of this store that stands still.
+        """
+        results: list[_R] = []
+        failure: StoreUnavailable | None = None
+        for item in items:
+            try:
+                results.append(await (write if failure else _patient(write))([item]))
+            except StoreUnavailable as error:
+                if not waited_in_vain(error):
+                    raise
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return results
+
+    @retry_rollbacks(waits=0)
     async def _reconcile_chunk(self, rows: Sequence[NewRow], *, only_free: bool) -> dict[str, Put]:
         """Write rows in one transaction; with ``only_free`` those that nobody has locked, else wait for a while."""
         changes = Changes()
         async with self._pool.transaction("writing schedules") as connection:
             await self._lock_slugs(connection, (row.slug for row in rows))
             if only_free:
-                slugs = [row.slug for row in rows]
-                lines = await connection.fetch(SQL["select_locked_slugs"], self._installation, slugs)
-                locked = {line[0] for line in lines}
+                locked = await self._lock_rows(connection, [row.slug for row in rows])
                 rows = [row for row in rows if row.slug not in locked]
             results = await self._write_chunk(connection, rows, changes) if rows else {}
             await self._notify(connection, changes)
@@ -134,19 +157,34 @@ class PostgresReconciling(PostgresSchedules):
 
     async def tombstone(self, identities: Sequence[tuple[str, str]]) -> list[bool]:
         found: set[tuple[str, str]] = set()
+        left: list[tuple[str, str]] = []
         for chunk in _chunks(sorted(set(identities))):
-            found |= await self._tombstone_chunk(chunk)
+            ended, locked = await _patient(self._tombstone_chunk)(chunk, only_free=True)
+            found |= ended
+            left += locked
+        for ended, _ in await self._one_by_one(left, partial(self._tombstone_chunk, only_free=False)):
+            found |= ended
         return [identity in found for identity in identities]
 
-    @retry_rollbacks()
-    async def _tombstone_chunk(self, identities: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    @retry_rollbacks(waits=0)
+    async def _tombstone_chunk(
+        self, identities: Sequence[tuple[str, str]], *, only_free: bool
+    ) -> tuple[set[tuple[str, str]], list[tuple[str, str]]]:
+        """End schedules in one transaction. Return those that existed, and with ``only_free`` those that are locked."""
         changes = Changes()
+        found: set[tuple[str, str]] = set()
         async with self._pool.transaction("ending schedules") as connection:
             await self._lock_slugs(connection, (slug for slug, _ in identities))
-            found = await self._end(connection, identities, changes)
-            await self._notify(connection, changes)
+            locked = await self._lock_rows(connection, [slug for slug, _ in identities]) if only_free else set()
+            if free := [identity for identity in identities if identity[0] not in locked]:
+                found = await self._end(connection, free, changes)
+                await self._notify(connection, changes)
         self._lower_watermark(changes)
-        return found
+        return found, [identity for identity in identities if identity[0] in locked]
+
+    async def _lock_rows(self, connection: Connection, slugs: Sequence[str]) -> set[str]:
+        """Lock the rows of these slugs until the transaction ends, and return the slugs of those that are locked."""
+        return {line[0] for line in await connection.fetch(SQL["select_locked_slugs"], self._installation, slugs)}
 
     async def _lock_slugs(self, connection: Connection, slugs: Iterable[str]) -> None:
         """Keep other replicas from creating or deleting rows of these slugs until the transaction ends."""
@@ -169,17 +207,25 @@ class PostgresReconciling(PostgresSchedules):
         return {(line["slug"], line["uid"]) for line in deleted}
 
     async def touch(self, slugs: Sequence[str]) -> None:
+        left: list[str] = []
         for chunk in _chunks(sorted(set(slugs))):
-            await self._touch_chunk(chunk)
+            touched = await self._touch("touch_rows", chunk)
+            left += [slug for slug in chunk if slug not in touched]
+        if left:
+            locked = [row.slug for row in await self.get(left) if row is not None]
+            await self._one_by_one(locked, partial(self._touch, "touch_rows_waiting"))
 
-    @retry_rollbacks()
-    async def _touch_chunk(self, slugs: Sequence[str]) -> None:
+    @retry_rollbacks(waits=0)
+    async def _touch(self, query: str, slugs: Sequence[str]) -> set[str]:
+        """Touch rows in one transaction, and return the slugs of those that the query has touched."""
         changes = Changes()
         async with self._pool.transaction("writing schedules") as connection:
-            for line in await connection.fetch(SQL["touch_rows"], self._installation, slugs):
+            lines = await connection.fetch(SQL[query], self._installation, slugs)
+            for line in lines:
                 changes.add(*line)
             await self._notify(connection, changes)
         self._lower_watermark(changes)
+        return {line[0] for line in lines}
 
 
 def _chunks(rows: Sequence[_T]) -> list[Sequence[_T]]:

@@ -36,12 +36,26 @@ FROM unnest($2::text[]) AS wanted(run_id), LATERAL (
     SELECT run_id FROM scheduledjob.history WHERE run_id = wanted.run_id AND installation - $1 = 0 OFFSET 0
 ) AS h;
 
+-- fragment: drop_free_surplus
+-- Leaves out what a client has locked; a later call drops it.
+free AS MATERIALIZED (
+    SELECT h.run_id
+    FROM surplus, LATERAL (
+        SELECT run_id FROM scheduledjob.history
+        WHERE run_id = surplus.run_id AND installation - $1 = 0 OFFSET 0 FOR UPDATE SKIP LOCKED
+    ) AS h
+), dropped AS (
+    DELETE FROM scheduledjob.history AS h USING free
+    WHERE h.run_id = ANY(ARRAY[free.run_id]) AND h.installation - $1 = 0
+    RETURNING 1
+)
+
 -- name: prune_expired
 -- $1 installation, $2 how many to drop at most.
 WITH expired AS MATERIALIZED (
     SELECT run_id FROM scheduledjob.history
     WHERE installation - 0 = $1 AND expires <= (SELECT scheduledjob.clock())
-    ORDER BY expires LIMIT $2
+    ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED
 ), dropped AS (
     DELETE FROM scheduledjob.history AS h USING expired
     WHERE h.run_id = ANY(ARRAY[expired.run_id]) AND h.installation - $1 = 0
@@ -61,11 +75,7 @@ WITH ranked AS (
     ) AS h
 ), surplus AS MATERIALIZED (
     SELECT run_id FROM ranked WHERE place > keep LIMIT $3
-), dropped AS (
-    DELETE FROM scheduledjob.history AS h USING surplus
-    WHERE h.run_id = ANY(ARRAY[surplus.run_id]) AND h.installation - $1 = 0
-    RETURNING 1
-)
+), {drop_free_surplus}
 SELECT count(*) FROM dropped;
 
 -- name: prune_history
@@ -82,11 +92,7 @@ WITH seen AS MATERIALIZED (
     FROM seen
 ), surplus AS MATERIALIZED (
     SELECT run_id FROM ranked WHERE place > keep OR expires <= scheduledjob.clock() LIMIT $4
-), dropped AS (
-    DELETE FROM scheduledjob.history AS h USING surplus
-    WHERE h.run_id = ANY(ARRAY[surplus.run_id]) AND h.installation - $1 = 0
-    RETURNING 1
-)
+), {drop_free_surplus}
 SELECT
     (SELECT count(*) FROM dropped) AS dropped,
     (SELECT count(*) FROM seen) AS seen,

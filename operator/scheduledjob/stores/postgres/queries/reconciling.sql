@@ -23,12 +23,13 @@ WHERE (s.uid, s.generation, s.kind, s.definition, s.acts, s.origin)
 SELECT pg_advisory_xact_lock(hashtextextended('scheduledjob.slugs', $1) # part) FROM unnest($2::bigint[]) AS part;
 
 -- name: select_locked_slugs
--- Locks the rows of these slugs, except those that a client has locked, and returns the slugs of these.
+-- Locks the rows of these slugs, except those that a client has locked, and returns the slugs of these. FOR UPDATE,
+-- because some of the rows are deleted.
 WITH free AS MATERIALIZED (
     SELECT s.id
     FROM unnest($2::text[]) AS wanted(slug), LATERAL (
         SELECT id FROM scheduledjob.schedule
-        WHERE installation = $1 AND slug = wanted.slug OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED
+        WHERE installation = $1 AND slug = wanted.slug OFFSET 0 FOR UPDATE SKIP LOCKED
     ) AS s
 )
 SELECT s.slug
@@ -96,17 +97,31 @@ DELETE FROM scheduledjob.tombstone AS t
 USING unnest($2::text[]) AS given (uid)
 WHERE t.uid = ANY(ARRAY[given.uid]) AND t.installation - $1 = 0;
 
--- name: touch_rows
-WITH found AS MATERIALIZED (
-    {ids_of_slugs}
-)
+-- fragment: touch_found_rows
 UPDATE scheduledjob.schedule AS s
 SET revision = s.revision + 1,
     -- least() ignores NULL.
     wake_at = CASE WHEN s.owner IS NULL THEN least(s.wake_at, scheduledjob.clock()) ELSE s.wake_at END
 FROM found
 WHERE s.id = ANY(ARRAY[found.id])
-RETURNING s.slug, s.owner IS NOT NULL AS owned, s.wake_at;
+RETURNING s.slug, s.owner IS NOT NULL AS owned, s.wake_at
+
+-- name: touch_rows
+-- Leaves out the rows that a client has locked.
+WITH found AS MATERIALIZED (
+    SELECT s.id
+    FROM unnest($2::text[]) AS wanted(slug), LATERAL (
+        SELECT id FROM scheduledjob.schedule
+        WHERE installation = $1 AND slug = wanted.slug OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED
+    ) AS s
+)
+{touch_found_rows};
+
+-- name: touch_rows_waiting
+WITH found AS MATERIALIZED (
+    {ids_of_slugs}
+)
+{touch_found_rows};
 
 -- name: delete_expired_tombstones
 -- $1 installation, $2 how many at most.

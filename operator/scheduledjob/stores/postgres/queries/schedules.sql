@@ -27,10 +27,15 @@ FROM unnest(
 
 -- fragment: latest_poll
 -- When the last of the replicas polls. The lock makes a replica that announces a later poll wait for this transaction,
--- so that the poll which follows its announcement finds what this transaction wrote.
+-- so that the poll which follows its announcement finds what this transaction wrote. It never waits itself: if somebody
+-- has locked a row, the result is later than any instant, so that the replica is notified in any case.
 (
-    SELECT max(looks_at) FROM (
-        SELECT r.looks_at FROM scheduledjob.replica AS r WHERE r.installation = $1 FOR SHARE
+    SELECT CASE
+        WHEN count(*) < (SELECT count(*) FROM scheduledjob.replica WHERE installation = $1) THEN 9223372036854775807
+        ELSE max(looks_at)
+    END
+    FROM (
+        SELECT r.looks_at FROM scheduledjob.replica AS r WHERE r.installation = $1 FOR SHARE SKIP LOCKED
     ) AS announced
 )
 
@@ -74,20 +79,27 @@ WHERE due < {latest_poll};
 SELECT pg_notify('scheduledjob_' || $1::integer, json_build_object('due', $2::bigint)::text)
 WHERE $2::bigint < {latest_poll};
 
+-- fragment: differs
+(
+    (s.kind, s.definition, s.tenant) <> (excluded.kind, excluded.definition, excluded.tenant)
+    OR (excluded.payload_revision > 0 AND s.payload IS DISTINCT FROM excluded.payload)
+    OR excluded.first IS NOT NULL
+)
+
 -- name: upsert_rows
 -- Does not return rows that are unchanged. A given payload_revision of 0 means that an existing row keeps its payload.
+-- An owned library schedule gets a new revision even if it does not differ (see `Store.put`).
 {insert_new_rows}
 ON CONFLICT (installation, slug) DO UPDATE
 SET kind = excluded.kind, origin = excluded.origin, definition = excluded.definition,
     payload = CASE WHEN excluded.payload_revision = 0 THEN s.payload ELSE excluded.payload END,
     payload_revision = CASE WHEN excluded.payload_revision = 0 THEN s.payload_revision ELSE s.revision + 1 END,
-    first = excluded.first, tenant = excluded.tenant, generation = 0, acts = '', edited_at = excluded.edited_at,
-    revision = s.revision + 1,
+    first = CASE WHEN {differs} THEN excluded.first ELSE s.first END,
+    edited_at = CASE WHEN {differs} THEN excluded.edited_at ELSE s.edited_at END,
+    tenant = excluded.tenant, generation = 0, acts = '', revision = s.revision + 1,
     -- least() ignores NULL.
     wake_at = CASE WHEN s.owner IS NULL THEN least(s.wake_at, excluded.edited_at) ELSE s.wake_at END
-WHERE (s.kind, s.definition, s.tenant) <> (excluded.kind, excluded.definition, excluded.tenant)
-   OR (excluded.payload_revision > 0 AND s.payload IS DISTINCT FROM excluded.payload)
-   OR excluded.first IS NOT NULL
+WHERE {differs} OR (s.owner IS NOT NULL AND excluded.origin = 'library')
 RETURNING s.slug, s.revision = 1 AS created, s.owner IS NOT NULL AS owned, s.wake_at;
 
 -- name: select_rows

@@ -8,7 +8,7 @@
 -- Leaves out the rows that a client has locked. This costs a lock for each row, so it is added only while clients do.
 , LATERAL (
     SELECT FROM scheduledjob.schedule AS s
-    WHERE s.id = given.id AND s.installation - $1 = 0 OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED
+    WHERE s.id = given.id AND s.installation - $1 = 0 OFFSET 0 FOR UPDATE SKIP LOCKED
 ) AS free
 
 -- name: select_owned
