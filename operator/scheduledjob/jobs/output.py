@@ -7,6 +7,7 @@ reader keeps as many bytes beyond each cut as the longest secret has.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from .values import Secrets
 
 _HEAD = 1024
+_MARK = re.compile(rb"\n\[\.\.\. \d+ bytes left out \.\.\.\]\n")
 _MARKER = 64
 """Bytes for the line that replaces what was dropped."""
+LONGEST_CHARACTER = 4
+"""Bytes. An output that was cut may be shorter than the limit by almost as much."""
 _TAIL = OUTPUT_LIMIT - _HEAD - _MARKER
 
 
@@ -59,6 +63,29 @@ def _outside_secrets(secrets: Secrets, data: bytes, cut: int, *, after: bool) ->
         if start < cut < end:
             return end if after else start
     return cut
+
+
+def without_parts(output: bytes, longest: int, *, is_full: bool) -> bytes:
+    """Remove what may be a part of a secret at the cuts of an output that was shortened before its secrets were known.
+
+    A part is at most as long as the longest secret, and within a line: a secret of several lines is masked by line.
+    ``is_full``: the output was so long that its start may be a cut.
+    """
+    if mark := _MARK.search(output):
+        first, last = output[: mark.start()], output[mark.end() :]
+        return first[: _line_start(first, longest)] + mark[0] + last[_line_end(last, longest) :]
+    return output[_line_end(output, longest) :] if is_full else output
+
+
+def _line_start(text: bytes, longest: int) -> int:
+    """Return where the last line begins, or ``longest`` bytes before the end if the line is longer."""
+    return max(text.rfind(b"\n") + 1, len(text) - longest, 0)
+
+
+def _line_end(text: bytes, longest: int) -> int:
+    """Return where the first line ends, or ``longest`` if the line is longer."""
+    end = text.find(b"\n", 0, longest)
+    return min(longest, len(text)) if end < 0 else end + 1
 
 
 def _without_broken_end(data: bytes) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
 
-from .output import without_broken_start
+from .output import LONGEST_CHARACTER, without_broken_start, without_parts
 from .reasons import of_exception, one_line
 from .secret_forms import LONGEST_ENCODED, SHORTEST_ENCODED, encoded_forms
 from .values import MASK, PIECE, Secrets, pieces
@@ -64,6 +64,8 @@ class Redaction:
         self.secrets: Secrets = _EncodedSecrets()
         self.withheld = ""
         """Why text of the job is withheld; empty if all its secret values are known."""
+        self.was_shortened = False
+        """Whether an output may have been shortened by somebody who did not know these secrets."""
         self._tokens = tokens
         for value in values:
             self.remember(value)
@@ -107,16 +109,21 @@ class Redaction:
 
         A search that takes long runs in a thread, so that the event loop goes on.
         """
-        size = len(result.reason) + len(detail) + len(result.output)
+        size = len(result.reason) + len(detail) + len(result.output) + len(result.result or b"")
         return await self.secrets.searched(lambda it: self._seal(it, detail), result, size) if size else result
 
     def _seal(self, result: Result, detail: str) -> Result:
+        if result.result:
+            result.result = self.mask(result.result)
         if result.reason or detail:
             result.reason = self.reason(result.reason, detail)
         if result.output and self.withheld:
             result.output = f"[output withheld: {self.withheld}]\n".encode()
         elif result.output:
+            is_full = len(result.output) >= OUTPUT_LIMIT - LONGEST_CHARACTER
             result.output = self.mask(result.output)
+            if self.was_shortened and self.secrets.longest:
+                result.output = without_parts(result.output, self.secrets.longest, is_full=is_full)
             if len(result.output) > OUTPUT_LIMIT:
                 result.output = without_broken_start(result.output[-OUTPUT_LIMIT:])
         return result

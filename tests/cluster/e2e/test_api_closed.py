@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from scheduledjob.kube.api_server_addresses import _own_addresses
 from tests.cluster.e2e.operators import OperatorProcess, manifest, recent, until
 
 if TYPE_CHECKING:
@@ -27,6 +28,26 @@ def server_of(kubeconfig: Path) -> str:
     return str(yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"])
 
 
+async def service_to(api: ApiClient, namespace: str, address: str, port: int) -> str:
+    """Make a Service that leads to an endpoint, and return its address."""
+    made = await api.post(
+        f"/api/v1/namespaces/{namespace}/services",
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "alias"}, "spec": {"ports": [{"port": 8443}]}},
+    )
+    await api.post(
+        f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": "alias", "labels": {"kubernetes.io/service-name": "alias"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [address]}],
+            "ports": [{"port": port}],
+        },
+    )
+    return str(made["spec"]["clusterIP"])
+
+
 async def test_the_api_server_is_closed_under_each_of_its_addresses(
     sjobs: Cluster, api: ApiClient, kubeconfig: Path, namespace: str, sink: Sink
 ) -> None:
@@ -37,6 +58,11 @@ async def test_the_api_server_is_closed_under_each_of_its_addresses(
         "mapped": f"https://[::ffff:127.0.0.1]:{configured.port}",
         "service": f"https://{service['spec']['clusterIP']}",
     }
+    # An endpoint may not be on the loopback interface, but the server of this machine is closed under all addresses.
+    own = [address for address in _own_addresses() if "." in address and not address.startswith("127.")]
+    if own:
+        alias = await service_to(api, namespace, own[0], configured.port or 0)
+        servers["alias"] = f"https://{alias}:8443"
     flags = [f"--namespaces={namespace}", "--inline-http-allow=127.0.0.0/8", "--sweep-interval=1h"]
     once = "  retry: {maxRetries: 0}"
     async with OperatorProcess(kubeconfig, namespace, *flags):

@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scheduledjob.engine.executor import Result, Value
 from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_names import SECRETS
 from scheduledjob.jobs.container.pod_projection import project
 from scheduledjob.jobs.container.pod_secrets import SecretUse, secret_uses
 from scheduledjob.jobs.container.pod_security import PodSecurity
-from scheduledjob.jobs.container.pod_spec import PodSettings
+from scheduledjob.jobs.container.pod_spec import CustomSpec, PodSettings, PodSpec
 from scheduledjob.jobs.container.pods_protocol import PodRefused, SecretVersion
-from tests.jobs.container.pod_support import attempt, container, with_template
+from scheduledjob.jobs.container.runner_order import encode_report
+from scheduledjob.jobs.output import condense
+from scheduledjob.jobs.shell.shell_spec import ShellSpec
+from scheduledjob.jobs.values import Secrets
+from tests.jobs.container.pod_support import SETTINGS, attempt, container, with_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from scheduledjob.engine.executor import Attempt, Result
+    from scheduledjob.engine.executor import Attempt
 
 STAMP = "2026-12-01T10:00:00Z"
 VALUE = "hunter2-of-the-database"
@@ -251,6 +256,65 @@ async def test_credentials_for_a_registry_are_masked() -> None:
     await cluster.created.wait()
     await cluster.report("Failed", {}, reason="Failed", message="Basic cm9ib3Q6cGFzcw==, pa55 refused")
     assert (await task).reason.endswith("Basic ***, *** refused")
+
+
+SHELL = PodSpec(shell=ShellSpec("true", env={"OWN": Value(secret=("team-a/own", "key"))}))
+LONG = b"".join(b"%04d postgres://app:%s@db\n" % (number, VALUE.encode()) for number in range(200))
+
+
+def shortened(at: int) -> bytes:
+    """An output that the runner has shortened, without knowing the value, in the middle of it."""
+    tail = LONG[-3000 - at :]
+    return condense(LONG[: 1024 + at], tail, len(LONG), Secrets()) + b"scheduledjob: exit code 1\n"
+
+
+@pytest.mark.parametrize("at", range(0, 48, 5))
+async def test_a_part_of_a_value_at_a_cut_of_the_runner_is_not_shown(at: int) -> None:
+    head, mark, tail = shortened(0).partition(b"\n[... ")
+    cut = head[: len(head) - at] + mark + tail.partition(b"...]\n")[0] + b"...]\n" + tail.partition(b"...]\n")[2][at:]
+    template = {"spec": {"containers": [{"name": "job", "env": FROM_KEY}]}}
+    this = attempt(PodSpec(shell=ShellSpec("true"), template=template), pending=300.0)
+    result = await ran(Cluster(cut.decode()), this)
+    assert b"bytes left out" in result.output
+    assert b"***" in result.output
+    for start in range(len(VALUE) - 5):
+        assert VALUE[start : start + 6].encode() not in result.output
+    cut_at_the_start = LONG[-4090 - at :].decode()
+    result = await ran(Cluster(cut_at_the_start), this)
+    for start in range(len(VALUE) - 5):
+        assert VALUE[start : start + 6].encode() not in result.output
+
+
+async def test_an_output_is_kept_whole_where_the_runner_knew_every_secret() -> None:
+    output = shortened(0).replace(VALUE.encode(), b"***")
+    this = attempt(PodSpec(shell=SHELL.shell), pending=300.0)
+    assert (await ran(Cluster(output.decode()), this)).output == output[-4096:]
+
+
+async def ran(cluster: Cluster, this: Attempt) -> Result:
+    cluster.secrets["own"] = {"key": "another-secret"}
+    task = asyncio.create_task(PodExecutor(cluster, SETTINGS).run(this))
+    await cluster.created.wait()
+    await cluster.begin()
+    await cluster.fail()
+    return await asyncio.wait_for(task, 30.0)
+
+
+async def test_a_part_of_a_token_at_a_cut_of_a_message_is_not_shown() -> None:
+    cut = TOKEN[12:] + "\n" + "x" * 1990 + "\nno access\n" + "y" * 50
+    spec = {"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]}
+    result = await run(Cluster(message=cut), {**spec, "serviceAccountName": "robot"})
+    assert TOKEN[20:40] not in result.reason
+    assert result.reason.startswith("exit code 1: xxx")
+
+
+async def test_a_result_is_masked() -> None:
+    report = encode_report(Result(True, result=f'{{"password": "{VALUE}"}}'.encode()))
+    template = {"spec": {"containers": [{"name": "job", "env": FROM_KEY}]}}
+    cluster = Cluster(message=report.decode())
+    this = attempt(PodSpec(custom=CustomSpec("acme"), template=template), pending=300.0)
+    result = await ran(cluster, this)
+    assert result.result == b'{"password": "***"}'
 
 
 # ---------------------------------------------------------------- adoption

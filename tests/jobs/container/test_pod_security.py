@@ -74,6 +74,7 @@ def test_annotations(name: str, value: str, allowed: bool, level: PodSecurity) -
         check(template, level, PodSecurity.BASELINE, f"the annotation {name} is {value}")
 
 
+LOCAL = {"type": "Localhost", "localhostProfile": "mine.json"}
 OWN = PodSpec(shell=ShellSpec("true"))
 TOKEN = {"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]}
 
@@ -88,6 +89,10 @@ TOKEN = {"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountTok
         {"spec": {"hostUsers": True, "hostPID": True}},
         {"spec": {"initContainers": [{"name": "a", "image": "b", "securityContext": {"runAsUser": 0}}]}},
         {"spec": {"ephemeralContainers": [{"name": "debug"}]}},
+        {"spec": {"securityContext": {"seccompProfile": LOCAL}}},
+        {"spec": {"initContainers": [{"name": "a", "image": "b", "securityContext": {"seccompProfile": LOCAL}}]}},
+        {"spec": {"containers": [{"name": "a", "image": "b", "securityContext": {"seccompProfile": LOCAL}}]}},
+        {"metadata": {"annotations": {"seccomp.security.alpha.kubernetes.io/pod": "localhost/mine.json"}}},
     ],
 )
 def test_a_pod_with_the_operators_image_keeps_what_is_promised(template: dict[str, Any], level: PodSecurity) -> None:

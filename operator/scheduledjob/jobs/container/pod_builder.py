@@ -25,7 +25,14 @@ from scheduledjob.jobs.shell.shell_kind import SHELL
 from scheduledjob.resource_names import GROUP
 
 from . import pod_names
-from .pod_security import OF_RUNNER, PodSecurity, refuse_credentials, refuse_violations, with_defaults
+from .pod_security import (
+    OF_RUNNER,
+    PodSecurity,
+    refuse_credentials,
+    refuse_other_profiles,
+    refuse_violations,
+    with_defaults,
+)
 from .runner_order import ORDER, REFERENCE, grace_of, variables
 from .strategic_merge import as_list, as_object, by_key, merge
 
@@ -245,6 +252,8 @@ class Blueprint:
                 self._claim(container)
         whole = with_defaults(whole, restricted=level is PodSecurity.RESTRICTED)
         refuse_violations(whole, self._annotations, level)
+        if spec.by_runner:
+            refuse_other_profiles(whole, self._annotations)
         if not has_token and level is not PodSecurity.PRIVILEGED:
             refuse_credentials(whole)
         return whole

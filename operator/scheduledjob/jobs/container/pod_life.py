@@ -25,7 +25,7 @@ from .pod_logs import log_of
 from .pod_names import timeout_of
 from .pod_outcome import PodObservation, PodPhase, by_runner, gone, observe, started_at, whole_lines
 from .pod_retrying import LONGEST_RETRY_DELAY, retry_until_answered
-from .pod_secrets import PodSecrets, secret_uses
+from .pod_secrets import PodSecrets, are_known_to_runner, has_token, secret_uses
 from .pods_protocol import PodRefused, PodsUnavailable
 
 if TYPE_CHECKING:
@@ -270,7 +270,9 @@ class PodLife:
         """Complete a result, and mask it. ``detail`` is text of the Pod that belongs to the reason."""
         result.where = self._pod["metadata"]["name"]
         redaction = await self._secrets.redaction(self._pod)
-        if detail and not by_runner(self._pod) and secret_uses(self._pod):
+        if by_runner(self._pod):
+            redaction.was_shortened = not are_known_to_runner(self._pod)
+        elif detail and (secret_uses(self._pod) or has_token(self._pod)):
             detail = whole_lines(detail, self._pod)
         if not result.ok and not result.output:
             await self._secrets.pull_secrets(self._pod, redaction)

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from scheduledjob.jobs.redaction import Redaction
+from scheduledjob.jobs.shell.environment import PREFIX
 
 from .pod_names import CONTAINER, SECRETS, annotation
 from .pod_retrying import retry_until_answered
 from .pods_protocol import PodRefused, PodsUnavailable, SecretVersion
+from .runner_order import REFERENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 READ_SECONDS = 15.0
 """Maximum seconds for reading the Secrets of a Pod that exists."""
+_PAYLOAD = f"{PREFIX}PAYLOAD"
 _KINDS = ("containers", "initContainers", "ephemeralContainers")
 
 
@@ -84,6 +87,27 @@ def _of_volume(volume: Mapping[str, Any]) -> Iterator[str]:
             yield name
     if name := ((volume.get("csi") or {}).get("nodePublishSecretRef") or {}).get("name"):
         yield name
+
+
+def are_known_to_runner(pod: Mapping[str, Any]) -> bool:
+    """Whether all Secrets of a Pod are references of its job, so that the runner has masked them."""
+    given = {name for kind in _KINDS for container in pod["spec"].get(kind) or () for name, _ in _of_others(container)}
+    return not given and not any(True for volume in pod["spec"].get("volumes") or () for _ in _of_volume(volume))
+
+
+def _of_others(container: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Return the Secrets of a container without those in variables for the runner."""
+    env = [item for item in container.get("env") or () if not item["name"].startswith((REFERENCE, _PAYLOAD))]
+    return _of_container({**container, "env": env})
+
+
+def has_token(pod: Mapping[str, Any]) -> bool:
+    """Whether the kubelet gives the Pod a token of its service account."""
+    return any(
+        item.get("serviceAccountToken")
+        for volume in pod["spec"].get("volumes") or ()
+        for item in (volume.get("projected") or {}).get("sources") or ()
+    )
 
 
 def _unknown_secrets(pod: Mapping[str, Any]) -> str:

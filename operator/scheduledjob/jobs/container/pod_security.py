@@ -173,12 +173,7 @@ def _with_defaults_of_container(container: Mapping[str, Any], kind: str, restric
 
 def refuse_violations(spec: Mapping[str, Any], annotations: Mapping[str, Any], level: PodSecurity) -> None:
     """Raise ``ValueError``, which lists all that violates the Standard ``level``, unless there is nothing."""
-    containers = [
-        _Part(_object(container, kind), f"{kind}[{container.get('name')}]")
-        for kind in _KINDS
-        for container in _list(spec.get(kind), kind)
-    ]
-    pod = _Pod(annotations, _Part(spec), containers)
+    pod = _pod(spec, annotations)
     found = [
         f"{part.where}: {words}" if part.where else words
         for check in _STANDARD
@@ -192,6 +187,15 @@ def refuse_violations(spec: Mapping[str, Any], annotations: Mapping[str, Any], l
         )
 
 
+def _pod(spec: Mapping[str, Any], annotations: Mapping[str, Any]) -> _Pod:
+    containers = [
+        _Part(_object(container, kind), f"{kind}[{container.get('name')}]")
+        for kind in _KINDS
+        for container in _list(spec.get(kind), kind)
+    ]
+    return _Pod(annotations, _Part(spec), containers)
+
+
 def refuse_credentials(spec: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` if a volume gives a Pod an identity that it must not have."""
     for volume in _Part(spec).objects("volumes"):
@@ -202,6 +206,30 @@ def refuse_credentials(spec: Mapping[str, Any]) -> None:
                         f"execution.pod.template: volume {volume.get('name')} contains a {kind}, and this Pod has no "
                         "token: leave it out, or use job.container with execution.pod.serviceAccountName"
                     )
+
+
+def refuse_other_profiles(spec: Mapping[str, Any], annotations: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` if a Pod with the operator's image has a seccomp profile other than ``RuntimeDefault``.
+
+    The Standard ``restricted`` also allows profiles of the node, and such a profile may allow everything.
+    """
+    pod = _pod(spec, annotations)
+    found = [f"{part.where}: {words}".removeprefix(": ") for part, words in _other_seccomp(pod)]
+    if found:
+        raise ValueError(
+            f"execution.pod.template: {'; '.join(found)}: a Pod with the operator's image has RuntimeDefault: leave it "
+            "out, or give the job an image of yours"
+        )
+
+
+def _other_seccomp(pod: _Pod) -> _Violations:
+    for part in pod.parts:
+        profile = _object(part.context.get("seccompProfile"), "seccompProfile")
+        if profile and profile.get("type") != "RuntimeDefault":
+            yield part, f"seccompProfile is {profile.get('type')}"
+    for name, value in pod.annotations.items():
+        if name.startswith(_SECCOMP_ANNOTATIONS) and value not in ("runtime/default", "docker/default"):
+            yield pod.pod, f"the annotation {name} is {value}"
 
 
 # ---------------------------------------------------------------- baseline
