@@ -148,6 +148,19 @@ async def test_a_proxy_that_does_not_connect_says_why(answer: bytes, words: str)
     assert result.reason.startswith(f"the proxy 127.0.0.1:{proxy.port} {words}")
 
 
+async def test_a_proxy_that_does_not_forward_says_why() -> None:
+    async with proxying(answer=b"HTTP/1.1 407 X\r\n\r\n") as proxy:
+        result = await run(CurlSpec("http://name.example/", proxy=proxy.url))
+    assert (result.code, result.reason) == (
+        407,
+        "HTTP 407, expected 2xx; the proxy requires credentials: give a user and a password in proxyAuth",
+    )
+    async with proxying(answer=b"") as proxy:
+        result = await run(CurlSpec("http://name.example/", proxy=proxy.url))
+    through = f"through the proxy 127.0.0.1:{proxy.port}: "
+    assert result.reason == f"{through}name.example:80 closed the connection before it answered"
+
+
 async def test_a_proxy_that_can_not_be_reached_says_so() -> None:
     async with proxying() as proxy:
         pass

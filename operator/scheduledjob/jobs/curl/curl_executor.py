@@ -67,6 +67,8 @@ MAX_REDIRECTS = 50
 _IDLE_TOO_LONG = 408
 """The status with which some servers close an idle connection."""
 
+_PROXY_AUTHENTICATION = 407
+
 _SKIPPED = 64 << 10
 """Bytes of a redirect's body that are read to keep the connection."""
 
@@ -176,6 +178,8 @@ class CurlExecutor:
                 StreamEndedError,
             ) as error:
                 via = f"redirected to {place(request.url)}: " if hops else ""
+                if request.proxy is not None and not isinstance(error, RequestError):
+                    via += f"through the proxy {place(request.proxy.origin)}: "
                 return Result(False, via + in_words(error, request.url))
             hops += 1
             if hops > MAX_REDIRECTS:
@@ -234,6 +238,8 @@ class CurlExecutor:
             return Result(True, "", status, body.output, complete=True)
         if status not in expected:
             reason = f"HTTP {status}, expected {' or '.join(spec.expect_status)}"
+            if status == _PROXY_AUTHENTICATION and spec.proxy is not None:
+                reason += "; the proxy requires credentials: give a user and a password in proxyAuth"
             return Result(False, reason, status, body.output, retry_after=retry_after(response.head))
         if spec.expect_body is not None and (why := await self._mismatch(spec.expect_body, body)):
             return Result(False, f"HTTP {status}, but {why}", status, body.output)

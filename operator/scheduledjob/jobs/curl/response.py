@@ -45,7 +45,7 @@ _KEPT = frozenset(
     )
 )
 _ASK_TO_WAIT = frozenset({429, 503})
-_SECONDS = re.compile(rb"[0-9]{1,20}")
+_SECONDS = re.compile(rb"0*([0-9]+)(\.[0-9]*)?(?: ?s(?:ec(?:ond)?s?)?)?(?:\s*[,;].*)?", re.IGNORECASE)
 _LONGEST_WAIT = 366 * 86_400
 """Seconds."""
 _BODILESS = frozenset({204, 304})
@@ -158,8 +158,10 @@ def retry_after(head: Head) -> Micros | None:
     value = head.first(b"retry-after")
     if head.status not in _ASK_TO_WAIT or not value:
         return None
-    if _SECONDS.fullmatch(value):
-        return min(int(value), _LONGEST_WAIT) * SECOND
+    if seconds := _SECONDS.fullmatch(value):
+        whole, fraction = seconds.groups(default=b"")
+        # Of a number that long, only the length matters. A part of a second counts as a whole one.
+        return min(int(whole[:20]) + bool(fraction.strip(b".0")), _LONGEST_WAIT) * SECOND
     until = _date(value)
     if until is None:
         return None
