@@ -17,7 +17,7 @@ from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.curl.request import host_and_port
 from scheduledjob.jobs.curl.target import join_target, parse_target
-from tests.jobs.curl_support import attempt, bare, executor, run
+from tests.jobs.curl_support import Known, attempt, bare, executor, run, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -255,6 +255,24 @@ async def test_headers_are_sent_as_they_were_written() -> None:
     assert sum(line.lower().startswith((b"host:", b"accept:")) for line in lines) == 2
     lines = requests[1][1].split(b"\r\n")
     assert {b"POST / HTTP/1.1", b"Host: 127.0.0.1:%d" % port, b"Content-Length: 0", b"Accept: */*"} <= set(lines)
+
+
+async def test_values_of_secrets_are_sent_byte_for_byte() -> None:
+    value = Value(secret=("s", "key"))
+    async with serving() as server:
+        spec = CurlSpec(server.url(), "POST", body=Value(secret=("s", "body")), headers={"X-Key": value})
+        spec.basic_username, spec.basic_password = Value("u"), value
+        known = Known(key=b"caf\xe9 \xff\x80", body=b"\x89PNG\r\n\0\xff\n")
+        result = await run(spec, references=known)
+        assert result.ok, result.reason
+        assert server.requests[0][3] == b"\x89PNG\r\n\0\xff\n"
+        assert server.headers["x-key"].encode(errors="surrogateescape") == b"caf\xe9 \xff\x80"
+        assert server.headers["authorization"] == "Basic " + base64.b64encode(b"u:caf\xe9 \xff\x80").decode()
+        spec = CurlSpec(server.url(), bearer=value)
+        assert (await run(spec, references=known)).ok
+        assert server.headers["authorization"].encode(errors="surrogateescape") == b"Bearer caf\xe9 \xff\x80"
+    result = await run(CurlSpec("https://127.0.0.1:1/", ca=value), references=known)
+    assert result.reason == "tls.ca: Secret s, key key: byte 3 is not UTF-8 text"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])

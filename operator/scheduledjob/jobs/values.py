@@ -187,11 +187,14 @@ def pieces(text: bytes) -> Iterator[bytes]:
         yield text[-PIECE:]
 
 
-async def resolve(value: Value, references: References | None, secrets: Secrets | None = None) -> str | None:
+async def resolve(
+    value: Value, references: References | None, secrets: Secrets | None = None, *, any_bytes: bool = False
+) -> str | None:
     """Return the text of a value; None for an optional reference to something that does not exist.
 
     A value from a Secret is added to ``secrets``. Raises ``LookupError`` if a reference can't be resolved, and
-    ``ValueError`` if its value is not text; both name the kind, the name and the key.
+    ``ValueError`` if its value is not text; both name the kind, the name and the key. With ``any_bytes``, bytes that
+    are no text are escaped as by ``os.fsdecode``.
     """
     kind, reference = ("Secret", value.secret) if value.secret is not None else ("ConfigMap", value.config_map)
     if reference is None:
@@ -210,6 +213,6 @@ async def resolve(value: Value, references: References | None, secrets: Secrets 
     if kind == "Secret" and secrets is not None:
         secrets.remember(found)
     try:
-        return found.decode()
+        return found.decode(errors="surrogateescape" if any_bytes else "strict")
     except UnicodeDecodeError as error:
         raise ValueError(f"{kind} {name}, key {key}: byte {error.start} is not UTF-8 text") from None

@@ -97,7 +97,7 @@ async def first_request(attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> R
         if value is None:
             return None
         try:
-            return await resolve(value, attempt.references, secrets)
+            return await resolve(value, attempt.references, secrets, any_bytes=not what.startswith("tls"))
         except (LookupError, ValueError) as error:
             raise RequestError(f"{what}: {error.args[0] if error.args else error}") from None
 
@@ -163,7 +163,7 @@ def _target(text: str) -> Target:
 
 
 def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else text.encode()
+    return None if text is None else text.encode(errors="surrogateescape")
 
 
 def _own_headers(attempt: Attempt) -> CIMultiDict[str]:
@@ -217,7 +217,7 @@ def _basic(what: str, user: str | None, password: str | None) -> str:
         raise RequestError(f"{what}: a user name can't hold a colon")
     # A Secret that was made from a file often ends with a line break, which is not part of the value.
     pair = f"{(user or '').rstrip(_LINE_END)}:{(password or '').rstrip(_LINE_END)}"
-    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+    return f"Basic {base64.b64encode(pair.encode(errors='surrogateescape')).decode()}"
 
 
 def redirected(request: Request, response: Head, spec: CurlSpec) -> Request | None:
