@@ -336,7 +336,7 @@ def slot_to_run() -> str:
         sheet.arrow(columns[index] + width + 2, 93, columns[index + 1] - 2, 93)
 
     station(columns[4], 206, "outcome", "Succeeded, Failed", "or Cancelled", ink=GREEN)
-    station(columns[3], 206, "hooks", "onSuccess, onFailure,", "called once", width=140)
+    station(columns[3], 206, "hooks", "onSuccess, onFailure,", "at least once", width=140)
     station(columns[2], 206, "history", "in the store: outcome,", "times, output")
     station(columns[1], 206, "status", "conditions, next run,", "Events, metrics")
     sheet.arrow(765, 132, 765, 204)

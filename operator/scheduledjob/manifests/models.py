@@ -158,9 +158,12 @@ class Spec(Model):
     on_failure: list[Hook] | None = Field(
         None,
         max_length=8,
-        description="Hooks, called once for each failed run after its last retry, and when the job becomes overdue.",
+        description="Hooks, called at least once for each failed run, after its last retry, and when the job becomes "
+        "overdue.",
     )
-    on_success: list[Hook] | None = Field(None, max_length=8, description="Hooks, called once for each succeeded run.")
+    on_success: list[Hook] | None = Field(
+        None, max_length=8, description="Hooks, called at least once for each succeeded run."
+    )
 
 
 class ScheduledJob(Model):

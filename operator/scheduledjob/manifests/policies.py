@@ -152,7 +152,9 @@ class TimeoutsModel(Model):
         "jobs.",
     )
     pending: PositiveDuration | None = Field(
-        None, description=f"Time limit for a Pod to start. Default: {format_duration(Timeouts().pending)}."
+        None,
+        description="Time limit for a Pod to start, from the start of the attempt. "
+        f"Default: {format_duration(Timeouts().pending)}.",
     )
     total: PositiveDuration | None = Field(
         None,

@@ -17,7 +17,7 @@ class CurlSpec:
     expect_status: tuple[str, ...] = ("2xx",)
     """Each entry is like ``200`` or ``2xx``."""
     expect_body: str | None = None
-    """RE2 pattern that must match somewhere in the body."""
+    """RE2 pattern that must match somewhere in the first MiB of the body."""
     follow_redirects: bool = True
     insecure_skip_verify: bool = False
     ca: Value | None = None

@@ -136,9 +136,9 @@ class OperatorSettings:
     inline_http_allow: tuple[str, ...] = setting(
         types.hosts(),
         (),
-        "Networks, addresses and host names that inline curl jobs may reach although they are blocked by default: "
-        "loopback, link-local, multicast and cloud metadata addresses, and the API server, which only its exact "
-        "address opens. Nothing else is blocked.",
+        "Networks, addresses and host names that inline curl jobs may reach although they are blocked: loopback, "
+        "link-local, multicast and cloud metadata addresses, and the API server. A network does not allow the API "
+        "server, only its exact address does. Nothing else is blocked.",
         default_text="none of them",
     )
     inline_http_proxies: tuple[str, ...] = setting(

@@ -28,7 +28,7 @@ class Expect(Model):
         description='Statuses that are a success, such as "204" or "2xx". Default: 2xx.',
     )
     body_regex: Regex | None = Field(
-        None, description="Regular expression (RE2) that must match somewhere in the body."
+        None, description="Regular expression (RE2) that must match somewhere in the first MiB of the body."
     )
 
 
