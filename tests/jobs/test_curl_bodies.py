@@ -93,6 +93,24 @@ async def test_text_that_is_called_packed_is_read_as_it_is(coding: bytes) -> Non
         assert "which is unknown here" in result.reason or "although Content-Encoding says so" in result.reason
 
 
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        (b"gzip", packed_by_gzip(TEXT)), (b"deflate", zlib.compress(TEXT)), (b"deflate", raw_deflate(TEXT)),
+        (b"deflate", raw_deflate(TEXT * 50)), (b"deflate, gzip", packed_by_gzip(raw_deflate(TEXT * 50))),
+        (b"deflate", TEXT), (b"deflate", TEXT * 50), (b"gzip", TEXT), (b"br", TEXT), (b"gzip", b"x" + TEXT * 50),
+        (b"deflate", raw_deflate(TEXT) + b"\x1fafter the end"), (b"gzip", packed_by_gzip(TEXT) + b"after the end"),
+    ],
+)  # fmt: skip
+async def test_a_body_may_arrive_in_pieces_of_a_byte(coding: bytes, body: bytes) -> None:
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: " + coding + b"\r\n\r\n"
+    async with bare(head + chunks) as server:
+        result = await run(CurlSpec(server.url, expect_body='"state": "done"'))
+    assert result.ok, result.reason
+    assert TEXT in result.output
+
+
 @pytest.mark.parametrize("coding", [b"gzip", b"br", b"zstd"])
 async def test_what_is_packed_is_never_searched_as_text(coding: bytes) -> None:
     async with bare(answer(b"text, then " + bytes(range(256)), b"Content-Encoding: " + coding)) as server:

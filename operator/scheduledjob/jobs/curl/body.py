@@ -115,7 +115,7 @@ async def collect(
     kept = bytearray()
     raw = b""
     read = total = 0
-    async for data in pieces:
+    async for data in _with_end(pieces):
         read += len(data)
         if codings and len(raw) < _RAW_SHOWN:
             raw += data[: _RAW_SHOWN - len(raw)]
@@ -153,6 +153,12 @@ async def collect(
     last = last[-(most if cut else tail) :]
     output = await condensed(first, last, total, secrets, cut=cut)
     return Body(output, searched, not ended, charset, fault, unpacker.is_plain)
+
+
+async def _with_end(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for data in pieces:
+        yield data
+    yield b""
 
 
 def _is_read_in_parts(charset: str | None) -> bool:
@@ -238,15 +244,22 @@ class _Zlib:
 
     def __init__(self, window: int) -> None:
         self._window = window
+        self._has_members = window > zlib.MAX_WBITS
         self._stream = zlib.decompressobj(window)
+        self._header = b""
         self._begun = False
         self._fed = False
 
     def unpack(self, data: bytes) -> Iterator[bytes]:
         self._fed = self._fed or bool(data)
+        if not self._begun:
+            data = self._header + data
+            if len(data) < _HEADER:
+                self._header = data
+                return
         while data:
             if self._stream.eof:
-                if not data.startswith(b"\x1f"):  # padding after the last member
+                if not self._has_members or not data.startswith(b"\x1f"):  # padding after the last member
                     return
                 self._stream = zlib.decompressobj(self._window)
             try:
@@ -270,76 +283,102 @@ class _Zlib:
         return self._stream.eof or not self._fed
 
 
+_HEADER = 2
+"""Bytes by which the header of zlib is recognised."""
+
 _WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
 
 _FIRST = 64
-"""Bytes at the beginning of a body by which it is recognised as packed."""
-
-
-def _text_decoder() -> codecs.IncrementalDecoder:
-    return codecs.getincrementaldecoder("utf-8")()
+"""Bytes at the beginning of a body that tell whether it is text."""
 
 
 class _TooMuchWorkError(Exception):
     """A body is larger between its codings than it may be."""
 
 
+class _Text:
+    """Tells whether bytes are text in UTF-8."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self.is_broken = False
+
+    def accepts(self, data: bytes) -> bool:
+        """Return whether all data so far is text."""
+        try:
+            self._decoder.decode(data)
+        except UnicodeDecodeError:
+            self.is_broken = True
+        self.is_broken = self.is_broken or _NO_TEXT.search(data) is not None
+        return not self.is_broken
+
+
 class _Unpacker:
     """Undoes the codings of a body. After a fault it yields nothing, but what was never packed is yielded as it is."""
 
     def __init__(self, codings: Sequence[bytes]) -> None:
-        names = [coding for coding in codings if coding != b"identity"]
+        self._names = [coding for coding in codings if coding != b"identity"]
         self.fault = ""
         self._between = 0
-        self._begun = False
-        self._first = b""
-        self._plain: codecs.IncrementalDecoder | None = None
-        self._names = ", ".join(name.decode("ascii", "replace") for name in names[:_MAX_CODINGS])
-        if len(names) > _MAX_CODINGS or any(name not in _WINDOWS for name in names):
-            self.fault = (
-                f"it is packed with {self._names}, which is unknown here: send the header Accept-Encoding: gzip"
+        self._first: bytes | None = b""
+        self._text: _Text | None = None
+        unknown = len(self._names) > _MAX_CODINGS or any(name not in _WINDOWS for name in self._names)
+        if unknown:
+            self._call_text(
+                f"it is packed with {self._shown}, which is unknown here: send the header Accept-Encoding: gzip"
             )
-            self._plain = _text_decoder()
-            names = []
-        self._codings: list[_Coding] = [_Zlib(_WINDOWS[name]) for name in reversed(names)]
+        self._codings = [] if unknown else self._new_codings()
+
+    def _new_codings(self) -> list[_Coding]:
+        return [_Zlib(_WINDOWS[name]) for name in reversed(self._names)]
+
+    def _call_text(self, fault: str) -> None:
+        self.fault, self._text, self._first = fault, _Text(), None
+
+    @property
+    def _shown(self) -> str:
+        return ", ".join(name.decode("ascii", "replace") for name in self._names[:_MAX_CODINGS])
 
     @property
     def is_plain(self) -> bool:
         """Whether the body was text so far, and not packed at all."""
-        return self._plain is not None
+        return self._text is not None and not self._text.is_broken
 
     def unpack(self, data: bytes) -> Iterator[bytes]:
-        """Yield what is in ``data``."""
-        if self.fault:
-            if self._plain is not None:
-                yield from self._as_text(data)
+        """Yield what is in ``data``; empty data stands for the end."""
+        if not self._names:
+            yield data
             return
-        if not self._begun and len(self._first) < _FIRST:
-            self._first += data
-        try:
-            for part in self._through(data, 0):
-                self._begun = True
-                yield part
-        except _TooMuchWorkError:
-            self.fault = f"it is packed with {self._names} to more than {_BETWEEN_CODINGS >> 20} MiB between them"
-        except zlib.error:
-            self.fault = f"it is not {self._names}, although Content-Encoding says so"
-            if not self._begun and self._first.endswith(data):
-                self._plain = _text_decoder()
-                yield from self._as_text(self._first)
-
-    def _as_text(self, data: bytes) -> Iterator[bytes]:
-        """Yield data that was not packed, up to the first that is no text."""
-        assert self._plain is not None
-        try:
-            self._plain.decode(data)
-            if _NO_TEXT.search(data) is None:
-                yield data
+        if self._first is not None:
+            data, ended = self._first + data, not data
+            if len(data) < _FIRST and not ended:
+                self._first = data
                 return
-        except UnicodeDecodeError:
-            pass
-        self._plain = None
+            self._first = None
+            if _Text().accepts(data) and not (ended and self._opens(data)):
+                self._call_text(f"it is not {self._shown}, although Content-Encoding says so")
+        if self._text is not None and data and self._text.accepts(data):
+            yield data
+        if self.fault:
+            return
+        try:
+            yield from self._through(data, 0)
+        except _TooMuchWorkError:
+            self.fault = f"it is packed with {self._shown} to more than {_BETWEEN_CODINGS >> 20} MiB between them"
+        except zlib.error:
+            self.fault = f"it is not {self._shown}, although Content-Encoding says so"
+
+    def _opens(self, body: bytes) -> bool:
+        """Whether a short body can be unpacked."""
+        try:
+            for _ in self._through(body, 0):
+                pass
+            return all(coding.is_complete() for coding in self._codings)
+        except (_TooMuchWorkError, zlib.error):
+            return False
+        finally:
+            self._codings = self._new_codings()
 
     def _through(self, data: bytes, layer: int) -> Iterator[bytes]:
         if layer == len(self._codings):
@@ -355,5 +394,5 @@ class _Unpacker:
     def finish(self) -> str:
         """Return the fault, after all data was unpacked."""
         if not self.fault and not all(coding.is_complete() for coding in self._codings):
-            self.fault = f"it ends early for {self._names}"
+            self.fault = f"it ends early for {self._shown}"
         return self.fault
