@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -258,6 +259,44 @@ async def test_a_job_that_closes_the_folder_of_all_scratch_folders_stops_no_othe
             assert (await operator.run('chmod 0 "$HOME/.."; echo left > file || true'))["ok"]
             assert (await operator.run("echo x > file && cat file"))["output"] == "x\n"
     os.rmdir(shared)
+
+
+async def test_a_job_can_not_give_the_next_scratch_folder_an_access_list() -> None:
+    needs_landlock()
+    shared = Path(tempfile.mkdtemp(prefix="scratches-"))
+    if os.geteuid() == 0:
+        os.chown(shared, UID, UID)
+    # Version 2, and for the owner, the group and others (tags 1, 4 and 32) no rights.
+    nothing = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, 0, 0xFFFFFFFF) for tag in (1, 4, 32))
+    async with an_operator(shared=shared) as operator:
+        result = await operator.attack(
+            """
+for name in "system.posix_acl_default", "user.left":
+    try:
+        os.setxattr(scratches, name, value)
+    except OSError as error:
+        assert error.errno == errno.EOPNOTSUPP
+    else:
+        sys.exit("GOT IN")
+open("own", "w").close()
+os.setxattr(os.open("own", os.O_RDONLY), "user.kept", b"x") if attributes else None
+print("refused")
+""",
+            value=nothing,
+            attributes=_has_attributes(shared),
+        )
+        assert result["output"] == "refused\n"
+        assert (await operator.run("echo x > file && cat file"))["output"] == "x\n"
+    os.rmdir(shared)
+
+
+def _has_attributes(folder: Path) -> bool:
+    try:
+        os.setxattr(folder, "user.try", b"x")
+        os.removexattr(folder, "user.try")
+    except OSError:
+        return False
+    return True
 
 
 async def test_more_jobs_than_each_may_open_files(operator: Operator) -> None:

@@ -311,6 +311,7 @@ CHECKS = [
         for name in ("tgkill", "rt_tgsigqueueinfo")
         for target in (1, _PROCESS, _THREAD)
     ],
+    *[(f"{name}xattr", (1, 2), _errno(errno.EOPNOTSUPP)) for name in ("set", "lset", "remove", "lremove")],
 ]
 
 

@@ -148,6 +148,11 @@ def _priority(process: int) -> Code:
     return [_load(0), *_if_equal(process, [_load(1), *_if_equal(0, _ALLOW, _DENY)], _DENY)]
 
 
+_NO_ATTRIBUTES = _answer(errno.EOPNOTSUPP)
+"""As on a file system without extended attributes, which every program can handle. Landlock does not check them, and
+they include access lists: those of the folder of all scratch folders would apply to the next job's. The calls for open
+files are allowed, because Landlock has checked what is open."""
+
 _CHECKS: dict[str, Code] = {
     "clone": _clone(),
     "socket": _socket(),
@@ -169,6 +174,10 @@ _CHECKS: dict[str, Code] = {
     "pidfd_open": _not_to(0, _THREAD),
     "tgkill": _not_to(0, _PROCESS),
     "rt_tgsigqueueinfo": _not_to(0, _PROCESS),
+    "setxattr": _NO_ATTRIBUTES,
+    "lsetxattr": _NO_ATTRIBUTES,
+    "removexattr": _NO_ATTRIBUTES,
+    "lremovexattr": _NO_ATTRIBUTES,
 }
 
 
