@@ -11,6 +11,7 @@ import pytest
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
 from scheduledjob.jobs.redaction import Redaction, redacted
+from scheduledjob.jobs.secret_forms import secret_parts
 from tests.jobs.container.pod_support import attempt
 
 SECRET = 'p@ss w"rd/é'
@@ -93,6 +94,31 @@ def test_a_value_of_many_kinds_is_masked_as_programs_write_it(value: str, shown:
     masked = Redaction(value).mask_text(shown)
     assert "***" in masked
     assert len(masked) < 20, masked
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "masked"),
+    [
+        ("postgres://app:hunter2x@db/app", "password of app: hunter2x", "password of app: ***"),
+        ("amqp://u:p%40ss-word@mq", "AUTH u p@ss-word", "AUTH u ***"),
+        ('{"type": "service_account", "private_key": "-BEGIN-\\nMIIEvQIBADANBg\\n"}', "MIIEvQIBADANBg", "***"),
+        ('{"type": "service_account", "private_key": "-BEGIN-\\nMIIEvQ"}', "a service_account", "a service_account"),
+        ('{"auths": {"r.io": {"auth": "cm9ib3Q6cGFzc3dvcmQ="}}}', "robot, password", "robot, ***"),
+        ("HOST=database\nDB_PASSWORD='hunter2x'\n", "no hunter2x in database", "no *** in database"),
+        ("[default]\naws_secret_access_key = wJalrXUtnFEMI/K7MDENG\n", "wJalrXUtnFEMI/K7MDENG", "***"),
+        ("host: database\napi:\n  token: hunter2x\n", "no hunter2x in database", "no *** in database"),
+        ("host=database password=hunter2x user=app", "hunter2x for app on database", "*** for app on database"),
+        ("Server=database;AccountKey=aHVudGVyMng=;x=y", "database: aHVudGVyMng=", "database: ***"),
+        ("//npm.example/:_authToken=npm_hunter2x", "npm_hunter2x", "***"),
+    ],
+)
+def test_the_secret_parts_of_a_file_are_masked(value: str, shown: str, masked: str) -> None:
+    assert Redaction(value).mask_text(shown) == masked
+
+
+@pytest.mark.parametrize("value", ["[" * 60_000, "-" * 60_000, '"' * 60_000, "a=" * 30_000, "://:" * 15_000, "{"])
+def test_a_value_that_is_no_file_has_no_parts(value: str) -> None:
+    assert secret_parts(value.encode()) == []
 
 
 @pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be", "utf-32-le", "latin-1"])

@@ -16,7 +16,7 @@ from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
 
 from .output import LONGEST_CHARACTER, without_broken_start, without_parts
 from .reasons import of_exception, one_line
-from .secret_forms import LONGEST_ENCODED, SHORTEST_ENCODED, encoded_forms
+from .secret_forms import LONGEST_ENCODED, SHORTEST_ENCODED, encoded_forms, secret_parts
 from .values import MASK, PIECE, Secrets, pieces
 
 if TYPE_CHECKING:
@@ -34,26 +34,35 @@ _SIGNATURE = 16
 
 
 class _EncodedSecrets(Secrets):
-    """Secrets that are masked as they are, and in the forms that they have in URLs, JSON, base64 and others."""
+    """Secrets that are masked as they are, as they look in URLs, JSON, base64 and others, and in their secret parts."""
 
     def _reach(self, value: bytes) -> int:
         # An ASCII character has up to six bytes as ``\u0041``, and a piece twice its length in UTF-16.
         return 2 * min(3 * len(value), PIECE)
 
     def _forms(self, value: bytes) -> Iterator[bytes]:
-        yield from super()._forms(value)
-        for form in self._encoded(value):
-            yield from pieces(form)
+        for part in _parts(value):
+            yield from super()._forms(part)
+            for form in _encoded(part):
+                yield from pieces(form)
 
     def _broken_forms(self, value: bytes) -> Iterator[bytes]:
-        yield from super()._broken_forms(value)
-        for form in self._encoded(value):
-            yield from super()._broken_forms(form)
+        for part in _parts(value):
+            yield from super()._broken_forms(part)
+            for form in _encoded(part):
+                yield from super()._broken_forms(form)
 
-    def _encoded(self, value: bytes) -> Iterator[bytes]:
-        if SHORTEST_ENCODED <= len(value) <= LONGEST_ENCODED:
-            for text in {value, value.strip()}:
-                yield from encoded_forms(text)
+
+def _parts(value: bytes) -> Iterator[bytes]:
+    yield value
+    for part in secret_parts(value):
+        yield part.encode("utf-8", "surrogateescape")
+
+
+def _encoded(value: bytes) -> Iterator[bytes]:
+    if SHORTEST_ENCODED <= len(value) <= LONGEST_ENCODED:
+        for text in {value, value.strip()}:
+            yield from encoded_forms(text)
 
 
 class Redaction:

@@ -17,7 +17,7 @@ from bisect import bisect_right
 from contextlib import suppress
 from itertools import accumulate
 from typing import TYPE_CHECKING
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,52 @@ INVISIBLE = re.compile(_INVISIBLE)
 """What a terminal does not show, and the NULs of UTF-16."""
 LINE_BREAKS = re.compile(_INVISIBLE + rb"|\\?\r?\n[ \t]*|\r")
 """The same, and line breaks with the indentation after them."""
+
+
+_LONGEST_FILE = 1 << 16
+"""Bytes. Longer values are not read as a file of settings."""
+_MOST_PARTS = 256
+_SHORTEST_PART = 6
+_URL_PASSWORD = re.compile(r"://[^\s/:@]{0,256}:([^\s/@]{1,1024})@")
+_SECRET_NAME = re.compile("pass|pwd|secret|token|key|credential|auth|private", re.IGNORECASE)
+_SETTING = re.compile(
+    r"""(?:^|[\s;?&,{])["']?([\w./:-]{1,100})["']?[ \t]{0,40}[:=][ \t]{0,40}["']?([^\s"',;&]+)""", re.MULTILINE
+)
+
+
+def secret_parts(value: bytes) -> list[str]:
+    """Return the passwords and tokens in a value that is a URL, JSON, or a file of settings such as ``.env``.
+
+    A program that gets a whole file prints a part of it. Of settings, those whose name sounds secret are returned.
+    """
+    if not _SHORTEST_PART < len(value) <= _LONGEST_FILE:
+        return []
+    text = value.decode("utf-8", "replace")
+    found: list[str] = _URL_PASSWORD.findall(text)
+    found += [unquote(password) for password in found]
+    try:
+        settings = list(_leaves(json.loads(text))) if text.lstrip()[:1] in ("{", "[") else _SETTING.findall(text)
+    except (ValueError, RecursionError):
+        settings = _SETTING.findall(text)
+    for name, setting in settings:
+        if _SECRET_NAME.search(name):
+            found.append(setting)
+            if name == "auth":  # of a registry: a user and a password
+                with suppress(ValueError):
+                    found.append(base64.b64decode(setting).decode().partition(":")[2])
+    return [part for part in dict.fromkeys(found) if len(part) >= _SHORTEST_PART][:_MOST_PARTS]
+
+
+def _leaves(value: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the texts in a JSON value, with the name of the innermost object's field."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, str(key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item, name)
 
 
 def encoded_forms(value: bytes) -> Iterator[bytes]:

@@ -85,6 +85,15 @@ def is_retryable(status: int) -> bool:
     return status == 429 or status >= 500
 
 
+_TOO_LARGE = ("request is too large", "message larger than max")
+"""What etcd says of an object over 1.5 MiB, and its client of one over 2 MiB. The API server returns it as a 500."""
+
+
+def is_too_large(error: ApiError) -> bool:
+    """Return whether an object is too large for the API server, so that another attempt does not help."""
+    return error.status == 413 or any(words in error.message for words in _TOO_LARGE)
+
+
 def error_of_answer(status: int, body: bytes) -> ApiError:
     """Return the error for an answer with this HTTP status."""
     try:

@@ -29,6 +29,7 @@ from scheduledjob.kube.client.api_errors import (
     ApiUnavailable,
     NotFound,
     Unauthorized,
+    is_too_large,
 )
 from scheduledjob.kube.client.paths import NAME
 from scheduledjob.kube.client.paths import pods as pods_path
@@ -53,8 +54,6 @@ LOG_BYTES = 256 * 1024
 """Bytes of a log. The API server cuts off what follows. The runtime breaks lines at 16 KiB."""
 STRICT = {"fieldValidation": "Strict"}
 """A misspelt field of a template is an error. By default the API server would drop it."""
-TOO_LARGE = "request is too large"
-"""What etcd says of an object over 1.5 MiB. The API server returns it as an error 500."""
 _NO_SECRET = SecretVersion("", {})
 
 
@@ -245,7 +244,7 @@ def _unavailable(error: ApiError) -> PodsUnavailable:
 
 def _translate(error: ApiError) -> Exception:
     """Return the error for the executor. A conflict is worth another attempt: two Pods may count against a quota."""
-    if TOO_LARGE in error.message:  # an error 500, which another attempt does not change
+    if is_too_large(error):  # another attempt does not change that
         return PodRefused(f"refused by the API server: {error.message}: make its template or its payload smaller")
     if isinstance(error, ApiUnavailable | Unauthorized | ApiConflict):
         return _unavailable(error)

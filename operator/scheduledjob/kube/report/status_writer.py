@@ -19,7 +19,7 @@ from scheduledjob.domain.time.instants import SECOND, to_instant
 from scheduledjob.engine.capacity import describe_wait
 from scheduledjob.engine.kinds import UnreadableRowError
 from scheduledjob.engine.store import Store, StoreError
-from scheduledjob.kube.client.api_errors import ApiConflict, ApiError, NotFound
+from scheduledjob.kube.client.api_errors import ApiConflict, ApiError, NotFound, is_too_large
 from scheduledjob.kube.client.paths import scheduled_jobs
 from scheduledjob.kube.reconcile.desired_state import KIND_INVALID
 from scheduledjob.manifests.status_model import RECENT_RUNS
@@ -48,8 +48,6 @@ FORBIDDEN_TIMEOUT = 5.0
 that, the permissions were deleted when the chart was uninstalled."""
 HOPELESS_RETRY_DELAY = 60.0
 """Seconds until a status that is invalid, too large or unreadable is tried again: waiting alone does not help."""
-TOO_LARGE = "request is too large"
-"""What etcd says of an object over 1.5 MiB. The API server returns it as an error 500."""
 REFRESH_INTERVAL = 15.0
 """Seconds, at least, after which a status is written again only because its next run has passed."""
 WRITERS = 4
@@ -208,7 +206,7 @@ class StatusWriter:
         self._queue.changed(uid)
 
     def _refused(self, uid: str, slug: str, error: ApiError) -> None:
-        too_large = error.status == 413 or TOO_LARGE in error.message
+        too_large = is_too_large(error)
         advice = {"advice": "the object has no room for its status: shorten its spec"} if too_large else {}
         log.warning("a status could not be written", slug=slug, error=str(error), **advice)
         forbidden = error.status in (401, 403) and time.monotonic() >= self._forbidden_until
