@@ -64,6 +64,14 @@ def test_a_lease_is_renewed_after_a_third_of_its_length() -> None:
     assert leases.to_renew(105.0) == [(1, 7)]
 
 
+def test_all_leases_are_renewed_once_after_the_clock_of_the_store_was_set() -> None:
+    leases = beating()
+    leases.add(1, 7, 115.0)
+    leases.clock_jumped()
+    assert leases.to_renew(100.0) == [(1, 7)]
+    assert leases.to_renew(100.0) == []
+
+
 def test_a_renewal_counts_from_when_it_was_sent() -> None:
     leases = beating()
     lease = leases.add(1, 7, 115.0)

@@ -34,6 +34,7 @@ from .timing import (
     MIN_ANNOUNCED_SLEEP,
     MIN_POLL_INTERVAL,
     QUOTA_OF_OTHERS,
+    RENEWED_WITHIN,
     WRITES_FIRST_DELAY,
 )
 from .watchdog import TURN_LIMIT
@@ -93,8 +94,12 @@ class Claimer:
     async def run(self) -> None:
         context, timer = self._context, self._poll_timer
         delay, unavailable_since = FIRST_CLAIM_RETRY_DELAY, float("inf")
+        jumps = context.clock.jumps
         while not timer.stopped:
             last_answer_at = context.clock.last_answer_at
+            if context.clock.jumps != jumps:
+                jumps = context.clock.jumps
+                await self._await_renewals()
             try:
                 if context.monotonic() - unavailable_since > context.settings.lease / 2:
                     # Leases may have ended in the outage, so the writes of what ended meanwhile go first.
@@ -112,6 +117,17 @@ class Claimer:
             delay, unavailable_since = FIRST_CLAIM_RETRY_DELAY, float("inf")
             if poll_at is not None:
                 await timer.sleep_until(poll_at)
+
+    async def _await_renewals(self) -> None:
+        """Claim nothing until the owners of rows had time to renew their leases by the store's new clock.
+
+        If the store's clock is set forward, all leases are over there, although their owners are alive. A claim that
+        is sent before this replica knows claims nothing (``CLAIM_START_LIMIT``).
+        """
+        context = self._context
+        if context.clock.last_jump > 0 and not context.store.exclusive:
+            log.warning("claims wait until the other replicas have renewed their leases by the store's new clock")
+            await self._poll_timer.pause_until(context.monotonic() + context.settings.lease * RENEWED_WITHIN)
 
     async def _poll(self) -> float | None:
         """Claim what is due. Return when to poll again (monotonic seconds); None: at once."""

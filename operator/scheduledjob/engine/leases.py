@@ -84,6 +84,7 @@ class Leases:
         self._beat = 0.0
         self._overdue: dict[str, float] = {}
         """By run id: attempts under leases that have expired since the last beat, and until when they must stop."""
+        self._renew_all = False
         self._lock = threading.Lock()
 
     # ---- called by the event loop
@@ -94,6 +95,10 @@ class Leases:
         self.wedged = False
         if self._overdue:
             self._overdue = {}
+
+    def clock_jumped(self) -> None:
+        """The store's clock was set, so the leases may be over there: renew all of them, or find out that they are."""
+        self._renew_all = True
 
     def add(self, key: Key, version: int, deadline: float) -> Lease:
         """Add the lease of a claimed row, which ends at ``deadline`` (monotonic seconds)."""
@@ -123,12 +128,13 @@ class Leases:
     # ---- called by the lease thread
 
     def to_renew(self, now: float) -> list[tuple[Key, int]]:
-        """Return the rows (with versions) whose lease has used up a third of its length.
+        """Return the rows (with versions) whose lease has used up a third of its length; all after ``clock_jumped``.
 
         If the event loop is wedged, rows without running attempts are left out: another replica can start them.
         """
         self.wedged = wedged = now - self._beat > WEDGED_AFTER
-        soon = now + self.length * 2 / 3
+        soon = math.inf if self._renew_all else now + self.length * 2 / 3
+        self._renew_all = False
         with self._lock:
             return [
                 (lease.key, lease.version)

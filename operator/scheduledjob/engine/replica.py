@@ -253,7 +253,8 @@ class Replica:
                 self._clock_jumped(ownership)
 
     def _clock_jumped(self, ownership: Ownership) -> None:
-        """Find out at once what is due now. The timers of the event loop do not know of the jump."""
+        """Find out at once what is due, and which leases are over. The event loop's timers do not know of the jump."""
+        self.leases.clock_jumped()
         ownership.clock_jumped()
         self._poll_timer.poll_now()
 

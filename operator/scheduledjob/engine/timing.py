@@ -52,6 +52,9 @@ WRITE_RETRY_DELAY = 0.25
 
 # ---- leases
 
+RENEWED_WITHIN = 0.5
+"""The part of a lease after which its owner has renewed it: a third, one step of the lease thread and a round trip."""
+
 FIRST_LEASE_THREAD_RESTART_DELAY, LAST_LEASE_THREAD_RESTART_DELAY = 0.1, 5.0
 """After a failure of the lease thread, until it starts again. It doubles from the first value to the last."""
 
