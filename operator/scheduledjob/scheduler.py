@@ -245,7 +245,8 @@ class Scheduler:
             await self._store.close()
             if sigterm is not None:
                 sigterm.ended()
-        if sigterm is not None and sigterm.terminated and kind is asyncio.CancelledError and await sigterm.is_last():
+        ends = kind is None or kind is asyncio.CancelledError
+        if sigterm is not None and sigterm.terminated and ends and await sigterm.is_last():
             raise SystemExit(0)
 
     # ---------------------------------------------------------------- scheduling

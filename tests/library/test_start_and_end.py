@@ -245,6 +245,56 @@ def test_sigterm_ends_each_scheduler_of_a_program_cleanly(shape: str) -> None:
         assert errors == ""
 
 
+ENDING = """
+import asyncio, sys
+from scheduledjob import Scheduler, Task
+
+outer, scheduler = Scheduler("memory:", grace=30.0), Scheduler("memory:", grace=30.0)
+begun, finish = asyncio.Event(), asyncio.Event()
+
+@scheduler.job("job")
+async def job(task: Task) -> Task:
+    asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline).add_done_callback(lambda _: finish.set())
+    begun.set()
+    await finish.wait()
+    print("finished", flush=True)
+    return task
+
+async def main():
+    async with outer:
+        async with scheduler:
+            await scheduler.schedule("a", "job", delay=0.0)
+            await begun.wait()
+            try:
+                if sys.argv[1] == "by SIGTERM":
+                    print("begun", flush=True)
+                    await asyncio.Event().wait()
+            finally:
+                print("ending", flush=True)
+        print("the program goes on", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("end", ["by itself", "by SIGTERM"])
+def test_sigterm_while_a_scheduler_ends_does_not_hurry_its_jobs_and_still_ends_the_program(end: str) -> None:
+    """Process managers and shells send it twice, to the process group and to the process."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDING, end], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        if end == "by SIGTERM":
+            assert program.stdout.readline() == "begun\n"
+            program.send_signal(signal.SIGTERM)
+        assert program.stdout.readline() == "ending\n"
+        program.send_signal(signal.SIGTERM)
+        output, _ = program.communicate("finish\n", timeout=PATIENCE)
+    assert output.splitlines()[0] == "finished"
+    assert program.returncode == 0
+
+
 async def test_the_handler_of_sigterm_is_given_back_by_the_last_scheduler() -> None:
     async with Scheduler("memory:"):
         async with Scheduler("memory:"):
