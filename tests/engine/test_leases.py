@@ -473,7 +473,7 @@ async def test_a_job_that_blocks_for_longer_than_a_minute_does_not_run_twice(mon
     assert [(record.slug, record.outcome, record.attempt) for record in blocker.records] == [
         ("ns/blocks", Outcome.SUCCEEDED, 1)
     ]
-    (line,) = [line for line in logs if "event loop has not run" in line["event"]]
+    (line,) = [line for line in logs if "event loop has been blocked" in line["event"]]
     assert line["blocked_by"] == "ns/blocks"
     assert "threading.py" in line["at"]
 
@@ -522,7 +522,7 @@ async def test_a_job_that_blocks_while_its_lease_can_not_be_renewed_is_reported(
         await asyncio.to_thread(in_a_thread(blocked).join)
     assert begun.is_set()
     assert reported == ["ns/blocks"]
-    (line,) = [line for line in logs if "after its lease" in line["event"]]
+    (line,) = [line for line in logs if "its lease has ended" in line["event"]]
     assert (line["slug"], line["log_level"]) == ("ns/blocks", "error")
 
 

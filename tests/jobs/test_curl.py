@@ -89,7 +89,7 @@ async def test_a_slug_that_no_header_can_hold_is_percent_encoded() -> None:
         (CurlSpec("http://h/", headers={"X": Value("a\0b")}), "header X: its value has a line break or another "),
         (CurlSpec("http://h/", headers={"X": Value(secret=("s", "k"))}), "header X: Secret s, key k: there are no "),
         (CurlSpec("http://h/", body=Value(config_map=("c", "k"))), "body: ConfigMap c, key k: there are no "),
-        (CurlSpec("http://h/", basic_username=Value("a:b")), "auth.basic: a user name can't hold a colon"),
+        (CurlSpec("http://h/", basic_username=Value("a:b")), "auth.basic: a user name can't contain a colon"),
         (CurlSpec("http://h/", expect_body="("), 'expect.bodyRegex "(": missing ): (; it is RE2 syntax'),
         (CurlSpec("http://h/", expect_body="(?=a)"), 'expect.bodyRegex "(?=a)": invalid perl operator: (?='),
         (CurlSpec("http://h/", expect_body="a{999}" * 3), f'expect.bodyRegex "{"a{999}" * 3}": it is too large'),

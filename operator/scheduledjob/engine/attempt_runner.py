@@ -87,11 +87,11 @@ class AttemptTasks:
 
 
 def _abandon(task: asyncio.Task[None], attempt: Attempt | None) -> None:
-    """Let the event loop end without this task. ``asyncio.run`` waits for every task that is registered."""
+    """Let ``asyncio.run`` return while this task runs. It waits for every task that is registered."""
     if attempt is not None:
         log.error(
-            "a job did not end when it was cancelled: it is abandoned, and may run until the process ends, beside the "
-            "attempt that another replica starts",
+            "a job did not end when it was cancelled, so it was abandoned: it may overlap with the next attempt until "
+            "this process ends",
             slug=attempt.slug,
             run_id=attempt.run_id,
         )
@@ -172,7 +172,7 @@ class AttemptRunner:
                 running.end, running.reason = AttemptEnd.LOST, "the replica was stopped"
             if running.end is not None:
                 return Result(False, running.reason)
-            # Nobody but the job can have cancelled its task.
+            # Only the job itself can have cancelled its task.
         elif is_from_outside(error):
             raise error
         running.end = running.end or AttemptEnd.FAILED

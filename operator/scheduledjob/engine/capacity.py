@@ -22,8 +22,8 @@ MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 """The least and the greatest weight of a tenant."""
 
 SCHEDULE_SHARE = 0.5
-"""A schedule may start another run beside its active ones while it has at most this share of what it has and what its
-tenant may still use."""
+"""The largest share for a schedule with active runs, of the places that it has and those that its tenant may still
+take."""
 
 
 class TenantRow(Protocol):
@@ -43,13 +43,12 @@ def tenant_of(row: TenantRow) -> str:
 
 
 def describe_wait(position: int, exact: bool) -> str:
-    """Return for what a due row waits that no replica has claimed, from the answer of ``Store.queue_position``."""
+    """Return what a due row that nobody has claimed waits for. The arguments are those of ``Store.queue_position``."""
     return f"waiting for capacity, position {position}" + ("" if exact else " or later")
 
 
 def bounded_room(held: int, free: int, share: float, *, others: bool = True) -> int:
-    """Return how many more places somebody may take who holds ``held``, of ``free`` ones.
-
+    """Return how many of the ``free`` places a tenant or a schedule may take that already holds ``held``.
     If no ``others`` are known, a fraction of a place is rounded up, so that a lone tenant uses all of a small capacity.
     """
     if free <= 0:

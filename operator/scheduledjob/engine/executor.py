@@ -105,7 +105,7 @@ MAX_RESULT = 1 << 20
 """Bytes of the result, and of the payload, that a run may leave by default."""
 
 MAX_MANIFEST_PAYLOAD = 64 * 1024
-"""Bytes of the payload of a schedule that was not made by the library."""
+"""Maximum bytes of the payload of a schedule from a manifest."""
 
 
 def refuse_large(result: Result, max_result: int, *, library: bool) -> Result:

@@ -156,7 +156,7 @@ class HookDelivery:
             try:
                 calls = await self._context.store.claim_hooks(limit=min(room, SHARE), lease=lease, without=busy)
             except StoreError as error:
-                log.warning("the calls of hooks can't be read", error=str(error))
+                log.warning("could not claim calls of hooks", error=str(error))
                 break
             for call in calls:
                 task = asyncio.create_task(self._deliver(call))
@@ -171,20 +171,23 @@ class HookDelivery:
         self._tasks.pop(task, None)
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("the call of a hook broke off, and is made again", error=str(error))
+            log.error("a call of a hook failed unexpectedly, and will be repeated", error=str(error))
 
     async def _deliver(self, call: HookCall) -> None:
         result = await self._call(call)
         if result.ok:
             await self._settle(HookEnd(call.run_id, call.number, call.attempt))
         elif call.attempt >= MAX_ATTEMPTS:
-            log.error("a hook is given up", slug=call.slug, run_id=call.run_id, reason=result.reason)
+            log.error("gave up on a hook", slug=call.slug, run_id=call.run_id, reason=result.reason)
             await self._settle(HookEnd(call.run_id, call.number, call.attempt))
             self._context.observer.hook_given_up(call.slug, call.uid, call.attempt, result.reason)
         else:
             delay = min(HOOK_FIRST_RETRY_DELAY * 2 ** (call.attempt - 1), HOOK_LAST_RETRY_DELAY)
             log.warning(
-                "a hook failed, and is called again", slug=call.slug, reason=result.reason, retry_in=round(delay, 1)
+                "a hook failed, and will be called again",
+                slug=call.slug,
+                reason=result.reason,
+                retry_in=round(delay, 1),
             )
             await self._settle(HookEnd(call.run_id, call.number, call.attempt, from_seconds(delay)))
             asyncio.get_running_loop().call_later(delay, self.poke)
@@ -218,7 +221,7 @@ class HookDelivery:
         try:
             await self._context.store.settle_hooks(ends)
         except StoreError as error:  # when the claim ends, the hook is called again
-            log.warning("the end of a hook's call can't be written", error=str(error))
+            log.warning("could not record the end of a hook's call", error=str(error))
 
     async def _release(self) -> None:
         """Give back the calls that have not ended, for another replica."""

@@ -115,7 +115,7 @@ class LeaseThread:
             if self._clock() - self._watched_at > 3 * self._leases.tick:
                 self._watch_once()
             if not self._thread.is_alive() and not self._stopped.is_set():
-                log.error("the lease thread has ended: starting it again")
+                log.error("the lease thread has ended, and is restarted")
                 self._start_thread()
 
     # ---- in the thread
@@ -133,7 +133,7 @@ class LeaseThread:
 
     def _report_failure(self, error: BaseException) -> None:
         log.error(
-            "the lease thread failed, and starts again; leases that are not renewed meanwhile are given up in time",
+            "the lease thread failed, and is restarted; leases that can't be renewed in time are given up",
             error=str(error) or type(error).__name__,
             exc_info=error,
         )
@@ -160,8 +160,8 @@ class LeaseThread:
             self._watch_once()
             if self._leases.wedged and not was_wedged:
                 log.error(
-                    "the event loop has not run for a minute: the leases of what runs are renewed until the process "
-                    "ends, and other rows are given up",
+                    "the event loop has been blocked for a minute: the leases of running jobs are still renewed, and "
+                    "other rows are given up",
                     blocked_by=self._blocked_by(),
                     at=self._blocked_at(),
                 )
@@ -173,8 +173,8 @@ class LeaseThread:
         attempt = self._calls.blocking()
         if attempt is not None and self._leases.outlived(attempt.run_id, self._clock()):
             log.error(
-                "a job blocks the event loop after its lease, which could not be renewed: another replica may start "
-                "its run",
+                "a job blocks the event loop, and its lease has ended because it could not be renewed: another replica "
+                "may start its run",
                 slug=attempt.slug,
                 run_id=attempt.run_id,
                 at=self._blocked_at(),

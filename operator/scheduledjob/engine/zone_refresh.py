@@ -65,7 +65,7 @@ class ZoneRefresh:
             try:
                 await self.refresh()
             except StoreError as error:
-                log.warning("slots could not be planned by new time zone data yet", error=str(error))
+                log.warning("could not plan slots by the new time zone data yet", error=str(error))
             await asyncio.sleep(ZONE_REFRESH_INTERVAL)
 
     async def refresh(self) -> None:
@@ -85,7 +85,7 @@ class ZoneRefresh:
             after = rows[-1].slug
             await store.lock(name, replica, _WHILE_WORKING)
         if touched:
-            log.info("new time zone data: schedules are planned anew", zone_data=str(ZONE_DATA), schedules=touched)
+            log.info("new time zone data: planning the next slots again", zone_data=str(ZONE_DATA), schedules=touched)
         await store.unlock(name, replica)
         await store.lock(name, DONE, _FOR_GOOD)
 

@@ -101,7 +101,7 @@ class FairShare:
         self._grant()  # the next one may want less
 
     def _grant(self) -> None:
-        """Let those wait no longer for whom there is room, the namespace that holds least first."""
+        """Wake the waiters for whom there is room, those of the namespace that holds least first."""
         while True:
             for namespace in sorted(self._waiting, key=self._held.__getitem__):
                 amount, turn = self._waiting[namespace][0]

@@ -51,7 +51,7 @@ class Permission:
 
 
 def permissions_of(namespaces: Sequence[str], lease: tuple[str, str], *, holds: bool) -> list[Permission]:
-    """Return everything that the shipped roles grant, except for what is optional.
+    """Return every permission that the shipped roles grant, except for optional ones.
 
     That is reading Secrets, ConfigMaps, and what says where the API server is.
 

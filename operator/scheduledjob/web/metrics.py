@@ -89,7 +89,7 @@ class Metrics:
         self.event_loop_lag_seconds = add(
             Histogram(
                 "event_loop_lag_seconds",
-                "How late the event loop, which all runs share, came to a call that was due.",
+                "How late the event loop, which all runs share, made a call that was due.",
                 bounds=LATENESS_BOUNDS,
             )
         )

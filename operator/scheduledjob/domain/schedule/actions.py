@@ -57,7 +57,7 @@ class Actions(msgspec.Struct, gc=False):
 
 
 MAX_ASSERTED = 64
-"""An assertion that searches a list is made for lists up to this length, so that its cost is bounded."""
+"""Assertions search only lists up to this length, so that their cost is bounded."""
 
 
 def has(runs: Sequence[Run], run: Run) -> bool:

@@ -57,8 +57,7 @@ def start_due(schedule: Schedule, planned: Run, now: Instant, actions: Actions, 
 
 
 def miss_outage(schedule: Schedule, since: Instant, now: Instant) -> None:
-    """Decide the slots of an outage: nobody could run the schedule from ``since`` until now.
-
+    """Decide the slots of an outage, in which no replica could run the schedule: from ``since`` until now.
     A run that was active before counts as active until ``since``. Later slots did not overlap with it. They were
     missed, and those that the misfire rule catches up wait until it has ended.
     """

@@ -180,7 +180,7 @@ def _why_cut(schedule: Schedule, run: Run) -> str:
     return (
         f"{MAX_CHAIN} runs have followed each other ({' -> '.join(shown)}), and no more are allowed: "
         "if the jobs follow each other in a circle, remove the trigger `following` from one of them; "
-        "of a longer chain, put jobs together"
+        "if the chain is meant to be so long, combine some of its jobs"
     )
 
 

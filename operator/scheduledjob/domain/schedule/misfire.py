@@ -30,7 +30,7 @@ MAX_WALK_STEPS = 20_000
 """Steps of the searches (``Timetable``) after which a walk from slot to slot ends. Slots that are this hard to find are
 not caught up."""
 MAX_DECISION_STEPS = 45_000
-"""Steps of a decision. What the walks leave of them is for counting the slots that do not run."""
+"""Steps of a decision. Those that the walks do not use are left for counting the slots that do not run."""
 _MIN_COUNT_STEPS = 5_000
 
 

@@ -78,7 +78,7 @@ def restored_state(
 
 
 def told_state(text: str) -> State | None:
-    """Return the state that a status tells, or None if no version of this product wrote it."""
+    """Return the state that a status contains, or None if no version of this program wrote it."""
     try:
         state = State.decode(text)
     except msgspec.MsgspecError:
@@ -87,7 +87,7 @@ def told_state(text: str) -> State | None:
 
 
 def is_older(state: State, told: State) -> bool:
-    """Return whether the store has an older state of a schedule than its status tells, which was read from the store.
+    """Return whether the store has an older state of a schedule than its status, which was once read from the store.
 
     Then the store was restored from a backup, or it lost its last writes in a failover.
     """

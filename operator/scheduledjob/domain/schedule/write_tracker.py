@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _Runs: TypeAlias = tuple[Run, ...] | dict[int, Run]
-"""A few runs; or many by their ``id``, so that the search does not pass over all."""
+"""Up to so many runs are searched one by one, more of them by their ``id``."""
 FEW = 16
 
 

@@ -81,5 +81,5 @@ def zone_names() -> frozenset[str]:
 
 
 def is_local_name(name: str) -> bool:
-    """Whether a name that systems have beside those of IANA: the zone of the machine, or one with leap seconds."""
+    """Whether a system adds this name to those of IANA: for the zone of the machine, or for one with leap seconds."""
     return name.startswith(("right/", "posix/")) or name in {"localtime", "posixrules", "Factory"}

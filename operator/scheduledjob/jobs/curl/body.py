@@ -201,7 +201,7 @@ def is_utf8(body: bytes, *, cut: bool) -> bool:
 
 
 def _charset(content_type: bytes | None, body: bytes) -> str | None:
-    """Return the charset that a mark, ``Content-Type``, the document itself or zero bytes in the beginning tell."""
+    """Return the charset of a body: from its byte order mark, ``Content-Type``, the document, or early zero bytes."""
     for bom, charset in _BOMS:
         if body.startswith(bom):
             return charset
@@ -315,7 +315,7 @@ class _Text:
 
 
 class _Unpacker:
-    """Undoes the codings of a body. After a fault it yields nothing, but what was never packed is yielded as it is."""
+    """Undoes the codings of a body. After a fault it yields nothing more. A body without a coding stays as it is."""
 
     def __init__(self, codings: Sequence[bytes]) -> None:
         self._names = [coding for coding in codings if coding != b"identity"]

@@ -214,7 +214,7 @@ def _of_url(url: URL) -> str | None:
 
 def _basic(what: str, user: str | None, password: str | None) -> str:
     if ":" in (user or ""):
-        raise RequestError(f"{what}: a user name can't hold a colon")
+        raise RequestError(f"{what}: a user name can't contain a colon")
     # A Secret that was made from a file often ends with a line break, which is not part of the value.
     pair = f"{(user or '').rstrip(_LINE_END)}:{(password or '').rstrip(_LINE_END)}"
     return f"Basic {base64.b64encode(pair.encode(errors='surrogateescape')).decode()}"

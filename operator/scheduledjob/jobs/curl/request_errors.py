@@ -50,7 +50,7 @@ class ConnectionLostError(Exception):
 
 @contextmanager
 def phase(words: str) -> Iterator[None]:
-    """Let a cancellation say in which phase of the request it came, unless it already says something more exact."""
+    """Add the phase of the request to a cancellation, unless it already says something more exact."""
     try:
         yield
     except asyncio.CancelledError as error:

@@ -84,7 +84,7 @@ class ThreadResolver:
             threading.Thread(target=look_up, name=f"resolve {host}", daemon=True).start()
         except RuntimeError:  # the process can't have another thread
             self._threads.release(namespace)
-            raise OSError("no thread is left for the lookup") from None
+            raise OSError("no thread is available for the lookup") from None
         return await found
 
 

@@ -199,7 +199,7 @@ def framing_of(head: Head, method: str) -> Framing:
         return Framing(0, reusable=head.keep_alive and method != "HEAD" and head.status == 204 and not announced)
     if codings:
         chunked = codings[-1] == b"chunked"
-        # With a length besides, somebody between here and the server may have read another body than this one.
+        # If it also has a length, something between here and the server may have read another body than this one.
         reusable = chunked and head.keep_alive and b"content-length" not in head.headers
         return Framing(None, chunked, reusable, tuple(codings[:-1] if chunked else codings))
     length = _length(head)

@@ -42,7 +42,7 @@ DEFAULT = TlsSetting()
 async def context_of(setting: TlsSetting) -> ssl.SSLContext:
     """Return the client context of a setting. Raises ``RequestError``, which names the wrong part without its value."""
     if (context := _contexts.pop(setting, None)) is None:
-        # To read the system's authorities takes tens of milliseconds, in which the event loop goes on.
+        # Reading the system's authorities takes tens of milliseconds, so it does not run in the event loop.
         context = await asyncio.get_running_loop().run_in_executor(_threads, _make_context, setting)
         context = _contexts.pop(setting, context)
     _contexts[setting] = context

@@ -44,7 +44,7 @@ log = structlog.get_logger("scheduledjob.reconcile")
 BATCH = 500
 """Objects in one write to the store. An object that comes alone is written alone."""
 LARGE = 2048
-"""Bytes of a spec. Below, an object is read in some milliseconds, whatever it holds."""
+"""Bytes of a spec. A smaller object is read within milliseconds, whatever it contains."""
 MAX_REFUSED = 100_000
 """How many refused objects are remembered for the sweep."""
 RETRY_DELAY = 1.0

@@ -97,7 +97,7 @@ class PageCheck:
 
     @property
     def unsure(self) -> bool:
-        """Whether the next list should follow soon, because it tells whether etcd was restored."""
+        """Whether the next list should follow soon, because it shows whether etcd was restored."""
         return bool(self._found)
 
     def begin(self) -> None:

@@ -50,7 +50,7 @@ RENEWAL_ATTEMPTS = 8
 """How often one call renews rows again that others keep changing."""
 LONG_AGO: Instant = 0
 TENANTS_SEARCHED = 16
-"""How many tenants one claim with quotas looks for beside those that have quotas."""
+"""How many tenants without a quota of their own one claim looks for."""
 FRONT = 4
 """How many rows at the front of all due rows a claim with quotas reads."""
 POSITIONS = 50
@@ -72,7 +72,7 @@ class FirestoreClaims:
         self._lost: list[Instant] = []
         """``wake_at`` of the rows that other replicas won in the last round, in order."""
         self._searched = ""
-        """The tenant behind which the next claim with quotas looks for others."""
+        """The tenant after which the next claim with quotas begins to look for others."""
 
     async def claim(
         self,

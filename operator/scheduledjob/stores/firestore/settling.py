@@ -61,7 +61,7 @@ class Unit:
     is_slim: bool = False
     """It is written without payload and result, because Firestore refused it with them."""
     is_contended: bool = False
-    """Others have written its row meanwhile, so it is committed by itself: it would fail the others again."""
+    """Its row was written by others, so it is committed on its own. Otherwise it could fail its batch again."""
     settled: bool | None = None
     """None: not decided yet."""
 

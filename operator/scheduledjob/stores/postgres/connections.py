@@ -222,7 +222,7 @@ def retry_rollbacks(
 
 
 def waited_in_vain(error: StoreError) -> bool:
-    """Return whether the server gave a statement up because somebody held a lock."""
+    """Return whether the server cancelled a statement because it waited too long for a lock."""
     return isinstance(error.__cause__, asyncpg.LockNotAvailableError)
 
 

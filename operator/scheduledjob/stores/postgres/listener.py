@@ -107,7 +107,7 @@ class PostgresListener(PostgresPart):
             except StoreError as error:
                 log.warning("can't listen for notifications", error=str(error))
             except Exception as error:  # nobody awaits this task: without it, notifications would never come back
-                log.error("listening for notifications failed, and is tried again", error=repr(error), exc_info=error)
+                log.error("listening for notifications failed, and will be retried", error=repr(error), exc_info=error)
             self._set_polling(on_wake, True)
             tried.set()
             await asyncio.sleep(delay)

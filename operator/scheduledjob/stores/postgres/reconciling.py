@@ -110,7 +110,7 @@ class PostgresReconciling(PostgresSchedules):
 
     @retry_rollbacks(waits=0)
     async def _reconcile_chunk(self, rows: Sequence[NewRow], *, only_free: bool) -> dict[str, Put]:
-        """Write rows in one transaction; with ``only_free`` those that nobody has locked, else wait for a while."""
+        """Write rows in one transaction. With ``only_free``, skip locked rows; otherwise wait for them for a while."""
         changes = Changes()
         async with self._pool.transaction("writing schedules") as connection:
             await self._lock_slugs(connection, (row.slug for row in rows))

@@ -174,7 +174,7 @@ def _belonging_to(leaders: Collection[int], marks: Collection[Mark], cells: rang
 
 
 def _has_threads(pid: int) -> bool:
-    """Whether other threads of a process are alive after its first one has ended, which makes it look like a zombie."""
+    """Whether other threads of a process are alive. Without its first thread, such a process looks like a zombie."""
     try:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
