@@ -258,6 +258,19 @@ def test_a_template_that_can_not_be_merged(spec: dict[str, Any], words: str) -> 
         with_template(spec)
 
 
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ({"sepc": {}}, 'template has no field "sepc"'),
+        ({"metadata": {"lables": {"a": "b"}}}, 'template.metadata has no field "lables"'),
+    ],
+)
+def test_a_field_of_the_template_that_would_be_dropped_is_refused(template: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        build_pod(attempt(), container(template=template), SETTINGS)
+    build_pod(attempt(), container(template={"metadata": {"creationTimestamp": None}}), SETTINGS)
+
+
 def test_the_restricted_setting_on_an_ordinary_container() -> None:
     pod = build_pod(attempt(), container(), RESTRICTED)
     assert pod["spec"]["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}, "runAsNonRoot": True}

@@ -37,7 +37,7 @@ from .runner_order import ORDER, REFERENCE, grace_of, variables
 from .strategic_merge import as_list, as_object, by_key, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from scheduledjob.engine.executor import Attempt
     from scheduledjob.jobs.shell.shell_spec import ShellSpec
@@ -50,6 +50,27 @@ MOST_SECONDS = 2**31 - 1
 """The largest ``activeDeadlineSeconds`` that the API server accepts. A job may have a longer timeout."""
 _TMP = "sjob-tmp"
 _IN_TEMPLATE = "execution.pod.template"
+_TEMPLATE = frozenset({"metadata", "spec"})
+_METADATA = frozenset(
+    {
+        "annotations",
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "finalizers",
+        "generateName",
+        "generation",
+        "labels",
+        "managedFields",
+        "name",
+        "namespace",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    }
+)
+"""The fields that Kubernetes knows. Only labels and annotations are used."""
 
 
 def build_pod(attempt: Attempt, spec: PodSpec, settings: PodSettings) -> dict[str, Any]:
@@ -65,6 +86,8 @@ class Blueprint:
         self._settings = settings
         template = as_object(spec.template, _IN_TEMPLATE)
         self._metadata = as_object(template.get("metadata"), f"{_IN_TEMPLATE}.metadata")
+        _refuse_unknown(template, _TEMPLATE, _IN_TEMPLATE)
+        _refuse_unknown(self._metadata, _METADATA, f"{_IN_TEMPLATE}.metadata")
         under = as_object(template.get("spec"), f"{_IN_TEMPLATE}.spec")
         self._references: list[tuple[str, str, str]] = []
         self._own: list[dict[str, Any]] = []
@@ -295,6 +318,13 @@ def _reference(value: Value) -> tuple[str, tuple[str, str] | None]:
 
 def _literal(text: str) -> str:
     return text.replace("$", "$$")
+
+
+def _refuse_unknown(part: Mapping[str, Any], known: Container[str], where: str) -> None:
+    """Raise ``ValueError`` for a field that does not exist. Those of the PodSpec are checked by the API server."""
+    for name in part:
+        if name not in known:
+            raise ValueError(f'{where} has no field "{name}": correct its name, or leave it out')
 
 
 def _texts(metadata: Mapping[str, Any], name: str) -> dict[str, str]:

@@ -9,6 +9,8 @@ in between, the Pod may have values that nobody can read any more: then the text
 from __future__ import annotations
 
 import asyncio
+import base64
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -275,3 +277,6 @@ def _credentials(value: bytes) -> Iterator[str | bytes]:
         for key in ("password", "auth", "identitytoken", "registrytoken"):
             if isinstance(entry, dict) and isinstance(entry.get(key), str) and entry[key]:
                 yield entry[key]
+                if key == "auth":  # a user and a password
+                    with suppress(ValueError):
+                        yield base64.b64decode(entry[key]).partition(b":")[2]
