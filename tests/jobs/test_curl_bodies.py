@@ -186,6 +186,13 @@ async def test_a_document_may_declare_its_charset(content_type: bytes, declarati
     assert result.output.endswith("terminé</p>".encode())
 
 
+async def test_only_the_beginning_tells_the_charset() -> None:
+    late = b"<p>" + b"x" * 1024 + b"<meta charset=iso-8859-1>" + "terminé".encode()
+    header = b"Content-Type: text/html" + b";" + b" " * 1024 + b"charset=iso-8859-1"
+    async with bare(answer(late, header)) as server:
+        assert (await run(CurlSpec(server.url, expect_body="terminé"))).output.endswith("terminé".encode())
+
+
 async def test_an_unknown_charset_does_not_keep_a_pattern_from_matching() -> None:
     async with bare(answer(TEXT, b"Content-Type: text/plain; charset=utf8mb4")) as server:
         assert (await run(CurlSpec(server.url, expect_body='"state": "done"'))).ok

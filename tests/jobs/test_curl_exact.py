@@ -16,6 +16,7 @@ from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.curl.request import host_and_port
+from scheduledjob.jobs.curl.response import Head, framing_of, retry_after
 from scheduledjob.jobs.curl.target import join_target, parse_target
 from tests.jobs.curl_support import Known, attempt, bare, executor, run, serving
 
@@ -213,6 +214,14 @@ def test_a_location_that_leads_nowhere(location: bytes) -> None:
         join_target(parse_target("http://host/"), location)
 
 
+@pytest.mark.parametrize("host", ["\ufdfa" * 30_000, "é." * 600, "a" * 2000, "%c3%a9" * 200])
+def test_a_host_that_is_too_long_is_not_converted(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = parse_target("http://h/")
+    monkeypatch.delattr("scheduledjob.jobs.curl.target.URL")  # it would take seconds
+    with pytest.raises(ValueError, match="a host that is too long"):
+        join_target(base, f"http://{host}/".encode())
+
+
 @asynccontextmanager
 async def conversing(answers: Callable[[int, int], bytes | None]) -> AsyncIterator[tuple[int, list[tuple[int, bytes]]]]:
     """A server whose answer depends on the connection and the request on it, from 0; None: it hangs up.
@@ -287,6 +296,18 @@ async def test_a_redirect_on_a_connection_that_the_server_closes_is_followed(met
         result = await run(CurlSpec(f"http://127.0.0.1:{port}/old", method))
     assert result.ok, result.reason
     assert [head.split()[1] for _, head in requests][-1] == b"/new"
+
+
+def test_long_headers_are_read_in_linear_time() -> None:
+    # With quadratic steps, each of these would take from seconds to minutes.
+    long = 100_000
+    values = [b"0" * long + b"x", b"5" + b" " * long + b"x", b"Mon, " * (long // 5), b"(" * long, b"9" * long]
+    for value in values:
+        head = Head(503, headers={b"retry-after": [value], b"date": [value]})
+        assert retry_after(head) in (None, 0, 5 * SECOND, 366 * 86_400 * SECOND)
+    lists = {name: [b",a" * (long // 2)] for name in (b"connection", b"transfer-encoding", b"content-encoding")}
+    assert len(Head(200, headers=lists).tokens(b"content-encoding")) <= 4096
+    assert framing_of(Head(200, headers={b"content-length": [b"2," * (long // 2)]}), "GET").length == 2
 
 
 REDIRECT_BODIES = {

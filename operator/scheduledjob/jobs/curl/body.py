@@ -51,12 +51,12 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _DECLARED = re.compile(
-    rb"""\s*(?=<)(?:<[?]xml\s[^>]*?\bencoding|.*?<meta\s[^>]*?\bcharset)\s*=\s*["']?\s*([A-Za-z0-9_.:-]{1,40})""",
+    rb"""\s*(?=<)(?:<[?]xml\s[^>]*?\bencoding|.*?<meta\s[^<>]*?\bcharset)\s*=\s*["']?\s*([A-Za-z0-9_.:-]{1,40})""",
     re.IGNORECASE | re.DOTALL,
 )
 """A charset that a document in XML or HTML declares itself."""
 _DECLARATION_LIMIT = 1024
-"""Bytes in which a document has to declare its charset."""
+"""Bytes in which a document, or Content-Type, has to declare the charset."""
 _ZEROS = (
     (re.compile(rb"(?:\0\0\0[^\0])+"), 4, "utf-32-be"),
     (re.compile(rb"(?:[^\0]\0\0\0)+"), 4, "utf-32-le"),
@@ -124,7 +124,7 @@ async def collect(
                 await memory.change(needed)
             total += len(part)
             kept += part
-            if not keep_all and total == len(kept):
+            if not keep_all and total - len(part) < _DECLARATION_LIMIT <= total:
                 keep_all = not _is_read_in_parts(_charset(content_type, bytes(kept[:_DECLARATION_LIMIT])))
                 needed = available if keep_all else needed
             if total > BODY_LIMIT:
@@ -205,7 +205,7 @@ def _charset(content_type: bytes | None, body: bytes) -> str | None:
     for bom, charset in _BOMS:
         if body.startswith(bom):
             return charset
-    named = _CHARSET.search((content_type or b"").decode("latin-1"))
+    named = _CHARSET.search((content_type or b"")[:_DECLARATION_LIMIT].decode("latin-1"))
     if named is None:
         return _declared(content_type, body) or _by_zeros(body)
     # Without a mark, the order of the bytes is a matter of opinion.
@@ -213,7 +213,7 @@ def _charset(content_type: bytes | None, body: bytes) -> str | None:
 
 
 def _declared(content_type: bytes | None, body: bytes) -> str | None:
-    if content_type is not None and not re.search(rb"html|xml", content_type, re.IGNORECASE):
+    if content_type is not None and not re.search(rb"html|xml", content_type[:_DECLARATION_LIMIT], re.IGNORECASE):
         return None
     found = _DECLARED.match(body)
     if found is None:

@@ -46,8 +46,12 @@ _KEPT = frozenset(
 )
 _ASK_TO_WAIT = frozenset({429, 503})
 _SECONDS = re.compile(rb"0*([0-9]+)(\.[0-9]*)?(?: ?s(?:ec(?:ond)?s?)?)?(?:\s*[,;].*)?", re.IGNORECASE)
+_LONGEST_TIME = 64
+"""Bytes of a date or a number of seconds that are read: to understand a longer one would take long."""
 _LONGEST_WAIT = 366 * 86_400
 """Seconds."""
+_LONGEST_LIST = 8 << 10
+"""Bytes of a list in a header that are read: its elements are options, of which nobody has more than a few."""
 _BODILESS = frozenset({204, 304})
 _LEADING_EMPTY_LINES = 4
 
@@ -91,7 +95,7 @@ class Head:
 
     def tokens(self, name: bytes) -> list[bytes]:
         """Return the elements of a header that is a list, in lower case."""
-        joined = b",".join(self.headers.get(name, ()))
+        joined = b",".join(self.headers.get(name, ()))[:_LONGEST_LIST]
         return [token for token in (part.strip().lower() for part in joined.split(b",")) if token]
 
     @property
@@ -158,7 +162,7 @@ def retry_after(head: Head) -> Micros | None:
     value = head.first(b"retry-after")
     if head.status not in _ASK_TO_WAIT or not value:
         return None
-    if seconds := _SECONDS.fullmatch(value):
+    if seconds := _SECONDS.fullmatch(value[:_LONGEST_TIME]):
         whole, fraction = seconds.groups(default=b"")
         # Of a number that long, only the length matters. A part of a second counts as a whole one.
         return min(int(whole[:20]) + bool(fraction.strip(b".0")), _LONGEST_WAIT) * SECOND
@@ -171,7 +175,7 @@ def retry_after(head: Head) -> Micros | None:
 
 def _date(value: bytes) -> datetime | None:
     try:
-        found = parsedate_to_datetime(value.decode("latin-1"))
+        found = parsedate_to_datetime(value[:_LONGEST_TIME].decode("latin-1"))
     except (ValueError, OverflowError):
         return None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found
@@ -209,7 +213,7 @@ def framing_of(head: Head, method: str) -> Framing:
 def _length(head: Head) -> int | None:
     lengths: set[int] = set()
     for value in head.headers.get(b"content-length", ()):
-        for part in value.rstrip(b", \t").split(b","):
+        for part in set(value.rstrip(b", \t").split(b",")):
             match = _LENGTH.fullmatch(part.strip())
             if match is None:
                 raise BadResponseError(f"its Content-Length is {_shown(value)}")

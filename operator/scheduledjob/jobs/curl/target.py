@@ -20,6 +20,9 @@ _ZONE = re.compile(r"%[^\]]*(?=\])")
 _NOT_IN_HOST = re.compile(r"[\x00-\x20\x7f/:#?!@{}\[\]\\$'\"^`*<>=;,&()|%+]")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _NOT_SENDABLE = re.compile(rb"[\x20\x80-\xff]")
+_ESCAPES = [bytes((byte,)) if 0x20 < byte < 0x80 else b"%%%02x" % byte for byte in range(256)]
+_LONGEST_HOST = 1024
+"""Characters of a host as it is written. A name has at most 253, and a long one takes seconds to convert to ASCII."""
 
 
 class Target(NamedTuple):
@@ -60,6 +63,8 @@ def _absolute(text: bytes) -> Target:
     if match is None or match[1].lower() not in (b"http", b"https"):
         raise ValueError("not an http or https URL")
     credentials, at, written = match[2].decode().rpartition("@")
+    if len(written) > _LONGEST_HOST:
+        raise ValueError("a host that is too long")
     if written.startswith("["):
         written = written.replace("%25", "%")  # curl takes the zone of an address with and without this escape
     elif "%" in written:
@@ -81,13 +86,11 @@ def _sendable(path: bytes) -> str:
     if _CONTROL.search(path):
         raise ValueError("a control character")
     path, mark, query = path.partition(b"?")
-    path = _NOT_SENDABLE.sub(_escaped, _without_dots(path))
-    query = _NOT_SENDABLE.sub(_escaped, query.replace(b" ", b"+"))
-    return (path + mark + query).decode("ascii")
+    return (_escaped(_without_dots(path)) + mark + _escaped(query.replace(b" ", b"+"))).decode("ascii")
 
 
-def _escaped(match: re.Match[bytes]) -> bytes:
-    return b"%%%02x" % match[0][0]
+def _escaped(text: bytes) -> bytes:
+    return text if _NOT_SENDABLE.search(text) is None else b"".join(map(_ESCAPES.__getitem__, text))
 
 
 def _without_dots(path: bytes) -> bytes:
