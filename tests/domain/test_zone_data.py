@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zoneinfo
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -32,6 +33,10 @@ def folder_of(path: Path, first_line: str | None, *, file: str = "tzdata.zi") ->
         ("# version 2026g", "tzdata.zi", "2026g"),
         ("# version 2027a", "tzdata.zi", "2027a"),
         ("2027a", "+VERSION", "2027a"),
+        ("# version 2026f-rearguard", "tzdata.zi", "package"),
+        ("# version 2026g-dirty", "tzdata.zi", "2026g"),
+        ("# version 9999", "tzdata.zi", "package"),
+        ("# version 20990101", "tzdata.zi", "package"),
         ("no version", "tzdata.zi", "package"),
         ("", "tzdata.zi", "package"),
         (None, "", "package"),
@@ -63,6 +68,26 @@ def test_packaged_zones_are_read_from_the_package() -> None:
     assert datetime(2026, 12, 1, tzinfo=UTC).astimezone(vancouver).utcoffset() == timedelta(hours=-7)
     offset = zone_of("America/Vancouver").at(1_796_083_200).offset
     assert offset == -7 * 3600
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"TZif2", None], ids=["empty", "garbage", "cut", "missing"])
+def test_a_zone_that_newer_data_of_the_system_can_not_give_is_read_from_the_package(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    newer = folder_of(tmp_path / "zones", "# version 2999a")
+    (tmp_path / "zones" / "America").mkdir()
+    if content is not None:
+        (tmp_path / "zones" / "America" / "Vancouver").write_bytes(content)
+    zoneinfo.reset_tzpath([newer])
+    try:
+        ZoneInfo.clear_cache()
+        vancouver = zone_info("America/Vancouver", ZoneData("2999a", newer))
+        with pytest.raises(KeyError):
+            zone_info("America/Nowhere", ZoneData("2999a", newer))
+    finally:
+        zoneinfo.reset_tzpath()
+        ZoneInfo.clear_cache()
+    assert datetime(2026, 12, 1, tzinfo=UTC).astimezone(vancouver).utcoffset() == timedelta(hours=-7)
 
 
 def test_each_name_is_a_zone() -> None:

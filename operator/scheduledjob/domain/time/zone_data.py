@@ -8,6 +8,7 @@ releases ``2026f``: a year and a letter. They compare as text.
 from __future__ import annotations
 
 import re
+import struct
 import zoneinfo
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,8 @@ import tzdata
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_RELEASE = re.compile(r"[0-9]{4}[a-z]{1,2}(?![a-z])")
+"""Builds of the same release have names such as ``2026f-rearguard``."""
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,40}(/[A-Za-z0-9_+-]{1,40}){0,3}")
 
 
@@ -54,8 +57,8 @@ def _version_of(folder: Path) -> str:
                 words = file.readline().split()
         except OSError:
             continue
-        if words and words[-1][:4].isdecimal():
-            return words[-1]
+        if words and (release := _RELEASE.match(words[-1])):
+            return release[0]
     return ""
 
 
@@ -65,13 +68,30 @@ ZONE_DATA = newest(zoneinfo.TZPATH, tzdata.IANA_VERSION)
 
 @cache
 def zone_info(name: str, data: ZoneData = ZONE_DATA) -> ZoneInfo:
-    """Return a time zone. Raises KeyError, ValueError or OSError for a name that is unknown."""
-    if data.source == "package" and _NAME.fullmatch(name):
-        resource = files("tzdata.zoneinfo").joinpath(*name.split("/"))
-        if resource.is_file():
-            with resource.open("rb") as file:
-                return ZoneInfo.from_file(file, key=name)
-    return ZoneInfo(name)
+    """Return a time zone. Raises KeyError, ValueError or OSError for a name that is unknown.
+
+    A zone that the newer data lack, or whose file is damaged there, is read from the other data.
+    """
+    packaged = _packaged(name) if data.source == "package" else None
+    if packaged is not None:
+        return packaged
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, IndexError, struct.error) as error:
+        if (packaged := _packaged(name)) is None:
+            raise ValueError(f"time zone {name!r:.60} has damaged data in {data.source}") from error
+        return packaged
+
+
+def _packaged(name: str) -> ZoneInfo | None:
+    """Return a zone of the package, or None if it has no such zone."""
+    if not _NAME.fullmatch(name):
+        return None
+    resource = files("tzdata.zoneinfo").joinpath(*name.split("/"))
+    if not resource.is_file():
+        return None
+    with resource.open("rb") as file:
+        return ZoneInfo.from_file(file, key=name)
 
 
 @cache

@@ -122,7 +122,7 @@ def zone_of(name: str) -> Zone:
     except (KeyError, ValueError, OSError):
         shown = repr(name if len(name) <= 60 else name[:60] + "…")
         near = _iana_names().get(name.lower().replace(" ", "_"))
-        hint = f"did you mean {near}?" if near else "write an IANA name such as Europe/Lisbon, or UTC"
+        hint = f"did you mean {near}?" if near and near != name else "write an IANA name such as Europe/Lisbon, or UTC"
         raise ValueError(f"time zone {shown} is unknown: {hint}") from None
 
 
