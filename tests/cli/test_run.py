@@ -219,7 +219,25 @@ def test_a_job_that_does_not_stop_is_killed_with_the_program(tmp_path: Path) -> 
         assert not process.is_running()
 
 
-def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
+def test_a_second_sigterm_does_not_cut_jobs_short(tmp_path: Path) -> None:
+    """Process managers and shells send it twice, to the process group and to the process."""
+    begun, finish = tmp_path / "begun", tmp_path / "finish"
+    os.mkfifo(begun)
+    os.mkfifo(finish)
+    (tmp_path / "a.yaml").write_text(
+        job("waits", what=f"shell: {{command: 'echo begun > {begun}; read line < {finish}'}}")
+    )
+    with Running("run", "-f", tmp_path / "a.yaml") as running:
+        assert begun.read_text() == "begun\n"
+        running.send(signal.SIGTERM)
+        running.wait_for_error("press Ctrl-C again to exit at once")
+        running.send(signal.SIGTERM)
+        finish.write_text("go on\n")
+        assert running.wait_for_run(lambda run: True)["outcome"] == "Succeeded"
+        assert running.end(None) == 0
+
+
+def test_a_second_ctrl_c_exits_at_once(tmp_path: Path) -> None:
     with _sleeping(tmp_path) as (running, process):
         running.send(signal.SIGINT)
         running.wait_for_error("press Ctrl-C again to exit at once")

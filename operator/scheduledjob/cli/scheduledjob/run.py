@@ -86,7 +86,6 @@ class _RunProcess:
         self._options = options
         self._store = store
         self._mask = Mask(options.store)
-        self._signals = 0
         self._stopping = asyncio.Event()
         self._replica: Replica | None = None
         self._report: RunReport | None = None
@@ -94,7 +93,7 @@ class _RunProcess:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._signalled)
+            loop.add_signal_handler(number, self._signalled, number)
         report = self._report = self._new_report(lambda: loop.call_soon_threadsafe(self._stop))
         try:
             command_log.configure(self._options.log_level, report.say, self._mask)
@@ -189,9 +188,9 @@ class _RunProcess:
 
     # ---------------------------------------------------------------- the end
 
-    def _signalled(self) -> None:
-        self._signals += 1
-        if self._signals > 1:
+    def _signalled(self, number: signal.Signals) -> None:
+        # Process managers and shells may send SIGTERM twice. Only a person who presses Ctrl-C is impatient.
+        if number is signal.SIGINT and self._stopping.is_set():
             self._end_at_once(INTERRUPTED)
         self._stop()
 
