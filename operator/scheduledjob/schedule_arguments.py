@@ -114,7 +114,7 @@ def _check_payload(slug: str, payload: object, max_payload: int) -> None:
     if len(payload) > max_payload:
         raise ValueError(
             f"schedule {slug!r}: payload has {len(payload)} bytes, and {max_payload} are allowed "
-            "(max_result): store it elsewhere, and give a reference to it"
+            "(max_result, and what this store keeps): store it elsewhere, and give a reference to it"
         )
 
 

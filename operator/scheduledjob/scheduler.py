@@ -342,6 +342,8 @@ class Scheduler:
         if isinstance(schedules, Mapping | str) or not isinstance(schedules, Iterable):
             raise TypeError(f"schedules is {type(schedules).__name__}: give a list, {MANY_EXAMPLE}")
         max_payload, rows = self._settings.max_result, list[NewRow]()
+        if store.row_limit is not None:
+            max_payload = min(max_payload, store.row_limit)
         for schedule in schedules:
             rows.append(row_of(schedule, now, self._kinds, only_these=self._execute, max_payload=max_payload))
             if len(rows) % ROWS_AT_ONCE == 0:

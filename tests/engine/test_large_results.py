@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scheduledjob.domain.schedule.backoff import Fixed
+from scheduledjob.domain.schedule.definition import Definition
 from scheduledjob.domain.schedule.state import Outcome
+from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.engine.executor import Result
 from scheduledjob.stores.memory import MemoryStore
 
-from .support import Jobs, Watcher, put, replica_of, row_of, running
+from .support import Jobs, Watcher, desired, put, replica_of, row_of, running
 
 if TYPE_CHECKING:
     from scheduledjob.engine.executor import Attempt
@@ -43,3 +46,37 @@ async def test_a_run_of_a_manifest_leaves_as_much_payload_as_a_manifest_may_have
     async with running(replica_of(store, Jobs(leave), observer=watcher)):
         await watcher.until_recorded()
     assert (watcher.records[0].outcome is Outcome.SUCCEEDED) == ok
+
+
+@pytest.mark.parametrize(
+    ("before", "left"),
+    [
+        (Result(True), Result(True, result=bytes(4000))),
+        (Result(True), Result(True, payload=bytes(4000))),
+        (Result(True), Result(True, payload=bytes(2000), result=bytes(2000))),
+        (Result(True, result=bytes(2000)), Result(True, payload=bytes(2000))),
+        (Result(True, payload=bytes(2000)), Result(True, result=bytes(2000))),
+    ],
+)
+async def test_a_run_that_leaves_more_than_a_row_of_the_store_has_fails_with_words(
+    before: Result, left: Result
+) -> None:
+    """Firestore would refuse the row, and lose what the run has left."""
+    results = [before, left]
+
+    async def leave(attempt: Attempt) -> Result:
+        return results.pop(0)
+
+    store, watcher = MemoryStore(), Watcher()
+    store.row_limit = 4000
+    now = await store.now()
+    triggers = (EveryTrigger(SECOND, now - now % SECOND),)
+    await store.put(
+        [desired("a", Definition(kind="job", triggers=triggers, retry=Fixed([0.01], max_retries=0)), now)],
+        replace=False,
+    )
+    async with running(replica_of(store, Jobs(leave), observer=watcher)):
+        await watcher.until_recorded(2)
+    first, second = watcher.records[:2]
+    assert (first.outcome, second.outcome) == (Outcome.SUCCEEDED, Outcome.FAILED)
+    assert "this store keeps 4000: store them elsewhere" in second.reason

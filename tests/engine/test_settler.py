@@ -11,7 +11,7 @@ from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.domain.time.instants import HOUR
 from scheduledjob.engine import settler as settler_module
 from scheduledjob.engine.settler import BATCH_BYTES, LARGE, Settler, size_of
-from scheduledjob.engine.store import StoreUnavailable
+from scheduledjob.engine.store import StoreError, StoreUnavailable
 from scheduledjob.engine.stored_row import Disposition, Row, Settlement
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
@@ -198,6 +198,7 @@ class Choosy(MemoryStore):
         self.batches: list[list[str]] = []
         self.bytes: list[int] = []
         self.on_batch: Callable[[list[str]], None] = lambda slugs: None
+        self.error: StoreError = StoreUnavailable("no answer in time")
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool]:
         slugs = [settlement.slug for settlement in settlements]
@@ -206,14 +207,14 @@ class Choosy(MemoryStore):
         await asyncio.sleep(0)
         self.on_batch(slugs)
         if self.away or not self.bad.isdisjoint(slugs):
-            raise StoreUnavailable("no answer in time")
+            raise self.error
         answers = iter(await super().settle(replica, [end for end in settlements if end.slug != self.locked]))
         found = [None if slug == self.locked else next(answers) for slug in slugs]
         return cast("list[bool]", found)  # a store in memory has no locks, but others do
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]:
         if self.away:
-            raise StoreUnavailable("no answer in time")
+            raise self.error
         return await super().get(slugs)
 
 
@@ -228,8 +229,10 @@ async def test_batches_are_bounded_in_bytes() -> None:
     assert len(store.batches) < 20
 
 
-async def test_a_write_that_is_not_answered_ends_up_alone_and_in_nobodys_way() -> None:
+@pytest.mark.parametrize("error", [StoreUnavailable("no answer in time"), StoreError("it violates a constraint")])
+async def test_a_write_that_fails_ends_up_alone_and_in_nobodys_way(error: StoreError) -> None:
     store = Choosy("ns/job-0007", "ns/job-0042")
+    store.error = error
     rows = await claimed(store, 100)
 
     def heal(slugs: list[str]) -> None:
@@ -241,6 +244,16 @@ async def test_a_write_that_is_not_answered_ends_up_alone_and_in_nobodys_way() -
     assert all(await settled(store, [settlement(row) for row in rows]))
     alone = [batch for batch in store.batches if len(batch) == 1]
     assert {slug for batch in alone for slug in batch} >= {"ns/job-0007", "ns/job-0042"}
+
+
+async def test_a_store_that_refuses_everything_ends_the_settler() -> None:
+    """Its schema or its permissions are wrong, and the error says so."""
+    store = Choosy()
+    rows = await claimed(store)
+    store.error, store.away = StoreError("run scheduledjob migrate"), True
+    with pytest.raises(ExceptionGroup) as raised:
+        await settled(store, [settlement(row) for row in rows])
+    assert raised.group_contains(StoreError, match="run scheduledjob migrate")
 
 
 async def test_a_write_of_a_locked_row_is_repeated_by_itself() -> None:

@@ -35,6 +35,9 @@ class Store(MemoryStore):
         super().__init__(MemoryDatabase(clock=lambda: NOW))
         self.away = 0
         self.cannot_hold: set[str] = set()
+        self.locked: set[str] = set()
+        """Slugs of rows that somebody has locked."""
+        self._written = asyncio.Event()
         self.at_tombstone: Callable[[], None] | None = None
         """Called by the next tombstone, which then fails."""
 
@@ -43,6 +46,7 @@ class Store(MemoryStore):
             call, self.at_tombstone = self.at_tombstone, None
             call()
             raise StoreUnavailable("away")
+        self._refuse_locked([slug for slug, _ in identities])
         return await super().tombstone(identities)
 
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
@@ -51,7 +55,20 @@ class Store(MemoryStore):
             raise StoreUnavailable("away")
         if any(row.slug in self.cannot_hold for row in rows):
             raise ValueError("a value that no column takes")
-        return await super().reconcile(rows)
+        self._refuse_locked([row.slug for row in rows])
+        puts = await super().reconcile(rows)
+        self._written.set()
+        return puts
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until what was written meets the condition."""
+        while not condition():
+            self._written.clear()
+            await self._written.wait()
+
+    def _refuse_locked(self, slugs: Sequence[str]) -> None:
+        if not self.locked.isdisjoint(slugs):
+            raise StoreUnavailable("a client holds a lock")
 
 
 class ReconcileObserver:
@@ -290,3 +307,21 @@ async def test_a_large_object_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatc
     assert threads["small"] == threading.current_thread().name
     assert threads["large"].startswith("compute")
     assert await slugs(store) == ["ns/large", "ns/small"]
+
+
+async def test_an_object_that_can_not_be_written_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciler_module, "RETRY_DELAY", 0.001)
+    store, observer = Store(), ReconcileObserver()
+    store.locked = {"ns/deleted", "ns/edited"}
+    async with asyncio.timeout(30), reconciling(store, observer) as reconciler:
+        reconciler.observe(body("deleted"), deleted=True)
+        for name in ("a", "edited", "b", "c"):
+            reconciler.observe(body(name))
+        await store.until(lambda: {"ns/a", "ns/b", "ns/c"} <= set(store._tables.slugs))
+        reconciler.observe(body("later"))
+        await store.until(lambda: "ns/later" in store._tables.slugs)
+        assert store._tables.slugs.keys().isdisjoint(store.locked)
+        store.locked.clear()
+        await reconciler.settled()
+    assert await slugs(store) == ["ns/a", "ns/b", "ns/c", "ns/edited", "ns/later"]
+    assert observer.tombstoned_uids == ["uid-deleted"]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import UNSET
 
-from scheduledjob import Every, Scheduler, Task
+from scheduledjob import Every, Fixed, Scheduler, Task
+from scheduledjob.domain.schedule.state import Outcome
 from tests.engine.support import PATIENCE, Watcher
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.schedule.state import State
     from scheduledjob.engine.stored_row import Row
+    from tests.support.firestore import FirestoreTarget
 
 HOUR = 3600.0
 
@@ -291,3 +293,38 @@ async def test_the_same_slot_named_again_is_another_run(url: str) -> None:
         assert len(set(runs)) == 3
         assert {record.run_id for record in await x.store.history("x")} == set(runs)
         x.job.end()
+
+
+@pytest.mark.parametrize("leaves_result", [False, True])
+async def test_what_a_run_leaves_is_kept_or_the_run_fails_with_words(url: str, leaves_result: bool) -> None:
+    """1 MiB is the limit of every store but Firestore, whose documents are smaller. It must not drop them silently."""
+    watcher = Watcher()
+    scheduler = Scheduler(url, heartbeat=1.0, observer=watcher)
+    left = bytes(1 << 20)
+
+    @scheduler.job("job", trigger=Every(HOUR), backoff=Fixed([0.01], max_retries=0))
+    async def job(task: Task) -> Task:
+        if leaves_result:
+            task.result = left
+        else:
+            task.payload = left
+        return task
+
+    async with asyncio.timeout(PATIENCE), scheduler:
+        await scheduler.schedule("x", "job", delay=0.0)
+        await watcher.until_recorded()
+        task = await scheduler.get("x")
+    assert task is not None
+    if url.startswith("firestore"):
+        assert watcher.records[0].outcome is Outcome.FAILED
+        assert "this store keeps" in watcher.records[0].reason
+    else:
+        assert (task.result if leaves_result else task.payload) == left
+
+
+@pytest.mark.firestore
+async def test_a_payload_that_firestore_does_not_keep_is_refused(firestore_target: FirestoreTarget) -> None:
+    async with Scheduler(firestore_target.url, execute=False) as client:
+        with pytest.raises(ValueError, match="what this store keeps"):
+            await client.schedule("x", "job", payload=bytes(1 << 20), delay=HOUR)
+        assert await client.slugs() == []

@@ -186,6 +186,7 @@ class DistantStore:
     polls = False
     poll_interval = 1.0
     exclusive = False
+    row_limit: int | None = None
 
     def __init__(self, database: MemoryDatabase, locks: RowLocks, link: Link) -> None:
         self.near = LockingStore(database, locks, link.world)

@@ -154,7 +154,8 @@ class AttemptRunner:
             return self._raised(running, error)
         if result.result is not None or result.payload is not None:
             library = owned.row.origin == Origin.LIBRARY
-            result = refuse_large(result, self._context.settings.max_result, library=library)
+            limit, store = self._context.settings.max_result, self._context.store
+            result = refuse_large(result, limit, library=library, row=owned.row, row_limit=store.row_limit)
         # The result of an attempt counts even if it ended by itself while it was being cancelled.
         if result.ok:
             running.end = AttemptEnd.COMPLETED if result.complete else AttemptEnd.SUCCEEDED
@@ -192,7 +193,7 @@ class AttemptRunner:
         if result.payload is not None or result.payload_cleared:
             self._keep_payload(owned, running, result)
         if result.result is not None:
-            owned.result = result.result
+            owned.result = owned.row.result = result.result
         scheduled_anew = running.revision < owned.schedule.state.revision and owned.row.origin == Origin.LIBRARY
         if running.end is AttemptEnd.COMPLETED and scheduled_anew:
             running.end = AttemptEnd.SUCCEEDED

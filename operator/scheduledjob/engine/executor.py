@@ -19,6 +19,8 @@ from scheduledjob.domain.time.instants import Instant, Micros
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .stored_row import Row
+
 
 class Attempt(msgspec.Struct, gc=False):
     """One attempt of a run, with everything that its job needs to know."""
@@ -108,14 +110,26 @@ MAX_MANIFEST_PAYLOAD = 64 * 1024
 """Maximum bytes of the payload of a schedule from a manifest."""
 
 
-def refuse_large(result: Result, max_result: int, *, library: bool) -> Result:
-    """Return the result, or a failed one that says what is too large for the store."""
+def refuse_large(result: Result, max_result: int, *, library: bool, row: Row, row_limit: int | None) -> Result:
+    """Return the result, or a failed one that says what is too large for the store.
+
+    ``row`` has what the result leaves as it is.
+    """
     max_payload = max_result if library else min(max_result, MAX_MANIFEST_PAYLOAD)
     for what, value, limit in (("result", result.result, max_result), ("payload", result.payload, max_payload)):
         if value is not None and len(value) > limit:
             reason = (
                 f"the job left a {what} of {len(value)} bytes, and {limit} are allowed"
                 f"{' (max_result)' if limit == max_result else ''}: store it elsewhere, and leave a reference to it"
+            )
+            return Result(False, reason, result.code, result.output, where=result.where)
+    if row_limit is not None:
+        payload = b"" if result.payload_cleared else result.payload or row.payload or b""
+        kept = result.result or row.result or b""
+        if (size := len(payload) + len(kept) + len(row.definition) + len(row.state)) > row_limit:
+            reason = (
+                f"with a payload of {len(payload)} and a result of {len(kept)} bytes, the schedule has {size} "
+                f"bytes, and this store keeps {row_limit}: store them elsewhere, and leave a reference to them"
             )
             return Result(False, reason, result.code, result.output, where=result.where)
     return result

@@ -3,8 +3,8 @@
 While one batch is in flight the next one fills. So a single settlement is written at once, and a thousand of them cost
 one round trip. A batch is bounded in bytes, too, because a slow link must carry it within the store's time limit.
 
-No write stands in the way of others. One that the store did not answer or left out, or that is large, goes into a
-second lane with a writer of its own. If the store answers other calls, an unanswered batch is halved before it is
+No write stands in the way of others. One that the store did not answer, refused or left out, or that is large, goes
+into a second lane with a writer of its own. If the store answers other calls, such a batch is halved before it is
 repeated, until the write that can't be carried out is alone. The writes that failed least come first.
 
 If the connection breaks, the result of a write is unknown. The settler then repeats the write until the store answers.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 import structlog
 
-from .store import Store, StoreUnavailable
+from .store import Store, StoreError, StoreUnavailable
 from .stored_row import Disposition, Settlement
 from .timing import MIN_WRITE_INTERVAL, WRITE_RETRY_DELAY
 
@@ -154,6 +154,15 @@ class Settler(Generic[_T]):
             log.warning("the store did not answer a write: retrying", error=str(error))
             await self._defer_unanswered(batch)
             return False
+        except StoreError as error:
+            if not await self._store_answers(batch):
+                raise  # it is not because of a write: the schema or the permissions are wrong, for example
+            log.error(
+                "the store refused a write: retrying in parts", first=settlements[0].slug, writes=len(settlements),
+                error=str(error),
+            )  # fmt: skip
+            self._defer_halves(batch)
+            return False
         if batch.repeated and not all(answer):
             answer = await self._resolve(settlements, answer)
         for (owner, settlement), done in zip(batch.entries, answer, strict=True):
@@ -167,7 +176,10 @@ class Settler(Generic[_T]):
         """Repeat a batch later: as a whole after an outage, in halves if the store answers other calls."""
         if not await self._store_answers(batch):
             self._defer(_Batch(batch.entries, batch.failures, True))
-            return
+        else:
+            self._defer_halves(batch)
+
+    def _defer_halves(self, batch: _Batch[_T]) -> None:
         half = (len(batch.entries) + 1) // 2
         for entries in (batch.entries[:half], batch.entries[half:]):
             if entries:
@@ -176,7 +188,7 @@ class Settler(Generic[_T]):
     async def _store_answers(self, batch: _Batch[_T]) -> bool:
         try:
             await self._store.get([batch.entries[0][1].slug])
-        except StoreUnavailable:
+        except StoreError:
             return False
         return True
 

@@ -161,6 +161,8 @@ class Store(Protocol):
     """Seconds."""
     exclusive: bool
     """True if no other process can use this store, so that a lease protects its owner from nobody."""
+    row_limit: int | None
+    """How many bytes payload, result, definition and state of a row may have together; None: any number."""
 
     async def connect(self) -> None:
         """Open connections, migrate the schema to what this version needs, and register the installation.

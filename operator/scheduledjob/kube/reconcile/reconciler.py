@@ -4,6 +4,9 @@ Every replica does this with every object that it sees. The store accepts what i
 order of the objects, repetitions and a stale watch do no harm. The newest version of each object waits in memory until
 the store has it. An outage of the store delays them, but loses none.
 
+If the store answers, but does not accept a batch, the objects of that batch are tried again in smaller ones, behind all
+others. So one that can't be written, because somebody has locked its row for example, delays no other.
+
 Deletions are written first, because another object of the same batch may have the same name.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -83,6 +87,8 @@ class _PendingObject:
     body: Mapping[str, Any]
     gone: bool
     restored: bool = False
+    failures: int = 0
+    """How often a batch with it failed although the store answered."""
 
 
 class _Candidate(NamedTuple):
@@ -170,19 +176,34 @@ class Reconciler:
             await self._added.wait()
             self._added.clear()
             while self._waiting:
-                batch = [self._waiting.pop(uid) for uid in list(self._waiting)[:BATCH]]
+                batch = self._next_batch()
                 try:
                     await self._write_batch(batch)
                 except StoreError as error:
                     log.warning("objects wait for the store", objects=len(batch), error=str(error))
                     self._observer.reconcile_failed()
+                    answers = await self._store_answers()
                     for pending in batch:
+                        pending.failures += answers
                         uid = pending.body["metadata"]["uid"]
                         # A newer version of the object wins, but a deletion is final.
                         if pending.gone or uid not in self._waiting:
                             self._waiting[uid] = pending
                     await asyncio.sleep(RETRY_DELAY)
             self._idle.set()
+
+    def _next_batch(self) -> list[_PendingObject]:
+        """Take the objects that failed least, fewer at once the more often they did."""
+        failures = min(pending.failures for pending in self._waiting.values())
+        uids = (uid for uid, pending in self._waiting.items() if pending.failures == failures)
+        return [self._waiting.pop(uid) for uid in list(islice(uids, max(1, BATCH >> failures)))]
+
+    async def _store_answers(self) -> bool:
+        try:
+            await self._store.now()
+        except StoreError:
+            return False
+        return True
 
     async def _write_batch(self, batch: Sequence[_PendingObject]) -> None:
         """Write these to the store. If it can't hold an object, leave out only that object."""

@@ -58,6 +58,8 @@ ANNOUNCE_INTERVAL: Micros = 30 * SECOND
 """How often a replica that announces itself is written."""
 MIN_POLL_INTERVAL, MAX_POLL_INTERVAL = 1.0, 5.0
 """Seconds."""
+ROW_LIMIT = 960 << 10
+"""Bytes. Firestore's limit for a document is 1 MiB, and names, history and tombstones take part of it."""
 POLL_INTERVAL_FACTOR = 1.25
 """How much longer the poll interval gets with each poll that finds nothing."""
 CLOSE_LIMIT = 1.0
@@ -75,6 +77,7 @@ class FirestoreStore:
 
     polls = True
     exclusive = False
+    row_limit: int | None = ROW_LIMIT
 
     def __init__(self, url: str, *, installation: str = "local") -> None:
         parts = urlsplit(url)

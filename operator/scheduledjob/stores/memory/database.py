@@ -53,6 +53,8 @@ class MemoryDatabase:
 class MemoryPart:
     """Base of the parts: the tables and listeners of one installation."""
 
+    row_limit: int | None = None
+
     def __init__(self, database: MemoryDatabase | None = None, *, installation: str = "local") -> None:
         self._database = database or MemoryDatabase()
         self.exclusive = database is None

@@ -43,6 +43,7 @@ class PostgresListener(PostgresPart):
     """Also True while the listening connection is lost."""
     poll_interval = 1.0
     exclusive = False
+    row_limit: int | None = 256 << 20  # the server's limit for a message is 1 GiB
     _cannot_listen = False
     """A pooler keeps notifications from arriving, for good."""
     probe_interval = PROBE_INTERVAL
