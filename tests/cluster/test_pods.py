@@ -28,6 +28,7 @@ from scheduledjob.kube.reconcile.desired_state import ObjectRules, read_object
 from tests.cluster.harness import ApiError
 from tests.cluster.pods_support import ENDED_AT, began, bench, cancel, container, exited, waits
 from tests.jobs.container.security_cases import APPARMOR, OF_CONTAINER, OF_POD
+from tests.support.objects import object_with_template
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -157,21 +158,7 @@ async def test_a_template_is_checked_before_the_first_run(cluster: Cluster, name
     rules = ObjectRules()
 
     async def problem(spec: dict[str, Any], **status: Any) -> str:
-        body = {
-            "metadata": {
-                "name": "a",
-                "namespace": namespace,
-                "uid": "u",
-                "generation": 1,
-                "creationTimestamp": "2026-12-01T10:00:00Z",
-            },
-            "spec": {
-                "triggers": [{"every": "1h"}],
-                "job": {"container": {"image": "busybox"}},
-                "execution": {"pod": {"template": {"spec": spec}}},
-            },
-            "status": status,
-        }
+        body = object_with_template(namespace, spec) | {"status": status}
         return await check(read_object(body, rules), body)
 
     async with bench(cluster, namespace) as at, Api.from_config(str(cluster.kubeconfig)) as api:

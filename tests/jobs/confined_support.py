@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from scheduledjob.jobs.shell.confinement import landlock_status
-from tests.jobs.shell_support import descendants
+from tests.jobs.shell_support import descendants, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -316,3 +316,19 @@ def refused(*attempts):
             sys.exit("GOT IN")
     print("refused")
 """
+
+
+async def the_scratch(operator: Operator, file: str) -> Path:
+    """Return the scratch folder of the newest job, as soon as it has written a line to a file.
+
+    The folder of a job that has ended before may still be there, with such a file.
+    """
+    found: list[Path] = []
+
+    def is_there() -> bool:
+        written = [path for path in operator.scratches.glob(f"sjob-*/{file}") if path.stat().st_size]
+        found[:] = [path for path in written if path.parent not in operator.older_scratches]
+        return bool(found)
+
+    await until(is_there)
+    return found[0].parent

@@ -1,12 +1,14 @@
-"""Fixtures of the shell executor's tests."""
+"""Fixtures of the shell executor's tests, and of those of confined jobs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
 from scheduledjob.jobs.shell.shell_executor import ShellExecutor
+from tests.jobs.confined_support import Operator, an_operator, needs_landlock
 from tests.jobs.shell_support import Reports, running
 
 if TYPE_CHECKING:
@@ -25,3 +27,10 @@ def reports(tmp_path: Path) -> Iterator[Reports]:
     fifo = Reports(tmp_path)
     yield fifo
     fifo.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def operator() -> AsyncIterator[Operator]:
+    needs_landlock()
+    async with an_operator() as started:
+        yield started

@@ -12,28 +12,15 @@ import signal
 import struct
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-import pytest_asyncio
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT
-from tests.jobs.confined_support import UID, Operator, an_operator, needs_landlock, needs_python_for_jobs
+from tests.jobs.confined_support import UID, Operator, an_operator, needs_landlock, needs_python_for_jobs, the_scratch
 from tests.jobs.shell_support import descendants, is_alive, until
-from tests.jobs.test_confined_hostile import the_scratch
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def operator() -> AsyncIterator[Operator]:
-    needs_landlock()
-    async with an_operator() as started:
-        yield started
 
 
 async def nothing_is_left(operator: Operator) -> None:

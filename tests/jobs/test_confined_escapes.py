@@ -11,9 +11,8 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from tests.jobs.confined_support import Operator, an_operator, needs_landlock, needs_python_for_jobs
+from tests.jobs.confined_support import Operator, an_operator, needs_landlock, needs_python_for_jobs, the_scratch
 from tests.jobs.shell_support import until
-from tests.jobs.test_confined_hostile import the_scratch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

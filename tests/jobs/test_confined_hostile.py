@@ -14,12 +14,18 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from tests.jobs.confined_support import SECRET, Operator, an_operator, needs_landlock, needs_python_for_jobs
-from tests.jobs.shell_support import is_alive, until
+from tests.jobs.confined_support import (
+    SECRET,
+    Operator,
+    an_operator,
+    needs_landlock,
+    needs_python_for_jobs,
+    the_scratch,
+)
+from tests.jobs.shell_support import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 _READ_MEMORY = """
 def from_memory():
@@ -153,13 +159,6 @@ async def made(operator: Operator, attack: str, *, confined: bool, abstract: str
     assert result["ok"], result
     assert isinstance(result["output"], str)
     return result["output"]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def operator() -> AsyncIterator[Operator]:
-    needs_landlock()
-    async with an_operator() as started:
-        yield started
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -308,19 +307,3 @@ except OSError:
     moved = await operator.run("chmod 0 .", working_dir=str(scratch))
     assert moved["reason"] == f"working directory {scratch}: belongs to another job"
     await operator.cancel(other)
-
-
-async def the_scratch(operator: Operator, file: str) -> Path:
-    """Return the scratch folder of the newest job, as soon as it has written a line to a file.
-
-    The folder of a job that has ended before may still be there, with such a file.
-    """
-    found: list[Path] = []
-
-    def is_there() -> bool:
-        written = [path for path in operator.scratches.glob(f"sjob-*/{file}") if path.stat().st_size]
-        found[:] = [path for path in written if path.parent not in operator.older_scratches]
-        return bool(found)
-
-    await until(is_there)
-    return found[0].parent

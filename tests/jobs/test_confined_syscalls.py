@@ -7,23 +7,16 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from scheduledjob.jobs.shell.spawner import syscalls
-from tests.jobs.confined_support import Operator, an_operator, needs_landlock
-from tests.jobs.test_confined_hostile import the_scratch
+from tests.jobs.confined_support import the_scratch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from tests.jobs.confined_support import Operator
+
+    pass
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def operator() -> AsyncIterator[Operator]:
-    needs_landlock()
-    async with an_operator() as started:
-        yield started
 
 
 WATCHES = """

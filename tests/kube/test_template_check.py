@@ -12,6 +12,7 @@ from scheduledjob.kube.client.api_errors import ApiError, ApiUnavailable, Forbid
 from scheduledjob.kube.pods import template_check
 from scheduledjob.kube.pods.template_check import TemplateCheck
 from scheduledjob.kube.reconcile.desired_state import ObjectRules, read_object
+from tests.support.objects import object_with_template
 
 POLICY = Invalid(422, "Invalid", "denied by a policy", {"causes": [{"message": "denied"}]})
 FIELD = Invalid(422, "Invalid", "bad operator", {"causes": [{"field": "spec.tolerations[0].operator"}]})
@@ -35,22 +36,7 @@ class Answers:
 
 
 def an_object(namespace: str = "team-a", **spec: Any) -> dict[str, Any]:
-    template = {"spec": {"nodeSelector": {"disk": "ssd"}}}
-    return {
-        "metadata": {
-            "name": "a",
-            "namespace": namespace,
-            "uid": "u",
-            "generation": 1,
-            "creationTimestamp": "2026-12-01T10:00:00Z",
-        },
-        "spec": {
-            "triggers": [{"every": "1h"}],
-            "job": {"container": {"image": "busybox"}},
-            "execution": {"pod": {"template": template}},
-        }
-        | spec,
-    }
+    return object_with_template(namespace, {"nodeSelector": {"disk": "ssd"}}, **spec)
 
 
 async def problem(check: TemplateCheck, body: dict[str, Any]) -> str:
