@@ -1,15 +1,22 @@
-"""Places for Pods are all used while there is one namespace with work for them, and none takes the last one."""
+"""Places for Pods and threads are used while a namespace has work for them, and none takes the last one."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.jobs.container.pod_executor import places
+from scheduledjob.jobs.curl.body_search import BodySearch
+from scheduledjob.jobs.fair_share import FairThreads
+
+if TYPE_CHECKING:
+    import pytest
 
 
 async def rest() -> None:
@@ -122,3 +129,48 @@ def test_no_slot_is_lost_and_none_is_taken_twice(count: int, steps: list[tuple[s
                     assert holders.held.count(other) < count or count == 1
 
     asyncio.run(play())
+
+
+async def test_a_computation_that_nobody_waits_for_keeps_its_thread() -> None:
+    threads, begun, end = FairThreads(3, "test"), threading.Semaphore(0), threading.Event()
+
+    def compute() -> bool:
+        begun.release()
+        return end.wait()
+
+    try:
+        tasks = [asyncio.create_task(threads.run("a", compute)) for _ in range(4)]
+        await rest()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert all([await asyncio.to_thread(begun.acquire, timeout=60) for _ in range(2)])
+        later = asyncio.create_task(threads.run("a", compute))
+        async with asyncio.timeout(60):
+            assert await threads.run("b", lambda: "b") == "b"
+        assert not begun.acquire(blocking=False)
+        end.set()
+        async with asyncio.timeout(60):
+            assert await later
+    finally:
+        end.set()
+        threads.stop()
+
+
+async def test_long_searches_of_bodies_leave_a_thread_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = threading.Event()
+    monkeypatch.setattr(
+        "scheduledjob.jobs.curl.body_search._matches", lambda compiled, body, charset: body[:1] == b"b" or end.wait()
+    )
+    search = BodySearch()
+    body = b"x" * 900_000
+    try:
+        long = [asyncio.create_task(search.find(".{99}y", b"a" + body, namespace="team-a")) for _ in range(9)]
+        await rest()
+        async with asyncio.timeout(60):
+            assert await search.find(".{99}y", b"b" + body, namespace="team-b")
+        end.set()
+        assert all(await asyncio.gather(*long))
+    finally:
+        end.set()
+        search.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.output import bytes_to_keep, condensed
 from scheduledjob.jobs.secret_search import SecretSearch
-from scheduledjob.jobs.values import MASK, MOST_SECRET_BYTES, WITHHELD, Secrets, resolve
+from scheduledjob.jobs.values import MASK, MOST_SECRET_BYTES, MOST_SECRET_VALUES, WITHHELD, Secrets, resolve
 
 
 class Known:
@@ -144,3 +145,19 @@ async def test_an_output_is_withheld_if_there_are_too_many_secrets_to_mask_them(
     secrets = Secrets(b"hunter2", b"x" * MOST_SECRET_BYTES)
     assert await secrets.masked(b"it is hunter2") == WITHHELD
     assert secrets.mask(b"") == b""
+    many = Secrets(*(b"%08d" % number for number in range(MOST_SECRET_VALUES + 1)))
+    assert await many.masked(b"it is 00000007") == WITHHELD
+
+
+async def test_long_searches_of_one_namespace_leave_a_thread_to_others() -> None:
+    end = threading.Event()
+    masked = [Secrets(b"hunter2", namespace="team-a") for _ in range(5)]
+    long = [asyncio.create_task(secrets.searched(lambda _: end.wait(), b"", 100_000)) for secrets in masked]
+    try:
+        async with asyncio.timeout(60):
+            assert (
+                await Secrets(b"hunter2", namespace="team-b").masked(b"x" * 10_000 + b"hunter2") == b"x" * 10_000 + MASK
+            )
+    finally:
+        end.set()
+    assert await asyncio.gather(*long) == [True] * 5

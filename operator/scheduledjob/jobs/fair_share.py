@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from concurrent.futures import Future
+
+_R = TypeVar("_R")
 
 
 class FairShare:
@@ -137,3 +141,32 @@ class Reservation:
         if self._amount:
             amount, self._amount = self._amount, 0
             self._share.release(self._namespace, amount)
+
+
+class FairThreads:
+    """Threads for computations that take long and can't be cancelled. Use it in one event loop."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._share = FairShare(threads)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(self, namespace: str, compute: Callable[[], _R]) -> _R:
+        """Return what a computation returns. Its thread counts until it ends, even if nobody waits for it any more."""
+        loop = asyncio.get_running_loop()
+
+        def ended(computation: Future[_R]) -> None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile, so nothing waits
+                loop.call_soon_threadsafe(self._share.release, namespace)
+
+        await self._share.acquire(namespace)
+        try:
+            computation = self._executor.submit(compute)
+        except BaseException:
+            self._share.release(namespace)
+            raise
+        computation.add_done_callback(ended)
+        return await asyncio.wrap_future(computation)
+
+    def stop(self) -> None:
+        """Release the threads, without waiting for their computations."""
+        self._executor.shutdown(wait=False, cancel_futures=True)

@@ -68,9 +68,10 @@ def _encoded(value: bytes) -> Iterator[bytes]:
 class Redaction:
     """The secret values of an attempt, and how they are kept out of its result."""
 
-    def __init__(self, *values: str | bytes, tokens: bool = False) -> None:
-        """``tokens``: also mask all JSON Web Tokens, because the kubelet gives a Pod tokens that nobody else knows."""
-        self.secrets: Secrets = _EncodedSecrets()
+    def __init__(self, *values: str | bytes, tokens: bool = False, namespace: str = "") -> None:
+        """``tokens``: also mask all JSON Web Tokens, because the kubelet gives a Pod tokens that nobody else knows.
+        ``namespace``: namespaces share the threads in which long outputs are masked."""
+        self.secrets: Secrets = _EncodedSecrets(namespace=namespace)
         self.withheld = ""
         """Why text of the job is withheld; empty if all its secret values are known."""
         self.was_shortened = False
@@ -82,7 +83,8 @@ class Redaction:
     @classmethod
     def of(cls, attempt: Attempt) -> Redaction:
         """Return the redaction of an attempt before its references are resolved."""
-        return cls(attempt.payload) if attempt.payload_is_secret and attempt.payload else cls()
+        values = (attempt.payload,) if attempt.payload_is_secret and attempt.payload else ()
+        return cls(*values, namespace=attempt.namespace)
 
     def remember(self, value: str | bytes) -> None:
         """Mask this value from now on, also in its encoded forms."""

@@ -9,10 +9,11 @@ UTF-16 stand between its characters. It can't mask a value that a job compresses
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary
 
-from scheduledjob.engine.watchdog import run_apart
-
+from .fair_share import FairThreads
 from .secret_forms import INVISIBLE, LINE_BREAKS, FoldedText
 from .secret_search import SecretSearch
 
@@ -36,17 +37,26 @@ MOST_SECRET_BYTES = 4 << 20
 """Above this, an output is withheld: the search would need too much memory."""
 _MOST_FORMS = 24 << 20
 """The same for all forms of the secrets together."""
-WITHHELD = b"[left out: the Secrets of this job have more than 4 MiB, too much to mask their values]"
+MOST_SECRET_VALUES = 2500
+"""The same for the number of values: each has dozens of forms."""
+WITHHELD = b"[left out: the Secrets of this job have more than 4 MiB or 2500 values, too much to mask them]"
 _INLINE = 8192
 """Bytes of output that are searched in the event loop. It takes some milliseconds at most."""
 _PREPARED_INLINE = 512
 """Bytes of secrets whose forms are made in the event loop."""
+_MOST_PREPARED_INLINE = 16
+"""The same for the number of values."""
+_THREADS = 2
+"""Threads for long searches. More would compete with the event loop for the interpreter."""
+_threads: WeakKeyDictionary[asyncio.AbstractEventLoop, FairThreads] = WeakKeyDictionary()
 
 
 class Secrets:
     """The secret values of an attempt."""
 
-    def __init__(self, *values: bytes) -> None:
+    def __init__(self, *values: bytes, namespace: str = "") -> None:
+        """``namespace``: namespaces share the threads for long searches."""
+        self.namespace = namespace
         self._values: set[bytes] = set()
         self._size = 0
         self._search: SecretSearch | None = None
@@ -65,6 +75,8 @@ class Secrets:
             return
         self._size += len(whole)
         self._search = None
+        if len(self._values) >= MOST_SECRET_VALUES:
+            self._size = MOST_SECRET_BYTES + 1
         if self._size > MOST_SECRET_BYTES:
             self._values.clear()
             return
@@ -138,10 +150,18 @@ class Secrets:
 
     async def searched(self, search: Callable[[_T], _R], subject: _T, size: int) -> _R:
         """Return ``search(subject)``: in a thread if so many bytes, or the secrets themselves, are large."""
-        is_prepared = self._search is not None or self._size <= _PREPARED_INLINE or self._size > MOST_SECRET_BYTES
+        is_prepared = (
+            self._search is not None
+            or self._size > MOST_SECRET_BYTES
+            or (self._size <= _PREPARED_INLINE and len(self._values) <= _MOST_PREPARED_INLINE)
+        )
         if size <= _INLINE and is_prepared:
             return search(subject)
-        return await run_apart(lambda: search(subject))
+        loop = asyncio.get_running_loop()
+        threads = _threads.get(loop)
+        if threads is None:
+            threads = _threads[loop] = FairThreads(_THREADS, "compute")
+        return await threads.run(self.namespace, lambda: search(subject))
 
 
 def _spans_in(folded: FoldedText, search: SecretSearch) -> list[tuple[int, int]]:

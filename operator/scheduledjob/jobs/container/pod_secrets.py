@@ -195,7 +195,7 @@ class PodSecrets:
 
     async def redaction(self, pod: Mapping[str, Any]) -> Redaction:
         """Return what masks the values that the containers of a Pod have had, or withholds what it can't mask."""
-        redaction = Redaction(tokens=True)
+        redaction = Redaction(tokens=True, namespace=self._namespace)
         if why := _unknown_secrets(pod):
             redaction.withhold(why)
         for name, use in secret_uses(pod).items():
@@ -220,7 +220,7 @@ class PodSecrets:
         if not words or not self._first:
             return words
         if self._known[0] != len(self._first):
-            redaction, uses = Redaction(), secret_uses(pod)
+            redaction, uses = Redaction(namespace=self._namespace), secret_uses(pod)
             for name, version in self._first.items():
                 if name in uses:
                     _remember(redaction, version, uses[name])

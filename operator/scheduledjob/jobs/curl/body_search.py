@@ -1,17 +1,17 @@
 """``expect.bodyRegex``: searches a response for a pattern that a user wrote.
 
 The time of RE2 is linear in the product of body and pattern: fifteen characters of pattern and a body of a MiB can take
-seconds. So the size of a pattern is limited, and a search that may take long runs in a thread that nothing else uses:
-at worst, such a job makes other long searches wait.
+seconds. So the size of a pattern is limited, and a search that may take long runs in a thread that nothing else uses.
+Namespaces share these threads fairly: long searches of one leave a thread to others.
 """
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import re2
+
+from scheduledjob.jobs.fair_share import FairThreads
 
 from .body import in_utf8
 from .request_errors import RequestError
@@ -22,16 +22,16 @@ PATTERN_LIMIT = 2000
 _AT_ONCE = 500_000
 """Instructions times bytes that are searched in the event loop: two milliseconds at worst."""
 
-_THREADS = 2
+_THREADS = 3
 
 
 class BodySearch:
     """Searches bodies for patterns."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="bodyRegex")
+        self._threads = FairThreads(_THREADS, "bodyRegex")
 
-    async def find(self, pattern: str, body: bytes, charset: str | None = None) -> bool:
+    async def find(self, pattern: str, body: bytes, charset: str | None = None, *, namespace: str = "") -> bool:
         """Whether the pattern, which ``compiled_pattern`` has accepted, matches somewhere in the body.
 
         Raises ``LookupError`` for a charset that is unknown here.
@@ -40,11 +40,11 @@ class BodySearch:
         if compiled.programsize * len(body) <= _AT_ONCE:
             return _matches(compiled, body, charset)
         # RE2 releases the interpreter lock while it searches.
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _matches, compiled, body, charset)
+        return await self._threads.run(namespace, lambda: _matches(compiled, body, charset))
 
     def stop(self) -> None:
         """Release the threads, without waiting for their searches."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.stop()
 
 
 def _matches(compiled: re2._Regexp, body: bytes, charset: str | None) -> bool:

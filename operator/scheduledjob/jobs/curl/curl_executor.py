@@ -241,18 +241,18 @@ class CurlExecutor:
             if status == _PROXY_AUTHENTICATION and spec.proxy is not None:
                 reason += "; the proxy requires credentials: give a user and a password in proxyAuth"
             return Result(False, reason, status, body.output, retry_after=retry_after(response.head))
-        if spec.expect_body is not None and (why := await self._mismatch(spec.expect_body, body)):
+        if spec.expect_body is not None and (why := await self._mismatch(spec.expect_body, body, secrets.namespace)):
             return Result(False, f"HTTP {status}, but {why}", status, body.output)
         return Result(True, "", status, body.output)
 
-    async def _mismatch(self, pattern: str, body: Body) -> str:
+    async def _mismatch(self, pattern: str, body: Body, namespace: str) -> str:
         """Return why a body is not as ``expect.bodyRegex`` wants it; empty if it is."""
         fault = f"its body can't be read: {body.fault}" if body.fault else ""
         if fault and not body.is_plain:
             return fault
         hint = ""
         try:
-            if await self._search.find(pattern, body.searched, body.charset):
+            if await self._search.find(pattern, body.searched, body.charset, namespace=namespace):
                 return ""
             if body.charset is None and not pattern.isascii() and not is_utf8(body.searched, cut=body.cut):
                 hint = "; it is not UTF-8, and Content-Type names no charset"
