@@ -75,8 +75,9 @@ HOSTILE = {
     "a list of years": (HEAD.replace("every: 30s", "cron: '" + "0-59," * 90 + "'") + PARAMS[len(HEAD) :], "has 1 "),
     "repetitions of repetitions": (curl("((((a{100}){100}){100}){100}){100}"), "not a regular expression"),
     "a regex that is large once compiled": (curl(r"\pL{900}" * 450), "too large"),
-    "a regex nested deeply": (curl("(" * 900 + "a" + ")*" * 899 + ")"), ""),
-    "a regex that backtracks elsewhere": (curl("(a*)*" * 800 + "b"), ""),
+    "a regex nested deeply": (curl("(" * 300 + "a" + ")*" * 299 + ")"), ""),
+    "a regex nested more deeply": (curl("(" * 900 + "a" + ")*" * 899 + ")"), "too large"),
+    "a regex that backtracks elsewhere": (curl("(a*)*" * 250 + "b"), ""),
     "control characters": (HEAD.replace("30s", '"\\e]0;title\\a\\r\\n"'), "is not a duration"),
     "right to left": (HEAD.replace("30s", '"\\u202e30s"'), "is not a duration"),
 }

@@ -14,7 +14,6 @@ from datetime import UTC, date, datetime
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-import re2
 from pydantic_core import PydanticCustomError
 
 from scheduledjob.domain.time.durations import parse_duration, parse_interval
@@ -22,6 +21,7 @@ from scheduledjob.domain.time.zone_data import zone_names
 from scheduledjob.domain.time.zones import zone_of
 from scheduledjob.domain.triggers.calendar_days import TIME_PATTERN
 from scheduledjob.domain.triggers.cron import Cron
+from scheduledjob.jobs.curl.patterns import PatternError, PatternTooLarge, check_pattern
 
 from .problems import nearest, plain, quoted, shortened
 
@@ -38,9 +38,6 @@ PAYLOAD_LIMIT = 64 * 1024
 
 FIRST_YEAR, LAST_YEAR = 1970, 9998
 """Years in which the local time of every zone is a valid date."""
-
-_REGEX_MEMORY = 4 << 20
-"""Maximum bytes of a compiled regular expression. RE2 runs in linear time; this limits its memory."""
 
 
 def refuse(message: str, allowed: str = "", *path: str | int) -> NoReturn:
@@ -208,16 +205,13 @@ def _check_year(year: int, text: str) -> None:
 
 def regex(pattern: str) -> str:
     """Check a regular expression in RE2 syntax."""
-    options = re2.Options()
-    options.max_mem = _REGEX_MEMORY
-    options.log_errors = False
     try:
-        re2.compile(pattern, options)
-    except re2.error as error:
-        reason = error.args[0] if error.args else error
-        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        check_pattern(pattern)
+    except PatternTooLarge as error:
+        refuse(f"{quoted(pattern)}: {error}")
+    except PatternError as error:
         refuse(
-            f"{quoted(pattern)} is not a regular expression in RE2 syntax: {text[:120]}",
+            f"{quoted(pattern)} is not a regular expression in RE2 syntax: {str(error)[:120]}",
             "see github.com/google/re2/wiki/Syntax",
         )
     return pattern

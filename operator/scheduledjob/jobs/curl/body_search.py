@@ -8,16 +8,16 @@ Namespaces share these threads fairly: long searches of one leave a thread to ot
 from __future__ import annotations
 
 from functools import lru_cache
-
-import re2
+from typing import TYPE_CHECKING
 
 from scheduledjob.jobs.fair_share import FairThreads
 
 from .body import in_utf8
+from .patterns import PatternError, PatternTooLarge, compiled_for_search
 from .request_errors import RequestError
 
-PATTERN_LIMIT = 2000
-"""Instructions of a compiled pattern. An ordinary one has some dozens, ``.{100}`` has 800."""
+if TYPE_CHECKING:
+    import re2
 
 _AT_ONCE = 500_000
 """Instructions times bytes that are searched in the event loop: two milliseconds at worst."""
@@ -61,14 +61,9 @@ def _matches(compiled: re2._Regexp, body: bytes, charset: str | None) -> bool:
 @lru_cache(1024)
 def compiled_pattern(pattern: str) -> re2._Regexp:
     """Return the compiled pattern. Raises ``RequestError``, which says what is wrong with it."""
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = 1 << 20  # bytes; with less, RE2 is slow for a pattern of the largest size
     try:
-        compiled = re2.compile(pattern, options)
-    except re2.error as error:
-        what = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
-        raise RequestError(f'expect.bodyRegex "{pattern}": {what}; it is RE2 syntax') from None
-    if compiled.programsize > PATTERN_LIMIT:
-        raise RequestError(f'expect.bodyRegex "{pattern}": it is too large: write smaller counts in braces')
-    return compiled
+        return compiled_for_search(pattern)
+    except PatternTooLarge as error:
+        raise RequestError(f'expect.bodyRegex "{pattern}": {error}') from None
+    except PatternError as error:
+        raise RequestError(f'expect.bodyRegex "{pattern}": {error}; it is RE2 syntax') from None
