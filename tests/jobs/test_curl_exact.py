@@ -80,6 +80,27 @@ async def test_a_response_that_curl_accepts_is_a_success(answer: bytes) -> None:
         assert (result.ok, result.code, result.output) == (True, 200, b""), result.reason
 
 
+@pytest.mark.parametrize("answer", [FIRST, b"HTTP/1.0 200 OK\n", FIRST + b"Server: x\r\n"])
+async def test_a_head_may_end_with_the_connection(answer: bytes) -> None:
+    async with bare(answer) as server:
+        result = await run(CurlSpec(server.url))
+    assert (result.ok, result.code, result.output) == (True, 200, b""), result.reason
+
+
+async def test_a_request_is_sent_again_without_an_expectation_that_is_refused() -> None:
+    def answer(_: int, count: int) -> bytes:
+        return FIRST + OK if count else b"HTTP/1.1 417 X\r\nContent-Length: 0\r\n\r\n"
+
+    async with conversing(answer) as (port, requests):
+        spec = CurlSpec(f"http://127.0.0.1:{port}/", "PUT", headers={"expect": Value("100-continue")})
+        assert (await run(spec)).ok
+        assert b"\r\nexpect: 100-continue\r\n" in requests[0][1]
+        assert b"xpect" not in requests[1][1]
+    async with bare(b"HTTP/1.1 417 X\r\nContent-Length: 0\r\n\r\n") as server:
+        assert (await run(CurlSpec(server.url))).code == 417
+        assert server.connections == 1
+
+
 @pytest.mark.parametrize("status", [204, 205, 304])
 @pytest.mark.parametrize("body", [b"", b"Content-Length: 20\r\n", b"Transfer-Encoding: chunked\r\n"])
 async def test_a_status_without_a_body_may_announce_one(status: int, body: bytes) -> None:
@@ -125,7 +146,14 @@ REFUSED = {  # curl as well, with the exit code in parentheses
         FIRST + b"Content-Length: 3\r\n" + OK,
         "it has two Content-Lengths that differ",
     ),
-    "an end within the headers (curl takes what it has)": (FIRST, "closed the connection before it answered"),
+    "an end within a header (curl takes what it has)": (
+        FIRST + b"Content-Le",
+        "closed the connection before it answered",
+    ),
+    "an end within the first line (1)": (b"HTTP/1.1 200 O", "closed the connection before it answered"),
+    "an end after an interim response (52)": (b"HTTP/1.1 100 C\r\n\r\n", "closed the connection before it answered"),
+    "an end within an interim response": (b"HTTP/1.1 100 C\r\n", "closed the connection before it answered"),
+    "an end between the headers, and no body (18)": (FIRST + b"Content-Length: 2\r\n", "ended early"),
 }
 
 
@@ -395,7 +423,7 @@ async def test_a_request_is_repeated_once_and_only_if_no_byte_of_a_response_came
     assert [connection for connection, _ in requests] == [0, 0, 1]
 
     def half(_: int, count: int) -> bytes:
-        return b"HTTP/1.1 200 OK\r\nX: silently-closed\r\n" if count else FIRST + b"Content-Length: 0\r\n\r\n"
+        return b"HTTP/1.1 200 OK\r\nX: silently-closed" if count else FIRST + b"Content-Length: 0\r\n\r\n"
 
     async with conversing(half) as (port, requests), executor() as made:
         assert (await made.run(attempt(CurlSpec(f"http://127.0.0.1:{port}/")))).ok

@@ -129,7 +129,7 @@ class Connection(asyncio.BufferedProtocol):
             if searched > limit:
                 raise LineTooLongError
             if self._ended:
-                raise StreamEndedError from self._error
+                raise StreamEndedError(searched) from self._error
             if searched > READ_AHEAD and not reserved and self.memory is not None:
                 await self.memory.change(limit)
                 reserved = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _REDIRECTS = frozenset(range(300, 400)) - {304}
 """curl follows any status 3xx with a ``Location``, and even 304, which says only that the body did not change."""
+_EXPECTATION_FAILED = 417
 _METHOD = _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _FROM_BODY = frozenset({"content-length", "transfer-encoding"})
@@ -222,6 +223,8 @@ def _basic(what: str, user: str | None, password: str | None) -> str:
 
 def redirected(request: Request, response: Head, spec: CurlSpec) -> Request | None:
     """Return the request that a redirect leads to, without what may not be sent there; None: it is no redirect."""
+    if response.status == _EXPECTATION_FAILED and "Expect" in request.headers:
+        return _without_expectation(request)
     location = response.first(b"location")
     if not spec.follow_redirects or response.status not in _REDIRECTS or not location:
         return None
@@ -231,17 +234,7 @@ def redirected(request: Request, response: Head, spec: CurlSpec) -> Request | No
         url = target.origin.with_user(None)
     except ValueError:
         raise RequestError(f"{place(here)} redirected to something that is not an http or https URL") from None
-    onward = Request(
-        request.method,
-        target._replace(origin=url),
-        request.headers.copy(),
-        request.body,
-        request.body_is_secret,
-        request.tls,
-        request.server_name,
-        request.proxy,
-        request.confined,
-    )
+    onward = replace(request, target=target._replace(origin=url), headers=request.headers.copy())
     # As in browsers: 303 leads to a GET, and so do 301 and 302 after a POST.
     see_other = response.status == 303 and request.method != "HEAD"
     if see_other or (response.status in (301, 302) and request.method == "POST"):
@@ -260,6 +253,13 @@ def redirected(request: Request, response: Head, spec: CurlSpec) -> Request | No
         onward.tls = request.tls._replace(certificate=None, key=None)
         onward.server_name = None
     return onward
+
+
+def _without_expectation(request: Request) -> Request:
+    """Return the same request for a server that does not know ``Expect`` (RFC 9110, 10.1.1)."""
+    headers = request.headers.copy()
+    headers.popall("Expect")
+    return replace(request, headers=headers)
 
 
 def host_and_port(target: Target) -> str:

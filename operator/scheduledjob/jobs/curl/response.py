@@ -61,7 +61,14 @@ class BadResponseError(Exception):
 
 
 class StreamEndedError(Exception):
-    """The connection ended before all bytes that were announced had arrived; ``__cause__`` says how."""
+    """The connection ended before all bytes that were announced had arrived; ``__cause__`` says how.
+
+    ``in_line``: the bytes that arrived of the line that was read.
+    """
+
+    def __init__(self, in_line: int = 0) -> None:
+        super().__init__(in_line)
+        self.in_line = in_line
 
 
 class LineTooLongError(Exception):
@@ -126,7 +133,7 @@ async def _read_one_head(stream: Stream, size: int) -> Head:
         raise BadResponseError(f"its first line is {_shown(line)}")
     head = Head(int(status[2]), status[1] == b"1.0", size=size + len(line))
     name = b""
-    while line := await _line(stream, head.size):
+    while line := await _header(stream, head):
         head.size += len(line) + 2
         if b"\0" in line:
             raise BadResponseError("a header has a zero byte")
@@ -141,6 +148,16 @@ async def _read_one_head(stream: Stream, size: int) -> Head:
         if name in _KEPT:
             head.headers.setdefault(name, []).append(value.strip())
     return head
+
+
+async def _header(stream: Stream, head: Head) -> bytes:
+    """Return the next line of a head; empty at its end, which some small servers mark by closing the connection."""
+    try:
+        return await _line(stream, head.size)
+    except StreamEndedError as error:
+        if error.in_line or error.__cause__ is not None or head.status < 200:
+            raise
+        return b""
 
 
 async def _line(stream: Stream, size: int, limit: int = LINE_LIMIT) -> bytes:
