@@ -199,6 +199,19 @@ async def test_what_the_administrator_allows_can_be_reached() -> None:
         assert not (await run(CurlSpec(server.url()), AddressFilter(["localhost"]))).ok
 
 
+async def test_a_host_that_is_allowed_by_name_may_not_lead_to_the_api_server() -> None:
+    async with serving() as server:
+        addresses = AddressFilter(["localhost"])
+        port = server.port
+        addresses.close_api_server([("127.0.0.1", port + 1)])
+        assert (await run(CurlSpec(server.url(host="localhost")), addresses)).ok
+        addresses.close_api_server([("127.0.0.1", port)])
+        result = await run(CurlSpec(server.url(host="localhost")), addresses)
+        assert "127.0.0.1 is the API server's address, which HTTP jobs may not reach here" in result.reason
+        addresses.close_api_server((), ["127.0.0.1"], [port])
+        assert not (await run(CurlSpec(server.url(host="localhost")), addresses)).ok
+
+
 async def test_the_api_server_is_refused() -> None:
     addresses = AddressFilter(api_server=["127.9.9.9"])
     result = await run(CurlSpec("https://127.9.9.9:6443/api"), addresses)

@@ -88,8 +88,9 @@ class AddressFilter:
     ``proxies`` lists in the same way which proxies jobs may use; none by default.
 
     ``close_api_server`` names the API server more exactly, whenever its addresses change. A network in ``allow`` does
-    not open its ports, because an administrator who allows 10.0.0.0/8 hardly means the API server in it. Only its exact
-    address opens it, unless that is a loopback address, which other servers share.
+    not open its ports, because an administrator who allows 10.0.0.0/8 hardly means the API server in it; nor does a
+    host name, which may lead there later. Only its exact address opens it, unless that is a loopback address, which
+    other servers share.
     """
 
     def __init__(self, allow: Iterable[str] = (), api_server: Iterable[str] = (), proxies: Iterable[str] = ()) -> None:
@@ -155,7 +156,7 @@ class AddressFilter:
         self._nodes = frozenset(_plain(ip_address(node)) for node in nodes) if self._node_ports else frozenset()
 
     def trusts(self, host: str) -> bool:
-        """Whether the administrator has allowed this host by name, whatever its address is."""
+        """Whether the administrator has allowed this host by name. ``check_trusted`` applies to its address."""
         return _canonical_host(host) in self._hosts
 
     def check(self, address: str, port: int | None = None) -> None:
@@ -167,13 +168,24 @@ class AddressFilter:
             parsed = ip_address(address.partition("%")[0])
         except ValueError:
             raise AddressRefusedError(address, "not an IP address that can be checked") from None
+        self._check_api_server(address, parsed, port)
+        for form in _forms(parsed):
+            what = self._what(form)
+            if what and not self._is_allowed(form) and not self._is_allowed(parsed):
+                raise AddressRefusedError(_shown(address, form, parsed), what)
+
+    def check_trusted(self, address: str, port: int) -> None:
+        """Raise ``AddressRefusedError`` if the address of a host that is allowed by name leads to the API server.
+
+        Whoever may write the host's DNS entry or Service could let it lead there.
+        """
+        self._check_api_server(address, ip_address(address.partition("%")[0]), port)
+
+    def _check_api_server(self, address: str, parsed: Address, port: int | None) -> None:
         for form in _forms(parsed):
             leads_there = (form, port) in self._api_places or (port in self._node_ports and form in self._nodes)
             if leads_there and not self._is_opened(form):
                 raise AddressRefusedError(_shown(address, form, parsed), _API_SERVER)
-            what = self._what(form)
-            if what and not self._is_allowed(form) and not self._is_allowed(parsed):
-                raise AddressRefusedError(_shown(address, form, parsed), what)
 
     def _what(self, address: Address) -> str | None:
         if address in self._api_hosts or _contains(self._api_server, address):

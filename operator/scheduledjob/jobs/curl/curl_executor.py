@@ -106,8 +106,10 @@ class CurlExecutor:
         if endpoint.proxy is not None:
             host, port = endpoint.proxy.origin.raw_host or "", endpoint.proxy.origin.port or 0
             self._addresses.check_proxy(host, address)
-        # Hosts that the administrator has allowed by name may have any address.
-        if not self._addresses.trusts(host):
+        # Hosts that the administrator has allowed by name may have any address but the API server's.
+        if self._addresses.trusts(host):
+            self._addresses.check_trusted(address, port)
+        else:
             self._addresses.check(address, port)
 
     async def stop(self) -> None:

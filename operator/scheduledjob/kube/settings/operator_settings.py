@@ -137,8 +137,8 @@ class OperatorSettings:
         types.hosts(),
         (),
         "Networks, addresses and host names that inline curl jobs may reach although they are blocked: loopback, "
-        "link-local, multicast and cloud metadata addresses, and the API server. A network does not allow the API "
-        "server, only its exact address does. Nothing else is blocked.",
+        "link-local, multicast and cloud metadata addresses, and the API server. A network or a name does not allow "
+        "the API server, only its exact address does. Nothing else is blocked.",
         default_text="none of them",
     )
     inline_http_proxies: tuple[str, ...] = setting(
