@@ -14,6 +14,7 @@ from scheduledjob.domain.schedule import due, followed_runs, machine, misfire, r
 from scheduledjob.domain.schedule.requests import PendingRequests, Requests
 from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.write_tracker import WriteTracker
+from scheduledjob.engine import zone_refresh
 from scheduledjob.engine.attempt_runner import AttemptRunner
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.followers import UpstreamPoller
@@ -383,6 +384,28 @@ def notifications_are_ignored() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def zones_are_refreshed_once() -> Iterator[None]:
+    """Rows are read once for each release of the zone data, whatever replicas with older data do to them later."""
+    with patch.object(zone_refresh, "from_seconds", lambda seconds: 10**15):
+        yield
+
+
+@contextmanager
+def new_zones_replay_the_past() -> Iterator[None]:
+    """With newer zone data, the slots are decided anew from the creation on."""
+    plan = due.plan_by_own_zones
+
+    def from_the_start(schedule: Schedule, now: Instant, *, named: bool) -> str:
+        version = schedule.state.zones
+        if version and version < due.ZONE_DATA.version:  # type: ignore[attr-defined]
+            schedule.state.decided_until -= 30_000_000
+        return plan(schedule, now, named=named)
+
+    with patch.object(due, "plan_by_own_zones", from_the_start):
+        yield
+
+
 BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "leases are not respected": (leases_are_not_respected, "twice at once"),
     "leases are not fenced": (leases_are_not_fenced, "twice at once"),
@@ -414,4 +437,6 @@ BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "locked rows count as renewed": (locked_rows_count_as_renewed, "twice at once"),
     "the lease thread stays dead": (the_lease_thread_stays_dead, "fenced"),
     "notifications are ignored": (notifications_are_ignored, "overlooked"),
+    "zones are refreshed once": (zones_are_refreshed_once, "misplaced"),
+    "new zones replay the past": (new_zones_replay_the_past, "silent"),
 }

@@ -17,7 +17,11 @@ from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.executor import RELEASED
 
+from .zone_versions import RELEASES, slots_by
+
 if TYPE_CHECKING:
+    from scheduledjob.domain.schedule.state import State
+
     from .history import DesiredState, History
     from .world import Event
 
@@ -162,6 +166,8 @@ def _lost(lifetimes: list[Lifetime], kept: list[RunRecord], desired: DesiredStat
     counted = state.skipped + state.missed + state.excluded - by_hand
     if desired.follows:
         return _unfollowed(kept, desired, history, run + counted + len(state.upcoming))
+    if desired.expression:
+        return _misplaced(kept, state, desired, history)
     assert isinstance(trigger, EveryTrigger)
     slots = (state.decided_until - _anchor_of(desired)) // trigger.every
     wrong = []
@@ -177,6 +183,36 @@ def _lost(lifetimes: list[Lifetime], kept: list[RunRecord], desired: DesiredStat
     if limit is not None and run > limit:
         wrong.append(f"too many: {desired.slug} ran {run} times of {limit}")
     return wrong
+
+
+def _misplaced(kept: list[RunRecord], state: State, desired: DesiredState, history: History) -> list[str]:
+    """Each slot in a time zone is that of some release, and later on, every slot is one of the newest release."""
+    expression, newest = desired.expression, history.zone_data
+    runs = [*(record.slot for record in kept), *(run.slot for run in (*state.runs, *state.waiting) if not run.token)]
+    anything = {slot for release in RELEASES for slot in slots_by(release, expression, desired.created, history.ended)}
+    wrong = [f"misplaced: {desired.slug} ran at {slot}" for slot in runs if slot not in anything]
+    before = history.zoned_states.get(desired.uid)
+    if before is None:
+        return wrong
+    slots = slots_by(newest, expression, before.decided_until, state.decided_until)
+    later = [slot for slot in runs if slot > before.decided_until]
+    wrong += [f"misplaced: {desired.slug} ran at {slot}, not by {newest}" for slot in later if slot not in slots]
+    counted = _passed_over(state) - _passed_over(before)
+    if state.completed is None and len(later) + counted != len(slots):
+        wrong.append(f"misplaced: {desired.slug} had {len(slots)} slots, {len(later)} runs, {counted} others")
+    for waiting in (before, state):
+        planned = waiting.next.slot if waiting.next is not None else 0
+        if planned and not slots_by(newest, expression, planned - 1, planned):
+            wrong.append(f"misplaced: {desired.slug} waits for {planned}, not by {newest}")
+    overdue = slots_by(newest, expression, before.decided_until, history.ended - 35 * SECOND)
+    stopped = state.completed is not None or state.paused
+    if overdue and not stopped and not state.runs and not state.waiting and state.decided_until < overdue[-1]:
+        wrong.append(f"misplaced: {desired.slug} did not decide {overdue[-1]}")
+    return wrong
+
+
+def _passed_over(state: State) -> int:
+    return state.skipped + state.missed + state.excluded
 
 
 def _unended(

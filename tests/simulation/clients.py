@@ -14,6 +14,7 @@ from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.requests import NO_REQUESTS, Requests
 from scheduledjob.domain.time.instants import DAY, SECOND, Instant
+from scheduledjob.domain.triggers.cron import CronTrigger
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.store import SlugTaken
@@ -21,6 +22,7 @@ from scheduledjob.engine.stored_row import NewRow, Origin
 
 from .history import DesiredState
 from .network import at_once
+from .zone_versions import OFTEN, RARELY, ZONE
 
 if TYPE_CHECKING:
     import random
@@ -41,6 +43,7 @@ class Clients:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
+        self.expressions = self.rng.choice([[OFTEN, RARELY], [RARELY]])
 
     @property
     def rng(self) -> random.Random:
@@ -105,6 +108,8 @@ class Clients:
         at_once(self.scenario.client.put([row], replace=True))
 
     def row_of(self, desired: DesiredState, origin: Origin, requests: Requests = NO_REQUESTS) -> NewRow:
+        if alive := self.scenario.alive():  # any replica reconciles the object
+            self.scenario.zones.of_clients = self.rng.choice(alive).machine.loop.zone_data
         definition, slug, created = desired.definition, desired.slug, desired.created
         slots = slots_of(Plan(definition), seed=slug, created=created)
         state = first_state(definition, slots, desired.uid, created, desired.first, detached=desired.detached)
@@ -148,6 +153,8 @@ class Clients:
         upstream = [desired.slug.partition("/")[2] for desired in self.scenario.desired_rows if desired.generation]
         trigger: Trigger = EveryTrigger(rng.choice([1, 2, 3, 5, 11]) * SECOND)
         limit = rng.choice([None, None, None, 7])
+        if rng.random() < 0.25:
+            trigger = CronTrigger(rng.choice(self.expressions), ZONE)
         if upstream and rng.random() < 0.25:
             trigger = FollowingTrigger(rng.choice(upstream), rng.choice(["Succeeded", "Succeeded", "Failed"]))
             limit = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from scheduledjob.domain.triggers.cron import CronTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ class DesiredState:
         return self.definition.kind == "pod"
 
     @property
+    def expression(self) -> str:
+        """The cron expression, in a time zone, that it has; empty if it has none."""
+        (trigger,) = self.definition.triggers or (None,)
+        return trigger.expression if isinstance(trigger, CronTrigger) else ""
+
+    @property
     def follows(self) -> str:
         """The slug of the schedule that it follows; empty if it follows none."""
         (trigger,) = self.definition.triggers or (None,)
@@ -61,3 +68,7 @@ class History:
     ended: Instant
     failures: list[str]
     strikes: Strikes
+    zone_data: str
+    """The release that every replica has after the faults."""
+    zoned_states: dict[str, State]
+    """The states of schedules in a time zone when all replicas had the newest data for a while, by uid."""

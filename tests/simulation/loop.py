@@ -23,6 +23,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
         self._clock = clock
+        self.zone_data = ""
+        """The release of the replica's time zone data."""
         self.failures: list[dict[str, Any]] = []
         self.set_exception_handler(lambda _, context: self.failures.append(context))
 

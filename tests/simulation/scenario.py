@@ -26,6 +26,7 @@ from .processes import SimulatedExecutor
 from .row_locks import RowLocks
 from .troubles import TROUBLE, Troubles
 from .world import Machine, World
+from .zone_versions import RELEASES, SimulatedZoneData
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +69,10 @@ class Scenario:
     cluster: Cluster = field(init=False)
     clients: Clients = field(init=False)
     trouble: Troubles = field(init=False)
+    zones: SimulatedZoneData = field(init=False)
+    release: int = 0
+    """The place in ``RELEASES`` of the zone data with which replicas start now."""
+    zoned_states: dict[str, State] = field(default_factory=dict)
     hook_rng: random.Random = field(init=False)
     running: list[Running] = field(default_factory=list)
     desired_rows: list[DesiredState] = field(default_factory=list)
@@ -77,6 +82,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         self.world = World(self.seed)
+        self.zones = SimulatedZoneData(self.world.strikes)
         self.faults = Faults()
         self.database = MemoryDatabase(self.world.store_clock)
         self.client = MemoryStore(self.database)
@@ -90,7 +96,7 @@ class Scenario:
         return self.world.random
 
     def play(self) -> History:
-        with patch.multiple(hook_delivery, spec=None, **HOOK_TIMES):
+        with patch.multiple(hook_delivery, spec=None, **HOOK_TIMES), self.zones.installed():
             return self._play()
 
     def _play(self) -> History:
@@ -118,6 +124,7 @@ class Scenario:
         if self.settings["capacity"] > 1000:
             for second in range(SETTLED, int(PEACE)):
                 world.at(TROUBLE + second, self.look_for_overlooked_rows)
+        world.at(TROUBLE + SETTLED, self.read_zoned_states)
         world.run_until(TROUBLE + PEACE)
         return self.end(trouble_ended)
 
@@ -137,6 +144,7 @@ class Scenario:
         rng, world = self.rng, self.world
         self.started += 1
         machine = Machine(f"replica-{self.started}", rng.uniform(-1e5, 1e5), 1 + rng.uniform(-1e-4, 1e-4), world)
+        machine.loop.zone_data = RELEASES[self.release]
         link = Link(world, machine, self.faults)
         store = DistantStore(self.database, self.locks, link)
         executor = SimulatedExecutor(world, machine, fail=0.15, longest=LONGEST_JOB)
@@ -174,8 +182,18 @@ class Scenario:
 
     def make_peace(self, replicas: int) -> None:
         self.trouble.end()
+        for running in self.alive():
+            if running.machine.loop.zone_data != RELEASES[self.release]:
+                self.world.after(self.rng.uniform(0, 8), lambda running=running: self.trouble.replace(running))  # type: ignore[misc]  # mypy knows no default in a lambda
         while len(self.alive()) < replicas:
             self.start_replica()
+
+    def read_zoned_states(self) -> None:
+        """Remember the states of schedules in a time zone. By now all are planned by the newest data."""
+        zoned = {desired.uid for desired in self.desired_rows if desired.expression}
+        for row in at_once(self.client.rows(limit=10_000)):
+            if row.uid in zoned:
+                self.zoned_states[row.uid] = State.decode(row.state)
 
     def look_for_overlooked_rows(self) -> None:
         """Report rows that have been due for a while and that nobody claims, although every replica has room."""
@@ -220,6 +238,8 @@ class Scenario:
             world.store_clock(),
             self.failures,
             world.strikes,
+            RELEASES[self.release],
+            self.zoned_states,
         )
         self._close_loops()
         return history

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .network import at_once
+from .zone_versions import RELEASES
 
 if TYPE_CHECKING:
     import random
@@ -48,6 +49,7 @@ class Troubles:
             self.cut,
             self.bad_network,
             self.restart,
+            self.update_zones,
             self.store_stands_still,
             self.hold_back,
             self.answers_are_late,
@@ -115,9 +117,27 @@ class Troubles:
     def restart(self) -> None:
         """A rolling update: one replica shuts down while another starts."""
         if running := self._any_replica():
-            self.world.afflict(running.machine.name, "restart", 0.0, "shuts down")
-            running.machine.loop.call_soon(running.replica.stop)
-            self.world.after(self.rng.uniform(0, 3), self.scenario.start_replica)
+            self.replace(running)
+
+    def replace(self, running: Running) -> None:
+        self.world.afflict(running.machine.name, "restart", 0.0, "shuts down")
+        running.machine.loop.call_soon(running.replica.stop)
+        self.world.after(self.rng.uniform(0, 3), self.scenario.start_replica)
+
+    def update_zones(self) -> None:
+        """Start replicas with newer zone data from now on. Some of the others are replaced, one after the other."""
+        scenario = self.scenario
+        if scenario.release + 1 < len(RELEASES):
+            scenario.release += 1
+            self.world.log("zones", "", detail=RELEASES[scenario.release])
+            self.world.strikes.strike("update zones")
+            for running in scenario.alive():
+                if self.rng.random() < 0.5:
+                    self.world.after(self.rng.uniform(0, 20), lambda running=running: self._replace_living(running))  # type: ignore[misc]  # mypy knows no default in a lambda
+
+    def _replace_living(self, running: Running) -> None:
+        if running in self.scenario.alive():
+            self.replace(running)
 
     # ---------------------------------------------------------------- the network
 

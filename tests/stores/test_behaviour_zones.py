@@ -119,3 +119,37 @@ async def test_an_older_replica_leaves_the_plan_of_a_newer_one(store: Store) -> 
             await watcher.until_event("released")
     assert (await row_of(store, "ns/job")).wake_at == due
     assert [entry["elsewhere"] for entry in logs if "different time zone data" in entry["event"]] == ["2999z"]
+
+
+async def test_a_row_that_an_older_replica_keeps_is_planned_anew_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older replica may claim a row that was touched, and leave the plan as it is. Perhaps nobody claims it again
+    for a year, so the rows are read again, although no replica has claimed such a row."""
+    monkeypatch.setattr("scheduledjob.engine.zone_refresh.ZONE_RECHECK_INTERVAL", -1.0)  # it is over at once
+    now = await store.now()
+    watcher = Watcher()
+    replica = replica_of(store, Jobs(), observer=watcher)
+    async with running(replica):
+        assert replica._ownership is not None
+        zones = replica._ownership.zones
+        await zones.refresh()
+        await store.put([planned_an_hour_late("ns/waits", now, "2000a")], replace=False)
+        await zones.refresh()
+        await watcher.until_event("released")
+    state = await state_of(store, "ns/waits")
+    assert state.next is not None
+    assert (state.next.slot, state.zones) == (Cron(YEARLY, VANCOUVER).next_instant(now), ZONE_DATA.version)
+
+
+async def test_a_slot_that_a_client_named_is_not_touched_again(store: Store) -> None:
+    """Its plan stays, but it counts as planned by the newer data. Otherwise every check would touch it."""
+    now = await store.now()
+    row = planned_an_hour_late("ns/named", now, "2000a")
+    row.first = row.wake_at
+    await store.put([row], replace=False)
+    watcher = Watcher()
+    async with running(replica_of(store, Jobs(), observer=watcher)):
+        await watcher.until_event("released")
+    assert (await state_of(store, "ns/named")).zones == ZONE_DATA.version
+    assert (await row_of(store, "ns/named")).wake_at == row.first

@@ -79,8 +79,9 @@ SUSPENDED_FOR = 0.5
 EXCLUSIVE_LEASE = 30 * 86_400.0
 """The lease of a replica whose store no other process can use. A machine may sleep for that long within a run."""
 
-ZONE_REFRESH_INTERVAL = 600.0
-"""Between two checks whether rows were planned by older zone data."""
+ZONE_REFRESH_INTERVAL, ZONE_RECHECK_INTERVAL = 600.0, 86_400.0
+"""Between two checks whether the rows have to be read for new zone data, and until that is so although none was planned
+by older data."""
 
 HOOK_LIMIT, HOOK_CLAIM = 90.0, 120.0
 """For one call of a hook, and for its claim, after which another replica makes the call again."""

@@ -5,8 +5,10 @@ replica with newer zone data than any before it goes through the rows, and touch
 Their next owner then plans by the new data. What was decided stays decided.
 
 A lock of the store remembers that this was done for a version: while a replica does it, the lock is its own, and
-afterwards it belongs to ``DONE`` for good. While replicas with different zone data work side by side, the older ones
-plan by their data. A replica that claims such a row says so, and goes through the rows again later.
+afterwards it belongs to ``DONE`` for a day. While replicas with different zone data work side by side, the older ones
+plan by their data. A replica that claims such a row says so, and goes through the rows again later. But perhaps nobody
+claims the row for a year. So the rows are read again soon after some were touched, because a replica with older data
+may have claimed these, and once a day.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from scheduledjob.domain.schedule.state import State
-from scheduledjob.domain.time.instants import DAY, MINUTE
+from scheduledjob.domain.time.instants import MINUTE, from_seconds
 from scheduledjob.domain.time.zone_data import ZONE_DATA
 
 from .kinds import UnreadableRowError
 from .store import StoreError
-from .timing import ZONE_REFRESH_INTERVAL
+from .timing import ZONE_RECHECK_INTERVAL, ZONE_REFRESH_INTERVAL
 
 if TYPE_CHECKING:
     from .replica_settings import ReplicaContext
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("scheduledjob.zones")
 
 DONE = "done"
-"""The owner of the lock of a version whose rows were touched."""
-_FOR_GOOD = 36_500 * DAY
+"""The owner of the lock of a version whose rows were read lately."""
 _WHILE_WORKING = 10 * MINUTE
 """A replica that dies meanwhile leaves the lock to another one after this time."""
 _PAGE = 100
@@ -87,7 +88,8 @@ class ZoneRefresh:
         if touched:
             log.info("new time zone data: planning the next slots again", zone_data=str(ZONE_DATA), schedules=touched)
         await store.unlock(name, replica)
-        await store.lock(name, DONE, _FOR_GOOD)
+        pause = ZONE_REFRESH_INTERVAL / 2 if touched else ZONE_RECHECK_INTERVAL
+        await store.lock(name, DONE, from_seconds(pause))
 
     def _is_outdated(self, row: Row) -> bool:
         """Whether the next slot of a row may have been computed by older data. Rows of unknown kinds are left alone."""

@@ -135,10 +135,12 @@ def plan_by_own_zones(schedule: Schedule, now: Instant, *, named: bool) -> str:
     planned, version = state.next, state.zones
     if version == ZONE_DATA.version or schedule.slots is None or not schedule.slots.zoned:
         return ""
-    if version < ZONE_DATA.version and planned is not None and planned.due > now and not named:
-        state.next = None
+    if version < ZONE_DATA.version:
+        if planned is not None and planned.due > now and not named:
+            state.next = None
+            plan_next(schedule, now)
+        state.zones = ZONE_DATA.version
         schedule.writes.changed = True
-        plan_next(schedule, now)
     return version
 
 
