@@ -16,6 +16,7 @@ from scheduledjob.domain.schedule.backoff import Exponential
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, ExcludeWindow, Misfire
 from scheduledjob.domain.schedule.followed_runs import (
     MAX_CHAIN,
+    MAX_ENDS,
     MAX_RECORD_DELAY,
     MAX_REMEMBERED_RUNS,
     POLL_INTERVAL,
@@ -129,6 +130,24 @@ def test_a_failed_poll_is_repeated_soon_and_a_successful_one_in_a_minute() -> No
     assert followed_runs.begin_poll(job.schedule, T + POLL_RETRY_DELAY)
     followed_runs.poll_ended(job.schedule, [], T + POLL_RETRY_DELAY)
     assert machine.wake_at(job.schedule) == T + POLL_RETRY_DELAY + POLL_INTERVAL
+
+
+@pytest.mark.parametrize("apart", [0, 3, 100_000])
+def test_many_ends_are_taken_in_several_polls_and_none_is_lost(apart: int) -> None:
+    job, count = follower(), 3 * MAX_ENDS + 7
+    records = [
+        replace(ended(100), run_id=f"r-{number}", finished=T + 100 * SECOND + apart * number) for number in range(count)
+    ]
+    started = polls = 0
+    now = T + 200 * SECOND
+    while polls == 0 or job.schedule.poll_at == now:
+        followed_runs.plan_poll(job.schedule, now)
+        assert followed_runs.begin_poll(job.schedule, now)
+        followed_runs.poll_ended(job.schedule, records[::-1], now)
+        assert len(job.state.upcoming) <= MAX_ENDS
+        started, polls = started + len(job.state.upcoming), polls + 1
+        job.state.upcoming = ()
+    assert (started, polls) == (count, 4)
 
 
 def test_a_touch_during_a_poll_causes_another() -> None:

@@ -40,6 +40,8 @@ _NAME_SHOWN = 63
 """Characters of a name in a chain."""
 MAX_CHAIN = 16
 """How many runs may follow each other."""
+MAX_ENDS = 200
+"""How many runs are followed at once. The rest is read again at once, so that it does not hold the event loop."""
 MAX_REMEMBERED_RUNS = 100
 """How many decided runs are remembered. If more end within ``MAX_RECORD_DELAY``, ``state.followed`` moves closer."""
 
@@ -78,8 +80,8 @@ def begin_poll(schedule: Schedule, now: Instant) -> bool:
 def poll_ended(schedule: Schedule, records: Sequence[RunRecord] | None, now: Instant) -> None:
     """These are the newest runs of each upstream; None if the store did not answer."""
     schedule.poll_in_flight = False
-    if records is not None:
-        take_ends(schedule, records, now)
+    if records is not None and take_ends(schedule, records, now):
+        plan_poll(schedule, now)
     if schedule.poll_at is None:  # otherwise another poll was planned in the meantime
         plan_poll(schedule, now + (POLL_RETRY_DELAY if records is None else POLL_INTERVAL))
 
@@ -87,11 +89,14 @@ def poll_ended(schedule: Schedule, records: Sequence[RunRecord] | None, now: Ins
 # ---------------------------------------------------------------- their slots
 
 
-def take_ends(schedule: Schedule, records: Sequence[RunRecord], now: Instant) -> None:
-    """Make a slot of each run that is new. ``records``: the newest runs of each upstream, in any order."""
+def take_ends(schedule: Schedule, records: Sequence[RunRecord], now: Instant) -> bool:
+    """Make a slot of each run that is new, of the oldest ``MAX_ENDS``. Returns whether there are more.
+
+    ``records``: the newest runs of each upstream, in any order.
+    """
     state, slots = schedule.state, schedule.slots
     if not schedule.open or slots is None:
-        return
+        return False
     wanted = upstreams(schedule)
     new = [
         record
@@ -101,8 +106,12 @@ def take_ends(schedule: Schedule, records: Sequence[RunRecord], now: Instant) ->
         and record.outcome.value in wanted.get(record.slug, ())
         and _length(record.chain) <= MAX_CHAIN
     ]
-    for record in sorted(new, key=_finished):
-        slot = _free_slot(state, record.finished)
+    used = set(state.followed_ids.values())
+    upcoming = list(state.upcoming)
+    new.sort(key=_finished)
+    for record in new[:MAX_ENDS]:
+        slot = _free_slot(used, record.finished)
+        used.add(slot)
         state.followed_ids[record.run_id] = slot
         if not slots.is_within(slot):
             continue
@@ -114,10 +123,13 @@ def take_ends(schedule: Schedule, records: Sequence[RunRecord], now: Instant) ->
         if _length(run.chain) > MAX_CHAIN:
             runs.cancel_unadmitted(schedule, run, now, _why_cut(schedule, run))
         else:
-            state.upcoming += (run,)
+            upcoming.append(run)
     if new:
+        state.upcoming = tuple(upcoming)
         schedule.writes.changed = True
-    _forget_decided(state, now)
+    left = new[MAX_ENDS:]
+    _forget_decided(state, now, left[0].finished if left else None)
+    return bool(left)
 
 
 def start_upcoming(schedule: Schedule, now: Instant, actions: Actions) -> None:
@@ -154,11 +166,15 @@ def start_anew(state: State, now: Instant) -> None:
     state.upcoming = ()
 
 
-def _forget_decided(state: State, now: Instant) -> None:
-    """Move ``state.followed`` as far as possible, and forget the decided runs that it covers."""
+def _forget_decided(state: State, now: Instant, undecided: Instant | None) -> None:
+    """Move ``state.followed`` as far as possible, and forget the decided runs that it covers.
+
+    ``undecided``: when the oldest run finished that is known and not decided.
+    """
     slots = sorted(state.followed_ids.values())
     crowded = slots[-MAX_REMEMBERED_RUNS - 1] if len(slots) > MAX_REMEMBERED_RUNS else 0
-    state.followed = max(state.followed, now - MAX_RECORD_DELAY, crowded)
+    followed = max(now - MAX_RECORD_DELAY, crowded)
+    state.followed = max(state.followed, followed if undecided is None else min(followed, undecided - 1))
     state.followed_ids = {run_id: slot for run_id, slot in state.followed_ids.items() if slot > state.followed}
 
 
@@ -184,9 +200,8 @@ def _why_cut(schedule: Schedule, run: Run) -> str:
     )
 
 
-def _free_slot(state: State, finished: Instant) -> Instant:
+def _free_slot(used: set[Instant], finished: Instant) -> Instant:
     """Return the slot of a run that finished then: one that no other run has. Triggers fire at whole seconds."""
-    used = set(state.followed_ids.values())
     slot = finished if finished % SECOND else finished + 1
     while slot in used:
         slot += 1
