@@ -41,28 +41,13 @@ class _EncodedSecrets(Secrets):
         return 2 * min(3 * len(value), PIECE)
 
     def _forms(self, value: bytes) -> Iterator[bytes]:
-        for part in _parts(value):
+        for part in (value, *secret_parts(value)):
             yield from super()._forms(part)
-            for form in _encoded(part):
-                yield from pieces(form)
-
-    def _broken_forms(self, value: bytes) -> Iterator[bytes]:
-        for part in _parts(value):
-            yield from super()._broken_forms(part)
-            for form in _encoded(part):
-                yield from super()._broken_forms(form)
-
-
-def _parts(value: bytes) -> Iterator[bytes]:
-    yield value
-    for part in secret_parts(value):
-        yield part.encode("utf-8", "surrogateescape")
-
-
-def _encoded(value: bytes) -> Iterator[bytes]:
-    if SHORTEST_ENCODED <= len(value) <= LONGEST_ENCODED:
-        for text in {value, value.strip()}:
-            yield from encoded_forms(text)
+            if SHORTEST_ENCODED <= len(part) <= LONGEST_ENCODED:
+                stripped = part.strip()
+                for text in (part,) if stripped == part else (part, stripped):
+                    for form in encoded_forms(text):
+                        yield from pieces(form)
 
 
 class Redaction:

@@ -9,6 +9,7 @@ the output without them, and knows where its bytes were.
 from __future__ import annotations
 
 import base64
+import binascii
 import html
 import json
 import re
@@ -28,7 +29,8 @@ LONGEST_ENCODED = 8192
 """Bytes. The encoded forms of longer values are not searched: nobody puts them into a URL or a header."""
 _SHORTEST_CORE = 6
 """Characters of base64 that are searched within a longer text in base64."""
-_BASE64_TO_URL = str.maketrans("+/", "-_")
+_NEVER_ESCAPED = re.compile("[A-Za-z0-9_.-]*")
+_BASE64_TO_URL = bytes.maketrans(b"+/", b"-_")
 _SAFE_IN_URLS = ("", "/", "!$&'()*+,;=:@/?-._~")
 
 # Each alternative begins with another byte, so that the time is linear. A sequence that never ends is bounded.
@@ -50,12 +52,12 @@ _SETTING = re.compile(
 )
 
 
-def secret_parts(value: bytes) -> list[str]:
+def secret_parts(value: bytes) -> list[bytes]:
     """Return the passwords and tokens in a value that is a URL, JSON, or a file of settings such as ``.env``.
 
     A program that gets a whole file prints a part of it. Of settings, those whose name sounds secret are returned.
     """
-    if not _SHORTEST_PART < len(value) <= _LONGEST_FILE:
+    if not _SHORTEST_PART < len(value) <= _LONGEST_FILE or (b"=" not in value and b":" not in value):
         return []
     text = value.decode("utf-8", "replace")
     found: list[str] = _URL_PASSWORD.findall(text)
@@ -70,7 +72,8 @@ def secret_parts(value: bytes) -> list[str]:
             if name == "auth":  # of a registry: a user and a password
                 with suppress(ValueError):
                     found.append(base64.b64decode(setting).decode().partition(":")[2])
-    return [part for part in dict.fromkeys(found) if len(part) >= _SHORTEST_PART][:_MOST_PARTS]
+    found = [part for part in dict.fromkeys(found) if len(part) >= _SHORTEST_PART][:_MOST_PARTS]
+    return [part.encode("utf-8", "replace") for part in found]
 
 
 def _leaves(value: object, name: str = "") -> Iterator[tuple[str, str]]:
@@ -88,7 +91,7 @@ def _leaves(value: object, name: str = "") -> Iterator[tuple[str, str]]:
 def encoded_forms(value: bytes) -> Iterator[bytes]:
     """Yield the other forms of a value of ``SHORTEST_ENCODED`` to ``LONGEST_ENCODED`` bytes."""
     text = value.decode("utf-8", "surrogateescape")
-    for form in _text_forms(text):
+    for form in () if _NEVER_ESCAPED.fullmatch(text) else _text_forms(text):
         if form != text:
             yield form.encode("utf-8", "surrogateescape")
     if not text.isascii():
@@ -96,12 +99,14 @@ def encoded_forms(value: bytes) -> Iterator[bytes]:
             yield text.encode(charset, "surrogatepass")
         with suppress(UnicodeEncodeError):
             yield text.encode("latin-1")
-    for hexadecimal in (value.hex(), value.hex(" "), value.hex(":")):
-        yield hexadecimal.encode()
-        yield hexadecimal.upper().encode()
+    for separator in (b"", b" ", b":"):
+        hexadecimal = binascii.hexlify(value, separator) if separator else binascii.hexlify(value)
+        yield hexadecimal
+        yield hexadecimal.upper()
     for packed in _base64_forms(value):
-        yield packed.encode()
-        yield packed.translate(_BASE64_TO_URL).encode()
+        yield packed
+        if b"+" in packed or b"/" in packed:
+            yield packed.translate(_BASE64_TO_URL)
 
 
 def _text_forms(text: str) -> Iterator[str]:
@@ -128,16 +133,16 @@ def _text_forms(text: str) -> Iterator[str]:
     yield text.replace("'", "''")  # SQL and YAML
 
 
-def _base64_forms(value: bytes) -> Iterator[str]:
+def _base64_forms(value: bytes) -> Iterator[bytes]:
     """Yield the value in base64, and what all texts in base64 have in common in which it stands at the same offset.
 
     A character of base64 is six bits, so there are three offsets. At its ends, a character may contain bits of others.
     """
-    whole = base64.b64encode(value).decode()
+    whole = base64.b64encode(value)
     yield whole
-    yield whole.rstrip("=")
+    yield whole.rstrip(b"=")
     for offset in range(3):
-        packed = base64.b64encode(b"\0" * offset + value).decode()
+        packed = base64.b64encode(b"\0" * offset + value)
         core = packed[-(-offset * 8 // 6) : (offset + len(value)) * 8 // 6]
         if len(core) >= _SHORTEST_CORE:
             yield core

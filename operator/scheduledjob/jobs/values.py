@@ -60,8 +60,6 @@ class Secrets:
         self._values: set[bytes] = set()
         self._size = 0
         self._search: SecretSearch | None = None
-        self._search_broken = SecretSearch(())
-        """For an output without its line breaks."""
         self.longest = 0
         """Bytes of the longest string that is searched. To recognise a secret at a cut, keep this much of the output
         beyond the cut."""
@@ -93,7 +91,11 @@ class Secrets:
         if INVISIBLE.search(data):
             found += _spans_in(FoldedText(data, INVISIBLE), self._search)
         if LINE_BREAKS.search(data):
-            found += _spans_in(FoldedText(data, LINE_BREAKS), self._search_broken)
+            found += [
+                (start, end)
+                for start, end in _spans_in(FoldedText(data, LINE_BREAKS), self._search)
+                if end - start >= _SHORTEST_BROKEN
+            ]
         return _merged(found)
 
     def mask(self, data: bytes) -> bytes:
@@ -121,7 +123,6 @@ class Secrets:
                     self._size = MOST_SECRET_BYTES + 1
                     return False
             self._search = SecretSearch(forms)
-            self._search_broken = SecretSearch(form for value in self._values for form in self._broken_forms(value))
         return self._size <= MOST_SECRET_BYTES
 
     def _reach(self, value: bytes) -> int:
@@ -131,10 +132,6 @@ class Secrets:
     def _forms(self, value: bytes) -> Iterator[bytes]:
         """Return the strings that are searched for a secret value."""
         return _forms(value)
-
-    def _broken_forms(self, value: bytes) -> Iterator[bytes]:
-        """Return the strings that are searched for it in an output without line breaks."""
-        return broken(value)
 
     def mask_text(self, text: str) -> str:
         """Return a reason or an error message with each secret replaced by ``***``. Or await ``masked_text``."""
@@ -178,23 +175,19 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def broken(value: bytes) -> Iterator[bytes]:
-    """Return the strings that are searched for a value in an output without line breaks."""
-    whole = FoldedText(value.strip(), LINE_BREAKS).text
-    if len(whole) >= _SHORTEST_BROKEN:
-        yield from pieces(whole)
-
-
 def _forms(value: bytes) -> Iterator[bytes]:
     """Return the strings that are searched for a secret value."""
     yield from pieces(value)
-    yield from pieces(value.strip())
+    stripped = value.strip()
+    if stripped != value:
+        yield from pieces(stripped)
     lines = value.splitlines()
     if len(lines) > 1:
         for line in lines:
-            stripped = line.strip()
-            if len(stripped) >= _SHORTEST_LINE:
-                yield from pieces(stripped)
+            text = line.strip()
+            if len(text) >= _SHORTEST_LINE:
+                yield from pieces(text)
+        yield from pieces(FoldedText(stripped, LINE_BREAKS).text)  # for an output without its line breaks
 
 
 def pieces(text: bytes) -> Iterator[bytes]:
