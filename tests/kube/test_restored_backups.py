@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -13,14 +14,18 @@ from scheduledjob.domain.schedule.state import State
 from scheduledjob.kube.reconcile.desired_state import ObjectRules
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
-from scheduledjob.kube.reconcile.resync import PageCheck
+from scheduledjob.kube.reconcile.resync import PageCheck, Resync
 from scheduledjob.kube.report.status import engine_text
+from scheduledjob.kube.runtime import OperatorRuntime
+from scheduledjob.kube.settings.operator_settings import OperatorSettings
 
 from .test_reconciler import NOW, ReconcileObserver, Store, body
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from scheduledjob.engine.replica import Replica
+    from scheduledjob.kube.client.api import Api
     from scheduledjob.kube.report.status_queue import StatusQueue
 
 
@@ -171,6 +176,44 @@ async def test_the_next_list_follows_soon_only_while_something_is_suspect() -> N
             await operator.sweep(listed)
             unsure.append(operator.page_check.unsure)
         assert unsure == [False, True, False, False]
+
+
+# ---------------------------------------------------------------- the start
+
+
+async def test_nothing_runs_before_the_store_has_every_object_as_it_is_now() -> None:
+    """What was suspended or edited while no operator ran would run once more as it was."""
+
+    class Cluster:
+        async def pages(self, path: str) -> AsyncIterator[dict[str, Any]]:
+            yield {"items": [body(name, version=9, generation=2) for name in names]}
+
+    class FirstGenerations:
+        async def run(self) -> None:
+            started.set_result({row.slug: row.generation for row in await store.rows()})
+
+    store, names = Store(), [f"job-{number}" for number in range(20)]
+    started: asyncio.Future[dict[str, int]] = asyncio.get_running_loop().create_future()
+    async with operating(store) as operator:
+        await operator.watch(*(body(name) for name in names))
+        settings = OperatorSettings(namespaces=("ns",))
+        api = cast("Api", Cluster())
+        resync = Resync(
+            settings,
+            api,
+            store,
+            "me",
+            operator.reconciler,
+            operator.page_check,
+            unwatched=AsyncMock(return_value=set()),
+        )
+        runtime = OperatorRuntime.__new__(OperatorRuntime)
+        runtime._resync, runtime.replica = resync, cast("Replica", FirstGenerations())
+        async with asyncio.TaskGroup() as tasks:
+            listing = tasks.create_task(resync.run())
+            await runtime._run_replica(asyncio.Event())
+            listing.cancel()
+    assert (await started) == {f"ns/{name}": 2 for name in names}
 
 
 # ---------------------------------------------------------------- the store

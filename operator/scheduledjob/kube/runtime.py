@@ -65,9 +65,9 @@ log = structlog.get_logger("scheduledjob.operator")
 MAX_LEASE_IN_MEMORY = 15.0
 """Seconds: the longest lease of a run if the store is in memory. The operator's own Lease limits these leases, so they
 have to be renewed more often than it is."""
-COMPARE_LIMIT = 10.0
-"""Seconds that the start of runs waits for the first list, which tells whether the store was restored from a backup. In
-that time the API server returns some 50,000 objects."""
+FIRST_LIST_LIMIT = 10.0
+"""Seconds that the start of runs waits until the store has what was listed. In that time the API server returns some
+50,000 objects."""
 GC_THRESHOLD = 100_000
 """New objects between two garbage collections. A collection stops the event loop and delays the runs that are due."""
 
@@ -235,9 +235,13 @@ class OperatorRuntime:
         return statuses_written
 
     async def _run_replica(self, stopping: asyncio.Event) -> None:
-        """Run what is due, once it is known that the store was not restored from a backup."""
-        waits = [asyncio.create_task(event.wait()) for event in (self._resync.compared, stopping)]
-        await asyncio.wait(waits, timeout=COMPARE_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+        """Run what is due, once the store has every object as it is now.
+
+        Otherwise what was edited or suspended while no operator ran would run once more as it was, and what has run
+        would run again from a store that was restored from a backup.
+        """
+        waits = [asyncio.create_task(event.wait()) for event in (self.all_listed, stopping)]
+        await asyncio.wait(waits, timeout=FIRST_LIST_LIMIT, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         await self.replica.run()

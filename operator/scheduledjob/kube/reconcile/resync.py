@@ -185,10 +185,9 @@ class Resync:
         self._unwatched = unwatched
         self._abandoned: set[str] = set()
         """Namespaces with schedules that no replica watched at the last sweep."""
-        self.compared = asyncio.Event()
-        """Set when the status of every object was compared with the store, so that nothing runs again that has run."""
         self.all_listed = asyncio.Event()
-        """Set when the store has every object that existed when this replica started."""
+        """Set when the store has every object that existed when this replica started, as it was then, and no state that
+        is older than its status."""
 
     async def run(self) -> None:
         """List, then sweep until cancelled."""
@@ -224,7 +223,6 @@ class Resync:
                 log.warning("ScheduledJobs can't be listed yet", error=str(error))
                 await asyncio.sleep(RETRY_DELAY)
             else:
-                self.compared.set()
                 return count
 
     async def _lock(self) -> bool:
