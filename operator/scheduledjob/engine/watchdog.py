@@ -1,4 +1,4 @@
-"""The watchdog of the event loop: notices that something kept it from going on, and for how long.
+"""The watchdog of the event loop: notices when something holds it, and for how long.
 
 All runs of a replica share one event loop. Whatever holds it for long (a callback that computes, a job that blocks)
 delays the start of everybody's runs. So the work of a turn of the loop is bounded (``TURN_LIMIT``), and the watchdog

@@ -48,12 +48,12 @@ class FairShare:
         return namespace not in self._waiting and self._fits(namespace, amount)
 
     def words(self, namespace: str) -> str:
-        """Return what a namespace waits for; empty if it need not wait for one more."""
+        """Return what a namespace that needs one more waits for; empty if there is room."""
         return "" if self.has_room(namespace, 1) else self._words(self._held[namespace])
 
     @asynccontextmanager
     async def one(self, namespace: str, on_wait: Callable[[str], object] = lambda words: None) -> AsyncIterator[None]:
-        """Hold one within. ``on_wait`` is called with words for what the namespace waits, if it has to."""
+        """Hold one inside the context. If the namespace has to wait, ``on_wait`` is called with what it waits for."""
         if not self.has_room(namespace, 1):
             on_wait(self.words(namespace))
         await self.acquire(namespace)
@@ -63,7 +63,7 @@ class FairShare:
             self.release(namespace)
 
     async def acquire(self, namespace: str, amount: int = 1) -> None:
-        """Wait until the namespace may hold ``amount`` more. A cancellation meanwhile says for what it waited."""
+        """Wait until the namespace may hold ``amount`` more. A cancellation meanwhile says what it waited for."""
         if self.has_room(namespace, amount):
             self._take(namespace, amount)
             return

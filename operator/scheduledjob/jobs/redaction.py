@@ -27,7 +27,7 @@ E = TypeVar("E")
 _OWN_WORDS = re.compile(
     r"exit code \d+|timed out after [0-9dhms]+|killed by SIG[A-Z0-9]+( \(exit code \d+\))?|HTTP [1-5]\d\d(?!\d)"
 )
-"""What reasons begin with that contains no text of a job, of a server or of a Secret."""
+"""Beginnings of reasons that contain no text of a job, of a server or of a Secret."""
 _WORDS = re.compile(rb"[\w.-]{32,}")
 _SIGNATURE = 16
 """Minimum bytes of the signature of a token."""
@@ -60,7 +60,7 @@ class Redaction:
         self.withheld = ""
         """Why text of the job is withheld; empty if all its secret values are known."""
         self.was_shortened = False
-        """Whether an output may have been shortened by somebody who did not know these secrets."""
+        """Whether an output may have been shortened before these secrets were known."""
         self._tokens = tokens
         for value in values:
             self.remember(value)

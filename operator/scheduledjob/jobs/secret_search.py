@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _KEY: Final = 8
 """Bytes. Positions whose next bytes begin no secret are skipped without a binary search."""
 _SORTED_AT_ONCE: Final = 8192
-"""A sort keeps Python's other threads from running, so it sorts this many strings at a time."""
+"""How many strings are sorted at a time. During a sort, Python's other threads can't run."""
 _FEW: Final = 16
 """For up to this many secrets, ``in`` shows faster that an output has none of them."""
 

@@ -52,7 +52,7 @@ _SERVICE_LABEL = "kubernetes.io/service-name"
 NODES_SECONDS = 60.0
 """Seconds for which the addresses of all nodes are remembered. They are read only if an alias has a node port."""
 _MOST_LINKS = 4
-"""The longest chain of Services of which each leads to the next."""
+"""The longest chain of Services that is followed, each leading to the next."""
 
 Place = tuple[str, int | None]
 """An address and a port; None: every port."""
@@ -101,7 +101,7 @@ class ApiServerAddresses:
             self._changed.set()
 
     def _is_closed(self, item: Slice, hosts: frozenset[str]) -> bool:
-        """Whether one of the endpoints is closed. ``hosts``: all addresses that are, to be quick."""
+        """Whether one of the endpoints is closed. ``hosts``: the addresses of all closed ones, for a quick search."""
         if hosts.isdisjoint(item.addresses) and (not self._node_ports or self._nodes.isdisjoint(item.addresses)):
             return False
         return any(
@@ -180,7 +180,7 @@ class ApiServerAddresses:
 
 
 def _configured(server: str) -> list[Place]:
-    """Return where the configured server is. A name that can't be resolved now is none."""
+    """Return where the configured server is; nothing if its name can't be resolved now."""
     url = urlsplit(server)
     port = url.port or (443 if url.scheme == "https" else 80)
     in_pod = os.environ.get("KUBERNETES_SERVICE_HOST")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 REPORT_DELAY = 2.0
-"""Seconds after which a wait is reported. Most Pods wait for a moment only."""
+"""Seconds after which a wait is reported. Most Pods wait only for a moment."""
 
 
 class NotStartedError(Exception):
@@ -70,7 +70,7 @@ class PodLimits:
         self._on_waiting(self._attempt, words, started)
 
     def not_started(self, words: str = "") -> str:
-        """Return the reason of an attempt that has not started in time. ``words``: what it waited for at last."""
+        """Return the reason of an attempt that has not started in time. ``words``: what it last waited for."""
         if self.total_until < self.pending_until:
             reason = "not started before timeouts.total had passed"
         else:

@@ -29,10 +29,10 @@ BODY_LIMIT = 1 << 20
 """Bytes of a body that are read, after it was unpacked."""
 
 BODIES_LIMIT = 64 << 20
-"""Bytes that all attempts together may hold of responses, beside what each may hold without asking."""
+"""Bytes of responses that all attempts together may hold, in addition to ``FREE`` for each."""
 
 FREE = 16 << 10
-"""Bytes that an attempt may hold without asking."""
+"""Bytes of a response that each attempt may hold without acquiring them."""
 
 _PACKED_LIMIT = 4 << 20
 """Bytes of a packed body that are read, whatever it unpacks to."""
@@ -41,7 +41,7 @@ _PIECE = 16 << 10
 _RAW_SHOWN = 4096
 _MAX_CODINGS = 4
 _BETWEEN_CODINGS = 4 << 20
-"""Bytes that may pass from one coding to the next: a few bytes could become gigabytes there, and nothing at the end."""
+"""Bytes that may pass from one coding to the next. There, a few bytes could become gigabytes that no result shows."""
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([A-Za-z0-9_.:+-]{1,40})', re.IGNORECASE)
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),

@@ -248,7 +248,7 @@ class CurlExecutor:
         return Result(True, "", status, body.output)
 
     async def _mismatch(self, pattern: str, body: Body, namespace: str) -> str:
-        """Return why a body is not as ``expect.bodyRegex`` wants it; empty if it is."""
+        """Return why a body does not match ``expect.bodyRegex``; empty if it does."""
         fault = f"its body can't be read: {body.fault}" if body.fault else ""
         if fault and not body.is_plain:
             return fault
@@ -286,7 +286,7 @@ class _Response:
         return framing_of(self.head, self._method)
 
     def accept_any_body(self) -> None:
-        """Take a body that can't be delimited for an empty one: the status says enough."""
+        """Treat a body whose end can't be recognised as empty: the status says enough."""
         try:
             _ = self.framing
         except BadResponseError:
@@ -362,7 +362,7 @@ async def _until_broken(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _skip_body(response: _Response) -> None:
-    """Read the body of a redirect if that allows to use the connection again. Nothing in the body matters."""
+    """Read and drop the body of a redirect, if the connection can be used again afterwards."""
     with suppress(BadResponseError, StreamEndedError, TimeoutError):
         if not response.framing.reusable:
             return

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
 
 _NEXT_ADDRESS_DELAY = 0.25
-"""Seconds after which the next address of a name is tried beside the one that does not answer."""
+"""Seconds without an answer after which the next address of a name is tried as well."""
 
 _KERNEL_BUFFER = 64 << 10
 """Bytes that the kernel receives before the process reads them. TLS reads as much at once, and keeps it in memory."""

@@ -47,11 +47,11 @@ _KEPT = frozenset(
 _ASK_TO_WAIT = frozenset({429, 503})
 _SECONDS = re.compile(rb"0*([0-9]+)(\.[0-9]*)?(?: ?s(?:ec(?:ond)?s?)?)?(?:\s*[,;].*)?", re.IGNORECASE)
 _LONGEST_TIME = 64
-"""Bytes of a date or a number of seconds that are read: to understand a longer one would take long."""
+"""Bytes of a date or a number of seconds that are read. A longer one would take long to parse."""
 _LONGEST_WAIT = 366 * 86_400
 """Seconds."""
 _LONGEST_LIST = 8 << 10
-"""Bytes of a list in a header that are read: its elements are options, of which nobody has more than a few."""
+"""Bytes of a list in a header that are read. Its elements are options, and servers send only a few."""
 _BODILESS = frozenset({204, 304})
 _LEADING_EMPTY_LINES = 4
 

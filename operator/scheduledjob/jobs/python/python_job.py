@@ -214,7 +214,7 @@ async def _shown(task: Task, error: BaseException | None, secrets: Secrets | Non
 def _traceback_of(error: BaseException, trace: TracebackType | None) -> list[str]:
     if _is_small(error):
         return traceback.format_exception(type(error), error, trace, limit=-50)
-    # To format it would hold the event loop. The reason has the beginning of the message.
+    # Formatting it would hold the event loop. The reason has the beginning of the message.
     return [
         "Traceback (most recent call last):\n",
         *traceback.format_tb(trace, limit=-50),

@@ -94,7 +94,7 @@ class StatusReader:
         return status, stored.state
 
     def stale_after(self, status: Mapping[str, Any]) -> float | None:
-        """Return after how many seconds the next run of a status lies in the past while a run is active."""
+        """Return the seconds until the next run in a status lies in the past, if a run is active."""
         next_run = status.get("nextRunTime")
         if not status.get("activeCount") or next_run is None:
             return None

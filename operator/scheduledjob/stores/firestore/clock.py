@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant, Micros
 
 DRIFT_PER_MILLION = 500
-"""The greatest error of the boot clock: what Linux lets NTP slew it at most, many times the error of a quartz."""
+"""The greatest error of the boot clock: the most that NTP may slew it on Linux, many times the error of a quartz."""
 
 ROUNDING: Micros = 2
 """Microseconds to allow for the readings and the stamp, which are each rounded down to a whole microsecond."""

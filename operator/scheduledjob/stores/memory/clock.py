@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Clock: TypeAlias = Callable[[], Instant]
 
 STEP: Micros = SECOND // 20
-"""A smaller difference between the two clocks is one of reading them, or of slow corrections."""
+"""A smaller difference between the two clocks comes from the time that reading takes, or from slow corrections."""
 
 _READINGS = 3
 """How often both clocks are read before a difference counts: this thread may have been suspended between the two."""

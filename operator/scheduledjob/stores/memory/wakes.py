@@ -64,7 +64,7 @@ class Wakes:
         self.listeners: list[Listener] = []
 
     def clock_jumped(self) -> None:
-        """Have every listener poll: what they know of due times and polls is of the clock before its jump."""
+        """Have every listener poll: the times that they know are from before the jump of the clock."""
         self.poll_times.clear()
         for listener in self.listeners:
             listener.notify(None, (), lost=True)

@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 _MAX_RETRIES = 3
 _MAX_WAITS = 10
-"""How often a call is repeated that waited for a lock in vain. Clients that stand still are gone by then."""
+"""How often a call that waited too long for a lock is repeated. The server has ended stalled clients by then."""
 
 _SETTINGS = {
     **dict.fromkeys(
@@ -64,7 +64,7 @@ _SETTINGS = {
 LOCK_LIMIT = 0.5
 """Seconds that a statement waits for a lock at most."""
 IDLE_LIMIT = 2.0
-"""Seconds that a transaction waits for the next statement of its client at most."""
+"""The longest time in seconds that a transaction waits for the next statement of its client."""
 SILENCE_LIMIT = 5.0
 """Seconds after which the server drops a connection whose client does not receive what it sends: a statement timeout
 does not end that wait."""

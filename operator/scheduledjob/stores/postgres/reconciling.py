@@ -91,7 +91,7 @@ class PostgresReconciling(PostgresSchedules):
     async def _one_by_one(
         self, items: Sequence[_T], write: Callable[[Sequence[_T]], Coroutine[None, None, _R]]
     ) -> list[_R]:
-        """Write items whose rows were locked, each for itself. Raise what failed first when all were tried.
+        """Write items whose rows were locked, one by one. When all were tried, raise the first error.
 
         Only the first waits for long: by then, the server has ended a client of this store that stands still.
         """

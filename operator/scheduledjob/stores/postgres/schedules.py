@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 CHUNK, CHUNK_BYTES = 1000, 8 << 20
-"""The most rows and bytes in one transaction: so many that round trips do not matter, so few that it is short."""
+"""The most rows and bytes in one transaction: enough that round trips do not matter, few enough that it is short."""
 
 READ_CHUNK = 5000
 """The most rows that one statement reads."""

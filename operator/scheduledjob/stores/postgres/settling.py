@@ -24,7 +24,7 @@ CHUNK = 1000
 """The most settlements in one statement."""
 
 SKIP_LOCKED_FOR = 5.0
-"""Seconds after a wait for a client's lock in which writes leave locked rows out, at the cost of a lock for each."""
+"""For so many seconds after a wait for a client's lock, writes leave out locked rows. Each row costs a lock then."""
 
 MIN_RATE = 64 * 1024
 """Bytes that a link to the server carries in a second at least. A large write takes longer on a slower one than its
@@ -81,7 +81,7 @@ class PostgresSettling(PostgresPart):
         ]
 
     async def _find_owned(self, replica: str, settlements: list[Settlement]) -> set[Key]:
-        """Return the rows that the replica owns at the settlements' versions, so they were left out, not refused."""
+        """Return the rows that the replica still owns at the settlements' versions: they were left out, not refused."""
         columns = [[settlement.key for settlement in settlements], [settlement.version for settlement in settlements]]
         async with self._pool.connection("completing") as connection:
             lines = await connection.fetch(SQL["select_owned"], self._installation, replica, *columns)

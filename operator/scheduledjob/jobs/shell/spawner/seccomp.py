@@ -101,12 +101,12 @@ def _socket() -> Code:
 
 
 def _fcntl() -> Code:
-    """Everything except to watch a folder, and to have the kernel send signals because of a file."""
+    """Everything except watching a folder, and having the kernel send signals because of a file."""
     return _if_one_of(1, (_F_NOTIFY, _F_SETLEASE, _F_SETOWN, _F_SETOWN_EX, _F_SETSIG), _DENY, _ALLOW)
 
 
 def _ioctl() -> Code:
-    """Everything except to put input into a terminal, and to have the kernel send signals because of a file."""
+    """Everything except putting input into a terminal, and having the kernel send signals because of a file."""
     return _if_one_of(1, (_TIOCSTI, _TIOCLINUX, _FIOSETOWN, _SIOCSPGRP), _DENY, _ALLOW)
 
 
@@ -196,7 +196,7 @@ def program(machine: str) -> bytes | None:
     for name, number in syscalls.numbers(syscalls.CHECKED, column).items():
         answers[number] = _CHECKS[name]
     ranges: list[tuple[int, Code]] = [(0, _UNKNOWN)]
-    """From which number on there is which answer. The last range has no end, so it contains the calls of x32."""
+    """Ranges of numbers: the first number of each, and its answer. The last one has no end, so it includes x32."""
     for number, answer in sorted(answers.items()):
         ranges += [(number, answer), (number + 1, _UNKNOWN)]
     starts = dict(ranges)
