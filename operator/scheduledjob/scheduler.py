@@ -55,6 +55,8 @@ _Decorated = TypeVar("_Decorated", bound=JobFunction)
 CLOCK_AGE = 30.0
 """Seconds after which a client without a replica reads the store's clock again."""
 PAGE = 1000
+LAST_WRITES_LIMIT = 2.0
+"""Seconds in which schedules whose callers were cancelled are still written when the scheduler closes."""
 ROWS_AT_ONCE = 100
 """Rows that ``schedule_many`` makes in one turn of the event loop."""
 
@@ -108,6 +110,8 @@ class Scheduler:
         self._kinds: dict[str, JobKind] = {}
         self._replica: Replica | None = None
         self._running: asyncio.Task[None] | None = None
+        self._writing: set[asyncio.Task[None]] = set()
+        """Schedules that are being written, whatever became of the callers."""
         self._tasks: asyncio.TaskGroup | None = None
         self._clock = StoreClock(boot_seconds)
         self._clock_read = float("-inf")
@@ -242,6 +246,8 @@ class Scheduler:
             raise _lone(group) from None
         finally:
             self._closed = True
+            if self._writing:
+                await asyncio.wait(self._writing, timeout=LAST_WRITES_LIMIT)
             await self._store.close()
             if sigterm is not None:
                 sigterm.ended()
@@ -348,6 +354,18 @@ class Scheduler:
             rows.append(row_of(schedule, now, self._kinds, only_these=self._execute, max_payload=max_payload))
             if len(rows) % ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)  # the replica of this process shares the event loop
+        # A job that deletes its own schedule is cancelled, but not the call with which it schedules something then.
+        writing = asyncio.create_task(self._write(store, rows, now, replace))
+        self._writing.add(writing)
+        writing.add_done_callback(self._written)
+        await asyncio.shield(writing)
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        self._writing.discard(writing)
+        if not writing.cancelled():
+            writing.exception()  # the caller may have been cancelled, and not take it
+
+    async def _write(self, store: Store, rows: list[NewRow], now: Instant, replace: bool) -> None:
         await store.put(rows, replace=replace)
         if self._replica is not None and rows:
             wakes = [row.wake_at for row in rows if row.wake_at is not None]

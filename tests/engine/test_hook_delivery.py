@@ -192,10 +192,10 @@ async def test_hooks_that_hang_in_one_namespace_leave_room_for_others(store: Mem
         assert calls.empty()
 
 
-def test_a_claim_outlasts_the_call_and_a_hook_is_tried_for_about_an_hour() -> None:
+def test_a_claim_outlasts_the_call_and_a_hook_is_tried_for_more_than_an_hour() -> None:
     assert timing.HOOK_CLAIM > timing.HOOK_LIMIT
     delays = [min(timing.HOOK_FIRST_RETRY_DELAY * 2**n, timing.HOOK_LAST_RETRY_DELAY) for n in range(MAX_ATTEMPTS - 1)]
-    assert 1800 < sum(delays) < 7200
+    assert 3600 < sum(delays) < 7200, "an endpoint may be away for an hour"
 
 
 async def test_an_overdue_schedule_calls_its_failure_hook_once(store: MemoryStore) -> None:

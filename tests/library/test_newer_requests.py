@@ -18,10 +18,11 @@ from scheduledjob.domain.schedule.state import Outcome
 from tests.engine.support import PATIENCE, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from scheduledjob.domain.schedule.state import State
-    from scheduledjob.engine.stored_row import Row
+    from scheduledjob.engine.store import Put
+    from scheduledjob.engine.stored_row import NewRow, Row
     from tests.support.firestore import FirestoreTarget
 
 HOUR = 3600.0
@@ -275,6 +276,45 @@ async def test_a_named_slot_that_waits_stays_if_it_is_scheduled_again_as_it_is(u
         x.job.end()
         await x.succeeded(2)
         assert x.job.begun.empty()
+
+
+async def test_a_job_that_deletes_its_schedule_and_schedules_itself_anew_goes_on(url: str) -> None:
+    """The deletion cancels the job."""
+    scheduler = Scheduler(url, heartbeat=1.0)
+    runs: asyncio.Queue[Task] = asyncio.Queue()
+
+    @scheduler.job("job")
+    async def job(task: Task) -> None:
+        runs.put_nowait(task)
+        if task.payload == b"1":
+            await scheduler.delete("x")
+            await scheduler.schedule("x", "job", payload=b"2", delay=0.0)
+
+    async with asyncio.timeout(PATIENCE), scheduler:
+        await scheduler.schedule("x", "job", payload=b"1", delay=0.0)
+        assert [(await runs.get()).payload, (await runs.get()).payload] == [b"1", b"2"]
+
+
+async def test_a_call_whose_caller_is_cancelled_schedules_all_the_same(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(PATIENCE), Scheduler(url, execute=False) as client:
+        put, begun, goes_on = client._store.put, asyncio.Event(), asyncio.Event()
+
+        async def slow(rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
+            begun.set()
+            await goes_on.wait()
+            return await put(rows, replace=replace)
+
+        monkeypatch.setattr(client._store, "put", slow)
+        calling = asyncio.create_task(client.schedule("x", "job", delay=HOUR))
+        await begun.wait()
+        calling.cancel()
+        await asyncio.wait([calling])
+        assert calling.cancelled()
+        goes_on.set()
+        await asyncio.wait(client._writing)
+        assert await client.slugs() == ["x"]
 
 
 async def test_the_same_slot_named_again_is_another_run(url: str) -> None:

@@ -49,8 +49,8 @@ SHARE = 4
 namespace hold up those of others little."""
 RELEASE_LIMIT = 1.0
 """Seconds in which a replica that shuts down gives back the calls that have not ended."""
-MAX_ATTEMPTS = 10
-"""After so many failed calls, about an hour after the first, a call is given up."""
+MAX_ATTEMPTS = 12
+"""After so many failed calls, more than an hour after the first, a call is given up."""
 
 
 class HookOrder(msgspec.Struct, omit_defaults=True):

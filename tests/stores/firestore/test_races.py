@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import Counter
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,7 +11,8 @@ import pytest
 
 from scheduledjob.domain.time.instants import DAY, HOUR, SECOND
 from scheduledjob.engine.store import Put, SlugTaken, StoreUnavailable
-from scheduledjob.engine.stored_row import Disposition
+from scheduledjob.engine.stored_row import Disposition, Origin
+from scheduledjob.stores.firestore import layout, reconciling, schedules
 from scheduledjob.stores.firestore.layout import path_of
 from scheduledjob.stores.firestore.operations import Write
 from scheduledjob.stores.firestore.wire import Wire
@@ -351,3 +353,36 @@ async def test_a_row_that_is_edited_without_pause_costs_no_other_row_its_end(
     assert len(await store.history()) == 9
     assert await store.settle("alice", [ends[3]]) == [True]
     assert len(await store.history()) == 10
+
+
+@pytest.mark.parametrize("call", ["put", "delete", "reconcile", "tombstone", "touch"])
+async def test_a_row_that_is_written_without_pause_costs_no_other_row_a_write(
+    store: FirestoreStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    async def at_once(attempt: int) -> None: ...
+
+    for module in (schedules, reconciling):
+        monkeypatch.setattr(module, "pause", at_once)
+    rows = [desired(f"job-{n}", 1, origin=Origin.CLUSTER) for n in range(10)]
+    slugs = [row.slug for row in rows]
+    await store.reconcile(rows)
+    edited = [desired(slug, 1, origin=Origin.CLUSTER, definition="{}") for slug in slugs]
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "put": lambda: store.put(edited, replace=True),
+        "delete": lambda: store.delete(slugs),
+        "reconcile": lambda: store.reconcile(edited),
+        "tombstone": lambda: store.tombstone([(row.slug, row.uid) for row in rows]),
+        "touch": lambda: store.touch(slugs),
+    }
+    commit, busy = Wire.commit, layout.schedule_path("job-3")
+
+    async def write_first(wire: Wire, writes: Sequence[Write]) -> list[int]:
+        if any(write.path == busy for write in writes):
+            await commit(wire, [Write(busy, {"result": secrets.token_bytes(8)}, ("result",))])
+        return await commit(wire, writes)
+
+    monkeypatch.setattr(Wire, "commit", write_first)
+    with pytest.raises(StoreUnavailable, match="others keep writing them"):
+        await calls[call]()
+    left = {row.slug: row.revision for row in await store.rows()}
+    assert left == {"job-3": 1} if call in {"delete", "tombstone"} else {slug: 1 + (slug != "job-3") for slug in slugs}

@@ -98,3 +98,25 @@ def pack_commits(units: Sequence[Sequence[Write]]) -> list[list[int]]:
         writes += len(unit)
         size += more
     return found
+
+
+class ContendedCommits:
+    """Distributes the units of one call over commits, again after each conflict.
+
+    A document that others keep writing fails the commit that it is in. So a unit whose document was written since the
+    last attempt is committed by itself. The first write of a unit is that of its document.
+    """
+
+    def __init__(self) -> None:
+        self._stamps: dict[str, Stamp | None] = {}
+        self._contended: set[str] = set()
+
+    def pack(self, units: Sequence[Sequence[Write]]) -> list[list[int]]:
+        """As ``pack_commits``."""
+        for write, *_ in units:
+            if self._stamps.setdefault(write.path, write.stamp) != write.stamp:
+                self._contended.add(write.path)
+        alone = [[number] for number, unit in enumerate(units) if unit[0].path in self._contended]
+        others = [number for number, unit in enumerate(units) if unit[0].path not in self._contended]
+        packed = pack_commits([units[number] for number in others])
+        return [[others[place] for place in places] for places in packed] + alone

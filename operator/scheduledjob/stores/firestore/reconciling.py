@@ -29,7 +29,7 @@ from .layout import (
     tombstone_field,
     tombstones_in,
 )
-from .operations import StoredDocument, Write, pack_commits, write_over
+from .operations import ContendedCommits, StoredDocument, Write, write_over
 from .retrying import pause
 from .schedules import ATTEMPTS, PAGE, Notices, busy, make_due
 from .wire import Conflict
@@ -83,8 +83,9 @@ class FirestoreReconciling:
 
             return decide
 
-        for page in _pages(list(by_unique_slug(rows).values())):
-            await self._write({schedule_path(row.slug): upsert(row) for row in page}, notices)
+        await self._write_pages(
+            {schedule_path(row.slug): upsert(row) for row in by_unique_slug(rows).values()}, notices
+        )
         return [results[row.slug] for row in rows]
 
     def _upsert(self, new: NewRow, document: StoredDocument | None, now: Instant) -> tuple[Put, Change | None]:
@@ -120,8 +121,7 @@ class FirestoreReconciling:
 
             return decide
 
-        for page in _pages(list(uids)):
-            await self._write({schedule_path(slug): end(slug) for slug in page}, notices)
+        await self._write_pages({schedule_path(slug): end(slug) for slug in uids}, notices)
         return [ended[slug] == uid for slug, uid in identities]
 
     def _end(self, path: str, uids: set[str], document: StoredDocument | None, now: Instant) -> Change:
@@ -145,19 +145,30 @@ class FirestoreReconciling:
             fields = {"revision": document.fields["revision"] + 1}
             return Change(make_due(document, fields, now), edited=document)
 
-        for page in _pages(list(dict.fromkeys(slugs))):
-            await self._write({schedule_path(slug): decide for slug in page}, notices)
+        await self._write_pages({schedule_path(slug): decide for slug in slugs}, notices)
 
-    async def _write(self, todo: dict[str, Decide], notices: Notices) -> None:
-        """Read the documents, decide and write, and repeat that for those that others wrote meanwhile."""
+    async def _write_pages(self, todo: dict[str, Decide], notices: Notices) -> None:
+        """Write all pages, also if a row of one can't be written because others keep writing it."""
+        contended = False
+        for page in _pages(list(todo.items())):
+            contended |= not await self._write(dict(page), notices)
+        if contended:
+            raise busy()
+
+    async def _write(self, todo: dict[str, Decide], notices: Notices) -> bool:
+        """Read the documents, decide and write, and repeat that for those that others wrote meanwhile.
+
+        Returns False if others keep writing some of them.
+        """
         recorded: set[str] = set()
+        commits = ContendedCommits()
         for attempt in range(ATTEMPTS):
             documents = await self._wire.get(list(todo))
             now = self._clock.earliest()
             changes = [change for path in todo if (change := todo[path](documents.get(path), now)) is not None]
             units = [[change.write, *self._records(change, now, recorded)] for change in changes]
             conflicting: list[str] = []
-            for numbers in pack_commits(units):
+            for numbers in commits.pack(units):
                 try:
                     await self._wire.commit([write for number in numbers for write in units[number]])
                 except Conflict:
@@ -168,10 +179,10 @@ class FirestoreReconciling:
                 for number in numbers:
                     _add_notice(changes[number], now, notices)
             if not conflicting:
-                return
+                return True
             todo = {path: todo[path] for path in conflicting}
             await pause(attempt)
-        raise busy()
+        return False
 
     def _records(self, change: Change, now: Instant, recorded: set[str]) -> list[Write]:
         if change.ended is None:

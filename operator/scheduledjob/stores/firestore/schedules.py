@@ -32,7 +32,7 @@ from .layout import (
     tombstone_field,
     tombstones_in,
 )
-from .operations import Query, StoredDocument, Write, pack_commits
+from .operations import ContendedCommits, Query, StoredDocument, Write, pack_commits
 from .retrying import pause
 from .wire import Conflict
 
@@ -146,6 +146,7 @@ class FirestoreSchedules:
         """Write one page, in as many commits as its size requires."""
         results: dict[str, Put] = {}
         todo = list(rows)
+        commits = ContendedCommits()
         for attempt in range(ATTEMPTS):
             existing = await self._wire.get([schedule_path(row.slug) for row in todo])
             now = self._clock.earliest()
@@ -163,7 +164,7 @@ class FirestoreSchedules:
                     changes.append((row, _schedule_again(document, row), Put.UPDATED))
                 else:
                     results[row.slug] = Put.UNCHANGED
-            for numbers in pack_commits([[write] for _, write, _ in changes]):
+            for numbers in commits.pack([[write] for _, write, _ in changes]):
                 committed = [changes[number] for number in numbers]
                 try:
                     await self._wire.commit([write for _, write, _ in committed])
@@ -209,6 +210,7 @@ class FirestoreSchedules:
         """
         deleted: set[str] = set()
         recorded: set[str] = set()
+        commits = ContendedCommits()
         for attempt in range(ATTEMPTS):
             now = self._clock.earliest()
             units = [
@@ -223,7 +225,7 @@ class FirestoreSchedules:
                 for document in documents
             ]
             todo: list[str] = []
-            for numbers in pack_commits(units):
+            for numbers in commits.pack(units):
                 try:
                     await self._wire.commit([write for number in numbers for write in units[number]])
                 except Conflict:
