@@ -168,6 +168,11 @@ NEVER = (
     + job("excluded", 'cron: "0 12 * * *"', more='  exclude: [{cron: "* 12 * * *"}]\n')
     + job("by-hand", "manual: true")
     + job("later", 'at: "2120-01-01T00:00:00Z"')
+    + job("after-a", "following: {name: past}")
+    + job("after-b", "following: {name: after-a}")
+    + job("after-c", "following: {name: elsewhere}")
+    + job("after-d", "following: {name: later}", more='  endAt: "2020-01-01T00:00:00Z"\n')
+    + job("too-early", 'at: "2120-01-01T00:00:00Z"', more='  startAt: "2121-01-01T00:00:00Z"\n')
 )
 
 
@@ -175,12 +180,16 @@ def test_validate_warns_of_jobs_that_never_run(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "jobs.yaml").write_text(NEVER)
     assert execute(["validate", "-f", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
-    assert out == "no faults; 6 valid jobs in 1 file\n"
+    assert out == "no faults; 11 valid jobs in 1 file\n"
     assert [line.partition("warning: ")[2] for line in err.splitlines()] == [
         "past never runs: all its slots are past",
         "ended never runs: endAt is past (2020-01-01T00:00:00Z)",
         "year never runs: all its slots are past",
         "excluded never runs: exclude leaves out every slot",
+        "after-d never runs: endAt is past (2020-01-01T00:00:00Z)",
+        "too-early never runs: no slot is between startAt and endAt",
+        "after-a never runs: it follows only jobs that never run (past)",
+        "after-b never runs: it follows only jobs that never run (after-a)",
     ]
     assert execute(["validate", "-f", str(tmp_path), "-o", "json"]) == 0
     assert [found["name"] for found in json.loads(capsys.readouterr().out)["warnings"]] == [
@@ -188,6 +197,10 @@ def test_validate_warns_of_jobs_that_never_run(tmp_path: Path, capsys: pytest.Ca
         "ended",
         "year",
         "excluded",
+        "after-d",
+        "too-early",
+        "after-a",
+        "after-b",
     ]
 
 

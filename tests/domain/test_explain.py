@@ -101,6 +101,12 @@ def test_expressions_are_explained(expression: str, words: str) -> None:
         ("0 0 * * 0,7", "at 00:00 on Sunday, UTC"),
         ("0 0 1,1 * *", "at 00:00 on the 1st of the month, UTC"),
         ("0 0 * * 7,SUN,0,1", "at 00:00 on Sunday and Monday, UTC"),
+        ("0 0 * * 5-7,0", "at 00:00, Friday to Sunday, UTC"),
+        ("0 0 1-5,3 * *", "at 00:00 on the 1st to the 5th of the month, UTC"),
+        ("0 0 L,3,1-5 * *", "at 00:00 on the last day and the 1st to the 5th of the month, UTC"),
+        ("0 9-17,12 * 1-3,FEB *", "every hour from 09:00 to 17:00, every day from January to March, UTC"),
+        ("*/15,30 * * * *", "every 15 minutes, UTC"),
+        ("0 0 * * MON,1#1,1#1", "at 00:00 on Monday and the first Monday of the month, UTC"),
     ],
 )
 def test_a_value_that_is_given_twice_is_named_once(expression: str, words: str) -> None:

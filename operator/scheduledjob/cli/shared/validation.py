@@ -21,6 +21,7 @@ from .printing import say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scheduledjob.domain.schedule.definition import Definition
     from scheduledjob.manifests.loader import Loaded
     from scheduledjob.manifests.problems import Problem
 
@@ -57,21 +58,38 @@ def print_faults(paths: Sequence[str], output: str) -> bool:
 
 def never_runs(loaded: Loaded, at: Instant) -> dict[tuple[str, str], str]:
     """Return why jobs never run if they are created at an instant, by (namespace, name)."""
-    reasons = {}
+    reasons: dict[tuple[str, str], str] = {}
+    following: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for key, item in loaded.jobs.items():
-        definition = to_definition(item.job)
-        slots = slots_of(Plan(definition), seed="/".join(key), created=at)
-        if slots is None or slots.by_hand or slots.following or slots.next(at) is not None:
+        definition, seed = to_definition(item.job), "/".join(key)
+        slots = slots_of(Plan(definition), seed=seed, created=at)
+        if slots is None or slots.by_hand or slots.next(at) is not None:
             continue
-        whole = slots_of(Plan(msgspec.structs.replace(definition, exclude=())), seed="/".join(key), created=at)
-        if definition.exclude and whole is not None and whole.next(at) is not None:
-            reason = "exclude leaves out every slot"
-        elif definition.end_at is not None and definition.end_at <= at:
-            reason = f"endAt is past ({rfc3339(definition.end_at)})"
+        if definition.end_at is not None and definition.end_at <= at:
+            reasons[key] = f"endAt is past ({rfc3339(definition.end_at)})"
+        elif slots.following:
+            following[key] = {(key[0], trigger.name) for trigger in slots.following}
         else:
-            reason = "all its slots are past"
-        reasons[key] = reason
+            reasons[key] = _without_slots(definition, seed, at)
+    while stopped := [key for key, upstreams in following.items() if upstreams <= reasons.keys()]:
+        for key in stopped:
+            names = ", ".join(sorted(name for _, name in following.pop(key)))
+            reasons[key] = f"it follows only jobs that never run ({names})"
     return reasons
+
+
+def _without_slots(definition: Definition, seed: str, at: Instant) -> str:
+    """Return why a job without slots from ``at`` on has none."""
+
+    def has_slots(**without: Any) -> bool:
+        slots = slots_of(Plan(msgspec.structs.replace(definition, **without)), seed=seed, created=at)
+        return slots is not None and slots.next(at) is not None
+
+    if definition.exclude and has_slots(exclude=()):
+        return "exclude leaves out every slot"
+    if has_slots(exclude=(), start_at=None, end_at=None):
+        return "no slot is between startAt and endAt"
+    return "all its slots are past"
 
 
 def with_pipe(paths: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ The sentence has three parts: the times of day, the days, and the time zone. Com
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,7 @@ _MOST_TIMES: Final = 6  # up to this many times of day are listed
 
 def explain(fields: CronFields, time_zone: str) -> str:
     """Return the expression in one line of English."""
+    fields = _without_repetitions(fields)
     clock, days = _clock(fields), _days(fields)
     times = clock.startswith("at ") and not any(word in clock for word in ("every", "minute", "second"))
     if times and not days:
@@ -230,6 +232,30 @@ def _by_year(terms: tuple[Term, ...]) -> str:
 
 
 # ---------------------------------------------------------------- words
+
+
+def _without_repetitions(fields: CronFields) -> CronFields:
+    """Leave out terms whose values others of their field have, as ``0`` in ``FRI-SUN,0``."""
+    return replace(
+        fields,
+        second=_needed(Field.SECOND, fields.second),
+        minute=_needed(Field.MINUTE, fields.minute),
+        hour=_needed(Field.HOUR, fields.hour),
+        day=_needed(Field.DAY, fields.day),
+        month=_needed(Field.MONTH, fields.month),
+        weekday=_needed(Field.WEEKDAY, fields.weekday),
+        year=_needed(Field.YEAR, fields.year),
+    )
+
+
+def _needed(field: Field, terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    values = {place: set(term.numbers(field)) for place, term in enumerate(terms) if term.kind in {Kind.ANY, Kind.SPAN}}
+    for place in sorted(values, key=lambda place: len(values[place])):
+        others = [numbers for other, numbers in values.items() if other != place]
+        if values[place] <= set().union(*others):
+            del values[place]
+    special = {place for place, term in enumerate(terms) if term.kind not in {Kind.ANY, Kind.SPAN}}
+    return tuple(term for place, term in enumerate(terms) if place in values or place in special)
 
 
 def _is_any(terms: tuple[Term, ...]) -> bool:
