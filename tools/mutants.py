@@ -3,9 +3,9 @@
 ``make mutants ARGS="--packages engine --count 20 --seed 7"``. The same seed chooses the same changes (mutants), as long
 as the code is the same. ``--first 20`` leaves out the first twenty, to go on where another run ended.
 
-First the tests of each package run once, to record which of them run which lines (``covering_tests.py``). Then each
-mutant is planted in a copy of the project and tested by those that run its line. A test has to fail twice in a row. A
-mutant that they do not notice is played in the simulation. ``equivalent_mutants.toml`` lists the changes that make no
+First the tests of each package run once, to record which of them run which lines. Then each mutant is tested by those
+that run its line (``mutant_server.py``), the quick ones first. A test has to fail twice in a row. A mutant that they do
+not notice is played in the simulation. ``equivalent_mutants.toml`` lists the changes that make no
 difference; they are not tested.
 """
 
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 ROOT = Path(__file__).parent.parent
 SOURCE = Path("operator/scheduledjob")
@@ -45,6 +45,8 @@ PACKAGES = {
 """By name: the code that is changed, and the arguments of pytest."""
 SIMULATED = {"domain", "engine", "memory"}
 """Packages that the simulation plays."""
+GROUP = 8
+"""Mutants that are judged by one process."""
 EQUIVALENT = Path(__file__).parent / "equivalent_mutants.toml"
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -64,6 +66,8 @@ class Mutant:
     line: int
     statement: range
     """The lines of the statement that it changes, without the block that may follow."""
+    in_function: bool
+    """Otherwise it changes what runs when the module is imported."""
     first: int
     last: int
     """Bytes of the file that ``text`` replaces."""
@@ -116,7 +120,7 @@ def mutants_of(package: str, path: Path) -> Iterator[Mutant]:
     for line in code.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
 
-    def visit(node: ast.AST, statement: range) -> Iterator[Mutant]:
+    def visit(node: ast.AST, statement: range, in_function: bool) -> Iterator[Mutant]:
         if isinstance(node, ast.Assert | ast.AnnAssign | ast.JoinedStr | ast.Raise) or _is_log_line(node):
             return
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -131,12 +135,13 @@ def mutants_of(package: str, path: Path) -> Iterator[Mutant]:
             if isinstance(changed, ast.expr) and not isinstance(changed, ast.Constant):
                 text = f"({text})"
             first, last = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
-            yield Mutant(package, path.relative_to(ROOT), code, node.lineno, statement, first, last, text)
+            yield Mutant(package, path.relative_to(ROOT), code, node.lineno, statement, in_function, first, last, text)
+        in_function = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for child in ast.iter_child_nodes(node):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or child not in {node.args, node.returns}:
-                yield from visit(child, statement)
+                yield from visit(child, statement, in_function)
 
-    yield from visit(ast.parse(code), range(0))
+    yield from visit(ast.parse(code), range(0), False)
 
 
 def _lines_of(statement: ast.stmt) -> range:
@@ -157,29 +162,14 @@ def copy_project(folder: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
-def run(folder: Path, arguments: Sequence[str], limit: float | None = None, **variables: str) -> bool | None:
-    """Run Python in a copy of the project. Returns whether it succeeded; None: it took over ``limit`` seconds."""
-    search_path = f"{folder / 'operator'}:{folder / 'tools'}"
-    environment = os.environ | {"PYTHONPATH": search_path} | variables
-    with subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            return process.wait(limit) == 0
-        except subprocess.TimeoutExpired:
-            process.terminate()  # so that pytest stops the servers that it has started
-            try:
-                process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            return None
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "mutant_server")
 
 
-PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "covering_tests")
+def run_tests(folder: Path, arguments: Iterable[str], **variables: str) -> bool:
+    """Run pytest with ``mutant_server`` in a copy of the project, and return whether it succeeded."""
+    environment = os.environ | {"PYTHONPATH": f"{folder / 'operator'}:{folder / 'tools'}"} | variables
+    command = [*PYTEST, *arguments]
+    return not subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
 
 
 @dataclass(frozen=True)
@@ -207,52 +197,59 @@ class Coverage:
 def record(package: str, folder: Path, records: Path) -> Coverage | None:
     """Run the tests of a package in a copy of the project. Returns None if one fails."""
     path = records / f"{package}.json"
-    if not path.exists() and not run(folder, [*PYTEST, *PACKAGES[package][1]], MUTANTS_RECORD=str(path)):
+    if not path.exists() and not run_tests(folder, ["-x", *PACKAGES[package][1]], MUTANTS_RECORD=str(path)):
         path.unlink(missing_ok=True)
         return None
     return Coverage(**json.loads(path.read_text()))
 
 
 class Bench:
-    """A copy of the project in which one mutant at a time is tested."""
+    """A copy of the project in which mutants are tested, one after another."""
 
     def __init__(self, folder: Path, seeds: int) -> None:
         self._folder = folder
         self._seeds = seeds
-        self._planted = 0
         copy_project(folder)
 
-    def judge(self, mutant: Mutant, coverage: Coverage) -> str:
-        """Return what notices the mutant, or an empty text."""
-        place = self._folder / mutant.path
-        place.write_bytes(mutant.changed)
-        self._planted += 1
-        os.utime(place, (self._planted, self._planted))  # no two alike, by which Python knows its bytecode is outdated
+    def judge(self, mutants: Sequence[Mutant], coverage: Coverage) -> list[str]:
+        """Return for each mutant what notices it, or an empty text. They are all of one package.
+
+        One that changes what runs when its module is imported must be judged alone.
+        """
+        planted, results = self._folder / "planted.txt", self._folder / "results.txt"
+        tests = [coverage.tests_of(mutant) for mutant in mutants]
+        planted.write_text("".join(map(self._line, mutants, tests, [coverage] * len(mutants))))
+        results.write_text("")
+        first = mutants[0]
+        place = self._folder / first.path
+        if not first.in_function:
+            place.write_bytes(first.changed)
         try:
-            return self._tests(coverage, coverage.tests_of(mutant)) or self._simulation(mutant)
+            files = dict.fromkeys(test.partition("::")[0] for chosen in tests for test in chosen)
+            run_tests(self._folder, files, MUTANTS_PLANTED=str(planted), MUTANTS_RESULTS=str(results))
         finally:
-            place.write_bytes(mutant.code)
+            place.write_bytes(first.code)
+        noticed_by = results.read_text().splitlines()
+        # Without a result, the tests could not even be imported.
+        return noticed_by + ["an error"] * (len(mutants) - len(noticed_by))
 
-    def _tests(self, coverage: Coverage, tests: list[str]) -> str:
-        if not tests:
-            return ""
-        chosen, failed = self._folder / "chosen.txt", self._folder / "failed.txt"
-        chosen.write_text("\n".join(tests))
-        failed.unlink(missing_ok=True)
-        files = dict.fromkeys(test.partition("::")[0] for test in tests)
-        limit = 60.0 + 5 * sum(coverage.seconds[test] for test in tests)
-        done = run(self._folder, [*PYTEST, *files], limit, MUTANTS_TESTS=str(chosen), MUTANTS_FAILED=str(failed))
-        if done is None:
-            return "the time limit"
-        if done:
-            return ""
-        return failed.read_text().strip() if failed.exists() else tests[0]  # its module can't be imported
-
-    def _simulation(self, mutant: Mutant) -> str:
-        if mutant.package not in SIMULATED or not self._seeds:
-            return ""
-        arguments = ["-m", "tests.simulation", "--jobs", "1", "--seeds", str(self._seeds)]
-        return "" if run(self._folder, arguments, 60.0 + 2 * self._seeds) else "the simulation"
+    def _line(self, mutant: Mutant, tests: list[str], coverage: Coverage) -> str:
+        seeds = self._seeds if mutant.package in SIMULATED else 0
+        cpu_limit = 30 + 5 * sum(coverage.seconds[test] for test in tests) + seeds
+        return (
+            json.dumps(
+                {
+                    "path": str(mutant.path),
+                    "module": ".".join(mutant.path.with_suffix("").parts[1:]),
+                    "code": mutant.changed.decode(),
+                    "tests": tests,
+                    "seeds": seeds,
+                    "cpu_limit": int(cpu_limit),
+                    "limit": 120 + 10 * cpu_limit,
+                }
+            )
+            + "\n"
+        )
 
 
 class Equivalent:
@@ -303,31 +300,47 @@ def main() -> int:
                 return 2
             coverages[package] = coverage
 
-        def test(mutant: Mutant) -> str | None:
+        equivalent = Equivalent()
+
+        def judge(group: list[Mutant]) -> list[str]:
             if time.monotonic() > end:
-                return None
+                return []
             bench = benches.pop()
             try:
-                return bench.judge(mutant, coverages[mutant.package])
+                return bench.judge(group, coverages[group[0].package])
             finally:
                 benches.append(bench)
 
-        equivalent = Equivalent()
-        return report(chosen, lambda mutant: EQUIVALENT.name if mutant in equivalent else test(mutant), pool)
+        listed = [mutant for mutant in chosen if mutant in equivalent]
+        groups = grouped([mutant for mutant in chosen if mutant not in listed])
+        return report(len(chosen), len(listed), zip(groups, pool.map(judge, groups), strict=True))
 
 
-def report(chosen: list[Mutant], test: Callable[[Mutant], str | None], pool: ThreadPoolExecutor) -> int:
-    counts: Counter[str] = Counter()
-    for mutant, noticed_by in zip(chosen, pool.map(test, chosen), strict=True):
-        if noticed_by is None:
-            continue
-        counts["tests" if "::" in noticed_by else noticed_by] += 1
-        print(f"{mutant.path}:{mutant.line}: {noticed_by or 'SURVIVED'}", flush=True)
-        if not noticed_by:
-            print(mutant.diff(), flush=True)
+def grouped(mutants: list[Mutant]) -> list[list[Mutant]]:
+    """Return groups that can be judged together, in about the same order."""
+    groups: list[list[Mutant]] = []
+    open_groups: dict[str, list[Mutant]] = {}
+    for mutant in mutants:
+        group = open_groups.get(mutant.package, []) if mutant.in_function else []
+        if not group:
+            groups.append(group)
+        group.append(mutant)
+        if mutant.in_function:
+            open_groups[mutant.package] = [] if len(group) == GROUP else group
+    return groups
+
+
+def report(count: int, listed: int, judged: Iterable[tuple[list[Mutant], list[str]]]) -> int:
+    counts: Counter[str] = Counter({EQUIVALENT.name: listed})
+    for group, results in judged:
+        for mutant, noticed_by in zip(group, results, strict=False):
+            print(f"{mutant.path}:{mutant.line}: {noticed_by or 'SURVIVED'}", flush=True)
+            if not noticed_by:
+                print(mutant.diff(), flush=True)
+            counts["a test" if "::" in noticed_by else "the simulation" if "seed" in noticed_by else noticed_by] += 1
     survived = counts.pop("", 0)
-    print(f"{counts.total() + survived} of {len(chosen)} mutants tested, {survived} survived")
-    print("\n".join(f"  {count} noticed by {who}" for who, count in counts.most_common()))
+    print(f"{counts.total() + survived} of {count} mutants judged, {survived} survived")
+    print("\n".join(f"  {number} noticed by {who}" for who, number in counts.most_common() if number))
     return 1 if survived else 0
 
 

@@ -70,6 +70,14 @@ def test_an_exponential_that_can_t_be(fields: dict[str, float], message: str) ->
         Exponential(**fields)  # type: ignore[arg-type]  # some are wrong on purpose
 
 
+@pytest.mark.parametrize("seconds", ["10", True, None])
+def test_a_wait_that_is_not_a_number_is_refused_with_words(seconds: Any) -> None:
+    with pytest.raises(TypeError, match=r"initial of .* is not allowed: give a number of seconds"):
+        Exponential(initial=seconds)
+    with pytest.raises(TypeError, match=r"an interval of .* is not allowed: give a number of seconds"):
+        Fixed([seconds])
+
+
 @pytest.mark.parametrize(("intervals", "message"), [([], "intervals is empty"), ([1.0, -1.0], "an interval of -1.0")])
 def test_a_fixed_that_can_t_be(intervals: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

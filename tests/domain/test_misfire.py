@@ -218,3 +218,9 @@ def test_the_starting_deadline_counts_from_when_a_slot_is_due_with_its_jitter() 
         in_time = decide_slots(definition, slots, "u", planned, T, due + deadline)
         too_late = decide_slots(definition, slots, "u", planned, T, due + deadline + 1)
         assert (in_time.start, too_late.start) == ([slot], [])
+
+
+def test_a_slot_that_a_caller_names_needs_no_triggers_beside_its_exclusions() -> None:
+    definition = Definition(kind="k", exclude=(ExcludeWindow(T, T + SECOND),))
+    decision = decide_slots(definition, None, "u", Run(slot=T, due=T), T - 1, T)
+    assert decision == SlotDecision([T], missed=0, excluded=0, decided_until=T)

@@ -108,6 +108,14 @@ def test_a_lone_run_is_in_the_next_batch_whatever_is_due() -> None:
     assert shares.allot({"heavy": inf, "other": inf, "lone": 1}, 500, places(3596))["lone"] == 1
 
 
+def test_a_newcomer_comes_after_those_that_had_no_turn_in_the_last_batch() -> None:
+    shares = FairShares({})
+    turns = [
+        shares.allot(dict.fromkeys(due, inf), 1, places(1)) for due in ("ab", "abn", "abn", "abmn", "abmn", "abmn")
+    ]
+    assert [next(iter(turn)) for turn in turns] == ["a", "b", "n", "a", "b", "m"]
+
+
 def test_a_tenant_saves_up_no_turns_while_nothing_of_it_is_due() -> None:
     shares = FairShares({})
     for _ in range(50):
