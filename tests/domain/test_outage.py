@@ -73,17 +73,23 @@ def test_a_take_over_without_an_outage_skips_what_overlapped() -> None:
     assert (driver.state.skipped, driver.state.missed) == (5, 0)
 
 
-def test_slots_that_nobody_could_run_are_caught_up_after_a_run_that_waits_alone() -> None:
-    """The active run has been lost too often, and ends as failed. The one that waited behind it is next."""
+@pytest.mark.parametrize(("lease_end", "caught_up"), [(185.0, [360.0]), (360.0, [])])
+def test_slots_that_nobody_could_run_are_caught_up_after_a_run_that_waits_alone(
+    lease_end: float, caught_up: list[float]
+) -> None:
+    """The active run has been lost too often, and ends as failed. The one that waited behind it is next.
+
+    A slot that came due by the end of the lease found a full queue.
+    """
     driver = Driver(defined(concurrency=Concurrency.QUEUE, queue_depth=1))
     assert driver.starts(60) == [60.0]
     driver.state.runs[0].lost = MAX_LOST_IN_ROW - 1
     assert driver.starts(120) == []
     driver.die(BACK)
     assert ([run.slot for run in driver.state.waiting], driver.state.runs) == ([T + 120 * SECOND], [])
-    due.miss_outage(driver.schedule, T + round(185 * SECOND), T + round(BACK * SECOND))
-    assert all_starts(driver) == [(120.0, 1), (360.0, 1)]
-    assert (driver.state.skipped, driver.state.missed) == (0, 3)
+    due.miss_outage(driver.schedule, T + round(lease_end * SECOND), T + round(BACK * SECOND))
+    assert all_starts(driver) == [(slot, 1) for slot in (120.0, *caught_up)]
+    assert (driver.state.skipped, driver.state.missed) == (1 - len(caught_up), 3)
 
 
 def test_replace_starts_the_newest_missed_slot_in_place_of_the_dead_run() -> None:
