@@ -13,6 +13,7 @@ run at quite the same rate.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Protocol
 
 from scheduledjob.domain.time.instants import SECOND, Instant, Micros
@@ -36,9 +37,8 @@ class Clock(Protocol):
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS counts suspended time in the latter
 
 
-def boot_seconds() -> float:
-    """Return the seconds since this machine was started, suspended time included."""
-    return time.clock_gettime(_BOOT_CLOCK)
+boot_seconds: Clock = partial(time.clock_gettime, _BOOT_CLOCK)
+"""Returns the seconds since this machine was started, suspended time included."""
 
 
 def boot_nanoseconds() -> int:

@@ -243,7 +243,11 @@ def _shows_in_row(settlement: Settlement) -> bool:
 
 def size_of(settlement: Settlement) -> int:
     """Return about how many bytes the settlement takes on the wire."""
-    size = len(settlement.state) + len(settlement.payload or b"") + len(settlement.result or b"")
+    size = len(settlement.state)
+    if settlement.payload is not None:
+        size += len(settlement.payload)
+    if settlement.result is not None:
+        size += len(settlement.result)
     for record in settlement.records:
         size += len(record.output) + len(record.reason)
     for hook in settlement.hooks:

@@ -29,8 +29,13 @@ pytestmark = pytest.mark.postgres
 OLD = load(
     *((Path(__file__).parent / "version1" / f"{name}.sql").read_text("utf-8") for name in ("schedules", "replicas"))
 )
-# This version's code passes one more argument, which version 1 did not have.
-OLD["claim"] = OLD["claim"].rstrip().rstrip(";") + ", $9::bigint"
+# This version's code passes one more argument to a claim, and reads the numbers from a line of their own.
+OLD["claim"] = (
+    OLD["claim"][: OLD["claim"].rindex("SELECT meta.now")]
+    + """SELECT * FROM (SELECT claimed.*, meta.now, meta.last_due, meta.next_wake FROM meta LEFT JOIN claimed ON false
+    UNION ALL SELECT claimed.*, NULL, NULL, NULL FROM claimed) AS lines
+    ORDER BY was_due NULLS FIRST, $9::bigint"""
+)
 REQUESTS = '{"run":"1"}'
 
 

@@ -30,6 +30,9 @@ MIN_RATE = 64 * 1024
 """Bytes that a link to the server carries in a second at least. A large write takes longer on a slower one than its
 time limit."""
 
+# Looked up for each settlement, see `engine/ownership.py`.
+_, RELEASE, REMOVE = Disposition
+
 _queries = {
     (query, of_free): SQL[query].format(of_free=of_free)
     for query in ("settle_removed", "settle_written")
@@ -45,7 +48,6 @@ class PostgresSettling(PostgresPart):
 
     async def settle(self, replica: str, settlements: Sequence[Settlement]) -> list[bool | None]:
         results: list[bool | None] = []
-        release = Disposition.RELEASE
         for chunk in _chunks(settlements):
             try:
                 results += await self._settle_chunk(replica, chunk)
@@ -58,7 +60,7 @@ class PostgresSettling(PostgresPart):
         released = (
             settlement.wake_at
             for settlement in settlements
-            if settlement.disposition is release and settlement.wake_at is not None
+            if settlement.disposition is RELEASE and settlement.wake_at is not None
         )
         if (due := min(released, default=None)) is not None:
             self._watermark.lower(due)
@@ -69,11 +71,13 @@ class PostgresSettling(PostgresPart):
         in_order = sorted(chunk, key=_key)
         only_free = time.monotonic() < self._clients_lock_until
         of_free = SQL["of_free_rows"] if only_free else ""
-        removed = [settlement for settlement in in_order if settlement.disposition is Disposition.REMOVE]
+        removed = [settlement for settlement in in_order if settlement.disposition is REMOVE]
         settled = await self._settle("settle_removed", of_free, replica, removed) if removed else set()
         # A removal is also refused if the definition has changed: then the other query releases the row.
         written = [settlement for settlement in in_order if settlement.key not in settled]
         settled |= await self._settle("settle_written", of_free, replica, written) if written else set()
+        if len(settled) == len(chunk):
+            return [True] * len(chunk)
         left = [settlement for settlement in in_order if settlement.key not in settled] if only_free else []
         owned = await self._find_owned(replica, left) if left else set()
         return [
@@ -95,29 +99,28 @@ class PostgresSettling(PostgresPart):
             [settlement.revision for settlement in chunk],
             *record_columns([settlement.records[0] if settlement.records else None for settlement in chunk]),
         ]
+        size = 0
         if query == "settle_written":
+            payloads = [settlement.payload for settlement in chunk]
+            results = [settlement.result for settlement in chunk]
+            size = sum(map(len, filter(None, payloads))) + sum(map(len, filter(None, results)))
             columns += [
                 [settlement.disposition for settlement in chunk],
                 [settlement.state for settlement in chunk],
                 [settlement.wake_at for settlement in chunk],
-                [settlement.payload for settlement in chunk],
-                [settlement.result for settlement in chunk],
+                payloads,
+                results,
                 [settlement.payload_base if settlement.writes_payload else -1 for settlement in chunk],
             ]
         columns = collapse_constants(columns)
         several = any(len(settlement.records) > 1 or settlement.hooks for settlement in chunk)
         sql = _queries[query, of_free]
         lend = self._pool.transaction if several or self._server.pooled else self._pool.connection
-        async with lend("completing", self._time_limit(chunk)) as connection:
+        async with lend("completing", self._timeout + size / MIN_RATE) as connection:
             lines = await connection.fetch(sql, self._installation, replica, *columns)
             if several:
                 await self._insert_rest({line[0] for line in lines}, chunk, connection)
         return {line[0] for line in lines}
-
-    def _time_limit(self, chunk: Sequence[Settlement]) -> float:
-        """Return the time limit in seconds of a write, which is longer for a large one over a slow link."""
-        size = sum(len(settlement.payload or b"") + len(settlement.result or b"") for settlement in chunk)
-        return self._timeout + size / MIN_RATE
 
     async def _insert_rest(self, settled: set[Key], chunk: list[Settlement], connection: Connection) -> None:
         """Write all records but each settlement's first, which the settling query writes, and the calls of hooks.

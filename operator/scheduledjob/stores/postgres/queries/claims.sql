@@ -15,6 +15,7 @@
 -- {due} is `select_due_of_kind` for each kind, in the order of `wake_at`, so that the index is read only as far as
 -- needed; for many kinds `select_due_of_kinds`, and with quotas `select_due_of_tenants`. `claimed` returns `row_columns`
 -- (schedules.sql) behind `turn`, qualified, with the real value of `recovered`, and `due_at`.
+-- The first line of the answer has the columns of `meta` and `select_left`. The others have those of `claimed`.
 WITH {search}picked AS MATERIALIZED (
     SELECT s.ctid AS place, s.id, s.wake_at, due.turn, s.owner IS NOT NULL AS recovered
     FROM ({due}) AS due
@@ -60,9 +61,11 @@ WITH {search}picked AS MATERIALIZED (
         ) END AS next_wake
     FROM found
 )
-SELECT meta.now, meta.last_due, meta.next_wake, claimed.*{left}
-FROM meta LEFT JOIN claimed ON true
-ORDER BY claimed.turn;
+SELECT claimed.*, meta.now, meta.last_due, meta.next_wake{left}
+FROM meta LEFT JOIN claimed ON false
+UNION ALL
+SELECT claimed.*, NULL, NULL, NULL{nothing_left} FROM claimed
+ORDER BY turn NULLS FIRST;
 
 -- name: select_due_of_kind
 (
@@ -83,12 +86,21 @@ SELECT count(*) FROM (
     ORDER BY wake_at LIMIT $5
 ) AS before;
 
+-- fragment: due_of_pair
+SELECT ctid AS place, wake_at, row_number() OVER (ORDER BY wake_at) AS number
+        FROM scheduledjob.schedule
+        WHERE installation + 0 = $1 AND {tenant} = wanted.tenant AND kind = wanted.kind
+          AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
+          AND (owner IS NULL OR wake_at <= (SELECT scheduledjob.clock()))
+        ORDER BY wake_at LIMIT wanted.most
+
 -- name: search_tenants
 -- $10 the quotas by tenant, as JSON; $11 the quota of each other tenant; $12 and $13 the tenant and kind before which
 -- the search begins; $14 how many pairs of a tenant and a kind it looks at.
 -- `pair` jumps from each pair to the next by the index, backwards: in front of a pair's live entries there may be many
 -- dead ones. Of each pair, `seen` reads one row more than wanted, which shows whether more are due. If a tenant has
--- many kinds, it reads less of each. The kinds are keys of an object, so that no list is searched for each pair.
+-- many kinds, it reads less of each, and sorts them. The kinds are keys of an object, so that no list is searched for
+-- each pair.
 RECURSIVE pair AS (
     (
         SELECT {tenant} AS tenant, kind, 1 AS number FROM scheduledjob.schedule
@@ -104,22 +116,25 @@ RECURSIVE pair AS (
     ) AS following
     WHERE pair.number < $14::integer
 ), wanted AS MATERIALIZED (
-    SELECT tenant, kind, quota, least(quota, greatest(2, 4 * quota / count(*) OVER (PARTITION BY tenant))) + 1 AS most
+    SELECT tenant, kind, quota, kinds, least(quota, greatest(2, 4 * quota / kinds)) + 1 AS most
     FROM (
-        SELECT tenant, kind, coalesce(($10::jsonb ->> tenant)::bigint, $11::bigint) AS quota
+        SELECT tenant, kind, coalesce(($10::jsonb ->> tenant)::bigint, $11::bigint) AS quota,
+            count(*) OVER (PARTITION BY tenant) AS kinds
         FROM pair WHERE (SELECT jsonb_object($2::text[], $2::text[])) ? kind
     ) AS known
 ), seen AS MATERIALIZED (
-    SELECT wanted.tenant, wanted.quota, due.place, due.number = wanted.most AS cut,
-        row_number() OVER (PARTITION BY wanted.tenant ORDER BY due.wake_at) AS turn
+    SELECT wanted.tenant, wanted.quota, due.place, due.number = wanted.most AS cut, due.number AS turn
     FROM wanted, LATERAL (
-        SELECT ctid AS place, wake_at, row_number() OVER (ORDER BY wake_at) AS number
-        FROM scheduledjob.schedule
-        WHERE installation + 0 = $1 AND {tenant} = wanted.tenant AND kind = wanted.kind
-          AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
-          AND (owner IS NULL OR wake_at <= (SELECT scheduledjob.clock()))
-        ORDER BY wake_at LIMIT wanted.most
+        {due_of_pair}
     ) AS due
+    WHERE wanted.kinds = 1
+    UNION ALL
+    SELECT wanted.tenant, wanted.quota, due.place, due.number = wanted.most,
+        row_number() OVER (PARTITION BY wanted.tenant ORDER BY due.wake_at)
+    FROM wanted, LATERAL (
+        {due_of_pair}
+    ) AS due
+    WHERE wanted.kinds > 1
 ), last_pair AS (
     SELECT ARRAY[tenant, kind] AS place FROM pair WHERE number = $14::integer
 ),
@@ -128,10 +143,11 @@ RECURSIVE pair AS (
 SELECT place, turn FROM seen WHERE turn <= quota
 
 -- name: select_left
--- Columns of the claim: the tenants of which more rows are due, and where the search ended if it was cut off.
-,
-    (SELECT array_agg(DISTINCT tenant) FROM seen WHERE turn > quota OR cut),
-    (SELECT place FROM last_pair)
+-- The tenants of which more rows are due, and where the search ended if it was cut off.
+, (SELECT array_agg(DISTINCT tenant) FROM seen WHERE turn > quota OR cut), (SELECT place FROM last_pair)
+
+-- name: select_nothing_left
+, NULL::text[], NULL::text[]
 
 -- name: select_due_of_kinds
 -- For more kinds than a union of scans suits. Of each of many kinds that are due, it reads no more than its part.
