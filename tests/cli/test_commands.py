@@ -204,6 +204,26 @@ def test_validate_warns_of_jobs_that_never_run(tmp_path: Path, capsys: pytest.Ca
     ]
 
 
+def test_validate_warns_of_results_that_a_kind_never_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curl = "curl: {url: http://host/}"
+    codes, statuses = "{exitCodes: [2]}", "{httpStatus: [404]}"
+    both = "{exitCodes: [2], httpStatus: [404]}"
+    jobs = [
+        ("a", curl, codes, codes), ("b", curl, statuses, statuses), ("c", curl, both, both),
+        ("d", "", statuses, statuses), ("e", "", codes, codes), ("f", "", both, both),
+    ]  # fmt: skip
+    for name, kind, not_on, complete_on in jobs:
+        more = f"  retry: {{notOn: {not_on}}}\n  completeOn: {complete_on}\n"
+        (tmp_path / f"{name}.yaml").write_text(job(name, "every: 5h", kind, more=more))
+    assert execute(["validate", "-f", str(tmp_path)]) == 0
+    assert [line.partition("warning: ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "a has retry.notOn.exitCodes, which has no effect: a curl job has httpStatus",
+        "a has completeOn.exitCodes, which has no effect: a curl job has httpStatus",
+        "d has retry.notOn.httpStatus, which has no effect: only a curl job has one",
+        "d has completeOn.httpStatus, which has no effect: only a curl job has one",
+    ]
+
+
 JOBS = (
     job("noon", 'cron: "0 12 * * *"')
     + job("soon", "every: 5h", namespace="team-a", more="  maxRuns: 2\n")

@@ -10,9 +10,11 @@ import msgspec
 
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.time.instants import Instant, rfc3339, to_instant
+from scheduledjob.jobs.built_in_kind import ResultCode
+from scheduledjob.jobs.job_registry import result_code_of
 from scheduledjob.manifests.loader import load
 from scheduledjob.manifests.problems import plain
-from scheduledjob.manifests.translate import to_definition
+from scheduledjob.manifests.translate import plain_job, to_definition
 from scheduledjob.resource_names import GROUP
 
 from .formats import print_value
@@ -23,17 +25,19 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.schedule.definition import Definition
     from scheduledjob.manifests.loader import Loaded
+    from scheduledjob.manifests.models import ScheduledJob
     from scheduledjob.manifests.problems import Problem
 
 
 def print_faults(paths: Sequence[str], output: str) -> bool:
-    """Print the faults, warnings of jobs that never run, and a summary; return whether there are faults.
+    """Print the faults, warnings, and a summary; return whether there are faults.
 
     With output ``name``, print the valid jobs.
     """
     loaded = load(with_pipe(paths))
     never = never_runs(loaded, to_instant(datetime.now(UTC)))
     warnings = [(loaded.jobs[key], f"never runs: {reason}") for key, reason in never.items()]
+    warnings += [(item, words) for item in loaded.jobs.values() for words in without_effect(item.job)]
     if output == "name":
         for _, name in sorted(loaded.jobs):
             print(f"scheduledjob.{GROUP}/{name}")  # noqa: T201  # a command prints
@@ -90,6 +94,23 @@ def _without_slots(definition: Definition, seed: str, at: Instant) -> str:
     if has_slots(exclude=(), start_at=None, end_at=None):
         return "no slot is between startAt and endAt"
     return "all its slots are past"
+
+
+def without_effect(job: ScheduledJob) -> list[str]:
+    """Return what a job says about results that its kind never has."""
+    kind, _ = plain_job(job.spec, "")
+    by_status = result_code_of(kind) is ResultCode.HTTP_STATUS
+    retry = job.spec.retry
+    lists = {"retry.notOn": retry.not_on if retry is not None else None, "completeOn": job.spec.complete_on}
+    found = []
+    for field, results in lists.items():
+        if results is None:
+            continue
+        if by_status and results.exit_codes and not results.http_status:
+            found.append(f"has {field}.exitCodes, which has no effect: a curl job has httpStatus")
+        elif not by_status and results.http_status and not results.exit_codes:
+            found.append(f"has {field}.httpStatus, which has no effect: only a curl job has one")
+    return found
 
 
 def with_pipe(paths: Sequence[str]) -> list[str]:
