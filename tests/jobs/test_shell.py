@@ -386,3 +386,38 @@ async def test_a_thousand_jobs_that_run_at_the_same_time(executor: ShellExecutor
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+PRINTED = {
+    "base64": 'printf %s "user:$PASSWORD" | base64',
+    "base64 in lines": 'printf "%s\\n" "$PASSWORD" | base64 -w 20',
+    "od": 'printf %s "$PASSWORD" | od -An -v -tx1 -w64',
+    "set -x": 'set -x; test "$PASSWORD" = ""',
+    "printf %q": "bash -c 'printf %q \"$PASSWORD\"'",
+    "env": "env",
+    "fold": 'printf %s "$PASSWORD" | fold -w 7',
+    "sed": 'printf %s "$PASSWORD" | sed -n l',
+    "python": "python3 -c 'import os; print([os.environ[\"PASSWORD\"]])'",
+    "json": "python3 -c 'import json, os; print(json.dumps(json.dumps(os.environ[\"PASSWORD\"])))'",
+    "traceback": "python3 -c 'import os; raise ValueError(os.environ[\"PASSWORD\"])'",
+    "urlencode": 'python3 -c \'import os, urllib.parse as u; print(u.urlencode({"p": os.environ["PASSWORD"]}))\'',
+    "utf-16": 'python3 -c \'import os, sys; sys.stdout.buffer.write(os.environ["PASSWORD"].encode("utf-16"))\'',
+    "error": '"./$PASSWORD"',
+}
+
+
+@pytest.mark.parametrize("way", sorted(PRINTED))
+async def test_a_value_of_a_secret_is_masked_however_a_program_prints_it(executor: ShellExecutor, way: str) -> None:
+    password = "hunter2 of/the 'data\\base\" & <p@ss>"
+
+    class OneSecret:
+        async def resolve(self, kind: str, name: str, key: str) -> bytes:
+            return password.encode()
+
+    result = await executor.run(
+        attempt_of(PRINTED[way], env={"PASSWORD": Value(secret=("team-a/db", "key"))}, references=OneSecret())
+    )
+    assert b"***" in result.output, result.output
+    left = result.output.replace(b"\0", b"").replace(b"\n", b"")
+    for word in (b"hunter2", b"base", b"p@ss", b"p%40ss", b"68 75 6e 74", b"HVudGVyMi", b"1bnRlcjIg"):
+        assert word not in left, result.output

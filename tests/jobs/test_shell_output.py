@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import re
+from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT
 from scheduledjob.jobs.output import bytes_to_keep, condense
+from scheduledjob.jobs.redaction import Redaction
 from scheduledjob.jobs.values import Secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MARKER = re.compile(rb"\n\[\.\.\. (\d+) bytes left out \.\.\.\]\n")
 
@@ -22,6 +28,32 @@ def kept(data: bytes, *values: str) -> bytes:
     head, tail = bytes_to_keep(secrets)
     rest = data[head:]
     return condense(data[:head], rest[-tail:], len(data), secrets)
+
+
+SHOWN: dict[str, Callable[[bytes], bytes]] = {
+    "base64": lambda secret: base64.b64encode(b"user:" + secret),
+    "base64 in lines": lambda secret: base64.encodebytes(b"user:" + secret),
+    "hexadecimal": lambda secret: secret.hex().encode(),
+    "UTF-16": lambda secret: secret.decode().encode("utf-16-le"),
+    "a letter in each line": lambda secret: b"\n".join(secret[at : at + 1] for at in range(len(secret))),
+    "colours": lambda secret: b"".join(b"\x1b[3%dm%c" % (at % 8, byte) for at, byte in enumerate(secret)),
+}
+
+
+@given(st.sampled_from(sorted(SHOWN)), st.integers(0, 6000), st.integers(0, 6000), st.integers(12, 200))
+@settings(deadline=None)
+def test_a_secret_is_masked_anywhere_in_each_form(form: str, before: int, after: int, length: int) -> None:
+    secret = "".join(chr(0x21 + n * 7 % 90) for n in range(length)).encode()
+    shown = SHOWN[form](secret)
+    secrets = Redaction(secret).secrets
+    head, tail = bytes_to_keep(secrets)
+    data = b" " * before + shown + b" " * after
+    rest = data[head:]
+    output = condense(data[:head], rest[-tail:], len(data), secrets)
+    assert len(output) <= OUTPUT_LIMIT
+    left = re.sub(rb"\x1b\[\d*m|[\0\n]", b"", MARKER.sub(b" ", output))
+    plain = secret if form in ("UTF-16", "a letter in each line", "colours") else shown.replace(b"\n", b"")
+    assert not any(plain[at : at + 10] in left for at in range(7, len(plain) - 17)), output
 
 
 def test_short_output_is_kept_as_it_is() -> None:

@@ -37,8 +37,12 @@ _SAFE_IN_URLS = ("", "/", "!$&'()*+,;=:@/?-._~")
 _INVISIBLE = rb"\x1b(?:\[[0-?]{0,64}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,512}(?:\x07|\x1b\\)|[@-Z^_])|\x00"
 INVISIBLE = re.compile(_INVISIBLE)
 """What a terminal does not show, and the NULs of UTF-16."""
-LINE_BREAKS = re.compile(_INVISIBLE + rb"|\\?\r?\n[ \t]*|\r")
-"""The same, and line breaks with the indentation after them."""
+LINE_BREAKS = re.compile(_INVISIBLE + rb"|[\r\n]")
+"""The same, and line breaks."""
+INDENTATION = re.compile(_INVISIBLE + rb"|\\?\r?\n[ \t]*|\r")
+"""The same, with the backslash before a line break and the indentation after it."""
+INDENTED = re.compile(rb"\n[ \t]|\\\r?\n")
+"""Where the two differ."""
 
 
 _LONGEST_FILE = 1 << 16
@@ -131,6 +135,7 @@ def _text_forms(text: str) -> Iterator[str]:
     yield shlex.quote(text)
     yield re.sub(r"([^\w%+,./:=@-])", r"\\\1", text, flags=re.ASCII)  # ``printf %q``
     yield text.replace("'", "''")  # SQL and YAML
+    yield text.replace("\\", "\\\\")
 
 
 def _base64_forms(value: bytes) -> Iterator[bytes]:

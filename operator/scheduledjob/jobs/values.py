@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from .fair_share import FairThreads
-from .secret_forms import INVISIBLE, LINE_BREAKS, FoldedText
+from .secret_forms import INDENTATION, INDENTED, INVISIBLE, LINE_BREAKS, FoldedText
 from .secret_search import SecretSearch
 
 if TYPE_CHECKING:
@@ -90,12 +90,10 @@ class Secrets:
         found = self._search.spans(data)
         if INVISIBLE.search(data):
             found += _spans_in(FoldedText(data, INVISIBLE), self._search)
-        if LINE_BREAKS.search(data):
-            found += [
-                (start, end)
-                for start, end in _spans_in(FoldedText(data, LINE_BREAKS), self._search)
-                if end - start >= _SHORTEST_BROKEN
-            ]
+        for pattern, sign in ((LINE_BREAKS, LINE_BREAKS), (INDENTATION, INDENTED)):
+            if sign.search(data):
+                in_lines = _spans_in(FoldedText(data, pattern), self._search)
+                found += [(start, end) for start, end in in_lines if end - start >= _SHORTEST_BROKEN]
         return _merged(found)
 
     def mask(self, data: bytes) -> bytes:
