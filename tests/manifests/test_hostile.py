@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scheduledjob.domain.schedule.misfire import decide_slots
+from scheduledjob.domain.schedule.plan import Plan, slots_of
+from scheduledjob.domain.schedule.state import Run
+from scheduledjob.domain.time.instants import DAY, SECOND, Instant
+from scheduledjob.domain.triggers.day_bits import MAX_STEPS
 from scheduledjob.manifests.files import decode
 from scheduledjob.manifests.loader import Loaded, load, load_text
 from scheduledjob.manifests.problems import Problem
@@ -32,6 +37,7 @@ spec:
 """
 PARAMS = HEAD + "  job:\n    custom:\n      kind: report\n      params:\n"
 MEGABYTES = 1 << 20
+NOW: Instant = 1_796_000_000 * SECOND
 
 
 def curl(regex: str) -> str:
@@ -304,3 +310,73 @@ def test_a_search_for_slots_that_is_too_costly_is_refused_with_words() -> None:
     assert problem.field == "spec.exclude"
     assert "steps for each day" in problem.message
     assert problem.allowed.startswith("use fewer time zones")
+
+
+ZONES = ("UTC", "Europe/Lisbon", "America/New_York", "Asia/Tokyo", "Australia/Lord_Howe", "Asia/Kolkata", "Asia/Tehran")
+DECEMBER = [{"cron": "* * * 1-11 *"}, {"cron": "* 1-23 1 12 *"}]
+
+
+def but_an_hour_a_year(zones: int) -> list[dict[str, str]]:
+    return DECEMBER + [{"cron": f"* * {day} 12 *", "timeZone": ZONES[day % zones]} for day in range(2, 32)]
+
+
+COSTLY: dict[str, tuple[list[dict[str, Any]], list[dict[str, str]]]] = {
+    "an hour a year": ([{"cron": f"{n} * * * *"} for n in range(16)], but_an_hour_a_year(1)),
+    "an hour a year in four zones": (
+        [{"cron": f"{n} * * * *", "timeZone": ZONES[n % 4]} for n in range(16)],
+        but_an_hour_a_year(4),
+    ),
+    "odd intervals and an hour a year": ([{"every": "1h1s"}, {"every": "61s"}], but_an_hour_a_year(1)),
+    "odd intervals": ([{"every": f"{61 + 2 * n}s"} for n in range(16)], []),
+    "nothing left of a weekly slot": (
+        [{"every": "1w", "on": ["WED"], "at": "17:10:46"}],
+        [{"cron": f"* * {n % 20 + 1} * {n % 7}"} for n in range(63)] + [{"cron": "* * * * *"}],
+    ),
+    "weekly slots and 64 exclusions in all zones": (
+        [{"every": f"{n + 2}w", "on": ["WED"], "at": "10:10", "timeZone": ZONES[n % 4]} for n in range(16)],
+        [{"cron": f"* * {n % 28 + 1} * *", "timeZone": ZONES[3 + n % 4]} for n in range(64)],
+    ),
+    "windows of hours": (
+        [{"cron": f"7 {n} {n} * * ?", "timeZone": ZONES[n % 7]} for n in range(16)],
+        [
+            {
+                "from": f"2026-11-{1 + n // 3:02}T{8 * (n % 3):02}:00:00Z",
+                "to": f"2026-11-{1 + n // 3:02}T{8 * (n % 3) + 7:02}:59:59Z",
+            }
+            for n in range(64)
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("jitter", ["", "30d"])
+@pytest.mark.parametrize("catch_up", ["Skip", "Last", "All"])
+@pytest.mark.parametrize("name", COSTLY)
+def test_ten_missed_years_are_decided_in_a_bounded_number_of_steps(name: str, catch_up: str, jitter: str) -> None:
+    triggers, exclude = COSTLY[name]
+    spec: dict[str, Any] = {
+        "triggers": triggers,
+        "exclude": exclude,
+        "misfire": {"catchUp": catch_up} | ({"maxCatchUp": 100} if catch_up == "All" else {}),
+        "job": {"custom": {"kind": "print", "params": {"text": "x"}}},
+    }
+    spec |= {"jitter": jitter} if jitter else {}
+    text = json.dumps({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "a"}, "spec": spec})
+    loaded = load_text(text)
+    assert not loaded.problems
+    (item,) = loaded.jobs.values()
+    definition = to_definition(item.job)
+    created, now = NOW - 3650 * DAY, NOW
+    slots = slots_of(Plan(definition), seed="n/a", created=created)
+    assert slots is not None
+    first = slots.next(created)
+    if first is None:
+        assert slots.steps < MAX_STEPS + 300
+        return
+    begin = slots.steps
+    decision = decide_slots(definition, slots, "u", Run(slot=first, due=first), created, now)
+    slots.next(decision.decided_until)
+    assert slots.steps - begin < 3 * MAX_STEPS + 300
+    assert decision.missed >= 0
+    assert decision.excluded >= 0
+    assert decision.start == sorted(set(decision.start))
