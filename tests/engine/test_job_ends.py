@@ -93,6 +93,27 @@ async def test_a_job_that_cancels_its_own_task_has_failed() -> None:
     assert [(record.outcome, record.reason) for record in watcher.records] == [(Outcome.FAILED, "CancelledError")]
 
 
+class EndlessBytes(bytes):
+    """Bytes of a job that are no better than its exceptions."""
+
+    def __len__(self) -> int:
+        raise AbortError("no length")
+
+
+async def test_a_result_that_raises_is_the_failure_of_its_attempt() -> None:
+    async def job(task: Task) -> Task:
+        task.result = EndlessBytes(b"x")
+        return task
+
+    store, watcher = MemoryStore(), Watcher()
+    await put(store, "ns/bad", retry=FAILS_ONCE)
+    async with running(replica_of(store, JobExecutor("job", job), observer=watcher)):
+        await watcher.until_recorded()
+    assert [(record.outcome, record.reason) for record in watcher.records] == [
+        (Outcome.FAILED, "AbortError: no length")
+    ]
+
+
 EXITS = [
     (SystemExit(3), "SystemExit: 3"),
     (KeyboardInterrupt("by itself"), "KeyboardInterrupt: by itself"),

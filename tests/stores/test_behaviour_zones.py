@@ -82,6 +82,33 @@ async def test_it_is_done_once_for_each_version(store: Store, monkeypatch: pytes
     assert {(await state_of(store, f"ns/{name}")).zones for name in ("first", "second", "third")} == {"2999z"}
 
 
+async def test_it_is_done_for_the_kinds_of_each_program(store: Store) -> None:
+    """Programs that share an installation may register different jobs."""
+    now = await store.now()
+    await store.put([planned_an_hour_late("ns/waits", now, "")], replace=False)
+    another = replica_of(store, Jobs(), kinds=["another"])
+    async with running(another):
+        assert another._ownership is not None
+        await another._ownership.zones.refresh()
+    assert (await row_of(store, "ns/waits")).version == 0
+    watcher = Watcher()
+    async with running(replica_of(store, Jobs(), observer=watcher)):
+        await watcher.until_event("released")
+    assert (await state_of(store, "ns/waits")).zones == ZONE_DATA.version
+
+
+async def test_a_row_that_this_version_can_not_read_is_left_alone(store: Store) -> None:
+    now = await store.now()
+    unreadable, outdated = planned_an_hour_late("ns/a", now, ""), planned_an_hour_late("ns/b", now, "")
+    unreadable.state = b'["of", "a", "newer", "version"]'
+    await store.put([unreadable, outdated], replace=False)
+    watcher = Watcher()
+    async with running(replica_of(store, Jobs(), observer=watcher)):
+        await watcher.until_event("released")
+    assert (await row_of(store, "ns/a")).version == 0
+    assert (await state_of(store, "ns/b")).zones == ZONE_DATA.version
+
+
 async def test_replicas_with_different_data_say_so_and_the_newer_one_refreshes_again(store: Store) -> None:
     now = await store.now()
     watcher = Watcher()

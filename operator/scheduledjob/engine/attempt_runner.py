@@ -150,12 +150,12 @@ class AttemptRunner:
             observer.started(running.attempt, run.due, now - run.due)
         try:
             result = await self._preparer.execute(running)
+            if result.result is not None or result.payload is not None:
+                library = owned.row.origin == Origin.LIBRARY
+                limit, store = self._context.settings.max_result, self._context.store
+                result = refuse_large(result, limit, library=library, row=owned.row, row_limit=store.row_limit)
         except BaseException as error:  # whatever a job or its executor raises ends this attempt, and nothing else
             return self._raised(running, error)
-        if result.result is not None or result.payload is not None:
-            library = owned.row.origin == Origin.LIBRARY
-            limit, store = self._context.settings.max_result, self._context.store
-            result = refuse_large(result, limit, library=library, row=owned.row, row_limit=store.row_limit)
         # The result of an attempt counts even if it ended by itself while it was being cancelled.
         if result.ok:
             running.end = AttemptEnd.COMPLETED if result.complete else AttemptEnd.SUCCEEDED

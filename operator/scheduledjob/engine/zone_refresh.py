@@ -8,12 +8,14 @@ A lock of the store remembers that this was done for a version: while a replica 
 afterwards it belongs to ``DONE`` for a day. While replicas with different zone data work side by side, the older ones
 plan by their data. A replica that claims such a row says so, and goes through the rows again later. But perhaps nobody
 claims the row for a year. So the rows are read again soon after some were touched, because a replica with older data
-may have claimed these, and once a day.
+may have claimed these, and once a day. Replicas that know other kinds of jobs have a lock of their own, because only
+who knows a kind can tell whether its slots depend on a time zone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from typing import TYPE_CHECKING
 
 import structlog
@@ -70,8 +72,8 @@ class ZoneRefresh:
             await asyncio.sleep(ZONE_REFRESH_INTERVAL)
 
     async def refresh(self) -> None:
-        """Touch the rows that depend on a time zone, unless that was done for this version of the data."""
-        store, replica, name = self._context.store, self._context.replica, f"zone-data-{ZONE_DATA.version}"
+        """Touch the rows that depend on a time zone, unless a replica with the same kinds did so for this version."""
+        store, replica, name = self._context.store, self._context.replica, self._lock_name()
         if self._again:
             await store.unlock(name, DONE)
         if not await store.lock(name, replica, _WHILE_WORKING):
@@ -91,13 +93,21 @@ class ZoneRefresh:
         pause = ZONE_REFRESH_INTERVAL / 2 if touched else ZONE_RECHECK_INTERVAL
         await store.lock(name, DONE, from_seconds(pause))
 
+    def _lock_name(self) -> str:
+        """Return the name of the lock for this version, and for replicas that know the same kinds of jobs."""
+        kinds = "\0".join(sorted(self._context.kinds))
+        return f"zone-data-{ZONE_DATA.version}-{zlib.crc32(kinds.encode()):08x}"
+
     def _is_outdated(self, row: Row) -> bool:
-        """Whether the next slot of a row may have been computed by older data. Rows of unknown kinds are left alone."""
+        """Whether older data may have computed the next slot of a row.
+
+        Rows of unknown kinds, and those that this version can't read, are left alone.
+        """
         kind = self._context.kinds.get(row.kind)
         if row.wake_at is None or kind is None:
             return False
         try:
             slots = kind.read(row)[1]
-        except UnreadableRowError:
+            return slots is not None and slots.zoned and State.decode(row.state).zones < ZONE_DATA.version
+        except (UnreadableRowError, ValueError):
             return False
-        return slots is not None and slots.zoned and State.decode(row.state).zones < ZONE_DATA.version
