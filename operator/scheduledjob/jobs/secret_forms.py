@@ -49,6 +49,8 @@ _LONGEST_FILE = 1 << 16
 """Bytes. Longer values are not read as a file of settings."""
 _MOST_PARTS = 256
 _SHORTEST_PART = 6
+_A_WORD = re.compile("[a-z]{1,11}")
+"""A setting such as ``auth: disabled``. To mask words would make an output unreadable."""
 _URL_PASSWORD = re.compile(r"://[^\s/:@]{0,256}:([^\s/@]{1,1024})@")
 _SECRET_NAME = re.compile("pass|pwd|secret|token|key|credential|auth|private", re.IGNORECASE)
 _SETTING = re.compile(
@@ -76,8 +78,8 @@ def secret_parts(value: bytes) -> list[bytes]:
             if name == "auth":  # of a registry: a user and a password
                 with suppress(ValueError):
                     found.append(base64.b64decode(setting).decode().partition(":")[2])
-    found = [part for part in dict.fromkeys(found) if len(part) >= _SHORTEST_PART][:_MOST_PARTS]
-    return [part.encode("utf-8", "replace") for part in found]
+    found = [part for part in dict.fromkeys(found) if len(part) >= _SHORTEST_PART and not _A_WORD.fullmatch(part)]
+    return [part.encode("utf-8", "replace") for part in found[:_MOST_PARTS]]
 
 
 def _leaves(value: object, name: str = "") -> Iterator[tuple[str, str]]:
