@@ -68,6 +68,16 @@ def test_many_namespaces_together_are_bounded_too(lines: list[str]) -> None:
     assert len(lines) == LogBudget.SHARES
 
 
+def test_many_noisy_namespaces_leave_room_for_a_quiet_one(lines: list[str]) -> None:
+    for number in range(100):
+        for length in (900, 100, 50):
+            structlog.get_logger().info("printed", slug=f"team-{number}/job", text="x" * length)
+    lines.clear()
+    for _ in range(10):
+        structlog.get_logger().info("printed", slug="quiet/job", text="hello")
+    assert len(lines) == 1
+
+
 def test_without_a_budget_every_line_is_logged() -> None:
     written: list[str] = []
     before = structlog.get_config()

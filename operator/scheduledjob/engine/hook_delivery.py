@@ -178,7 +178,7 @@ class HookDelivery:
         if result.ok:
             await self._settle(HookEnd(call.run_id, call.number, call.attempt))
         elif call.attempt >= MAX_ATTEMPTS:
-            log.error("gave up on a hook", slug=call.slug, run_id=call.run_id, reason=result.reason)
+            log.warning("gave up on a hook", slug=call.slug, run_id=call.run_id, reason=result.reason)
             await self._settle(HookEnd(call.run_id, call.number, call.attempt))
             self._context.observer.hook_given_up(call.slug, call.uid, call.attempt, result.reason)
         else:

@@ -33,6 +33,8 @@ class LogBudget:
     WINDOW: ClassVar[float] = 60.0
     SHARES: ClassVar[int] = 16
     """All namespaces together may use this many times what one may use."""
+    RESERVE: ClassVar[int] = 16
+    """A namespace may use this part of its budget, even if others have used up what they share."""
 
     def __init__(self, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         """``size`` is what a namespace may use in a window, in bytes."""
@@ -49,7 +51,7 @@ class LogBudget:
         """Return whether a line of this size still fits. If it does not, it is counted as left out."""
         with self._lock:
             used = self._used.get(namespace, 0) + size
-            if used <= self._size and size <= self._left:
+            if (used <= self._size and size <= self._left) or used <= self._size // self.RESERVE:
                 self._used[namespace] = used
                 self._left -= size
                 return True
