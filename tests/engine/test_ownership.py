@@ -174,3 +174,22 @@ async def test_slots_of_an_outage_are_caught_up_after_a_run_that_waits_alone() -
         assert [run.slot for run in state.runs] == [now - 10 * SECOND]
         assert [run.slot for run in state.waiting] == [state.decided_until]
         assert state.skipped == 0
+
+
+async def test_a_row_that_was_lost_within_the_margin_of_its_lease_is_not_written() -> None:
+    """Although a slot has come due beside the run that would have started."""
+    scene = Scene()
+    async with scene.running():
+        now = await scene.store.now()
+        definition = single_slot(now, triggers=(EveryTrigger(SECOND),), concurrency=Concurrency.ALLOW)
+        await scene.store.put([desired("ns/every", definition, now - 9 * SECOND)], replace=False)
+        row = await scene.claim_when_due()
+        version, state = row.version, State.decode(row.state)
+        state.runs = [Run(slot=now - 10 * SECOND, due=now - 10 * SECOND)]
+        row.state = state.encode()
+        scene.ownership.accept(row, scene.now + scene.leases.margin)
+        assert ("fenced", "ns/every") in scene.watcher.events
+    (stored,) = await scene.store.get(["ns/every"])
+    assert stored is not None
+    assert (stored.version, stored.owner) == (version, "me")
+    assert scene.jobs.begun.empty()
