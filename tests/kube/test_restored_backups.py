@@ -269,6 +269,21 @@ async def test_a_restored_store_continues_from_the_status(by: str) -> None:
         assert operator.found.stores == ["a"]
 
 
+async def test_a_row_that_this_version_can_not_read_is_left_alone() -> None:
+    """A newer operator wrote it, perhaps in the middle of a rolling update."""
+    async with operating() as operator:
+        await operator.watch(body("a"))
+        listed = body("a")
+        listed["status"] = {"engine": engine_text(told()), "observedGeneration": 1}
+        (row,) = await operator.store.get(["ns/a"])
+        assert row is not None
+        operator.store._tables.slugs["ns/a"].state = b'["of", "a", "newer", "version"]'
+        await operator.sweep(listed)
+        await operator.page_check.compare([listed])
+        assert await operator.generation() == 1
+        assert operator.found.stores == []
+
+
 async def test_a_store_that_is_ahead_of_the_status_is_left_alone() -> None:
     async with operating() as operator:
         await operator.watch(body("a"))

@@ -153,7 +153,10 @@ class PageCheck:
         if not text or row.uid != body["metadata"]["uid"] or text == _engine_of(row):
             return False
         told = told_state(text)
-        if told is None or not is_older(State.decode(row.state), told):
+        try:
+            if told is None or not is_older(State.decode(row.state), told):
+                return False
+        except msgspec.MsgspecError:  # a newer version wrote the row
             return False
         self._observer.store_restored(body)
         await self._store.delete([row.slug])
