@@ -320,6 +320,17 @@ async def test_delete_returns_what_existed(store: Store, other: Store) -> None:
     assert (await claim(store)).rows == []
 
 
+async def test_a_row_that_a_newer_version_wrote_can_be_deleted(store: Store) -> None:
+    """This version can't read which runs end with it, so they get no record."""
+    now = await store.now()
+    rows = [desired(slug, now + HOUR, state=b'["of", "a", "newer", "version"]') for slug in ("a", "b")]
+    await store.put(rows, replace=False)
+    assert await store.delete(["a"]) == [True]
+    assert await store.tombstone([("b", rows[1].uid)]) == [True]
+    assert await store.get(["a", "b"]) == [None, None]
+    assert await store.history("a") == []
+
+
 async def test_delete_fences_the_owner(store: Store, other: Store) -> None:
     await put_due(store, "job")
     row = await take_one(store)

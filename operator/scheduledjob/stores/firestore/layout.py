@@ -234,9 +234,12 @@ def record_writes(records: Sequence[RunRecord], shards: int) -> list[Write]:
 
 
 def cut_off_records(document: StoredDocument, now: Instant) -> list[RunRecord]:
-    """Return records of the runs that end if the schedule is deleted now."""
+    """Return records of the runs that end if the schedule is deleted now; none if a newer version has written it."""
     fields = document.fields
-    state, keep = State.decode(fields["state"]), decode_keep(fields["definition"])
+    try:
+        state, keep = State.decode(fields["state"]), decode_keep(fields["definition"])
+    except ValueError:
+        return []
     owned = fields.get("owner") is not None
     return cut_off(state, uid=fields["uid"], slug=fields["slug"], now=now, owned=owned, keep=keep)
 

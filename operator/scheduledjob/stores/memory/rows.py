@@ -91,8 +91,11 @@ class Entry:
             self.result = settlement.result
 
     def cut_off(self, now: Instant) -> list[RunRecord]:
-        """Return records of the runs that end if the row is deleted now."""
-        state, keep = State.decode(self.state), decode_keep(self.definition)
+        """Return records of the runs that end if the row is deleted now; none if a newer version has written it."""
+        try:
+            state, keep = State.decode(self.state), decode_keep(self.definition)
+        except ValueError:
+            return []
         return cut_off(state, uid=self.uid, slug=self.slug, now=now, owned=self.owner is not None, keep=keep)
 
     def row(self, recovered: bool = False) -> Row:

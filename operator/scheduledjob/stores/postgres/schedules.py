@@ -197,8 +197,11 @@ def slugs_contended(server: str) -> StoreUnavailable:
 
 
 def cut_off_records(deleted: Record) -> list[RunRecord]:
-    """Return records of the runs that ended with the deletion of a row."""
-    state, keep = State.decode(deleted["state"]), decode_keep(deleted["definition"])
+    """Return records of the runs that ended with the deletion of a row; none if a newer version has written it."""
+    try:
+        state, keep = State.decode(deleted["state"]), decode_keep(deleted["definition"])
+    except ValueError:
+        return []
     return cut_off(
         state, uid=deleted["uid"], slug=deleted["slug"], now=deleted["now"], owned=deleted["owned"], keep=keep
     )
