@@ -17,6 +17,7 @@ from scheduledjob.engine.stored_row import Disposition, NewRow
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore, WallClock
 from scheduledjob.stores.memory.clock import STEP
+from scheduledjob.stores.memory.schedules import ROWS_AT_ONCE
 
 from .support import PATIENCE, claim, desired, listening, put_due, read_row, record, settle, settlement, take, take_one
 
@@ -31,6 +32,21 @@ class Turned:
 
     def __call__(self) -> Instant:
         return self.now
+
+
+# ---- large writes
+
+
+async def test_a_large_write_lets_the_event_loop_go_on() -> None:
+    store, parts = MemoryStore(MemoryDatabase(clock=lambda: NOW)), 4
+    rows = [desired(f"s-{number}") for number in range(parts * ROWS_AT_ONCE)]
+    writing = asyncio.create_task(store.put(rows, replace=False))
+    written: list[int] = []
+    while not writing.done():
+        await asyncio.sleep(0)
+        written.append(sum(row is not None for row in await store.get([row.slug for row in rows])))
+    assert await writing == [Put.CREATED] * len(rows)
+    assert set(written) >= {number * ROWS_AT_ONCE for number in range(1, parts + 1)}
 
 
 # ---- opening

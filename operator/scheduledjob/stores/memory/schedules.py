@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from scheduledjob.engine.store import Put, SlugTaken
@@ -18,14 +19,29 @@ if TYPE_CHECKING:
     from .rows import Entry
 
 
+ROWS_AT_ONCE = 1000
+"""Rows that are written together, and all or none of them. A larger write lets the event loop go on after each part."""
+
+
 class MemorySchedules(MemoryPart):
     """The part of the store that clients use."""
 
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
         slugs = by_unique_slug(rows)
+        with self._lock:
+            if not replace and (taken := [slug for slug in slugs if slug in self._tables.slugs]):
+                raise SlugTaken(taken)
+        results: list[Put] = []
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)  # the replica of this process shares the event loop
+            results += self._put(rows[start : start + ROWS_AT_ONCE], replace=replace)
+        return results
+
+    def _put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
         tables = self._tables
         with self._lock:
-            if not replace and (taken := [slug for slug in slugs if slug in tables.slugs]):
+            if not replace and (taken := [row.slug for row in rows if row.slug in tables.slugs]):
                 raise SlugTaken(taken)
             now = self._clock()
             written: list[Entry] = []
