@@ -143,3 +143,32 @@ async def test_clients_that_pile_up_leave_connections_for_replicas(
         await client.close()
     assert most <= 3 * len(clients) + 10
     assert not [event for event in seen.events if event[0] == "fenced"]
+
+
+@pytest.mark.parametrize("table", ["history", "hook_call", "installation", "lock", "presence", "replica", "tombstone"])
+async def test_locked_rows_of_other_tables_hold_up_nothing(
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], table: str
+) -> None:
+    slugs = SLUGS[:3]
+    async with running_jobs(store, slugs) as (gate, seen, jobs), connection.transaction():
+        await connection.execute(f"SELECT 1 FROM scheduledjob.{table} FOR UPDATE")
+        await put(store, "ns/later")
+        assert (await jobs.begun.get()).slug == "ns/later"
+        gate.open.set()
+        await seen.until_recorded(len(slugs) + 1)
+    assert not [event for event in seen.events if event[0] == "fenced"]
+
+
+async def test_a_record_that_the_server_refuses_holds_up_no_other(
+    store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    await connection.execute("ALTER TABLE scheduledjob.history ADD CONSTRAINT refused CHECK (slug <> 'ns/job-03')")
+    slugs = SLUGS[:10]
+    async with running_jobs(store, slugs) as (gate, seen, jobs):
+        gate.open.set()
+        await seen.until_recorded(len(slugs) - 1)
+        assert "ns/job-03" not in {record.slug for record in seen.records}
+        await connection.execute("ALTER TABLE scheduledjob.history DROP CONSTRAINT refused")
+        await seen.until_recorded(len(slugs))
+        assert jobs.begun.empty(), "no run is repeated"
+    assert not [event for event in seen.events if event[0] == "fenced"]
