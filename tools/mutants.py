@@ -230,8 +230,10 @@ class Bench:
         finally:
             place.write_bytes(first.code)
         noticed_by = results.read_text().splitlines()
-        # Without a result, the tests could not even be imported.
-        return noticed_by + ["an error"] * (len(mutants) - len(noticed_by))
+        missing = len(mutants) - len(noticed_by)
+        if missing and first.in_function:
+            raise RuntimeError(f"the tests of {first.package} could not be run")
+        return noticed_by + ["its import"] * missing
 
     def _line(self, mutant: Mutant, tests: list[str], coverage: Coverage) -> str:
         seeds = self._seeds if mutant.package in SIMULATED else 0

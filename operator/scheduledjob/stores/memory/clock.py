@@ -55,10 +55,9 @@ class WallClock:
 
     def _read_again(self) -> tuple[int, int]:
         """Return the difference between the clocks (zero if it is not a jump) and the reading of the steady clock."""
-        smallest, steady = 0, 0
-        for reading in range(_READINGS):
+        differences = []
+        for _ in range(_READINGS):
             steady = self._steady()
-            difference = self._wall() - steady - self._offset
-            if reading == 0 or abs(difference) < abs(smallest):
-                smallest = difference
+            differences.append(self._wall() - steady - self._offset)
+        smallest = min(differences, key=abs)
         return (smallest if abs(smallest) >= STEP * 1000 else 0), steady
