@@ -148,11 +148,11 @@ REFUSED = {  # curl as well, with the exit code in parentheses
     ),
     "an end within a header (curl takes what it has)": (
         FIRST + b"Content-Le",
-        "closed the connection before it answered",
+        "ended early",
     ),
-    "an end within the first line (1)": (b"HTTP/1.1 200 O", "closed the connection before it answered"),
-    "an end after an interim response (52)": (b"HTTP/1.1 100 C\r\n\r\n", "closed the connection before it answered"),
-    "an end within an interim response": (b"HTTP/1.1 100 C\r\n", "closed the connection before it answered"),
+    "an end within the first line (1)": (b"HTTP/1.1 200 O", "ended early"),
+    "an end after an interim response (52)": (b"HTTP/1.1 100 C\r\n\r\n", "ended early"),
+    "an end within an interim response": (b"HTTP/1.1 100 C\r\n", "ended early"),
     "an end between the headers, and no body (18)": (FIRST + b"Content-Length: 2\r\n", "ended early"),
 }
 

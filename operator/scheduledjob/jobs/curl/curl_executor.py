@@ -319,7 +319,8 @@ class _Response:
 async def _exchange(connection: Connection, request: Request, memory: Reservation) -> Head:
     """Send a request, and return the head of the response, which may begin before the whole request was sent.
 
-    Raises ``ConnectionLostError`` and ``BadResponseError``.
+    Raises ``ConnectionLostError`` if the connection ended before a response began, ``StreamEndedError`` if it ended
+    within the head, and ``BadResponseError``.
     """
     connection.memory = memory
     head = request.head()
@@ -336,6 +337,8 @@ async def _exchange(connection: Connection, request: Request, memory: Reservatio
             error.args = (f"sending the request to {place(request.url)}",)
         raise
     except StreamEndedError as error:
+        if connection.answered:
+            raise
         raise ConnectionLostError from error
     finally:
         if sending is not None and not sending.done():
@@ -348,8 +351,6 @@ async def _exchange_again(connection: Connection, request: Request, memory: Rese
     try:
         head = await _exchange(connection, request, memory)
     except ConnectionLostError:
-        if connection.answered:
-            raise
         return None
     return None if head.status == _IDLE_TOO_LONG and not head.keep_alive else head
 
