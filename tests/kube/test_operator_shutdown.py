@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,23 @@ def test_the_help_says_the_sum_of_the_limits() -> None:
     (grace,) = (setting.description for setting in every_setting() if setting.name == "grace")
     assert f"at least {limit_besides_grace(in_memory=False):g} seconds longer" in grace
     assert f"{limit_besides_grace(in_memory=True):g} seconds longer with the store in memory" in grace
+
+
+LEFT_A_THREAD = """
+import asyncio, sys, threading
+from scheduledjob.kube import operator
+from scheduledjob.kube.settings.operator_settings import OperatorSettings
+
+async def run(self):
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    return 5
+
+operator.Operator.run = run
+operator.THREADS_LIMIT = 0.1
+sys.exit(operator.run_operator(OperatorSettings()))
+"""
+
+
+def test_a_thread_that_a_job_has_left_does_not_hold_up_the_end() -> None:
+    ended = subprocess.run([sys.executable, "-c", LEFT_A_THREAD], timeout=60, check=False)
+    assert ended.returncode == 5

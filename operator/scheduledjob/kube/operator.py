@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
 import uuid
 from datetime import UTC, datetime
@@ -48,6 +49,8 @@ log = structlog.get_logger("scheduledjob.operator")
 
 STORE_RETRY_DELAY = 2.0
 """Seconds between two attempts to connect to the store at the start."""
+THREADS_LIMIT = 1.0
+"""Seconds that threads which jobs have started may go on after the end of all other work."""
 MEMORY_LEASE = 45.0
 """Seconds: longer than a restart of the API server takes, because the process exits if it loses the Lease."""
 
@@ -62,7 +65,16 @@ def run_operator(settings: OperatorSettings) -> int:
         log.error("the store can't be used", error=str(error))
         return 2
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Operator(settings, store).run())
+        code = runner.run(Operator(settings, store).run())
+        _exit_within(THREADS_LIMIT, code)
+    return code
+
+
+def _exit_within(seconds: float, code: int) -> None:
+    """Exit even if a job has left a thread that goes on: Python would wait for it without a limit."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 class Operator:
