@@ -156,6 +156,16 @@ async def test_prune_drops_no_more_than_its_limit(store: Store) -> None:
     assert await store.prune(limit=100) <= 4
 
 
+async def test_prune_drops_no_more_than_its_limit_of_what_newer_runs_push_out(store: Store) -> None:
+    now = await store.now()
+    for slug in ("a", "b"):
+        await write(store, *(record(f"{slug}-{n}", now - n, slug=slug, keep=2) for n in range(5)))
+    before = len(await store.history())
+    went = await store.prune(limit=4)
+    assert went <= 4
+    assert len(await store.history()) == before - went
+
+
 async def test_several_replicas_may_prune_at_the_same_time(store: Store, other: Store) -> None:
     now = await store.now()
     expired = [record(f"old-{n}", now - DAY - n, expires=now - HOUR) for n in range(40)]
