@@ -10,7 +10,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from scheduledjob.domain.schedule.restore import is_older, told_state
-from scheduledjob.domain.schedule.state import State
+from scheduledjob.domain.schedule.state import Run, State
 from scheduledjob.kube.reconcile.desired_state import ObjectRules
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
@@ -240,6 +240,31 @@ def told(**fields: Any) -> State:
 )
 def test_a_store_with_less_history_than_the_status_is_older(stored: State, older: bool) -> None:
     assert is_older(stored, told()) is older
+
+
+def active(attempt: int, slot: int = T) -> Run:
+    return Run(slot=slot, due=slot, attempt=attempt)
+
+
+@pytest.mark.parametrize(
+    ("stored", "reported", "older"),
+    [
+        (told(runs=[active(1)]), told(runs=[active(2)]), True),
+        (told(runs=[active(2)]), told(runs=[active(2)]), False),
+        (told(runs=[active(3)]), told(runs=[active(2)]), False),
+        (told(decided_until=T + 1, runs=[active(1, T + 1)]), told(runs=[active(2)]), False),
+        (told(followed=5), told(followed=5, followed_ids={"run-1": T}), True),
+        (told(followed=5, followed_ids={"run-1": T}), told(followed=5, followed_ids={"run-1": T}), False),
+        (told(followed=T), told(followed=5, followed_ids={"run-1": T}), False),
+        (told(followed=4), told(followed=5), True),
+    ],
+)
+def test_a_store_with_an_earlier_attempt_or_fewer_followed_ends_is_older(
+    stored: State, reported: State, older: bool
+) -> None:
+    """Such a state has the same counts. Without the comparison, an attempt number would occur twice, and a run that
+    follows another would be lost."""
+    assert is_older(stored, reported) is older
 
 
 def test_a_status_that_no_version_wrote_tells_nothing() -> None:

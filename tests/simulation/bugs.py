@@ -14,7 +14,6 @@ from scheduledjob.domain.schedule import due, followed_runs, machine, misfire, r
 from scheduledjob.domain.schedule.requests import PendingRequests, Requests
 from scheduledjob.domain.schedule.schedule import Schedule
 from scheduledjob.domain.schedule.write_tracker import WriteTracker
-from scheduledjob.engine import zone_refresh
 from scheduledjob.engine.attempt_runner import AttemptRunner
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.followers import UpstreamPoller
@@ -28,6 +27,12 @@ from scheduledjob.stores.memory import reconciling as memory_reconciling
 from scheduledjob.stores.memory.history import History
 from scheduledjob.stores.memory.hook_calls import HookCalls
 
+from .data_bugs import (
+    new_zones_replay_the_past,
+    restored_runs_start_anew,
+    status_is_not_compared,
+    zones_are_refreshed_once,
+)
 from .lease_thread import SimulatedLeaseThread
 from .row_locks import LockingStore
 from .world import Machine
@@ -384,28 +389,6 @@ def notifications_are_ignored() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def zones_are_refreshed_once() -> Iterator[None]:
-    """Rows are read once for each release of the zone data, whatever replicas with older data do to them later."""
-    with patch.object(zone_refresh, "from_seconds", lambda seconds: 10**15):
-        yield
-
-
-@contextmanager
-def new_zones_replay_the_past() -> Iterator[None]:
-    """With newer zone data, the slots are decided anew from the creation on."""
-    plan = due.plan_by_own_zones
-
-    def from_the_start(schedule: Schedule, now: Instant, *, named: bool) -> str:
-        version = schedule.state.zones
-        if version and version < due.ZONE_DATA.version:  # type: ignore[attr-defined]
-            schedule.state.decided_until -= 30_000_000
-        return plan(schedule, now, named=named)
-
-    with patch.object(due, "plan_by_own_zones", from_the_start):
-        yield
-
-
 BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "leases are not respected": (leases_are_not_respected, "twice at once"),
     "leases are not fenced": (leases_are_not_fenced, "twice at once"),
@@ -438,5 +421,7 @@ BUGS: dict[str, tuple[Callable[[], Any], str]] = {
     "the lease thread stays dead": (the_lease_thread_stays_dead, "fenced"),
     "notifications are ignored": (notifications_are_ignored, "overlooked"),
     "zones are refreshed once": (zones_are_refreshed_once, "misplaced"),
+    "status is not compared": (status_is_not_compared, "repeated"),
+    "restored runs start anew": (restored_runs_start_anew, "repeated"),
     "new zones replay the past": (new_zones_replay_the_past, "silent"),
 }

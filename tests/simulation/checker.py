@@ -7,7 +7,6 @@ since the creation, and each of them either ran or is counted as not run, exactl
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.schedule.definition import Concurrency
@@ -17,6 +16,7 @@ from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.executor import RELEASED
 
+from .restored import CUT_OFF, Lifetime, forgotten, is_lost, known, outlasted, parts, repeated
 from .zone_versions import RELEASES, slots_by
 
 if TYPE_CHECKING:
@@ -28,18 +28,6 @@ if TYPE_CHECKING:
 
 SETTLED = 30
 """Seconds after the faults from which every lease is renewed in time."""
-
-
-@dataclass(slots=True)
-class Lifetime:
-    """One process, from its start to its end."""
-
-    start: Event
-    end: Event | None = None
-
-    @property
-    def until(self) -> Instant:
-        return self.end.at if self.end is not None else 1 << 62
 
 
 def check(history: History) -> list[str]:
@@ -54,16 +42,24 @@ def check(history: History) -> list[str]:
     by_uid: dict[str, list[Lifetime]] = defaultdict(list)
     for lifetime in lifetimes:
         by_uid[lifetime.start.uid].append(lifetime)
+    restore = history.restore
+    lost = restore.lost_records if restore is not None else []
+    everything = {record.run_id: record for record in lost} | records
     for desired in history.desired_rows:
         mine = sorted(by_uid[desired.uid], key=lambda lifetime: (lifetime.start.at, lifetime.start.process))
-        kept = [record for record in history.records if record.uid == desired.uid]
+        stored = [record for record in history.records if record.uid == desired.uid]
+        kept = [record for record in everything.values() if record.uid == desired.uid]
         wrong += _early(mine)
-        wrong += _twice(mine, desired)
-        wrong += _attempts(mine, desired)
-        wrong += _stale(mine, kept, records)
+        seen = known(mine, desired, restore)
+        wrong += _twice(seen, desired)
+        for part in parts(mine, restore):
+            wrong += _twice(part, desired) if restore is not None else []
+            wrong += _attempts(part, desired)
+        wrong += repeated(mine, desired, restore)
+        wrong += _stale(mine, seen, stored, records)
         wrong += _lost(mine, kept, desired, history)
-        wrong += _unended(mine, records, desired, history)
-        wrong += _unheard(mine, records, desired, history)
+        wrong += _unended(mine, seen, everything, desired, history)
+        wrong += _unheard(mine, everything, desired, history)
         wrong += _uncalled(kept, desired, history)
         wrong += _fenced(mine, history)
         wrong += _unnamed(mine, desired, history)
@@ -119,14 +115,17 @@ def _attempts(lifetimes: list[Lifetime], desired: DesiredState) -> list[str]:
     return wrong
 
 
-def _stale(lifetimes: list[Lifetime], kept: list[RunRecord], records: dict[str, RunRecord]) -> list[str]:
+def _stale(
+    lifetimes: list[Lifetime], seen: list[Lifetime], kept: list[RunRecord], records: dict[str, RunRecord]
+) -> list[str]:
     """The record of a run says how its last process ended, and is from the replica that ran it."""
     wrong = []
     runs: dict[str, list[Lifetime]] = defaultdict(list)
     for lifetime in lifetimes:
         runs[lifetime.start.run_id].append(lifetime)
+    for lifetime in seen:
         record = records.get(lifetime.start.run_id)
-        if record is not None and lifetime.start.attempt > record.attempt:
+        if record is not None and lifetime.start.attempt > record.attempt and record.reason != CUT_OFF:
             wrong.append(f"completed twice: {record.run_id} was started again after its record")
     for record in kept:
         if record.outcome not in {Outcome.SUCCEEDED, Outcome.FAILED} or record.reason.startswith("OwnerLost"):
@@ -143,14 +142,14 @@ def _stale(lifetimes: list[Lifetime], kept: list[RunRecord], records: dict[str, 
         ends = [
             lifetime.end.detail for lifetime in attempts if lifetime.end is not None and lifetime.end.kind == ending
         ]
-        if ends != [expected]:
+        if ends != [expected] and record.reason != "its owner was deleted":
             wrong.append(f"stale: {record.run_id} is {record.outcome.value} by {record.replica}, its process: {ends}")
     return wrong
 
 
 def _lost(lifetimes: list[Lifetime], kept: list[RunRecord], desired: DesiredState, history: History) -> list[str]:
     """Every slot up to ``decided_until`` ran or is counted, and ``decided_until`` keeps up with the clock."""
-    if desired.deleted:
+    if desired.deleted or is_lost(desired, history):
         return []
     state = history.states.get(desired.uid)
     (trigger,) = desired.definition.triggers or (None,)
@@ -171,7 +170,12 @@ def _lost(lifetimes: list[Lifetime], kept: list[RunRecord], desired: DesiredStat
     assert isinstance(trigger, EveryTrigger)
     slots = (state.decided_until - _anchor_of(desired)) // trigger.every
     wrong = []
-    if state.completed is None and slots != run + counted:
+    # The record of a run that was cut off may stand for a slot that was decided in another way after the backup.
+    exact = history.restore is None or (history.restore.clean and not any(record.reason == CUT_OFF for record in kept))
+    # What a restore ends, such as a run that a later slot replaces, counts as cancelled and has no record.
+    recorded = sum(record.outcome is Outcome.CANCELLED and record.reason != CUT_OFF for record in kept)
+    cancelled = max(0, state.cancelled - recorded)
+    if state.completed is None and (slots != run + counted if exact else slots > run + counted + cancelled):
         wrong.append(
             f"lost: {desired.slug} had {slots} slots, {run} runs, {state.skipped} skipped, {state.missed} missed"
         )
@@ -180,7 +184,7 @@ def _lost(lifetimes: list[Lifetime], kept: list[RunRecord], desired: DesiredStat
     if not stopped and not state.runs and not state.waiting and state.decided_until < behind:
         wrong.append(f"lost: {desired.slug} has not moved for {(history.ended - state.decided_until) / SECOND:.1f} s")
     limit = desired.definition.max_runs
-    if limit is not None and run > limit:
+    if limit is not None and run > limit and exact:
         wrong.append(f"too many: {desired.slug} ran {run} times of {limit}")
     return wrong
 
@@ -216,22 +220,32 @@ def _passed_over(state: State) -> int:
 
 
 def _unended(
-    lifetimes: list[Lifetime], records: dict[str, RunRecord], desired: DesiredState, history: History
+    lifetimes: list[Lifetime],
+    seen: list[Lifetime],
+    records: dict[str, RunRecord],
+    desired: DesiredState,
+    history: History,
 ) -> list[str]:
     """Everything that had started when the trouble ended has ended."""
-    started = {lifetime.start.run_id for lifetime in lifetimes if lifetime.start.at <= history.trouble_ended}
+    started = {lifetime.start.run_id for lifetime in seen if lifetime.start.at <= history.trouble_ended}
     wrong = [f"never ended: {run_id}" for run_id in sorted(started - set(records))]
     wrong += [f"never ended: process of {lifetime.start.run_id}" for lifetime in lifetimes if lifetime.end is None]
-    return wrong if not desired.deleted else [line for line in wrong if "process" in line]
+    return (
+        wrong
+        if not desired.deleted and not is_lost(desired, history)
+        else [line for line in wrong if "process" in line]
+    )
 
 
 def _unfollowed(kept: list[RunRecord], desired: DesiredState, history: History, decided: int) -> list[str]:
     """Every end of a followed run made a slot, and nothing else did."""
     (trigger,) = desired.definition.triggers
     assert isinstance(trigger, FollowingTrigger)
+    lost = history.restore.lost_records if history.restore is not None else []
+    everything = [*history.records, *lost]
     ends = [
         record.finished
-        for record in history.records
+        for record in everything
         if record.slug == desired.follows
         and record.outcome.value == trigger.outcome
         and record.finished > desired.created
@@ -244,6 +258,7 @@ def _unfollowed(kept: list[RunRecord], desired: DesiredState, history: History, 
     if history.states[desired.uid].paused:
         return wrong
     due = sum(finished + desired.definition.jitter < history.ended - 33 * SECOND for finished in ends)
+    due -= len(lost)  # a follower may not have read these
     if not due <= decided <= len(ends):
         wrong.append(f"unfollowed: {desired.slug} decided {decided} of {due} to {len(ends)} ends")
     return wrong
@@ -259,13 +274,16 @@ def _unheard(
     state = history.states.get(desired.uid)
     if state is not None and desired.requests:
         last = desired.requests[-1]
-        runs = dict.fromkeys(f"{desired.uid}-{made.run}" for made in desired.requests if made.run)
+        tokens = dict.fromkeys(
+            made.run for made in desired.requests if made.run and not forgotten(made, desired, history)
+        )
+        runs = [f"{desired.uid}-{token}" for token in tokens]
         wrong += [f"unheard: {run_id} has no record" for run_id in runs if run_id not in records]
         requested = [("run-now", last.run), ("cancel", last.cancel), ("resume", last.resume)]
         missing = [f"{act}/{token}" for act, token in requested if token and f"{act}/{token}" not in state.handled]
         wrong += [f"unheard: {desired.slug} {act}" for act in missing]
-    if desired.edited:
-        return wrong  # an edit may undo the cancellation
+    if desired.edited or history.restore is not None:
+        return wrong  # an edit may undo the cancellation, and status may not know of it
     cancelled = {event.run_id: event for event in history.events if event.kind == "cancel" and event.uid == desired.uid}
     for lifetime in lifetimes:
         cancel = cancelled.get(lifetime.start.run_id)
@@ -292,6 +310,9 @@ def _uncalled(kept: list[RunRecord], desired: DesiredState, history: History) ->
     """Each failed run called its hook, at least once, and no other run did."""
     called = {event.run_id for event in history.events if event.kind == "hook" and event.uid == desired.uid}
     failed = {record.run_id: record.finished for record in kept if record.outcome is Outcome.FAILED}
+    lost = history.restore.lost_records if history.restore is not None else []
+    called -= {record.run_id for record in lost}
+    failed = {run_id: finished for run_id, finished in failed.items() if run_id not in {r.run_id for r in lost}}
     wrong = [f"uncalled: {run_id} called a hook and has not failed" for run_id in sorted(called - set(failed))]
     settled = history.ended - 60 * SECOND
     late = sorted(run_id for run_id, finished in failed.items() if run_id not in called and finished < settled)
@@ -300,13 +321,16 @@ def _uncalled(kept: list[RunRecord], desired: DesiredState, history: History) ->
 
 def _unnamed(lifetimes: list[Lifetime], desired: DesiredState, history: History) -> list[str]:
     """The last slot that a client named for a schedule ran, with the payload that came with it."""
-    if desired.deleted or not desired.named:
+    if desired.deleted or not desired.named or is_lost(desired, history):
         return []
-    last = [event for event in history.events if event.kind == "named" and event.uid == desired.uid][-1]
+    named = [event for event in history.events if event.kind == "named" and event.uid == desired.uid]
+    if not (left := outlasted(named, history.restore)):
+        return []
+    last = left[-1]
     # A retry of an earlier run may have received that payload first, and left it for the next run with a "+".
-    ran = [lifetime.start for lifetime in lifetimes if lifetime.start.detail.rstrip("+") == str(desired.named)]
+    ran = [lifetime.start for lifetime in lifetimes if lifetime.start.detail.rstrip("+") == last.detail]
     if not any(start.slot == last.slot for start in ran):
-        return [f"unnamed: {desired.slug} did not run the slot {last.slot} with the payload {desired.named}"]
+        return [f"unnamed: {desired.slug} did not run the slot {last.slot} with the payload {last.detail}"]
     return []
 
 

@@ -132,12 +132,12 @@ class Clients:
 
     def reconcile(self, desired: DesiredState, requests: Requests | None = None) -> None:
         """Reconcile the object with its requests of now, or with those of an earlier time."""
-        if desired.generation and not desired.deleted:
+        if desired.generation and not desired.deleted and not self.scenario.backups.down:
             requests = requests or (desired.requests[-1] if desired.requests else NO_REQUESTS)
             row = self.row_of(desired, Origin.CLUSTER, requests)
             self._call("reconcile", lambda: self._reconcile(row))
 
-    def _tombstone(self, desired: DesiredState) -> None:
+    def tombstone(self, desired: DesiredState) -> None:
         at_once(self.scenario.client.tombstone([(desired.slug, desired.uid)]))
 
     def _delete(self, desired: DesiredState) -> None:
@@ -212,7 +212,7 @@ class Clients:
             desired.deleted = True
             self.scenario.world.log("deleted", "", uid=desired.uid)
             if desired.generation:
-                self._call("tombstone", lambda: self._tombstone(desired))
+                self._call("tombstone", lambda: self.tombstone(desired))
             else:
                 self._call("delete", lambda: self._delete(desired))
             self.scenario.cluster.owner_deleted(desired.uid)

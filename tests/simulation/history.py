@@ -55,6 +55,29 @@ class DesiredState:
 
 
 @dataclass(slots=True)
+class Restore:
+    """The store was restored from a backup."""
+
+    backed_up_at: Instant
+    told_at: Instant = 0
+    """Up to when the status of the objects knows what happened."""
+    restored_at: Instant = 0
+    """0: not yet."""
+    clean: bool = False
+    """The operators had shut down cleanly, so status was complete."""
+    known: set[str] = field(default_factory=set)
+    """Runs whose end the status knows."""
+    handled: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The requests that the status lists as handled, by uid."""
+    replaced: dict[str, set[str]] = field(default_factory=dict)
+    """The tokens of runs that somebody had requested, and that their objects do not have any more, by uid."""
+    lost_records: list[RunRecord] = field(default_factory=list)
+    """Records that the store had before, and that the backup lacks."""
+    lost_uids: set[str] = field(default_factory=set)
+    """Schedules of the library that the backup lacks."""
+
+
+@dataclass(slots=True)
 class History:
     """Everything that the checker sees."""
 
@@ -68,6 +91,7 @@ class History:
     ended: Instant
     failures: list[str]
     strikes: Strikes
+    restore: Restore | None
     zone_data: str
     """The release that every replica has after the faults."""
     zoned_states: dict[str, State]

@@ -43,6 +43,8 @@ class Faults:
         self.lose_wake = 0.0
         self.lose_replies_of = ""
         """The name of a call, most of whose answers are lost."""
+        self.epoch = 0
+        """How often the store was restored."""
         self.cut: set[str] = set()
         """Names of replicas that reach nothing."""
         self.held_back: dict[str, list[Callable[[], None]]] = {}
@@ -53,6 +55,10 @@ class Faults:
         self.latency = 0.002
         self.lose_request = self.lose_reply = self.late_reply = self.lose_wake = 0.0
         self.lose_replies_of = ""
+
+    def store_restored(self) -> None:
+        """Drop every call that is under way."""
+        self.epoch += 1
 
     def hold_back(self, names: Iterable[str]) -> None:
         for name in names:
@@ -88,7 +94,7 @@ class Link:
         """Carry out a call. ``answer`` is called once with the result, unless the machine has died."""
         faults, rng, sent, strikes = self.faults, self.world.random, self.world.now, self.world.strikes
         lost = StoreUnavailable("the connection was cut")
-        answered = False
+        answered, epoch = False, faults.epoch
 
         def reply(value: _T | Exception) -> None:
             nonlocal answered
@@ -105,6 +111,8 @@ class Link:
                 self.world.at(sent + LONGEST_ANSWER, lambda: reply(StoreUnavailable("no answer in time")))
 
         def carry_out() -> None:
+            if faults.epoch != epoch and name != "pod":
+                return
             if answered:
                 strikes.effect("hold back: a call arrived when its caller had given up")
             try:

@@ -17,6 +17,7 @@ from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaPlatform, ReplicaSettings
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 
+from .backups import Backups
 from .clients import Clients
 from .history import DesiredState, History
 from .lease_thread import SimulatedLeaseThread
@@ -69,6 +70,8 @@ class Scenario:
     cluster: Cluster = field(init=False)
     clients: Clients = field(init=False)
     trouble: Troubles = field(init=False)
+    backups: Backups = field(init=False)
+    replicas: int = 0
     zones: SimulatedZoneData = field(init=False)
     release: int = 0
     """The place in ``RELEASES`` of the zone data with which replicas start now."""
@@ -89,6 +92,7 @@ class Scenario:
         self.cluster = Cluster(self.world, fail=0.15, longest=LONGEST_JOB)
         self.clients = Clients(self)
         self.trouble = Troubles(self)
+        self.backups = Backups(self)
         self.hook_rng = random.Random(self.seed)
 
     @property
@@ -102,7 +106,9 @@ class Scenario:
     def _play(self) -> History:
         rng, world = self.rng, self.world
         self.settings = self.choose_settings()
-        replicas = rng.randint(1 if self.settings["capacity"] > 3 else 2, 5)  # one with three places is overloaded
+        replicas = self.replicas = rng.randint(
+            1 if self.settings["capacity"] > 3 else 2, 5
+        )  # one with three places is overloaded
         for _ in range(replicas):
             self.start_replica()
         clients = self.clients
@@ -141,6 +147,8 @@ class Scenario:
     # ---------------------------------------------------------------- replicas
 
     def start_replica(self) -> None:
+        if self.backups.down:
+            return
         rng, world = self.rng, self.world
         self.started += 1
         machine = Machine(f"replica-{self.started}", rng.uniform(-1e5, 1e5), 1 + rng.uniform(-1e-4, 1e-4), world)
@@ -238,6 +246,7 @@ class Scenario:
             world.store_clock(),
             self.failures,
             world.strikes,
+            self.backups.restore if self.backups.restore is not None and self.backups.restore.restored_at else None,
             RELEASES[self.release],
             self.zoned_states,
         )

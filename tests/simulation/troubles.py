@@ -55,6 +55,7 @@ class Troubles:
             self.answers_are_late,
             self.lose_answers_of_one_kind,
             self.lock_rows,
+            self.scenario.backups.take,
             self.suspend,
             self.lease_thread_dies,
         ]
