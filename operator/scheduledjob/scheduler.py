@@ -274,8 +274,9 @@ class Scheduler:
         tenant takes all of the capacity.
 
         Raises ``SlugTaken`` (a ``ValueError``) if the slug is scheduled already. With ``replace``, the schedule is
-        updated instead, and its history is kept. Without ``payload``, an existing schedule keeps its payload, and None
-        clears it. A payload that is set while a run is active stays, whatever payload that run leaves.
+        updated instead, its history is kept, and it goes on even if a run that is active would complete it. Without
+        ``payload``, an existing schedule keeps its payload, and None clears it. A payload that is set while a run is
+        active stays, whatever payload that run leaves.
         """
         await self._put(
             [{"slug": slug, "kind": kind, "payload": payload, "delay": delay, "at": at, "tenant": tenant}], replace

@@ -11,9 +11,12 @@ from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import HOUR, Instant
 from scheduledjob.domain.time.zone_data import ZONE_DATA, ZoneData
 from scheduledjob.domain.triggers.cron import Cron, CronTrigger
+from scheduledjob.engine.store import StoreUnavailable
 from tests.engine.support import Jobs, Watcher, desired, replica_of, row_of, running
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pytest
 
     from scheduledjob.engine.store import Store
@@ -56,6 +59,25 @@ async def test_slots_that_wait_are_planned_anew_by_newer_data(store: Store) -> N
         assert (state.next.slot, row.wake_at, state.zones) == (expected, expected, ZONE_DATA.version)
         assert (state.missed, state.started) == (0, 0)
     assert (await row_of(store, "ns/utc")).version == 0
+
+
+async def test_a_locked_row_does_not_hold_up_those_behind_it(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduledjob.engine.zone_refresh._PAGE", 1)
+    now = await store.now()
+    await store.put([planned_an_hour_late(f"ns/{name}", now, "") for name in ("first", "second")], replace=False)
+    touch, watcher = store.touch, Watcher()
+
+    async def touch_unlocked(slugs: Sequence[str]) -> None:
+        if "ns/first" in slugs:
+            raise StoreUnavailable("a client has locked the row")
+        await touch(slugs)
+
+    monkeypatch.setattr(store, "touch", touch_unlocked)
+    async with running(replica_of(store, Jobs(), observer=watcher)):
+        await watcher.until_event("released")
+    assert [(await row_of(other, slug)).version for slug in ("ns/first", "ns/second")] == [0, 1]
 
 
 async def test_it_is_done_once_for_each_version(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

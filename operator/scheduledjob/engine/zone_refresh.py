@@ -25,7 +25,7 @@ from scheduledjob.domain.time.instants import MINUTE, from_seconds
 from scheduledjob.domain.time.zone_data import ZONE_DATA
 
 from .kinds import UnreadableRowError
-from .store import StoreError
+from .store import StoreError, StoreUnavailable
 from .timing import ZONE_RECHECK_INTERVAL, ZONE_REFRESH_INTERVAL
 
 if TYPE_CHECKING:
@@ -80,16 +80,22 @@ class ZoneRefresh:
             return
         self._again = False
         after, touched = "", 0
+        failure: StoreUnavailable | None = None
         while rows := await store.rows(after=after, limit=_PAGE):
             slugs = [row.slug for row in rows if self._is_outdated(row)]
             if slugs:
-                await store.touch(slugs)
+                try:
+                    await store.touch(slugs)
+                except StoreUnavailable as error:  # somebody has locked a row, which must not hold up those behind it
+                    failure = error
             touched += len(slugs)
             after = rows[-1].slug
             await store.lock(name, replica, _WHILE_WORKING)
         if touched:
             log.info("new time zone data: planning the next slots again", zone_data=str(ZONE_DATA), schedules=touched)
         await store.unlock(name, replica)
+        if failure is not None:
+            raise failure
         pause = ZONE_REFRESH_INTERVAL / 2 if touched else ZONE_RECHECK_INTERVAL
         await store.lock(name, DONE, from_seconds(pause))
 
