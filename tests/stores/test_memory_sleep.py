@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
 from structlog.testing import capture_logs
 
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore, WallClock
+from scheduledjob.stores.memory.clock import STEP
 from tests.engine.support import Jobs, Watcher, desired, put, running, single_slot
 
 from .test_behaviour_sleep import Machine
@@ -76,3 +78,13 @@ async def test_a_clock_that_is_set_while_a_run_is_under_way_stops_no_run() -> No
             await watcher.until_recorded(3)
     assert [record.attempt for record in watcher.records] == [1, 1, 1]
     assert [entry["by"] for entry in logs if "clock was set" in entry["event"]] == ["+3601 s", "-3601 s"]
+
+
+@pytest.mark.parametrize(("moved", "jump"), [(STEP * 1000 - 1, 0), (STEP * 1000, STEP), (-STEP * 1000, -STEP)])
+def test_the_clock_jumps_only_by_a_step_or_more(moved: int, jump: int) -> None:
+    wall = 10**18
+    clock = WallClock(lambda: wall, lambda: 0)
+    before = clock()
+    wall += moved
+    assert clock() - before == jump
+    assert clock.take_jump() == jump
