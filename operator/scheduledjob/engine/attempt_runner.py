@@ -194,9 +194,10 @@ class AttemptRunner:
             self._keep_payload(owned, running, result)
         if result.result is not None:
             owned.result = owned.row.result = result.result
-        scheduled_anew = running.revision < owned.schedule.state.revision and owned.row.origin == Origin.LIBRARY
-        if running.end is AttemptEnd.COMPLETED and scheduled_anew:
-            running.end = AttemptEnd.SUCCEEDED
+        if running.end is AttemptEnd.COMPLETED:
+            scheduled_anew = running.revision < owned.schedule.state.revision and owned.row.origin == Origin.LIBRARY
+            if scheduled_anew:
+                running.end = AttemptEnd.SUCCEEDED
         details = EndDetails(
             reason=result.reason,
             code=result.code,

@@ -342,9 +342,11 @@ class Ownership:
 
     def _forget(self, owned: OwnedSchedule, wake: Instant | None) -> None:
         self._timers.cancel(owned.timer[1])
-        for rows in (self._owned, self._stopping):
-            if rows.get(owned.row.key) is owned:
-                del rows[owned.row.key]
+        key = owned.row.key
+        if self._owned.get(key) is owned:
+            del self._owned[key]
+        elif self._stopping.get(key) is owned:
+            del self._stopping[key]
         if owned.places:
             self.capacity.take(owned.tenant, -owned.places)
             owned.places = 0

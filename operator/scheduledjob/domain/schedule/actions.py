@@ -67,6 +67,11 @@ def has(runs: Sequence[Run], run: Run) -> bool:
     return False
 
 
+def may_lack(runs: Sequence[Run], run: Run) -> bool:
+    """Return whether a run is not among others; also True if there are too many to search for an assertion."""
+    return len(runs) > MAX_ASSERTED or not has(runs, run)
+
+
 def identities(runs: Sequence[Run]) -> Container[int]:
     """Return the ``id`` of each run, to look for many runs among many without comparing each with each."""
     if len(runs) <= 1:  # nearly always

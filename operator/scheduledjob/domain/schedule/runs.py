@@ -13,7 +13,18 @@ from msgspec.structs import replace
 
 from scheduledjob.domain.time.instants import Instant, rfc3339
 
-from .actions import MAX_ASSERTED, NO_DETAILS, Actions, AttemptEnd, EndDetails, has, identities, remove, without
+from .actions import (
+    MAX_ASSERTED,
+    NO_DETAILS,
+    Actions,
+    AttemptEnd,
+    EndDetails,
+    has,
+    identities,
+    may_lack,
+    remove,
+    without,
+)
 from .concurrency import Admission, decide, has_room, lacks_capacity, skips_while_active
 from .misfire import jitter_of, newest_due
 from .state import Completion, Outcome, Run, RunRecord, record_of
@@ -35,7 +46,7 @@ START, WAIT, SKIP, REPLACE_ACTIVE = Admission  # looked up for every run, see `o
 def admit(schedule: Schedule, run: Run, now: Instant, actions: Actions) -> None:
     """Let a run that is due become active, wait, or be skipped, as the concurrency policy decides."""
     state, writes = schedule.state, schedule.writes
-    assert len(state.runs) > MAX_ASSERTED or not has(state.runs, run), f"{schedule.slug}: {run.slot} is admitted twice"
+    assert not state.runs or may_lack(state.runs, run), f"{schedule.slug}: {run.slot} is admitted twice"
     admission = decide(schedule.definition, state, run, schedule.most_active)
     if admission is SKIP:
         state.skipped += 1
@@ -132,7 +143,7 @@ def attempt_started(schedule: Schedule, run: Run, now: Instant) -> None:
     run.begun = run.begun or now
     if run.detached and not run.adoptable:
         run.revision = schedule.state.revision
-    assert len(executing) > MAX_ASSERTED or not has(executing, run), f"{schedule.slug}: {run.slot} is executing already"
+    assert not executing or may_lack(executing, run), f"{schedule.slug}: {run.slot} is executing already"
     schedule.executing = (*executing, run)
 
 
@@ -260,7 +271,7 @@ def finish(schedule: Schedule, run: Run, outcome: Outcome, now: Instant, details
     """End a run with this outcome, and return its record for history."""
     state = schedule.state
     executing = schedule.executing
-    assert len(executing) > MAX_ASSERTED or not has(executing, run), f"{schedule.slug}: {run.slot} ends while executing"
+    assert not executing or may_lack(executing, run), f"{schedule.slug}: {run.slot} ends while executing"
     schedule.writes.changed = True
     _skip_overlapped(schedule, run, now)
     remove(state.runs, run)

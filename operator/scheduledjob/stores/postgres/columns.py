@@ -23,7 +23,8 @@ Columns: TypeAlias = list[Sequence[Any]]
 _MAX_INTEGER = 2**31 - 1
 """The greatest value of an ``integer`` column."""
 
-_REASON, _KEEP = RunRecord.__struct_fields__.index("reason"), RunRecord.__struct_fields__.index("keep")
+SLUG, _REASON, _KEEP = (RunRecord.__struct_fields__.index(name) for name in ("slug", "reason", "keep"))
+"""Where these columns are among those of a record."""
 _NO_RECORD = (*[None] * _REASON, "", None, None, None, 0, None, None, "")
 
 

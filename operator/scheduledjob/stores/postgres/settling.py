@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from scheduledjob.engine.store import StoreUnavailable
 from scheduledjob.engine.stored_row import Disposition, Key, Settlement
 
-from .columns import Columns, collapse_constants, record_columns
+from .columns import SLUG, Columns, collapse_constants, record_columns
 from .connections import retry_rollbacks, waited_in_vain
 from .part import PostgresPart
 from .queries import SQL
@@ -56,7 +56,6 @@ class PostgresSettling(PostgresPart):
                     raise
                 self._clients_lock_until = time.monotonic() + SKIP_LOCKED_FOR
                 results += await self._settle_chunk(replica, chunk)
-        self.history_grew.add(settlement.slug for settlement in settlements if settlement.records)
         released = (
             settlement.wake_at
             for settlement in settlements
@@ -93,11 +92,13 @@ class PostgresSettling(PostgresPart):
 
     @retry_rollbacks(waits=0)
     async def _settle(self, query: str, of_free: str, replica: str, chunk: list[Settlement]) -> set[Key]:
+        records = record_columns([settlement.records[0] if settlement.records else None for settlement in chunk])
+        self.history_grew.add(filter(None, records[SLUG]))
         columns: Columns = [
             [settlement.key for settlement in chunk],
             [settlement.version for settlement in chunk],
             [settlement.revision for settlement in chunk],
-            *record_columns([settlement.records[0] if settlement.records else None for settlement in chunk]),
+            *records,
         ]
         size = 0
         if query == "settle_written":

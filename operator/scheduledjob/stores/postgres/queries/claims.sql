@@ -87,7 +87,7 @@ SELECT count(*) FROM (
 ) AS before;
 
 -- fragment: due_of_pair
-SELECT ctid AS place, wake_at, row_number() OVER (ORDER BY wake_at) AS number
+SELECT ctid AS place, wake_at, row_number() OVER (ORDER BY wake_at ROWS UNBOUNDED PRECEDING) AS number
         FROM scheduledjob.schedule
         WHERE installation + 0 = $1 AND {tenant} = wanted.tenant AND kind = wanted.kind
           AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
