@@ -2,8 +2,8 @@
 
 asyncio ends its event loop when a task raises one of these. If a job starts a task that calls ``sys.exit()``, that
 would end the program, and then every other replica that runs the job. So while a replica runs, the coroutine of a task
-that a job starts is wrapped. Its task fails with ``JobTaskExitError`` instead, which the job gets where it awaits the
-task. Tasks that other parts of the program start are left alone.
+that an attempt starts is wrapped. Its task fails with ``JobTaskExitError`` instead, which the job gets where it awaits
+the task. Tasks that other parts of the program start are left alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .job_errors import JobTaskExitError, is_from_outside
@@ -21,8 +21,15 @@ if TYPE_CHECKING:
 
     TaskFactory: TypeAlias = Callable[..., asyncio.Future[Any]]
 
-IN_JOB: ContextVar[bool] = ContextVar("scheduledjob_in_job", default=False)
-"""True in the task of a job, and in the tasks and callbacks that it starts."""
+_in_job: ContextVar[bool] = ContextVar("scheduledjob_in_job", default=False)
+"""True in the task of an attempt, and in the tasks and callbacks that it starts."""
+
+
+def context_of_jobs() -> Context:
+    """Return a copy of the current context for the tasks of attempts. Each of them needs a copy of its own."""
+    context = copy_context()
+    context.run(_in_job.set, True)
+    return context
 
 
 class ContainedCoroutine(Coroutine[Any, Any, Any]):
@@ -64,7 +71,7 @@ class ContainingFactory:
         self.replicas = 0
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Future[Any]:
-        if self.replicas and IN_JOB.get() and asyncio.iscoroutine(coroutine):
+        if self.replicas and _in_job.get() and asyncio.iscoroutine(coroutine):
             coroutine = ContainedCoroutine(coroutine)
         if self.previous is not None:
             return self.previous(loop, coroutine, **options)

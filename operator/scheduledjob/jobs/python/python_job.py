@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast, runt
 from scheduledjob.domain.time.instants import rfc3339
 from scheduledjob.engine.executor import OUTPUT_LIMIT, Attempt, Result
 from scheduledjob.engine.job_errors import is_from_outside
-from scheduledjob.engine.job_tasks import IN_JOB
 from scheduledjob.engine.task import Task
 from scheduledjob.jobs.reasons import of_exception, timed_out
 from scheduledjob.jobs.redaction import Redaction, redacted
@@ -91,7 +90,6 @@ class JobExecutor:
             attempt.params or {},
             payload_is_secret=attempt.payload_is_secret,
         )
-        IN_JOB.set(True)
         try:
             if attempt.timeout is None:
                 returned = await self._call(task)
