@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scheduledjob.domain.schedule.definition import Keep
 from scheduledjob.domain.time.durations import MAX_DURATION
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.executor import CANCELLED, RELEASED, Result, Value
@@ -18,7 +19,7 @@ from scheduledjob.jobs.container.pod_builder import build_pod
 from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_names import AttemptOf
 from scheduledjob.jobs.container.pod_security import PodSecurity, with_defaults
-from scheduledjob.jobs.container.pod_spec import CustomSpec, KeepPods, PodSettings, PodSpec
+from scheduledjob.jobs.container.pod_spec import CustomSpec, PodSettings, PodSpec
 from scheduledjob.jobs.container.runner_order import encode_report
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.shell.shell_spec import ShellSpec
@@ -447,8 +448,7 @@ async def test_the_capacity_limits_the_pods(cluster: Cluster, namespace: str) ->
 
 async def test_old_and_orphaned_pods_are_deleted(cluster: Cluster, namespace: str) -> None:
     async with bench(cluster, namespace) as at:
-        keep = container("true", keep=KeepPods(1, 1))
-        attempts = [at.attempt(keep) for _ in range(6)]
+        attempts = [at.attempt(container("true")) for _ in range(6)]
         tasks = [at.run(attempt) for attempt in attempts]
         ends = [0, 0, 1, 1, None, None]
         for attempt, code in zip(attempts, ends, strict=True):
@@ -461,14 +461,17 @@ async def test_old_and_orphaned_pods_are_deleted(cluster: Cluster, namespace: st
         living = AttemptOf(namespace, "job", at.uid, attempts[5].run_id, 1)
         asked: set[AttemptOf] = set()
 
+        def kept(slug: str, uid: str) -> Keep | None:
+            return Keep(1, 1) if (slug, uid) == (f"{namespace}/job", at.uid) else None
+
         async def active(those: Collection[AttemptOf]) -> Collection[AttemptOf]:
             asked.update(those)
             return {living}
 
         now = time.time_ns() // 1000
-        assert await at.pods.prune(now, 60.0, active) == 0
+        assert await at.pods.prune(now, 60.0, kept, active) == 0
         later = max(now, ENDED_AT) + 120 * SECOND
-        assert await at.pods.prune(later, 60.0, active) == 3
+        assert await at.pods.prune(later, 60.0, kept, active) == 3
         assert living in asked
         there = {pod["metadata"]["annotations"]["scheduledjobs.dev/run-id"] for pod in await at.api.list(at.path)}
         assert len(there) == 3

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduledjob.domain.schedule.definition import Keep
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 
 
@@ -67,6 +68,20 @@ def test_the_reconciled_version_survives_updates() -> None:
     objects.set_reconciled("u", "n/a", (1, "asked"), [], valid=True)
     assert objects.update(body(version=2)).reconciled == (1, "asked")
     assert objects.update(body(uid="other", version=3)).reconciled == (0, "")
+
+
+def test_an_object_keeps_the_history_that_it_had_when_it_was_last_valid() -> None:
+    objects = KnownObjects()
+    objects.update(body())
+    assert objects.keep_of("n/a", "u") is None
+    objects.set_reconciled("u", "n/a", (1, ""), [], valid=True, keep=Keep(1))
+    objects.set_reconciled("u", "n/a", (2, ""), [], valid=False)
+    objects.update(body(version=2))
+    assert objects.keep_of("n/a", "u") == Keep(1)
+    assert objects.keep_of("n/b", "u") is None
+    assert objects.keep_of("n/a", "other") is None
+    objects.set_reconciled("u", "n/a", (3, ""), [], valid=True, keep=Keep(2))
+    assert objects.keep_of("n/a", "u") == Keep(2)
 
 
 def test_invalid_and_overdue_objects_are_counted() -> None:

@@ -7,8 +7,9 @@ import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from scheduledjob.domain.schedule.definition import Keep
 from scheduledjob.domain.schedule.state import State
-from scheduledjob.domain.time.instants import SECOND, Instant, rfc3339
+from scheduledjob.domain.time.instants import HOUR, SECOND, Instant, rfc3339
 from scheduledjob.engine.store import Put, StoreUnavailable
 from scheduledjob.kube.reconcile import reconciler as reconciler_module
 from scheduledjob.kube.reconcile.desired_state import DesiredState, ObjectRules, read_object
@@ -109,11 +110,13 @@ def body(name: str, *, version: int = 1, generation: int = 1, uid: str = "", lab
 
 @asynccontextmanager
 async def reconciling(
-    store: Store, observer: ReconcileObserver, rules: ObjectRules | None = None
+    store: Store,
+    observer: ReconcileObserver,
+    rules: ObjectRules | None = None,
+    objects: KnownObjects | None = None,
 ) -> AsyncIterator[Reconciler]:
-    reconciler = Reconciler(
-        store, KnownObjects(), rules or ObjectRules(), observer, observer, status_is_complete=lambda: True
-    )
+    known = KnownObjects() if objects is None else objects
+    reconciler = Reconciler(store, known, rules or ObjectRules(), observer, observer, status_is_complete=lambda: True)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(reconciler.run())
         yield reconciler
@@ -134,6 +137,23 @@ async def test_an_observed_object_is_written_to_the_store_once() -> None:
         await reconciler.settled()
     assert await slugs(store) == ["ns/a", "ns/b"]
     assert observer.reconciled_slugs == ["ns/a", "ns/b"]
+
+
+async def test_the_history_of_an_object_is_that_of_its_newest_valid_version() -> None:
+    objects, observer = KnownObjects(), ReconcileObserver()
+    edits: list[tuple[dict[str, Any], Keep]] = [
+        ({"history": {"succeeded": 1, "ttl": "1h"}}, Keep(1, ttl=HOUR)),
+        ({"history": {"succeeded": 9}}, Keep(9)),
+        ({"history": {"succeeded": 2}, "triggers": [{"cron": "no"}]}, Keep(9)),
+        ({}, Keep()),
+    ]
+    async with reconciling(Store(), observer, objects=objects) as reconciler:
+        for version, (spec, expected) in enumerate(edits, 1):
+            edited = body("a", version=version, generation=version)
+            edited["spec"] |= spec
+            reconciler.observe(edited)
+            await reconciler.settled()
+            assert objects.keep_of("ns/a", "uid-a") == expected
 
 
 async def test_an_older_version_changes_nothing() -> None:

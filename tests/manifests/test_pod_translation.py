@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from scheduledjob.engine.executor import Value
-from scheduledjob.jobs.container.pod_spec import POD_KIND, ContainerSpec, CustomSpec, KeepPods, PodSpec
+from scheduledjob.jobs.container.pod_spec import POD_KIND, ContainerSpec, CustomSpec, PodSpec
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.shell.shell_spec import ShellSpec
 from scheduledjob.manifests.models import ScheduledJob
@@ -38,7 +38,6 @@ def test_a_container() -> None:
     assert found == PodSpec(
         container=ContainerSpec("busybox", ["a"], ["b"]),
         complete_exit_codes=frozenset({3, 7}),
-        keep=KeepPods(0, 5, 3600),
     )
     assert pod_description(manifest({"container": {"image": "x"}})) == {"container": {"image": "x"}}
 

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.jobs.built_in_kind import ResultCode
-from scheduledjob.jobs.container.pod_spec import POD_KIND, KeepPods, PodSpec
+from scheduledjob.jobs.container.pod_spec import POD_KIND, PodSpec
 from scheduledjob.jobs.job_registry import BUILT_IN, result_code_of
 
-from .jobs.job_part import short
-from .translate import keep_of, plain_job, plain_payload_from, to_definition
+from .translate import plain_job, plain_payload_from, to_definition
 
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.definition import Definition
@@ -56,7 +54,4 @@ def pod_description(job: ScheduledJob) -> dict[str, Any]:
         for name in ("resources", "template"):
             if part := getattr(pod, name):
                 found[name] = part.model_dump(by_alias=True, exclude_none=True)
-    keep = keep_of(spec)
-    if kept := short(KeepPods(keep.succeeded, keep.failed, keep.ttl // SECOND)):
-        found["keep"] = kept
     return found

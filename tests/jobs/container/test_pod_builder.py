@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.container.pod_builder import Blueprint, build_pod
-from scheduledjob.jobs.container.pod_names import is_of, is_of_job, keep_of, pod_name, timeout_of
-from scheduledjob.jobs.container.pod_spec import CustomSpec, KeepPods, PodSettings, PodSpec
+from scheduledjob.jobs.container.pod_names import is_of, is_of_job, pod_name, timeout_of
+from scheduledjob.jobs.container.pod_spec import CustomSpec, PodSettings, PodSpec
 from scheduledjob.jobs.container.runner_order import read_order
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.shell.shell_spec import ShellSpec
@@ -50,7 +50,6 @@ def test_a_container() -> None:
                 "kubectl.kubernetes.io/default-container": "job",
                 "scheduledjobs.dev/run-id": f"{UID}-{SLOT}",
                 "scheduledjobs.dev/attempt": "1",
-                "scheduledjobs.dev/history": "3/5/604800s",
             },
             "ownerReferences": [
                 {
@@ -378,7 +377,7 @@ JOB = {"metadata": {"namespace": "team-a", "name": "nightly-report", "uid": UID}
 
 
 def test_a_pod_belongs_to_its_attempt_only() -> None:
-    pod = build_pod(attempt(), container(keep=KeepPods(1, 2, 3)), SETTINGS)
+    pod = build_pod(attempt(), container(), SETTINGS)
     assert is_of(pod, attempt())
     assert not is_of(pod, attempt(attempt=2))
     assert not is_of(pod, attempt(run_id=f"{UID}-1"))
@@ -388,8 +387,6 @@ def test_a_pod_belongs_to_its_attempt_only() -> None:
     assert is_of_job(pod, JOB)
     for part, other in (("namespace", "team-b"), ("name", "other"), ("uid", "other")):
         assert not is_of_job(pod, {"metadata": {**JOB["metadata"], part: other}})
-    assert keep_of(pod) == KeepPods(1, 2, 3)
-    assert keep_of({"metadata": {}}) == KeepPods()
 
 
 @pytest.mark.parametrize(

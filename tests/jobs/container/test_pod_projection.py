@@ -8,7 +8,7 @@ import pytest
 
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.container.pod_builder import build_pod
-from scheduledjob.jobs.container.pod_names import is_of, keep_of, timeout_of
+from scheduledjob.jobs.container.pod_names import is_of, timeout_of
 from scheduledjob.jobs.container.pod_outcome import observe, started_at
 from scheduledjob.jobs.container.pod_projection import project
 from scheduledjob.jobs.container.pod_secrets import secret_uses
@@ -60,7 +60,7 @@ def test_a_projection_has_all_that_is_read(status: dict[str, Any], runner: bool)
     assert project(kept) == kept
     assert observe(kept) == observe(pod)
     assert secret_uses(kept) == secret_uses(pod)
-    for read in (started_at, keep_of, timeout_of, lambda pod: is_of(pod, attempt())):
+    for read in (started_at, timeout_of, lambda pod: is_of(pod, attempt())):
         assert read(kept) == read(pod)
     assert len(str(kept)) < len(str(pod))
 

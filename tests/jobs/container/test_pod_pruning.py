@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduledjob.domain.schedule.definition import Keep
 from scheduledjob.domain.time.instants import SECOND, rfc3339
 from scheduledjob.jobs.container.pod_names import AttemptOf, attempt_of, pod_name
 from scheduledjob.jobs.container.pod_pruning import superfluous
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 BASE = 1_796_119_200 * SECOND
 MIN_AGE = 30.0
+KEEP = Keep(2, 1, 3600 * SECOND)
 
 
-def pod(run: str, phase: str, made: int, *, uid: str = "u", keep: str = "2/1/3600s", **metadata: Any) -> dict[str, Any]:
+def pod(run: str, phase: str, made: int, *, uid: str = "u", **metadata: Any) -> dict[str, Any]:
     """A Pod that was created, and ended, ``made`` seconds after BASE."""
     run_id = f"{uid}-{run}"
     stamp = rfc3339(BASE + made * SECOND)
@@ -36,7 +38,6 @@ def pod(run: str, phase: str, made: int, *, uid: str = "u", keep: str = "2/1/360
             "annotations": {
                 "scheduledjobs.dev/run-id": run_id,
                 "scheduledjobs.dev/attempt": "1",
-                "scheduledjobs.dev/history": keep,
             },
             **metadata,
         },
@@ -44,8 +45,9 @@ def pod(run: str, phase: str, made: int, *, uid: str = "u", keep: str = "2/1/360
     }
 
 
-def gone(pods: list[dict[str, Any]], at: int) -> set[str]:
-    return {run_of(pod) for pod in superfluous(pods, BASE + at * SECOND, MIN_AGE)}
+def gone(pods: list[dict[str, Any]], at: int, keep: Keep | None = KEEP) -> set[str]:
+    """The runs whose Pods are deleted, if every job has this history."""
+    return {run_of(pod) for pod in superfluous(pods, lambda slug, uid: keep, BASE + at * SECOND, MIN_AGE)}
 
 
 def run_of(pod: Mapping[str, Any]) -> str:
@@ -59,9 +61,26 @@ def test_the_newest_pods_stay() -> None:
     assert gone(pods, 5000) == {"s0", "s1", "s2", "s3", "f0", "f1", "f2"}
 
 
-def test_the_newest_pod_says_how_many_stay() -> None:
-    pods = [pod("a", "Succeeded", 1), pod("b", "Succeeded", 2), pod("c", "Running", 900, keep="0/0/3600s")]
-    assert gone(pods, 920) == {"a", "b"}
+def test_the_job_says_how_many_of_its_pods_stay() -> None:
+    pods = [pod(f"{uid}{n}", "Succeeded", n, uid=uid) for uid in "xy" for n in range(2)]
+    histories = {("team-a/job", "x"): Keep(0), ("team-a/job", "y"): Keep(1)}
+    found = superfluous(pods, lambda slug, uid: histories[slug, uid], BASE + 1000 * SECOND, MIN_AGE)
+    assert {run_of(pod) for pod in found} == {"x0", "x1", "y0"}
+
+
+def test_the_finished_pods_of_a_job_that_is_not_known_stay() -> None:
+    pods = [pod("done", "Succeeded", 0), pod("orphan", "Running", 0)]
+    assert gone(pods, 10**6, None) == {"orphan"}
+
+
+@pytest.mark.parametrize("says", ["0/0/1s", "10000/10000/999999999s"])
+def test_no_pod_says_how_many_pods_stay(says: str) -> None:
+    """Anybody who may create Pods can write one that looks like the newest Pod of a job."""
+    pods = [pod("a", "Succeeded", 1), pod("b", "Succeeded", 2), pod("c", "Succeeded", 3)]
+    forged = pod("forged", "Running", 990)
+    forged["metadata"]["annotations"]["scheduledjobs.dev/history"] = says
+    assert gone([*pods, forged], 1000) == {"a"}
+    assert gone([*pods, forged], 5000) == {"a", "b", "c", "forged"}
 
 
 def test_each_job_keeps_its_own_pods() -> None:
@@ -109,8 +128,8 @@ FORGERIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("forged", FORGERIES.values(), ids=FORGERIES.keys())
 def test_a_pod_of_somebody_else_deletes_no_pod_of_a_job(forged: dict[str, Any]) -> None:
-    """It claims to be the newest Pod of the job, of which no other Pod is kept."""
-    pods = [pod("a", "Succeeded", 1), pod("b", "Succeeded", 900, keep="0/0/1s", **forged)]
+    """It claims to be a newer Pod of the job, so that an older one is one too many."""
+    pods = [pod("a", "Failed", 1), pod("b", "Failed", 900, **forged)]
     assert "a" not in gone(pods, 1000)
 
 

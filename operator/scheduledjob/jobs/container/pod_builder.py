@@ -119,7 +119,7 @@ class Blueprint:
                 "name": pod_names.pod_name(attempt.name, attempt.run_id, attempt.attempt),
                 "namespace": attempt.namespace,
                 "labels": self._labels | pod_names.pod_labels(attempt),
-                "annotations": self._annotations | pod_names.pod_annotations(attempt, self.spec.keep),
+                "annotations": self._annotations | pod_names.pod_annotations(attempt),
                 "ownerReferences": [pod_names.owner_reference(attempt)],
             },
             "spec": spec,

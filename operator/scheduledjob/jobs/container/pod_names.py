@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scheduledjob.domain.time.instants import compact
 from scheduledjob.resource_names import API_VERSION, GROUP, KIND
 
-from .pod_spec import KeepPods
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -31,7 +29,6 @@ SLOT_LABEL = f"{GROUP}/slot"
 TOKEN_LABEL = f"{GROUP}/token"
 RUN_ID = f"{GROUP}/run-id"
 ATTEMPT = f"{GROUP}/attempt"
-HISTORY = f"{GROUP}/history"
 TIMEOUT = f"{GROUP}/timeout"
 JOB_ENDED = f"{GROUP}/job-ended"
 """The annotation of a Pod that the operator ends because its job has ended: how the Pod ended says nothing."""
@@ -61,13 +58,9 @@ def pod_labels(attempt: Attempt) -> dict[str, str]:
     return found
 
 
-def pod_annotations(attempt: Attempt, keep: KeepPods) -> dict[str, str]:
-    """Return the annotations: the attempt, how long it may run, and how many finished Pods of the job are kept."""
-    found = {
-        RUN_ID: attempt.run_id,
-        ATTEMPT: str(attempt.attempt),
-        HISTORY: f"{keep.succeeded}/{keep.failed}/{keep.ttl}s",
-    }
+def pod_annotations(attempt: Attempt) -> dict[str, str]:
+    """Return the annotations: the attempt, and how long it may run."""
+    found = {RUN_ID: attempt.run_id, ATTEMPT: str(attempt.attempt)}
     if attempt.timeout is not None:
         found[TIMEOUT] = f"{attempt.timeout:g}s"
     return found
@@ -80,12 +73,6 @@ def timeout_of(pod: Mapping[str, Any]) -> float | None:
         return None if found is None else float(found[1])
     except ValueError:
         return None
-
-
-def keep_of(pod: Mapping[str, Any]) -> KeepPods:
-    """Return how many Pods of its job are kept according to this Pod; the defaults if it does not say."""
-    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})/(\d{1,12})s", annotation(pod, HISTORY))
-    return KeepPods() if found is None else KeepPods(int(found[1]), int(found[2]), int(found[3]))
 
 
 def annotation(pod: Mapping[str, Any], name: str) -> str:
@@ -116,6 +103,10 @@ class AttemptOf(NamedTuple):
     """Of the ScheduledJob."""
     run_id: str
     attempt: int
+
+    @property
+    def slug(self) -> str:
+        return f"{self.namespace}/{self.name}"
 
 
 def attempt_of(pod: Mapping[str, Any]) -> AttemptOf | None:

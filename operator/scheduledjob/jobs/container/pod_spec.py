@@ -5,11 +5,9 @@ a shell command in an image of the user's, or a job that the runner (``scheduled
 own image: a shell command, an HTTP request, a Python job or any other registered kind.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any
 
-from scheduledjob.domain.schedule.definition import Keep
-from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.shell.shell_spec import ShellSpec
@@ -18,8 +16,6 @@ from .pod_security import PodSecurity
 
 POD_KIND = "cluster.pod"
 """The kind that a definition of a Pod job has."""
-
-_KEPT: Final = Keep()
 
 
 @dataclass(slots=True)
@@ -41,16 +37,6 @@ class CustomSpec:
 
 
 @dataclass(slots=True)
-class KeepPods:
-    """How many finished Pods stay, and for how long at most: by default, as long as their runs in history."""
-
-    succeeded: int = _KEPT.succeeded
-    failed: int = _KEPT.failed
-    ttl: int = _KEPT.ttl // SECOND
-    """Seconds."""
-
-
-@dataclass(slots=True)
 class PodSpec:
     """What a Pod attempt runs: exactly one of ``container``, ``shell``, ``curl`` and ``custom``."""
 
@@ -68,7 +54,6 @@ class PodSpec:
     """Exit codes of a container, or of a shell command in the user's image, that complete the schedule."""
     payload_from: Value | None = None
     """A reference to the payload. The kubelet resolves it, for the environment of the Pod."""
-    keep: KeepPods = field(default_factory=KeepPods)
 
     @property
     def by_runner(self) -> bool:

@@ -57,7 +57,7 @@ class PodGarbageCollector:
             await asyncio.sleep(PRUNE_INTERVAL)
             try:
                 if await self._store.lock(LOCK, self._replica, from_seconds(3 * PRUNE_INTERVAL)):
-                    await self._pods.prune(self._now(), self._min_age, self._active)
+                    await self._pods.prune(self._now(), self._min_age, self._objects.keep_of, self._active)
             except (StoreError, PodsUnavailable) as error:
                 log.info("old Pods could not be deleted yet", error=str(error))
 
@@ -70,7 +70,7 @@ class PodGarbageCollector:
         active: list[AttemptOf] = []
         for attempt in attempts:
             observed = self._objects.get(attempt.uid)
-            if observed is None or observed.slug != f"{attempt.namespace}/{attempt.name}":
+            if observed is None or observed.slug != attempt.slug:
                 active.append(attempt)
             else:
                 by_slug[observed.slug].append(attempt)

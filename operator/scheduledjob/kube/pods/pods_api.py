@@ -38,6 +38,7 @@ from scheduledjob.kube.watch.reflector import Reflector
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
+    from scheduledjob.domain.schedule.definition import Keep
     from scheduledjob.domain.time.instants import Instant
     from scheduledjob.jobs.container.pod_names import AttemptOf
     from scheduledjob.kube.client.api import Api
@@ -182,17 +183,20 @@ class ClusterPods:
         self,
         now: Instant,
         min_age: float,
+        kept: Callable[[str, str], Keep | None],
         active: Callable[[Collection[AttemptOf]], Awaitable[Collection[AttemptOf]]],
     ) -> int:
         """Delete finished Pods that history does not keep, and Pods whose attempt no schedule has. Return their number.
 
-        ``now`` is the store's clock. ``min_age`` is in seconds, at least two leases. ``active`` returns the active ones
-        of some attempts from the store, so a Pod is deleted only after its run has been recorded. Nothing is deleted
-        while the watch is broken. Raises ``PodsUnavailable``.
+        ``now`` is the store's clock. ``min_age`` is in seconds, at least two leases. ``kept`` returns the
+        ``history`` of a job, by slug and uid; None if it is unknown. ``active`` returns the active ones of some
+        attempts from the store, so a Pod is deleted only after its run has been recorded. Nothing is deleted while the
+        watch is broken. Raises ``PodsUnavailable``.
         """
         if self.reflector.connected_since is None:
             return 0
-        found = [(attempt, pod) for pod in superfluous(self, now, min_age) if (attempt := attempt_of(pod)) is not None]
+        pods = superfluous(self, kept, now, min_age)
+        found = [(attempt, pod) for pod in pods if (attempt := attempt_of(pod)) is not None]
         if not found:
             return 0
         still_active = set(await active({attempt for attempt, _ in found}))

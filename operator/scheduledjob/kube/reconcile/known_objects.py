@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from scheduledjob.domain.schedule.definition import Keep
 from scheduledjob.domain.triggers.circles import Follows
 from scheduledjob.kube.report.status import Begun, Since, begun_of, since_of
 
@@ -35,6 +36,8 @@ class ObservedObject(msgspec.Struct, gc=False):
     """``status.observedGeneration``."""
     reconciled: tuple[int, str] = (0, "")
     """The generation and the ``requests_key`` that this replica has brought into the store."""
+    keep: Keep | None = None
+    """Its ``history`` when it was last valid; None: this replica has not seen it valid yet."""
 
 
 class KnownObjects:
@@ -69,6 +72,11 @@ class KnownObjects:
     def get(self, uid: str) -> ObservedObject | None:
         return self._by_uid.get(uid)
 
+    def keep_of(self, slug: str, uid: str) -> Keep | None:
+        """Return how much history an object keeps; None if there is none of this name and uid, or it is not known."""
+        observed = self._by_uid.get(uid)
+        return observed.keep if observed is not None and observed.slug == slug else None
+
     def uid_of(self, slug: str) -> str | None:
         return self._uid_of.get(slug)
 
@@ -93,17 +101,29 @@ class KnownObjects:
             status.get("engine") or "",
             status.get("observedGeneration") or 0,
             known.reconciled if known is not None else (0, ""),
+            known.keep if known is not None else None,
         )
         self._by_uid[uid] = observed
         self._uid_of[observed.slug] = uid
         return observed
 
     def set_reconciled(
-        self, uid: str, slug: str, reconciled: tuple[int, str], follows: Sequence[str], *, valid: bool
+        self,
+        uid: str,
+        slug: str,
+        reconciled: tuple[int, str],
+        follows: Sequence[str],
+        *,
+        valid: bool,
+        keep: Keep | None = None,
     ) -> None:
-        """Remember that the store has this version of an object, what it follows, and whether it can be run."""
+        """Remember that the store has this version of an object, what it follows, and whether it can be run.
+
+        ``keep``: its history; None: it is invalid, so what was known of its history stays.
+        """
         if (observed := self._by_uid.get(uid)) is not None:
             observed.reconciled = reconciled
+            observed.keep = keep or observed.keep
         self._forget_follows(slug)
         if follows:
             self._follows[slug] = list(follows)

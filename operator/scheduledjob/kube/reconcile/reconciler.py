@@ -306,7 +306,10 @@ class Reconciler:
         for (body, desired, row), put in results:
             await asyncio.sleep(0)
             reconciled = (0, "") if desired.depends_on_others else (desired.generation, desired.requests_key)
-            self._objects.set_reconciled(desired.uid, desired.slug, reconciled, desired.follows, valid=desired.ready)
+            keep = None if desired.problem else desired.definition.keep
+            self._objects.set_reconciled(
+                desired.uid, desired.slug, reconciled, desired.follows, valid=desired.ready, keep=keep
+            )
             if desired.request_problem:
                 self._observer.request_refused(body, desired.request_problem)
             if put is Put.UPDATED or not _status_is_current(body, desired, row if put is Put.CREATED else None):
