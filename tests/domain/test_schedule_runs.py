@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scheduledjob.domain.schedule import machine, runs
+from scheduledjob.domain.schedule import actions, machine, runs
 from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import CatchUp, Concurrency, Misfire, Timeouts
@@ -280,14 +280,14 @@ def test_the_cost_of_a_step_grows_with_the_active_runs_and_not_with_their_square
 ) -> None:
     compared = Compared()
     monkeypatch.setattr(runs, "has", compared.has)
-    monkeypatch.setattr(machine, "has", compared.has)
+    monkeypatch.setattr(actions, "has", compared.has)
     job = crowded(4000)
     job.schedule.executing = tuple(job.state.runs)
     job.edit(0, concurrency=policy)
     compared.runs = 0
     machine.step(job.schedule, T + 59 * SECOND)
-    actions = machine.step(job.schedule, T + 61 * SECOND)
-    assert len(actions.cancel) == (4000 if policy is Concurrency.REPLACE else 0)
+    cancelled = machine.step(job.schedule, T + 61 * SECOND).cancel
+    assert len(cancelled) == (4000 if policy is Concurrency.REPLACE else 0)
     machine.wake_at(job.schedule)
     machine.recover(job.schedule, T + 62 * SECOND)
     assert compared.runs < 4000

@@ -75,11 +75,10 @@ class Capacity:
     def take(self, tenant: str, places: int) -> None:
         """Take so many places for a tenant; a negative number returns them."""
         self.used += places
-        held = self._held.get(tenant, 0) + places
-        if held:
-            self._held[tenant] = held
-        else:
-            del self._held[tenant]
+        held = self._held
+        held[tenant] = left = held.get(tenant, 0) + places
+        if not left:
+            del held[tenant]
 
     def held(self, tenant: str) -> int:
         return self._held.get(tenant, 0)

@@ -137,8 +137,9 @@ class Ownership:
             return
         if (lost := self._owned.get(row.key)) is not None and lost.attempts:
             self._stopping[row.key] = lost
-        owned.tenant, owned.places = tenant_of(row), 1
-        self.capacity.take(owned.tenant, 1)
+        tenant = owned.tenant = tenant_of(row)
+        owned.places = 1
+        self.capacity.take(tenant, 1)
         self._owned[row.key] = owned
         self._context.observer.claimed(row)
         schedule, state, now = owned.schedule, owned.schedule.state, self._context.clock.now()
@@ -148,11 +149,11 @@ class Ownership:
         take_in(schedule, row)
         if others := due.plan_by_own_zones(schedule, now, named=row.first is not None):
             self.zones.planned_by(others)
-        if row.due_at is not None and (state.runs or state.waiting):
+        if (state.runs or state.waiting) and row.due_at is not None:
             due.miss_outage(schedule, row.due_at, now)
         if schedule.follows:
             followed_runs.plan_poll(schedule, now)
-        if self._draining or row.key in self._stopping:
+        if self._draining or (self._stopping and row.key in self._stopping):
             owned.enter(DRAINING)
         self._advance(owned, now)
 
@@ -350,7 +351,7 @@ class Ownership:
         if owned.places:
             self.capacity.take(owned.tenant, -owned.places)
             owned.places = 0
-        if not self.count:
+        if not self._owned and not self._stopping:
             self._empty.set()
         self._poll_timer.freed(wake, self.capacity.used)
         if owned.phase is LOST and not owned.deleted:

@@ -244,14 +244,14 @@ def _shows_in_row(settlement: Settlement) -> bool:
 def size_of(settlement: Settlement) -> int:
     """Return about how many bytes the settlement takes on the wire."""
     size = len(settlement.state)
+    for record in settlement.records:
+        size += len(record.output) + len(record.reason)
     if settlement.payload is not None:
         size += len(settlement.payload)
     if settlement.result is not None:
         size += len(settlement.result)
-    for record in settlement.records:
-        size += len(record.output) + len(record.reason)
-    for hook in settlement.hooks:
-        size += len(hook.data)
+    if settlement.hooks:
+        size += sum(len(hook.data) for hook in settlement.hooks)
     return size
 
 

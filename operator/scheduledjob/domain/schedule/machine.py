@@ -37,7 +37,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import due, followed_runs, requests, runs
-from .actions import Actions, EndDetails, has, identities
+from .actions import Actions, EndDetails, identities
 from .concurrency import has_room
 from .schedule import Schedule
 from .state import Completion, Outcome, Run, State, run_id
@@ -267,10 +267,9 @@ def wake_at(schedule: Schedule) -> Instant | None:
             if wake is None or run.due < wake:
                 wake = run.due
     if state.runs:
-        executing = schedule.executing
-        many = identities(executing) if len(executing) > 1 else None
+        executing = identities(schedule.executing)
         for run in state.runs:
-            if (wake is None or run.due < wake) and not (has(executing, run) if many is None else id(run) in many):
+            if (wake is None or run.due < wake) and id(run) not in executing:
                 wake = run.due
     if schedule.pending is not None and (wake is None or schedule.pending.since < wake):
         wake = schedule.pending.since
