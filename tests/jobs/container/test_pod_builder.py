@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scheduledjob.engine.executor import Value
 from scheduledjob.jobs.container.pod_builder import Blueprint, build_pod
 from scheduledjob.jobs.container.pod_names import is_of, is_of_job, pod_name, timeout_of
-from scheduledjob.jobs.container.pod_spec import CustomSpec, PodSettings, PodSpec
+from scheduledjob.jobs.container.pod_spec import ContainerSpec, CustomSpec, PodSettings, PodSpec
 from scheduledjob.jobs.container.runner_order import read_order
 from scheduledjob.jobs.curl.curl_spec import CurlSpec
 from scheduledjob.jobs.shell.shell_spec import ShellSpec
@@ -326,6 +326,12 @@ _SPECS = st.sampled_from(
         PodSpec(curl=CurlSpec("https://example.com")),
     ]
 )
+
+
+def test_the_stored_job_of_an_earlier_version_is_read() -> None:
+    """It also said how many Pods are kept, which the definition says now."""
+    stored = {"container": {"image": "busybox:1"}, "keep": {"succeeded": 0, "ttl": 60}}
+    assert msgspec.convert(stored, PodSpec) == PodSpec(container=ContainerSpec("busybox:1"))
 
 
 @given(_SPECS, _TEMPLATES, st.booleans())
