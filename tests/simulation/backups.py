@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.requests import NO_REQUESTS
 from scheduledjob.domain.schedule.restore import is_older, restored_state, told_state
-from scheduledjob.domain.schedule.state import State
+from scheduledjob.domain.schedule.state import State, run_id
 from scheduledjob.engine.stored_row import Origin
 
 from .history import Restore
@@ -117,6 +117,8 @@ class Backups:
         (row,) = at_once(scenario.client.get([desired.slug]))
         told = told_state(text.decode()) if text is not None else None
         if told is None or (row is not None and not is_older(State.decode(row.state), told)):
+            if not self._clean:
+                self._remember_unchanged(desired.uid, told)
             scenario.clients.reconcile(desired)
             return
         if row is not None:
@@ -144,3 +146,9 @@ class Backups:
         unchanged = state.generation == desired.generation and requests == NO_REQUESTS
         new.state, new.wake_at = state.encode(), wake_at if unchanged else now
         at_once(scenario.client.reconcile([new]))
+
+    def _remember_unchanged(self, uid: str, told: State | None) -> None:
+        assert self.restore is not None
+        self.restore.unchanged.add(uid)
+        if told is not None:
+            self.restore.told_attempts |= {run_id(uid, run): run.attempt for run in [*told.runs, *told.waiting]}

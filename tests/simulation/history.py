@@ -67,6 +67,10 @@ class Restore:
     """The operators had shut down cleanly, so status was complete."""
     known: set[str] = field(default_factory=set)
     """Runs whose end the status knows."""
+    told_attempts: dict[str, int] = field(default_factory=dict)
+    """The attempts of the runs that status lists as active, by run."""
+    unchanged: set[str] = field(default_factory=set)
+    """Schedules whose status knows nothing that the backup lacks, by uid, although the operators were killed."""
     handled: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The requests that the status lists as handled, by uid."""
     replaced: dict[str, set[str]] = field(default_factory=dict)

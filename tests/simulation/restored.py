@@ -2,7 +2,9 @@
 
 Status knows up to ``told_at`` what happened to an object. What it knows to have ended is not repeated, and what it
 knows to have started goes on as a later attempt. What happened afterwards, and everything that a schedule of the
-library did after the backup, may be repeated: nobody knows of it.
+library did after the backup, may be repeated: nobody knows of it. An attempt that was not stored before the operators
+were killed is not in status either. If status knows nothing else that the backup lacks, the row goes on as it is, and
+the attempt may be repeated.
 """
 
 from __future__ import annotations
@@ -54,7 +56,18 @@ def known(lifetimes: list[Lifetime], desired: DesiredState, restore: Restore | N
     if restore is None:
         return lifetimes
     until = known_until(desired, restore)
-    return [lifetime for lifetime in lifetimes if not until < lifetime.start.at <= restore.restored_at]
+    return [
+        lifetime
+        for lifetime in lifetimes
+        if not until < lifetime.start.at <= restore.restored_at and not _is_untold(lifetime.start, restore)
+    ]
+
+
+def _is_untold(start: Event, restore: Restore) -> bool:
+    """Whether status does not mention an attempt that started after the backup, and the row went on as it was."""
+    if start.uid not in restore.unchanged or not restore.backed_up_at < start.at <= restore.restored_at:
+        return False
+    return start.run_id not in restore.known and start.attempt > restore.told_attempts.get(start.run_id, 0)
 
 
 def repeated(lifetimes: list[Lifetime], desired: DesiredState, restore: Restore | None) -> list[str]:

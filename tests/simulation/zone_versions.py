@@ -66,6 +66,7 @@ class SimulatedZoneData:
                 (zone_refresh, "ZONE_DATA", self),
                 (zone_refresh, "ZONE_REFRESH_INTERVAL", 3.0),
                 (zone_refresh, "ZONE_RECHECK_INTERVAL", 3.0),
+                (zone_refresh, "_WHILE_WORKING", 3 * SECOND),
                 (cron, "zone_of", _zone_of),
                 (ZoneRefresh, "planned_by", count),
             ):
