@@ -294,6 +294,25 @@ async def test_a_restored_store_continues_from_the_status(by: str) -> None:
         assert operator.found.stores == ["a"]
 
 
+@pytest.mark.parametrize("by", ["first list", "sweep"])
+async def test_a_run_that_is_active_in_the_backup_is_not_recorded_as_deleted(by: str) -> None:
+    """It may be active still, and goes on. A record of it would keep its real end out of the history."""
+    async with operating() as operator:
+        await operator.watch(body("a"))
+        operator.store._tables.slugs["ns/a"].state = told(runs=[active(1)]).encode()
+        listed = body("a")
+        listed["status"] = {"engine": engine_text(told(runs=[active(2)])), "observedGeneration": 1}
+        if by == "sweep":
+            await operator.sweep(listed)
+        else:
+            await operator.page_check.compare([listed])
+            await operator.reconciler.settled()
+        (row,) = await operator.store.get(["ns/a"])
+        assert row is not None
+        assert [(run.slot, run.attempt) for run in State.decode(row.state).runs] == [(T, 2)]
+        assert await operator.store.history("ns/a") == []
+
+
 async def test_a_row_that_this_version_can_not_read_is_left_alone() -> None:
     """A newer operator wrote it, perhaps in the middle of a rolling update."""
     async with operating() as operator:

@@ -16,7 +16,7 @@ from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.executor import RELEASED
 
-from .restored import CUT_OFF, Lifetime, forgotten, is_lost, known, outlasted, parts, repeated, replaced_by_restore
+from .restored import Lifetime, forgotten, is_lost, known, outlasted, parts, repeated, replaced_by_restore
 from .zone_versions import RELEASES, slots_by
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _stale(
         runs[lifetime.start.run_id].append(lifetime)
     for lifetime in seen:
         record = records.get(lifetime.start.run_id)
-        if record is not None and lifetime.start.attempt > record.attempt and record.reason != CUT_OFF:
+        if record is not None and lifetime.start.attempt > record.attempt:
             wrong.append(f"completed twice: {record.run_id} was started again after its record")
     for record in kept:
         if record.outcome not in {Outcome.SUCCEEDED, Outcome.FAILED} or record.reason.startswith("OwnerLost"):
@@ -171,10 +171,9 @@ def _lost(lifetimes: list[Lifetime], kept: list[RunRecord], desired: DesiredStat
     assert isinstance(trigger, EveryTrigger)
     slots = (state.decided_until - _anchor_of(desired)) // trigger.every
     wrong = []
-    # The record of a run that was cut off may stand for a slot that was decided in another way after the backup.
-    exact = history.restore is None or (history.restore.clean and not any(record.reason == CUT_OFF for record in kept))
+    exact = history.restore is None or history.restore.clean
     # What a restore ends, such as a run that a later slot replaces, counts as cancelled and has no record.
-    recorded = sum(record.outcome is Outcome.CANCELLED and record.reason != CUT_OFF for record in kept)
+    recorded = sum(record.outcome is Outcome.CANCELLED for record in kept)
     cancelled = max(0, state.cancelled - recorded)
     if state.completed is None and (slots != run + counted if exact else slots > run + counted + cancelled):
         wrong.append(

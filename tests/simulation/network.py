@@ -210,8 +210,8 @@ class DistantStore:
     async def put(self, rows: Sequence[NewRow], *, replace: bool) -> list[Put]:
         return await self.link.call("put", lambda: self.near.put(rows, replace=replace))
 
-    async def delete(self, slugs: Sequence[str]) -> list[bool]:
-        return await self.link.call("delete", lambda: self.near.delete(slugs))
+    async def delete(self, slugs: Sequence[str], *, ends_runs: bool = True) -> list[bool]:
+        return await self.link.call("delete", lambda: self.near.delete(slugs, ends_runs=ends_runs))
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]:
         return await self.link.call("get", lambda: self.near.get(slugs))

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from .history import DesiredState, History, Restore
     from .world import Event
 
-CUT_OFF = "its schedule was deleted"
-"""The reason in the record of a run that was active in the backup, when its row is created again from status."""
-
 
 @dataclass(slots=True)
 class Lifetime:

@@ -320,6 +320,16 @@ async def test_delete_returns_what_existed(store: Store, other: Store) -> None:
     assert (await claim(store)).rows == []
 
 
+@pytest.mark.parametrize("ends_runs", [True, False])
+async def test_an_active_run_of_a_deleted_schedule_is_recorded_unless_it_goes_on(store: Store, ends_runs: bool) -> None:
+    now = await store.now()
+    active = State(decided_until=now, runs=[Run(slot=now, due=now, begun=now)])
+    await store.put([desired("job", now + HOUR, state=active.encode())], replace=False)
+    assert await store.delete(["job"], ends_runs=ends_runs) == [True]
+    assert await store.get(["job"]) == [None]
+    assert [record.outcome for record in await store.history("job")] == [Outcome.CANCELLED] * ends_runs
+
+
 async def test_a_row_that_a_newer_version_wrote_can_be_deleted(store: Store) -> None:
     """This version can't read which runs end with it, so they get no record."""
     now = await store.now()

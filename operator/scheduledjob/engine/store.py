@@ -191,9 +191,10 @@ class Store(Protocol):
         twice in ``rows``.
         """
 
-    async def delete(self, slugs: Sequence[str]) -> list[bool]:
+    async def delete(self, slugs: Sequence[str], *, ends_runs: bool = True) -> list[bool]:
         """Delete schedules. That fences their owners, and each active run is recorded as Cancelled.
 
+        Without ``ends_runs``, nothing is recorded, because the schedules are created again and their runs go on.
         Returns False for a slug that does not exist.
         """
 

@@ -159,7 +159,7 @@ class PageCheck:
         except msgspec.MsgspecError:  # a newer version wrote the row
             return False
         self._observer.store_restored(body)
-        await self._store.delete([row.slug])
+        await self._store.delete([row.slug], ends_runs=False)
         self._reconciler.observe(body, force=True)
         return True
 

@@ -185,12 +185,13 @@ class FirestoreSchedules:
 
     # ---- delete
 
-    async def delete(self, slugs: Sequence[str], notices: Notices) -> list[bool]:
+    async def delete(self, slugs: Sequence[str], notices: Notices, *, ends_runs: bool) -> list[bool]:
         deleted: set[str] = set()
         paths = list(dict.fromkeys(schedule_path(slug) for slug in slugs))
         for start in range(0, len(paths), PAGE):
             found = (await self._wire.get(paths[start : start + PAGE])).values()
-            deleted |= await self._delete([document for document in found if is_row(document)], notices)
+            rows = [document for document in found if is_row(document)]
+            deleted |= await self._delete(rows, notices, ends_runs=ends_runs)
         return [schedule_path(slug) in deleted for slug in slugs]
 
     async def clear(self, origin: Origin | None, notices: Notices) -> int:
@@ -202,7 +203,12 @@ class FirestoreSchedules:
         return count
 
     async def _delete(
-        self, documents: Sequence[StoredDocument], notices: Notices, origin: Origin | None = None
+        self,
+        documents: Sequence[StoredDocument],
+        notices: Notices,
+        origin: Origin | None = None,
+        *,
+        ends_runs: bool = True,
     ) -> set[str]:
         """Delete schedules, with a record of each run that this ends, and return the paths of those that existed.
 
@@ -219,7 +225,7 @@ class FirestoreSchedules:
                     *(
                         write
                         for write in record_writes(cut_off_records(document, now), self._shards)
-                        if write.path not in recorded
+                        if ends_runs and write.path not in recorded
                     ),
                 ]
                 for document in documents

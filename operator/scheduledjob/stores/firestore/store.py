@@ -202,9 +202,9 @@ class FirestoreStore:
         async with self._notifying() as notices:
             return await self._schedules.put(rows, replace=replace, notices=notices)
 
-    async def delete(self, slugs: Sequence[str]) -> list[bool]:
+    async def delete(self, slugs: Sequence[str], *, ends_runs: bool = True) -> list[bool]:
         async with self._notifying() as notices:
-            return await self._schedules.delete(slugs, notices)
+            return await self._schedules.delete(slugs, notices, ends_runs=ends_runs)
 
     async def reconcile(self, rows: Sequence[NewRow]) -> list[Put]:
         """As ``Store.reconcile``. All or none holds for 200 rows, or 8 MiB."""

@@ -63,10 +63,10 @@ class MemoryPart:
         self._installation = installation
         self._tables, self._wakes = self._database.installation(installation)
 
-    def _remove(self, entries: Sequence[Entry], now: Instant) -> None:
+    def _remove(self, entries: Sequence[Entry], now: Instant, *, ends_runs: bool = True) -> None:
         """Remove rows, with a record of each run that this ends."""
         # Make all records before removing any row: a state that cannot be read must not leave the work half done.
-        records = [record for entry in entries for record in entry.cut_off(now)]
+        records = [record for entry in entries for record in entry.cut_off(now)] if ends_runs else []
         self._tables.history.add(records)
         for entry in entries:
             self._tables.remove(entry)

@@ -67,18 +67,18 @@ class MemorySchedules(MemoryPart):
             self._notify_written(written)
         return results
 
-    async def delete(self, slugs: Sequence[str]) -> list[bool]:
+    async def delete(self, slugs: Sequence[str], *, ends_runs: bool = True) -> list[bool]:
         with self._lock:
-            return self._delete(slugs)
+            return self._delete(slugs, ends_runs=ends_runs)
 
     async def clear(self, origin: Origin | None = None) -> int:
         with self._lock:
             entries = self._tables.slugs.values()
             return len(self._delete([entry.slug for entry in entries if origin is None or entry.origin == origin]))
 
-    def _delete(self, slugs: Sequence[str]) -> list[bool]:
+    def _delete(self, slugs: Sequence[str], *, ends_runs: bool = True) -> list[bool]:
         found = {slug: entry for slug in slugs if (entry := self._tables.slugs.get(slug)) is not None}
-        self._remove(list(found.values()), self._clock())
+        self._remove(list(found.values()), self._clock(), ends_runs=ends_runs)
         return [slug in found for slug in slugs]
 
     async def get(self, slugs: Sequence[str]) -> list[Row | None]:

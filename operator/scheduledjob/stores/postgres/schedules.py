@@ -95,21 +95,21 @@ class PostgresSchedules(PostgresPart):
         self._lower_watermark(changes)
         return results
 
-    async def delete(self, slugs: Sequence[str]) -> list[bool]:
+    async def delete(self, slugs: Sequence[str], *, ends_runs: bool = True) -> list[bool]:
         found: set[str] = set()
         in_order = sorted(set(slugs))
         for start in range(0, len(in_order), CHUNK):
-            found |= await self._delete(in_order[start : start + CHUNK])
+            found |= await self._delete(in_order[start : start + CHUNK], ends_runs=ends_runs)
         return [slug in found for slug in slugs]
 
     @retry_rollbacks()
-    async def _delete(self, slugs: Sequence[str]) -> set[str]:
+    async def _delete(self, slugs: Sequence[str], *, ends_runs: bool) -> set[str]:
         async with self._pool.transaction("deleting schedules") as connection:
-            return await self._delete_chunk(connection, slugs)
+            return await self._delete_chunk(connection, slugs, ends_runs=ends_runs)
 
-    async def _delete_chunk(self, connection: Connection, slugs: Sequence[str]) -> set[str]:
+    async def _delete_chunk(self, connection: Connection, slugs: Sequence[str], *, ends_runs: bool = True) -> set[str]:
         deleted = await connection.fetch(SQL["delete_rows"], self._installation, slugs)
-        records = [record for line in deleted for record in cut_off_records(line)]
+        records = [record for line in deleted for record in cut_off_records(line)] if ends_runs else []
         if records:
             await connection.execute(SQL["insert_records"], self._installation, *record_columns(records))
         found = {line["slug"] for line in deleted}
