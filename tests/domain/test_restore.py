@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule import machine, runs
-from scheduledjob.domain.schedule.definition import Concurrency, Definition
+from scheduledjob.domain.schedule.definition import Concurrency, Definition, Keep
 from scheduledjob.domain.schedule.machine import first_state
 from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.schedule.restore import restored_state
 from scheduledjob.domain.schedule.schedule import Schedule
-from scheduledjob.domain.schedule.state import Run, State
+from scheduledjob.domain.schedule.state import Outcome, Run, State, record_of
 from scheduledjob.domain.time.instants import MINUTE, SECOND, Instant
 from scheduledjob.domain.triggers.every import EveryTrigger
 
@@ -63,6 +63,24 @@ def test_a_pod_that_may_run_is_ended_before_what_replaces_it_starts() -> None:
     (run,) = state.runs
     runs.cancel(schedule, run, NOW, "replaced")
     assert state.runs == [run], "its end is not confirmed"
+
+
+def test_what_ends_in_the_restore_is_left_for_history() -> None:
+    replace = msgspec.structs.replace(EVERY, concurrency=Concurrency.REPLACE)
+    before = a_state(replace, Run(slot=NOW - 2 * MINUTE, due=NOW - 2 * MINUTE, begun=NOW - 2 * MINUTE))
+    before.next = Run(slot=NOW - MINUTE // 2, due=NOW - MINUTE // 2)
+    before.unrecorded = (record_of(before.next, Outcome.FAILED, NOW, uid="other", slug="other", keep=Keep()),)
+    state, wake = restored(before, replace)
+    (record,) = state.unrecorded
+    assert (record.run_id, record.outcome, wake) == (f"u-{NOW - 2 * MINUTE}", Outcome.CANCELLED, NOW)
+    assert (state.cancelled, len(state.runs)) == (1, 1)
+
+
+def test_a_run_that_fails_in_the_restore_is_left_for_history() -> None:
+    often_lost = Run(slot=NOW - MINUTE, due=NOW - MINUTE, attempt=5, begun=NOW - MINUTE, lost=runs.MAX_LOST_IN_ROW - 1)
+    state, wake = restored(a_state(EVERY, often_lost))
+    assert [record.outcome for record in state.unrecorded] == [Outcome.FAILED]
+    assert wake == NOW
 
 
 def test_an_edit_replays_nothing() -> None:

@@ -33,7 +33,9 @@ STATE = (
     '"succeeded":1011,"failed":1012,"cancelled":1013,"skipped":1014,"missed":1015,"excluded":1016,'
     '"failures_in_row":1017,"last_schedule":1018,"last_success":1019,"last_failure":1020,"expect_from":1021,'
     '"overdue":true,"generation":1023,"handled":["run-now/a","cancel/u-1"],"followed":1025,'
-    f'"followed_ids":{{"up-1":7}},"upcoming":[{run_text(400)}],"zones":"2026f","first_named_at":10}}'
+    f'"followed_ids":{{"up-1":7}},"upcoming":[{run_text(400)}],"zones":"2026f","first_named_at":10,'
+    '"unrecorded":[{"run_id":"u-1","uid":"u","slug":"s","slot":1,"started":2,"finished":3,"attempt":4,'
+    '"outcome":"Cancelled","reason":"why"}]}'
 )
 
 DEFINITION = (

@@ -9,7 +9,7 @@ import pytest
 
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import Timeouts
-from scheduledjob.domain.schedule.state import Outcome, Run, State
+from scheduledjob.domain.schedule.state import Outcome, Run, State, record_of
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.engine import hook_delivery, timing
@@ -96,6 +96,26 @@ async def test_a_run_that_fails_without_an_end_of_its_attempt_calls_its_hook(sto
     assert (record.outcome, attempt.attempt) == (Outcome.FAILED, 5)
     assert ("OwnerLost" if lost else "timeouts.total") in record.reason
     assert jobs.begun.empty()
+
+
+async def test_a_run_that_failed_when_its_row_was_made_from_status_is_recorded_and_calls_its_hook(
+    store: MemoryStore,
+) -> None:
+    now = await store.now()
+    definition = single_slot(now, triggers=(EveryTrigger(HOUR),), **FAILURE)
+    row = desired("ns/a", definition, now)
+    run = Run(slot=now, due=now, attempt=5, begun=now)
+    ended = record_of(run, Outcome.FAILED, now - HOUR, uid=row.uid, slug="", keep=definition.keep, reason="OwnerLost")
+    row.state = State(decided_until=now, when=definition.when_digest, unrecorded=(ended,)).encode()
+    row.wake_at = now
+    await store.put([row], replace=False)
+    hooks = Hooks()
+    async with running(replica_of(store, Jobs(), hook=hooks)):
+        await hooks.calls.get()
+    (record,) = await store.history("ns/a")
+    assert (record.run_id, record.outcome, record.attempt) == (ended.run_id, Outcome.FAILED, 5)
+    assert record.finished >= now
+    assert not State.decode((await row_of(store, "ns/a")).state).unrecorded
 
 
 async def test_a_cancelled_run_calls_no_hook(store: MemoryStore) -> None:

@@ -9,8 +9,9 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from scheduledjob.domain.schedule.definition import Keep
 from scheduledjob.domain.schedule.restore import is_older, told_state
-from scheduledjob.domain.schedule.state import Run, State
+from scheduledjob.domain.schedule.state import Outcome, Run, State, record_of
 from scheduledjob.kube.reconcile.desired_state import ObjectRules
 from scheduledjob.kube.reconcile.known_objects import KnownObjects
 from scheduledjob.kube.reconcile.reconciler import Reconciler
@@ -271,6 +272,11 @@ def test_a_status_that_no_version_wrote_tells_nothing() -> None:
     assert told_state("{") is None
     assert told_state('{"floor": -5}') is None
     assert told_state(engine_text(told())) == told()
+
+
+def test_status_has_no_records() -> None:
+    record = record_of(active(1), Outcome.CANCELLED, T, uid="u", slug="ns/a", keep=Keep())
+    assert told_state(engine_text(told(unrecorded=(record,)))) == told()
 
 
 @pytest.mark.parametrize("by", ["first list", "sweep"])

@@ -16,7 +16,7 @@ from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.executor import RELEASED
 
-from .restored import Lifetime, forgotten, is_lost, known, outlasted, parts, repeated, replaced_by_restore
+from .restored import Lifetime, forgotten, is_lost, known, outlasted, parts, repeated
 from .zone_versions import RELEASES, slots_by
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ def check(history: History) -> list[str]:
         wrong += repeated(mine, desired, restore)
         wrong += _stale(mine, seen, stored, records)
         wrong += _lost(mine, kept, desired, history)
-        ended = {*everything, *replaced_by_restore(mine, desired, restore)}
-        wrong += _unended(mine, seen, ended, desired, history)
-        wrong += _unheard(mine, ended, desired, history)
+        wrong += _unended(mine, seen, everything, desired, history)
+        wrong += _unheard(mine, everything, desired, history)
         wrong += _uncalled(kept, desired, history)
         wrong += _fenced(mine, history)
         wrong += _unnamed(mine, desired, history)
@@ -172,10 +171,7 @@ def _lost(lifetimes: list[Lifetime], kept: list[RunRecord], desired: DesiredStat
     slots = (state.decided_until - _anchor_of(desired)) // trigger.every
     wrong = []
     exact = history.restore is None or history.restore.clean
-    # What a restore ends, such as a run that a later slot replaces, counts as cancelled and has no record.
-    recorded = sum(record.outcome is Outcome.CANCELLED for record in kept)
-    cancelled = max(0, state.cancelled - recorded)
-    if state.completed is None and (slots != run + counted if exact else slots > run + counted + cancelled):
+    if state.completed is None and (slots != run + counted if exact else slots > run + counted):
         wrong.append(
             f"lost: {desired.slug} had {slots} slots, {run} runs, {state.skipped} skipped, {state.missed} missed"
         )
@@ -222,13 +218,13 @@ def _passed_over(state: State) -> int:
 def _unended(
     lifetimes: list[Lifetime],
     seen: list[Lifetime],
-    records: set[str],
+    records: dict[str, RunRecord],
     desired: DesiredState,
     history: History,
 ) -> list[str]:
     """Everything that had started when the trouble ended has ended."""
     started = {lifetime.start.run_id for lifetime in seen if lifetime.start.at <= history.trouble_ended}
-    wrong = [f"never ended: {run_id}" for run_id in sorted(started - records)]
+    wrong = [f"never ended: {run_id}" for run_id in sorted(started - set(records))]
     wrong += [f"never ended: process of {lifetime.start.run_id}" for lifetime in lifetimes if lifetime.end is None]
     return (
         wrong
@@ -264,7 +260,9 @@ def _unfollowed(kept: list[RunRecord], desired: DesiredState, history: History, 
     return wrong
 
 
-def _unheard(lifetimes: list[Lifetime], records: set[str], desired: DesiredState, history: History) -> list[str]:
+def _unheard(
+    lifetimes: list[Lifetime], records: dict[str, RunRecord], desired: DesiredState, history: History
+) -> list[str]:
     """Every manual request was carried out once, and a run that was being cancelled was not started again."""
     if desired.deleted:
         return []

@@ -13,8 +13,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scheduledjob.domain.schedule.definition import Concurrency
-
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.requests import Requests
     from scheduledjob.domain.time.instants import Instant
@@ -104,11 +102,3 @@ def forgotten(made: Requests, desired: DesiredState, history: History) -> bool:
     if restore is None or f"run-now/{made.run}" in restore.handled.get(desired.uid, ()):
         return False
     return made.run in restore.replaced.get(desired.uid, ())
-
-
-def replaced_by_restore(lifetimes: list[Lifetime], desired: DesiredState, restore: Restore | None) -> set[str]:
-    """Return the runs that a later slot may have replaced while the row was made from status. They count as cancelled,
-    and have no record: a new row brings none along."""
-    if restore is None or desired.definition.concurrency is not Concurrency.REPLACE:
-        return set()
-    return {lifetime.start.run_id for lifetime in lifetimes if lifetime.start.at <= restore.restored_at}

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from scheduledjob.domain.schedule import due, followed_runs, machine
+from scheduledjob.domain.schedule import due, followed_runs, machine, runs
 from scheduledjob.domain.time.instants import Instant, from_seconds
 
 from .attempt_runner import AttemptRunner
@@ -143,6 +143,8 @@ class Ownership:
         self._owned[row.key] = owned
         self._context.observer.claimed(row)
         schedule, state, now = owned.schedule, owned.schedule.state, self._context.clock.now()
+        if state.unrecorded:
+            runs.record_unrecorded(schedule, now)
         if row.recovered:
             log.info("recovered from a replica whose lease had expired", slug=row.slug)
             machine.recover(schedule, now, edited=spec_changed(row, state))

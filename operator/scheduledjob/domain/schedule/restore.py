@@ -56,6 +56,7 @@ def restored_state(
     replica. Raises ``msgspec.ValidationError`` for a text that no version of this product wrote.
     """
     state = State.decode(text)
+    state.unrecorded = ()  # nobody may write history by way of the status
     if wrong := next(_contradictions(state), None):
         raise msgspec.ValidationError(f"the state has {wrong}")
     schedule = Schedule("", uid, definition, slots, state, detached=detached)
@@ -71,10 +72,11 @@ def restored_state(
                 run.attempt, run.lost, run.begun = run.attempt + 1, 1, run.begun or run.due
     if definition.when_digest == state.when:
         due.miss_outage(schedule, active_until, now)
+    state.unrecorded = schedule.writes.records
     # Lower than any row's revision: the first owner applies the object as it is now.
     state.revision = 0
     idle = state.next is None and schedule.open  # its first owner plans a slot
-    return state, now if state.runs or state.waiting or idle else machine.wake_at(schedule)
+    return state, now if state.runs or state.waiting or state.unrecorded or idle else machine.wake_at(schedule)
 
 
 def told_state(text: str) -> State | None:

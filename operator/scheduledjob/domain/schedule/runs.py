@@ -321,6 +321,16 @@ def _record(schedule: Schedule, run: Run, outcome: Outcome, now: Instant, detail
     return record
 
 
+def record_unrecorded(schedule: Schedule, now: Instant) -> None:
+    """Record the runs that ended when the row was made from status, as if they had ended now."""
+    state = schedule.state
+    schedule.writes.records += tuple(
+        replace(record, slug=schedule.slug, replica=schedule.replica, finished=now) for record in state.unrecorded
+    )
+    state.unrecorded = ()
+    schedule.writes.changed = True
+
+
 def _skip_overlapped(schedule: Schedule, ending: Run, now: Instant) -> None:
     """When the last run ends, count the slots that came due in the meantime, if the policy skips them all."""
     state, slots, uid = schedule.state, schedule.slots, schedule.uid

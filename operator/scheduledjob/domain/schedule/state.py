@@ -129,6 +129,8 @@ class State(msgspec.Struct, omit_defaults=True, gc=False):
     """The version of the zone data by which ``next`` was planned; empty if it depends on no time zone."""
     first_named_at: Instant = 0
     """When the client wrote the desired state that named its first slot, if this state takes that one into account."""
+    unrecorded: tuple[RunRecord, ...] = ()
+    """Runs that ended when the row was made from status. Its first owner adds them to history."""
 
     def encode(self) -> bytes:
         return _encoder.encode(self)

@@ -131,11 +131,12 @@ def build_status(
 
 
 def engine_text(state: State) -> str:
-    """Return the state as status keeps it, without payloads, which the annotations and the spec have, and without the
-    revision, which counts the writes to one store."""
+    """Return the state as status keeps it, without payloads, which the annotations and the spec have, without the
+    revision, which counts the writes to one store, and without records, which belong in its history."""
     kept = msgspec.structs.replace(
         state,
         revision=1,
+        unrecorded=(),
         runs=[_without_payload(run) for run in state.runs],
         waiting=[_without_payload(run) for run in state.waiting[:WAITING_KEPT]],
     )
