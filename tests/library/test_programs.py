@@ -95,8 +95,8 @@ async def short(task: Task) -> Task:
 
 async def main() -> None:
     async with scheduler:
-        await scheduler.schedule("a", "short", delay=0.0)
         try:
+            await scheduler.schedule("a", "short", delay=0.0)
             await asyncio.Event().wait()
         finally:
             print("leaving", flush=True)
