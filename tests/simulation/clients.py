@@ -115,6 +115,8 @@ class Clients:
         state = first_state(definition, slots, desired.uid, created, desired.first, detached=desired.detached)
         state.generation = desired.generation
         wake = state.next.due if state.next else created
+        if requests != NO_REQUESTS:  # the first owner handles the requests
+            state.revision, wake = 0, self.scenario.world.store_clock()
         return NewRow(
             slug=slug,
             uid=desired.uid,
