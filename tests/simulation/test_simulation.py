@@ -22,6 +22,8 @@ from .strikes import Strikes
 SEEDS = 240
 AT_A_TIME = 20
 SEEDS_FOR_A_BUG = 500
+FIRST_SEEDS = {"starts need no lease": 180, "released rows go on": 60}
+"""Where to begin to look for bugs that few seeds find. The other seeds follow."""
 SEEDS_FOR_STRIKES = 300
 
 
@@ -36,7 +38,8 @@ def test_no_promise_is_broken(first: int) -> None:
 def test_a_planted_bug_is_found(name: str) -> None:
     plant, rule = BUGS[name]
     with plant():
-        for seed in range(SEEDS_FOR_A_BUG):
+        for number in range(SEEDS_FOR_A_BUG):
+            seed = (FIRST_SEEDS.get(name, 0) + number) % SEEDS_FOR_A_BUG
             try:
                 wrong = check(play(seed))
             except SpinningError:
