@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("scheduledjob.claimer")
 
+HAND_OVER_LIMIT = 2 * TURN_LIMIT
+"""Seconds for a turn of the event loop that takes rows over. A batch of plain rows should fit, because what starts
+together ends together, and is written together."""
+
 
 class Claimer:
     """Claims rows for ``ownership`` until ``stop``."""
@@ -228,7 +232,7 @@ class Claimer:
     def _hand_over(self, rows: deque[Row], deadline: float) -> None:
         """Hand rows over, as many as fit into a turn of the event loop, and the others in later turns."""
         monotonic = self._context.monotonic
-        until = monotonic() + TURN_LIMIT
+        until = monotonic() + HAND_OVER_LIMIT
         while rows:
             self._ownership.accept(rows.popleft(), deadline)
             if monotonic() >= until:
