@@ -14,7 +14,7 @@ import pytest
 
 from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.engine.capacity import Capacity, tenant_of
-from scheduledjob.engine.claimer import Claimer
+from scheduledjob.engine.claimer import HAND_OVER_LIMIT, Claimer
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.observer import Observer
 from scheduledjob.engine.poll_timer import PollTimer
@@ -449,7 +449,7 @@ def test_rows_that_take_long_to_read_are_handed_over_in_several_turns_of_the_loo
     accept = scene.ownership.accept
 
     def slowly(row: Row, deadline: float) -> None:
-        scene.world.now += 0.004
+        scene.world.now += 0.4 * HAND_OVER_LIMIT
         accept(row, deadline)
 
     monkeypatch.setattr(scene.ownership, "accept", slowly)
