@@ -345,7 +345,7 @@ REDIRECT_BODIES = {
     "chunks without an end": b"Transfer-Encoding: chunked\r\n\r\n5\r\nok",
     "chunks without a size": b"Transfer-Encoding: chunked\r\n\r\nzz\r\nok",
     "two lengths": b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nok",
-    "a length that is no number": b"Content-Length: x\r\n\r\nok",
+    "a length that is not a number": b"Content-Length: x\r\n\r\nok",
     "more than is skipped": b"Content-Length: 300000\r\n\r\n" + b"x" * 300_000,
     "a wrong coding": b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok",
 }

@@ -67,6 +67,14 @@ class Operator:
         await self.page_check.check(list(bodies))
         await self.reconciler.settled()
 
+    async def list_object(self, listed: dict[str, Any], by: str) -> None:
+        """List an object, in the ``sweep`` or in the first list."""
+        if by == "sweep":
+            await self.sweep(listed)
+        else:
+            await self.page_check.compare([listed])
+            await self.reconciler.settled()
+
     async def generation(self) -> int | None:
         (row,) = await self.store.get(["ns/a"])
         return None if row is None else row.generation
@@ -286,11 +294,7 @@ async def test_a_restored_store_continues_from_the_status(by: str) -> None:
         state = told(succeeded=1, next=None)
         listed = body("a")
         listed["status"] = {"engine": engine_text(state), "observedGeneration": 1}
-        if by == "sweep":
-            await operator.sweep(listed)
-        else:
-            await operator.page_check.compare([listed])
-            await operator.reconciler.settled()
+        await operator.list_object(listed, by)
         (row,) = await operator.store.get(["ns/a"])
         assert row is not None
         found = State.decode(row.state)
@@ -308,11 +312,7 @@ async def test_a_run_that_is_active_in_the_backup_is_not_recorded_as_deleted(by:
         operator.store._tables.slugs["ns/a"].state = told(runs=[active(1)]).encode()
         listed = body("a")
         listed["status"] = {"engine": engine_text(told(runs=[active(2)])), "observedGeneration": 1}
-        if by == "sweep":
-            await operator.sweep(listed)
-        else:
-            await operator.page_check.compare([listed])
-            await operator.reconciler.settled()
+        await operator.list_object(listed, by)
         (row,) = await operator.store.get(["ns/a"])
         assert row is not None
         assert [(run.slot, run.attempt) for run in State.decode(row.state).runs] == [(T, 2)]

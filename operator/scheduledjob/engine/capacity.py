@@ -49,6 +49,7 @@ def describe_wait(position: int, exact: bool) -> str:
 
 def bounded_room(held: int, free: int, share: float, *, others: bool = True) -> int:
     """Return how many of the ``free`` places a tenant or a schedule may take that already holds ``held``.
+
     If no ``others`` are known, a fraction of a place is rounded up, so that a lone tenant uses all of a small capacity.
     """
     if free <= 0:

@@ -117,15 +117,17 @@ async def test_an_announcement_does_not_wait_for_a_client_that_stands_still(
     assert await store.announce(info, now + 2 * HOUR)
 
 
+def observed(generation: int) -> list[NewRow]:
+    """Return the rows of five objects, as an operator writes them."""
+    rows = [desired(f"job-{n}", 1, origin=Origin.CLUSTER, definition=str(generation)) for n in range(5)]
+    for row in rows:
+        row.generation = generation
+    return rows
+
+
 async def test_an_observed_object_whose_row_is_locked_is_written_after_the_others(
     store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record], postgres_dsn: str
 ) -> None:
-    def observed(generation: int) -> list[NewRow]:
-        rows = [desired(f"job-{n}", 1, origin=Origin.CLUSTER, definition=str(generation)) for n in range(5)]
-        for row in rows:
-            row.generation = generation
-        return rows
-
     assert await store.reconcile(observed(1)) == [Put.CREATED] * 5
     watcher = await asyncpg.connect(postgres_dsn)
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks, locked(connection, "job-3"):
@@ -151,12 +153,6 @@ def few_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_rows_that_stay_locked_cost_no_other_object_its_edit(
     store: PostgresStore, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    def observed(generation: int) -> list[NewRow]:
-        rows = [desired(f"job-{n}", 1, origin=Origin.CLUSTER, definition=str(generation)) for n in range(5)]
-        for row in rows:
-            row.generation = generation
-        return rows
-
     await store.reconcile(observed(1))
     async with locked(connection, "job-1", "job-3"):
         with pytest.raises(StoreUnavailable, match=IN_VAIN):
