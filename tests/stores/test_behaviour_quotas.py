@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.engine.capacity import describe_wait, tenant_of
 from scheduledjob.engine.store import COUNTED, Batch, Quotas
-from scheduledjob.engine.stored_row import Origin
+from scheduledjob.engine.stored_row import DEFAULT_TENANT, Origin
 
 from .support import KIND, LEASE, SHORT_LEASE, desired, settle, settlement, take, until, wait_for_lease_end
 
@@ -86,6 +87,19 @@ async def test_the_tenant_of_a_row_is_what_its_writer_named(store: Store) -> Non
     assert not (await claim_fairly(store, {"team": 1}, 0)).rows
     (claimed,) = (await claim_fairly(store, {"other": 1}, 0)).rows
     assert claimed.tenant == "other"
+
+
+async def test_the_tenant_of_a_row_follows_who_wrote_it_last(store: Store) -> None:
+    now = await store.now()
+    (row,) = of_namespace("a", 1, now - HOUR)
+    await store.put([row], replace=False)
+    (claimed,) = (await claim_fairly(store, {"a": 1}, 0)).rows
+    await store.put([replace(row, origin=Origin.LIBRARY)], replace=True)
+    (read,) = await store.get([row.slug])
+    assert read is not None
+    assert (read.origin, read.tenant) == (Origin.LIBRARY, DEFAULT_TENANT)
+    await settle(store, settlement(claimed, wake_at=now - HOUR))
+    assert counted(await claim_fairly(store, {"a": 0}, 1)) == {DEFAULT_TENANT: 1}
 
 
 async def test_quotas_hold_for_all_kinds_of_a_tenant_together(store: Store) -> None:

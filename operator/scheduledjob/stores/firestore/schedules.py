@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scheduledjob.engine.capacity import tenant_of
 from scheduledjob.engine.store import Put, SlugTaken, StoreUnavailable
 from scheduledjob.engine.stored_row import Origin
 from scheduledjob.stores.tombstones import by_unique_slug, without_cluster_fields
@@ -270,7 +271,13 @@ def edit(document: StoredDocument, new: NewRow, now: Instant) -> Write:
 def _schedule_again(document: StoredDocument, new: NewRow) -> Write:
     """Return the write which notes that a client has scheduled an owned row again as it is."""
     revision = document.fields["revision"] + 1
-    fields: Fields = {"revision": revision, "origin": Origin(new.origin).value, "generation": 0, "acts": ""}
+    fields: Fields = {
+        "revision": revision,
+        "origin": Origin(new.origin).value,
+        "tenant": tenant_of(new),
+        "generation": 0,
+        "acts": "",
+    }
     if not new.keep_payload:
         fields["payload_revision"] = revision
     return Write(document.path, fields, list(fields), stamp=document.stamp)

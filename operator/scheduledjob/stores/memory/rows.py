@@ -72,8 +72,10 @@ class Entry:
         return (self.kind, self.definition, self.named_tenant) != (new.kind, new.definition, new.tenant)
 
     def schedule_again(self, new: NewRow) -> None:
-        """Note that a client has scheduled an owned row again as it is."""
-        self.origin, self.generation, self.requests = new.origin, 0, ""
+        """Note that a client of the library has scheduled an owned row again as it is. Enter the row again after that:
+        a row that comes from the operator has another tenant from now on."""
+        self.origin, self.generation, self.requests = Origin(new.origin).value, 0, ""
+        self.tenant = sys.intern(tenant_of(new))
         self.revision += 1
         if not new.keep_payload:
             self.payload_revision = self.revision

@@ -53,6 +53,7 @@ class MemorySchedules(MemoryPart):
                         results.append(Put.UNCHANGED)
                         continue
                     entry.schedule_again(row)
+                    tables.enter(entry)
                     results.append(Put.UPDATED)
                     written.append(entry)
                     continue
