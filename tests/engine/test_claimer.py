@@ -21,6 +21,7 @@ from scheduledjob.engine.poll_timer import PollTimer
 from scheduledjob.engine.replica_settings import ReplicaContext, ReplicaSettings
 from scheduledjob.engine.store import Batch, ReplicaInfo, StoreUnavailable, Wake
 from scheduledjob.engine.stored_row import Disposition, Origin, Row, Settlement
+from scheduledjob.engine.timing import FAIR_BATCH
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
 from tests.simulation.network import at_once
 from tests.simulation.world import Machine, World
@@ -252,9 +253,17 @@ def test_a_full_batch_is_followed_by_another_at_once(scene: Scene) -> None:
     assert scene.ownership.count == 1200
 
 
+def put_of_no_tenant(scene: Scene, count: int) -> None:
+    """Put due rows of a program that names no tenants."""
+    slot = scene.world.store_clock() - SECOND
+    rows = [desired(f"job-{n}", single_slot(slot), slot - 10**9) for n in range(count)]
+    for row in rows:
+        row.origin = Origin.LIBRARY
+        at_once(scene.store.put([row], replace=False))
+
+
 def test_the_next_claim_is_in_flight_while_rows_are_handed_over(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    for n in range(1200):
-        scene.put(f"ns/{n}", 0.0)
+    put_of_no_tenant(scene, 1200)
     claim = scene.store.claim
     owned: list[int] = []
 
@@ -271,6 +280,34 @@ def test_the_next_claim_is_in_flight_while_rows_are_handed_over(scene: Scene, mo
     scene.until(2.9)
     assert owned[:3] == [0, 0, 500]
     assert scene.ownership.count == 1200
+
+
+def test_beside_the_backlog_of_a_tenant_a_small_claim_follows_when_its_rows_are_handed_over(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a lone run of another tenant would be started behind the rows of several batches."""
+    for n in range(1600):
+        scene.put(f"hog/{n}", 0.0)
+    claim, accept = scene.store.claim, scene.ownership.accept
+    owned, sizes = list[int](), list[int]()
+
+    async def recorded(*args: Any, **options: Any) -> Batch:
+        owned.append(scene.ownership.count)
+        batch = await claim(*args, **options)
+        sizes.append(len(batch.rows))
+        return batch
+
+    def slowly(row: Row, deadline: float) -> None:
+        scene.world.now += 0.4 * HAND_OVER_LIMIT  # so each batch takes many turns of the event loop
+        accept(row, deadline)
+
+    monkeypatch.setattr(scene.store, "claim", recorded)
+    monkeypatch.setattr(scene.ownership, "accept", slowly)
+    scene.start()
+    scene.until(5.0)
+    assert sizes[:6] == [scene.settings.batch, *[FAIR_BATCH] * 5]
+    assert owned[:6] == [0, *range(scene.settings.batch, 1500, FAIR_BATCH)]
+    assert scene.ownership.count == 1600
 
 
 def test_a_released_row_is_claimed_in_time(scene: Scene) -> None:
@@ -432,11 +469,7 @@ def test_what_ends_makes_room_for_what_waits(scene: Scene) -> None:
 
 @pytest.mark.parametrize("scene", [{"batch": 5, "capacity": 20}], indirect=True)
 def test_a_program_that_names_no_tenants_has_all_of_its_capacity(scene: Scene) -> None:
-    slot = scene.world.store_clock() - SECOND
-    rows = [desired(f"job-{n}", single_slot(slot), slot - 10**9) for n in range(30)]
-    for row in rows:
-        row.origin = Origin.LIBRARY
-    at_once(scene.store.put(rows, replace=False))
+    put_of_no_tenant(scene, 30)
     scene.start()
     scene.until(5.0)
     assert scene.ownership.count == 20

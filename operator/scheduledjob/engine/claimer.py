@@ -26,9 +26,11 @@ from scheduledjob.domain.time.instants import SECOND, from_seconds
 from .capacity import tenant_of
 from .fair_shares import FairShares
 from .store import Batch, Quotas, ReplicaInfo, StoreUnavailable, Wake
+from .stored_row import DEFAULT_TENANT
 from .timing import (
     ANNOUNCE_RETRY_DELAY,
     CLAIM_START_LIMIT,
+    FAIR_BATCH,
     FIRST_CLAIM_RETRY_DELAY,
     LAST_CLAIM_RETRY_DELAY,
     MIN_ANNOUNCED_SLEEP,
@@ -80,6 +82,8 @@ class Claimer:
         self._shares = FairShares(context.settings.weights)
         self._contended = False
         """More was due than the last claim took."""
+        self._handed_over = asyncio.Event()
+        """The last row of a batch was handed over."""
         self._due: frozenset[str] = frozenset()
         """Tenants that had more due rows after the last claim."""
 
@@ -136,6 +140,11 @@ class Claimer:
     async def _poll(self) -> float | None:
         """Claim what is due. Return when to poll again (monotonic seconds); None: at once."""
         context, settings, timer = self._context, self._context.settings, self._poll_timer
+        shared = self._contended and not self._due <= {DEFAULT_TENANT}
+        while shared and any(self._arriving):
+            # Otherwise the rows of several batches would lie between a run that comes due now and its start.
+            self._handed_over.clear()
+            await self._handed_over.wait()
         sent = context.monotonic()
         timer.poll_at = sent + settings.heartbeat
         arriving = sum(map(len, self._arriving))
@@ -149,7 +158,7 @@ class Claimer:
             self._contended = limit == 0
         quotas = None
         if self._contended:
-            limit = min(room, settings.batch)
+            limit = min(room, settings.batch, FAIR_BATCH if shared else room)
             quotas = self._quotas(limit)
         batch = await context.store.claim(
             context.replica,
@@ -241,3 +250,4 @@ class Claimer:
             asyncio.get_running_loop().call_soon(self._hand_over, rows, deadline)
         else:
             self._arriving = [others for others in self._arriving if others]
+            self._handed_over.set()

@@ -30,6 +30,10 @@ longer would arrive before the writes that ``WRITES_FIRST_DELAY`` waits for."""
 UNREADABLE_RETRY_DELAY = 60.0
 """Until a row that this version can't read is due again. By then a newer replica may claim it."""
 
+FAIR_BATCH = 64
+"""Rows that a claim takes at most while tenants share the replica and more is due than one claim takes. A run that
+comes due beside such a backlog waits for the claim in flight, for the next one, and for the hand-over of their rows."""
+
 QUOTA_OF_OTHERS = 16
 """How many rows a claim with quotas takes of a tenant that had nothing due before."""
 
