@@ -2,8 +2,8 @@
 
 ``NNNN_pre_what.sql`` is the half that version NNNN needs and that older replicas can work with. Each start applies it,
 and so does ``scheduledjob migrate``. ``NNNN_post_what.sql`` is the half that older replicas cannot work with. Only
-``scheduledjob migrate --finish`` applies it, and refuses while such a replica is alive. A table lists the applied
-halves. A migration holds a transaction lock, so any number of replicas may start at once.
+``scheduledjob migrate --finish`` applies it, and refuses while such a replica is alive. A new database gets both halves
+at once. A table lists the applied halves. A migration holds a transaction lock, so any number of replicas may start at once.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ async def needed(connection: Connection, wanted: Sequence[Half] = OWN) -> bool:
 
 
 async def migrate(connection: Connection, *, finish: bool = False, wanted: Sequence[Half] = OWN) -> list[str]:
-    """Apply the pre halves, and with ``finish`` the post halves too, in one transaction.
+    """Apply the pre halves, and with ``finish`` or to a new database the post halves too, in one transaction.
 
     Returns a description of each half that was applied. Raises StoreError if a post half is needed and a replica of an
     older version is alive. If others hold locks on the tables, asyncpg.LockNotAvailableError says so.
@@ -79,8 +79,9 @@ async def migrate(connection: Connection, *, finish: bool = False, wanted: Seque
             "CREATE TABLE IF NOT EXISTS scheduledjob.migration "
             "(half text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        for half in _missing(wanted, await _applied(connection)):
-            if half.post:
+        before = await _applied(connection)
+        for half in _missing(wanted, before):
+            if half.post and before:  # no older replica can know a database without a schema
                 if not finish:
                     continue
                 await _refuse_under_older_replicas(connection, half)

@@ -41,22 +41,33 @@ WITH {search}picked AS MATERIALIZED (
         CASE WHEN found.rows < $4 THEN (
             SELECT min(soonest.wake_at)
             FROM unnest($2::text[]) AS known(kind), LATERAL ((
+                SELECT wake_at FROM scheduledjob.schedule
+                WHERE installation = $1 AND kind = known.kind AND owner IS NULL
+                  AND wake_at > (SELECT scheduledjob.clock()) + $5::bigint
+                ORDER BY wake_at LIMIT 1
+            ) UNION ALL (
                 -- A lease cannot be claimed ahead of its end, so it counts as due later by `ahead`.
-                SELECT s.wake_at + CASE WHEN s.owner IS NULL THEN 0 ELSE $5::bigint END AS wake_at
-                FROM scheduledjob.schedule AS s
-                WHERE s.installation = $1 AND s.kind = known.kind AND s.wake_at > (SELECT scheduledjob.clock())
-                  AND (s.owner IS NOT NULL OR s.wake_at > (SELECT scheduledjob.clock()) + $5::bigint)
-                ORDER BY s.wake_at LIMIT 1
+                SELECT wake_at + $5::bigint FROM scheduledjob.schedule
+                WHERE installation = $1 AND kind = known.kind AND owner IS NOT NULL
+                  AND wake_at > (SELECT scheduledjob.clock())
+                ORDER BY wake_at LIMIT 1
             ) UNION ALL (
                 -- Due but locked: another replica is claiming it now, or a client has locked it. A client whose
                 -- transaction is rolled back notifies nobody, so look again within a second.
                 SELECT scheduledjob.clock() + least($6::bigint, 1000000) + $5::bigint
-                FROM scheduledjob.schedule AS s
-                WHERE s.installation = $1 AND s.kind = known.kind AND s.wake_at >= $8
-                  AND s.wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
-                  AND (s.owner IS NULL OR s.wake_at <= (SELECT scheduledjob.clock()))
-                  AND s.id NOT IN (SELECT id FROM picked)
-                ORDER BY s.wake_at LIMIT 1
+                FROM ((
+                    SELECT id FROM scheduledjob.schedule
+                    WHERE installation = $1 AND kind = known.kind AND owner IS NULL AND wake_at >= $8
+                      AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
+                      AND id NOT IN (SELECT id FROM picked)
+                    ORDER BY wake_at LIMIT 1
+                ) UNION ALL (
+                    SELECT id FROM scheduledjob.schedule
+                    WHERE installation = $1 AND kind = known.kind AND owner IS NOT NULL AND wake_at >= $8
+                      AND wake_at <= (SELECT scheduledjob.clock())
+                      AND id NOT IN (SELECT id FROM picked)
+                    ORDER BY wake_at LIMIT 1
+                )) AS locked
             )) AS soonest
         ) END AS next_wake
     FROM found
@@ -70,8 +81,13 @@ ORDER BY turn NULLS FIRST;
 -- name: select_due_of_kind
 (
     SELECT ctid AS place, wake_at AS turn FROM scheduledjob.schedule
-    WHERE installation = $1 AND kind = ($2::text[])[{number}]
+    WHERE installation = $1 AND kind = ($2::text[])[{number}] AND owner IS NULL
       AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
+    ORDER BY wake_at
+) UNION ALL (
+    SELECT ctid, wake_at FROM scheduledjob.schedule
+    WHERE installation = $1 AND kind = ($2::text[])[{number}] AND owner IS NOT NULL
+      AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock())
     ORDER BY wake_at
 )
 
@@ -89,9 +105,8 @@ SELECT count(*) FROM (
 -- fragment: due_of_pair
 SELECT ctid AS place, wake_at, row_number() OVER (ORDER BY wake_at ROWS UNBOUNDED PRECEDING) AS number
         FROM scheduledjob.schedule
-        WHERE installation + 0 = $1 AND {tenant} = wanted.tenant AND kind = wanted.kind
+        WHERE installation + 0 = $1 AND {tenant} = wanted.tenant AND kind = wanted.kind AND owner IS NULL
           AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
-          AND (owner IS NULL OR wake_at <= (SELECT scheduledjob.clock()))
         ORDER BY wake_at LIMIT wanted.most
 
 -- name: search_tenants
@@ -100,25 +115,42 @@ SELECT ctid AS place, wake_at, row_number() OVER (ORDER BY wake_at ROWS UNBOUNDE
 -- `pair` jumps from each pair to the next by the index, backwards: in front of a pair's live entries there may be many
 -- dead ones. Of each pair, `seen` reads one row more than wanted, which shows whether more are due. If a tenant has
 -- many kinds, it reads less of each, and sorts them. The kinds are keys of an object, so that no list is searched for
--- each pair.
-RECURSIVE pair AS (
+-- each pair. Leases that expired count first against the quota of their tenant. There are no more than dead replicas
+-- could own, so all of them are read.
+RECURSIVE expired AS MATERIALIZED (
+    SELECT due.place, due.tenant, coalesce(($10::jsonb ->> due.tenant)::bigint, $11::bigint) AS quota,
+        row_number() OVER (PARTITION BY due.tenant ORDER BY due.wake_at) AS turn
+    FROM unnest($2::text[]) AS known(kind), LATERAL (
+        SELECT ctid AS place, {tenant} AS tenant, wake_at FROM scheduledjob.schedule
+        WHERE installation = $1 AND kind = known.kind AND owner IS NOT NULL
+          AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock())
+        ORDER BY wake_at
+    ) AS due
+), recovering AS MATERIALIZED (
+    SELECT jsonb_object_agg(tenant, least(quota, rows)) AS rows
+    FROM (SELECT tenant, quota, count(*) AS rows FROM expired GROUP BY tenant, quota) AS of_tenant
+), pair AS (
     (
         SELECT {tenant} AS tenant, kind, 1 AS number FROM scheduledjob.schedule
-        WHERE installation + 0 = $1 AND wake_at IS NOT NULL AND ({tenant}, kind) < ($12::text, $13::text)
+        WHERE installation + 0 = $1 AND owner IS NULL AND wake_at IS NOT NULL
+          AND ({tenant}, kind) < ($12::text, $13::text)
         ORDER BY {tenant} DESC, kind DESC, wake_at DESC LIMIT 1
     )
     UNION ALL
     SELECT following.tenant, following.kind, pair.number + 1
     FROM pair, LATERAL (
         SELECT {tenant} AS tenant, kind FROM scheduledjob.schedule
-        WHERE installation + 0 = $1 AND wake_at IS NOT NULL AND ({tenant}, kind) < (pair.tenant, pair.kind)
+        WHERE installation + 0 = $1 AND owner IS NULL AND wake_at IS NOT NULL
+          AND ({tenant}, kind) < (pair.tenant, pair.kind)
         ORDER BY {tenant} DESC, kind DESC, wake_at DESC LIMIT 1
     ) AS following
     WHERE pair.number < $14::integer
 ), wanted AS MATERIALIZED (
     SELECT tenant, kind, quota, kinds, least(quota, greatest(2, 4 * quota / kinds)) + 1 AS most
     FROM (
-        SELECT tenant, kind, coalesce(($10::jsonb ->> tenant)::bigint, $11::bigint) AS quota,
+        SELECT tenant, kind,
+            coalesce(($10::jsonb ->> tenant)::bigint, $11::bigint)
+                - coalesce(((SELECT rows FROM recovering) ->> tenant)::bigint, 0) AS quota,
             count(*) OVER (PARTITION BY tenant) AS kinds
         FROM pair WHERE (SELECT jsonb_object($2::text[], $2::text[])) ? kind
     ) AS known
@@ -135,6 +167,8 @@ RECURSIVE pair AS (
         {due_of_pair}
     ) AS due
     WHERE wanted.kinds > 1
+    UNION ALL
+    SELECT tenant, quota, place, false, turn FROM expired
 ), last_pair AS (
     SELECT ARRAY[tenant, kind] AS place FROM pair WHERE number = $14::integer
 ),
@@ -153,20 +187,30 @@ SELECT place, turn FROM seen WHERE turn <= quota
 -- For more kinds than a union of scans suits. Of each of many kinds that are due, it reads no more than its part.
 WITH due_kind AS MATERIALIZED (
     SELECT known.kind
-    FROM unnest($2::text[]) AS known(kind), LATERAL (
+    FROM unnest($2::text[]) AS known(kind), LATERAL ((
         SELECT 1 FROM scheduledjob.schedule
-        WHERE installation = $1 AND kind = known.kind
+        WHERE installation = $1 AND kind = known.kind AND owner IS NULL
           AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
         ORDER BY wake_at LIMIT 1
-    ) AS head
+    ) UNION ALL (
+        SELECT 1 FROM scheduledjob.schedule
+        WHERE installation = $1 AND kind = known.kind AND owner IS NOT NULL
+          AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock())
+        ORDER BY wake_at LIMIT 1
+    ) LIMIT 1) AS head
 )
 SELECT due.place, due.wake_at AS turn
-FROM due_kind, LATERAL (
+FROM due_kind, LATERAL ((
     SELECT ctid AS place, wake_at FROM scheduledjob.schedule
-    WHERE installation = $1 AND kind = due_kind.kind
+    WHERE installation = $1 AND kind = due_kind.kind AND owner IS NULL
       AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock()) + $5::bigint
     ORDER BY wake_at LIMIT greatest(2, 4 * $4::bigint / (SELECT count(*) FROM due_kind))
-) AS due
+) UNION ALL (
+    SELECT ctid, wake_at FROM scheduledjob.schedule
+    WHERE installation = $1 AND kind = due_kind.kind AND owner IS NOT NULL
+      AND wake_at >= $7 AND wake_at <= (SELECT scheduledjob.clock())
+    ORDER BY wake_at LIMIT greatest(2, 4 * $4::bigint / (SELECT count(*) FROM due_kind))
+)) AS due
 
 -- fragment: lease_end
 -- clock_timestamp() is the time of the write itself. A renewal that a stalled server delays may be written after a
