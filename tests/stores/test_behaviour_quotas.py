@@ -149,6 +149,38 @@ async def test_a_row_whose_lease_has_ended_is_claimed_by_quota(store: Store, oth
     await until(recovered)
 
 
+async def test_rows_whose_lease_has_ended_count_against_the_quota(store: Store, other: Store) -> None:
+    now = await store.now()
+    await store.put([*of_namespace("a", 4, now - HOUR), *of_namespace("b", 1, now - HOUR)], replace=False)
+    rows = await take(other, 5, replica="bob", lease=SHORT_LEASE)
+    await wait_for_lease_end(store, rows[-1])
+    await store.put(of_tenant("c", 9, now - SECOND), replace=False)
+    await store.put([replace(row, slug=f"a/due-{n}") for n, row in enumerate(of_namespace("a", 6, now))], replace=False)
+    claimed = Counter[str]()
+
+    async def full() -> bool:
+        quotas = {"a": 5 - claimed["a"], "b": 0, "c": 2 - claimed["c"]}
+        batch = await claim_fairly(store, quotas, 0)
+        assert batch.left >= {"a", "b", "c"}
+        claimed.update(counted(batch))
+        return claimed == {"a": 5, "c": 2}
+
+    await until(full)
+    assert await claim_everything(store) == {"a": 5, "b": 1, "c": 7}
+
+
+async def claim_everything(store: Store) -> Counter[str]:
+    claimed = Counter[str]()
+
+    async def all_claimed() -> bool:
+        batch = await claim_fairly(store, {}, 100)
+        claimed.update(counted(batch))
+        return not batch.rows
+
+    await until(all_claimed)
+    return claimed
+
+
 async def test_each_of_many_tenants_is_served(store: Store) -> None:
     now = await store.now()
     rows = [row for number in range(60) for row in of_namespace(f"team-{number}", 2, now - HOUR)]

@@ -50,9 +50,17 @@ async def columns(connection: Connection) -> set[str]:
     return {line[0] for line in found}
 
 
+async def indexes(connection: Connection) -> set[str]:
+    found = await connection.fetch(
+        "SELECT indexname FROM pg_indexes WHERE schemaname = 'scheduledjob' AND tablename = 'schedule'"
+    )
+    return {line[0] for line in found}
+
+
 def test_halves_are_in_order() -> None:
     assert sorted([POST, PRE]) == [PRE, POST]
-    assert [half.name for half in halves()] == sorted(half.name for half in OWN)
+    order = [(half.version, half.post) for half in halves()]
+    assert order == sorted(order)
     assert len({half.name for half in OWN}) == len(OWN)
 
 
@@ -64,6 +72,8 @@ async def test_an_empty_database_is_migrated_once(store: PostgresStore) -> None:
         "version 4, first half: tenants",
         "version 5, first half: expired history",
         "version 6, first half: chains of followed runs",
+        "version 7, first half: leases apart",
+        "version 7, second half: leases apart",
     ]
     assert await store.migrate() == []
     assert await store.migrate(finish=True) == []
@@ -111,6 +121,17 @@ async def test_a_second_half_waits_for_finish(store: PostgresStore, connection: 
     assert "new" in await columns(connection)
     assert await migrate(connection, finish=True, wanted=LATER) == [f"version {NEXT}, second half: a column"]
     assert "result" not in await columns(connection)
+
+
+async def test_only_finish_drops_the_indexes_that_older_replicas_need(
+    store: PostgresStore, connection: Connection
+) -> None:
+    await migrate(connection, wanted=[half for half in OWN if half.version < 7])
+    await store.connect()
+    older = {"schedule_wake", "schedule_tenant"}
+    assert older < await indexes(connection)
+    assert await store.migrate(finish=True) == ["version 7, second half: leases apart"]
+    assert not older & await indexes(connection)
 
 
 async def test_finish_refuses_while_an_older_replica_is_alive(store: PostgresStore, connection: Connection) -> None:
