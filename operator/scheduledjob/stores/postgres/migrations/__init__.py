@@ -3,7 +3,8 @@
 ``NNNN_pre_what.sql`` is the half that version NNNN needs and that older replicas can work with. Each start applies it,
 and so does ``scheduledjob migrate``. ``NNNN_post_what.sql`` is the half that older replicas cannot work with. Only
 ``scheduledjob migrate --finish`` applies it, and refuses while such a replica is alive. A new database gets both halves
-at once. A table lists the applied halves. A migration holds a transaction lock, so any number of replicas may start at once.
+at once. A table lists the applied halves. A migration holds a transaction lock, so any number of replicas may start
+together.
 """
 
 from __future__ import annotations
