@@ -17,6 +17,8 @@ WRONG = [
     ("0 0 32 * *", ["day-of-month '32'", "1 to 31", "LW"]),
     ("0 0 * 13 *", ["month '13'", "1 to 12", "JAN to DEC"]),
     ("0 0 * 0 *", ["month '0'", "1 to 12"]),
+    ("0 0 * " + "9" * 40 + " *", ["month '" + "9" * 40 + "'"]),
+    ("0 0 * " + "9" * 41 + " *", ["month '" + "9" * 40 + "…'"]),
     ("0 0 * foo *", ["month 'foo'", "'FOO' is not a value", "JAN to DEC"]),
     ("0 0 * * 8", ["day-of-week '8'", "0 to 7 (Sunday is 0 and 7)"]),
     ("0 0 * * FUNDAY", ["day-of-week 'FUNDAY'", "SUN to SAT"]),

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -232,6 +233,20 @@ async def test_the_thread_renews_as_long_as_the_row_is_owned() -> None:
         assert {runs for runs, _, _ in kept.extended} == {("run",)}
         assert all(thread != threading.get_ident() for _, _, thread in kept.extended)
         kept.leases.drop(lease)
+
+
+async def test_the_thread_stops_while_jobs_block_every_thread_of_the_default_pool() -> None:
+    loop, free = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    blocked = loop.run_in_executor(None, free.wait)
+    try:
+        async with asyncio.timeout(PATIENCE), keeping(MemoryStore()) as kept:
+            pass
+        assert not kept.thread._thread.is_alive()
+        assert not blocked.done()
+    finally:
+        free.set()
+        await blocked
 
 
 async def test_the_thread_reports_lost_and_edited_rows() -> None:

@@ -86,6 +86,8 @@ class LeaseThread:
         self._running: asyncio.AbstractEventLoop | None = None
         self._started = threading.Event()
         self._stopped = threading.Event()
+        self._ended = asyncio.Event()
+        """The thread has ended, or is about to."""
         self._watched_at = 0.0
         """Monotonic seconds at which the thread last looked for leases that are about to expire."""
 
@@ -95,6 +97,7 @@ class LeaseThread:
         self._guarding = self._home.create_task(self._guard(), name="scheduledjob-lease-guard")
 
     def _start_thread(self) -> None:
+        self._ended.clear()
         self._thread = threading.Thread(target=self._main, name="scheduledjob-leases", daemon=True)
         self._thread.start()
 
@@ -104,7 +107,9 @@ class LeaseThread:
         if self._running is not None:
             with contextlib.suppress(RuntimeError):  # it ended by itself
                 self._running.call_soon_threadsafe(self._stopping.set)
-        await asyncio.to_thread(self._thread.join)
+        # Not in a thread of the default pool: jobs may block all of them.
+        await self._ended.wait()
+        self._thread.join()
 
     # ---- in the replica's event loop
 
@@ -122,14 +127,18 @@ class LeaseThread:
 
     def _main(self) -> None:
         delay = FIRST_LEASE_THREAD_RESTART_DELAY
-        while not self._stopped.is_set():
-            try:
-                asyncio.run(self._run())
-            except BaseException as error:  # nobody above would see it, and nobody would renew or fence
-                self._report_failure(error)
-            self._started.set()
-            self._stopped.wait(delay)
-            delay = min(2 * delay, LAST_LEASE_THREAD_RESTART_DELAY)
+        try:
+            while not self._stopped.is_set():
+                try:
+                    asyncio.run(self._run())
+                except BaseException as error:  # nobody above would see it, and nobody would renew or fence
+                    self._report_failure(error)
+                self._started.set()
+                self._stopped.wait(delay)
+                delay = min(2 * delay, LAST_LEASE_THREAD_RESTART_DELAY)
+        finally:
+            with contextlib.suppress(RuntimeError):  # the replica's loop has closed
+                self._home.call_soon_threadsafe(self._ended.set)
 
     def _report_failure(self, error: BaseException) -> None:
         log.error(
