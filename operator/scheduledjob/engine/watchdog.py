@@ -9,16 +9,12 @@ got no CPU looks the same.
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_R = TypeVar("_R")
 
 log = structlog.get_logger("scheduledjob.watchdog")
 
@@ -30,20 +26,6 @@ LOGGED_FROM = 1.0
 """Seconds of lateness from which the log says so."""
 TURN_LIMIT = 0.01
 """Seconds of work after which a batch lets the event loop go on, and continues in a later turn."""
-
-
-_THREADS = 2
-"""Threads for computations. More would compete with the event loop for the interpreter."""
-
-
-async def run_apart(compute: Callable[[], _R]) -> _R:
-    """Run a computation that takes long in a thread, so that the event loop goes on. Its work has to be bounded."""
-    return await asyncio.get_running_loop().run_in_executor(_threads(), compute)
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="compute")
 
 
 class LoopWatchdog:

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from scheduledjob.engine.threads import wait_apart
 from scheduledjob.kube.client.api_errors import ApiError
 from scheduledjob.kube.watch.reflector import Reflector
 
@@ -114,7 +115,7 @@ class ApiServerAddresses:
 
     async def refresh(self) -> None:
         """Read the addresses once."""
-        found = await asyncio.to_thread(_configured, self._api.access.server)
+        found = await wait_apart(_configured, self._api.access.server)
         versions = await self._get(VERSIONS)
         found += _advertised(versions)
         found += await _of_service(await self._get(SERVICE))
@@ -226,7 +227,7 @@ async def _of_service(service: dict[str, Any]) -> list[Place]:
     ]
     for entry in ingress:
         if entry.get("hostname"):
-            addresses += await asyncio.to_thread(_resolved, str(entry["hostname"]))
+            addresses += await wait_apart(_resolved, str(entry["hostname"]))
     ports = [port.get("port") for port in spec.get("ports") or ()]
     return [(str(address), _number(port)) for address in addresses if address for port in ports or (None,)]
 

@@ -10,7 +10,6 @@ second process, or the same one after a restart, changes nothing.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +22,7 @@ from scheduledjob.domain.schedule.plan import Plan, slots_of
 from scheduledjob.domain.triggers.following import FollowingTrigger
 from scheduledjob.engine.store import Put, Store
 from scheduledjob.engine.stored_row import NewRow, Origin, Row
+from scheduledjob.engine.threads import wait_apart
 from scheduledjob.jobs.job_registry import stored_kind
 from scheduledjob.manifests.loader import Loaded, LoadedJob, load
 from scheduledjob.manifests.manifest_references import ManifestReferences
@@ -140,7 +140,7 @@ class FileSchedules:
 
     async def _read(self) -> tuple[Loaded, dict[str, _DesiredSchedule], set[str]]:
         """Read the files. Returns what was loaded, the desired schedules, and the slugs of jobs that can't run here."""
-        loaded = await asyncio.to_thread(load, self._paths)
+        loaded = await wait_apart(load, self._paths)
         lines = [str(problem) for problem in loaded.problems] + loaded.ignored
         desired_by_slug: dict[str, _DesiredSchedule] = {}
         rejected: set[str] = set()

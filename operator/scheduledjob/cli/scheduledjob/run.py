@@ -25,6 +25,7 @@ from scheduledjob.engine.replica import Replica
 from scheduledjob.engine.replica_settings import ReplicaHost, ReplicaSettings
 from scheduledjob.engine.shutdown import shutdown_limit
 from scheduledjob.engine.store import Store, StoreError
+from scheduledjob.engine.threads import wait_apart
 from scheduledjob.jobs.built_in_kind import JobContext
 from scheduledjob.jobs.job_registry import make_kinds
 from scheduledjob.jobs.python.python_job import JobPluginError
@@ -137,7 +138,7 @@ class _RunProcess:
         schedules.on_put, schedules.on_end = report.planned, report.unplanned
         watcher = FileWatcher(options.paths)
         if options.watch:
-            await asyncio.to_thread(watcher.begin)
+            await wait_apart(watcher.begin)
         await schedules.begin(prune=options.prune)
         if not schedules.count and not options.watch:
             raise CommandError(f"nothing to run in {', '.join(options.paths)}: no valid job was found", 2)
@@ -177,7 +178,7 @@ class _RunProcess:
         await replica.ready.wait()
         while True:
             await asyncio.sleep(POLL_INTERVAL)
-            if not await asyncio.to_thread(watcher.poll):
+            if not await wait_apart(watcher.poll):
                 continue
             try:
                 await schedules.update(replica)

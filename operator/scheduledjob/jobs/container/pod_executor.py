@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from scheduledjob.engine.executor import CANCELLED, Attempt, Result
-from scheduledjob.engine.watchdog import run_apart
+from scheduledjob.engine.threads import run_apart
 from scheduledjob.jobs.fair_share import FairShare
 from scheduledjob.jobs.reasons import of_exception
 from scheduledjob.jobs.redaction import Redaction, redacted

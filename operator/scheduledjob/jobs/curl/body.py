@@ -16,7 +16,7 @@ import re
 import zlib
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from scheduledjob.engine.watchdog import run_apart
+from scheduledjob.engine.threads import run_apart
 from scheduledjob.jobs.output import bytes_to_keep, condensed
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scheduledjob.engine.clock import boot_seconds
+from scheduledjob.engine.threads import wait_apart
 from scheduledjob.jobs.shell.spawner.messages import (
     LEASE,
     LEASES_AT_ONCE,
@@ -175,7 +176,7 @@ class Helper(asyncio.Protocol):
             await self._kill_orphans()
         else:
             self.dead = True
-            await outlast(asyncio.get_running_loop().run_in_executor(None, self._wait_or_kill))
+            await outlast(wait_apart(self._wait_or_kill))
         await self._gone.wait()
 
     # ---- asyncio.Protocol
@@ -235,8 +236,7 @@ class Helper(asyncio.Protocol):
         if self._orphans_killed is None:
             leaders = {job.pid for job in self._jobs.values() if job.pid is not None}
             marks = {job.mark for job in self._jobs.values()}
-            loop = asyncio.get_running_loop()
-            self._orphans_killed = loop.run_in_executor(None, self._kill_all, leaders, marks)
+            self._orphans_killed = wait_apart(self._kill_all, leaders, marks)
         await outlast(self._orphans_killed)
 
     def _kill_all(self, leaders: set[int], marks: set[Mark]) -> None:

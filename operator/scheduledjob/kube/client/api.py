@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, Unpack
 import aiohttp
 import msgspec
 
+from scheduledjob.engine.threads import wait_apart
+
 from .access import Access, ConfigError
 from .api_errors import (
     MAX_TEXT,
@@ -116,7 +118,7 @@ class Api:
 
     async def __aenter__(self) -> Self:
         """Read the configuration. Nothing is sent yet. Raises ConfigError."""
-        await asyncio.to_thread(self.access.load)
+        await wait_apart(self.access.load)
         connector = aiohttp.TCPConnector(
             limit=self._connections, keepalive_timeout=KEPT_ALIVE, ssl=self.access.tls or False
         )
@@ -288,7 +290,7 @@ class Api:
             if status != 401 or renewed:
                 break
             try:
-                await asyncio.to_thread(self.access.renew, authorization)
+                await wait_apart(self.access.renew, authorization)
             except ConfigError as error:
                 raise Unauthorized(401, "Unauthorized", str(error)) from error
         return status, body, asked_pause
@@ -298,7 +300,7 @@ class Api:
             raise RuntimeError("the client is not open: async with Api.from_config() as api")
         if self.access.due():
             try:
-                await asyncio.to_thread(self.access.refresh)
+                await wait_apart(self.access.refresh)
             except ConfigError as error:
                 raise Unauthorized(401, "Unauthorized", str(error)) from error
         headers = {}

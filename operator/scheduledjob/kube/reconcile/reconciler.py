@@ -27,7 +27,7 @@ from scheduledjob.domain.schedule.restore import restored_state
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.engine.store import Put, Store, StoreError
 from scheduledjob.engine.stored_row import NewRow, Origin
-from scheduledjob.engine.watchdog import run_apart
+from scheduledjob.engine.threads import run_apart
 from scheduledjob.jobs.container.pod_spec import POD_KIND
 from scheduledjob.kube.report.state_from_status import state_from_status
 from scheduledjob.kube.report.status import UNKNOWN_KIND, engine_text

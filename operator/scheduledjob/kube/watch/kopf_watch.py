@@ -32,6 +32,7 @@ import aiohttp
 import kopf
 import structlog
 
+from scheduledjob.engine.threads import wait_apart
 from scheduledjob.kube.client.api import Api, RequestObserver, pause, resource_of, user_agent
 from scheduledjob.kube.client.api_errors import ApiError, Forbidden, NotFound
 from scheduledjob.kube.client.paths import scheduled_jobs
@@ -117,7 +118,7 @@ class KopfWatcher:
             await ended
         finally:
             self._stop()
-            await asyncio.to_thread(thread.join, STOP_SECONDS)
+            await wait_apart(thread.join, STOP_SECONDS)
 
     def _stop(self) -> None:
         self._stopping.set()
@@ -302,7 +303,7 @@ class _Connections:
 
         async def send(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
             if access.due():
-                await asyncio.to_thread(access.refresh)
+                await wait_apart(access.refresh)
             if access.authorization is not None:
                 request.headers["Authorization"] = access.authorization
             request.server_hostname = access.server_name

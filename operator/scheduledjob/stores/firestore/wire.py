@@ -33,6 +33,7 @@ from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrp
 
 from scheduledjob.domain.time.instants import SECOND, Micros
 from scheduledjob.engine.store import StoreError, StoreUnavailable
+from scheduledjob.engine.threads import wait_apart
 
 from .operations import MAX_WRITES, Query, Stamp, StoredDocument, Write, pack_commits
 from .retrying import gather_results
@@ -96,7 +97,7 @@ class Wire:
         else:
             scopes = FirestoreGrpcAsyncIOTransport.AUTH_SCOPES
             try:
-                credentials, _ = await asyncio.to_thread(default_credentials, scopes=scopes)
+                credentials, _ = await wait_apart(default_credentials, scopes=scopes)
             except GoogleAuthError as error:
                 raise StoreError(
                     f"no credentials for Firestore ({error}): set GOOGLE_APPLICATION_CREDENTIALS to a key file, run "
