@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
+from scheduledjob.domain.schedule import restore
 from scheduledjob.domain.schedule.definition import Keep
 from scheduledjob.domain.schedule.restore import is_older, told_state
 from scheduledjob.domain.schedule.state import Outcome, Run, State, record_of
@@ -262,6 +263,10 @@ def active(attempt: int, slot: int = T) -> Run:
         (told(runs=[active(2)]), told(runs=[active(2)]), False),
         (told(runs=[active(3)]), told(runs=[active(2)]), False),
         (told(decided_until=T + 1, runs=[active(1, T + 1)]), told(runs=[active(2)]), False),
+        (told(waiting=[active(1)]), told(runs=[active(1)]), True),
+        (told(upcoming=[active(1)]), told(runs=[active(1)]), True),
+        (told(upcoming=[active(1)]), told(started=1), True),
+        (told(waiting=[active(1)], runs=[active(1, T - 1)]), told(runs=[active(1, T - 1)]), False),
         (told(followed=5), told(followed=5, followed_ids={"run-1": T}), True),
         (told(followed=5, followed_ids={"run-1": T}), told(followed=5, followed_ids={"run-1": T}), False),
         (told(followed=T), told(followed=5, followed_ids={"run-1": T}), False),
@@ -274,6 +279,16 @@ def test_a_store_with_an_earlier_attempt_or_fewer_followed_ends_is_older(
     """Such a state has the same counts. Without the comparison, an attempt number would occur twice, and a run that
     follows another would be lost."""
     assert is_older(stored, reported) is older
+
+
+def test_the_cost_of_a_comparison_grows_with_the_runs_and_not_with_their_square(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    identified = Mock(side_effect=restore._identity)
+    monkeypatch.setattr(restore, "_identity", identified)
+    state = told(runs=[active(1, n) for n in range(1000)], waiting=[active(1, 1000 + n) for n in range(1000)])
+    assert not is_older(state, state)
+    assert identified.call_count <= 4000
 
 
 def test_a_status_that_no_version_wrote_tells_nothing() -> None:

@@ -96,10 +96,13 @@ def is_older(state: State, told: State) -> bool:
     counts = [(state.decided_until, told.decided_until), (state.succeeded, told.succeeded)]
     counts += [(state.failed, told.failed), (state.cancelled, told.cancelled), (state.skipped, told.skipped)]
     counts += [(state.missed, told.missed), (state.excluded, told.excluded)]
-    counts.append((state.followed, told.followed))
+    counts += [(state.started, told.started), (state.followed, told.followed)]
     if any(end > state.followed and run not in state.followed_ids for run, end in told.followed_ids.items()):
         return True  # it has not decided about an end that it followed
-    counts += [(run.attempt, again.attempt) for run in state.runs for again in told.runs if _same_run(run, again)]
+    reported_runs = {_identity(run): run for run in told.runs}
+    if any(_identity(run) in reported_runs for run in [*state.waiting, *state.upcoming]):
+        return True  # it has not started a run that was under way
+    counts += [(run.attempt, again.attempt) for run in state.runs if (again := reported_runs.get(_identity(run)))]
     if any(stored < reported for stored, reported in counts):
         return True
     # A state forgets old requests, so only the newest one counts, and only if nothing has happened since.
@@ -133,10 +136,6 @@ def _contradictions(state: State) -> Iterator[str]:
         yield "an unknown request"
     if len({_identity(run) for run in runs}) < len(runs):
         yield "the same run twice"
-
-
-def _same_run(run: Run, other: Run) -> bool:
-    return _identity(run) == _identity(other)
 
 
 def _identity(run: Run) -> tuple[Instant, str, int]:
