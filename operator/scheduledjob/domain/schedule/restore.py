@@ -19,7 +19,7 @@ from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.domain.time.zones import LAST_SECOND
 
 from . import due, machine
-from .actions import has
+from .actions import identities
 from .schedule import Schedule
 from .state import State
 
@@ -64,11 +64,12 @@ def restored_state(
     if not clean_shutdown:
         edited = definition.when_digest != state.when
         machine.recover(schedule, now, edited=edited)
-        known = [*state.runs, *state.waiting]
+        told = [*state.runs, *state.waiting]  # the list keeps them alive, so that their identities stay their own
+        known = identities(told)
         if not edited:  # after an edit it is unknown what else came due, and an edit replays nothing
             machine.step(schedule, now)
         for run in [*state.runs, *state.waiting]:
-            if not has(known, run) and not run.detached:
+            if id(run) not in known and not run.detached:
                 run.attempt, run.lost, run.begun = run.attempt + 1, 1, run.begun or run.due
     if definition.when_digest == state.when:
         due.miss_outage(schedule, active_until, now)
