@@ -306,7 +306,7 @@ def test_beside_the_backlog_of_a_tenant_a_small_claim_follows_when_its_rows_are_
     scene.start()
     scene.until(5.0)
     assert sizes[:6] == [scene.settings.batch, *[FAIR_BATCH] * 5]
-    assert owned[:6] == [0, *range(scene.settings.batch, 1500, FAIR_BATCH)]
+    assert owned[:6] == [0, *(scene.settings.batch + n * FAIR_BATCH for n in range(5))]
     assert scene.ownership.count == 1600
 
 
