@@ -11,7 +11,7 @@ from scheduledjob.domain.schedule.actions import AttemptEnd
 from scheduledjob.domain.schedule.backoff import Exponential, Fixed
 from scheduledjob.domain.schedule.definition import Concurrency, Timeouts
 from scheduledjob.domain.schedule.machine import MAX_REMEMBERED_REQUESTS
-from scheduledjob.domain.schedule.requests import Requests
+from scheduledjob.domain.schedule.requests import MAX_EARLIER, MAX_PAYLOADS, MAX_TOKENS, Requests, merged
 from scheduledjob.domain.schedule.state import Completion, Outcome, Run, RunRecord, State, run_id
 from scheduledjob.domain.time.instants import MINUTE, SECOND
 from scheduledjob.domain.triggers.manual import ManualTrigger
@@ -322,3 +322,52 @@ def test_total_counts_for_manual_runs() -> None:
     record = job.end(11, AttemptEnd.FAILED, reason="exit code 1")
     assert record is not None
     assert record.reason == "exit code 1; no time for a retry within timeouts.total"
+
+
+# ---------------------------------------------------------------- requests that are replaced before they are handled
+
+
+def piled_up(count: int, payload: bytes | None = None) -> Requests:
+    """Return what a store keeps if so many runs are requested before a replica handles one."""
+    stored = ""
+    for number in range(count):
+        stored = merged(stored, Requests(run=f"r{number}", payload=payload).encode(), State(decided_until=0).encode())
+    return Requests.decode(stored)
+
+
+@pytest.mark.parametrize("count", [1, 2, MAX_EARLIER + 1, MAX_EARLIER + 2, MAX_TOKENS, MAX_TOKENS + 1, MAX_TOKENS + 9])
+def test_every_replaced_request_has_a_record_or_is_counted_in_one(count: int) -> None:
+    wanted = piled_up(count)
+    job = Driver(defined(concurrency=Concurrency.ALLOW))
+    machine.request(job.schedule, wanted, T + SECOND)
+    started = [run.token for run in job.at(1).start]
+    assert started == [f"r{number}" for number in range(max(0, count - MAX_EARLIER - 1), count)]
+    dropped = {record.run_id.removeprefix("u-"): record for record in records(job)}
+    listed = [f"r{number}" for number in range(max(0, count - MAX_TOKENS - 1), count - len(started))]
+    assert list(dropped) == listed
+    assert {record.outcome for record in dropped.values()} <= {Outcome.CANCELLED}
+    forgotten = max(0, count - MAX_TOKENS - 1)
+    for token, record in dropped.items():
+        assert f"{MAX_EARLIER} newer requests" in record.reason
+        counted = f"; {forgotten} older ones are not listed" if forgotten and token == listed[0] else ""
+        assert record.reason.endswith(f"no more than that wait{counted}")
+
+
+def test_large_payloads_are_dropped_sooner() -> None:
+    wanted = piled_up(7, bytes(MAX_PAYLOADS // 4))
+    assert [earlier.dropped for earlier in wanted.earlier] == [1, 1, 0, 0, 0, 0]
+    assert [earlier.payload is None for earlier in wanted.earlier] == [True, True, False, False, False, False]
+
+
+def test_what_was_handled_is_not_kept() -> None:
+    stored = Requests(run="b", cancel="x", earlier=(Requests(run="a", resume="r"),)).encode()
+    state = State(decided_until=0, handled=("run-now/a", "cancel/x", "resume/r"))
+    kept = Requests.decode(merged(stored, Requests(run="c", cancel="x").encode(), state.encode()))
+    assert kept == Requests(run="c", cancel="x", earlier=(Requests(run="b"),))
+
+
+def test_cancellations_and_resumptions_are_carried_out_however_many_follow() -> None:
+    stored = Requests(cancel="x", resume="r").encode()
+    for number in range(MAX_EARLIER + 5):
+        stored = merged(stored, Requests(run=f"r{number}").encode(), State(decided_until=0).encode())
+    assert Requests.decode(stored).earlier[0] == Requests(cancel="x", resume="r")

@@ -190,7 +190,7 @@ def requests_are_done_again() -> Iterator[None]:
 @contextmanager
 def replaced_requests_are_dropped() -> Iterator[None]:
     """A request that a newer one replaces before a replica has read it is forgotten."""
-    with patch.object(memory_reconciling, "merged", lambda stored, observed: observed):
+    with patch.object(memory_reconciling, "merged", lambda stored, observed, state: observed):
         yield
 
 

@@ -224,12 +224,19 @@ async def test_requests_that_newer_ones_replace_are_kept(store: Store) -> None:
     assert kept == Requests(
         run="c", resume="r", earlier=(Requests(run="a", payload=b"p"), Requests(run="b", cancel="x"))
     )
-    for number in range(10):
-        await store.reconcile([observed(requests=Requests(run=f"n{number}").encode())])
+    row = await take_one(store)
+    handled = State.decode(row.state)
+    handled.handled = ("run-now/a", "cancel/x")
+    assert await settle(store, settlement(row, state=handled.encode()))
+    await store.reconcile([observed(requests=Requests(run="d").encode())])
     kept = Requests.decode((await read_row(store, "ns/job")).requests)
-    assert [earlier.run for earlier in kept.earlier] == ["n5", "n6", "n7", "n8"]
+    assert kept == Requests(run="d", earlier=(Requests(run="b"), Requests(run="c", resume="r"))), (
+        "what is handled is not"
+    )
     assert await reconcile(store, observed()) is Put.UPDATED
-    assert (await read_row(store, "ns/job")).requests == "", "they are withdrawn"
+    assert await reconcile(store, observed()) is Put.UNCHANGED
+    kept = Requests.decode((await read_row(store, "ns/job")).requests)
+    assert kept == Requests(earlier=(Requests(run="b"), Requests(run="c", resume="r"), Requests(run="d")))
 
 
 @pytest.mark.parametrize("payload", [b"new", None])

@@ -4,7 +4,9 @@ Requests are read from the object as it is now, again and again; they are not ev
 token counts once. ``State.handled`` remembers the handled tokens. ``machine.py`` carries the requests out.
 
 An object has one request of each kind, and a new token may replace one that was read, but not handled yet. So a store
-keeps what is replaced (``merged``), and it is carried out first. An object without any request withdraws them all.
+keeps what is replaced (``merged``), and it is carried out first. That holds for an object whose requests were removed,
+too: a replica that is behind writes the object as it was before them. If too much is replaced before a replica handles
+it, the oldest runs do not start, and history says so.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-if TYPE_CHECKING:
-    from scheduledjob.domain.time.instants import Instant
+from .state import State
 
-    from .state import State
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduledjob.domain.time.instants import Instant
 
 
 class Requests(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -33,6 +37,8 @@ class Requests(msgspec.Struct, frozen=True, omit_defaults=True):
     """Token of a request to resume after ``pauseAfterFailures``."""
     earlier: tuple[Requests, ...] = ()
     """Requests that these have replaced, oldest first; in a store only."""
+    dropped: int = 0
+    """If it is not 0, the run is not to start, and stands for so many: itself, and older ones that were forgotten."""
 
     def encode(self) -> str:
         """Return canonical JSON; empty if nothing is requested."""
@@ -57,8 +63,12 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 _decoder = msgspec.json.Decoder(Requests)
 
 
-MAX_EARLIER = 4
-"""How many replaced requests a store keeps."""
+MAX_EARLIER = 32
+"""How many replaced requests are carried out. Older runs are dropped."""
+MAX_PAYLOADS = 256 * 1024
+"""Bytes in the payloads of these requests."""
+MAX_TOKENS = 128
+"""How many replaced requests a store keeps at all."""
 
 
 def in_order(requests: Requests) -> tuple[Requests, ...]:
@@ -76,25 +86,50 @@ def entries_of(requests: Requests) -> dict[str, str]:
     return {request: f"{request}/{token}" for request, token in tokens.items() if token}
 
 
-def merged(stored: str, observed: str) -> str:
-    """Return the observed requests (as ``encode`` returns them) with the stored ones that they replace."""
-    if not stored or not observed or stored == observed:
+def merged(stored: str, observed: str, state: bytes) -> str:
+    """Return the observed requests (as ``encode`` returns them) with the stored ones that they replace.
+
+    ``state`` is the stored state of the schedule: what it has handled is left out.
+    """
+    if not stored or stored == observed:
         return observed
     try:
-        before, after = Requests.decode(stored), Requests.decode(observed)
+        before, after, done = Requests.decode(stored), Requests.decode(observed), set(State.decode(state).handled)
     except msgspec.MsgspecError:  # a newer version wrote it
         return observed
+    done |= set(entries_of(after).values())
     earlier: list[Requests] = []
     for wanted in in_order(before):
-        replaced = Requests(
-            run=wanted.run if wanted.run != after.run else "",
-            payload=wanted.payload if wanted.run != after.run else None,
-            cancel=wanted.cancel if wanted.cancel != after.cancel else "",
-            resume=wanted.resume if wanted.resume != after.resume else "",
-        )
-        if entries_of(replaced):
+        left = {request for request, entry in entries_of(wanted).items() if entry not in done}
+        if left:
+            replaced = Requests(
+                run=wanted.run if "run-now" in left else "",
+                payload=wanted.payload if "run-now" in left else None,
+                cancel=wanted.cancel if "cancel" in left else "",
+                resume=wanted.resume if "resume" in left else "",
+                dropped=wanted.dropped if "run-now" in left else 0,
+            )
             earlier.append(replaced)
-    return replace(after, earlier=tuple(earlier[-MAX_EARLIER:])).encode()
+    return replace(after, earlier=_bounded(earlier)).encode()
+
+
+def _bounded(earlier: Sequence[Requests]) -> tuple[Requests, ...]:
+    """Drop the oldest runs of too many requests."""
+    kept: list[Requests] = []
+    size = 0
+    for number, wanted in enumerate(reversed(earlier)):
+        size += len(wanted.payload or b"")
+        if (number >= MAX_EARLIER or size > MAX_PAYLOADS) and wanted.run and not wanted.dropped:
+            kept.append(replace(wanted, payload=None, dropped=1))
+        else:
+            kept.append(wanted)
+    forgotten = sum(max(1, wanted.dropped) for wanted in kept[MAX_TOKENS:] if wanted.run)
+    kept = kept[:MAX_TOKENS][::-1]
+    for number, wanted in enumerate(kept):
+        if forgotten and wanted.dropped:
+            kept[number] = replace(wanted, dropped=wanted.dropped + forgotten)
+            break
+    return tuple(kept)
 
 
 def without_earlier(stored: str) -> str:

@@ -96,7 +96,7 @@ class FirestoreReconciling:
         if new.restored:
             tombstoned.pop(new.uid, None)
         if put is Put.UPDATED and existing is not None and row is not None:
-            requests = merged(row.requests, new.requests)
+            requests = merged(row.requests, new.requests, row.state)
             desired = replace(new, keep_payload=row.generation == new.generation, requests=requests)
             fields = definition_fields(desired, row.revision + 1, now)
             return put, Change(make_due(existing, fields, now), edited=existing)

@@ -44,7 +44,7 @@ class MemoryReconciling(MemoryPart):
                 elif put is Put.UPDATED:
                     entry = tables.slugs[row.slug]
                     same_generation = entry.generation == row.generation
-                    requests = merged(entry.requests, row.requests)
+                    requests = merged(entry.requests, row.requests, entry.state)
                     tables.edit(entry, dataclasses.replace(row, keep_payload=same_generation, requests=requests), now)
                     written.append(entry)
             self._notify_written(written)

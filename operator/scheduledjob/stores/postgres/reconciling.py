@@ -142,12 +142,13 @@ class PostgresReconciling(PostgresSchedules):
                 changes.add(row.slug, False, row.wake_at)
         edited = [row for row in rows if results[row.slug] is Put.UPDATED]
         if edited:
+            pairs = [(existing[row.slug], row) for row in edited]
             columns: Columns = [
-                [existing[row.slug].key for row in edited],
+                [old.key for old, _ in pairs],
                 [row.kind for row in edited],
                 [row.definition for row in edited],
                 [row.first for row in edited],
-                [merged(existing[row.slug].requests, row.requests) for row in edited],
+                [merged(old.requests, row.requests, old.state) for old, row in pairs],
                 [row.payload for row in edited],
                 [row.generation for row in edited],
             ]
