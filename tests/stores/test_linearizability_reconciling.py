@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +31,21 @@ CREATED = [START - 5, START - 3, START - 3, START - 1]
 """Kubernetes counts in seconds, so two objects may have the same time."""
 
 
+def requests_on(row: Row) -> str:
+    """Return the requests on the object, without those that they have replaced."""
+    found = json.loads(row.requests or "{}")
+    return f'{{"run":"{found["run"]}"}}' if "run" in found else ""
+
+
+def requests_with_earlier(wanted: str, stored: str) -> str:
+    """Return what is stored of requests that replace others. No replica handles any here."""
+    new, old = json.loads(wanted or "{}"), json.loads(stored or "{}")
+    runs = [each["run"] for each in [*old.get("earlier", []), old] if "run" in each]
+    earlier = [{"run": run} for run in runs if run != new.get("run")]
+    both = new | ({"earlier": earlier} if earlier else {})
+    return json.dumps(both, separators=(",", ":")) if both else ""
+
+
 class ClusterMachine(StoreMachine):
     """The rules that a cluster adds."""
 
@@ -45,7 +61,7 @@ class ClusterMachine(StoreMachine):
         number=st.sampled_from(UIDS),
         generation=st.integers(1, 3),
         kind=st.sampled_from(KINDS),
-        requests=st.sampled_from(["", "", '{"run":"1"}']),
+        requests=st.sampled_from(["", "", '{"run":"1"}', '{"run":"2"}']),
         payload=st.sampled_from([None, b"p"]),
         state=st.sampled_from(STATES),
         step=st.sampled_from([None, -3, -1, 0, 1, 3]),
@@ -108,7 +124,7 @@ class ClusterMachine(StoreMachine):
             return Put.STALE
         if row.uid != new.uid:
             return Put.CREATED if row.created_at < new.created_at else Put.STALE
-        same = (row.kind, row.requests, row.generation) == (new.kind, new.requests, new.generation)
+        same = (row.kind, requests_on(row), row.generation) == (new.kind, new.requests, new.generation)
         return Put.UNCHANGED if same else Put.UPDATED
 
     def appear(self, new: NewRow) -> None:
@@ -124,7 +140,8 @@ class ClusterMachine(StoreMachine):
         assert row is not None
         if row.generation != new.generation:
             row.payload, row.payload_revision = new.payload, row.revision + 1
-        row.kind, row.generation, row.requests, row.first = new.kind, new.generation, new.requests, None
+        row.kind, row.generation, row.first = new.kind, new.generation, None
+        row.requests = requests_with_earlier(new.requests, row.requests)
         self.poll_at(row, before, after)
 
     def poll_at(self, row: Row, before: Instant, after: Instant) -> None:
