@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ async def run_apart(compute: Callable[[], _R]) -> _R:
 
 def wait_apart(call: Callable[_P, _R], *arguments: _P.args, **options: _P.kwargs) -> asyncio.Future[_R]:
     """Make a call in a thread that waits for a file, a process or an answer, for a limited time."""
-    return asyncio.get_running_loop().run_in_executor(_waiting(), lambda: call(*arguments, **options))
+    return asyncio.get_running_loop().run_in_executor(_waiting(), partial(call, *arguments, **options))
 
 
 @cache

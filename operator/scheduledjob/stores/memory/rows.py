@@ -72,8 +72,7 @@ class Entry:
         return (self.kind, self.definition, self.named_tenant) != (new.kind, new.definition, new.tenant)
 
     def schedule_again(self, new: NewRow) -> None:
-        """Note that a client of the library has scheduled an owned row again as it is. Enter the row again after that:
-        a row that comes from the operator has another tenant from now on."""
+        """Note that a client of the library has scheduled an owned row again as it is."""
         self.origin, self.generation, self.requests = Origin(new.origin).value, 0, ""
         self.tenant = sys.intern(tenant_of(new))
         self.revision += 1
@@ -154,6 +153,10 @@ class Installation:
     def edit(self, entry: Entry, new: NewRow, now: Instant) -> None:
         entry.write_definition(new, now)
         self._make_due(entry, now)
+
+    def schedule_again(self, entry: Entry, new: NewRow) -> None:
+        entry.schedule_again(new)
+        self.enter(entry)  # a row that came from the operator has another tenant now
 
     def touch(self, entry: Entry, now: Instant) -> None:
         entry.revision += 1

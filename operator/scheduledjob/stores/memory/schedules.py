@@ -52,8 +52,7 @@ class MemorySchedules(MemoryPart):
                     if entry.owner is None or row.origin is not Origin.LIBRARY:
                         results.append(Put.UNCHANGED)
                         continue
-                    entry.schedule_again(row)
-                    tables.enter(entry)
+                    tables.schedule_again(entry, row)
                     results.append(Put.UPDATED)
                     written.append(entry)
                     continue
