@@ -8,8 +8,14 @@ because there is no node for Pods. Where a page says how to start a cluster, it 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import yaml
 
@@ -21,7 +27,7 @@ from tests.docs.pages import ROOT, Command, File, pages, steps
 from tests.docs.reader import Reader, copy_repository
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.cluster.harness import Cluster
@@ -62,15 +68,50 @@ async def test_a_reader_with_a_cluster_can_do_what_it_says(
 @pytest.mark.parametrize(
     "page", _pages_with(lambda step: step.starts_cluster), ids=lambda page: page.relative_to(ROOT).as_posix()
 )
-def test_a_reader_can_start_a_cluster_as_it_says(page: Path, sjobs: Cluster, tmp_path: Path) -> None:
+def test_a_reader_can_start_a_cluster_as_it_says(
+    page: Path, sjobs: Cluster, programs_and_clusters: Path, tmp_path: Path
+) -> None:
     """With the programs that are built already, and beside whatever cluster a developer has running."""
-    there = cache()
-    (tmp_path / "cache" / there.parent.name).mkdir(parents=True)
-    (tmp_path / "cache" / there.parent.name / "bin").symlink_to(there)
-    with _reader(tmp_path, sjobs, {"TEST_CLUSTER_CACHE": str(tmp_path / "cache")}) as reader:
+    with _reader(tmp_path, sjobs, {"TEST_CLUSTER_CACHE": str(programs_and_clusters)}) as reader:
         for step in steps(page):
             if isinstance(step, Command) and step.starts_cluster:
                 reader.type(step)
+
+
+def test_a_cluster_of_a_page_that_fails_is_stopped(sjobs: Cluster, tmp_path: Path) -> None:
+    start = Command(1, 'eval "$(make --silent cluster)"', "", starts_cluster=True)
+    fail = Command(2, "pwd; false", "", starts_cluster=True)
+    with (
+        _programs_and_clusters(tmp_path) as folder,
+        _reader(tmp_path, sjobs, {"TEST_CLUSTER_CACHE": str(folder)}) as reader,
+    ):
+        reader.type(start)
+        (state,) = folder.glob("*/running/state.json")
+        holder = psutil.Process(json.loads(state.read_text())["pid"])
+        started = [holder, *holder.children(recursive=True)]
+        with pytest.raises(AssertionError, match="exit code 1"):
+            reader.type(fail)
+    assert len(started) > 1
+    assert not any(process.is_running() for process in started)
+
+
+@pytest.fixture
+def programs_and_clusters(tmp_path: Path) -> Iterator[Path]:
+    """A folder for TEST_CLUSTER_CACHE. A cluster that was started with it is stopped, also if the page fails."""
+    with _programs_and_clusters(tmp_path) as folder:
+        yield folder
+
+
+@contextmanager
+def _programs_and_clusters(tmp_path: Path) -> Iterator[Path]:
+    there, folder = cache(), tmp_path / "cache"
+    (folder / there.parent.name).mkdir(parents=True)
+    (folder / there.parent.name / "bin").symlink_to(there)
+    try:
+        yield folder
+    finally:
+        command = [sys.executable, "-m", "tests.cluster.harness", "down"]
+        subprocess.run(command, cwd=ROOT, env=os.environ | {"TEST_CLUSTER_CACHE": str(folder)}, check=True)
 
 
 def _reader(folder: Path, cluster: Cluster, environment: dict[str, str]) -> Reader:

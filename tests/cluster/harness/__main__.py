@@ -62,6 +62,7 @@ def _build() -> None:
 def _up(*, node: bool) -> None:
     kubectl = programs([*CONTROL_PLANE, *(NODE if node else ())])["kubectl"]
     holder = _holder()
+    started_here = holder is None
     if holder is None:
         _folder().mkdir(parents=True, exist_ok=True)
         _state_file().unlink(missing_ok=True)
@@ -70,8 +71,14 @@ def _up(*, node: bool) -> None:
                 [sys.executable, "-m", _MODULE, "serve"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
+        _write({"pid": started.pid})  # so that `down` finds it from the start
         holder = psutil.Process(started.pid)
-    state = _wait(holder, "kubeconfig")
+    try:
+        state = _wait(holder, "kubeconfig")
+    except ServerUnavailableError:
+        if started_here:
+            _down()
+        raise
     if node and not state.get("node"):
         _write(state | {"refused": ""})
         holder.send_signal(signal.SIGUSR1)
