@@ -359,6 +359,33 @@ def test_large_payloads_are_dropped_sooner() -> None:
     assert [earlier.payload is None for earlier in wanted.earlier] == [True, True, False, False, False, False]
 
 
+def test_a_run_that_is_dropped_for_its_size_says_so_also_after_more_requests_came() -> None:
+    stored = piled_up(7, bytes(MAX_PAYLOADS // 4)).encode()
+    for number in range(7, MAX_EARLIER + 3):
+        stored = merged(stored, Requests(run=f"r{number}").encode(), State(decided_until=0).encode())
+    job = Driver(defined(concurrency=Concurrency.ALLOW))
+    machine.request(job.schedule, Requests.decode(stored), T + SECOND)
+    job.at(1)
+    assert {record.run_id: record.reason for record in records(job)} == {
+        f"u-r{number}": "newer requests came before it could start, and the payloads of requests that wait may have "
+        "256 KiB together; request it again after the newer runs have started, or with smaller payloads"
+        for number in (0, 1, 2)
+    }
+
+
+def test_the_oldest_record_counts_what_was_forgotten_also_if_it_was_dropped_for_its_size() -> None:
+    stored = piled_up(7, bytes(MAX_PAYLOADS // 4)).encode()
+    for number in range(7, MAX_TOKENS + 2):
+        stored = merged(stored, Requests(run=f"r{number}").encode(), State(decided_until=0).encode())
+    job = Driver(defined(concurrency=Concurrency.ALLOW))
+    machine.request(job.schedule, Requests.decode(stored), T + SECOND)
+    job.at(1)
+    reasons = [record.reason for record in records(job)]
+    assert reasons[0].startswith("newer requests")
+    assert reasons[0].endswith("; 1 older ones are not listed")
+    assert not any("not listed" in reason for reason in reasons[1:])
+
+
 def test_what_was_handled_is_not_kept() -> None:
     stored = Requests(run="b", cancel="x", earlier=(Requests(run="a", resume="r"),)).encode()
     state = State(decided_until=0, handled=("run-now/a", "cancel/x", "resume/r"))

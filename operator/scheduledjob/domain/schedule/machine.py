@@ -354,10 +354,7 @@ def _run_now(schedule: Schedule, wanted: Requests, now: Instant, actions: Action
         runs.finish(schedule, run, Outcome.CANCELLED, now, EndDetails(runs.COMPLETED_REASON))
         return
     if wanted.dropped:
-        reason = f"{requests.MAX_EARLIER} newer requests came before it could start, and no more than that wait"
-        if wanted.dropped > 1:
-            reason += f"; {wanted.dropped - 1} older ones are not listed"
-        runs.finish(schedule, run, Outcome.CANCELLED, now, EndDetails(reason))
+        runs.finish(schedule, run, Outcome.CANCELLED, now, EndDetails(requests.why_dropped(wanted)))
         return
     schedule.writes.add(run)
     runs.admit(schedule, run, now, actions)

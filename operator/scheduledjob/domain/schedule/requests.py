@@ -39,6 +39,8 @@ class Requests(msgspec.Struct, frozen=True, omit_defaults=True):
     """Requests that these have replaced, oldest first; in a store only."""
     dropped: int = 0
     """If it is not 0, the run is not to start, and stands for so many: itself, and older ones that were forgotten."""
+    too_large: bool = False
+    """The run is dropped because of the size of the payloads, not the number of the requests."""
 
     def encode(self) -> str:
         """Return canonical JSON; empty if nothing is requested."""
@@ -108,6 +110,7 @@ def merged(stored: str, observed: str, state: bytes) -> str:
                 cancel=wanted.cancel if "cancel" in left else "",
                 resume=wanted.resume if "resume" in left else "",
                 dropped=wanted.dropped if "run-now" in left else 0,
+                too_large=wanted.too_large and "run-now" in left,
             )
             earlier.append(replaced)
     return replace(after, earlier=_bounded(earlier)).encode()
@@ -120,7 +123,7 @@ def _bounded(earlier: Sequence[Requests]) -> tuple[Requests, ...]:
     for number, wanted in enumerate(reversed(earlier)):
         size += len(wanted.payload or b"")
         if (number >= MAX_EARLIER or size > MAX_PAYLOADS) and wanted.run and not wanted.dropped:
-            kept.append(replace(wanted, payload=None, dropped=1))
+            kept.append(replace(wanted, payload=None, dropped=1, too_large=number < MAX_EARLIER))
         else:
             kept.append(wanted)
     forgotten = sum(max(1, wanted.dropped) for wanted in kept[MAX_TOKENS:] if wanted.run)
@@ -130,6 +133,21 @@ def _bounded(earlier: Sequence[Requests]) -> tuple[Requests, ...]:
             kept[number] = replace(wanted, dropped=wanted.dropped + forgotten)
             break
     return tuple(kept)
+
+
+def why_dropped(wanted: Requests) -> str:
+    """Return why the run of a request with ``dropped`` did not start."""
+    if wanted.too_large:
+        reason = (
+            "newer requests came before it could start, and the payloads of requests that wait may have "
+            f"{MAX_PAYLOADS // 1024} KiB together; request it again after the newer runs have started, "
+            "or with smaller payloads"
+        )
+    else:
+        reason = f"{MAX_EARLIER} newer requests came before it could start, and no more than that wait"
+    if wanted.dropped > 1:
+        reason += f"; {wanted.dropped - 1} older ones are not listed"
+    return reason
 
 
 def without_earlier(stored: str) -> str:
