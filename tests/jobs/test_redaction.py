@@ -32,6 +32,51 @@ def test_a_value_is_masked_in_each_form(shown: str) -> None:
     assert Redaction(SECRET).mask_text(f"<{shown}>") == "<***>"
 
 
+AWKWARD = "it's P@ss!w(or)d~#$&<x>\"é*"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        pytest.param("it%27s%20P%40ss%21w%28or%29d~%23$&%3Cx%3E%22%C3%A9%2A", id="a user in a URL of Go"),
+        pytest.param("it's%20P%40ss!w(or)d~%23%24%26%3Cx%3E%22%C3%A9*", id="encodeURIComponent"),
+        pytest.param("it%27s+P%40ss%21w%28or%29d%7E%23%24%26%3Cx%3E%22%C3%A9*", id="URLSearchParams"),
+        pytest.param("".join(f"%{byte:02x}" for byte in AWKWARD.encode()), id="every byte of a URL"),
+        pytest.param("it'\\''s P@ss!w(or)d~#$&<x>\"é*", id="set -x"),
+        pytest.param("it'\"'\"'s P@ss!w(or)d~#$&<x>\"é*", id="export -p of dash"),
+        pytest.param("it's P@ss!w(or)d~#\\$&<x>\\\"é*", id="declare -p"),
+        pytest.param("it\\'s P@ss!w(or)d~#$&<x>\"\\303\\251*", id="octal"),
+        pytest.param("it's P@ss!w(or)d~#$&<x>\\\"\\xE9*", id="YAML"),
+        pytest.param('it\\x27s P@ss!w(or)d~#$&<x>"\\xc3\\xa9*', id="bytes of Python"),
+        pytest.param('it\\u0027s P@ss!w(or)d~#$\\u0026\\u003Cx\\u003E\\"\\u00e9*', id="JSON of PHP"),
+        pytest.param("".join(f"\\u{ord(letter):04X}" for letter in AWKWARD), id="every character of JSON"),
+        pytest.param("it&apos;s P@ss!w(or)d~#$&amp;&lt;x&gt;&quot;&#233;*", id="XML"),
+        pytest.param(AWKWARD.lower(), id="a host in a URL"),
+        pytest.param(AWKWARD.upper(), id="in capital letters"),
+    ],
+)
+def test_a_value_is_masked_whichever_of_its_characters_are_escaped(shown: str) -> None:
+    assert Redaction(AWKWARD).mask_text(f"<%41&amp;{shown}\\n>") == "<%41&amp;***\\n>"
+
+
+@pytest.mark.parametrize(
+    "shown", ["a\\ud83d\\ude00bcde", "a\\u{1F600}bcde", "a&#x1f600;bcde", "a\\360\\237\\230\\200bcde"]
+)
+def test_an_escape_is_masked_as_a_whole(shown: str) -> None:
+    assert Redaction("\N{GRINNING FACE}bcd").mask_text(f"[{shown}]") == "[a***e]"
+
+
+@pytest.mark.parametrize(
+    "text", ["\\", "%", "&", "\\ud800", "\\u{FFFFFF}", "&#xd800;", "&#9999999;", "\\x8", "\\777", "&nosuch;"]
+)
+def test_what_looks_like_an_escape_stays_as_it_is(text: str) -> None:
+    assert Redaction(AWKWARD).mask_text(text) == text
+
+
+def test_capitals_of_a_word_are_not_masked() -> None:
+    assert Redaction("Disabled").mask_text("disabled Disabled") == "disabled ***"
+
+
 PLAIN = "hunter2-of-the-database/+?>"
 PEM = (
     "-----BEGIN KEY-----\n"

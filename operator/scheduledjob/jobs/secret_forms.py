@@ -3,7 +3,8 @@
 Programs rarely print a secret as it is: a URL has it percent-encoded, a header has it in base64 behind a user name, a
 log has it as JSON, an error quotes it. For short values, each such form is searched (``encoded_forms``). A terminal
 colours characters, ``base64`` and ``fold`` break lines, and UTF-16 has a NUL beside each letter: a ``FoldedText`` is
-the output without them, and knows where its bytes were.
+the output without them, and knows where its bytes were. Programs do not agree on which characters they escape, so
+``ESCAPES`` lists the ways in which a ``FoldedText`` undoes escapes, whichever characters they stand for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus, unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SHORTEST_ENCODED = 4
 """Bytes. The encoded forms of shorter values are not searched."""
@@ -29,6 +30,8 @@ LONGEST_ENCODED = 8192
 """Bytes. The encoded forms of longer values are not searched: nobody puts them into a URL or a header."""
 _SHORTEST_CORE = 6
 """Characters of base64 that are searched within a longer text in base64."""
+_SHORTEST_FOLDED = 8
+"""Characters of a value that is searched in capital and in small letters, too."""
 _NEVER_ESCAPED = re.compile("[A-Za-z0-9_.-]*")
 _BASE64_TO_URL = bytes.maketrans(b"+/", b"-_")
 _SAFE_IN_URLS = ("", "/", "!$&'()*+,;=:@/?-._~")
@@ -43,6 +46,59 @@ INDENTATION = re.compile(_INVISIBLE + rb"|\\?\r?\n[ \t]*|\r")
 """The same, with the backslash before a line break and the indentation after it."""
 INDENTED = re.compile(rb"\n[ \t]|\\\r?\n")
 """Where the two differ."""
+
+
+def _percent(found: re.Match[bytes]) -> bytes:
+    return b" " if found[0] == b"+" else bytes((int(found[0][1:], 16),))
+
+
+_LETTERS = {b"a": b"\a", b"b": b"\b", b"e": b"\x1b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
+
+def _backslash(found: re.Match[bytes]) -> bytes:
+    quote, utf_16, code, octets, octal, character = found.groups()
+    if quote:
+        return b"'"
+    if utf_16:
+        units = bytes.fromhex(utf_16.replace(rb"\u", b"").decode())
+        return units.decode("utf-16-be", "replace").encode()
+    if code:
+        return chr(min(int(code, 16), 0x10FFFF)).encode("utf-8", "replace")
+    if octets:
+        data = bytes.fromhex(octets.replace(rb"\x", b"").decode())
+        try:
+            data.decode()
+        except UnicodeDecodeError:  # in YAML, they are code points
+            return data.decode("latin-1").encode()
+        return data
+    return bytes((int(octal, 8) & 0xFF,)) if octal else _LETTERS.get(character, character)
+
+
+def _entity(found: re.Match[bytes]) -> bytes:
+    return html.unescape(found[0].decode("ascii")).encode("utf-8", "replace")
+
+
+_PERCENT = rb"%[0-9A-Fa-f]{2}"
+ESCAPES: tuple[tuple[re.Pattern[bytes], re.Pattern[bytes], Callable[[re.Match[bytes]], bytes]], ...] = (
+    (re.compile(_PERCENT), re.compile(_PERCENT), _percent),
+    (re.compile(rb"\+"), re.compile(_PERCENT + rb"|\+"), _percent),
+    (
+        re.compile(rb"\\|'\"'"),
+        re.compile(
+            rb"""('\\''|'"'"')|"""  # a quote within quotes, as shells write it
+            rb"((?:\\u[dD][89abAB][0-9A-Fa-f]{2})?\\u[0-9A-Fa-f]{4})|\\u\{([0-9A-Fa-f]{1,6})\}|"
+            rb"((?:\\x[89A-Fa-f][0-9A-Fa-f]){1,4}|\\x[0-7][0-9A-Fa-f])|\\([0-7]{1,3})|\\(.)",
+            re.DOTALL,
+        ),
+        _backslash,
+    ),
+    (
+        re.compile(rb"&[#A-Za-z]"),
+        re.compile(rb"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,7});"),
+        _entity,
+    ),
+)
+"""Ways to escape characters: a sign that an output may have it, the escapes, and what returns what one stands for."""
 
 
 _LONGEST_FILE = 1 << 16
@@ -100,6 +156,9 @@ def encoded_forms(value: bytes) -> Iterator[bytes]:
     for form in () if _NEVER_ESCAPED.fullmatch(text) else _text_forms(text):
         if form != text:
             yield form.encode("utf-8", "surrogateescape")
+    for folded in {text.lower(), text.upper()} - {text}:  # as in names of hosts
+        if len(folded) >= _SHORTEST_FOLDED and not _A_WORD.fullmatch(folded.lower()):
+            yield folded.encode("utf-8", "surrogateescape")
     if not text.isascii():
         for charset in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
             yield text.encode(charset, "surrogatepass")
@@ -156,28 +215,42 @@ def _base64_forms(value: bytes) -> Iterator[bytes]:
 
 
 class FoldedText:
-    """A text without the parts that a pattern matches."""
+    """A text without the parts that a pattern matches, or with others in their place."""
 
-    def __init__(self, text: bytes, left_out: re.Pattern[bytes]) -> None:
+    def __init__(
+        self, text: bytes, folded: re.Pattern[bytes], replacement: Callable[[re.Match[bytes]], bytes] | None = None
+    ) -> None:
         self._starts: list[int] = []
         """Where its pieces were in the text."""
+        self._ends: list[int] = []
+        """Where those that were replaced ended in the text; 0 for the others."""
         pieces: list[bytes] = []
         end = 0
-        for found in left_out.finditer(text):
+        for found in folded.finditer(text):
             if found.start() > end:
                 self._starts.append(end)
+                self._ends.append(0)
                 pieces.append(text[end : found.start()])
             end = found.end()
+            if replacement is not None and (piece := replacement(found)):
+                self._starts.append(found.start())
+                self._ends.append(end)
+                pieces.append(piece)
         if end < len(text):
             self._starts.append(end)
+            self._ends.append(0)
             pieces.append(text[end:])
         self.text = b"".join(pieces)
         self._own_starts = [0, *accumulate(map(len, pieces))]
 
     def unfolded(self, start: int, end: int) -> tuple[int, int]:
-        """Return the range in the original text of a range that is not empty."""
-        return self._original(start), self._original(end - 1) + 1
+        """Return the range in the original text of a range that is not empty. It contains whole escapes."""
+        first, last = self._piece(start), self._piece(end - 1)
+        begin = self._starts[first] if self._ends[first] else self._original(first, start)
+        return begin, self._ends[last] or self._original(last, end - 1) + 1
 
-    def _original(self, at: int) -> int:
-        piece = bisect_right(self._own_starts, at) - 1
+    def _piece(self, at: int) -> int:
+        return bisect_right(self._own_starts, at) - 1
+
+    def _original(self, piece: int, at: int) -> int:
         return self._starts[piece] + at - self._own_starts[piece]

@@ -4,7 +4,8 @@ An environment variable, a header or a body is written in a manifest, or refers 
 resolved when an attempt starts, so a rotated Secret takes effect with the next attempt. ``Secrets`` remembers the
 values from Secrets while the attempt runs, and masks them in everything that is kept: output, reasons and errors. Of a
 value or line above 1 KiB it masks each KiB by itself. A value is found even if colours, line breaks or the NULs of
-UTF-16 stand between its characters. It can't mask a value that a job compresses or encrypts.
+UTF-16 stand between its characters, and whichever of them are escaped. It can't mask a value that a job compresses or
+encrypts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from .fair_share import FairThreads
-from .secret_forms import INDENTATION, INDENTED, INVISIBLE, LINE_BREAKS, FoldedText
+from .secret_forms import (
+    ESCAPES,
+    INDENTATION,
+    INDENTED,
+    INVISIBLE,
+    LINE_BREAKS,
+    SHORTEST_ENCODED,
+    FoldedText,
+)
 from .secret_search import SecretSearch
 
 if TYPE_CHECKING:
@@ -94,6 +103,9 @@ class Secrets:
             if sign.search(data):
                 in_lines = _spans_in(FoldedText(data, pattern), self._search)
                 found += [(start, end) for start, end in in_lines if end - start >= _SHORTEST_BROKEN]
+        for sign, escape, character in ESCAPES:
+            if sign.search(data):
+                found += _spans_in(FoldedText(data, escape, character), self._search, SHORTEST_ENCODED)
         return _merged(found)
 
     def mask(self, data: bytes) -> bytes:
@@ -159,8 +171,8 @@ class Secrets:
         return await threads.run(self.namespace, lambda: search(subject))
 
 
-def _spans_in(folded: FoldedText, search: SecretSearch) -> list[tuple[int, int]]:
-    return [folded.unfolded(start, end) for start, end in search.spans(folded.text)]
+def _spans_in(folded: FoldedText, search: SecretSearch, shortest: int = 1) -> list[tuple[int, int]]:
+    return [folded.unfolded(start, end) for start, end in search.spans(folded.text) if end - start >= shortest]
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
