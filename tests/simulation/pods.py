@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+NEVER_CREATED = "it was never created"
+"""The reason of a run whose Pod was deleted before it was created."""
+
 
 @dataclass(slots=True, eq=False)
 class Pod:
@@ -53,7 +56,7 @@ class Cluster:
 
     async def end(self, attempt: Attempt) -> Pod:
         """Delete a Pod. If there is none of its name, none is created later."""
-        pod = self.pods.setdefault(pod_name(attempt), Pod(attempt, 0, Result(False, "it was never created")))
+        pod = self.pods.setdefault(pod_name(attempt), Pod(attempt, 0, Result(False, NEVER_CREATED)))
         if pod.result is None:
             self.world.after(self.world.random.uniform(0.0, 4.0), lambda: self._kill(pod))
         return pod

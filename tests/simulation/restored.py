@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scheduledjob.domain.schedule.requests import Requests
+    from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.domain.time.instants import Instant
 
     from .history import DesiredState, History, Restore
@@ -71,7 +72,7 @@ def repeated(lifetimes: list[Lifetime], desired: DesiredState, restore: Restore 
         return []
     wrong = []
     attempts: dict[str, int] = defaultdict(int)
-    ended = restore.known if desired.generation else restore.known - {record.run_id for record in restore.lost_records}
+    ended = restore.known - {record.run_id for record in unknown(restore.lost_records, desired, restore)}
     for lifetime in known(lifetimes, desired, restore):
         start = lifetime.start
         if start.at <= restore.restored_at:
@@ -81,6 +82,14 @@ def repeated(lifetimes: list[Lifetime], desired: DesiredState, restore: Restore 
         elif start.attempt <= attempts[start.run_id]:
             wrong.append(f"repeated: {start.run_id} started again as attempt {start.attempt}")
     return wrong
+
+
+def unknown(lost: list[RunRecord], desired: DesiredState, restore: Restore | None) -> list[RunRecord]:
+    """Return the lost records of this schedule's runs that nobody knows to have ended."""
+    if restore is None:
+        return []
+    mine = [record for record in lost if record.uid == desired.uid]
+    return [record for record in mine if record.run_id not in restore.known] if desired.generation else mine
 
 
 def outlasted(events: list[Event], restore: Restore | None) -> list[Event]:
