@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from scheduledjob.domain.schedule.backoff import Fixed
-from scheduledjob.domain.schedule.definition import Concurrency
+from scheduledjob.domain.schedule.definition import Concurrency, Timeouts
 from scheduledjob.domain.schedule.state import Outcome
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
@@ -91,6 +91,23 @@ async def test_a_job_that_cancels_its_own_task_has_failed() -> None:
     async with running(replica_of(store, Jobs(cancels_itself), observer=watcher)):
         await watcher.until_recorded()
     assert [(record.outcome, record.reason) for record in watcher.records] == [(Outcome.FAILED, "CancelledError")]
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(), Timeouts(attempt=60 * SECOND)])
+async def test_a_future_that_closes_the_coroutines_of_a_job_ends_its_attempt(timeouts: Timeouts) -> None:
+    """asyncio throws the exception of a future into the task, and a GeneratorExit closes what the task awaits."""
+
+    async def job(task: Task) -> Task:
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        failed.get_loop().call_soon(failed.set_exception, GeneratorExit())
+        await failed
+        raise AssertionError("the future has not failed")
+
+    store, watcher = MemoryStore(), Watcher()
+    await put(store, "ns/bad", retry=FAILS_ONCE, timeouts=timeouts)
+    async with running(replica_of(store, JobExecutor("job", job), observer=watcher)):
+        await watcher.until_recorded()
+    assert [(record.outcome, record.reason) for record in watcher.records] == [(Outcome.FAILED, "GeneratorExit")]
 
 
 class EndlessBytes(bytes):

@@ -136,7 +136,12 @@ class AttemptRunner:
         fault: Exception | None = None
         try:
             if running.end is None or (running.end is AttemptEnd.CANCELLED and running.run.detached):
-                result = await self._execute(owned, running, now)
+                try:
+                    result = await self._execute(owned, running, now)
+                except GeneratorExit as error:
+                    # A future that the job awaited raised it. So asyncio throws it into this coroutine, and that closes
+                    # those which this one awaits.
+                    result = self._raised(running, error)
             else:
                 result = Result(False, running.reason)  # stopped before it started
             ended_at: Instant | None = None
