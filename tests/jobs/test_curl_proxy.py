@@ -199,6 +199,33 @@ async def test_an_address_behind_the_proxy_is_checked_where_the_url_has_one(host
     assert not proxy.heads
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        pytest.param("178257921", id="10.96.0.1 as one number"),
+        pytest.param("10.96.1", id="three numbers"),
+        pytest.param("012.0140.0.1", id="octal"),
+        pytest.param("0xa.96.0.1", id="hexadecimal"),
+        pytest.param("0xa600001", id="one hexadecimal number"),
+        pytest.param("10.96.0.1.", id="with the dot of the root"),
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "KUBERNETES.default.svc.cluster.local.",
+        "localhost",
+        "metadata.google.internal",
+    ],
+)
+async def test_what_a_proxy_may_take_for_a_closed_address_is_refused(host: str) -> None:
+    async with proxying(answer=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as proxy:
+        addresses = AddressFilter(["127.0.0.1"], ["10.96.0.1"], proxies=["127.0.0.1"])
+        for url in (f"http://{host}/", f"https://{host}/"):
+            result = await run(CurlSpec(url, proxy=proxy.url), addresses)
+            assert "which HTTP jobs may not reach here" in result.reason
+        assert not proxy.heads
+        for name in ("kubernetes.default.example.com", "kubernetes.example.com", "10.96.0.1.example.com", "0x.example"):
+            assert (await run(CurlSpec(f"http://{name}/", proxy=proxy.url), addresses)).ok
+
+
 async def test_without_a_proxy_nothing_has_to_be_allowed() -> None:
     async with serving() as server:
         assert (await run(CurlSpec(server.url()), AddressFilter(["127.0.0.1"]))).ok

@@ -9,6 +9,8 @@ may lead anywhere; an IPv6 address may be a tunnel to an IPv4 address. ``CurlExe
 from __future__ import annotations
 
 import errno
+import re
+import socket
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -62,6 +64,11 @@ _ISATAP = (0x00005EFE, 0x02005EFE)
 _LOW_32 = 0xFFFFFFFF
 _LOOPBACK = IPv4Address("127.0.0.1")
 _API_SERVER = "the API server's address"
+_CLOSED_NAMES = (
+    (_API_SERVER, re.compile(r"kubernetes\.default(\.svc(\..+)?)?")),
+    ("a loopback address", re.compile(r"(.+\.)?localhost")),
+    ("a cloud metadata address", re.compile(r"metadata\.google\.internal")),
+)
 
 
 class AddressRefusedError(PermissionError):
@@ -133,12 +140,22 @@ class AddressFilter:
         )
 
     def check_literal(self, host: str, port: int) -> None:
-        """Check a host that is a numeric address. A name passes."""
+        """Check a host that a proxy will look up: one that is a numeric address, or a well-known name of a closed one.
+
+        Another name passes. A number that only some programs take for an address (127.1, 0x7f000001) is refused.
+        """
+        name = _canonical_host(host.partition("%")[0])
+        for what, known in _CLOSED_NAMES:
+            if known.fullmatch(name):
+                raise AddressRefusedError(host, what)
         try:
-            ip_address(host.partition("%")[0])
+            ip_address(name)
         except ValueError:
-            return
-        self.check(host, port)
+            try:
+                socket.inet_aton(name)
+            except (OSError, UnicodeError):
+                return
+        self.check(name, port)
 
     def close_api_server(
         self, places: Iterable[tuple[str, int | None]], nodes: Iterable[str] = (), node_ports: Iterable[int] = ()
