@@ -23,6 +23,7 @@ from scheduledjob.stores.memory import MemoryStore
 from .support import PATIENCE, Jobs, Watcher, desired, for_ever, put, replica_of, row_of, running, single_slot
 
 if TYPE_CHECKING:
+    from scheduledjob.domain.schedule.state import RunRecord
     from scheduledjob.engine.executor import Attempt, Executor
     from scheduledjob.engine.task import Task
 
@@ -108,6 +109,23 @@ async def test_a_future_that_closes_the_coroutines_of_a_job_ends_its_attempt(tim
     async with running(replica_of(store, JobExecutor("job", job), observer=watcher)):
         await watcher.until_recorded()
     assert [(record.outcome, record.reason) for record in watcher.records] == [(Outcome.FAILED, "GeneratorExit")]
+
+
+async def test_a_reason_that_can_not_be_encoded_ends_no_replica() -> None:
+    async def job(attempt: Attempt) -> Result:
+        return Result(False, "exit code 3: \udc80 äö")
+
+    store, watcher, called = MemoryStore(), Watcher(), asyncio.Event()
+
+    async def hook(hook: object, attempt: Attempt, record: RunRecord) -> Result:
+        called.set()
+        return Result(True)
+
+    await put(store, "ns/bad", retry=FAILS_ONCE, on_failure=({"url": "f"},))
+    async with running(replica_of(store, Jobs(job), observer=watcher, hook=hook)):
+        await watcher.until_recorded()
+        await called.wait()
+    assert [record.reason for record in watcher.records] == ["exit code 3: ? äö"]
 
 
 class EndlessBytes(bytes):

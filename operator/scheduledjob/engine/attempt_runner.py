@@ -171,6 +171,9 @@ class AttemptRunner:
                 result = refuse_large(result, limit, library=library, row=owned.row, row_limit=store.row_limit)
         except BaseException as error:  # whatever a job or its executor raises ends this attempt, and nothing else
             return self._raised(running, error)
+        if not result.ok and not result.reason.isascii():
+            # Half of a surrogate pair can't be written, neither to the store nor to the call of a hook.
+            result.reason = result.reason.encode(errors="replace").decode()
         # The result of an attempt counts even if it ended by itself while it was being cancelled.
         if result.ok:
             running.end = AttemptEnd.COMPLETED if result.complete else AttemptEnd.SUCCEEDED
