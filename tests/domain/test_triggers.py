@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule.misfire import jitter_of
-from scheduledjob.domain.time.durations import MAX_DURATION, format_duration, parse_duration
+from scheduledjob.domain.time.durations import MAX_DURATION, format_duration, parse_duration, parse_interval
 from scheduledjob.domain.time.instants import DAY, HOUR, MINUTE, SECOND, to_datetime, to_instant
 from scheduledjob.domain.time.zones import midnight
 from scheduledjob.domain.triggers.cron import Cron
@@ -44,6 +44,16 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 )
 def test_durations_are_parsed(text: str, length: int) -> None:
     assert parse_duration(text) == length
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("2W", "did you mean 2w? "), ("2 weeks", "did you mean 2w? "), ("1w2d", "did you mean 9d? "), ("1.5w", "")],
+)
+def test_an_error_about_an_interval_suggests_weeks(text: str, meant: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration") as error:
+        parse_interval(text)
+    assert f"is not a duration: {meant}write whole weeks, as in 2w, or whole days" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,15 @@ async def test_a_tenant_that_is_not_allowed_is_refused(tenant: Any) -> None:
 def test_a_weight_that_is_not_allowed_is_refused(weight: Any) -> None:
     with pytest.raises(ValueError, match=r"of tenant 'a' is not allowed: a number from 0.01 to 100"):
         Scheduler("memory:", weights={"a": weight})
+
+
+def test_weights_that_are_no_dict_are_refused() -> None:
+    weights: Any = [("a", 1.0)]
+    with pytest.raises(TypeError, match=r"weights of .* are not allowed: a dict, as in \{'team-a': 2.0\}"):
+        Scheduler("memory:", weights=weights)
+
+
+def test_a_limit_of_bytes_is_not_compared_with_seconds() -> None:
+    limit: Any = "1MiB"
+    with pytest.raises(ValueError, match=r"^max_result of '1MiB' is not allowed: a whole number, at least 1$"):
+        Scheduler("memory:", max_result=limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from .lease_thread import LeaseThread, no_action
 from .observer import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from .clock import Clock, StoreClock
     from .executor import Hook, References
@@ -69,11 +70,13 @@ class ReplicaSettings:
                 or value < least
                 or (setting.type == "int" and value != int(value))
             ):
-                hint = "" if isinstance(value, int | float) else in_seconds(value)
+                hint = "" if setting.type == "int" or isinstance(value, int | float) else in_seconds(value)
                 what = "a whole number" if setting.type == "int" else "a number of seconds"
                 raise ValueError(f"{setting.name} of {value!r:.60} is not allowed: {what}, at least {least:g}{hint}")
         if self.tenant_share > 1:
             raise ValueError(f"tenant_share of {self.tenant_share!r} is not allowed: a share of capacity, at most 1")
+        if not isinstance(self.weights, Mapping):
+            raise TypeError(f"weights of {self.weights!r:.60} are not allowed: a dict, as in {{'team-a': 2.0}}")
         for tenant, weight in self.weights.items():
             if not is_number(weight) or not MIN_WEIGHT <= weight <= MAX_WEIGHT:
                 allowed = f"a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}"

@@ -72,7 +72,7 @@ def duration(value: Any) -> Any:
 
 def interval(value: Any) -> Any:
     """Check an interval, a duration or whole weeks, before the field's pattern."""
-    if isinstance(value, str) and value.endswith("w"):
+    if isinstance(value, str):
         try:
             parse_interval(value)
         except ValueError as error:
@@ -224,9 +224,9 @@ URL_PATTERN = (
 """What a pattern can check in a URL: the scheme, the host and the port."""
 
 
-def url(text: str, credentials: str = "auth.basic") -> str:
+def url(text: str, credentials: str = "auth.basic", example: str = "https://example.com/path") -> str:
     """Check an absolute http or https URL without user and password, which belong into ``credentials``."""
-    example = 'write it like "https://example.com/path"'
+    example = f'write it like "{example}"'
     if any(char.isspace() or not char.isprintable() for char in text):
         refuse("the URL contains a space or a control character", "write %20 for a space")
     # Do not repeat a URL that may contain a password.
@@ -249,7 +249,7 @@ def url(text: str, credentials: str = "auth.basic") -> str:
 
 def proxy_url(text: str) -> str:
     """Check the URL of a proxy."""
-    return url(text, "proxyAuth")
+    return url(text, "proxyAuth", "http://proxy.example.com:3128")
 
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")

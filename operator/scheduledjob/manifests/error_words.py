@@ -122,12 +122,12 @@ def _wrong_number(kind: str, value: Any, shown: str) -> tuple[str, str]:
 
 
 def _wrong_structure(what: str, value: Any) -> str:
-    # Do not repeat the text: it may be a password that belongs in a Secret.
-    return (
-        "is empty"
-        if value is None
-        else f"{what} is expected, not {'text' if isinstance(value, str) else _article(value)}"
-    )
+    # Do not repeat the value: it may be a password that belongs in a Secret.
+    if value is None:
+        return "is empty"
+    if isinstance(value, str):
+        return f"{what} is expected, not text"
+    return f"{what} is expected, not {_article(value).replace('the ', 'a ')}"
 
 
 def _article(value: Any) -> str:

@@ -24,17 +24,22 @@ _LOOSE = re.compile(
     "([0-9]{1,9}) ?(w|weeks?|d|days?|h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?)(?:,? |$|(?=[0-9]))", re.IGNORECASE
 )
 """A number and its unit in the notations of other products."""
-_ALLOWED = "write whole days, hours, minutes and seconds, the largest first, as in 1h30m, 45s or 7d"
+_ALLOWED = "whole days, hours, minutes and seconds, the largest first, as in 1h30m, 45s or 7d"
 
 
 def parse_duration(text: str) -> Micros:
     """Return the microseconds of a duration such as ``1h30m`` or ``0s``. Raises ``ValueError`` for other text."""
+    return _parse(text, weeks=False)
+
+
+def _parse(text: str, *, weeks: bool) -> Micros:
     found = _FORM.fullmatch(text)
     if not text or found is None:
         shown = repr(text if len(text) <= 40 else text[:40] + "…")
         if re.fullmatch("[0-9]+", text):
             raise ValueError(f"{shown} has no unit: write {text[:10]}s for seconds, {text[:10]}m for minutes")
-        raise ValueError(f"{shown} is not a duration: {_likely(text)}{_ALLOWED}")
+        also = "whole weeks, as in 2w, or " if weeks else ""
+        raise ValueError(f"{shown} is not a duration: {_likely(text, weeks)}write {also}{_ALLOWED}")
     length = sum(int(count or 0) * unit for count, (_, unit) in zip(found.groups(), _UNITS, strict=True))
     if length > MAX_DURATION:
         raise ValueError(f"{text!r} is longer than a century: write at most {MAX_DURATION // DAY}d")
@@ -45,7 +50,7 @@ def parse_interval(text: str) -> Micros:
     """Return the microseconds of an interval: a duration, or whole weeks such as ``2w``. Raises ``ValueError``."""
     weeks = _WEEKS.fullmatch(text)
     if weeks is None:
-        return parse_duration(text)
+        return _parse(text, weeks=True)
     if (length := int(weeks[1]) * 7 * DAY) > MAX_DURATION:
         raise ValueError(f"{text!r} is longer than a century: write at most {MAX_DURATION // (7 * DAY)}w")
     return length
@@ -75,12 +80,20 @@ def in_seconds(length: object) -> str:
     return f", {int(found) if found == int(found) else found} for this"
 
 
-def _likely(text: str) -> str:
-    """Return a question that suggests what ``5 minutes`` or ``1w`` probably means; empty if nothing is likely."""
+def _likely(text: str, weeks: bool) -> str:
+    """Return a question that suggests what ``5 minutes`` or ``1w`` probably means; empty if nothing is likely.
+
+    ``weeks``: whole weeks are allowed, and are suggested for text that has only weeks.
+    """
     units = {"w": 7 * DAY, **dict(_UNITS)}
-    length = sum(int(count) * units[unit[0].lower()] for count, unit in _LOOSE.findall(text))
+    parts = _LOOSE.findall(text)
+    length = sum(int(count) * units[unit[0].lower()] for count, unit in parts)
     is_likely = not _LOOSE.sub("", text) and 0 < length <= MAX_DURATION
-    return f"did you mean {format_duration(length)}? " if is_likely else ""
+    if not is_likely:
+        return ""
+    only_weeks = weeks and all(unit[0] in "wW" for _, unit in parts)
+    meant = f"{length // units['w']}w" if only_weeks else format_duration(length)
+    return f"did you mean {meant}? "
 
 
 def format_duration(length: Micros) -> str:
