@@ -15,7 +15,7 @@ from scheduledjob.engine.executor import Result, Value
 from scheduledjob.jobs.container.pod_executor import PodExecutor
 from scheduledjob.jobs.container.pod_names import SECRETS
 from scheduledjob.jobs.container.pod_projection import project
-from scheduledjob.jobs.container.pod_secrets import SecretUse, secret_uses
+from scheduledjob.jobs.container.pod_secrets import PodSecrets, SecretUse, secret_uses
 from scheduledjob.jobs.container.pod_security import PodSecurity
 from scheduledjob.jobs.container.pod_spec import CustomSpec, PodSettings, PodSpec
 from scheduledjob.jobs.container.pods_protocol import PodRefused, SecretVersion
@@ -256,6 +256,19 @@ async def test_credentials_for_a_registry_are_masked() -> None:
     await cluster.created.wait()
     await cluster.report("Failed", {}, reason="Failed", message="Basic cm9ib3Q6cGFzcw==, pass, pa55 refused")
     assert (await task).reason.endswith("Basic ***, ***, *** refused")
+
+
+async def test_credentials_for_a_registry_are_masked_while_the_pod_waits() -> None:
+    cluster = Cluster()
+    cluster.secrets["pull"] = {
+        ".dockerconfigjson": '{"auths": {"r.io": {"username": "robot", "password": "pa55-word"}}}'
+    }
+    pod = {"spec": {"imagePullSecrets": [{"name": "pull"}]}}
+    secrets = PodSecrets(cluster, "team-a")
+    words = "can't be scheduled: pa55-word"
+    assert await secrets.mask_known(pod, words) == words, "no request for words that quote no registry"
+    words = "ErrImagePull: Get https://robot:pa55-word@r.io/v2: refused"
+    assert await secrets.mask_known(pod, words) == "ErrImagePull: Get https://robot:***@r.io/v2: refused"
 
 
 SHELL = PodSpec(shell=ShellSpec("true", env={"OWN": Value(secret=("team-a/own", "key"))}))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 READ_SECONDS = 15.0
 """Maximum seconds for reading the Secrets of a Pod that exists."""
 _PAYLOAD = f"{PREFIX}PAYLOAD"
+_OF_IMAGE = re.compile("image|registry", re.IGNORECASE)
+"""In words that may quote a registry. Others are not worth a request for its credentials."""
 _KINDS = ("containers", "initContainers", "ephemeralContainers")
 
 
@@ -135,8 +138,10 @@ class PodSecrets:
         """As they were before the Pod read them."""
         self._at_start: dict[str, SecretVersion] = {}
         """As they were when the job's container had started."""
-        self._known: tuple[int, Redaction] = (0, Redaction())
+        self._known: tuple[int, Redaction] | None = None
         """How many Secrets had been read when this redaction of their values was made."""
+        self._knows_registries = False
+        """Whether it also has the credentials for registries."""
         self._unknown: dict[str, str] = {}
         """Why the values that the Pod has can't be known, by the name of the Secret."""
 
@@ -171,7 +176,7 @@ class PodSecrets:
     async def adopt(self, pod: Mapping[str, Any]) -> None:
         """Read the Secrets of a Pod that exists, and compare them with the versions in its annotation."""
         self._first.clear()
-        self._known = 0, Redaction()
+        self._known = None
         self._unknown.clear()
         versions = _versions(annotation(pod, SECRETS))
         for name in secret_uses(pod):
@@ -216,16 +221,23 @@ class PodSecrets:
         return redaction
 
     async def mask_known(self, pod: Mapping[str, Any], words: str) -> str:
-        """Mask the values that were read before the Pod started, in words about a Pod that waits."""
-        if not words or not self._first:
+        """Mask the values that were read before the Pod started, and credentials for registries, in words about a Pod
+        that waits."""
+        registries = bool(pod["spec"].get("imagePullSecrets")) and _OF_IMAGE.search(words) is not None
+        if not words or not (self._first or registries):
             return words
-        if self._known[0] != len(self._first):
+        if self._known is None or self._known[0] != len(self._first):
             redaction, uses = Redaction(namespace=self._namespace), secret_uses(pod)
             for name, version in self._first.items():
                 if name in uses:
                     _remember(redaction, version, uses[name])
             self._known = len(self._first), redaction
-        return await self._known[1].secrets.masked_text(words)
+            self._knows_registries = False
+        redaction = self._known[1]
+        if registries and not self._knows_registries:
+            self._knows_registries = True
+            await self.pull_secrets(pod, redaction)
+        return await redaction.secrets.masked_text(words)
 
     async def pull_secrets(self, pod: Mapping[str, Any], redaction: Redaction) -> None:
         """Mask the credentials for registries, too. No container can read them, but an error of a registry may."""
