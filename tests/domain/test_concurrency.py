@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduledjob.domain.schedule.concurrency import Admission, decide, has_room
+from scheduledjob.domain.schedule.concurrency import Admission, decide, has_room, lacks_capacity
 from scheduledjob.domain.schedule.definition import Concurrency, Definition
 from scheduledjob.domain.schedule.state import Run, State
 
@@ -80,3 +80,16 @@ def test_slots_caught_up_together_wait_for_each_other(policy: Concurrency) -> No
 def test_a_slot_caught_up_replaces_the_active_run_under_replace() -> None:
     definition = Definition(kind="k", concurrency=R)
     assert decide(definition, state(1, 0), Run(slot=100, due=100, catch_up=True)) is REPLACE_ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "active", "waiting", "lacks"),
+    [(A, None, 2, 0, False), (A, None, 3, 0, True), (A, None, 2, 1, True), (A, 3, 2, 1, False), (A, 4, 2, 1, True)]
+    + [(policy, None, 3, 0, False) for policy in (F, Q, R)],
+)
+def test_only_capacity_keeps_a_slot_of_allow_from_starting(
+    policy: Concurrency, limit: int | None, active: int, waiting: int, lacks: bool
+) -> None:
+    definition = Definition(kind="k", concurrency=policy, max_concurrent=limit)
+    assert lacks_capacity(definition, state(active, waiting), 3) is lacks
+    assert not lacks_capacity(definition, state(active, waiting), None), "a replica without a limit has capacity"

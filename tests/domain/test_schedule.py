@@ -206,6 +206,16 @@ def test_completed_by_its_job_never_runs_again() -> None:
     assert machine.wake_at(job.schedule) is None
 
 
+def test_a_revision_that_reopens_goes_on_after_its_job_completed_it_and_replays_nothing() -> None:
+    job = Driver(defined())
+    job.run(60, AttemptEnd.COMPLETED)
+    machine.apply_revision(job.schedule, 2, T + 200 * SECOND, None)
+    assert job.state.completed is Completion.JOB
+    machine.apply_revision(job.schedule, 3, T + 200 * SECOND, None, reopen=True)
+    assert job.starts(200) == []
+    assert job.starts(240) == [240.0]
+
+
 def test_max_runs_completes_once_the_last_has_ended() -> None:
     job = Driver(defined(max_runs=2))
     job.run(60)

@@ -365,6 +365,19 @@ def test_the_work_of_a_search_is_bounded(zones: int, excluded: str, monkeypatch:
     assert counting.steps <= MAX_COUNT_STEPS + counting.steps_of_day
 
 
+def test_a_search_keeps_few_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The days of a trigger in seconds are all different."""
+    made: list[DayBits] = []
+
+    def remembered(*parts: Any) -> DayBits:
+        made.append(DayBits(*parts))
+        return made[-1]
+
+    monkeypatch.setattr("scheduledjob.domain.triggers.timetable.DayBits", remembered)
+    Timetable([Every(61).bind(0), Every(3601).bind(0)]).count(START, START + 100 * DAY)
+    assert 0 < len(made[0]._known) <= 64
+
+
 def test_at_least_a_year_is_searched_whatever_it_costs() -> None:
     first = instant("2027-03-02T00:00:00Z")
     timetable = many("", 8)

@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scheduledjob.domain.schedule.backoff import Fixed
 from scheduledjob.domain.schedule.definition import Definition
-from scheduledjob.domain.time.instants import SECOND
+from scheduledjob.domain.time.instants import SECOND, from_seconds
 from scheduledjob.domain.triggers.every import EveryTrigger
+from scheduledjob.engine.executor import Result
+from scheduledjob.engine.kinds import JobKind
+from scheduledjob.engine.leases import Lease
+from scheduledjob.engine.owned_schedule import own
+from scheduledjob.engine.stored_row import Disposition
 from scheduledjob.stores.memory import MemoryStore
 
 from .support import Jobs, Watcher, desired, ok, put, replica_of, row_of, running
 
 if TYPE_CHECKING:
-    from scheduledjob.engine.executor import Attempt, Result
+    from scheduledjob.engine.executor import Attempt
     from scheduledjob.engine.stored_row import NewRow
 
 
@@ -68,3 +74,32 @@ async def test_many_rows_with_running_attempts_are_read_again_at_once(monkeypatc
         assert len(reads) < 20
         release.set()
     assert (await row_of(store, "ns/0")).payload == b"new"
+
+
+async def test_a_run_in_backoff_whose_edit_can_not_be_read_is_given_back() -> None:
+    async def fails(attempt: Attempt) -> Result:
+        return Result(False, "no")
+
+    store, watcher = MemoryStore(), Watcher()
+    await put(store, "ns/a", retry=Fixed([30.0], max_retries=1))
+    async with running(replica_of(store, Jobs(fails), observer=watcher, ahead=60.0)):
+        await watcher.until_event("claimed", 2)  # the second time during the backoff
+        assert (await row_of(store, "ns/a")).owner is not None
+        await put(store, "ns/a", kind="novel")
+        await watcher.until_event("released", 2)
+    row = await row_of(store, "ns/a")
+    assert (row.kind, row.owner) == ("novel", None), "a replica that can read it continues"
+
+
+async def test_a_payload_that_a_run_leaves_is_written_once() -> None:
+    """If it were written again with the next run, it would overwrite what a client has set since."""
+    store = MemoryStore()
+    await put(store, "ns/a")
+    (row,) = (await store.claim("me", ["job"], limit=1, ahead=0, lease=from_seconds(15.0))).rows
+    row.payload_revision = 7
+    owned = own(row, JobKind("job", Jobs()), Lease(row.key, row.version, 15.0), "me")
+    owned.payload = b"left"
+    first = owned.begin_write(Disposition.KEEP, None)
+    assert (first.payload, first.payload_cleared, first.payload_revision) == (b"left", False, 7)
+    owned.schedule.writes.answered()
+    assert owned.begin_write(Disposition.KEEP, None).payload is None

@@ -13,6 +13,7 @@ from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.engine.executor import Attempt, Result
+from scheduledjob.engine.store import StoreUnavailable
 from scheduledjob.engine.stored_row import Origin
 from scheduledjob.engine.timers import MIN_CANCELLED
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
@@ -321,3 +322,21 @@ async def test_a_job_receives_namespace_and_name_of_its_manifest(store: MemorySt
         attempt = await jobs.begun.get()
     assert (attempt.namespace, attempt.name, attempt.uid) == ("team-a", "report", "uid-of-team-a/report")
     assert (await row_of(store, "team-a/report")).origin == Origin.MANIFEST.value
+
+
+async def test_history_is_pruned_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduledjob.engine.replica.PRUNE_INTERVAL", 0.0)
+    answers: list[int | None] = [2, 0, None, 1, 0]
+    pruned = asyncio.Event()
+
+    class Pruned(MemoryStore):
+        async def prune(self, limit: int = 1000) -> int:
+            answer = answers.pop(0) if answers else 0
+            if not answers:
+                pruned.set()
+            if answer is None:
+                raise StoreUnavailable("it is away")
+            return answer
+
+    async with running(replica_of(Pruned(), Jobs())):
+        await pruned.wait()

@@ -25,6 +25,42 @@ async def never(*_: Any) -> None:
 def nothing() -> None: ...
 
 
+async def test_followers_are_notified_of_the_last_runs_before_the_replica_withdraws() -> None:
+    done: list[str] = []
+    written = asyncio.Event()
+
+    async def until_closed(what: str, closed: asyncio.Event) -> None:
+        await closed.wait()
+        await asyncio.sleep(0)
+        done.append(what)
+
+    async def withdraw(replica: str) -> None:
+        done.append("withdrawn")
+
+    async def emptied() -> None: ...
+
+    told = asyncio.Event()
+    ownership = SimpleNamespace(
+        drain=nothing,
+        emptied=emptied,
+        stop_attempts=nothing,
+        close=written.set,
+        upstreams=SimpleNamespace(close=told.set),
+    )
+    context = SimpleNamespace(settings=ReplicaSettings(), store=SimpleNamespace(withdraw=withdraw), replica="me")
+    async with asyncio.TaskGroup() as tasks:
+        claiming = tasks.create_task(emptied())
+        writing = tasks.create_task(until_closed("written", written))
+        following = tasks.create_task(until_closed("followers notified", told))
+        await shut_down(
+            cast("ReplicaContext", context),
+            cast("Claimer", SimpleNamespace(stop=nothing)),
+            cast("Ownership", ownership),
+            Services(claiming, writing, following, []),
+        )
+    assert done == ["written", "followers notified", "withdrawn"]
+
+
 @pytest.mark.parametrize("grace", [0.0, 6.0])
 def test_a_shutdown_in_which_nothing_answers_takes_exactly_its_limit(grace: float) -> None:
     world = World(1)
