@@ -6,16 +6,18 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.stores.firestore.layout import add_to_recent, document_id, run_path, shard_of
 from scheduledjob.stores.firestore.operations import MAX_BYTES, MAX_WRITES, Write, pack_commits
+from scheduledjob.stores.firestore.wire import _encode, _Write
 from tests.stores.support import claim, desired
 
 if TYPE_CHECKING:
     from scheduledjob.stores.firestore import FirestoreStore
+    from scheduledjob.stores.firestore.operations import Fields
 
 ODD = [
     "a/b",
@@ -103,6 +105,15 @@ def test_runs_that_newer_ones_push_out_are_known_without_reading(runs, random, s
                     assert len(left & {run_path(record.run_id) for record in group}) == min(group[0].keep, len(group))
 
 
+def test_of_runs_that_finished_at_once_those_written_last_stay() -> None:
+    recent: list[str] = []
+    pushed_out: list[str] = []
+    for number in range(5):
+        recent, surplus = add_to_recent(recent, [_record(number, True, 2, 7, "a")])
+        pushed_out += surplus
+    assert pushed_out == [run_path(f"run-{number}") for number in range(3)]
+
+
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 3 << 20)), max_size=60))
 def test_a_commit_holds_whole_units_within_its_limits(units: list[tuple[int, int]]) -> None:
     blob = bytes(3 << 20)
@@ -112,3 +123,36 @@ def test_a_commit_holds_whole_units_within_its_limits(units: list[tuple[int, int
     for part in parts:
         assert sum(len(writes[number]) for number in part) <= MAX_WRITES
         assert len(part) == 1 or sum(write.size() for number in part for write in writes[number]) <= MAX_BYTES
+
+
+def test_a_commit_is_filled_to_its_limit() -> None:
+    half = bytes(MAX_BYTES // 2 - Write("p", {"f": b""}).size())
+    assert pack_commits([[Write("p", {"f": half})], [Write("p", {"f": half})]]) == [[0, 1]]
+    assert pack_commits([[Write("p", {"f": half})], [Write("p", {"f": half + b"."})]]) == [[0], [1]]
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=60)
+
+
+@given(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1),
+    texts,
+    st.binary(),
+    st.lists(texts),
+    st.integers(1, 99),
+)
+@example(None, "", b"", ["😀" * 60], 99)
+def test_a_write_is_estimated_as_no_shorter_than_it_is(
+    value: bool | int | None, text: str, data: bytes, items: list[str], times: int
+) -> None:
+    fields: Fields = {
+        "value": value,
+        "text": text * times,
+        "data": data * times,
+        "items": items * times,
+        "named": {item * times: item * times for item in items},
+    }
+    write = _Write()
+    for name, field in fields.items():
+        _encode(write.update.fields[name], field)
+    assert write.ByteSize() <= Write("", fields).size()

@@ -43,12 +43,17 @@ class Write:
         for name, value in (self.fields or {}).items():
             total += 40 + len(name)
             if isinstance(value, str):
-                total += 4 * len(value) if not value.isascii() else len(value)
+                total += _text_size(value)
             elif isinstance(value, bytes):
                 total += len(value)
             elif isinstance(value, (Sequence, Mapping)):
-                total += len(str(value)) * 2
+                total += 2 * _text_size(str(value))
         return total
+
+
+def _text_size(text: str) -> int:
+    """Return the most bytes that the text may take as UTF-8."""
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 @dataclass(slots=True)
