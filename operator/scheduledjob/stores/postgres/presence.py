@@ -40,7 +40,6 @@ class PostgresPresence(PostgresPart):
         return [Presence(installation, other, tuple(watched), since) for installation, other, watched, since in others]
 
     async def announce(self, replica: ReplicaInfo, poll_at: Instant) -> bool:
-        self._replicas.add(replica.id)
         lend = self._pool.transaction if self._server.pooled else self._pool.connection
         try:
             async with lend("announcing the replica") as connection:

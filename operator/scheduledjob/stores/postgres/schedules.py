@@ -131,7 +131,7 @@ class PostgresSchedules(PostgresPart):
 
         Returns how many, and the slug behind which there may be more, if any.
         """
-        async with self._pool.transaction("deleting schedules", 2 * self._timeout) as connection:
+        async with self._pool.transaction("deleting schedules") as connection:
             page = await connection.fetch(SQL["select_slugs"], self._installation, after, origin, CHUNK)
             slugs = [record[0] for record in page]
             deleted = await self._delete_chunk(connection, slugs) if slugs else set()
