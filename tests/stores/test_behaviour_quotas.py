@@ -136,10 +136,12 @@ async def test_due_rows_without_a_quota_do_not_set_the_next_wake(store: Store) -
 
 
 async def test_a_row_whose_lease_has_ended_is_claimed_by_quota(store: Store, other: Store) -> None:
+    """Before a row of the same tenant that has waited for less time."""
     now = await store.now()
     await store.put(of_namespace("a", 1, now - HOUR), replace=False)
     (row,) = await take(other, replica="bob", lease=SHORT_LEASE)
     await wait_for_lease_end(store, row)
+    await store.put([desired("a/later", await store.now(), origin=Origin.MANIFEST)], replace=False)
 
     async def recovered() -> bool:
         rows = (await claim_fairly(store, {"a": 1}, 0)).rows

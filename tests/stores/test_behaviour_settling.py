@@ -131,6 +131,17 @@ async def test_a_settlement_sent_twice_counts_once(store: Store, disposition: Di
     assert await everything(store) == before
 
 
+async def test_settlements_of_one_row_in_one_call_are_settled_in_turn(store: Store) -> None:
+    await put_due(store, "job")
+    row = await take_one(store)
+    kept = settlement(row, Disposition.KEEP, records=[record("run-1", 5)])
+    released = settlement(row, version=row.version + 1, state=NEW_STATE, records=[record("run-2", 6)])
+    assert await store.settle("alice", [kept, kept, released]) == [True, False, True]
+    seen = await read_row(store, "job")
+    assert (seen.owner, seen.state) == (None, NEW_STATE)
+    assert await store.recorded(["run-1", "run-2"]) == {"run-1", "run-2"}
+
+
 async def test_a_row_without_owner_is_not_settled(store: Store) -> None:
     await put_due(store, "job")
     row = await read_row(store, "job")

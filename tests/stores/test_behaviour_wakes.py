@@ -137,6 +137,19 @@ async def test_a_released_row_that_is_due_wakes_another_replica(notifying: Store
         await received.due_by(now + SECOND)
 
 
+async def test_a_released_row_that_is_due_does_not_wake_its_own_replica(notifying: Store, other: Store) -> None:
+    await put_due(notifying, "job")
+    row = await take_one(notifying)
+    async with listening(notifying) as received:
+        now = await notifying.now()
+        await notifying.announce(ALICE, now + HOUR)
+        await other.announce(BOB, now + HOUR)
+        assert await settle(notifying, settlement(row, wake_at=now))
+        await other.delete(["job"])
+        await received.change_of("job")
+        assert all(wake.due is None for wake in received.wakes)
+
+
 async def test_a_row_released_at_an_old_revision_also_wakes_its_replica(notifying: Store, other: Store) -> None:
     await put_due(notifying, "job")
     row = await take_one(notifying)

@@ -17,6 +17,7 @@ from scheduledjob.engine.stored_row import Disposition, NewRow
 from scheduledjob.stores import open_store
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore, WallClock
 from scheduledjob.stores.memory.clock import STEP
+from scheduledjob.stores.memory.history import SLACK, History
 from scheduledjob.stores.memory.schedules import ROWS_AT_ONCE
 
 from .support import PATIENCE, claim, desired, listening, put_due, read_row, record, settle, settlement, take, take_one
@@ -150,6 +151,18 @@ def test_a_thread_that_was_suspended_between_two_readings_has_seen_no_jump() -> 
     assert clock.take_jump() == 0
 
 
+def test_a_clock_that_is_right_is_read_once() -> None:
+    readings: list[int] = []
+
+    def wall() -> int:
+        readings.append(NOW * 1000 + (STEP * 1000 - 1) * len(readings))
+        return readings[-1]
+
+    clock = WallClock(wall, lambda: 0)
+    assert clock() == NOW
+    assert len(readings) == 2, "at the start and by the call"
+
+
 async def test_times_are_those_of_the_given_clock() -> None:
     clock = Turned()
     store = MemoryStore(MemoryDatabase(clock))
@@ -163,6 +176,17 @@ async def test_times_are_those_of_the_given_clock() -> None:
     clock.now += 1
     (taken,) = (await claim(store, "bob")).rows
     assert taken.recovered
+
+
+async def test_a_claim_takes_rows_until_the_very_microsecond() -> None:
+    clock = Turned()
+    store = MemoryStore(MemoryDatabase(clock))
+    await put_due(store, "job")
+    clock.now = NOW + 1
+    assert (await claim(store, by=NOW)).late
+    clock.now = NOW
+    batch = await claim(store, by=NOW)
+    assert (len(batch.rows), batch.late) == (1, False)
 
 
 async def test_a_lease_counts_as_ahead_later_than_it_ends() -> None:
@@ -276,6 +300,15 @@ async def test_history_is_bounded_while_it_is_written() -> None:
     assert len(kept) <= 10
     tables = store._tables
     assert len(tables.history._by_age) + len(tables.history._expiries) < 300
+
+
+def test_records_that_newer_ones_push_out_are_dropped_in_groups() -> None:
+    history, sizes = History(), []
+    for n in range(30):
+        history.add([record(f"run-{n}", NOW + n, keep=3)])
+        sizes.append(len(history))
+    assert max(sizes) == 2 * 3 + SLACK
+    assert min(sizes[3:]) == 3
 
 
 async def test_old_places_in_an_agenda_do_not_pile_up() -> None:

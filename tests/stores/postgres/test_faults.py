@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from scheduledjob.domain.schedule.state import State
 from scheduledjob.domain.time.instants import HOUR, SECOND
-from scheduledjob.engine.store import Put, ReplicaInfo, StoreError, StoreUnavailable, Wake
+from scheduledjob.engine.store import Put, Quotas, ReplicaInfo, StoreError, StoreUnavailable, Wake
 from scheduledjob.engine.stored_row import NewRow, Origin
 from scheduledjob.stores.postgres import PostgresStore
 from scheduledjob.stores.postgres.listener import _ListeningConnection
@@ -167,6 +167,23 @@ async def test_a_claim_delayed_by_a_stalled_server_claims_nothing(
     assert (row.owner, row.version) == (None, 0)
     by = await store.now() + 10 * SECOND
     assert (await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by)).rows
+
+
+@pytest.mark.parametrize("quotas", [None, Quotas({}, 1)])
+async def test_a_claim_takes_rows_until_the_very_microsecond(postgres_dsn: str, quotas: Quotas | None) -> None:
+    store, connection = PostgresStore(postgres_dsn), await asyncpg.connect(postgres_dsn)
+    await store.connect()
+    await store.put([desired("job")], replace=False)
+    by = 1_800_000_000 * SECOND
+    for now, claimed in ((by + 1, 0), (by, 1)):
+        await connection.execute(
+            "CREATE OR REPLACE FUNCTION scheduledjob.clock() RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE "
+            f"AS $$ SELECT {now}::bigint $$"
+        )
+        batch = await store.claim("alice", ["noop"], limit=1, ahead=0, lease=LEASE, by=by, quotas=quotas)
+        assert (batch.now, len(batch.rows), batch.late) == (now, claimed, not claimed)
+    await connection.close()
+    await store.close()
 
 
 async def test_a_renewal_that_ends_after_a_later_one_does_not_shorten_the_lease(postgres_dsn: str) -> None:
