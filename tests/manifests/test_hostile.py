@@ -6,6 +6,7 @@ process. What is asserted is the answer, and the memory it took.
 
 from __future__ import annotations
 
+import difflib
 import json
 import tracemalloc
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,13 @@ from scheduledjob.domain.time.instants import DAY, SECOND, Instant
 from scheduledjob.domain.triggers.day_bits import MAX_STEPS
 from scheduledjob.manifests.files import decode
 from scheduledjob.manifests.loader import Loaded, load, load_text
-from scheduledjob.manifests.problems import Problem
+from scheduledjob.manifests.problems import COMPARED, Problem
 from scheduledjob.manifests.translate import to_definition
 from scheduledjob.resource_names import API_VERSION, KIND
 from tests.support import costly
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 HEAD = """apiVersion: scheduledjobs.dev/v1beta1
@@ -380,3 +382,24 @@ def test_ten_missed_years_are_decided_in_a_bounded_number_of_steps(name: str, ca
     assert decision.missed >= 0
     assert decision.excluded >= 0
     assert decision.start == sorted(set(decision.start))
+
+
+def test_many_unknown_time_zones_are_compared_with_a_few_names_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    get_close_matches = difflib.get_close_matches
+
+    def counted(word: str, possibilities: Iterable[str], *rest: Any, **options: Any) -> list[str]:
+        names = list(possibilities)
+        compared.append(len(names))
+        return get_close_matches(word, names, *rest, **options)
+
+    monkeypatch.setattr(difflib, "get_close_matches", counted)
+    triggers = [{"cron": "0 6 * * *", "timeZone": f"Europe/Lisb{number}"} for number in range(16)]
+    exclude = [{"cron": "0 6 * * *", "timeZone": f"America/New_Yor{number:02}"} for number in range(64)]
+    spec = {"triggers": triggers, "exclude": exclude, "job": {"curl": {"url": "http://example.com"}}}
+    text = json.dumps({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "a"}, "spec": spec})
+    problems = load_text(text).problems
+    hints = [problem.allowed for problem in problems if "is unknown" in problem.message]
+    assert set(hints) == {'did you mean "Europe/Lisbon"?', 'did you mean "America/New_York"?'}
+    assert len(compared) >= 80
+    assert sum(compared) < 100 * COMPARED

@@ -22,7 +22,7 @@ from scheduledjob.engine.owned_schedule import Phase
 from scheduledjob.engine.ownership import Ownership
 from scheduledjob.engine.poll_timer import PollTimer
 from scheduledjob.engine.stored_row import Settlement
-from scheduledjob.stores.memory import MemoryStore, rows
+from scheduledjob.stores.memory import MemoryStore, agendas, rows
 from scheduledjob.stores.memory import reconciling as memory_reconciling
 from scheduledjob.stores.memory.history import History
 from scheduledjob.stores.memory.hook_calls import HookCalls
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 @contextmanager
 def leases_are_not_respected() -> Iterator[None]:
     """A claim takes rows of living owners too, four seconds before their lease ends."""
-    due_rows = rows.due_rows
+    due_rows = agendas.due_rows
 
-    def impatient(agendas: Any, until: int, now: int, limit: int) -> Any:
-        return due_rows(agendas, until, now + 4_000_000, limit)
+    def impatient(of_kinds: Any, until: int, now: int, limit: int) -> Any:
+        return due_rows(of_kinds, until, now + 4_000_000, limit)
 
     with patch("scheduledjob.stores.memory.claims.due_rows", impatient):
         yield

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scheduledjob.domain.time.instants import SECOND
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
-from scheduledjob.stores.memory.rows import earlier
+from scheduledjob.stores.memory.agendas import earlier
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Sequence

@@ -23,7 +23,7 @@ from scheduledjob.domain.triggers.calendar_days import TIME_PATTERN
 from scheduledjob.domain.triggers.cron import Cron
 from scheduledjob.jobs.curl.patterns import PatternError, PatternTooLarge, check_pattern
 
-from .problems import nearest, plain, quoted, shortened
+from .problems import Vocabulary, plain, quoted, shortened
 
 QUANTITY = re.compile(
     r"\+?(?:[0-9]{1,18}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?:[KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,2})?\Z"
@@ -93,17 +93,19 @@ def time_zone(name: str) -> str:
     try:
         zone_of(name)
     except ValueError:
-        close = nearest(name.replace(" ", "_"), _places())
-        hint = f'did you mean "{_places()[close]}"?' if close else 'write an IANA name such as "Europe/Lisbon"'
+        zones, places = _places()
+        close = places.nearest(name.replace(" ", "_"))
+        hint = f'did you mean "{zones[close]}"?' if close else 'write an IANA name such as "Europe/Lisbon"'
         refuse(f"the time zone {quoted(name)} is unknown", hint)
     return name
 
 
 @functools.cache
-def _places() -> dict[str, str]:
-    """Return the zones by their full names and by the names of their cities."""
+def _places() -> tuple[dict[str, str], Vocabulary]:
+    """Return the zones by their full names and by the names of their cities, and all these names."""
     names = sorted(zone_names(), reverse=True)
-    return {name.rpartition("/")[2]: name for name in names} | {name: name for name in names}
+    zones = {name.rpartition("/")[2]: name for name in names} | {name: name for name in names}
+    return zones, Vocabulary(zones)
 
 
 _INSTANT = re.compile(

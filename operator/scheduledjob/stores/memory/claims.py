@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 from scheduledjob.engine.capacity import tenant_of
 from scheduledjob.engine.store import COUNTED, Batch, Quotas, Renewal, Renewer
 
+from .agendas import due_rows, due_rows_of_tenants, next_wake
 from .database import MemoryDatabase, MemoryPart
-from .rows import Entry, Installation, due_rows, due_rows_of_tenants, next_wake
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
     from scheduledjob.domain.time.instants import Instant, Micros
     from scheduledjob.engine.stored_row import Key, Row
+
+    from .rows import Entry, Installation
 
 
 class MemoryClaims(MemoryPart):
@@ -46,7 +48,7 @@ class MemoryClaims(MemoryPart):
             left, later = frozenset[str](), None
             due: Sequence[Entry] = ()
             if quotas is not None and not late:
-                due, left, later = due_rows_of_tenants(agendas, ahead, now, limit, quotas)
+                due, left, later = due_rows_of_tenants(agendas, ahead, now, limit, quotas, tables.tenant_search)
             elif not late:
                 due = due_rows(agendas, now + ahead, now, limit)
             for entry in due:

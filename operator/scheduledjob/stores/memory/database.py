@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from .agendas import earlier
 from .clock import Clock, WallClock
 from .presence import Presences
-from .rows import Installation, earlier
+from .rows import Installation
 from .wakes import Wakes
 
 if TYPE_CHECKING:

@@ -1,13 +1,10 @@
-"""The rows of the memory store: one installation's tables, and how due rows are found in them.
+"""The rows of the memory store: one installation's tables.
 
-Call each method under the database's lock. Due rows are found through *agendas*, which are ordered by ``wake_at``.
-Each kind has its own, so that kinds that a replica does not claim cost nothing. Each kind has two: one for rows that
-no replica owns, which are claimed ahead of time, and one for leases, which are not.
+Call each method under the database's lock. Due rows are found through the agendas of ``agendas.py``.
 """
 
 from __future__ import annotations
 
-import heapq
 import sys
 from bisect import bisect_right
 from itertools import islice
@@ -18,15 +15,15 @@ from scheduledjob.engine.capacity import LIBRARY, tenant_of
 from scheduledjob.engine.stored_row import DEFAULT_TENANT, Key, NewRow, Origin, Row, Settlement
 from scheduledjob.stores.tombstones import decode_keep, tombstone_kept_for
 
+from .agendas import Agenda, TenantSearch
 from .history import History
 from .hook_calls import HookCalls
 from .presence import Locks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from scheduledjob.domain.time.instants import Instant, Micros
-    from scheduledjob.engine.store import Quotas
 
 
 class Entry:
@@ -135,6 +132,7 @@ class Installation:
         self.history = History()
         self.locks = Locks()
         self.hook_calls = HookCalls()
+        self.tenant_search = TenantSearch()
         self._last_key = 0
         self._agendas: dict[str, tuple[Agenda, Agenda]] = {}
         self._in_order: list[str] | None = None
@@ -223,212 +221,3 @@ class Installation:
 
     def agendas_of(self, kinds: Iterable[str]) -> list[Agenda]:
         return [agenda for kind in set(kinds) for agenda in self._agendas.get(kind, ())]
-
-
-class Agenda:
-    """The rows of one kind that no replica owns, or those that replicas own (``leases``), by ``wake_at``.
-
-    Each tenant has a heap of its rows, and another heap has the fronts of these heaps. When a row moves, its old place
-    stays in its heap and is dropped when it comes to the front. When old places may be half of a heap, they are all
-    removed.
-    """
-
-    __slots__ = ("_fronts", "_keys", "_kind", "_tenants", "leases")
-
-    def __init__(self, keys: dict[Key, Entry], kind: str, leases: bool) -> None:
-        self._keys = keys
-        self._kind = kind
-        self.leases = leases
-        self._tenants: dict[str, TenantHeap] = {}
-        self._fronts: list[tuple[Instant, str]] = []
-        """The ``wake_at`` of each tenant's front. One that differs from ``TenantHeap.front`` is out of date."""
-
-    def push(self, wake_at: Instant, entry: Entry) -> None:
-        tenant = entry.tenant
-        heap = self._tenants.get(tenant)
-        if heap is None:
-            heap = self._tenants[tenant] = TenantHeap()
-        if len(heap.places) >= heap.enough:
-            heap.places = [place for place in set(heap.places) if self._holds(place, tenant)]
-            heapq.heapify(heap.places)
-            heap.enough = 2 * len(heap.places) + 64
-        heapq.heappush(heap.places, (wake_at, entry.key))
-        if heap.front is None or wake_at < heap.front:
-            heap.front = wake_at
-            heapq.heappush(self._fronts, (wake_at, tenant))
-
-    def due_tenants(self, horizon: Instant) -> tuple[set[str], Instant | None]:
-        """Return the tenants that may have rows due by ``horizon``, and when the next of the others may be due."""
-        due: set[str] = set()
-        later: Instant | None = None
-        fronts, positions = self._fronts, [0]
-        while positions:  # descend the heap as far as it is due
-            position = positions.pop()
-            if position < len(fronts):
-                wake_at, tenant = fronts[position]
-                if wake_at <= horizon:
-                    due.add(tenant)
-                    positions += (2 * position + 1, 2 * position + 2)
-                else:
-                    later = earlier(later, wake_at)
-        return due, later
-
-    def head(self) -> tuple[Instant, int] | None:
-        """Return the earliest (``wake_at``, key) that is not an old place."""
-        fronts = self._fronts
-        while fronts:
-            wake_at, tenant = fronts[0]
-            heap = self._tenants.get(tenant)
-            if heap is None or heap.front != wake_at:
-                heapq.heappop(fronts)
-                continue
-            place = self._front_of(heap, tenant)
-            if place is None:
-                heapq.heappop(fronts)
-                del self._tenants[tenant]
-            elif place[0] == wake_at:
-                return place
-            else:
-                heap.front = place[0]
-                heapq.heapreplace(fronts, (place[0], tenant))
-        return None
-
-    def pop(self) -> Entry:
-        """Remove and return the row that ``head`` has just returned."""
-        return self._keys[heapq.heappop(self._tenants[self._fronts[0][1]].places)[1]]
-
-    def head_of(self, tenant: str) -> tuple[Instant, int] | None:
-        """As ``head``, among the rows of one tenant."""
-        heap = self._tenants.get(tenant)
-        return None if heap is None else self._front_of(heap, tenant)
-
-    def pop_of(self, tenant: str) -> Entry:
-        """Remove and return the row that ``head_of`` has just returned."""
-        return self._keys[heapq.heappop(self._tenants[tenant].places)[1]]
-
-    def suits(self, entry: Entry) -> bool:
-        """Return whether the row belongs to this agenda."""
-        return entry.kind == self._kind and (entry.owner is not None) is self.leases
-
-    def _front_of(self, heap: TenantHeap, tenant: str) -> tuple[Instant, int] | None:
-        places = heap.places
-        while places:
-            if self._holds(places[0], tenant):
-                return places[0]
-            heapq.heappop(places)
-        return None
-
-    def _holds(self, place: tuple[Instant, int], tenant: str) -> bool:
-        entry = self._keys.get(place[1])
-        return (
-            entry is not None
-            and entry.wake_at == place[0]
-            and (entry.owner is not None) is self.leases
-            and entry.tenant == tenant
-            and entry.kind == self._kind
-        )
-
-    def count_before(self, tenant: str, wake_at: Instant, most: int) -> int:
-        """Return how many rows of the tenant are due before ``wake_at``, of the ``most`` that are likely to be."""
-        heap = self._tenants.get(tenant)
-        places = [] if heap is None else heap.places
-        return sum(place[0] < wake_at and self._holds(place, tenant) for place in islice(places, most))
-
-
-class TenantHeap:
-    """The places of one tenant's rows in an agenda."""
-
-    __slots__ = ("enough", "front", "places")
-
-    def __init__(self) -> None:
-        self.places: list[tuple[Instant, int]] = []
-        self.front: Instant | None = None
-        """The ``wake_at`` under which the agenda's fronts have this heap; never later than the first place."""
-        self.enough = 64
-
-
-def due_rows_of_tenants(
-    agendas: Sequence[Agenda], ahead: Micros, now: Instant, limit: int, quotas: Quotas
-) -> tuple[list[Entry], frozenset[str], Instant | None]:
-    """Remove rows from their agendas as the quotas allow, and return them, the first of each tenant first.
-
-    Also returns the tenants of which more rows are due, and when the next row may be due that is not yet.
-    """
-    turns: list[tuple[int, Instant, Entry]] = []
-    left: set[str] = set()
-    tenants: set[str] = set()
-    next_due: Instant | None = None
-    horizon = now + ahead
-    for agenda in agendas:
-        due, later = agenda.due_tenants(now if agenda.leases else horizon)
-        tenants |= due
-        if later is not None:
-            next_due = earlier(next_due, later + (ahead if agenda.leases else 0))
-    for tenant in tenants:
-        heads = [
-            (*head, number)
-            for number, agenda in enumerate(agendas)
-            if (head := agenda.head_of(tenant)) is not None and head[0] <= (now if agenda.leases else horizon)
-        ]
-        heapq.heapify(heads)
-        quota, taken = min(limit, quotas.tenants.get(tenant, quotas.others)), set[int]()
-        while heads and len(taken) < quota:
-            wake_at, key, number = heads[0]
-            agenda = agendas[number]
-            entry = agenda.pop_of(tenant)
-            if key not in taken:  # a row may have two places at the same instant
-                taken.add(key)
-                turns.append((len(taken), wake_at, entry))
-            head = agenda.head_of(tenant)
-            if head is not None and head[0] <= (now if agenda.leases else horizon):
-                heapq.heapreplace(heads, (*head, number))
-            else:
-                heapq.heappop(heads)
-        if any(head[1] not in taken for head in heads):
-            left.add(tenant)
-    turns.sort(key=lambda turn: turn[:2])
-    for _, wake_at, entry in turns[limit:]:
-        left.add(entry.tenant)
-        next(agenda for agenda in agendas if agenda.suits(entry)).push(wake_at, entry)
-    return [entry for *_, entry in turns[:limit]], frozenset(left), next_due
-
-
-def due_rows(agendas: Sequence[Agenda], horizon: Instant, now: Instant, limit: int) -> list[Entry]:
-    """Remove the rows that may be claimed from their agendas and return them, the soonest first."""
-    heads = [(*head, number) for number, agenda in enumerate(agendas) if (head := agenda.head()) is not None]
-    heapq.heapify(heads)
-    found: list[Entry] = []
-    taken: set[int] = set()
-    while heads and len(found) < limit:
-        wake_at, key, number = heads[0]
-        agenda = agendas[number]
-        if wake_at > (now if agenda.leases else horizon):
-            heapq.heappop(heads)
-            continue
-        entry = agenda.pop()
-        if key not in taken:  # a row may have two places at the same instant
-            taken.add(key)
-            found.append(entry)
-        if (head := agenda.head()) is not None:
-            heapq.heapreplace(heads, (*head, number))
-        else:
-            heapq.heappop(heads)
-    return found
-
-
-def next_wake(agendas: Sequence[Agenda], now: Instant, ahead: Micros) -> Instant | None:
-    """Return the earliest ``wake_at`` that is not due within ``ahead``; None if more rows could be claimed now."""
-    earliest: Instant | None = None
-    for agenda in agendas:
-        if (head := agenda.head()) is not None:
-            wake_at = head[0] + (ahead if agenda.leases else 0)
-            if wake_at <= now + ahead:
-                return None
-            earliest = earlier(earliest, wake_at)
-    return earliest
-
-
-def earlier(first: Instant | None, second: Instant | None) -> Instant | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return min(first, second)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.engine.stored_row import Disposition, Settlement
 
+from .agendas import earlier
 from .database import MemoryPart
-from .rows import earlier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

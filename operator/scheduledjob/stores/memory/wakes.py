@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from scheduledjob.engine.store import Wake
 
-from .rows import earlier
+from .agendas import earlier
 
 if TYPE_CHECKING:
     import threading
