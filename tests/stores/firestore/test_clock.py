@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.domain.time.instants import HOUR, SECOND, Instant, Micros
+from scheduledjob.engine.clock import boot_nanoseconds
 from scheduledjob.engine.store import StoreError
-from scheduledjob.stores.firestore.clock import DRIFT_PER_MILLION, ROUNDING, FirestoreClock
+from scheduledjob.stores.firestore.clock import DRIFT_PER_MILLION, ROUNDING, FirestoreClock, boot_micros
 
 START: Instant = 1_800_000_000 * SECOND
 
@@ -45,6 +46,11 @@ def test_without_a_measurement_the_clock_is_unknown() -> None:
             ask()
     with pytest.raises(StoreError, match="connect"):
         _ = clock.age
+
+
+def test_the_boot_clock_is_read_in_microseconds() -> None:
+    before, reading, after = boot_nanoseconds(), boot_micros(), boot_nanoseconds()
+    assert before // 1000 <= reading <= after // 1000
 
 
 delays = st.integers(0, 3 * SECOND)
