@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from scheduledjob.engine.store import Store
     from scheduledjob.engine.stored_row import Settlement
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a waiting test fails."""
 KEEP_ALL = Keep(10**6, 10**6, 365 * DAY)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 PATH = "/api/v1/namespaces/a/pods"
 EVENTS = [{"type": "ADDED", "object": {"kind": "Pod", "metadata": {"uid": str(number)}}} for number in range(3)]
 LINES = b"".join(b'{"type":"ADDED","object":{"kind":"Pod","metadata":{"uid":"%d"}}}\n' % number for number in range(3))

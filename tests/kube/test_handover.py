@@ -7,7 +7,7 @@ from typing import Any
 
 from scheduledjob.kube.watch.handover import Handover, WatchEvent
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def an_object(uid: str, version: int = 1) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
 NOW = 1_796_119_200 * SECOND
-PATIENCE = 30.0
+PATIENCE = 60.0
 FINE, STRANGE = b'{"floor":1}', b'{"floor":"what a later version may write"}'
 NONSENSE = b'{"floor":1,"last_success":99999999999999999999}'
 

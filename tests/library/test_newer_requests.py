@@ -233,11 +233,14 @@ async def test_a_job_that_schedules_itself_as_it_is_goes_on_by_its_trigger(
     watcher = Watcher()
     scheduler = Scheduler(url, heartbeat=1.0, observer=watcher)
     client = Scheduler(url, execute=False) if from_client else scheduler
-    runs: list[Task] = []
+    slots: list[datetime] = []
+    payloads: set[bytes | None] = set()
 
     async def job(task: Task) -> None:
-        runs.append(task)
-        if len(runs) == 1:
+        if task.slot not in slots:
+            slots.append(task.slot)
+        payloads.add(task.payload)
+        if len(slots) == 1:  # also if its first attempt was lost on a busy machine
             await client.schedule("x", "job", payload=b"1" if gives_payload else UNSET, replace=True)
 
     trigger = Every(1.0 if earlier == "by trigger" else HOUR)
@@ -249,8 +252,8 @@ async def test_a_job_that_schedules_itself_as_it_is_goes_on_by_its_trigger(
         delay = None if earlier == "by trigger" else 0.0
         await scheduler.schedule("x", "job", payload=b"1", delay=delay, replace=True)
         if earlier == "by trigger":
-            await watcher.until(lambda: len(runs) == 2)
-            assert [task.payload for task in runs] == [b"1", b"1"]
+            await watcher.until(lambda: len(slots) == 2)
+            assert payloads == {b"1"}
             return
 
         def waits_for_its_trigger() -> bool:
@@ -261,7 +264,7 @@ async def test_a_job_that_schedules_itself_as_it_is_goes_on_by_its_trigger(
         task = await scheduler.get("x")
         assert task is not None
         assert task.slot > datetime.now(UTC)
-        assert len(runs) == 1
+        assert len(slots) == 1
 
 
 async def test_a_named_slot_that_waits_stays_if_it_is_scheduled_again_as_it_is(url: str) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from scheduledjob.engine.store import Put
     from scheduledjob.engine.stored_row import NewRow
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 HOUR = 3600.0
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.engine.executor import Executor
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ LEASE: Micros = 60 * SECOND
 """So long that it never ends in a test."""
 SHORT_LEASE: Micros = 300_000
 """So short that a test can wait for its end."""
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test that waits has failed."""
 PLAIN = State(decided_until=0).encode()
 

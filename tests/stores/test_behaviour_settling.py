@@ -142,6 +142,24 @@ async def test_settlements_of_one_row_in_one_call_are_settled_in_turn(store: Sto
     assert await store.recorded(["run-1", "run-2"]) == {"run-1", "run-2"}
 
 
+@pytest.mark.parametrize("refused", [0, 1])
+@pytest.mark.parametrize("disposition", Disposition)
+async def test_a_run_is_recorded_although_another_settlement_of_it_is_refused(
+    store: Store, disposition: Disposition, refused: int
+) -> None:
+    """As when a restored object has a new row, and the replica still settles the old one, too."""
+    await put_due(store, "first", "second")
+    rows = sorted(await take(store, 2), key=lambda row: row.key)
+    ended = [record("run-1", 5), record("run-2", 6)]
+    versions = [row.version + (7 if number == refused else 0) for number, row in enumerate(rows)]
+    sent = [
+        settlement(row, disposition, version=version, records=ended)
+        for row, version in zip(rows, versions, strict=True)
+    ]
+    assert await store.settle("alice", sent) == [number != refused for number in range(2)]
+    assert await store.recorded(["run-1", "run-2"]) == {"run-1", "run-2"}
+
+
 async def test_a_row_without_owner_is_not_settled(store: Store) -> None:
     await put_due(store, "job")
     row = await read_row(store, "job")

@@ -64,8 +64,12 @@ async def test_a_uid_may_come_back_after_its_tombstone_has_expired(store: Store,
     await store.reconcile([observed("a"), observed("b", HOUR)])
     await store.tombstone([(slug, f"uid-of-{slug}") for slug in "abc"])
     await passed(store)
-    wanted = [Put.CREATED, Put.STALE, Put.CREATED]
-    assert await other.reconcile([observed("a"), observed("b"), observed("c")]) == wanted
+
+    async def is_back() -> bool:
+        return await other.reconcile([observed("a")]) == [Put.CREATED]
+
+    await until(is_back)  # the other store may estimate the time as a little earlier
+    assert await other.reconcile([observed("b"), observed("c")]) == [Put.STALE, Put.CREATED]
 
 
 @pytest.mark.usefixtures("short")

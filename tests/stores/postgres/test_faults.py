@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.postgres
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 LEASE = 60 * SECOND
 OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"

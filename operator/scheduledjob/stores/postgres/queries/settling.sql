@@ -30,7 +30,8 @@ $14::text[], $15::integer[], $16::text[], $17::bytea[], $18::integer[], $19::big
 
 -- fragment: settled_values
 -- A column with the same value in every row is sent as an array of one (see columns.py).
-id, run_id,
+id,
+CASE WHEN cardinality($6::text[]) = 1 THEN ($6::text[])[1] ELSE run_id END AS run_id,
 coalesce(version, ($4::bigint[])[1]) AS version,
 coalesce(revision, ($5::bigint[])[1]) AS revision,
 coalesce(uid, ($7::text[])[1]) AS uid,
