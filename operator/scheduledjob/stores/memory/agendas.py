@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scheduledjob.engine.store import Quotas
     from scheduledjob.engine.stored_row import Key
 
-    from .rows import Entry
+    from .entries import Entry
 
 MAX_PAIRS = 2048
 """How many agendas of tenants one claim with quotas looks at. The next one goes on behind them."""

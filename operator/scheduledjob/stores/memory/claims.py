@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant, Micros
     from scheduledjob.engine.stored_row import Key, Row
 
-    from .rows import Entry, Installation
+    from .entries import Entry
+    from .rows import Installation
 
 
 class MemoryClaims(MemoryPart):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.domain.time.instants import Instant
 
-    from .rows import Entry
+    from .entries import Entry
 
 
 class MemoryDatabase:

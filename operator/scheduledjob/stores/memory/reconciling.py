@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scheduledjob.domain.time.instants import Instant
     from scheduledjob.engine.stored_row import NewRow
 
-    from .rows import Entry
+    from .entries import Entry
 
 
 class MemoryReconciling(MemoryPart):

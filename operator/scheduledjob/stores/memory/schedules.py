@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from scheduledjob.engine.stored_row import NewRow, Row
 
-    from .rows import Entry
+    from .entries import Entry
 
 
 ROWS_AT_ONCE = 1000
