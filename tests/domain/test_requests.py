@@ -359,13 +359,19 @@ def test_large_payloads_are_dropped_sooner() -> None:
     assert [earlier.payload is None for earlier in wanted.earlier] == [True, True, False, False, False, False]
 
 
-def test_a_run_that_is_dropped_for_its_size_says_so_also_after_more_requests_came() -> None:
+def piled_on_large_ones(count: int) -> Driver:
+    """A schedule with ``count`` requests at once, the first seven with large payloads."""
     stored = piled_up(7, bytes(MAX_PAYLOADS // 4)).encode()
-    for number in range(7, MAX_EARLIER + 3):
+    for number in range(7, count):
         stored = merged(stored, Requests(run=f"r{number}").encode(), State(decided_until=0).encode())
     job = Driver(defined(concurrency=Concurrency.ALLOW))
     machine.request(job.schedule, Requests.decode(stored), T + SECOND)
     job.at(1)
+    return job
+
+
+def test_a_run_that_is_dropped_for_its_size_says_so_also_after_more_requests_came() -> None:
+    job = piled_on_large_ones(MAX_EARLIER + 3)
     assert {record.run_id: record.reason for record in records(job)} == {
         f"u-r{number}": "newer requests came before it could start, and the payloads of requests that wait may have "
         "256 KiB together; request it again after the newer runs have started, or with smaller payloads"
@@ -374,12 +380,7 @@ def test_a_run_that_is_dropped_for_its_size_says_so_also_after_more_requests_cam
 
 
 def test_the_oldest_record_counts_what_was_forgotten_also_if_it_was_dropped_for_its_size() -> None:
-    stored = piled_up(7, bytes(MAX_PAYLOADS // 4)).encode()
-    for number in range(7, MAX_TOKENS + 2):
-        stored = merged(stored, Requests(run=f"r{number}").encode(), State(decided_until=0).encode())
-    job = Driver(defined(concurrency=Concurrency.ALLOW))
-    machine.request(job.schedule, Requests.decode(stored), T + SECOND)
-    job.at(1)
+    job = piled_on_large_ones(MAX_TOKENS + 2)
     reasons = [record.reason for record in records(job)]
     assert reasons[0].startswith("newer requests")
     assert reasons[0].endswith("; 1 older ones are not listed")

@@ -333,6 +333,19 @@ ZONES = [
 ]
 
 
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[DayBits]:
+    """The ``DayBits`` of the searches of a test, in their order."""
+    made: list[DayBits] = []
+
+    def remembered(*parts: Any) -> DayBits:
+        made.append(DayBits(*parts))
+        return made[-1]
+
+    monkeypatch.setattr("scheduledjob.domain.triggers.timetable.DayBits", remembered)
+    return made
+
+
 def many(seconds: str, zones: int, excluded: str = "* * {day} {month} ?") -> Timetable:
     """A timetable of the largest size that a manifest allows. Its last exclusion excludes everything."""
     triggers = [Cron(f"{seconds}* * {day + 1}-31 * ?", ZONES[day % zones]) for day in range(16)]
@@ -345,17 +358,11 @@ def many(seconds: str, zones: int, excluded: str = "* * {day} {month} ?") -> Tim
 
 @pytest.mark.parametrize("zones", [1, 4, 8])
 @pytest.mark.parametrize("excluded", ["* * {day} {month} ?", "*/2 */3 ? {month} {day}L", "{day} {month} * * ?"])
-def test_the_work_of_a_search_is_bounded(zones: int, excluded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_work_of_a_search_is_bounded(zones: int, excluded: str, made: list[DayBits]) -> None:
     excluded = excluded.replace("{day}L", "1#{day}") if "L" in excluded else excluded
     excluded = excluded.replace("1#{day}", "SUN#1")
-    made: list[DayBits] = []
-
-    def remembered(*parts: Any) -> DayBits:
-        made.append(DayBits(*parts))
-        return made[-1]
-
     timetable = many("", zones, excluded)
-    monkeypatch.setattr("scheduledjob.domain.triggers.timetable.DayBits", remembered)
+    made.clear()
     assert timetable.next(START) is None
     assert timetable.previous(START) is None
     timetable.count(START - 3650 * DAY, START)
@@ -365,15 +372,8 @@ def test_the_work_of_a_search_is_bounded(zones: int, excluded: str, monkeypatch:
     assert counting.steps <= MAX_COUNT_STEPS + counting.steps_of_day
 
 
-def test_a_search_keeps_few_days(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_keeps_few_days(made: list[DayBits]) -> None:
     """The days of a trigger in seconds are all different."""
-    made: list[DayBits] = []
-
-    def remembered(*parts: Any) -> DayBits:
-        made.append(DayBits(*parts))
-        return made[-1]
-
-    monkeypatch.setattr("scheduledjob.domain.triggers.timetable.DayBits", remembered)
     Timetable([Every(61).bind(0), Every(3601).bind(0)]).count(START, START + 100 * DAY)
     assert 0 < len(made[0]._known) <= 64
 

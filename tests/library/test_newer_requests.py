@@ -233,14 +233,11 @@ async def test_a_job_that_schedules_itself_as_it_is_goes_on_by_its_trigger(
     watcher = Watcher()
     scheduler = Scheduler(url, heartbeat=1.0, observer=watcher)
     client = Scheduler(url, execute=False) if from_client else scheduler
-    slots: list[datetime] = []
-    payloads: set[bytes | None] = set()
+    runs: list[Task] = []
 
     async def job(task: Task) -> None:
-        if task.slot not in slots:
-            slots.append(task.slot)
-        payloads.add(task.payload)
-        if len(slots) == 1:  # also if its first attempt was lost on a busy machine
+        runs.append(task)
+        if task.slot == runs[0].slot:  # also if its first attempt was lost on a busy machine
             await client.schedule("x", "job", payload=b"1" if gives_payload else UNSET, replace=True)
 
     trigger = Every(1.0 if earlier == "by trigger" else HOUR)
@@ -252,8 +249,11 @@ async def test_a_job_that_schedules_itself_as_it_is_goes_on_by_its_trigger(
         delay = None if earlier == "by trigger" else 0.0
         await scheduler.schedule("x", "job", payload=b"1", delay=delay, replace=True)
         if earlier == "by trigger":
-            await watcher.until(lambda: len(slots) == 2)
-            assert payloads == {b"1"}
+            await watcher.until(lambda: runs != [] and runs[-1].slot > runs[0].slot)
+            *before, last = runs
+            assert [task.attempt for task in before] == list(range(1, len(runs)))
+            assert last.attempt == 1
+            assert {task.payload for task in runs} == {b"1"}
             return
 
         def waits_for_its_trigger() -> bool:
@@ -264,7 +264,8 @@ async def test_a_job_that_schedules_itself_as_it_is_goes_on_by_its_trigger(
         task = await scheduler.get("x")
         assert task is not None
         assert task.slot > datetime.now(UTC)
-        assert len(slots) == 1
+        assert {run.slot for run in runs} == {runs[0].slot}
+        assert [run.attempt for run in runs] == list(range(1, len(runs) + 1)), "no attempt starts twice"
 
 
 async def test_a_named_slot_that_waits_stays_if_it_is_scheduled_again_as_it_is(url: str) -> None:

@@ -85,7 +85,7 @@ def repeated(lifetimes: list[Lifetime], desired: DesiredState, restore: Restore 
 
 
 def unknown(lost: list[RunRecord], desired: DesiredState, restore: Restore | None) -> list[RunRecord]:
-    """Return the lost records of this schedule's runs that nobody knows to have ended."""
+    """Return the lost records of this schedule whose runs are not known to have ended."""
     if restore is None:
         return []
     mine = [record for record in lost if record.uid == desired.uid]

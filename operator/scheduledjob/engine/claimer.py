@@ -186,7 +186,7 @@ class Claimer:
             asyncio.get_running_loop().call_soon(self._hand_over, self._arrived(batch), sent + settings.lease)
             return None
         self._hand_over(self._arrived(batch), sent + settings.lease)
-        if quotas is not None and any(quotas.tenants.get(tenant, quotas.others) for tenant in batch.left):
+        if quotas is not None and any(quotas.of(tenant) for tenant in batch.left):
             return received + MIN_POLL_INTERVAL  # other replicas are claiming what is due
         timer.at_capacity = bool(batch.left)
         return await self._plan_next(batch, received)

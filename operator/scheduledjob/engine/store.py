@@ -75,6 +75,9 @@ class Quotas(msgspec.Struct, gc=False):
     others: int
     """For each tenant that ``tenants`` does not name."""
 
+    def of(self, tenant: str) -> int:
+        return self.tenants.get(tenant, self.others)
+
 
 class Batch(msgspec.Struct, gc=False):
     """The result of a claim."""

@@ -11,7 +11,7 @@ import functools
 import re
 from calendar import monthrange
 from datetime import UTC, date, datetime
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
@@ -24,6 +24,11 @@ from scheduledjob.domain.triggers.cron import Cron
 from scheduledjob.jobs.curl.patterns import PatternError, PatternTooLarge, check_pattern
 
 from .problems import Vocabulary, plain, quoted, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scheduledjob.domain.time.instants import Micros
 
 QUANTITY = re.compile(
     r"\+?(?:[0-9]{1,18}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?:[KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,2})?\Z"
@@ -60,25 +65,23 @@ def cron(expression: str) -> str:
 
 def duration(value: Any) -> Any:
     """Check a duration such as ``1h30m``. This runs before the field's pattern, because its message is more precise."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        refuse(f"{value} has no unit", f'write "{value}s" for seconds, "{value}m" for minutes')
-    if isinstance(value, str):
-        try:
-            parse_duration(value)
-        except ValueError as error:
-            refuse(str(error))
-    return value
+    return _length(value, parse_duration)
 
 
 def interval(value: Any) -> Any:
     """Check an interval, a duration or whole weeks, before the field's pattern."""
+    return _length(value, parse_interval)
+
+
+def _length(value: Any, parse: Callable[[str], Micros]) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        refuse(f"{value} has no unit", f'write "{value}s" for seconds, "{value}m" for minutes')
     if isinstance(value, str):
         try:
-            parse_interval(value)
+            parse(value)
         except ValueError as error:
             refuse(str(error))
-        return value
-    return duration(value)
+    return value
 
 
 def positive(text: str) -> str:

@@ -125,19 +125,23 @@ def _wrong_structure(what: str, value: Any) -> str:
     # Do not repeat the value: it may be a password that belongs in a Secret.
     if value is None:
         return "is empty"
-    if isinstance(value, str):
-        return f"{what} is expected, not text"
-    return f"{what} is expected, not {_article(value).replace('the ', 'a ')}"
+    return f"{what} is expected, not {'text' if isinstance(value, str) else f'a {_noun(value)}'}"
 
 
 def _article(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return f"{'a' if isinstance(value, list | dict) else 'the'} {_noun(value)}"
+
+
+def _noun(value: Any) -> str:
     if isinstance(value, bool):
-        return "the boolean"
+        return "boolean"
     if isinstance(value, int | float):
-        return "the number"
+        return "number"
     if isinstance(value, list):
-        return "a list"
-    return "a mapping" if isinstance(value, dict) else "the text" if isinstance(value, str) else "nothing"
+        return "list"
+    return "mapping" if isinstance(value, dict) else "text"
 
 
 def _amount(count: int, value: Any) -> str:

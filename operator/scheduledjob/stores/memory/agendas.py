@@ -167,6 +167,40 @@ class TenantSearch:
         return part
 
 
+class TenantQueue:
+    """The due rows of one tenant, the soonest of all its agendas first."""
+
+    __slots__ = ("_agendas", "heads", "tenant")
+
+    def __init__(self, tenant: str, agendas: Sequence[tuple[Agenda, Instant]]) -> None:
+        """``agendas``: those in which the tenant may have rows, each with the latest ``wake_at`` that is due."""
+        self.tenant = tenant
+        self._agendas = agendas
+        self.heads: list[tuple[Instant, int, int]] = []
+        """A heap: ``wake_at`` and key of the first due row in each agenda, and the agenda's number."""
+        for number, (agenda, horizon) in enumerate(agendas):
+            if (head := agenda.head_of(tenant)) is not None and head[0] <= horizon:
+                self.heads.append((*head, number))
+        heapq.heapify(self.heads)
+
+    def pop(self) -> Entry:
+        """Remove the first row from its agenda, and return it."""
+        key, entry = self.heads[0][1], self._pop_place()
+        while self.heads and self.heads[0][1] == key:  # a row may have two places at the same instant
+            self._pop_place()
+        return entry
+
+    def _pop_place(self) -> Entry:
+        number = self.heads[0][2]
+        agenda, horizon = self._agendas[number]
+        entry, head = agenda.pop_of(self.tenant), agenda.head_of(self.tenant)
+        if head is not None and head[0] <= horizon:
+            heapq.heapreplace(self.heads, (*head, number))
+        else:
+            heapq.heappop(self.heads)
+        return entry
+
+
 def due_rows_of_tenants(
     agendas: Sequence[Agenda], ahead: Micros, now: Instant, limit: int, quotas: Quotas, search: TenantSearch
 ) -> tuple[list[Entry], frozenset[str], Instant | None]:
@@ -174,58 +208,39 @@ def due_rows_of_tenants(
 
     Also returns the tenants of which more rows are due, and when the next row may be due that is not yet.
     """
-    numbers: dict[str, list[int]] = {}
-    horizons = [now if agenda.leases else now + ahead for agenda in agendas]
+    due_in: dict[str, list[tuple[Agenda, Instant]]] = {}
     next_due: Instant | None = None
-    for number, agenda in enumerate(agendas):
-        due, later = agenda.due_tenants(horizons[number])
+    for agenda in agendas:
+        horizon = now if agenda.leases else now + ahead
+        due, later = agenda.due_tenants(horizon)
         for tenant in due:
-            numbers.setdefault(tenant, []).append(number)
+            due_in.setdefault(tenant, []).append((agenda, horizon))
         if later is not None:
             next_due = earlier(next_due, later + (ahead if agenda.leases else 0))
-    searched = search.part_of(numbers)
-    if len(searched) < len(numbers):
+    searched = search.part_of(due_in)
+    if len(searched) < len(due_in):
         next_due = now  # the others come with the next claim
-    heads: dict[str, list[tuple[Instant, int, int]]] = {}
-    turns: list[tuple[int, Instant, int, str]] = []
+    turns: list[tuple[int, Instant, int, TenantQueue]] = []
     left: set[str] = set()
     for tenant in searched:
-        found_heads = ((agendas[number].head_of(tenant), number) for number in numbers[tenant])
-        places = [(*head, number) for head, number in found_heads if head is not None and head[0] <= horizons[number]]
-        if not places:
-            continue
-        if quotas.tenants.get(tenant, quotas.others) <= 0:
+        queue = TenantQueue(tenant, due_in[tenant])
+        if queue.heads and quotas.of(tenant) > 0:
+            turns.append((1, *queue.heads[0][:2], queue))
+        elif queue.heads:
             left.add(tenant)
-            continue
-        heapq.heapify(places)
-        heads[tenant] = places
-        turns.append((1, *places[0][:2], tenant))
     heapq.heapify(turns)
-    found: dict[int, Entry] = {}
-
-    def pop(places: list[tuple[Instant, int, int]], tenant: str) -> Entry:
-        number = places[0][2]
-        entry, head = agendas[number].pop_of(tenant), agendas[number].head_of(tenant)
-        if head is not None and head[0] <= horizons[number]:
-            heapq.heapreplace(places, (*head, number))
-        else:
-            heapq.heappop(places)
-        return entry
-
+    found: list[Entry] = []
     while turns and len(found) < limit:
-        turn, _, key, tenant = turns[0]
-        places = heads[tenant]
-        found[key] = pop(places, tenant)
-        while places and places[0][1] in found:  # a row may have two places at the same instant
-            pop(places, tenant)
-        if places and turn < quotas.tenants.get(tenant, quotas.others):
-            heapq.heapreplace(turns, (turn + 1, *places[0][:2], tenant))
+        turn, *_, queue = turns[0]
+        found.append(queue.pop())
+        if queue.heads and turn < quotas.of(queue.tenant):
+            heapq.heapreplace(turns, (turn + 1, *queue.heads[0][:2], queue))
             continue
         heapq.heappop(turns)
-        if places:
-            left.add(tenant)
-    left.update(tenant for *_, tenant in turns)
-    return list(found.values()), frozenset(left), next_due
+        if queue.heads:
+            left.add(queue.tenant)
+    left.update(queue.tenant for *_, queue in turns)
+    return found, frozenset(left), next_due
 
 
 def due_rows(agendas: Sequence[Agenda], horizon: Instant, now: Instant, limit: int) -> list[Entry]:
