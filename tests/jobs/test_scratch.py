@@ -1,7 +1,8 @@
-"""Scratch folders are removed although the loop lowers the limit of descriptors for a moment."""
+"""Scratch folders are removed although the loop lowers the limit of descriptors, and not while a job needs them."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import threading
@@ -47,3 +48,26 @@ def test_a_scratch_folder_is_removed_when_descriptors_are_available_again(
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     scratches.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_helper_removed_before_it_was_locked_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A helper that starts takes a folder for left behind, until the folder is locked."""
+    scratches = Scratches(os.fsencode(tmp_path))
+    removed: list[str] = []
+    lock = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not removed:
+            (name,) = (entry.name for entry in tmp_path.iterdir())
+            (tmp_path / name).rmdir()
+            removed.append(name)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    made = scratches.make()
+    assert removed not in ([], [made.name])
+    assert [entry.name for entry in tmp_path.iterdir()] == [made.name]
+    scratches.discard(made)
+    scratches.close()

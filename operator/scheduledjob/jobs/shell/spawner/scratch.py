@@ -102,6 +102,9 @@ class Scratches:
         descriptor = os.open(name, _FOLDER, dir_fd=self._root)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another helper may have locked, removed and released it since it was opened. A new name can't be guessed,
+            # so nobody makes it again.
+            os.stat(name, dir_fd=self._root, follow_symlinks=False)
         except OSError:
             os.close(descriptor)
             raise
