@@ -98,3 +98,13 @@ def test_codes_that_are_not_retried_are_whole_numbers(codes: Any) -> None:
         Exponential(not_on=codes)
     with pytest.raises(TypeError, match=words):
         Fixed([1.0], not_on=codes)
+
+
+@pytest.mark.parametrize("code", [0, -1, 600])
+def test_codes_with_which_no_run_fails_are_refused(code: int) -> None:
+    words = f"not_on has {code}, with which no run fails: give codes from 1 to 599"
+    with pytest.raises(ValueError, match=words):
+        Exponential(not_on=(404, code))
+    with pytest.raises(ValueError, match=words):
+        Fixed([1.0], not_on=(code,))
+    Exponential(not_on=(1, 255, 599))

@@ -18,13 +18,15 @@ from scheduledjob.domain.time.instants import Micros, from_seconds
 
 DEFAULT_RETRIES = 6
 WITHOUT_END = -1
+_GREATEST_CODE = 599
+"""The greatest HTTP status. Exit codes are smaller."""
 
 
 class Exponential(msgspec.Struct, frozen=True, omit_defaults=True, tag="exponential", tag_field="backoff"):
     """Wait ``initial`` seconds, then ``multiplier`` times as long each time, but at most ``max`` seconds.
 
     With ``max_retries`` of -1 there is always another retry. Raises ``ValueError`` for a length that is not positive, a
-    multiplier below 1 or a ``max`` below ``initial``.
+    multiplier below 1, a ``max`` below ``initial``, or a code with which no run fails.
     """
 
     initial: float = 10.0
@@ -65,7 +67,7 @@ class Fixed(msgspec.Struct, frozen=True, omit_defaults=True, tag="fixed", tag_fi
     """Wait the given seconds, with one retry for each interval.
 
     ``max_retries`` sets another number of retries; then the last interval repeats. -1: there is always another retry.
-    Raises ``ValueError`` for no intervals, or for one that is not positive.
+    Raises ``ValueError`` for no intervals, for one that is not positive, or for a code with which no run fails.
     """
 
     intervals: Sequence[float]
@@ -110,6 +112,8 @@ def _check_seconds(name: str, seconds: float) -> None:
 def _check_codes(codes: tuple[int, ...]) -> None:
     if not isinstance(codes, tuple) or not all(type(code) is int for code in codes):
         raise TypeError(f"not_on {codes!r:.60} is not allowed: a tuple of exit codes or HTTP statuses, as in (2, 404)")
+    if impossible := [code for code in codes if not 1 <= code <= _GREATEST_CODE]:
+        raise ValueError(f"not_on has {impossible[0]}, with which no run fails: give codes from 1 to {_GREATEST_CODE}")
 
 
 def _check_retries(retries: int) -> None:
