@@ -182,3 +182,12 @@ async def test_a_pruned_run_is_no_longer_recorded(store: Store) -> None:
     await write(store, record("run-1", now - DAY, expires=now - HOUR))
     await prune_all(store)
     assert await store.recorded(["run-1"]) == set()
+
+
+@pytest.mark.parametrize("code", [2**31, -(2**31) - 1, 2**63 - 1])
+async def test_a_run_is_recorded_whatever_its_code(store: Store, code: int) -> None:
+    now = await store.now()
+    odd = record("odd", now - 1)
+    odd.code = code
+    await write(store, record("run", now), odd)
+    assert ids(await store.history("job")) == ["run", "odd"]

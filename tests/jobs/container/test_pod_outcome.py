@@ -325,7 +325,9 @@ def test_a_user_container_can_not_report() -> None:
     assert not observation.result.ok
 
 
-@pytest.mark.parametrize("message", ["", "{", "[]", '{"ok": 1}', '{"ok":true,"payload":"*"}'])
+@pytest.mark.parametrize(
+    "message", ["", "{", "[]", '{"ok": 1}', '{"ok":true,"payload":"*"}', '{"ok":true,"code":2147483648}']
+)
 def test_a_report_that_can_not_be_read(message: str) -> None:
     observation = observe(pod(over(terminated(1, message=message)), runner=True))
     assert observation.result == Result(False, "exit code 1", 1)

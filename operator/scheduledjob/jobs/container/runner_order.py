@@ -9,7 +9,7 @@ result) has precedence over its output there, because the log has the output, to
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -73,7 +73,8 @@ class Report(msgspec.Struct, omit_defaults=True):
 
     ok: bool
     reason: str = ""
-    code: int | None = None
+    code: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] | None = None
+    """As in ``RunRecord``: what a job writes in place of its runner must not make a run that no store can record."""
     complete: bool = False
     payload: bytes | None = None
     result: bytes | None = None

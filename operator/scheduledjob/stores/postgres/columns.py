@@ -23,7 +23,7 @@ Columns: TypeAlias = list[Sequence[Any]]
 _MAX_INTEGER = 2**31 - 1
 """The greatest value of an ``integer`` column."""
 
-SLUG, _REASON, _KEEP = (RunRecord.__struct_fields__.index(name) for name in ("slug", "reason", "keep"))
+SLUG, _REASON, _CODE, _KEEP = (RunRecord.__struct_fields__.index(name) for name in ("slug", "reason", "code", "keep"))
 """Where these columns are among those of a record."""
 _NO_RECORD = (*[None] * _REASON, "", None, None, None, 0, None, None, "")
 
@@ -38,6 +38,8 @@ def record_columns(records: Iterable[RunRecord | None]) -> Columns:
     )
     if any(columns[_REASON]):
         columns[_REASON] = [_valid_text(reason) for reason in columns[_REASON]]
+    if any(columns[_CODE]):
+        columns[_CODE] = [None if code is None or abs(code) > _MAX_INTEGER else code for code in columns[_CODE]]
     if max(columns[_KEEP]) > _MAX_INTEGER:
         columns[_KEEP] = [min(keep, _MAX_INTEGER) for keep in columns[_KEEP]]
     return columns
