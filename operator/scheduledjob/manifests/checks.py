@@ -153,18 +153,29 @@ def instant(text: str) -> str:
 
 
 _TIME_OF_DAY = re.compile(rf"{TIME_PATTERN}\Z")
-_NEARLY_TIME = re.compile(r"([0-9]{1,2})[:.]([0-9]{2})\Z")
+_NEARLY_TIME = re.compile(
+    r"([0-9]{1,2})(?:[:.]([0-9]{2}))?(?::[0-9]{2})? ?([ap]m)?(Z|[+-][0-9]{2}:?[0-9]{2})?\Z", re.IGNORECASE
+)
 
 
 def instant_or_time(text: str) -> str:
     """Check an RFC 3339 instant with an offset, or a time of day."""
     if _TIME_OF_DAY.match(text):
         return text
-    if nearly := _NEARLY_TIME.match(text):
-        likely = f"{int(nearly[1]):02d}:{nearly[2]}"
-        hint = f'did you mean "{likely}"?' if _TIME_OF_DAY.match(likely) else 'write it like "09:00"'
-        refuse(f"{quoted(text)} is not a time of day", hint)
+    if (nearly := _NEARLY_TIME.match(text)) and not text.isdigit():
+        refuse(f"{quoted(text)} is not a time of day", _likely_time(nearly))
     return instant(text)
+
+
+def _likely_time(nearly: re.Match[str]) -> str:
+    hours, minutes, half, offset = nearly.groups()
+    hour = int(hours)
+    if half:
+        hour = hour % 12 + (12 if half.lower() == "pm" else 0) if 1 <= hour <= 12 else 24
+    likely = f"{hour:02d}:{minutes or '00'}"
+    if not _TIME_OF_DAY.match(likely):
+        return 'write it like "09:00"'
+    return f'write "{likely}", and its zone in timeZone' if offset else f'did you mean "{likely}"?'
 
 
 def parse_day(text: str) -> date | None:
