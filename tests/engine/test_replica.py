@@ -13,7 +13,7 @@ from scheduledjob.domain.schedule.state import Outcome, State
 from scheduledjob.domain.time.instants import HOUR, SECOND
 from scheduledjob.domain.triggers.every import EveryTrigger
 from scheduledjob.engine.executor import Attempt, Result
-from scheduledjob.engine.store import StoreUnavailable
+from scheduledjob.engine.store import StoreError, StoreUnavailable
 from scheduledjob.engine.stored_row import Origin
 from scheduledjob.engine.timers import MIN_CANCELLED
 from scheduledjob.stores.memory import MemoryDatabase, MemoryStore
@@ -326,7 +326,7 @@ async def test_a_job_receives_namespace_and_name_of_its_manifest(store: MemorySt
 
 async def test_history_is_pruned_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scheduledjob.engine.replica.PRUNE_INTERVAL", 0.0)
-    answers: list[int | None] = [2, 0, None, 1, 0]
+    answers: list[int | StoreError] = [2, 0, StoreUnavailable("it is away"), 1, StoreError("it is referred to"), 1, 0]
     pruned = asyncio.Event()
 
     class Pruned(MemoryStore):
@@ -334,8 +334,8 @@ async def test_history_is_pruned_again_and_again(monkeypatch: pytest.MonkeyPatch
             answer = answers.pop(0) if answers else 0
             if not answers:
                 pruned.set()
-            if answer is None:
-                raise StoreUnavailable("it is away")
+            if isinstance(answer, StoreError):
+                raise answer
             return answer
 
     async with running(replica_of(Pruned(), Jobs())):

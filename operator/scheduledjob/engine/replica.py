@@ -270,9 +270,13 @@ class Replica:
     async def _prune(self) -> None:
         while True:
             await asyncio.sleep(PRUNE_INTERVAL * self._platform.rng.uniform(0.5, 1.5))
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 while await self._context.store.prune() > 0:
                     pass
+            except StoreUnavailable:
+                pass
+            except StoreError as error:  # a record that the store won't drop must not end what runs
+                log.error("the store refused to drop old history: retrying later", error=str(error))
 
 
 async def _watch_services(services: Sequence[asyncio.Task[None]]) -> None:
