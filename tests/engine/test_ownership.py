@@ -14,7 +14,7 @@ from scheduledjob.engine.attempt_preparer import AttemptPreparer
 from scheduledjob.engine.attempt_runner import AttemptTasks
 from scheduledjob.engine.clock import StoreClock
 from scheduledjob.engine.kinds import JobKind
-from scheduledjob.engine.leases import Leases
+from scheduledjob.engine.leases import Leases, Renewed
 from scheduledjob.engine.ownership import Ownership
 from scheduledjob.engine.poll_timer import PollTimer
 from scheduledjob.engine.replica_settings import ReplicaContext, ReplicaSettings
@@ -133,6 +133,39 @@ async def test_a_row_is_not_started_again_while_an_attempt_that_was_stopped_here
         await scene.ownership.emptied()
         scene.ownership.accept(third, scene.now + LENGTH)
         assert (await scene.jobs.begun.get()).attempt == 2
+        assert scene.jobs.most_active == 1
+
+
+async def test_a_schedule_that_is_made_anew_waits_for_the_attempt_that_its_deletion_stopped() -> None:
+    scene, cleaned = Scene(), asyncio.Event()
+
+    async def cleans_up(attempt: Attempt) -> Result:
+        try:
+            return await for_ever(attempt)
+        finally:
+            await cleaned.wait()
+
+    scene.jobs.behave = cleans_up
+    async with scene.running():
+        row = await scene.claim()
+        scene.ownership.accept(row, scene.now + LENGTH)
+        await scene.jobs.begun.get()
+        assert await scene.store.delete([row.slug]) == [True]
+        scene.ownership.leases_renewed(Renewed([row.key]))
+        await put(scene.store, row.slug)
+        anew = await scene.claim_when_due()
+        assert anew.key != row.key
+        scene.ownership.accept(anew, scene.now + LENGTH)
+        try:
+            while scene.ownership.count > 1:  # until the new row is released
+                assert scene.jobs.begun.empty()
+                await asyncio.sleep(0)
+        finally:
+            cleaned.set()
+        await scene.jobs.cancelled.get()
+        await scene.ownership.emptied()
+        scene.ownership.accept(await scene.claim_when_due(), scene.now + LENGTH)
+        assert (await scene.jobs.begun.get()).attempt == 1
         assert scene.jobs.most_active == 1
 
 

@@ -11,7 +11,7 @@ The phases of an owned row, and the events that change them (a release writes th
 | the row is claimed | - | ACTIVE | what is due starts |
 | the replica shuts down | ACTIVE | DRAINING | nothing starts, detached attempts are released, others continue |
 | the row is edited while no run is active | ACTIVE | DRAINING | |
-| the row is claimed again, and an attempt that was stopped when it was lost still runs | - | DRAINING | |
+| the row, or one of the same slug, was lost, and an attempt that was stopped then still runs | - | DRAINING | |
 | no attempt runs and nothing is due soon | ACTIVE | RELEASED | the release is written |
 | no attempt runs | DRAINING | RELEASED | the release is written |
 | a library schedule is complete | ACTIVE, DRAINING | RELEASED | the removal is written |
@@ -24,7 +24,8 @@ of a row is in flight; what happens meanwhile is written with the next one. A ro
 flight. If the store stored that write, the records of runs that ended before the loss are written too.
 
 A job may clean up for longer than its lease. Another replica may start the next attempt then: the lease is all that it
-knows. This replica knows more. If it claims the row itself, it releases it again until the job has ended.
+knows. This replica knows more. If it claims the row itself, or one that has its slug after a deletion, it releases it
+again until the job has ended.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ class Ownership:
         self._owned: dict[Key, OwnedSchedule] = {}
         self._stopping: dict[Key, OwnedSchedule] = {}
         """Lost rows that this replica has claimed again, although an attempt that it stopped is still cleaning up."""
+        self._cleaning_up: dict[str, set[OwnedSchedule]] = {}
+        """By slug: all lost rows of which an attempt that was stopped is still cleaning up."""
         self._empty = asyncio.Event()
         self.capacity = Capacity(context.settings.capacity, context.settings.tenant_share)
         self._draining = False
@@ -155,7 +158,7 @@ class Ownership:
             due.miss_outage(schedule, row.due_at, now)
         if schedule.follows:
             followed_runs.plan_poll(schedule, now)
-        if self._draining or (self._stopping and row.key in self._stopping):
+        if self._draining or (self._cleaning_up and row.slug in self._cleaning_up):
             owned.enter(DRAINING)
         self._advance(owned, now)
 
@@ -187,7 +190,7 @@ class Ownership:
             self._write(owned, REMOVE, None)
         elif owned.phase is DRAINING:
             wake = machine.wake_at(schedule)
-            if wake is not None and owned.row.key in self._stopping:
+            if wake is not None and owned.row.slug in self._cleaning_up:
                 wake = max(wake, now + from_seconds(STILL_STOPPING_DELAY))
             self._write(owned, RELEASE, wake)
         else:
@@ -350,6 +353,10 @@ class Ownership:
             del self._owned[key]
         elif self._stopping.get(key) is owned:
             del self._stopping[key]
+        if self._cleaning_up and owned in (lost := self._cleaning_up.get(owned.row.slug, set())):
+            lost.remove(owned)
+            if not lost:
+                del self._cleaning_up[owned.row.slug]
         if owned.places:
             self.capacity.take(owned.tenant, -owned.places)
             owned.places = 0
@@ -379,7 +386,9 @@ class Ownership:
         if owned.attempts and not owned.deleted:
             log.warning("a run was fenced", slug=owned.row.slug, why=why)
         self._runner.release(owned, why)
-        if not owned.attempts and not owned.schedule.writes.in_flight:
+        if owned.attempts:
+            self._cleaning_up.setdefault(owned.row.slug, set()).add(owned)
+        elif not owned.schedule.writes.in_flight:
             self._forget(owned, None)
 
     def leases_expired(self, keys: Sequence[Key]) -> None:
