@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from scheduledjob.kube.client.access import Access
+from scheduledjob.kube.client.api import Api
 from scheduledjob.kube.client.paths import scheduled_jobs
 from scheduledjob.kube.watch import kopf_watch
 from scheduledjob.kube.watch.handover import Handover, WatchEvent
@@ -117,6 +119,24 @@ async def test_a_user_without_a_name_can_watch(
     monkeypatch.setattr("getpass.getuser", nobody)
     async with watched(cluster.kubeconfig, namespace) as running:
         assert running.state.connected_since is not None
+
+
+async def test_an_object_that_is_nested_too_deeply_hides_no_other(cluster: Cluster, namespace: str) -> None:
+    """The decoders of Python end at some hundreds of levels, and the API server at 10,000."""
+    await install(cluster)
+    path = scheduled_jobs(namespace)
+    async with cluster.client() as api, watched(cluster.kubeconfig, namespace) as running:
+        for levels in (900, 5000):
+            deep = a_job(f"deep{levels}")
+            deep["spec"]["execution"] = {"pod": {"template": {"spec": {"a": "NESTED"}}}}
+            await api.post_text(path, json.dumps(deep).replace('"NESTED"', '{"a":' * levels + "1" + "}" * levels))
+        await api.post(path, a_job("after"))
+        await running.next("after")
+        assert running.state.restarts == 0
+        async with watched(cluster.kubeconfig, namespace) as listing, Api(Access(str(cluster.kubeconfig))) as ours:
+            await listing.next("deep5000")
+            sizes = [len(page["items"]) async for page in ours.pages(path)]
+        assert sizes == [3]
 
 
 def _is_in(event: WatchEvent, namespace: str) -> bool:

@@ -209,3 +209,12 @@ def test_an_object_with_too_many_values_is_invalid_as_it_is_in_a_file(template: 
     assert words == (
         "spec: contains more than 20000 values, aliases expanded: make payload, params and template smaller"
     )
+
+
+@pytest.mark.parametrize("levels", [60, 900, 5000])
+def test_an_object_that_is_nested_too_deeply_is_invalid_as_it_is_in_a_file(levels: int) -> None:
+    nested: Any = 1
+    for _ in range(levels):
+        nested = {"a": nested}
+    words = problem(CURL, execution={"mode": "Pod", "pod": {"template": {"spec": nested}}})
+    assert words == "spec: nested too deeply: at most 64 levels: remove some from params or template"

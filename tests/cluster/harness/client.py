@@ -89,6 +89,13 @@ class ApiClient:
     async def post(self, path: str, body: Object, **query: str | int) -> Object:
         return await self._request("POST", path, query, body)
 
+    async def post_text(self, path: str, body: str) -> None:
+        """Post JSON that is nested too deeply for Python."""
+        headers = {"Content-Type": "application/json"}
+        async with self._open().request("POST", path, data=body, headers=headers) as answer:
+            if answer.status >= 400:
+                raise ApiError(answer.status, _json(await answer.text()))
+
     async def put(self, path: str, body: Object, **query: str | int) -> Object:
         return await self._request("PUT", path, query, body)
 

@@ -41,6 +41,7 @@ from .api_errors import (
     error_of_status,
     is_retryable,
 )
+from .shallow_json import decode
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -379,7 +380,7 @@ def _verb(method: str, path: str) -> str:
 def _decode_object(answer: bytes) -> dict[str, Any]:
     """Anything that is not an object of Kubernetes does not come from the API server, but from a proxy, for example."""
     with suppress(ValueError):  # msgspec's errors are ValueErrors
-        decoded = msgspec.json.decode(answer)
+        decoded = decode(answer)
         if isinstance(decoded, dict) and "kind" in decoded:
             return decoded
     raise _foreign_answer(answer)
@@ -392,10 +393,10 @@ def _foreign_answer(answer: bytes) -> ApiUnavailable:
 
 def _decode_event(line: bytes) -> dict[str, Any]:
     try:
-        event: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
+        event = decode(line)
     except ValueError:
-        event = {}
-    if not isinstance(event.get("object"), dict) or "type" not in event:
+        event = None
+    if not isinstance(event, dict) or not isinstance(event.get("object"), dict) or "type" not in event:
         raise _foreign_answer(line)
     if event["type"] == "ERROR":
         raise error_of_status(event["object"].get("code") or 0, event["object"])

@@ -31,7 +31,7 @@ from scheduledjob.manifests.loader import JOB_WEIGHT, TOO_MANY_VALUES, load_text
 from scheduledjob.manifests.models import ScheduledJob
 from scheduledjob.manifests.pod_translation import to_pod_definition
 from scheduledjob.manifests.translate import payload_of, to_definition
-from scheduledjob.manifests.yamltree import CHARACTERS_PER_WEIGHT
+from scheduledjob.manifests.yamltree import CHARACTERS_PER_WEIGHT, MAX_DEPTH
 from scheduledjob.resource_names import API_VERSION, GROUP, KIND
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def read_object(body: Mapping[str, Any], rules: ObjectRules) -> DesiredState:
         request_problem=request_problem,
     )
     try:
-        _refuse_too_many_values(body.get("spec"))
+        _refuse_too_large(body.get("spec"))
         job = ScheduledJob.model_validate(_user_part(body))
         definition = _definition(job, rules)
         plan = Plan(definition)
@@ -221,21 +221,26 @@ def _user_part(body: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_too_many_values(spec: Any) -> None:
-    """Raise ``ValueError`` for an object that is refused in a manifest file because of its size."""
-    weight, left = 0, [spec]
+def _refuse_too_large(spec: Any) -> None:
+    """Raise ``ValueError`` for an object that is refused in a manifest file because of its size or its depth."""
+    weight = 0
+    left = [(spec, 2)]  # the object itself is the first level
     while left:
-        value = left.pop()
+        value, depth = left.pop()
         weight += 1
         if isinstance(value, dict):
             weight += len(value)
-            left += value.values()
+            left += ((item, depth + 1) for item in value.values())
         elif isinstance(value, list):
-            left += value
+            left += ((item, depth + 1) for item in value)
         elif isinstance(value, str):
             weight += len(value) // CHARACTERS_PER_WEIGHT
         if weight > JOB_WEIGHT:
             raise ValueError("spec: " + ": ".join(TOO_MANY_VALUES))
+        if depth > MAX_DEPTH and isinstance(value, dict | list):
+            raise ValueError(
+                f"spec: nested too deeply: at most {MAX_DEPTH} levels: remove some from params or template"
+            )
 
 
 def _describe_problems(body: Mapping[str, Any]) -> str:

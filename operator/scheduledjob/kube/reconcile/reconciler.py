@@ -276,11 +276,7 @@ class Reconciler:
     @staticmethod
     async def _apart(body: Mapping[str, Any], compute: Callable[[], _R]) -> _R:
         """Compute what belongs to an object: in a thread, if the object is so large that this may take long."""
-        large = (
-            len(msgspec.json.encode(body.get("spec"))) > LARGE
-            or len((body.get("status") or {}).get("engine") or "") > LARGE
-        )
-        return await run_apart(compute) if large else compute()
+        return await run_apart(compute) if _is_large(body) else compute()
 
     def _unreadable(self, body: Mapping[str, Any]) -> None:
         log.exception("an object can't be read", uid=body["metadata"]["uid"])
@@ -417,6 +413,14 @@ class Reconciler:
             return found
         state = state_from_status(status, desired, now)
         return None if state is None else restored(state.encode().decode())
+
+
+def _is_large(body: Mapping[str, Any]) -> bool:
+    try:
+        spec = len(msgspec.json.encode(body.get("spec")))
+    except RecursionError:  # it is nested so deeply that it will be refused
+        return True
+    return spec > LARGE or len((body.get("status") or {}).get("engine") or "") > LARGE
 
 
 def _was_of_unknown_kind(status: Mapping[str, Any]) -> bool:

@@ -36,12 +36,13 @@ from scheduledjob.engine.threads import wait_apart
 from scheduledjob.kube.client.api import Api, RequestObserver, pause, resource_of, user_agent
 from scheduledjob.kube.client.api_errors import ApiError, Forbidden, NotFound
 from scheduledjob.kube.client.paths import scheduled_jobs
+from scheduledjob.kube.client.shallow_json import decode, shallow
 from scheduledjob.resource_names import GROUP, PLURAL, RESOURCE, VERSION
 
 from .kopf_logs import log_abandoned_task, redirect_kopf_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from scheduledjob.kube.client.access import Access
 
@@ -256,7 +257,44 @@ class KopfWatcher:
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=self._access.proxy,
             middlewares=[connections.middleware(self._access)],
+            response_class=_ShallowResponse,
         )
+
+
+class _ShallowResponse(aiohttp.ClientResponse):
+    """An answer without what is nested so deeply that kopf could not decode it, and would end."""
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        await super().start(connection)
+        if "watch" in self.url.query:
+            self.content = _ShallowLines(self.content)  # type: ignore[assignment]  # kopf only reads it in pieces
+        return self
+
+    async def json(self, **_: Any) -> Any:
+        return decode(shallow(await self.read()))
+
+
+class _ShallowLines:
+    """The lines of a watch."""
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """Yield whole lines."""
+        pieces: list[bytes] = []
+        async for data in self._content.iter_chunked(size):
+            *lines, rest = data.split(b"\n")
+            for line in lines:
+                pieces.append(line)
+                yield shallow(b"".join(pieces)) + b"\n"
+                pieces.clear()
+            pieces.append(rest)
+        if last := b"".join(pieces):
+            yield shallow(last)
 
 
 class _Connector(aiohttp.TCPConnector):
