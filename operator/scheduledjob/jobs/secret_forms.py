@@ -107,41 +107,103 @@ _MOST_PARTS = 256
 _SHORTEST_PART = 6
 _A_WORD = re.compile("[a-z]{1,11}")
 """A setting such as ``auth: disabled``. To mask words would make an output unreadable."""
-_URL_PASSWORD = re.compile(r"://[^\s/:@]{0,256}:([^\s/@]{1,1024})@")
-_SECRET_NAME = re.compile("pass|pwd|secret|token|key|credential|auth|private", re.IGNORECASE)
-_SETTING = re.compile(
-    r"""(?:^|[\s;?&,{])["']?([\w./:-]{1,100})["']?[ \t]{0,40}[:=][ \t]{0,40}["']?([^\s"',;&]+)""", re.MULTILINE
+_SHORTEST_TOKEN = 16
+"""Characters of a user in a URL that may be a token."""
+_SHORTEST_PATH = 20
+"""Characters of the path of a URL that may be a secret, as in the URL of a webhook."""
+_CREDENTIALS = re.compile(r"(?:://|^|[\s\"'=])[^\s/:@\"'=]{0,256}:([^\s/@]{1,1024})@", re.MULTILINE)
+_ANY_CREDENTIALS = re.compile(r"://[^\s/:@]{0,256}:([^\s\"'<>,]{1,1024})@")
+"""The same for a password with a ``/`` or ``@`` that is not escaped."""
+_URL_TOKEN = re.compile(rf"://([^\s/:@]{{{_SHORTEST_TOKEN},1024}})(?::x-oauth-basic)?@")
+_WEBHOOK = re.compile(rf"https?://[^\s/?#@]{{1,256}}(/[^\s#]{{{_SHORTEST_PATH - 1},}})", re.IGNORECASE)
+_USER_AND_PASSWORD = re.compile(r"[^\s:/\"'{}=,]{1,256}:([^\s{}]+)")
+_PASSWORD_FILE = re.compile(r"^[^\s:]{1,256}:(?:\d{1,5}|\*):[^\s:]{1,256}:[^\s:]{1,256}:(.+)$", re.MULTILINE)
+"""A line of .pgpass."""
+_NETRC = re.compile(r"(?:^|\s)(?:machine\s|default\s)")
+_NETRC_PASSWORD = re.compile(r"\s(?:password|account)\s{1,40}(\S+)")
+_AUTHORIZATION = re.compile(
+    r"^[ \t]*(?:[\w-]{0,40}authorization[\"']?[ \t]*[:=][ \t]*[\"']?)?(?:bearer|basic|token|apikey)[ \t]+([^\s\"']+)",
+    re.IGNORECASE | re.MULTILINE,
 )
+"""The credentials of a header, with or without its name."""
+_SCHEME = re.compile("bearer|basic|token|apikey|digest|negotiate", re.IGNORECASE)
+_ELEMENT = re.compile(r"<([\w:.-]{1,100})>([^<]{1,1024})</")
+_SECRET_NAME = re.compile("pass|pwd|secret|token|key|credential|auth|private|signature|cookie|sig$", re.IGNORECASE)
+_SETTING = re.compile(
+    r"""(?:^|[\s;?&,{])["']?([\w./:-]{1,100})["']?[ \t]{0,40}[:=][ \t]{0,40}"""
+    r"""(?:"([^"\n]{1,1024})"|'([^'\n]{1,1024})'|["']?([^\s"',;&]+))""",
+    re.MULTILINE,
+)
+_LINE = re.compile(r"""^[ \t-]*([\w./-]{1,100})[ \t]{0,40}[:=][ \t]{0,40}([^\s"'][^\n]*)$""", re.MULTILINE)
+"""A setting whose value is the rest of the line."""
 
 
 def secret_parts(value: bytes) -> list[bytes]:
-    """Return the passwords and tokens in a value that is a URL, JSON, or a file of settings such as ``.env``.
+    """Return the passwords and tokens in a value that is a URL, a header, JSON, or a file of settings such as ``.env``.
 
     A program that gets a whole file prints a part of it. Of settings, those whose name sounds secret are returned.
     """
-    if not _SHORTEST_PART < len(value) <= _LONGEST_FILE or (b"=" not in value and b":" not in value):
+    if not _SHORTEST_PART < len(value) <= _LONGEST_FILE:
         return []
     text = value.decode("utf-8", "replace")
-    found: list[str] = _URL_PASSWORD.findall(text)
-    found += [unquote(password) for password in found]
-    try:
-        settings = list(_leaves(json.loads(text))) if text.lstrip()[:1] in ("{", "[") else _SETTING.findall(text)
-    except (ValueError, RecursionError):
-        settings = _SETTING.findall(text)
-    for name, setting in settings:
-        if _SECRET_NAME.search(name):
-            found.append(setting)
-            if name == "auth":  # of a registry: a user and a password
-                with suppress(ValueError):
-                    found.append(base64.b64decode(setting).decode().partition(":")[2])
+    found = [*_credentials(text), *_secret_settings(text)]
     found = [part for part in dict.fromkeys(found) if len(part) >= _SHORTEST_PART and not _A_WORD.fullmatch(part)]
     return [part.encode("utf-8", "replace") for part in found[:_MOST_PARTS]]
 
 
+def _credentials(text: str) -> Iterator[str]:
+    """Yield the credentials in URLs, headers and files of users and passwords."""
+    for pattern in (_CREDENTIALS, _ANY_CREDENTIALS, _URL_TOKEN):
+        for password in pattern.findall(text):
+            yield password
+            yield unquote(password)
+    for credentials in _AUTHORIZATION.findall(text):
+        yield credentials
+        yield _password_in_base64(credentials)
+    yield from _PASSWORD_FILE.findall(text)
+    if _NETRC.search(text):
+        yield from _NETRC_PASSWORD.findall(text)
+    lines = text.split()
+    if "://" not in text and len(lines) <= _MOST_PARTS and all(map(_USER_AND_PASSWORD.fullmatch, lines)):
+        yield from (line.partition(":")[2] for line in lines)
+    if len(lines) == 1 and (webhook := _WEBHOOK.fullmatch(lines[0])):
+        yield webhook[1]
+
+
+def _secret_settings(text: str) -> Iterator[str]:
+    """Yield the values of settings whose name sounds secret."""
+    settings: list[tuple[str, str]] = []
+    with suppress(ValueError, RecursionError):
+        if text.lstrip()[:1] in ("{", "["):
+            settings = list(_leaves(json.loads(text)))
+    if not settings:
+        settings = [(name, "".join(values)) for name, *values in _SETTING.findall(text)]
+        settings += _LINE.findall(text)
+        settings += [(name, html.unescape(value)) for name, value in _ELEMENT.findall(text)]
+    for name, setting in settings:
+        if _SECRET_NAME.search(name) and not _SCHEME.fullmatch(setting):
+            yield setting
+            yield setting.partition(" #")[0].rstrip()
+            if "%" in setting:
+                yield unquote(setting)
+            if name == "auth":  # of a registry: a user and a password
+                yield _password_in_base64(setting)
+
+
+def _password_in_base64(credentials: str) -> str:
+    """Return the password of a user and a password in base64, or an empty text if it is something else."""
+    try:
+        return base64.b64decode(credentials).decode().partition(":")[2]
+    except ValueError:
+        return ""
+
+
 def _leaves(value: object, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the texts in a JSON value, with the name of the innermost object's field."""
+    """Yield the texts and numbers in a JSON value, with the name of the innermost object's field."""
     if isinstance(value, str):
         yield name, value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, str(value)
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _leaves(item, str(key))
