@@ -47,6 +47,11 @@ INDENTATION = re.compile(_INVISIBLE + rb"|\\?\r?\n[ \t]*|\r")
 INDENTED = re.compile(rb"\n[ \t]|\\\r?\n")
 """Where the two differ."""
 
+BETWEEN_HEX = re.compile(rb"(?<=[0-9A-Fa-f]{2})(?:,? ?0[xX]|[ :-]+)(?=[0-9A-Fa-f]{2})")
+"""What stands between bytes in hexadecimal: as ``xxd``, and lists of bytes in C, group them."""
+HEX_GROUP = re.compile(rb"[0-9A-Fa-f]{2}(?:,? ?0[xX]|[ :-]+)[0-9A-Fa-f]{2}")
+"""A sign that an output may have them."""
+
 
 def _percent(found: re.Match[bytes]) -> bytes:
     return b" " if found[0] == b"+" else bytes((int(found[0][1:], 16),))

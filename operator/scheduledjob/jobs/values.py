@@ -16,7 +16,9 @@ from weakref import WeakKeyDictionary
 
 from .fair_share import FairThreads
 from .secret_forms import (
+    BETWEEN_HEX,
     ESCAPES,
+    HEX_GROUP,
     INDENTATION,
     INDENTED,
     INVISIBLE,
@@ -103,6 +105,8 @@ class Secrets:
             if sign.search(data):
                 in_lines = _spans_in(FoldedText(data, pattern), self._search)
                 found += [(start, end) for start, end in in_lines if end - start >= _SHORTEST_BROKEN]
+        if HEX_GROUP.search(data):
+            found += _spans_in(FoldedText(data, BETWEEN_HEX), self._search, _SHORTEST_BROKEN)
         for sign, escape, character in ESCAPES:
             if sign.search(data):
                 found += _spans_in(FoldedText(data, escape, character), self._search, SHORTEST_ENCODED)
