@@ -177,7 +177,7 @@ async def test_long_notes_are_cut_and_odd_characters_are_kept(cluster: Cluster, 
 async def test_events_beyond_the_capacity_are_dropped_and_counted(
     cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PENDING", 10)
+    monkeypatch.setattr(module, "MAX_PENDING", 20)  # half of it for one namespace
     async with recording(cluster, namespace, rate=0.001) as replica:
         for number in range(30):
             for _ in range(2):

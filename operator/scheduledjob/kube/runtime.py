@@ -93,7 +93,7 @@ class OperatorRuntime:
         in_memory = is_memory(settings.store)
         objects = KnownObjects()
         budget = Budget(settings.status_budget)
-        queue = StatusQueue()
+        queue = StatusQueue(objects.namespace_of)
         clock = StoreClock(boot_seconds)
         self._events = EventRecorder(api, budget, instance=peers.replica, now=clock.now)
         observer = OperatorObserver(metrics, objects, self._events, queue)

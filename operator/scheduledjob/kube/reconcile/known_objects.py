@@ -77,6 +77,11 @@ class KnownObjects:
         observed = self._by_uid.get(uid)
         return observed.keep if observed is not None and observed.slug == slug else None
 
+    def namespace_of(self, uid: str) -> str:
+        """Return the namespace of an object; empty if it is not known."""
+        observed = self._by_uid.get(uid)
+        return "" if observed is None else observed.slug.partition("/")[0]
+
     def uid_of(self, slug: str) -> str | None:
         return self._uid_of.get(slug)
 

@@ -6,7 +6,7 @@ message of the last occurrence. Its name is derived from the object and the reas
 series, also after a restart. The resourceVersion keeps them from overwriting each other's count.
 
 Events have a low priority. They share a budget with status, which gets most of it. The queue is bounded: an Event that
-finds no room is dropped and counted. Nothing waits for an Event.
+finds no room is dropped and counted. Namespaces take turns, and none may fill the queue. Nothing waits for an Event.
 
 Events are created with events.k8s.io but updated with the core API. Both show the same object, but events.k8s.io does
 not allow a change of the message.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
@@ -31,6 +31,8 @@ from scheduledjob.kube.client.api_errors import AlreadyExists, ApiConflict, ApiE
 from scheduledjob.kube.client.budget import Budget, BudgetUse
 from scheduledjob.resource_names import API_VERSION, GROUP, KIND
 
+from .status_queue import Turns
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,7 +43,7 @@ log = structlog.get_logger("scheduledjob.events")
 WRITE_INTERVAL = 15.0
 """Seconds between two writes of the same series."""
 MAX_PENDING = 500
-"""Series in the queue."""
+"""Series in the queue. A namespace may have as many as have room besides."""
 MAX_SERIES = 5000
 """Series whose state is cached, so that an update needs only one request."""
 NOTE_LIMIT = 1024
@@ -138,6 +140,10 @@ class EventRecorder:
         self._due: list[tuple[float, _Key]] = []
         """A heap of the monotonic seconds when each series in ``_waiting`` is written."""
         self._known: OrderedDict[_Key, _Series] = OrderedDict()
+        self._ready: Turns[_Key] = Turns()
+        """The series that are due."""
+        self._waiting_of: Counter[str] = Counter()
+        """By namespace: its series in ``_waiting``."""
         self._came = asyncio.Event()
         self.written = 0
         """Writes that the API server accepted."""
@@ -157,27 +163,47 @@ class EventRecorder:
     async def run(self) -> None:
         """Write the series that are due, one at a time, as the budget allows."""
         while True:
-            while not self._due or (wait := self._due[0][0] - self._monotonic()) > 0:
+            while not self._ready and (wait := self._collect()) != 0.0:
                 self._came.clear()
                 try:
-                    async with asyncio.timeout(wait if self._due else None):
+                    async with asyncio.timeout(wait):
                         await self._came.wait()
                 except TimeoutError:
                     pass
+            await self._budget.take(BudgetUse.EVENT)
+            self._collect()
+            key = self._ready.take()
+            pending = self._waiting.pop(key)
+            self._count(pending, -1)
+            await self._write(key, pending)
+
+    def _collect(self) -> float | None:
+        """Let the series that are due take turns. Return the seconds until the next one is due: 0.0 if one is due now,
+        and None if there is none."""
+        while self._due:
+            if (wait := self._due[0][0] - self._monotonic()) > 0:
+                return 0.0 if self._ready else wait
             _, key = heapq.heappop(self._due)
             if (soonest := self._soonest(key)) > self._monotonic():
                 heapq.heappush(self._due, (soonest, key))
-                continue
-            await self._budget.take(BudgetUse.EVENT)
-            await self._write(key, self._waiting.pop(key))
+            else:
+                self._ready.put(self._waiting[key].regarding.namespace, key)
+        return 0.0 if self._ready else None
 
     def _wait(self, key: _Key, pending: _PendingEvent, at_least: float = 0.0) -> None:
-        if len(self._waiting) >= MAX_PENDING:
+        if self._waiting_of[pending.regarding.namespace] >= MAX_PENDING - len(self._waiting):
             self.dropped += pending.count
             return
         self._waiting[key] = pending
+        self._count(pending, 1)
         heapq.heappush(self._due, (self._monotonic() + at_least, key))
         self._came.set()
+
+    def _count(self, pending: _PendingEvent, more: int) -> None:
+        namespace = pending.regarding.namespace
+        self._waiting_of[namespace] += more
+        if not self._waiting_of[namespace]:
+            del self._waiting_of[namespace]
 
     def _soonest(self, key: _Key) -> float:
         series = self._known.get(key)

@@ -1,6 +1,7 @@
 """The objects whose status is out of date, and when each of them is to be written.
 
 The queue remembers only that an object has changed, so a thousand changes cost one write, and the latest state wins.
+Namespaces take turns, so the many objects of one namespace do not delay the status of another's.
 """
 
 from __future__ import annotations
@@ -9,6 +10,13 @@ import asyncio
 import contextlib
 import heapq
 import time
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
 
 DEBOUNCE = 0.05
 """Seconds from a change to its write. Changes that follow within this time are part of the same write."""
@@ -16,10 +24,35 @@ START_DELAY = 1.0
 """Seconds from the start of a run to the write that reports it. Many runs end before that, which saves a write."""
 
 
+class Turns(Generic[_T]):
+    """Items that are ready, of which each group gets one in turn."""
+
+    def __init__(self) -> None:
+        self._groups: OrderedDict[str, deque[_T]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._groups)
+
+    def put(self, group: str, item: _T) -> None:
+        self._groups.setdefault(group, deque()).append(item)
+
+    def take(self) -> _T:
+        """Return the oldest item of the group whose turn it is."""
+        group, items = self._groups.popitem(last=False)
+        item = items.popleft()
+        if items:
+            self._groups[group] = items
+        return item
+
+
 class StatusQueue:
     """Uids of objects. Use it in one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace_of: Callable[[str], str] = lambda uid: "") -> None:
+        """``namespace_of`` returns the namespace of the object with a uid."""
+        self._namespace_of = namespace_of
+        self._ready: Turns[str] = Turns()
+        """What is due. An entry whose uid is not due (any more) is out of date."""
         self._heap: list[tuple[float, str]] = []
         """(monotonic seconds, uid). An entry is out of date if ``_due_at`` differs from it."""
         self._due_at: dict[str, float] = {}
@@ -51,25 +84,33 @@ class StatusQueue:
     async def take(self) -> str:
         """Wait until an object is due, and return its uid. Call ``done`` when it is written."""
         while True:
-            left = None
-            if self._heap:
-                due_at, uid = self._heap[0]
-                left = due_at - time.monotonic()
-                if self._due_at.get(uid) != due_at:
-                    heapq.heappop(self._heap)
+            left = self._collect()
+            while self._ready:
+                uid = self._ready.take()
+                if self._due_at.get(uid, float("inf")) > time.monotonic():
                     continue
-                if left <= 0:
-                    heapq.heappop(self._heap)
-                    if uid not in self._in_progress:
-                        del self._due_at[uid]
-                        self._in_progress.add(uid)
-                        return uid
-                    self._put(uid, time.monotonic() + DEBOUNCE)  # after the write in progress
-                    continue
+                if uid not in self._in_progress:
+                    del self._due_at[uid]
+                    self._in_progress.add(uid)
+                    return uid
+                self._put(uid, time.monotonic() + DEBOUNCE)  # after the write in progress
+                left = DEBOUNCE if left is None else min(left, DEBOUNCE)
             self._added.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._added.wait()
+
+    def _collect(self) -> float | None:
+        """Let the objects that are due take turns. Return the seconds until the next one is due, if there is one."""
+        while self._heap:
+            due_at, uid = self._heap[0]
+            left = due_at - time.monotonic()
+            if self._due_at.get(uid) == due_at:
+                if left > 0:
+                    return left
+                self._ready.put(self._namespace_of(uid), uid)
+            heapq.heappop(self._heap)
+        return None
 
     def done(self, uid: str) -> None:
         """The write that ``take`` started has ended, well or not."""
