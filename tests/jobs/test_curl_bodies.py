@@ -333,6 +333,38 @@ async def test_bodies_that_do_not_end_hold_a_bounded_share_of_the_memory() -> No
         assert made.memory_held("team-a") == made.memory_held("team-b") == 0
 
 
+async def test_requests_hold_a_bounded_share_of_the_memory_for_what_they_refer_to() -> None:
+    secret = b"x" * (1 << 20)
+    most = 32  # requests that one namespace may have: each holds the Secret and its body, of 64 MiB
+    async with withholding(BODY_LIMIT) as (port, _), executor() as made, asyncio.timeout(60):
+        spec = CurlSpec(f"http://127.0.0.1:{port}/", "POST", body=Value(secret=("s", "large")))
+        references = Known(large=secret, small=b"x" * 1000)
+        held = [asyncio.create_task(made.run(attempt(spec, references=references))) for _ in range(most)]
+        await until(lambda: made.references_held("team-a") > (most - 1) << 21)
+        late = await made.run(attempt(spec, references=references, timeout=2.0))
+        assert late.reason.startswith("timed out after 2s, waiting for memory: other requests of this namespace hold ")
+        assert made.references_held("team-a") < 65 << 20
+        # Another namespace has room, and so have small Secrets of this one, and waiters when others end.
+        async with bare(answer(b"ok")) as fine:
+            large = CurlSpec(fine.url, "POST", body=Value(secret=("s", "large")))
+            small = CurlSpec(fine.url, "POST", body=Value(secret=("s", "small")))
+            assert (await made.run(attempt(large, namespace="team-b", references=references))).ok
+            assert (await made.run(attempt(small, references=references))).ok
+            waiting = asyncio.create_task(made.run(attempt(large, references=references)))
+            for task in held:
+                task.cancel()
+            await asyncio.gather(*held, return_exceptions=True)
+            assert (await waiting).ok
+        assert made.references_held("team-a") == made.references_held("team-b") == 0
+
+
+async def test_a_request_that_refers_to_too_much_is_refused_with_words() -> None:
+    async with bare(answer(b"ok")) as server:
+        spec = CurlSpec(server.url, "POST", body=Value(secret=("s", "huge")))
+        result = await run(spec, references=Known(huge=b"x" * (17 << 20)))
+        assert result.reason == "what the request refers to has more than 16 MiB: use less"
+
+
 async def test_a_long_header_that_does_not_end_counts() -> None:
     async with bare(b"HTTP/1.1 200 OK\r\nA: " + b"x" * 90_000, keep_open=True) as server, executor() as made:
         running = asyncio.create_task(made.run(attempt(CurlSpec(server.url))))

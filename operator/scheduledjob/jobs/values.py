@@ -92,6 +92,19 @@ class Secrets:
         self._values.add(whole)
         self.longest = max(self.longest, self._reach(whole))
 
+    @property
+    def size(self) -> int:
+        """The bytes of all values."""
+        return sum(map(len, self._values))
+
+    def include(self, others: Secrets) -> None:
+        """Mask the values of ``others``, too."""
+        for value in others._values:
+            self.remember(value)
+        if others._size > MOST_SECRET_BYTES:
+            self._values.clear()
+            self._size = others._size
+
     def spans(self, data: bytes) -> list[tuple[int, int]]:
         """Return where secrets are in ``data``: half-open ranges, in order; those that touch are merged."""
         if not self._is_ready():

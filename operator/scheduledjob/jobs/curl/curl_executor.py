@@ -21,9 +21,10 @@ from scheduledjob.engine.executor import Attempt, Result
 from scheduledjob.jobs.fair_share import FairShare, Reservation
 from scheduledjob.jobs.reasons import of_exception, timed_out
 from scheduledjob.jobs.redaction import Redaction, redacted
+from scheduledjob.jobs.values import Secrets
 
 from .addresses import AddressRefusedError
-from .body import BODIES_LIMIT, BODY_LIMIT, Body, collect, is_utf8
+from .body import BODIES_LIMIT, BODY_LIMIT, FREE, Body, collect, is_utf8
 from .body_search import BodySearch, compiled_pattern
 from .connection import WRITE_AHEAD, Connection
 from .connection_pool import IDEMPOTENT, ConnectionPool, Endpoint
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from scheduledjob.jobs.curl.curl_spec import CurlSpec
-    from scheduledjob.jobs.values import Secrets
 
     from .addresses import AddressFilter
     from .resolver import Resolver
@@ -74,6 +74,12 @@ _SKIPPED = 64 << 10
 
 _SKIP_SECONDS = 1.0
 """How long a redirect's body may take before it is followed on another connection."""
+
+_REQUESTS_LIMIT = 128 << 20
+"""Bytes that all attempts may hold of the Secrets and ConfigMaps that their requests refer to."""
+
+_REQUEST_LIMIT = 16 << 20
+"""The same for one attempt."""
 
 _PIECE = 16 << 10
 """Bytes of a body that are read at once."""
@@ -93,6 +99,7 @@ class CurlExecutor:
         self._connections = connections
         self._search = BodySearch()
         self._memory = FairShare(BODIES_LIMIT, _waits_for_memory)
+        self._requests = FairShare(_REQUESTS_LIMIT, _waits_to_send)
 
     async def start(self) -> None:
         self._pool = ConnectionPool(
@@ -120,6 +127,10 @@ class CurlExecutor:
         """Return the bytes that responses of a namespace hold beyond what each may hold without asking."""
         return self._memory.held(namespace)
 
+    def references_held(self, namespace: str) -> int:
+        """Return the bytes that requests of a namespace hold of the Secrets and ConfigMaps that they refer to."""
+        return self._requests.held(namespace)
+
     def extend(self, run_ids: Sequence[str], deadline: float) -> None:
         """Nothing to do: a request ends with the process."""
 
@@ -135,18 +146,43 @@ class CurlExecutor:
             return Result(False, of_exception(error, redaction.mask_text))
 
     async def _attempt(self, attempt: Attempt, spec: CurlSpec, secrets: Secrets) -> Result:
+        memory = Reservation(self._memory, attempt.namespace)
+        references = Reservation(self._requests, attempt.namespace)
         try:
-            request = await first_request(attempt, spec, secrets)
+            request = await self._first_request(attempt, spec, secrets, references)
             expected = _statuses(spec.expect_status)
             if spec.expect_body is not None:
                 compiled_pattern(spec.expect_body)  # an invalid one is reported before anything is sent
+            return await self._follow(request, attempt.namespace, spec, expected, secrets, memory)
         except RequestError as error:
             return Result(False, str(error))
-        memory = Reservation(self._memory, attempt.namespace)
-        try:
-            return await self._follow(request, attempt.namespace, spec, expected, secrets, memory)
         finally:
             memory.release()
+            references.release()
+
+    async def _first_request(
+        self, attempt: Attempt, spec: CurlSpec, secrets: Secrets, references: Reservation
+    ) -> Request:
+        """Return the first request. If there is no room for what it refers to, forget that, wait, and read it again."""
+        reserved = 0
+        while True:
+            found = Secrets(namespace=attempt.namespace)
+            try:
+                request = await first_request(attempt, spec, found)
+            except BaseException:
+                secrets.include(found)
+                raise
+            size = found.size + request.size if _refers(spec) else 0
+            if size > _REQUEST_LIMIT:
+                raise RequestError(f"what the request refers to has more than {_REQUEST_LIMIT >> 20} MiB: use less")
+            if size > max(FREE, reserved):
+                if not self._requests.has_room(attempt.namespace, size):
+                    del request, found
+                    await references.change(reserved := size)
+                    continue
+                await references.change(size)
+            secrets.include(found)
+            return request
 
     async def _follow(
         self,
@@ -264,6 +300,16 @@ class CurlExecutor:
             return fault
         within = f" in its first {BODY_LIMIT >> 20} MiB" if body.cut else ""
         return f'nothing in the body{within} matches expect.bodyRegex "{pattern}"{hint}'
+
+
+def _refers(spec: CurlSpec) -> bool:
+    """Whether a request has values that its attempt reads, and not only those of the spec."""
+    values = (spec.body, spec.bearer, spec.basic_password, spec.proxy_password, *spec.headers.values())
+    return any(value is not None and value.value is None for value in values) or spec.ca is not None
+
+
+def _waits_to_send(held: int) -> str:
+    return f"waiting for memory: other requests of this namespace hold {held >> 10} KiB of Secrets and ConfigMaps"
 
 
 def _waits_for_memory(held: int) -> str:

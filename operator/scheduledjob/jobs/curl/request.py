@@ -74,6 +74,11 @@ class Request:
         """Scheme, host and port of its server."""
         return self.target.origin
 
+    @property
+    def size(self) -> int:
+        """The bytes of its headers and its body."""
+        return len(self.body or b"") + sum(map(len, self.headers.values()))
+
     def head(self) -> bytes:
         """Return the request line and the headers as they are sent."""
         through_proxy = self.proxy is not None and self.url.scheme == "http"
