@@ -104,6 +104,19 @@ async def test_what_is_meant_for_a_host_is_sent_to_no_other_and_not_on_the_way_b
             assert "authorization" not in first.headers
 
 
+async def test_a_redirect_back_to_the_first_host_leads_to_the_same_virtual_host() -> None:
+    async def there(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": first.url("/end")})
+
+    async with serving(there) as other, serving(redirecting(other.url("/there"))) as first:
+        spec = CurlSpec(first.url(), headers={"Host": Value("virtual"), "Cookie": Value("c=1")})
+        assert (await run(spec)).ok
+    assert other.headers["host"] == f"127.0.0.1:{other.port}"
+    assert first.requests[-1][1] == "/end"
+    assert first.headers["host"] == "virtual"
+    assert "cookie" not in first.headers
+
+
 async def test_a_redirect_that_gives_credentials_is_followed_without_them() -> None:
     async with serving() as other, serving(redirecting(f"http://evil:pw@127.0.0.1:{other.port}/")) as first:
         await run(CurlSpec(first.url()))

@@ -68,6 +68,8 @@ class Request:
     proxy: Proxy | None = None
     confined: set[str] = field(default_factory=set)
     """Headers, in lower case, that are sent to the first host only."""
+    first: Request | None = None
+    """The first request, if redirects led to this one."""
 
     @property
     def url(self) -> URL:
@@ -233,13 +235,13 @@ def redirected(request: Request, response: Head, spec: CurlSpec) -> Request | No
     location = response.first(b"location")
     if not spec.follow_redirects or response.status not in _REDIRECTS or not location:
         return None
-    here = request.url
+    here, first = request.url, request.first or request
     try:
         target = join_target(request.target, location)
         url = target.origin.with_user(None)
     except ValueError:
         raise RequestError(f"{place(here)} redirected to something that is not an http or https URL") from None
-    onward = replace(request, target=target._replace(origin=url), headers=request.headers.copy())
+    onward = replace(request, target=target._replace(origin=url), headers=request.headers.copy(), first=first)
     # As in browsers: 303 leads to a GET, and so do 301 and 302 after a POST.
     see_other = response.status == 303 and request.method != "HEAD"
     if see_other or (response.status in (301, 302) and request.method == "POST"):
@@ -257,6 +259,10 @@ def redirected(request: Request, response: Head, spec: CurlSpec) -> Request | No
                 onward.headers.popall(name, None)
         onward.tls = request.tls._replace(certificate=None, key=None)
         onward.server_name = None
+        if _may_share(first.url, url):  # back at the first host: the same virtual host, but without credentials
+            onward.server_name = first.server_name
+            if "Host" in first.headers:
+                onward.headers["Host"] = first.headers["Host"]
     return onward
 
 
