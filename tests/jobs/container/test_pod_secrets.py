@@ -19,7 +19,7 @@ from scheduledjob.jobs.container.pod_secrets import PodSecrets, SecretUse, secre
 from scheduledjob.jobs.container.pod_security import PodSecurity
 from scheduledjob.jobs.container.pod_spec import CustomSpec, PodSettings, PodSpec
 from scheduledjob.jobs.container.pods_protocol import PodRefused, SecretVersion
-from scheduledjob.jobs.container.runner_order import encode_report
+from scheduledjob.jobs.container.runner_order import encode_report, read_report
 from scheduledjob.jobs.output import condense
 from scheduledjob.jobs.shell.shell_spec import ShellSpec
 from scheduledjob.jobs.values import Secrets
@@ -269,6 +269,19 @@ async def test_credentials_for_a_registry_are_masked_while_the_pod_waits() -> No
     assert await secrets.mask_known(pod, words) == words, "no request for words that quote no registry"
     words = "ErrImagePull: Get https://robot:pa55-word@r.io/v2: refused"
     assert await secrets.mask_known(pod, words) == "ErrImagePull: Get https://robot:***@r.io/v2: refused"
+
+
+async def test_a_pull_secret_that_is_nested_too_deeply_fails_no_run() -> None:
+    cluster = Cluster()
+    cluster.secrets["pull"] = {".dockerconfigjson": '{"auths":' + "[" * 5000}
+    task = asyncio.create_task(PodExecutor(cluster).run(template({"imagePullSecrets": [{"name": "pull"}]})))
+    await cluster.created.wait()
+    await cluster.report("Failed", {}, reason="Failed", message="refused")
+    assert (await task).reason.endswith("refused")
+
+
+def test_a_termination_message_that_is_nested_too_deeply_is_no_report() -> None:
+    assert read_report('{"x":' + "[" * 4000) is None
 
 
 SHELL = PodSpec(shell=ShellSpec("true", env={"OWN": Value(secret=("team-a/own", "key"))}))

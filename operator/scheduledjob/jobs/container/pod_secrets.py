@@ -274,7 +274,7 @@ def _changed(name: str) -> str:
 def _versions(text: str) -> dict[str, str]:
     try:
         return msgspec.json.decode(text or "{}", type=dict[str, str])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return {}
 
 
@@ -282,7 +282,7 @@ def _credentials(value: bytes) -> Iterator[str | bytes]:
     """Yield the parts of a registry configuration that must not be shown."""
     try:
         found = msgspec.json.decode(value)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return
     servers = found.get("auths", found) if isinstance(found, dict) else {}
     for entry in servers.values() if isinstance(servers, dict) else ():

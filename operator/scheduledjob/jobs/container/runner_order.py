@@ -121,7 +121,7 @@ def read_report(message: str) -> Report | None:
     """Return the report of a termination message; None if it is not a report."""
     try:
         return msgspec.json.decode(message, type=Report)
-    except (msgspec.MsgspecError, UnicodeError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
 
 
