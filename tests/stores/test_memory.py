@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduledjob.domain.schedule.state import Outcome
 from scheduledjob.domain.time.instants import SECOND, Instant
 from scheduledjob.engine.store import TOMBSTONE_KEPT, Put, ReplicaInfo, Wake
 from scheduledjob.engine.stored_row import Disposition, NewRow
@@ -309,6 +310,25 @@ def test_records_that_newer_ones_push_out_are_dropped_in_groups() -> None:
         sizes.append(len(history))
     assert max(sizes) == 2 * 3 + SLACK
     assert min(sizes[3:]) == 3
+
+
+def test_the_newest_records_of_a_long_history_are_found_without_sorting_it() -> None:
+    compared = 0
+
+    class Counted(int):
+        def __lt__(self, other: int) -> bool:
+            nonlocal compared
+            compared += 1
+            return int(self) < int(other)
+
+    history = History()
+    for n in range(2000):
+        outcome = Outcome.SUCCEEDED if n % 2 else Outcome.FAILED
+        history.add([record(f"run-{n}", Counted(NOW + n), outcome=outcome, keep=1000)])
+    compared = 0
+    assert [found.run_id for found in history.newest("job", None, None, 3)] == ["run-1999", "run-1998", "run-1997"]
+    assert [found.run_id for found in history.newest("job", None, NOW + 3, 9)] == ["run-2", "run-1", "run-0"]
+    assert compared < 100
 
 
 async def test_old_places_in_an_agenda_do_not_pile_up() -> None:

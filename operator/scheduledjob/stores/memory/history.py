@@ -16,7 +16,7 @@ from scheduledjob.domain.schedule.state import Outcome, RunRecord
 from scheduledjob.domain.time.instants import Instant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 Line: TypeAlias = tuple[Instant, int, RunRecord]
 """(when the run finished, a number that orders runs of the same instant, the record)."""
@@ -79,15 +79,11 @@ class History:
 
     def newest(self, slug: str | None, uid: str | None, before: Instant | None, limit: int) -> list[RunRecord]:
         """Return records (of one slug, of one uid) of runs that finished before ``before``, the newest first."""
-        lines: Sequence[Line] = self._by_age
-        if slug is not None:
-            lines = sorted(line for ok in (True, False) for line in self._groups.get((slug, ok), ()))
-        end = len(lines) if before is None else bisect_left(lines, before, key=_finished)
+        groups = [self._by_age] if slug is None else [self._groups.get((slug, ok), []) for ok in (True, False)]
         found: list[RunRecord] = []
-        for position in range(end - 1, -1, -1):
+        for line in heapq.merge(*(_backwards(lines, before) for lines in groups), reverse=True):
             if len(found) >= limit:
                 break
-            line = lines[position]
             if self._lines.get(line[2].run_id) is line and uid in {None, line[2].uid}:
                 found.append(line[2])
         return found
@@ -151,3 +147,9 @@ def _size(record: RunRecord) -> int:
 
 def _finished(line: Line) -> Instant:
     return line[0]
+
+
+def _backwards(lines: Sequence[Line], before: Instant | None) -> Iterator[Line]:
+    """Yield the lines of runs that finished before ``before``, the newest first."""
+    end = len(lines) if before is None else bisect_left(lines, before, key=_finished)
+    return (lines[position] for position in range(end - 1, -1, -1))
