@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
+from scheduledjob.engine.turns import Turns
 from scheduledjob.kube.client.budget import Budget
 from scheduledjob.kube.report.events import MAX_PENDING, EventRecorder, Reason, Regarding
-from scheduledjob.kube.report.status_queue import StatusQueue, Turns
+from scheduledjob.kube.report.status_queue import StatusQueue
 
 if TYPE_CHECKING:
     from scheduledjob.kube.client.api import Api

@@ -16,6 +16,7 @@ from scheduledjob.domain.schedule.followed_runs import upstreams
 
 from .owned_schedule import Phase
 from .store import Store, StoreUnavailable
+from .turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,14 +49,17 @@ class UpstreamPoller:
         self._followers = followers
         self._on_read = on_read
         """Called with the records found; None: the store did not answer."""
-        self._polls: asyncio.Queue[OwnedSchedule | None] = asyncio.Queue()
+        self._polls: Turns[OwnedSchedule] = Turns()
+        """Tenants take turns, so the many followers of one delay those of another little."""
+        self._queued = asyncio.Semaphore(0)
         self._to_touch: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._closing = False
 
     def poll(self, owned: OwnedSchedule) -> None:
         """Read what this schedule follows."""
-        self._polls.put_nowait(owned)
+        self._polls.put(owned.tenant, owned)
+        self._queued.release()
 
     def notify_followers(self, slug: str) -> None:
         """Runs of this slug are in history now: touch the schedules that follow it."""
@@ -68,7 +72,7 @@ class UpstreamPoller:
         self._closing = True
         self._wake.set()
         for _ in range(READERS):
-            self._polls.put_nowait(None)
+            self._queued.release()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -77,7 +81,8 @@ class UpstreamPoller:
             tasks.create_task(self._touch())
 
     async def _read(self) -> None:
-        while (owned := await self._polls.get()) is not None:
+        while await self._queued.acquire() and self._polls:
+            owned = self._polls.take()
             if owned.phase >= Phase.RELEASED:  # or LOST
                 continue
             records: list[RunRecord] = []

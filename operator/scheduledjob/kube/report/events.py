@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import structlog
 
 from scheduledjob.domain.time.instants import Instant, to_datetime
+from scheduledjob.engine.turns import Turns
 from scheduledjob.kube.client.api import STRATEGIC_MERGE_PATCH
 from scheduledjob.kube.client.api_errors import AlreadyExists, ApiConflict, ApiError, ApiUnavailable, NotFound
 from scheduledjob.kube.client.budget import Budget, BudgetUse
 from scheduledjob.resource_names import API_VERSION, GROUP, KIND
-
-from .status_queue import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable

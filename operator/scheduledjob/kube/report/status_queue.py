@@ -10,39 +10,17 @@ import asyncio
 import contextlib
 import heapq
 import time
-from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
+
+from scheduledjob.engine.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_T = TypeVar("_T")
 
 DEBOUNCE = 0.05
 """Seconds from a change to its write. Changes that follow within this time are part of the same write."""
 START_DELAY = 1.0
 """Seconds from the start of a run to the write that reports it. Many runs end before that, which saves a write."""
-
-
-class Turns(Generic[_T]):
-    """Items that are ready, of which each group gets one in turn."""
-
-    def __init__(self) -> None:
-        self._groups: OrderedDict[str, deque[_T]] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._groups)
-
-    def put(self, group: str, item: _T) -> None:
-        self._groups.setdefault(group, deque()).append(item)
-
-    def take(self) -> _T:
-        """Return the oldest item of the group whose turn it is."""
-        group, items = self._groups.popitem(last=False)
-        item = items.popleft()
-        if items:
-            self._groups[group] = items
-        return item
 
 
 class StatusQueue:
