@@ -312,6 +312,16 @@ def test_records_that_newer_ones_push_out_are_dropped_in_groups() -> None:
     assert min(sizes[3:]) == 3
 
 
+def test_the_history_of_a_busy_namespace_pushes_out_its_own_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduledjob.stores.memory.history.MAX_BYTES", 100_000)
+    history = History()
+    history.add([record("lone", NOW, slug="quiet/job")])
+    history.add(record(f"run-{n}", NOW + n, slug=f"busy/{n}") for n in range(1, 2000))
+    assert [found.run_id for found in history.newest("quiet/job", None, None, 3)] == ["lone"]
+    assert [found.run_id for found in history.newest(None, None, None, 1)] == ["run-1999"]
+    assert len(history) < 170
+
+
 def test_the_newest_records_of_a_long_history_are_found_without_sorting_it() -> None:
     compared = 0
 

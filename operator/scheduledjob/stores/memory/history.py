@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
+from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
 
 from scheduledjob.domain.schedule.state import Outcome, RunRecord
@@ -48,6 +49,8 @@ class History:
         self._added = 0
         self._bytes = 0
         """What the records take, by estimate."""
+        self._bytes_of: Counter[str] = Counter()
+        """The same by namespace."""
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -61,6 +64,7 @@ class History:
             line = (record.finished, self._added, record)
             self._lines[record.run_id] = line
             self._bytes += _size(record)
+            self._bytes_of[_namespace(record)] += _size(record)
             group = (record.slug, record.outcome is Outcome.SUCCEEDED)
             lines = self._groups.setdefault(group, [])
             insort(lines, line)
@@ -114,17 +118,21 @@ class History:
         return min(len(surplus), limit)
 
     def _drop_oldest(self) -> None:
-        """Drop the oldest records until a twentieth of the space is free."""
+        """Drop the oldest records of namespaces with more than their share, until a twentieth of the space is free."""
+        self._bytes_of = +self._bytes_of
+        most = MAX_BYTES * 19 // 20
+        share = most // len(self._bytes_of)
         for line in self._by_age:
-            if self._bytes <= MAX_BYTES * 19 // 20:
+            if self._bytes <= most:
                 return
-            if self._lines.get(line[2].run_id) is line:
+            if self._lines.get(line[2].run_id) is line and self._bytes_of[_namespace(line[2])] > share:
                 self._drop(line)
 
     def _drop(self, line: Line) -> None:
         record = line[2]
         del self._lines[record.run_id]
         self._bytes -= _size(record)
+        self._bytes_of[_namespace(record)] -= _size(record)
         group = (record.slug, record.outcome is Outcome.SUCCEEDED)
         lines = self._groups[group]
         del lines[bisect_left(lines, line)]
@@ -153,3 +161,8 @@ def _backwards(lines: Sequence[Line], before: Instant | None) -> Iterator[Line]:
     """Yield the lines of runs that finished before ``before``, the newest first."""
     end = len(lines) if before is None else bisect_left(lines, before, key=_finished)
     return (lines[position] for position in range(end - 1, -1, -1))
+
+
+def _namespace(record: RunRecord) -> str:
+    namespace, slash, _ = record.slug.partition("/")
+    return namespace if slash else ""
