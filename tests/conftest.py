@@ -10,6 +10,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import firestore, postgres
 from tests.support import pgbouncer as pgbouncer_support
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores SIGINT for background processes, and the programs that tests interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The time limits of Hypothesis fail tests when the machine is busy.
+settings.register_profile("without time limits", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("without time limits")
 
 HOW_TO_GET = {
     "a Postgres": postgres.HOW_TO_GET,

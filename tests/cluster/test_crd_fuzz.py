@@ -245,9 +245,7 @@ def generated() -> list[dict[str, Any]]:
     """The same manifests in each run."""
     found: list[dict[str, Any]] = []
 
-    @settings(
-        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=EXAMPLES, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(st.builds(manifest, st.just("a"), specs))
     def collect(job: dict[str, Any]) -> None:
         found.append(job)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scheduledjob import Calendar as PublicCalendar
@@ -99,7 +99,6 @@ def calendars(draw: st.DrawFn) -> Calendar:
     return Calendar(draw(st.integers(1, 9)), on=on, at=at, time_zone=zone, anchor=anchor)
 
 
-@settings(deadline=None)
 @given(calendars(), st.integers(-2 * 86_400, 700 * 86_400), st.integers(0, 400 * 86_400))
 @example(Calendar(days=1, at="00:00", time_zone="Pacific/Apia", anchor=datetime(2011, 12, 25, tzinfo=UTC)), 0, 864_000)
 @example(Calendar(days=1, at="09:00", time_zone="Pacific/Apia", anchor=datetime(2011, 12, 30, 10, tzinfo=UTC)), 0, 9)
@@ -124,7 +123,6 @@ def test_the_slots_are_those_of_a_walk(calendar: Calendar, lead: int, length: in
         assert calendar.previous(later - timedelta(microseconds=1)) == slot
 
 
-@settings(deadline=None)
 @given(calendars(), st.lists(calendars(), max_size=2), st.integers(0, 300 * 86_400))
 def test_a_timetable_puts_it_together_with_others(calendar: Calendar, others: list[Calendar], length: int) -> None:
     """Unions and exclusions go through the days as bits."""

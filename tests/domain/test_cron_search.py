@@ -88,7 +88,7 @@ def test_a_repeated_day_agrees_with_the_oracle() -> None:
     assert sum(agrees(random_expression(pick, seconds=True), repeated_day(), pick) for _ in range(12)) > 3
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 2**32), st.booleans())
 def test_any_expression_agrees_with_the_oracle(seed: int, seconds: bool) -> None:
     pick = random.Random(seed)

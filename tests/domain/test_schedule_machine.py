@@ -515,7 +515,6 @@ TestSchedule = ScheduleMachine.TestCase
 TestSchedule.settings = settings(
     max_examples=400,
     stateful_step_count=40,
-    deadline=None,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )

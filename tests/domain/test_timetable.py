@@ -138,7 +138,7 @@ def test_timetables_agree_with_a_walk(seed: int) -> None:
         RandomTimetable(pick).check()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.integers(0, 2**32))
 def test_any_timetable_agrees_with_a_walk(seed: int) -> None:
     RandomTimetable(random.Random(seed)).check()

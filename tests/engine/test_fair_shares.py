@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.engine.capacity import Capacity, bounded_room
@@ -38,7 +38,6 @@ def served(shares: FairShares, demand: Mapping[str, float], batches: int, limit:
     return total
 
 
-@settings(deadline=None)
 @given(demand=DEMANDS, weights=WEIGHTS, limit=st.integers(0, 100), free=st.integers(0, 100))
 def test_a_batch_is_as_full_as_the_demand_and_the_room_allow(
     demand: dict[str, float], weights: dict[str, float], limit: int, free: int
@@ -48,7 +47,6 @@ def test_a_batch_is_as_full_as_the_demand_and_the_room_allow(
     assert all(quotas[tenant] <= demand[tenant] for tenant in quotas)
 
 
-@settings(deadline=None)
 @given(demands=st.lists(DEMANDS, min_size=1, max_size=10), weights=WEIGHTS, limit=st.integers(1, 20))
 def test_no_tenant_starves(demands: list[dict[str, float]], weights: dict[str, float], limit: int) -> None:
     shares = FairShares(weights)
@@ -59,7 +57,6 @@ def test_no_tenant_starves(demands: list[dict[str, float]], weights: dict[str, f
     assert any("lone" in shares.allot({**demands[-1], "lone": inf}, limit, places(limit)) for _ in range(batches))
 
 
-@settings(deadline=None)
 @given(
     weights=st.dictionaries(TENANTS, st.floats(0.1, 10), min_size=2, max_size=8),
     limit=st.integers(1, 40),
@@ -77,7 +74,6 @@ def test_shares_are_proportional_to_the_weights(weights: dict[str, float], limit
         assert abs(total[tenant] - expected) <= 2 * quanta[tenant] * max(1, limit // (TURNS * len(weights))) + 2
 
 
-@settings(deadline=None)
 @given(
     demand=st.dictionaries(TENANTS, st.just(inf), min_size=1, max_size=8),
     capacity=st.integers(1, 500),

@@ -6,7 +6,7 @@ import base64
 import re
 from typing import TYPE_CHECKING
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.engine.executor import OUTPUT_LIMIT
@@ -41,7 +41,6 @@ SHOWN: dict[str, Callable[[bytes], bytes]] = {
 
 
 @given(st.sampled_from(sorted(SHOWN)), st.integers(0, 6000), st.integers(0, 6000), st.integers(12, 200))
-@settings(deadline=None)
 def test_a_secret_is_masked_anywhere_in_each_form(form: str, before: int, after: int, length: int) -> None:
     secret = "".join(chr(0x21 + n * 7 % 90) for n in range(length)).encode()
     shown = SHOWN[form](secret)

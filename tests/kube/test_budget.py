@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.kube.client.budget import Budget, BudgetUse
@@ -148,7 +148,6 @@ def test_a_budget_that_allows_nothing_is_refused(rate: float, burst: float) -> N
         Budget(rate, burst)
 
 
-@settings(deadline=None)
 @given(
     rate=st.floats(0.1, 1000.0),
     burst=st.floats(1.0, 100.0),

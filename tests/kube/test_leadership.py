@@ -476,7 +476,7 @@ def test_clearing_the_release_does_not_disturb_a_new_holder(world: World) -> Non
 _REQUEST_ENDS = st.tuples(st.floats(0, 40), st.sampled_from(["ok", "ok", "lost before", "lost after"]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     plans=st.lists(st.lists(_REQUEST_ENDS, max_size=12), min_size=2, max_size=3),
     requests=st.lists(

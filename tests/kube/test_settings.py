@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.kube.settings.operator_settings import OperatorSettings, Setting, SettingsConflict, every_setting
@@ -278,7 +278,6 @@ def test_surprising_settings_are_warned_about() -> None:
 SECRETS = st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=6, max_size=20)
 
 
-@settings(deadline=None)  # the first URL of a scheme loads its client library
 @given(SECRETS, st.sampled_from(["postgresql", "postgres", "mysql", "http", "memory", "firestore"]))
 def test_the_password_of_the_store_is_never_shown(password: str, scheme: str) -> None:
     password = f"hunter{password}"

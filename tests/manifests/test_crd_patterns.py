@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 
 import pytest
 import re2
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
@@ -20,7 +20,7 @@ from scheduledjob.manifests.rules import DATE_PATTERN, INSTANT_PATTERN, TIME_ZON
 from tests.domain.test_cron_errors import WRONG
 from tests.manifests.cron_support import expressions, spoilt
 
-MANY = settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=1_000)
 _COMPILED = [(re2.compile(check.pattern), check) for check in CRON_CHECKS]
 
 
@@ -80,7 +80,7 @@ def test_a_mistake_has_a_single_message() -> None:
 def test_at_least_nine_of_ten_slips_are_refused() -> None:
     wrong, caught = 0, 0
 
-    @settings(max_examples=1_000, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=1_000, derandomize=True, database=None)
     @given(spoilt())
     def count(expression: str) -> None:
         nonlocal wrong, caught

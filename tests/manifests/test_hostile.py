@@ -12,7 +12,7 @@ import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduledjob.domain.schedule.misfire import decide_slots
@@ -250,14 +250,14 @@ def check(loaded: Loaded, lines: int) -> None:
         to_definition(found.job).encode()
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600)
 @given(mutations())
 def test_mutated_manifests_give_models_or_problems(text: str) -> None:
     # As in str.splitlines, because in YAML 1.1 some rare characters end lines, too.
     check(load_text(text, "f.yaml"), len(text.splitlines()) + text.count("\x85"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_mutated_bytes_give_models_or_problems(data: st.DataObject) -> None:
     whole = bytearray(VALID.encode())
@@ -286,7 +286,7 @@ SPEC_KEYS = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(st.dictionaries(SPEC_KEYS, JSON | st.dictionaries(SPEC_KEYS, JSON, max_size=3), max_size=4))
 def test_any_json_in_any_field_gives_models_or_problems(spec: dict[str, object]) -> None:
     document = {

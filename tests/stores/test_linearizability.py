@@ -511,7 +511,6 @@ def check(url: str, examples: int, machine: type[StoreMachine] = StoreMachine) -
             stateful_step_count=25,
             # Shrinking a failure takes minutes if each step is a round trip, so the steps are printed as they are.
             phases=[Phase.explicit, Phase.generate],
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             database=None,
         ),
@@ -519,7 +518,7 @@ def check(url: str, examples: int, machine: type[StoreMachine] = StoreMachine) -
 
 
 def test_memory_behaves_as_the_model() -> None:
-    run_state_machine_as_test(MemoryMachine, settings=settings(max_examples=200, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(MemoryMachine, settings=settings(max_examples=200, stateful_step_count=40))
 
 
 @pytest.mark.postgres

@@ -184,7 +184,7 @@ class MemoryClusterMachine(ClusterMachine, MemoryMachine):
 
 
 def test_memory_behaves_as_the_model() -> None:
-    steps = settings(max_examples=200, stateful_step_count=40, deadline=None)
+    steps = settings(max_examples=200, stateful_step_count=40)
     run_state_machine_as_test(MemoryClusterMachine, settings=steps)
 
 

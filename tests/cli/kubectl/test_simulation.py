@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduledjob.cli.kubectl.plugin import execute
@@ -50,7 +50,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
     return code, captured.out, captured.err
 
 
-@settings(deadline=None)
 @given(st.integers(1, 4000), st.integers(0, 3 * 3600), st.integers(1, 300))
 def test_listed_and_counted_starts_agree(every: int, offset: int, minutes: int) -> None:
     interval = schedule(EveryTrigger(every * SECOND, BEGIN - offset * SECOND))
