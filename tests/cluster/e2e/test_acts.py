@@ -102,6 +102,7 @@ async def test_a_running_run_is_cancelled(sjobs: Cluster, api: ApiClient, namesp
     sink.gate.clear()
     hook = f"  onFailure: [{curl(sink.url)}]"
     await sjobs.apply(manifest("long", "after: 0s", curl(sink.url), hook), "-n", namespace)
+    await sink.reached(lambda calls: len(calls) == 1)
     body = await until(api, namespace, "long", lambda one: status_of(one).get("active"))
     (active,) = status_of(body)["active"]
     assert active["runID"] == sink.calls[0].run_id
