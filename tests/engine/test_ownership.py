@@ -75,6 +75,19 @@ class Scene:
                 await tasks.end(PATIENCE)
                 await writing
 
+    def clean_up_until_told(self) -> asyncio.Event:
+        """Let jobs that are stopped clean up until the event that is returned."""
+        told = asyncio.Event()
+
+        async def cleans_up(attempt: Attempt) -> Result:
+            try:
+                return await for_ever(attempt)
+            finally:
+                await told.wait()
+
+        self.jobs.behave = cleans_up
+        return told
+
     async def claim(self, lease: float = LENGTH) -> Row:
         await put(self.store, "ns/job")
         (row,) = (await self.store.claim("me", ["job"], limit=1, ahead=0, lease=from_seconds(lease))).rows
@@ -107,15 +120,8 @@ async def test_a_slot_does_not_start_within_the_margin_of_its_lease() -> None:
 
 async def test_a_row_is_not_started_again_while_an_attempt_that_was_stopped_here_cleans_up() -> None:
     """The same process knows what other replicas can't know, so it releases the row until the job has ended."""
-    scene, cleaned = Scene(), asyncio.Event()
-
-    async def cleans_up(attempt: Attempt) -> Result:
-        try:
-            return await for_ever(attempt)
-        finally:
-            await cleaned.wait()
-
-    scene.jobs.behave = cleans_up
+    scene = Scene()
+    cleaned = scene.clean_up_until_told()
     async with scene.running():
         row = await scene.claim(lease=0.01)
         scene.ownership.accept(row, scene.now + LENGTH)
@@ -137,15 +143,8 @@ async def test_a_row_is_not_started_again_while_an_attempt_that_was_stopped_here
 
 
 async def test_a_schedule_that_is_made_anew_waits_for_the_attempt_that_its_deletion_stopped() -> None:
-    scene, cleaned = Scene(), asyncio.Event()
-
-    async def cleans_up(attempt: Attempt) -> Result:
-        try:
-            return await for_ever(attempt)
-        finally:
-            await cleaned.wait()
-
-    scene.jobs.behave = cleans_up
+    scene = Scene()
+    cleaned = scene.clean_up_until_told()
     async with scene.running():
         row = await scene.claim()
         scene.ownership.accept(row, scene.now + LENGTH)

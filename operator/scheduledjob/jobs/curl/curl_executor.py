@@ -163,7 +163,7 @@ class CurlExecutor:
     async def _first_request(
         self, attempt: Attempt, spec: CurlSpec, secrets: Secrets, references: Reservation
     ) -> Request:
-        """Return the first request. If there is no room for what it refers to, forget that, wait, and read it again."""
+        """Return the first request. Without room for the values that it refers to, wait, and read them again then."""
         reserved = 0
         while True:
             found = Secrets(namespace=attempt.namespace)
